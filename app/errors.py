@@ -1,0 +1,276 @@
+"""Every way to fail, drawn once. An error knows its status, its code and whether another channel is worth trying.
+
+    AntiphonError
+    ├── ConfigurationError            cause and fix for a person at a terminal; exit code 78
+    ├── ClientGone                    nobody is left to be answered
+    └── GatewayError                  becomes OpenAI's error object
+        ├── InvalidRequest       400  the request itself is wrong: nobody else would take it either
+        ├── Unauthenticated      401
+        ├── NotFound             404
+        ├── MethodNotAllowed     405
+        ├── PayloadTooLarge      413
+        ├── UnsupportedMedia     415
+        ├── Unavailable          503  try again later, or elsewhere
+        │   ├── FormatNotServed       no channel of this model speaks this endpoint's format
+        │   ├── ChannelsBusy          all of them are full or resting
+        │   ├── ShuttingDown          this worker ends before the stream does
+        │   └── StoreUnavailable      the database did not answer
+        └── UpstreamError        502  an attempt on one channel failed; `elsewhere` says whether the next one may try
+            ├── UpstreamUnreachable   no connection
+            ├── UpstreamTimeout  504  it accepted and then said nothing
+            ├── UpstreamRefused  4xx  it refused the request itself; never tried elsewhere
+            ├── UpstreamLimited  429  too many requests, or no quota left
+            ├── UpstreamDenied        it does not take our key; the channel rests
+            ├── UpstreamLacksModel 404
+            ├── UpstreamFailed        5xx
+            └── UpstreamBroken        it answered what is no answer
+
+The sentences are OpenAI's own where they exist, because clients match them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class AntiphonError(Exception):
+    """The root: whatever is raised on purpose."""
+
+
+class ConfigurationError(AntiphonError):
+    """Something an operator has to mend. `fix` is what to do, in one line."""
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+
+class ClientGone(AntiphonError):
+    """The client hung up: whatever would be said now, nobody hears it."""
+
+
+class GatewayError(AntiphonError):
+    """An answer in OpenAI's error shape.
+
+    `retry_after` is in seconds and becomes a header; `should_retry` becomes `x-should-retry`, which the SDKs obey.
+    """
+
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = None
+    retry_after: float | None = None
+    should_retry: bool | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        status: int | None = None,
+        type: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+        if status is not None:
+            self.status = status
+        if type is not None:
+            self.type = type
+        if retry_after is not None:
+            self.retry_after = retry_after
+
+    def error(self) -> dict[str, Any]:
+        """The inner object: `{message, type, param, code}`, all four keys always."""
+        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+
+    def body(self) -> dict[str, Any]:
+        return {"error": self.error()}
+
+
+class InternalError(GatewayError):
+    """A fault of ours; what happened stays in the log."""
+
+    def __init__(self) -> None:
+        super().__init__("The server had an error while processing your request.", code="server_error")
+
+
+# --- the request is wrong ---------------------------------------------------------------------------------------
+
+
+class InvalidRequest(GatewayError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class Unauthenticated(GatewayError):
+    status = 401
+    type = "invalid_request_error"
+
+
+class NotFound(GatewayError):
+    status = 404
+    type = "invalid_request_error"
+
+
+class MethodNotAllowed(GatewayError):
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class PayloadTooLarge(GatewayError):
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class UnsupportedMedia(GatewayError):
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+# --- nobody can serve it now ------------------------------------------------------------------------------------
+
+
+class Unavailable(GatewayError):
+    status = 503
+    type = "service_unavailable_error"
+
+
+class FormatNotServed(Unavailable):
+    """The model exists, but no channel of it can speak this endpoint's format: retrying will not help."""
+
+    should_retry = False
+
+
+class ChannelsBusy(Unavailable):
+    code = "server_is_overloaded"
+
+
+class ShuttingDown(Unavailable):
+    """This worker ends before the stream does; another one can be asked."""
+
+    code = "server_shutting_down"
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down. Please try again.")
+
+
+class StoreUnavailable(Unavailable):
+    code = "storage_unavailable"
+    retry_after = 1.0
+
+
+# --- an attempt on one channel failed ---------------------------------------------------------------------------
+
+
+class UpstreamError(GatewayError):
+    """`elsewhere`: another channel may be tried. `counts`: the failure speaks against the channel, which may rest."""
+
+    status = 502
+    type = "server_error"
+    code: str | None = "upstream_error"
+    elsewhere: ClassVar[bool] = True
+    counts: ClassVar[bool] = True
+    should_retry: bool | None = False
+
+
+class UpstreamUnreachable(UpstreamError):
+    code = "upstream_unavailable"
+
+
+class UpstreamTimeout(UpstreamError):
+    """The upstream has the request and may be working on it: another channel would do the work twice."""
+
+    status = 504
+    code = "upstream_timeout"
+    elsewhere = False
+
+
+class UpstreamStalled(UpstreamTimeout):
+    """A stream that was accepted and fell silent before it said anything: nothing is lost by going elsewhere."""
+
+    code = "upstream_idle_timeout"
+    elsewhere = True
+
+
+class UpstreamRefused(UpstreamError):
+    """The upstream refused the request itself; its sentence is meant for the client."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = None
+    elsewhere = False
+    counts = False
+
+
+class UpstreamLimited(UpstreamError):
+    """429. `retry_after` is what the upstream asked for; `exhausted` when waiting will not help."""
+
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+    should_retry = None
+    exhausted = False
+
+
+class UpstreamDenied(UpstreamError):
+    """401 or 403: our key, the operator's business; clients are not told which."""
+
+    code = "upstream_denied"
+
+
+class UpstreamLacksModel(UpstreamError):
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+    counts = False
+
+
+class UpstreamFailed(UpstreamError):
+    """A 5xx, or an error event before the first output."""
+
+
+class UpstreamBroken(UpstreamError):
+    """HTML, half an event, garbage, or an end without a terminal event."""
+
+    code = "upstream_protocol_error"
+
+
+# --- sentences that clients match -------------------------------------------------------------------------------
+
+
+def missing_parameter(param: str) -> InvalidRequest:
+    return InvalidRequest(f"Missing required parameter: '{param}'.", code="missing_required_parameter", param=param)
+
+
+def previous_response_not_found(response_id: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"Previous response with id '{response_id}' not found.",
+        code="previous_response_not_found",
+        param="previous_response_id",
+    )
+
+
+def response_not_found(response_id: str) -> NotFound:
+    return NotFound(f"Response with id '{response_id}' not found.")
+
+
+def unknown_model(model: str, nearest: str | None = None) -> InvalidRequest:
+    """The same answer for a model that is not there and for one that the token may not use."""
+    hint = f" Did you mean '{nearest}'?" if nearest else ""
+    return InvalidRequest(
+        f"The requested model '{model}' does not exist.{hint} GET /v1/models lists yours.",
+        code="model_not_found",
+        param="model",
+    )
+
+
+def item_not_found(item_id: str) -> NotFound:
+    return NotFound(f"Item with id '{item_id}' not found.", param="input")

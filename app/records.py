@@ -1,0 +1,208 @@
+"""What the relay writes down about a response and the store keeps. Values only.
+
+JSON columns travel as bytes: an array of items is written once and later spliced into a request, never parsed in
+between. Times are whole unix seconds, durations milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+#: Statuses from which a conversation can go on.
+CHAINABLE = frozenset({"completed", "incomplete"})
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one response as OpenAI counts them; `estimated` when the upstream gave none."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+    def wire(self) -> dict[str, Any]:
+        """The contract's `usage` object, every field present."""
+        return {
+            "input_tokens": self.input_tokens,
+            "input_tokens_details": {
+                "cached_tokens": self.cached_tokens,
+                "cache_write_tokens": self.cache_write_tokens,
+            },
+            "output_tokens": self.output_tokens,
+            "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
+            "total_tokens": self.input_tokens + self.output_tokens,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What is known of a response when its turn begins."""
+
+    id: str
+    owner: str
+    token: int | None
+    """Key of the token that asked, None for work of our own."""
+    model: str
+    created_at: int
+    parent: str | None = None
+    """Id of the previous response, already checked to be chainable."""
+    kept: bool = True
+    """`store`: content is kept and the id can be retrieved and chained from. Else only metadata."""
+    streamed: bool = False
+    request_id: str = ""
+    settings: bytes = b"{}"
+    """JSON object of what repeats from turn to turn (instructions, tools, text); stored once by content."""
+    echo: bytes = b"{}"
+    """JSON object of every other field the response echoes, where it differs from the contract's default."""
+    input: bytes = b"[]"
+    """JSON array: the turn's own new input items."""
+    item_ids: tuple[str, ...] = ()
+    """Ids of the input items that brought one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try on one channel. `error` is the code it failed with."""
+
+    channel: str
+    milliseconds: int
+    status: int | None = None
+    error: str | None = None
+
+    def wire(self) -> dict[str, Any]:
+        return {"channel": self.channel, "ms": self.milliseconds, "status": self.status, "error": self.error}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of it."""
+
+    status: str
+    """completed, incomplete, failed, cancelled."""
+    completed_at: int
+    output: bytes = b"[]"
+    """JSON array of output items, whole: what a client did not ask to see is left out on the way out, not here."""
+    item_ids: tuple[str, ...] = ()
+    usage: Usage | None = None
+    error: Mapping[str, Any] | None = None
+    incomplete_details: Mapping[str, Any] | None = None
+    echo: bytes | None = None
+    """Replaces the draft's echo once the upstream's defaults are known."""
+    channel: str | None = None
+    family: str | None = None
+    """Which channels can read the opaque items in `output`."""
+    upstream_model: str | None = None
+    upstream_id: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    opaque: bool = False
+    """`output` holds items only this family can read (encrypted reasoning, a native compaction)."""
+    compacted: bool = False
+    """`output` holds a compaction item: a load of the chain starts here."""
+    first_byte_ms: int | None = None
+    total_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One response of a chain as it was stored."""
+
+    id: str
+    parent: str | None
+    depth: int
+    status: str
+    channel: str | None
+    family: str | None
+    opaque: bool
+    input: bytes
+    output: bytes
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A response and its ancestors, oldest first, from the newest compaction on (or from the root)."""
+
+    links: tuple[Link, ...] = ()
+    compacted: bool = False
+    """The first link's output holds a compaction item; its input is not part of the context."""
+
+    @property
+    def tip(self) -> Link | None:
+        return self.links[-1] if self.links else None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A response read back, with everything that is needed to answer a GET."""
+
+    id: str
+    owner: str
+    parent: str | None
+    status: str
+    model: str
+    created_at: int
+    completed_at: int | None
+    settings: bytes
+    echo: bytes
+    input: bytes
+    output: bytes
+    usage: Usage | None
+    error: Mapping[str, Any] | None
+    incomplete_details: Mapping[str, Any] | None
+    streamed: bool = False
+
+    def input_items(self) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = orjson.loads(self.input)
+        return items
+
+    def output_items(self) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = orjson.loads(self.output)
+        return items
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token as it is checked: never its secret."""
+
+    key: int
+    name: str
+    owner: str
+    prefix: str
+    models: tuple[str, ...] = ()
+    """Names or globs; empty means every model."""
+    created_at: int = 0
+    expires_at: int | None = None
+    revoked_at: int | None = None
+    last_used_at: int | None = None
+    keeps: bool = True
+    """False: every request is treated as `store: false`."""
+
+    def wire(self) -> dict[str, Any]:
+        return {
+            "id": self.key,
+            "name": self.name,
+            "owner": self.owner,
+            "prefix": self.prefix,
+            "models": list(self.models),
+            "created_at": self.created_at,
+            "expires_at": self.expires_at,
+            "revoked_at": self.revoked_at,
+            "last_used_at": self.last_used_at,
+            "store": self.keeps,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """An item found by its id: the JSON of the array it stands in, and where."""
+
+    response_id: str
+    item: Mapping[str, Any] = field(default_factory=dict)

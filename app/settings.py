@@ -1,0 +1,124 @@
+"""Settings, read once from the environment and `.env`, frozen before anything is built from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from dotenv import dotenv_values
+
+from app.errors import ConfigurationError
+
+ENV_FILE = ".env"
+MIN_SECRET = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Paths are absolute, durations seconds, sizes bytes."""
+
+    channels: Path
+    database_url: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    bind: str = "127.0.0.1:8080"
+    workers: int = 2
+    threads: int = 512
+    max_body: int = 64 * 1024 * 1024
+    heartbeat: float = 15.0
+    home: Path = Path()
+    """Where `.env` lies; relative paths start here."""
+
+    @property
+    def max_in_flight(self) -> int:
+        """Requests that may be at work in one worker; the threads above it answer `/healthz` and refusals."""
+        return max(1, self.threads - max(2, self.threads // 16))
+
+    def key_for(self, purpose: str) -> bytes:
+        """A 32-byte key for one purpose only, derived from the secret key."""
+        return HKDF(SHA256(), 32, None, f"antiphon/{purpose}/v1".encode()).derive(self.secret_key.encode())
+
+
+def home() -> Path:
+    """The directory whose `.env` counts: the current one, unless `antiphon serve` came from another."""
+    return Path(os.environ.get("ANTIPHON_HOME") or Path.cwd()).resolve()
+
+
+def load_settings() -> Settings:
+    """The settings of this process. Raises ConfigurationError."""
+    directory = home()
+    return read_settings(read_environment(directory), directory)
+
+
+def read_environment(directory: Path) -> dict[str, str]:
+    """The variables of this process over those of `.env` in `directory`."""
+    file = {name: value for name, value in dotenv_values(directory / ENV_FILE).items() if value is not None}
+    return {**file, **os.environ}
+
+
+def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
+    """Settings from variables. Relative paths are taken from `directory`. Raises ConfigurationError."""
+    secret = _secret(environment, "ANTIPHON_SECRET_KEY", directory)
+    if len(secret) < MIN_SECRET:
+        raise ConfigurationError(
+            f"ANTIPHON_SECRET_KEY has {len(secret)} characters, at least {MIN_SECRET} are needed",
+            "run `antiphon init` in a new directory and copy the key that it writes",
+        )
+    threads = _integer(environment, "ANTIPHON_THREADS", 512, minimum=4)
+    return Settings(
+        channels=(directory / environment.get("ANTIPHON_CHANNELS", "channels.yaml")).resolve(),
+        database_url=absolute_database_url(
+            _optional(environment, "ANTIPHON_DATABASE_URL", directory) or "sqlite:///antiphon.db", directory
+        ),
+        secret_key=secret,
+        bind=environment.get("ANTIPHON_BIND", "127.0.0.1:8080"),
+        workers=_integer(environment, "ANTIPHON_WORKERS", 2, minimum=1),
+        threads=threads,
+        max_body=_integer(environment, "ANTIPHON_MAX_BODY", 64 * 1024 * 1024, minimum=1024),
+        heartbeat=float(_integer(environment, "ANTIPHON_HEARTBEAT", 15, minimum=1)),
+        home=directory,
+    )
+
+
+def absolute_database_url(url: str, directory: Path) -> str:
+    """A relative SQLite path made absolute, so that it means the same file from every directory."""
+    scheme, separator, path = url.partition(":///")
+    if scheme != "sqlite" or not separator:
+        return url
+    if not path:
+        raise ConfigurationError("ANTIPHON_DATABASE_URL names no file", "write it as sqlite:///antiphon.db")
+    return f"sqlite:///{(directory / path).resolve()}"
+
+
+def _secret(environment: Mapping[str, str], name: str, directory: Path) -> str:
+    value = _optional(environment, name, directory)
+    if value is None:
+        raise ConfigurationError(f"{name} is not set", "run `antiphon init` here, or start where .env lies")
+    return value
+
+
+def _optional(environment: Mapping[str, str], name: str, directory: Path) -> str | None:
+    """The variable, or the content of the file that its twin `NAME_FILE` names."""
+    if value := environment.get(name):
+        return value
+    file = environment.get(f"{name}_FILE")
+    if not file:
+        return None
+    try:
+        return (directory / file).read_text().strip()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read {name}_FILE {file}: {error.strerror}", "check its path and owner"
+        ) from error
+
+
+def _integer(environment: Mapping[str, str], name: str, default: int, *, minimum: int) -> int:
+    text = environment.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) < minimum:
+        raise ConfigurationError(f"{name} is {text!r}", f"it is a whole number from {minimum} on")
+    return int(text)

@@ -1,0 +1,103 @@
+"""Server-sent events as bytes: cutting a stream into events, reading one, writing one. No I/O."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+DONE = b"data: [DONE]\n\n"
+
+#: A comment: proxies stay awake and clients never see it. An event without data would break the SDKs.
+HEARTBEAT = b": keep-alive\n\n"
+
+#: An event longer than this is no event.
+MAX_EVENT = 16 * 1024 * 1024
+
+
+class EventTooLong(ValueError):
+    """More than `MAX_EVENT` bytes without the blank line that ends an event."""
+
+
+def encode(event: Mapping[str, Any]) -> bytes:
+    """One event, named by its `type`, on one data line."""
+    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event))
+
+
+def parse(raw: bytes) -> tuple[str | None, bytes | None]:
+    """Name and data of one event as `Splitter` cuts it; data is None when there is none (a comment)."""
+    name: str | None = None
+    data: list[bytes] = []
+    for line in raw.split(b"\n"):
+        key, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if key == b"data":
+            data.append(value)
+        elif key == b"event":
+            name = value.decode("utf-8", "replace")
+    return name, b"\n".join(data) if data else None
+
+
+class Splitter:
+    """Collects bytes and gives them back as whole events, however they were split.
+
+    Line ends of all three kinds become `\\n`, a byte order mark is dropped. A lone `\\r` at the end of a piece is a
+    line end at once; if a `\\n` follows in the next piece, it belongs to it.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._held = 0
+        self._after_cr = False
+        self._at_start = True
+
+    def feed(self, data: bytes) -> bytes:
+        """All events that are complete now, each followed by a blank line; the rest is kept."""
+        if self._at_start:
+            data = self._drop_bom(data)
+        if self._after_cr or b"\r" in data:
+            data = self._unify(data)
+        if not data:
+            return b""
+        straddles = bool(self._pieces) and data.startswith(b"\n") and self._pieces[-1].endswith(b"\n")
+        cut = data.rfind(b"\n\n")
+        if cut < 0 and not straddles:
+            self._keep(data)
+            return b""
+        block = b"".join((*self._pieces, data)) if self._pieces else data
+        end = block.rfind(b"\n\n") + 2
+        self._pieces, self._held = [], 0
+        if end < len(block):
+            self._keep(block[end:])
+            block = block[:end]
+        return block
+
+    @property
+    def rest(self) -> bytes:
+        """What has come since the last whole event."""
+        return b"".join(self._pieces)
+
+    def _keep(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._held += len(data)
+        if self._held > MAX_EVENT:
+            raise EventTooLong
+
+    def _drop_bom(self, data: bytes) -> bytes:
+        held = b"".join((*self._pieces, data))
+        if len(held) < len(codecs.BOM_UTF8) and codecs.BOM_UTF8.startswith(held):
+            self._pieces = [held]
+            return b""
+        self._at_start, self._pieces, self._held = False, [], 0
+        return held.removeprefix(codecs.BOM_UTF8)
+
+    def _unify(self, data: bytes) -> bytes:
+        if self._after_cr and data.startswith(b"\n"):
+            data = data[1:]
+            self._after_cr = False
+            if not data:
+                return b""
+        self._after_cr = data.endswith(b"\r")
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

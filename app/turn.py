@@ -1,0 +1,61 @@
+"""One turn, as the relay opens it and a format translates it; and the answer a format makes of what came back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from app.echo import Echo
+from app.records import Chain, Usage
+
+Item = dict[str, Any]
+
+
+class Row(Protocol):
+    """What a format may know of the channel it encodes for."""
+
+    @property
+    def family(self) -> str: ...
+    @property
+    def compact(self) -> str: ...
+    @property
+    def encrypted_reasoning(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A request that is about to become a response. Nothing in it is ever changed: a retry encodes it again."""
+
+    id: str
+    owner: str
+    created_at: int
+    model: str
+    request: Mapping[str, Any]
+    """The client's body as validated: nulls dropped, `input` a list of items."""
+    input: Sequence[Item]
+    """The turn's own new items, references resolved."""
+    echo: Echo
+    chain: Chain = field(default_factory=Chain)
+    store: bool = True
+    stream: bool = False
+
+    @property
+    def previous_response_id(self) -> str | None:
+        return self.request.get("previous_response_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an upstream answered, in the contract's terms."""
+
+    status: str
+    """completed, incomplete or failed."""
+    output: Sequence[Item]
+    usage: Usage | None = None
+    error: Mapping[str, Any] | None = None
+    incomplete_details: Mapping[str, Any] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """The upstream's own response object, for the defaults that a client left open."""
+    upstream_id: str | None = None
+    upstream_model: str | None = None
