@@ -1,0 +1,328 @@
+"""What `input` may be, and the one shape it leaves in: a list of items. Plain functions behind a dispatch table, for
+every request passes here with all it has to say. Item and part types it has not heard of pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any
+
+from app.ids import MAX_CALL_ID
+from app.schemas.fields import (
+    Boolean,
+    Checked,
+    Choice,
+    Fault,
+    ListOf,
+    Mapping,
+    Plain,
+    StrictText,
+    absent_or_wrong,
+    array_too_long,
+    empty,
+    missing,
+    string_too_long,
+    wrong_type,
+)
+from app.schemas.tools import check_tools
+
+Item = dict[str, Any]
+
+MAX_TEXT = 10_485_760
+MAX_BLOB = 20_971_520
+MAX_ITEMS = 10_000
+
+_BARE_PARTS = frozenset({"input_text", "input_image", "input_file"})
+_TRIGGER = "compaction_trigger"
+
+
+def read_input(value: object, param: str = "input") -> list[Item]:
+    """The items of an `input`, as they came where that was an item already. Arguments are never changed."""
+    try:
+        return _items(value)
+    except Fault as fault:
+        raise fault.at(param) from None
+
+
+def _items(value: object) -> list[Item]:
+    if isinstance(value, str):
+        _INPUT_TEXT.check(value)
+        return [_user_message([{"type": "input_text", "text": value}])]
+    if not isinstance(value, list):
+        raise wrong_type("one of a string or array of objects", value)
+    if not value:
+        raise empty("array")
+    if len(value) > MAX_ITEMS:
+        raise array_too_long(value, MAX_ITEMS)
+    items = _checked(value)
+    kinds = {item["type"] for item in items}
+    if _TRIGGER in kinds:
+        _check_trigger(items)
+    return items if kinds.isdisjoint(_BARE_PARTS) else list(_joined(items))
+
+
+def _checked(values: list[Any]) -> list[Item]:
+    items = []
+    for index, value in enumerate(values):
+        try:
+            items.append(_item(value))
+        except Fault as fault:
+            fault.within(index)
+            raise
+    return items
+
+
+def _item(value: object) -> Item:
+    if not isinstance(value, dict):
+        raise wrong_type("an object", value)
+    kind = value.get("type")
+    item = value if isinstance(kind, str) else _typed(value)
+    item_id = item.get("id")
+    if item_id is not None and not isinstance(item_id, str):
+        raise wrong_type("a string", item_id).within("id")
+    check = _ITEMS.get(item["type"])
+    if check is not None:
+        check(item)
+    return item
+
+
+def _typed(value: Item) -> Item:
+    """The two items that may come without a type: messages and references."""
+    kind = value.get("type")
+    if kind is not None:
+        raise wrong_type("a string", kind).within("type")
+    if "role" in value or "content" in value:
+        return {**value, "type": "message"}
+    if value.get("id") is not None and value.keys() <= {"type", "id"}:
+        return {"type": "item_reference", "id": value["id"]}
+    raise missing("type")
+
+
+def _check_trigger(items: list[Item]) -> None:
+    first = next(index for index, item in enumerate(items) if item["type"] == _TRIGGER)
+    if first != len(items) - 1:
+        sentence = f"Invalid value: '{_TRIGGER}'. An item of this type must be the last item of the input."
+        raise Fault("invalid_value", lambda _: sentence).within(first)
+
+
+def _joined(items: list[Item]) -> Iterator[Item]:
+    for bare, group in groupby(items, lambda item: item["type"] in _BARE_PARTS):
+        if bare:
+            yield _user_message(list(group))
+        else:
+            yield from group
+
+
+def _user_message(parts: list[Item]) -> Item:
+    return {"type": "message", "role": "user", "content": parts}
+
+
+# --- what most items are made of --------------------------------------------------------------------------------
+
+
+def _check_text(owner: Item, name: str) -> None:
+    value = owner.get(name)
+    if not isinstance(value, str):
+        raise absent_or_wrong(owner, name, "a string")
+    if len(value) > MAX_TEXT:
+        raise string_too_long(value, MAX_TEXT).within(name)
+
+
+def _check_call_id(item: Item) -> None:
+    value = item.get("call_id")
+    if not isinstance(value, str):
+        raise absent_or_wrong(item, "call_id", "a string")
+    if not 0 < len(value) <= MAX_CALL_ID:
+        raise (string_too_long(value, MAX_CALL_ID) if value else empty("string")).within("call_id")
+
+
+def check_content(owner: Item, name: str) -> None:
+    """A member that is a string or an array of content parts."""
+    value = owner.get(name)
+    if isinstance(value, str):
+        if len(value) > MAX_TEXT:
+            raise string_too_long(value, MAX_TEXT).within(name)
+        return
+    if not isinstance(value, list):
+        raise absent_or_wrong(owner, name, "one of a string or array of objects")
+    for index, part in enumerate(value):
+        try:
+            _check_part(part)
+        except Fault as fault:
+            fault.within(name, index)
+            raise
+
+
+def _check_part(part: Any) -> None:
+    if not isinstance(part, dict):
+        raise wrong_type("an object", part)
+    kind = part.get("type")
+    if not isinstance(kind, str):
+        raise absent_or_wrong(part, "type", "a string")
+    check = _PARTS.get(kind)
+    if check is not None:
+        check(part)
+
+
+# --- content parts ----------------------------------------------------------------------------------------------
+
+
+def _text_part(part: Item) -> None:
+    _check_text(part, "text")
+
+
+def _output_text(part: Item) -> None:
+    _check_text(part, "text")
+    for name in ("annotations", "logprobs"):
+        value = part.get(name)
+        if value is not None and not isinstance(value, list):
+            raise wrong_type("an array of objects", value).within(name)
+
+
+def _refusal(part: Item) -> None:
+    _check_text(part, "refusal")
+
+
+def _input_image(part: Item) -> None:
+    _IMAGE.check(part)
+    if part.get("image_url") is None and part.get("file_id") is None:
+        raise missing("image_url")
+
+
+def _input_file(part: Item) -> None:
+    _FILE.check(part)
+    if part.get("file_data") is None and part.get("file_id") is None and part.get("file_url") is None:
+        raise missing("file_data")
+
+
+# --- items ------------------------------------------------------------------------------------------------------
+
+
+def _message(item: Item) -> None:
+    if item.get("role") not in _ROLES:
+        _ROLE.check(item)
+    check_content(item, "content")
+
+
+def _function_call(item: Item) -> None:
+    _check_call_id(item)
+    _check_text(item, "name")
+    _check_text(item, "arguments")
+
+
+def _function_call_output(item: Item) -> None:
+    # The newest clients may name the function in place of the call.
+    if item.get("call_id") is not None:
+        _check_call_id(item)
+    elif not isinstance(item.get("name"), str):
+        raise missing("call_id")
+    check_content(item, "output")
+
+
+def _custom_tool_call(item: Item) -> None:
+    _check_call_id(item)
+    _check_text(item, "name")
+    _check_text(item, "input")
+
+
+def _custom_tool_call_output(item: Item) -> None:
+    _check_call_id(item)
+    check_content(item, "output")
+
+
+_TEXT = StrictText()
+_ID = StrictText(min=1)
+_CALL_ID = StrictText(min=1, max=MAX_CALL_ID)
+_LONG = StrictText(max=MAX_TEXT)
+_BLOB = StrictText(max=MAX_BLOB)
+_OBJECT = Mapping()
+_ANYTHING = ListOf(Plain(lambda _: None))
+_PART_LIST = ListOf(Plain(_check_part))
+_STRINGS = ListOf(_TEXT, of="strings")
+_TOOL_LIST = Plain(check_tools)
+_EXECUTION = Choice("server", "client")
+_INPUT_TEXT = StrictText(min=1, max=MAX_TEXT)
+
+_ROLES = ("user", "assistant", "system", "developer")
+_ROLE = Mapping({"role": Choice(*_ROLES)}, needs=("role",))
+_IMAGE = Mapping({"image_url": _BLOB, "file_id": _TEXT, "detail": Choice("low", "high", "auto", "original")})
+_FILE = Mapping(
+    {
+        "file_data": _TEXT,
+        "file_id": _TEXT,
+        "file_url": _TEXT,
+        "filename": _TEXT,
+        "detail": Choice("auto", "low", "high"),
+    }
+)
+
+_PARTS: dict[str, Callable[[Item], None]] = {
+    "input_text": _text_part,
+    "input_image": _input_image,
+    "input_file": _input_file,
+    "output_text": _output_text,
+    "refusal": _refusal,
+    "reasoning_text": _text_part,
+    "summary_text": _text_part,
+    "text": _text_part,
+}
+
+
+def _members(*needs: str, **members: Checked) -> Callable[[Item], None]:
+    return Mapping(members, needs=needs).check
+
+
+#: Required is what an item means nothing without; whatever upstreams leave out now and then is optional, because
+#: their items come back through the client.
+_ITEMS: dict[str, Callable[[Item], None]] = {
+    "message": _message,
+    "function_call": _function_call,
+    "function_call_output": _function_call_output,
+    "custom_tool_call": _custom_tool_call,
+    "custom_tool_call_output": _custom_tool_call_output,
+    **{kind: _PARTS[kind] for kind in _BARE_PARTS},
+    "item_reference": _members("id", id=_ID),
+    "reasoning": _members("summary", summary=_PART_LIST, content=_PART_LIST, encrypted_content=_BLOB),
+    "compaction": _members("encrypted_content", encrypted_content=_BLOB),
+    "configuration_update": _members(reasoning=_OBJECT, text=_OBJECT),
+    "additional_tools": _members("role", "tools", role=Choice("developer"), tools=_TOOL_LIST),
+    "tool_search_call": _members(call_id=_CALL_ID, execution=_EXECUTION),
+    "tool_search_output": _members("tools", call_id=_CALL_ID, tools=_TOOL_LIST, execution=_EXECUTION),
+    "shell_call": _members(
+        "call_id", "action", call_id=_CALL_ID, action=Mapping({"commands": _STRINGS}, needs=("commands",))
+    ),
+    "shell_call_output": _members("call_id", "output", call_id=_CALL_ID, output=ListOf(_OBJECT)),
+    "local_shell_call": _members("call_id", "action", call_id=_CALL_ID, action=_OBJECT),
+    "local_shell_call_output": _members("output", call_id=_CALL_ID, output=_LONG),
+    "apply_patch_call": _members(
+        "call_id",
+        "operation",
+        call_id=_CALL_ID,
+        operation=Mapping({"type": _TEXT, "path": _TEXT, "diff": _TEXT}, needs=("type", "path")),
+    ),
+    "apply_patch_call_output": _members(
+        "call_id", "status", call_id=_CALL_ID, status=Choice("completed", "failed"), output=_LONG
+    ),
+    "computer_call": _members(
+        "call_id", call_id=_CALL_ID, pending_safety_checks=ListOf(_OBJECT), action=_OBJECT, actions=ListOf(_OBJECT)
+    ),
+    "computer_call_output": _members("call_id", "output", call_id=_CALL_ID, output=_OBJECT),
+    "web_search_call": _members(action=_OBJECT),
+    "file_search_call": _members("queries", queries=_STRINGS, results=ListOf(_OBJECT)),
+    "image_generation_call": _members(result=_TEXT),
+    "code_interpreter_call": _members(code=_TEXT, container_id=_TEXT, outputs=ListOf(_OBJECT)),
+    "mcp_list_tools": _members("server_label", "tools", server_label=_TEXT, tools=ListOf(_OBJECT)),
+    "mcp_call": _members(
+        "server_label", "name", "arguments", server_label=_TEXT, name=_TEXT, arguments=_TEXT, output=_TEXT
+    ),
+    "mcp_approval_request": _members(
+        "server_label", "name", "arguments", server_label=_TEXT, name=_TEXT, arguments=_TEXT
+    ),
+    "mcp_approval_response": _members(
+        "approval_request_id", "approve", approval_request_id=_TEXT, approve=Boolean(), reason=_TEXT
+    ),
+    "program": _members("call_id", "code", call_id=_CALL_ID, code=_TEXT, fingerprint=_TEXT),
+    "program_output": _members(
+        "call_id", "result", call_id=_CALL_ID, result=_LONG, status=Choice("completed", "incomplete")
+    ),
+}

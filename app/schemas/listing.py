@@ -1,0 +1,58 @@
+"""The query of a listing: order, after, limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.errors import InvalidRequest
+
+MAX_LIMIT = 100
+_DEFAULT_LIMIT = 20
+_ORDERS = ("asc", "desc")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which part of a list is wanted. `after` is the id of the item before it."""
+
+    order: str = "desc"
+    after: str | None = None
+    limit: int = _DEFAULT_LIMIT
+
+
+def read_page(arguments: Mapping[str, str]) -> Page:
+    """Raises InvalidRequest."""
+    order = arguments.get("order") or "desc"
+    if order not in _ORDERS:
+        raise InvalidRequest(
+            f"Invalid value: '{order[:64]}'. Supported values are: 'asc' and 'desc'.",
+            code="invalid_value",
+            param="order",
+        )
+    return Page(order, arguments.get("after") or None, _limit(arguments.get("limit")))
+
+
+def _limit(text: str | None) -> int:
+    if text is None or text == "":
+        return _DEFAULT_LIMIT
+    if not text.lstrip("-").isdecimal() or not text.isascii() or len(text) > 10:
+        raise InvalidRequest(
+            "Invalid type for 'limit': expected an integer, but got a string instead.",
+            code="invalid_type",
+            param="limit",
+        )
+    limit = int(text)
+    if limit < 1:
+        raise InvalidRequest(
+            f"Invalid 'limit': integer below minimum value. Expected a value >= 1, but got {limit} instead.",
+            code="integer_below_min_value",
+            param="limit",
+        )
+    if limit > MAX_LIMIT:
+        raise InvalidRequest(
+            f"Invalid 'limit': integer above maximum value. Expected a value <= {MAX_LIMIT}, but got {limit} instead.",
+            code="integer_above_max_value",
+            param="limit",
+        )
+    return limit

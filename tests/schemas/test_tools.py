@@ -1,0 +1,238 @@
+"""Tools and tool choices that pass, and the sentences that refuse the others."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from app.errors import InvalidRequest
+from app.schemas.tools import read_tool_choice, read_tools
+
+FUNCTION = {"type": "function", "name": "get_weather"}
+MCP = {"type": "mcp", "server_label": "docs"}
+
+
+def missing(param: str) -> str:
+    return f"Missing required parameter: '{param}'."
+
+
+def wrong_type(param: str, expected: str, got: str) -> str:
+    return f"Invalid type for '{param}': expected {expected}, but got {got} instead."
+
+
+def namespace(*tools: Any) -> dict[str, Any]:
+    return {"type": "namespace", "name": "agents", "description": "d", "tools": list(tools)}
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        [],
+        [FUNCTION],
+        [{**FUNCTION, "description": None, "parameters": None, "strict": None}],
+        [{**FUNCTION, "description": "d", "parameters": {"type": "object"}, "strict": True, "defer_loading": True}],
+        [{"type": "custom", "name": "apply_patch"}],
+        [{"type": "custom", "name": "c", "format": {"type": "grammar", "syntax": "lark", "definition": "start: A"}}],
+        [{"type": "custom", "name": "c", "format": {"type": "text"}}],
+        [{"type": "custom", "name": "c", "format": None}],
+        [namespace()],
+        [namespace(FUNCTION, {"type": "custom", "name": "c"}, {"type": "later"})],
+        [{**MCP, "server_url": "https://mcp.example/sse", "headers": {"X": "y"}, "authorization": "t"}],
+        [{**MCP, "connector_id": "connector_dropbox"}],
+        [{**MCP, "tunnel_id": "t_1"}],
+        [{"type": "web_search", "external_web_access": False}],
+        [{"type": "invented_next_year", "name": 7}],
+    ],
+)
+def test_tools_that_pass_come_back_as_they_are(tools: list[Any]) -> None:
+    before = copy.deepcopy(tools)
+
+    assert read_tools(tools) is tools
+    assert tools == before
+
+
+@pytest.mark.parametrize(
+    ("tools", "code", "param", "message"),
+    [
+        ("x", "invalid_type", "tools", wrong_type("tools", "an array of objects", "a string")),
+        ({"type": "function"}, "invalid_type", "tools", wrong_type("tools", "an array of objects", "an object")),
+        ([FUNCTION, 7], "invalid_type", "tools[1]", wrong_type("tools[1]", "an object", "an integer")),
+        ([{}], "missing_required_parameter", "tools[0].type", missing("tools[0].type")),
+        ([{"type": None}], "invalid_type", "tools[0].type", wrong_type("tools[0].type", "a string", "null")),
+        (
+            [{"type": ["function"]}],
+            "invalid_type",
+            "tools[0].type",
+            wrong_type("tools[0].type", "a string", "an array"),
+        ),
+        (
+            [FUNCTION, FUNCTION, {"type": "function", "function": {"name": "chat_shape"}}],
+            "missing_required_parameter",
+            "tools[2].name",
+            missing("tools[2].name"),
+        ),
+        (
+            [{"type": "function", "name": ""}],
+            "empty_string",
+            "tools[0].name",
+            "Invalid 'tools[0].name': empty string. Expected a string with minimum length 1, "
+            "but got an empty string instead.",
+        ),
+        (
+            [{"type": "function", "name": "get weather"}],
+            "invalid_value",
+            "tools[0].name",
+            "Invalid 'tools[0].name': string does not match pattern. "
+            "Expected a string that matches the pattern '^[a-zA-Z0-9_-]+$'.",
+        ),
+        (
+            [{"type": "function", "name": "trailing_newline\n"}],
+            "invalid_value",
+            "tools[0].name",
+            "Invalid 'tools[0].name': string does not match pattern. "
+            "Expected a string that matches the pattern '^[a-zA-Z0-9_-]+$'.",
+        ),
+        (
+            [{"type": "function", "name": "n" * 129}],
+            "string_above_max_length",
+            "tools[0].name",
+            "Invalid 'tools[0].name': string too long. Expected a string with maximum length 128, "
+            "but got a string with length 129 instead.",
+        ),
+        (
+            [{**FUNCTION, "description": 1}],
+            "invalid_type",
+            "tools[0].description",
+            wrong_type("tools[0].description", "a string", "an integer"),
+        ),
+        (
+            [{**FUNCTION, "parameters": "{}"}],
+            "invalid_type",
+            "tools[0].parameters",
+            wrong_type("tools[0].parameters", "an object", "a string"),
+        ),
+        (
+            [{**FUNCTION, "strict": "true"}],
+            "invalid_type",
+            "tools[0].strict",
+            wrong_type("tools[0].strict", "a boolean", "a string"),
+        ),
+        ([{"type": "custom"}], "missing_required_parameter", "tools[0].name", missing("tools[0].name")),
+        (
+            [{"type": "custom", "name": "c", "format": {"type": "grammar", "syntax": "peg", "definition": ""}}],
+            "invalid_value",
+            "tools[0].format.syntax",
+            "Invalid value: 'peg'. Supported values are: 'lark' and 'regex'.",
+        ),
+        (
+            [{"type": "namespace", "name": "n"}],
+            "missing_required_parameter",
+            "tools[0].tools",
+            missing("tools[0].tools"),
+        ),
+        (
+            [namespace(FUNCTION, {"type": "function"})],
+            "missing_required_parameter",
+            "tools[0].tools[1].name",
+            missing("tools[0].tools[1].name"),
+        ),
+        (
+            [{"type": "mcp", "server_url": "https://mcp.example"}],
+            "missing_required_parameter",
+            "tools[0].server_label",
+            missing("tools[0].server_label"),
+        ),
+        ([MCP], "missing_required_parameter", "tools[0].server_url", missing("tools[0].server_url")),
+    ],
+)
+def test_tools_are_refused_with_the_sentence_of_their_fault(tools: Any, code: str, param: str, message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_tools(tools)
+
+    assert caught.value.error() == {
+        "message": message,
+        "type": "invalid_request_error",
+        "param": param,
+        "code": code,
+    }
+
+
+def test_tools_are_named_by_the_place_they_stand_in() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_tools([{"type": "function"}], "input[3].tools")
+
+    assert caught.value.param == "input[3].tools[0].name"
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "none",
+        "auto",
+        "required",
+        {"type": "function", "name": "not_among_the_tools"},
+        {"type": "custom", "name": "c"},
+        {"type": "mcp", "server_label": "docs", "name": None},
+        {"type": "allowed_tools", "mode": "auto", "tools": [FUNCTION, {"type": "file_search"}]},
+        {"type": "web_search_preview"},
+        {"type": "invented_next_year"},
+    ],
+)
+def test_tool_choices_that_pass_come_back_as_they_are(choice: Any) -> None:
+    assert read_tool_choice(choice) is choice
+
+
+@pytest.mark.parametrize(
+    ("choice", "code", "param", "message"),
+    [
+        (
+            "any",
+            "invalid_value",
+            "tool_choice",
+            "Invalid value: 'any'. Supported values are: 'none', 'auto', and 'required'.",
+        ),
+        (["auto"], "invalid_type", "tool_choice", wrong_type("tool_choice", "one of a string or object", "an array")),
+        ({}, "missing_required_parameter", "tool_choice.type", missing("tool_choice.type")),
+        ({"type": True}, "invalid_type", "tool_choice.type", wrong_type("tool_choice.type", "a string", "a boolean")),
+        (
+            {"type": "function", "function": {"name": "chat_shape"}},
+            "missing_required_parameter",
+            "tool_choice.name",
+            missing("tool_choice.name"),
+        ),
+        ({"type": "custom"}, "missing_required_parameter", "tool_choice.name", missing("tool_choice.name")),
+        (
+            {"type": "mcp"},
+            "missing_required_parameter",
+            "tool_choice.server_label",
+            missing("tool_choice.server_label"),
+        ),
+        (
+            {"type": "allowed_tools", "tools": []},
+            "missing_required_parameter",
+            "tool_choice.mode",
+            missing("tool_choice.mode"),
+        ),
+        (
+            {"type": "allowed_tools", "mode": "none", "tools": []},
+            "invalid_value",
+            "tool_choice.mode",
+            "Invalid value: 'none'. Supported values are: 'auto' and 'required'.",
+        ),
+        (
+            {"type": "allowed_tools", "mode": "auto", "tools": [{"name": "f"}]},
+            "missing_required_parameter",
+            "tool_choice.tools[0].type",
+            missing("tool_choice.tools[0].type"),
+        ),
+    ],
+)
+def test_a_tool_choice_is_refused_with_the_sentence_of_its_fault(
+    choice: Any, code: str, param: str, message: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_tool_choice(choice)
+
+    assert (caught.value.code, caught.value.param, caught.value.message) == (code, param, message)
