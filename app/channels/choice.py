@@ -1,0 +1,253 @@
+"""Which channel next: those that serve the model, the preferred first, the resting and the full ones left out.
+
+State is this process's own: how many requests a channel has in flight, how often it failed in a row, until when it
+rests. Nothing here knows what is asked of a channel, only how it went.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from types import TracebackType
+
+from app import formats
+from app.channels.table import Channel, Table, WatchedTable
+from app.channels.upstream import Exchange, LocalExchange, Upstream
+from app.errors import (
+    ChannelsBusy,
+    FormatNotServed,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamLimited,
+    unknown_model,
+)
+
+MAX_TRIES = 3
+MAX_REST = 300.0
+_POLL_SECONDS = 1.0
+_EXHAUSTED_REST = 60.0
+
+#: Retries may add a fifth to the load, and a few more than that when there is little of it.
+_RETRY_SHARE = 0.2
+_RETRY_RESERVE = 10.0
+
+
+@dataclass(slots=True)
+class Health:
+    """How one channel has fared lately."""
+
+    in_flight: int = 0
+    failures: int = 0
+    rests: int = 0
+    resting_until: float = 0.0
+    on_trial: bool = False
+    last_error: str | None = None
+
+
+@dataclass(slots=True)
+class RetryBudget:
+    """Every request pays a share in, every second try takes one out."""
+
+    balance: float = _RETRY_RESERVE
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def pay(self) -> None:
+        with self.lock:
+            self.balance = min(_RETRY_RESERVE, self.balance + _RETRY_SHARE)
+
+    def take(self) -> bool:
+        with self.lock:
+            if self.balance < 1:
+                return False
+            self.balance -= 1
+            return True
+
+
+class Channels:
+    """The channel table at work in this process."""
+
+    def __init__(self, watched: WatchedTable, connections: int, clock: Callable[[], float] = monotonic) -> None:
+        self._watched = watched
+        self._connections = connections
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._polled = clock()
+        self._health: dict[str, Health] = {}
+        self._upstreams: dict[str, tuple[Channel, Upstream]] = {}
+        self._budget = RetryBudget()
+
+    @property
+    def table(self) -> Table:
+        """The table as the file has it now; looked at once a second, never waited for."""
+        now = self._clock()
+        if now - self._polled >= _POLL_SECONDS and self._lock.acquire(blocking=False):
+            try:
+                self._polled = now
+                self._watched.poll()
+            finally:
+                self._lock.release()
+        return self._watched.current
+
+    def choices(self, model: str, prefer: str | None = None) -> Iterator[Choice]:
+        """The channels to try for a model, one after the other; each is to be used in a `with`.
+
+        Raises, before the first is given: InvalidRequest for a model nobody serves, FormatNotServed when none of its
+        channels can, ChannelsBusy when all are full or resting. Ends early when the retry budget is spent.
+        """
+        table = self.table
+        serving = table.serving(model)
+        if not serving:
+            raise unknown_model(model, table.nearest(model))
+        able = [channel for channel in serving if channel.bridge]
+        if not able:
+            raise FormatNotServed(
+                f"No channel serves the model '{model}' in the Responses format. Use POST /v1/chat/completions for it.",
+                code="responses_not_supported",
+                param="model",
+            )
+        self._budget.pay()
+        return self._tries(model, _ordered(able, prefer))
+
+    def usable(self) -> list[Channel]:
+        """Channels that could take a request now."""
+        return [channel for channel in self.table.channels if self._available(channel)]
+
+    def upstream(self, channel: Channel) -> Upstream:
+        """The connections of this very row; a row that was changed gets new ones."""
+        with self._lock:
+            row, upstream = self._upstreams.get(channel.name, (None, None))
+            if upstream is None or row != channel:
+                if upstream is not None:
+                    upstream.close()
+                upstream = Upstream(channel, self._connections)
+                self._upstreams[channel.name] = (channel, upstream)
+        return upstream
+
+    def close(self) -> None:
+        with self._lock:
+            for _, upstream in self._upstreams.values():
+                upstream.close()
+            self._upstreams.clear()
+
+    def _tries(self, model: str, ordered: Sequence[Channel]) -> Iterator[Choice]:
+        tries = 0
+        for channel in ordered:
+            if tries == MAX_TRIES or not self._available(channel):
+                continue
+            if tries and not self._budget.take():
+                return
+            tries += 1
+            yield Choice(self, channel, channel.upstream_model(model) or model, self._health_of(channel))
+        if not tries:
+            raise self._busy(model, ordered)
+
+    def _available(self, channel: Channel) -> bool:
+        health = self._health_of(channel)
+        if channel.max_concurrency is not None and health.in_flight >= channel.max_concurrency:
+            return False
+        # After a rest one request at a time is let through until one has gone well.
+        return health.resting_until <= self._clock() and not (health.on_trial and health.in_flight)
+
+    def _busy(self, model: str, channels: Sequence[Channel]) -> ChannelsBusy:
+        now = self._clock()
+        states = [(channel, self._health_of(channel)) for channel in channels]
+        waits = [health.resting_until - now for _, health in states if health.resting_until > now]
+        reasons = ", ".join(
+            f"{channel.name}: {health.last_error or 'failed'}"
+            if health.resting_until > now
+            else f"{channel.name}: full"
+            for channel, health in states
+        )
+        wait = min(waits) if len(waits) == len(states) else 1.0
+        return ChannelsBusy(
+            f"All channels that serve the model '{model}' are busy or resting ({reasons}). Please try again later.",
+            retry_after=max(1.0, wait),
+        )
+
+    def _health_of(self, channel: Channel) -> Health:
+        return self._health.setdefault(channel.name, Health())
+
+    def enter(self, health: Health) -> None:
+        with self._lock:
+            health.in_flight += 1
+
+    def leave(self, health: Health) -> None:
+        with self._lock:
+            health.in_flight -= 1
+
+    def succeeded(self, health: Health) -> None:
+        if health.failures or health.rests or health.on_trial:
+            with self._lock:
+                health.failures = health.rests = 0
+                health.on_trial = False
+                health.last_error = None
+
+    def failed(self, channel: Channel, health: Health, error: UpstreamError) -> None:
+        if not error.counts:
+            return
+        with self._lock:
+            health.failures += 1
+            health.last_error = error.code
+            seconds = _rest(channel, health, error)
+            if seconds:
+                health.resting_until = self._clock() + seconds
+                health.rests += 1
+                health.failures = 0
+                health.on_trial = True
+
+
+class Choice:
+    """One channel, chosen for one try. Entering it takes a place in the channel, leaving gives it back."""
+
+    def __init__(self, channels: Channels, channel: Channel, model: str, health: Health) -> None:
+        self.channel = channel
+        self.model = model
+        self.format = formats.load(channel.format)
+        self._channels = channels
+        self._health = health
+
+    def __enter__(self) -> Choice:
+        self._channels.enter(self._health)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channels.leave(self._health)
+
+    def post(self, path: str, body: bytes, *, accept: str, client: int | None) -> Exchange:
+        """Raises UpstreamError when there is no answer at all; a refusal comes as the exchange's status."""
+        if self.channel.base_url is None:
+            return LocalExchange(*formats.serving(self.channel.format).serve(path, body))
+        return self._channels.upstream(self.channel).post(path, body, accept=accept, client=client)
+
+    def succeeded(self) -> None:
+        self._channels.succeeded(self._health)
+
+    def failed(self, error: UpstreamError) -> None:
+        self._channels.failed(self.channel, self._health, error)
+
+
+def _ordered(channels: Sequence[Channel], prefer: str | None) -> list[Channel]:
+    """By priority, higher first; among equals the preferred one, then a draw by weight."""
+    return sorted(channels, key=lambda channel: (-channel.priority, channel.name != prefer, -_draw(channel.weight)))
+
+
+def _draw(weight: int) -> float:
+    """Sorting by these gives each its share of first places (Efraimidis and Spirakis)."""
+    return float(random.random() ** (1 / weight)) if weight else -1.0  # noqa: S311 - a share of load, not a secret
+
+
+def _rest(channel: Channel, health: Health, error: UpstreamError) -> float:
+    """Seconds for which the channel rests after this failure, 0 for not at all."""
+    if isinstance(error, UpstreamLimited):
+        if error.exhausted:
+            return _EXHAUSTED_REST
+        if error.retry_after:
+            return error.retry_after
+    if isinstance(error, UpstreamDenied) or health.failures >= channel.cooldown.after:
+        return min(channel.cooldown.seconds * (health.rests + 1), MAX_REST)
+    return 0.0

@@ -1,0 +1,652 @@
+import logging
+import os
+import re
+import traceback
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.channels.table import (
+    Channel,
+    ChannelsInvalid,
+    Compaction,
+    Cooldown,
+    Table,
+    Timeouts,
+    WatchedTable,
+    load,
+    stamp_of,
+)
+from app.schemas.channels import KEYS
+
+FORMATS = ("responses", "chat_completions", "demo")
+CANARY = "canary-7f3a91"
+REPOSITORY = Path(__file__).parents[2]
+DEMO = "version: 1\nchannels:\n  - {name: demo, format: demo, models: [demo]}\n"
+log = logging.getLogger("antiphon.test")
+
+
+def write(directory, text):
+    path = directory / "channels.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    path.chmod(0o640)
+    return path
+
+
+@pytest.fixture
+def read(tmp_path):
+    return lambda text, **environment: load(write(tmp_path, text), environment, FORMATS)
+
+
+def rows(text, *, head="version: 1\n"):
+    return f"{head}channels:\n" + "".join(f"  {line}\n" for line in text.strip("\n").splitlines())
+
+
+def complaints(read, text, **environment):
+    """`line:column: message` of every problem."""
+    with pytest.raises(ChannelsInvalid) as caught:
+        read(text, **environment)
+    return [str(problem).split("channels.yaml:", 1)[1] for problem in caught.value.problems]
+
+
+# --- what a good file says --------------------------------------------------------------------------------------
+
+
+def test_a_short_row_gets_every_default(read):
+    assert read(DEMO).channels == (Channel(name="demo", format="demo", models={"demo": "demo"}, line=3),)
+
+
+def test_a_full_row_is_read_as_written(read):
+    table = read(
+        rows("""
+- name: openai
+  format: responses
+  base_url: https://api.openai.com/v1/
+  api_key: ${KEY}
+  headers: {X-Team: blue}
+  models: {fast: gpt-6-luna, "gpt-*": }
+  priority: -3
+  weight: 7
+  max_concurrency: 32
+  timeout: {idle: 2m}
+  cooldown: {for: 500ms}
+  family: openai-eu
+  compact: native
+  bridge: no
+  chat: true
+  encrypted_reasoning: yes
+  hosted_tools: refuse
+  system_messages: keep
+  retry_unanswered: on
+  tags: [a, b]
+  enabled: off
+"""),
+        KEY="k",
+    )
+    (channel,) = table.channels
+    assert channel == Channel(
+        name="openai",
+        format="responses",
+        base_url="https://api.openai.com/v1",
+        api_key="k",
+        headers={"X-Team": "blue"},
+        models={"fast": "gpt-6-luna"},
+        globs=("gpt-*",),
+        priority=-3,
+        weight=7,
+        max_concurrency=32,
+        timeouts=Timeouts(idle=120.0),
+        cooldown=Cooldown(seconds=0.5),
+        family="openai-eu",
+        compact="native",
+        bridge=False,
+        chat=True,
+        encrypted_reasoning=True,
+        hosted_tools="refuse",
+        system_messages="keep",
+        retry_unanswered=True,
+        tags=("a", "b"),
+        enabled=False,
+        line=3,
+    )
+
+
+def test_yaml_1_1_does_not_rewrite_names(read):
+    table = read(rows("- {name: on, format: demo, models: [no, 012, 12:30, 1e3, 0x10, 2026-11-22, 1_000]}"))
+    assert list(table.channels[0].models) == ["no", "012", "12:30", "1e3", "0x10", "2026-11-22", "1_000"]
+    assert table.channels[0].name == "on"
+
+
+def test_defaults_hold_where_a_row_says_nothing(read):
+    table = read(
+        rows(
+            """
+- {name: a, format: demo, models: [m]}
+- {name: b, format: demo, models: [m], timeout: {connect: 1}, cooldown: {after: 9}}
+- {name: c, format: demo, models: [m], timeout: 3}
+""",
+            head="version: 1\ndefaults: {timeout: {connect: 2, total: 1h}, cooldown: {after: 3, for: 1m}}\n",
+        )
+    )
+    a, b, c = table.channels
+    assert a.timeouts == Timeouts(connect=2.0, total=3600.0)
+    assert a.cooldown == Cooldown(after=3, seconds=60.0)
+    assert b.timeouts == Timeouts(connect=1.0, total=3600.0)
+    assert b.cooldown == Cooldown(after=9, seconds=60.0)
+    assert c.timeouts == Timeouts(connect=2.0, first_byte=3.0, idle=3.0, total=3.0)
+
+
+def test_one_default_duration_is_enough(read):
+    table = read("defaults: {timeout: 10m}\n" + DEMO)
+    assert table.channels[0].timeouts == Timeouts(connect=5.0, first_byte=600.0, idle=600.0, total=600.0)
+
+
+def test_compaction_and_facts_are_kept(read):
+    table = read(
+        DEMO + "compaction: {model: null, strategy: trim}\n"
+        "models: {demo: {context_window: 1000, compact_at: 0.8, price: {input: 1, output: 2.5}}}\n"
+    )
+    assert table.compaction == Compaction(model=None, strategy="trim")
+    assert table.models == {
+        "demo": {"context_window": 1000, "compact_at": 0.8, "price": {"input": 1.0, "output": 2.5}},
+    }
+
+
+def test_a_literal_name_goes_before_a_glob():
+    channel = Channel(name="a", format="demo", models={"gpt-6": "upstream-6", "m[1m]": "m[1m]"}, globs=("gpt-*",))
+    assert channel.upstream_model("gpt-6") == "upstream-6"
+    assert channel.upstream_model("gpt-7") == "gpt-7"
+    assert channel.upstream_model("GPT-7") is None
+    assert channel.upstream_model("m1") is None
+    assert channel.upstream_model("m[1m]") == "m[1m]"
+
+
+def test_serving_names_and_nearest_leave_disabled_channels_out():
+    table = Table(
+        channels=(
+            Channel(name="low", format="demo", globs=("*",), priority=-1),
+            Channel(name="first", format="demo", models={"fast": "x", "slow": "y"}),
+            Channel(name="off", format="demo", models={"fast": "x", "gone": "z"}, enabled=False),
+            Channel(name="second", format="demo", models={"fast": "x"}),
+        )
+    )
+    assert [channel.name for channel in table.serving("fast")] == ["first", "second", "low"]
+    assert [channel.name for channel in table.serving("else")] == ["low"]
+    assert table.names() == ["fast", "slow"]
+    assert table.nearest("fats") == "fast"
+    assert table.nearest("qqqqqq") is None
+    assert table.nearest("f" * 5000) is None
+
+
+def test_values_are_frozen_hashable_and_equal_when_read_twice(read):
+    one, two = read(DEMO), read(DEMO)
+    assert one == two
+    assert hash(one.channels[0]) == hash(two.channels[0])
+    assert len(one.digest) == 12
+
+
+# --- what is wrong, and where -----------------------------------------------------------------------------------
+
+FORMATS_KNOWN = "there are chat_completions, demo, responses"
+SUCH_AS = "missing key 'base_url': where the upstream is, such as https://host/v1"
+NO_TABLE = "1:1: the file is empty; it needs `version: 1` and `channels:`"
+A = "- {name: a, format: demo, models: [m], "
+MODEL = "must be a model's name: at most 256 characters, none of them a control character or an outer blank"
+NAME = "must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+DURATION = "must be a duration: a number of seconds, or 500ms, 30s, 5m, 1h (at most seven days)"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", [NO_TABLE]),
+        ("# nothing\n", [NO_TABLE]),
+        ("~\n", [NO_TABLE]),
+        ("- a\n", ["1:1: must be a mapping with `version: 1` and `channels:`"]),
+        ("version: 1\n", ["1:1: missing key 'channels'"]),
+        ("version: 1\nchannels: []\n", ["2:11: must hold at least one channel"]),
+        ("version: 1\nchannels: {a: b}\n", ["2:11: must be a list of channels"]),
+        ("version: 1\nchannels:\n", ["2:10: must be a list of channels"]),
+        (DEMO.replace("1", "2", 1), ["1:10: must be 1: this gateway reads no other version of the table"]),
+        (DEMO.replace("version: 1\n", ""), ["1:1: missing key 'version'"]),
+        (DEMO + "---\nversion: 1\n", ["4:1: a second document; the table is one"]),
+        (DEMO + "version: 1\n", ["4:1: the key 'version' stands here twice"]),
+        (DEMO + "<<: {a: b}\n", ["4:1: merge keys are not supported; use defaults:"]),
+        (DEMO + "? [a]\n: b\n", ["4:3: a key must be a plain word"]),
+        (DEMO + "chanels: 1\n", ["4:1: unknown key 'chanels', did you mean 'channels'?"]),
+        (DEMO + "zzz: 1\n", ["4:1: unknown key 'zzz'"]),
+        (
+            DEMO + "compaction: {model: &m x}\n",
+            ["4:21: anchors are not supported; a value that begins with '&' must be quoted"],
+        ),
+        (
+            DEMO + "compaction: {model: !!str x}\n",
+            ["4:21: tags are not supported; a value that begins with '!' must be quoted"],
+        ),
+        (
+            DEMO + "compaction: {strategy: sumary}\n",
+            ["4:24: must be one of auto, native, summary, trim, did you mean 'summary'?"],
+        ),
+        (DEMO + "models: {demo: {price: {input: -1}}}\n", ["4:32: must be a number from 0 to 1e+06"]),
+        (DEMO + "models: {demo: 3}\n", ["4:16: must be a mapping"]),
+        (DEMO + "defaults: {timeout: {connnect: 5}}\n", ["4:22: unknown key 'connnect', did you mean 'connect'?"]),
+        (DEMO + "defaults: {cooldown: }\n", ["4:22: must have a value"]),
+        (rows("- text"), ["3:5: must be a mapping"]),
+        (rows("- {name: a, format: demo}"), ["3:5: missing key 'models'"]),
+        (
+            rows("- {name: a, format: demo, models: m}"),
+            ['3:37: must be a list of names, or a mapping of public names to upstream names; "*" for any'],
+        ),
+        (rows("- {name: a, format: demo, models: [m, m]}"), ["3:41: stands here twice"]),
+        (rows("- {name: a, format: demo, models: [[m]]}"), ["3:38: must be a single value, not a list"]),
+        (rows("- {name: a, format: demo, models: [~]}"), ["3:38: must have a value"]),
+        (rows("- {name: a, format: demo, models: [' m']}"), [f"3:38: {MODEL}"]),
+        (
+            rows("- {name: a, format: demo, models: {'m-*': x}}"),
+            ["3:45: must be empty: what a glob matches keeps its name"],
+        ),
+        (rows("- {name: a b, format: demo, models: [m]}"), [f"3:12: {NAME}"]),
+        (rows("- {name: , format: demo, models: [m]}"), ["3:12: must have a value"]),
+        (
+            rows("- {name: a, format: respnses, models: [m]}"),
+            [
+                f"3:5: {SUCH_AS}",
+                f"3:23: unknown format 'respnses', did you mean 'responses'?; {FORMATS_KNOWN}",
+            ],
+        ),
+        (rows("- {name: a, format: responses, models: [m]}"), [f"3:5: {SUCH_AS}"]),
+        (
+            rows("- {name: a, format: demo, models: [m]}\n- {name: a, format: demo, models: [m]}"),
+            ["4:12: this name is taken by the channel at line 3"],
+        ),
+        (rows(A + "weight: 0}"), ["3:50: must be a whole number from 1 to 1000"]),
+        (rows(A + "weight: '3'}"), ["3:50: must be a whole number from 1 to 1000"]),
+        (rows(A + "weight: 010}"), ["3:50: must be a whole number from 1 to 1000"]),
+        (rows(A + "max_concurrency: 0}"), ["3:59: must be a whole number from 1 to 1000000"]),
+        (rows(A + "bridge: 1}"), ["3:50: must be true or false"]),
+        (rows(A + "timeout: 5 min}"), [f"3:51: {DURATION}"]),
+        (rows(A + "timeout: {idle: 0}}"), [f"3:58: {DURATION}"]),
+        (rows(A + "cooldown: 5}"), ["3:52: must be a mapping"]),
+        (rows(A + "tags: x}"), ["3:48: must be a list"]),
+        (rows(A + "headers: {Host: x}}"), ["3:58: is a header that the gateway sets itself"]),
+        (rows(A + 'headers: {X-A: "a\\r\\nb"}}'), ["3:57: must be printable ASCII without outer blanks"]),
+        (rows(A + 'api_key: "${K}", api_key_file: f}'), ["3:73: stands beside api_key; a channel has one key"]),
+        (rows(A + "ca_file: none.pem}"), ["3:51: is not a file that can be read"]),
+        (rows(A + 'family: "${NONE}"}'), ["3:50: the variable NONE is not set, in the environment or in .env"]),
+        (
+            rows(A + 'family: "${K"}'),
+            ["3:50: '${' begins a reference: ${NAME} or ${NAME:-default}; '$${' is a plain '${'"],
+        ),
+        (
+            rows("- name: a\n  format: demo\n  models: [*]"),
+            ["5:14: not YAML: a name that begins with '*' must be quoted: \"*\""],
+        ),
+        (
+            rows("- name: a\n  format: demo\n  models: [*x]"),
+            ["5:14: aliases are not supported; a name that begins with '*' must be quoted"],
+        ),
+        (rows("- name: a\n  format demo\n  models: [m]"), ["4:5: not YAML: could not find expected ':'"]),
+        (rows("- name: a\n\tformat: demo"), ["4:3: not YAML: a tab cannot indent, use blanks"]),
+        (
+            rows("- {name: a, api_key: ${K}}"),
+            ['3:25: not YAML: a reference between { } or [ ] must be quoted: "${NAME}"'],
+        ),
+        (rows("- name: a\n   format: demo"), ["4:12: not YAML: mapping values are not allowed in this context"]),
+        (b"version: 1\nchannels: \xff\n", ["2:11: is not UTF-8 from here on"]),
+        ("version: 1\nchannels: \x00\n", ["2:11: a character that YAML does not allow: U+0000"]),
+        ("a: " + "[" * 40, ["1:19: more than 100000 values, or nested deeper than 16"]),
+        (b"#" * ((4 << 20) + 1), ["1:1: is larger than 4 MiB"]),
+    ],
+)
+def test_a_bad_file_is_told_where_it_is_bad(read, text, expected):
+    assert complaints(read, text, K="k") == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("api.openai.com/v1", "must be a URL that begins with http:// or https://"),
+        ("ftp://host", "must be a URL that begins with http:// or https://"),
+        ("http://good\\@127.0.0.1/", "must be a URL that begins with http:// or https://"),
+        ("http://", "must be a URL with a host"),
+        ("http://host:99999", "must be a URL with a valid host and port"),
+        ("http://[", "must be a URL with a valid host and port"),
+        ("http://user:word@host", "must not hold a user or password; use api_key or headers"),
+        ("http://host/v1?key=word", "must end with its path, without '?' or '#'; paths are appended to it"),
+        (
+            "http://host/v1/responses",
+            "must be the part before /responses or /chat/completions, such as https://host/v1",
+        ),
+    ],
+)
+def test_a_base_url_is_a_plain_one(read, url, message):
+    text = rows(f"- name: a\n  format: responses\n  models: [m]\n  base_url: '{url}'")
+    assert complaints(read, text) == [f"6:15: {message}"]
+
+
+def test_everything_wrong_is_said_at_once_in_the_order_of_the_lines(read):
+    text = rows("""
+- name: openai
+  format: responses
+  base_url: https://api.openai.com/v1
+  api_kye: ${OPENAI_API_KEY}
+  models: [a]
+  weight: many
+""")
+    with pytest.raises(ChannelsInvalid) as caught:
+        read(text)
+    shown = re.sub(r"^.*channels\.yaml", "channels.yaml", str(caught.value), flags=re.MULTILINE)
+    assert shown == (
+        "channels.yaml:6:5: unknown key 'api_kye', did you mean 'api_key'?\n"
+        "    api_kye: ***\n"
+        "    ^\n"
+        "channels.yaml:8:13: must be a whole number from 1 to 1000\n"
+        "    weight: many\n"
+        "            ^"
+    )
+
+
+def test_what_cannot_be_read_as_a_file_is_a_problem(tmp_path):
+    for path in (tmp_path / "missing.yaml", tmp_path, tmp_path / ("x" * 5000), Path("a\0b")):
+        with pytest.raises(ChannelsInvalid):
+            load(path, {}, FORMATS)
+
+
+def test_a_file_full_of_faults_stays_within_bounds(read):
+    found = complaints(read, DEMO + "".join(f"wrong{number}: 1\n" for number in range(5000)))
+    assert len(found) == 200
+
+
+@pytest.mark.parametrize("text", ["channels: '" + "${A:-" * 700_000 + "'", "a: " + "[" * (4 << 20), "'" * (4 << 20)])
+def test_a_hostile_file_is_refused(read, text):
+    assert len(complaints(read, text)) <= 3
+
+
+# --- variables and keys -----------------------------------------------------------------------------------------
+
+
+def test_variables_are_put_in_after_parsing(read):
+    table = read(
+        rows("""
+- name: ${NAME:-a}
+  format: demo
+  models: ["${M}-${N:-mini}", "$${literal}"]
+  weight: ${W}
+  family: ${EMPTY:-x}
+"""),
+        M="m: [",
+        W="4",
+        EMPTY="",
+    )
+    (channel,) = table.channels
+    assert (channel.name, channel.weight, channel.family) == ("a", 4, "x")
+    assert list(channel.models) == ["m: [-mini", "${literal}"]
+
+
+def test_a_channel_whose_key_is_unset_waits_and_the_others_start(read):
+    waiting = "- {name: openai, format: responses, base_url: http://h, models: [m], api_key: '${OPENAI_API_KEY}'}"
+    table = read(rows(waiting) + "  - {name: demo, format: demo, models: [demo]}\n", OPENAI_API_KEY="")
+    assert [channel.name for channel in table.channels] == ["demo"]
+    (warning,) = table.warnings
+    assert str(warning).endswith(
+        "channels.yaml:3:81: the variable OPENAI_API_KEY is not set, in the environment or in .env; "
+        "channel 'openai' is left out"
+    )
+
+
+def test_a_disabled_channel_waits_for_no_key(read):
+    table = read(rows("- {name: a, format: demo, models: [m], api_key: '${NONE}', enabled: false}"))
+    assert table.warnings == ()
+    assert table.channels[0].api_key is None
+
+
+def test_a_key_may_lie_in_a_file_beside_the_table(read, tmp_path):
+    text = rows("- {name: a, format: demo, models: [m], api_key_file: a.key}")
+    (tmp_path / "a.key").write_text(" sk-one\n")
+    assert read(text).channels[0].api_key == "sk-one"
+
+
+@pytest.mark.parametrize("content", [b"", b"two words", b"\xff\xfe", None])
+def test_a_key_file_without_a_key_leaves_the_channel_out(read, tmp_path, content):
+    if content is not None:
+        (tmp_path / "a.key").write_bytes(content)
+    table = read(rows("- {name: a, format: demo, models: [m], api_key_file: a.key}"))
+    assert table.channels == ()
+    assert "channel 'a' is left out" in table.warnings[0].message
+
+
+@pytest.mark.parametrize("key", [CANARY, f"${{NONE:-{CANARY}}}"])
+def test_a_literal_key_is_warned_of_and_more_so_when_everybody_can_read_it(read, tmp_path, key):
+    text = rows(f"- {{name: a, format: demo, models: [m], api_key: '{key}'}}")
+    table = read(text)
+    assert table.channels[0].api_key == CANARY
+    assert len(table.warnings) == 1
+    (tmp_path / "channels.yaml").chmod(0o644)
+    warnings = load(tmp_path / "channels.yaml", {}, FORMATS).warnings
+    assert len(warnings) == 2
+    assert CANARY not in "".join(warning.render() for warning in warnings) + repr(warnings)
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------
+
+PLACES = [
+    "api_key: {}",
+    "api_key: '{}' # {}",
+    "api_key: ${{NONE:-{}}}",
+    "api_key: ${{{}}}",
+    "api_key: ${{X:-{}",
+    "api_key: [{}]",
+    "api_key: {{{}: {}}}",
+    "api_key: |\n      {}",
+    "api_key: \"{}\n      {}\"",
+    "api_key {}",
+    "api_key:{}",
+    "api_key: {}\n  bad: ]",
+    "api_key: *{}",
+    "api_key: &{} x",
+    "api_key: !{} x",
+    "api_key: '{}",
+    "api_key: @{}",
+    "api_kye: {}",
+    "api_kye: {{deep: [{}]}}",
+    "base_url: https://u:{}@h/v1",
+    "base_url: https://h/v1?key={}",
+    "headers: {{Authorization: {}, Authorization: {}}}",
+    "headers: {{X-A: \"{}\\n\"}}",
+    "headers: [{}]",
+    "headers: {}",
+    "{{a, api_key:{}}}",
+    "# {}",
+    "x: *y # {}",
+    "weight: 0 # {}",
+    "timeout: [1, 2] # {}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("wrong", ["", "    weight: 0\n    api_key: 1\n", "  - [\n"])
+def test_a_secret_is_never_shown(read, place, wrong, caplog):
+    line = place.format(*[CANARY] * 3)
+    text = rows("- {name: ok, format: demo, models: [m]}") + f"  - name: a\n    format: responses\n    {line}\n{wrong}"
+    with pytest.raises(ChannelsInvalid) as caught:
+        read(text, X=CANARY)
+    seen = [str(caught.value), repr(caught.value), repr(caught.value.problems)]
+    seen += traceback.format_exception(caught.value)
+    assert CANARY not in "".join(seen)
+
+
+def test_a_table_shows_neither_keys_nor_headers(read):
+    table = read(
+        rows("- {name: a, format: demo, models: [m], api_key: '${K}', headers: {api-key: '${K}'}}"),
+        K=CANARY,
+    )
+    channel = table.channels[0]
+    assert CANARY not in repr(table) + repr(channel) + str(channel) + repr([channel.api_key, channel.headers])
+    assert (channel.api_key, channel.headers["api-key"]) == (CANARY, CANARY)
+
+
+def test_what_a_variable_holds_is_not_quoted(read):
+    text = rows("- {name: '${S}', format: '${S}', models: ['${S}', '${S}'], base_url: '${S}', compact: '${S}'}")
+    with pytest.raises(ChannelsInvalid) as caught:
+        read(text, S=f"{CANARY}/:")
+    assert len(caught.value.problems) == 5
+    assert CANARY not in str(caught.value)
+
+
+# --- any text ---------------------------------------------------------------------------------------------------
+
+WORDS = [*sorted(KEYS), "demo", "1", "0", "a", "*", "&a", "*a", "!t", "${X}", "${", "<<", "~", "'", '"', "|", ">", "#"]
+PIECES = st.sampled_from(
+    [*WORDS, ": ", ":", "- ", ", ", "[", "]", "{", "}", "\n", "\n  ", "\n    ", "\t", "---\n", "\x85", " "]
+)
+BROKEN = st.builds(
+    lambda text, at, piece: text[: at % len(text)] + piece + text[at % len(text) :],
+    st.just((REPOSITORY / "channels.yaml").read_text().replace("\n#  ", "\n  ").replace("\n#d", "\nd")),
+    st.integers(0, 10_000),
+    PIECES,
+)
+
+
+def problems_of(path):
+    try:
+        return load(path, {"X": "1"}, FORMATS).warnings
+    except ChannelsInvalid as error:
+        return error.problems or pytest.fail("refused without a reason")
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.one_of(st.text(), st.lists(PIECES, max_size=60).map("".join), BROKEN, st.binary()))
+def test_any_text_is_a_table_or_told_what_is_wrong(tmp_path, text):
+    path = write(tmp_path, text)
+    lines = re.split("\r\n|[\n\r\x85\u2028\u2029]", path.read_bytes().decode("utf-8-sig", "replace"))
+    for problem in problems_of(path):
+        assert 1 <= problem.line <= len(lines)
+        assert 0 <= problem.caret <= len(problem.text)
+        assert problem.render()
+
+
+# --- reading again ----------------------------------------------------------------------------------------------
+
+
+def replace(path, text):
+    beside = path.with_name("new")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
+@pytest.fixture
+def watched(tmp_path):
+    return WatchedTable(write(tmp_path, DEMO), dict, FORMATS, log)
+
+
+def test_a_changed_file_is_swapped_in_and_readers_keep_theirs(watched, caplog):
+    caplog.set_level(logging.INFO)
+    before = watched.current
+    replace(watched.path, DEMO.replace("name: demo", "name: other"))
+    assert watched.current is before
+    watched.poll()
+    assert [channel.name for channel in watched.current.channels] == ["other"]
+    assert [channel.name for channel in before.channels] == ["demo"]
+    assert watched.current.digest != before.digest
+    assert "+other -demo" in caplog.text
+
+
+def test_an_unchanged_file_is_not_read_again(watched):
+    before = watched.current
+    watched.poll()
+    assert watched.current is before
+
+
+@pytest.mark.parametrize("text", ["", DEMO[:30], DEMO + "zzz: 1\n", DEMO + "'"])
+def test_a_bad_file_keeps_the_old_table_and_says_why_once(watched, caplog, text):
+    before = watched.current
+    replace(watched.path, text)
+    watched.poll()
+    watched.poll()
+    assert watched.current is before
+    assert "channels.yaml:" in watched.rejected
+    assert len(caplog.records) == 1
+    replace(watched.path, DEMO)
+    watched.poll()
+    assert watched.rejected is None
+
+
+def test_a_file_written_in_place_is_followed_to_its_end(watched):
+    with watched.path.open("w") as file:
+        for half in (DEMO[:40], DEMO[40:].replace("demo]", "demo, more]")):
+            file.write(half)
+            file.flush()
+            watched.poll()
+    watched.poll()
+    assert watched.rejected is None
+    assert watched.current.names() == ["demo", "more"]
+
+
+def test_a_deleted_file_keeps_the_old_table_until_it_is_back(watched):
+    before = watched.current
+    watched.path.unlink()
+    watched.poll()
+    assert watched.current is before
+    assert "cannot be read" in watched.rejected
+    write(watched.path.parent, DEMO)
+    watched.poll()
+    assert watched.rejected is None
+
+
+def test_touching_the_stamp_reads_the_environment_again(tmp_path):
+    path = write(tmp_path, rows("- {name: a, format: demo, models: [m], api_key: '${K}'}"))
+    environment = {}
+    watched = WatchedTable(path, lambda: dict(environment), FORMATS, log)
+    assert watched.current.channels == ()
+    environment["K"] = CANARY
+    watched.poll()
+    assert watched.current.channels == ()
+    stamp_of(path).touch()
+    watched.poll()
+    assert watched.current.channels[0].api_key == CANARY
+
+
+def test_an_environment_that_cannot_be_read_keeps_the_old_table(tmp_path):
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("")
+    watched = WatchedTable(write(tmp_path, DEMO), lambda: {"ALL": dotenv.read_text()}, FORMATS, log)
+    before = watched.current
+    dotenv.unlink()
+    replace(watched.path, DEMO + "\n")
+    watched.poll()
+    assert watched.current is before
+    assert watched.rejected
+
+
+def test_a_bad_file_stops_the_start(tmp_path):
+    with pytest.raises(ChannelsInvalid):
+        WatchedTable(write(tmp_path, "version: 3\n"), dict, FORMATS, log)
+
+
+# --- the table that is shipped ----------------------------------------------------------------------------------
+
+
+def uncommented():
+    return re.sub(r"^#(?=\S|  )", "", (REPOSITORY / "channels.yaml").read_text(), flags=re.MULTILINE)
+
+
+def test_the_shipped_table_works_as_it_stands():
+    table = load(REPOSITORY / "channels.yaml", {}, FORMATS)
+    assert [channel.name for channel in table.channels] == ["demo"]
+    assert table.warnings == ()
+
+
+def test_every_example_in_the_shipped_table_works_when_uncommented(read, tmp_path):
+    (tmp_path / "internal-ca.pem").write_text("-")
+    (tmp_path / "local.key").write_text("sk-local")
+    table = read(uncommented(), OPENAI_API_KEY="sk-x")
+    assert [channel.name for channel in table.channels] == ["demo", "openai", "local"]
+    assert table.warnings == ()
+
+
+def test_the_shipped_table_shows_every_key_there_is():
+    keys = {event.value for event in yaml.parse(uncommented()) if isinstance(event, yaml.ScalarEvent)}
+    assert keys >= KEYS
