@@ -1,0 +1,92 @@
+"""Upstream wire formats. One file a format; its name is the `format:` of a channel. Pure: values in, values out.
+
+A format is a module with these names, and `Decoder` is what its streams are read with. Arguments are never changed,
+so that another channel may be asked with the same turn. State lives in the decoder, one per exchange.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Protocol, cast
+
+from app.errors import UpstreamError
+from app.formats._events import replay
+from app.turn import Answer, Item, Row, Turn
+
+__all__ = ["Decoder", "Format", "Serving", "load", "names", "replay", "serving"]
+
+
+class Decoder(Protocol):
+    """A push machine over the bytes of one upstream stream."""
+
+    accepted: bool
+    """A first valid event has come."""
+    started: bool
+    """The first output event has been given back: from here on no other channel can take over."""
+    answer: Answer | None
+    """Set by the terminal event, which is never given back: the one who stores the response sends it."""
+    defaults: Mapping[str, object]
+    """What the upstream said of itself when it began."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Takes any piece of the stream; gives back whole events to send on. Raises UpstreamError."""
+        ...
+
+    def finish(self) -> None:
+        """The upstream has closed. Raises UpstreamBroken when that was not the end of an answer."""
+        ...
+
+    def partial(self) -> list[Item]:
+        """The items so far, the unfinished last one with status `incomplete`."""
+        ...
+
+    @property
+    def sequence(self) -> int:
+        """The number of the next event that anybody else sends on this stream."""
+        ...
+
+
+class Format(Protocol):
+    """The module itself."""
+
+    PATH: str
+
+    def encode(self, turn: Turn, row: Row, model: str) -> bytes:
+        """The upstream's request body. Raises InvalidRequest for what this format cannot carry."""
+        ...
+
+    def decode(self, body: bytes, turn: Turn) -> Answer:
+        """An unstreamed answer. Raises UpstreamError."""
+        ...
+
+    def decode_error(self, status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+        """The failure that an HTTP status other than 200 stands for."""
+        ...
+
+    def decoder(self, turn: Turn, sequence: int) -> Decoder:
+        """A decoder whose first event to be sent on gets the number `sequence`."""
+        ...
+
+
+class Serving(Protocol):
+    """A format that needs no upstream: it answers its own requests."""
+
+    def serve(self, path: str, body: bytes) -> tuple[int, Iterator[bytes]]:
+        """Status and the pieces of the body, as an upstream would send them."""
+        ...
+
+
+def names() -> frozenset[str]:
+    """Every format there is: the listing of this folder."""
+    return frozenset(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def load(name: str) -> Format:
+    return cast(Format, import_module(f"{__name__}.{name}"))
+
+
+def serving(name: str) -> Serving:
+    """The same module where it answers by itself."""
+    return cast(Serving, load(name))

@@ -1,0 +1,181 @@
+"""What OpenAI's formats have in common on the way back: error objects, usage, ids that can be kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import Any
+
+import orjson
+
+from app import ids
+from app.errors import (
+    UpstreamBroken,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamLacksModel,
+    UpstreamLimited,
+    UpstreamRefused,
+)
+from app.records import Usage
+from app.turn import Item
+
+MAX_RETRY_AFTER = 60.0
+
+_QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "usage_limit_reached"})
+_LIMIT_CODES = frozenset({"rate_limit_exceeded", "too_many_requests"})
+
+#: Codes of an error event that speak of the request, not of the server: no other channel would take it either.
+_REFUSAL_CODES = frozenset(
+    {
+        "bio_policy",
+        "content_filter",
+        "context_length_exceeded",
+        "cyber_policy",
+        "invalid_encrypted_content",
+        "invalid_prompt",
+        "misalignment_policy_violation",
+    }
+)
+
+_FAILED = "The model's server failed while processing the request."
+
+
+def error_object(body: bytes) -> Mapping[str, Any]:
+    """The `error` of a body, however loosely it follows the envelope; empty when there is none."""
+    try:
+        parsed = orjson.loads(body)
+    except ValueError:
+        return {}
+    error = parsed.get("error", parsed) if isinstance(parsed, dict) else {}
+    if isinstance(error, str):
+        return {"message": error}
+    return error if isinstance(error, dict) else {}
+
+
+def http_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+    """The failure behind an HTTP status. Sentences of 4xx are for the client; those of 5xx stay here."""
+    error = error_object(body)
+    code, param, message = _text(error.get("code")), _text(error.get("param")), _text(error.get("message"))
+    if status == 429:
+        return limited(code, message, retry_after(headers))
+    if status in (401, 403):
+        return UpstreamDenied("The model's server does not accept this gateway's credentials.")
+    if status == 404:
+        return _not_found(code, message)
+    if status in (400, 413, 415, 422):
+        return UpstreamRefused(
+            message or f"The model's server refused the request (HTTP {status}).",
+            code=code,
+            param=param,
+            status=413 if status == 413 else 400,
+        )
+    if 300 <= status < 400:
+        return UpstreamBroken("The model's server answered with a redirect, which is not followed.")
+    overloaded = status in (503, 529)
+    return UpstreamFailed(
+        f"{_FAILED} (HTTP {status})",
+        code="server_is_overloaded" if overloaded else None,
+        status=503 if overloaded else 502,
+        type="service_unavailable_error" if overloaded else None,
+        retry_after=retry_after(headers),
+    )
+
+
+def stream_error(error: Mapping[str, Any]) -> UpstreamError:
+    """The failure that an error event, or the error of a failed response, stands for."""
+    code, message, param = _text(error.get("code")), _text(error.get("message")), _text(error.get("param"))
+    if code in _QUOTA_CODES or code in _LIMIT_CODES:
+        return limited(code, message, None)
+    if code in _REFUSAL_CODES or error.get("type") == "invalid_request_error":
+        return UpstreamRefused(message or "The model's server refused the request.", code=code, param=param)
+    return UpstreamFailed(message or _FAILED, code=code or "server_error")
+
+
+def limited(code: str | None, message: str | None, wait: float | None) -> UpstreamLimited:
+    exhausted = code in _QUOTA_CODES
+    error = UpstreamLimited(
+        message or "The model's server is receiving too many requests.",
+        code=code or "rate_limit_exceeded",
+        type="insufficient_quota" if exhausted else "requests",
+        retry_after=wait,
+    )
+    error.exhausted = exhausted
+    return error
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that an upstream asks to wait, between 0 and a minute; None for what cannot be read."""
+    try:
+        if text := headers.get("retry-after-ms"):
+            seconds = float(text) / 1000
+        elif text := headers.get("retry-after"):
+            seconds = float(text) if text.replace(".", "", 1).isdecimal() else _until(text)
+        else:
+            return None
+    except (ValueError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+
+def usage(value: object) -> Usage | None:
+    """Usage as the Responses API gives it; None unless both totals are numbers."""
+    if not isinstance(value, dict):
+        return None
+    total_in, total_out = value.get("input_tokens"), value.get("output_tokens")
+    if not (isinstance(total_in, int) and isinstance(total_out, int) and _is_count(total_in) and _is_count(total_out)):
+        return None
+    details_in, details_out = value.get("input_tokens_details"), value.get("output_tokens_details")
+    return Usage(
+        input_tokens=total_in,
+        cached_tokens=_count(details_in, "cached_tokens"),
+        cache_write_tokens=_count(details_in, "cache_write_tokens"),
+        output_tokens=total_out,
+        reasoning_tokens=_count(details_out, "reasoning_tokens"),
+    )
+
+
+def usable_call_id(call_id: str) -> str:
+    """The call id itself, or a shorter one made of it: clients may only send back 64 characters."""
+    if len(call_id) <= ids.MAX_CALL_ID:
+        return call_id
+    return f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:48]}"
+
+
+def usable_item(item: Item) -> Item:
+    """The item with an id and a call id that can travel; itself when it has them."""
+    call_id, item_id = item.get("call_id"), item.get("id")
+    if isinstance(item_id, str) and item_id and (not isinstance(call_id, str) or len(call_id) <= ids.MAX_CALL_ID):
+        return item
+    item = dict(item)
+    if isinstance(call_id, str):
+        item["call_id"] = usable_call_id(call_id)
+    if not isinstance(item_id, str) or not item_id:
+        item["id"] = ids.new_item(str(item.get("type")))
+    return item
+
+
+def _not_found(code: str | None, message: str | None) -> UpstreamError:
+    if code == "model_not_found" or (message and "model" in message.lower()):
+        return UpstreamLacksModel("The model's server does not know this model.", param="model")
+    return UpstreamBroken("The model's server does not have this endpoint: its base_url may be wrong.")
+
+
+def _until(date: str) -> float:
+    return parsedate_to_datetime(date).timestamp() - time()
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _count(details: object, name: str) -> int:
+    value = details.get(name) if isinstance(details, dict) else None
+    return value if isinstance(value, int) and _is_count(value) else 0

@@ -1,0 +1,240 @@
+"""A model that needs no server, no key and no network: it answers deterministically, by what it was sent.
+
+It speaks as a Responses upstream would, so a newcomer's first request works and clients can be tested: it streams,
+calls a tool when asked, fills a schema, stops at `max_output_tokens` and compacts.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from time import time
+from typing import Any
+
+import orjson
+
+from app import ids
+from app.formats import responses
+from app.formats._events import pieces
+from app.formats.responses import PATH, decode, decode_error, decoder, encode
+from app.turn import Item
+
+__all__ = ["PATH", "decode", "decode_error", "decoder", "encode", "serve"]
+
+#: As OpenAI's models have it.
+MIN_OUTPUT_TOKENS = 16
+
+_SEAL = "demo:"
+
+
+def serve(path: str, body: bytes) -> tuple[int, Iterator[bytes]]:
+    request = orjson.loads(body)
+    if refusal := _refusal(request):
+        return 400, iter((orjson.dumps({"error": refusal}),))
+    response = _respond(request)
+    if request.get("stream"):
+        return 200, iter(responses.stream(response))
+    return 200, iter((orjson.dumps(response),))
+
+
+def _refusal(request: Mapping[str, Any]) -> dict[str, Any] | None:
+    limit = request.get("max_output_tokens")
+    if limit is not None and limit < MIN_OUTPUT_TOKENS:
+        return {
+            "message": "Invalid 'max_output_tokens': integer below minimum value. "
+            f"Expected a value >= {MIN_OUTPUT_TOKENS}, but got {limit} instead.",
+            "type": "invalid_request_error",
+            "param": "max_output_tokens",
+            "code": "integer_below_min_value",
+        }
+    return None
+
+
+def _respond(request: Mapping[str, Any]) -> dict[str, Any]:
+    output, cut = _cut(_output(request), request.get("max_output_tokens"))
+    usage = _usage(request, output)
+    now = int(time())
+    return {
+        "id": ids.new("resp"),
+        "object": "response",
+        "created_at": now,
+        "status": "incomplete" if cut else "completed",
+        "completed_at": None if cut else now,
+        "error": None,
+        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+        "model": request["model"],
+        "output": output,
+        "usage": usage,
+    }
+
+
+def _output(request: Mapping[str, Any]) -> list[Item]:
+    items = request["input"]
+    if items and items[-1].get("type") == "compaction_trigger":
+        return [_compaction(items[:-1])]
+    if names := _wanted_calls(request):
+        return [_call(tool, request) for tool in names]
+    return [_message(_text(request))]
+
+
+# --- calls ------------------------------------------------------------------------------------------------------
+
+
+def _wanted_calls(request: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The tools to call: the one that is forced, else those whose names the user's last words contain."""
+    tools = [tool for tool in _flat(request.get("tools", ())) if tool.get("type") in ("function", "custom")]
+    choice = request.get("tool_choice", "auto")
+    if not tools or choice == "none":
+        return ()
+    if isinstance(choice, Mapping) and "name" in choice:
+        return [tool for tool in tools if tool["name"] == choice["name"]][:1]
+    last = request["input"][-1] if request["input"] else {}
+    said = _said(last) if last.get("role") == "user" else ""
+    named = [tool for tool in tools if tool["name"].lower() in said.lower()]
+    if not named and choice == "required" and last.get("role") == "user":
+        named = tools[:1]
+    return named if request.get("parallel_tool_calls", True) else named[:1]
+
+
+def _flat(tools: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for tool in tools:
+        if tool.get("type") == "namespace":
+            yield from ({**inner, "namespace": tool["name"]} for inner in tool.get("tools", ()))
+        else:
+            yield tool
+
+
+def _call(tool: Mapping[str, Any], request: Mapping[str, Any]) -> Item:
+    where = {"namespace": tool["namespace"]} if "namespace" in tool else {}
+    if tool["type"] == "custom":
+        text = _said(request["input"][-1])
+        return {
+            "type": "custom_tool_call",
+            "id": ids.new("ctc"),
+            "call_id": ids.new("call"),
+            "name": tool["name"],
+            "input": text,
+            **where,
+        }
+    arguments = orjson.dumps(example(tool.get("parameters") or {})).decode()
+    return {
+        "type": "function_call",
+        "id": ids.new("fc"),
+        "call_id": ids.new("call"),
+        "name": tool["name"],
+        "arguments": arguments,
+        "status": "completed",
+        **where,
+    }
+
+
+# --- words ------------------------------------------------------------------------------------------------------
+
+
+def _text(request: Mapping[str, Any]) -> str:
+    wanted = (request.get("text") or {}).get("format") or {}
+    if wanted.get("type") == "json_schema":
+        return orjson.dumps(example(wanted["schema"])).decode()
+    if wanted.get("type") == "json_object":
+        return orjson.dumps({"demo": True}).decode()
+    items = request["input"]
+    last = items[-1] if items else {}
+    turns = sum(1 for item in items if item.get("role") == "user")
+    if str(last.get("type", "")).endswith("_output"):
+        return f"The tool answered: {_said(last)}"
+    said = _said(last)
+    hello = "Hello! I am Antiphon's demo model: I live in the gateway and need neither a key nor a network."
+    if turns <= 1 and not any(item.get("type") == "compaction" for item in items):
+        return f"{hello} You said: {said}"
+    return f"You said: {said} I remember the {len(items) - 1} items before it; this is turn {turns}."
+
+
+def _said(item: Mapping[str, Any]) -> str:
+    content = item.get("content", item.get("output", ""))
+    if isinstance(content, str):
+        return content
+    texts = (part.get("text") for part in content if isinstance(part, Mapping))
+    return " ".join(text for text in texts if isinstance(text, str))
+
+
+def _message(text: str) -> Item:
+    return {
+        "type": "message",
+        "id": ids.new("msg"),
+        "status": "completed",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}],
+    }
+
+
+def _cut(output: list[Item], limit: int | None) -> tuple[list[Item], bool]:
+    """The output within `limit` tokens, a word being one, and whether anything had to go."""
+    if limit is None or output[0]["type"] != "message":
+        return output, False
+    part = output[0]["content"][0]
+    words = pieces(part["text"])
+    if len(words) <= limit:
+        return output, False
+    shorter = {**part, "text": "".join(words[:limit])}
+    return [{**output[0], "status": "incomplete", "content": [shorter]}], True
+
+
+def _usage(request: Mapping[str, Any], output: Sequence[Item]) -> dict[str, Any]:
+    given = _tokens(request["input"]) + _tokens(request.get("instructions") or "")
+    made = sum(len(pieces(_said(item))) or 8 for item in output)
+    return {
+        "input_tokens": given,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": made,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": given + made,
+    }
+
+
+def _tokens(value: object) -> int:
+    return len(orjson.dumps(value)) // 4
+
+
+# --- compaction -------------------------------------------------------------------------------------------------
+
+
+def _compaction(items: Sequence[Item]) -> Item:
+    """The demo's own opaque item: what the users said, shortened."""
+    said = [_said(item)[:80] for item in items if item.get("role") == "user"]
+    sealed = base64.b64encode(orjson.dumps(said)).decode()
+    return {"type": "compaction", "id": ids.new("cmp"), "encrypted_content": _SEAL + sealed}
+
+
+# --- schemas ----------------------------------------------------------------------------------------------------
+
+
+def example(schema: Mapping[str, Any], root: Mapping[str, Any] | None = None, depth: int = 0) -> Any:
+    """A small value that fits a JSON schema of the kinds that structured output allows."""
+    root = root if root is not None else schema
+    if "$ref" in schema:
+        return example(_resolve(str(schema["$ref"]), root), root, depth + 1) if depth < 8 else None
+    if "const" in schema:
+        return schema["const"]
+    if schema.get("enum"):
+        return schema["enum"][0]
+    for union in ("anyOf", "oneOf", "allOf"):
+        if schema.get(union):
+            return example(schema[union][0], root, depth + 1)
+    kind = schema.get("type")
+    kind = kind[0] if isinstance(kind, list) and kind else kind
+    if kind == "object" or "properties" in schema:
+        properties = schema.get("properties", {})
+        wanted = schema.get("required", properties)
+        return {name: example(properties.get(name, {}), root, depth + 1) for name in wanted}
+    if kind == "array":
+        return [example(schema.get("items", {}), root, depth + 1) for _ in range(schema.get("minItems", 1))]
+    if kind in ("integer", "number"):
+        return schema.get("minimum", 1)
+    return {"boolean": True, "null": None}.get(str(kind), "demo")
+
+
+def _resolve(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Any = root
+    for name in reference.removeprefix("#/").split("/"):
+        found = found.get(name, {}) if isinstance(found, Mapping) and name != "#" else found
+    return found if isinstance(found, Mapping) else {}
