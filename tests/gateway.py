@@ -1,0 +1,275 @@
+"""The gateway as an operator runs it: its own command, its own processes, its own database, on a loopback port.
+
+Nothing here looks inside; tests speak HTTP to it and read its log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import orjson
+import requests
+import yaml
+
+from tests.upstream import closed_port
+
+if TYPE_CHECKING:
+    import openai
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = (sys.executable, "-P", "-m", "app.cli")
+START_WITHIN = 30.0
+STOP_WITHIN = 20.0
+GLANCE = 0.05
+
+JSON = dict[str, Any]
+
+
+class Gateway:
+    """`start` returns when it is ready to serve. `settings` become `ANTIPHON_*` variables: `workers=2`, `drain=1`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        channels: Sequence[Mapping[str, Any]],
+        table: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.directory = directory
+        self.channels_file = directory / "channels.yaml"
+        self.database_url: str = settings.pop("database_url", f"sqlite:///{directory / 'antiphon.db'}")
+        self.port = closed_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.base_url = f"{self.url}/v1"
+        self.token = ""
+        self._settings = {"workers": 1, "threads": 32, **settings}
+        self._secret = secrets.token_urlsafe(32)
+        self._log_file = directory / "gateway.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self.write_channels(channels, table)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Running it
+
+    def write_channels(self, channels: Sequence[Mapping[str, Any]], table: Mapping[str, Any] | None = None) -> None:
+        """Writes the channel table; `table` adds keys beside `channels`."""
+        rows = [dict(channel) for channel in channels]
+        self.channels_file.write_text(
+            yaml.safe_dump({"version": 1, **(table or {}), "channels": rows}, sort_keys=False)
+        )
+
+    def start(self) -> Self:
+        if not self.token:
+            self.command("init")
+            self.token = self.new_token("tests")
+        with self._log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*COMMAND, "serve"],
+                cwd=self.directory,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            self._until(self._is_ready, START_WITHIN, "being ready")
+        except BaseException:
+            self._abandon()
+            raise
+        return self
+
+    def stop(self) -> int:
+        """SIGTERM, and when that is not obeyed SIGKILL. Returns the exit code."""
+        process, self._process = self._running(), None
+        process.terminate()
+        try:
+            return process.wait(STOP_WITHIN)
+        except subprocess.TimeoutExpired as late:
+            _kill(process)
+            raise AssertionError(f"not stopped within {STOP_WITHIN} s of SIGTERM:\n{self.log}") from late
+
+    def kill(self) -> None:
+        """SIGKILL for all its processes at once, as when the machine loses power."""
+        self._running()
+        self._abandon()
+
+    def restart(self) -> Self:
+        self.stop()
+        return self.start()
+
+    def close(self) -> None:
+        """Whatever is left of it ends."""
+        self._session.close()
+        if self._process is not None:
+            self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Of gunicorn's master."""
+        return self._running().pid
+
+    @property
+    def workers(self) -> list[int]:
+        """Process ids of the workers."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
+
+    @property
+    def log(self) -> str:
+        return self._log_file.read_text(errors="replace") if self._log_file.exists() else ""
+
+    def wait_for_log(self, text: str, timeout: float = STOP_WITHIN) -> None:
+        self._until(lambda: text in self.log, timeout, f"writing {text!r} to its log")
+
+    # The command
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the gateway's processes see: nothing of the caller's proxies or settings."""
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.upper().endswith("_PROXY") and not name.startswith(("ANTIPHON_", "OPENAI_"))
+        }
+        settings = {f"ANTIPHON_{name.upper()}": str(value) for name, value in self._settings.items()}
+        return {
+            **inherited,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "ANTIPHON_CHANNELS": str(self.channels_file),
+            "ANTIPHON_DATABASE_URL": self.database_url,
+            "ANTIPHON_SECRET_KEY": self._secret,
+            "ANTIPHON_BIND": f"127.0.0.1:{self.port}",
+            **settings,
+        }
+
+    def command(self, *arguments: str, exit_code: int = 0) -> str:
+        """Runs `antiphon <arguments>` and returns what it prints."""
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=self.directory,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_WITHIN,
+            check=False,
+        )
+        assert done.returncode == exit_code, (
+            f"antiphon {' '.join(arguments)} → {done.returncode}\n{done.stdout}{done.stderr}"
+        )
+        return done.stdout
+
+    def new_token(self, name: str, *options: str) -> str:
+        """A token's secret; `options` as on the command line, `--owner`, `ada`."""
+        token: str = orjson.loads(self.command("tokens", "create", name, *options, "--json"))["token"]
+        return token
+
+    # Speaking to it
+
+    def client(self, token: str | None = None, **options: Any) -> openai.OpenAI:
+        """The official SDK, without retries and without the environment's proxies."""
+        import openai  # half a second, which every test run would pay at the top
+
+        transport = openai.DefaultHttpxClient(trust_env=False)
+        key = token or self.token
+        return openai.OpenAI(base_url=self.base_url, api_key=key, max_retries=0, http_client=transport, **options)
+
+    def request(self, method: str, path: str, token: str | None = None, **keys: Any) -> requests.Response:
+        """`path` under /v1; `keys` as in requests."""
+        headers = {"Authorization": f"Bearer {token or self.token}", **keys.pop("headers", {})}
+        return self._session.request(method, self.base_url + path, headers=headers, **{"timeout": 60, **keys})
+
+    def get(self, path: str, **keys: Any) -> requests.Response:
+        return self.request("GET", path, **keys)
+
+    def post(self, path: str, body: JSON, **keys: Any) -> requests.Response:
+        return self.request("POST", path, json=body, **keys)
+
+    def delete(self, path: str, **keys: Any) -> requests.Response:
+        return self.request("DELETE", path, **keys)
+
+    def stream(self, body: JSON, path: str = "/responses", **keys: Any) -> requests.Response:
+        """A streamed answer, not read yet: `.content` has it whole, `follow(portions(answer))` event by event."""
+        return self.request("POST", path, json={"stream": True, **body}, stream=True, **keys)
+
+    def dial(self, body: JSON, path: str = "/responses", receive_buffer: int | None = None) -> socket.socket:
+        """A request on a bare socket, for clients that hang up, reset or never read. The answer is left unread."""
+        sock = socket.socket()
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.settimeout(STOP_WITHIN)
+        sock.connect(("127.0.0.1", self.port))
+        data = orjson.dumps(body)
+        head = f"POST /v1{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {self.token}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        sock.sendall(head.encode() + data)
+        return sock
+
+    # Waiting
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "the gateway is not running"
+        return self._process
+
+    def _abandon(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            _kill(process)
+
+    def _is_ready(self) -> bool:
+        try:
+            return self._session.get(f"{self.url}/readyz", timeout=5).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    def _until(self, reached: Callable[[], bool], timeout: float, what: str) -> None:
+        """Looks again and again; a gateway that has died ends the wait at once."""
+        deadline = time.monotonic() + timeout
+        process = self._running()
+        while not reached():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(GLANCE)
+                self._process = None
+                raise AssertionError(f"the gateway ended with {code} instead of {what}:\n{self.log}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"waited {timeout} s for {what}:\n{self.log}")
+
+
+def portions(answer: requests.Response) -> Iterator[bytes]:
+    """The bytes of a streamed answer as they arrive."""
+    yield from answer.iter_content(chunk_size=None)
+
+
+def reset(sock: socket.socket) -> None:
+    """Closes a connection with a RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(STOP_WITHIN)
