@@ -55,6 +55,8 @@ class Splitter:
 
     def feed(self, data: bytes) -> bytes:
         """All events that are complete now, each followed by a blank line; the rest is kept."""
+        if not data:
+            return b""
         if self._at_start:
             data = self._drop_bom(data)
         if self._after_cr or b"\r" in data:

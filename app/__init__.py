@@ -1,0 +1,56 @@
+"""Antiphon: a gateway that serves the OpenAI Responses API and keeps the conversation itself."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+from flask import Flask
+
+from app import endpoints, formats, web
+from app.channels.catalog import Catalog
+from app.channels.choice import Channels
+from app.channels.table import WatchedTable
+from app.errors import StoreUnavailable
+from app.relay import Drain, Pace, Relay
+from app.settings import Settings, load_settings, read_environment
+from app.store import Store
+from app.web import Gateway, InFlight
+
+__version__ = "0.1.0"
+
+#: Loaded here, before any worker is forked: nothing is imported while requests are served.
+FORMATS = {name: formats.load(name) for name in sorted(formats.names())}
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The one place where the rooms meet. Raises ConfigurationError when this process must not serve."""
+    settings = settings or load_settings()
+    gateway = build(settings)
+    app = Flask(__name__, static_folder=None)
+    web.attach(app, gateway)
+    endpoints.register(app)
+    return app
+
+
+def build(settings: Settings) -> Gateway:
+    """Everything behind the endpoints, put together. A database that does not answer yet is waited for in use."""
+    store = Store(settings.database_url, pepper=settings.key_for("tokens"))
+    with suppress(StoreUnavailable):
+        store.check_schema()
+    home = settings.home
+    table = WatchedTable(settings.channels, lambda: read_environment(home), FORMATS.keys(), log)
+    channels = Channels(table, connections=settings.threads)
+    drain = Drain()
+    relay = Relay(store, channels, Pace(settings.heartbeat, drain))
+    return Gateway(
+        settings=settings,
+        store=store,
+        channels=channels,
+        catalog=Catalog(channels),
+        relay=relay,
+        drain=drain,
+        in_flight=InFlight(settings.max_in_flight),
+    )

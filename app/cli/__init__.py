@@ -1,0 +1,46 @@
+"""The `antiphon` command, one file per noun. What goes wrong is one line with its cause and one with its fix."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from app import __version__
+from app.cli.check import check
+from app.cli.db import db
+from app.cli.init import init
+from app.cli.serve import serve
+from app.cli.tokens import tokens
+from app.errors import ConfigurationError, StoreUnavailable
+
+#: Exit codes beside click's own 0, 1 and 2: what a person or systemd should do next.
+TRY_AGAIN = 75
+CONFIGURATION = 78
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="antiphon")
+def antiphon() -> None:
+    """A gateway that serves the OpenAI Responses API to a team."""
+
+
+for command in (init, serve, check, tokens, db):
+    antiphon.add_command(command)
+
+
+def main() -> None:
+    try:
+        antiphon(standalone_mode=True)
+    except ConfigurationError as error:
+        _say(error.message, error.fix)
+        sys.exit(CONFIGURATION)
+    except StoreUnavailable as error:
+        _say(error.message, "")
+        sys.exit(TRY_AGAIN)
+
+
+def _say(cause: str, fix: str) -> None:
+    click.echo(f"antiphon: {cause}", err=True)
+    if fix:
+        click.echo(f"  {fix}", err=True)

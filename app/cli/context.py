@@ -1,0 +1,29 @@
+"""What most commands start from: the settings of this directory, an open store, and how a result is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+import orjson
+
+from app.settings import Settings, load_settings
+from app.store import Store
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@contextmanager
+def open_store(settings: Settings | None = None) -> Iterator[Store]:
+    settings = settings or load_settings()
+    store = Store(settings.database_url, pepper=settings.key_for("tokens"))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def print_json(value: Any) -> None:
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())

@@ -1,0 +1,91 @@
+"""antiphon serve: checks what can be checked, then becomes gunicorn."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from app import __version__, formats
+from app.channels.table import Table, load
+from app.cli.context import open_store
+from app.errors import ConfigurationError, StoreUnavailable
+from app.settings import Settings, home, load_settings, read_environment
+
+PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+
+
+@click.command()
+@click.option("--bind", help="Address and port, or unix:/path; default ANTIPHON_BIND or 127.0.0.1:8080.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; default ANTIPHON_WORKERS or 2.")
+@click.option("--threads", type=click.IntRange(4), help="Threads a process; default ANTIPHON_THREADS or 512.")
+def serve(bind: str | None, workers: int | None, threads: int | None) -> None:
+    """Serve this directory's gateway with gunicorn."""
+    settings = load_settings()
+    settings = replace(
+        settings,
+        bind=bind or settings.bind,
+        workers=workers or settings.workers,
+        threads=threads or settings.threads,
+    )
+    table = load(settings.channels, read_environment(settings.home), formats.names())
+    _check_database(settings)
+    if "LISTEN_FDS" not in os.environ:
+        _check_address(settings.bind)
+    click.echo(_banner(settings, table))
+    sys.stdout.flush()
+    _become_gunicorn(settings)
+
+
+def _check_database(settings: Settings) -> None:
+    """A foreign schema is refused; a database that is down for the moment is not."""
+    with open_store(settings) as store:
+        try:
+            store.check_schema()
+        except StoreUnavailable as error:
+            click.echo(f"antiphon: {error.message} Serving anyway; /readyz says when it is back.", err=True)
+
+
+def _check_address(bind: str) -> None:
+    host, _, port = bind.rpartition(":")
+    if bind.startswith("unix:") or not port.isdecimal():
+        return
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigurationError(
+                    f"port {port} is in use", f"stop what listens there, or use --bind {host}:{int(port) + 1}"
+                ) from error
+            raise ConfigurationError(f"cannot listen on {bind}: {error.strerror}", "check --bind") from error
+
+
+def _banner(settings: Settings, table: Table) -> str:
+    waiting = f", {len(table.warnings)} warnings (antiphon check)" if table.warnings else ""
+    database = settings.database_url.partition(":")[0]
+    return (
+        f"antiphon {__version__}   http://{settings.bind}/v1\n"
+        f"  database {database}   workers {settings.workers} x {settings.threads} threads"
+        f"   channels {len(table.channels)}{waiting}\n"
+        "  Ctrl-C to stop"
+    )
+
+
+def _become_gunicorn(settings: Settings) -> None:
+    """A new process image, so that a restart loads new code. -P and the chdir: no code of this directory runs."""
+    os.environ["ANTIPHON_HOME"] = str(home())
+    os.chdir(PACKAGE_PARENT)
+    command = [sys.executable, "-P", "-m", "gunicorn", "--config", "python:app.serving"]
+    command += ["--workers", str(settings.workers), "--threads", str(settings.threads)]
+    command += ["--worker-connections", str(settings.threads + 256)]
+    if "LISTEN_FDS" not in os.environ:
+        command += ["--bind", settings.bind]
+    os.execv(sys.executable, [*command, "app:create_app()"])  # noqa: S606 - no shell, nothing from outside

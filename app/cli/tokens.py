@@ -1,0 +1,104 @@
+"""antiphon tokens: who may ask."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from time import time
+
+import click
+
+from app.cli.context import as_json, open_store, print_json
+from app.errors import ConfigurationError
+from app.records import Token
+
+_DURATION = re.compile(r"(\d+)([smhdw])\Z")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+NOT_FOUND = 4
+
+
+class Expiry(click.ParamType[int]):
+    """A duration from now (`90d`, `12h`) or a date (`2027-01-31`), as unix seconds."""
+
+    name = "when"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if match := _DURATION.match(value):
+            return int(time()) + int(match[1]) * _UNITS[match[2]]
+        try:
+            return int(datetime.fromisoformat(value).replace(tzinfo=UTC).timestamp())
+        except ValueError:
+            self.fail(f"{value!r} is neither a duration such as 90d nor a date such as 2027-01-31", param, ctx)
+
+
+@click.group()
+def tokens() -> None:
+    """Make, list and revoke tokens."""
+
+
+@tokens.command()
+@click.argument("name")
+@click.option("--owner", help="Who owns what is created with it; default: the token's name.")
+@click.option("--models", help="Comma-separated names or globs; default: every model.")
+@click.option("--expires", type=Expiry(), help="90d, 12h, or a date.")
+@click.option("--no-store", is_flag=True, help="Keep no content of its requests, whatever they ask.")
+@as_json
+def create(
+    name: str, owner: str | None, models: str | None, expires: int | None, no_store: bool, as_json: bool
+) -> None:
+    """Create the token NAME. Its secret is printed once and cannot be read again."""
+    allowed = tuple(filter(None, (model.strip() for model in (models or "").split(","))))
+    with open_store() as store:
+        if any(known.name == name for known in store.tokens()):
+            raise ConfigurationError(
+                f"there is a token {name!r} already", f"antiphon tokens revoke {name}, or choose another name"
+            )
+        token, secret = store.create_token(name, owner or name, models=allowed, expires_at=expires, keeps=not no_store)
+    if as_json:
+        print_json({"token": secret, **token.wire()})
+    else:
+        click.echo(secret)
+        click.echo(f'made token "{token.name}" of {token.owner}, shown once', err=True)
+
+
+@tokens.command("list")
+@as_json
+def list_(as_json: bool) -> None:
+    """List all tokens; never their secrets."""
+    with open_store() as store:
+        known = store.tokens()
+    if as_json:
+        print_json([token.wire() for token in known])
+        return
+    click.echo(f"{'name':<20} {'owner':<16} {'prefix':<12} {'state':<9} {'last used':<17} models")
+    for token in known:
+        models = ",".join(token.models) or "*"
+        used = _moment(token.last_used_at)
+        click.echo(f"{token.name:<20} {token.owner:<16} {token.prefix:<12} {_state(token):<9} {used:<17} {models}")
+
+
+@tokens.command()
+@click.argument("name")
+@click.pass_context
+def revoke(ctx: click.Context, name: str) -> None:
+    """Revoke the token NAME. Running workers notice within five seconds."""
+    with open_store() as store:
+        revoked = store.revoke_token(name)
+    if not revoked:
+        click.echo(f"antiphon: there is no token {name!r} to revoke", err=True)
+        ctx.exit(NOT_FOUND)
+    click.echo(f"revoked {name}")
+
+
+def _state(token: Token) -> str:
+    if token.revoked_at is not None:
+        return "revoked"
+    if token.expires_at is not None and token.expires_at <= time():
+        return "expired"
+    return "active"
+
+
+def _moment(seconds: int | None) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else "-"

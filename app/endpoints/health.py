@@ -1,0 +1,38 @@
+"""/healthz: the process answers. /readyz: it can serve. Neither costs a token or asks a model."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from app import web
+from app.errors import ConfigurationError, StoreUnavailable
+
+PREFIXES = ("",)
+blueprint = Blueprint("health", __name__)
+
+
+@blueprint.get("/healthz")
+@web.public
+def healthz() -> Response:
+    return web.answer({"status": "ok"})
+
+
+@blueprint.get("/readyz")
+@web.public
+def readyz() -> Response:
+    """200 when the database, the schema and at least one channel are fit for use; else 503 with the reasons."""
+    gateway = web.gateway()
+    reasons: dict[str, str] = {}
+    try:
+        gateway.store.ping()
+        gateway.store.check_schema()
+    except StoreUnavailable:
+        reasons["database"] = "the database does not answer"
+    except ConfigurationError as error:
+        reasons["schema"] = f"{error.message}; {error.fix}"
+    if not gateway.channels.usable():
+        reasons["channels"] = "no channel is usable: all rest, are full or lack a key"
+    if gateway.drain.begun:
+        reasons["worker"] = "shutting down"
+    ready = {"status": "unavailable" if reasons else "ok", "reasons": reasons}
+    return web.answer(ready, 503 if reasons else 200)

@@ -1,0 +1,45 @@
+"""/v1/models: what the token may use."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from app import web
+from app.endpoints import API
+from app.errors import NotFound
+
+PREFIXES = API
+blueprint = Blueprint("models", __name__)
+
+
+@blueprint.get("/models")
+def list_models() -> Response:
+    models = _models()
+    listing: dict[str, Any] = {"object": "list", "data": models}
+    if "client_version" in request.args:
+        # Codex decodes this key; an empty list makes it keep what it knows about models.
+        listing["models"] = []
+    response = web.answer(listing)
+    response.add_etag()
+    response.make_conditional(request)
+    return response
+
+
+@blueprint.get("/models/<path:model>")
+def retrieve_model(model: str) -> Response:
+    for found in _models():
+        if found["id"] == model:
+            return web.answer(found)
+    raise NotFound(f"The model '{model}' does not exist", code="model_not_found", param="model")
+
+
+def _models() -> list[dict[str, Any]]:
+    allowed = web.token().models
+    return [
+        model
+        for model in web.gateway().catalog.models()
+        if not allowed or any(fnmatchcase(model["id"], pattern) for pattern in allowed)
+    ]

@@ -1,0 +1,58 @@
+"""/v1/responses: create, retrieve, delete, cancel, list what it was given."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, request
+
+from app import web
+from app.endpoints import API
+from app.errors import GatewayError, MethodNotAllowed
+from app.schemas.create import read_create, read_include
+from app.schemas.listing import read_page
+
+PREFIXES = API
+blueprint = Blueprint("responses", __name__)
+
+
+@blueprint.post("/responses")
+def create() -> Response:
+    asked = read_create(web.body())
+    relay, token, request_id, client = web.gateway().relay, web.token(), web.request_id(), web.client()
+    if asked.get("stream"):
+        return web.event_stream(relay.stream(token, asked, request_id=request_id, client=client))
+    return web.answer(relay.create(token, asked, request_id=request_id, client=client))
+
+
+@blueprint.get("/responses")
+def connect() -> Response:
+    """Where WebSockets would start: clients that try fall back to HTTP when they are told at once."""
+    if request.headers.get("Upgrade", "").lower() == "websocket":
+        raise GatewayError(
+            "WebSockets are not served here. Send POST /v1/responses.",
+            status=426,
+            type="invalid_request_error",
+            code="upgrade_required",
+        )
+    raise MethodNotAllowed("GET is not allowed for /v1/responses. There is no list of responses; POST creates one.")
+
+
+@blueprint.get("/responses/<response_id>")
+def retrieve(response_id: str) -> Response:
+    include = read_include(web.listed_argument("include"))
+    return web.answer(web.gateway().relay.retrieve(web.token(), response_id, include))
+
+
+@blueprint.delete("/responses/<response_id>")
+def delete(response_id: str) -> Response:
+    return web.answer(web.gateway().relay.delete(web.token(), response_id))
+
+
+@blueprint.get("/responses/<response_id>/input_items")
+def input_items(response_id: str) -> Response:
+    wanted, include = read_page(request.args), read_include(web.listed_argument("include"))
+    return web.answer(web.gateway().relay.input_items(web.token(), response_id, wanted, include))
+
+
+@blueprint.post("/responses/<response_id>/cancel")
+def cancel(response_id: str) -> Response:
+    return web.answer(web.gateway().relay.cancel(web.token(), response_id))

@@ -1,0 +1,157 @@
+"""From a validated request to a turn: what was said before, what is said now, and whether the two fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import orjson
+
+from app import ids
+from app.echo import Echo
+from app.errors import InvalidRequest, item_not_found, unknown_model
+from app.records import Chain, Link, Token
+from app.relay.ports import Store
+from app.turn import Item, Turn
+
+#: Calls that a client answers, and the item that answers each.
+ANSWERS = {
+    "function_call": "function_call_output",
+    "custom_tool_call": "custom_tool_call_output",
+    "computer_call": "computer_call_output",
+    "shell_call": "shell_call_output",
+    "apply_patch_call": "apply_patch_call_output",
+}
+_CALLS = {answer: call for call, answer in ANSWERS.items()}
+
+
+def open_turn(store: Store, token: Token, request: Mapping[str, Any], now: int) -> Turn:
+    """The turn that a request asks for. Raises InvalidRequest and NotFound, as the contract says them."""
+    keeps = bool(request.get("store", True)) and token.keeps
+    _refuse_what_is_not_served(request)
+    previous = request.get("previous_response_id")
+    chain = store.chain(token.owner, previous) if previous else Chain()
+    items = _new_items(store, token.owner, chain, request.get("input", ()))
+    _check_calls(chain, items)
+    _check_model(token, request["model"])
+    return Turn(
+        id=ids.new("resp"),
+        owner=token.owner,
+        created_at=now,
+        model=request["model"],
+        request=request,
+        input=items,
+        echo=Echo.of(request, store=keeps),
+        chain=chain,
+        store=keeps,
+        stream=bool(request.get("stream")),
+    )
+
+
+def _refuse_what_is_not_served(request: Mapping[str, Any]) -> None:
+    if request.get("background"):
+        if request.get("store") is False:
+            raise InvalidRequest("background can only be used when `store` is true", param="background")
+        raise InvalidRequest(
+            "Background responses are not supported by this gateway. Leave out 'background' and use 'stream'.",
+            code="unsupported_parameter",
+            param="background",
+        )
+    if "conversation" in request:
+        raise InvalidRequest(
+            "Conversations are not supported by this gateway. Use 'previous_response_id' to go on.",
+            code="unsupported_parameter",
+            param="conversation",
+        )
+
+
+def _check_model(token: Token, model: str) -> None:
+    if token.models and not any(fnmatchcase(model, allowed) for allowed in token.models):
+        raise unknown_model(model)
+
+
+# --- items ------------------------------------------------------------------------------------------------------
+
+
+def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) -> list[Item]:
+    """The items with references resolved, without those that the context holds already."""
+    resolved = _resolved(store, owner, items)
+    return [item for item in resolved if not _is_known(chain, item)] if chain.links else resolved
+
+
+def _resolved(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
+    wanted = [item["id"] for item in items if item.get("type") == "item_reference"]
+    if not wanted:
+        return list(items)
+    found = store.items(owner, wanted)
+    for item_id in wanted:
+        if item_id not in found:
+            raise item_not_found(item_id)
+    return [dict(found[item["id"]]) if item.get("type") == "item_reference" else item for item in items]
+
+
+def _is_known(chain: Chain, item: Item) -> bool:
+    """Whether the context holds this item: the same id, or the same kind with the same call id."""
+    item_id, call_id, kind = item.get("id"), item.get("call_id"), item.get("type")
+    return (isinstance(item_id, str) and any(known.get("id") == item_id for known in _mentioning(chain, item_id))) or (
+        isinstance(call_id, str)
+        and any(known.get("type") == kind and known.get("call_id") == call_id for known in _mentioning(chain, call_id))
+    )
+
+
+def _mentioning(chain: Chain, text: str) -> Iterable[Item]:
+    """Items of the arrays in which a text occurs: most arrays need not be parsed to be ruled out."""
+    needle = orjson.dumps(text)[1:-1]
+    for link in chain.links:
+        for array in (link.input, link.output):
+            if needle in array:
+                yield from orjson.loads(array)
+
+
+# --- calls and their outputs ------------------------------------------------------------------------------------
+
+
+def _check_calls(chain: Chain, items: Sequence[Item]) -> None:
+    """Every call needs its output and every output its call, before an upstream is asked.
+
+    Earlier turns were checked when they were made, so only the newest output can hold calls that still wait.
+    """
+    waiting = {call["call_id"]: call["type"] for call in _calls(unanswered(chain.tip))}
+    waiting.update({call["call_id"]: call["type"] for call in _calls(items)})
+    answered = set()
+    for item in items:
+        call_type, call_id = _CALLS.get(item.get("type", "")), item.get("call_id")
+        if call_type is None or not isinstance(call_id, str):
+            continue
+        if waiting.get(call_id) != call_type and not _called(chain, call_type, call_id):
+            raise InvalidRequest(
+                f"No tool call found for {call_type.replace('_', ' ')} output with call_id {call_id}.", param="input"
+            )
+        answered.add(call_id)
+    for call_id, call_type in waiting.items():
+        if call_id not in answered:
+            raise InvalidRequest(f"No tool output found for {call_type.replace('_', ' ')} {call_id}.", param="input")
+
+
+def unanswered(link: Link | None) -> list[Item]:
+    """Calls in a response's output that it does not answer itself; an unfinished one is no call."""
+    if link is None or b'"call_id"' not in link.output:
+        return []
+    items = orjson.loads(link.output)
+    answered = {item.get("call_id") for item in items if item.get("type") in _CALLS}
+    return [
+        call
+        for call in _calls(items)
+        if call["call_id"] not in answered and not (link.status == "incomplete" and call.get("status") == "incomplete")
+    ]
+
+
+def _calls(items: Iterable[Item]) -> list[Item]:
+    return [item for item in items if item.get("type") in ANSWERS and isinstance(item.get("call_id"), str)]
+
+
+def _called(chain: Chain, call_type: str, call_id: str) -> bool:
+    return any(
+        known.get("type") == call_type and known.get("call_id") == call_id for known in _mentioning(chain, call_id)
+    )

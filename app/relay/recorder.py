@@ -1,0 +1,189 @@
+"""Writes down one response, exactly once, whatever becomes of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from time import monotonic, time
+from typing import Any
+
+import orjson
+
+from app.errors import GatewayError, InvalidRequest, StoreUnavailable, UpstreamError
+from app.records import Attempt, Draft, Outcome, Token, Usage
+from app.relay.ports import Choice, Store
+from app.turn import Answer, Item, Turn
+
+log = logging.getLogger(__name__)
+
+_OPAQUE = frozenset({"reasoning", "compaction"})
+
+
+class Recorder:
+    """Follows one turn: which channels were tried, when the first byte came, how it ended."""
+
+    def __init__(self, store: Store, turn: Turn, token: Token, request_id: str) -> None:
+        self._store = store
+        self._turn = turn
+        self._draft = _draft(turn, token, request_id)
+        self._attempts: list[Attempt] = []
+        self._started = monotonic()
+        self._first_byte_ms: int | None = None
+        self._saved = False
+
+    def begin(self) -> None:
+        """The row exists before anybody hears its id."""
+        if self._turn.store:
+            self._store.begin(self._draft)
+
+    def tried(self, choice: Choice, began: float, error: UpstreamError | None = None) -> None:
+        milliseconds = round((monotonic() - began) * 1000)
+        status, code = (error.status, error.code) if error else (200, None)
+        self._attempts.append(Attempt(choice.channel.name, milliseconds, status, code))
+
+    def first_byte(self) -> None:
+        if self._first_byte_ms is None:
+            self._first_byte_ms = self._elapsed()
+
+    def finish(self, answer: Answer, choice: Choice) -> dict[str, Any]:
+        """Stores the answer; the whole response object, once it is committed. Raises StoreUnavailable."""
+        turn = self._turn
+        usage = answer.usage or _estimate(turn, answer.output)
+        echo = turn.echo.filled(answer.defaults)
+        now = int(time())
+        self._save(
+            Outcome(
+                status=answer.status,
+                completed_at=now,
+                output=orjson.dumps(answer.output),
+                item_ids=item_ids(answer.output),
+                usage=usage,
+                error=answer.error,
+                incomplete_details=answer.incomplete_details,
+                echo=echo.rest(),
+                channel=choice.channel.name,
+                family=choice.channel.family,
+                upstream_model=answer.upstream_model or choice.model,
+                upstream_id=answer.upstream_id,
+                attempts=tuple(self._attempts),
+                opaque=any(item.get("type") in _OPAQUE for item in (*turn.input, *answer.output)),
+                compacted=any(item.get("type") == "compaction" for item in answer.output),
+                first_byte_ms=self._first_byte_ms,
+                total_ms=self._elapsed(),
+            )
+        )
+        return echo.response(
+            id=turn.id,
+            created_at=turn.created_at,
+            model=turn.model,
+            status=answer.status,
+            previous_response_id=turn.previous_response_id,
+            output=answer.output,
+            usage=usage,
+            completed_at=now,
+            error=answer.error,
+            incomplete_details=answer.incomplete_details,
+        )
+
+    def refuse(self, error: GatewayError) -> None:
+        """Nobody has heard of this response: that it was asked for is all that is kept."""
+        if not isinstance(error, InvalidRequest):
+            wire = {"code": error.code or "server_error", "message": error.message}
+            self._store.note(replace(self._draft, kept=False), self._ended("failed", wire, (), None))
+
+    def fail(self, error: GatewayError, partial: Sequence[Item] = (), choice: Choice | None = None) -> dict[str, Any]:
+        """Stores a failure; the response object that says so."""
+        wire = {"code": error.code or "server_error", "message": error.message}
+        self._save_lost(self._ended("failed", wire, partial, choice))
+        return self._turn.echo.response(
+            id=self._turn.id,
+            created_at=self._turn.created_at,
+            model=self._turn.model,
+            status="failed",
+            previous_response_id=self._turn.previous_response_id,
+            output=partial,
+            error=wire,
+        )
+
+    def cancel(self, partial: Sequence[Item] = (), choice: Choice | None = None) -> None:
+        """The client has left: what it was told so far is kept, nobody can go on from it."""
+        self._save_lost(self._ended("cancelled", None, partial, choice))
+
+    def begun(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """The response object of the head of a stream."""
+        return self._turn.echo.filled(defaults).response(
+            id=self._turn.id,
+            created_at=self._turn.created_at,
+            model=self._turn.model,
+            status="in_progress",
+            previous_response_id=self._turn.previous_response_id,
+        )
+
+    def _ended(
+        self, status: str, error: Mapping[str, Any] | None, partial: Sequence[Item], choice: Choice | None
+    ) -> Outcome:
+        return Outcome(
+            status=status,
+            completed_at=int(time()),
+            output=orjson.dumps(partial),
+            item_ids=item_ids(partial),
+            usage=_estimate(self._turn, partial) if partial else None,
+            error=error,
+            channel=choice.channel.name if choice else None,
+            family=choice.channel.family if choice else None,
+            attempts=tuple(self._attempts),
+            first_byte_ms=self._first_byte_ms,
+            total_ms=self._elapsed(),
+        )
+
+    def _save(self, outcome: Outcome) -> None:
+        if self._saved:
+            return
+        if self._turn.store:
+            self._store.finish(self._draft, outcome)
+        else:
+            self._store.note(self._draft, outcome)
+        self._saved = True
+
+    def _save_lost(self, outcome: Outcome) -> None:
+        """Nothing was promised, so a store that does not answer is no reason to fail once more: the reaper comes."""
+        try:
+            self._save(outcome)
+        except StoreUnavailable:
+            log.warning("response %s could not be stored as %s", self._turn.id, outcome.status)
+
+    def _elapsed(self) -> int:
+        return round((monotonic() - self._started) * 1000)
+
+
+def item_ids(items: Sequence[Item]) -> tuple[str, ...]:
+    return tuple(item["id"] for item in items if isinstance(item.get("id"), str) and item["id"])
+
+
+def _draft(turn: Turn, token: Token, request_id: str) -> Draft:
+    kept = turn.store
+    return Draft(
+        id=turn.id,
+        owner=turn.owner,
+        token=token.key,
+        model=turn.model,
+        created_at=turn.created_at,
+        parent=turn.previous_response_id,
+        kept=kept,
+        streamed=turn.stream,
+        request_id=request_id,
+        settings=turn.echo.settings() if kept else b"{}",
+        echo=turn.echo.rest() if kept else b"{}",
+        input=orjson.dumps(turn.input) if kept else b"[]",
+        item_ids=item_ids(turn.input) if kept else (),
+    )
+
+
+def _estimate(turn: Turn, output: Sequence[Item]) -> Usage:
+    """Four bytes a token, where an upstream counts nothing."""
+    context = sum(len(link.input) + len(link.output) for link in turn.chain.links)
+    own = len(orjson.dumps(turn.input)) + len(turn.echo.settings())
+    return Usage(
+        input_tokens=(context + own) // 4, output_tokens=len(orjson.dumps(output)) // 4 if output else 0, estimated=True
+    )

@@ -1,0 +1,249 @@
+"""The walk of a streamed turn: open a channel, send the head, move the events, store, then say how it ended.
+
+Until the head has been sent a failure is an exception and becomes a status line; from then on only events speak. Until
+the first output event another channel may go on under the same id.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator
+from time import monotonic
+from typing import Any
+
+from app import sse
+from app.errors import ClientGone, GatewayError, InternalError, UpstreamBroken, UpstreamError
+from app.formats import Decoder, replay
+from app.relay.mover import SILENCE, Pace, pieces
+from app.relay.ports import Channels, Choice, Exchange
+from app.relay.recorder import Recorder
+from app.turn import Answer, Turn
+
+log = logging.getLogger(__name__)
+
+#: `response.created` and `response.in_progress` are ours; what the upstream says next is number two.
+_HEAD = 2
+
+
+class _Passage:
+    """One channel at work on the turn: what it sends and what a decoder has made of it. Closed by whoever opened it."""
+
+    def __init__(self, choice: Choice, exchange: Exchange, decoder: Decoder, bytes_: Iterator[bytes | None]) -> None:
+        self.choice = choice
+        self.decoder = decoder
+        self._exchange = exchange
+        self._bytes = bytes_
+        self.ready = b""
+
+    def accept(self) -> None:
+        """Reads up to the first valid event. Raises UpstreamError."""
+        while not self.decoder.accepted:
+            self.ready += self._next() or b""
+
+    def events(self) -> Iterator[bytes]:
+        """Whole events to send on, until the decoder has its answer."""
+        if self.ready:
+            yield self.ready
+            self.ready = b""
+        while self.decoder.answer is None:
+            data = self._next()
+            if data:
+                yield data
+
+    def close(self) -> None:
+        self._exchange.close()
+        self.choice.__exit__(None, None, None)
+
+    def _next(self) -> bytes:
+        data = next(self._bytes, b"")
+        if data is SILENCE:
+            return sse.HEARTBEAT if self.decoder.accepted else b""
+        if not data:
+            self.decoder.finish()
+            return b""
+        return self.decoder.feed(data)
+
+
+class EventStream:
+    """A streamed response as bytes. Iterated by the server once `open` has returned; `close` ends it at any time."""
+
+    def __init__(
+        self, turn: Turn, channels: Channels, recorder: Recorder, *, prefer: str | None, client: int | None, pace: Pace
+    ) -> None:
+        self._turn = turn
+        self._recorder = recorder
+        self._client = client
+        self._pace = pace
+        self._choices = channels.choices(turn.model, prefer)
+        self._passage: _Passage | None = None
+        self._error: UpstreamError | None = None
+        self._began = monotonic()
+        self._ended = False
+        self._events = self._walk()
+
+    def open(self) -> EventStream:
+        """Until an upstream has accepted and the row is committed. Raises GatewayError or ClientGone."""
+        try:
+            self._go_on()
+            self._recorder.begin()
+        except GatewayError as error:
+            self._ended = True
+            self._recorder.refuse(error)
+            self.close()
+            raise
+        except ClientGone:
+            self.close()
+            raise
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._events
+
+    def close(self) -> None:
+        """Whoever stops listening: the upstream is closed and what came is stored."""
+        self._events.close()
+        self._leave()
+
+    # --- the walk
+
+    def _walk(self) -> Generator[bytes, None, None]:
+        try:
+            yield self._head()
+            self._recorder.first_byte()
+            yield from self._relayed()
+            yield self._end()
+        except GeneratorExit:
+            self._leave()
+            raise
+        except ClientGone:
+            self._leave()
+        except GatewayError as error:
+            yield self._failure(error)
+        except Exception:
+            # The one border that must not die: after the head only an event can say that something went wrong.
+            log.exception("response %s failed", self._turn.id)
+            yield self._failure(InternalError())
+        finally:
+            self._shut()
+
+    def _relayed(self) -> Iterator[bytes]:
+        """The output events of the first channel that gets as far as to say something."""
+        while True:
+            passage = self._at_work()
+            try:
+                yield from passage.events()
+                return
+            except UpstreamError as error:
+                if passage.decoder.started:
+                    raise
+                self._give_up(error)
+                self._go_on()
+
+    def _go_on(self) -> None:
+        """To the next channel that accepts. Raises the last error when there is none, or when it speaks for all."""
+        while True:
+            if self._error is not None and not self._error.elsewhere:
+                raise self._error
+            choice = next(self._choices, None)
+            if choice is None:
+                raise self._error or UpstreamBroken("No channel is left to ask.")
+            self._began = monotonic()
+            try:
+                self._passage = self._open_passage(choice)
+                self._passage.accept()
+                return
+            except UpstreamError as error:
+                self._give_up(error, choice)
+
+    def _open_passage(self, choice: Choice) -> _Passage:
+        turn, format_ = self._turn, choice.format
+        choice.__enter__()
+        exchange: Exchange | None = None
+        try:
+            body = format_.encode(turn, choice.channel, choice.model)
+            exchange = choice.post(format_.PATH, body, accept="text/event-stream", client=self._client)
+            if exchange.status != 200:
+                raise format_.decode_error(exchange.status, exchange.headers, exchange.read())
+            decoder = format_.decoder(turn, _HEAD)
+            if "json" in exchange.headers.get("content-type", ""):
+                # Asked for a stream and answered in one piece: the client still gets its events.
+                decoder = replay(format_.decode(exchange.read(), turn), _HEAD)
+            moved = pieces(exchange, self._client, choice.channel.timeouts, self._pace)
+            return _Passage(choice, exchange, decoder, moved)
+        except BaseException:
+            if exchange is not None:
+                exchange.close()
+            choice.__exit__(None, None, None)
+            raise
+
+    def _give_up(self, error: UpstreamError, choice: Choice | None = None) -> None:
+        choice = choice or self._at_work().choice
+        choice.failed(error)
+        self._recorder.tried(choice, self._began, error)
+        self._error = error
+        self._shut()
+
+    # --- what is ours to say
+
+    def _head(self) -> bytes:
+        begun = self._recorder.begun(self._at_work().decoder.defaults)
+        return b"".join(
+            sse.encode({"type": kind, "sequence_number": number, "response": begun})
+            for number, kind in enumerate(("response.created", "response.in_progress"))
+        )
+
+    def _end(self) -> bytes:
+        """The terminal event, once its row is committed."""
+        passage = self._at_work()
+        answer = passage.decoder.answer
+        assert answer is not None
+        if answer.status == "failed":
+            raise _failed(answer)
+        passage.choice.succeeded()
+        self._recorder.tried(passage.choice, self._began)
+        response = self._recorder.finish(answer, passage.choice)
+        self._ended = True
+        kind = f"response.{answer.status}"
+        return self._terminal({"type": kind, "sequence_number": passage.decoder.sequence, "response": response})
+
+    def _failure(self, error: GatewayError) -> bytes:
+        passage = self._passage
+        number, partial, choice = _HEAD, [], None
+        if passage is not None:
+            number, partial, choice = passage.decoder.sequence, passage.decoder.partial(), passage.choice
+            if isinstance(error, UpstreamError):
+                self._give_up(error)
+        response = self._recorder.fail(error, partial, choice)
+        self._ended = True
+        return sse.encode({"type": "error", "sequence_number": number, "error": error.error()}) + self._terminal(
+            {"type": "response.failed", "sequence_number": number + 1, "response": response}
+        )
+
+    @staticmethod
+    def _terminal(event: dict[str, Any]) -> bytes:
+        return sse.encode(event) + sse.DONE
+
+    # --- leaving
+
+    def _leave(self) -> None:
+        """Closed before the end: what came is kept as a cancelled response, once."""
+        passage = self._passage
+        if not self._ended:
+            self._ended = True
+            partial = passage.decoder.partial() if passage else []
+            self._recorder.cancel(partial, passage.choice if passage else None)
+        self._shut()
+
+    def _shut(self) -> None:
+        if self._passage is not None:
+            self._passage.close()
+            self._passage = None
+
+    def _at_work(self) -> _Passage:
+        assert self._passage is not None
+        return self._passage
+
+
+def _failed(answer: Answer) -> UpstreamError:
+    error = answer.error or {}
+    return UpstreamError(error.get("message") or "The model's server failed.", code=error.get("code"))

@@ -1,0 +1,46 @@
+"""gunicorn's settings and hooks; the names are gunicorn's own. Used as `-c python:app.serving`.
+
+What a deployment chooses (address, workers, threads) comes on the command line from `antiphon serve`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.web import Gateway
+
+worker_class = "gthread"
+#: A heartbeat of the worker's main thread, not a limit on requests: those have their own.
+timeout = 60
+#: Running streams may finish within this; what then still runs is ended by us, with a terminal event, just before.
+graceful_timeout = 25
+#: Longer than a proxy in front keeps an idle connection, or it would write into one that is being closed.
+keepalive = 75
+#: Recycling would cut long streams: a worker is replaced by a restart only.
+max_requests = 0
+preload_app = False
+worker_tmp_dir = "/dev/shm"  # noqa: S108 - the heartbeat file must not wait for a disk
+control_socket_disable = True
+forwarded_allow_ips = "127.0.0.1"
+accesslog = None
+#: Streams are told to end this many seconds before gunicorn would kill them.
+DRAIN_RESERVE = 5
+
+
+def post_worker_init(worker: Any) -> None:
+    """The worker is about to serve: the running streams learn from it when it has to end."""
+    gateway = _gateway(worker)
+    gateway.drain.grace = float(graceful_timeout - DRAIN_RESERVE)
+    gateway.drain.alive = lambda: worker.alive
+    gateway.catalog.warm()
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """After the last request: what still waits to be written is written."""
+    if getattr(worker, "wsgi", None) is not None:
+        _gateway(worker).close()
+
+
+def _gateway(worker: Any) -> Gateway:
+    gateway: Gateway = worker.wsgi.extensions["antiphon"]
+    return gateway

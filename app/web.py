@@ -1,0 +1,244 @@
+"""Flask's border: who asks, what is in the body, and how an answer, a stream or an error leaves."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, cast
+
+import orjson
+from flask import Flask, Response, current_app, g, request
+from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, RequestEntityTooLarge
+from werkzeug.exceptions import NotFound as UnknownPath
+
+from app import errors, ids
+from app.channels.catalog import Catalog
+from app.channels.choice import Channels
+from app.errors import ClientGone, GatewayError, InvalidRequest, Unauthenticated, Unavailable, UnsupportedMedia
+from app.records import Token
+from app.relay import Drain, Relay
+from app.settings import Settings
+from app.store import Store
+
+log = logging.getLogger(__name__)
+
+JSON = "application/json"
+EVENT_STREAM = "text/event-stream; charset=utf-8"
+
+#: What a client calls its own request; echoed, never used as a key.
+_CLIENT_REQUEST_ID = "X-Client-Request-Id"
+
+
+class InFlight:
+    """How many requests are at work here, below a limit that leaves threads to say no with."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def enter(self) -> bool:
+        with self._lock:
+            if self.count >= self.limit:
+                return False
+            self.count += 1
+            return True
+
+    def leave(self) -> None:
+        with self._lock:
+            self.count -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The rooms of one process, as `create_app` has put them together."""
+
+    settings: Settings
+    store: Store
+    channels: Channels
+    catalog: Catalog
+    relay: Relay
+    drain: Drain
+    in_flight: InFlight = field(default_factory=lambda: InFlight(1))
+
+    def close(self) -> None:
+        self.channels.close()
+        self.store.close()
+
+
+def attach(app: Flask, gateway: Gateway) -> None:
+    """Authentication before every view that is not public, errors in OpenAI's shape, headers on everything."""
+    app.extensions["antiphon"] = gateway
+    app.config["MAX_CONTENT_LENGTH"] = gateway.settings.max_body
+    app.before_request(_begin)
+    app.before_request(_admit)
+    app.after_request(_finish)
+    app.register_error_handler(GatewayError, _gateway_error)
+    app.register_error_handler(ClientGone, _client_gone)
+    app.register_error_handler(InternalServerError, _internal_error)
+    app.register_error_handler(HTTPException, _http_error)
+
+
+def public(view: Any) -> Any:
+    """Marks a view that answers without a token. All others are closed."""
+    view.is_public = True
+    return view
+
+
+# --- what a view asks for ---------------------------------------------------------------------------------------
+
+
+def gateway() -> Gateway:
+    return cast(Gateway, current_app.extensions["antiphon"])
+
+
+def token() -> Token:
+    """Whose request this is."""
+    return cast(Token, g.token)
+
+
+def request_id() -> str:
+    return cast(str, g.request_id)
+
+
+def body() -> object:
+    """The JSON of the body, whatever the content type says it is. Raises InvalidRequest."""
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    if encoding != "identity":
+        raise UnsupportedMedia(f"Content-Encoding '{encoding}' is not supported. Send the body uncompressed.")
+    try:
+        return orjson.loads(request.get_data(cache=False))
+    except ValueError:
+        raise InvalidRequest(
+            "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP "
+            "library correctly. The API expects a JSON payload, but what was sent was not valid JSON.)"
+        ) from None
+
+
+def listed_argument(name: str) -> list[str]:
+    """A query argument that may be given several times, with or without brackets."""
+    return [*request.args.getlist(f"{name}[]"), *request.args.getlist(name)]
+
+
+def client() -> int | None:
+    """Descriptor of the client's connection, where the server tells: by it a hang-up is seen during silence."""
+    sock = request.environ.get("gunicorn.socket")
+    return cast(int, sock.fileno()) if sock is not None else None
+
+
+# --- how an answer leaves ---------------------------------------------------------------------------------------
+
+
+def answer(value: Any, status: int = 200) -> Response:
+    return Response(orjson.dumps(value), status, mimetype=JSON)
+
+
+def event_stream(events: Iterable[bytes]) -> Response:
+    """Proxies must neither hold back nor compress it. Closing the response closes `events`."""
+    response = Response(events, content_type=EVENT_STREAM)
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+# --- before and after -------------------------------------------------------------------------------------------
+
+
+def _begin() -> None:
+    g.request_id = ids.new_request_id()
+    g.began = monotonic()
+
+
+def _admit() -> None:
+    view = current_app.view_functions.get(request.endpoint or "")
+    if view is None or getattr(view, "is_public", False):
+        return
+    g.token = _authenticate()
+    if not gateway().in_flight.enter():
+        raise Unavailable(
+            "This server has as many requests at work as it can hold. Please try again.",
+            code="server_is_overloaded",
+            retry_after=1,
+        )
+    g.admitted = True
+
+
+def _authenticate() -> Token:
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not secret.strip():
+        raise Unauthenticated("Missing bearer or basic authentication in header")
+    found = gateway().store.token(secret.strip())
+    if found is None:
+        raise Unauthenticated(
+            f"Incorrect API key provided: {_masked(secret.strip())}. `antiphon tokens create NAME` makes a token.",
+            code="invalid_api_key",
+        )
+    return found
+
+
+def _masked(secret: str) -> str:
+    shown = secret[:3] if secret.isascii() and secret[:3].isprintable() else ""
+    return f"{shown}***"
+
+
+def _finish(response: Response) -> Response:
+    headers = response.headers
+    headers["X-Request-Id"] = g.request_id
+    headers["OpenAI-Processing-Ms"] = str(round((monotonic() - g.began) * 1000))
+    headers["Cache-Control"] = "no-store"
+    headers["X-Content-Type-Options"] = "nosniff"
+    theirs = request.headers.get(_CLIENT_REQUEST_ID, "")
+    if 0 < len(theirs) <= 512 and theirs.isascii() and theirs.isprintable():
+        headers[_CLIENT_REQUEST_ID] = theirs
+    if g.pop("admitted", False):
+        response.call_on_close(gateway().in_flight.leave)
+    return response
+
+
+# --- errors -----------------------------------------------------------------------------------------------------
+
+
+def _gateway_error(error: GatewayError) -> Response:
+    response = answer(error.body(), error.status)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
+        response.headers["Retry-After-Ms"] = str(round(error.retry_after * 1000))
+    if error.should_retry is not None:
+        response.headers["X-Should-Retry"] = "true" if error.should_retry else "false"
+    if isinstance(error, Unauthenticated):
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _client_gone(_: ClientGone) -> Response:
+    """Nobody reads it; the status is nginx's for the same thing."""
+    return Response(status=499)
+
+
+def _internal_error(_: InternalServerError) -> Response:
+    return _gateway_error(errors.InternalError())
+
+
+def _http_error(error: HTTPException) -> Response:
+    base = f"{request.host_url.rstrip('/')}/v1"
+    if isinstance(error, UnknownPath):
+        return _gateway_error(
+            errors.NotFound(
+                f"Unknown request URL: {request.method} {request.path}. The base URL of this gateway is {base}",
+                code="unknown_url",
+            )
+        )
+    if isinstance(error, MethodNotAllowed):
+        allowed = ", ".join(sorted(error.valid_methods or ()))
+        response = _gateway_error(
+            errors.MethodNotAllowed(f"{request.method} is not allowed for {request.path}. It takes {allowed}.")
+        )
+        response.headers["Allow"] = allowed
+        return response
+    if isinstance(error, RequestEntityTooLarge):
+        limit = gateway().settings.max_body
+        return _gateway_error(errors.PayloadTooLarge(f"The body of the request is larger than {limit} bytes."))
+    status = error.code or 500
+    return _gateway_error(InvalidRequest(error.description or error.name, status=status if status >= 400 else 400))

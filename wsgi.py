@@ -1,0 +1,5 @@
+"""For those who run gunicorn themselves: `gunicorn -c python:app.serving wsgi:application`."""
+
+from app import create_app
+
+application = create_app()
