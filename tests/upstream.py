@@ -322,7 +322,7 @@ def closing() -> Script:
 def going_stale() -> Script:
     """Closes the connection after the answer without having said so.
 
-    The next request may meet a closed connection or one about to close; `slammed()` for that request is always the latter.
+    The next request may meet a closed connection or one about to close; `slammed()` for that one is always the latter.
     """
     return lambda exchange, answer: replace(answer, trail=(*answer.trail, FIN))
 
