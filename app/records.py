@@ -27,6 +27,20 @@ class Usage:
     reasoning_tokens: int = 0
     estimated: bool = False
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.output_tokens + other.output_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.estimated or other.estimated,
+        )
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
     def wire(self) -> dict[str, Any]:
         """The contract's `usage` object, every field present."""
         return {
@@ -37,7 +51,7 @@ class Usage:
             },
             "output_tokens": self.output_tokens,
             "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
-            "total_tokens": self.input_tokens + self.output_tokens,
+            "total_tokens": self.total_tokens,
         }
 
 
@@ -107,6 +121,8 @@ class Outcome:
     """`output` holds a compaction item: a load of the chain starts here."""
     first_byte_ms: int | None = None
     total_ms: int = 0
+    compaction: Mapping[str, Any] | None = None
+    """What a compaction did: strategy, context tokens before and after, usage of the pass, or why it failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,160 @@
+"""The store: what was said and by whom, in SQLite or MySQL, behind one object. It knows nothing of the web, of
+upstreams or of wire formats; JSON passes through it as bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.records import Chain, Draft, Outcome, Stored, StoredItem, Token
+from app.store import chain, items, migrations, stats, usage
+from app.store.database import Database, Session
+from app.store.group import Group, Statements
+from app.store.leases import Leases
+from app.store.places import Places
+from app.store.responses import Responses
+from app.store.tokens import Tokens
+from app.store.writer import Writer
+
+__all__ = ["Store"]
+
+UPGRADE_WAIT = 3600
+"""Seconds that a change of a large table may take."""
+
+
+class Store:
+    """One a process, for all its threads; nothing is opened before the first call, and never across a fork.
+
+    Whatever touches an owner's data takes the owner first. When the database cannot do it, StoreUnavailable.
+    """
+
+    def __init__(self, url: str, *, pepper: bytes, group_limit: int = 64, lease: int = 60) -> None:
+        """`url`: sqlite:///relative.db, sqlite:////absolute.db or mysql://user:password@host:port/name."""
+        self._url = url
+        self._database = Database(url)
+        statements = Statements.of(self._database.dialect)
+
+        def open_group(session: Session) -> Group:
+            return Group(session, statements)
+
+        self._writer: Writer[Group] = Writer(self._database, open_group, limit=group_limit)
+        self._leases = Leases(self._database, lease)
+        self._places = Places()
+        self._responses = Responses(self._database, self._writer, self._leases, self._places)
+        self._tokens = Tokens(self._database, self._writer, pepper)
+
+    # --- responses ----------------------------------------------------------------------------------------------
+
+    def begin(self, draft: Draft) -> None:
+        """Commits an `in_progress` row that names this worker: before this, the id is told to nobody."""
+        self._responses.begin(draft)
+
+    def finish(self, draft: Draft, outcome: Outcome) -> bool:
+        """Returns after the commit. False when a cancel, a delete or the reaper was first: its row stays as it is."""
+        return self._responses.finish(draft, outcome)
+
+    def note(self, draft: Draft, outcome: Outcome) -> None:
+        """The metadata of a response that is not kept, written behind the answer; no content goes with it."""
+        self._responses.note(draft, outcome)
+
+    def chain(self, owner: str, response_id: str) -> Chain:
+        """The response and what was said before it, from the newest compaction on."""
+        return chain.load(self._database, self._places, owner, response_id, chain.RECENT)
+
+    def full_chain(self, owner: str, response_id: str) -> Chain:
+        """The same from the very first response, behind every compaction."""
+        return chain.load(self._database, self._places, owner, response_id, chain.WHOLE)
+
+    def response(self, owner: str, response_id: str) -> Stored | None:
+        return self._responses.read(owner, response_id)
+
+    def cancel(self, owner: str, response_id: str) -> bool:
+        """True when this call ended it."""
+        return self._responses.cancel(owner, response_id)
+
+    def delete(self, owner: str, response_id: str) -> bool:
+        """Removes the content for good; False when there was none to remove."""
+        return self._responses.delete(owner, response_id)
+
+    def item(self, owner: str, item_id: str) -> StoredItem | None:
+        """The newest copy among all inputs and outputs the owner keeps."""
+        return items.find(self._database, owner, [item_id]).get(item_id)
+
+    def items(self, owner: str, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        """Those that are there, by their id."""
+        return {item_id: found.item for item_id, found in items.find(self._database, owner, ids).items()}
+
+    # --- tokens and usage ---------------------------------------------------------------------------------------
+
+    def create_token(
+        self, name: str, owner: str, *, models: Sequence[str] = (), expires_at: int | None = None, keeps: bool = True
+    ) -> tuple[Token, str]:
+        """The token and its secret, which is not kept and seen only here."""
+        return self._tokens.create(name, owner, models=models, expires_at=expires_at, keeps=keeps)
+
+    def tokens(self) -> list[Token]:
+        return self._tokens.all()
+
+    def revoke_token(self, name: str) -> bool:
+        """Other processes take it for a few seconds more."""
+        return self._tokens.revoke(name)
+
+    def token(self, secret: str) -> Token | None:
+        """None alike for an unknown, an expired and a revoked one."""
+        return self._tokens.check(secret)
+
+    def usage(self, since_day: str) -> list[dict[str, Any]]:
+        """Sums by day, token, model and channel since a day (YYYY-MM-DD, UTC)."""
+        return usage.since(self._database, since_day)
+
+    # --- workers ------------------------------------------------------------------------------------------------
+
+    def renew_lease(self) -> None:
+        """Says that this worker lives; due every few seconds while responses are in progress."""
+        self._leases.extend()
+
+    @property
+    def lease(self) -> int:
+        """Seconds for which a worker is believed to live after it last said so."""
+        return self._leases.lease
+
+    def running(self) -> set[str]:
+        """Ids of this worker's responses in progress that nobody has ended."""
+        return self._leases.running()
+
+    def reap(self) -> int:
+        """Fails the responses of workers that stopped saying so; how many."""
+        return self._leases.reap()
+
+    # --- the database -------------------------------------------------------------------------------------------
+
+    def upgrade(self) -> list[int]:
+        """Brings the schema up to date; the steps that were applied. Safe to run twice and at once."""
+        patient = Database(self._url, wait=UPGRADE_WAIT)
+        try:
+            return migrations.upgrade(patient)
+        finally:
+            patient.close()
+
+    def schema_version(self) -> int:
+        return migrations.version(self._database)
+
+    def check_schema(self) -> None:
+        """Raises ConfigurationError, naming the command that helps, when the schema is not this code's."""
+        migrations.check(self._database)
+
+    def ping(self) -> None:
+        """Raises StoreUnavailable when the database does not answer."""
+        self._database.ping()
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            **stats.gather(self._database),
+            "writer": {"waiting": self._writer.waiting, "dropped": self._writer.dropped},
+        }
+
+    def close(self) -> None:
+        """Writes what is waiting and closes the connections."""
+        self._writer.close()
+        self._database.close()

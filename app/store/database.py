@@ -1,0 +1,350 @@
+"""The border to the database: a pool for each process, sessions that last one store call, whole transactions that are
+retried, and foreign errors that end here. It knows no table.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import peewee
+from playhouse.pool import MaxConnectionsExceeded, PooledDatabase
+
+from app.errors import ConfigurationError, StoreUnavailable
+from app.store import forks
+from app.store.dialects import MYSQL, SQLITE
+
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+log = logging.getLogger(__name__)
+
+TRIES = 5
+BACKOFF = 0.05
+PATIENCE = 2.0
+"""Seconds after which no further try is begun, where the caller sets no deadline of its own."""
+REST = 1.0
+"""Seconds for which a server that could not be reached is not asked again."""
+POOL = 20
+POOL_WAIT = 5
+SQLITE_WAIT_MS = 1000
+MYSQL_WAIT = 3
+RECURSION = 20_000
+
+#: Lock conflicts (1213, 1205, 1020), a cluster node that cannot take it now (1180, 1047), a lost connection.
+_PASSING = frozenset({1213, 1205, 1020, 1180, 1047, 2006, 2013, 0})
+_LOST = frozenset({2006, 2013, 0})
+_UNREACHABLE = frozenset({1040, 1045, 2002, 2003, 2005})
+_BUSY = frozenset(
+    {"SQLITE_BUSY", "SQLITE_BUSY_SNAPSHOT", "SQLITE_BUSY_RECOVERY", "SQLITE_BUSY_TIMEOUT", "SQLITE_PROTOCOL"}
+)
+
+#: A key that is there already: the one foreign error that leaves this file, for those who reckon with it.
+Conflict = peewee.IntegrityError
+_translated = peewee.__exception_wrapper__  # type: ignore[attr-defined]
+"""Turns the drivers' exceptions into peewee's, as its own statements do."""
+_Foreign = (peewee.PeeweeException, MaxConnectionsExceeded, OverflowError)
+
+
+class Refused(StoreUnavailable):
+    """The database is there and will not take the statement: another row may fare better."""
+
+
+class Session:
+    """One connection, for one store call."""
+
+    __slots__ = ("_database", "_pool")
+
+    def __init__(self, database: Database, pool: Any) -> None:
+        self._database = database
+        self._pool = pool
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        return list(self._pool.execute_sql(self._database.statement(sql), parameters).fetchall())
+
+    def row(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
+        found: Row | None = self._pool.execute_sql(self._database.statement(sql), parameters).fetchone()
+        return found
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """How many rows it touched."""
+        return int(self._pool.execute_sql(self._database.statement(sql), parameters).rowcount)
+
+    def insert(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """The key of the new row."""
+        return int(self._pool.execute_sql(self._database.statement(sql), parameters).lastrowid)
+
+    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        with _translated:
+            self._pool.cursor().executemany(self._database.statement(sql), rows)
+
+    def ask(self, query: Any) -> Any:
+        """A peewee query over the models, for what is not on a request's path."""
+        return query.execute(self._pool)
+
+
+class Database:
+    def __init__(self, url: str, *, wait: int = MYSQL_WAIT) -> None:
+        """`wait`: seconds for which a MySQL server may be silent."""
+        self._url = urlsplit(url)
+        self._wait = wait
+        self.dialect = SQLITE if self._url.scheme == "sqlite" else MYSQL
+        self._statements: dict[str, str] = {}
+        self._pool: Any = _open(self._url, wait)
+        forks.watch(self)
+
+    def renew(self) -> None:
+        # Kept, not closed: closing an inherited connection would end it for the parent as well.
+        _inherited.append(self._pool)
+        self._pool = _open(self._url, self._wait)
+
+    def close(self) -> None:
+        self._pool.close_idle()
+
+    def statement(self, sql: str) -> str:
+        text = self._statements.get(sql)
+        if text is None:
+            text = self._statements[sql] = self.dialect.statement(sql)
+        return text
+
+    def read(self, work: Callable[[Session], T]) -> T:
+        """`work` in autocommit: SQLite takes no write lock for it, MySQL shows each statement what is committed."""
+
+        def attempt() -> T:
+            with self._session() as session:
+                return work(session)
+
+        return _retried(attempt, time.monotonic() + PATIENCE)
+
+    def transaction(self, work: Callable[[Session], T], until: float | None = None) -> T:
+        """`work` as one transaction; all of it again when a lock or a lost connection got in its way."""
+
+        def attempt() -> T:
+            with self._session() as session:
+                session.run(self.dialect.begin)
+                result = work(session)
+                session.run("COMMIT")
+                return result
+
+        return _retried(attempt, time.monotonic() + PATIENCE if until is None else until)
+
+    def ping(self) -> None:
+        try:
+            with self._session() as session:
+                session.row("SELECT 1")
+        except _Foreign as error:
+            raise unavailable(error) from None
+
+    @property
+    def packet(self) -> int | None:
+        """Bytes that one statement may have, once a connection has told."""
+        limit: int | None = getattr(self._pool, "packet", None)
+        return limit
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        pool = self._pool
+        pool.connect()
+        try:
+            yield Session(self, pool)
+        except BaseException as error:
+            self._mend(pool, error)
+            raise
+        finally:
+            pool.close()
+
+    def _mend(self, pool: Any, error: BaseException) -> None:
+        """The connection goes back without a transaction, or not at all."""
+        try:
+            if not isinstance(error, Exception):
+                pool.manual_close()
+            elif _code(error) in _LOST:
+                pool.manual_close()
+                # Those that idle beside it have most likely gone the same way.
+                pool.close_idle()
+            elif self.dialect is MYSQL or pool.connection().in_transaction:
+                pool.execute_sql("ROLLBACK")
+        except peewee.PeeweeException:
+            pool.manual_close()
+
+
+# --- errors -----------------------------------------------------------------------------------------------------
+
+
+def _retried(attempt: Callable[[], T], until: float) -> T:
+    tried = 0
+    while True:
+        try:
+            return attempt()
+        except Conflict:
+            raise
+        except _Foreign as error:
+            tried += 1
+            pause = random.uniform(0, BACKOFF * 2 ** (tried - 1))  # noqa: S311
+            if tried == TRIES or not _passes(error) or time.monotonic() + pause > until:
+                raise unavailable(error) from None
+        time.sleep(pause)
+
+
+def _code(error: BaseException) -> int | None:
+    """MySQL's number."""
+    return next((part for part in error.args if isinstance(part, int)), None)
+
+
+def _sqlite_name(error: BaseException) -> str | None:
+    return getattr(getattr(error, "orig", None), "sqlite_errorname", None)
+
+
+def _passes(error: BaseException) -> bool:
+    return _code(error) in _PASSING or _sqlite_name(error) in _BUSY
+
+
+def unavailable(error: BaseException) -> StoreUnavailable:
+    log.error("The database did not do it: %s", describe(error))
+    kind = StoreUnavailable if _passes(error) or _code(error) in _UNREACHABLE else Refused
+    return kind("The response store is not available at the moment. Please try again.")
+
+
+def describe(error: BaseException) -> str:
+    """An error for the log. A server's sentence may quote the row's values, so of those only the number is told."""
+    code = _code(error)
+    if code is None:
+        return f"{type(error).__name__} {_sqlite_name(error) or error}"
+    if 1000 <= code < 2000:
+        return f"{type(error).__name__} {code}"
+    return f"{type(error).__name__} {code} {error.args[-1]}"
+
+
+# --- opening ----------------------------------------------------------------------------------------------------
+
+_inherited: list[Any] = []
+
+
+def _open(url: SplitResult, wait: int) -> Any:
+    if url.scheme == "sqlite":
+        return _open_sqlite(url)
+    if url.scheme == "mysql":
+        return _open_mysql(url, wait)
+    raise ConfigurationError(
+        f"A database URL cannot start with '{url.scheme}:'.",
+        fix="Use sqlite:///file.db or mysql://user:password@host:3306/name.",
+    )
+
+
+def _open_sqlite(url: SplitResult) -> Any:
+    path = unquote(url.path[1:])
+    if not path or path == ":memory:" or url.netloc:
+        raise ConfigurationError(
+            "A SQLite URL needs a file, as in sqlite:///antiphon.db or sqlite:////var/lib/antiphon/antiphon.db.",
+            fix="Name a file: several processes share the store.",
+        )
+    return _SqlitePool(
+        os.path.abspath(path),
+        pragmas=[
+            ("busy_timeout", SQLITE_WAIT_MS),
+            # Before the first table and before WAL: at the default of 4096 a turn of 2 KB takes a page to itself.
+            ("page_size", 8192),
+            ("journal_mode", "wal"),
+            ("synchronous", "normal"),
+            ("journal_size_limit", 64 * 1024 * 1024),
+            # What was deleted is overwritten.
+            ("secure_delete", "on"),
+        ],
+        max_connections=POOL,
+        timeout=POOL_WAIT,
+        autoconnect=False,
+        check_same_thread=False,
+    )
+
+
+def _open_mysql(url: SplitResult, wait: int) -> Any:
+    name = unquote(url.path[1:])
+    if not name or not url.hostname:
+        raise ConfigurationError(
+            "A MySQL URL needs a host and a database name.", fix="Use mysql://user:password@host:3306/name."
+        )
+    try:
+        import pymysql
+    except ImportError:
+        raise ConfigurationError(
+            "The driver for MySQL is not installed.", fix="Run: pip install 'antiphon[mysql]'"
+        ) from None
+    return _MySQLPool(
+        name,
+        host=url.hostname,
+        port=url.port or 3306,
+        user=unquote(url.username or ""),
+        password=unquote(url.password or ""),
+        charset="utf8mb4",
+        # So that an UPDATE counts the rows it found, as on SQLite.
+        client_flag=pymysql.constants.CLIENT.FOUND_ROWS,
+        connect_timeout=MYSQL_WAIT,
+        read_timeout=wait,
+        write_timeout=wait,
+        max_connections=POOL,
+        timeout=POOL_WAIT,
+        autoconnect=False,
+    )
+
+
+class _SqlitePool(PooledDatabase, peewee.SqliteDatabase):  # type: ignore[misc]
+    pass
+
+
+class _MySQLServer(peewee.MySQLDatabase):
+    """Opens a connection. A server that cannot be reached is not asked again for a moment, so that those who wait
+    behind the first do not each wait out its timeout.
+    """
+
+    packet: int | None = None
+    _rests_until = 0.0
+
+    def _connect(self) -> Any:
+        if time.monotonic() < self._rests_until:
+            raise peewee.OperationalError(2003, "it could not be reached a moment ago")
+        try:
+            connection = super()._connect()  # type: ignore[misc]
+            self._prepare(connection)
+        except BaseException:
+            self._rests_until = time.monotonic() + REST
+            raise
+        return connection
+
+    def _prepare(self, connection: Any) -> None:
+        wanted = {
+            "max_recursive_iterations": RECURSION,
+            "cte_max_recursion_depth": RECURSION,
+            "wsrep_sync_wait": 1,
+        }
+        asked = ", ".join(f"'{name}'" for name in [*wanted, "max_allowed_packet"])
+        with connection.cursor() as cursor:
+            cursor.execute(f"SHOW VARIABLES WHERE Variable_name IN ({asked})")
+            known = dict(cursor.fetchall())
+            self.packet = int(known["max_allowed_packet"])
+            settings = [f"{name} = {value}" for name, value in wanted.items() if name in known]
+            settings += ["sql_mode = 'STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION'"]
+            cursor.execute("SET " + ", ".join(f"SESSION {setting}" for setting in settings))
+            # No gap locks between writers, and a row committed by another is seen at once.
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+
+
+class _MySQLPool(PooledDatabase, _MySQLServer):  # type: ignore[misc]
+    """No ping at check-out, which would be a round trip under the pool's lock: a connection that has died shows itself
+    to its first statement, and the retry opens a new one.
+    """
+
+    def _is_closed(self, connection: Any) -> bool:
+        return not connection.open
+
+    def _can_reuse(self, connection: Any) -> bool:
+        return bool(connection.open)
+
+    def _close_raw(self, connection: Any) -> None:
+        if connection.open:
+            super()._close_raw(connection)

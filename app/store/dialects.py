@@ -1,0 +1,106 @@
+"""What SQLite and MySQL say differently, in one place. Every other file of the store writes its SQL once, with `?` for
+a parameter, and asks its dialect for the few words that differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    name: str
+    begin: str
+    now: str
+    """The database's own clock in unix seconds: leases of several hosts are compared on nothing else."""
+    share: str
+    """Ends a SELECT inside a transaction whose row must not vanish before the commit."""
+    types: Mapping[str, str]
+    """Words of the schema: `{key}`, `{id}`, `{name}`, `{body}`, … as migrations write them."""
+
+    def statement(self, sql: str) -> str:
+        """The driver's own text of a statement of ours."""
+        raise NotImplementedError
+
+    def unless_there(self, table: str, columns: Sequence[str]) -> str:
+        """An INSERT that leaves a row with the same key as it is, and refuses every other fault."""
+        raise NotImplementedError
+
+    def add(self, table: str, key: Sequence[str], counters: Sequence[str]) -> str:
+        """An INSERT that adds its counters to those of the row with the same key."""
+        raise NotImplementedError
+
+    def insert(self, table: str, columns: Sequence[str]) -> str:
+        return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+
+
+class SQLite(Dialect):
+    __slots__ = ()
+
+    def statement(self, sql: str) -> str:
+        return sql
+
+    def unless_there(self, table: str, columns: Sequence[str]) -> str:
+        return f"{self.insert(table, columns)} ON CONFLICT DO NOTHING"
+
+    def add(self, table: str, key: Sequence[str], counters: Sequence[str]) -> str:
+        sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in counters)
+        return f"{self.insert(table, [*key, *counters])} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sums}"
+
+
+class MySQL(Dialect):
+    __slots__ = ()
+
+    def statement(self, sql: str) -> str:
+        return sql.replace("%", "%%").replace("?", "%s")
+
+    def unless_there(self, table: str, columns: Sequence[str]) -> str:
+        # INSERT IGNORE would also swallow a value that is too long.
+        return f"{self.insert(table, columns)} ON DUPLICATE KEY UPDATE {columns[0]} = {table}.{columns[0]}"
+
+    def add(self, table: str, key: Sequence[str], counters: Sequence[str]) -> str:
+        sums = ", ".join(f"{name} = {name} + VALUES({name})" for name in counters)
+        return f"{self.insert(table, [*key, *counters])} ON DUPLICATE KEY UPDATE {sums}"
+
+
+SQLITE = SQLite(
+    name="sqlite",
+    begin="BEGIN IMMEDIATE",
+    now="CAST(strftime('%s', 'now') AS INTEGER)",
+    share="",
+    types={
+        "key": "INTEGER PRIMARY KEY",
+        "own": "INTEGER PRIMARY KEY",
+        "int": "INTEGER",
+        "flag": "INTEGER NOT NULL DEFAULT 0",
+        "id": "TEXT",
+        "word": "TEXT",
+        "name": "TEXT",
+        "body": "TEXT",
+        "table": "",
+        "clustered": "WITHOUT ROWID",
+    },
+)
+
+_ASCII = "CHARACTER SET ascii COLLATE ascii_bin"
+_UTF8 = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+
+MYSQL = MySQL(
+    name="mysql",
+    begin="BEGIN",
+    now="UNIX_TIMESTAMP()",
+    share=" LOCK IN SHARE MODE",
+    types={
+        "key": "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY",
+        "own": "BIGINT NOT NULL PRIMARY KEY",
+        "int": "BIGINT",
+        "flag": "TINYINT NOT NULL DEFAULT 0",
+        "id": f"VARCHAR(64) {_ASCII}",
+        "word": f"VARCHAR(16) {_ASCII}",
+        "name": f"VARCHAR(191) {_UTF8}",
+        "body": f"LONGTEXT {_UTF8}",
+        "table": "ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+        "clustered": "ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    },
+)

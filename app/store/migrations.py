@@ -1,0 +1,201 @@
+"""The schema, as numbered steps that are never edited once released. They are applied by one command under a lease in
+a row, so that two at once take turns; each can be run again after it broke off half-way, because MySQL commits every
+change of a table by itself.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from functools import partial
+
+import peewee
+
+from app.errors import ConfigurationError, StoreUnavailable
+from app.store.database import Database, Session
+from app.store.dialects import SQLITE, Dialect
+
+LEASE = 60
+LEASE_WAIT = 120.0
+POLL = 0.1
+
+Step = Callable[["Schema"], None]
+STEPS: list[Step] = []
+
+
+class Schema:
+    """What a step may do; every change that has been made already is passed over."""
+
+    def __init__(self, session: Session, dialect: Dialect) -> None:
+        self._session = session
+        self._dialect = dialect
+
+    def table(self, name: str, columns: str, *, layout: str = "table") -> None:
+        """`columns` in the dialect's words; `layout` is `table`, or `clustered` for rows that lie in their key."""
+        types = self._dialect.types
+        self._session.run(f"CREATE TABLE IF NOT EXISTS {name} ({columns.format_map(types)}) {types[layout]}")
+
+    def index(self, name: str, table: str, columns: str, *, where: str = "") -> None:
+        """`where` leaves rows out of the index, where the database can."""
+        if self._dialect is SQLITE:
+            condition = f" WHERE {where}" if where else ""
+            self._session.run(f"CREATE INDEX IF NOT EXISTS {name} ON {table} ({columns}){condition}")
+        elif not self._has_index(name, table):
+            self._session.run(f"CREATE INDEX {name} ON {table} ({columns})")
+
+    def _has_index(self, name: str, table: str) -> bool:
+        found = self._session.row(
+            "SELECT 1 FROM information_schema.statistics"
+            " WHERE table_schema = DATABASE() AND table_name = ? AND index_name = ? LIMIT 1",
+            (table, name),
+        )
+        return found is not None
+
+
+def step(function: Step) -> Step:
+    STEPS.append(function)
+    return function
+
+
+@step
+def m001_everything(schema: Schema) -> None:
+    # A response is the request's metadata as well, and without its content the tombstone of a deleted one.
+    # branch and depth are its place in a tree of responses, NULL until it has ended well.
+    schema.table(
+        "response",
+        """
+        pk {key}, id {id} NOT NULL UNIQUE, owner {name} NOT NULL, parent {int}, branch {int}, depth {int},
+        since {int} NOT NULL DEFAULT 0, status {word} NOT NULL, kept {flag}, streamed {flag}, opaque {flag},
+        estimated {flag}, token {int}, model {name} NOT NULL, channel {name}, family {name}, upstream_model {name},
+        upstream_id {name}, worker {int}, request_id {name}, created_at {int} NOT NULL, completed_at {int},
+        deleted_at {int}, first_byte_ms {int}, total_ms {int}, input_tokens {int}, cached_tokens {int},
+        cache_write_tokens {int}, output_tokens {int}, reasoning_tokens {int}, settings {int}, echo {body},
+        error {body}, incomplete_details {body}, attempts {body}, compaction {body},
+        CONSTRAINT response_place UNIQUE (branch, depth)
+        """,
+    )
+    schema.index("response_owner", "response", "owner")
+    schema.index("response_worker", "response", "worker", where="worker IS NOT NULL")
+    schema.index("response_settings", "response", "settings", where="settings IS NOT NULL")
+    schema.table("content", "response {own}, input {body} NOT NULL, output {body}")
+    # fork is the depth in the parent branch after which this one goes its own way.
+    schema.table("branch", "pk {key}, parent {int}, fork {int}")
+    schema.index("branch_parent", "branch", "parent, fork", where="parent IS NOT NULL")
+    schema.table(
+        "setting",
+        "pk {key}, owner {name} NOT NULL, sha256 {id} NOT NULL, json {body} NOT NULL, UNIQUE (owner, sha256)",
+    )
+    # Clients send items back with their ids, so that one id stands in many responses.
+    schema.table(
+        "item",
+        "owner {name} NOT NULL, id {name} NOT NULL, response {int} NOT NULL, PRIMARY KEY (owner, id, response)",
+        layout="clustered",
+    )
+    schema.table(
+        "token",
+        """
+        pk {key}, name {name} NOT NULL UNIQUE, owner {name} NOT NULL, hash {id} NOT NULL UNIQUE,
+        prefix {id} NOT NULL, models {body} NOT NULL, created_at {int} NOT NULL, expires_at {int},
+        revoked_at {int}, last_used_at {int}, keeps {flag}
+        """,
+    )
+    schema.table("worker", "pk {key}, name {name} NOT NULL UNIQUE, started {int} NOT NULL, lease_until {int} NOT NULL")
+    schema.index("worker_lease", "worker", "lease_until")
+    schema.table(
+        "usage_day",
+        """
+        day {id} NOT NULL, token {int} NOT NULL, model {name} NOT NULL, channel {name} NOT NULL,
+        requests {int} NOT NULL, failed {int} NOT NULL, estimated {int} NOT NULL, input_tokens {int} NOT NULL,
+        cached_tokens {int} NOT NULL, cache_write_tokens {int} NOT NULL, output_tokens {int} NOT NULL,
+        reasoning_tokens {int} NOT NULL, PRIMARY KEY (day, token, model, channel)
+        """,
+        layout="clustered",
+    )
+
+
+def upgrade(database: Database) -> list[int]:
+    """Applies what is missing and tells which; waits while another one does the same."""
+    holder = secrets.token_hex(8)
+    database.transaction(lambda session: _prepare(session, database.dialect))
+    _await_lease(database, holder)
+    try:
+        return _apply_missing(database, holder)
+    finally:
+        database.transaction(
+            lambda session: session.run("UPDATE migration_lease SET lease_until = 0 WHERE holder = ?", (holder,))
+        )
+
+
+def version(database: Database) -> int:
+    """The newest step that was applied; 0 on an empty database."""
+    return max(database.read(_applied), default=0)
+
+
+def check(database: Database) -> None:
+    found = version(database)
+    if found < len(STEPS):
+        raise ConfigurationError(
+            f"The database has schema version {found}, and this Antiphon needs {len(STEPS)}.",
+            fix="Run: antiphon db upgrade",
+        )
+    if found > len(STEPS):
+        raise ConfigurationError(
+            f"The database has schema version {found}, newer than this Antiphon, which knows {len(STEPS)}.",
+            fix="Install the newer Antiphon that upgraded it, or restore a backup from before.",
+        )
+
+
+def _prepare(session: Session, dialect: Dialect) -> None:
+    schema = Schema(session, dialect)
+    schema.table("schema_version", "version {int} NOT NULL PRIMARY KEY, applied_at {int} NOT NULL")
+    schema.table("migration_lease", "one {int} NOT NULL PRIMARY KEY, holder {id} NOT NULL, lease_until {int} NOT NULL")
+    session.run(dialect.unless_there("migration_lease", ["one", "holder", "lease_until"]), (1, "", 0))
+
+
+def _await_lease(database: Database, holder: str) -> None:
+    until = time.monotonic() + LEASE_WAIT
+    while not _take_lease(database, holder):
+        if time.monotonic() > until:
+            raise StoreUnavailable("Another upgrade of the database has been running for minutes.")
+        time.sleep(POLL)
+
+
+def _take_lease(database: Database, holder: str) -> bool:
+    now = database.dialect.now
+    taken = database.transaction(
+        lambda session: session.run(
+            f"UPDATE migration_lease SET holder = ?, lease_until = {now} + {LEASE}"  # noqa: S608
+            f" WHERE holder = ? OR lease_until < {now}",
+            (holder, holder),
+        )
+    )
+    return taken == 1
+
+
+def _apply_missing(database: Database, holder: str) -> list[int]:
+    applied = database.read(_applied)
+    missing = [number for number in range(1, len(STEPS) + 1) if number not in applied]
+    for number in missing:
+        if not _take_lease(database, holder):
+            raise StoreUnavailable("Another upgrade of the database has taken over.")
+        database.transaction(partial(_apply, dialect=database.dialect, number=number))
+    return missing
+
+
+def _apply(session: Session, dialect: Dialect, number: int) -> None:
+    STEPS[number - 1](Schema(session, dialect))
+    session.run(dialect.unless_there("schema_version", ["version", "applied_at"]), (number, int(time.time())))
+
+
+def _applied(session: Session) -> set[int]:
+    try:
+        return {version for (version,) in session.rows("SELECT version FROM schema_version")}
+    except (peewee.OperationalError, peewee.ProgrammingError) as error:
+        if _lacks_table(error):
+            return set()
+        raise
+
+
+def _lacks_table(error: peewee.PeeweeException) -> bool:
+    return 1146 in error.args or "no such table" in str(error)

@@ -1,0 +1,121 @@
+"""The tables as peewee models, for queries off a request's path. They are bound to no database: `Session.ask` says
+where. The schema itself is made by migrations; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import peewee
+
+
+class Model(peewee.Model):
+    class Meta:
+        legacy_table_names = False
+
+
+class Response(Model):
+    pk = peewee.BigAutoField()
+    id = peewee.CharField()
+    owner = peewee.CharField()
+    parent = peewee.BigIntegerField(null=True)
+    branch = peewee.BigIntegerField(null=True)
+    depth = peewee.BigIntegerField(null=True)
+    since = peewee.BigIntegerField()
+    status = peewee.CharField()
+    kept = peewee.BooleanField()
+    streamed = peewee.BooleanField()
+    opaque = peewee.BooleanField()
+    estimated = peewee.BooleanField()
+    token = peewee.BigIntegerField(null=True)
+    model = peewee.CharField()
+    channel = peewee.CharField(null=True)
+    family = peewee.CharField(null=True)
+    upstream_model = peewee.CharField(null=True)
+    upstream_id = peewee.CharField(null=True)
+    worker = peewee.BigIntegerField(null=True)
+    request_id = peewee.CharField(null=True)
+    created_at = peewee.BigIntegerField()
+    completed_at = peewee.BigIntegerField(null=True)
+    deleted_at = peewee.BigIntegerField(null=True)
+    first_byte_ms = peewee.BigIntegerField(null=True)
+    total_ms = peewee.BigIntegerField(null=True)
+    input_tokens = peewee.BigIntegerField(null=True)
+    cached_tokens = peewee.BigIntegerField(null=True)
+    cache_write_tokens = peewee.BigIntegerField(null=True)
+    output_tokens = peewee.BigIntegerField(null=True)
+    reasoning_tokens = peewee.BigIntegerField(null=True)
+    settings = peewee.BigIntegerField(null=True)
+    echo = peewee.TextField(null=True)
+    error = peewee.TextField(null=True)
+    incomplete_details = peewee.TextField(null=True)
+    attempts = peewee.TextField(null=True)
+    compaction = peewee.TextField(null=True)
+
+
+class Content(Model):
+    response = peewee.BigIntegerField(primary_key=True)
+    input = peewee.TextField()
+    output = peewee.TextField(null=True)
+
+
+class Branch(Model):
+    pk = peewee.BigAutoField()
+    parent = peewee.BigIntegerField(null=True)
+    fork = peewee.BigIntegerField(null=True)
+
+
+class Setting(Model):
+    pk = peewee.BigAutoField()
+    owner = peewee.CharField()
+    sha256 = peewee.CharField()
+    json = peewee.TextField()
+
+
+class Item(Model):
+    owner = peewee.CharField()
+    id = peewee.CharField()
+    response = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("owner", "id", "response")
+
+
+class Token(Model):
+    pk = peewee.BigAutoField()
+    name = peewee.CharField()
+    owner = peewee.CharField()
+    hash = peewee.CharField()
+    prefix = peewee.CharField()
+    models = peewee.TextField()
+    created_at = peewee.BigIntegerField()
+    expires_at = peewee.BigIntegerField(null=True)
+    revoked_at = peewee.BigIntegerField(null=True)
+    last_used_at = peewee.BigIntegerField(null=True)
+    keeps = peewee.BooleanField()
+
+
+class Worker(Model):
+    pk = peewee.BigAutoField()
+    name = peewee.CharField()
+    started = peewee.BigIntegerField()
+    lease_until = peewee.BigIntegerField()
+
+
+class UsageDay(Model):
+    day = peewee.CharField()
+    token = peewee.BigIntegerField()
+    model = peewee.CharField()
+    channel = peewee.CharField()
+    requests = peewee.BigIntegerField()
+    failed = peewee.BigIntegerField()
+    estimated = peewee.BigIntegerField()
+    input_tokens = peewee.BigIntegerField()
+    cached_tokens = peewee.BigIntegerField()
+    cache_write_tokens = peewee.BigIntegerField()
+    output_tokens = peewee.BigIntegerField()
+    reasoning_tokens = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("day", "token", "model", "channel")
+
+
+TABLES = (Response, Content, Branch, Setting, Item, Token, Worker, UsageDay)

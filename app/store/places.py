@@ -1,0 +1,37 @@
+"""Where responses lie in the tree. A place never changes once it is taken, so it is remembered, and the response that
+goes on from it need not be looked for again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+REMEMBERED = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """`branch` is None for what nothing can go on from: a response that is missing or has not ended well."""
+
+    pk: int | None
+    branch: int | None
+    depth: int
+    since: int
+
+
+ROOT = Place(pk=None, branch=None, depth=0, since=0)
+#: The parent of a response whose parent has vanished: no row has this key, so that its chain is seen to be broken.
+LOST = Place(pk=0, branch=None, depth=0, since=0)
+
+
+class Places:
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], Place] = {}
+
+    def remember(self, owner: str, response_id: str, place: Place) -> None:
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        self._known[owner, response_id] = place
+
+    def find(self, owner: str, response_id: str) -> Place | None:
+        return self._known.get((owner, response_id))

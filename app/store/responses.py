@@ -1,0 +1,485 @@
+"""Responses as they begin, end, are read, cancelled and deleted. A response that ended well gets its place in the tree
+here: the first child goes on in its parent's branch, every other one opens a branch of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+
+from app.errors import StoreUnavailable
+from app.records import CHAINABLE, Attempt, Draft, Outcome, Stored, Usage
+from app.store.database import Conflict, Database, Row, Session
+from app.store.group import Counted, Group
+from app.store.leases import Leases
+from app.store.places import LOST, ROOT, Place, Places
+from app.store.writer import Writer
+
+# Without spaces: MySQL does not compare those at the end.
+_ID = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
+
+MAX_NAME = 191
+PACKET_MARGIN = 65_536
+
+BEGUN = (
+    "id",
+    "owner",
+    "parent",
+    "status",
+    "kept",
+    "streamed",
+    "token",
+    "model",
+    "request_id",
+    "created_at",
+    "settings",
+    "echo",
+)
+ENDED = (
+    "status",
+    "opaque",
+    "estimated",
+    "channel",
+    "family",
+    "upstream_model",
+    "upstream_id",
+    "completed_at",
+    "first_byte_ms",
+    "total_ms",
+    "input_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "error",
+    "incomplete_details",
+    "attempts",
+    "compaction",
+)
+PLACED = ("branch", "depth", "since")
+COUNTED = (
+    "estimated",
+    "total_ms",
+    "input_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+)
+
+READ = (
+    "SELECT r.owner, p.id, r.status, r.model, r.created_at, r.completed_at, s.json, r.echo, c.input, c.output,"
+    " r.input_tokens, r.cached_tokens, r.cache_write_tokens, r.output_tokens, r.reasoning_tokens, r.estimated,"
+    " r.error, r.incomplete_details, r.streamed, r.id"
+    " FROM response r LEFT JOIN response p ON p.pk = r.parent LEFT JOIN setting s ON s.pk = r.settings"
+    " LEFT JOIN content c ON c.response = r.pk"
+    " WHERE r.id = ? AND r.owner = ? AND r.kept = 1 AND r.deleted_at IS NULL"
+)
+CONTENT = (
+    "SELECT r.pk, r.settings, r.error, c.input, c.output FROM response r LEFT JOIN content c ON c.response = r.pk"
+    " WHERE r.id = ? AND r.owner = ?"
+)
+
+
+NOWHERE = (None, None, 0)
+
+Columns = tuple[int | None, int | None, int]
+"""branch, depth, since"""
+
+
+class Ended(NamedTuple):
+    written: bool
+    place: Place | None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A draft and its outcome as column values, made in the caller's thread to keep the writer's work small."""
+
+    draft: Draft
+    outcome: Outcome
+    kept: bool
+    echo: bytes
+    ended: tuple[Any, ...]
+    counted: tuple[Any, ...]
+
+    @property
+    def takes_place(self) -> bool:
+        return self.kept and self.outcome.status in CHAINABLE
+
+    @property
+    def counter(self) -> Counted:
+        day = time.strftime("%Y-%m-%d", time.gmtime(self.outcome.completed_at))
+        draft, outcome = self.draft, self.outcome
+        return (day, draft.token or 0, draft.model[:MAX_NAME], (outcome.channel or "")[:MAX_NAME])
+
+
+def known_id(value: str) -> bool:
+    """False for what cannot be the id of a response, and is not worth a query."""
+    return _ID.match(value) is not None
+
+
+class Responses:
+    def __init__(self, database: Database, writer: Writer[Group], leases: Leases, places: Places) -> None:
+        self._database = database
+        self._writer = writer
+        self._leases = leases
+        self._places = places
+        insert = database.dialect.insert
+        self._insert_begun = insert("response", [*BEGUN, "worker"])
+        self._insert_whole = insert("response", [*BEGUN[:3], *BEGUN[4:], *ENDED, *PLACED])
+        self._end = (
+            f"UPDATE response SET worker = NULL, echo = ?, {_assign(ENDED)}, {_assign(PLACED)}"  # noqa: S608
+            " WHERE pk = ? AND status IN ('queued', 'in_progress') AND deleted_at IS NULL"
+        )
+        self._end_late = f"UPDATE response SET {_assign(COUNTED)} WHERE pk = ? AND total_ms IS NULL"  # noqa: S608
+        self._begun: set[str] = set()
+
+    # --- writing ------------------------------------------------------------------------------------------------
+
+    def begin(self, draft: Draft) -> None:
+        self._check_size(draft.input, draft.echo, draft.settings)
+        self._writer.do(lambda group: self._begin(group, draft))
+        self._begun.add(draft.id)
+
+    def finish(self, draft: Draft, outcome: Outcome) -> bool:
+        """False when it had been cancelled, deleted or given up before: then its row stays as it is."""
+        record = _record(draft, outcome, kept=draft.kept)
+        self._check_size(draft.input, outcome.output, record.echo, draft.settings)
+        begun = draft.id in self._begun
+        try:
+            ended = self._writer.do(lambda group: self._finish(group, record, begun))
+        finally:
+            self._begun.discard(draft.id)
+        if ended.place is not None:
+            self._places.remember(draft.owner, draft.id, ended.place)
+        return ended.written
+
+    def note(self, draft: Draft, outcome: Outcome) -> None:
+        record = _record(draft, outcome, kept=False)
+        begun = draft.id in self._begun
+        self._begun.discard(draft.id)
+        self._writer.post(lambda group: self._finish(group, record, begun))
+
+    def _check_size(self, *bodies: bytes) -> None:
+        packet = self._database.packet
+        if packet is None or 2 * sum(map(len, bodies)) < packet - PACKET_MARGIN:
+            return
+        escaped = sum(len(body) + body.count(b'"') + body.count(b"\\") + body.count(b"'") for body in bodies)
+        if escaped >= packet - PACKET_MARGIN:
+            raise StoreUnavailable("This response is larger than the response store takes (max_allowed_packet).")
+
+    def _begin(self, group: Group, draft: Draft) -> None:
+        values = (
+            *_identity(draft, self._parent(group, draft).pk),
+            "in_progress",
+            *self._request(group, draft, draft.kept, draft.echo),
+            self._leases.worker(group.session),
+        )
+        try:
+            pk = group.session.insert(self._insert_begun, values)
+        except Conflict:
+            # A commit whose answer was lost is tried again: then the row is there already.
+            if self._row(group, draft) is None:
+                raise
+            return
+        if draft.kept:
+            group.add_content(pk, draft.input, None)
+            group.add_items(draft.owner, draft.item_ids, pk)
+
+    def _finish(self, group: Group, record: Record, begun: bool) -> Ended:
+        row = self._row(group, record.draft) if begun else None
+        if row is None:
+            try:
+                return self._write_whole(group, record)
+            except Conflict:
+                row = self._row(group, record.draft)
+                if row is None:
+                    raise
+        return self._write_end(group, record, row)
+
+    def _row(self, group: Group, draft: Draft) -> Row | None:
+        return group.session.row(
+            "SELECT pk, status, total_ms FROM response WHERE id = ? AND owner = ?", (draft.id, draft.owner)
+        )
+
+    def _write_whole(self, group: Group, record: Record) -> Ended:
+        draft, outcome = record.draft, record.outcome
+        parent = self._parent(group, draft)
+        values = (
+            *_identity(draft, parent.pk),
+            *self._request(group, draft, record.kept, record.echo),
+            *record.ended,
+        )
+        pk, columns = _placed(
+            group, record, parent, lambda columns: group.session.insert(self._insert_whole, (*values, *columns))
+        )
+        if record.kept:
+            group.add_content(pk, draft.input, outcome.output)
+            group.add_items(draft.owner, draft.item_ids + outcome.item_ids, pk)
+        group.count(record.counter, outcome.status, outcome.usage)
+        return Ended(True, _place(pk, columns))
+
+    def _write_end(self, group: Group, record: Record, row: Row) -> Ended:
+        """Ends a row that was begun, unless something else has ended it meanwhile."""
+        draft, outcome = record.draft, record.outcome
+        pk, status, _ = row
+        values = (_text(record.echo) if record.kept else None, *record.ended)
+        if status not in ("queued", "in_progress"):
+            return self._write_late(group, record, row)
+        written, columns = _placed(
+            group,
+            record,
+            self._parent(group, draft),
+            lambda columns: group.session.run(self._end, (*values, *columns, pk)),
+        )
+        if not written:
+            return self._write_late(group, record, row)
+        if record.kept:
+            group.session.run("UPDATE content SET output = ? WHERE response = ?", (outcome.output.decode(), pk))
+            group.add_items(draft.owner, outcome.item_ids, pk)
+        group.count(record.counter, outcome.status, outcome.usage)
+        return Ended(True, _place(pk, columns))
+
+    def _write_late(self, group: Group, record: Record, row: Row) -> Ended:
+        """Its row stays as something else ended it; what it has cost is recorded all the same, once."""
+        pk, status, total_ms = row
+        if total_ms is None and group.session.run(self._end_late, (*record.counted, pk)):
+            group.count(record.counter, record.outcome.status, record.outcome.usage)
+        # A commit whose answer was lost is tried again, and then finds its own row.
+        return Ended(total_ms is not None and status == record.outcome.status, None)
+
+    def _parent(self, group: Group, draft: Draft) -> Place:
+        if draft.parent is None:
+            return ROOT
+        known = self._places.find(draft.owner, draft.parent)
+        if known is not None:
+            return known
+        row = group.session.row(
+            "SELECT pk, branch, depth, since FROM response WHERE id = ? AND owner = ?", (draft.parent, draft.owner)
+        )
+        if row is None:
+            return LOST
+        pk, branch, depth, since = row
+        return Place(pk=pk, branch=branch, depth=depth or 0, since=since)
+
+    def _request(self, group: Group, draft: Draft, kept: bool, echo: bytes) -> tuple[Any, ...]:
+        return (
+            int(kept),
+            int(draft.streamed),
+            draft.token,
+            draft.model[:MAX_NAME],
+            draft.request_id[:MAX_NAME] or None,
+            draft.created_at,
+            group.setting(draft.owner, draft.settings) if kept else None,
+            _text(echo) if kept else None,
+        )
+
+    # --- reading and ending from outside ------------------------------------------------------------------------
+
+    def read(self, owner: str, response_id: str) -> Stored | None:
+        if not known_id(response_id):
+            return None
+        row = self._database.read(lambda session: session.row(READ, (response_id, owner)))
+        return _stored(row) if row is not None and row[-1] == response_id else None
+
+    def cancel(self, owner: str, response_id: str) -> bool:
+        """True when this call has ended it: what was finished or cancelled before stays as it is."""
+        if not known_id(response_id):
+            return False
+        changed = self._database.transaction(
+            lambda session: session.run(
+                "UPDATE response SET status = 'cancelled', worker = NULL, completed_at = ?"
+                " WHERE id = ? AND owner = ? AND kept = 1 AND deleted_at IS NULL"
+                " AND status IN ('queued', 'in_progress')",
+                (int(time.time()), response_id, owner),
+            )
+        )
+        return changed == 1
+
+    def delete(self, owner: str, response_id: str) -> bool:
+        if not known_id(response_id):
+            return False
+        return self._database.transaction(lambda session: self._delete(session, owner, response_id))
+
+    def _delete(self, session: Session, owner: str, response_id: str) -> bool:
+        buried = session.run(
+            "UPDATE response SET deleted_at = ?, echo = NULL, worker = NULL,"
+            " status = CASE WHEN status IN ('queued', 'in_progress') THEN 'cancelled' ELSE status END"
+            " WHERE id = ? AND owner = ? AND kept = 1 AND deleted_at IS NULL",
+            (int(time.time()), response_id, owner),
+        )
+        row = session.row(CONTENT, (response_id, owner)) if buried else None
+        if row is None:
+            return False
+        pk, settings, error, *bodies = row
+        session.run("DELETE FROM content WHERE response = ?", (pk,))
+        for item_id in sorted(_item_ids(bodies)):
+            session.run("DELETE FROM item WHERE owner = ? AND id = ? AND response = ?", (owner, item_id, pk))
+        session.run("UPDATE response SET settings = NULL, error = ? WHERE pk = ?", (_bare_error(error), pk))
+        session.run(
+            "DELETE FROM setting WHERE pk = ? AND NOT EXISTS (SELECT 1 FROM response WHERE settings = ?)",
+            (settings, settings),
+        )
+        return True
+
+
+# --- values -----------------------------------------------------------------------------------------------------
+
+
+def _placed(group: Group, record: Record, parent: Place, write: Callable[[Columns], int]) -> tuple[int, Columns]:
+    """Writes a response into its parent's branch, or into a new one when another child was there first; what `write`
+    returned, and with which columns.
+    """
+    columns: Columns = NOWHERE
+    if not record.takes_place:
+        return write(columns), columns
+    depth = parent.depth + 1
+    since = depth if record.outcome.compacted else parent.since
+    if parent.branch is not None:
+        columns = (parent.branch, depth, since)
+        try:
+            return write(columns), columns
+        except Conflict:
+            pass
+    fork = parent.depth if parent.branch is not None else None
+    branch = group.session.insert("INSERT INTO branch (parent, fork) VALUES (?, ?)", (parent.branch, fork))
+    columns = (branch, depth, since)
+    return write(columns), columns
+
+
+def _place(pk: int, columns: Columns) -> Place | None:
+    branch, depth, since = columns
+    return None if branch is None or depth is None else Place(pk, branch, depth, since)
+
+
+def _record(draft: Draft, outcome: Outcome, *, kept: bool) -> Record:
+    usage = outcome.usage
+    counts = (
+        (usage.input_tokens, usage.cached_tokens, usage.cache_write_tokens, usage.output_tokens, usage.reasoning_tokens)
+        if usage is not None
+        else (None,) * 5
+    )
+    estimated = int(usage is not None and usage.estimated)
+    error = _json(outcome.error)
+    ended = (
+        outcome.status,
+        int(outcome.opaque),
+        estimated,
+        _name(outcome.channel),
+        _name(outcome.family),
+        _name(outcome.upstream_model),
+        _name(outcome.upstream_id),
+        outcome.completed_at,
+        outcome.first_byte_ms,
+        outcome.total_ms,
+        *counts,
+        error if kept else _bare_error(error),
+        _json(outcome.incomplete_details),
+        _attempts(outcome.attempts),
+        _json(outcome.compaction),
+    )
+    return Record(
+        draft=draft,
+        outcome=outcome,
+        kept=kept,
+        echo=outcome.echo if outcome.echo is not None else draft.echo,
+        ended=ended,
+        counted=(estimated, outcome.total_ms, *counts),
+    )
+
+
+def _identity(draft: Draft, parent: int | None) -> tuple[Any, ...]:
+    return (draft.id, draft.owner, parent)
+
+
+def _assign(columns: tuple[str, ...]) -> str:
+    return ", ".join(f"{column} = ?" for column in columns)
+
+
+def _name(value: str | None) -> str | None:
+    return None if value is None else value[:MAX_NAME]
+
+
+def _text(json: bytes) -> str | None:
+    """The empty object is not worth its bytes."""
+    return None if json == b"{}" else json.decode()
+
+
+def _json(value: Mapping[str, Any] | None) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
+
+
+def _bare_error(json: str | None) -> str | None:
+    """An error without its sentence, which may quote what was said."""
+    if json is None:
+        return None
+    error = orjson.loads(json)
+    return orjson.dumps({"message": "", "type": error.get("type"), "code": error.get("code")}).decode()
+
+
+def _attempts(attempts: tuple[Attempt, ...]) -> str | None:
+    """NULL when one attempt sufficed: the row itself says all about it."""
+    if not attempts or (len(attempts) == 1 and attempts[0].error is None):
+        return None
+    return orjson.dumps([attempt.wire() for attempt in attempts]).decode()
+
+
+def _item_ids(bodies: list[str | None]) -> set[str]:
+    return {
+        item["id"]
+        for body in bodies
+        if body is not None
+        for item in orjson.loads(body)
+        if isinstance(item, dict) and isinstance(item.get("id"), str)
+    }
+
+
+def _stored(row: Row) -> Stored:
+    (
+        owner,
+        parent,
+        status,
+        model,
+        created_at,
+        completed_at,
+        settings,
+        echo,
+        input,
+        output,
+        input_tokens,
+        cached_tokens,
+        cache_write_tokens,
+        output_tokens,
+        reasoning_tokens,
+        estimated,
+        error,
+        incomplete_details,
+        streamed,
+        response_id,
+    ) = row
+    usage = None
+    if input_tokens is not None:
+        usage = Usage(input_tokens, cached_tokens, cache_write_tokens, output_tokens, reasoning_tokens, bool(estimated))
+    return Stored(
+        id=response_id,
+        owner=owner,
+        parent=parent,
+        status=status,
+        model=model,
+        created_at=created_at,
+        completed_at=completed_at,
+        settings=(settings or "{}").encode(),
+        echo=(echo or "{}").encode(),
+        input=(input or "[]").encode(),
+        output=(output or "[]").encode(),
+        usage=usage,
+        error=None if error is None else orjson.loads(error),
+        incomplete_details=None if incomplete_details is None else orjson.loads(incomplete_details),
+        streamed=bool(streamed),
+    )

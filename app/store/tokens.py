@@ -1,0 +1,158 @@
+"""Tokens: what a person or program authenticates with. Only a keyed hash of the secret is stored, and a check costs a
+query once in a few seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import orjson
+
+from app.errors import ConfigurationError
+from app.records import Token
+from app.store import models
+from app.store.database import Conflict, Database, Row, Session
+from app.store.group import Group
+from app.store.writer import Writer
+
+PREFIX = "ap_"
+SHOWN = 9
+LONGEST = 256
+FRESH = 5.0
+"""Seconds for which an answer is not asked for again; a revoked token may be taken for so long."""
+CACHED = 4096
+USE_NOTED = 60.0
+"""Seconds between two notes of a token's use."""
+
+_COLUMNS = "pk, name, owner, prefix, models, created_at, expires_at, revoked_at, last_used_at, keeps"
+_BY_HASH = f"SELECT hash, {_COLUMNS} FROM token WHERE hash = ?"  # noqa: S608
+_ALL = f"SELECT {_COLUMNS} FROM token ORDER BY pk"  # noqa: S608
+
+
+class Answer(NamedTuple):
+    token: Token | None
+    until: float
+
+
+class Tokens:
+    def __init__(self, database: Database, writer: Writer[Group], pepper: bytes) -> None:
+        self._database = database
+        self._writer = writer
+        self._pepper = pepper
+        # Two, so that a flood of wrong secrets does not push out the right ones. Both are keyed on the full hash.
+        self._good: dict[str, Answer] = {}
+        self._bad: dict[str, Answer] = {}
+        self._noted: dict[int, float] = {}
+
+    def create(
+        self, name: str, owner: str, *, models: Sequence[str] = (), expires_at: int | None = None, keeps: bool = True
+    ) -> tuple[Token, str]:
+        """The secret is not kept: this is the only time it is seen."""
+        _check_name("name", name)
+        _check_name("owner", owner)
+        secret = PREFIX + secrets.token_urlsafe(32)
+        row = {
+            "name": name,
+            "owner": owner,
+            "hash": self._hash(secret),
+            "prefix": secret[:SHOWN],
+            "models": orjson.dumps(list(models)).decode(),
+            "created_at": int(time.time()),
+            "expires_at": expires_at,
+            "keeps": keeps,
+        }
+        try:
+            self._database.transaction(lambda session: _insert(session, row))
+        except Conflict:
+            raise ConfigurationError(
+                f"There is already a token named '{name}'.", fix="Choose another name: a revoked token keeps its own."
+            ) from None
+        self._bad.clear()
+        found = self._find(self._hash(secret))
+        assert found is not None, "a token that was committed is there"
+        return found, secret
+
+    def all(self) -> list[Token]:
+        return [_token(row) for row in self._database.read(lambda session: session.rows(_ALL))]
+
+    def revoke(self, name: str) -> bool:
+        query = models.Token.update(revoked_at=int(time.time())).where(
+            models.Token.name == name, models.Token.revoked_at.is_null()
+        )
+        changed = self._database.transaction(lambda session: int(session.ask(query)))
+        self._good.clear()
+        return changed > 0
+
+    def check(self, secret: str) -> Token | None:
+        if not 0 < len(secret) <= LONGEST:
+            return None
+        hash = self._hash(secret)
+        token = self._answer(hash)
+        if token is None or token.revoked_at is not None or _expired(token):
+            return None
+        self._note_use(token)
+        return token
+
+    def _answer(self, hash: str) -> Token | None:
+        now = time.monotonic()
+        known = self._good.get(hash) or self._bad.get(hash)
+        if known is not None and known.until > now:
+            return known.token
+        token = self._find(hash)
+        cache = self._good if token is not None else self._bad
+        if len(cache) >= CACHED:
+            cache.clear()
+        cache[hash] = Answer(token, now + FRESH)
+        return token
+
+    def _find(self, hash: str) -> Token | None:
+        row = self._database.read(lambda session: session.row(_BY_HASH, (hash,)))
+        return _token(row[1:]) if row is not None and hmac.compare_digest(row[0], hash) else None
+
+    def _note_use(self, token: Token) -> None:
+        now = time.monotonic()
+        if now - self._noted.get(token.key, -USE_NOTED) >= USE_NOTED:
+            self._noted[token.key] = now
+            used_at = int(time.time())
+            self._writer.post(lambda group: group.touch_token(token.key, used_at))
+
+    def _hash(self, secret: str) -> str:
+        return hmac.new(self._pepper, secret.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def _insert(session: Session, row: dict[str, object]) -> None:
+    session.ask(models.Token.insert(row))
+
+
+def _expired(token: Token) -> bool:
+    return token.expires_at is not None and token.expires_at <= time.time()
+
+
+def _check_name(what: str, value: str) -> None:
+    # Trailing spaces do not count in MySQL's comparisons.
+    if not value or value != value.strip() or len(value) > 191:
+        raise ConfigurationError(
+            f"The {what} of a token cannot be '{value}'.",
+            fix="Use 1 to 191 characters, without a space at either end.",
+        )
+
+
+def _token(row: Row) -> Token:
+    key, name, owner, prefix, names, created_at, expires_at, revoked_at, last_used_at, keeps = row
+    return Token(
+        key=key,
+        name=name,
+        owner=owner,
+        prefix=prefix,
+        models=tuple(orjson.loads(names)),
+        created_at=created_at,
+        expires_at=expires_at,
+        revoked_at=revoked_at,
+        last_used_at=last_used_at,
+        keeps=bool(keeps),
+    )

@@ -1,0 +1,189 @@
+"""One thread a process that writes what the others hand to it, many jobs in one transaction, so that a busy gateway
+pays for one commit and not for sixty-four. It knows no table: a job is a function of the open group.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+from app.errors import StoreUnavailable
+from app.store import forks
+from app.store.database import Conflict, Database, Refused, Session, unavailable
+
+log = logging.getLogger(__name__)
+
+SECONDS = 5.0
+"""How long a job may wait for its turn."""
+GRACE = 10.0
+"""How long one that was begun may take: the database's own timeouts end it before."""
+BACKLOG = 1000
+"""Jobs that wait, beyond which those nobody waits for are dropped."""
+CLOSING = 10.0
+
+
+class Group(Protocol):
+    """What the jobs of one transaction share; `flush` writes what they left for the end."""
+
+    def flush(self) -> None: ...
+
+
+G = TypeVar("G", bound=Group)
+T = TypeVar("T")
+
+
+class _Job(Generic[G]):
+    __slots__ = ("_claim", "_done", "deadline", "fault", "result", "write")
+
+    def __init__(self, write: Callable[[G], Any], deadline: float) -> None:
+        self.write = write
+        self.deadline = deadline
+        self.result: Any = None
+        self.fault: BaseException | None = None
+        self._claim = threading.Lock()
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def claim(self) -> bool:
+        """True for the first who asks: the writer, which begins it, or the one who waits, who withdraws it."""
+        return self._claim.acquire(blocking=False)
+
+    def end(self, result: Any = None, fault: BaseException | None = None) -> None:
+        self.result = result
+        self.fault = fault
+        self._done.release()
+
+    def wait(self) -> Any:
+        if not self._done.acquire(timeout=max(0.0, self.deadline - time.monotonic())):
+            if self.claim():
+                raise StoreUnavailable("The response store is too busy at the moment. Please try again.")
+            if not self._done.acquire(timeout=GRACE):
+                raise StoreUnavailable("The response store did not answer in time. Please try again.")
+        if self.fault is not None:
+            raise self.fault
+        return self.result
+
+
+class Writer(Generic[G]):
+    def __init__(self, database: Database, open_group: Callable[[Session], G], *, limit: int) -> None:
+        self._database = database
+        self._open_group = open_group
+        self._limit = limit
+        self._closed = False
+        self.renew()
+        forks.watch(self)
+
+    def renew(self) -> None:
+        self._jobs: queue.SimpleQueue[_Job[G] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._dropped = 0
+
+    def do(self, write: Callable[[G], T], *, seconds: float = SECONDS) -> T:
+        """Returns once the transaction that `write` became part of is committed."""
+        job: _Job[G] = _Job(write, time.monotonic() + seconds)
+        self._put(job)
+        result: T = job.wait()
+        return result
+
+    def post(self, write: Callable[[G], object]) -> None:
+        """Returns at once; the job is lost when the queue is full, or with the process."""
+        if self._closed or self._jobs.qsize() >= BACKLOG:
+            self._drop()
+        else:
+            self._put(_Job(write, float("inf")))
+
+    def close(self) -> None:
+        """Writes what is waiting, then ends."""
+        with self._starting:
+            self._closed = True
+            thread = self._thread
+        if thread is not None:
+            self._jobs.put(None)
+            thread.join(CLOSING)
+
+    @property
+    def waiting(self) -> int:
+        return self._jobs.qsize()
+
+    @property
+    def dropped(self) -> int:
+        return self._dropped
+
+    def _put(self, job: _Job[G]) -> None:
+        if self._closed:
+            raise StoreUnavailable("The response store is closed.")
+        self._jobs.put(job)
+        if self._thread is None or not self._thread.is_alive():
+            self._start()
+
+    def _start(self) -> None:
+        with self._starting:
+            if not self._closed and (self._thread is None or not self._thread.is_alive()):
+                self._thread = threading.Thread(target=self._run, args=(self._jobs,), name="store-writer", daemon=True)
+                self._thread.start()
+
+    def _drop(self) -> None:
+        self._dropped += 1
+        if self._dropped % BACKLOG == 1:
+            log.warning("The store's writer is behind: %d metadata rows were dropped so far.", self._dropped)
+
+    def _run(self, jobs: queue.SimpleQueue[_Job[G] | None]) -> None:
+        more = True
+        while more:
+            group, more = self._gather(jobs)
+            if group:
+                self._write(group)
+
+    def _gather(self, jobs: queue.SimpleQueue[_Job[G] | None]) -> tuple[list[_Job[G]], bool]:
+        """The jobs that are there, at least one; False with them when they are the last."""
+        group: list[_Job[G]] = []
+        job = jobs.get()
+        while job is not None:
+            if job.claim():
+                group.append(job)
+            if len(group) == self._limit:
+                return group, True
+            try:
+                job = jobs.get_nowait()
+            except queue.Empty:
+                return group, True
+        return group, False
+
+    def _write(self, jobs: list[_Job[G]]) -> None:
+        try:
+            results = self._transaction(jobs)
+        except BaseException as fault:
+            # Whatever it is belongs to those who wait. A database that is away fails them all; any other fault may be
+            # one row's, and the rest must not suffer for it.
+            if len(jobs) > 1 and (isinstance(fault, Refused) or not isinstance(fault, StoreUnavailable)):
+                for job in jobs:
+                    self._write([job])
+            else:
+                self._fail(jobs, fault)
+        else:
+            for job, result in zip(jobs, results, strict=True):
+                job.end(result)
+
+    def _transaction(self, jobs: list[_Job[G]]) -> list[Any]:
+        def write(session: Session) -> list[Any]:
+            group = self._open_group(session)
+            results = [job.write(group) for job in jobs]
+            group.flush()
+            return results
+
+        now = time.monotonic()
+        until = max(now, min(now + SECONDS, *(job.deadline for job in jobs)))
+        return self._database.transaction(write, until)
+
+    def _fail(self, jobs: list[_Job[G]], fault: BaseException) -> None:
+        if isinstance(fault, Conflict):
+            fault = unavailable(fault)
+        for job in jobs:
+            if job.deadline == float("inf"):
+                log.warning("A row nobody waits for was not written: %s", type(fault).__name__)
+            job.end(fault=fault)

@@ -1,0 +1,131 @@
+"""A database for a test: SQLite in a file, or a MariaDB server of the tests' own, on the loopback and in a folder that
+pytest removes. No server that runs already is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pymysql
+import pytest
+
+STARTING = 60.0
+
+
+@dataclass(frozen=True)
+class Server:
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def run(self, statement: str) -> None:
+        with pymysql.connect(host="127.0.0.1", port=self.port, user="root", autocommit=True) as connection:
+            connection.cursor().execute(statement)
+
+    def url(self, name: str) -> str:
+        return f"mysql://root@127.0.0.1:{self.port}/{name}"
+
+    def await_start(self) -> None:
+        until = time.monotonic() + STARTING
+        while True:
+            try:
+                return self.run("SELECT 1")
+            except pymysql.err.OperationalError:
+                if self.process.poll() is not None or time.monotonic() > until:
+                    pytest.fail(f"mariadbd did not start:\n{self.log.read_text()[-2000:]}", pytrace=False)
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = _start(tmp_path_factory.mktemp("mariadb"))
+    try:
+        server.await_start()
+        yield server
+    finally:
+        server.process.terminate()
+        try:
+            server.process.wait(20)
+        except subprocess.TimeoutExpired:
+            server.process.kill()
+            server.process.wait()
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/antiphon.db"
+        return
+    server: Server = request.getfixturevalue("mariadb")
+    name = f"antiphon_{secrets.token_hex(6)}"
+    server.run(f"CREATE DATABASE {name}")
+    try:
+        yield server.url(name)
+    finally:
+        server.run(f"DROP DATABASE {name}")
+
+
+def _start(folder: Path) -> Server:
+    data, log, port = folder / "data", folder / "log", _free_port()
+    account = ["--user=root"] if os.geteuid() == 0 else []
+    subprocess.run(
+        [
+            _program("mariadb-install-db"),
+            "--no-defaults",
+            f"--datadir={data}",
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+            *account,
+        ],
+        check=True,
+        capture_output=True,
+    )
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                _program("mariadbd"),
+                "--no-defaults",
+                f"--datadir={data}",
+                f"--socket={folder / 's'}",
+                f"--pid-file={folder / 'pid'}",
+                "--bind-address=127.0.0.1",
+                f"--port={port}",
+                "--skip-name-resolve",
+                "--innodb-buffer-pool-size=64M",
+                "--innodb-log-file-size=32M",
+                # What a test has written need not outlive the machine.
+                "--innodb-flush-log-at-trx-commit=0",
+                "--skip-log-bin",
+                "--skip-innodb-file-per-table",
+                "--skip-innodb-doublewrite",
+                *account,
+            ],
+            stdout=output,
+            stderr=output,
+        )
+    return Server(port=port, process=process, log=log)
+
+
+def _program(name: str) -> str:
+    # Servers lie where only root's PATH looks.
+    found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
+    if found is None:
+        pytest.fail(
+            f"{name} is not installed: `make test` installs what the tests need (mariadb-server).", pytrace=False
+        )
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import pytest
+
+from app.errors import ConfigurationError, StoreUnavailable
+from app.store import Store, migrations
+from app.store.database import Database, Session
+from app.store.models import TABLES
+from tests.store import rows
+from tests.store.turns import turn
+
+
+def test_an_empty_database_is_refused_with_the_command_that_helps(database_url: str) -> None:
+    store = Store(database_url, pepper=b"p")
+    assert store.schema_version() == 0
+    with pytest.raises(ConfigurationError) as caught:
+        store.check_schema()
+    assert "antiphon db upgrade" in caught.value.fix
+    with pytest.raises(StoreUnavailable):
+        turn(store)
+    store.close()
+
+
+def test_a_second_upgrade_has_nothing_to_do(database_url: str) -> None:
+    store = Store(database_url, pepper=b"p")
+    assert store.upgrade() == list(range(1, len(migrations.STEPS) + 1))
+    assert store.upgrade() == []
+    store.check_schema()
+    store.close()
+
+
+def test_two_upgrades_at_once_apply_each_step_once(database_url: str) -> None:
+    together = threading.Barrier(4)
+
+    def upgrade(_: int) -> list[int]:
+        store = Store(database_url, pepper=b"p")
+        together.wait()
+        applied = store.upgrade()
+        store.check_schema()
+        store.close()
+        return applied
+
+    with ThreadPoolExecutor(4) as threads:
+        applied = list(threads.map(upgrade, range(4)))
+    assert sorted(step for steps in applied for step in steps) == list(range(1, len(migrations.STEPS) + 1))
+
+
+def test_a_step_that_broke_off_is_run_again(store: Store, database_url: str) -> None:
+    response_id = turn(store)
+    rows.execute(database_url, "DELETE FROM schema_version")
+    assert store.upgrade() == list(range(1, len(migrations.STEPS) + 1))
+    assert store.response("ada", response_id) is not None
+
+
+def test_a_lease_whose_holder_died_is_taken_over(store: Store, database_url: str) -> None:
+    rows.execute(database_url, "UPDATE migration_lease SET holder = 'dead', lease_until = 1")
+    assert store.upgrade() == []
+
+
+def test_a_newer_database_is_refused_with_another_advice(store: Store, database_url: str) -> None:
+    rows.execute(database_url, "INSERT INTO schema_version (version, applied_at) VALUES (999, 0)")
+    with pytest.raises(ConfigurationError, match="999") as caught:
+        store.check_schema()
+    assert "newer" in caught.value.fix
+
+
+def test_the_models_are_what_the_migrations_made(store: Store, database_url: str) -> None:
+    database = Database(database_url)
+    for model in TABLES:
+        query = model.select(*model._meta.sorted_fields)
+        assert database.read(partial(_ask, query=query)) == []
+        made = rows.execute(database_url, _COLUMNS[database.dialect.name], (model._meta.table_name,))
+        assert {name for (name,) in made} == set(model._meta.columns)
+    database.close()
+
+
+def _ask(session: Session, query: Any) -> list[Any]:
+    return list(session.ask(query))
+
+
+_COLUMNS = {
+    "sqlite": "SELECT name FROM pragma_table_info(?)",
+    "mysql": "SELECT column_name FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = ?",
+}

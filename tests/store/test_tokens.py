@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from app.errors import ConfigurationError
+from app.store import Store
+from tests.store import rows
+from tests.store.conftest import PEPPER
+
+
+def test_a_token_is_recognised_by_its_secret(store: Store) -> None:
+    token, secret = store.create_token("laptop", "ada", models=["gpt-*", "small"], keeps=False)
+    assert secret.startswith("ap_")
+    assert len(secret) == 46
+    assert token.prefix == secret[:9]
+    assert store.tokens() == [token]
+    assert store.token(secret) == token
+    assert (token.owner, token.models, token.keeps) == ("ada", ("gpt-*", "small"), False)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "ap_", "ap_nothing", "' OR 1=1 --", "%", "\x00", "é", "\ud800", "x" * 10_000],
+    ids=lambda wrong: ascii(wrong[:12]),
+)
+def test_a_wrong_secret_is_nobody(store: Store, wrong: str) -> None:
+    store.create_token("laptop", "ada")
+    assert store.token(wrong) is None
+
+
+def test_a_secret_is_exact(store: Store) -> None:
+    _, secret = store.create_token("laptop", "ada")
+    assert all(store.token(wrong) is None for wrong in (secret + " ", secret[:-1], secret.swapcase(), " " + secret))
+
+
+def test_the_secret_is_not_in_the_database_and_needs_the_pepper(store: Store, database_url: str) -> None:
+    _, secret = store.create_token("laptop", "ada")
+    assert secret not in repr(rows.execute(database_url, "SELECT * FROM token"))
+    other = Store(database_url, pepper=b"another")
+    assert other.token(secret) is None
+    other.close()
+
+
+def test_revoked_and_expired_tokens_are_nobody(store: Store) -> None:
+    _, revoked = store.create_token("revoked", "ada")
+    _, expired = store.create_token("expired", "ada", expires_at=int(time.time()))
+    assert store.token(revoked) is not None
+    assert store.revoke_token("revoked")
+    assert not store.revoke_token("revoked")
+    assert not store.revoke_token("unknown")
+    assert store.token(revoked) is None
+    assert store.token(expired) is None
+    assert [token.revoked_at is None for token in store.tokens()] == [False, True]
+
+
+def test_a_token_made_after_its_secret_was_refused_is_taken_at_once(store: Store) -> None:
+    _, secret = store.create_token("first", "ada")
+    assert store.token(secret + "x") is None
+    _, second = store.create_token("second", "ada")
+    assert store.token(second) is not None
+
+
+def test_a_name_is_given_once(store: Store) -> None:
+    store.create_token("laptop", "ada")
+    with pytest.raises(ConfigurationError, match="laptop") as caught:
+        store.create_token("laptop", "bob")
+    assert caught.value.fix
+    store.create_token("Laptop", "ada")
+
+
+@pytest.mark.parametrize(("name", "owner"), [("", "ada"), ("a", ""), ("a ", "ada"), ("a", " ada"), ("a" * 200, "ada")])
+def test_a_name_that_the_database_could_mistake_is_refused(store: Store, name: str, owner: str) -> None:
+    with pytest.raises(ConfigurationError):
+        store.create_token(name, owner)
+
+
+def test_its_use_is_noted_behind_the_callers_back(store: Store, database_url: str) -> None:
+    token, secret = store.create_token("laptop", "ada")
+    for _ in range(5):
+        store.token(secret)
+    store.close()
+    reader = Store(database_url, pepper=PEPPER)
+    (found,) = reader.tokens()
+    assert found.last_used_at is not None
+    assert found.last_used_at >= token.created_at
+    reader.close()
+
+
+def test_a_check_is_answered_from_memory_for_some_seconds(store: Store, database_url: str) -> None:
+    token, secret = store.create_token("laptop", "ada")
+    assert store.token(secret) == token
+    rows.execute(database_url, "DELETE FROM token")
+    assert store.token(secret) == token
