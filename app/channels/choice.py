@@ -14,8 +14,9 @@ from time import monotonic
 from types import TracebackType
 
 from app import formats
-from app.channels.table import Channel, Table, WatchedTable
+from app.channels.table import Channel, Compaction, Table
 from app.channels.upstream import Exchange, LocalExchange, Upstream
+from app.channels.watch import WatchedTable
 from app.errors import (
     ChannelsBusy,
     FormatNotServed,
@@ -110,6 +111,10 @@ class Channels:
             )
         self._budget.pay()
         return self._tries(model, _ordered(able, prefer))
+
+    @property
+    def compaction(self) -> Compaction:
+        return self.table.compaction
 
     def usable(self) -> list[Channel]:
         """Channels that could take a request now."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from app import formats
-from app.channels.table import ChannelsInvalid, load
+from app.channels.document import ChannelsInvalid
+from app.channels.table import load
 from app.cli.context import as_json, print_json
 from app.errors import ConfigurationError
 from app.settings import home, read_environment

@@ -1,48 +1,12 @@
-import logging
-import os
 import re
-import traceback
-from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from app.channels.table import (
-    Channel,
-    ChannelsInvalid,
-    Compaction,
-    Cooldown,
-    Table,
-    Timeouts,
-    WatchedTable,
-    load,
-    stamp_of,
-)
+from app.channels.document import ChannelsInvalid
+from app.channels.table import Channel, Compaction, Cooldown, Table, Timeouts, load
 from app.schemas.channels import KEYS
-
-FORMATS = ("responses", "chat_completions", "demo")
-CANARY = "canary-7f3a91"
-REPOSITORY = Path(__file__).parents[2]
-DEMO = "version: 1\nchannels:\n  - {name: demo, format: demo, models: [demo]}\n"
-log = logging.getLogger("antiphon.test")
-
-
-def write(directory, text):
-    path = directory / "channels.yaml"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    path.chmod(0o640)
-    return path
-
-
-@pytest.fixture
-def read(tmp_path):
-    return lambda text, **environment: load(write(tmp_path, text), environment, FORMATS)
-
-
-def rows(text, *, head="version: 1\n"):
-    return f"{head}channels:\n" + "".join(f"  {line}\n" for line in text.strip("\n").splitlines())
+from tests.channels.tables import CANARY, DEMO, FORMATS, REPOSITORY, rows
 
 
 def complaints(read, text, **environment):
@@ -275,6 +239,14 @@ DURATION = "must be a duration: a number of seconds, or 500ms, 30s, 5m, 1h (at m
         (rows(A + 'headers: {X-A: "a\\r\\nb"}}'), ["3:57: must be printable ASCII without outer blanks"]),
         (rows(A + 'api_key: "${K}", api_key_file: f}'), ["3:73: stands beside api_key; a channel has one key"]),
         (rows(A + "ca_file: none.pem}"), ["3:51: is not a file that can be read"]),
+        (rows(A + 'ca_file: none.pem, api_key: "${NONE}"}'), ["3:51: is not a file that can be read"]),
+        (
+            rows(A + "tags: [&x y], weight: 0}"),
+            [
+                "3:49: anchors are not supported; a value that begins with '&' must be quoted",
+                "3:64: must be a whole number from 1 to 1000",
+            ],
+        ),
         (rows(A + 'family: "${NONE}"}'), ["3:50: the variable NONE is not set, in the environment or in .env"]),
         (
             rows(A + 'family: "${K"}'),
@@ -349,22 +321,6 @@ def test_everything_wrong_is_said_at_once_in_the_order_of_the_lines(read):
     )
 
 
-def test_what_cannot_be_read_as_a_file_is_a_problem(tmp_path):
-    for path in (tmp_path / "missing.yaml", tmp_path, tmp_path / ("x" * 5000), Path("a\0b")):
-        with pytest.raises(ChannelsInvalid):
-            load(path, {}, FORMATS)
-
-
-def test_a_file_full_of_faults_stays_within_bounds(read):
-    found = complaints(read, DEMO + "".join(f"wrong{number}: 1\n" for number in range(5000)))
-    assert len(found) == 200
-
-
-@pytest.mark.parametrize("text", ["channels: '" + "${A:-" * 700_000 + "'", "a: " + "[" * (4 << 20), "'" * (4 << 20)])
-def test_a_hostile_file_is_refused(read, text):
-    assert len(complaints(read, text)) <= 3
-
-
 # --- variables and keys -----------------------------------------------------------------------------------------
 
 
@@ -428,202 +384,6 @@ def test_a_literal_key_is_warned_of_and_more_so_when_everybody_can_read_it(read,
     warnings = load(tmp_path / "channels.yaml", {}, FORMATS).warnings
     assert len(warnings) == 2
     assert CANARY not in "".join(warning.render() for warning in warnings) + repr(warnings)
-
-
-# --- secrets ----------------------------------------------------------------------------------------------------
-
-PLACES = [
-    "api_key: {}",
-    "api_key: '{}' # {}",
-    "api_key: ${{NONE:-{}}}",
-    "api_key: ${{{}}}",
-    "api_key: ${{X:-{}",
-    "api_key: [{}]",
-    "api_key: {{{}: {}}}",
-    "api_key: |\n      {}",
-    "api_key: \"{}\n      {}\"",
-    "api_key {}",
-    "api_key:{}",
-    "api_key: {}\n  bad: ]",
-    "api_key: *{}",
-    "api_key: &{} x",
-    "api_key: !{} x",
-    "api_key: '{}",
-    "api_key: @{}",
-    "api_kye: {}",
-    "api_kye: {{deep: [{}]}}",
-    "base_url: https://u:{}@h/v1",
-    "base_url: https://h/v1?key={}",
-    "headers: {{Authorization: {}, Authorization: {}}}",
-    "headers: {{X-A: \"{}\\n\"}}",
-    "headers: [{}]",
-    "headers: {}",
-    "{{a, api_key:{}}}",
-    "# {}",
-    "x: *y # {}",
-    "weight: 0 # {}",
-    "timeout: [1, 2] # {}",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("wrong", ["", "    weight: 0\n    api_key: 1\n", "  - [\n"])
-def test_a_secret_is_never_shown(read, place, wrong, caplog):
-    line = place.format(*[CANARY] * 3)
-    text = rows("- {name: ok, format: demo, models: [m]}") + f"  - name: a\n    format: responses\n    {line}\n{wrong}"
-    with pytest.raises(ChannelsInvalid) as caught:
-        read(text, X=CANARY)
-    seen = [str(caught.value), repr(caught.value), repr(caught.value.problems)]
-    seen += traceback.format_exception(caught.value)
-    assert CANARY not in "".join(seen)
-
-
-def test_a_table_shows_neither_keys_nor_headers(read):
-    table = read(
-        rows("- {name: a, format: demo, models: [m], api_key: '${K}', headers: {api-key: '${K}'}}"),
-        K=CANARY,
-    )
-    channel = table.channels[0]
-    assert CANARY not in repr(table) + repr(channel) + str(channel) + repr([channel.api_key, channel.headers])
-    assert (channel.api_key, channel.headers["api-key"]) == (CANARY, CANARY)
-
-
-def test_what_a_variable_holds_is_not_quoted(read):
-    text = rows("- {name: '${S}', format: '${S}', models: ['${S}', '${S}'], base_url: '${S}', compact: '${S}'}")
-    with pytest.raises(ChannelsInvalid) as caught:
-        read(text, S=f"{CANARY}/:")
-    assert len(caught.value.problems) == 5
-    assert CANARY not in str(caught.value)
-
-
-# --- any text ---------------------------------------------------------------------------------------------------
-
-WORDS = [*sorted(KEYS), "demo", "1", "0", "a", "*", "&a", "*a", "!t", "${X}", "${", "<<", "~", "'", '"', "|", ">", "#"]
-PIECES = st.sampled_from(
-    [*WORDS, ": ", ":", "- ", ", ", "[", "]", "{", "}", "\n", "\n  ", "\n    ", "\t", "---\n", "\x85", " "]
-)
-BROKEN = st.builds(
-    lambda text, at, piece: text[: at % len(text)] + piece + text[at % len(text) :],
-    st.just((REPOSITORY / "channels.yaml").read_text().replace("\n#  ", "\n  ").replace("\n#d", "\nd")),
-    st.integers(0, 10_000),
-    PIECES,
-)
-
-
-def problems_of(path):
-    try:
-        return load(path, {"X": "1"}, FORMATS).warnings
-    except ChannelsInvalid as error:
-        return error.problems or pytest.fail("refused without a reason")
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.one_of(st.text(), st.lists(PIECES, max_size=60).map("".join), BROKEN, st.binary()))
-def test_any_text_is_a_table_or_told_what_is_wrong(tmp_path, text):
-    path = write(tmp_path, text)
-    lines = re.split("\r\n|[\n\r\x85\u2028\u2029]", path.read_bytes().decode("utf-8-sig", "replace"))
-    for problem in problems_of(path):
-        assert 1 <= problem.line <= len(lines)
-        assert 0 <= problem.caret <= len(problem.text)
-        assert problem.render()
-
-
-# --- reading again ----------------------------------------------------------------------------------------------
-
-
-def replace(path, text):
-    beside = path.with_name("new")
-    beside.write_text(text)
-    os.replace(beside, path)
-
-
-@pytest.fixture
-def watched(tmp_path):
-    return WatchedTable(write(tmp_path, DEMO), dict, FORMATS, log)
-
-
-def test_a_changed_file_is_swapped_in_and_readers_keep_theirs(watched, caplog):
-    caplog.set_level(logging.INFO)
-    before = watched.current
-    replace(watched.path, DEMO.replace("name: demo", "name: other"))
-    assert watched.current is before
-    watched.poll()
-    assert [channel.name for channel in watched.current.channels] == ["other"]
-    assert [channel.name for channel in before.channels] == ["demo"]
-    assert watched.current.digest != before.digest
-    assert "+other -demo" in caplog.text
-
-
-def test_an_unchanged_file_is_not_read_again(watched):
-    before = watched.current
-    watched.poll()
-    assert watched.current is before
-
-
-@pytest.mark.parametrize("text", ["", DEMO[:30], DEMO + "zzz: 1\n", DEMO + "'"])
-def test_a_bad_file_keeps_the_old_table_and_says_why_once(watched, caplog, text):
-    before = watched.current
-    replace(watched.path, text)
-    watched.poll()
-    watched.poll()
-    assert watched.current is before
-    assert "channels.yaml:" in watched.rejected
-    assert len(caplog.records) == 1
-    replace(watched.path, DEMO)
-    watched.poll()
-    assert watched.rejected is None
-
-
-def test_a_file_written_in_place_is_followed_to_its_end(watched):
-    with watched.path.open("w") as file:
-        for half in (DEMO[:40], DEMO[40:].replace("demo]", "demo, more]")):
-            file.write(half)
-            file.flush()
-            watched.poll()
-    watched.poll()
-    assert watched.rejected is None
-    assert watched.current.names() == ["demo", "more"]
-
-
-def test_a_deleted_file_keeps_the_old_table_until_it_is_back(watched):
-    before = watched.current
-    watched.path.unlink()
-    watched.poll()
-    assert watched.current is before
-    assert "cannot be read" in watched.rejected
-    write(watched.path.parent, DEMO)
-    watched.poll()
-    assert watched.rejected is None
-
-
-def test_touching_the_stamp_reads_the_environment_again(tmp_path):
-    path = write(tmp_path, rows("- {name: a, format: demo, models: [m], api_key: '${K}'}"))
-    environment = {}
-    watched = WatchedTable(path, lambda: dict(environment), FORMATS, log)
-    assert watched.current.channels == ()
-    environment["K"] = CANARY
-    watched.poll()
-    assert watched.current.channels == ()
-    stamp_of(path).touch()
-    watched.poll()
-    assert watched.current.channels[0].api_key == CANARY
-
-
-def test_an_environment_that_cannot_be_read_keeps_the_old_table(tmp_path):
-    dotenv = tmp_path / ".env"
-    dotenv.write_text("")
-    watched = WatchedTable(write(tmp_path, DEMO), lambda: {"ALL": dotenv.read_text()}, FORMATS, log)
-    before = watched.current
-    dotenv.unlink()
-    replace(watched.path, DEMO + "\n")
-    watched.poll()
-    assert watched.current is before
-    assert watched.rejected
-
-
-def test_a_bad_file_stops_the_start(tmp_path):
-    with pytest.raises(ChannelsInvalid):
-        WatchedTable(write(tmp_path, "version: 3\n"), dict, FORMATS, log)
 
 
 # --- the table that is shipped ----------------------------------------------------------------------------------

@@ -1,0 +1,227 @@
+"""What a value in the channel table can mean: each function takes one as it was written, or raises what is wrong.
+
+Values arrive as `Scalar`, text as it stands in the file: YAML 1.1 would turn `no` into a boolean, `012` into ten and
+`12:30` into 750. Knows neither the table's keys nor files, lines and variables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+from urllib.parse import urlsplit
+
+from marshmallow import ValidationError
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
+_DURATION = re.compile(r"((?:0|[1-9][0-9]{0,11})(?:\.[0-9]{1,9})?)(ms|s|m|h)?")
+_LONGEST = 7 * 24 * 3600.0
+_NUMBERS = {
+    int: ("a whole number", "d", re.compile(r"[-+]?(?:0|[1-9][0-9]{0,14})")),
+    float: ("a number", "g", re.compile(r"(?:0|[1-9][0-9]{0,11})(?:\.[0-9]{1,9})?")),
+}
+_FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+#: Anything a URL may hold; what urllib and urllib3 could read differently is left out.
+_URL = re.compile(r"https?://[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]*")
+_OUR_HEADERS = {
+    *("accept", "accept-encoding", "connection", "content-length", "content-type", "expect", "host", "keep-alive"),
+    *("te", "trailer", "transfer-encoding", "upgrade", "user-agent"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A single value. Its text may be a secret, so it shows itself to nobody."""
+
+    text: str = field(repr=False)
+    plain: bool = True
+    """Without quotes: only then can it be a number or a flag."""
+    literal: bool = True
+    """No variable was put in: only then may a message quote it."""
+
+
+def suggestion(word: str, words: Iterable[str]) -> str:
+    """`, did you mean 'api_key'?`, or nothing."""
+    near = get_close_matches(word, sorted(words), n=1) if len(word) <= 64 else []
+    return f", did you mean '{near[0]}'?" if near else ""
+
+
+def is_glob(name: str) -> bool:
+    """Brackets alone make no glob: there are models called `name[1m]`."""
+    return "*" in name or "?" in name
+
+
+# --- single values ----------------------------------------------------------------------------------------------
+
+
+def scalar(value: Any) -> Scalar:
+    if value is None:
+        raise ValidationError("must have a value")
+    if not isinstance(value, Scalar):
+        raise ValidationError(f"must be a single value, not a {'list' if isinstance(value, list) else 'mapping'}")
+    return value
+
+
+def text(value: Any) -> str:
+    given = scalar(value).text
+    if not given:
+        raise ValidationError("must not be empty")
+    return given
+
+
+def matching(pattern: str, expected: str) -> Callable[[Any], str]:
+    compiled = re.compile(pattern)
+
+    def read(value: Any) -> str:
+        given = text(value)
+        if not compiled.fullmatch(given):
+            raise ValidationError(f"must be {expected}")
+        return given
+
+    return read
+
+
+identifier = matching(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+)
+model_name = matching(
+    r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,254}[^\s\x00-\x1f\x7f])?",
+    "a model's name: at most 256 characters, none of them a control character or an outer blank",
+)
+header_value = matching(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?", "printable ASCII without outer blanks")
+
+
+def number(kind: type[int] | type[float], low: float, high: float) -> Callable[[Any], float]:
+    noun, shape, pattern = _NUMBERS[kind]
+
+    def read(value: Any) -> float:
+        given = scalar(value)
+        amount = kind(given.text) if given.plain and pattern.fullmatch(given.text) else None
+        if amount is None or not low <= amount <= high:
+            raise ValidationError(f"must be {noun} from {low:{shape}} to {high:{shape}}")
+        return amount
+
+    return read
+
+
+def duration(value: Any) -> float:
+    match = _DURATION.fullmatch(scalar(value).text)
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not 0 < seconds <= _LONGEST:
+        raise ValidationError("must be a duration: a number of seconds, or 500ms, 30s, 5m, 1h (at most seven days)")
+    return seconds
+
+
+def flag(value: Any) -> bool:
+    given = scalar(value)
+    meant = _FLAGS.get(given.text.lower()) if given.plain else None
+    if meant is None:
+        raise ValidationError("must be true or false")
+    return meant
+
+
+def one_of(*choices: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        given = scalar(value)
+        if given.text not in choices:
+            near = suggestion(given.text, choices) if given.literal else ""
+            raise ValidationError(f"must be one of {', '.join(choices)}{near}")
+        return given.text
+
+    return read
+
+
+def base_url(value: Any) -> str:
+    """`https://host[:port][/path]`, without the slash at its end."""
+    url = scalar(value).text
+    if not _URL.fullmatch(url):
+        raise ValidationError("must be a URL that begins with http:// or https://")
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        raise ValidationError("must be a URL with a valid host and port") from None
+    if not host:
+        raise ValidationError("must be a URL with a host")
+    if "@" in parts.netloc:
+        raise ValidationError("must not hold a user or password; use api_key or headers")
+    if "?" in url or "#" in url:
+        raise ValidationError("must end with its path, without '?' or '#'; paths are appended to it")
+    if parts.path.rstrip("/").endswith(("/responses", "/chat/completions")):
+        raise ValidationError("must be the part before /responses or /chat/completions, such as https://host/v1")
+    return url.rstrip("/")
+
+
+# --- several of them --------------------------------------------------------------------------------------------
+
+
+def mapping(read: Callable[[str, Any], Any]) -> Callable[[Any], dict[str, Any]]:
+    """A mapping whose keys the operator chooses: `read` is given a key and its value."""
+
+    def read_all(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValidationError("must be a mapping")
+        return _each(value.items(), read)
+
+    return read_all
+
+
+def distinct(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    """A list, nothing in it twice."""
+
+    def read_all(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise ValidationError("must be a list")
+        first: dict[Any, int] = {}
+
+        def read_new(index: int, element: Any) -> None:
+            if first.setdefault(read(element), index) != index:
+                raise ValidationError("stands here twice")
+
+        _each(enumerate(value), read_new)
+        return tuple(first)
+
+    return read_all
+
+
+def _each(pairs: Iterable[tuple[Any, Any]], read: Callable[[Any, Any], Any]) -> dict[Any, Any]:
+    """Read every entry, and gather under its key what is wrong with any of them."""
+    good: dict[Any, Any] = {}
+    wrong: dict[Any, Any] = {}
+    for key, value in pairs:
+        try:
+            good[key] = read(key, value)
+        except ValidationError as error:
+            wrong[key] = error.messages
+    if wrong:
+        raise ValidationError(wrong)
+    return good
+
+
+def models(value: Any) -> dict[str, str]:
+    """`[name, glob-*]` or `{public: upstream}`; read as public name → the name the upstream knows."""
+    if value and isinstance(value, list):
+        return {name: name for name in distinct(model_name)(value)}
+    if value and isinstance(value, dict):
+        return mapping(_renamed)(value)
+    raise ValidationError('must be a list of names, or a mapping of public names to upstream names; "*" for any')
+
+
+def _renamed(public: str, upstream: Any) -> str:
+    model_name(Scalar(public))
+    if upstream is None:
+        return public
+    if is_glob(public):
+        raise ValidationError("must be empty: what a glob matches keeps its name")
+    return model_name(upstream)
+
+
+def header(name: str, value: Any) -> str:
+    if not _HEADER_NAME.fullmatch(name):
+        raise ValidationError("stands under a name that is no header's")
+    if name.lower() in _OUR_HEADERS:
+        raise ValidationError("is a header that the gateway sets itself")
+    return header_value(value)
