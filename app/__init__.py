@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 
 from flask import Flask
@@ -10,9 +9,10 @@ from flask import Flask
 from app import endpoints, formats, web
 from app.channels.catalog import Catalog
 from app.channels.choice import Channels
-from app.channels.table import WatchedTable
+from app.channels.watch import WatchedTable
 from app.errors import StoreUnavailable
-from app.relay import Drain, Pace, Relay
+from app.relay import Drain, Keeper, Pace, Relay
+from app.sealing import Seal
 from app.settings import Settings, load_settings, read_environment
 from app.store import Store
 from app.web import Gateway, InFlight
@@ -21,8 +21,6 @@ __version__ = "0.1.0"
 
 #: Loaded here, before any worker is forked: nothing is imported while requests are served.
 FORMATS = {name: formats.load(name) for name in sorted(formats.names())}
-
-log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -37,20 +35,22 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def build(settings: Settings) -> Gateway:
     """Everything behind the endpoints, put together. A database that does not answer yet is waited for in use."""
-    store = Store(settings.database_url, pepper=settings.key_for("tokens"))
+    store = Store(settings.database_url, pepper=settings.key_for("tokens"), lease=settings.lease)
     with suppress(StoreUnavailable):
         store.check_schema()
     home = settings.home
-    table = WatchedTable(settings.channels, lambda: read_environment(home), FORMATS.keys(), log)
+    table = WatchedTable(settings.channels, lambda: read_environment(home), FORMATS.keys())
     channels = Channels(table, connections=settings.threads)
     drain = Drain()
-    relay = Relay(store, channels, Pace(settings.heartbeat, drain))
+    seal = Seal("compaction", settings.keys_for("compaction"))
+    relay = Relay(store, channels, seal, Pace(settings.heartbeat, drain))
     return Gateway(
         settings=settings,
         store=store,
         channels=channels,
         catalog=Catalog(channels),
         relay=relay,
+        keeper=Keeper(store, relay.running),
         drain=drain,
         in_flight=InFlight(settings.max_in_flight),
     )

@@ -5,11 +5,13 @@
     ├── ClientGone                    nobody is left to be answered
     └── GatewayError                  becomes OpenAI's error object
         ├── InvalidRequest       400  the request itself is wrong: nobody else would take it either
+        │   └── EndedElsewhere        it was cancelled or deleted while it was being made
         ├── Unauthenticated      401
         ├── NotFound             404
         ├── MethodNotAllowed     405
         ├── PayloadTooLarge      413
         ├── UnsupportedMedia     415
+        ├── CompactionFailed     502  a compaction that was asked for could not be made
         ├── Unavailable          503  try again later, or elsewhere
         │   ├── FormatNotServed       no channel of this model speaks this endpoint's format
         │   ├── ChannelsBusy          all of them are full or resting
@@ -107,6 +109,15 @@ class InvalidRequest(GatewayError):
     type = "invalid_request_error"
 
 
+class EndedElsewhere(InvalidRequest):
+    """The response was cancelled or deleted while it was being made; what came after that is not kept."""
+
+    code = "response_cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("The response was cancelled or deleted while it was in progress.")
+
+
 class Unauthenticated(GatewayError):
     status = 401
     type = "invalid_request_error"
@@ -147,6 +158,13 @@ class FormatNotServed(Unavailable):
     """The model exists, but no channel of it can speak this endpoint's format: retrying will not help."""
 
     should_retry = False
+
+
+class CompactionFailed(GatewayError):
+    """A forced compaction could not be made; nothing has changed."""
+
+    status = 502
+    code = "compaction_failed"
 
 
 class ChannelsBusy(Unavailable):

@@ -30,9 +30,9 @@ DRAIN_RESERVE = 5
 def post_worker_init(worker: Any) -> None:
     """The worker is about to serve: the running streams learn from it when it has to end."""
     gateway = _gateway(worker)
-    gateway.drain.grace = float(graceful_timeout - DRAIN_RESERVE)
+    gateway.drain.grace = float(max(0, worker.cfg.graceful_timeout - DRAIN_RESERVE))
     gateway.drain.alive = lambda: worker.alive
-    gateway.catalog.warm()
+    gateway.start()
 
 
 def worker_exit(server: Any, worker: Any) -> None:

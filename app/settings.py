@@ -24,11 +24,13 @@ class Settings:
     channels: Path
     database_url: str = field(repr=False)
     secret_key: str = field(repr=False)
+    old_secret_keys: tuple[str, ...] = field(default=(), repr=False)
     bind: str = "127.0.0.1:8080"
     workers: int = 2
     threads: int = 512
     max_body: int = 64 * 1024 * 1024
     heartbeat: float = 15.0
+    lease: int = 60
     home: Path = Path()
     """Where `.env` lies; relative paths start here."""
 
@@ -39,7 +41,11 @@ class Settings:
 
     def key_for(self, purpose: str) -> bytes:
         """A 32-byte key for one purpose only, derived from the secret key."""
-        return HKDF(SHA256(), 32, None, f"antiphon/{purpose}/v1".encode()).derive(self.secret_key.encode())
+        return _derived(self.secret_key, purpose)
+
+    def keys_for(self, purpose: str) -> list[bytes]:
+        """The same, then those of the keys that were in use before: they still open what they closed."""
+        return [_derived(secret, purpose) for secret in (self.secret_key, *self.old_secret_keys)]
 
 
 def home() -> Path:
@@ -67,6 +73,7 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
             f"ANTIPHON_SECRET_KEY has {len(secret)} characters, at least {MIN_SECRET} are needed",
             "run `antiphon init` in a new directory and copy the key that it writes",
         )
+    old = _optional(environment, "ANTIPHON_OLD_SECRET_KEYS", directory) or ""
     threads = _integer(environment, "ANTIPHON_THREADS", 512, minimum=4)
     return Settings(
         channels=(directory / environment.get("ANTIPHON_CHANNELS", "channels.yaml")).resolve(),
@@ -74,11 +81,13 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
             _optional(environment, "ANTIPHON_DATABASE_URL", directory) or "sqlite:///antiphon.db", directory
         ),
         secret_key=secret,
+        old_secret_keys=tuple(filter(None, (key.strip() for key in old.split(",")))),
         bind=environment.get("ANTIPHON_BIND", "127.0.0.1:8080"),
         workers=_integer(environment, "ANTIPHON_WORKERS", 2, minimum=1),
         threads=threads,
         max_body=_integer(environment, "ANTIPHON_MAX_BODY", 64 * 1024 * 1024, minimum=1024),
         heartbeat=float(_integer(environment, "ANTIPHON_HEARTBEAT", 15, minimum=1)),
+        lease=_integer(environment, "ANTIPHON_LEASE", 60, minimum=4),
         home=directory,
     )
 
@@ -91,6 +100,10 @@ def absolute_database_url(url: str, directory: Path) -> str:
     if not path:
         raise ConfigurationError("ANTIPHON_DATABASE_URL names no file", "write it as sqlite:///antiphon.db")
     return f"sqlite:///{(directory / path).resolve()}"
+
+
+def _derived(secret: str, purpose: str) -> bytes:
+    return HKDF(SHA256(), 32, None, f"antiphon/{purpose}/v1".encode()).derive(secret.encode())
 
 
 def _secret(environment: Mapping[str, str], name: str, directory: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +21,12 @@ class Row(Protocol):
     def compact(self) -> str: ...
     @property
     def encrypted_reasoning(self) -> bool: ...
+    @property
+    def reasoning_text(self) -> bool: ...
+    @property
+    def hosted_tools(self) -> str: ...
+    @property
+    def system_messages(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,14 @@ class Turn:
     chain: Chain = field(default_factory=Chain)
     store: bool = True
     stream: bool = False
+    preface: Sequence[Item] = ()
+    """Items of ours that stand in the output before the answer: a compaction. `chain` is then what they open to."""
+    spent: Usage | None = None
+    """What the pass that made them cost, to be summed with the answer's."""
+    compaction: Mapping[str, Any] | None = None
+    """What became of a compaction, for the operator."""
+    seal: Callable[[str], str] | None = None
+    """Makes `encrypted_content` of reasoning text, for a client that asked for it."""
 
     @property
     def previous_response_id(self) -> str | None:

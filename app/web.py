@@ -19,7 +19,7 @@ from app.channels.catalog import Catalog
 from app.channels.choice import Channels
 from app.errors import ClientGone, GatewayError, InvalidRequest, Unauthenticated, Unavailable, UnsupportedMedia
 from app.records import Token
-from app.relay import Drain, Relay
+from app.relay import Asked, Drain, Keeper, Relay
 from app.settings import Settings
 from app.store import Store
 
@@ -61,10 +61,17 @@ class Gateway:
     channels: Channels
     catalog: Catalog
     relay: Relay
+    keeper: Keeper
     drain: Drain
     in_flight: InFlight = field(default_factory=lambda: InFlight(1))
 
+    def start(self) -> None:
+        """Begins what runs beside the requests; for a process that serves, after it was forked."""
+        self.keeper.start()
+        self.catalog.warm()
+
     def close(self) -> None:
+        self.keeper.close()
         self.channels.close()
         self.store.close()
 
@@ -100,10 +107,6 @@ def token() -> Token:
     return cast(Token, g.token)
 
 
-def request_id() -> str:
-    return cast(str, g.request_id)
-
-
 def body() -> object:
     """The JSON of the body, whatever the content type says it is. Raises InvalidRequest."""
     encoding = request.headers.get("Content-Encoding", "identity").lower()
@@ -123,10 +126,10 @@ def listed_argument(name: str) -> list[str]:
     return [*request.args.getlist(f"{name}[]"), *request.args.getlist(name)]
 
 
-def client() -> int | None:
-    """Descriptor of the client's connection, where the server tells: by it a hang-up is seen during silence."""
+def asked() -> Asked:
+    """Who waits: by the client's connection, where the server tells it, a hang-up is seen during silence."""
     sock = request.environ.get("gunicorn.socket")
-    return cast(int, sock.fileno()) if sock is not None else None
+    return Asked(g.request_id, sock.fileno() if sock is not None else None)
 
 
 # --- how an answer leaves ---------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from app import __version__
 from app.cli.check import check
 from app.cli.db import db
 from app.cli.init import init
+from app.cli.reload import reload
 from app.cli.serve import serve
 from app.cli.tokens import tokens
 from app.errors import ConfigurationError, StoreUnavailable
@@ -25,7 +26,7 @@ def antiphon() -> None:
     """A gateway that serves the OpenAI Responses API to a team."""
 
 
-for command in (init, serve, check, tokens, db):
+for command in (init, serve, check, reload, tokens, db):
     antiphon.add_command(command)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
+from flask import request as incoming
 
 from app import web
 from app.endpoints import API
-from app.errors import GatewayError, MethodNotAllowed
-from app.schemas.create import read_create, read_include
+from app.errors import GatewayError, InvalidRequest, MethodNotAllowed
+from app.schemas.create import read_compact, read_create, read_include
 from app.schemas.listing import read_page
 
 PREFIXES = API
@@ -17,16 +18,34 @@ blueprint = Blueprint("responses", __name__)
 @blueprint.post("/responses")
 def create() -> Response:
     asked = read_create(web.body())
-    relay, token, request_id, client = web.gateway().relay, web.token(), web.request_id(), web.client()
+    relay, token = web.gateway().relay, web.token()
     if asked.get("stream"):
-        return web.event_stream(relay.stream(token, asked, request_id=request_id, client=client))
-    return web.answer(relay.create(token, asked, request_id=request_id, client=client))
+        return web.event_stream(relay.stream(token, asked, web.asked()))
+    return web.answer(relay.create(token, asked, web.asked()))
+
+
+@blueprint.post("/responses/compact")
+def compact() -> Response:
+    wanted = read_compact(web.body())
+    request, relay, token = wanted.request, web.gateway().relay, web.token()
+    if not relay.answers(wanted):
+        if request.get("stream"):
+            raise InvalidRequest(
+                "A compaction window cannot be streamed. Give 'previous_response_id' together with 'input' to get an "
+                "answer over the compacted history, which can.",
+                code="unsupported_value",
+                param="stream",
+            )
+        return web.answer(relay.window(token, request, web.asked()))
+    if request.get("stream"):
+        return web.event_stream(relay.compact_stream(token, request, web.asked()))
+    return web.answer(relay.compact(token, request, web.asked()))
 
 
 @blueprint.get("/responses")
 def connect() -> Response:
     """Where WebSockets would start: clients that try fall back to HTTP when they are told at once."""
-    if request.headers.get("Upgrade", "").lower() == "websocket":
+    if incoming.headers.get("Upgrade", "").lower() == "websocket":
         raise GatewayError(
             "WebSockets are not served here. Send POST /v1/responses.",
             status=426,
@@ -49,7 +68,7 @@ def delete(response_id: str) -> Response:
 
 @blueprint.get("/responses/<response_id>/input_items")
 def input_items(response_id: str) -> Response:
-    wanted, include = read_page(request.args), read_include(web.listed_argument("include"))
+    wanted, include = read_page(incoming.args), read_include(web.listed_argument("include"))
     return web.answer(web.gateway().relay.input_items(web.token(), response_id, wanted, include))
 
 

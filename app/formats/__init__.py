@@ -12,10 +12,20 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from app.errors import UpstreamError
-from app.formats._events import replay
+from app.formats._events import Emitter, replay
 from app.turn import Answer, Item, Row, Turn
 
-__all__ = ["Decoder", "Format", "Serving", "load", "names", "replay", "serving"]
+__all__ = [
+    "Compacting",
+    "Decoder",
+    "Emitter",
+    "Format",
+    "Serving",
+    "load",
+    "names",
+    "replay",
+    "serving",
+]
 
 
 class Decoder(Protocol):
@@ -68,6 +78,14 @@ class Format(Protocol):
     def decoder(self, turn: Turn, sequence: int) -> Decoder:
         """A decoder whose first event to be sent on gets the number `sequence`."""
         ...
+
+
+class Compacting(Protocol):
+    """A format whose upstreams may compact by themselves."""
+
+    COMPACTION_PATH: str
+
+    def encode_compaction(self, turn: Turn, row: Row, model: str) -> bytes: ...
 
 
 class Serving(Protocol):

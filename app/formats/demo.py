@@ -25,6 +25,8 @@ __all__ = ["PATH", "decode", "decode_error", "decoder", "encode", "serve"]
 MIN_OUTPUT_TOKENS = 16
 
 _SEAL = "demo:"
+#: How a request for a summary begins.
+_SUMMARISE = "Summarise the conversation above"
 
 
 def serve(path: str, body: bytes) -> tuple[int, Iterator[bytes]]:
@@ -143,6 +145,8 @@ def _text(request: Mapping[str, Any]) -> str:
     if str(last.get("type", "")).endswith("_output"):
         return f"The tool answered: {_said(last)}"
     said = _said(last)
+    if said.startswith(_SUMMARISE):
+        return "The user said: " + "; ".join(_said(item)[:80] for item in items[:-1] if item.get("role") == "user")
     hello = "Hello! I am Antiphon's demo model: I live in the gateway and need neither a key nor a network."
     if turns <= 1 and not any(item.get("type") == "compaction" for item in items):
         return f"{hello} You said: {said}"

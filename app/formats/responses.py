@@ -20,6 +20,9 @@ from app.records import Link
 from app.turn import Answer, Item, Row, Turn
 
 PATH = "/responses"
+#: Where an upstream that compacts natively does it.
+COMPACTION_PATH = "/responses/compact"
+_COMPACTION_KEYS = ("instructions", "prompt_cache_key", "service_tier")
 
 #: Ours alone. `store` is always false upstream: the memory is here.
 _NEVER_SENT = frozenset(
@@ -97,7 +100,16 @@ def encode(turn: Turn, row: Row, model: str) -> bytes:
         body["truncation"] = body["truncation"].get("type", "disabled")
     if row.encrypted_reasoning:
         body["include"] = sorted({*body.get("include", ()), _ENCRYPTED})
-    return b'%b,"input":[%b]}' % (orjson.dumps(body)[:-1], b",".join(_input(turn, row)))
+    return _with_input(body, turn, row)
+
+
+def encode_compaction(turn: Turn, row: Row, model: str) -> bytes:
+    """The body for `COMPACTION_PATH`, which takes little besides the context."""
+    body: dict[str, Any] = {name: turn.request[name] for name in _COMPACTION_KEYS if name in turn.request}
+    if isinstance(body.get("instructions"), Mapping):
+        body["instructions"] = instructions_text(body["instructions"])
+    body["model"] = model
+    return _with_input(body, turn, row)
 
 
 def instructions_text(instructions: Mapping[str, Any]) -> str:
@@ -107,6 +119,11 @@ def instructions_text(instructions: Mapping[str, Any]) -> str:
         return content
     parts = content if isinstance(content, list) else []
     return "\n".join(part["text"] for part in parts if isinstance(part, Mapping) and isinstance(part.get("text"), str))
+
+
+def _with_input(body: Mapping[str, Any], turn: Turn, row: Row) -> bytes:
+    """The context spliced into the body: what was stored as JSON is not parsed to be sent."""
+    return b'%b,"input":[%b]}' % (orjson.dumps(body)[:-1], b",".join(_input(turn, row)))
 
 
 def _input(turn: Turn, row: Row) -> Iterable[bytes]:
@@ -198,6 +215,7 @@ class ResponsesDecoder:
         self._echo = turn.echo
         self._first = sequence
         self._splitter = sse.Splitter()
+        self._index = len(turn.preface)
         self._verbatim = False
         self._shift: int | None = None
         self._last = b""
@@ -223,8 +241,9 @@ class ResponsesDecoder:
         if self.answer is not None:
             return
         try:
-            if rest := self._splitter.rest.strip(b"\n"):
-                # The last event may lack its blank line: only a terminal one counts now.
+            rest = self._splitter.rest.strip(b"\n")
+            if _is_end(rest):
+                # The last event may lack its blank line; half an output event is nothing.
                 self._read(rest, [])
             if self.answer is None:
                 raise UpstreamBroken("The model's server closed the stream before the response had ended.")
@@ -313,6 +332,8 @@ class ResponsesDecoder:
             changed = {**changed, "sequence_number": self.sequence}
         elif self._shift:
             changed = {**changed, "sequence_number": number + self._shift}
+        if self._index and isinstance(event.get("output_index"), int):
+            changed = {**changed, "output_index": event["output_index"] + self._index}
         result = raw if changed is event and raw.startswith(_NAME) else sse.encode(changed)[:-2]
         self._keep(result)
         if event["type"] == "response.output_item.done" and isinstance(event.get("item"), dict):
@@ -326,7 +347,7 @@ class ResponsesDecoder:
         number = event.get("sequence_number")
         self._shift = self._first - number if isinstance(number, int) else None
         exact = raw.startswith(_NAME) and isinstance(event.get("output_index"), int)
-        self._verbatim = exact and self._shift == 0
+        self._verbatim = exact and self._shift == 0 and not self._index
 
     def _with_usable_item(self, event: dict[str, Any]) -> dict[str, Any]:
         item = event.get("item")
@@ -360,6 +381,14 @@ def _event(data: bytes, name: str | None) -> dict[str, Any]:
     if not event["type"]:
         raise UpstreamBroken("The model's server sent an event without a type.")
     return event
+
+
+def _is_end(raw: bytes) -> bool:
+    name, data = sse.parse(raw)
+    try:
+        return data is not None and _event(data, name)["type"] in _ENDS
+    except UpstreamBroken:
+        return False
 
 
 def _unfinished(raws: Iterable[bytes]) -> list[Item]:

@@ -5,68 +5,209 @@ The relay is handed its store and its channels; it knows no Flask, no requests a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from time import monotonic, time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from time import time
 from typing import Any
 
+from app import ids
 from app.echo import Echo
 from app.errors import (
     ClientGone,
+    CompactionFailed,
     GatewayError,
     InvalidRequest,
-    UpstreamBroken,
-    UpstreamError,
+    Unavailable,
     response_not_found,
 )
-from app.formats import Format
 from app.records import Chain, Stored, Token
-from app.relay.listing import context_items, page
+from app.relay.asking import ask
+from app.relay.compacting import is_summary
+from app.relay.compaction import Compaction, context_tokens, pseudo_chain, split_for_answer
+from app.relay.context import Contexts
+from app.relay.keeper import Keeper, Running
+from app.relay.listing import context_items, page, returned
 from app.relay.mover import Drain, Pace
-from app.relay.opening import open_turn
-from app.relay.ports import Channels, Choice, Exchange, Store
+from app.relay.opening import check_model, open_history, open_turn
+from app.relay.ports import Channels, Store
 from app.relay.recorder import Recorder
-from app.relay.stream import EventStream
+from app.relay.stream import EventStream, whole
+from app.schemas.create import CompactRequest
 from app.schemas.listing import Page
-from app.turn import Answer, Turn
+from app.sealing import Seal
+from app.turn import Answer, Item, Turn
 
-__all__ = ["Drain", "EventStream", "Pace", "Relay"]
+__all__ = ["Asked", "Drain", "EventStream", "Keeper", "Pace", "Relay"]
+
+#: Newest turns that a compaction keeps word for word, where the request does not say.
+_KEEP_BEFORE_ANSWER = 1
+_KEEP_NOTHING = 0
+
+_TRIGGER = "compaction_trigger"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who waits for an answer. `client` is the descriptor of their connection, where there is one to watch."""
+
+    request_id: str
+    client: int | None = None
+
+
+#: Makes the history of a turn shorter, or leaves it.
+Shorten = Callable[[Turn, Recorder, Asked], Turn]
+#: The output of a response that is nothing but a compaction, from the history and the item.
+Output = Callable[[Sequence[Item], Item], Sequence[Item]]
 
 
 class Relay:
-    def __init__(self, store: Store, channels: Channels, pace: Pace) -> None:
+    def __init__(self, store: Store, channels: Channels, seal: Seal, pace: Pace) -> None:
         self._store = store
         self._channels = channels
         self._pace = pace
+        self._contexts = Contexts(store, seal)
+        self._compaction = Compaction(channels, self._contexts, seal)
+        self.running = Running()
 
-    def create(
-        self, token: Token, request: Mapping[str, Any], *, request_id: str, client: int | None = None
-    ) -> dict[str, Any]:
+    # --- answering
+
+    def create(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
         """The whole response object, stored. Raises GatewayError, or ClientGone when nobody waits for it any more."""
-        turn = open_turn(self._store, token, request, int(time()))
-        recorder = Recorder(self._store, turn, token, request_id)
-        try:
-            return self._ask(turn, recorder, client)
-        except GatewayError as error:
-            recorder.refuse(error)
-            raise
-        except ClientGone:
-            recorder.cancel()
-            raise
+        if _ends_with_trigger(request):
+            return self._compacted_context(token, request, asked)
+        turn = open_turn(self._store, self._contexts, token, request, int(time()))
+        return self._create(turn, token, asked, self._compacted_if_due)
 
-    def stream(
-        self, token: Token, request: Mapping[str, Any], *, request_id: str, client: int | None = None
-    ) -> EventStream:
+    def stream(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterable[bytes]:
         """The response as events, opened: an upstream has accepted. Raises as `create` does."""
-        turn = open_turn(self._store, token, request, int(time()))
-        recorder = Recorder(self._store, turn, token, request_id)
+        if _ends_with_trigger(request):
+            return whole(self._compacted_context(token, request, asked))
+        turn = open_turn(self._store, self._contexts, token, request, int(time()))
+        return self._stream(turn, token, asked, self._compacted_if_due)
+
+    def _create(self, turn: Turn, token: Token, asked: Asked, shorten: Shorten) -> dict[str, Any]:
+        recorder = Recorder(self._store, turn, token, asked.request_id)
+        with _recorded(recorder):
+            prefer = _prefer(turn)
+            turn = shorten(turn, recorder, asked)
+            answer, choice = ask(
+                turn, self._channels, self._contexts.fit, recorder.tried, prefer=prefer, client=asked.client
+            )
+            return recorder.finish(answer, choice)
+
+    def _stream(self, turn: Turn, token: Token, asked: Asked, shorten: Shorten) -> EventStream:
+        recorder = Recorder(self._store, turn, token, asked.request_id)
         prefer = _prefer(turn)
-        return EventStream(turn, self._channels, recorder, prefer=prefer, client=client, pace=self._pace).open()
+        with _recorded(recorder):
+            turn = shorten(turn, recorder, asked)
+        return EventStream(
+            turn,
+            self._channels,
+            recorder,
+            fit=self._contexts.fit,
+            prefer=prefer,
+            client=asked.client,
+            pace=self._pace,
+            running=self.running,
+        ).open()
+
+    # --- compacting
+
+    def answers(self, compact: CompactRequest) -> bool:
+        """Whether the compaction is asked for with something to answer over it; the wish's `answer` decides where it
+        is given and there is something."""
+        wished = self._compaction.wish(compact.request).answer
+        return compact.answers if wished is None else wished and bool(compact.request.get("input"))
+
+    def compact(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+        """The history is compacted, then the input is answered: an ordinary response."""
+        turn = open_turn(self._store, self._contexts, token, request, int(time()))
+        return self._create(turn, token, asked, self._compacted_before)
+
+    def compact_stream(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterable[bytes]:
+        turn = open_turn(self._store, self._contexts, token, request, int(time()))
+        return self._stream(turn, token, asked, self._compacted_before)
+
+    def window(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+        """OpenAI's compaction object: the users' messages word for word and one item."""
+        response = self._compact_only(token, request, asked, lambda history, item: [*_user_messages(history), item])
+        return {
+            "id": response["id"],
+            "object": "response.compaction",
+            "created_at": response["created_at"],
+            "output": response["output"],
+            "usage": response["usage"],
+        }
+
+    def _compacted_if_due(self, turn: Turn, recorder: Recorder, asked: Asked) -> Turn:
+        """Over the threshold the history is compacted first; when that fails, the turn goes on as it is."""
+        wish = self._compaction.wish(turn.request)
+        if wish.threshold is None or context_tokens(turn) <= wish.threshold:
+            return turn
+        try:
+            return self._compacted_before(turn, recorder, asked)
+        except (CompactionFailed, Unavailable) as error:
+            note = {"strategy": wish.strategy, "failed": error.code, "message": error.message}
+            turn = replace(turn, compaction=note)
+            recorder.compacted(turn)
+            return turn
+
+    def _compacted_before(self, turn: Turn, recorder: Recorder, asked: Asked) -> Turn:
+        """The turn over a compacted history, its own input as it was. Without a history there is nothing to do."""
+        history, tail = split_for_answer(turn.input)
+        if turn.chain.links:
+            history, tail = self._contexts.items(turn), turn.input
+        if not history:
+            return turn
+        made = self._compaction.compact(
+            turn,
+            history,
+            tail,
+            self._compaction.wish(turn.request),
+            _KEEP_BEFORE_ANSWER,
+            prefer=_prefer(turn),
+            client=asked.client,
+            tried=recorder.tried,
+        )
+        shorter = replace(turn, preface=(made.item,), spent=made.usage, compaction=made.note)
+        if turn.chain.links:
+            shorter = replace(shorter, chain=pseudo_chain(turn, made))
+        else:
+            shorter = replace(shorter, chain=Chain(), input=[*made.context, *tail])
+        recorder.compacted(shorter)
+        return shorter
+
+    def _compacted_context(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+        """A context that ends with a trigger: exactly one compaction item, and no answer."""
+        items = request["input"][:-1]
+        return self._compact_only(token, {**request, "input": items}, asked, lambda _, item: [item])
+
+    def _compact_only(self, token: Token, request: Mapping[str, Any], asked: Asked, output: Output) -> dict[str, Any]:
+        turn = open_history(self._store, self._contexts, token, request, int(time()))
+        check_model(token, turn.model)
+        history = [*self._contexts.items(turn), *turn.input]
+        if not history:
+            raise InvalidRequest("There is nothing to compact.", code="empty_array", param="input")
+        recorder = Recorder(self._store, turn, token, asked.request_id)
+        with _recorded(recorder):
+            made = self._compaction.compact(
+                turn,
+                history,
+                (),
+                self._compaction.wish(request),
+                _KEEP_NOTHING,
+                prefer=_prefer(turn),
+                client=asked.client,
+                tried=recorder.tried,
+            )
+            recorder.compacted(replace(turn, compaction=made.note))
+            return recorder.finish(Answer("completed", output(history, made.item), made.usage), None)
+
+    # --- what is stored
 
     def retrieve(self, token: Token, response_id: str, include: Iterable[str] = ()) -> dict[str, Any]:
-        stored = self._store.response(token.owner, response_id)
-        if stored is None:
-            raise response_not_found(response_id)
-        return response_object(stored, include)
+        return response_object(self._stored(token, response_id), include)
 
     def delete(self, token: Token, response_id: str) -> dict[str, Any]:
         if not self._store.delete(token.owner, response_id):
@@ -74,38 +215,21 @@ class Relay:
         return {"id": response_id, "object": "response", "deleted": True}
 
     def cancel(self, token: Token, response_id: str) -> dict[str, Any]:
-        if self._store.response(token.owner, response_id) is None:
-            raise response_not_found(response_id)
+        self._stored(token, response_id)
         raise InvalidRequest("Cannot cancel a synchronous response.")
 
     def input_items(self, token: Token, response_id: str, wanted: Page, include: Iterable[str] = ()) -> dict[str, Any]:
         """The context of a response, paged."""
-        stored = self._store.response(token.owner, response_id)
-        if stored is None:
-            raise response_not_found(response_id)
-        chain = self._store.chain(token.owner, stored.parent) if stored.parent else Chain()
+        stored = self._stored(token, response_id)
+        chain = self._contexts.load(token.owner, stored.parent) if stored.parent else Chain()
         echo = Echo.stored(stored.settings, stored.echo).including(include)
         return page([dict(echo.shown(item)) for item in context_items(chain, stored)], wanted)
 
-    def _ask(self, turn: Turn, recorder: Recorder, client: int | None) -> dict[str, Any]:
-        """The answer of the first channel that has one."""
-        last: UpstreamError | None = None
-        for choice in self._channels.choices(turn.model, _prefer(turn)):
-            began = monotonic()
-            with choice:
-                try:
-                    answer = _whole_answer(turn, choice, client)
-                except UpstreamError as error:
-                    choice.failed(error)
-                    recorder.tried(choice, began, error)
-                    if not error.elsewhere:
-                        raise
-                    last = error
-                    continue
-                choice.succeeded()
-                recorder.tried(choice, began)
-                return recorder.finish(answer, choice)
-        raise last or UpstreamBroken("No channel is left to ask.")
+    def _stored(self, token: Token, response_id: str) -> Stored:
+        stored = self._store.response(token.owner, response_id)
+        if stored is None:
+            raise response_not_found(response_id)
+        return stored
 
 
 def response_object(stored: Stored, include: Iterable[str] = ()) -> dict[str, Any]:
@@ -125,32 +249,31 @@ def response_object(stored: Stored, include: Iterable[str] = ()) -> dict[str, An
     )
 
 
+@contextmanager
+def _recorded(recorder: Recorder) -> Iterator[None]:
+    """However the work ends, it is written down."""
+    try:
+        yield
+    except GatewayError as error:
+        recorder.refuse(error)
+        raise
+    except ClientGone:
+        recorder.cancel()
+        raise
+
+
 def _prefer(turn: Turn) -> str | None:
     """Where the conversation was last: its encrypted reasoning can be read there."""
     return turn.chain.tip.channel if turn.chain.tip else None
 
 
-def _whole_answer(turn: Turn, choice: Choice, client: int | None) -> Answer:
-    format_ = choice.format
-    body = format_.encode(turn, choice.channel, choice.model)
-    exchange = choice.post(format_.PATH, body, accept="application/json", client=client)
-    try:
-        content = exchange.read()
-        if exchange.status != 200:
-            raise format_.decode_error(exchange.status, exchange.headers, content)
-        return _decoded(format_, exchange, content, turn)
-    finally:
-        exchange.close()
+def _ends_with_trigger(request: Mapping[str, Any]) -> bool:
+    items: Sequence[Item] = request.get("input") or []
+    return bool(items) and items[-1].get("type") == _TRIGGER
 
 
-def _decoded(format_: Format, exchange: Exchange, content: bytes, turn: Turn) -> Answer:
-    if "event-stream" not in exchange.headers.get("content-type", ""):
-        return format_.decode(content, turn)
-    # Some upstreams stream whether they were asked to or not.
-    decoder = format_.decoder(turn, 0)
-    decoder.feed(content)
-    decoder.finish()
-    if decoder.answer is None or decoder.answer.status == "failed":
-        error = decoder.answer.error if decoder.answer else None
-        raise UpstreamBroken((error or {}).get("message") or "The model's server failed.")
-    return decoder.answer
+def _user_messages(history: Sequence[Item]) -> Iterator[Item]:
+    for position, item in enumerate(history):
+        if item.get("role") == "user" and not is_summary(item):
+            named = item if item.get("id") else {**item, "id": ids.new_item("message")}
+            yield returned(named, "", position)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import select
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from threading import Event
 from time import monotonic
 
-from app.errors import ClientGone, ShuttingDown, UpstreamStalled
+from app.errors import ClientGone, EndedElsewhere, ShuttingDown, UpstreamStalled
 from app.relay.ports import Exchange, Limits
 
 #: How long a silent stream may overlook that the worker is to end.
@@ -50,16 +51,20 @@ class Pace:
 SILENCE = None
 
 
-def pieces(exchange: Exchange, client: int | None, limits: Limits, pace: Pace) -> Iterator[bytes | None]:
+def pieces(
+    exchange: Exchange, client: int | None, limits: Limits, pace: Pace, stopped: Event
+) -> Iterator[bytes | None]:
     """The body as it arrives, `SILENCE` when a heartbeat is due; ends where the body ends.
 
     Raises ClientGone within a tick of the client's hanging up, UpstreamStalled after `idle` or `total` seconds,
-    ShuttingDown when the drain of the worker is over, UpstreamBroken from the exchange.
+    EndedElsewhere once `stopped` is set, ShuttingDown when the worker's drain is over, UpstreamBroken.
     """
     total = monotonic() + limits.total
     heard = beaten = monotonic()
     while True:
         now = monotonic()
+        if stopped.is_set():
+            raise EndedElsewhere
         if pace.drain.expired:
             raise ShuttingDown
         if now >= total or now - heard >= limits.idle:

@@ -12,29 +12,27 @@ from app import ids
 from app.echo import Echo
 from app.errors import InvalidRequest, item_not_found, unknown_model
 from app.records import Chain, Link, Token
+from app.relay.calls import ANSWERS, CALLS
+from app.relay.context import Contexts
 from app.relay.ports import Store
 from app.turn import Item, Turn
 
-#: Calls that a client answers, and the item that answers each.
-ANSWERS = {
-    "function_call": "function_call_output",
-    "custom_tool_call": "custom_tool_call_output",
-    "computer_call": "computer_call_output",
-    "shell_call": "shell_call_output",
-    "apply_patch_call": "apply_patch_call_output",
-}
-_CALLS = {answer: call for call, answer in ANSWERS.items()}
 
-
-def open_turn(store: Store, token: Token, request: Mapping[str, Any], now: int) -> Turn:
+def open_turn(store: Store, contexts: Contexts, token: Token, request: Mapping[str, Any], now: int) -> Turn:
     """The turn that a request asks for. Raises InvalidRequest and NotFound, as the contract says them."""
+    turn = open_history(store, contexts, token, request, now)
+    _check_calls(turn.chain, turn.input)
+    check_model(token, turn.model)
+    return turn
+
+
+def open_history(store: Store, contexts: Contexts, token: Token, request: Mapping[str, Any], now: int) -> Turn:
+    """The same for a context that is only to be compacted: calls may still wait for their outputs there."""
     keeps = bool(request.get("store", True)) and token.keeps
     _refuse_what_is_not_served(request)
     previous = request.get("previous_response_id")
-    chain = store.chain(token.owner, previous) if previous else Chain()
-    items = _new_items(store, token.owner, chain, request.get("input", ()))
-    _check_calls(chain, items)
-    _check_model(token, request["model"])
+    chain = contexts.load(token.owner, previous) if previous else Chain()
+    items = contexts.expand(token.owner, _new_items(store, token.owner, chain, request.get("input", ())))
     return Turn(
         id=ids.new("resp"),
         owner=token.owner,
@@ -66,7 +64,8 @@ def _refuse_what_is_not_served(request: Mapping[str, Any]) -> None:
         )
 
 
-def _check_model(token: Token, model: str) -> None:
+def check_model(token: Token, model: str) -> None:
+    """A model that the token may not use gets the same answer as an unknown one."""
     if token.models and not any(fnmatchcase(model, allowed) for allowed in token.models):
         raise unknown_model(model)
 
@@ -121,7 +120,7 @@ def _check_calls(chain: Chain, items: Sequence[Item]) -> None:
     waiting.update({call["call_id"]: call["type"] for call in _calls(items)})
     answered = set()
     for item in items:
-        call_type, call_id = _CALLS.get(item.get("type", "")), item.get("call_id")
+        call_type, call_id = CALLS.get(item.get("type", "")), item.get("call_id")
         if call_type is None or not isinstance(call_id, str):
             continue
         if waiting.get(call_id) != call_type and not _called(chain, call_type, call_id):
@@ -139,7 +138,7 @@ def unanswered(link: Link | None) -> list[Item]:
     if link is None or b'"call_id"' not in link.output:
         return []
     items = orjson.loads(link.output)
-    answered = {item.get("call_id") for item in items if item.get("type") in _CALLS}
+    answered = {item.get("call_id") for item in items if item.get("type") in CALLS}
     return [
         call
         for call in _calls(items)

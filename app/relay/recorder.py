@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from app.errors import GatewayError, InvalidRequest, StoreUnavailable, UpstreamError
+from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable, UpstreamError
 from app.records import Attempt, Draft, Outcome, Token, Usage
 from app.relay.ports import Choice, Store
 from app.turn import Answer, Item, Turn
@@ -32,12 +32,16 @@ class Recorder:
         self._first_byte_ms: int | None = None
         self._saved = False
 
+    def compacted(self, turn: Turn) -> None:
+        """The turn goes on over a shorter history; what the client sent is stored as it was."""
+        self._turn = turn
+
     def begin(self) -> None:
         """The row exists before anybody hears its id."""
         if self._turn.store:
             self._store.begin(self._draft)
 
-    def tried(self, choice: Choice, began: float, error: UpstreamError | None = None) -> None:
+    def tried(self, choice: Choice, began: float, error: UpstreamError | None) -> None:
         milliseconds = round((monotonic() - began) * 1000)
         status, code = (error.status, error.code) if error else (200, None)
         self._attempts.append(Attempt(choice.channel.name, milliseconds, status, code))
@@ -46,40 +50,48 @@ class Recorder:
         if self._first_byte_ms is None:
             self._first_byte_ms = self._elapsed()
 
-    def finish(self, answer: Answer, choice: Choice) -> dict[str, Any]:
-        """Stores the answer; the whole response object, once it is committed. Raises StoreUnavailable."""
+    def finish(self, answer: Answer, choice: Choice | None) -> dict[str, Any]:
+        """Stores the answer; the whole response object, once it is committed. Raises StoreUnavailable, EndedElsewhere.
+
+        Without a choice the answer is the gateway's own.
+        """
         turn = self._turn
+        output = [*turn.preface, *answer.output]
         usage = answer.usage or _estimate(turn, answer.output)
+        usage = usage + turn.spent if turn.spent else usage
         echo = turn.echo.filled(answer.defaults)
         now = int(time())
-        self._save(
+        written = self._save(
             Outcome(
                 status=answer.status,
                 completed_at=now,
-                output=orjson.dumps(answer.output),
-                item_ids=item_ids(answer.output),
+                output=orjson.dumps(output),
+                item_ids=item_ids(output),
                 usage=usage,
                 error=answer.error,
                 incomplete_details=answer.incomplete_details,
                 echo=echo.rest(),
-                channel=choice.channel.name,
-                family=choice.channel.family,
-                upstream_model=answer.upstream_model or choice.model,
+                channel=choice.channel.name if choice else (turn.compaction or {}).get("channel"),
+                family=choice.channel.family if choice else None,
+                upstream_model=answer.upstream_model or (choice.model if choice else None),
                 upstream_id=answer.upstream_id,
                 attempts=tuple(self._attempts),
-                opaque=any(item.get("type") in _OPAQUE for item in (*turn.input, *answer.output)),
-                compacted=any(item.get("type") == "compaction" for item in answer.output),
+                opaque=any(item.get("type") in _OPAQUE for item in (*turn.input, *output)),
+                compacted=any(item.get("type") == "compaction" for item in output),
+                compaction=turn.compaction,
                 first_byte_ms=self._first_byte_ms,
                 total_ms=self._elapsed(),
             )
         )
+        if not written:
+            raise EndedElsewhere
         return echo.response(
             id=turn.id,
             created_at=turn.created_at,
             model=turn.model,
             status=answer.status,
             previous_response_id=turn.previous_response_id,
-            output=answer.output,
+            output=output,
             usage=usage,
             completed_at=now,
             error=answer.error,
@@ -137,14 +149,17 @@ class Recorder:
             total_ms=self._elapsed(),
         )
 
-    def _save(self, outcome: Outcome) -> None:
+    def _save(self, outcome: Outcome) -> bool:
+        """False when somebody else has ended it before."""
         if self._saved:
-            return
+            return True
+        written = True
         if self._turn.store:
-            self._store.finish(self._draft, outcome)
+            written = self._store.finish(self._draft, outcome)
         else:
             self._store.note(self._draft, outcome)
         self._saved = True
+        return written
 
     def _save_lost(self, outcome: Outcome) -> None:
         """Nothing was promised, so a store that does not answer is no reason to fail once more: the reaper comes."""

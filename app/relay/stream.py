@@ -7,22 +7,48 @@ the first output event another channel may go on under the same id.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from threading import Event
 from time import monotonic
 from typing import Any
 
 from app import sse
 from app.errors import ClientGone, GatewayError, InternalError, UpstreamBroken, UpstreamError
-from app.formats import Decoder, replay
+from app.formats import Decoder, Emitter, replay
+from app.relay.asking import Fit
+from app.relay.keeper import Running
 from app.relay.mover import SILENCE, Pace, pieces
 from app.relay.ports import Channels, Choice, Exchange
 from app.relay.recorder import Recorder
-from app.turn import Answer, Turn
+from app.turn import Answer, Item, Turn
 
 log = logging.getLogger(__name__)
 
 #: `response.created` and `response.in_progress` are ours; what the upstream says next is number two.
 _HEAD = 2
+#: Events of an item that needs no deltas: added and done.
+_PER_ITEM = 2
+
+
+def head(begun: Mapping[str, Any], preface: Sequence[Item]) -> bytes:
+    """What a stream begins with, and the items of ours that stand before the answer."""
+    emitter = Emitter()
+    events = [emitter.event(kind, response=begun) for kind in ("response.created", "response.in_progress")]
+    events += [event for item in preface for event in emitter.item(item)]
+    return b"".join(events)
+
+
+def whole(response: Mapping[str, Any]) -> Iterator[bytes]:
+    """A response that is stored already, as the stream that was asked for."""
+    begun = {**response, "status": "in_progress", "output": [], "usage": None, "completed_at": None}
+    items = response["output"]
+    yield head(begun, items)
+    number = _HEAD + _PER_ITEM * len(items)
+    yield _terminal({"type": f"response.{response['status']}", "sequence_number": number, "response": response})
+
+
+def _terminal(event: Mapping[str, Any]) -> bytes:
+    return sse.encode(event) + sse.DONE
 
 
 class _Passage:
@@ -68,9 +94,22 @@ class EventStream:
     """A streamed response as bytes. Iterated by the server once `open` has returned; `close` ends it at any time."""
 
     def __init__(
-        self, turn: Turn, channels: Channels, recorder: Recorder, *, prefer: str | None, client: int | None, pace: Pace
+        self,
+        turn: Turn,
+        channels: Channels,
+        recorder: Recorder,
+        *,
+        fit: Fit,
+        prefer: str | None,
+        client: int | None,
+        pace: Pace,
+        running: Running,
     ) -> None:
         self._turn = turn
+        self._running = running
+        self._stopped = Event()
+        self._fit = fit
+        self._first = _HEAD + _PER_ITEM * len(turn.preface)
         self._recorder = recorder
         self._client = client
         self._pace = pace
@@ -86,6 +125,7 @@ class EventStream:
         try:
             self._go_on()
             self._recorder.begin()
+            self._running.add(self._turn.id, self._stopped.set)
         except GatewayError as error:
             self._ended = True
             self._recorder.refuse(error)
@@ -103,6 +143,7 @@ class EventStream:
         """Whoever stops listening: the upstream is closed and what came is stored."""
         self._events.close()
         self._leave()
+        self._running.remove(self._turn.id)
 
     # --- the walk
 
@@ -156,7 +197,7 @@ class EventStream:
                 self._give_up(error, choice)
 
     def _open_passage(self, choice: Choice) -> _Passage:
-        turn, format_ = self._turn, choice.format
+        turn, format_ = self._fit(self._turn, choice.channel.family), choice.format
         choice.__enter__()
         exchange: Exchange | None = None
         try:
@@ -164,11 +205,11 @@ class EventStream:
             exchange = choice.post(format_.PATH, body, accept="text/event-stream", client=self._client)
             if exchange.status != 200:
                 raise format_.decode_error(exchange.status, exchange.headers, exchange.read())
-            decoder = format_.decoder(turn, _HEAD)
+            decoder = format_.decoder(turn, self._first)
             if "json" in exchange.headers.get("content-type", ""):
                 # Asked for a stream and answered in one piece: the client still gets its events.
-                decoder = replay(format_.decode(exchange.read(), turn), _HEAD)
-            moved = pieces(exchange, self._client, choice.channel.timeouts, self._pace)
+                decoder = replay(format_.decode(exchange.read(), turn), self._first, len(turn.preface))
+            moved = pieces(exchange, self._client, choice.channel.timeouts, self._pace, self._stopped)
             return _Passage(choice, exchange, decoder, moved)
         except BaseException:
             if exchange is not None:
@@ -186,11 +227,7 @@ class EventStream:
     # --- what is ours to say
 
     def _head(self) -> bytes:
-        begun = self._recorder.begun(self._at_work().decoder.defaults)
-        return b"".join(
-            sse.encode({"type": kind, "sequence_number": number, "response": begun})
-            for number, kind in enumerate(("response.created", "response.in_progress"))
-        )
+        return head(self._recorder.begun(self._at_work().decoder.defaults), self._turn.preface)
 
     def _end(self) -> bytes:
         """The terminal event, once its row is committed."""
@@ -200,28 +237,24 @@ class EventStream:
         if answer.status == "failed":
             raise _failed(answer)
         passage.choice.succeeded()
-        self._recorder.tried(passage.choice, self._began)
+        self._recorder.tried(passage.choice, self._began, None)
         response = self._recorder.finish(answer, passage.choice)
         self._ended = True
         kind = f"response.{answer.status}"
-        return self._terminal({"type": kind, "sequence_number": passage.decoder.sequence, "response": response})
+        return _terminal({"type": kind, "sequence_number": passage.decoder.sequence, "response": response})
 
     def _failure(self, error: GatewayError) -> bytes:
         passage = self._passage
-        number, partial, choice = _HEAD, [], None
+        number, partial, choice = self._first, [], None
         if passage is not None:
             number, partial, choice = passage.decoder.sequence, passage.decoder.partial(), passage.choice
             if isinstance(error, UpstreamError):
                 self._give_up(error)
         response = self._recorder.fail(error, partial, choice)
         self._ended = True
-        return sse.encode({"type": "error", "sequence_number": number, "error": error.error()}) + self._terminal(
+        return sse.encode({"type": "error", "sequence_number": number, "error": error.error()}) + _terminal(
             {"type": "response.failed", "sequence_number": number + 1, "response": response}
         )
-
-    @staticmethod
-    def _terminal(event: dict[str, Any]) -> bytes:
-        return sse.encode(event) + sse.DONE
 
     # --- leaving
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping as AnyMapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 from marshmallow import INCLUDE, Schema, ValidationError, fields
@@ -42,6 +43,31 @@ def read_create(body: object) -> dict[str, Any]:
     _require_input(loaded)
     # marshmallow puts unknown keys in the order of a set, which differs from process to process.
     return {name: loaded[name] for name in given}
+
+
+@dataclass(frozen=True, slots=True)
+class CompactRequest:
+    """A body of `POST /v1/responses/compact`, and what it means when it does not say."""
+
+    request: dict[str, Any]
+    answers: bool
+    """There is a history and something to say to it, or plain words: they are to be answered."""
+
+
+def read_compact(body: object) -> CompactRequest:
+    """The same parameters as of a response, of which an empty `input` counts as absent."""
+    if not isinstance(body, dict):
+        raise _not_an_object(body)
+    given = {name: value for name, value in body.items() if value is not None}
+    if given.get("input") in ("", []):
+        del given["input"]
+    _refuse_two_states(given)
+    loaded = _load(given)
+    if loaded.keys().isdisjoint(("input", "previous_response_id")):
+        raise missing_parameter("input")
+    said = given.get("input")
+    answers = isinstance(said, str) or (said is not None and "previous_response_id" in given)
+    return CompactRequest({name: loaded[name] for name in given}, answers)
 
 
 def read_include(value: object, param: str = "include") -> list[str]:

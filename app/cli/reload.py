@@ -1,0 +1,30 @@
+"""antiphon reload: has running workers read the channel table and .env again, unless the table is wrong."""
+
+from __future__ import annotations
+
+import click
+
+from app import formats
+from app.channels.table import load
+from app.channels.watch import stamp_of
+from app.errors import ConfigurationError
+from app.settings import home, read_environment
+
+
+@click.command()
+def reload() -> None:
+    """Have the workers read the channel table and its variables again. A wrong one is refused with exit code 78."""
+    directory = home()
+    environment = read_environment(directory)
+    path = (directory / environment.get("ANTIPHON_CHANNELS", "channels.yaml")).resolve()
+    table = load(path, environment, formats.names())
+    stamp = stamp_of(path)
+    try:
+        stamp.touch()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot touch {stamp}: {error.strerror}", "make it a file of the user that the gateway runs as"
+        ) from error
+    for problem in table.warnings:
+        click.echo(f"warning: {problem}", err=True)
+    click.echo(f"{path.name} ok: {len(table.channels)} channels; the workers read it within seconds")

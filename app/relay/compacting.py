@@ -1,0 +1,242 @@
+"""What a compaction keeps, what it sums up, and how the sealed item is made and opened. Values in, values out.
+
+A compaction item of ours stands for everything before it. Opened, it is one user message that says what it is, then the
+kept items in their order: system and developer messages, the newest turns, calls that still wait for their outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app import ids
+from app.relay.calls import ANSWERS
+from app.sealing import Seal, is_sealed
+from app.turn import Item
+
+STRATEGIES = ("auto", "native", "summary", "trim")
+
+HEADER = "This is a summary of the earlier conversation, made to shorten it. Go on from here as if you had read it all."
+TRIMMED = "The earlier part of this conversation was left out to shorten it."
+UNREADABLE = "[Part of the earlier conversation was compacted elsewhere and cannot be read here.]"
+
+INSTRUCTION = (
+    "Summarise the conversation above so that it can be continued from your summary alone. Keep every fact, name, "
+    "number, decision, file name, open task and preference that may still matter, in the language of the "
+    "conversation, and say what was being done last. Do not answer anything and do not call tools: write only the "
+    "summary."
+)
+
+_INSTRUCTING = frozenset({"system", "developer"})
+_OUTPUTS = frozenset(ANSWERS.values())
+_SHOWN_OUTPUT = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request asks of compaction, with the table's defaults filled in."""
+
+    strategy: str = "auto"
+    threshold: int | None = None
+    keep_turns: int | None = None
+    max_tokens: int | None = None
+    instructions: str | None = None
+    answer: bool | None = None
+
+    @classmethod
+    def of(cls, request: Mapping[str, Any], strategy: str) -> Wish | None:
+        """The first entry of `context_management` that means compaction; None when there is none."""
+        entries = request.get("context_management") or []
+        for entry in [entries] if isinstance(entries, Mapping) else entries:
+            if entry.get("type") in (None, "compaction"):
+                return cls(
+                    strategy=entry.get("strategy") or strategy,
+                    threshold=entry.get("compact_threshold"),
+                    keep_turns=entry.get("keep_turns"),
+                    max_tokens=entry.get("max_tokens"),
+                    instructions=entry.get("instructions"),
+                    answer=entry.get("answer"),
+                )
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A context divided: `old` is summed up, `kept` stays word for word. Both keep their order."""
+
+    old: Sequence[Item]
+    kept: Sequence[Item]
+
+
+# --- dividing ---------------------------------------------------------------------------------------------------
+
+
+def divide(items: Sequence[Item], keep_turns: int) -> Plan:
+    """What is kept never loses a call's output nor an output's call, and keeps its order."""
+    keep = _newest_turns(items, keep_turns)
+    keep |= {at for at, item in enumerate(items) if item.get("role") in _INSTRUCTING}
+    keep |= _waiting(items)
+    keep |= _callers(items, keep)
+    return Plan(
+        old=[item for at, item in enumerate(items) if at not in keep],
+        kept=[item for at, item in enumerate(items) if at in keep],
+    )
+
+
+def _newest_turns(items: Sequence[Item], count: int) -> set[int]:
+    """Places of the newest turns. One that alone is more than half of the context is not kept: it is the problem."""
+    turns = _turns(items)
+    kept: set[int] = set()
+    sizes = [len(orjson.dumps(item)) for item in items]
+    for turn in turns[len(turns) - count :] if count else []:
+        if len(turns) == 1 or sum(sizes[at] for at in turn) * 2 <= sum(sizes):
+            kept.update(turn)
+    return kept
+
+
+def _turns(items: Sequence[Item]) -> list[list[int]]:
+    """Places by turn: each begins with what the user says after the model has spoken."""
+    turns: list[list[int]] = []
+    said = True
+    for at, item in enumerate(items):
+        if item.get("role") == "user" and not is_summary(item):
+            if said:
+                turns.append([])
+            said = False
+        elif item.get("role") not in _INSTRUCTING:
+            said = True
+        if turns:
+            turns[-1].append(at)
+    return turns
+
+
+def _waiting(items: Sequence[Item]) -> set[int]:
+    """Places of calls without an output."""
+    answered = {item.get("call_id") for item in items if item.get("type") in _OUTPUTS}
+    return {at for at, item in enumerate(items) if item.get("type") in ANSWERS and item.get("call_id") not in answered}
+
+
+def _callers(items: Sequence[Item], keep: set[int]) -> set[int]:
+    """Places of the other half of every call of which one half is kept."""
+    halves = [at for at, item in enumerate(items) if item.get("type") in ANSWERS or item.get("type") in _OUTPUTS]
+    wanted = {items[at].get("call_id") for at in halves if at in keep}
+    return {at for at in halves if items[at].get("call_id") in wanted}
+
+
+# --- the summary pass -------------------------------------------------------------------------------------------
+
+
+def to_summarise(plan: Plan, instructions: str | None) -> list[Item]:
+    """The input of the pass: the old items as a conversation in plain words, then the instruction."""
+    return [*_plain(plan.old), _message("user", instructions or INSTRUCTION)]
+
+
+def _plain(items: Iterable[Item]) -> Iterable[Item]:
+    for item in items:
+        kind = item.get("type")
+        if kind == "message":
+            yield _message(_speaker(item), _words(item.get("content")))
+        elif kind in ANSWERS:
+            asked = item.get("arguments") or item.get("input") or _brief(item.get("action") or item.get("operation"))
+            yield _message("assistant", f"[calls {item.get('name') or kind}: {asked}]")
+        elif kind in _OUTPUTS:
+            yield _message("user", f"[result of the call: {_words(item.get('output'))[:_SHOWN_OUTPUT]}]")
+        elif kind not in ("reasoning", "compaction"):
+            yield _message("assistant", f"[{kind}: {_brief(item)}]")
+
+
+def _speaker(item: Item) -> str:
+    return "assistant" if item.get("role") == "assistant" else "user"
+
+
+def _words(content: object) -> str:
+    """Text of a content; images and files are named, not sent."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(_word(part) for part in parts if isinstance(part, Mapping))
+
+
+def _word(part: Mapping[str, Any]) -> str:
+    for key in ("text", "refusal"):
+        if isinstance(part.get(key), str):
+            return str(part[key])
+    name = part.get("filename") or part.get("file_id") or part.get("file_url")
+    if name is None and str(part.get("image_url", "")).startswith("http"):
+        name = part["image_url"]
+    return f"[{str(part.get('type', 'part')).removeprefix('input_')}{f': {name}' if name else ''}]"
+
+
+def _brief(value: object) -> str:
+    return orjson.dumps(value).decode()[:_SHOWN_OUTPUT]
+
+
+def said(item: Item) -> str:
+    """What a message says, whatever shorthand it came in."""
+    return _words(item.get("content"))
+
+
+def _message(role: str, text: str) -> Item:
+    kind = "output_text" if role == "assistant" else "input_text"
+    return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
+
+
+# --- the item ---------------------------------------------------------------------------------------------------
+
+
+def summary_message(summary: str | None) -> Item:
+    return _message("user", f"{HEADER}\n\n{summary}" if summary else TRIMMED)
+
+
+def is_summary(item: Item) -> bool:
+    """Whether this message is one that an opened item begins with: nobody said it."""
+    content = item.get("content")
+    if item.get("role") != "user" or not isinstance(content, list) or len(content) != 1:
+        return False
+    text = content[0].get("text", "") if isinstance(content[0], Mapping) else ""
+    return isinstance(text, str) and (text.startswith(HEADER) or text == TRIMMED)
+
+
+def seal_items(seal: Seal, owner: str, items: Sequence[Item]) -> Item:
+    """A compaction item that opens to these items."""
+    return _sealed(seal, owner, {"items": items})
+
+
+def seal_native(seal: Seal, owner: str, family: str, item: Item, kept: Sequence[Item]) -> Item:
+    """An upstream's own compaction item, wrapped with the family that can read it."""
+    return _sealed(seal, owner, {"family": family, "native": item, "items": kept})
+
+
+def _sealed(seal: Seal, owner: str, content: Mapping[str, Any]) -> Item:
+    sealed = seal.close(owner, orjson.dumps(content))
+    return {"type": "compaction", "id": ids.new_item("compaction"), "encrypted_content": sealed}
+
+
+def is_ours(item: Item) -> bool:
+    return item.get("type") == "compaction" and is_sealed(item.get("encrypted_content"))
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a sealed item holds. `native` can be read by channels of `family` only."""
+
+    items: Sequence[Item]
+    native: Item | None = None
+    family: str | None = None
+
+    def for_family(self, family: str) -> Sequence[Item]:
+        """The items as a channel of this family is sent them."""
+        if self.native is None:
+            return self.items
+        if family == self.family:
+            return [self.native, *self.items]
+        return [_message("user", UNREADABLE), *self.items]
+
+
+def open_item(seal: Seal, owner: str, item: Item) -> Opened:
+    """Raises InvalidRequest, `invalid_encrypted_content`."""
+    content = orjson.loads(seal.open(owner, item["encrypted_content"]))
+    return Opened(content["items"], content.get("native"), content.get("family"))

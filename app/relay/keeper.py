@@ -1,0 +1,102 @@
+"""What a worker does beside its requests: it says that it lives, ends what dead workers left, and hears of cancels."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from app.errors import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+#: How often running streams are compared with their rows: within this, one that was ended elsewhere stops.
+LOOK_SECONDS = 2.0
+
+
+class Leases(Protocol):
+    @property
+    def lease(self) -> int:
+        """Seconds for which a worker is believed to live after it last said so."""
+        ...
+
+    def renew_lease(self) -> None: ...
+
+    def reap(self) -> int:
+        """Fails the responses of workers whose lease has ended; how many."""
+        ...
+
+    def running(self) -> set[str]:
+        """Ids of this worker's responses that are still in progress."""
+        ...
+
+
+class Running:
+    """The streams of this worker whose rows are in progress, and how each is stopped."""
+
+    def __init__(self) -> None:
+        self._streams: dict[str, Callable[[], None]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, response_id: str, stop: Callable[[], None]) -> None:
+        with self._lock:
+            self._streams[response_id] = stop
+
+    def remove(self, response_id: str) -> None:
+        with self._lock:
+            self._streams.pop(response_id, None)
+
+    def ids(self) -> set[str]:
+        with self._lock:
+            return set(self._streams)
+
+    def stop(self, response_id: str) -> None:
+        with self._lock:
+            stop = self._streams.get(response_id)
+        if stop is not None:
+            stop()
+
+
+class Keeper:
+    """One thread a worker. It must not die: what the database refuses now is tried again at the next tick."""
+
+    def __init__(self, leases: Leases, running: Running) -> None:
+        self._leases = leases
+        self._running = running
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(LOOK_SECONDS)
+
+    def _run(self) -> None:
+        every = max(LOOK_SECONDS, self._leases.lease / 4)
+        since_renewal = every * random.random()  # noqa: S311 - workers that started together should not tick together
+        while not self._ended.wait(LOOK_SECONDS):
+            since_renewal += LOOK_SECONDS
+            try:
+                self._look()
+                if since_renewal >= every:
+                    since_renewal = 0.0
+                    self._renew()
+            except StoreUnavailable as error:
+                log.warning("the lease of this worker could not be renewed: %s", error.message)
+
+    def _look(self) -> None:
+        """Stops the streams whose rows were ended by somebody else."""
+        before = self._running.ids()
+        if before:
+            for response_id in before - self._leases.running():
+                self._running.stop(response_id)
+
+    def _renew(self) -> None:
+        self._leases.renew_lease()
+        if failed := self._leases.reap():
+            log.warning("%d responses of a worker that is gone were ended", failed)

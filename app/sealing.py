@@ -1,0 +1,68 @@
+"""Sealed text: what a client carries for us without reading it. AES-GCM, a key for one purpose, the owner bound in.
+
+A seal is `antiphon.1.` and the key's id, then nonce and ciphertext in base64. The prefix is how a seal of ours is told
+from anybody else's opaque item.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+from collections.abc import Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from app.errors import InvalidRequest
+
+PREFIX = "antiphon.1."
+_NONCE = 12
+_KEY_ID = 8
+
+
+class Seal:
+    """Seals with the first key, opens with any: after a rotation the old ones are kept for opening."""
+
+    def __init__(self, purpose: str, keys: Sequence[bytes]) -> None:
+        self._purpose = purpose
+        self._keys = {_key_id(key): AESGCM(key) for key in keys}
+        self._current = _key_id(keys[0])
+
+    def close(self, owner: str, content: bytes) -> str:
+        """The content as text that only `open` with the same owner can read."""
+        nonce = os.urandom(_NONCE)
+        sealed = self._keys[self._current].encrypt(nonce, content, self._bound(owner))
+        return f"{PREFIX}{self._current}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
+
+    def open(self, owner: str, text: str) -> bytes:
+        """Raises InvalidRequest for what is altered, cut, another owner's, or sealed with a key that is gone."""
+        key_id, _, sealed = text.removeprefix(PREFIX).partition(".")
+        key = self._keys.get(key_id)
+        if key is None or not text.startswith(PREFIX):
+            raise _invalid()
+        try:
+            raw = base64.b64decode(sealed, altchars=b"-_", validate=True)
+            return key.decrypt(raw[:_NONCE], raw[_NONCE:], self._bound(owner))
+        except (InvalidTag, ValueError, binascii.Error):
+            raise _invalid() from None
+
+    def _bound(self, owner: str) -> bytes:
+        return f"{PREFIX}{self._purpose}\0{owner}".encode()
+
+
+def is_sealed(text: object) -> bool:
+    return isinstance(text, str) and text.startswith(PREFIX)
+
+
+def _key_id(key: bytes) -> str:
+    return hashlib.sha256(key).hexdigest()[:_KEY_ID]
+
+
+def _invalid() -> InvalidRequest:
+    return InvalidRequest(
+        "The encrypted content of an item could not be verified: it was altered, or was not made for this owner.",
+        code="invalid_encrypted_content",
+        param="input",
+    )

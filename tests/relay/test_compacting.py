@@ -1,0 +1,124 @@
+"""What a compaction keeps: for any conversation nothing that is still needed is lost or put out of order."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.relay.calls import ANSWERS, CALLS
+from app.relay.compacting import (
+    HEADER,
+    divide,
+    is_summary,
+    open_item,
+    seal_items,
+    seal_native,
+    summary_message,
+    to_summarise,
+)
+from app.sealing import Seal
+
+SEAL = Seal("compaction", [b"k" * 32])
+Item = dict[str, Any]
+
+
+def message(role: str, text: str = "x") -> Item:
+    return {"type": "message", "role": role, "content": text}
+
+
+def call(call_id: str) -> Item:
+    return {"type": "function_call", "call_id": call_id, "name": "f", "arguments": "{}"}
+
+
+def output(call_id: str) -> Item:
+    return {"type": "function_call_output", "call_id": call_id, "output": "42"}
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> list[Item]:
+    """Items in an order in which a client could have sent them: an output never comes before its call."""
+    items: list[Item] = []
+    waiting: list[str] = []
+    for number in range(draw(st.integers(0, 25))):
+        kind = draw(st.sampled_from(["user", "assistant", "system", "developer", "call", "output", "reasoning"]))
+        if kind == "call":
+            waiting.append(f"call_{number}")
+            items.append(call(waiting[-1]))
+        elif kind == "output" and waiting:
+            items.append(output(waiting.pop(draw(st.integers(0, len(waiting) - 1)))))
+        elif kind == "reasoning":
+            items.append({"type": "reasoning", "summary": []})
+        else:
+            items.append(message(kind if kind != "output" else "user", f"{number} " + "x" * draw(st.integers(0, 200))))
+    return items
+
+
+@given(conversations(), st.integers(0, 4))
+def test_nothing_that_is_needed_is_lost(items: list[Item], keep_turns: int) -> None:
+    plan = divide(items, keep_turns)
+    assert [item for item in items if any(item is kept for kept in plan.kept)] == list(plan.kept)
+    assert len(plan.old) + len(plan.kept) == len(items)
+    answered = {item["call_id"] for item in items if item["type"] in CALLS}
+    kept_calls = {item["call_id"] for item in plan.kept if item["type"] in ANSWERS}
+    kept_outputs = {item["call_id"] for item in plan.kept if item["type"] in CALLS}
+    assert {item["call_id"] for item in items if item["type"] in ANSWERS} - answered <= kept_calls
+    assert kept_outputs == kept_calls & answered
+    assert all(item in plan.kept for item in items if item.get("role") in ("system", "developer"))
+
+
+@given(conversations())
+def test_sealing_gives_back_the_same_items(items: list[Item]) -> None:
+    sealed = seal_items(SEAL, "ada", items)
+    assert open_item(SEAL, "ada", sealed).for_family("any") == items
+
+
+def test_a_native_item_is_read_by_its_own_family_only() -> None:
+    native = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAAA"}
+    opened = open_item(SEAL, "ada", seal_native(SEAL, "ada", "openai", native, [message("user")]))
+    assert opened.for_family("openai") == [native, message("user")]
+    assert native not in opened.for_family("local")
+    assert opened.for_family("local")[-1] == message("user")
+
+
+def test_the_newest_turns_are_kept_from_their_first_word() -> None:
+    items = [message("user", "1"), message("assistant", "2"), message("user", "3"), message("user", "4")]
+    items += [call("a"), output("a"), message("assistant", "5")]
+    plan = divide([message("user", "old " * 100), message("assistant"), *items], 1)
+    assert list(plan.kept) == items[2:]
+
+
+def test_a_turn_that_is_most_of_the_context_is_summed_up_as_well() -> None:
+    items = [message("user"), message("assistant"), message("user", "y" * 1000)]
+    assert list(divide(items, 1).old) == items
+
+
+def test_one_message_can_be_compacted() -> None:
+    assert list(divide([message("user")], 0).old) == [message("user")]
+
+
+def test_the_pass_is_given_words_only() -> None:
+    items: list[Item] = [
+        message("user", "look"),
+        {
+            "type": "message",
+            "role": "user",
+            "content": [
+                {"type": "input_image", "image_url": "data:image/png;base64,AAAA"},
+                {"type": "input_file", "filename": "plan.pdf", "file_data": "BBBB"},
+            ],
+        },
+        call("a"),
+        output("a"),
+        {"type": "reasoning", "summary": [], "encrypted_content": "secret"},
+    ]
+    asked = to_summarise(divide(items, 0), None)
+    text = str(asked)
+    assert {item["type"] for item in asked} == {"message"}
+    assert all(word in text for word in ("look", "[image]", "plan.pdf", "calls f: {}", "42"))
+    assert not any(word in text for word in ("AAAA", "BBBB", "secret"))
+
+
+def test_a_summary_is_known_again_and_is_nobodys_words() -> None:
+    assert is_summary(summary_message("facts"))
+    assert is_summary(summary_message(None))
+    assert not is_summary(message("user", HEADER))
