@@ -5,6 +5,7 @@ What a deployment chooses (address, workers, threads) comes on the command line 
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from app.web import Gateway
@@ -29,6 +30,7 @@ DRAIN_RESERVE = 5
 
 def post_worker_init(worker: Any) -> None:
     """The worker is about to serve: the running streams learn from it when it has to end."""
+    _speak()
     gateway = _gateway(worker)
     gateway.drain.grace = float(max(0, worker.cfg.graceful_timeout - DRAIN_RESERVE))
     gateway.drain.alive = lambda: worker.alive
@@ -39,6 +41,16 @@ def worker_exit(server: Any, worker: Any) -> None:
     """After the last request: what still waits to be written is written."""
     if getattr(worker, "wsgi", None) is not None:
         _gateway(worker).close()
+
+
+def _speak() -> None:
+    """Our own log beside gunicorn's, on the same stream."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"))
+    log = logging.getLogger("app")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 def _gateway(worker: Any) -> Gateway:

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
+#: Bytes of an unread body that are taken off a connection to keep it; gunicorn closes one that holds more.
+_MAX_DISCARDED = 8 * 1024 * 1024
+
 #: What a client calls its own request; echoed, never used as a key.
 _CLIENT_REQUEST_ID = "X-Client-Request-Id"
 
@@ -195,9 +198,20 @@ def _finish(response: Response) -> Response:
     theirs = request.headers.get(_CLIENT_REQUEST_ID, "")
     if 0 < len(theirs) <= 512 and theirs.isascii() and theirs.isprintable():
         headers[_CLIENT_REQUEST_ID] = theirs
+    _discard_body()
     if g.pop("admitted", False):
         response.call_on_close(gateway().in_flight.leave)
     return response
+
+
+def _discard_body() -> None:
+    """What was sent and not read, or the next request on this connection would begin with it."""
+    left = request.content_length or 0
+    if left > _MAX_DISCARDED:
+        return
+    stream = request.environ["wsgi.input"]
+    while left > 0 and (piece := stream.read(min(left, 65536))):
+        left -= len(piece)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------

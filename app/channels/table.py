@@ -140,8 +140,9 @@ class Table:
 
     def nearest(self, model: str) -> str | None:
         """The name somebody may have meant."""
-        near = get_close_matches(model, self.names(), n=1) if len(model) <= 256 else []
-        return near[0] if near else None
+        names = {name.lower(): name for name in self.names()}
+        near = get_close_matches(model.lower(), names, n=1) if len(model) <= 256 else []
+        return names[near[0]] if near else None
 
 
 # --- loading ----------------------------------------------------------------------------------------------------

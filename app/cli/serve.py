@@ -35,11 +35,14 @@ def serve(bind: str | None, workers: int | None, threads: int | None) -> None:
     )
     table = load(settings.channels, read_environment(settings.home), formats.names())
     _check_database(settings)
-    if "LISTEN_FDS" not in os.environ:
+    handed = os.environ.get("LISTEN_PID") == str(os.getpid())
+    if handed:
+        settings = replace(settings, bind="a socket handed over by systemd")
+    else:
         _check_address(settings.bind)
     click.echo(_banner(settings, table))
     sys.stdout.flush()
-    _become_gunicorn(settings)
+    _become_gunicorn(settings, [] if handed else ["--bind", settings.bind])
 
 
 def _check_database(settings: Settings) -> None:
@@ -72,20 +75,22 @@ def _banner(settings: Settings, table: Table) -> str:
     waiting = f", {len(table.warnings)} warnings (antiphon check)" if table.warnings else ""
     database = settings.database_url.partition(":")[0]
     return (
-        f"antiphon {__version__}   http://{settings.bind}/v1\n"
+        f"antiphon {__version__}   {_where(settings.bind)}\n"
         f"  database {database}   workers {settings.workers} x {settings.threads} threads"
         f"   channels {len(table.channels)}{waiting}\n"
         "  Ctrl-C to stop"
     )
 
 
-def _become_gunicorn(settings: Settings) -> None:
+def _where(bind: str) -> str:
+    return f"http://{bind}/v1" if bind.rpartition(":")[2].isdecimal() else bind
+
+
+def _become_gunicorn(settings: Settings, listen: list[str]) -> None:
     """A new process image, so that a restart loads new code. -P and the chdir: no code of this directory runs."""
     os.environ["ANTIPHON_HOME"] = str(home())
     os.chdir(PACKAGE_PARENT)
     command = [sys.executable, "-P", "-m", "gunicorn", "--config", "python:app.serving"]
     command += ["--workers", str(settings.workers), "--threads", str(settings.threads)]
     command += ["--worker-connections", str(settings.threads + 256)]
-    if "LISTEN_FDS" not in os.environ:
-        command += ["--bind", settings.bind]
-    os.execv(sys.executable, [*command, "app:create_app()"])  # noqa: S606 - no shell, nothing from outside
+    os.execv(sys.executable, [*command, *listen, "app:create_app()"])  # noqa: S606 - no shell, nothing from outside

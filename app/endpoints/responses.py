@@ -7,7 +7,7 @@ from flask import request as incoming
 
 from app import web
 from app.endpoints import API
-from app.errors import GatewayError, InvalidRequest, MethodNotAllowed
+from app.errors import GatewayError, InvalidRequest
 from app.schemas.create import read_compact, read_create, read_include
 from app.schemas.listing import read_page
 
@@ -42,23 +42,28 @@ def compact() -> Response:
     return web.answer(relay.compact(token, request, web.asked()))
 
 
-@blueprint.get("/responses")
+@blueprint.route("/responses", websocket=True, endpoint="connect")
 def connect() -> Response:
-    """Where WebSockets would start: clients that try fall back to HTTP when they are told at once."""
-    if incoming.headers.get("Upgrade", "").lower() == "websocket":
-        raise GatewayError(
-            "WebSockets are not served here. Send POST /v1/responses.",
-            status=426,
-            type="invalid_request_error",
-            code="upgrade_required",
-        )
-    raise MethodNotAllowed("GET is not allowed for /v1/responses. There is no list of responses; POST creates one.")
+    """Clients that try a WebSocket fall back to HTTP when they are told at once."""
+    raise GatewayError(
+        "WebSockets are not served here. Send POST /v1/responses.",
+        status=426,
+        type="invalid_request_error",
+        code="upgrade_required",
+    )
 
 
 @blueprint.get("/responses/<response_id>")
 def retrieve(response_id: str) -> Response:
     include = read_include(web.listed_argument("include"))
-    return web.answer(web.gateway().relay.retrieve(web.token(), response_id, include))
+    response = web.gateway().relay.retrieve(web.token(), response_id, include)
+    if incoming.args.get("stream", "").lower() == "true":
+        raise InvalidRequest(
+            "Only a background response can be streamed again. Leave out 'stream'.",
+            code="unsupported_value",
+            param="stream",
+        )
+    return web.answer(response)
 
 
 @blueprint.delete("/responses/<response_id>")

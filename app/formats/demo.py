@@ -14,19 +14,33 @@ from typing import Any
 import orjson
 
 from app import ids
+from app.errors import InvalidRequest
 from app.formats import responses
 from app.formats._events import pieces
-from app.formats.responses import PATH, decode, decode_error, decoder, encode
-from app.turn import Item
+from app.formats.responses import PATH, decode, decode_error, decoder
+from app.turn import Item, Row, Turn
 
 __all__ = ["PATH", "decode", "decode_error", "decoder", "encode", "serve"]
 
 #: As OpenAI's models have it.
 MIN_OUTPUT_TOKENS = 16
 
+_DEEPEST, _LONGEST = 12, 100
+
 _SEAL = "demo:"
 #: How a request for a summary begins.
 _SUMMARISE = "Summarise the conversation above"
+
+
+def encode(turn: Turn, row: Row, model: str) -> bytes:
+    """As a Responses upstream would be sent it. There are no stored prompts here."""
+    if "prompt" in turn.request:
+        raise InvalidRequest(
+            f"The model '{turn.model}' does not take 'prompt'. Send 'input' instead.",
+            code="unsupported_parameter",
+            param="prompt",
+        )
+    return responses.encode(turn, row, model)
 
 
 def serve(path: str, body: bytes) -> tuple[int, Iterator[bytes]]:
@@ -136,7 +150,7 @@ def _call(tool: Mapping[str, Any], request: Mapping[str, Any]) -> Item:
 def _text(request: Mapping[str, Any]) -> str:
     wanted = (request.get("text") or {}).get("format") or {}
     if wanted.get("type") == "json_schema":
-        return orjson.dumps(example(wanted["schema"])).decode()
+        return orjson.dumps(example(wanted.get("schema"))).decode()
     if wanted.get("type") == "json_object":
         return orjson.dumps({"demo": True}).decode()
     items = request["input"]
@@ -212,33 +226,42 @@ def _compaction(items: Sequence[Item]) -> Item:
 # --- schemas ----------------------------------------------------------------------------------------------------
 
 
-def example(schema: Mapping[str, Any], root: Mapping[str, Any] | None = None, depth: int = 0) -> Any:
-    """A small value that fits a JSON schema of the kinds that structured output allows."""
-    root = root if root is not None else schema
+def example(schema: object, root: object = None, depth: int = 0) -> Any:
+    """A small value that fits a JSON schema of the kinds that structured output allows; a guess for any other."""
+    if not isinstance(schema, Mapping) or depth > _DEEPEST:
+        return None
+    root = schema if root is None else root
     if "$ref" in schema:
-        return example(_resolve(str(schema["$ref"]), root), root, depth + 1) if depth < 8 else None
+        return example(_resolve(str(schema["$ref"]), root), root, depth + 1)
     if "const" in schema:
         return schema["const"]
-    if schema.get("enum"):
-        return schema["enum"][0]
-    for union in ("anyOf", "oneOf", "allOf"):
-        if schema.get(union):
-            return example(schema[union][0], root, depth + 1)
+    for choice in ("enum", "anyOf", "oneOf", "allOf"):
+        options = schema.get(choice)
+        if isinstance(options, list) and options:
+            return options[0] if choice == "enum" else example(options[0], root, depth + 1)
     kind = schema.get("type")
     kind = kind[0] if isinstance(kind, list) and kind else kind
     if kind == "object" or "properties" in schema:
-        properties = schema.get("properties", {})
-        wanted = schema.get("required", properties)
-        return {name: example(properties.get(name, {}), root, depth + 1) for name in wanted}
+        return _object(schema, root, depth)
     if kind == "array":
-        return [example(schema.get("items", {}), root, depth + 1) for _ in range(schema.get("minItems", 1))]
+        least = schema.get("minItems", 1)
+        count = least if isinstance(least, int) and 0 <= least <= _LONGEST else 1
+        return [example(schema.get("items", {}), root, depth + 1) for _ in range(count)]
     if kind in ("integer", "number"):
-        return schema.get("minimum", 1)
+        least = schema.get("minimum", 1)
+        return least if isinstance(least, int | float) else 1
     return {"boolean": True, "null": None}.get(str(kind), "demo")
 
 
-def _resolve(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Any = root
-    for name in reference.removeprefix("#/").split("/"):
-        found = found.get(name, {}) if isinstance(found, Mapping) and name != "#" else found
-    return found if isinstance(found, Mapping) else {}
+def _object(schema: Mapping[str, Any], root: object, depth: int) -> dict[str, Any]:
+    properties, required = schema.get("properties"), schema.get("required")
+    known = properties if isinstance(properties, Mapping) else {}
+    names = required if isinstance(required, list) else list(known)
+    return {str(name): example(known.get(str(name), {}), root, depth + 1) for name in names}
+
+
+def _resolve(reference: str, root: object) -> object:
+    found = root
+    for name in reference.removeprefix("#").strip("/").split("/"):
+        found = found.get(name) if isinstance(found, Mapping) and name else found
+    return found

@@ -117,11 +117,15 @@ def _check_calls(chain: Chain, items: Sequence[Item]) -> None:
     Earlier turns were checked when they were made, so only the newest output can hold calls that still wait.
     """
     waiting = {call["call_id"]: call["type"] for call in _calls(unanswered(chain.tip))}
-    waiting.update({call["call_id"]: call["type"] for call in _calls(items)})
     answered = set()
     for item in items:
-        call_type, call_id = CALLS.get(item.get("type", "")), item.get("call_id")
-        if call_type is None or not isinstance(call_id, str):
+        call_id = item.get("call_id")
+        if not isinstance(call_id, str):
+            continue
+        if item.get("type") in ANSWERS:
+            waiting[call_id] = item["type"]
+        call_type = CALLS.get(item.get("type", ""))
+        if call_type is None:
             continue
         if waiting.get(call_id) != call_type and not _called(chain, call_type, call_id):
             raise InvalidRequest(
