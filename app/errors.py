@@ -234,7 +234,8 @@ class UpstreamLimited(UpstreamError):
     status = 429
     type = "requests"
     code = "rate_limit_exceeded"
-    should_retry = None
+    retry_after: float | None = 1.0
+    should_retry: bool | None = None
     exhausted = False
 
 

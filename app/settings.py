@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,10 @@ from app.errors import ConfigurationError
 
 ENV_FILE = ".env"
 MIN_SECRET = 32
+DAY = 86_400
+
+_DURATION = re.compile(r"(\d{1,9})([smhdw])\Z", re.ASCII)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,9 @@ class Settings:
     max_body: int = 64 * 1024 * 1024
     heartbeat: float = 15.0
     lease: int = 60
+    drain: int = 20
+    retention: int = 30 * DAY
+    """What was not used for so long may be pruned."""
     home: Path = Path()
     """Where `.env` lies; relative paths start here."""
 
@@ -87,7 +95,9 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         threads=threads,
         max_body=_integer(environment, "ANTIPHON_MAX_BODY", 64 * 1024 * 1024, minimum=1024),
         heartbeat=float(_integer(environment, "ANTIPHON_HEARTBEAT", 15, minimum=1)),
+        drain=_integer(environment, "ANTIPHON_DRAIN", 20, minimum=0),
         lease=_integer(environment, "ANTIPHON_LEASE", 60, minimum=4),
+        retention=_duration(environment, "ANTIPHON_RETENTION", "30d", minimum=DAY),
         home=directory,
     )
 
@@ -100,6 +110,12 @@ def absolute_database_url(url: str, directory: Path) -> str:
     if not path:
         raise ConfigurationError("ANTIPHON_DATABASE_URL names no file", "write it as sqlite:///antiphon.db")
     return f"sqlite:///{(directory / path).resolve()}"
+
+
+def parse_duration(text: str) -> int | None:
+    """The seconds of `90s`, `15m`, `12h`, `30d` or `4w`; None for what is none of these."""
+    match = _DURATION.match(text)
+    return int(match[1]) * _UNITS[match[2]] if match else None
 
 
 def _derived(secret: str, purpose: str) -> bytes:
@@ -135,3 +151,13 @@ def _integer(environment: Mapping[str, str], name: str, default: int, *, minimum
     if not text.isdecimal() or int(text) < minimum:
         raise ConfigurationError(f"{name} is {text!r}", f"it is a whole number from {minimum} on")
     return int(text)
+
+
+def _duration(environment: Mapping[str, str], name: str, default: str, *, minimum: int) -> int:
+    text = environment.get(name, "").strip() or default
+    seconds = parse_duration(text)
+    if seconds is None or seconds < minimum:
+        raise ConfigurationError(
+            f"{name} is {text!r}", f"it is a duration such as 30d or 12w, {minimum // DAY}d at least"
+        )
+    return seconds

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,14 @@ class Server:
 
 @pytest.fixture(scope="session")
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = _start(tmp_path_factory.mktemp("mariadb"))
+    with running_server(tmp_path_factory.mktemp("mariadb")) as server:
+        yield server
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[Server]:
+    """A server whose data lie in this folder."""
+    server = _start(folder)
     try:
         server.await_start()
         yield server

@@ -6,6 +6,7 @@ rests. Nothing here knows what is asked of a channel, only how it went.
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ from app.errors import (
     UpstreamLimited,
     unknown_model,
 )
+
+log = logging.getLogger(__name__)
 
 MAX_TRIES = 3
 MAX_REST = 300.0
@@ -233,6 +236,7 @@ class Choice:
         self._channels.succeeded(self._health)
 
     def failed(self, error: UpstreamError) -> None:
+        log.info("channel %s failed: %s %s", self.channel.name, error.code, error.message)
         self._channels.failed(self.channel, self._health, error)
 
 

@@ -11,6 +11,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from http.client import HTTPException
 from time import monotonic
 from typing import Any, Protocol
@@ -42,6 +43,8 @@ from app.errors import (
 MAX_BODY = 64 * 1024 * 1024
 _PIECE = 65536
 _MAX_STALE = 3
+_MAX_HEAD = 65536
+_PATIENCE = 60.0
 _HEX = re.compile(rb"[0-9A-Fa-f]{1,15}")
 
 #: Descriptor of the client that the current thread works for, so that a wait for headers can end with it.
@@ -144,7 +147,7 @@ class Upstream:
         try:
             for _ in range(_MAX_STALE):
                 try:
-                    return _HttpExchange(self._adapter.exchange(request, timeout))
+                    return _HttpExchange(self._adapter.exchange(request, timeout), client)
                 except _StaleConnection:
                     continue
             raise UpstreamUnreachable("The model's server keeps closing its connections.")
@@ -172,6 +175,19 @@ def _tls(row: Row) -> ssl.SSLContext | None:
 # --- connections ------------------------------------------------------------------------------------------------
 
 
+def _await(descriptor: int, client: int | None, timeout: float) -> None:
+    """Until there is something to read. Raises TimeoutError, or ClientGone when the client leaves first."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    if client is not None:
+        poll.register(client, select.POLLRDHUP)
+    ready = dict(poll.poll(timeout * 1000))
+    if descriptor not in ready:
+        if client in ready:
+            raise ClientGone
+        raise TimeoutError("timed out")
+
+
 class _StaleConnection(Exception):
     """A kept-alive connection was closed by the other side before one byte of the answer came."""
 
@@ -190,10 +206,9 @@ class _Watched:
             raise self._stale(error) from error
 
     def getresponse(self) -> Any:
-        client = getattr(_serving, "client", None)
-        if client is not None and self.sock is not None:
-            self._await_header(client)
         try:
+            if self.sock is not None:
+                self._await_header(getattr(_serving, "client", None))
             response = super().getresponse()  # type: ignore[misc]
         except (ConnectionError, HTTPException) as error:
             raise self._stale(error) from error
@@ -204,14 +219,19 @@ class _Watched:
         """RemoteDisconnected is a ConnectionResetError too: no byte of an answer has come."""
         return _StaleConnection() if self.answers and isinstance(error, ConnectionError) else error
 
-    def _await_header(self, client: int) -> None:
+    def _await_header(self, client: int | None) -> None:
+        """Until the whole head is there. Raises TimeoutError, or ClientGone when the client leaves first."""
         deadline = monotonic() + self.timeout
-        poll = select.poll()
-        poll.register(self.sock.fileno(), select.POLLIN)
-        poll.register(client, select.POLLRDHUP)
-        ready = dict(poll.poll(max(0, deadline - monotonic()) * 1000))
-        if self.sock.fileno() not in ready and client in ready:
-            raise ClientGone
+        while True:
+            _await(self.sock.fileno(), client, max(0.0, deadline - monotonic()))
+            if isinstance(self.sock, ssl.SSLSocket):
+                return
+            head = self.sock.recv(_MAX_HEAD, socket.MSG_PEEK)
+            if not head.startswith(b"HTTP/") or b"\r\n\r\n" in head or len(head) == _MAX_HEAD:
+                break
+            # Not the whole head yet: wake up for more than this, or a trickle would keep it waiting for ever.
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(head) + 1)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
 class _PlainConnection(_Watched, HTTPConnection):
@@ -276,40 +296,56 @@ class _HttpExchange:
     itself: a blocked read could neither send heartbeats nor notice that the client has left.
     """
 
-    def __init__(self, raw: urllib3.BaseHTTPResponse) -> None:
+    def __init__(self, raw: urllib3.BaseHTTPResponse, client: int | None) -> None:
+        self._client = client
         self.status = raw.status
         self.headers: Mapping[str, str] = raw.headers
         self._raw = raw
+        self._patience = _timeout_of(raw)
         self._wire: _Wire | None = None
         self._blocking = bool(raw.headers.get("content-encoding", "identity").strip().lower() != "identity")
 
     def read(self) -> bytes:
+        body = bytearray()
+        while piece := self._await_piece():
+            body += piece
+            if len(body) > MAX_BODY:
+                raise UpstreamBroken("The model's server sent an answer that is too long.")
+        return bytes(body)
+
+    def _await_piece(self) -> bytes:
+        """The next piece, b"" at the end. Raises ClientGone, UpstreamTimeout, UpstreamBroken."""
+        while True:
+            descriptor = self.fileno()
+            if descriptor is not None:
+                try:
+                    _await(descriptor, self._client, self._patience)
+                except TimeoutError as error:
+                    raise UpstreamTimeout("The model's server stopped in the middle of its answer.") from error
+            if (piece := self.receive()) is not None:
+                return piece
+
+    def fileno(self) -> int | None:
         try:
-            body = self._raw.read(MAX_BODY + 1, decode_content=True)
+            wire = self._take_over()
+        except OSError:
+            # `receive` meets it again and says so.
+            return None
+        return wire.fileno() if wire else None
+
+    def receive(self) -> bytes | None:
+        try:
+            wire = self._take_over()
+            if wire is None:
+                return self._raw.read1(_PIECE, decode_content=True)
+            return wire.receive()
         except ReadTimeoutError as error:
             raise UpstreamTimeout("The model's server stopped in the middle of its answer.") from error
         except (HTTPError, HTTPException, OSError) as error:
             raise UpstreamBroken("The model's server broke off in the middle of its answer.") from error
-        if len(body) > MAX_BODY:
-            raise UpstreamBroken("The model's server sent an answer that is too long.")
-        self._raw.release_conn()
-        return body
-
-    def fileno(self) -> int | None:
-        wire = self._take_over()
-        return wire.fileno() if wire else None
-
-    def receive(self) -> bytes | None:
-        wire = self._take_over()
-        try:
-            if wire is None:
-                return self._raw.read1(_PIECE, decode_content=True)
-            return wire.receive()
-        except (HTTPError, HTTPException, OSError) as error:
-            raise UpstreamBroken("The model's server broke off in the middle of its answer.") from error
 
     def close(self) -> None:
-        if self._wire is not None and self._wire.reusable:
+        if self._wire is not None and self._wire.finished():
             self._wire.give_back()
         else:
             self._raw.close()
@@ -324,6 +360,12 @@ class _HttpExchange:
         return self._wire
 
 
+def _timeout_of(raw: urllib3.BaseHTTPResponse) -> float:
+    """Seconds for which the connection would have waited for its next bytes."""
+    connection = getattr(raw, "connection", None)
+    return float(getattr(connection, "timeout", None) or _PATIENCE)
+
+
 class _Wire:
     """The socket under an urllib3 response, read directly. Raises AttributeError where that cannot be had."""
 
@@ -334,19 +376,22 @@ class _Wire:
         self._timeout = self._socket.gettimeout()
         self._chunks = _Chunks() if self._http.chunked else None
         self._left: int | None = None if self._chunks else self._http.length
-        self._ended = False
+        self._ended = self._left == 0
         self._socket.setblocking(False)
         self._early = self._buffered()
 
     def fileno(self) -> int | None:
-        """None while bytes wait that no poll would show."""
-        if self._early or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
+        """None while something waits that no poll would show: buffered bytes, or the end of a body on a kept socket."""
+        if self._early or self._ended or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
             return None
         return self._socket.fileno()
 
-    @property
-    def reusable(self) -> bool:
-        """The body ended where its framing said, with nothing behind it."""
+    def finished(self) -> bool:
+        """Whether the body ended where its framing said, with nothing behind it: the connection can serve again."""
+        if not self._ended:
+            # The last chunk says nothing, and nobody has waited for it.
+            with suppress(HTTPException, OSError):
+                self.receive()
         if self._chunks is not None:
             return self._chunks.ended and not self._chunks.rest
         return self._left == 0
@@ -385,14 +430,12 @@ class _Wire:
         return None
 
     def _buffered(self) -> bytes:
-        """What http.client read ahead with the header."""
-        taken = []
+        """What http.client read ahead with the header. Asked once: an empty buffer would be filled from the socket."""
         try:
-            while piece := self._file.peek():
-                taken.append(self._file.read(len(piece)))
+            ahead = self._file.peek()
         except ssl.SSLWantReadError:
-            pass
-        return b"".join(taken)
+            return b""
+        return bytes(self._file.read(len(ahead))) if ahead else b""
 
     def _recv(self) -> bytes | None:
         try:

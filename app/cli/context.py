@@ -18,7 +18,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @contextmanager
 def open_store(settings: Settings | None = None) -> Iterator[Store]:
     settings = settings or load_settings()
-    store = Store(settings.database_url, pepper=settings.key_for("tokens"))
+    store = Store(settings.database_url, peppers=settings.keys_for("tokens"))
     try:
         yield store
     finally:

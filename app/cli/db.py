@@ -1,10 +1,37 @@
-"""antiphon db: the database's schema."""
+"""antiphon db: the database's schema, its size, its copies, and what is past its age."""
 
 from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from time import time
+from typing import Any
 
 import click
 
 from app.cli.context import as_json, open_store, print_json
+from app.errors import ConfigurationError
+from app.settings import load_settings, parse_duration
+from app.store import Pruned, Store
+
+BAR = 1000
+"""Steps of a progress bar."""
+
+
+class Age(click.ParamType[int]):
+    """A duration (`30d`, `12w`) in seconds."""
+
+    name = "age"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        seconds = value if isinstance(value, int) else parse_duration(value)
+        if seconds is None:
+            self.fail(f"{value!r} is not a duration such as 30d or 12w", param, ctx)
+        return seconds
 
 
 @click.group()
@@ -27,8 +54,97 @@ def upgrade(as_json: bool) -> None:
         click.echo(f"schema {version}: nothing to do")
 
 
+# --- prune ------------------------------------------------------------------------------------------------------
+
+
 @db.command()
-def stats() -> None:
-    """Print counts and sizes as JSON."""
+@click.option("--older-than", type=Age(), help="30d, 12w, at least 1d; default ANTIPHON_RETENTION or 30d.")
+@click.option("--dry-run", is_flag=True, help="Count what would go, and remove nothing.")
+@as_json
+def prune(older_than: int | None, dry_run: bool, as_json: bool) -> None:
+    """Remove what is past its age, while the gateway serves.
+
+    A response stays as long as one that was made from it does; going on from a response makes it new again.
+    """
+    settings = load_settings()
+    before = int(time()) - (settings.retention if older_than is None else older_than)
+    with open_store(settings) as store:
+        store.check_schema()
+        pruned = store.prunable(before) if dry_run else _prune(store, before)
+    if as_json:
+        print_json({"responses": pruned.responses, "records": pruned.records, "before": before, "dry_run": dry_run})
+        return
+    verb = "would remove" if dry_run else "removed"
+    click.echo(f"{verb} {pruned.responses} responses and {pruned.records} records of others")
+
+
+def _prune(store: Store, before: int) -> Pruned:
+    latest: deque[Pruned] = deque(_shown(store.prune(before)), maxlen=1)
+    return latest[0]
+
+
+def _shown(steps: Iterator[Pruned]) -> Iterator[Pruned]:
+    """The same, with a bar for who watches a terminal; nothing goes to a timer's log."""
+    if not sys.stderr.isatty():
+        yield from steps
+        return
+    with click.progressbar(length=BAR, label="pruning", file=sys.stderr) as bar:
+        for pruned in steps:
+            bar.update(int(pruned.share * BAR) - bar.pos)
+            yield pruned
+
+
+# --- backup -----------------------------------------------------------------------------------------------------
+
+
+@db.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+def backup(file: Path, force: bool) -> None:
+    """Copy the database of this moment to FILE, while the gateway serves; readable by its owner only.
+
+    SQLite only: a MySQL database is copied with its own program, mariadb-dump.
+    """
+    if file.exists() and not force:
+        raise ConfigurationError(f"{file} is there already", "name another file, or add --force to replace it")
+    # In the same directory, so that the last step is one rename: FILE is never there in part.
+    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     with open_store() as store:
-        print_json(store.stats())
+        store.backup(part)
+    try:
+        os.replace(part, file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ConfigurationError(f"cannot write {file}: {error.strerror}", "name a file you may write") from error
+    click.echo(f"wrote {file}, {_size(file.stat().st_size)}")
+
+
+# --- stats ------------------------------------------------------------------------------------------------------
+
+
+@db.command()
+@as_json
+def stats(as_json: bool) -> None:
+    """Print how much the database holds."""
+    with open_store() as store:
+        store.check_schema()
+        found = store.stats()
+    if as_json:
+        print_json(found)
+    else:
+        click.echo("\n".join(_lines(found)))
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    statuses = sorted(found["statuses"].items(), key=lambda status: -status[1])
+    notes = {"response": "  ".join(f"{status} {count:,}" for status, count in statuses)}
+    rows = [f"{table:<12} {count:>12,}  {notes.get(table, '')}".rstrip() for table, count in found["rows"].items()]
+    return [f"{found['database']:<12} {_size(found['bytes']):>12}", *rows]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

@@ -15,7 +15,11 @@ from app import __version__, formats
 from app.channels.table import Table, load
 from app.cli.context import open_store
 from app.errors import ConfigurationError, StoreUnavailable
+from app.serving import DRAIN_RESERVE
 from app.settings import Settings, home, load_settings, read_environment
+
+#: Seconds that running streams may take by default; see `app.serving`.
+_DRAIN = 20
 
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
@@ -93,4 +97,6 @@ def _become_gunicorn(settings: Settings, listen: list[str]) -> None:
     command = [sys.executable, "-P", "-m", "gunicorn", "--config", "python:app.serving"]
     command += ["--workers", str(settings.workers), "--threads", str(settings.threads)]
     command += ["--worker-connections", str(settings.threads + 256)]
+    if settings.drain != _DRAIN:
+        command += ["--graceful-timeout", str(settings.drain + DRAIN_RESERVE)]
     os.execv(sys.executable, [*command, *listen, "app:create_app()"])  # noqa: S606 - no shell, nothing from outside

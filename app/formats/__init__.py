@@ -54,7 +54,7 @@ class Decoder(Protocol):
 
     @property
     def sequence(self) -> int:
-        """The number of the next event that anybody else sends on this stream."""
+        """The number of the next event on this stream, whoever sends it."""
         ...
 
 

@@ -103,7 +103,8 @@ def limited(code: str | None, message: str | None, wait: float | None) -> Upstre
         type="insufficient_quota" if exhausted else "requests",
         retry_after=wait,
     )
-    error.exhausted = exhausted
+    if exhausted:
+        error.exhausted, error.should_retry, error.retry_after = True, False, None
     return error
 
 

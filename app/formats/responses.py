@@ -75,6 +75,8 @@ _UNREAD = frozenset(
     )
 )
 _NAME = b"event: "
+#: How an event may begin.
+_FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":", b"\n")
 _SEQUENCE = re.compile(rb'"sequence_number":\s*(\d+)')
 
 #: Raw events since the last finished item, kept for the partial output of a stream that breaks.
@@ -213,12 +215,11 @@ class ResponsesDecoder:
         self.answer: Answer | None = None
         self.defaults: Mapping[str, Any] = {}
         self._echo = turn.echo
-        self._first = sequence
+        self.sequence = sequence
+        """Number of the next event on this stream, whoever sends it."""
         self._splitter = sse.Splitter()
         self._index = len(turn.preface)
         self._verbatim = False
-        self._shift: int | None = None
-        self._last = b""
         self._done: list[Item] = []
         self._open: list[bytes] = []
         self._kept = 0
@@ -253,26 +254,29 @@ class ResponsesDecoder:
     def partial(self) -> list[Item]:
         return [*self._done, *_unfinished(self._open)]
 
-    @property
-    def sequence(self) -> int:
-        found = _SEQUENCE.search(self._last)
-        return int(found[1]) + 1 if found else self._first
+    def _is_next(self, raw: bytes) -> bool:
+        """Whether the event can be passed on unread: a plain one that has the number it should have."""
+        if not self._verbatim or not raw.startswith(_NAME) or raw[7 : raw.find(b"\n")] not in _UNREAD:
+            return False
+        number = _SEQUENCE.search(raw)
+        return number is not None and int(number[1]) == self.sequence
 
     def _take(self, data: bytes, out: list[bytes]) -> None:
         try:
             block = self._splitter.feed(data)
         except sse.EventTooLong:
             raise UpstreamBroken("The model's server sent an event without an end.") from None
-        if not self.accepted:
-            self._count_nonsense(data)
+        verbatim = _is_utf8(block)
         for raw in block.split(b"\n\n"):
-            if self._verbatim and raw.startswith(_NAME) and raw[7 : raw.find(b"\n")] in _UNREAD:
+            if verbatim and self._is_next(raw):
                 out.append(raw)
                 self._keep(raw)
             elif raw:
                 self._read(raw.strip(b"\n"), out)
                 if self.answer is not None:
                     break
+        if not self.accepted:
+            self._count_nonsense(block)
 
     def _read(self, raw: bytes, out: list[bytes]) -> None:
         name, data = sse.parse(raw)
@@ -327,11 +331,8 @@ class ResponsesDecoder:
         if not self.started:
             self._start(event, raw)
         changed = self._with_usable_item(event)
-        number = event.get("sequence_number")
-        if self._shift is None or not isinstance(number, int):
+        if event.get("sequence_number") != self.sequence:
             changed = {**changed, "sequence_number": self.sequence}
-        elif self._shift:
-            changed = {**changed, "sequence_number": number + self._shift}
         if self._index and isinstance(event.get("output_index"), int):
             changed = {**changed, "output_index": event["output_index"] + self._index}
         result = raw if changed is event and raw.startswith(_NAME) else sse.encode(changed)[:-2]
@@ -342,12 +343,9 @@ class ResponsesDecoder:
         return result
 
     def _start(self, event: Mapping[str, Any], raw: bytes) -> None:
-        """The first output event shows what kind of stream this is, and how its numbers stand to ours."""
+        """The first output event shows what kind of stream this is."""
         self.accepted = self.started = True
-        number = event.get("sequence_number")
-        self._shift = self._first - number if isinstance(number, int) else None
-        exact = raw.startswith(_NAME) and isinstance(event.get("output_index"), int)
-        self._verbatim = exact and self._shift == 0 and not self._index
+        self._verbatim = raw.startswith(_NAME) and isinstance(event.get("output_index"), int) and not self._index
 
     def _with_usable_item(self, event: dict[str, Any]) -> dict[str, Any]:
         item = event.get("item")
@@ -357,14 +355,15 @@ class ResponsesDecoder:
         return event if shown is item else {**event, "item": shown}
 
     def _keep(self, raw: bytes) -> None:
-        self._last = raw
+        self.sequence += 1
         self._kept += len(raw)
         if self._kept <= MAX_KEPT:
             self._open.append(raw)
 
-    def _count_nonsense(self, data: bytes) -> None:
-        self._nonsense += len(data)
-        if self._nonsense > MAX_NONSENSE and not self._splitter.rest.startswith((b"event:", b"data:", b":")):
+    def _count_nonsense(self, block: bytes) -> None:
+        rest = self._splitter.rest
+        self._nonsense += sum(len(raw) for raw in block.split(b"\n\n") if not raw.startswith(_FIELDS))
+        if self._nonsense + (0 if rest.startswith(_FIELDS) else len(rest)) > MAX_NONSENSE:
             raise UpstreamBroken("The model's server answered with something that is not an event stream.")
 
 
@@ -381,6 +380,16 @@ def _event(data: bytes, name: str | None) -> dict[str, Any]:
     if not event["type"]:
         raise UpstreamBroken("The model's server sent an event without a type.")
     return event
+
+
+def _is_utf8(block: bytes) -> bool:
+    if block.isascii():
+        return True
+    try:
+        block.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_end(raw: bytes) -> bool:

@@ -89,16 +89,19 @@ class Relay:
     def _create(self, turn: Turn, token: Token, asked: Asked, shorten: Shorten) -> dict[str, Any]:
         recorder = Recorder(self._store, turn, token, asked.request_id)
         with _recorded(recorder):
-            prefer = _prefer(turn)
             turn = shorten(turn, recorder, asked)
             answer, choice = ask(
-                turn, self._channels, self._contexts.fit, recorder.tried, prefer=prefer, client=asked.client
+                turn,
+                self._channels,
+                self._contexts.fit,
+                recorder.tried,
+                prefer=self._prefer(turn),
+                client=asked.client,
             )
             return recorder.finish(answer, choice)
 
     def _stream(self, turn: Turn, token: Token, asked: Asked, shorten: Shorten) -> EventStream:
         recorder = Recorder(self._store, turn, token, asked.request_id)
-        prefer = _prefer(turn)
         with _recorded(recorder):
             turn = shorten(turn, recorder, asked)
         return EventStream(
@@ -106,11 +109,15 @@ class Relay:
             self._channels,
             recorder,
             fit=self._contexts.fit,
-            prefer=prefer,
+            prefer=self._prefer(turn),
             client=asked.client,
             pace=self._pace,
             running=self.running,
         ).open()
+
+    def _prefer(self, turn: Turn) -> str | None:
+        """Where the conversation was last: what only its maker can read can be read there."""
+        return turn.chain.tip.channel if turn.chain.tip else self._contexts.maker(turn)
 
     # --- compacting
 
@@ -166,7 +173,7 @@ class Relay:
             tail,
             self._compaction.wish(turn.request),
             _KEEP_BEFORE_ANSWER,
-            prefer=_prefer(turn),
+            prefer=self._prefer(turn),
             client=asked.client,
             tried=recorder.tried,
         )
@@ -197,7 +204,7 @@ class Relay:
                 (),
                 self._compaction.wish(request),
                 _KEEP_NOTHING,
-                prefer=_prefer(turn),
+                prefer=self._prefer(turn),
                 client=asked.client,
                 tried=recorder.tried,
             )
@@ -222,6 +229,8 @@ class Relay:
         """The context of a response, paged."""
         stored = self._stored(token, response_id)
         chain = self._contexts.load(token.owner, stored.parent) if stored.parent else Chain()
+        chain = self._contexts.shown_chain(token.owner, chain)
+        stored = replace(stored, input=self._contexts.shown_array(token.owner, stored.input))
         echo = Echo.stored(stored.settings, stored.echo).including(include)
         return page([dict(echo.shown(item)) for item in context_items(chain, stored)], wanted)
 
@@ -260,11 +269,6 @@ def _recorded(recorder: Recorder) -> Iterator[None]:
     except ClientGone:
         recorder.cancel()
         raise
-
-
-def _prefer(turn: Turn) -> str | None:
-    """Where the conversation was last: its encrypted reasoning can be read there."""
-    return turn.chain.tip.channel if turn.chain.tip else None
 
 
 def _ends_with_trigger(request: Mapping[str, Any]) -> bool:

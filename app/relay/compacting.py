@@ -7,7 +7,7 @@ kept items in their order: system and developer messages, the newest turns, call
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
@@ -33,6 +33,8 @@ INSTRUCTION = (
 _INSTRUCTING = frozenset({"system", "developer"})
 _OUTPUTS = frozenset(ANSWERS.values())
 _SHOWN_OUTPUT = 4000
+#: Of no use in words: what an image or a secret is made of.
+_UNSPEAKABLE = frozenset({"id", "result", "encrypted_content"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,10 @@ def divide(items: Sequence[Item], keep_turns: int) -> Plan:
 
 def _newest_turns(items: Sequence[Item], count: int) -> set[int]:
     """Places of the newest turns. One that alone is more than half of the context is not kept: it is the problem."""
-    turns = _turns(items)
     kept: set[int] = set()
     sizes = [len(orjson.dumps(item)) for item in items]
-    for turn in turns[len(turns) - count :] if count else []:
-        if len(turns) == 1 or sum(sizes[at] for at in turn) * 2 <= sum(sizes):
+    for turn in _turns(items)[-count:] if count else []:
+        if sum(sizes[at] for at in turn) * 2 <= sum(sizes):
             kept.update(turn)
     return kept
 
@@ -144,8 +145,12 @@ def _plain(items: Iterable[Item]) -> Iterable[Item]:
             yield _message("assistant", f"[calls {item.get('name') or kind}: {asked}]")
         elif kind in _OUTPUTS:
             yield _message("user", f"[result of the call: {_words(item.get('output'))[:_SHOWN_OUTPUT]}]")
-        elif kind not in ("reasoning", "compaction"):
-            yield _message("assistant", f"[{kind}: {_brief(item)}]")
+        elif kind == "compaction":
+            # Somebody else's: only the model that is asked may be able to read it.
+            yield item
+        elif kind != "reasoning":
+            told = {name: value for name, value in item.items() if name not in _UNSPEAKABLE}
+            yield _message("assistant", f"[{kind}: {_brief(told)}]")
 
 
 def _speaker(item: Item) -> str:
@@ -174,9 +179,12 @@ def _brief(value: object) -> str:
     return orjson.dumps(value).decode()[:_SHOWN_OUTPUT]
 
 
-def said(item: Item) -> str:
-    """What a message says, whatever shorthand it came in."""
-    return _words(item.get("content"))
+def same_words(item: Item) -> bytes:
+    """Equal for messages that say the same, whatever shorthand they came in."""
+    content = item.get("content")
+    parts = content if isinstance(content, list) else [content]
+    plain = [part.get("text", part) if isinstance(part, Mapping) else part for part in parts]
+    return orjson.dumps([item.get("role"), plain])
 
 
 def _message(role: str, text: str) -> Item:
@@ -197,7 +205,7 @@ def is_summary(item: Item) -> bool:
     if item.get("role") != "user" or not isinstance(content, list) or len(content) != 1:
         return False
     text = content[0].get("text", "") if isinstance(content[0], Mapping) else ""
-    return isinstance(text, str) and (text.startswith(HEADER) or text == TRIMMED)
+    return isinstance(text, str) and (text.startswith(HEADER) or text in (TRIMMED, UNREADABLE))
 
 
 def seal_items(seal: Seal, owner: str, items: Sequence[Item]) -> Item:
@@ -205,9 +213,31 @@ def seal_items(seal: Seal, owner: str, items: Sequence[Item]) -> Item:
     return _sealed(seal, owner, {"items": items})
 
 
-def seal_native(seal: Seal, owner: str, family: str, item: Item, kept: Sequence[Item]) -> Item:
-    """An upstream's own compaction item, wrapped with the family that can read it."""
-    return _sealed(seal, owner, {"family": family, "native": item, "items": kept})
+@dataclass(frozen=True, slots=True)
+class Native:
+    """An upstream's own compaction item: who made it, and where a family that cannot read it finds the originals."""
+
+    item: Item
+    family: str
+    channel: str
+    response: str | None = None
+    """Where the context of this stored response stands for it."""
+    originals: Sequence[Item] | None = None
+    """What it stands for; within one turn only, never sent out."""
+
+
+def seal_native(seal: Seal, owner: str, native: Native, kept: Sequence[Item]) -> Item:
+    """An upstream's own compaction item, wrapped; behind it come the items that are kept word for word."""
+    return _sealed(seal, owner, {"native": asdict(native), "items": kept})
+
+
+def portable(items: Iterable[Item]) -> Iterable[Item]:
+    """Items as any upstream can read them: reasoning that only its maker can decrypt is left out."""
+    for item in items:
+        if item.get("type") != "reasoning":
+            yield item
+        elif item.get("content"):
+            yield {name: value for name, value in item.items() if name != "encrypted_content"}
 
 
 def _sealed(seal: Seal, owner: str, content: Mapping[str, Any]) -> Item:
@@ -221,22 +251,19 @@ def is_ours(item: Item) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a sealed item holds. `native` can be read by channels of `family` only."""
+    """What a sealed item holds: the items it stands for, or an upstream's own item and those kept behind it."""
 
     items: Sequence[Item]
-    native: Item | None = None
-    family: str | None = None
-
-    def for_family(self, family: str) -> Sequence[Item]:
-        """The items as a channel of this family is sent them."""
-        if self.native is None:
-            return self.items
-        if family == self.family:
-            return [self.native, *self.items]
-        return [_message("user", UNREADABLE), *self.items]
+    native: Native | None = None
 
 
 def open_item(seal: Seal, owner: str, item: Item) -> Opened:
     """Raises InvalidRequest, `invalid_encrypted_content`."""
     content = orjson.loads(seal.open(owner, item["encrypted_content"]))
-    return Opened(content["items"], content.get("native"), content.get("family"))
+    native = content.get("native")
+    return Opened(content["items"], Native(**native) if native else None)
+
+
+def unreadable() -> Item:
+    """Stands where nobody here can read what stood there."""
+    return _message("user", UNREADABLE)

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any, cast
 
 import orjson
 
 from app.echo import Echo
-from app.errors import CompactionFailed, FormatNotServed, Unavailable, UpstreamError
+from app.errors import (
+    CompactionFailed,
+    FormatNotServed,
+    InvalidRequest,
+    Unavailable,
+    UpstreamError,
+    UpstreamLimited,
+    UpstreamUnreachable,
+)
 from app.formats import Compacting
 from app.records import Chain, Link, Usage
 from app.relay.asking import Tried, ask, post, whole_answer
+from app.relay.calls import CALLS
 from app.relay.compacting import (
+    Native,
     Plan,
     Wish,
     divide,
     is_summary,
+    portable,
     seal_items,
     seal_native,
     summary_message,
@@ -32,6 +43,8 @@ from app.turn import Answer, Item, Turn
 _NATIVE = ("native", "trigger")
 _PASSED_ON = ("instructions", "prompt_cache_key", "service_tier", "tools", "parallel_tool_calls", "reasoning", "text")
 _TRIGGER = {"type": "compaction_trigger"}
+#: Failures of a native pass that speak of the whole channel; any other may be its compaction's alone.
+_OF_THE_CHANNEL = (UpstreamLimited, UpstreamUnreachable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +57,18 @@ class Compacted:
     """What the history is for the upstream now."""
     usage: Usage
     note: Mapping[str, Any]
+    channel: str | None = None
+    """The only one that is sure to read `context`."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """One way the history was made short, before it is sealed. `native` is an upstream's own item."""
+    """One way the history was made short, before it is sealed. `context` stands behind what is native."""
 
     strategy: str
     context: Sequence[Item]
-    usage: Usage | None = None
-    native: Item | None = None
-    family: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    native: Native | None = None
     channel: str | None = None
 
 
@@ -87,46 +101,50 @@ class Compaction:
         raises. Nothing is stored.
         """
         keep = wish.keep_turns if wish.keep_turns is not None else keep_turns
-        asked = _Asked(turn, history, divide(history, keep), wish, prefer, client, tried)
-        made = self._strategies[wish.strategy](self, asked)
-        seal, owner = self._seal, turn.owner
-        if made.native is not None:
-            family = made.family or ""
-            item = seal_native(seal, owner, family, made.native, tail)
-            context: Sequence[Item] = [seal_native(seal, owner, family, made.native, [])]
+        asked = _Asked(turn, history, keep, divide(history, keep), wish, prefer, client, tried)
+        made = self._strategies[wish.strategy](self, asked) if asked.plan.old else self._as_it_is(asked)
+        kept = [*portable([*made.context, *tail])]
+        if made.native is None:
+            item, context = seal_items(self._seal, turn.owner, kept), made.context
         else:
-            item = seal_items(seal, owner, [*made.context, *tail])
-            context = made.context
-        before, after = _tokens(history), _tokens(made.context)
+            stored = replace(made.native, response=turn.id if turn.store else None)
+            item = seal_native(self._seal, turn.owner, stored, kept)
+            within = replace(made.native, originals=history)
+            context = [seal_native(self._seal, turn.owner, within, made.context)]
         note = {
             "strategy": made.strategy,
             "channel": made.channel,
-            "before": before,
-            "after": after if made.native is None else None,
-            "usage": made.usage.wire() if made.usage else None,
+            "before": _tokens(history),
+            "after": _tokens(made.context) if made.native is None else None,
+            "usage": made.usage.wire(),
         }
-        return Compacted(item, context, made.usage or Usage(before, estimated=True), note)
+        return Compacted(item, context, made.usage, note, made.native.channel if made.native else None)
 
     # --- strategies
 
     def _auto(self, asked: _Asked) -> _Pass:
-        """Native where the channel has it; what a model can sum up is summed up where that fails."""
+        """Native where the channel that goes on has it; a summary where it has not, or where that fails."""
         try:
-            return self._native(asked)
+            first = next(self._choices(asked), None)
+            if first is not None and first.channel.compact in _NATIVE:
+                return self._native(asked, first.channel.family)
         except (CompactionFailed, Unavailable):
-            return self._summary(asked)
+            pass
+        return self._summary(asked)
 
-    def _native(self, asked: _Asked) -> _Pass:
+    def _native(self, asked: _Asked, family: str | None = None) -> _Pass:
+        """By the first channel that can, of this family if one is given."""
         last: UpstreamError | None = None
         for choice in self._choices(asked):
-            if choice.channel.compact not in _NATIVE:
+            if choice.channel.compact not in _NATIVE or family not in (None, choice.channel.family):
                 continue
             began = monotonic()
             with choice:
                 try:
                     made = self._native_pass(asked, choice)
                 except UpstreamError as error:
-                    choice.failed(error)
+                    if isinstance(error, _OF_THE_CHANNEL):
+                        choice.failed(error)
                     asked.tried(choice, began, error)
                     last = error
                     continue
@@ -138,9 +156,9 @@ class Compaction:
         raise _not_supported(asked.turn.model)
 
     def _native_pass(self, asked: _Asked, choice: Choice) -> _Pass:
-        turn = asked.internal(asked.turn.model, asked.history)
+        turn = self._contexts.fit(asked.internal(asked.turn.model, asked.plan.old), choice.channel.family)
         if choice.channel.compact == "trigger":
-            turn = replace(turn, input=[*asked.history, _TRIGGER])
+            turn = replace(turn, input=[*turn.input, _TRIGGER])
             answer = whole_answer(turn, choice, asked.client)
         else:
             format_ = cast(Compacting, choice.format)
@@ -149,13 +167,13 @@ class Compaction:
         native = next((item for item in answer.output if item.get("type") == "compaction"), None)
         if native is None:
             raise UpstreamError("The model's server compacted and gave no compaction item.")
-        name, family = choice.channel.name, choice.channel.family
-        return _Pass("native", [], answer.usage, native, family, name)
+        made = Native(native, choice.channel.family, choice.channel.name)
+        usage = answer.usage or _estimated(turn.input, answer)
+        return _Pass("native", asked.plan.kept, usage, made, choice.channel.name)
 
     def _summary(self, asked: _Asked) -> _Pass:
-        plan = asked.plan
-        if not plan.old:
-            return _Pass("summary", asked.history)
+        history = self._contexts.originals(asked.turn.owner, asked.history)
+        plan = divide(history, asked.keep_turns)
         model = self._channels.compaction.model or asked.turn.model
         request: dict[str, Any] = {}
         if asked.wish.max_tokens is not None:
@@ -167,14 +185,22 @@ class Compaction:
             )
         except FormatNotServed as error:
             raise _not_supported(model) from error
+        except InvalidRequest as error:
+            if model == asked.turn.model:
+                raise
+            raise CompactionFailed(f"The compaction failed: {error.message}") from error
         except UpstreamError as error:
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
-        return _summed_up(plan, asked.history, answer, choice)
+        return _summed_up(plan, history, turn.input, answer, choice)
 
     def _trim(self, asked: _Asked) -> _Pass:
-        if not asked.plan.old:
-            return _Pass("trim", asked.history)
+        self._choices(asked)
         return _Pass("trim", [summary_message(None), *asked.plan.kept])
+
+    def _as_it_is(self, asked: _Asked) -> _Pass:
+        """All of it has to stay word for word."""
+        self._choices(asked)
+        return _Pass(asked.wish.strategy, asked.history)
 
     _strategies: Mapping[str, Callable[[Compaction, _Asked], _Pass]] = {
         "auto": _auto,
@@ -183,7 +209,8 @@ class Compaction:
         "trim": _trim,
     }
 
-    def _choices(self, asked: _Asked) -> Any:
+    def _choices(self, asked: _Asked) -> Iterator[Choice]:
+        """Raises InvalidRequest for a model that nobody serves."""
         try:
             return self._channels.choices(asked.turn.model, asked.prefer)
         except FormatNotServed as error:
@@ -196,6 +223,7 @@ class _Asked:
 
     turn: Turn
     history: Sequence[Item]
+    keep_turns: int
     plan: Plan
     wish: Wish
     prefer: str | None
@@ -220,11 +248,11 @@ class _Asked:
 
 
 def split_for_answer(items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
-    """A conversation sent as one array: what came before, and the newest turn, which is to be answered."""
+    """A conversation sent as one array: what came before, and what is to be answered: words, or results of calls."""
     start = len(items)
-    while start and not _is_said(items[start - 1]):
+    while start and not _is_told(items[start - 1]):
         start -= 1
-    while start and _is_said(items[start - 1]):
+    while start and _is_told(items[start - 1]):
         start -= 1
     return items[:start], items[start:]
 
@@ -239,7 +267,7 @@ def pseudo_chain(turn: Turn, compacted: Compacted) -> Chain:
                 parent=None,
                 depth=0,
                 status="completed",
-                channel=None,
+                channel=compacted.channel or (tip.channel if tip else None),
                 family=None,
                 opaque=True,
                 input=b"[]",
@@ -261,7 +289,10 @@ def context_tokens(turn: Turn) -> int:
     return own + sum(len(link.input) + len(link.output) for link in turn.chain.links) // 4
 
 
-def _summed_up(plan: Plan, history: Sequence[Item], answer: Answer, choice: Choice) -> _Pass:
+def _summed_up(plan: Plan, history: Sequence[Item], given: Sequence[Item], answer: Answer, choice: Choice) -> _Pass:
+    if answer.status == "failed":
+        message = (answer.error or {}).get("message") or "the model's server failed."
+        raise CompactionFailed(f"The compaction failed: {message}")
     text = "".join(
         part.get("text", "")
         for item in answer.output
@@ -271,14 +302,20 @@ def _summed_up(plan: Plan, history: Sequence[Item], answer: Answer, choice: Choi
     ).strip()
     if not text:
         raise CompactionFailed("The compaction failed: the model's summary was empty.")
+    usage = answer.usage or _estimated(given, answer)
     if len(text.encode()) > len(orjson.dumps(list(plan.old))):
         # Longer than what it would replace: the items themselves are the better summary.
-        return _Pass("summary", history, answer.usage, channel=choice.channel.name)
-    return _Pass("summary", [summary_message(text), *plan.kept], answer.usage, channel=choice.channel.name)
+        return _Pass("summary", history, usage, channel=choice.channel.name)
+    return _Pass("summary", [summary_message(text), *plan.kept], usage, channel=choice.channel.name)
 
 
-def _is_said(item: Item) -> bool:
-    return item.get("role") == "user" and not is_summary(item)
+def _estimated(given: Sequence[Item], answer: Answer) -> Usage:
+    return Usage(input_tokens=_tokens(given), output_tokens=_tokens(answer.output), estimated=True)
+
+
+def _is_told(item: Item) -> bool:
+    """Whether it comes from the client's side."""
+    return (item.get("role") == "user" and not is_summary(item)) or item.get("type") in CALLS
 
 
 def _tokens(items: Sequence[Item]) -> int:

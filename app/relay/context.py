@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import orjson
 
 from app.errors import InvalidRequest
 from app.records import Chain, Link
-from app.relay.compacting import Opened, is_ours, open_item, said
+from app.relay.calls import ANSWERS
+from app.relay.compacting import Native, Opened, is_ours, open_item, portable, same_words, unreadable
 from app.relay.ports import Store
 from app.sealing import PREFIX, Seal
 from app.turn import Item, Turn
 
 _SENT_ON = frozenset({"user", "system", "developer"})
 _MARK = PREFIX.encode()
+#: No channel is of this family: nothing native can be read by it.
+_NOBODY = ""
 
 
 class Contexts:
@@ -29,80 +32,146 @@ class Contexts:
         return self._opened(owner, chain) if chain.compacted else chain
 
     def expand(self, owner: str, items: Sequence[Item]) -> list[Item]:
-        """A client's own input with its newest compaction item opened.
+        """A client's own input with its newest compaction item opened; a native one stays for `fit`.
 
         Of what stands before it the messages of users and instructors are sent on; the rest is what the item stands
-        for. Messages that the item kept word for word are not sent twice.
+        for.
         """
         newest = next((at for at in range(len(items) - 1, -1, -1) if items[at].get("type") == "compaction"), None)
         if newest is None:
             return list(items)
-        opened = self._open_known(owner, items[newest])
-        kept = {(item.get("role"), said(item)) for item in opened if item.get("type") == "message"}
-        before = [
-            item
-            for item in items[:newest]
-            if item.get("role") in _SENT_ON and (item.get("role"), said(item)) not in kept
-        ]
-        return [*before, *opened, *items[newest + 1 :]]
+        sent_on = [item for item in items[:newest] if item.get("role") in _SENT_ON]
+        return self._open(owner, [*sent_on, *items[newest:]])
 
     def fit(self, turn: Turn, family: str) -> Turn:
-        """The turn as a channel of this family can read it. On another family's channel the stored originals take the
-        place of a native compaction, or a note where nothing was stored."""
-        head = turn.chain.links[0] if turn.chain.links else None
-        if head is not None and _MARK in head.output:
-            turn = replace(turn, chain=self._fitted(turn.owner, turn.chain, head, family))
+        """The turn as a channel of this family can read it. On another family's channel the originals take the place
+        of a native compaction, or a note where nothing was stored."""
+        links = [self._fitted(turn.owner, link, family) for link in turn.chain.links]
+        turn = replace(turn, chain=replace(turn.chain, links=tuple(links)))
         if any(is_ours(item) for item in turn.input):
-            turn = replace(turn, input=[*self._for_family(turn.owner, turn.input, family)])
+            turn = replace(turn, input=self._read(turn.owner, turn.input, family))
         return turn
 
     def items(self, turn: Turn) -> list[Item]:
-        """The whole context before the turn's own input, as items; native compactions as their originals."""
-        chain = self.fit(turn, "").chain
-        return [item for link in chain.links for array in (link.input, link.output) for item in orjson.loads(array)]
+        """The whole context before the turn's own input, as items. Native compactions stay sealed."""
+        return [item for link in turn.chain.links for item in _items(link)]
+
+    def originals(self, owner: str, items: Sequence[Item]) -> list[Item]:
+        """The items with what native compactions among them stand for."""
+        return self._read(owner, items, _NOBODY)
+
+    def shown(self, turn: Turn) -> Turn:
+        """The turn with, in place of native compactions, what was kept behind them: the items that can be named."""
+        return replace(turn, chain=self.shown_chain(turn.owner, turn.chain), input=self._kept(turn.owner, turn.input))
+
+    def shown_chain(self, owner: str, chain: Chain) -> Chain:
+        shown = self.shown_array
+        links = (replace(at, input=shown(owner, at.input), output=shown(owner, at.output)) for at in chain.links)
+        return replace(chain, links=tuple(links))
+
+    def shown_array(self, owner: str, array: bytes) -> bytes:
+        return orjson.dumps(self._kept(owner, orjson.loads(array))) if _MARK in array else array
+
+    def maker(self, turn: Turn) -> str | None:
+        """The channel that made the newest native compaction of the turn's own input."""
+        made = (open_item(self._seal, turn.owner, item).native for item in reversed(turn.input) if is_ours(item))
+        return next((native.channel for native in made if native is not None), None)
+
+    # --- opening
 
     def _opened(self, owner: str, chain: Chain) -> Chain:
         head, *rest = chain.links
         try:
-            items = [opened for item in orjson.loads(head.output) for opened in self._open_if_ours(owner, item)]
+            items = self._open(owner, orjson.loads(head.output))
         except InvalidRequest:
             # Sealed with a key that is gone: the originals are still here.
-            return self._originals(owner, chain)
-        return Chain((replace(head, input=b"[]", output=orjson.dumps(items)), *rest))
+            whole = self._store.full_chain(owner, chain.links[-1].id)
+            return Chain(tuple(_without_compactions(link) for link in whole.links))
+        # The tokens that it reports are also those of the pass: they do not tell how large the context is now.
+        opened = replace(head, input=b"[]", output=orjson.dumps(items), input_tokens=None, output_tokens=None)
+        return Chain((opened, *rest))
 
-    def _fitted(self, owner: str, chain: Chain, head: Link, family: str) -> Chain:
-        items = orjson.loads(head.output)
-        natives = [open_item(self._seal, owner, item) for item in items if is_ours(item)]
-        if any(opened.family != family for opened in natives):
-            return self._originals(owner, chain)
-        fitted = self._for_family(owner, items, family)
-        return Chain((replace(head, output=orjson.dumps([*fitted]), family=family), *chain.links[1:]))
+    def _open(self, owner: str, items: Iterable[Item]) -> list[Item]:
+        """The items of which ours are opened, but for native ones: only the channel that is asked decides how those
+        are read."""
+        out: list[Item] = []
+        for item in items:
+            if not is_ours(item):
+                out.append(item)
+                continue
+            opened = open_item(self._seal, owner, item)
+            out = [*_not_repeated(out, opened.items), *(opened.items if opened.native is None else [item])]
+        return out
 
-    def _originals(self, owner: str, chain: Chain) -> Chain:
-        """The history behind every compaction."""
-        whole = self._store.full_chain(owner, chain.links[-1].id)
-        return Chain(tuple(_without_compactions(link) for link in whole.links))
+    def _kept(self, owner: str, items: Iterable[Item]) -> list[Item]:
+        kept: list[Item] = []
+        for item in items:
+            kept += open_item(self._seal, owner, item).items if is_ours(item) else [item]
+        return kept
 
-    def _for_family(self, owner: str, items: Iterable[Item], family: str) -> Iterable[Item]:
+    # --- reading what is native
+
+    def _fitted(self, owner: str, link: Link, family: str) -> Link:
+        """A response of another family than the channel's is given without anything native: it may hold both kinds."""
+        if _MARK not in link.input and _MARK not in link.output:
+            return link
+        reader = family if link.family in (None, family) else _NOBODY
+        input, output = (self._read(owner, orjson.loads(array), reader) for array in (link.input, link.output))
+        return replace(link, input=orjson.dumps(input), output=orjson.dumps(output), family=link.family or family)
+
+    def _read(self, owner: str, items: Iterable[Item], family: str) -> list[Item]:
+        out: list[Item] = []
         for item in items:
             if is_ours(item):
-                yield from open_item(self._seal, owner, item).for_family(family)
+                read = self._for_family(owner, open_item(self._seal, owner, item), family)
+                out = [*_not_repeated(out, read), *read]
             else:
-                yield item
+                out.append(item)
+        return out
 
-    def _open_known(self, owner: str, item: Item) -> Sequence[Item]:
-        return list(self._open_if_ours(owner, item))
+    def _for_family(self, owner: str, opened: Opened, family: str) -> list[Item]:
+        native = opened.native
+        if native is None:
+            return self._read(owner, opened.items, family)
+        if native.family == family:
+            return [native.item, *opened.items]
+        if native.originals is not None:
+            return [*portable(self._read(owner, native.originals, family))]
+        stored = self._stored(owner, native)
+        return [unreadable(), *opened.items] if stored is None else [*portable(self._read(owner, stored, family))]
 
-    def _open_if_ours(self, owner: str, item: Item) -> Iterable[Item]:
-        """What a sealed item opens to. A native one stays: only the channel that is asked decides how it is read."""
-        if not is_ours(item):
-            return [item]
-        opened: Opened = open_item(self._seal, owner, item)
-        return [item] if opened.native is not None else opened.items
+    def _stored(self, owner: str, native: Native) -> list[Item] | None:
+        """The context that the compacted response had, behind every compaction; None when it is not there any more."""
+        if native.response is None:
+            return None
+        try:
+            *before, own = self._store.full_chain(owner, native.response).links
+        except InvalidRequest:
+            return None
+        own = replace(own, output=b"[]")
+        return [item for link in (*before, own) for item in _items(_without_compactions(link))]
+
+
+def _items(link: Link) -> Iterator[Item]:
+    """What the model is given of a response: not a call that broke off before it was whole."""
+    yield from orjson.loads(link.input)
+    for item in orjson.loads(link.output):
+        broken = link.status == "incomplete" and item.get("type") in ANSWERS and item.get("status") == "incomplete"
+        if not broken:
+            yield item
+
+
+def _not_repeated(before: Iterable[Item], opened: Iterable[Item]) -> list[Item]:
+    """Messages that an item kept word for word, or stands for, are not sent twice."""
+    known = {same_words(item) for item in opened if item.get("role") in _SENT_ON}
+    return [item for item in before if item.get("role") not in _SENT_ON or same_words(item) not in known]
 
 
 def _without_compactions(link: Link) -> Link:
+    """What it said, without the item and without a window's copies of the users' messages."""
     if b'"compaction"' not in link.output:
         return link
-    items = [item for item in orjson.loads(link.output) if item.get("type") != "compaction"]
+    items = orjson.loads(link.output)
+    if any(item.get("type") == "compaction" for item in items):
+        items = [item for item in items if item.get("type") != "compaction" and item.get("role") != "user"]
     return replace(link, output=orjson.dumps(items))

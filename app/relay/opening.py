@@ -21,7 +21,8 @@ from app.turn import Item, Turn
 def open_turn(store: Store, contexts: Contexts, token: Token, request: Mapping[str, Any], now: int) -> Turn:
     """The turn that a request asks for. Raises InvalidRequest and NotFound, as the contract says them."""
     turn = open_history(store, contexts, token, request, now)
-    _check_calls(turn.chain, turn.input)
+    shown = contexts.shown(turn)
+    _check_calls(shown.chain, shown.input)
     check_model(token, turn.model)
     return turn
 

@@ -205,12 +205,12 @@ class EventStream:
             exchange = choice.post(format_.PATH, body, accept="text/event-stream", client=self._client)
             if exchange.status != 200:
                 raise format_.decode_error(exchange.status, exchange.headers, exchange.read())
-            decoder = format_.decoder(turn, self._first)
             if "json" in exchange.headers.get("content-type", ""):
                 # Asked for a stream and answered in one piece: the client still gets its events.
-                decoder = replay(format_.decode(exchange.read(), turn), self._first, len(turn.preface))
+                answer = format_.decode(exchange.read(), turn)
+                return _Passage(choice, exchange, replay(answer, self._first, len(turn.preface)), iter((b"\n",)))
             moved = pieces(exchange, self._client, choice.channel.timeouts, self._pace, self._stopped)
-            return _Passage(choice, exchange, decoder, moved)
+            return _Passage(choice, exchange, format_.decoder(turn, self._first), moved)
         except BaseException:
             if exchange is not None:
                 exchange.close()

@@ -4,20 +4,22 @@ upstreams or of wire formats; JSON passes through it as bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from app.records import Chain, Draft, Outcome, Stored, StoredItem, Token
-from app.store import chain, items, migrations, stats, usage
+from app.store import backup, chain, items, migrations, pruning, stats, usage
 from app.store.database import Database, Session
 from app.store.group import Group, Statements
 from app.store.leases import Leases
 from app.store.places import Places
+from app.store.pruning import Pruned
 from app.store.responses import Responses
 from app.store.tokens import Tokens
 from app.store.writer import Writer
 
-__all__ = ["Store"]
+__all__ = ["Pruned", "Store"]
 
 UPGRADE_WAIT = 3600
 """Seconds that a change of a large table may take."""
@@ -29,8 +31,10 @@ class Store:
     Whatever touches an owner's data takes the owner first. When the database cannot do it, StoreUnavailable.
     """
 
-    def __init__(self, url: str, *, pepper: bytes, group_limit: int = 64, lease: int = 60) -> None:
-        """`url`: sqlite:///relative.db, sqlite:////absolute.db or mysql://user:password@host:port/name."""
+    def __init__(self, url: str, *, peppers: Sequence[bytes], group_limit: int = 64, lease: int = 60) -> None:
+        """`url`: sqlite:///relative.db, sqlite:////absolute.db or mysql://user:password@host:port/name. `peppers`: the
+        key that new tokens are hashed with, then those that were in use before.
+        """
         self._url = url
         self._database = Database(url)
         statements = Statements.of(self._database.dialect)
@@ -42,7 +46,7 @@ class Store:
         self._leases = Leases(self._database, lease)
         self._places = Places()
         self._responses = Responses(self._database, self._writer, self._leases, self._places)
-        self._tokens = Tokens(self._database, self._writer, pepper)
+        self._tokens = Tokens(self._database, self._writer, peppers)
 
     # --- responses ----------------------------------------------------------------------------------------------
 
@@ -153,6 +157,20 @@ class Store:
             **stats.gather(self._database),
             "writer": {"waiting": self._writer.waiting, "dropped": self._writer.dropped},
         }
+
+    def prunable(self, before: int) -> Pruned:
+        """What `prune` would remove now."""
+        return pruning.count(self._database, before)
+
+    def prune(self, before: int) -> Iterator[Pruned]:
+        """Removes what was last used before then (unix seconds), unless something younger goes on from it; tells again
+        and again how far it is. Everybody else goes on meanwhile. Raises ConfigurationError for less than a day ago.
+        """
+        return pruning.prune(self._database, before)
+
+    def backup(self, file: Path) -> None:
+        """Writes a copy of this moment into a new file. Raises ConfigurationError where that is the server's task."""
+        backup.copy(self._database, file)
 
     def close(self) -> None:
         """Writes what is waiting and closes the connections."""

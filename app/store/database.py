@@ -9,7 +9,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -36,6 +36,7 @@ POOL_WAIT = 5
 SQLITE_WAIT_MS = 1000
 MYSQL_WAIT = 3
 RECURSION = 20_000
+PRIVATE = 0o600
 
 #: Lock conflicts (1213, 1205, 1020), a cluster node that cannot take it now (1180, 1047), a lost connection.
 _PASSING = frozenset({1213, 1205, 1020, 1180, 1047, 2006, 2013, 0})
@@ -133,6 +134,12 @@ class Database:
                 return result
 
         return _retried(attempt, time.monotonic() + PATIENCE if until is None else until)
+
+    @property
+    def address(self) -> str:
+        """Where a server's database is, as the options of its own programs; without the password."""
+        url = self._url
+        return f"--host={url.hostname} --port={url.port or 3306} --user={url.username} -p {unquote(url.path[1:])}"
 
     def ping(self) -> None:
         try:
@@ -293,7 +300,16 @@ def _open_mysql(url: SplitResult, wait: int) -> Any:
     )
 
 
-class _SqlitePool(PooledDatabase, peewee.SqliteDatabase):  # type: ignore[misc]
+class _SqliteFile(peewee.SqliteDatabase):
+    def _connect(self) -> Any:
+        # What lies in it is nobody else's business. Its -wal and -shm take over the mode; a file that is there keeps
+        # its own, and what is wrong with the path SQLite says itself.
+        with suppress(OSError):
+            os.close(os.open(self.database, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
+        return super()._connect()  # type: ignore[misc]
+
+
+class _SqlitePool(PooledDatabase, _SqliteFile):  # type: ignore[misc]
     pass
 
 

@@ -16,6 +16,8 @@ class Dialect:
     """The database's own clock in unix seconds: leases of several hosts are compared on nothing else."""
     share: str
     """Ends a SELECT inside a transaction whose row must not vanish before the commit."""
+    hold: str
+    """Ends a SELECT inside a transaction whose rows nobody else may change or share before the commit."""
     types: Mapping[str, str]
     """Words of the schema: `{key}`, `{id}`, `{name}`, `{body}`, … as migrations write them."""
 
@@ -69,6 +71,7 @@ SQLITE = SQLite(
     begin="BEGIN IMMEDIATE",
     now="CAST(strftime('%s', 'now') AS INTEGER)",
     share="",
+    hold="",
     types={
         "key": "INTEGER PRIMARY KEY",
         "own": "INTEGER PRIMARY KEY",
@@ -91,6 +94,7 @@ MYSQL = MySQL(
     begin="BEGIN",
     now="UNIX_TIMESTAMP()",
     share=" LOCK IN SHARE MODE",
+    hold=" FOR UPDATE",
     types={
         "key": "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY",
         "own": "BIGINT NOT NULL PRIMARY KEY",

@@ -44,6 +44,21 @@ class Schema:
         elif not self._has_index(name, table):
             self._session.run(f"CREATE INDEX {name} ON {table} ({columns})")
 
+    def column(self, table: str, name: str, type: str) -> None:
+        """`type` in the dialect's words."""
+        if not self._has_column(name, table):
+            self._session.run(f"ALTER TABLE {table} ADD COLUMN {name} {type.format_map(self._dialect.types)}")
+
+    def _has_column(self, name: str, table: str) -> bool:
+        if self._dialect is SQLITE:
+            return self._session.row("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", (table, name)) is not None
+        found = self._session.row(
+            "SELECT 1 FROM information_schema.columns"
+            " WHERE table_schema = DATABASE() AND table_name = ? AND column_name = ?",
+            (table, name),
+        )
+        return found is not None
+
     def _has_index(self, name: str, table: str) -> bool:
         found = self._session.row(
             "SELECT 1 FROM information_schema.statistics"
@@ -112,6 +127,13 @@ def m001_everything(schema: Schema) -> None:
         """,
         layout="clustered",
     )
+
+
+@step
+def m002_pruning(schema: Schema) -> None:
+    # When somebody last went on from a response that was no longer young: it counts as new from then on.
+    schema.column("response", "continued_at", "{int}")
+    schema.index("response_parent", "response", "parent", where="parent IS NOT NULL")
 
 
 def upgrade(database: Database) -> list[int]:

@@ -36,6 +36,7 @@ class Response(Model):
     created_at = peewee.BigIntegerField()
     completed_at = peewee.BigIntegerField(null=True)
     deleted_at = peewee.BigIntegerField(null=True)
+    continued_at = peewee.BigIntegerField(null=True)
     first_byte_ms = peewee.BigIntegerField(null=True)
     total_ms = peewee.BigIntegerField(null=True)
     input_tokens = peewee.BigIntegerField(null=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ import orjson
 from app.errors import StoreUnavailable
 from app.records import CHAINABLE, Attempt, Draft, Outcome, Stored, Usage
 from app.store.database import Conflict, Database, Row, Session
+from app.store.dialects import Dialect
 from app.store.group import Counted, Group
 from app.store.leases import Leases
 from app.store.places import LOST, ROOT, Place, Places
@@ -319,14 +320,24 @@ class Responses:
             return False
         pk, settings, error, *bodies = row
         session.run("DELETE FROM content WHERE response = ?", (pk,))
-        for item_id in sorted(_item_ids(bodies)):
+        for item_id in sorted(item_ids(bodies)):
             session.run("DELETE FROM item WHERE owner = ? AND id = ? AND response = ?", (owner, item_id, pk))
         session.run("UPDATE response SET settings = NULL, error = ? WHERE pk = ?", (_bare_error(error), pk))
-        session.run(
-            "DELETE FROM setting WHERE pk = ? AND NOT EXISTS (SELECT 1 FROM response WHERE settings = ?)",
-            (settings, settings),
-        )
+        if settings is not None:
+            forget_settings(session, self._database.dialect, [settings])
         return True
+
+
+def forget_settings(session: Session, dialect: Dialect, keys: Sequence[int]) -> None:
+    """Deletes those of the settings that no response refers to any more."""
+    marks = ", ".join("?" * len(keys))
+    # Whoever is about to refer to one shares it until its response is committed; only then is it looked for.
+    session.rows(f"SELECT pk FROM setting WHERE pk IN ({marks}) ORDER BY pk{dialect.hold}", keys)  # noqa: S608
+    session.run(
+        f"DELETE FROM setting WHERE pk IN ({marks})"  # noqa: S608
+        " AND NOT EXISTS (SELECT 1 FROM response WHERE response.settings = setting.pk)",
+        keys,
+    )
 
 
 # --- values -----------------------------------------------------------------------------------------------------
@@ -430,7 +441,8 @@ def _attempts(attempts: tuple[Attempt, ...]) -> str | None:
     return orjson.dumps([attempt.wire() for attempt in attempts]).decode()
 
 
-def _item_ids(bodies: list[str | None]) -> set[str]:
+def item_ids(bodies: Iterable[str | None]) -> set[str]:
+    """The ids that stand in these arrays of items."""
     return {
         item["id"]
         for body in bodies

@@ -30,8 +30,10 @@ USE_NOTED = 60.0
 """Seconds between two notes of a token's use."""
 
 _COLUMNS = "pk, name, owner, prefix, models, created_at, expires_at, revoked_at, last_used_at, keeps"
-_BY_HASH = f"SELECT hash, {_COLUMNS} FROM token WHERE hash = ?"  # noqa: S608
+_BY_HASH = f"SELECT hash, {_COLUMNS} FROM token WHERE hash IN ({{marks}})"  # noqa: S608
 _ALL = f"SELECT {_COLUMNS} FROM token ORDER BY pk"  # noqa: S608
+
+Hashes = tuple[str, ...]
 
 
 class Answer(NamedTuple):
@@ -40,13 +42,15 @@ class Answer(NamedTuple):
 
 
 class Tokens:
-    def __init__(self, database: Database, writer: Writer[Group], pepper: bytes) -> None:
+    def __init__(self, database: Database, writer: Writer[Group], peppers: Sequence[bytes]) -> None:
+        """`peppers`: the key for new tokens, then those of before, whose tokens are still taken."""
         self._database = database
         self._writer = writer
-        self._pepper = pepper
-        # Two, so that a flood of wrong secrets does not push out the right ones. Both are keyed on the full hash.
-        self._good: dict[str, Answer] = {}
-        self._bad: dict[str, Answer] = {}
+        self._peppers = tuple(peppers)
+        self._by_hash = _BY_HASH.format(marks=", ".join("?" * len(self._peppers)))
+        # Two, so that a flood of wrong secrets does not push out the right ones. Both are keyed on all full hashes.
+        self._good: dict[Hashes, Answer] = {}
+        self._bad: dict[Hashes, Answer] = {}
         self._noted: dict[int, float] = {}
 
     def create(
@@ -59,7 +63,7 @@ class Tokens:
         row = {
             "name": name,
             "owner": owner,
-            "hash": self._hash(secret),
+            "hash": self._hashes(secret)[0],
             "prefix": secret[:SHOWN],
             "models": orjson.dumps(list(models)).decode(),
             "created_at": int(time.time()),
@@ -73,7 +77,7 @@ class Tokens:
                 f"There is already a token named '{name}'.", fix="Choose another name: a revoked token keeps its own."
             ) from None
         self._bad.clear()
-        found = self._find(self._hash(secret))
+        found = self._find(self._hashes(secret))
         assert found is not None, "a token that was committed is there"
         return found, secret
 
@@ -91,28 +95,29 @@ class Tokens:
     def check(self, secret: str) -> Token | None:
         if not 0 < len(secret) <= LONGEST:
             return None
-        hash = self._hash(secret)
-        token = self._answer(hash)
+        token = self._answer(self._hashes(secret))
         if token is None or token.revoked_at is not None or _expired(token):
             return None
         self._note_use(token)
         return token
 
-    def _answer(self, hash: str) -> Token | None:
+    def _answer(self, hashes: Hashes) -> Token | None:
         now = time.monotonic()
-        known = self._good.get(hash) or self._bad.get(hash)
+        known = self._good.get(hashes) or self._bad.get(hashes)
         if known is not None and known.until > now:
             return known.token
-        token = self._find(hash)
+        token = self._find(hashes)
         cache = self._good if token is not None else self._bad
         if len(cache) >= CACHED:
             cache.clear()
-        cache[hash] = Answer(token, now + FRESH)
+        cache[hashes] = Answer(token, now + FRESH)
         return token
 
-    def _find(self, hash: str) -> Token | None:
-        row = self._database.read(lambda session: session.row(_BY_HASH, (hash,)))
-        return _token(row[1:]) if row is not None and hmac.compare_digest(row[0], hash) else None
+    def _find(self, hashes: Hashes) -> Token | None:
+        row = self._database.read(lambda session: session.row(self._by_hash, hashes))
+        if row is None or not any(hmac.compare_digest(row[0], hash) for hash in hashes):
+            return None
+        return _token(row[1:])
 
     def _note_use(self, token: Token) -> None:
         now = time.monotonic()
@@ -121,8 +126,10 @@ class Tokens:
             used_at = int(time.time())
             self._writer.post(lambda group: group.touch_token(token.key, used_at))
 
-    def _hash(self, secret: str) -> str:
-        return hmac.new(self._pepper, secret.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+    def _hashes(self, secret: str) -> Hashes:
+        """The one under which a new token is kept, then those of before."""
+        text = secret.encode("utf-8", "surrogatepass")
+        return tuple(hmac.new(pepper, text, hashlib.sha256).hexdigest() for pepper in self._peppers)
 
 
 def _insert(session: Session, row: dict[str, object]) -> None:

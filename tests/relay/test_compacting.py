@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from app.relay.calls import ANSWERS, CALLS
 from app.relay.compacting import (
     HEADER,
+    Native,
     divide,
     is_summary,
     open_item,
+    portable,
     seal_items,
     seal_native,
     summary_message,
@@ -69,15 +71,23 @@ def test_nothing_that_is_needed_is_lost(items: list[Item], keep_turns: int) -> N
 @given(conversations())
 def test_sealing_gives_back_the_same_items(items: list[Item]) -> None:
     sealed = seal_items(SEAL, "ada", items)
-    assert open_item(SEAL, "ada", sealed).for_family("any") == items
+    assert open_item(SEAL, "ada", sealed).items == items
 
 
-def test_a_native_item_is_read_by_its_own_family_only() -> None:
-    native = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAAA"}
-    opened = open_item(SEAL, "ada", seal_native(SEAL, "ada", "openai", native, [message("user")]))
-    assert opened.for_family("openai") == [native, message("user")]
-    assert native not in opened.for_family("local")
-    assert opened.for_family("local")[-1] == message("user")
+def test_a_native_item_says_who_made_it() -> None:
+    native = Native({"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAAA"}, "openai", "first", "resp_1")
+    opened = open_item(SEAL, "ada", seal_native(SEAL, "ada", native, [message("user")]))
+    assert (opened.native, opened.items) == (native, [message("user")])
+
+
+def test_reasoning_that_only_its_maker_can_read_is_not_carried_along() -> None:
+    secret = {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}
+    words = [{"type": "reasoning_text", "text": "hm"}]
+    open_too = {**secret, "content": words}
+    assert list(portable([message("user"), secret, open_too])) == [
+        message("user"),
+        {"type": "reasoning", "summary": [], "content": words},
+    ]
 
 
 def test_the_newest_turns_are_kept_from_their_first_word() -> None:
@@ -90,6 +100,12 @@ def test_the_newest_turns_are_kept_from_their_first_word() -> None:
 def test_a_turn_that_is_most_of_the_context_is_summed_up_as_well() -> None:
     items = [message("user"), message("assistant"), message("user", "y" * 1000)]
     assert list(divide(items, 1).old) == items
+
+
+def test_a_turn_that_is_all_of_the_context_is_summed_up_but_for_the_call_that_waits() -> None:
+    items = [message("user", "go"), call("a"), output("a"), call("b")]
+    plan = divide(items, 1)
+    assert (list(plan.old), list(plan.kept)) == (items[:3], items[3:])
 
 
 def test_one_message_can_be_compacted() -> None:

@@ -16,7 +16,7 @@ PEPPER = b"p" * 32
 
 @pytest.fixture
 def store(database_url: str) -> Iterator[Store]:
-    store = Store(database_url, pepper=PEPPER)
+    store = Store(database_url, peppers=[PEPPER])
     store.upgrade()
     yield store
     store.close()

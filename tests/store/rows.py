@@ -27,6 +27,17 @@ def execute(url: str, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         database.close()
 
 
+def age(url: str, response_ids: Sequence[str], days: int) -> None:
+    """Makes responses older than they are."""
+    for response_id in response_ids:
+        execute(url, "UPDATE response SET created_at = created_at - ? WHERE id = ?", (days * 86_400, response_id))
+
+
+def count(url: str, table: str) -> int:
+    ((number,),) = execute(url, f"SELECT COUNT(*) FROM {table}")
+    return int(number)
+
+
 def line(url: str, length: int) -> list[str]:
     """A conversation in one branch of an empty database; the ids, oldest first."""
     return _insert(url, [(1, None, None)], [1] * length)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_a_database_that_is_not_there_is_unavailable_and_quotes_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for url in (f"sqlite:///{tmp_path}/no/folder/a.db", "mysql://root:hidden@127.0.0.1:1/none"):
-        store = Store(url, pepper=b"p")
+        store = Store(url, peppers=[b"p"])
         with pytest.raises(StoreUnavailable) as caught:
             store.ping()
         assert caught.value.code == "storage_unavailable"
@@ -73,7 +74,7 @@ def test_a_fault_of_a_row_is_logged_without_its_values(store: Store, caplog: pyt
 
 
 def test_readers_go_on_while_another_process_holds_the_write_lock(tmp_path: Path) -> None:
-    store = Store(f"sqlite:///{tmp_path}/a.db", pepper=b"p")
+    store = Store(f"sqlite:///{tmp_path}/a.db", peppers=[b"p"])
     store.upgrade()
     turns = line(store, 3)
     holder = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
@@ -109,7 +110,7 @@ def _kill_all(server: Server) -> None:
 
 def test_a_frozen_server_fails_everybody_and_is_used_again_once_it_thaws(mariadb: Server) -> None:
     mariadb.run("CREATE DATABASE frozen")
-    store = Store(mariadb.url("frozen"), pepper=b"p")
+    store = Store(mariadb.url("frozen"), peppers=[b"p"])
     store.upgrade()
     turns = line(store, 2)
     os.kill(mariadb.process.pid, signal.SIGSTOP)
@@ -121,7 +122,7 @@ def test_a_frozen_server_fails_everybody_and_is_used_again_once_it_thaws(mariadb
         os.kill(mariadb.process.pid, signal.SIGCONT)
     mariadb.await_start()
     store.close()
-    thawed = Store(mariadb.url("frozen"), pepper=b"p")
+    thawed = Store(mariadb.url("frozen"), peppers=[b"p"])
     assert chain_ids(thawed, turns[-1]) == turns
     thawed.close()
     mariadb.run("DROP DATABASE frozen")
@@ -140,7 +141,7 @@ def test_no_connection_is_lost_by_failures(store: Store, database_url: str) -> N
 
 def test_what_a_statement_may_not_hold_is_refused_before_it_is_sent(mariadb: Server) -> None:
     mariadb.run("CREATE DATABASE narrow")
-    store = Store(mariadb.url("narrow"), pepper=b"p")
+    store = Store(mariadb.url("narrow"), peppers=[b"p"])
     store.upgrade()
     turn(store)
     with pytest.raises(StoreUnavailable, match="max_allowed_packet"):
@@ -152,11 +153,29 @@ def test_what_a_statement_may_not_hold_is_refused_before_it_is_sent(mariadb: Ser
 
 def test_the_sqlite_file_is_laid_out_for_turns(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/a.db"
-    store = Store(url, pepper=b"p")
+    store = Store(url, peppers=[b"p"])
     store.upgrade()
     store.close()
     assert rows.execute(url, "SELECT page_size FROM pragma_page_size") == [(8192,)]
     assert rows.execute(url, "SELECT journal_mode FROM pragma_journal_mode") == [("wal",)]
+
+
+def test_the_sqlite_file_is_its_owners_alone(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/a.db", peppers=[b"p"])
+    store.upgrade()
+    turn(store)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert modes == {"a.db": 0o600, "a.db-wal": 0o600, "a.db-shm": 0o600}
+    store.close()
+
+
+def test_a_sqlite_file_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "a.db").touch(0o640)
+    (tmp_path / "a.db").chmod(0o640)
+    store = Store(f"sqlite:///{tmp_path}/a.db", peppers=[b"p"])
+    store.upgrade()
+    store.close()
+    assert stat.S_IMODE((tmp_path / "a.db").stat().st_mode) == 0o640
 
 
 class Busy(sqlite3.OperationalError):
@@ -204,7 +223,7 @@ def test_a_fault_that_stays_is_not_tried_for_ever(store: Store, database_url: st
 
 
 def test_a_write_lock_that_stays_ends_in_an_error(tmp_path: Path) -> None:
-    store = Store(f"sqlite:///{tmp_path}/a.db", pepper=b"p")
+    store = Store(f"sqlite:///{tmp_path}/a.db", peppers=[b"p"])
     store.upgrade()
     holder = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")

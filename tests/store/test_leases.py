@@ -7,7 +7,7 @@ from tests.store.turns import OWNER, draft, outcome, turn
 
 
 def test_what_a_dead_worker_left_behind_has_failed(store: Store, database_url: str) -> None:
-    dead = Store(database_url, pepper=b"p")
+    dead = Store(database_url, peppers=[b"p"])
     left, alive, done = draft(), draft(), turn(store)
     dead.begin(left)
     store.begin(alive)

@@ -16,7 +16,7 @@ from tests.store.turns import turn
 
 
 def test_an_empty_database_is_refused_with_the_command_that_helps(database_url: str) -> None:
-    store = Store(database_url, pepper=b"p")
+    store = Store(database_url, peppers=[b"p"])
     assert store.schema_version() == 0
     with pytest.raises(ConfigurationError) as caught:
         store.check_schema()
@@ -27,7 +27,7 @@ def test_an_empty_database_is_refused_with_the_command_that_helps(database_url: 
 
 
 def test_a_second_upgrade_has_nothing_to_do(database_url: str) -> None:
-    store = Store(database_url, pepper=b"p")
+    store = Store(database_url, peppers=[b"p"])
     assert store.upgrade() == list(range(1, len(migrations.STEPS) + 1))
     assert store.upgrade() == []
     store.check_schema()
@@ -38,7 +38,7 @@ def test_two_upgrades_at_once_apply_each_step_once(database_url: str) -> None:
     together = threading.Barrier(4)
 
     def upgrade(_: int) -> list[int]:
-        store = Store(database_url, pepper=b"p")
+        store = Store(database_url, peppers=[b"p"])
         together.wait()
         applied = store.upgrade()
         store.check_schema()

@@ -15,7 +15,7 @@ processes = multiprocessing.get_context("spawn")
 
 
 def branch_off(url: str, parent: str, together: Barrier, told: Any) -> None:
-    store = Store(url, pepper=b"p")
+    store = Store(url, peppers=[b"p"])
     store.ping()
     together.wait()
     told.put([line(store, 2, parent) for _ in range(15)])

@@ -60,7 +60,7 @@ def test_a_begun_response_is_seen_in_progress_and_then_ended(store: Store) -> No
 def test_another_process_can_end_what_this_one_began(store: Store, database_url: str) -> None:
     begun = draft()
     store.begin(begun)
-    other = Store(database_url, pepper=b"p")
+    other = Store(database_url, peppers=[b"p"])
     assert other.finish(begun, outcome())
     other.close()
     stored = store.response(OWNER, begun.id)
@@ -207,11 +207,11 @@ def test_what_is_not_kept_leaves_no_content(store: Store, database_url: str, wri
     for table in ("response", "content", "setting", "item", "usage_day"):
         assert SECRET not in repr(rows.execute(database_url, f"SELECT * FROM {table}"))
     assert rows.execute(database_url, "SELECT COUNT(*) FROM content") == [(0,)]
-    assert Store(database_url, pepper=b"p").response(OWNER, secret.id) is None
+    assert Store(database_url, peppers=[b"p"]).response(OWNER, secret.id) is None
 
 
 def test_the_file_of_sqlite_holds_nothing_of_what_was_not_kept_or_was_deleted(tmp_path: Path) -> None:
-    store = Store(f"sqlite:///{tmp_path}/grep.db", pepper=b"p")
+    store = Store(f"sqlite:///{tmp_path}/grep.db", peppers=[b"p"])
     store.upgrade()
     store.note(draft(kept=False, says=SECRET), outcome(says=SECRET))
     kept = turn(store, says=SECRET, settings=orjson.dumps({"instructions": SECRET}))

@@ -38,9 +38,23 @@ def test_a_secret_is_exact(store: Store) -> None:
 def test_the_secret_is_not_in_the_database_and_needs_the_pepper(store: Store, database_url: str) -> None:
     _, secret = store.create_token("laptop", "ada")
     assert secret not in repr(rows.execute(database_url, "SELECT * FROM token"))
-    other = Store(database_url, pepper=b"another")
+    other = Store(database_url, peppers=[b"another"])
     assert other.token(secret) is None
     other.close()
+
+
+def test_after_a_rotation_tokens_of_the_old_secret_key_are_still_taken(store: Store, database_url: str) -> None:
+    before, secret = store.create_token("before", "ada")
+    rotated = Store(database_url, peppers=[b"new", PEPPER])
+    after, fresh = rotated.create_token("after", "ada")
+    assert (rotated.token(secret), rotated.token(fresh)) == (before, after)
+    assert rotated.token(secret + "x") is None
+    assert store.token(fresh) is None
+    rotated.close()
+    forgotten = Store(database_url, peppers=[b"new"])
+    assert forgotten.token(secret) is None
+    assert forgotten.token(fresh) is not None
+    forgotten.close()
 
 
 def test_revoked_and_expired_tokens_are_nobody(store: Store) -> None:
@@ -81,7 +95,7 @@ def test_its_use_is_noted_behind_the_callers_back(store: Store, database_url: st
     for _ in range(5):
         store.token(secret)
     store.close()
-    reader = Store(database_url, pepper=PEPPER)
+    reader = Store(database_url, peppers=[PEPPER])
     (found,) = reader.tokens()
     assert found.last_used_at is not None
     assert found.last_used_at >= token.created_at

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import multiprocessing
 import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
 from app.store import Store
 from app.store.chain import RECENT, WHOLE, Extent
-from tests.store.turns import draft, outcome
+from tests.store.turns import draft, outcome, turn
 
 
 @dataclass
@@ -79,3 +85,74 @@ def test_any_tree_is_read_as_a_model_in_memory_reads_it(store: Store, steps: lis
     for node in nodes:
         for extent in (RECENT, WHOLE):
             assert asked(store, owner, node, extent) == node.answer(extent)
+
+
+# --- trees that several processes build at once -----------------------------------------------------------------
+
+processes = multiprocessing.get_context("spawn")
+BUILDERS = 4
+PATIENCE = 60
+
+Grown = list[tuple[str, str | None]]
+"""New responses with the parent of each."""
+
+
+def build(url: str, together: Barrier, told: Connection) -> None:
+    """One builder: what it is asked to grow it grows at the same moment as the others."""
+    store = Store(url, peppers=[b"p"])
+    while (asked := told.recv()) is not None:
+        owner, known, choices = asked
+        grown: Grown = []
+        together.wait(PATIENCE)
+        for choice in choices:
+            candidates = [*known, *(response_id for response_id, _ in grown)]
+            parent = candidates[choice % len(candidates)] if candidates else None
+            grown.append((turn(store, parent, owner=owner), parent))
+        told.send(grown)
+    store.close()
+
+
+@pytest.fixture
+def builders(store: Store, database_url: str) -> Iterator[list[Connection]]:
+    together = processes.Barrier(BUILDERS)
+    with ExitStack() as stack:
+        ends = []
+        for _ in range(BUILDERS):
+            ours, theirs = processes.Pipe()
+            process = processes.Process(target=build, args=(database_url, together, theirs))
+            process.start()
+            stack.callback(process.join, PATIENCE)
+            stack.callback(ours.send, None)
+            ends.append(ours)
+        yield ends
+
+
+#: In each round every builder grows so many responses; a number chooses the parent among those it knows.
+rounds = st.lists(
+    st.lists(st.lists(st.integers(0, 40), max_size=4), min_size=BUILDERS, max_size=BUILDERS), min_size=1, max_size=4
+)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(rounds)
+def test_a_tree_that_four_processes_build_at_once_is_read_as_a_model_in_memory_reads_it(
+    store: Store, builders: list[Connection], rounds: list[list[list[int]]]
+) -> None:
+    owner = uuid.uuid4().hex
+    parents: dict[str, str | None] = {}
+    for choices in rounds:
+        known = list(parents)
+        for builder, own in zip(builders, choices, strict=True):
+            builder.send((owner, known, own))
+        for builder in builders:
+            assert builder.poll(PATIENCE)
+            parents.update(builder.recv())
+    for response_id in parents:
+        line: list[str] = []
+        node: str | None = response_id
+        while node is not None:
+            line.append(node)
+            node = parents[node]
+        assert [link.id for link in store.chain(owner, response_id).links] == line[::-1]

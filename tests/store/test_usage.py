@@ -26,7 +26,7 @@ def test_usage_is_summed_by_day_token_model_and_channel(store: Store) -> None:
 
 
 def test_counters_are_exact_under_threads_and_stores(store: Store, database_url: str) -> None:
-    other = Store(database_url, pepper=b"p")
+    other = Store(database_url, peppers=[b"p"])
 
     def work(number: int) -> None:
         mine = (store, other)[number % 2]
@@ -44,7 +44,7 @@ def test_counters_are_exact_under_threads_and_stores(store: Store, database_url:
         list(threads.map(work, range(8)))
     other.close()
     store.close()
-    reader = Store(database_url, pepper=b"p")
+    reader = Store(database_url, peppers=[b"p"])
     sums = reader.usage("2000-01-01")
     assert sum(row["requests"] for row in sums) == 8 * 25 * 2
     assert sum(row["input_tokens"] for row in sums) == 8 * 25 * 2

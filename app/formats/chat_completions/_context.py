@@ -1,0 +1,69 @@
+"""The items that a turn gives a model to read, and fewer of them where they are too many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import orjson
+
+from app.records import Chain
+from app.turn import Item, Turn
+
+#: Messages that a shorter context keeps, however old they are.
+_INSTRUCTORS = frozenset({"system", "developer"})
+
+
+def items(turn: Turn) -> list[Item]:
+    """What was said before, oldest first, then the turn's own input."""
+    return [*(item for array in arrays(turn) for item in orjson.loads(array)), *turn.input]
+
+
+def arrays(turn: Turn) -> Iterator[bytes]:
+    """The stored part of the context as it lies in the store."""
+    for position, link in enumerate(turn.chain.links):
+        if not (turn.chain.compacted and position == 0):
+            yield link.input
+        yield link.output
+
+
+def shortened(turn: Turn) -> Turn | None:
+    """The turn with about half of its context, the oldest left out first, or None when nothing can go.
+
+    What one user message set off stays or goes as a whole, instructions stay, and so does the newest part.
+    """
+    blocks = _blocks(items(turn))
+    sizes = [len(orjson.dumps(block)) for block in blocks]
+    first, left = 0, sum(sizes)
+    while first < len(blocks) - 1 and left * 2 > sum(sizes):
+        left -= sizes[first]
+        first += 1
+    if first == 0:
+        return None
+    instructions = [item for block in blocks[:first] for item in block if item.get("role") in _INSTRUCTORS]
+    kept = [item for block in blocks[first:] for item in block]
+    return replace(turn, chain=Chain(), input=[*instructions, *_in_pairs(kept)])
+
+
+def _blocks(whole: Sequence[Item]) -> list[list[Item]]:
+    """The items cut before each user message that follows something else than a user message."""
+    blocks: list[list[Item]] = []
+    said_by_user = False
+    for item in whole:
+        by_user = item.get("role") == "user"
+        if not blocks or (by_user and not said_by_user):
+            blocks.append([])
+        blocks[-1].append(item)
+        said_by_user = by_user
+    return blocks
+
+
+def _in_pairs(kept: Sequence[Item]) -> Iterable[Item]:
+    """Without outputs whose calls have gone: a message between the two may have parted them."""
+    called = set()
+    for item in kept:
+        call_id = item.get("call_id")
+        if str(item.get("type")).endswith("_output") and call_id is not None and call_id not in called:
+            continue
+        called.add(call_id)
+        yield item

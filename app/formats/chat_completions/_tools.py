@@ -1,0 +1,200 @@
+"""Tools as a chat upstream knows them: functions under flat names, and what a called name stands for.
+
+Custom tools are functions with one string; the members of a namespace carry its name. Tools that only some upstreams
+can run themselves are left out and named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app.errors import InvalidRequest
+from app.formats.chat_completions import _context
+from app.turn import Item, Row, Turn
+
+#: The one argument of a custom tool.
+INPUT = "input"
+
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_UNFIT = re.compile(r"[^a-zA-Z0-9_-]")
+_TYPE = re.compile(r"[a-z0-9_.-]{1,64}")
+_NO_PARAMETERS = {"type": "object", "properties": {}}
+#: Items that bring tools with them, and how to see from their JSON that there may be some.
+_BRINGING_TOOLS = {"additional_tools": b'"additional_tools"', "tool_search_output": b'"tool_search_output"'}
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that can be called, as the client knows it."""
+
+    call: str
+    """The type of the item that calls it."""
+    name: str
+    namespace: str | None = None
+
+
+class Toolbox:
+    """The tools of one turn."""
+
+    def __init__(self, tools: Iterable[Mapping[str, Any]]) -> None:
+        self.functions: dict[str, dict[str, Any]] = {}
+        """By the name the upstream is told."""
+        self.dropped: list[str] = []
+        self._tools: dict[str, Tool] = {}
+        for tool, namespace in _flat(tools):
+            self._add(tool, namespace)
+
+    @classmethod
+    def of(cls, turn: Turn) -> Toolbox:
+        brought = (tool for item in _bringing_tools(turn) for tool in item.get("tools") or ())
+        return cls([*turn.request.get("tools", ()), *brought])
+
+    def called(self, name: str) -> Tool:
+        """What a called name stands for. Models sometimes leave a namespace out."""
+        known = self._tools.get(name)
+        if known is not None:
+            return known
+        meant = [tool for tool in self._tools.values() if tool.name == name]
+        return meant[0] if len(meant) == 1 else Tool("function_call", name)
+
+    def told(self, name: str, namespace: str | None) -> str:
+        """What the upstream is told instead of a name."""
+        for told, tool in self._tools.items():
+            if (tool.name, tool.namespace) == (name, namespace):
+                return told
+        return _flat_name(name, namespace)
+
+    def _add(self, tool: Mapping[str, Any], namespace: Mapping[str, Any] | None) -> None:
+        if tool.get("type") not in _FUNCTIONS:
+            self._drop(tool)
+            return
+        known = Tool(_CALLS[tool["type"]], tool["name"], namespace["name"] if namespace else None)
+        told = _flat_name(known.name, known.namespace)
+        if self._tools.get(told, known) != known:
+            told = _shorter(told, orjson.dumps((known.name, known.namespace)))
+        self._tools[told] = known
+        self.functions[told] = {"name": told, **_FUNCTIONS[tool["type"]](tool, _introduced(tool, namespace))}
+
+    def _drop(self, tool: Mapping[str, Any]) -> None:
+        kind = str(tool.get("type"))
+        shown = kind if _TYPE.fullmatch(kind) else "unknown"
+        if shown not in self.dropped:
+            self.dropped.append(shown)
+
+
+def parameters(turn: Turn, row: Row, toolbox: Toolbox) -> dict[str, Any]:
+    """`tools` and what goes only with them. Raises InvalidRequest where leaving one out would break a promise."""
+    if toolbox.dropped and row.hosted_tools == "refuse":
+        raise _refused(f"Tools of type {_listed(toolbox.dropped)} are not available with this model.", "tools")
+    functions, choice = _chosen(turn.request.get("tool_choice", "auto"), toolbox)
+    if choice == "required" and not functions:
+        raise _refused("'tool_choice' is 'required', but none of the tools is available with this model.")
+    if not functions:
+        return {}
+    body: dict[str, Any] = {"tools": [{"type": "function", "function": function} for function in functions]}
+    if "tool_choice" in turn.request:
+        body["tool_choice"] = choice
+    if "parallel_tool_calls" in turn.request:
+        body["parallel_tool_calls"] = turn.request["parallel_tool_calls"]
+    return body
+
+
+def _chosen(choice: str | Mapping[str, Any], toolbox: Toolbox) -> tuple[list[dict[str, Any]], Any]:
+    """The functions that may be called, and `tool_choice` as chat upstreams have it."""
+    functions = list(toolbox.functions.values())
+    if isinstance(choice, str):
+        return functions, choice
+    if choice.get("type") == "allowed_tools":
+        allowed = {name for tool in choice["tools"] if (name := _named(tool, toolbox)) is not None}
+        return [toolbox.functions[name] for name in toolbox.functions if name in allowed], choice["mode"]
+    name = _named(choice, toolbox)
+    if name is None:
+        wanted = choice.get("name") or choice.get("type")
+        raise _refused(f"Tool choice '{wanted}' is not among the tools that are available with this model.")
+    return functions, {"type": "function", "function": {"name": name}}
+
+
+def _named(tool: Mapping[str, Any], toolbox: Toolbox) -> str | None:
+    """The function that an entry of `tool_choice` means, under the name the upstream is told."""
+    if tool.get("type") not in _FUNCTIONS or not isinstance(tool.get("name"), str):
+        return None
+    known = toolbox.called(tool["name"])
+    told = toolbox.told(tool["name"], tool.get("namespace") or known.namespace)
+    return told if told in toolbox.functions else None
+
+
+def _refused(message: str, param: str = "tool_choice") -> InvalidRequest:
+    return InvalidRequest(message, code="unsupported_value", param=param)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+# --- one tool ---------------------------------------------------------------------------------------------------
+
+
+def _function(tool: Mapping[str, Any], description: str) -> dict[str, Any]:
+    function: dict[str, Any] = {"description": description} if description else {}
+    function["parameters"] = tool.get("parameters") or _NO_PARAMETERS
+    if tool.get("strict") is not None:
+        function["strict"] = tool["strict"]
+    return function
+
+
+def _custom(tool: Mapping[str, Any], description: str) -> dict[str, Any]:
+    """A function with one string; a grammar can only be asked for in words."""
+    text: dict[str, Any] = {"type": "string", "description": "The whole input of the tool, as plain text."}
+    grammar = tool.get("format") or {}
+    if grammar.get("type") == "grammar":
+        rules = f"The input must match this {grammar['syntax']} grammar:\n{grammar['definition']}"
+        description = f"{description}\n\n{rules}" if description else rules
+    return {
+        **({"description": description} if description else {}),
+        "parameters": {
+            "type": "object",
+            "properties": {INPUT: text},
+            "required": [INPUT],
+            "additionalProperties": False,
+        },
+    }
+
+
+_FUNCTIONS = {"function": _function, "custom": _custom}
+_CALLS = {"function": "function_call", "custom": "custom_tool_call"}
+
+
+def _introduced(tool: Mapping[str, Any], namespace: Mapping[str, Any] | None) -> str:
+    """A tool's description behind that of its namespace, which has no other place to go."""
+    texts = ((namespace or {}).get("description"), tool.get("description"))
+    return "\n\n".join(text for text in texts if text)
+
+
+def _flat(tools: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any] | None]]:
+    for tool in tools:
+        if tool.get("type") == "namespace":
+            yield from ((inner, tool) for inner in tool.get("tools") or ())
+        else:
+            yield tool, None
+
+
+def _flat_name(name: str, namespace: str | None) -> str:
+    full = f"{namespace}__{name}" if namespace else name
+    return full if _NAME.fullmatch(full) else _shorter(full, full.encode())
+
+
+def _shorter(name: str, told_apart_by: bytes) -> str:
+    return f"{_UNFIT.sub('_', name)[:54]}_{hashlib.sha256(told_apart_by).hexdigest()[:8]}"
+
+
+def _bringing_tools(turn: Turn) -> Iterator[Item]:
+    for array in _context.arrays(turn):
+        if any(mark in array for mark in _BRINGING_TOOLS.values()):
+            yield from (item for item in orjson.loads(array) if item.get("type") in _BRINGING_TOOLS)
+    yield from (item for item in turn.input if item.get("type") in _BRINGING_TOOLS)

@@ -1,0 +1,216 @@
+"""Removing what is past its age while everybody else goes on: in short transactions, the newest rows first, and never
+one that a row which stays was made from.
+
+A response counts as used when it was created, and again when somebody goes on from it (see `chain`). That is noted
+before the turn begins, so a row that is past its age here is the parent of nothing that is still being made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+from app.errors import ConfigurationError
+from app.store.database import Database, Session
+from app.store.responses import forget_settings, item_ids
+
+LEAST_AGE = 86_400
+"""Seconds. A turn may take as long as this is above `chain.YOUNG` and still find its parent."""
+WINDOW = 300
+"""Rows that are looked at, and at most removed, at a time."""
+PATIENCE = 30.0
+NEWEST = 2**63 - 1
+
+_ROW = (
+    "SELECT pk, parent, owner, kept = 1 AND deleted_at IS NULL, status IN ('queued', 'in_progress'),"
+    " COALESCE(continued_at, created_at) FROM response"
+)
+_NEXT_ROWS = f"{_ROW} WHERE pk < ? ORDER BY pk DESC LIMIT {WINDOW}"
+_NEXT_BRANCHES = f"SELECT pk FROM branch WHERE pk < ? ORDER BY pk DESC LIMIT {WINDOW}"  # noqa: S608
+_NEXT_SETTINGS = f"SELECT pk FROM setting WHERE pk < ? ORDER BY pk DESC LIMIT {WINDOW}"  # noqa: S608
+_EMPTY_BRANCHES = (
+    "SELECT b.pk FROM branch b WHERE b.pk BETWEEN ? AND ?"
+    " AND NOT EXISTS (SELECT 1 FROM response r WHERE r.branch = b.pk)"
+)
+_UNUSED_SETTINGS = (
+    "SELECT s.pk FROM setting s WHERE s.pk BETWEEN ? AND ?"
+    " AND NOT EXISTS (SELECT 1 FROM response r WHERE r.settings = s.pk)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    responses: int = 0
+    """With what was said in them."""
+    records: int = 0
+    """Metadata of what was not kept, and the rows that deleted responses left."""
+    share: float = 0.0
+    """How much has been looked at, from 0 to 1."""
+
+
+class Old(NamedTuple):
+    """A row as it is judged."""
+
+    pk: int
+    parent: int | None
+    owner: str
+    content: int
+    running: int
+    used_at: int
+
+    def is_past(self, before: int) -> bool:
+        return not self.running and self.used_at < before
+
+
+def count(database: Database, before: int) -> Pruned:
+    _check_age(before)
+    counted = Pruned()
+    for past, share in _windows(database, before):
+        counted = _added(counted, past, share)
+    return counted
+
+
+def prune(database: Database, before: int) -> Iterator[Pruned]:
+    _check_age(before)
+    pruned = Pruned()
+    for past, share in _windows(database, before):
+        removed = _remove_window(database, past, before) if past else []
+        pruned = _added(pruned, removed, share)
+        yield pruned
+    _sweep_branches(database)
+    _sweep_settings(database)
+    yield replace(pruned, share=1.0)
+
+
+def _check_age(before: int) -> None:
+    if before > time.time() - LEAST_AGE:
+        raise ConfigurationError(
+            "What is younger than a day is not pruned.",
+            fix="Name a longer time, as 30d; DELETE /v1/responses/{id} removes a single response at once.",
+        )
+
+
+def _added(pruned: Pruned, rows: Sequence[Old], share: float) -> Pruned:
+    responses = sum(1 for row in rows if row.content)
+    return Pruned(pruned.responses + responses, pruned.records + len(rows) - responses, share)
+
+
+# --- responses --------------------------------------------------------------------------------------------------
+
+
+def _windows(database: Database, before: int) -> Iterator[tuple[list[Old], float]]:
+    """All rows in windows from the newest on; of each those that can go, and which share has been seen."""
+    lowest, highest = database.read(_extent)
+    needed: set[int] = set()
+    cursor = NEWEST
+    while rows := database.read(partial(_rows, below=cursor)):
+        cursor = rows[-1].pk
+        past = []
+        for row in rows:
+            if row.is_past(before) and row.pk not in needed:
+                past.append(row)
+            elif row.parent is not None:
+                needed.add(row.parent)
+            needed.discard(row.pk)
+        yield past, min(1.0, (highest - cursor + 1) / (highest - lowest + 1))
+
+
+def _extent(session: Session) -> tuple[int, int]:
+    found = session.row("SELECT MIN(pk), MAX(pk) FROM response")
+    return (found[0] or 0, found[1] or 0) if found else (0, 0)
+
+
+def _rows(session: Session, below: int) -> list[Old]:
+    return [Old._make(row) for row in session.rows(_NEXT_ROWS, (below,))]
+
+
+def _remove_window(database: Database, past: Sequence[Old], before: int) -> list[Old]:
+    # Read outside the transaction: what was said in a response that has ended is never changed, only deleted.
+    items = {row.pk: database.read(partial(_items, row=row)) for row in past}
+    started = time.monotonic()
+    removed = database.transaction(
+        partial(_remove, hold=database.dialect.hold, past=past, items=items, before=before), started + PATIENCE
+    )
+    # SQLite keeps no queue of those who wait for its lock: they must find it free now and then.
+    time.sleep(time.monotonic() - started)
+    return removed
+
+
+def _items(session: Session, row: Old) -> list[str]:
+    bodies = session.row("SELECT input, output FROM content WHERE response = ?", (row.pk,))
+    return sorted(item_ids(bodies or ()))
+
+
+def _remove(session: Session, *, hold: str, past: Sequence[Old], items: dict[int, list[str]], before: int) -> list[Old]:
+    keys = [row.pk for row in past]
+    held = session.rows(f"{_ROW} WHERE pk IN ({_marks(keys)}) ORDER BY pk{hold}", keys)
+    rows = _without_children(session, [row for row in map(Old._make, held) if row.is_past(before)])
+    if rows:
+        gone = [row.pk for row in rows]
+        entries = [(row.owner, item_id, row.pk) for row in rows for item_id in items[row.pk]]
+        if entries:
+            session.run_many("DELETE FROM item WHERE owner = ? AND id = ? AND response = ?", sorted(entries))
+        session.run(f"DELETE FROM content WHERE response IN ({_marks(gone)})", gone)  # noqa: S608
+        session.run(f"DELETE FROM response WHERE pk IN ({_marks(gone)})", gone)  # noqa: S608
+    return rows
+
+
+def _without_children(session: Session, rows: Sequence[Old]) -> list[Old]:
+    """Those from which nothing goes on but others of them. Children may have any key: keys of several servers of one
+    cluster do not rise with time.
+    """
+    if not rows:
+        return []
+    parents = {row.pk: row.parent for row in rows}
+    marks = _marks(parents)
+    found = session.rows(
+        f"SELECT DISTINCT parent FROM response WHERE parent IN ({marks}) AND pk NOT IN ({marks})",  # noqa: S608
+        [*parents, *parents],
+    )
+    needed: set[int] = set()
+    waiting: list[int | None] = [parent for (parent,) in found]
+    while waiting:
+        key = waiting.pop()
+        if key in parents and key not in needed:
+            needed.add(key)
+            waiting.append(parents[key])
+    return [row for row in rows if row.pk not in needed]
+
+
+# --- what they left ---------------------------------------------------------------------------------------------
+
+
+def _sweep_branches(database: Database) -> None:
+    """A branch that is seen to be empty stays so, and so do those that fork from it: whoever goes on in a branch goes
+    on from a response in it, and that one keeps all that it came from.
+    """
+    for low, high in _ranges(database, _NEXT_BRANCHES):
+        if empty := database.read(partial(_keys, sql=_EMPTY_BRANCHES, parameters=(low, high))):
+            delete = f"DELETE FROM branch WHERE pk IN ({_marks(empty)})"  # noqa: S608
+            database.transaction(partial(Session.run, sql=delete, parameters=empty), time.monotonic() + PATIENCE)
+
+
+def _sweep_settings(database: Database) -> None:
+    for low, high in _ranges(database, _NEXT_SETTINGS):
+        if unused := database.read(partial(_keys, sql=_UNUSED_SETTINGS, parameters=(low, high))):
+            forget = partial(forget_settings, dialect=database.dialect, keys=unused)
+            database.transaction(forget, time.monotonic() + PATIENCE)
+
+
+def _ranges(database: Database, sql: str) -> Iterator[tuple[int, int]]:
+    """The keys of a table in ranges of some hundred, the newest first."""
+    cursor = NEWEST
+    while keys := database.read(partial(_keys, sql=sql, parameters=(cursor,))):
+        cursor = keys[-1]
+        yield cursor, keys[0]
+
+
+def _keys(session: Session, *, sql: str, parameters: Sequence[int]) -> list[int]:
+    return [key for (key,) in session.rows(sql, parameters)]
+
+
+def _marks(values: Sequence[object] | dict[int, int | None]) -> str:
+    return ", ".join("?" * len(values))

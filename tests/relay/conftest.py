@@ -1,0 +1,217 @@
+"""One gateway with many lanes: a lane is a model with channels of its own, so that no test tires another's channels."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+import pytest
+import requests
+
+from tests.contract import ANY, check_stream
+from tests.gateway import Gateway
+from tests.upstream import Answer, Exchange, ScriptedUpstream
+
+JSON = dict[str, Any]
+LANES = {"patient": 220, "hasty": 40}
+#: Long enough for a loaded machine, far below anything that would end by itself.
+PROMPTLY = 5.0
+GLANCE = 0.01
+PATIENT = {"connect": 2, "first_byte": 8, "idle": 8, "total": 30}
+HASTY = {"connect": 0.5, "first_byte": 0.5, "idle": 0.5, "total": 2}
+FIRST_KEY, SECOND_KEY = {"api_key": "${KEY_OF_FIRST}"}, {"api_key": "${KEY_OF_SECOND}"}
+#: Two lifecycle events, the item and its part are added, two deltas: some text has been said.
+SOME_TEXT = 6
+ERROR_ENDING = ["error", "response.failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A model that `first` serves and, when it cannot, `second`."""
+
+    gateway: Gateway
+    first: ScriptedUpstream
+    second: ScriptedUpstream
+    model: str
+
+    def on(self, model: str) -> Lane:
+        """The same road, another lane."""
+        return replace(self, model=model)
+
+    def body(self, **keys: Any) -> JSON:
+        return {"model": self.model, "input": "Say something to me", **keys}
+
+    def post(self, **keys: Any) -> requests.Response:
+        return self.gateway.post("/responses", self.body(**keys))
+
+    def stream(self, **keys: Any) -> requests.Response:
+        return self.gateway.stream(self.body(**keys))
+
+    def ask(self, streamed: bool, **keys: Any) -> requests.Response:
+        return self.stream(**keys) if streamed else self.post(**keys)
+
+    def dial(self, **keys: Any) -> socket.socket:
+        return self.gateway.dial(self.body(**keys))
+
+    def stored(self, response_id: str) -> JSON:
+        answer = self.gateway.get(f"/responses/{response_id}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+
+@pytest.fixture(scope="session")
+def upstreams() -> Iterator[tuple[ScriptedUpstream, ScriptedUpstream]]:
+    keys = {"KEY_OF_FIRST": "canary-key-of-first", "KEY_OF_SECOND": "canary-key-of-second"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, key in keys.items():
+            patch.setenv(name, key)
+        first, second = (ScriptedUpstream(api_key=key) for key in keys.values())
+        with first, second:
+            yield first, second
+
+
+@pytest.fixture(scope="session")
+def road(
+    tmp_path_factory: pytest.TempPathFactory, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]
+) -> Iterator[Gateway]:
+    """The gateway of all lanes. Its heart beats rarely: hang-ups must be noticed without it."""
+    with Gateway(tmp_path_factory.mktemp("road"), rows(*upstreams), threads=64) as gateway:
+        yield gateway
+
+
+def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
+    paces = (("patient", PATIENT), ("hasty", HASTY))
+    names = [(f"{pace}-{number}", timeout) for pace, timeout in paces for number in range(LANES[pace])]
+    lanes = [row for model, timeout in names for row in pair(model, first, second, timeout=timeout)]
+    return [
+        *pair("calm", first, second, timeout=PATIENT, cooldown={"after": 1000}),
+        *pair("insistent", first, second, timeout=HASTY, cooldown={"after": 1000}, retry_unanswered=True),
+        *pair("narrow", first, second, timeout=PATIENT, max_concurrency=1),
+        first.channel("narrowest", models=["narrowest"], timeout=dict(PATIENT), max_concurrency=1, **FIRST_KEY),
+        first.channel("equal-first", models=["equal"], **FIRST_KEY),
+        second.channel("equal-second", models=["equal"], **SECOND_KEY),
+        *lanes,
+    ]
+
+
+def pair(model: str, first: ScriptedUpstream, second: ScriptedUpstream, **keys: Any) -> list[JSON]:
+    """Two rows of the channel table for one model; `first` is asked first."""
+    return [
+        first.channel(f"{model}-first", models=[model], priority=10, **FIRST_KEY, **deepcopy(keys)),
+        second.channel(f"{model}-second", models=[model], **SECOND_KEY, **deepcopy(keys)),
+    ]
+
+
+@pytest.fixture(scope="session")
+def numbers() -> dict[str, Iterator[int]]:
+    """The lanes that no test has had yet."""
+    return {pace: iter(range(count)) for pace, count in LANES.items()}
+
+
+@pytest.fixture
+def calm(road: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]) -> Iterator[Lane]:
+    """The one lane for tests that bring no failures."""
+    yield from _lane(road, upstreams, "calm")
+
+
+@pytest.fixture
+def lane(
+    road: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], numbers: dict[str, Iterator[int]]
+) -> Iterator[Lane]:
+    """A lane whose channels have time."""
+    yield from _lane(road, upstreams, _fresh("patient", numbers))
+
+
+@pytest.fixture
+def hasty(
+    road: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], numbers: dict[str, Iterator[int]]
+) -> Iterator[Lane]:
+    """A lane whose channels lose patience after half a second."""
+    yield from _lane(road, upstreams, _fresh("hasty", numbers))
+
+
+def _fresh(pace: str, numbers: dict[str, Iterator[int]]) -> str:
+    return f"{pace}-{next(numbers[pace])}"
+
+
+def _lane(road: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], model: str) -> Iterator[Lane]:
+    for upstream in upstreams:
+        upstream.reset()
+    yield Lane(road, *upstreams, model)
+    for upstream in upstreams:
+        upstream.reset()
+
+
+def eventually(reached: Callable[[], Any], what: str, within: float = PROMPTLY) -> Any:
+    """Looks again and again until there is something."""
+    deadline = time.monotonic() + within
+    while not (found := reached()):
+        assert time.monotonic() < deadline, f"waited {within} s for {what}"
+        time.sleep(GLANCE)
+    return found
+
+
+class Tape:
+    """A script that changes nothing and keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    def __call__(self, exchange: Exchange, answer: Answer) -> Answer:
+        self.bodies.append(answer.body)
+        return answer
+
+
+def blocks(raw: bytes) -> list[bytes]:
+    """The events of a stream that is spelt with plain LF, as bytes, comments left out."""
+    return [block + b"\n\n" for block in raw.split(b"\n\n") if block and not block.startswith(b":")]
+
+
+def events_of(raw: bytes) -> list[JSON]:
+    """The parsed events of such a stream, without its sentinel."""
+    data = [block.partition(b"data: ")[2].strip() for block in blocks(raw)]
+    return [orjson.loads(line) for line in data if line != b"[DONE]"]
+
+
+def check_failed_stream(raw: bytes, code: Any = ANY) -> list[JSON]:
+    """A stream that ends in the pair of `error` and `response.failed`, both saying the same."""
+    events = check_stream(raw, status="failed")
+    assert [event["type"] for event in events[-2:]] == ERROR_ENDING
+    error, failed = events[-2]["error"], events[-1]["response"]["error"]
+    assert (error["code"], error["message"]) == (failed["code"], failed["message"])
+    assert code is ANY or error["code"] == code
+    return events
+
+
+def deltas(events: list[JSON]) -> str:
+    return "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+
+
+def text_of(response: JSON) -> str:
+    return "".join(part["text"] for item in response["output"] for part in item["content"])
+
+
+def asked_items(upstream: ScriptedUpstream) -> list[JSON]:
+    """The input of the newest request, as items."""
+    given = upstream.bodies[-1]["input"]
+    return [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else list(given)
+
+
+def read_until(sock: socket.socket, mark: bytes) -> bytes:
+    """What a bare socket brings, up to and with `mark`."""
+    received = b""
+    while mark not in received:
+        data = sock.recv(65536)
+        assert data, f"the connection ended before {mark!r}: {received[-400:]!r}"
+        received += data
+    return received
+
+
+def response_id_in(received: bytes) -> str:
+    start = received.index(b'"id":"resp_') + len(b'"id":"')
+    return received[start : start + len("resp_") + 48].decode()

@@ -1,0 +1,458 @@
+"""Which failures another channel makes good, which the client is told, and what it is never told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.contract import check_error, check_response, check_stream
+from tests.gateway import Gateway
+from tests.relay.conftest import (
+    FIRST_KEY,
+    PROMPTLY,
+    SOME_TEXT,
+    Lane,
+    check_failed_stream,
+    eventually,
+    read_until,
+    response_id_in,
+)
+from tests.upstream import (
+    RESET,
+    Script,
+    ScriptedUpstream,
+    black_hole,
+    closed_port,
+    dropped,
+    ended,
+    failing,
+    failing_at_once,
+    garbage,
+    going_stale,
+    html,
+    rate_limited,
+    raw,
+    redirect,
+    refusal,
+    silent,
+    slammed,
+    sse,
+    stalled,
+)
+
+CANARY = "canary: https://10.0.0.7/v1 sk-canary-of-the-upstream"
+REFUSALS: dict[str, Script] = {
+    "429": rate_limited(),
+    "429 quota": rate_limited(None, "insufficient_quota"),
+    **{str(status): refusal(status, CANARY) for status in (500, 502, 503, 504, 529, 401, 403)},
+    "404 model": refusal(404, "The model does not exist.", "model_not_found"),
+    "redirect": redirect("http://127.0.0.1:9/elsewhere"),
+    "HTML 200": html(),
+    "HTML 502": html(502),
+    "no JSON": raw(200, b"{half", "application/json"),
+    "a list": raw(200, b"[]", "application/json"),
+    "empty 200": raw(200, b""),
+    "another object": raw(200, b'{"object":"list","data":[]}'),
+    "204": raw(204),
+}
+BEFORE_OUTPUT: dict[str, Script] = {
+    "error at once": failing_at_once(),
+    "failed after created": failing(1),
+    "failed after in_progress": failing(2),
+    "dropped at once": dropped(0),
+    "dropped after created": dropped(1),
+    "reset after in_progress": dropped(2, RESET),
+    "ended at once": ended(0),
+    "ended after in_progress": ended(2),
+    "garbage at once": garbage(0),
+    "garbage after created": garbage(1),
+    "no events": sse(b"hello\n\n" * 10),
+    "only comments": sse(b": hello\n\n" * 10),
+    "only the sentinel": sse(b"data: [DONE]\n\n"),
+    "slammed": slammed(),
+    "reset": slammed(RESET),
+}
+
+
+@pytest.fixture(autouse=True)
+def _budget(request: pytest.FixtureRequest) -> None:
+    """Second tries are rationed: ordinary requests earn them back."""
+    for name in {"lane", "calm"} & set(request.fixturenames):
+        lane: Lane = request.getfixturevalue(name)
+        for _ in range(15):
+            assert lane.gateway.post("/responses", {"model": "calm", "input": "x"}).status_code == 200
+        lane.first.reset()
+
+
+def answered(answer: requests.Response, streamed: bool) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.text
+    response = check_stream(answer.content)[-1]["response"] if streamed else answer.json()
+    return check_response(response, status="completed")
+
+
+def check_nothing_leaks(lane: Lane, answer: requests.Response) -> None:
+    told = answer.text + str(answer.headers)
+    for secret in ("canary", "sk-", "10.0.0.7", str(lane.first.port), str(lane.second.port)):
+        assert secret not in told
+
+
+# --- another channel makes it good ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("refused", REFUSALS)
+def test_a_refusal_that_is_not_the_clients_fault_is_made_good_elsewhere(
+    lane: Lane, refused: str, streamed: bool
+) -> None:
+    lane.first.enqueue(REFUSALS[refused])
+    answered(lane.ask(streamed), streamed)
+    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize("fault", BEFORE_OUTPUT)
+def test_a_stream_that_fails_before_its_first_output_goes_on_elsewhere(lane: Lane, fault: str) -> None:
+    lane.first.enqueue(BEFORE_OUTPUT[fault])
+    response = answered(lane.stream(), True)
+    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 1)
+    assert lane.stored(response["id"])["output"] == response["output"]
+
+
+def test_a_head_that_was_sent_is_not_sent_again(lane: Lane) -> None:
+    """The first channel is held behind its own beginning; the client has ours; then it breaks."""
+    lane.first.enqueue(dropped(2), stalled(1))
+    with lane.dial(stream=True) as sock:
+        head = read_until(sock, b"response.in_progress")
+        lane.first.release()
+        rest = read_until(sock, b"[DONE]")
+    assert head.count(b"event: response.created") == 1
+    assert b"event: response.created" not in rest
+    assert b"response.failed" not in rest
+    assert response_id_in(head) in rest.decode()
+    assert len(lane.second.requests) == 1
+    numbers = [int(part.split(b",")[0]) for part in (head + rest).split(b'"sequence_number":')[1:]]
+    assert numbers == list(range(len(numbers)))
+
+
+def test_the_request_is_the_same_on_every_channel(lane: Lane) -> None:
+    lane.first.enqueue(REFUSALS["500"])
+    lane.post(metadata={"a": "b"}, temperature=0.5)
+    assert lane.first.bodies == lane.second.bodies
+    assert lane.first.requests[0].headers["authorization"] == "Bearer canary-key-of-first"
+    assert lane.second.requests[0].headers["authorization"] == "Bearer canary-key-of-second"
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_connections_that_cannot_be_made_are_made_elsewhere(tmp_path: Path, streamed: bool) -> None:
+    with ScriptedUpstream() as good, black_hole() as hole, ExitStack() as stack:
+        refused = {"base_url": f"http://127.0.0.1:{closed_port()}/v1"}
+        gone = {"base_url": "http://no-such-host.invalid/v1"}
+        channels = [
+            good.channel("refused", models=["refused"], priority=9, **refused),
+            good.channel("hole", models=["hole"], priority=9, timeout={"connect": 1}) | {"base_url": hole},
+            good.channel("gone", models=["gone"], priority=9) | gone,
+            good.channel("good", models=["refused", "hole", "gone"]),
+            good.channel("only", models=["only"]) | refused,
+        ]
+        gateway = stack.enter_context(Gateway(tmp_path, channels))
+        for model in ("refused", "hole", "gone"):
+            body = {"model": model, "input": "x"}
+            answered(gateway.stream(body) if streamed else gateway.post("/responses", body), streamed)
+        last = gateway.post("/responses", {"model": "only", "input": "x", "stream": streamed})
+        check_error(last, code="upstream_unavailable")
+        assert last.status_code in (502, 503)
+        assert refused["base_url"] not in last.text
+
+
+# --- the client is told -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_the_upstreams_400_is_the_clients_with_its_sentence(lane: Lane, streamed: bool) -> None:
+    sentence = "Unsupported parameter: 'temperature' is not supported with this model."
+    lane.first.enqueue(refusal(400, sentence, "unsupported_parameter", "temperature"))
+    error = check_error(lane.ask(streamed), 400, "unsupported_parameter", "temperature", "invalid_request_error")
+    assert error["message"] == sentence
+    assert lane.second.requests == []
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_400_does_not_make_a_channel_rest(lane: Lane, streamed: bool) -> None:
+    lane.first.enqueue(refusal(400, "No."), times=8)
+    for _ in range(8):
+        assert lane.ask(streamed).status_code == 400
+    answered(lane.ask(streamed), streamed)
+    assert lane.second.requests == []
+
+
+TOO_LONG = "Your input exceeds the context window of this model. Please adjust your input and try again."
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_too_long_a_context_is_the_clients_400(lane: Lane, streamed: bool) -> None:
+    lane.first.enqueue(refusal(400, TOO_LONG, "context_length_exceeded", "input"))
+    assert check_error(lane.ask(streamed), 400, "context_length_exceeded", "input")["message"] == TOO_LONG
+    assert lane.second.requests == []
+
+
+def test_too_long_a_context_said_as_the_first_event_is_the_clients_400(lane: Lane) -> None:
+    lane.first.enqueue(failing_at_once("context_length_exceeded", TOO_LONG))
+    assert check_error(lane.stream(), 400, "context_length_exceeded")["message"] == TOO_LONG
+    assert lane.second.requests == []
+
+
+def test_too_long_a_context_said_after_the_head_fails_the_stream_at_once(lane: Lane) -> None:
+    lane.first.enqueue(failing(2, "context_length_exceeded", TOO_LONG))
+    answer = lane.stream()
+    if answer.status_code == 200:
+        assert check_failed_stream(answer.content, "context_length_exceeded")[-2]["error"]["message"] == TOO_LONG
+    else:
+        check_error(answer, 400, "context_length_exceeded")
+    assert lane.second.requests == []
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("refused", [name for name in REFUSALS if name not in ("429", "429 quota", "404 model")])
+def test_when_all_channels_fail_the_client_learns_that_and_nothing_else(
+    lane: Lane, refused: str, streamed: bool
+) -> None:
+    for upstream in (lane.first, lane.second):
+        upstream.enqueue(REFUSALS[refused])
+    answer = lane.ask(streamed)
+    assert check_error(answer)["type"] in ("server_error", "service_unavailable_error")
+    assert answer.status_code in (502, 503, 504)
+    assert answer.headers["x-should-retry"] == "false"
+    check_nothing_leaks(lane, answer)
+
+
+@pytest.mark.parametrize("fault", BEFORE_OUTPUT)
+def test_when_all_streams_fail_before_their_output_the_client_learns_it(lane: Lane, fault: str) -> None:
+    for upstream in (lane.first, lane.second):
+        upstream.enqueue(BEFORE_OUTPUT[fault])
+    answer = lane.stream()
+    if answer.status_code == 200:
+        failed = check_failed_stream(answer.content)[-1]["response"]
+        assert lane.stored(failed["id"])["status"] == "failed"
+    else:
+        check_error(answer, type="server_error")
+        assert answer.status_code == 502
+    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_model_that_no_upstream_has_is_not_found(lane: Lane, streamed: bool) -> None:
+    for upstream in (lane.first, lane.second):
+        upstream.enqueue(REFUSALS["404 model"])
+    check_error(lane.ask(streamed), 404, "model_not_found", type="invalid_request_error")
+
+
+def test_redirects_are_not_followed_and_keys_not_handed_on(lane: Lane) -> None:
+    with ScriptedUpstream() as trap:
+        for status in (301, 302, 303, 307, 308):
+            lane.first.enqueue(redirect(f"{trap.base_url}/responses", status))
+            assert lane.post().status_code == 200
+        assert trap.requests == []
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_unanswered_request_is_not_sent_twice(hasty: Lane, streamed: bool) -> None:
+    hasty.first.enqueue(silent())
+    check_error(hasty.ask(streamed), 504, "upstream_timeout")
+    hasty.first.wait_hangup()
+    assert hasty.second.requests == []
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_unanswered_request_is_sent_elsewhere_where_the_table_allows_it(calm: Lane, streamed: bool) -> None:
+    calm.first.enqueue(silent())
+    answered(calm.on("insistent").ask(streamed), streamed)
+    assert len(calm.second.requests) == 1
+
+
+# --- limits and rest --------------------------------------------------------------------------------------------
+
+WAITS = {
+    "seconds": "7",
+    "a date": "in 40 s",
+    "a date gone by": "Wed, 21 Oct 2015 07:28:00 GMT",
+    "zero": "0",
+    "negative": "-5",
+    "a fraction": "1.5",
+    "huge": "1000000000",
+    "infinite": "inf",
+    "not a number": "nan",
+    "words": "soon",
+    "empty": "",
+    "absent": None,
+}
+
+
+def limited(wait: str) -> Script:
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
+    return rate_limited(soon if wait == "a date" else WAITS[wait])
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_limit_of_all_channels_is_told_with_a_wait_that_makes_sense(lane: Lane, wait: str) -> None:
+    for upstream in (lane.first, lane.second):
+        upstream.enqueue(limited(wait))
+    answer = lane.post()
+    check_error(answer, 429, "rate_limit_exceeded")
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    assert answer.headers.get("x-should-retry") != "true"
+
+
+@pytest.mark.parametrize("wait", ["seconds", "a date", "huge"])
+def test_a_limited_channel_rests_and_when_all_rest_nobody_is_asked(lane: Lane, wait: str) -> None:
+    lane.first.enqueue(limited(wait))
+    answered(lane.post(), False)
+    answered(lane.post(), False)
+    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 2)
+    lane.second.enqueue(limited(wait))
+    lane.post()
+    answer = lane.post()
+    check_error(answer, 503, type="service_unavailable_error")
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 3)
+    check_nothing_leaks(lane, answer)
+
+
+def test_a_channel_is_asked_again_after_its_rest(lane: Lane) -> None:
+    lane.first.enqueue(rate_limited("1"))
+    answered(lane.post(), False)
+    eventually(lambda: lane.post().status_code == 200 and len(lane.first.requests) > 1, "the rest to end")
+
+
+def test_a_used_up_quota_is_said_by_its_name_and_rests_longer_than_asked(lane: Lane) -> None:
+    for upstream in (lane.first, lane.second):
+        upstream.enqueue(rate_limited("1", "insufficient_quota"))
+    check_error(lane.post(), 429, "insufficient_quota")
+    answer = lane.post()
+    check_error(answer, 503)
+    assert int(answer.headers["Retry-After"]) > 5
+
+
+def test_a_channel_that_keeps_failing_rests_and_the_next_one_serves(lane: Lane) -> None:
+    lane.first.always(REFUSALS["500"])
+    for _ in range(10):
+        answered(lane.post(), False)
+    assert len(lane.first.requests) == 5
+
+
+def test_a_key_that_is_not_taken_is_not_tried_again_at_once(lane: Lane) -> None:
+    lane.first.always(REFUSALS["401"])
+    for _ in range(4):
+        answered(lane.post(), False)
+    assert len(lane.first.requests) == 1
+
+
+def test_a_storm_of_failures_does_not_multiply(calm: Lane) -> None:
+    """Channels that do not rest: only the budget bounds what is added."""
+    for upstream in (calm.first, calm.second):
+        upstream.always(REFUSALS["500"])
+    asked = 150
+    with ThreadPoolExecutor(16) as pool:
+        statuses = Counter(answer.status_code for answer in pool.map(lambda _: calm.post(), range(asked)))
+    assert set(statuses) <= {502, 503}
+    sent = len(calm.first.requests) + len(calm.second.requests)
+    assert asked <= sent <= asked * 1.2 + 12
+
+
+def test_a_full_channel_is_passed_over_and_when_all_are_full_the_client_waits(calm: Lane) -> None:
+    narrow = calm.on("narrow")
+    for upstream in (narrow.first, narrow.second):
+        upstream.always(stalled(SOME_TEXT))
+    with narrow.dial(stream=True) as one, narrow.dial(stream=True) as two:
+        narrow.first.wait_for_request()
+        narrow.second.wait_for_request()
+        answer = narrow.post()
+        check_error(answer, 503)
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert (len(narrow.first.requests), len(narrow.second.requests)) == (1, 1)
+        narrow.first.release()
+        narrow.second.release()
+        for sock in (one, two):
+            read_until(sock, b"[DONE]")
+    narrow.first.always()
+    eventually(lambda: narrow.post().status_code == 200, "a place")
+
+
+def test_a_client_that_leaves_gives_its_place_back(calm: Lane) -> None:
+    narrowest = calm.on("narrowest")
+    narrowest.first.enqueue(stalled(SOME_TEXT))
+    with narrowest.dial(stream=True) as sock:
+        read_until(sock, b"output_text.delta")
+    narrowest.first.wait_hangup(timeout=PROMPTLY)
+    eventually(lambda: narrowest.post().status_code == 200, "the place")
+
+
+def test_a_conversation_stays_with_its_channel_while_that_one_serves(calm: Lane) -> None:
+    equal = calm.on("equal")
+    upstreams = (equal.first, equal.second)
+    for _ in range(4):
+        for upstream in upstreams:
+            upstream.reset()
+        parent = None
+        for _ in range(5):
+            parent = equal.post(previous_response_id=parent).json()["id"]
+        counts = [len(upstream.requests) for upstream in upstreams]
+        assert sorted(counts) == [0, 5]
+    home, other = upstreams if counts[0] else reversed(upstreams)
+    home.enqueue(rate_limited("30"))
+    for _ in range(2):
+        assert equal.post(previous_response_id=parent).status_code == 200
+    assert len(other.requests) == 2
+
+
+# --- connections ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_connection_that_went_stale_is_replaced_without_anybody_noticing(lane: Lane, streamed: bool) -> None:
+    lane.first.always(going_stale())
+    for _ in range(4):
+        answered(lane.ask(streamed), streamed)
+    assert (len(lane.first.requests), len(lane.second.requests)) == (4, 0)
+
+
+def test_a_hostile_environment_changes_nothing(
+    tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]
+) -> None:
+    first, _ = upstreams
+    first.reset()
+    netrc = tmp_path / ".netrc"
+    netrc.write_text("machine 127.0.0.1\nlogin mallory\npassword stolen\n")
+    netrc.chmod(0o600)
+    with ScriptedUpstream() as trap:
+
+        class Hostile(Gateway):
+            @property
+            def environment(self) -> dict[str, str]:
+                proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"), trap.base_url)
+                return {**super().environment, **proxies, "NETRC": str(netrc), "HOME": str(tmp_path)}
+
+        with Hostile(tmp_path, [first.channel(**FIRST_KEY)]) as gateway:
+            headers = {"Cookie": "a=b", "OpenAI-Organization": "org", "X-Forwarded-For": "1.2.3.4", "X-Api-Key": "k"}
+            answer = gateway.post("/responses", {"model": "m", "input": "x"}, headers=headers)
+            check_response(answer.json(), status="completed")
+            assert trap.requests == []
+            sent = first.requests[-1].headers
+            assert sent["authorization"] == "Bearer canary-key-of-first"
+            assert gateway.token not in str(sent)
+            assert not {"cookie", "x-forwarded-for", "x-api-key", "proxy-authorization"} & set(sent)
+            assert "canary-key" not in gateway.log
+
+
+def test_no_cookie_of_an_upstream_comes_back_to_it_or_reaches_a_client(lane: Lane) -> None:
+    lane.first.enqueue(raw(500, b"{}", Set_Cookie="session=1; Path=/"))
+    lane.post()
+    answer = lane.post()
+    assert "Set-Cookie" not in answer.headers
+    assert "cookie" not in lane.first.requests[-1].headers

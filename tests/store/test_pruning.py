@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import pytest
+
+from app.errors import ConfigurationError, InvalidRequest
+from app.store import Pruned, Store
+from app.store.pruning import WINDOW
+from tests.store import rows
+from tests.store.turns import OWNER, chain_ids, draft, line, outcome, turn
+
+DAY = 86_400
+SETTINGS = b'{"instructions":"be kind"}'
+
+
+def month_ago() -> int:
+    return int(time.time()) - 30 * DAY
+
+
+def prune(store: Store) -> Pruned:
+    """All of it; what was removed."""
+    (last,) = deque(store.prune(month_ago()), maxlen=1)
+    assert last.share == 1.0
+    return last
+
+
+def test_what_is_past_its_age_goes_without_a_trace(store: Store, database_url: str) -> None:
+    old = line(store, 4, settings=SETTINGS, item_ids=("msg_1",), input=b'[{"id":"msg_1"}]')
+    old += line(store, 2, old[1])
+    rows.age(database_url, old, 40)
+    assert store.prunable(month_ago()) == prune(store) == Pruned(responses=6, share=1.0)
+    for table in ("response", "content", "item", "setting", "branch"):
+        assert rows.count(database_url, table) == 0, table
+    with pytest.raises(InvalidRequest, match="not found"):
+        store.chain(OWNER, old[0])
+    assert prune(store) == Pruned(share=1.0)
+
+
+def test_a_young_response_keeps_all_that_it_came_from(store: Store, database_url: str) -> None:
+    trunk = line(store, 5)
+    young = line(store, 2, trunk[2])
+    rows.age(database_url, [*trunk, young[0]], 40)
+    assert store.prunable(month_ago()) == prune(store) == Pruned(responses=2, share=1.0)
+    assert chain_ids(store, young[-1]) == [*trunk[:3], *young]
+    assert [store.response(OWNER, gone) for gone in trunk[3:]] == [None, None]
+
+
+def test_a_place_that_was_pruned_is_taken_again_by_the_next_child(store: Store, database_url: str) -> None:
+    trunk = line(store, 3)
+    young = turn(store, trunk[1])
+    rows.age(database_url, trunk, 40)
+    prune(store)
+    next_one = turn(store, trunk[1])
+    assert chain_ids(store, next_one) == [*trunk[:2], next_one]
+    assert chain_ids(store, young) == [*trunk[:2], young]
+
+
+def test_what_lies_behind_a_compaction_stays_as_long_as_what_came_after(store: Store, database_url: str) -> None:
+    before = line(store, 3)
+    compaction = turn(store, before[-1], compacted=True)
+    young = turn(store, compaction)
+    rows.age(database_url, [*before, compaction], 40)
+    assert prune(store).responses == 0
+    assert [link.id for link in store.full_chain(OWNER, young).links] == [*before, compaction, young]
+
+
+def test_a_tombstone_stays_while_a_chain_leads_over_it(store: Store, database_url: str) -> None:
+    turns = line(store, 3)
+    lonely = turn(store)
+    store.delete(OWNER, turns[1])
+    store.delete(OWNER, lonely)
+    rows.age(database_url, [*turns[:2], lonely], 40)
+    assert prune(store) == Pruned(records=1, share=1.0)
+    with pytest.raises(InvalidRequest, match=turns[1]):
+        store.chain(OWNER, turns[2])
+    rows.age(database_url, turns[2:], 40)
+    assert prune(store) == Pruned(responses=2, records=1, share=1.0)
+    assert rows.count(database_url, "response") == 0
+
+
+def test_metadata_goes_as_well_and_the_sums_stay(store: Store, database_url: str) -> None:
+    unkept, failed = draft(kept=False), turn(store, status="failed")
+    assert store.finish(unkept, outcome())
+    rows.age(database_url, [unkept.id, failed], 40)
+    assert prune(store) == Pruned(responses=1, records=1, share=1.0)
+    assert rows.count(database_url, "response") == 0
+    assert store.usage("2000-01-01")[0]["requests"] == 2
+
+
+def test_a_response_in_progress_is_never_past_its_age(store: Store, database_url: str) -> None:
+    parent = turn(store)
+    begun = draft(parent)
+    store.begin(begun)
+    rows.age(database_url, [parent, begun.id], 40)
+    assert prune(store).responses == 0
+    assert store.finish(begun, outcome())
+    assert chain_ids(store, begun.id) == [parent, begun.id]
+
+
+def test_who_goes_on_from_an_old_response_makes_it_new(store: Store, database_url: str) -> None:
+    turns = line(store, 3)
+    rows.age(database_url, turns, 40)
+    assert chain_ids(store, turns[1]) == turns[:2]
+    assert prune(store).responses == 1
+    late = turn(store, turns[1])
+    assert chain_ids(store, late) == [*turns[:2], late]
+
+
+def test_settings_that_a_younger_response_shares_stay(store: Store, database_url: str) -> None:
+    old, young = turn(store, settings=SETTINGS), turn(store, settings=SETTINGS)
+    rows.age(database_url, [old], 40)
+    prune(store)
+    stored = store.response(OWNER, young)
+    assert stored is not None
+    assert stored.settings == SETTINGS
+
+
+def test_what_an_interrupted_run_left_is_swept_by_the_next(store: Store, database_url: str) -> None:
+    rows.execute(database_url, "INSERT INTO branch (pk, parent, fork) VALUES (7, NULL, NULL)")
+    rows.execute(database_url, "INSERT INTO branch (pk, parent, fork) VALUES (8, 7, 1)")
+    rows.execute(database_url, "INSERT INTO setting (owner, sha256, json) VALUES ('ada', 'x', '{}')")
+    prune(store)
+    assert (rows.count(database_url, "branch"), rows.count(database_url, "setting")) == (0, 0)
+
+
+def test_children_with_lower_keys_than_their_parent_are_seen(store: Store, database_url: str) -> None:
+    parent, child = line(store, 2)
+    rows.age(database_url, [parent], 40)
+    rows.execute(database_url, "UPDATE response SET pk = 0 - pk WHERE id = ?", (child,))
+    rows.execute(database_url, "UPDATE content SET response = 0 - response WHERE response = 2")
+    assert prune(store).responses == 0
+    assert chain_ids(store, child) == [parent, child]
+
+
+def test_nothing_younger_than_a_day_is_pruned(store: Store) -> None:
+    with pytest.raises(ConfigurationError, match="younger than a day"):
+        next(store.prune(int(time.time()) - DAY + 60))
+    with pytest.raises(ConfigurationError, match="younger than a day"):
+        store.prunable(int(time.time()))
+
+
+def test_a_long_line_goes_in_many_steps(store: Store, database_url: str) -> None:
+    length = 2 * WINDOW + 10
+    rows.line(database_url, length)
+    shares = [step.share for step in store.prune(month_ago())]
+    assert shares == sorted(shares)
+    assert len(shares) == 4
+    assert rows.count(database_url, "response") == 0
+
+
+def test_writers_and_readers_go_on_meanwhile_and_no_chain_of_theirs_is_broken(store: Store, database_url: str) -> None:
+    old = [line(store, 6, settings=b'{"instructions":"%d"}' % number) for number in range(60)]
+    rows.execute(database_url, "UPDATE response SET created_at = created_at - ?", (40 * DAY,))
+    done = Event()
+
+    def write(worker: int) -> list[list[str]]:
+        written: list[list[str]] = []
+        for conversation in old[worker::3]:
+            for parent in (3, 5):
+                try:
+                    before = chain_ids(store, conversation[parent])
+                except InvalidRequest:
+                    continue
+                settings = b'{"instructions":"%d"}' % old.index(conversation)
+                after = line(store, 2, conversation[parent], settings=settings)
+                written.append([*before, *after])
+            if done.is_set():
+                break
+        return written
+
+    with ThreadPoolExecutor(3) as threads:
+        writing = [threads.submit(write, worker) for worker in range(3)]
+        for _ in range(3):
+            prune(store)
+        done.set()
+        written = [chain for future in writing for chain in future.result()]
+    prune(store)
+    for chain in written:
+        assert chain_ids(store, chain[-1]) == chain
+        for response_id in chain[-2:]:
+            stored = store.response(OWNER, response_id)
+            assert stored is not None
+            assert stored.settings != b"{}"
+    living = {response_id for chain in written for response_id in chain}
+    assert rows.count(database_url, "response") == len(living)
+    assert rows.count(database_url, "content") == len(living)
