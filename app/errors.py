@@ -165,6 +165,7 @@ class CompactionFailed(GatewayError):
 
     status = 502
     code = "compaction_failed"
+    should_retry = False
 
 
 class ChannelsBusy(Unavailable):

@@ -31,7 +31,6 @@ from tests.upstream import (
     line_ends,
     respelled,
     rewritten,
-    sloppy,
     split_at,
     split_randomly,
     stalled,
