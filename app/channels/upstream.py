@@ -220,18 +220,29 @@ class _Watched:
         return _StaleConnection() if self.answers and isinstance(error, ConnectionError) else error
 
     def _await_header(self, client: int | None) -> None:
-        """Until the whole head is there. Raises TimeoutError, or ClientGone when the client leaves first."""
+        """Until the whole head is there, or will never be. Raises TimeoutError, or ClientGone when the client left.
+
+        A trickle of bytes must not reset the clock, as it does for a blocking read.
+        """
         deadline = monotonic() + self.timeout
-        while True:
-            _await(self.sock.fileno(), client, max(0.0, deadline - monotonic()))
-            if isinstance(self.sock, ssl.SSLSocket):
-                return
-            head = self.sock.recv(_MAX_HEAD, socket.MSG_PEEK)
-            if not head.startswith(b"HTTP/") or b"\r\n\r\n" in head or len(head) == _MAX_HEAD:
-                break
-            # Not the whole head yet: wake up for more than this, or a trickle would keep it waiting for ever.
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, len(head) + 1)
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        _await(self.sock.fileno(), client, self.timeout)
+        if isinstance(self.sock, ssl.SSLSocket) or self._has_head():
+            return
+        try:
+            while not self._has_head():
+                # Wake up for more than what is there.
+                seen = len(self.sock.recv(_MAX_HEAD, socket.MSG_PEEK))
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+                _await(self.sock.fileno(), client, max(0.0, deadline - monotonic()))
+                if len(self.sock.recv(_MAX_HEAD, socket.MSG_PEEK)) == seen:
+                    # Readable without a byte more: the other side has closed.
+                    return
+        finally:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+    def _has_head(self) -> bool:
+        head = self.sock.recv(_MAX_HEAD, socket.MSG_PEEK)
+        return head[:5] != b"HTTP/"[: len(head)] or b"\r\n\r\n" in head or len(head) == _MAX_HEAD
 
 
 class _PlainConnection(_Watched, HTTPConnection):

@@ -107,7 +107,12 @@ class Recorder:
     def fail(self, error: GatewayError, partial: Sequence[Item] = (), choice: Choice | None = None) -> dict[str, Any]:
         """Stores a failure; the response object that says so."""
         wire = {"code": error.code or "server_error", "message": error.message}
-        self._save_lost(self._ended("failed", wire, partial, choice))
+        ended = self._ended("failed", wire, partial, choice)
+        if isinstance(error, StoreUnavailable):
+            # The store has been waited for once; now the client waits, and the row is ended when it can be.
+            self._store.note(self._draft, ended)
+        else:
+            self._save_lost(ended)
         return self._turn.echo.response(
             id=self._turn.id,
             created_at=self._turn.created_at,
@@ -167,6 +172,7 @@ class Recorder:
             self._save(outcome)
         except StoreUnavailable:
             log.warning("response %s could not be stored as %s", self._turn.id, outcome.status)
+            self._store.note(self._draft, outcome)
 
     def _elapsed(self) -> int:
         return round((monotonic() - self._started) * 1000)
