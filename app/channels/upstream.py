@@ -45,6 +45,8 @@ _PIECE = 65536
 _MAX_STALE = 3
 _MAX_HEAD = 65536
 _PATIENCE = 60.0
+#: Seconds that the end of a body may take after the end of what it says, for the connection to be kept.
+_LAST_CHUNK = 0.05
 _HEX = re.compile(rb"[0-9A-Fa-f]{1,15}")
 
 #: Descriptor of the client that the current thread works for, so that a wait for headers can end with it.
@@ -402,6 +404,8 @@ class _Wire:
         if not self._ended:
             # The last chunk says nothing, and nobody has waited for it.
             with suppress(HTTPException, OSError):
+                if (descriptor := self.fileno()) is not None:
+                    _await(descriptor, None, _LAST_CHUNK)
                 self.receive()
         if self._chunks is not None:
             return self._chunks.ended and not self._chunks.rest
