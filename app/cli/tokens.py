@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from time import time
 
@@ -11,9 +10,8 @@ import click
 from app.cli.context import as_json, open_store, print_json
 from app.errors import ConfigurationError
 from app.records import Token
+from app.settings import parse_duration
 
-_DURATION = re.compile(r"(\d+)([smhdw])\Z")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 NOT_FOUND = 4
 
 
@@ -25,8 +23,8 @@ class Expiry(click.ParamType[int]):
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        if match := _DURATION.match(value):
-            return int(time()) + int(match[1]) * _UNITS[match[2]]
+        if (seconds := parse_duration(value)) is not None:
+            return int(time()) + seconds
         try:
             return int(datetime.fromisoformat(value).replace(tzinfo=UTC).timestamp())
         except ValueError:

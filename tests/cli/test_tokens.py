@@ -1,0 +1,61 @@
+"""antiphon tokens, as a person types it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from app.cli import antiphon
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ANTIPHON_HOME", raising=False)
+    for name in ("ANTIPHON_SECRET_KEY", "ANTIPHON_DATABASE_URL", "ANTIPHON_CHANNELS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(antiphon, words)
+
+    assert run("init").exit_code == 0
+    return run
+
+
+def test_init_prints_a_token_once_and_keeps_what_is_there(run: Run, tmp_path: Path) -> None:
+    again = run("init")
+    assert again.exit_code == 0
+    assert "ap_" not in again.output
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "antiphon.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_created_token_is_printed_once_and_listed_without_its_secret(run: Run) -> None:
+    made = json.loads(run("tokens", "create", "ada-mac", "--owner", "ada", "--models", "gpt-*, demo", "--json").output)
+    assert {"id", "name", "token"} <= made.keys()
+    assert made["models"] == ["gpt-*", "demo"]
+    listed = run("tokens", "list", "--json").output
+    assert made["token"] not in listed
+    assert [token["name"] for token in json.loads(listed)] == ["admin", "ada-mac"]
+
+
+def test_an_expiry_is_a_duration_or_a_date(run: Run) -> None:
+    soon = json.loads(run("tokens", "create", "a", "--expires", "12h", "--json").output)
+    assert abs(soon["expires_at"] - time.time() - 12 * 3600) < 60
+    dated = json.loads(run("tokens", "create", "b", "--expires", "2100-01-01", "--json").output)
+    assert dated["expires_at"] == 4102444800
+    assert run("tokens", "create", "c", "--expires", "soon").exit_code == 2
+
+
+def test_revoking_says_what_it_did(run: Run) -> None:
+    run("tokens", "create", "a")
+    assert run("tokens", "revoke", "a").exit_code == 0
+    assert run("tokens", "revoke", "nobody").exit_code == 4
+    assert "revoked" in run("tokens", "list").output
