@@ -44,6 +44,9 @@ class Seal:
             raise _invalid()
         try:
             raw = base64.b64decode(sealed, altchars=b"-_", validate=True)
+            if base64.urlsafe_b64encode(raw).decode() != sealed:
+                # The last character has bits to spare, which could be changed unseen.
+                raise _invalid()
             return key.decrypt(raw[:_NONCE], raw[_NONCE:], self._bound(owner))
         except (InvalidTag, ValueError, binascii.Error):
             raise _invalid() from None

@@ -248,13 +248,13 @@ def test_an_unstreamed_body_that_stalls_is_given_up(hasty: Lane) -> None:
 def test_a_thousand_faults_leave_no_connection_thread_or_descriptor_behind(
     tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]
 ) -> None:
-    """A thousand in spirit: each kind several times, in a worker with few threads."""
+    """A thousand in spirit: each kind several times, in one worker."""
     first, second = upstreams
     for upstream in upstreams:
         upstream.reset()
     rows = pair("m", first, second, cooldown={"after": 1000}, timeout={"idle": 1, "first_byte": 1, "total": 5})
     body = {"model": "m", "input": "Say something"}
-    with Gateway(tmp_path, rows, threads=8) as gateway:
+    with Gateway(tmp_path, rows, threads=32) as gateway:
         gateway.stream(body).content  # noqa: B018 - what is opened once is open from here on
         before = _open_descriptors(gateway)
         for fault in [script for name, script in BREAKS.items() for _ in range(3)]:
