@@ -19,6 +19,7 @@ import pymysql
 import pytest
 
 STARTING = 60.0
+DATABASES = ("sqlite", "mariadb")
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,24 @@ def running_server(folder: Path) -> Iterator[Server]:
             server.process.wait()
 
 
-@pytest.fixture(params=["sqlite", "mariadb"])
+@pytest.fixture(params=DATABASES)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty database."""
+    with _empty(request, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture(scope="session", params=DATABASES)
+def shared_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a database for a gateway that many tests share."""
+    with _empty(request, tmp_path_factory.mktemp("database")) as url:
+        yield url
+
+
+@contextmanager
+def _empty(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/antiphon.db"
+        yield f"sqlite:///{folder}/antiphon.db"
         return
     server: Server = request.getfixturevalue("mariadb")
     name = f"antiphon_{secrets.token_hex(6)}"

@@ -82,10 +82,10 @@ def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
 
 
 @pytest.fixture(scope="session")
-def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def _house(tmp_path_factory: pytest.TempPathFactory, shared_database_url: str) -> Iterator[House]:
     with ScriptedUpstream(family="one") as first, ScriptedUpstream(family="two") as second:
         directory = tmp_path_factory.mktemp("compaction")
-        with Gateway(directory, rows(first, second), TABLE, workers=2) as gateway:
+        with Gateway(directory, rows(first, second), TABLE, workers=2, database_url=shared_database_url) as gateway:
             yield House(gateway, first, second)
 
 
