@@ -86,6 +86,8 @@ class _Passage:
             return sse.HEARTBEAT if self.decoder.accepted else b""
         if not data:
             self.decoder.finish()
+            if self.decoder.answer is None:
+                raise UpstreamBroken("The model's server closed the stream before the response had ended.")
             return b""
         return self.decoder.feed(data)
 
