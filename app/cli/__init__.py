@@ -8,16 +8,13 @@ import click
 
 from app import __version__
 from app.cli.check import check
+from app.cli.context import CONFIGURATION, TRY_AGAIN
 from app.cli.db import db
 from app.cli.init import init
 from app.cli.reload import reload
 from app.cli.serve import serve
 from app.cli.tokens import tokens
 from app.errors import ConfigurationError, StoreUnavailable
-
-#: Exit codes beside click's own 0, 1 and 2: what a person or systemd should do next.
-TRY_AGAIN = 75
-CONFIGURATION = 78
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -9,11 +9,9 @@ import click
 from app import formats
 from app.channels.document import ChannelsInvalid
 from app.channels.table import load
-from app.cli.context import as_json, print_json
+from app.cli.context import CONFIGURATION, as_json, print_json
 from app.errors import ConfigurationError
 from app.settings import home, read_environment
-
-CONFIGURATION = 78
 
 
 @click.command()

@@ -12,6 +12,11 @@ import orjson
 from app.settings import Settings, load_settings
 from app.store import Store
 
+#: Exit codes beside click's own 0, 1 and 2: what a person or systemd should do next.
+NOT_FOUND = 4
+TRY_AGAIN = 75
+CONFIGURATION = 78
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

@@ -7,12 +7,10 @@ from time import time
 
 import click
 
-from app.cli.context import as_json, open_store, print_json
+from app.cli.context import NOT_FOUND, as_json, open_store, print_json
 from app.errors import ConfigurationError
 from app.records import Token
 from app.settings import parse_duration
-
-NOT_FOUND = 4
 
 
 class Expiry(click.ParamType[int]):

@@ -17,8 +17,6 @@ from app.relay.calls import ANSWERS
 from app.sealing import Seal, is_sealed
 from app.turn import Item
 
-STRATEGIES = ("auto", "native", "summary", "trim")
-
 HEADER = "This is a summary of the earlier conversation, made to shorten it. Go on from here as if you had read it all."
 TRIMMED = "The earlier part of this conversation was left out to shorten it."
 UNREADABLE = "[Part of the earlier conversation was compacted elsewhere and cannot be read here.]"

@@ -65,9 +65,12 @@ class Contexts:
         return replace(turn, chain=self.shown_chain(turn.owner, turn.chain), input=self._kept(turn.owner, turn.input))
 
     def shown_chain(self, owner: str, chain: Chain) -> Chain:
-        shown = self.shown_array
-        links = (replace(at, input=shown(owner, at.input), output=shown(owner, at.output)) for at in chain.links)
-        return replace(chain, links=tuple(links))
+        return replace(chain, links=tuple(self._shown_link(owner, link) for link in chain.links))
+
+    def _shown_link(self, owner: str, link: Link) -> Link:
+        if _MARK not in link.input and _MARK not in link.output:
+            return link
+        return replace(link, input=self.shown_array(owner, link.input), output=self.shown_array(owner, link.output))
 
     def shown_array(self, owner: str, array: bytes) -> bytes:
         return orjson.dumps(self._kept(owner, orjson.loads(array))) if _MARK in array else array

@@ -24,7 +24,7 @@ from app.schemas.fields import (
     string_too_long,
     wrong_type,
 )
-from app.schemas.tools import check_tools
+from app.schemas.tools import check_tools, check_typed
 
 Item = dict[str, Any]
 
@@ -154,14 +154,7 @@ def check_content(owner: Item, name: str) -> None:
 
 
 def _check_part(part: Any) -> None:
-    if not isinstance(part, dict):
-        raise wrong_type("an object", part)
-    kind = part.get("type")
-    if not isinstance(kind, str):
-        raise absent_or_wrong(part, "type", "a string")
-    check = _PARTS.get(kind)
-    if check is not None:
-        check(part)
+    check_typed(part, _PARTS)
 
 
 # --- content parts ----------------------------------------------------------------------------------------------

@@ -56,25 +56,26 @@ def _check_each(tools: object, checks: AnyMapping[str, Check]) -> None:
         raise wrong_type("an array of objects", tools)
     for index, tool in enumerate(tools):
         try:
-            _check_typed(tool, checks)
+            check_typed(tool, checks)
         except Fault as fault:
             fault.within(index)
             raise
 
 
-def _check_typed(tool: object, checks: AnyMapping[str, Check]) -> None:
-    if not isinstance(tool, dict):
-        raise wrong_type("an object", tool)
-    kind = tool.get("type")
+def check_typed(value: object, checks: AnyMapping[str, Check]) -> None:
+    """An object with a type, and what the table says of that type; one it has not heard of passes."""
+    if not isinstance(value, dict):
+        raise wrong_type("an object", value)
+    kind = value.get("type")
     if not isinstance(kind, str):
-        raise absent_or_wrong(tool, "type", "a string")
+        raise absent_or_wrong(value, "type", "a string")
     check = checks.get(kind)
     if check is not None:
-        check(tool)
+        check(value)
 
 
 def _check_format(value: Any) -> None:
-    _check_typed(value, {"grammar": _GRAMMAR.check})
+    check_typed(value, {"grammar": _GRAMMAR.check})
 
 
 def _check_members(value: Any) -> None:
@@ -122,13 +123,13 @@ def check_tool_choice(value: object) -> None:
     if isinstance(value, str):
         _MODE.check(value)
     elif isinstance(value, dict):
-        _check_typed(value, _CHOICES)
+        check_typed(value, _CHOICES)
     else:
         raise wrong_type("one of a string or object", value)
 
 
 def _check_any_tool(value: Any) -> None:
-    _check_typed(value, {})
+    check_typed(value, {})
 
 
 _MODE = Choice("none", "auto", "required")

@@ -4,12 +4,13 @@ a parameter, and asks its dialect for the few words that differ.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class Dialect(ABC):
     name: str
     begin: str
     now: str
@@ -21,17 +22,17 @@ class Dialect:
     types: Mapping[str, str]
     """Words of the schema: `{key}`, `{id}`, `{name}`, `{body}`, … as migrations write them."""
 
+    @abstractmethod
     def statement(self, sql: str) -> str:
         """The driver's own text of a statement of ours."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unless_there(self, table: str, columns: Sequence[str]) -> str:
         """An INSERT that leaves a row with the same key as it is, and refuses every other fault."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add(self, table: str, key: Sequence[str], counters: Sequence[str]) -> str:
         """An INSERT that adds its counters to those of the row with the same key."""
-        raise NotImplementedError
 
     def insert(self, table: str, columns: Sequence[str]) -> str:
         return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
