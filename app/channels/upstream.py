@@ -30,6 +30,7 @@ from urllib3.exceptions import (
 )
 from urllib3.util import Timeout
 
+from app import formats
 from app.errors import (
     ClientGone,
     UpstreamBroken,
@@ -56,6 +57,8 @@ _serving = threading.local()
 class Row(Protocol):
     """What of a channel matters on the wire."""
 
+    @property
+    def format(self) -> str: ...
     @property
     def base_url(self) -> str | None: ...
     @property
@@ -134,7 +137,7 @@ class Upstream:
                 "Accept-Encoding": "identity",
                 "Content-Type": "application/json",
                 "User-Agent": "antiphon",
-                **({"Authorization": f"Bearer {self._row.api_key}"} if self._row.api_key else {}),
+                **formats.load(self._row.format).headers(self._row.api_key),
                 **self._row.headers,
             }
             url = f"{(self._row.base_url or '').rstrip('/')}{path}"

@@ -7,7 +7,7 @@ so that another channel may be asked with the same turn. State lives in the deco
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -77,6 +77,18 @@ class Format(Protocol):
 
     def decoder(self, turn: Turn, sequence: int) -> Decoder:
         """A decoder whose first event to be sent on gets the number `sequence`."""
+        ...
+
+    def headers(self, api_key: str | None) -> Mapping[str, str]:
+        """How a request shows the channel's key, and what else this format's servers ask for."""
+        ...
+
+    def dropped(self, turn: Turn, row: Row) -> Sequence[str]:
+        """Types of the tools that `encode` leaves out for this row, fit for a header."""
+        ...
+
+    def amended(self, turn: Turn, row: Row, error: UpstreamError) -> Turn | None:
+        """The turn as the same channel may be asked once more after this refusal; None when that is of no use."""
         ...
 
 

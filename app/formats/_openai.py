@@ -44,6 +44,10 @@ _REFUSAL_CODES = frozenset(
 _FAILED = "The model's server failed while processing the request."
 
 
+def bearer(api_key: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
 def error_object(body: bytes) -> Mapping[str, Any]:
     """The `error` of a body, however loosely it follows the envelope; empty when there is none."""
     try:

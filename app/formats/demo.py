@@ -17,10 +17,10 @@ from app import ids
 from app.errors import InvalidRequest
 from app.formats import responses
 from app.formats._events import pieces
-from app.formats.responses import PATH, decode, decode_error, decoder
+from app.formats.responses import PATH, amended, decode, decode_error, decoder, dropped, headers
 from app.turn import Item, Row, Turn
 
-__all__ = ["PATH", "decode", "decode_error", "decoder", "encode", "serve"]
+__all__ = ["PATH", "amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers", "serve"]
 
 #: As OpenAI's models have it.
 MIN_OUTPUT_TOKENS = 16

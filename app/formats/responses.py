@@ -7,7 +7,7 @@ relayed: the head and the end of a stream are written by the one who keeps the r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -103,6 +103,19 @@ def encode(turn: Turn, row: Row, model: str) -> bytes:
     if row.encrypted_reasoning:
         body["include"] = sorted({*body.get("include", ()), _ENCRYPTED})
     return _with_input(body, turn, row)
+
+
+def headers(api_key: str | None) -> Mapping[str, str]:
+    return _openai.bearer(api_key)
+
+
+def dropped(turn: Turn, row: Row) -> Sequence[str]:
+    """Whatever the upstream cannot run, it says so itself."""
+    return ()
+
+
+def amended(turn: Turn, row: Row, error: UpstreamError) -> Turn | None:
+    return None
 
 
 def encode_compaction(turn: Turn, row: Row, model: str) -> bytes:

@@ -5,6 +5,10 @@ What a chat cannot carry is left out of the request; `dropped` names the tools t
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from app.errors import UpstreamError
+from app.formats import _openai
 from app.formats.chat_completions._answer import ChatDecoder, decode
 from app.formats.chat_completions._context import shortened
 from app.formats.chat_completions._errors import http_error as decode_error
@@ -12,7 +16,7 @@ from app.formats.chat_completions._request import encode
 from app.formats.chat_completions._tools import Toolbox
 from app.turn import Row, Turn
 
-__all__ = ["PATH", "decode", "decode_error", "decoder", "dropped", "encode", "shortened"]
+__all__ = ["PATH", "amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers"]
 
 PATH = "/chat/completions"
 
@@ -21,6 +25,16 @@ def decoder(turn: Turn, sequence: int) -> ChatDecoder:
     return ChatDecoder(turn, sequence)
 
 
-def dropped(turn: Turn, row: Row) -> list[str]:
-    """The types of the tools that `encode` leaves out for this row, fit for a header."""
+def headers(api_key: str | None) -> Mapping[str, str]:
+    return _openai.bearer(api_key)
+
+
+def dropped(turn: Turn, row: Row) -> Sequence[str]:
     return Toolbox.of(turn).dropped
+
+
+def amended(turn: Turn, row: Row, error: UpstreamError) -> Turn | None:
+    """A shorter one where the context was too long and the client allows it."""
+    truncation = turn.request.get("truncation")
+    wanted = truncation.get("type") if isinstance(truncation, Mapping) else truncation
+    return shortened(turn) if error.code == "context_length_exceeded" and wanted == "auto" else None
