@@ -89,9 +89,23 @@ class Attempt:
     milliseconds: int
     status: int | None = None
     error: str | None = None
+    path: str = ""
+    """How its stream was read: `bytes`, `repaired`, `translated`."""
+    dropped: tuple[str, ...] = ()
+    """Types of the tools that the channel was not told of."""
 
     def wire(self) -> dict[str, Any]:
-        return {"channel": self.channel, "ms": self.milliseconds, "status": self.status, "error": self.error}
+        wire: dict[str, Any] = {
+            "channel": self.channel,
+            "ms": self.milliseconds,
+            "status": self.status,
+            "error": self.error,
+        }
+        if self.path:
+            wire["path"] = self.path
+        if self.dropped:
+            wire["dropped"] = list(self.dropped)
+        return wire
 
 
 @dataclass(frozen=True, slots=True)

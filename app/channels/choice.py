@@ -26,6 +26,7 @@ from app.errors import (
     UpstreamLimited,
     unknown_model,
 )
+from app.formats import Format
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,10 @@ _EXHAUSTED_REST = 60.0
 #: Retries may add a fifth to the load, and a few more than that when there is little of it.
 _RETRY_SHARE = 0.2
 _RETRY_RESERVE = 10.0
+
+
+#: How much of what is asked a channel would leave out.
+Loss = Callable[[Channel, Format], int]
 
 
 @dataclass(slots=True)
@@ -95,8 +100,9 @@ class Channels:
                 self._lock.release()
         return self._watched.current
 
-    def choices(self, model: str, prefer: str | None = None) -> Iterator[Choice]:
-        """The channels to try for a model, one after the other; each is to be used in a `with`.
+    def choices(self, model: str, prefer: str | None = None, loss: Loss | None = None) -> Iterator[Choice]:
+        """The channels to try for a model, one after the other; each is to be used in a `with`. Those that leave less
+        out of the turn come first.
 
         Raises, before the first is given: InvalidRequest for a model nobody serves, FormatNotServed when none of its
         channels can, ChannelsBusy when all are full or resting. Ends early when the retry budget is spent.
@@ -113,7 +119,10 @@ class Channels:
                 param="model",
             )
         self._budget.pay()
-        return self._tries(model, _ordered(able, prefer))
+        if loss is None or len(able) == 1:
+            return self._tries(model, _ordered(able, prefer))
+        losses = {channel.name: loss(channel, formats.load(channel.format)) for channel in able}
+        return self._tries(model, sorted(_ordered(able, prefer), key=lambda channel: losses[channel.name]))
 
     @property
     def compaction(self) -> Compaction:
