@@ -89,9 +89,15 @@ class Attempt:
     milliseconds: int
     status: int | None = None
     error: str | None = None
+    path: str = ""
+    """How its answer came through: bytes, repaired, translated; empty where that does not apply."""
+    dropped: tuple[str, ...] = ()
+    """Types of the tools that this channel was not asked with."""
 
     def wire(self) -> dict[str, Any]:
-        return {"channel": self.channel, "ms": self.milliseconds, "status": self.status, "error": self.error}
+        wire = {"channel": self.channel, "ms": self.milliseconds, "status": self.status, "error": self.error}
+        told = {"path": self.path, "dropped": list(self.dropped)}
+        return {**wire, **{name: value for name, value in told.items() if value}}
 
 
 @dataclass(frozen=True, slots=True)
