@@ -50,7 +50,7 @@ def build(settings: Settings) -> Gateway:
         channels=channels,
         catalog=Catalog(channels),
         relay=relay,
-        keeper=Keeper(store, relay.running),
+        keeper=Keeper(store, relay.running, channels.statuses),
         drain=drain,
         in_flight=InFlight(settings.max_in_flight),
     )
