@@ -132,7 +132,8 @@ def listed_argument(name: str) -> list[str]:
 def asked() -> Asked:
     """Who waits: by the client's connection, where the server tells it, a hang-up is seen during silence."""
     sock = request.environ.get("gunicorn.socket")
-    g.asked = Asked(g.request_id, sock.fileno() if sock is not None else None)
+    key = request.headers.get("Idempotency-Key")
+    g.asked = Asked(g.request_id, sock.fileno() if sock is not None else None, key)
     return cast(Asked, g.asked)
 
 
