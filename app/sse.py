@@ -19,7 +19,7 @@ MAX_EVENT = 16 * 1024 * 1024
 
 
 #: The blank line behind an event. A `\r` counts once it is known that no `\n` follows.
-_BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r(?=[^\n]))")
+_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
 _LONGEST_BLANK_LINE = 4
 
 

@@ -5,7 +5,7 @@ known of the answer. Nothing is translated here and nothing that was said is kep
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -85,10 +85,10 @@ class Account:
             self._take_choice(choice)
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
-        index = choice.get("index") if isinstance(choice.get("index"), int) else 0
+        index = at if isinstance(at := choice.get("index"), int) else 0
         self._begun.add(index)
         self.usage = usage_of(choice.get("usage")) or self.usage
-        self.said += sum(map(len, _texts(choice)))
+        self.said += _length(choice.get("delta") or choice.get("message"))
         if reason := string(choice.get("finish_reason")):
             self._reasons[index] = reason
 
@@ -106,16 +106,16 @@ class Account:
         return "incomplete" if reasons & (CUT | FILTERED) else "completed"
 
 
-def _texts(choice: Mapping[str, Any]) -> Iterator[str]:
-    message = choice.get("delta") or choice.get("message")
+def _length(message: object) -> int:
+    """Characters that a message or a delta says."""
     if not isinstance(message, dict):
-        return
+        return 0
     said = [message.get(name) for name in _TEXTS]
     for call in _objects(message.get("tool_calls")):
         function = call.get("function")
         if isinstance(function, dict):
             said += [function.get("name"), function.get("arguments")]
-    yield from (text for text in said if isinstance(text, str))
+    return sum([len(text) for text in said if isinstance(text, str)])
 
 
 def _objects(value: object) -> list[dict[str, Any]]:
