@@ -20,6 +20,7 @@ from app.channels.choice import Channels
 from app.errors import ClientGone, GatewayError, InvalidRequest, Unauthenticated, Unavailable, UnsupportedMedia
 from app.records import Token
 from app.relay import Asked, Drain, Keeper, Relay
+from app.relay.chat import ChatRelay
 from app.settings import Settings
 from app.store import Store
 
@@ -64,6 +65,7 @@ class Gateway:
     channels: Channels
     catalog: Catalog
     relay: Relay
+    chat: ChatRelay
     keeper: Keeper
     drain: Drain
     in_flight: InFlight = field(default_factory=lambda: InFlight(1))

@@ -6,23 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from app import sse
 from app.errors import UpstreamBroken, UpstreamError, UpstreamFailed
-from app.formats import _openai
-from app.formats.chat_completions import _errors
+from app.formats.chat_completions._chunks import (
+    BROKE_OFF,
+    CUT,
+    DONE,
+    FILTERED,
+    MAX_NONSENSE,
+    completion_of,
+    data_of,
+    error_in,
+    parsed,
+    string,
+    usage_of,
+)
 from app.formats.chat_completions._output import Output
 from app.records import Usage
 from app.turn import Answer, Item, Turn
-
-_DONE = b"[DONE]"
-_CUT = frozenset({"length", "max_tokens", "model_length"})
-_FILTERED = frozenset({"content_filter"})
-_BROKE_OFF = frozenset({"abort", "error", "insufficient_system_resource"})
-
-#: Bytes without one valid chunk: this is no event stream.
-MAX_NONSENSE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,11 @@ class _Ending:
 
     @classmethod
     def of(cls, finish_reason: str) -> _Ending:
-        if finish_reason in _CUT:
+        if finish_reason in CUT:
             return cls("incomplete", "max_output_tokens")
-        if finish_reason in _FILTERED:
+        if finish_reason in FILTERED:
             return cls("incomplete", "content_filter")
-        if finish_reason in _BROKE_OFF:
+        if finish_reason in BROKE_OFF:
             raise UpstreamFailed("The model's server broke off the answer.", code="server_error")
         return cls("completed")
 
@@ -63,56 +64,27 @@ def _identity(about: Mapping[str, Any]) -> dict[str, Any]:
     """What the upstream says of itself."""
     return {
         "defaults": _defaults(about),
-        "upstream_id": _string(about.get("id")),
-        "upstream_model": _string(about.get("model")),
+        "upstream_id": string(about.get("id")),
+        "upstream_model": string(about.get("model")),
     }
 
 
 def _defaults(about: Mapping[str, Any]) -> dict[str, Any]:
-    tier = _string(about.get("service_tier"))
+    tier = string(about.get("service_tier"))
     return {"service_tier": tier} if tier else {}
-
-
-def _string(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _usage(value: object) -> Usage | None:
-    """A chat's usage; None where nothing was counted."""
-    if not isinstance(value, dict):
-        return None
-    read, written = value.get("prompt_tokens_details"), value.get("completion_tokens_details")
-    details = dict(read) if isinstance(read, dict) else {}
-    if not details.get("cached_tokens"):
-        details["cached_tokens"] = value.get("prompt_cache_hit_tokens")
-    return _openai.usage(
-        {
-            "input_tokens": value.get("prompt_tokens"),
-            "input_tokens_details": details,
-            "output_tokens": value.get("completion_tokens"),
-            "output_tokens_details": written,
-        }
-    )
 
 
 # --- in one piece -----------------------------------------------------------------------------------------------
 
 
 def decode(body: bytes, turn: Turn) -> Answer:
-    try:
-        completion = orjson.loads(body)
-    except ValueError:
-        raise UpstreamBroken("The model's server answered with something that is not JSON.") from None
-    if not isinstance(completion, dict):
-        raise UpstreamBroken("The model's server answered with something that is not a chat completion.")
-    if error := _errors.error_of(completion):
-        raise error
+    completion = completion_of(body)
     choice = _choice(completion.get("choices"))
     message = choice.get("message") if choice else None
     if choice is None or not isinstance(message, dict):
         raise UpstreamBroken("The model's server answered with something that is not a chat completion.")
-    usage = _usage(completion.get("usage"))
-    reason = _string(choice.get("finish_reason"))
+    usage = usage_of(completion.get("usage"))
+    reason = string(choice.get("finish_reason"))
     ending = _Ending.of(reason) if reason else _Ending.unexplained(usage, turn)
     output = Output(turn, 0)
     output.take(_as_delta(message), choice.get("logprobs"))
@@ -176,10 +148,10 @@ class ChatDecoder:
         try:
             chunk = _last_chunk(self._splitter.rest)
             if self._ending is None:
-                raise _errors.error_of(chunk) or UpstreamBroken(
+                raise error_in(None, chunk) or UpstreamBroken(
                     "The model's server closed the stream before the answer had ended."
                 )
-            self._usage = _usage(chunk.get("usage")) or self._usage
+            self._usage = usage_of(chunk.get("usage")) or self._usage
             self._conclude(self._ending)
         except UpstreamError as error:
             self._break(error)
@@ -201,12 +173,12 @@ class ChatDecoder:
             self._refuse_nonsense()
 
     def _read(self, raw: bytes) -> None:
-        name, data = _data(raw)
-        if data == _DONE:
+        name, data = data_of(raw)
+        if data == DONE:
             self._done()
         elif data is not None:
-            chunk = _parsed(data)
-            if error := _errors.error_of({"error": chunk} if name == "error" and "error" not in chunk else chunk):
+            chunk = parsed(data)
+            if error := error_in(name, chunk):
                 raise error
             self._take_chunk(chunk)
         elif not raw.startswith(b":"):
@@ -218,12 +190,12 @@ class ChatDecoder:
         if not self.accepted:
             self.accepted, self._about, self.defaults = True, chunk, _defaults(chunk)
         choice = _choice(chunk.get("choices")) or {}
-        self._usage = _usage(chunk.get("usage")) or _usage(choice.get("usage")) or self._usage
+        self._usage = usage_of(chunk.get("usage")) or usage_of(choice.get("usage")) or self._usage
         if self._ending is None:
             self._take_choice(choice)
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
-        delta, reason = choice.get("delta"), _string(choice.get("finish_reason"))
+        delta, reason = choice.get("delta"), string(choice.get("finish_reason"))
         if isinstance(delta, dict):
             self._output.take(delta, choice.get("logprobs"))
         if reason:
@@ -262,28 +234,9 @@ class ChatDecoder:
             raise UpstreamBroken("The model's server answered with something that is not an event stream.")
 
 
-def _data(raw: bytes) -> tuple[str | None, bytes | None]:
-    name, data = sse.parse(raw)
-    if data is None and raw.startswith(b"error:"):
-        # Older llama.cpp has a field of its own for it.
-        return "error", raw.removeprefix(b"error:").strip()
-    return name, data.strip() if data is not None else None
-
-
-def _parsed(data: bytes) -> dict[str, Any]:
-    """The chunk in `data`. One that cannot be read ends the stream: a lost delta would corrupt the text silently."""
-    try:
-        chunk = orjson.loads(data)
-    except ValueError:
-        raise UpstreamBroken("The model's server sent an event that is not JSON.") from None
-    if not isinstance(chunk, dict):
-        raise UpstreamBroken("The model's server sent an event that is not an object.")
-    return chunk
-
-
 def _last_chunk(rest: bytes) -> dict[str, Any]:
     """An event that lacks its blank line, as far as it can be read."""
     try:
-        return _parsed(_data(rest.strip(b"\n"))[1] or b"{}")
+        return parsed(data_of(rest.strip(b"\n"))[1] or b"{}")
     except UpstreamBroken:
         return {}
