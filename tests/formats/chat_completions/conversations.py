@@ -26,6 +26,7 @@ def row(**keys: Any) -> Any:
         "compact": "gateway",
         "encrypted_reasoning": False,
         "reasoning_text": False,
+        "max_output_tokens": None,
         "hosted_tools": "drop",
         "system_messages": "merge",
     }
