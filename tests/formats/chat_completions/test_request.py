@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidRequest
-from tests.formats.chat_completions.conversations import encoded, said, turn
+from tests.formats.chat_completions.conversations import encoded
+from tests.formats.conversations import said, turn
 
 
 def body(**request: Any) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from app.formats import chat_completions
 from app.formats._toolbox import Toolbox
 from app.records import Chain
 from app.turn import Item
-from tests.formats.chat_completions.conversations import encoded, link, row, said, turn
+from tests.formats.chat_completions.conversations import encoded
+from tests.formats.conversations import link, row, said, turn
 
 WEATHER = {
     "type": "function",
