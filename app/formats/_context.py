@@ -17,7 +17,7 @@ _INSTRUCTORS = frozenset({"system", "developer"})
 def items(turn: Turn, family: str | None = None) -> list[Item]:
     """What was said before, oldest first, then the turn's own input; without what only other families can read."""
     stored = (
-        _without_secret(item) if link.opaque and link.family != family else item
+        without_secret(item) if link.opaque and link.family != family else item
         for link, array in _stored(turn)
         for item in orjson.loads(array)
     )
@@ -36,7 +36,8 @@ def _stored(turn: Turn) -> Iterator[tuple[Link, bytes]]:
         yield link, link.output
 
 
-def _without_secret(item: Item) -> Item:
+def without_secret(item: Item) -> Item:
+    """The item without what only the family that made it can read."""
     if item.get("type") != "reasoning" or "encrypted_content" not in item:
         return item
     return {name: value for name, value in item.items() if name != "encrypted_content"}

@@ -51,7 +51,7 @@ def turn(*items: Item, chain: Chain | None = None, **request: Any) -> Turn:
     )
 
 
-def link(*output: Item, input: tuple[Item, ...] = (), status: str = "completed") -> Link:
+def link(*output: Item, input: tuple[Item, ...] = (), status: str = "completed", opaque: bool = False) -> Link:
     return Link(
         id="resp_0",
         parent=None,
@@ -59,7 +59,7 @@ def link(*output: Item, input: tuple[Item, ...] = (), status: str = "completed")
         status=status,
         channel="c",
         family="other",
-        opaque=False,
+        opaque=opaque,
         input=orjson.dumps(input),
         output=orjson.dumps(output),
         input_tokens=1,

@@ -24,6 +24,7 @@ _SHARES = {"minimal": 0.1, "low": 0.25, "medium": 0.5}
 _LARGEST_SHARE = 0.75
 _LEAST_BUDGET = 1024
 _BETWEEN_TOOLS = "between_tools"
+_NO_THINKING = {"type": "disabled"}
 
 Remedy = Callable[[Turn, Row, str], Turn]
 
@@ -66,7 +67,7 @@ def _think_by_number(turn: Turn, row: Row, sentence: str) -> Turn:
     limit = max_tokens(turn.request, row)
     budget = max(_LEAST_BUDGET, int(limit * _SHARES.get(effort or "medium", _LARGEST_SHARE)))
     thinks = budget < limit and not must_call(offer(turn, row, Toolbox.of(turn)))
-    thinking = {"type": "enabled", "budget_tokens": budget} if thinks else None
+    thinking = {"type": "enabled", "budget_tokens": budget} if thinks else _NO_THINKING
     return _asking(turn, thinking=thinking, reasoning=_reasoning(turn, None))
 
 
@@ -77,7 +78,7 @@ def _think_less(turn: Turn, row: Row, sentence: str) -> Turn:
 
 
 def _not_think(turn: Turn, row: Row, sentence: str) -> Turn:
-    return _asking(turn, thinking={"type": "disabled"}, reasoning=_reasoning(turn, None))
+    return _asking(turn, thinking=_NO_THINKING, reasoning=_reasoning(turn, None))
 
 
 def _forget_thoughts(turn: Turn, row: Row, sentence: str) -> Turn:
