@@ -32,6 +32,17 @@ def in_force(request: Mapping[str, Any], items: Iterable[Item]) -> Mapping[str, 
     return merged
 
 
+def text_format(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The form the answer is to have; empty for plain text. What a context sets is not checked before."""
+    form = (request.get("text") or {}).get("format")
+    return form if isinstance(form, Mapping) else {}
+
+
+def effort_of(request: Mapping[str, Any]) -> str | None:
+    effort = (request.get("reasoning") or {}).get("effort")
+    return effort if isinstance(effort, str) else None
+
+
 def wants_truncation(request: Mapping[str, Any]) -> bool:
     """Whether a context that is too long may be shortened."""
     truncation = request.get("truncation")

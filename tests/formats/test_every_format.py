@@ -1,5 +1,8 @@
 """What holds for every format that translates, on recordings of what its upstreams say."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -66,6 +69,39 @@ def test_a_stream_that_breaks_anywhere_keeps_what_was_told(one: Recording, data:
         assert out == b""
         return
     assert decoder.answer is not None
+    check_stream(framed(out, decoder, one.turn))
+
+
+JUNK = st.sampled_from([None, True, 1, -1.5, "", "x", [], ["x"], {}, {"x": 1}])
+
+
+def damaged(body: bytes, draw: st.DrawFn) -> bytes:
+    """The stream with one value of one event replaced by another kind of value."""
+    whole = [raw for raw in body.split(b"\n\n") if b"data: {" in raw]
+    at = draw(st.integers(0, len(whole) - 1))
+    head, _, data = whole[at].partition(b"data: ")
+    event = orjson.loads(data)
+    holder, place = draw(st.sampled_from(list(places(event))))
+    holder[place] = draw(JUNK)
+    whole[at] = head + b"data: " + orjson.dumps(event)
+    return b"\n\n".join([*whole, b"data: [DONE]\n\n"])
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for place, member in members:
+        yield value, place
+        yield from places(member)
+
+
+@every_stream
+@settings(max_examples=25)
+@given(data=st.data())
+def test_whatever_an_upstream_sends_is_an_answer_or_a_failure_of_its_own(one: Recording, data: st.DataObject) -> None:
+    try:
+        out, decoder = read(one.format, [data.draw(st.composite(lambda draw: damaged(one.body, draw))())], one.turn)
+    except UpstreamError:
+        return
     check_stream(framed(out, decoder, one.turn))
 
 

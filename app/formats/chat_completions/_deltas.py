@@ -100,5 +100,9 @@ def _logprob(token: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "token": text,
         "logprob": float(logprob) if isinstance(logprob, int | float) else 0.0,
-        "bytes": raw if isinstance(raw, list) else list(text.encode("utf-8", "replace")),
+        "bytes": raw if _are_bytes(raw) else list(text.encode("utf-8", "replace")),
     }
+
+
+def _are_bytes(value: object) -> bool:
+    return isinstance(value, list) and all(type(byte) is int and 0 <= byte <= 255 for byte in value)

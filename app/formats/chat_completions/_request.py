@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from app.formats import _context, _conversation
-from app.formats._request import in_force, instructions, refuse_prompt
+from app.formats._request import effort_of, in_force, instructions, refuse_prompt, text_format
 from app.formats._toolbox import Offer, Toolbox, offer
 from app.formats.chat_completions import _messages
 from app.turn import Row, Turn
@@ -58,11 +58,11 @@ def _output(request: Mapping[str, Any], row: Row) -> dict[str, Any]:
     if limit := request.get("max_output_tokens") or row.max_output_tokens:
         body["max_tokens"] = limit
     text = request.get("text") or {}
-    if form := _response_format(text.get("format") or {}):
+    if form := _response_format(text_format(request)):
         body["response_format"] = form
     if text.get("verbosity") is not None:
         body["verbosity"] = text["verbosity"]
-    if effort := (request.get("reasoning") or {}).get("effort"):
+    if effort := effort_of(request):
         body["reasoning_effort"] = effort
     if LOGPROBS in request.get("include", ()):
         body["logprobs"] = True

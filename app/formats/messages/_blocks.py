@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from app.errors import UpstreamBroken
 from app.formats._calls import Call
 from app.formats._output import Output
 from app.formats.messages import _thoughts
@@ -22,24 +23,24 @@ class Blocks:
     def __init__(self, turn: Turn, output: Output) -> None:
         self._turn = turn
         self._output = output
-        self._open: dict[object, _Block] = {}
+        self._open: dict[int, _Block] = {}
         self._unfinished: list[Call] = []
 
     def start(self, index: object, content: object) -> None:
-        if not isinstance(content, dict):
-            return
+        if not isinstance(index, int) or not isinstance(content, dict):
+            raise UpstreamBroken("The model's server began a piece of its answer that is none.")
         self._finish_calls()
         block = self._block(content)
         if block is not None:
             self._open[index] = block
 
     def extend(self, index: object, delta: object) -> None:
-        block = self._open.get(index)
+        block = self._open.get(index) if isinstance(index, int) else None
         if block is not None and isinstance(delta, dict):
             block.extend(delta)
 
     def stop(self, index: object) -> None:
-        block = self._open.pop(index, None)
+        block = self._open.pop(index, None) if isinstance(index, int) else None
         if block is not None:
             block.stop()
 

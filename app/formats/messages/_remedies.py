@@ -12,7 +12,7 @@ from typing import Any
 
 from app.errors import UpstreamError, UpstreamRefused
 from app.formats._context import items, shortened
-from app.formats._request import wants_truncation
+from app.formats._request import effort_of, wants_truncation
 from app.formats._toolbox import Toolbox, offer
 from app.formats.messages._request import max_tokens, must_call
 from app.records import Chain
@@ -63,7 +63,7 @@ def _think_least(turn: Turn, row: Row, sentence: str) -> Turn:
 
 def _think_by_number(turn: Turn, row: Row, sentence: str) -> Turn:
     """For a model that wants to be told how many tokens, or does not think at all."""
-    effort = (turn.request.get("reasoning") or {}).get("effort")
+    effort = effort_of(turn.request)
     limit = max_tokens(turn.request, row)
     budget = max(_LEAST_BUDGET, int(limit * _SHARES.get(effort or "medium", _LARGEST_SHARE)))
     thinks = budget < limit and not must_call(offer(turn, row, Toolbox.of(turn)))
@@ -73,7 +73,7 @@ def _think_by_number(turn: Turn, row: Row, sentence: str) -> Turn:
 
 def _think_less(turn: Turn, row: Row, sentence: str) -> Turn:
     """For a model that does not have this effort."""
-    effort = (turn.request.get("reasoning") or {}).get("effort")
+    effort = effort_of(turn.request)
     return _asking(turn, reasoning=_reasoning(turn, "high" if effort in ("xhigh", "max") else None))
 
 

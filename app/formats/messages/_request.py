@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from app.formats import _context, _conversation
-from app.formats._request import in_force, instructions, refuse_prompt
+from app.formats._request import effort_of, in_force, instructions, refuse_prompt, text_format
 from app.formats._toolbox import Offer, Toolbox, offer
 from app.formats.messages import _messages
 from app.turn import Row, Turn
@@ -57,7 +57,7 @@ def max_tokens(request: Mapping[str, Any], row: Row) -> int:
 def _instructions(request: Mapping[str, Any]) -> Iterator[str]:
     if text := instructions(request):
         yield text
-    form = (request.get("text") or {}).get("format") or {}
+    form = text_format(request)
     if form.get("type") == "json_object":
         yield _JSON
     elif form.get("type") == "json_schema" and not _is_enforced(form):
@@ -106,13 +106,13 @@ def must_call(offered: Offer) -> bool:
 
 def _output(request: Mapping[str, Any], offered: Offer) -> dict[str, Any]:
     """How hard to think, and the form of the answer."""
-    body, config = _thinking(request, offered), {}
-    effort = (request.get("reasoning") or {}).get("effort")
+    body, effort = _thinking(request, offered), effort_of(request)
+    config: dict[str, Any] = {}
     if effort and effort != "none":
         config["effort"] = _EFFORTS.get(effort, effort)
-    form = (request.get("text") or {}).get("format") or {}
+    form = text_format(request)
     if _is_enforced(form):
-        config["format"] = {"type": "json_schema", "schema": form["schema"]}
+        config["format"] = {"type": "json_schema", "schema": form.get("schema")}
     return {**body, "output_config": config} if config else body
 
 
@@ -120,12 +120,12 @@ def _thinking(request: Mapping[str, Any], offered: Offer) -> dict[str, Any]:
     """`thinking` as the client gave it in this API's own words, else as `reasoning` means it."""
     if isinstance(request.get("thinking"), Mapping):
         return {"thinking": request["thinking"]}
-    reasoning = request.get("reasoning") or {}
+    reasoning, effort = request.get("reasoning") or {}, effort_of(request)
     summary = reasoning.get("summary") or reasoning.get("generate_summary")
-    if reasoning.get("effort") == "none":
+    if effort == "none":
         return {"thinking": {"type": "disabled"}}
     # No model thinks before a call that it is forced to make.
-    if must_call(offered) or not (reasoning.get("effort") or summary):
+    if must_call(offered) or not (effort or summary):
         return {}
     return {"thinking": {"type": "adaptive", **({"display": "summarized"} if summary else {})}}
 
@@ -142,7 +142,7 @@ def _sampling(request: Mapping[str, Any], *, thinks: bool) -> dict[str, Any]:
     if request.get("top_k") is not None and not thinks:
         body["top_k"] = request["top_k"]
     stop = request.get("stop")
-    stops = [stop] if isinstance(stop, str) else stop or []
+    stops = stop if isinstance(stop, list) else [stop]
     if told := [text for text in stops if isinstance(text, str) and text.strip()]:
         body["stop_sequences"] = told
     return body

@@ -107,6 +107,12 @@ def test_thinking_may_be_asked_for_in_the_words_of_this_api() -> None:
     assert settings(thinking=budget, temperature=0.1) == {"thinking": budget}
 
 
+@pytest.mark.parametrize("odd", [{"reasoning": {"effort": []}}, {"text": {"format": "json"}}, {"text": {"format": []}}])
+def test_a_configuration_that_means_nothing_changes_nothing(odd: dict[str, Any]) -> None:
+    sent = encoded(turn({"type": "configuration_update", **odd}, said("user", "U")))
+    assert sent.keys() == {"model", "max_tokens", "messages"}
+
+
 def test_a_configuration_in_the_context_holds_until_the_request_says_otherwise() -> None:
     update = {"type": "configuration_update", "reasoning": {"effort": "low"}}
     assert encoded(turn(update, said("user", "U")))["output_config"] == {"effort": "low"}
