@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -39,7 +39,7 @@ def encode(turn: Turn, row: Row, model: str) -> bytes:
         "max_tokens": max_tokens(request, row),
         **({"system": system} if system else {}),
         "messages": messages,
-        **_tools(offered, request),
+        **(_tools(offered, request) if offered.functions else _tools_of_the_past(messages)),
         **_output(asked, offered),
         **_metadata(request),
     }
@@ -74,13 +74,18 @@ def _is_enforced(form: Mapping[str, Any]) -> bool:
 
 def _tools(offered: Offer, request: Mapping[str, Any]) -> dict[str, Any]:
     """`tools` and what goes only with them."""
-    if not offered.functions:
-        return {}
     body: dict[str, Any] = {"tools": [_tool(function) for function in offered.functions]}
     choice = _choice(offered)
     if request.get("parallel_tool_calls") is False and choice != {"type": "none"}:
         choice = {**(choice or {"type": "auto"}), "disable_parallel_tool_use": True}
     return {**body, "tool_choice": choice} if choice else body
+
+
+def _tools_of_the_past(messages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Calls in the history are refused where no tool is known; what was called may not be called again."""
+    blocks = [block for message in messages for block in message["content"] if block["type"] == "tool_use"]
+    tools = [{"name": name, "input_schema": {"type": "object"}} for name in dict.fromkeys(b["name"] for b in blocks)]
+    return {"tools": tools, "tool_choice": {"type": "none"}} if tools else {}
 
 
 def _tool(function: Mapping[str, Any]) -> dict[str, Any]:

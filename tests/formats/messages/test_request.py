@@ -191,6 +191,14 @@ def test_tools_an_upstream_cannot_run_are_left_out_and_named() -> None:
         encoded(asked, hosted_tools="refuse")
 
 
+def test_tools_that_were_called_are_known_when_they_are_no_longer_offered() -> None:
+    items = [said("user", "U"), called("a"), answered("a"), called("b"), answered("b")]
+    sent = encoded(turn(*items))
+    assert sent["tools"] == [{"name": "get_weather", "input_schema": {"type": "object"}}]
+    assert sent["tool_choice"] == {"type": "none"}
+    assert [tool["name"] for tool in encoded(turn(*items, tools=[CLOCK]))["tools"]] == ["clock"]
+
+
 # --- the prompt cache -------------------------------------------------------------------------------------------
 
 
