@@ -20,9 +20,6 @@ CUT = frozenset({"length", "max_tokens", "model_length"})
 FILTERED = frozenset({"content_filter"})
 BROKE_OFF = frozenset({"abort", "error", "insufficient_system_resource"})
 
-#: Bytes without one valid chunk: this is no event stream.
-MAX_NONSENSE = 64 * 1024
-
 
 def completion_of(body: bytes) -> dict[str, Any]:
     """The object of an unstreamed answer. Raises UpstreamError, also for the failure that it may tell of."""
@@ -46,17 +43,6 @@ def data_of(raw: bytes) -> tuple[str | None, bytes | None]:
     return name, data.strip() if data is not None else None
 
 
-def parsed(data: bytes) -> dict[str, Any]:
-    """The chunk in `data`. One that cannot be read ends the stream: a lost delta would corrupt the text silently."""
-    try:
-        chunk = orjson.loads(data)
-    except ValueError:
-        raise UpstreamBroken("The model's server sent an event that is not JSON.") from None
-    if not isinstance(chunk, dict):
-        raise UpstreamBroken("The model's server sent an event that is not an object.")
-    return chunk
-
-
 def error_in(name: str | None, chunk: Mapping[str, Any]) -> UpstreamError | None:
     """The failure that an event tells of, by its name or by its data."""
     return error_of({"error": chunk} if name == "error" and "error" not in chunk else chunk)
@@ -78,7 +64,3 @@ def usage_of(value: object) -> Usage | None:
             "output_tokens_details": written,
         }
     )
-
-
-def string(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None

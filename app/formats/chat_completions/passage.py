@@ -12,20 +12,18 @@ import orjson
 
 from app import sse
 from app.errors import UpstreamBroken, UpstreamError
+from app.formats._decoding import MAX_NONSENSE, parsed, string
+from app.formats._failures import http_error
 from app.formats.chat_completions._chunks import (
     BROKE_OFF,
     CUT,
     DONE,
     FILTERED,
-    MAX_NONSENSE,
     completion_of,
     data_of,
     error_in,
-    parsed,
-    string,
     usage_of,
 )
-from app.formats.chat_completions._errors import http_error
 from app.records import Usage
 
 #: Where text stands in a delta or a message.
