@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import time
 from typing import Any
 
@@ -26,6 +26,7 @@ from app.relay.asking import ask
 from app.relay.compacting import is_summary
 from app.relay.compaction import Compaction, context_tokens, pseudo_chain, split_for_answer
 from app.relay.context import Contexts
+from app.relay.journal import Entry
 from app.relay.keeper import Keeper, Running
 from app.relay.listing import context_items, page, returned
 from app.relay.mover import Drain, Pace
@@ -51,6 +52,8 @@ _TRIGGER = "compaction_trigger"
 class Asked:
     """Who waits for an answer. `client` is the descriptor of their connection, where there is one to watch."""
 
+    entry: Entry = field(default_factory=Entry, kw_only=True)
+    """What the request log will say."""
     request_id: str
     client: int | None = None
 
@@ -87,7 +90,7 @@ class Relay:
         return self._stream(turn, token, asked, self._compacted_if_due)
 
     def _create(self, turn: Turn, token: Token, asked: Asked, shorten: Shorten) -> dict[str, Any]:
-        recorder = Recorder(self._store, turn, token, asked.request_id)
+        recorder = Recorder(self._store, turn, token, asked.request_id, asked.entry)
         with _recorded(recorder):
             turn = shorten(turn, recorder, asked)
             answer, choice = ask(
@@ -101,7 +104,7 @@ class Relay:
             return recorder.finish(answer, choice)
 
     def _stream(self, turn: Turn, token: Token, asked: Asked, shorten: Shorten) -> EventStream:
-        recorder = Recorder(self._store, turn, token, asked.request_id)
+        recorder = Recorder(self._store, turn, token, asked.request_id, asked.entry)
         with _recorded(recorder):
             turn = shorten(turn, recorder, asked)
         return EventStream(
@@ -196,7 +199,7 @@ class Relay:
         history = [*self._contexts.items(turn), *turn.input]
         if not history:
             raise InvalidRequest("There is nothing to compact.", code="empty_array", param="input")
-        recorder = Recorder(self._store, turn, token, asked.request_id)
+        recorder = Recorder(self._store, turn, token, asked.request_id, asked.entry)
         with _recorded(recorder):
             made = self._compaction.compact(
                 turn,
