@@ -32,6 +32,8 @@ class Settings:
     secret_key: str = field(repr=False)
     old_secret_keys: tuple[str, ...] = field(default=(), repr=False)
     bind: str = "127.0.0.1:8080"
+    url: str = ""
+    """The base URL that people use, where it is not this address."""
     log: str = "text"
     """What a line of the log is: text, or a JSON object."""
     workers: int = 2
@@ -94,6 +96,7 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         secret_key=secret,
         old_secret_keys=tuple(filter(None, (key.strip() for key in old.split(",")))),
         bind=environment.get("ANTIPHON_BIND", "127.0.0.1:8080"),
+        url=environment.get("ANTIPHON_URL", ""),
         log=_choice(environment, "ANTIPHON_LOG", LOGS),
         workers=_integer(environment, "ANTIPHON_WORKERS", 2, minimum=1),
         threads=threads,

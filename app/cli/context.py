@@ -14,7 +14,8 @@ from app.channels.table import Table, load
 from app.settings import Settings, load_settings, read_environment
 from app.store import Store
 
-#: Exit codes beside click's own 0, 1 and 2: what a person or systemd should do next.
+#: Exit codes beside click's own 0 and 2: what a person or systemd should do next.
+FAILED = 1
 CHANNEL_FAILING = 3
 NOT_FOUND = 4
 TRY_AGAIN = 75
