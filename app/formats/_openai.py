@@ -150,6 +150,12 @@ def usable_call_id(call_id: str) -> str:
     return f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:48]}"
 
 
+def derived_item_id(turn_id: str, kind: str, index: int) -> str:
+    """An id that is the same whenever this turn's answer is read again."""
+    prefix = ids.ITEM_PREFIXES.get(kind, "item")
+    return f"{prefix}_{hashlib.sha256(f'{turn_id}/{index}'.encode()).hexdigest()[:48]}"
+
+
 def usable_item(item: Item) -> Item:
     """The item with an id and a call id that can travel; itself when it has them."""
     call_id, item_id = item.get("call_id"), item.get("id")

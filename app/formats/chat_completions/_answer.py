@@ -142,6 +142,8 @@ def _choice(choices: object) -> dict[str, Any] | None:
 class ChatDecoder:
     """Makes the contract's events of a chat's chunks."""
 
+    path = "translated"
+
     def __init__(self, turn: Turn, sequence: int) -> None:
         self.accepted = False
         self.started = False
