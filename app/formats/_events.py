@@ -80,11 +80,11 @@ class Emitter:
             yield self.end_text(item, index, part)
         yield self.end_part(item, index, part)
 
-    def end_text(self, item: Item, index: int, part: Mapping[str, Any], **extra: Any) -> bytes:
+    def end_text(self, item: Item, index: int, part: Mapping[str, Any]) -> bytes:
         kind, name = PARTS[part["type"]]
         logged = {"logprobs": part.get("logprobs") or []} if part["type"] == "output_text" else {}
         where = self._at(item, index, part["type"])
-        return self.event(f"{kind}.done", **where, **{name: part[name]}, **logged, **extra)
+        return self.event(f"{kind}.done", **where, **{name: part[name]}, **logged)
 
     def end_part(self, item: Item, index: int, part: Mapping[str, Any]) -> bytes:
         return self.event(f"{_family(part)}.done", **self._at(item, index, part["type"]), part=part)
@@ -108,9 +108,9 @@ class Emitter:
         """More of a call's arguments or input."""
         return self.event(f"{ARGUMENTS[item['type']][0]}.delta", **self._of(item), delta=text, **extra)
 
-    def close_arguments(self, item: Item, **extra: Any) -> bytes:
+    def close_arguments(self, item: Item) -> bytes:
         kind, name = ARGUMENTS[item["type"]]
-        return self.event(f"{kind}.done", **self._of(item), **{name: item[name]}, **extra)
+        return self.event(f"{kind}.done", **self._of(item), **{name: item[name]})
 
     def _of(self, item: Item) -> dict[str, Any]:
         return {"item_id": item["id"], "output_index": self.output_index}

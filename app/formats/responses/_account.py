@@ -23,6 +23,7 @@ _EMPTY: Mapping[str, tuple[str, ...]] = {
     "custom_tool_call": ("input",),
 }
 _TEXTS = {family: (key, kind) for kind, (family, key) in PARTS.items()}
+_ENDS_OF_TEXT = frozenset(f"{family}.done" for family in _TEXTS)
 _INPUTS = {family: (key, kind) for kind, (family, key) in ARGUMENTS.items()}
 _PART_FAMILIES = frozenset({"response.content_part", "response.reasoning_summary_part"})
 #: What some upstreams call the parts of a reasoning item.
@@ -54,7 +55,7 @@ class Account:
         if family in _TEXTS:
             return self._is_here(event) and self._text(event, step, *_TEXTS[family])
         if family in _PART_FAMILIES:
-            return self._is_here(event) and self._part(event, step)
+            return self._is_here(event) and self._part(event, step, last)
         if family in _INPUTS:
             return self._is_here(event) and self._said(event, step, _INPUTS[family][0])
         return family not in _MISNAMED and self._is_nowhere_else(event)
@@ -120,11 +121,13 @@ class Account:
         # All at once at the end would be more than the sum of no deltas.
         return step != "done" or (isinstance(event.get(key), str) and (self.proved or not event[key]))
 
-    def _part(self, event: Mapping[str, Any], step: str) -> bool:
+    def _part(self, event: Mapping[str, Any], step: str, last: str | None) -> bool:
         assert self.item is not None
         index = event.get("content_index", event.get("summary_index"))
         part = event.get("part")
         if not isinstance(index, int) or not isinstance(part, dict):
+            return False
+        if step == "done" and last not in (None, *_ENDS_OF_TEXT) and part.get("type") in PARTS:
             return False
         self._in_part = True
         return _items.complete_part(part, self.item["type"]) is part

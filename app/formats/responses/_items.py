@@ -189,7 +189,9 @@ def complete_part(part: Any, item_type: str) -> JSON:
 
 
 def _text_part(part: Any, kind: str) -> JSON:
-    return _with_text(part if isinstance(part, dict) else {"text": part}, kind, "text")
+    if not isinstance(part, dict):
+        return {"type": kind, "text": part}
+    return _with_text(part if part.get("type") == kind else {"text": part.get("text")}, kind, "text")
 
 
 def _with_text(part: JSON, kind: str, name: str) -> JSON:

@@ -7,7 +7,7 @@ some upstreams end it only with everything else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from app.errors import UpstreamBroken
@@ -53,19 +53,16 @@ class _Track:
         self.spoken_id: object = None
         """The id that the events of the item give it."""
 
-    @property
-    def call_id(self) -> object:
-        return self.announced.get("call_id")
-
     def may_be(self, item: Mapping[str, Any]) -> bool:
         """Whether an item that goes by no id we know may be this one."""
-        same = all(
-            self.announced.get(name) == item[name] for name in ("call_id", "name") if item.get(name) and self._has(name)
-        )
-        return self.type == item.get("type", self.type) and same
+        return self.is_like(item) and self._agrees(item, "call_id")
 
-    def _has(self, name: str) -> bool:
-        return bool(self.announced.get(name))
+    def is_like(self, item: Mapping[str, Any]) -> bool:
+        return self.type == item.get("type", self.type) and self._agrees(item, "name")
+
+    def _agrees(self, item: Mapping[str, Any], name: str) -> bool:
+        ours, theirs = self.announced.get(name), item.get(name)
+        return not ours or not theirs or ours == theirs
 
 
 class Repair:
@@ -115,7 +112,7 @@ class Repair:
             if track is None:
                 self._track(item).end = item
             elif track.end is None:
-                track.end = item
+                track.end = item if item.get("status") else {**item, "status": status}
         for track in self._queue:
             if track.end is None:
                 track.end = {"status": status}
@@ -244,17 +241,20 @@ class Repair:
             return placed
         return next((track for track in self._tracks if track.end is None and track.may_be(item)), None)
 
-    def _matched(self, output: Sequence[Item]) -> Iterator[tuple[Item, _Track | None]]:
-        """Each item of the upstream's own response with the one it was in the stream."""
+    def _matched(self, output: Sequence[Item]) -> list[tuple[Item, _Track | None]]:
+        """Each item of the upstream's own response with the one it was in the stream: by id, else in order, for there
+        are servers that make new ids for it."""
         left = list(self._tracks)
+        found: list[_Track | None] = []
         for item in output:
-            names = [name for name in (item.get("id"), item.get("call_id")) if isinstance(name, str) and name]
-            same = [track for track in left if any(self._by_id.get(name) is track for name in names)]
-            alike = [track for track in left if track.may_be(item)]
-            found = next(iter((*same, *alike)), None)
-            if found is not None:
-                left.remove(found)
-            yield item, found
+            named = (self._by_id.get(name) for name in (item.get("id"), item.get("call_id")) if isinstance(name, str))
+            found.append(next((track for track in named if track in left), None))
+            left = [track for track in left if track is not found[-1]]
+        for at, item in enumerate(output):
+            if found[at] is None:
+                found[at] = next((track for track in left if track.is_like(item)), None)
+                left = [track for track in left if track is not found[at]]
+        return list(zip(output, found, strict=True))
 
     # --- what is told
 

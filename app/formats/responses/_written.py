@@ -12,13 +12,6 @@ from app.turn import Item
 
 JSON = dict[str, Any]
 
-#: Members of events that are said anew. Whatever else an upstream puts into an event is passed on.
-_OWN = frozenset(
-    {
-        *("type", "sequence_number", "item_id", "output_index", "content_index", "summary_index"),
-        *("delta", "text", "refusal", "arguments", "input", "logprobs", "part", "item"),
-    }
-)
 _KINDS = {family: kind for kind, (family, _) in PARTS.items()}
 _ANNOTATION = "response.output_text.annotation.added"
 _PART_FAMILIES = frozenset({"response.content_part", "response.reasoning_summary_part", "response.reasoning_part"})
@@ -158,7 +151,7 @@ class _Written:
         if not self._part.ended:
             yield from self._complete(emitter, event)
             self._part.log(event.get("logprobs"))
-            yield emitter.end_text(self._item, self._part.index, self._part.snapshot(), **_extra(event))
+            yield emitter.end_text(self._item, self._part.index, self._part.snapshot())
             self._part.ended = True
 
     def _finish(self, emitter: Emitter, part: JSON) -> Iterator[bytes]:
@@ -221,7 +214,7 @@ class _Called:
         if family != ARGUMENTS[self._item["type"]][0]:
             yield _passed(emitter, self._item, event)
         elif step == "done" and not self._ended:
-            yield from self._complete(emitter, event.get(self._key), _extra(event))
+            yield from self._complete(emitter, event.get(self._key))
         elif step == "delta" and self._announced:
             self._held.append(str(event.get("delta") or ""))
         elif step == "delta" and not self._ended:
@@ -229,7 +222,7 @@ class _Called:
 
     def end(self, emitter: Emitter, item: Item) -> Iterator[bytes]:
         if not self._ended:
-            yield from self._complete(emitter, item.get(self._key), {})
+            yield from self._complete(emitter, item.get(self._key))
 
     def snapshot(self) -> JSON:
         return {self._key: "".join(self._said)}
@@ -239,14 +232,14 @@ class _Called:
             self._said.append(text)
             yield emitter.argument(self._item, text, **_extra(event))
 
-    def _complete(self, emitter: Emitter, whole: object, extra: JSON) -> Iterator[bytes]:
+    def _complete(self, emitter: Emitter, whole: object) -> Iterator[bytes]:
         said = "".join(self._said)
         if not whole and self._announced:
             held = "".join(self._held)
             whole = held if held.startswith(self._announced) else self._announced + held
         if isinstance(whole, str) and whole.startswith(said):
             yield from self._say(emitter, whole[len(said) :], {})
-        yield emitter.close_arguments({**self._item, **self.snapshot()}, **extra)
+        yield emitter.close_arguments({**self._item, **self.snapshot()})
         self._ended = True
 
 
@@ -273,7 +266,7 @@ def _passed(emitter: Emitter, item: Item, event: Mapping[str, Any]) -> bytes:
 
 
 def _extra(event: Mapping[str, Any]) -> JSON:
-    return {name: value for name, value in event.items() if name not in _OWN}
+    return {"obfuscation": event["obfuscation"]} if "obfuscation" in event else {}
 
 
 def _holder(kind: str) -> str:
