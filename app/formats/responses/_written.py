@@ -104,10 +104,15 @@ class _Written:
 
     def end(self, emitter: Emitter, item: Item) -> Iterator[bytes]:
         for holder in ("content", "summary"):
-            for index, part in enumerate(item.get(holder) or ()):
-                if index >= len(self._told[holder]):
-                    yield from self._finish(emitter, part)
+            for part in self._untold(holder, item.get(holder) or []):
+                yield from self._finish(emitter, part)
         yield from self._close(emitter)
+
+    def _untold(self, holder: str, parts: list[JSON]) -> list[JSON]:
+        """The open part and those behind it. Where the ends of parts were left out, fewer were told."""
+        untold = parts[len(self._told[holder]) :]
+        whole = self.snapshot().get(holder) or []
+        return [] if len(untold) > 1 and _text(parts) == _text(whole) else untold
 
     def snapshot(self) -> JSON:
         told = dict(self._told)
@@ -267,6 +272,10 @@ def _passed(emitter: Emitter, item: Item, event: Mapping[str, Any]) -> bytes:
 
 def _extra(event: Mapping[str, Any]) -> JSON:
     return {"obfuscation": event["obfuscation"]} if "obfuscation" in event else {}
+
+
+def _text(parts: list[JSON]) -> str:
+    return "".join(part.get("text") or part.get("refusal") or "" for part in parts)
 
 
 def _holder(kind: str) -> str:
