@@ -75,3 +75,5 @@ class Answer:
     """The upstream's own response object, for the defaults that a client left open."""
     upstream_id: str | None = None
     upstream_model: str | None = None
+    path: str = ""
+    """How it came to be what it is: `bytes` as the upstream sent it, `repaired`, or `translated`."""

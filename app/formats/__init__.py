@@ -39,6 +39,8 @@ class Decoder(Protocol):
     """Set by the terminal event, which is never given back: the one who stores the response sends it."""
     defaults: Mapping[str, object]
     """What the upstream said of itself when it began."""
+    path: str
+    """How the output events went: `bytes` as they came, `repaired`, or `translated`; empty until that is known."""
 
     def feed(self, data: bytes) -> bytes:
         """Takes any piece of the stream; gives back whole events to send on. Raises UpstreamError."""

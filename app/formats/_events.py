@@ -12,16 +12,18 @@ from app.turn import Answer, Item
 _PIECES = re.compile(r"\s*\S+|\s+\Z")
 
 
-#: Where the text of a content part stands, and the events that bring it.
-_PARTS = {
+#: Where the text of a part stands, and the events that bring it.
+PARTS = {
     "output_text": ("response.output_text", "text"),
     "refusal": ("response.refusal", "refusal"),
     "reasoning_text": ("response.reasoning_text", "text"),
+    "summary_text": ("response.reasoning_summary_text", "text"),
 }
 #: The same for what a call is made with.
-_ARGUMENTS = {
+ARGUMENTS = {
     "function_call": ("response.function_call_arguments", "arguments"),
     "custom_tool_call": ("response.custom_tool_call_input", "input"),
+    "mcp_call": ("response.mcp_call_arguments", "arguments"),
 }
 
 
@@ -45,8 +47,8 @@ class Emitter:
         yield self.open(item)
         for index, part in enumerate(item.get("content") or ()):
             yield from self._part(item, index, part)
-        if item.get("type") in _ARGUMENTS:
-            for piece in pieces(item[_ARGUMENTS[item["type"]][1]]):
+        if item.get("type") in ARGUMENTS:
+            for piece in pieces(item[ARGUMENTS[item["type"]][1]]):
                 yield self.argument(item, piece)
             yield self.close_arguments(item)
         for index, part in enumerate(item.get("summary") or ()):
@@ -63,53 +65,58 @@ class Emitter:
         self.output_index += 1
         return done
 
-    # --- its content
+    # --- its parts: of its content, or of its summary
 
     def open_part(self, item: Item, index: int, part: Mapping[str, Any]) -> bytes:
-        return self.event("response.content_part.added", **self._at(item, index), part=_empty_part(part))
+        return self.event(f"{_family(part)}.added", **self._at(item, index, part["type"]), part=_empty_part(part))
 
-    def delta(self, item: Item, index: int, kind: str, text: str, logprobs: Sequence[Any] = ()) -> bytes:
-        """More text of a part of type `kind`."""
-        extra = {"logprobs": logprobs} if kind == "output_text" else {}
-        return self.event(f"{_PARTS[kind][0]}.delta", **self._at(item, index), delta=text, **extra)
+    def delta(self, item: Item, index: int, kind: str, text: str, logprobs: Sequence[Any] = (), **extra: Any) -> bytes:
+        """More text of a part of type `kind`; `extra` is whatever else an upstream says in this event."""
+        logged = {"logprobs": logprobs} if kind == "output_text" else {}
+        return self.event(f"{PARTS[kind][0]}.delta", **self._at(item, index, kind), delta=text, **logged, **extra)
 
     def close_part(self, item: Item, index: int, part: Mapping[str, Any]) -> Iterator[bytes]:
-        where = self._at(item, index)
-        if part["type"] in _PARTS:
-            kind, name = _PARTS[part["type"]]
-            extra = {"logprobs": part.get("logprobs") or []} if part["type"] == "output_text" else {}
-            yield self.event(f"{kind}.done", **where, **{name: part[name]}, **extra)
-        yield self.event("response.content_part.done", **where, part=part)
+        if part["type"] in PARTS:
+            yield self.end_text(item, index, part)
+        yield self.end_part(item, index, part)
+
+    def end_text(self, item: Item, index: int, part: Mapping[str, Any]) -> bytes:
+        kind, name = PARTS[part["type"]]
+        logged = {"logprobs": part.get("logprobs") or []} if part["type"] == "output_text" else {}
+        where = self._at(item, index, part["type"])
+        return self.event(f"{kind}.done", **where, **{name: part[name]}, **logged)
+
+    def end_part(self, item: Item, index: int, part: Mapping[str, Any]) -> bytes:
+        return self.event(f"{_family(part)}.done", **self._at(item, index, part["type"]), part=part)
 
     def _part(self, item: Item, index: int, part: Mapping[str, Any]) -> Iterator[bytes]:
         yield self.open_part(item, index, part)
-        if part["type"] in _PARTS:
-            for piece in pieces(part[_PARTS[part["type"]][1]]):
+        if part["type"] in PARTS:
+            for piece in pieces(part[PARTS[part["type"]][1]]):
                 yield self.delta(item, index, part["type"], piece)
         yield from self.close_part(item, index, part)
 
     def summary(self, item: Item, index: int, part: Mapping[str, Any]) -> Iterator[bytes]:
         """The four events of a summary part that is known already."""
-        where = {"item_id": item["id"], "output_index": self.output_index, "summary_index": index}
-        yield self.event("response.reasoning_summary_part.added", **where, part={**part, "text": ""})
-        yield self.event("response.reasoning_summary_text.delta", **where, delta=part["text"])
-        yield self.event("response.reasoning_summary_text.done", **where, text=part["text"])
-        yield self.event("response.reasoning_summary_part.done", **where, part=part)
+        yield self.open_part(item, index, part)
+        yield self.delta(item, index, part["type"], part["text"])
+        yield from self.close_part(item, index, part)
 
     # --- what a call is made with
 
-    def argument(self, item: Item, text: str) -> bytes:
+    def argument(self, item: Item, text: str, **extra: Any) -> bytes:
         """More of a call's arguments or input."""
-        where = {"item_id": item["id"], "output_index": self.output_index}
-        return self.event(f"{_ARGUMENTS[item['type']][0]}.delta", **where, delta=text)
+        return self.event(f"{ARGUMENTS[item['type']][0]}.delta", **self._of(item), delta=text, **extra)
 
     def close_arguments(self, item: Item) -> bytes:
-        kind, name = _ARGUMENTS[item["type"]]
-        where = {"item_id": item["id"], "output_index": self.output_index}
-        return self.event(f"{kind}.done", **where, **{name: item[name]})
+        kind, name = ARGUMENTS[item["type"]]
+        return self.event(f"{kind}.done", **self._of(item), **{name: item[name]})
 
-    def _at(self, item: Item, index: int) -> dict[str, Any]:
-        return {"item_id": item["id"], "output_index": self.output_index, "content_index": index}
+    def _of(self, item: Item) -> dict[str, Any]:
+        return {"item_id": item["id"], "output_index": self.output_index}
+
+    def _at(self, item: Item, index: int, kind: str) -> dict[str, Any]:
+        return {**self._of(item), "summary_index" if kind == "summary_text" else "content_index": index}
 
 
 def pieces(text: str) -> Sequence[str]:
@@ -126,14 +133,21 @@ def _opened(item: Item) -> Item:
         return {**item, "status": "in_progress", "arguments": ""}
     if kind == "custom_tool_call":
         return {**item, "input": ""}
+    if kind == "mcp_call":
+        return {name: value for name, value in item.items() if name not in ("output", "error")} | {"arguments": ""}
     if kind == "reasoning":
         return {**item, "summary": [], **({"content": []} if item.get("content") else {})}
     return item
 
 
+def _family(part: Mapping[str, Any]) -> str:
+    return "response.reasoning_summary_part" if part["type"] == "summary_text" else "response.content_part"
+
+
 def _empty_part(part: Mapping[str, Any]) -> dict[str, Any]:
-    name = "refusal" if part["type"] == "refusal" else "text"
-    empty: dict[str, Any] = {**part, name: ""}
+    if part["type"] not in PARTS:
+        return dict(part)
+    empty: dict[str, Any] = {**part, PARTS[part["type"]][1]: ""}
     for listed in ("annotations", "logprobs"):
         if listed in empty:
             empty[listed] = []
@@ -142,6 +156,8 @@ def _empty_part(part: Mapping[str, Any]) -> dict[str, Any]:
 
 class Replay:
     """A decoder for an answer that came in one piece although a stream was asked for."""
+
+    path = "translated"
 
     def __init__(self, answer: Answer, sequence: int, output_index: int) -> None:
         self.accepted = True

@@ -21,7 +21,6 @@ from app.errors import (
     UpstreamRefused,
 )
 from app.records import Usage
-from app.turn import Item
 
 MAX_RETRY_AFTER = 60.0
 
@@ -150,17 +149,10 @@ def usable_call_id(call_id: str) -> str:
     return f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:48]}"
 
 
-def usable_item(item: Item) -> Item:
-    """The item with an id and a call id that can travel; itself when it has them."""
-    call_id, item_id = item.get("call_id"), item.get("id")
-    if isinstance(item_id, str) and item_id and (not isinstance(call_id, str) or len(call_id) <= ids.MAX_CALL_ID):
-        return item
-    item = dict(item)
-    if isinstance(call_id, str):
-        item["call_id"] = usable_call_id(call_id)
-    if not isinstance(item_id, str) or not item_id:
-        item["id"] = ids.new_item(str(item.get("type")))
-    return item
+def derived_item_id(turn_id: str, kind: str, index: int) -> str:
+    """An id that is the same whenever this turn's answer is read again."""
+    prefix = ids.ITEM_PREFIXES.get(kind, "item")
+    return f"{prefix}_{hashlib.sha256(f'{turn_id}/{index}'.encode()).hexdigest()[:48]}"
 
 
 def _not_found(code: str | None, message: str | None) -> UpstreamError:

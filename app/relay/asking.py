@@ -65,9 +65,11 @@ class Tries:
         self._tried(attempt(asked.choice, asked.began, error))
         self._last, self._refused = error, asked
 
-    def succeeded(self, asked: Try) -> None:
+    def succeeded(self, asked: Try, path: str) -> None:
+        """`path`: how its answer was read."""
         asked.choice.succeeded()
-        self._tried(attempt(asked.choice, asked.began, None, asked.dropped))
+        asked.choice.took(path)
+        self._tried(attempt(asked.choice, asked.began, None, asked.dropped, path))
 
     def _amended(self) -> Try | None:
         """The channel that failed last, asked for what it may take instead; once."""
@@ -101,7 +103,7 @@ def ask(
             except UpstreamError as error:
                 tries.failed(asked, error)
                 continue
-            tries.succeeded(asked)
+            tries.succeeded(asked, answer.path)
             return answer, asked
 
 
@@ -122,11 +124,13 @@ def post(turn: Turn, choice: Choice, path: str, body: bytes, client: int | None)
         exchange.close()
 
 
-def attempt(choice: Choice, began: float, error: UpstreamError | None, dropped: Sequence[str] = ()) -> Attempt:
+def attempt(
+    choice: Choice, began: float, error: UpstreamError | None, dropped: Sequence[str] = (), path: str = ""
+) -> Attempt:
     """What is written down of a try."""
     milliseconds = round((monotonic() - began) * 1000)
     status, code = (error.status, error.code) if error else (200, None)
-    return Attempt(choice.channel.name, milliseconds, status, code, dropped=tuple(dropped))
+    return Attempt(choice.channel.name, milliseconds, status, code, path, tuple(dropped))
 
 
 def _decoded(format_: Format, exchange: Exchange, content: bytes, turn: Turn) -> Answer:

@@ -36,7 +36,7 @@ class ChatRelay:
 
     def create(self, token: Token, request: Request, asked: Asked) -> bytes:
         """The upstream's completion, byte for byte. Raises GatewayError, or ClientGone when nobody waits any more."""
-        recorder = ChatRecorder(self._store, token, request, asked.request_id)
+        recorder = ChatRecorder(self._store, token, request, asked.request_id, asked.entry)
 
         def whole(choice: Choice) -> bytes:
             body, account = _whole(choice, request, asked.client)
@@ -49,7 +49,7 @@ class ChatRelay:
 
     def stream(self, token: Token, request: Request, asked: Asked) -> ChatStream:
         """The upstream's chunks, opened: the first one has come. Raises as `create` does."""
-        recorder = ChatRecorder(self._store, token, request, asked.request_id)
+        recorder = ChatRecorder(self._store, token, request, asked.request_id, asked.entry)
 
         def opened(choice: Choice) -> _Line:
             return _open_line(choice, request, asked.client, self._pace)

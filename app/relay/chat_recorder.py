@@ -13,6 +13,7 @@ from app import ids
 from app.errors import ClientGone, GatewayError, InvalidRequest, UpstreamError
 from app.formats.chat_completions.passage import Account
 from app.records import Attempt, Draft, Outcome, Token, Usage
+from app.relay.journal import Entry
 from app.relay.ports import Choice, Store
 
 #: Where an upstream counts nothing.
@@ -22,8 +23,12 @@ _BYTES_A_TOKEN = 4
 class ChatRecorder:
     """Follows one request; the first way in which it ends is the one that is written."""
 
-    def __init__(self, store: Store, token: Token, request: Mapping[str, Any], request_id: str) -> None:
+    def __init__(
+        self, store: Store, token: Token, request: Mapping[str, Any], request_id: str, entry: Entry | None = None
+    ) -> None:
+        """`entry` is told how it ended, for the request log."""
         self._store = store
+        self._entry = entry or Entry()
         self._request = request
         self._draft = Draft(
             id=ids.new("chatcmpl"),
@@ -99,6 +104,7 @@ class ChatRecorder:
             first_byte_ms=self._first_byte_ms,
             total_ms=_since(self._started),
         )
+        self._entry.tell(self._draft, outcome)
         self._store.note(self._draft, outcome)
 
     def _usage(self, account: Account) -> Usage:

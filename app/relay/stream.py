@@ -235,7 +235,7 @@ class EventStream:
         assert answer is not None
         if answer.status == "failed":
             raise _failed(answer)
-        self._tries.succeeded(passage.asked)
+        self._tries.succeeded(passage.asked, passage.decoder.path)
         response = self._recorder.finish(answer, passage.choice)
         self._ended = True
         kind = f"response.{answer.status}"

@@ -31,6 +31,7 @@ from tests.upstream import (
     line_ends,
     respelled,
     rewritten,
+    sloppy,
     split_at,
     split_randomly,
     stalled,
@@ -110,6 +111,37 @@ def test_what_the_upstream_streams_arrives_in_its_order_and_in_its_own_bytes(lan
     check_relayed(answer.content, tape.bodies[0])
     theirs = [block for block in blocks(tape.bodies[0]) if b'"response":{' not in block]
     assert [block for block in blocks(answer.content) if b'"response":{' not in block][:-1] == theirs
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_an_inexact_upstream_is_repaired_into_a_proper_stream(lane: Lane, ask: str) -> None:
+    """What the client reads is what it would have read of an exact one, but for ids, usage and obfuscation."""
+    expected = check_stream(lane.stream(**ASKS[ask]).content)
+    lane.first.enqueue(sloppy())
+    repaired = check_stream(lane.stream(**ASKS[ask]).content)
+    assert [comparable(event) for event in repaired] == [comparable(event) for event in expected]
+    final = repaired[-1]["response"]
+    assert lane.stored(final["id"])["output"] == final["output"]
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_an_inexact_answer_is_the_same_streamed_and_unstreamed(lane: Lane, ask: str) -> None:
+    lane.first.enqueue(sloppy(), times=2)
+    streamed = check_stream(lane.stream(**ASKS[ask]).content)[-1]["response"]
+    whole = lane.post(**ASKS[ask]).json()
+    check_response(whole, status=streamed["status"])
+    assert [kept(item) for item in whole["output"]] == [kept(item) for item in streamed["output"]]
+
+
+def comparable(event: JSON) -> JSON:
+    if "response" in event:
+        return {"type": event["type"], "output": [kept(item) for item in event["response"]["output"]]}
+    fields = {key: value for key, value in event.items() if key not in ("item_id", "obfuscation", "logprobs")}
+    return {**fields, "item": kept(event["item"])} if "item" in event else fields
+
+
+def kept(item: JSON) -> JSON:
+    return {key: value for key, value in item.items() if key not in ("id", "call_id")}
 
 
 def test_obfuscation_is_kept_when_the_upstream_sends_it_and_not_invented_when_not(lane: Lane) -> None:

@@ -1,0 +1,67 @@
+"""Upstreams that speak the Responses API themselves: a pass-through with our ids and our memory.
+
+When nothing of ours stands in front, the bytes of output events are relayed as they came; what does not keep the
+contract is repaired. Lifecycle events are never relayed: the head and the end of a stream are written by the one who
+keeps the response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from app.errors import UpstreamError
+from app.formats import _openai
+from app.formats._events import Emitter
+from app.formats.responses._answer import decode
+from app.formats.responses._request import amended, encode, encode_compaction, instructions_text
+from app.formats.responses._stream import ResponsesDecoder
+from app.turn import Row, Turn
+
+__all__ = [
+    "COMPACTION_PATH",
+    "PATH",
+    "ResponsesDecoder",
+    "amended",
+    "decode",
+    "decode_error",
+    "decoder",
+    "dropped",
+    "encode",
+    "encode_compaction",
+    "headers",
+    "instructions_text",
+    "stream",
+]
+
+PATH = "/responses"
+#: Where an upstream that compacts natively does it.
+COMPACTION_PATH = "/responses/compact"
+
+
+def headers(api_key: str | None) -> Mapping[str, str]:
+    return _openai.bearer(api_key)
+
+
+def dropped(turn: Turn, row: Row) -> Sequence[str]:
+    """Whatever the upstream cannot run, it says so itself."""
+    return ()
+
+
+def decode_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+    return _openai.http_error(status, headers, body)
+
+
+def decoder(turn: Turn, sequence: int) -> ResponsesDecoder:
+    return ResponsesDecoder(turn, sequence)
+
+
+def stream(answer: Mapping[str, Any]) -> Iterable[bytes]:
+    """A whole response object as the event stream that an upstream would have sent for it."""
+    emitter = Emitter()
+    begun = {**answer, "status": "in_progress", "output": [], "usage": None, "completed_at": None}
+    yield emitter.event("response.created", response=begun)
+    yield emitter.event("response.in_progress", response=begun)
+    for item in answer["output"]:
+        yield from emitter.item(item)
+    yield emitter.event(f"response.{answer['status']}", response=answer)

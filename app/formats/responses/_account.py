@@ -1,0 +1,133 @@
+"""Whether a stream keeps the contract, by those of its events that are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.formats._events import ARGUMENTS, PARTS
+from app.formats.responses import _items
+from app.turn import Item
+
+#: The event that ends what an item of this type consists of.
+_LAST_OF = {
+    "message": frozenset({"response.content_part.done"}),
+    "reasoning": frozenset({"response.content_part.done", "response.reasoning_summary_part.done"}),
+    "function_call": frozenset({"response.function_call_arguments.done"}),
+    "custom_tool_call": frozenset({"response.custom_tool_call_input.done"}),
+}
+_EMPTY: Mapping[str, tuple[str, ...]] = {
+    "message": ("content",),
+    "reasoning": ("content", "summary"),
+    "function_call": ("arguments",),
+    "custom_tool_call": ("input",),
+}
+_TEXTS = {family: (key, kind) for kind, (family, key) in PARTS.items()}
+_ENDS_OF_TEXT = frozenset(f"{family}.done" for family in _TEXTS)
+_INPUTS = {family: (key, kind) for kind, (family, key) in ARGUMENTS.items()}
+_PART_FAMILIES = frozenset({"response.content_part", "response.reasoning_summary_part"})
+#: What some upstreams call the parts of a reasoning item.
+_MISNAMED = frozenset({"response.reasoning_part"})
+_NAMES = ("id", "type", "call_id", "name")
+
+
+class Account:
+    """Goes through a stream item by item. What is not looked at is taken for exact."""
+
+    def __init__(self, turn_id: str) -> None:
+        self.item: Item | None = None
+        """The one that is being sent."""
+        self.proved = False
+        """A delta of this item has been looked at and was exact: the others will be."""
+        self._turn_id = turn_id
+        self._done = 0
+        self._ids: set[str] = set()
+        self._in_part = False
+
+    def fits(self, event: Mapping[str, Any], last: str | None) -> bool:
+        """Whether the event may stand here as it is. `last` is the type of the one before it, None when unknown."""
+        kind = event["type"]
+        if kind == "response.output_item.added":
+            return self._added(event)
+        if kind == "response.output_item.done":
+            return self._ended(event, last)
+        family, _, step = kind.rpartition(".")
+        if family in _TEXTS:
+            return self._is_here(event) and self._text(event, step, *_TEXTS[family])
+        if family in _PART_FAMILIES:
+            return self._is_here(event) and self._part(event, step, last)
+        if family in _INPUTS:
+            return self._is_here(event) and self._said(event, step, _INPUTS[family][0])
+        return family not in _MISNAMED and self._is_nowhere_else(event)
+
+    # --- an item
+
+    def _added(self, event: Mapping[str, Any]) -> bool:
+        item = event.get("item")
+        if self.item is not None or event.get("output_index") != self._done or not self._is_whole(item):
+            return False
+        assert isinstance(item, dict)
+        if item["id"] in self._ids or any(item.get(name) for name in _EMPTY.get(item["type"], ())):
+            return False
+        self._ids.add(item["id"])
+        self.item, self.proved, self._in_part = item, False, False
+        return True
+
+    def _ended(self, event: Mapping[str, Any], last: str | None) -> bool:
+        item, begun = event.get("item"), self.item
+        if begun is None or event.get("output_index") != self._done or not self._is_whole(item):
+            return False
+        assert isinstance(item, dict)
+        if any(item.get(name) != begun.get(name) for name in _NAMES) or item.get("status") == "in_progress":
+            return False
+        filled = item["type"] in ARGUMENTS or any(item.get(name) for name in _EMPTY.get(item["type"], ()))
+        if filled and last is not None and last not in _LAST_OF.get(item["type"], (last,)):
+            return False
+        self.item, self.proved = None, False
+        self._done += 1
+        return True
+
+    def _is_whole(self, item: object) -> bool:
+        if not isinstance(item, dict) or not isinstance(item.get("type"), str):
+            return False
+        if item["type"] in ("function_call", "custom_tool_call") and not item.get("name"):
+            return False
+        return _items.complete(item, self._turn_id, self._done) is item
+
+    # --- what it consists of
+
+    def _is_here(self, event: Mapping[str, Any]) -> bool:
+        here = self.item is not None and event.get("item_id") == self.item["id"]
+        return here and event.get("output_index") == self._done
+
+    def _is_nowhere_else(self, event: Mapping[str, Any]) -> bool:
+        """An event of a hosted tool, or of a kind nobody here knows: it only must not speak of another item."""
+        if "item_id" not in event and "output_index" not in event:
+            return True
+        return self._is_here({"output_index": self._done, "item_id": self.item and self.item["id"], **event})
+
+    def _text(self, event: Mapping[str, Any], step: str, key: str, kind: str) -> bool:
+        index = event.get("summary_index" if kind == "summary_text" else "content_index")
+        if not self._in_part or not isinstance(index, int):
+            return False
+        if kind == "output_text" and step in ("delta", "done") and not isinstance(event.get("logprobs"), list):
+            return False
+        return self._said(event, step, key)
+
+    def _said(self, event: Mapping[str, Any], step: str, key: str) -> bool:
+        if step == "delta":
+            self.proved = isinstance(event.get("delta"), str)
+            return self.proved
+        # All at once at the end would be more than the sum of no deltas.
+        return step != "done" or (isinstance(event.get(key), str) and (self.proved or not event[key]))
+
+    def _part(self, event: Mapping[str, Any], step: str, last: str | None) -> bool:
+        assert self.item is not None
+        index = event.get("content_index", event.get("summary_index"))
+        part = event.get("part")
+        if not isinstance(index, int) or not isinstance(part, dict):
+            return False
+        if step == "done" and last not in (None, *_ENDS_OF_TEXT) and part.get("type") in PARTS:
+            return False
+        self._in_part = True
+        return _items.complete_part(part, self.item["type"]) is part

@@ -1,0 +1,81 @@
+"""What became of a turn, by an upstream's own response object: unstreamed, or at the end of a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from app.errors import UpstreamBroken
+from app.formats import _openai
+from app.formats.responses import _items
+from app.records import Usage
+from app.turn import Answer, Item, Turn
+
+#: What can be cut off in the middle.
+_CAN_BREAK = frozenset({"message", "function_call", "custom_tool_call", "reasoning"})
+
+
+def decode(body: bytes, turn: Turn) -> Answer:
+    try:
+        response = orjson.loads(body)
+    except ValueError:
+        raise UpstreamBroken("The model's server answered with something that is not JSON.") from None
+    output = _output(response) if isinstance(response, dict) else None
+    if output is None:
+        if isinstance(response, dict) and isinstance(response.get("error"), dict):
+            raise _openai.stream_error(response["error"])
+        raise UpstreamBroken("The model's server answered with something that is not a response.")
+    if response.get("status") == "failed" and not output:
+        raise _openai.stream_error(response.get("error") or {})
+    items = _items.complete_all(output, turn.id)
+    exact = len(items) == len(output) and all(new is old for new, old in zip(items, output, strict=True))
+    return answer_of(response, items, turn, path="bytes" if exact else "repaired")
+
+
+def _output(response: Mapping[str, Any]) -> Sequence[Any] | None:
+    """The items as they came; None where there is no answer at all."""
+    output = response.get("output")
+    if isinstance(output, list) and (output or not response.get("output_text")):
+        return output
+    text = output or response.get("output_text")
+    return [_items.message(text)] if isinstance(text, str) and text else None
+
+
+def answer_of(response: Mapping[str, Any], items: Sequence[Item], turn: Turn, *, path: str) -> Answer:
+    status, details = response.get("status"), response.get("incomplete_details")
+    usage = _openai.usage(response.get("usage"))
+    if is_cut(status, usage, items, turn):
+        status, details = "incomplete", {"reason": "max_output_tokens"}
+        items = [*items[:-1], *(_items.broken_off(item) for item in items[-1:])]
+    return Answer(
+        status=status if status in ("incomplete", "failed") else "completed",
+        output=items,
+        usage=usage,
+        error=response.get("error"),
+        incomplete_details=details if isinstance(details, Mapping) else None,
+        path=path,
+        **identity(response),
+    )
+
+
+def identity(response: Mapping[str, Any]) -> dict[str, Any]:
+    """What the upstream says of itself."""
+    return {
+        "defaults": response,
+        "upstream_id": _string(response.get("id")),
+        "upstream_model": _string(response.get("model")),
+    }
+
+
+def is_cut(status: object, usage: Usage | None, items: Sequence[Item], turn: Turn) -> bool:
+    """Whether an answer that is called completed was cut off at the length that had been asked for."""
+    limit = turn.request.get("max_output_tokens")
+    if limit is None or usage is None or usage.output_tokens < limit or status in ("incomplete", "failed"):
+        return False
+    return not items or (items[-1].get("type") in _CAN_BREAK and not _items.is_whole_call(items[-1]))
+
+
+def _string(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,201 @@
+"""Output items in the contract's shapes, however an upstream spells them. What lacks nothing stays the same object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from app import ids
+from app.errors import UpstreamBroken
+from app.formats import _openai
+from app.turn import Item
+
+JSON = dict[str, Any]
+
+_STATUSES = frozenset({"in_progress", "completed", "incomplete"})
+#: What the text of an assistant is called here and there.
+_TEXT_NAMES = frozenset({"text", "input_text"})
+
+
+def complete(item: Item, turn_id: str, index: int) -> Item:
+    """The item with everything the contract requires of it; itself when it has it. Raises UpstreamBroken."""
+    kind = item.get("type")
+    changes: JSON = {}
+    if not isinstance(kind, str) or not kind:
+        kind = changes["type"] = kind_of(item)
+    if check := _CHANGES.get(kind):
+        changes |= check(item)
+    changes |= _ids(item, kind, turn_id, index)
+    return {**item, **changes} if changes else item
+
+
+def complete_all(items: Iterable[Any], turn_id: str) -> list[Item]:
+    """A whole output. No two items of it have the same id."""
+    found: list[Item] = []
+    taken: set[str] = set()
+    for index, item in enumerate(item for item in items if isinstance(item, dict)):
+        whole = complete(item, turn_id, index)
+        if whole["id"] in taken:
+            whole = {**whole, "id": _openai.derived_item_id(turn_id, whole["type"], index)}
+        taken.add(whole["id"])
+        found.append(whole)
+    return found
+
+
+def message(text: str) -> Item:
+    """A message that was only text, to be completed."""
+    return {"type": "message", "content": text}
+
+
+def is_whole_call(item: Mapping[str, Any]) -> bool:
+    """A function call whose arguments have come to their end."""
+    if item.get("type") != "function_call":
+        return False
+    try:
+        return isinstance(orjson.loads(item["arguments"]), dict)
+    except ValueError:
+        return False
+
+
+def broken_off(item: Item) -> Item:
+    return {**item, "status": "incomplete"}
+
+
+# --- ids --------------------------------------------------------------------------------------------------------
+
+
+def kind_of(item: Mapping[str, Any]) -> str:
+    """The type of an item that does not say it."""
+    if "name" in item and "arguments" in item:
+        return "function_call"
+    return "reasoning" if "summary" in item else "message"
+
+
+def _ids(item: Mapping[str, Any], kind: str, turn_id: str, index: int) -> JSON:
+    item_id, call_id = item.get("id"), item.get("call_id")
+    made: JSON = {}
+    if not isinstance(item_id, str) or not item_id or item_id == call_id:
+        item_id = made["id"] = _openai.derived_item_id(turn_id, kind, index)
+    if isinstance(call_id, str) and call_id:
+        if len(call_id) > ids.MAX_CALL_ID:
+            made["call_id"] = _openai.usable_call_id(call_id)
+    elif kind in ("function_call", "custom_tool_call"):
+        made["call_id"] = "call_" + _openai.derived_item_id(turn_id, kind, index).partition("_")[2]
+    return made
+
+
+# --- what each type needs ---------------------------------------------------------------------------------------
+
+
+def _message(item: Mapping[str, Any]) -> JSON:
+    changes = _status(item)
+    if item.get("role") != "assistant":
+        changes["role"] = "assistant"
+    content = _parts(item.get("content"), _message_part)
+    return changes if content is item.get("content") else changes | {"content": content}
+
+
+def _function_call(item: Mapping[str, Any]) -> JSON:
+    return _named(item) | _status(item) | _text(item, "arguments", "{}")
+
+
+def _custom_tool_call(item: Mapping[str, Any]) -> JSON:
+    return _named(item) | _text(item, "input", "")
+
+
+def _mcp_call(item: Mapping[str, Any]) -> JSON:
+    return _text(item, "arguments", "{}")
+
+
+def _reasoning(item: Mapping[str, Any]) -> JSON:
+    changes: JSON = {}
+    if item.get("encrypted_content") == "":
+        changes["encrypted_content"] = None
+    summary = _parts(item.get("summary"), lambda part: _text_part(part, "summary_text"))
+    if summary is not item.get("summary"):
+        changes["summary"] = summary
+    if item.get("content") is not None:
+        content = _parts(item["content"], lambda part: _text_part(part, "reasoning_text"))
+        if content is not item["content"]:
+            changes["content"] = content
+    return changes
+
+
+_CHANGES: Mapping[str, Callable[[Mapping[str, Any]], JSON]] = {
+    "message": _message,
+    "function_call": _function_call,
+    "custom_tool_call": _custom_tool_call,
+    "mcp_call": _mcp_call,
+    "reasoning": _reasoning,
+}
+
+
+def _status(item: Mapping[str, Any]) -> JSON:
+    return {} if item.get("status") in _STATUSES else {"status": "completed"}
+
+
+def _named(item: Mapping[str, Any]) -> JSON:
+    if not isinstance(item.get("name"), str) or not item["name"]:
+        raise UpstreamBroken("The model's server sent a call without a name.")
+    return {}
+
+
+def _text(item: Mapping[str, Any], name: str, absent: str) -> JSON:
+    value = item.get(name)
+    if isinstance(value, str):
+        return {}
+    return {name: absent if value is None else orjson.dumps(value).decode()}
+
+
+# --- parts ------------------------------------------------------------------------------------------------------
+
+
+def _parts(value: Any, part: Callable[[Any], JSON]) -> Sequence[Any]:
+    """The list of parts, each completed; the same list when nothing had to be done."""
+    if not isinstance(value, list):
+        return [part(value)] if value else []
+    parts = [part(one) for one in value if isinstance(one, dict | str)]
+    same = len(parts) == len(value) and all(new is old for new, old in zip(parts, value, strict=True))
+    return value if same else parts
+
+
+def _message_part(part: Any) -> JSON:
+    if not isinstance(part, dict):
+        part = {"type": "output_text", "text": part}
+    kind = part.get("type")
+    if kind is None:
+        kind = "refusal" if "refusal" in part else "output_text"
+    if kind == "refusal":
+        return _with_text(part, kind, "refusal")
+    if kind in _TEXT_NAMES:
+        kind = "output_text"
+    return _output_text(part) if kind == "output_text" else part
+
+
+def _output_text(part: JSON) -> JSON:
+    part = _with_text(part, "output_text", "text")
+    lists: JSON = {name: [] for name in ("annotations", "logprobs") if not isinstance(part.get(name), list)}
+    return {**part, **lists} if lists else part
+
+
+def complete_part(part: Any, item_type: str) -> JSON:
+    """One part of a message's content, or of a reasoning item's."""
+    if item_type == "message":
+        return _message_part(part)
+    summary = isinstance(part, dict) and part.get("type") == "summary_text"
+    return _text_part(part, "summary_text" if summary else "reasoning_text")
+
+
+def _text_part(part: Any, kind: str) -> JSON:
+    if not isinstance(part, dict):
+        return {"type": kind, "text": part}
+    return _with_text(part if part.get("type") == kind else {"text": part.get("text")}, kind, "text")
+
+
+def _with_text(part: JSON, kind: str, name: str) -> JSON:
+    if part.get("type") == kind and isinstance(part.get(name), str):
+        return part
+    text = part.get(name)
+    return {**part, "type": kind, name: text if isinstance(text, str) else ""}

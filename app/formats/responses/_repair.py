@@ -1,0 +1,344 @@
+"""A stream that does not keep the contract, told anew so that it does: one item after the other, each announced,
+filled and ended, under one id and with its own place.
+
+What comes for an item before its turn waits. Only reasoning gives way: thinking is over when the answer begins, and
+some upstreams end it only with everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from app.errors import UpstreamBroken
+from app.formats import _openai
+from app.formats._events import ARGUMENTS, PARTS, Emitter
+from app.formats.responses import _items, _written
+from app.turn import Item, Turn
+
+_ADDED, _DONE = "response.output_item.added", "response.output_item.done"
+
+#: The types of the items that an event of a family can belong to, the likeliest first.
+_TYPES: Mapping[str, tuple[str, ...]] = {
+    **{
+        family: ("message",) if kind in ("output_text", "refusal") else ("reasoning",)
+        for kind, (family, _) in PARTS.items()
+    },
+    **{family: (kind,) for kind, (family, _) in ARGUMENTS.items()},
+    "response.content_part": ("message", "reasoning"),
+    "response.output_text.annotation": ("message",),
+    "response.reasoning_summary_part": ("reasoning",),
+    "response.reasoning_part": ("reasoning",),
+}
+_WRITTEN = frozenset({"message", "reasoning"})
+_NAMED = frozenset({"function_call", "custom_tool_call"})
+#: What an item is known by; it does not change.
+_IDENTITY = ("id", "type", "call_id", "name")
+#: What always has a status.
+_STATED = frozenset({"message", "function_call"})
+
+
+class _Track:
+    """One item of the upstream's, and what is known of it that nobody has been told yet."""
+
+    def __init__(self, announced: Item) -> None:
+        self.announced = announced
+        self.type: str = announced["type"]
+        self.item: Item | None = None
+        """As it was told of."""
+        self.body: _written.Body | None = None
+        self.waiting: list[Mapping[str, Any]] = []
+        self.end: Item | None = None
+        """What the upstream says of it at its end."""
+        self.spoken_id: object = None
+        """The id that the events of the item give it."""
+
+    def may_be(self, item: Mapping[str, Any]) -> bool:
+        """Whether an item that goes by no id we know may be this one."""
+        return self.is_like(item) and self._agrees(item, "call_id")
+
+    def is_like(self, item: Mapping[str, Any]) -> bool:
+        return self.type == item.get("type", self.type) and self._agrees(item, "name")
+
+    def _agrees(self, item: Mapping[str, Any], name: str) -> bool:
+        ours, theirs = self.announced.get(name), item.get(name)
+        return not ours or not theirs or ours == theirs
+
+
+class Repair:
+    """Takes an upstream's output events and gives back the contract's."""
+
+    def __init__(self, turn: Turn, sequence: int, done: Sequence[Item] = ()) -> None:
+        self.items: list[Item] = list(done)
+        """The finished ones, whole."""
+        self._turn = turn
+        self._emitter = Emitter(sequence, len(turn.preface) + len(done))
+        self._events: list[bytes] = []
+        self._queue: list[_Track] = []
+        self._tracks: list[_Track] = []
+        self._by_id: dict[str, _Track] = {}
+        self._by_index: dict[int, _Track] = {}
+        self._taken: set[str] = set()
+        self._held: Item | None = None
+        # An answer that reaches its limit was cut off: only what comes next tells whether its last item was.
+        self._holds = "max_output_tokens" in turn.request
+        for item in done:
+            self._remember(item)
+
+    @property
+    def sequence(self) -> int:
+        return self._emitter.sequence
+
+    def catch_up(self, events: Iterable[Mapping[str, Any]], sequence: int) -> None:
+        """Takes what has been told already."""
+        for event in events:
+            self.take(event)
+        self._emitter.sequence = sequence
+
+    def take(self, event: Mapping[str, Any]) -> list[bytes]:
+        kind = event["type"]
+        if kind == _ADDED:
+            self._add(event)
+        elif kind == _DONE:
+            self._finish(event)
+        else:
+            self._hear(event)
+        self._tell()
+        return self._drain()
+
+    def end(self, output: Sequence[Item], status: str) -> list[bytes]:
+        """Ends what is open, with what the upstream's own response says of it, and tells what only that one knows."""
+        for item, track in self._matched(output):
+            if track is None:
+                self._track(item).end = item
+            elif track.end is None:
+                track.end = item if item.get("status") else {**item, "status": status}
+        for track in self._queue:
+            if track.end is None:
+                track.end = {"status": status}
+        self._tell()
+        if self._queue:
+            raise UpstreamBroken("The model's server sent a call without a name.")
+        return self._drain()
+
+    def release(self, *, cut: bool) -> list[bytes]:
+        """The last item's end, where it was held back."""
+        if cut and self._held is not None:
+            self._held = self.items[-1] = _items.broken_off(self._held)
+        self._release()
+        return self._drain()
+
+    def partial(self) -> list[Item]:
+        """Everything that has been told of, the unfinished last item as such."""
+        current = self._queue[0] if self._queue else None
+        if current is None or current.item is None or current.body is None:
+            return list(self.items)
+        return [*self.items, _items.broken_off({**current.item, **current.body.snapshot()})]
+
+    # --- what the upstream says
+
+    def _add(self, event: Mapping[str, Any]) -> None:
+        announced = event.get("item")
+        if not isinstance(announced, dict):
+            return
+        known = self._by_id.get(str(announced.get("id")))
+        if known is not None and known.end is None and known.may_be(announced):
+            return
+        self._place(self._track(announced), event)
+
+    def _finish(self, event: Mapping[str, Any]) -> None:
+        item = event.get("item")
+        if not isinstance(item, dict):
+            return
+        track = self._owner_of(item, event)
+        if track is None:
+            track = self._track(item)
+            self._place(track, event)
+        if track.end is None:
+            track.end = item
+
+    def _hear(self, event: Mapping[str, Any]) -> None:
+        types = _types_of(event)
+        track = self._speaker(event, types)
+        if not types and (track is None or track.end is not None):
+            self._pass(event)
+            return
+        if track is None and types and _says_something(event):
+            track = self._track({"type": types[0], "id": event.get("item_id")})
+            self._place(track, event)
+        elif track is not None and track.end is not None and track.type in _WRITTEN and event.get("delta"):
+            # Text for an item that has ended is told as another one, rather than lost.
+            track = self._track({"type": track.type})
+            self._place(track, event)
+        if track is not None and track.end is None:
+            track.spoken_id = track.spoken_id or event.get("item_id")
+            track.waiting.append(event)
+
+    def _pass(self, event: Mapping[str, Any]) -> None:
+        self._release()
+        fields = {name: value for name, value in event.items() if name not in ("type", "sequence_number")}
+        self._events.append(self._emitter.event(event["type"], **fields))
+
+    # --- which item is meant
+
+    def _track(self, announced: Item) -> _Track:
+        if not isinstance(announced.get("type"), str):
+            announced = {**announced, "type": _items.kind_of(announced)}
+        track = _Track(announced)
+        for earlier in self._queue:
+            if earlier.type == "reasoning" and earlier.end is None:
+                earlier.end = {}
+        self._tracks.append(track)
+        self._queue.append(track)
+        for name in ("id", "call_id"):
+            self._alias(track, announced.get(name))
+        return track
+
+    def _remember(self, item: Item) -> None:
+        track = self._track(item)
+        track.end = item
+        self._queue.remove(track)
+        self._taken.add(item["id"])
+
+    def _place(self, track: _Track, event: Mapping[str, Any]) -> None:
+        index = event.get("output_index")
+        if isinstance(index, int):
+            self._by_index[index] = track
+        self._alias(track, event.get("item_id"))
+
+    def _alias(self, track: _Track, name: object) -> None:
+        if isinstance(name, str) and name:
+            self._by_id[name] = track
+
+    def _speaker(self, event: Mapping[str, Any], types: Sequence[str]) -> _Track | None:
+        """The item an event belongs to: by id, by place, else the one that such an event can mean."""
+        item_id, index = event.get("item_id"), event.get("output_index")
+        named = self._by_id.get(item_id) if isinstance(item_id, str) else None
+        if named is not None and (not types or named.type in types):
+            return named
+        placed = self._by_index.get(index) if isinstance(index, int) else None
+        if placed is None or placed.end is not None or (types and placed.type not in types):
+            placed = self._meant(types, item_id)
+        if placed is not None:
+            self._alias(placed, item_id)
+        return placed
+
+    def _meant(self, types: Sequence[str], item_id: object) -> _Track | None:
+        running = [track for track in self._tracks if track.type in types and track.end is None]
+        if not item_id:
+            return running[-1] if running else None
+        return next((track for track in running if track.spoken_id is None), None)
+
+    def _owner_of(self, item: Item, event: Mapping[str, Any]) -> _Track | None:
+        """The item that a finished one was before."""
+        for name in (item.get("id"), item.get("call_id")):
+            named = self._by_id.get(name) if isinstance(name, str) else None
+            if named is not None and named.may_be(item):
+                return named
+        index = event.get("output_index")
+        placed = self._by_index.get(index) if isinstance(index, int) else None
+        if placed is not None and placed.end is None and placed.may_be(item):
+            return placed
+        return next((track for track in self._tracks if track.end is None and track.may_be(item)), None)
+
+    def _matched(self, output: Sequence[Item]) -> list[tuple[Item, _Track | None]]:
+        """Each item of the upstream's own response with the one it was in the stream: by id, else in order, for there
+        are servers that make new ids for it."""
+        left = list(self._tracks)
+        found: list[_Track | None] = []
+        for item in output:
+            named = (self._by_id.get(name) for name in (item.get("id"), item.get("call_id")) if isinstance(name, str))
+            found.append(next((track for track in named if track in left), None))
+            left = [track for track in left if track is not found[-1]]
+        for at, item in enumerate(output):
+            if found[at] is None:
+                found[at] = next((track for track in left if track.is_like(item)), None)
+                left = [track for track in left if track is not found[at]]
+        return list(zip(output, found, strict=True))
+
+    # --- what is told
+
+    def _tell(self) -> None:
+        """As much as can be told by now, in order."""
+        while self._queue and self._tell_of(self._queue[0]):
+            self._queue.pop(0)
+
+    def _tell_of(self, track: _Track) -> bool:
+        """Whether the item has been told to its end."""
+        if not self._open(track):
+            return False
+        assert track.item is not None
+        assert track.body is not None
+        for event in track.waiting:
+            self._release()
+            self._events += track.body.take(self._emitter, event)
+        track.waiting.clear()
+        if track.end is None:
+            return False
+        self._close(track.item, track.body, track.end)
+        return True
+
+    def _open(self, track: _Track) -> bool:
+        """False while the name of a call is not known."""
+        if track.item is not None:
+            return True
+        said = [track.announced, *track.waiting, track.end or {}]
+        known = {
+            name: next((one[name] for one in said if isinstance(one.get(name), str) and one[name]), None)
+            for name in ("name", "call_id")
+        }
+        if track.type in _NAMED and not known["name"]:
+            return False
+        self._release()
+        track.item = self._announced(track, {name: value for name, value in known.items() if value is not None})
+        track.body = _written.body(track.item)
+        self._events.append(self._emitter.open(dict(self._turn.echo.shown(track.item))))
+        return True
+
+    def _announced(self, track: _Track, known: Mapping[str, str]) -> Item:
+        """The item under the one id that it keeps, as it is before anything is said of it."""
+        place = self._emitter.output_index
+        named = known if track.type in ARGUMENTS else {}
+        item = _items.complete({**track.announced, **named, "type": track.type}, self._turn.id, place)
+        if item["id"] in self._taken:
+            item = {**item, "id": _openai.derived_item_id(self._turn.id, track.type, place)}
+        self._taken.add(item["id"])
+        begins = track.type in _STATED or (track.announced is track.end and "status" in item)
+        return {**item, "status": "in_progress"} if begins else item
+
+    def _close(self, item: Item, body: _written.Body, end: Item) -> None:
+        finished: Item = {**item, **end}
+        finished |= {name: item[name] for name in _IDENTITY if name in item}
+        if item["type"] in _WRITTEN | _NAMED and "status" in finished:
+            finished["status"] = "incomplete" if end.get("status") == "incomplete" else "completed"
+        if item["type"] == "function_call" and finished["status"] == "completed":
+            finished["arguments"] = finished.get("arguments") or "{}"
+        finished = _items.complete(finished, self._turn.id, self._emitter.output_index)
+        self._events += body.end(self._emitter, finished)
+        self._held = {**finished, **body.snapshot()}
+        self.items.append(self._held)
+        if not self._holds:
+            self._release()
+
+    def _release(self) -> None:
+        if self._held is not None:
+            item, self._held = self._held, None
+            self._events.append(self._emitter.close(dict(self._turn.echo.shown(item))))
+
+    def _drain(self) -> list[bytes]:
+        events, self._events = self._events, []
+        return events
+
+
+def _types_of(event: Mapping[str, Any]) -> tuple[str, ...]:
+    """The types of the items that such events belong to; none for those of hosted tools and for unknown ones."""
+    part = event.get("part")
+    if isinstance(part, dict) and part.get("type") == "reasoning_text":
+        return ("reasoning",)
+    return _TYPES.get(event["type"].rpartition(".")[0], ())
+
+
+def _says_something(event: Mapping[str, Any]) -> bool:
+    part = event.get("part")
+    told = part if isinstance(part, dict) else event
+    return any(told.get(name) for name in ("delta", "text", "refusal", "arguments", "input", "annotation"))

@@ -1,0 +1,227 @@
+"""The body for an upstream that speaks the Responses API: the client's request with the whole context in it.
+
+Stored items are spliced as bytes; only arrays that may hold what not every upstream reads are looked into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from app.errors import UpstreamError
+from app.records import Link
+from app.sealing import is_sealed
+from app.turn import Item, Row, Turn
+
+_COMPACTION_KEYS = ("instructions", "prompt_cache_key", "service_tier")
+
+#: Ours alone. `store` is always false upstream: the memory is here.
+_NEVER_SENT = frozenset(
+    {
+        "background",
+        "background_options",
+        "context_management",
+        "conversation",
+        "generate",
+        "input",
+        "model",
+        "previous_response_id",
+        "store",
+        "stream",
+        "stream_id",
+        "stream_options",
+    }
+)
+_ENCRYPTED = "reasoning.encrypted_content"
+_UNREADABLE = "invalid_encrypted_content"
+
+_CALLS = frozenset({"function_call", "custom_tool_call", "shell_call", "local_shell_call", "apply_patch_call"})
+#: Channels whose upstream knows compaction items.
+_COMPACTING = frozenset({"native", "trigger"})
+_NOTE: Item = {
+    "type": "message",
+    "role": "user",
+    "content": [
+        {
+            "type": "input_text",
+            "text": "[An earlier part of this conversation was compacted by another model server and cannot be "
+            "read here.]",
+        }
+    ],
+}
+
+
+def encode(turn: Turn, row: Row, model: str) -> bytes:
+    body = {name: value for name, value in turn.request.items() if name not in _NEVER_SENT}
+    body["model"] = model
+    body["store"] = False
+    if turn.stream:
+        body["stream"] = True
+        if "stream_options" in turn.request:
+            body["stream_options"] = turn.request["stream_options"]
+    if isinstance(body.get("instructions"), Mapping):
+        body["instructions"] = instructions_text(body["instructions"])
+    if isinstance(body.get("truncation"), Mapping):
+        body["truncation"] = body["truncation"].get("type", "disabled")
+    if row.encrypted_reasoning:
+        body["include"] = sorted({*body.get("include", ()), _ENCRYPTED})
+    return _with_input(body, turn, row)
+
+
+def encode_compaction(turn: Turn, row: Row, model: str) -> bytes:
+    """The body for `COMPACTION_PATH`, which takes little besides the context."""
+    body: dict[str, Any] = {name: turn.request[name] for name in _COMPACTION_KEYS if name in turn.request}
+    if isinstance(body.get("instructions"), Mapping):
+        body["instructions"] = instructions_text(body["instructions"])
+    body["model"] = model
+    return _with_input(body, turn, row)
+
+
+def instructions_text(instructions: Mapping[str, Any]) -> str:
+    """Instructions given as a message, as the string they mean."""
+    content = instructions.get("content", instructions.get("text"))
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(part["text"] for part in parts if isinstance(part, Mapping) and isinstance(part.get("text"), str))
+
+
+def amended(turn: Turn, row: Row, error: UpstreamError) -> Turn | None:
+    """The turn without what only its maker can read, where the upstream says that it cannot."""
+    if error.code != _UNREADABLE:
+        return None
+    links = tuple(_without_secrets(link) for link in turn.chain.links)
+    own = _open(turn.input)
+    if links == turn.chain.links and own == list(turn.input):
+        return None
+    return replace(turn, chain=replace(turn.chain, links=links), input=own)
+
+
+def _without_secrets(link: Link) -> Link:
+    if not link.opaque:
+        return link
+    arrays = [orjson.loads(array) for array in (link.input, link.output)]
+    opened = [_open(items) for items in arrays]
+    return link if opened == arrays else replace(link, input=orjson.dumps(opened[0]), output=orjson.dumps(opened[1]))
+
+
+def _open(items: Iterable[Item]) -> list[Item]:
+    """The items that hold no secret. A note stands where a compaction stood."""
+    return list(_read(items, _opened))
+
+
+def _opened(item: Item) -> Item | None:
+    if item["type"] == "compaction":
+        return _NOTE
+    return _said_openly(item) if item.get("encrypted_content") else item
+
+
+# --- the context ------------------------------------------------------------------------------------------------
+
+
+def _with_input(body: Mapping[str, Any], turn: Turn, row: Row) -> bytes:
+    """The context spliced into the body: what was stored as JSON is not parsed to be sent."""
+    return b'%b,"input":[%b]}' % (orjson.dumps(body)[:-1], b",".join(_input(turn, row)))
+
+
+def _input(turn: Turn, row: Row) -> Iterator[bytes]:
+    """The context as comma-separated pieces of JSON."""
+    for position, link in enumerate(turn.chain.links):
+        if not (turn.chain.compacted and position == 0):
+            yield from _said_to(link, row)
+        yield from _answered_by(link, row)
+    yield from map(orjson.dumps, _given(turn.input, row))
+
+
+def _said_to(link: Link, row: Row) -> Iterable[bytes]:
+    """What a client gave. Only its reasoning, compactions and assistant's messages may have to be put otherwise."""
+    if link.opaque or b'"assistant"' in link.input:
+        return map(orjson.dumps, _given(orjson.loads(link.input), row))
+    return _spliced(link.input)
+
+
+def _answered_by(link: Link, row: Row) -> Iterable[bytes]:
+    if link.status == "completed" and (not link.opaque or (link.family == row.family and row.encrypted_reasoning)):
+        return _spliced(link.output)
+    replayed = (item for item in orjson.loads(link.output) if not _broke_off(item, link))
+    return map(orjson.dumps, _read(replayed, lambda item: _own(item, link, row)))
+
+
+def _spliced(array: bytes) -> Iterable[bytes]:
+    inner = array[1:-1]
+    return (inner,) if inner else ()
+
+
+def _broke_off(item: Item, link: Link) -> bool:
+    return link.status == "incomplete" and item.get("type") in _CALLS and item.get("status") == "incomplete"
+
+
+def _given(items: Sequence[Item], row: Row) -> Iterator[Item]:
+    return _read(map(_typed, items), lambda item: _foreign(item, row))
+
+
+def _read(items: Iterable[Item], opened: Callable[[Item], Item | None]) -> Iterator[Item]:
+    """The items, those that not everybody can read as `opened` gives them: None leaves one out."""
+    for item in items:
+        read = opened(item) if item.get("type") in ("reasoning", "compaction") else item
+        if read is not None:
+            yield read
+
+
+# --- one item ---------------------------------------------------------------------------------------------------
+
+
+def _own(item: Item, link: Link, row: Row) -> Item | None:
+    """What an upstream said before, as this row's upstream can read it."""
+    if item["type"] == "compaction":
+        return item if link.family == row.family and not is_sealed(item.get("encrypted_content")) else _NOTE
+    if link.family != row.family:
+        return _said_openly(item) if row.reasoning_text else None
+    return item if row.encrypted_reasoning and _is_secret(item) else _said_openly(item)
+
+
+def _foreign(item: Item, row: Row) -> Item | None:
+    """What a client brings back. Nobody knows whose secret it holds; the upstream that reads such may try."""
+    if item["type"] == "compaction":
+        readable = row.compact in _COMPACTING and not is_sealed(item.get("encrypted_content"))
+        return item if readable else _NOTE
+    if _is_secret(item) and row.encrypted_reasoning:
+        return item
+    return _said_openly(item) if row.reasoning_text else None
+
+
+def _is_secret(item: Item) -> bool:
+    secret = item.get("encrypted_content")
+    return bool(secret) and not is_sealed(secret)
+
+
+def _said_openly(item: Item) -> Item | None:
+    """Reasoning without its encrypted twin; None when there was nothing else."""
+    if not item.get("content"):
+        return None
+    return {name: value for name, value in item.items() if name != "encrypted_content"}
+
+
+def _typed(item: Item) -> Item:
+    """An assistant's message in its full form. The short ones are not known everywhere."""
+    if item.get("role") != "assistant" or item.get("type") != "message":
+        return item
+    content = item.get("content")
+    if isinstance(content, str):
+        return {**item, "content": [{"type": "output_text", "text": content, "annotations": []}]}
+    if not isinstance(content, list) or all(_is_full(part) for part in content):
+        return item
+    return {**item, "content": [part if _is_full(part) else _full(part) for part in content]}
+
+
+def _is_full(part: Item) -> bool:
+    if part.get("type") == "output_text":
+        return isinstance(part.get("annotations"), list)
+    return part.get("type") not in (None, "input_text", "text")
+
+
+def _full(part: Item) -> Item:
+    return {**part, "type": "output_text", "annotations": part.get("annotations") or []}

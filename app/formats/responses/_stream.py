@@ -1,0 +1,397 @@
+"""Reads an upstream's event stream. What keeps the contract goes on as the bytes it came in, most of it unread; from
+the first event on that does not, the stream is told anew."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from app import sse
+from app.errors import UpstreamBroken, UpstreamError
+from app.formats import _openai
+from app.formats.responses import _answer, _items
+from app.formats.responses._account import Account
+from app.formats.responses._repair import Repair
+from app.turn import Answer, Item, Turn
+
+_HEAD = frozenset({"response.created", "response.queued", "response.in_progress"})
+_ENDS = {"response.completed": "completed", "response.incomplete": "incomplete", "response.failed": "failed"}
+_ITEM_DONE = "response.output_item.done"
+
+#: Events that hold nothing of ours and are passed on unread once their item has proved exact.
+_UNREAD = (
+    "output_text.delta",
+    "output_text.done",
+    "output_text.annotation.added",
+    "refusal.delta",
+    "refusal.done",
+    "function_call_arguments.delta",
+    "function_call_arguments.done",
+    "custom_tool_call_input.delta",
+    "custom_tool_call_input.done",
+    "reasoning_text.delta",
+    "reasoning_text.done",
+    "reasoning_summary_text.delta",
+    "reasoning_summary_text.done",
+    "code_interpreter_call_code.delta",
+    "code_interpreter_call_code.done",
+    "mcp_call_arguments.delta",
+    "mcp_call_arguments.done",
+    "image_generation_call.partial_image",
+)
+#: By the line that names them: how OpenAI begins such an event, the number right behind the type.
+_UNREAD_HEADS = {
+    b"event: response.%b" % name: b'event: response.%b\ndata: {"type":"response.%b","sequence_number":%%d,'
+    % (name, name)
+    for name in map(str.encode, _UNREAD)
+}
+_NAME = b"event: "
+#: How an event may begin.
+_FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":", b"\n")
+_SEQUENCE = re.compile(rb'"sequence_number":\s*(\d+)')
+
+#: Raw events since the last finished item, kept for the partial output of a stream that breaks.
+MAX_KEPT = 16 * 1024 * 1024
+#: Bytes without one valid event: this is no event stream.
+MAX_NONSENSE = 64 * 1024
+
+Event = dict[str, Any]
+
+
+class ResponsesDecoder:
+    """Relays the output events of one stream and learns what it needs on the way."""
+
+    def __init__(self, turn: Turn, sequence: int) -> None:
+        self.accepted = False
+        self.started = False
+        self.answer: Answer | None = None
+        self.defaults: Mapping[str, Any] = {}
+        self.path = ""
+        self._turn = turn
+        self._splitter = sse.Splitter()
+        self._nonsense = 0
+        self._account = Account(turn.id)
+        self._repair: Repair | None = None
+        self._number = sequence
+        self._index = len(turn.preface)
+        self._done: list[Item] = []
+        self._kept = _Kept()
+        self._held: tuple[Event, bytes] | None = None
+        # An answer that reaches its limit was cut off: only what comes next tells whether its last item was.
+        self._holds = "max_output_tokens" in turn.request
+
+    @property
+    def sequence(self) -> int:
+        """Number of the next event on this stream, whoever sends it."""
+        return self._repair.sequence if self._repair else self._number
+
+    def feed(self, data: bytes) -> bytes:
+        if self.answer is not None:
+            return b""
+        out: list[bytes] = []
+        try:
+            self._take(self._whole_events(data), out)
+            self.started = self.started or bool(out)
+        except UpstreamError as error:
+            self.started = self.started or bool(out)
+            self._release(out, cut=False)
+            self._break(error)
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def finish(self) -> None:
+        if self.answer is not None:
+            return
+        try:
+            rest = self._splitter.rest.strip(b"\n")
+            if _is_end(rest):
+                # The last event may lack its blank line; half an output event is nothing.
+                self._read(rest, [])
+            if self.answer is None:
+                raise UpstreamBroken("The model's server closed the stream before the response had ended.")
+        except UpstreamError as error:
+            self._break(error)
+
+    def partial(self) -> list[Item]:
+        if self._repair:
+            return self._repair.partial()
+        return [*self._done, *self._opened().partial()[len(self._done) :]]
+
+    # --- unread
+
+    @property
+    def _unread(self) -> bool:
+        """Whether the events of the open item may be passed on unread, so far as they have the right numbers."""
+        return self._account.proved and self._repair is None and not self._index
+
+    def _pass_run(self, block: bytes, start: int, out: list[bytes]) -> int:
+        """Passes on what can go unread and is written as OpenAI writes it; gives back where that ends."""
+        number, at, head = self._number, start, b""
+        while at < len(block):
+            if not head or not block.startswith(head % number, at):
+                found = _UNREAD_HEADS.get(block[at : block.find(b"\n", at)])
+                if found is None or not block.startswith(found % number, at):
+                    break
+                head = found
+            at = block.find(b"\n\n", at) + 2
+            number += 1
+        if at > start:
+            self._number = number
+            self._send(block[start:at], out)
+        return at
+
+    def _is_next(self, raw: bytes) -> bool:
+        """The same for one event, however its members are ordered."""
+        if raw[: raw.find(b"\n")] not in _UNREAD_HEADS:
+            return False
+        number = _SEQUENCE.search(raw)
+        return number is not None and int(number[1]) == self._number
+
+    # --- events
+
+    def _whole_events(self, data: bytes) -> bytes:
+        try:
+            return self._splitter.feed(data)
+        except sse.EventTooLong:
+            raise UpstreamBroken("The model's server sent an event without an end.") from None
+
+    def _take(self, block: bytes, out: list[bytes]) -> None:
+        valid, at = _is_utf8(block), 0
+        while at < len(block) and self.answer is None:
+            unread = valid and self._unread
+            if unread and (end := self._pass_run(block, at, out)) > at:
+                at = end
+                continue
+            end = block.find(b"\n\n", at)
+            raw, at = (block[at:end], end + 2) if end >= 0 else (block[at:], len(block))
+            if unread and self._is_next(raw):
+                self._pass(raw + b"\n\n", out)
+            elif raw:
+                self._read(raw.strip(b"\n"), out)
+        if not self.accepted:
+            self._count_nonsense(block)
+
+    def _read(self, raw: bytes, out: list[bytes]) -> None:
+        name, data = sse.parse(raw)
+        if data is None or data.startswith(b"[DONE]"):
+            return
+        event = _event(data, name)
+        kind = event["type"]
+        if kind in _HEAD:
+            self._begin(event)
+        elif kind in _ENDS:
+            self._end(event, _ENDS[kind], out)
+        elif kind == "error":
+            self._fail(event)
+        else:
+            self._output(event, raw, out)
+
+    def _begin(self, event: Event) -> None:
+        self.accepted = True
+        response = event.get("response")
+        if isinstance(response, dict) and not self.defaults:
+            self.defaults = response
+
+    def _output(self, event: Event, raw: bytes, out: list[bytes]) -> None:
+        """An output event: the raw bytes where nothing in it has to change."""
+        self.accepted = True
+        self._release(out, cut=False)
+        if self._repair is None and not self._account.fits(event, self._kept.last):
+            self._start_repair()
+        if self._repair is not None:
+            out += self._repair.take(event)
+        elif event["type"] == _ITEM_DONE and self._holds:
+            self._held = event, raw
+        else:
+            self._relay(event, raw, out)
+
+    def _relay(self, event: Event, raw: bytes, out: list[bytes]) -> None:
+        changed = self._shown(event)
+        number = event.get("sequence_number")
+        if number != self._number:
+            changed = {**changed, "sequence_number": self._number}
+        if self._index and isinstance(event.get("output_index"), int):
+            changed = {**changed, "output_index": event["output_index"] + self._index}
+        named = raw.startswith(b"event: %b\n" % event["type"].encode())
+        if not named or not isinstance(number, int):
+            self.path = "repaired"
+        self._pass(raw + b"\n\n" if changed is event and named else sse.encode(changed), out)
+        if event["type"] == _ITEM_DONE:
+            self._done.append(event["item"])
+            self._kept = _Kept()
+
+    def _pass(self, event: bytes, out: list[bytes]) -> None:
+        self._number += 1
+        self._send(event, out)
+
+    def _send(self, events: bytes, out: list[bytes]) -> None:
+        self.path = self.path or "bytes"
+        self._kept.add(events)
+        out.append(events)
+
+    def _shown(self, event: Event) -> Event:
+        item = event.get("item")
+        if not isinstance(item, dict):
+            return event
+        shown = self._turn.echo.shown(item)
+        return event if shown is item else {**event, "item": shown}
+
+    def _release(self, out: list[bytes], *, cut: bool) -> None:
+        """The end of the last item, where it was held back."""
+        if self._repair is not None:
+            out += self._repair.release(cut=cut)
+        elif self._held is not None:
+            (event, raw), self._held = self._held, None
+            if cut:
+                event = {**event, "item": _items.broken_off(event["item"])}
+                raw = sse.encode(event)[:-2]
+            self._relay(event, raw, out)
+
+    # --- repair
+
+    def _start_repair(self) -> None:
+        """From here on the stream is told anew, the open item as far as it has come."""
+        if not self._kept.whole:
+            raise UpstreamBroken("The model's server broke the order of its events.")
+        self._repair = self._opened()
+        self.path = "repaired"
+
+    def _opened(self) -> Repair:
+        """What would be repaired, told as far as the stream has been relayed."""
+        repair = Repair(self._turn, self._number, self._done)
+        repair.catch_up((self._unshifted(event) for event in self._kept.events()), self._number)
+        return repair
+
+    def _unshifted(self, event: Event) -> Event:
+        if self._index and isinstance(event.get("output_index"), int):
+            return {**event, "output_index": event["output_index"] - self._index}
+        return event
+
+    # --- the end
+
+    def _end(self, event: Event, status: str, out: list[bytes]) -> None:
+        self.accepted = True
+        response = event.get("response")
+        if not isinstance(response, dict):
+            raise UpstreamBroken("The model's server ended the stream without a response.")
+        if status == "completed" and response.get("status") in ("incomplete", "failed"):
+            # There are servers with one event for every end.
+            status = response["status"]
+        if status == "failed":
+            self._fail(response)
+        output = response.get("output")
+        final = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+        self._conclude({**response, "status": status}, final, out)
+
+    def _conclude(self, response: Mapping[str, Any], final: list[Item], out: list[bytes]) -> None:
+        if self._repair is None and (self._account.item is not None or len(final) > self._finished):
+            self._release(out, cut=False)
+            self._start_repair()
+        if self._repair is not None:
+            out += self._repair.end(final, response["status"])
+        usage = _openai.usage(response.get("usage"))
+        items = self._repair.items if self._repair else self._told()
+        self._release(out, cut=_answer.is_cut(response["status"], usage, items, self._turn))
+        items = self._repair.items if self._repair else self._done
+        self.path = self.path or "bytes"
+        self.answer = _answer.answer_of(response, list(items), self._turn, path=self.path)
+
+    def _told(self) -> list[Item]:
+        return [*self._done, *([self._held[0]["item"]] if self._held else ())]
+
+    @property
+    def _finished(self) -> int:
+        return len(self._done) + (self._held is not None)
+
+    def _fail(self, holder: Mapping[str, Any]) -> None:
+        error = holder.get("error")
+        raise _openai.stream_error(error if isinstance(error, dict) else holder)
+
+    def _break(self, error: UpstreamError) -> None:
+        """Before the first output a failure is an error, so that another channel may be asked; later an answer."""
+        if not self.started:
+            raise error
+        self.answer = Answer(
+            status="failed",
+            output=self.partial(),
+            error={"code": error.code or "server_error", "message": error.message},
+            path=self.path,
+            **_answer.identity(self.defaults),
+        )
+
+    def _count_nonsense(self, block: bytes) -> None:
+        rest = self._splitter.rest
+        self._nonsense += sum(len(raw) for raw in block.split(b"\n\n") if not raw.startswith(_FIELDS))
+        if self._nonsense + (0 if rest.startswith(_FIELDS) else len(rest)) > MAX_NONSENSE:
+            raise UpstreamBroken("The model's server answered with something that is not an event stream.")
+
+
+class _Kept:
+    """The events of the item that is being relayed, as they were sent on."""
+
+    def __init__(self) -> None:
+        self.whole = True
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def add(self, events: bytes) -> None:
+        self._size += len(events)
+        if self._size <= MAX_KEPT:
+            self._pieces.append(events)
+        else:
+            self.whole = False
+
+    @property
+    def last(self) -> str | None:
+        """The type of the newest event; None when it was not kept."""
+        if not self.whole or not self._pieces:
+            return None
+        piece = self._pieces[-1]
+        begins = piece.rfind(b"\n\n", 0, -2) + 2 if b"\n\n" in piece[:-2] else 0
+        return _name(piece[begins:])
+
+    def events(self) -> Iterator[Event]:
+        for piece in self._pieces:
+            for raw in piece.split(b"\n\n"):
+                name, data = sse.parse(raw)
+                if data is not None:
+                    yield _event(data, name)
+
+
+def _name(raw: bytes) -> str | None:
+    return sse.parse(raw[: raw.find(b"\n") + 1])[0]
+
+
+def _event(data: bytes, name: str | None) -> Event:
+    """The event in `data`. One that cannot be read ends the stream: a lost delta would corrupt the text silently."""
+    try:
+        event = orjson.loads(data)
+    except ValueError:
+        raise UpstreamBroken("The model's server sent an event that is not JSON.") from None
+    if not isinstance(event, dict):
+        raise UpstreamBroken("The model's server sent an event that is not an object.")
+    if not isinstance(event.get("type"), str):
+        event["type"] = name or ("error" if event.get("error") else "")
+    if not event["type"]:
+        raise UpstreamBroken("The model's server sent an event without a type.")
+    return event
+
+
+def _is_utf8(block: bytes) -> bool:
+    if block.isascii():
+        return True
+    try:
+        block.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_end(raw: bytes) -> bool:
+    name, data = sse.parse(raw)
+    try:
+        return data is not None and _event(data, name)["type"] in _ENDS
+    except UpstreamBroken:
+        return False

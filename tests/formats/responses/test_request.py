@@ -1,0 +1,154 @@
+"""What an upstream is sent: the whole context, in the form that every server knows, and only what this one can read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from app.errors import UpstreamRefused
+from app.formats import responses
+from app.records import Chain
+from app.sealing import PREFIX
+from app.turn import Item
+from tests.formats.responses.transcripts import link, row, sent, turn
+
+USER: Item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]}
+SECRET: Item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"}
+PLAIN: Item = {"type": "reasoning", "id": "rs_2", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm"}]}
+BOTH: Item = {**PLAIN, "encrypted_content": "gAAA"}
+SEALED: Item = {**PLAIN, "encrypted_content": f"{PREFIX}ab.cd"}
+COMPACTION: Item = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAA"}
+
+
+def is_note(item: Item) -> bool:
+    return item.get("role") == "user" and "compacted by another model server" in item["content"][0]["text"]
+
+
+# --- the form ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content", ["Yes", [{"type": "output_text", "text": "Yes"}], [{"type": "text", "text": "Yes"}]]
+)
+@pytest.mark.parametrize("stored", [True, False])
+def test_what_an_assistant_said_is_sent_in_its_full_form(content: Any, stored: bool) -> None:
+    said = {"type": "message", "role": "assistant", "content": content}
+    asked = turn(chain=Chain((link(input=(USER, said)),))) if stored else turn(USER, said)
+    full = {"type": "output_text", "text": "Yes", "annotations": []}
+    assert sent(asked) == [USER, {**said, "content": [full]}]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"type": "message", "id": "msg_1", "role": "assistant", "content": [{"type": "refusal", "refusal": "No"}]},
+        {"type": "message", "role": "user", "content": "An assistant's"},
+        {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}", "status": "completed"},
+        {"type": "dreamt_up", "role": "assistant", "content": "kept"},
+    ],
+)
+def test_what_is_in_its_form_already_is_sent_as_it_is(said: Item) -> None:
+    assert sent(turn(said)) == [said]
+    assert sent(turn(chain=Chain((link(said, input=(said,)),)))) == [said, said]
+
+
+def test_stored_items_are_spliced_as_bytes() -> None:
+    spaced = b'[ {"type":"message",  "role":"user","content":"Hi"} ]'
+    stored = link()
+    chain = Chain((type(stored)(**{**_fields(stored), "input": spaced, "output": spaced}),))
+    assert responses.encode(turn(chain=chain), row(), "up").count(spaced[1:-1]) == 2
+
+
+def _fields(stored: Any) -> dict[str, Any]:
+    return {name: getattr(stored, name) for name in stored.__slots__}
+
+
+# --- reasoning --------------------------------------------------------------------------------------------------
+
+OPEN_BOTH = {**PLAIN}
+
+
+@pytest.mark.parametrize(
+    ("item", "keys", "read"),
+    [
+        (SECRET, {"family": "f", "encrypted_reasoning": True}, SECRET),
+        (SECRET, {"family": "f"}, None),
+        (SECRET, {"family": "g", "encrypted_reasoning": True}, None),
+        (PLAIN, {"family": "f"}, PLAIN),
+        (PLAIN, {"family": "g"}, None),
+        (PLAIN, {"family": "g", "reasoning_text": True}, PLAIN),
+        (BOTH, {"family": "f", "encrypted_reasoning": True}, BOTH),
+        (BOTH, {"family": "f"}, OPEN_BOTH),
+        (BOTH, {"family": "g", "encrypted_reasoning": True, "reasoning_text": True}, OPEN_BOTH),
+        (SEALED, {"family": "g", "reasoning_text": True}, OPEN_BOTH),
+    ],
+)
+def test_reasoning_of_a_chain_goes_to_whoever_can_read_it(item: Item, keys: Any, read: Item | None) -> None:
+    asked = turn(USER, chain=Chain((link(item, input=(USER,)),)))
+    assert sent(asked, **keys) == [USER, *([read] if read else []), USER]
+
+
+@pytest.mark.parametrize(
+    ("item", "keys", "read"),
+    [
+        (SECRET, {"encrypted_reasoning": True}, SECRET),
+        (SECRET, {}, None),
+        (PLAIN, {}, None),
+        (PLAIN, {"reasoning_text": True}, PLAIN),
+        (BOTH, {"encrypted_reasoning": True}, BOTH),
+        (BOTH, {"reasoning_text": True}, OPEN_BOTH),
+        (SEALED, {"encrypted_reasoning": True}, None),
+    ],
+)
+def test_reasoning_that_a_client_brings_back_is_tried_where_it_may_be_read(
+    item: Item, keys: Any, read: Item | None
+) -> None:
+    expected = [*([read] if read else []), USER]
+    assert sent(turn(item, USER), **keys) == expected
+    assert sent(turn(chain=Chain((link(input=(item, USER)),))), **keys) == expected
+
+
+# --- compactions ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("compact", "read"), [("native", True), ("trigger", True), ("gateway", False)])
+def test_a_foreign_compaction_goes_where_such_items_are_known(compact: str, read: bool) -> None:
+    (first, _) = sent(turn(COMPACTION, USER), compact=compact)
+    assert first == COMPACTION if read else is_note(first)
+
+
+def test_a_seal_of_ours_is_read_by_no_upstream() -> None:
+    (first, _) = sent(turn({**COMPACTION, "encrypted_content": f"{PREFIX}ab.cd"}, USER), compact="native")
+    assert is_note(first)
+
+
+@pytest.mark.parametrize(("family", "read"), [("f", True), ("g", False)])
+def test_a_compaction_of_a_chain_goes_to_its_own_family(family: str, read: bool) -> None:
+    (first, _) = sent(turn(USER, chain=Chain((link(COMPACTION),))), family=family, compact="native")
+    assert first == COMPACTION if read else is_note(first)
+
+
+# --- once more --------------------------------------------------------------------------------------------------
+
+UNREADABLE = UpstreamRefused("Could not be verified.", code="invalid_encrypted_content")
+
+
+def test_a_turn_whose_secrets_were_refused_is_asked_without_them() -> None:
+    asked = turn(BOTH, SECRET, COMPACTION, USER, chain=Chain((link(SECRET, USER, input=(COMPACTION,)),)))
+    again = responses.amended(asked, row(), UNREADABLE)
+    assert again is not None
+    items = sent(again, encrypted_reasoning=True, compact="native", reasoning_text=True)
+    assert b"gAAA" not in orjson.dumps(items)
+    assert [is_note(item) if item.get("role") else item for item in items] == [True, False, PLAIN, True, False]
+    assert responses.amended(again, row(), UNREADABLE) is None
+
+
+def test_a_turn_without_secrets_is_not_asked_again() -> None:
+    asked = turn(PLAIN, USER, chain=Chain((link(PLAIN, input=(USER,)),)))
+    assert responses.amended(asked, row(), UNREADABLE) is None
+
+
+def test_another_refusal_is_final() -> None:
+    assert responses.amended(turn(SECRET), row(), UpstreamRefused("No.", code="invalid_value")) is None

@@ -1,0 +1,317 @@
+"""What goes on as it came, what is told anew, and that nobody can tell the difference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app import sse
+from app.formats import responses
+from app.formats._events import Emitter
+from app.turn import Item, Turn
+from tests.contract import check_stream
+from tests.formats.responses.transcripts import events, framed, read, stream_of, turn
+from tests.test_sse import split
+
+JSON = dict[str, Any]
+
+LOOSE = ("sequence_number", "output_index", "content_index", "summary_index", "item_id", "logprobs")
+DISPENSABLE = (
+    "response.content_part.added",
+    "response.content_part.done",
+    "response.output_text.done",
+    "response.refusal.done",
+    "response.reasoning_text.done",
+    "response.reasoning_summary_part.added",
+    "response.reasoning_summary_part.done",
+    "response.reasoning_summary_text.done",
+    "response.function_call_arguments.done",
+    "response.custom_tool_call_input.done",
+)
+
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+texts = words.map(lambda text: {"type": "output_text", "text": text, "annotations": [], "logprobs": []})
+refusals = words.map(lambda text: {"type": "refusal", "refusal": text})
+
+
+def items_of(kind: str, **members: st.SearchStrategy[Any]) -> st.SearchStrategy[Item]:
+    return st.fixed_dictionaries({"type": st.just(kind), **members})
+
+
+completed = st.just("completed")
+some_items = st.lists(
+    st.one_of(
+        items_of(
+            "message", role=st.just("assistant"), status=completed, content=st.lists(texts, min_size=1, max_size=2)
+        ),
+        items_of("message", role=st.just("assistant"), status=completed, content=refusals.map(lambda part: [part])),
+        items_of("reasoning", summary=words.map(lambda text: [{"type": "summary_text", "text": text}])),
+        items_of("function_call", name=words, arguments=words, status=completed),
+        items_of("custom_tool_call", name=words, input=words),
+    ),
+    max_size=4,
+).map(lambda items: [numbered(item, place) for place, item in enumerate(items)])
+
+
+def numbered(item: Item, place: int) -> Item:
+    call = {"call_id": f"call_{place}"} if item["type"].endswith("call") else {}
+    return {**item, "id": f"it_{place}", **call}
+
+
+def exact(items: list[Item], usage: JSON | None = None) -> list[JSON]:
+    """As OpenAI tells of these items."""
+    emitter = Emitter(2)
+    told = events(b"".join(event for item in items for event in emitter.item(item)))
+    ended = {"id": "resp_up", "status": "completed", "output": items, "usage": usage}
+    begun = {"id": "resp_up", "status": "in_progress", "output": []}
+    return [
+        {"type": "response.created", "sequence_number": 0, "response": begun},
+        {"type": "response.in_progress", "sequence_number": 1, "response": begun},
+        *told,
+        {"type": "response.completed", "sequence_number": emitter.sequence, "response": ended},
+    ]
+
+
+def output_of(told: list[JSON]) -> list[JSON]:
+    return [event for event in told if "response" not in event]
+
+
+# --- as it came -------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=50)
+@given(items=some_items, cuts=st.lists(st.integers(0, 5000), max_size=20))
+def test_an_exact_stream_goes_on_in_its_own_bytes(items: list[Item], cuts: list[int]) -> None:
+    told = exact(items)
+    out, decoder = read(split(stream_of(*told), cuts), turn())
+    assert out == stream_of(*output_of(told))
+    assert decoder.path == "bytes"
+    assert decoder.answer is not None
+    assert decoder.answer.output == items
+
+
+@settings(deadline=None, max_examples=50)
+@given(items=some_items, at=st.integers(0, 40))
+def test_told_anew_an_exact_stream_is_what_it_was(items: list[Item], at: int) -> None:
+    """Also when that begins in the middle, with an event that says nothing."""
+    told = exact(items)
+    at = min(2 + at, len(told) - 1)
+    wrong = {"type": "response.output_item.done", "item": None}
+    out, decoder = read([stream_of(*told[:at], wrong, *told[at:])], turn())
+    assert decoder.path == "repaired"
+    assert events(out) == output_of(told)
+
+
+def without_number(event: JSON) -> JSON:
+    return {name: value for name, value in event.items() if name != "sequence_number"}
+
+
+def test_one_wrong_number_is_put_right_and_the_rest_is_read_on() -> None:
+    told = exact([message("One two three four five six")])
+    told[5]["sequence_number"] = 7
+    out, _ = read([stream_of(*told)], turn())
+    assert [event["sequence_number"] for event in events(out)] == list(range(2, 2 + len(events(out))))
+
+
+def test_numbers_that_only_begin_and_end_right_are_put_right() -> None:
+    told = exact([message("One two three four five six seven")])
+    told[6]["sequence_number"], told[7]["sequence_number"] = 7, 7
+    out, _ = read([stream_of(*told)], turn())
+    assert [event["sequence_number"] for event in events(out)] == list(range(2, 2 + len(events(out))))
+
+
+def test_a_name_that_is_not_the_type_is_put_right() -> None:
+    raw = stream_of(*exact([message("One two")])).replace(b"event: response.output_item.added", b"event: message")
+    out, decoder = read([raw], turn())
+    assert decoder.path == "repaired"
+    assert b"event: message" not in out
+
+
+def test_what_precedes_an_answer_moves_its_places_and_is_no_fault_of_the_upstream() -> None:
+    told = exact([message("One two")])
+    out, decoder = read([stream_of(*told)], turn(preface=({"type": "compaction", "id": "cmp_1"},)))
+    assert {event["output_index"] for event in events(out)} == {1}
+    assert decoder.path == "bytes"
+
+
+def test_a_stream_behind_something_of_ours_is_repaired_in_its_places() -> None:
+    told = [event for event in exact([message("One two")]) if not event["type"].endswith("text.done")]
+    asked = turn(preface=({"type": "compaction", "id": "cmp_1"},))
+    out, decoder = read([stream_of(*told)], asked)
+    kinds = [event["type"].removeprefix("response.") for event in events(out)]
+    assert kinds[-3:] == ["output_text.done", "content_part.done", "output_item.done"]
+    assert {event["output_index"] for event in events(out)} == {1}
+    assert decoder.path == "repaired"
+
+
+# --- told anew --------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def sloppy(draw: st.DrawFn) -> tuple[list[Item], bytes]:
+    """Items, and a stream of them from a server that leaves out the same things all the time."""
+    items = draw(some_items)
+    lost = draw(st.sets(st.sampled_from(DISPENSABLE)))
+    absent = draw(st.sets(st.sampled_from(LOOSE)))
+    nameless = draw(st.booleans())
+    told = [event for event in exact(items) if event["type"] not in lost]
+    if draw(st.booleans()):
+        told[-1]["response"]["output"] = []
+    bare = [{name: value for name, value in event.items() if name not in absent} for event in told]
+    if nameless:
+        bare = [{**event, "item": anonymous(event["item"])} if "item" in event else event for event in bare]
+    if draw(st.booleans()):
+        return items, b"".join(b"data: %b\n\n" % orjson.dumps(event) for event in bare)
+    return items, stream_of(*bare)
+
+
+def anonymous(item: Item) -> Item:
+    return {name: value for name, value in item.items() if name not in ("id", "status")}
+
+
+def unnamed(items: Any) -> list[Item]:
+    return [{name: value for name, value in item.items() if name not in ("id", "status")} for item in items]
+
+
+@settings(deadline=None, max_examples=100)
+@given(given=sloppy(), cuts=st.lists(st.integers(0, 5000), max_size=20))
+def test_whatever_is_left_out_the_contract_is_kept_and_nothing_is_lost(
+    given: tuple[list[Item], bytes], cuts: list[int]
+) -> None:
+    items, raw = given
+    out, decoder = read(split(raw, cuts), turn())
+    assert decoder.answer is not None
+    check_stream(framed(out, decoder, turn()))
+    assert joined(decoder.answer.output) == joined(items)
+
+
+def joined(items: Any) -> list[Item]:
+    """Where the ends of parts are left out, nobody can tell one part from the next of its kind."""
+    return [
+        {**item, "content": "".join(part.get("text", part.get("refusal")) for part in item["content"])}
+        if item["type"] == "message"
+        else item
+        for item in unnamed(items)
+    ]
+
+
+@settings(deadline=None)
+@given(given=sloppy())
+def test_streamed_and_unstreamed_are_the_same_answer(given: tuple[list[Item], bytes]) -> None:
+    items, raw = given
+    _, decoder = read([raw], turn())
+    whole = responses.decode(orjson.dumps({"output": [anonymous(item) for item in items]}), turn())
+    assert decoder.answer is not None
+    assert joined(decoder.answer.output) == joined(whole.output)
+
+
+def message(text: str, **more: Any) -> Item:
+    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    return {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [part], **more}
+
+
+def called(arguments: str, **more: Any) -> Item:
+    call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "status": "completed"}
+    return {**call, "arguments": arguments, **more}
+
+
+def test_events_of_unknown_types_keep_their_place() -> None:
+    told = exact([message("One two")])
+    odd = [{"type": "response.dreamt_up", "item_id": "msg_1", "output_index": 0}, {"type": "response.tick", "n": 1}]
+    for absent in ((), ("output_index",)):
+        bare = [{name: value for name, value in event.items() if name not in absent} for event in told]
+        out, _ = read([stream_of(*bare[:5], *odd, *bare[5:])], turn())
+        found = {event["type"]: event for event in events(out)}
+        assert found["response.dreamt_up"]["output_index"] == 0
+        assert found["response.tick"]["n"] == 1
+        assert [event["sequence_number"] for event in events(out)] == list(range(2, 2 + len(events(out))))
+
+
+def test_text_that_comes_after_the_end_of_its_item_is_not_lost() -> None:
+    told = exact([{"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm"}]}])
+    late = {"type": "response.reasoning_summary_text.delta", "item_id": "rs_1", "summary_index": 0, "delta": "late"}
+    out, decoder = read([stream_of(*told[:-1], late, told[-1])], turn())
+    assert decoder.answer is not None
+    assert [item["summary"][0]["text"] for item in decoder.answer.output] == ["Hm", "late"]
+    check_stream(framed(out, decoder, turn()))
+
+
+def test_a_call_without_a_name_fails_the_stream() -> None:
+    delta = {"type": "response.function_call_arguments.delta", "item_id": "fc_1", "delta": "{}"}
+    end = {"type": "response.completed", "response": {"status": "completed", "output": []}}
+    _, decoder = read([stream_of(*exact([message("One")])[:-1], delta, end)], turn())
+    assert decoder.answer is not None
+    assert decoder.answer.status == "failed"
+    assert [item["type"] for item in decoder.answer.output] == ["message"]
+
+
+def searched() -> Item:
+    action = {"type": "search", "query": "q"}
+    return {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": action}
+
+
+# --- cut off ----------------------------------------------------------------------------------------------------
+
+USAGE = {"input_tokens": 5, "output_tokens": 16, "total_tokens": 21}
+BELOW = {**USAGE, "output_tokens": 15, "total_tokens": 20}
+
+
+def cut(items: list[Item], usage: JSON, absent: str = "") -> tuple[list[JSON], responses.ResponsesDecoder, Turn]:
+    asked = turn(max_output_tokens=16)
+    bare = [{name: value for name, value in event.items() if name != absent} for event in exact(items, usage)]
+    out, decoder = read([stream_of(*bare)], asked)
+    check_stream(framed(out, decoder, asked))
+    return events(out), decoder, asked
+
+
+@pytest.mark.parametrize("absent", ["", "output_index"])
+@pytest.mark.parametrize(
+    ("item", "usage", "status"),
+    [
+        (message("One two"), USAGE, "incomplete"),
+        (message("One two"), BELOW, "completed"),
+        (called('{"a":'), USAGE, "incomplete"),
+        (called('{"a":1}'), USAGE, "completed"),
+        (searched(), USAGE, "completed"),
+    ],
+)
+def test_an_answer_that_reached_its_limit_was_cut_off(item: Item, usage: JSON, status: str, absent: str) -> None:
+    told, decoder, asked = cut([item], usage, absent)
+    body = {"id": "resp_up", "status": "completed", "output": [item], "usage": usage}
+    whole = responses.decode(orjson.dumps(body), asked)
+    assert decoder.answer is not None
+    assert decoder.answer.status == whole.status == status
+    assert decoder.answer.incomplete_details == whole.incomplete_details
+    assert decoder.answer.output == whole.output == [told[-1]["item"]]
+    assert whole.output[0]["status"] == status
+
+
+def test_an_item_whose_end_was_held_back_is_unfinished_when_the_stream_breaks_there() -> None:
+    asked = turn(max_output_tokens=16)
+    told = exact([message("One two")])
+    for raw in (stream_of(*told[:-1]), stream_of(*map(without_number, told[:-1]))):
+        out, decoder = read([raw], asked)
+        assert decoder.answer is not None
+        assert decoder.answer.status == "failed"
+        check_stream(framed(out, decoder, asked))
+
+
+def test_one_event_for_every_end_is_read_by_its_status() -> None:
+    told = exact([message("One")])
+    details = {"reason": "content_filter"}
+    told[-1]["response"] |= {"status": "incomplete", "incomplete_details": details}
+    _, decoder = read([stream_of(*told)], turn())
+    assert decoder.answer is not None
+    assert (decoder.answer.status, decoder.answer.incomplete_details) == ("incomplete", details)
+
+
+def test_newlines_between_events_do_not_matter() -> None:
+    told = exact([message("One two three")])
+    raw = b"\n".join(map(sse.encode, told)) + b"\n"
+    out, decoder = read([raw], turn())
+    assert events(out) == output_of(told)
+    assert decoder.answer is not None
