@@ -164,3 +164,11 @@ def test_nothing_after_the_end_is_read() -> None:
     _, decoder = decoded(turn(), [TEXT + b"data: {not json}\n\n"])
     assert decoder.answer is not None
     assert decoder.answer.status == "completed"
+
+
+def test_a_decoder_says_which_path_its_events_took() -> None:
+    assert responses.decoder(turn(), 2).path == ""
+    assert decoded(turn(), [TEXT])[1].path == "bytes"
+    assert decoded(turn(), [TEXT.replace(b',"output_index":0', b"")])[1].path == "repaired"
+    assert formats.load("chat_completions").decoder(turn(), 2).path == "translated"
+    assert formats.replay(responses.decode(b'{"output":[]}', turn()), 2, 0).path == "translated"

@@ -121,6 +121,11 @@ class Repair:
             raise UpstreamBroken("The model's server sent a call without a name.")
         return self._drain()
 
+    def has_told(self, output: Sequence[Item]) -> bool:
+        """Whether nothing is open, and nothing new in the upstream's own response."""
+        told = all(track is not None for _, track in self._matched(output))
+        return told and not self._queue and self._held is None
+
     def release(self, *, cut: bool) -> list[bytes]:
         """The last item's end, where it was held back."""
         if cut and self._held is not None:

@@ -105,9 +105,9 @@ class ResponsesDecoder:
         if self.answer is not None:
             return
         try:
+            # The last event may lack its blank line where nothing is left to be told; half an output event is nothing.
             rest = self._splitter.rest.strip(b"\n")
-            if _is_end(rest):
-                # The last event may lack its blank line; half an output event is nothing.
+            if (end := _end_in(rest)) is not None and self._has_told(_output_of(end)):
                 self._read(rest, [])
             if self.answer is None:
                 raise UpstreamBroken("The model's server closed the stream before the response had ended.")
@@ -281,12 +281,10 @@ class ResponsesDecoder:
             status = response["status"]
         if status == "failed":
             self._fail(response)
-        output = response.get("output")
-        final = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
-        self._conclude({**response, "status": status}, final, out)
+        self._conclude({**response, "status": status}, _output_of(event), out)
 
     def _conclude(self, response: Mapping[str, Any], final: list[Item], out: list[bytes]) -> None:
-        if self._repair is None and (self._account.item is not None or len(final) > self._finished):
+        if self._repair is None and self._lacks(final):
             self._release(out, cut=False)
             self._start_repair()
         if self._repair is not None:
@@ -298,12 +296,18 @@ class ResponsesDecoder:
         self.path = self.path or "bytes"
         self.answer = _answer.answer_of(response, list(items), self._turn, path=self.path)
 
+    def _has_told(self, output: list[Item]) -> bool:
+        """Whether there is nothing to be said any more of what the upstream says that it has answered."""
+        if self._repair is not None:
+            return self._repair.has_told(output)
+        return self._held is None and not self._lacks(output)
+
+    def _lacks(self, output: list[Item]) -> bool:
+        """Whether what was relayed has no end, or is less than what the upstream says that it has answered."""
+        return self._account.item is not None or len(output) > len(self._told())
+
     def _told(self) -> list[Item]:
         return [*self._done, *([self._held[0]["item"]] if self._held else ())]
-
-    @property
-    def _finished(self) -> int:
-        return len(self._done) + (self._held is not None)
 
     def _fail(self, holder: Mapping[str, Any]) -> None:
         error = holder.get("error")
@@ -389,9 +393,18 @@ def _is_utf8(block: bytes) -> bool:
     return True
 
 
-def _is_end(raw: bytes) -> bool:
+def _end_in(raw: bytes) -> Event | None:
+    """The terminal event in `raw`, if that is what it is."""
     name, data = sse.parse(raw)
     try:
-        return data is not None and _event(data, name)["type"] in _ENDS
+        event = _event(data, name) if data is not None else {}
     except UpstreamBroken:
-        return False
+        return None
+    return event if event.get("type") in _ENDS else None
+
+
+def _output_of(end: Event) -> list[Item]:
+    """What the upstream itself says that it has answered."""
+    response = end.get("response")
+    output = response.get("output") if isinstance(response, dict) else None
+    return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
