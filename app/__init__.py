@@ -12,7 +12,7 @@ from app.channels.choice import Channels
 from app.channels.watch import WatchedTable
 from app.errors import StoreUnavailable
 from app.relay import Drain, Keeper, Pace, Relay
-from app.sealing import Seal
+from app.sealing import Seal, Seals
 from app.settings import Settings, load_settings, read_environment
 from app.store import Store
 from app.web import Gateway, InFlight
@@ -42,15 +42,15 @@ def build(settings: Settings) -> Gateway:
     table = WatchedTable(settings.channels, lambda: read_environment(home), FORMATS.keys())
     channels = Channels(table, connections=settings.threads)
     drain = Drain()
-    seal = Seal("compaction", settings.keys_for("compaction"))
-    relay = Relay(store, channels, seal, Pace(settings.heartbeat, drain))
+    seals = Seals(*(Seal(purpose, settings.keys_for(purpose)) for purpose in ("compaction", "reasoning")))
+    relay = Relay(store, channels, seals, Pace(settings.heartbeat, drain))
     return Gateway(
         settings=settings,
         store=store,
         channels=channels,
         catalog=Catalog(channels),
         relay=relay,
-        keeper=Keeper(store, relay.running),
+        keeper=Keeper(store, relay.running, channels.statuses),
         drain=drain,
         in_flight=InFlight(settings.max_in_flight),
     )

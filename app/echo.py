@@ -66,7 +66,8 @@ _SETTINGS = ("instructions", "tools", "text")
 #: Kept with the echo, never shown: which optional parts of the items the client asked to see.
 _INCLUDE = "include"
 
-_ENCRYPTED = "reasoning.encrypted_content"
+#: What a client includes to be given reasoning that it can send back.
+ENCRYPTED = "reasoning.encrypted_content"
 
 _NEVER_ECHOED_OF_TOOLS = ("authorization", "headers")
 
@@ -117,7 +118,7 @@ class Echo:
 
     def shows(self, item: Mapping[str, Any]) -> bool:
         """Whether nothing of this output item has to be hidden from the client."""
-        return item.get("type") != "reasoning" or "encrypted_content" not in item or _ENCRYPTED in self.include
+        return item.get("type") != "reasoning" or "encrypted_content" not in item or ENCRYPTED in self.include
 
     def shown(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         """The item without the optional parts that the client did not ask to see. They stay in the store."""

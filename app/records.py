@@ -7,7 +7,7 @@ between. Times are whole unix seconds, durations milliseconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
@@ -89,9 +89,23 @@ class Attempt:
     milliseconds: int
     status: int | None = None
     error: str | None = None
+    path: str = ""
+    """How its stream was read: `bytes`, `repaired`, `translated`."""
+    dropped: tuple[str, ...] = ()
+    """Types of the tools that the channel was not told of."""
 
     def wire(self) -> dict[str, Any]:
-        return {"channel": self.channel, "ms": self.milliseconds, "status": self.status, "error": self.error}
+        wire: dict[str, Any] = {
+            "channel": self.channel,
+            "ms": self.milliseconds,
+            "status": self.status,
+            "error": self.error,
+        }
+        if self.path:
+            wire["path"] = self.path
+        if self.dropped:
+            wire["dropped"] = list(self.dropped)
+        return wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +228,43 @@ class Token:
             "last_used_at": self.last_used_at,
             "store": self.keeps,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStatus:
+    """How one channel fares in one worker."""
+
+    name: str
+    in_flight: int = 0
+    failures: int = 0
+    """In a row, since it last went well or rested."""
+    rests: int = 0
+    """In a row, since it last went well."""
+    resting: float = field(default=0.0, compare=False)
+    """Seconds of rest that are left. They pass by themselves: that is no news."""
+    on_trial: bool = False
+    """It has rested, and takes one request at a time until one has gone well."""
+    last_error: str | None = None
+    """Code of what it failed with since it last went well."""
+    path: str = ""
+    """How its last stream was read: `bytes`, `repaired`, `translated`."""
+
+    def wire(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, wire: Mapping[str, Any]) -> ChannelStatus:
+        """Workers of another version may tell more or less."""
+        return cls(**{name: wire[name] for name in cls.__slots__ if name in wire})
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """What a living worker last said of its channels, and how many seconds ago."""
+
+    worker: str
+    age: int
+    channels: tuple[ChannelStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -53,6 +54,14 @@ class Seal:
 
     def _bound(self, owner: str) -> bytes:
         return f"{PREFIX}{self._purpose}\0{owner}".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Seals:
+    """One for each thing that clients carry."""
+
+    compaction: Seal
+    reasoning: Seal
 
 
 def is_sealed(text: object) -> bool:

@@ -132,7 +132,8 @@ def listed_argument(name: str) -> list[str]:
 def asked() -> Asked:
     """Who waits: by the client's connection, where the server tells it, a hang-up is seen during silence."""
     sock = request.environ.get("gunicorn.socket")
-    return Asked(g.request_id, sock.fileno() if sock is not None else None)
+    g.asked = Asked(g.request_id, sock.fileno() if sock is not None else None)
+    return cast(Asked, g.asked)
 
 
 # --- how an answer leaves ---------------------------------------------------------------------------------------
@@ -194,6 +195,8 @@ def _finish(response: Response) -> Response:
     headers["X-Request-Id"] = g.request_id
     headers["OpenAI-Processing-Ms"] = str(round((monotonic() - g.began) * 1000))
     headers["Cache-Control"] = "no-store"
+    if "asked" in g:
+        headers.update(g.asked.told)
     headers["X-Content-Type-Options"] = "nosniff"
     theirs = request.headers.get(_CLIENT_REQUEST_ID, "")
     if 0 < len(theirs) <= 512 and theirs.isascii() and theirs.isprintable():

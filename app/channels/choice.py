@@ -26,6 +26,8 @@ from app.errors import (
     UpstreamLimited,
     unknown_model,
 )
+from app.formats import Format
+from app.records import ChannelStatus
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +36,16 @@ MAX_REST = 300.0
 _POLL_SECONDS = 1.0
 _EXHAUSTED_REST = 60.0
 
+#: What the log says of the paths that do not speak for themselves.
+_PATHS = {"bytes": "relayed as bytes"}
+
 #: Retries may add a fifth to the load, and a few more than that when there is little of it.
 _RETRY_SHARE = 0.2
 _RETRY_RESERVE = 10.0
+
+
+#: How much of what is asked a channel would leave out.
+Loss = Callable[[Channel, Format], int]
 
 
 @dataclass(slots=True)
@@ -49,6 +58,19 @@ class Health:
     resting_until: float = 0.0
     on_trial: bool = False
     last_error: str | None = None
+    path: str = ""
+
+    def status(self, name: str, now: float) -> ChannelStatus:
+        return ChannelStatus(
+            name=name,
+            in_flight=self.in_flight,
+            failures=self.failures,
+            rests=self.rests,
+            resting=max(0.0, self.resting_until - now),
+            on_trial=self.on_trial,
+            last_error=self.last_error,
+            path=self.path,
+        )
 
 
 @dataclass(slots=True)
@@ -95,8 +117,9 @@ class Channels:
                 self._lock.release()
         return self._watched.current
 
-    def choices(self, model: str, prefer: str | None = None) -> Iterator[Choice]:
-        """The channels to try for a model, one after the other; each is to be used in a `with`.
+    def choices(self, model: str, prefer: str | None = None, loss: Loss | None = None) -> Iterator[Choice]:
+        """The channels to try for a model, one after the other; each is to be used in a `with`. Those that leave less
+        out of the turn come first.
 
         Raises, before the first is given: InvalidRequest for a model nobody serves, FormatNotServed when none of its
         channels can, ChannelsBusy when all are full or resting. Ends early when the retry budget is spent.
@@ -113,7 +136,10 @@ class Channels:
                 param="model",
             )
         self._budget.pay()
-        return self._tries(model, _ordered(able, prefer))
+        if loss is None or len(able) == 1:
+            return self._tries(model, _ordered(able, prefer))
+        losses = {channel.name: loss(channel, formats.load(channel.format)) for channel in able}
+        return self._tries(model, sorted(_ordered(able, prefer), key=lambda channel: losses[channel.name]))
 
     @property
     def compaction(self) -> Compaction:
@@ -122,6 +148,19 @@ class Channels:
     def usable(self) -> list[Channel]:
         """Channels that could take a request now."""
         return [channel for channel in self.table.channels if self._available(channel)]
+
+    def statuses(self) -> tuple[ChannelStatus, ...]:
+        """How the channels that were looked at fare in this process, in the table's order."""
+        now = self._clock()
+        return tuple(
+            self._health[channel.name].status(channel.name, now)
+            for channel in self.table.channels
+            if channel.name in self._health
+        )
+
+    def choice(self, channel: Channel, model: str) -> Choice:
+        """This very channel, however it fares."""
+        return Choice(self, channel, channel.upstream_model(model) or model, self._health_of(channel))
 
     def upstream(self, channel: Channel) -> Upstream:
         """The connections of this very row; a row that was changed gets new ones."""
@@ -148,7 +187,7 @@ class Channels:
             if tries and not self._budget.take():
                 return
             tries += 1
-            yield Choice(self, channel, channel.upstream_model(model) or model, self._health_of(channel))
+            yield self.choice(channel, model)
         if not tries:
             raise self._busy(model, ordered)
 
@@ -193,6 +232,11 @@ class Channels:
                 health.on_trial = False
                 health.last_error = None
 
+    def took(self, channel: Channel, health: Health, path: str) -> None:
+        if path and path != health.path:
+            health.path = path
+            log.info("channel %s: its streams are %s", channel.name, _PATHS.get(path, path))
+
     def failed(self, channel: Channel, health: Health, error: UpstreamError) -> None:
         if not error.counts:
             return
@@ -234,6 +278,10 @@ class Choice:
 
     def succeeded(self) -> None:
         self._channels.succeeded(self._health)
+
+    def took(self, path: str) -> None:
+        """How its stream was read: `bytes`, `repaired`, `translated`; empty when there was none to read."""
+        self._channels.took(self.channel, self._health, path)
 
     def failed(self, error: UpstreamError) -> None:
         log.info("channel %s failed: %s %s", self.channel.name, error.code, error.message)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import time
 from typing import Any
 
@@ -35,7 +35,7 @@ from app.relay.recorder import Recorder
 from app.relay.stream import EventStream, whole
 from app.schemas.create import CompactRequest
 from app.schemas.listing import Page
-from app.sealing import Seal
+from app.sealing import Seals
 from app.turn import Answer, Item, Turn
 
 __all__ = ["Asked", "Drain", "EventStream", "Keeper", "Pace", "Relay"]
@@ -53,6 +53,12 @@ class Asked:
 
     request_id: str
     client: int | None = None
+    told: dict[str, str] = field(default_factory=dict)
+    """What they are told beside the answer, as headers; filled in while it is made."""
+
+    def tell_dropped(self, tools: Sequence[str]) -> None:
+        if tools:
+            self.told["X-Antiphon-Dropped-Tools"] = ", ".join(tools)
 
 
 #: Makes the history of a turn shorter, or leaves it.
@@ -62,12 +68,12 @@ Output = Callable[[Sequence[Item], Item], Sequence[Item]]
 
 
 class Relay:
-    def __init__(self, store: Store, channels: Channels, seal: Seal, pace: Pace) -> None:
+    def __init__(self, store: Store, channels: Channels, seals: Seals, pace: Pace) -> None:
         self._store = store
         self._channels = channels
         self._pace = pace
-        self._contexts = Contexts(store, seal)
-        self._compaction = Compaction(channels, self._contexts, seal)
+        self._contexts = Contexts(store, seals)
+        self._compaction = Compaction(channels, self._contexts, seals.compaction)
         self.running = Running()
 
     # --- answering
@@ -90,7 +96,7 @@ class Relay:
         recorder = Recorder(self._store, turn, token, asked.request_id)
         with _recorded(recorder):
             turn = shorten(turn, recorder, asked)
-            answer, choice = ask(
+            answer, answered = ask(
                 turn,
                 self._channels,
                 self._contexts.fit,
@@ -98,13 +104,14 @@ class Relay:
                 prefer=self._prefer(turn),
                 client=asked.client,
             )
-            return recorder.finish(answer, choice)
+            asked.tell_dropped(answered.dropped)
+            return recorder.finish(answer, answered.choice)
 
     def _stream(self, turn: Turn, token: Token, asked: Asked, shorten: Shorten) -> EventStream:
         recorder = Recorder(self._store, turn, token, asked.request_id)
         with _recorded(recorder):
             turn = shorten(turn, recorder, asked)
-        return EventStream(
+        events = EventStream(
             turn,
             self._channels,
             recorder,
@@ -114,6 +121,8 @@ class Relay:
             pace=self._pace,
             running=self.running,
         ).open()
+        asked.tell_dropped(events.dropped)
+        return events
 
     def _prefer(self, turn: Turn) -> str | None:
         """Where the conversation was last: what only its maker can read can be read there."""

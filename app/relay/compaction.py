@@ -21,7 +21,7 @@ from app.errors import (
 )
 from app.formats import Compacting
 from app.records import Chain, Link, Usage
-from app.relay.asking import Tried, ask, post, whole_answer
+from app.relay.asking import Tried, ask, attempt, post, whole_answer
 from app.relay.calls import CALLS
 from app.relay.compacting import (
     Native,
@@ -145,11 +145,11 @@ class Compaction:
                 except UpstreamError as error:
                     if isinstance(error, _OF_THE_CHANNEL):
                         choice.failed(error)
-                    asked.tried(choice, began, error)
+                    asked.tried(attempt(choice, began, error))
                     last = error
                     continue
                 choice.succeeded()
-                asked.tried(choice, began, None)
+                asked.tried(attempt(choice, began, None))
                 return made
         if last is not None:
             raise CompactionFailed(f"The compaction failed: {last.message}") from last
@@ -180,7 +180,7 @@ class Compaction:
             request["max_output_tokens"] = asked.wish.max_tokens
         turn = asked.internal(model, to_summarise(plan, asked.wish.instructions), request)
         try:
-            answer, choice = ask(
+            answer, answered = ask(
                 turn, self._channels, self._contexts.fit, asked.tried, prefer=asked.prefer, client=asked.client
             )
         except FormatNotServed as error:
@@ -191,7 +191,7 @@ class Compaction:
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
         except UpstreamError as error:
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
-        return _summed_up(plan, history, turn.input, answer, choice)
+        return _summed_up(plan, history, turn.input, answer, answered.choice)
 
     def _trim(self, asked: _Asked) -> _Pass:
         self._choices(asked)

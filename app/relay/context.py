@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import orjson
@@ -12,7 +12,7 @@ from app.records import Chain, Link
 from app.relay.calls import ANSWERS
 from app.relay.compacting import Native, Opened, is_ours, open_item, portable, same_words, unreadable
 from app.relay.ports import Store
-from app.sealing import PREFIX, Seal
+from app.sealing import PREFIX, Seals, is_sealed
 from app.turn import Item, Turn
 
 _SENT_ON = frozenset({"user", "system", "developer"})
@@ -22,9 +22,10 @@ _NOBODY = ""
 
 
 class Contexts:
-    def __init__(self, store: Store, seal: Seal) -> None:
+    def __init__(self, store: Store, seals: Seals) -> None:
         self._store = store
-        self._seal = seal
+        self._seal = seals.compaction
+        self._reasoning = seals.reasoning
 
     def load(self, owner: str, response_id: str) -> Chain:
         """The chain from its newest compaction on, which is opened; a native one stays for `fit`."""
@@ -32,16 +33,29 @@ class Contexts:
         return self._opened(owner, chain) if chain.compacted else chain
 
     def expand(self, owner: str, items: Sequence[Item]) -> list[Item]:
-        """A client's own input with its newest compaction item opened; a native one stays for `fit`.
+        """A client's own input with sealed reasoning and its newest compaction item opened; a native one stays for
+        `fit`.
 
         Of what stands before it the messages of users and instructors are sent on; the rest is what the item stands
         for.
         """
+        items = [self._legible(owner, item) for item in items]
         newest = next((at for at in range(len(items) - 1, -1, -1) if items[at].get("type") == "compaction"), None)
         if newest is None:
-            return list(items)
+            return items
         sent_on = [item for item in items[:newest] if item.get("role") in _SENT_ON]
         return self._open(owner, [*sent_on, *items[newest:]])
+
+    def sealer(self, owner: str) -> Callable[[str], str]:
+        """Makes `encrypted_content` of reasoning text."""
+        return lambda text: self._reasoning.close(owner, text.encode())
+
+    def _legible(self, owner: str, item: Item) -> Item:
+        """Reasoning that was sealed here, as the text it is. Raises InvalidRequest."""
+        if not _is_sealed_reasoning(item):
+            return item
+        text = self._reasoning.open(owner, item["encrypted_content"]).decode()
+        return {**_unsealed(item), "content": [{"type": "reasoning_text", "text": text}]}
 
     def fit(self, turn: Turn, family: str) -> Turn:
         """The turn as a channel of this family can read it. On another family's channel the originals take the place
@@ -129,7 +143,7 @@ class Contexts:
                 read = self._for_family(owner, open_item(self._seal, owner, item), family)
                 out = [*_not_repeated(out, read), *read]
             else:
-                out.append(item)
+                out.append(_unsealed(item) if _is_sealed_reasoning(item) else item)
         return out
 
     def _for_family(self, owner: str, opened: Opened, family: str) -> list[Item]:
@@ -153,6 +167,14 @@ class Contexts:
             return None
         own = replace(own, output=b"[]")
         return [item for link in (*before, own) for item in _items(_without_compactions(link))]
+
+
+def _is_sealed_reasoning(item: Item) -> bool:
+    return item.get("type") == "reasoning" and is_sealed(item.get("encrypted_content"))
+
+
+def _unsealed(item: Item) -> Item:
+    return {name: value for name, value in item.items() if name != "encrypted_content"}
 
 
 def _items(link: Link) -> Iterator[Item]:

@@ -1,18 +1,22 @@
-"""What a worker does beside its requests: it says that it lives, ends what dead workers left, and hears of cancels."""
+"""What a worker does beside its requests: it says that it lives and how its channels fare, ends what dead workers left,
+and hears of cancels.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from app.errors import StoreUnavailable
+from app.records import ChannelStatus
 
 log = logging.getLogger(__name__)
 
-#: How often running streams are compared with their rows: within this, one that was ended elsewhere stops.
+#: How often running streams are compared with their rows: within this, one that was ended elsewhere stops, and what
+#: has changed with a channel is told.
 LOOK_SECONDS = 2.0
 
 
@@ -22,7 +26,9 @@ class Leases(Protocol):
         """Seconds for which a worker is believed to live after it last said so."""
         ...
 
-    def renew_lease(self) -> None: ...
+    def renew_lease(self, status: Sequence[ChannelStatus]) -> None: ...
+
+    def end_lease(self) -> None: ...
 
     def reap(self) -> int:
         """Fails the responses of workers whose lease has ended; how many."""
@@ -62,9 +68,11 @@ class Running:
 class Keeper:
     """One thread a worker. It must not die: what the database refuses now is tried again at the next tick."""
 
-    def __init__(self, leases: Leases, running: Running) -> None:
+    def __init__(self, leases: Leases, running: Running, status: Callable[[], Sequence[ChannelStatus]]) -> None:
         self._leases = leases
         self._running = running
+        self._status = status
+        self._told: Sequence[ChannelStatus] | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
@@ -75,6 +83,7 @@ class Keeper:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(LOOK_SECONDS)
+            self._leave()
 
     def _run(self) -> None:
         every = max(LOOK_SECONDS, self._leases.lease / 4)
@@ -85,7 +94,10 @@ class Keeper:
                 self._look()
                 if since_renewal >= every:
                     since_renewal = 0.0
-                    self._renew()
+                    self._renew(self._status())
+                    self._reap()
+                elif (status := self._status()) != self._told:
+                    self._renew(status)
             except StoreUnavailable as error:
                 log.warning("the lease of this worker could not be renewed: %s", error.message)
 
@@ -96,7 +108,17 @@ class Keeper:
             for response_id in before - self._leases.running():
                 self._running.stop(response_id)
 
-    def _renew(self) -> None:
-        self._leases.renew_lease()
+    def _renew(self, status: Sequence[ChannelStatus]) -> None:
+        self._leases.renew_lease(status)
+        self._told = status
+
+    def _leave(self) -> None:
+        """Nobody shall take this worker for a living one until its lease runs out."""
+        try:
+            self._leases.end_lease()
+        except StoreUnavailable as error:
+            log.warning("the lease of this worker could not be ended: %s", error.message)
+
+    def _reap(self) -> None:
         if failed := self._leases.reap():
             log.warning("%d responses of a worker that is gone were ended", failed)

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from app import ids
-from app.echo import Echo
+from app.echo import ENCRYPTED, Echo
 from app.errors import InvalidRequest, item_not_found, unknown_model
 from app.records import Chain, Link, Token
 from app.relay.calls import ANSWERS, CALLS
@@ -45,6 +45,7 @@ def open_history(store: Store, contexts: Contexts, token: Token, request: Mappin
         chain=chain,
         store=keeps,
         stream=bool(request.get("stream")),
+        seal=contexts.sealer(token.owner) if ENCRYPTED in request.get("include", ()) else None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -84,6 +84,10 @@ class Choice(Protocol):
     def failed(self, error: UpstreamError) -> None: ...
 
 
+#: How much of a turn a channel would leave out.
+Loss = Callable[[ChannelRow, Format], int]
+
+
 class CompactionRow(Protocol):
     """The table's defaults for compaction."""
 
@@ -97,4 +101,4 @@ class Channels(Protocol):
     @property
     def compaction(self) -> CompactionRow: ...
 
-    def choices(self, model: str, prefer: str | None = None) -> Iterator[Choice]: ...
+    def choices(self, model: str, prefer: str | None = None, loss: Loss | None = None) -> Iterator[Choice]: ...

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable, UpstreamError
+from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable
 from app.records import Attempt, Draft, Outcome, Token, Usage
 from app.relay.ports import Choice, Store
 from app.turn import Answer, Item, Turn
@@ -41,10 +41,8 @@ class Recorder:
         if self._turn.store:
             self._store.begin(self._draft)
 
-    def tried(self, choice: Choice, began: float, error: UpstreamError | None) -> None:
-        milliseconds = round((monotonic() - began) * 1000)
-        status, code = (error.status, error.code) if error else (200, None)
-        self._attempts.append(Attempt(choice.channel.name, milliseconds, status, code))
+    def tried(self, attempt: Attempt) -> None:
+        self._attempts.append(attempt)
 
     def first_byte(self) -> None:
         if self._first_byte_ms is None:

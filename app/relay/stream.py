@@ -9,16 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from threading import Event
-from time import monotonic
 from typing import Any
 
 from app import sse
 from app.errors import ClientGone, GatewayError, InternalError, UpstreamBroken, UpstreamError
 from app.formats import Decoder, Emitter, replay
-from app.relay.asking import Fit
+from app.relay.asking import Fit, Tries, Try
 from app.relay.keeper import Running
 from app.relay.mover import SILENCE, Pace, pieces
-from app.relay.ports import Channels, Choice, Exchange
+from app.relay.ports import Channels, Exchange
 from app.relay.recorder import Recorder
 from app.turn import Answer, Item, Turn
 
@@ -54,8 +53,9 @@ def _terminal(event: Mapping[str, Any]) -> bytes:
 class _Passage:
     """One channel at work on the turn: what it sends and what a decoder has made of it. Closed by whoever opened it."""
 
-    def __init__(self, choice: Choice, exchange: Exchange, decoder: Decoder, bytes_: Iterator[bytes | None]) -> None:
-        self.choice = choice
+    def __init__(self, asked: Try, exchange: Exchange, decoder: Decoder, bytes_: Iterator[bytes | None]) -> None:
+        self.asked = asked
+        self.choice = asked.choice
         self.decoder = decoder
         self._exchange = exchange
         self._bytes = bytes_
@@ -110,15 +110,12 @@ class EventStream:
         self._turn = turn
         self._running = running
         self._stopped = Event()
-        self._fit = fit
         self._first = _HEAD + _PER_ITEM * len(turn.preface)
         self._recorder = recorder
         self._client = client
         self._pace = pace
-        self._choices = channels.choices(turn.model, prefer)
+        self._tries = Tries(turn, channels, fit, recorder.tried, prefer)
         self._passage: _Passage | None = None
-        self._error: UpstreamError | None = None
-        self._began = monotonic()
         self._ended = False
         self._events = self._walk()
 
@@ -137,6 +134,11 @@ class EventStream:
             self.close()
             raise
         return self
+
+    @property
+    def dropped(self) -> Sequence[str]:
+        """Types of the tools that the channel that has accepted was not told of."""
+        return self._at_work().asked.dropped
 
     def __iter__(self) -> Iterator[bytes]:
         return self._events
@@ -179,51 +181,42 @@ class EventStream:
             except UpstreamError as error:
                 if passage.decoder.started:
                     raise
-                self._give_up(error)
+                self._give_up(passage.asked, error)
                 self._go_on()
 
     def _go_on(self) -> None:
         """To the next channel that accepts. Raises the last error when there is none, or when it speaks for all."""
         while True:
-            if self._error is not None and not self._error.elsewhere:
-                raise self._error
-            choice = next(self._choices, None)
-            if choice is None:
-                raise self._error or UpstreamBroken("No channel is left to ask.")
-            self._began = monotonic()
+            asked = self._tries.next()
             try:
-                self._passage = self._open_passage(choice)
+                self._passage = self._open_passage(asked)
                 self._passage.accept()
                 return
             except UpstreamError as error:
-                self._give_up(error, choice)
+                self._give_up(asked, error)
 
-    def _open_passage(self, choice: Choice) -> _Passage:
-        turn, format_ = self._fit(self._turn, choice.channel.family), choice.format
+    def _open_passage(self, asked: Try) -> _Passage:
+        choice, turn, format_ = asked.choice, asked.turn, asked.choice.format
         choice.__enter__()
         exchange: Exchange | None = None
         try:
-            body = format_.encode(turn, choice.channel, choice.model)
-            exchange = choice.post(format_.PATH, body, accept="text/event-stream", client=self._client)
+            exchange = choice.post(format_.PATH, asked.body, accept="text/event-stream", client=self._client)
             if exchange.status != 200:
                 raise format_.decode_error(exchange.status, exchange.headers, exchange.read())
             if "json" in exchange.headers.get("content-type", ""):
                 # Asked for a stream and answered in one piece: the client still gets its events.
                 answer = format_.decode(exchange.read(), turn)
-                return _Passage(choice, exchange, replay(answer, self._first, len(turn.preface)), iter((b"\n",)))
+                return _Passage(asked, exchange, replay(answer, self._first, len(turn.preface)), iter((b"\n",)))
             moved = pieces(exchange, self._client, choice.channel.timeouts, self._pace, self._stopped)
-            return _Passage(choice, exchange, format_.decoder(turn, self._first), moved)
+            return _Passage(asked, exchange, format_.decoder(turn, self._first), moved)
         except BaseException:
             if exchange is not None:
                 exchange.close()
             choice.__exit__(None, None, None)
             raise
 
-    def _give_up(self, error: UpstreamError, choice: Choice | None = None) -> None:
-        choice = choice or self._at_work().choice
-        choice.failed(error)
-        self._recorder.tried(choice, self._began, error)
-        self._error = error
+    def _give_up(self, asked: Try, error: UpstreamError) -> None:
+        self._tries.failed(asked, error)
         self._shut()
 
     # --- what is ours to say
@@ -238,8 +231,7 @@ class EventStream:
         assert answer is not None
         if answer.status == "failed":
             raise _failed(answer)
-        passage.choice.succeeded()
-        self._recorder.tried(passage.choice, self._began, None)
+        self._tries.succeeded(passage.asked)
         response = self._recorder.finish(answer, passage.choice)
         self._ended = True
         kind = f"response.{answer.status}"
@@ -251,7 +243,7 @@ class EventStream:
         if passage is not None:
             number, partial, choice = passage.decoder.sequence, passage.decoder.partial(), passage.choice
             if isinstance(error, UpstreamError):
-                self._give_up(error)
+                self._give_up(passage.asked, error)
         response = self._recorder.fail(error, partial, choice)
         self._ended = True
         return sse.encode({"type": "error", "sequence_number": number, "error": error.error()}) + _terminal(

@@ -126,6 +126,7 @@ class ChannelRow(DefaultsRow):
     bridge = Value(cells.flag)
     chat = Value(cells.flag)
     encrypted_reasoning = Value(cells.flag)
+    reasoning_text = Value(cells.flag)
     hosted_tools = Value(cells.one_of("drop", "refuse"))
     system_messages = Value(cells.one_of("merge", "keep"))
     retry_unanswered = Value(cells.flag)

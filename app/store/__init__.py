@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.records import Chain, Draft, Outcome, Stored, StoredItem, Token
+from app.records import Chain, ChannelStatus, Draft, Outcome, Stored, StoredItem, Token, WorkerStatus
 from app.store import backup, chain, items, migrations, pruning, stats, usage
 from app.store.database import Database, Session
 from app.store.group import Group, Statements
@@ -114,9 +114,19 @@ class Store:
 
     # --- workers ------------------------------------------------------------------------------------------------
 
-    def renew_lease(self) -> None:
-        """Says that this worker lives; due every few seconds while responses are in progress."""
-        self._leases.extend()
+    def renew_lease(self, status: Sequence[ChannelStatus] = ()) -> None:
+        """Says that this worker lives, and how its channels fare; due every few seconds while responses are in
+        progress.
+        """
+        self._leases.extend(status)
+
+    def end_lease(self) -> None:
+        """Says that this worker ends; its responses in progress, if there still are any, are failed by the next."""
+        self._leases.end()
+
+    def statuses(self) -> list[WorkerStatus]:
+        """What the living workers said of their channels, by the worker's name."""
+        return self._leases.statuses()
 
     @property
     def lease(self) -> int:

@@ -1,5 +1,5 @@
-"""Which worker a response in progress belongs to, and what becomes of the responses of one that died. Time is read on
-the database's clock only.
+"""Which worker a response in progress belongs to, what becomes of the responses of one that died, and what the living
+say of their channels. Time is read on the database's clock only.
 """
 
 from __future__ import annotations
@@ -8,9 +8,12 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 import orjson
 
+from app.records import ChannelStatus, WorkerStatus
 from app.store import forks
 from app.store.database import Database, Session
 
@@ -33,7 +36,12 @@ class Leases:
         self._take = database.dialect.insert("worker", ["name", "started", "lease_until"]).replace(
             "?, ?, ?", f"?, ?, {now} + {lease}"
         )
-        self._extend = f"UPDATE worker SET lease_until = {now} + {lease} WHERE name = ?"  # noqa: S608
+        self._extend = f"UPDATE worker SET lease_until = {now} + {lease}, status = ?, status_at = {now} WHERE name = ?"  # noqa: S608
+        self._end = f"UPDATE worker SET lease_until = {now} - 1 WHERE name = ?"  # noqa: S608
+        self._living = (
+            f"SELECT name, status, status_at, {now} FROM worker"  # noqa: S608
+            f" WHERE lease_until >= {now} AND status IS NOT NULL ORDER BY name"
+        )
         self._dead = f"SELECT pk FROM worker WHERE lease_until < {now}"  # noqa: S608
         self._forget = f"DELETE FROM worker WHERE lease_until < {now} - {FORGOTTEN}"  # noqa: S608
         self.renew()
@@ -51,12 +59,24 @@ class Leases:
         found = session.row("SELECT pk FROM worker WHERE name = ?", (self._name,))
         return int(found[0]) if found else session.insert(self._take, (self._name, int(time.time())))
 
-    def extend(self) -> None:
+    def extend(self, status: Sequence[ChannelStatus] = ()) -> None:
+        text = orjson.dumps([channel.wire() for channel in status]).decode()
+
         def write(session: Session) -> None:
-            if session.run(self._extend, (self._name,)) == 0:
+            if session.run(self._extend, (text, self._name)) == 0:
                 session.insert(self._take, (self._name, int(time.time())))
+                session.run(self._extend, (text, self._name))
 
         self._database.transaction(write)
+
+    def end(self) -> None:
+        """What this worker may have left in progress is anybody's to fail, from now on."""
+        self._database.transaction(lambda session: session.run(self._end, (self._name,)))
+
+    def statuses(self) -> list[WorkerStatus]:
+        """What the living workers said last, their rests as they are by now."""
+        rows = self._database.read(lambda session: session.rows(self._living))
+        return [_status(*row) for row in rows]
 
     def running(self) -> set[str]:
         """Ids of this worker's responses that nobody has ended."""
@@ -83,3 +103,12 @@ class Leases:
             )
         session.run(self._forget)
         return failed
+
+
+def _status(worker: str, text: str, told_at: int, now: int) -> WorkerStatus:
+    told = [ChannelStatus.of(channel) for channel in orjson.loads(text)]
+    # The clocks of a cluster's nodes differ.
+    age = max(0, now - told_at)
+    return WorkerStatus(
+        worker, age, tuple(replace(channel, resting=max(0.0, channel.resting - age)) for channel in told)
+    )

@@ -136,6 +136,13 @@ def m002_pruning(schema: Schema) -> None:
     schema.index("response_parent", "response", "parent", where="parent IS NOT NULL")
 
 
+@step
+def m003_worker_status(schema: Schema) -> None:
+    # What a worker says of its channels, and when, on the database's clock.
+    schema.column("worker", "status", "{body}")
+    schema.column("worker", "status_at", "{int}")
+
+
 def upgrade(database: Database) -> list[int]:
     """Applies what is missing and tells which; waits while another one does the same."""
     holder = secrets.token_hex(8)

@@ -99,6 +99,8 @@ class Worker(Model):
     name = peewee.CharField()
     started = peewee.BigIntegerField()
     lease_until = peewee.BigIntegerField()
+    status = peewee.TextField(null=True)
+    status_at = peewee.BigIntegerField(null=True)
 
 
 class UsageDay(Model):

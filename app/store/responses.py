@@ -435,8 +435,8 @@ def _bare_error(json: str | None) -> str | None:
 
 
 def _attempts(attempts: tuple[Attempt, ...]) -> str | None:
-    """NULL when one attempt sufficed: the row itself says all about it."""
-    if not attempts or (len(attempts) == 1 and attempts[0].error is None):
+    """NULL when one attempt sufficed and left nothing out: the row itself says all about it."""
+    if not attempts or (len(attempts) == 1 and attempts[0].error is None and not attempts[0].dropped):
         return None
     return orjson.dumps([attempt.wire() for attempt in attempts]).decode()
 

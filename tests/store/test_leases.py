@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from app.records import Usage
+import orjson
+
+from app.records import ChannelStatus, Usage
 from app.store import Store
 from tests.store import rows
 from tests.store.turns import OWNER, draft, outcome, turn
@@ -44,3 +46,43 @@ def test_a_worker_has_one_row(store: Store, database_url: str) -> None:
         store.begin(draft())
     store.renew_lease()
     assert rows.execute(database_url, "SELECT COUNT(*), COUNT(DISTINCT name) FROM worker") == [(1, 1)]
+
+
+def test_living_workers_tell_of_their_channels(store: Store, database_url: str) -> None:
+    other = Store(database_url, peppers=[b"p"])
+    full = ChannelStatus("a", in_flight=3, path="bytes")
+    resting = ChannelStatus("a", rests=1, resting=300.0, on_trial=True, last_error="upstream_error")
+    store.renew_lease([ChannelStatus("a"), ChannelStatus("b")])
+    store.renew_lease([full])
+    other.renew_lease([resting])
+    assert {status.channels for status in store.statuses()} == {(full,), (resting,)}
+    other.end_lease()
+    other.close()
+    assert [status.channels for status in store.statuses()] == [(full,)]
+    rows.execute(database_url, "UPDATE worker SET lease_until = 1")
+    assert store.statuses() == []
+
+
+def test_a_rest_goes_on_while_nobody_tells_of_it(store: Store, database_url: str) -> None:
+    store.renew_lease([ChannelStatus("a", resting=300.0), ChannelStatus("b", resting=50.0)])
+    rows.execute(database_url, "UPDATE worker SET status_at = status_at - 100")
+    (status,) = store.statuses()
+    long, short = status.channels
+    assert 100 <= status.age <= 130
+    assert 170 <= long.resting <= 200
+    assert short.resting == 0
+
+
+def test_a_worker_of_another_version_tells_more(store: Store, database_url: str) -> None:
+    store.renew_lease([ChannelStatus("a", path="repaired")])
+    told = orjson.dumps([{"name": "a", "path": "repaired", "mood": "good"}]).decode()
+    rows.execute(database_url, "UPDATE worker SET status = ?", (told,))
+    assert store.statuses()[0].channels == (ChannelStatus("a", path="repaired"),)
+
+
+def test_what_a_worker_left_behind_when_it_ended_has_failed(store: Store, database_url: str) -> None:
+    ending, left = Store(database_url, peppers=[b"p"]), draft()
+    ending.begin(left)
+    ending.end_lease()
+    ending.close()
+    assert store.reap() == 1

@@ -88,7 +88,8 @@ def test_a_failure_keeps_its_error(store: Store) -> None:
     ("attempts", "kept"),
     [
         ((), None),
-        ((Attempt("first", 12, 200),), None),
+        ((Attempt("first", 12, 200, path="bytes"),), None),
+        ((Attempt("first", 12, 200, dropped=("web_search",)),), 1),
         ((Attempt("first", 3, 500, "upstream_error"), Attempt("second", 9, 200)), 2),
         ((Attempt("first", 3, 500, "upstream_error"),), 1),
     ],
@@ -100,6 +101,12 @@ def test_attempts_are_kept_when_there_is_something_to_tell(
     store.finish(begun, outcome(attempts=attempts))
     text = column(database_url, "attempts", begun.id)
     assert (len(orjson.loads(str(text))) if text else None) == kept
+
+
+def test_an_attempt_tells_only_what_there_is() -> None:
+    assert Attempt("first", 12, 200).wire() == {"channel": "first", "ms": 12, "status": 200, "error": None}
+    told = Attempt("first", 12, 200, path="translated", dropped=("web_search",)).wire()
+    assert (told["path"], told["dropped"]) == ("translated", ["web_search"])
 
 
 def test_settings_that_repeat_are_stored_once_for_each_owner(store: Store, database_url: str) -> None:
