@@ -52,7 +52,7 @@ MANNERS = {
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """`model` is served by this upstream alone; `model-first` by it and, when it fails, by the next lane's.
+    """`model` is served by this upstream alone; `model-first` by it and, when it fails, by one of another format.
     `model-strict` refuses hosted tools. Those of DEAD_ENDS rest once they have failed.
     """
 
@@ -112,14 +112,15 @@ def _lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Lane]
     with ExitStack() as stack:
         upstreams = {name: stack.enter_context(ScriptedUpstream()) for name in MANNERS}
         rows = [row for name in MANNERS for row in rows_of(name, upstreams)]
-        gateway = stack.enter_context(Gateway(tmp_path_factory.mktemp("lanes"), rows, workers=2))
+        gateway = stack.enter_context(Gateway(tmp_path_factory.mktemp("lanes"), rows))
         yield {name: Lane(name, gateway, upstreams[name], manner.dialect, name) for name, manner in MANNERS.items()}
 
 
 def rows_of(name: str, upstreams: Mapping[str, ScriptedUpstream]) -> list[JSON]:
     """The rows that a lane has in the channel table."""
     order = list(MANNERS)
-    second = order[(order.index(name) + 1) % len(order)]
+    following = order[order.index(name) + 1 :] + order
+    second = next(other for other in following if MANNERS[other].format != MANNERS[name].format)
     return [
         row_of(name, upstreams[name], models=[name, f"{name}-first"], priority=10),
         row_of(second, upstreams[second], name=f"{second}-after-{name}", models=[f"{name}-first"]),
