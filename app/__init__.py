@@ -12,6 +12,7 @@ from app.channels.choice import Channels
 from app.channels.watch import WatchedTable
 from app.errors import StoreUnavailable
 from app.relay import Drain, Keeper, Pace, Relay
+from app.relay.chat import ChatRelay
 from app.sealing import Seal, Seals
 from app.settings import Settings, load_settings, read_environment
 from app.store import Store
@@ -43,13 +44,15 @@ def build(settings: Settings) -> Gateway:
     channels = Channels(table, connections=settings.threads)
     drain = Drain()
     seals = Seals(*(Seal(purpose, settings.keys_for(purpose)) for purpose in ("compaction", "reasoning")))
-    relay = Relay(store, channels, seals, Pace(settings.heartbeat, drain))
+    pace = Pace(settings.heartbeat, drain)
+    relay = Relay(store, channels, seals, pace)
     return Gateway(
         settings=settings,
         store=store,
         channels=channels,
         catalog=Catalog(channels),
         relay=relay,
+        chat=ChatRelay(store, channels, pace),
         keeper=Keeper(store, relay.running, channels.statuses),
         drain=drain,
         in_flight=InFlight(settings.max_in_flight),

@@ -268,6 +268,27 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """An Idempotency-Key, and what tells the request that came with it from another one."""
+
+    key: str
+    fingerprint: str
+    """Hex digits of a SHA-256."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The response that a key belongs to already."""
+
+    fingerprint: str
+    response: str
+    status: str | None
+    """None while there is no row of it."""
+    running: bool
+    """A living worker is at it."""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredItem:
     """An item found by its id: the JSON of the array it stands in, and where."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,11 @@ HEARTBEAT = b": keep-alive\n\n"
 
 #: An event longer than this is no event.
 MAX_EVENT = 16 * 1024 * 1024
+
+
+#: The blank line behind an event. A `\r` counts once it is known that no `\n` follows.
+_BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
+_LONGEST_BLANK_LINE = 4
 
 
 class EventTooLong(ValueError):
@@ -103,3 +109,28 @@ class Splitter:
                 return b""
         self._after_cr = data.endswith(b"\r")
         return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+class Cutter:
+    """Cuts a stream into its events, however the bytes were split, and changes none of them."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._searched = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The events that are complete now, each with its blank line; the rest is kept."""
+        self._held += data
+        ends = [found.end() for found in _BLANK_LINE.finditer(self._held, self._searched)]
+        events = [bytes(self._held[begin:end]) for begin, end in zip((0, *ends), ends, strict=False)]
+        if ends:
+            del self._held[: ends[-1]]
+        if len(self._held) > MAX_EVENT:
+            raise EventTooLong
+        self._searched = max(0, len(self._held) - _LONGEST_BLANK_LINE)
+        return events
+
+    @property
+    def rest(self) -> bytes:
+        """What has come since the last whole event."""
+        return bytes(self._held)

@@ -20,6 +20,7 @@ from app.channels.choice import Channels
 from app.errors import ClientGone, GatewayError, InvalidRequest, Unauthenticated, Unavailable, UnsupportedMedia
 from app.records import Token
 from app.relay import Asked, Drain, Keeper, Relay
+from app.relay.chat import ChatRelay
 from app.settings import Settings
 from app.store import Store
 
@@ -64,6 +65,7 @@ class Gateway:
     channels: Channels
     catalog: Catalog
     relay: Relay
+    chat: ChatRelay
     keeper: Keeper
     drain: Drain
     in_flight: InFlight = field(default_factory=lambda: InFlight(1))
@@ -132,7 +134,8 @@ def listed_argument(name: str) -> list[str]:
 def asked() -> Asked:
     """Who waits: by the client's connection, where the server tells it, a hang-up is seen during silence."""
     sock = request.environ.get("gunicorn.socket")
-    g.asked = Asked(g.request_id, sock.fileno() if sock is not None else None)
+    key = request.headers.get("Idempotency-Key")
+    g.asked = Asked(g.request_id, sock.fileno() if sock is not None else None, key)
     return cast(Asked, g.asked)
 
 

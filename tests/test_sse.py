@@ -54,3 +54,27 @@ def test_parse_gives_name_and_data() -> None:
 
 def test_encode_names_the_event_by_its_type() -> None:
     assert sse.encode({"type": "x", "n": 1}) == b'event: x\ndata: {"type":"x","n":1}\n\n'
+
+
+@given(st.lists(st.sampled_from([b"\r\n", b"\n", b"\r", b"data: a", b": b", b"c"])), st.lists(st.integers(0, 1000)))
+def test_cutting_changes_no_byte_and_is_the_same_however_the_bytes_were_split(
+    spelt: list[bytes], cuts: list[int]
+) -> None:
+    data = b"".join(spelt)
+    whole, pieced = sse.Cutter(), sse.Cutter()
+    events = [event for piece in split(data, cuts) for event in pieced.feed(piece)]
+    assert b"".join(events) + pieced.rest == data
+    assert (events, pieced.rest) == (whole.feed(data), whole.rest)
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
+def test_events_are_cut_behind_their_blank_line(ending: bytes) -> None:
+    events = [event.replace(b"\n", ending) for event in EVENTS]
+    assert sse.Cutter().feed(b"".join(events) + b"data: more") == events
+
+
+def test_an_event_without_an_end_is_not_cut_for_ever() -> None:
+    cutter = sse.Cutter()
+    cutter.feed(b"x" * sse.MAX_EVENT)
+    with pytest.raises(sse.EventTooLong):
+        cutter.feed(b"x")

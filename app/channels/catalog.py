@@ -12,7 +12,8 @@ from typing import Any
 import orjson
 
 from app.channels.choice import Channels
-from app.channels.table import Channel
+from app.channels.endpoints import ENDPOINTS
+from app.channels.table import Channel, Table
 from app.errors import UpstreamError
 
 log = logging.getLogger(__name__)
@@ -31,14 +32,14 @@ class Catalog:
         """OpenAI's model objects, by name. Never waits: an upstream not yet asked adds nothing."""
         table = self._channels.table
         owners: dict[str, str] = {}
-        for channel in table.channels:
+        for channel in _enabled(table):
             for name in (*channel.models, *self._matching(channel)):
                 owners.setdefault(name, channel.name)
-        return [_model(name, owners[name], table.models.get(name, {})) for name in sorted(owners)]
+        return [_model(name, owners[name], table) for name in sorted(owners)]
 
     def warm(self) -> None:
         """Asks the upstreams of all globs, so that the first listing has an answer."""
-        for channel in self._channels.table.channels:
+        for channel in _enabled(self._channels.table):
             self._matching(channel)
 
     def _matching(self, channel: Channel) -> list[str]:
@@ -84,13 +85,19 @@ def _names(body: bytes) -> tuple[str, ...]:
     return tuple(entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str))
 
 
-def _model(name: str, owner: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _enabled(table: Table) -> list[Channel]:
+    return [channel for channel in table.channels if channel.enabled]
+
+
+def _model(name: str, owner: str, table: Table) -> dict[str, Any]:
+    facts: Mapping[str, Any] = table.models.get(name, {})
+    serving = table.serving(name)
     known = {key: facts[key] for key in ("context_window", "max_output_tokens") if key in facts}
     return {
         "id": name,
         "object": "model",
         "created": 0,
         "owned_by": owner,
-        "supported_endpoints": ["/v1/responses"],
+        "supported_endpoints": [endpoint.path for endpoint in ENDPOINTS if any(map(endpoint.serves, serving))],
         **known,
     }

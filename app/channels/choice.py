@@ -15,12 +15,12 @@ from time import monotonic
 from types import TracebackType
 
 from app import formats
+from app.channels.endpoints import CHAT, RESPONSES, Endpoint
 from app.channels.table import Channel, Compaction, Table
 from app.channels.upstream import Exchange, LocalExchange, Upstream
 from app.channels.watch import WatchedTable
 from app.errors import (
     ChannelsBusy,
-    FormatNotServed,
     UpstreamDenied,
     UpstreamError,
     UpstreamLimited,
@@ -124,22 +124,18 @@ class Channels:
         Raises, before the first is given: InvalidRequest for a model nobody serves, FormatNotServed when none of its
         channels can, ChannelsBusy when all are full or resting. Ends early when the retry budget is spent.
         """
-        table = self.table
-        serving = table.serving(model)
-        if not serving:
-            raise unknown_model(model, table.nearest(model))
-        able = [channel for channel in serving if channel.bridge]
-        if not able:
-            raise FormatNotServed(
-                f"No channel serves the model '{model}' in the Responses format. Use POST /v1/chat/completions for it.",
-                code="responses_not_supported",
-                param="model",
-            )
+        able = self._able(model, RESPONSES)
         self._budget.pay()
         if loss is None or len(able) == 1:
             return self._tries(model, _ordered(able, prefer))
         losses = {channel.name: loss(channel, formats.load(channel.format)) for channel in able}
         return self._tries(model, sorted(_ordered(able, prefer), key=lambda channel: losses[channel.name]))
+
+    def chat_choices(self, model: str) -> Iterator[Choice]:
+        """The same for a chat completion that is passed on as it is."""
+        able = self._able(model, CHAT)
+        self._budget.pay()
+        return self._tries(model, _ordered(able, None))
 
     @property
     def compaction(self) -> Compaction:
@@ -178,6 +174,16 @@ class Channels:
             for _, upstream in self._upstreams.values():
                 upstream.close()
             self._upstreams.clear()
+
+    def _able(self, model: str, endpoint: Endpoint) -> list[Channel]:
+        table = self.table
+        serving = table.serving(model)
+        if not serving:
+            raise unknown_model(model, table.nearest(model))
+        able = [channel for channel in serving if endpoint.serves(channel)]
+        if not able:
+            raise endpoint.not_served(model, serving)
+        return able
 
     def _tries(self, model: str, ordered: Sequence[Channel]) -> Iterator[Choice]:
         tries = 0

@@ -82,7 +82,9 @@ class Channel:
     encrypted_reasoning: bool = False
     """The upstream understands `include: [reasoning.encrypted_content]`."""
     reasoning_text: bool = False
-    """A chat upstream wants its own reasoning text back with the history."""
+    """A server of open models wants its reasoning text back with the history."""
+    max_output_tokens: int | None = None
+    """How long an answer may be when the client does not say."""
     hosted_tools: str = "drop"
     system_messages: str = "merge"
     retry_unanswered: bool = False

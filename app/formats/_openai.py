@@ -131,7 +131,7 @@ def usage(value: object) -> Usage | None:
     if not isinstance(value, dict):
         return None
     total_in, total_out = value.get("input_tokens"), value.get("output_tokens")
-    if not (isinstance(total_in, int) and isinstance(total_out, int) and _is_count(total_in) and _is_count(total_out)):
+    if not (isinstance(total_in, int) and isinstance(total_out, int) and is_count(total_in) and is_count(total_out)):
         return None
     details_in, details_out = value.get("input_tokens_details"), value.get("output_tokens_details")
     return Usage(
@@ -177,10 +177,11 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _is_count(value: object) -> bool:
+def is_count(value: object) -> bool:
+    """A number of tokens."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _count(details: object, name: str) -> int:
     value = details.get(name) if isinstance(details, dict) else None
-    return value if isinstance(value, int) and _is_count(value) else 0
+    return value if isinstance(value, int) and is_count(value) else 0

@@ -15,6 +15,7 @@ import orjson
 from app import sse
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats import _openai
+from app.formats._context import without_secret
 from app.formats._events import Emitter
 from app.records import Link
 from app.turn import Answer, Item, Row, Turn
@@ -155,7 +156,8 @@ def _spliced(array: bytes, link: Link, row: Row) -> Iterable[bytes]:
     if readable and link.status == "completed":
         inner = array[1:-1]
         return (inner,) if inner else ()
-    return (orjson.dumps(item) for item in orjson.loads(array) if _can_replay(item, link, row))
+    kept = (item for item in orjson.loads(array) if _can_replay(item, link, row))
+    return (orjson.dumps(item if link.family == row.family else without_secret(item)) for item in kept)
 
 
 def _can_replay(item: Item, link: Link, row: Row) -> bool:

@@ -29,6 +29,7 @@ from app.relay.context import Contexts
 from app.relay.keeper import Keeper, Running
 from app.relay.listing import context_items, page, returned
 from app.relay.mover import Drain, Pace
+from app.relay.once import Once
 from app.relay.opening import check_model, open_history, open_turn
 from app.relay.ports import Channels, Store
 from app.relay.recorder import Recorder
@@ -53,12 +54,17 @@ class Asked:
 
     request_id: str
     client: int | None = None
+    key: str | None = None
+    """The Idempotency-Key, where there is one."""
     told: dict[str, str] = field(default_factory=dict)
     """What they are told beside the answer, as headers; filled in while it is made."""
 
     def tell_dropped(self, tools: Sequence[str]) -> None:
         if tools:
             self.told["X-Antiphon-Dropped-Tools"] = ", ".join(tools)
+
+    def tell_replayed(self) -> None:
+        self.told["Idempotent-Replayed"] = "true"
 
 
 #: Makes the history of a turn shorter, or leaves it.
@@ -93,8 +99,11 @@ class Relay:
         return self._stream(turn, token, asked, self._compacted_if_due)
 
     def _create(self, turn: Turn, token: Token, asked: Asked, shorten: Shorten) -> dict[str, Any]:
+        once = Once(self._store, token, turn, asked.key)
+        if (earlier := once.earlier()) is not None:
+            return _replayed(earlier, asked)
         recorder = Recorder(self._store, turn, token, asked.request_id)
-        with _recorded(recorder):
+        with _recorded(recorder, once):
             turn = shorten(turn, recorder, asked)
             answer, answered = ask(
                 turn,
@@ -107,10 +116,16 @@ class Relay:
             asked.tell_dropped(answered.dropped)
             return recorder.finish(answer, answered.choice)
 
-    def _stream(self, turn: Turn, token: Token, asked: Asked, shorten: Shorten) -> EventStream:
+    def _stream(self, turn: Turn, token: Token, asked: Asked, shorten: Shorten) -> Iterable[bytes]:
+        once = Once(self._store, token, turn, asked.key)
+        if (earlier := once.earlier()) is not None:
+            return whole(_replayed(earlier, asked))
         recorder = Recorder(self._store, turn, token, asked.request_id)
-        with _recorded(recorder):
+        with _recorded(recorder, once):
             turn = shorten(turn, recorder, asked)
+            return self._opened(turn, recorder, asked)
+
+    def _opened(self, turn: Turn, recorder: Recorder, asked: Asked) -> EventStream:
         events = EventStream(
             turn,
             self._channels,
@@ -205,8 +220,11 @@ class Relay:
         history = [*self._contexts.items(turn), *turn.input]
         if not history:
             raise InvalidRequest("There is nothing to compact.", code="empty_array", param="input")
+        once = Once(self._store, token, turn, asked.key)
+        if (earlier := once.earlier()) is not None:
+            return _replayed(earlier, asked)
         recorder = Recorder(self._store, turn, token, asked.request_id)
-        with _recorded(recorder):
+        with _recorded(recorder, once):
             made = self._compaction.compact(
                 turn,
                 history,
@@ -267,15 +285,22 @@ def response_object(stored: Stored, include: Iterable[str] = ()) -> dict[str, An
     )
 
 
+def _replayed(stored: Stored, asked: Asked) -> dict[str, Any]:
+    asked.tell_replayed()
+    return response_object(stored)
+
+
 @contextmanager
-def _recorded(recorder: Recorder) -> Iterator[None]:
-    """However the work ends, it is written down."""
+def _recorded(recorder: Recorder, once: Once) -> Iterator[None]:
+    """However the work ends, it is written down; what came to nothing may be asked for again."""
     try:
         yield
     except GatewayError as error:
+        once.release()
         recorder.refuse(error)
         raise
     except ClientGone:
+        once.release()
         recorder.cancel()
         raise
 

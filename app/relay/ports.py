@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from app.errors import UpstreamError
 from app.formats import Format
-from app.records import Chain, Draft, Outcome, Stored
+from app.records import Chain, Claim, Claimed, Draft, Outcome, Stored
 from app.turn import Row
 
 
@@ -34,6 +34,12 @@ class Store(Protocol):
     def response(self, owner: str, response_id: str) -> Stored | None: ...
 
     def delete(self, owner: str, response_id: str) -> bool: ...
+
+    def claim(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
+        """None when the key is the response's from now on, else the response that has it already."""
+        ...
+
+    def release(self, token: int, claim: Claim, response_id: str) -> None: ...
 
     def items(self, owner: str, ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]: ...
 
@@ -102,3 +108,5 @@ class Channels(Protocol):
     def compaction(self) -> CompactionRow: ...
 
     def choices(self, model: str, prefer: str | None = None, loss: Loss | None = None) -> Iterator[Choice]: ...
+
+    def chat_choices(self, model: str) -> Iterator[Choice]: ...

@@ -31,19 +31,23 @@ _PER_ITEM = 2
 
 def head(begun: Mapping[str, Any], preface: Sequence[Item]) -> bytes:
     """What a stream begins with, and the items of ours that stand before the answer."""
-    emitter = Emitter()
-    events = [emitter.event(kind, response=begun) for kind in ("response.created", "response.in_progress")]
-    events += [event for item in preface for event in emitter.item(item)]
-    return b"".join(events)
+    return b"".join(_begun(Emitter(), begun, preface))
+
+
+def _begun(emitter: Emitter, begun: Mapping[str, Any], items: Sequence[Item]) -> Iterator[bytes]:
+    for kind in ("response.created", "response.in_progress"):
+        yield emitter.event(kind, response=begun)
+    for item in items:
+        yield from emitter.item(item)
 
 
 def whole(response: Mapping[str, Any]) -> Iterator[bytes]:
     """A response that is stored already, as the stream that was asked for."""
     begun = {**response, "status": "in_progress", "output": [], "usage": None, "completed_at": None}
-    items = response["output"]
-    yield head(begun, items)
-    number = _HEAD + _PER_ITEM * len(items)
-    yield _terminal({"type": f"response.{response['status']}", "sequence_number": number, "response": response})
+    emitter = Emitter()
+    yield b"".join(_begun(emitter, begun, response["output"]))
+    kind = f"response.{response['status']}"
+    yield _terminal({"type": kind, "sequence_number": emitter.sequence, "response": response})
 
 
 def _terminal(event: Mapping[str, Any]) -> bytes:
@@ -125,9 +129,9 @@ class EventStream:
             self._go_on()
             self._recorder.begin()
             self._running.add(self._turn.id, self._stopped.set)
-        except GatewayError as error:
+        except GatewayError:
+            # Nobody has heard of this response: its end is not ours to tell.
             self._ended = True
-            self._recorder.refuse(error)
             self.close()
             raise
         except ClientGone:

@@ -121,6 +121,7 @@ class ChannelRow(DefaultsRow):
     priority = Value(cells.number(int, -1_000_000, 1_000_000))
     weight = Value(cells.number(int, 1, 1000))
     max_concurrency = Value(cells.number(int, 1, 1_000_000), allow_none=True)
+    max_output_tokens = Value(cells.number(int, 1, 1_000_000_000))
     family = Value(cells.identifier)
     compact = Value(cells.one_of("native", "trigger", "gateway"))
     bridge = Value(cells.flag)

@@ -24,7 +24,7 @@ from app.schemas.fields import (
     TextPairs,
     malformed,
     missing,
-    type_name,
+    not_an_object,
     wrong_type,
 )
 from app.schemas.items import check_content, read_input
@@ -36,7 +36,7 @@ _RESPONSE_ID = re.compile(r"[A-Za-z0-9_-]+")
 def read_create(body: object) -> dict[str, Any]:
     """The client's values as they came, without nulls, `input` as a list of items; or `InvalidRequest`."""
     if not isinstance(body, dict):
-        raise _not_an_object(body)
+        raise not_an_object(body)
     given = {name: value for name, value in body.items() if value is not None}
     _refuse_two_states(given)
     loaded = _load(given)
@@ -57,7 +57,7 @@ class CompactRequest:
 def read_compact(body: object) -> CompactRequest:
     """The same parameters as of a response, of which an empty `input` counts as absent."""
     if not isinstance(body, dict):
-        raise _not_an_object(body)
+        raise not_an_object(body)
     given = {name: value for name, value in body.items() if value is not None}
     if given.get("input") in ("", []):
         del given["input"]
@@ -86,13 +86,6 @@ def _load(given: dict[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         raise missing_parameter(next(iter(error.messages_dict))) from None
     return loaded
-
-
-def _not_an_object(body: object) -> InvalidRequest:
-    return InvalidRequest(
-        f"Invalid type for the request body: expected an object, but got {type_name(body)} instead.",
-        code="invalid_type",
-    )
 
 
 def _refuse_two_states(given: dict[str, Any]) -> None:

@@ -38,6 +38,13 @@ class Fault(Exception):
         return InvalidRequest(self.sentence(param), code=self.code, param=param)
 
 
+def not_an_object(body: object) -> InvalidRequest:
+    return InvalidRequest(
+        f"Invalid type for the request body: expected an object, but got {type_name(body)} instead.",
+        code="invalid_type",
+    )
+
+
 def missing(name: str) -> Fault:
     return Fault("missing_required_parameter", lambda param: missing_parameter(param).message).within(name)
 

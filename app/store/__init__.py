@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.records import Chain, ChannelStatus, Draft, Outcome, Stored, StoredItem, Token, WorkerStatus
-from app.store import backup, chain, items, migrations, pruning, stats, usage
+from app.records import Chain, ChannelStatus, Claim, Claimed, Draft, Outcome, Stored, StoredItem, Token, WorkerStatus
+from app.store import backup, chain, claims, items, migrations, pruning, stats, usage
+from app.store.claims import Claims
 from app.store.database import Database, Session
 from app.store.group import Group, Statements
 from app.store.leases import Leases
@@ -47,6 +48,7 @@ class Store:
         self._places = Places()
         self._responses = Responses(self._database, self._writer, self._leases, self._places)
         self._tokens = Tokens(self._database, self._writer, peppers)
+        self._claims = Claims(self._database, self._leases)
 
     # --- responses ----------------------------------------------------------------------------------------------
 
@@ -80,6 +82,14 @@ class Store:
     def delete(self, owner: str, response_id: str) -> bool:
         """Removes the content for good; False when there was none to remove."""
         return self._responses.delete(owner, response_id)
+
+    def claim(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
+        """None when the key is the response's from now on, else the response that has it already."""
+        return self._claims.take(token, claim, response_id)
+
+    def release(self, token: int, claim: Claim, response_id: str) -> None:
+        """The response came to nothing: the key is free again."""
+        self._claims.release(token, claim, response_id)
 
     def item(self, owner: str, item_id: str) -> StoredItem | None:
         """The newest copy among all inputs and outputs the owner keeps."""
@@ -176,6 +186,7 @@ class Store:
         """Removes what was last used before then (unix seconds), unless something younger goes on from it; tells again
         and again how far it is. Everybody else goes on meanwhile. Raises ConfigurationError for less than a day ago.
         """
+        claims.forget(self._database)
         return pruning.prune(self._database, before)
 
     def backup(self, file: Path) -> None:

@@ -143,6 +143,20 @@ def m003_worker_status(schema: Schema) -> None:
     schema.column("worker", "status_at", "{int}")
 
 
+@step
+def m004_claims(schema: Schema) -> None:
+    # Which response an Idempotency-Key of a token belongs to.
+    schema.table(
+        "claim",
+        """
+        token {int} NOT NULL, hash {id} NOT NULL, fingerprint {id} NOT NULL, response {id} NOT NULL, worker {int},
+        created_at {int} NOT NULL, PRIMARY KEY (token, hash)
+        """,
+        layout="clustered",
+    )
+    schema.index("claim_created", "claim", "created_at")
+
+
 def upgrade(database: Database) -> list[int]:
     """Applies what is missing and tells which; waits while another one does the same."""
     holder = secrets.token_hex(8)

@@ -103,6 +103,18 @@ class Worker(Model):
     status_at = peewee.BigIntegerField(null=True)
 
 
+class Claim(Model):
+    token = peewee.BigIntegerField()
+    hash = peewee.CharField()
+    fingerprint = peewee.CharField()
+    response = peewee.CharField()
+    worker = peewee.BigIntegerField(null=True)
+    created_at = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("token", "hash")
+
+
 class UsageDay(Model):
     day = peewee.CharField()
     token = peewee.BigIntegerField()
@@ -121,4 +133,4 @@ class UsageDay(Model):
         primary_key = peewee.CompositeKey("day", "token", "model", "channel")
 
 
-TABLES = (Response, Content, Branch, Setting, Item, Token, Worker, UsageDay)
+TABLES = (Response, Content, Branch, Setting, Item, Token, Worker, Claim, UsageDay)

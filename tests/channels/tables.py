@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-FORMATS = ("responses", "chat_completions", "demo")
+FORMATS = ("responses", "chat_completions", "messages", "demo")
 CANARY = "canary-7f3a91"
 REPOSITORY = Path(__file__).parents[2]
 DEMO = "version: 1\nchannels:\n  - {name: demo, format: demo, models: [demo]}\n"

@@ -42,6 +42,8 @@ def test_a_full_row_is_read_as_written(read):
   bridge: no
   chat: true
   encrypted_reasoning: yes
+  reasoning_text: true
+  max_output_tokens: 4096
   hosted_tools: refuse
   system_messages: keep
   retry_unanswered: on
@@ -69,6 +71,8 @@ def test_a_full_row_is_read_as_written(read):
         bridge=False,
         chat=True,
         encrypted_reasoning=True,
+        reasoning_text=True,
+        max_output_tokens=4096,
         hosted_tools="refuse",
         system_messages="keep",
         retry_unanswered=True,
@@ -154,7 +158,7 @@ def test_values_are_frozen_hashable_and_equal_when_read_twice(read):
 
 # --- what is wrong, and where -----------------------------------------------------------------------------------
 
-FORMATS_KNOWN = "there are chat_completions, demo, responses"
+FORMATS_KNOWN = "there are chat_completions, demo, messages, responses"
 SUCH_AS = "missing key 'base_url': where the upstream is, such as https://host/v1"
 NO_TABLE = "1:1: the file is empty; it needs `version: 1` and `channels:`"
 A = "- {name: a, format: demo, models: [m], "
@@ -402,8 +406,8 @@ def test_the_shipped_table_works_as_it_stands():
 def test_every_example_in_the_shipped_table_works_when_uncommented(read, tmp_path):
     (tmp_path / "internal-ca.pem").write_text("-")
     (tmp_path / "local.key").write_text("sk-local")
-    table = read(uncommented(), OPENAI_API_KEY="sk-x")
-    assert [channel.name for channel in table.channels] == ["demo", "openai", "local"]
+    table = read(uncommented(), OPENAI_API_KEY="sk-x", ANTHROPIC_API_KEY="sk-y")
+    assert [channel.name for channel in table.channels] == ["demo", "openai", "local", "anthropic"]
     assert table.warnings == ()
 
 

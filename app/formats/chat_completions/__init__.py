@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 
 from app.errors import UpstreamError
 from app.formats import _openai
+from app.formats._context import shortened
+from app.formats._failures import http_error as decode_error
+from app.formats._request import wants_truncation
+from app.formats._toolbox import Toolbox
 from app.formats.chat_completions._answer import ChatDecoder, decode
-from app.formats.chat_completions._context import shortened
-from app.formats.chat_completions._errors import http_error as decode_error
 from app.formats.chat_completions._request import encode
-from app.formats.chat_completions._tools import Toolbox
 from app.turn import Row, Turn
 
 __all__ = ["PATH", "amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers"]
@@ -35,6 +36,5 @@ def dropped(turn: Turn, row: Row) -> Sequence[str]:
 
 def amended(turn: Turn, row: Row, error: UpstreamError) -> Turn | None:
     """A shorter one where the context was too long and the client allows it."""
-    truncation = turn.request.get("truncation")
-    wanted = truncation.get("type") if isinstance(truncation, Mapping) else truncation
-    return shortened(turn) if error.code == "context_length_exceeded" and wanted == "auto" else None
+    too_long = error.code == "context_length_exceeded"
+    return shortened(turn) if too_long and wants_truncation(turn.request) else None

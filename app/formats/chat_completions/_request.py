@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from app.errors import InvalidRequest
-from app.formats.chat_completions import _context, _messages, _tools
-from app.formats.responses import instructions_text
-from app.turn import Item, Row, Turn
+from app.formats import _context, _conversation
+from app.formats._request import effort_of, in_force, instructions, refuse_prompt, text_format
+from app.formats._toolbox import Offer, Toolbox, offer
+from app.formats.chat_completions import _messages
+from app.turn import Row, Turn
 
 #: What both APIs call by the same name, and sampling keys that servers of open models know besides.
 _PASSED = (
@@ -22,50 +23,46 @@ LOGPROBS = "message.output_text.logprobs"
 
 def encode(turn: Turn, row: Row, model: str) -> bytes:
     request = turn.request
-    if "prompt" in request:
-        raise InvalidRequest(
-            "Stored prompts are not available with this model.", code="unsupported_parameter", param="prompt"
-        )
-    _messages.check(turn.input)
-    toolbox, items = _tools.Toolbox.of(turn), _context.items(turn)
+    refuse_prompt(request)
+    _conversation.check(turn.input, _messages.carries)
+    toolbox, items = Toolbox.of(turn), _context.items(turn)
     body: dict[str, Any] = {
         "model": model,
-        "messages": _messages.messages(items, _instructions(request), row, toolbox),
+        "messages": _messages.messages(items, instructions(request), row, toolbox),
         **{name: request[name] for name in _PASSED if name in request},
-        **_tools.parameters(turn, row, toolbox),
-        **_output(_in_force(request, items)),
+        **_tools(offer(turn, row, toolbox), request),
+        **_output(in_force(request, items), row),
     }
     if turn.stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     return orjson.dumps(body)
 
 
-def _instructions(request: Mapping[str, Any]) -> str | None:
-    instructions = request.get("instructions")
-    return instructions_text(instructions) if isinstance(instructions, Mapping) else instructions
+def _tools(offered: Offer, request: Mapping[str, Any]) -> dict[str, Any]:
+    """`tools` and what goes only with them."""
+    if not offered.functions:
+        return {}
+    body: dict[str, Any] = {"tools": [{"type": "function", "function": function} for function in offered.functions]}
+    if offered.forced:
+        body["tool_choice"] = {"type": "function", "function": {"name": offered.forced}}
+    elif offered.mode:
+        body["tool_choice"] = offered.mode
+    if "parallel_tool_calls" in request:
+        body["parallel_tool_calls"] = request["parallel_tool_calls"]
+    return body
 
 
-def _in_force(request: Mapping[str, Any], items: Iterable[Item]) -> Mapping[str, Any]:
-    """The request with what the context has set for all later turns, where it says nothing itself."""
-    merged = dict(request)
-    for item in items:
-        if item.get("type") == "configuration_update":
-            for name in ("reasoning", "text"):
-                merged[name] = {**merged.get(name, {}), **(item.get(name) or {}), **request.get(name, {})}
-    return merged
-
-
-def _output(request: Mapping[str, Any]) -> dict[str, Any]:
+def _output(request: Mapping[str, Any], row: Row) -> dict[str, Any]:
     """How long the answer may be, in what form, how hard to think about it, and what to tell of it."""
     body: dict[str, Any] = {}
-    if "max_output_tokens" in request:
-        body["max_tokens"] = request["max_output_tokens"]
+    if limit := request.get("max_output_tokens") or row.max_output_tokens:
+        body["max_tokens"] = limit
     text = request.get("text") or {}
-    if form := _response_format(text.get("format") or {}):
+    if form := _response_format(text_format(request)):
         body["response_format"] = form
     if text.get("verbosity") is not None:
         body["verbosity"] = text["verbosity"]
-    if effort := (request.get("reasoning") or {}).get("effort"):
+    if effort := effort_of(request):
         body["reasoning_effort"] = effort
     if LOGPROBS in request.get("include", ()):
         body["logprobs"] = True

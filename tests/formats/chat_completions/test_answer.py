@@ -2,31 +2,25 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import UpstreamBroken, UpstreamError, UpstreamFailed, UpstreamLimited, UpstreamRefused
 from app.formats import chat_completions
 from app.turn import Turn
 from tests.contract import check_stream
-from tests.formats.chat_completions.conversations import (
-    Recording,
+from tests.formats.chat_completions.conversations import read
+from tests.formats.conversations import (
     called,
     events,
     framed,
     link,
-    read,
     recording,
-    recordings,
     said,
-    summed,
     turn,
     without_ids,
 )
-from tests.test_sse import split
 
-ALL = recordings()
-STREAMS = [one for one in ALL if one.streamed]
 TOOL = {"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {}}}
 
 
@@ -43,52 +37,6 @@ def call(index: int | None, call_id: str = "", name: str = "", arguments: Any = 
 ROLE = chunk({"role": "assistant", "content": ""})
 TEXT = chunk({"content": "Half"})
 DONE = b"data: [DONE]\n\n"
-
-
-# --- recordings -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("one", ALL, ids=lambda one: one.name)
-def test_a_recorded_answer_becomes_what_is_expected_of_it(one: Recording) -> None:
-    if one.streamed:
-        out, decoder = read([one.body], one.turn)
-        assert decoder.answer is not None
-        came = [*events(out), summed(decoder.answer)]
-    else:
-        came = [summed(chat_completions.decode(one.body, one.turn))]
-    assert came == [orjson.loads(line) for line in one.expected.splitlines()]
-
-
-@pytest.mark.parametrize("one", STREAMS, ids=lambda one: one.name)
-def test_a_recorded_stream_keeps_the_contract(one: Recording) -> None:
-    out, decoder = read([one.body], one.turn)
-    check_stream(framed(out, decoder, one.turn))
-
-
-@pytest.mark.parametrize("one", STREAMS, ids=lambda one: one.name)
-@settings(max_examples=20)
-@given(cuts=st.lists(st.integers(0, 10_000), max_size=60))
-def test_any_split_gives_the_same_bytes_and_the_same_answer(one: Recording, cuts: list[int]) -> None:
-    whole, first = read([one.body], one.turn)
-    out, second = read(split(one.body, cuts), one.turn)
-    assert out == whole
-    assert second.answer == first.answer
-    assert second.sequence == first.sequence
-
-
-@pytest.mark.parametrize("one", STREAMS, ids=lambda one: one.name)
-@settings(max_examples=20)
-@given(data=st.data())
-def test_a_stream_that_breaks_anywhere_keeps_what_was_told(one: Recording, data: st.DataObject) -> None:
-    decoder = chat_completions.decoder(one.turn, 2)
-    out = decoder.feed(one.body[: data.draw(st.integers(0, len(one.body) - 1))])
-    if not decoder.started:
-        with pytest.raises(UpstreamBroken):
-            decoder.finish()
-        return
-    decoder.finish()
-    assert decoder.answer is not None
-    check_stream(framed(out, decoder, one.turn))
 
 
 # --- streamed and whole -----------------------------------------------------------------------------------------
@@ -199,12 +147,6 @@ def test_items_of_ours_before_the_answer_shift_its_places() -> None:
 def test_an_end_before_any_output_lets_another_channel_try(body: bytes) -> None:
     with pytest.raises(UpstreamBroken):
         read([body], turn())
-
-
-@pytest.mark.parametrize("page", [b"<html>" * 20_000, b"<p>\n\n" * 40_000, b"<p>\r\n" * 20_000])
-def test_html_is_no_event_stream(page: bytes) -> None:
-    with pytest.raises(UpstreamBroken, match="not an event stream"):
-        chat_completions.decoder(turn(), 2).feed(page)
 
 
 def test_neither_patience_nor_a_long_first_piece_is_nonsense() -> None:
@@ -392,7 +334,7 @@ def test_a_call_id_that_the_conversation_has_used_is_not_used_again() -> None:
 
 
 def test_long_call_ids_are_shortened_the_same_way_everywhere() -> None:
-    out, decoder = read([recording("openai-custom-and-namespace").body], turn())
+    out, decoder = read([recording("chat_completions", "openai-custom-and-namespace").body], turn())
     assert decoder.answer is not None
     kept = decoder.answer.output[1]["call_id"]
     assert len(kept) <= 64
@@ -404,13 +346,13 @@ def test_long_call_ids_are_shortened_the_same_way_everywhere() -> None:
 
 
 def test_logprobs_are_kept_to_oneself_unless_asked_for() -> None:
-    _, decoder = read([recording("openai-logprobs").body], turn())
+    _, decoder = read([recording("chat_completions", "openai-logprobs").body], turn())
     assert decoder.answer is not None
     assert decoder.answer.output[0]["content"][0]["logprobs"] == []
 
 
 def test_reasoning_is_sealed_and_summed_up_only_when_asked_for() -> None:
-    _, decoder = read([recording("vllm-reasoning").body], turn())
+    _, decoder = read([recording("chat_completions", "vllm-reasoning").body], turn())
     assert decoder.answer is not None
     item = decoder.answer.output[0]
     assert "encrypted_content" not in item

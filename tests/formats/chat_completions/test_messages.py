@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from app.errors import InvalidRequest
 from app.records import Chain
 from app.turn import Item
-from tests.formats.chat_completions.conversations import answered, called, encoded, link, results_after, said, turn
+from tests.formats.chat_completions.conversations import encoded, results_after
+from tests.formats.conversations import answered, called, link, said, turn
 
 COMPACTION = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAA"}
 

@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidRequest
-from tests.formats.chat_completions.conversations import encoded, said, turn
+from tests.formats.chat_completions.conversations import encoded
+from tests.formats.conversations import said, turn
 
 
 def body(**request: Any) -> dict[str, Any]:
@@ -70,3 +71,9 @@ def test_a_configuration_in_the_context_holds_until_the_request_says_otherwise()
     assert encoded(turn(update, said("user", "U")))["reasoning_effort"] == "low"
     asked = encoded(turn(update, said("user", "U"), reasoning={"effort": "high"}))
     assert (asked["reasoning_effort"], asked["response_format"]) == ("high", {"type": "json_object"})
+
+
+def test_the_rows_limit_holds_where_the_client_gives_none() -> None:
+    asked = turn(said("user", "U"))
+    assert encoded(asked, max_output_tokens=500)["max_tokens"] == 500
+    assert encoded(turn(said("user", "U"), max_output_tokens=64), max_output_tokens=500)["max_tokens"] == 64

@@ -4,10 +4,11 @@ import pytest
 
 from app.errors import InvalidRequest
 from app.formats import chat_completions
-from app.formats.chat_completions._tools import Toolbox
+from app.formats._toolbox import Toolbox
 from app.records import Chain
 from app.turn import Item
-from tests.formats.chat_completions.conversations import encoded, link, row, said, turn
+from tests.formats.chat_completions.conversations import encoded
+from tests.formats.conversations import link, row, said, turn
 
 WEATHER = {
     "type": "function",

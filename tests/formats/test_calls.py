@@ -5,11 +5,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.formats.chat_completions._output import _InputReader
+from app.formats._calls import InputReader
 
 
 def read(*pieces: str) -> str:
-    reader = _InputReader()
+    reader = InputReader()
     return "".join([*map(reader.feed, pieces), reader.rest()])
 
 

@@ -7,24 +7,40 @@ from dataclasses import replace
 
 import orjson
 
-from app.records import Chain
+from app.records import Chain, Link
 from app.turn import Item, Turn
 
 #: Messages that a shorter context keeps, however old they are.
 _INSTRUCTORS = frozenset({"system", "developer"})
 
 
-def items(turn: Turn) -> list[Item]:
-    """What was said before, oldest first, then the turn's own input."""
-    return [*(item for array in arrays(turn) for item in orjson.loads(array)), *turn.input]
+def items(turn: Turn, family: str | None = None) -> list[Item]:
+    """What was said before, oldest first, then the turn's own input; without what only other families can read."""
+    stored = (
+        without_secret(item) if link.opaque and link.family != family else item
+        for link, array in _stored(turn)
+        for item in orjson.loads(array)
+    )
+    return [*stored, *turn.input]
 
 
 def arrays(turn: Turn) -> Iterator[bytes]:
     """The stored part of the context as it lies in the store."""
+    return (array for _, array in _stored(turn))
+
+
+def _stored(turn: Turn) -> Iterator[tuple[Link, bytes]]:
     for position, link in enumerate(turn.chain.links):
         if not (turn.chain.compacted and position == 0):
-            yield link.input
-        yield link.output
+            yield link, link.input
+        yield link, link.output
+
+
+def without_secret(item: Item) -> Item:
+    """The item without what only the family that made it can read."""
+    if item.get("type") != "reasoning" or "encrypted_content" not in item:
+        return item
+    return {name: value for name, value in item.items() if name != "encrypted_content"}
 
 
 def shortened(turn: Turn) -> Turn | None:

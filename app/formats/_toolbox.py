@@ -1,4 +1,4 @@
-"""Tools as a chat upstream knows them: functions under flat names, and what a called name stands for.
+"""Tools as upstreams know them that have functions only: under flat names, and what a called name stands for.
 
 Custom tools are functions with one string; the members of a namespace carry its name. Tools that only some upstreams
 can run themselves are left out and named.
@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from app.errors import InvalidRequest
-from app.formats.chat_completions import _context
+from app.formats import _context
 from app.turn import Item, Row, Turn
 
 #: The one argument of a custom tool.
@@ -88,36 +88,39 @@ class Toolbox:
             self.dropped.append(shown)
 
 
-def parameters(turn: Turn, row: Row, toolbox: Toolbox) -> dict[str, Any]:
-    """`tools` and what goes only with them. Raises InvalidRequest where leaving one out would break a promise."""
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The functions a model may call, and whether it must."""
+
+    functions: Sequence[Mapping[str, Any]]
+    mode: str | None = None
+    """auto, none or required; None where the client left it open."""
+    forced: str | None = None
+    """The one function that has to be called."""
+
+
+def offer(turn: Turn, row: Row, toolbox: Toolbox) -> Offer:
+    """What is offered. Raises InvalidRequest where leaving a tool out would break a promise."""
     if toolbox.dropped and row.hosted_tools == "refuse":
         raise _refused(f"Tools of type {_listed(toolbox.dropped)} are not available with this model.", "tools")
-    functions, choice = _chosen(turn.request.get("tool_choice", "auto"), toolbox)
-    if choice == "required" and not functions:
+    offered = _chosen(turn.request.get("tool_choice"), toolbox)
+    if offered.mode == "required" and not offered.functions:
         raise _refused("'tool_choice' is 'required', but none of the tools is available with this model.")
-    if not functions:
-        return {}
-    body: dict[str, Any] = {"tools": [{"type": "function", "function": function} for function in functions]}
-    if "tool_choice" in turn.request:
-        body["tool_choice"] = choice
-    if "parallel_tool_calls" in turn.request:
-        body["parallel_tool_calls"] = turn.request["parallel_tool_calls"]
-    return body
+    return offered
 
 
-def _chosen(choice: str | Mapping[str, Any], toolbox: Toolbox) -> tuple[list[dict[str, Any]], Any]:
-    """The functions that may be called, and `tool_choice` as chat upstreams have it."""
+def _chosen(choice: str | Mapping[str, Any] | None, toolbox: Toolbox) -> Offer:
     functions = list(toolbox.functions.values())
-    if isinstance(choice, str):
-        return functions, choice
+    if choice is None or isinstance(choice, str):
+        return Offer(functions, choice)
     if choice.get("type") == "allowed_tools":
         allowed = {name for tool in choice["tools"] if (name := _named(tool, toolbox)) is not None}
-        return [toolbox.functions[name] for name in toolbox.functions if name in allowed], choice["mode"]
+        return Offer([toolbox.functions[name] for name in toolbox.functions if name in allowed], choice["mode"])
     name = _named(choice, toolbox)
     if name is None:
         wanted = choice.get("name") or choice.get("type")
         raise _refused(f"Tool choice '{wanted}' is not among the tools that are available with this model.")
-    return functions, {"type": "function", "function": {"name": name}}
+    return Offer(functions, forced=name)
 
 
 def _named(tool: Mapping[str, Any], toolbox: Toolbox) -> str | None:

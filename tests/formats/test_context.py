@@ -1,8 +1,8 @@
 import pytest
 
-from app.formats.chat_completions import shortened
+from app.formats._context import shortened
 from app.records import Chain
-from tests.formats.chat_completions.conversations import answered, called, link, said, turn
+from tests.formats.conversations import answered, called, link, said, turn
 
 OLD = "old " * 50
 

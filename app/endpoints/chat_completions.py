@@ -1,0 +1,22 @@
+"""/v1/chat/completions: relayed to channels that speak it, not translated."""
+
+from __future__ import annotations
+
+import orjson
+from flask import Blueprint, Response
+
+from app import web
+from app.endpoints import API
+from app.schemas.chat import read_chat
+
+PREFIXES = API
+blueprint = Blueprint("chat_completions", __name__)
+
+
+@blueprint.post("/chat/completions")
+def create() -> Response:
+    asked = read_chat(web.body())
+    chat, token = web.gateway().chat, web.token()
+    if asked.get("stream"):
+        return web.event_stream(chat.stream(token, asked, web.asked()))
+    return web.answer(orjson.Fragment(chat.create(token, asked, web.asked())))

@@ -1,0 +1,309 @@
+"""What was said, told in the order that every translating format can send: items as the steps of a conversation.
+
+Each step of the assistant holds all calls of one turn together with their results, whatever came between them. Knows
+the contract's items and no upstream's words for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app.errors import InvalidRequest
+from app.formats._toolbox import INPUT, Toolbox
+from app.turn import Item
+
+Part = Mapping[str, Any]
+
+_INSTRUCTORS = frozenset({"system", "developer"})
+_TEXTS = frozenset({"input_text", "output_text", "refusal", "text", "summary_text", "reasoning_text"})
+#: Every kind of content part that there are words for.
+PARTS = ("input_text", "input_image", "input_file", "input_audio", *sorted(_TEXTS - {"input_text"}))
+_UNREADABLE_COMPACTION = (
+    "[An earlier part of this conversation was compacted by another model server and cannot be read here.]"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """What a system or developer message says."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What the user says: a string, or content parts as the client sent them."""
+
+    content: str | Sequence[Part]
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What the assistant said."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """A reasoning item."""
+
+    item: Item
+
+    @property
+    def text(self) -> str:
+        return joined(self.item.get("content") or ())
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of the assistant with its result. `arguments` is always an object that can be parsed."""
+
+    id: str
+    name: str
+    """As the upstream is told it."""
+    arguments: str
+    result: Sequence[Part]
+
+
+Act = Words | Thought | Call
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """What the assistant did before somebody else spoke, in its order."""
+
+    acts: Sequence[Act]
+
+
+Step = Instruction | Spoken | Acted
+
+
+def steps(items: Sequence[Item], toolbox: Toolbox) -> Iterator[Step]:
+    """The conversation. An item that has no place in it is left out, and so is a call that was never answered."""
+    return _Walk(items, toolbox).steps()
+
+
+class _Walk:
+    """What an assistant did is collected until somebody else speaks."""
+
+    def __init__(self, items: Sequence[Item], toolbox: Toolbox) -> None:
+        self._items = items
+        self._toolbox = toolbox
+        self._answers = _answers(items)
+        self._answered = {id(answer) for answer in self._answers.values()}
+        self._acts: list[Act] = []
+
+    def steps(self) -> Iterator[Step]:
+        for item in self._items:
+            yield from self._step(item)
+        yield from self._close()
+
+    def _step(self, item: Item) -> Iterator[Step]:
+        kind = item.get("type")
+        if kind == "message":
+            yield from self._message(item)
+        elif kind == "reasoning":
+            self._acts.append(Thought(item))
+        elif kind in _CALLS:
+            self._call(item)
+        elif kind == "mcp_call":
+            yield from self._remote_call(item)
+        elif _is_output(item):
+            yield from self._output(item)
+        elif kind == "compaction":
+            yield from self._spoken(_UNREADABLE_COMPACTION)
+
+    def _message(self, item: Item) -> Iterator[Step]:
+        role, content = item.get("role"), item.get("content")
+        if role in _INSTRUCTORS:
+            if text := text_of(content):
+                yield from self._close()
+                yield Instruction(text)
+        elif role == "assistant":
+            if text := text_of(content):
+                self._acts.append(Words(text))
+        elif content and (text_of(content) or (isinstance(content, list) and shown(content))):
+            yield from self._spoken(content)
+
+    def _spoken(self, content: str | Sequence[Part]) -> Iterator[Step]:
+        yield from self._close()
+        yield Spoken(content)
+
+    def _call(self, item: Item) -> None:
+        answer = self._answers.get(id(item))
+        if answer is not None:
+            name, arguments = _CALLS[item["type"]](item, self._toolbox)
+            self._acts.append(Call(_call_id(item), name, arguments, _result(answer)))
+
+    def _remote_call(self, item: Item) -> Iterator[Step]:
+        """A call that its upstream has answered itself."""
+        said = item.get("output") or item.get("error")
+        if said:
+            name = self._toolbox.told(str(item.get("name")), str(item.get("server_label")))
+            arguments = _as_object(str(item.get("arguments")))
+            self._acts.append(Call(str(item.get("id")), name, arguments, _result({"output": said})))
+            yield from self._close()
+
+    def _output(self, item: Item) -> Iterator[Step]:
+        if id(item) in self._answered:
+            yield from self._close()
+        elif item.get("type") != "tool_search_output":
+            # Searched by the upstream itself; what it found is among the tools.
+            parts = _result(item)
+            named = f" {item['name']}" if isinstance(item.get("name"), str) else ""
+            told = f"[Output of the tool{named}]\n{joined(parts)}"
+            yield from self._spoken([{"type": "input_text", "text": told}, *shown(parts)])
+
+    def _close(self) -> Iterator[Step]:
+        acts, self._acts = self._acts, []
+        if acts:
+            yield Acted(acts)
+
+
+# --- calls and outputs ------------------------------------------------------------------------------------------
+
+
+def _answers(items: Sequence[Item]) -> dict[int, Item]:
+    """The output of each call, by the call's identity: call ids may repeat from turn to turn."""
+    waiting: dict[str, list[Item]] = {}
+    answers: dict[int, Item] = {}
+    for item in items:
+        if item.get("type") in _CALLS:
+            waiting.setdefault(_call_id(item), []).append(item)
+        elif _is_output(item):
+            calls = waiting.get(_call_id(item))
+            if calls:
+                answers[id(calls.pop(0))] = item
+    return answers
+
+
+def _is_output(item: Item) -> bool:
+    return item.get("type") in _OUTPUTS
+
+
+def _call_id(item: Item) -> str:
+    # The outputs of a local shell name their call by their own id.
+    return str(item.get("call_id") or item.get("id") or "")
+
+
+def _as_object(arguments: str) -> str:
+    """Arguments that an upstream can parse: some refuse a history in which a model once failed to write JSON."""
+    if not arguments.strip():
+        return "{}"
+    try:
+        if isinstance(orjson.loads(arguments), dict):
+            return arguments
+    except ValueError:
+        pass
+    return _json({"arguments": arguments})
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _function_call(item: Item, toolbox: Toolbox) -> tuple[str, str]:
+    return _told(item, toolbox), _as_object(str(item.get("arguments") or ""))
+
+
+def _custom_call(item: Item, toolbox: Toolbox) -> tuple[str, str]:
+    return _told(item, toolbox), _json({INPUT: item.get("input") or ""})
+
+
+def _told(item: Item, toolbox: Toolbox) -> str:
+    return toolbox.told(str(item.get("name")), item.get("namespace"))
+
+
+def _of(name: str, *members: str) -> Callable[[Item, Toolbox], tuple[str, str]]:
+    """A call whose tool this upstream does not have, so that the history stays whole."""
+
+    def call(item: Item, toolbox: Toolbox) -> tuple[str, str]:
+        return name, _json({member: item[member] for member in members if item.get(member) is not None})
+
+    return call
+
+
+#: Name and arguments of each kind of call that an output answers.
+_CALLS: dict[str, Callable[[Item, Toolbox], tuple[str, str]]] = {
+    "function_call": _function_call,
+    "custom_tool_call": _custom_call,
+    "shell_call": _of("shell", "action"),
+    "local_shell_call": _of("local_shell", "action"),
+    "apply_patch_call": _of("apply_patch", "operation"),
+    "computer_call": _of("computer", "action", "actions"),
+    "tool_search_call": _of("tool_search", "arguments"),
+}
+
+_OUTPUTS = frozenset({*(f"{kind}_output" for kind in _CALLS), "tool_search_output"})
+
+
+def _result(item: Item) -> Sequence[Part]:
+    """An output as content parts."""
+    value = item.get("output")
+    if isinstance(value, Mapping) and value.get("type") == "computer_screenshot":
+        return [{**value, "type": "input_image"}]
+    if isinstance(value, list) and all(part.get("type") in PARTS for part in value):
+        return value
+    if value is None and isinstance(item.get("tools"), list):
+        value = [tool.get("name") for tool in item["tools"]]
+    if value is None:
+        value = str(item.get("status") or "")
+    return [{"type": "input_text", "text": value if isinstance(value, str) else _json(value)}]
+
+
+# --- content ----------------------------------------------------------------------------------------------------
+
+
+def text_of(content: object) -> str:
+    return content if isinstance(content, str) else joined(content if isinstance(content, list) else ())
+
+
+def joined(parts: Sequence[Part]) -> str:
+    """The texts among the parts."""
+    texts = (part.get("text", part.get("refusal")) for part in parts)
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def shown(parts: Sequence[Part]) -> list[Part]:
+    """The parts that are no text."""
+    return [part for part in parts if part.get("type") not in _TEXTS]
+
+
+def is_text(part: Part) -> bool:
+    return part.get("type") in _TEXTS
+
+
+def check(items: Sequence[Item], carries: Callable[[Part], bool]) -> None:
+    """Raises InvalidRequest for content of a client's own input that would be lost."""
+    for position, item in enumerate(items):
+        for name in ("content", "output"):
+            parts = item.get(name)
+            if not isinstance(parts, list) or (item.get("type") != "message" and not _is_output(item)):
+                continue
+            for number, part in enumerate(parts):
+                if part.get("type") is not None and not carries(part):
+                    raise _cannot_carry(part, f"input[{position}].{name}[{number}]")
+
+
+def unreadable(part: Part) -> str:
+    """What stands in the history for a part that cannot be carried."""
+    return f"[An {part.get('type')} that cannot be read here.]"
+
+
+def _cannot_carry(part: Part, param: str) -> InvalidRequest:
+    kind = part["type"]
+    if kind in PARTS:
+        return InvalidRequest(
+            f"Invalid '{param}': this model does not take this '{kind}', or takes it as data or URL only.",
+            code="unsupported_value",
+            param=param,
+        )
+    listed = ", ".join(f"'{name}'" for name in PARTS)
+    return InvalidRequest(
+        f"Invalid value: '{kind}'. Supported values are: {listed}.", code="invalid_value", param=f"{param}.type"
+    )

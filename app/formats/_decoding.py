@@ -1,0 +1,139 @@
+"""What every decoder of a foreign stream does: cut it into events, find out that it is none, end it or break it off."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app import sse
+from app.errors import UpstreamBroken, UpstreamError
+from app.formats._output import Output
+from app.records import Usage
+from app.turn import Answer, Item, Turn
+
+#: Bytes without one valid event: this is no event stream.
+MAX_NONSENSE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an answer ended."""
+
+    status: str
+    reason: str | None = None
+
+    def answer(self, output: Output, usage: Usage | None, identity: Mapping[str, Any]) -> Answer:
+        return Answer(
+            status=self.status,
+            output=list(output.items),
+            usage=usage,
+            incomplete_details={"reason": self.reason} if self.reason else None,
+            **identity,
+        )
+
+
+class StreamDecoder(ABC):
+    """Makes the contract's events of another format's. What an event means is up to the format."""
+
+    def __init__(self, turn: Turn, sequence: int) -> None:
+        self.accepted = False
+        self.started = False
+        self.answer: Answer | None = None
+        self.defaults: Mapping[str, Any] = {}
+        self._output = Output(turn, sequence)
+        self._splitter = sse.Splitter()
+        self._nonsense = 0
+
+    @property
+    def sequence(self) -> int:
+        return self._output.sequence
+
+    def feed(self, data: bytes) -> bytes:
+        if self.answer is not None:
+            return b""
+        try:
+            self._take(data)
+        except UpstreamError as error:
+            self._break(error)
+        self.started = self.started or self._output.waiting
+        return self._output.drain()
+
+    def finish(self) -> None:
+        """What comes after the end is too late; before it, the end of the bytes is a failure."""
+        if self.answer is not None:
+            return
+        try:
+            self._run_out(self._splitter.rest.strip(b"\n"))
+        except UpstreamError as error:
+            self._break(error)
+
+    def partial(self) -> list[Item]:
+        return self._output.partial()
+
+    # --- the format's own
+
+    @abstractmethod
+    def _read(self, raw: bytes) -> bool:
+        """Takes one event; False for what is none. Raises UpstreamError."""
+
+    @abstractmethod
+    def _run_out(self, rest: bytes) -> None:
+        """The bytes have ended behind this unfinished event. Raises UpstreamError where the answer has not."""
+
+    @abstractmethod
+    def _identity(self) -> Mapping[str, Any]:
+        """What the upstream has said of itself, as fields of an answer."""
+
+    # --- events
+
+    def _take(self, data: bytes) -> None:
+        try:
+            block = self._splitter.feed(data)
+        except sse.EventTooLong:
+            raise UpstreamBroken("The model's server sent an event without an end.") from None
+        for raw in block.split(b"\n\n"):
+            if raw and self.answer is None and not self._read(raw.strip(b"\n")):
+                self._nonsense += len(raw)
+        if not self.accepted:
+            self._refuse_nonsense()
+
+    @property
+    def _spoke(self) -> bool:
+        """The client has heard something, or is about to."""
+        return self.started or self._output.waiting
+
+    def _break(self, error: UpstreamError) -> None:
+        """Before the first output a failure is an error, so that another channel may be asked; later an answer."""
+        if not self._spoke:
+            raise error
+        self.answer = Answer(
+            status="failed",
+            output=self.partial(),
+            error={"code": error.code or "server_error", "message": error.message},
+            **self._identity(),
+        )
+
+    def _refuse_nonsense(self) -> None:
+        rest = self._splitter.rest
+        unknown = 0 if rest.startswith((b"event:", b"data:", b":")) else len(rest)
+        if self._nonsense + unknown > MAX_NONSENSE:
+            raise UpstreamBroken("The model's server answered with something that is not an event stream.")
+
+
+def parsed(data: bytes) -> dict[str, Any]:
+    """The object in `data`. One that cannot be read ends the stream: a lost delta would corrupt the text silently."""
+    try:
+        event = orjson.loads(data)
+    except ValueError:
+        raise UpstreamBroken("The model's server sent an event that is not JSON.") from None
+    if not isinstance(event, dict):
+        raise UpstreamBroken("The model's server sent an event that is not an object.")
+    return event
+
+
+def string(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

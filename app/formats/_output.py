@@ -1,0 +1,263 @@
+"""The items of an answer as they grow out of what an upstream says, and the events that tell of it.
+
+One item is open at a time, as the contract has it. Calls that an upstream sends side by side wait for their turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from app import ids
+from app.errors import UpstreamBroken
+from app.formats._calls import Call
+from app.formats._context import arrays
+from app.formats._events import Emitter
+from app.formats._openai import usable_call_id
+from app.formats._toolbox import Tool, Toolbox
+from app.turn import Item, Turn
+
+
+class Output:
+    """What one answer has become so far. Everything said to it prepares events, `drain` gives them away."""
+
+    def __init__(self, turn: Turn, sequence: int) -> None:
+        self.items: list[Item] = []
+        """The finished ones."""
+        self._turn = turn
+        self._toolbox = Toolbox.of(turn)
+        self._emitter = Emitter(sequence, len(turn.preface))
+        self._events: list[bytes] = []
+        self._written: _Written | None = None
+        self._calls: deque[Call] = deque()
+        self._late: list[tuple[str, str, Sequence[Mapping[str, Any]]]] = []
+
+    @property
+    def sequence(self) -> int:
+        return self._emitter.sequence
+
+    @property
+    def waiting(self) -> bool:
+        """There are events to be sent."""
+        return bool(self._events)
+
+    def drain(self) -> bytes:
+        events = b"".join(self._events)
+        self._events.clear()
+        return events
+
+    def partial(self) -> list[Item]:
+        """Everything that has been told of, the unfinished last item as such."""
+        current = self._written or (self._calls[0] if self._calls and self._calls[0].item else None)
+        return [*self.items, current.snapshot()] if current else list(self.items)
+
+    def end(self, status: str) -> None:
+        """Closes what is open; with the status `incomplete` it was the last item that was cut off."""
+        self._close_calls("completed" if self._late else status)
+        self._write_late()
+        self._close_written(status)
+
+    # --- text
+
+    def write(self, kind: str, text: str, logprobs: Sequence[Mapping[str, Any]] = ()) -> None:
+        """More text of a kind: output_text, refusal or reasoning_text."""
+        if not text:
+            return
+        if self._calls:
+            if not all(call.whole for call in self._calls):
+                self._late.append((kind, text, logprobs))
+                return
+            self._close_calls("completed")
+            self._write_late()
+        written = self._writing("reasoning" if kind == "reasoning_text" else "message")
+        self._events += written.write(self._emitter, kind, text, logprobs)
+
+    def seal(self, secret: str) -> None:
+        """The thought that is being written has ended, with what only its own upstream can read.
+
+        It may have no text at all. In the midst of calls there is no place for it.
+        """
+        if not self._calls:
+            self._writing("reasoning").secret = secret
+            self._close_written("completed")
+
+    def _writing(self, item_type: str) -> _Written:
+        """The item of this type that is open, after what was open before it."""
+        if self._written and self._written.item["type"] != item_type:
+            self._close_written("completed")
+        if self._written is None:
+            self._written = _Written(_new_item(self._turn, item_type, self._emitter.output_index))
+            self._events.append(self._emitter.open(self._written.item))
+        return self._written
+
+    def _write_late(self) -> None:
+        """Text that came in the midst of calls."""
+        late, self._late = self._late, []
+        for kind, text, logprobs in late:
+            self.write(kind, text, logprobs)
+
+    def _close_written(self, status: str) -> None:
+        written, self._written = self._written, None
+        if written is None:
+            return
+        self._events += written.close_part(self._emitter)
+        item = written.snapshot(status)
+        if item["type"] == "reasoning":
+            item = _finished_reasoning(item, self._turn, written.secret)
+        for index, part in enumerate(item.get("summary") or ()):
+            self._events += self._emitter.summary(item, index, part)
+        self._finish(item)
+
+    def _finish(self, item: Item) -> None:
+        self._events.append(self._emitter.close(dict(self._turn.echo.shown(item))))
+        self.items.append(item)
+
+    # --- calls
+
+    def begin(self) -> Call:
+        """A call of which something will be said, behind those that have begun before."""
+        call = Call()
+        self._calls.append(call)
+        return call
+
+    def extend(self, call: Call, call_id: str = "", name: str = "", arguments: str = "") -> None:
+        """More of a call. Raises UpstreamBroken when it has ended."""
+        if call.closed:
+            if arguments.strip():
+                raise UpstreamBroken("The model's server went on with a call that had ended.")
+            return
+        call.take(call_id, name, arguments)
+        self._advance()
+
+    def finish(self, call: Call) -> None:
+        """There is no more of this call."""
+        call.finished = True
+        self._advance()
+        if not self._calls:
+            self._write_late()
+
+    def _advance(self) -> None:
+        """Tells of the first call, and of those behind it as soon as it is whole."""
+        while self._calls:
+            first = self._calls[0]
+            if first.can_begin:
+                self._open_call(first)
+                self._events += first.told(self._emitter)
+            overtaken = len(self._calls) > 1 and first.can_begin and first.whole
+            if not (first.finished or overtaken):
+                return
+            self._close_call("completed")
+
+    def _open_call(self, call: Call) -> None:
+        if call.item is not None:
+            return
+        self._close_written("completed")
+        tool = self._toolbox.called(call.name)
+        item = _new_item(self._turn, tool.call, self._emitter.output_index)
+        call.open({**item, "call_id": self._call_id(call, item["id"]), **_named(tool)})
+        self._events.append(self._emitter.open(call.snapshot()))
+
+    def _close_call(self, status: str) -> None:
+        call = self._calls.popleft()
+        call.require_name()
+        if not call.name:
+            return
+        self._open_call(call)
+        self._events += call.told(self._emitter)
+        self._events += call.ended(self._emitter, status)
+        item = call.snapshot(status)
+        self._events.append(self._emitter.close_arguments(item))
+        self._finish(item)
+
+    def _close_calls(self, status: str) -> None:
+        for call in self._calls:
+            call.require_name()
+        self._calls = deque(call for call in self._calls if call.name)
+        while self._calls:
+            self._close_call("completed" if len(self._calls) > 1 else status)
+
+    def _call_id(self, call: Call, item_id: str) -> str:
+        """The upstream's id of the call, unless it has none or has used it before."""
+        made = f"call_{item_id.partition('_')[2]}"
+        if not call.id:
+            return made
+        call_id = usable_call_id(call.id)
+        taken = any(item.get("call_id") == call_id for item in (*self.items, *self._turn.input))
+        quoted = orjson.dumps(call_id)
+        return made if taken or any(quoted in array for array in arrays(self._turn)) else call_id
+
+
+class _Written:
+    """A message or a reasoning item, part by part."""
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.secret = ""
+        self._parts: list[dict[str, Any]] = []
+        self._kind = ""
+        self._pieces: list[str] = []
+        self._logprobs: list[Mapping[str, Any]] = []
+
+    def write(self, emitter: Emitter, kind: str, text: str, logprobs: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
+        if kind != self._kind:
+            yield from self.close_part(emitter)
+            self._kind = kind
+            yield emitter.open_part(self.item, len(self._parts), _part(kind))
+        self._pieces.append(text)
+        self._logprobs += logprobs
+        yield emitter.delta(self.item, len(self._parts), kind, text, logprobs)
+
+    def close_part(self, emitter: Emitter) -> Iterator[bytes]:
+        if self._kind:
+            part = self._part()
+            yield from emitter.close_part(self.item, len(self._parts), part)
+            self._parts.append(part)
+            self._kind, self._pieces, self._logprobs = "", [], []
+
+    def snapshot(self, status: str = "incomplete") -> Item:
+        content = [*self._parts, self._part()] if self._kind else list(self._parts)
+        return {**self.item, "status": status, "content": content}
+
+    def _part(self) -> dict[str, Any]:
+        return _part(self._kind, "".join(self._pieces), self._logprobs)
+
+
+# --- items ------------------------------------------------------------------------------------------------------
+
+
+def _new_item(turn: Turn, kind: str, output_index: int) -> Item:
+    """An item under an id that is the same whenever this turn is read again. The upstream gives it none."""
+    digest = hashlib.sha256(f"{turn.id}/{output_index}".encode()).hexdigest()[:48]
+    item: Item = {"type": kind, "id": f"{ids.ITEM_PREFIXES[kind]}_{digest}"}
+    if kind == "message":
+        return {**item, "status": "in_progress", "role": "assistant", "content": []}
+    if kind == "reasoning":
+        return {**item, "status": "in_progress", "summary": [], "content": []}
+    return item
+
+
+def _named(tool: Tool) -> dict[str, Any]:
+    return {"name": tool.name, **({"namespace": tool.namespace} if tool.namespace else {})}
+
+
+def _part(kind: str, text: str = "", logprobs: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    if kind == "refusal":
+        return {"type": kind, "refusal": text}
+    if kind == "output_text":
+        return {"type": kind, "text": text, "annotations": [], "logprobs": list(logprobs)}
+    return {"type": kind, "text": text}
+
+
+def _finished_reasoning(item: Item, turn: Turn, secret: str) -> Item:
+    """Reasoning text as the client asked for it: said again as the summary, and sealed to be carried."""
+    text = "".join(part["text"] for part in item["content"])
+    asked = turn.request.get("reasoning") or {}
+    if text and (asked.get("summary") or asked.get("generate_summary")):
+        item = {**item, "summary": [{"type": "summary_text", "text": text}]}
+    if text and not secret and turn.seal is not None:
+        secret = turn.seal(text)
+    return {**item, "encrypted_content": secret} if secret else item

@@ -1,0 +1,49 @@
+"""What every translating format reads of a request in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from app.errors import InvalidRequest
+from app.formats.responses import instructions_text
+from app.turn import Item
+
+
+def refuse_prompt(request: Mapping[str, Any]) -> None:
+    if "prompt" in request:
+        raise InvalidRequest(
+            "Stored prompts are not available with this model.", code="unsupported_parameter", param="prompt"
+        )
+
+
+def instructions(request: Mapping[str, Any]) -> str | None:
+    given = request.get("instructions")
+    return instructions_text(given) if isinstance(given, Mapping) else given
+
+
+def in_force(request: Mapping[str, Any], items: Iterable[Item]) -> Mapping[str, Any]:
+    """The request with what the context has set for all later turns, where it says nothing itself."""
+    merged = dict(request)
+    for item in items:
+        if item.get("type") == "configuration_update":
+            for name in ("reasoning", "text"):
+                merged[name] = {**merged.get(name, {}), **(item.get(name) or {}), **request.get(name, {})}
+    return merged
+
+
+def text_format(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The form the answer is to have; empty for plain text. What a context sets is not checked before."""
+    form = (request.get("text") or {}).get("format")
+    return form if isinstance(form, Mapping) else {}
+
+
+def effort_of(request: Mapping[str, Any]) -> str | None:
+    effort = (request.get("reasoning") or {}).get("effort")
+    return effort if isinstance(effort, str) else None
+
+
+def wants_truncation(request: Mapping[str, Any]) -> bool:
+    """Whether a context that is too long may be shortened."""
+    truncation = request.get("truncation")
+    return (truncation.get("type") if isinstance(truncation, Mapping) else truncation) == "auto"

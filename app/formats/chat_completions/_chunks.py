@@ -1,0 +1,66 @@
+"""Reading what a chat upstream sends, piece by piece, whatever is made of it then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from app import sse
+from app.errors import UpstreamBroken, UpstreamError
+from app.formats import _openai
+from app.formats.chat_completions._errors import error_of
+from app.records import Usage
+
+DONE = b"[DONE]"
+
+#: Reasons to have ended that are no proper end.
+CUT = frozenset({"length", "max_tokens", "model_length"})
+FILTERED = frozenset({"content_filter"})
+BROKE_OFF = frozenset({"abort", "error", "insufficient_system_resource"})
+
+
+def completion_of(body: bytes) -> dict[str, Any]:
+    """The object of an unstreamed answer. Raises UpstreamError, also for the failure that it may tell of."""
+    try:
+        completion = orjson.loads(body)
+    except ValueError:
+        raise UpstreamBroken("The model's server answered with something that is not JSON.") from None
+    if not isinstance(completion, dict):
+        raise UpstreamBroken("The model's server answered with something that is not a chat completion.")
+    if error := error_of(completion):
+        raise error
+    return completion
+
+
+def data_of(raw: bytes) -> tuple[str | None, bytes | None]:
+    """Name and data of one event."""
+    name, data = sse.parse(raw)
+    if data is None and raw.startswith(b"error:"):
+        # Older llama.cpp has a field of its own for it.
+        return "error", raw.removeprefix(b"error:").strip()
+    return name, data.strip() if data is not None else None
+
+
+def error_in(name: str | None, chunk: Mapping[str, Any]) -> UpstreamError | None:
+    """The failure that an event tells of, by its name or by its data."""
+    return error_of({"error": chunk} if name == "error" and "error" not in chunk else chunk)
+
+
+def usage_of(value: object) -> Usage | None:
+    """A chat's usage; None where nothing was counted."""
+    if not isinstance(value, dict):
+        return None
+    read, written = value.get("prompt_tokens_details"), value.get("completion_tokens_details")
+    details = dict(read) if isinstance(read, dict) else {}
+    if not details.get("cached_tokens"):
+        details["cached_tokens"] = value.get("prompt_cache_hit_tokens")
+    return _openai.usage(
+        {
+            "input_tokens": value.get("prompt_tokens"),
+            "input_tokens_details": details,
+            "output_tokens": value.get("completion_tokens"),
+            "output_tokens_details": written,
+        }
+    )

@@ -1,0 +1,266 @@
+"""A chat completion that is passed on as it is: the request under the upstream's name for the model, and what is to be
+known of the answer. Nothing is translated here and nothing that was said is kept.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from app import sse
+from app.errors import UpstreamBroken, UpstreamError
+from app.formats._decoding import MAX_NONSENSE, parsed, string
+from app.formats._failures import http_error
+from app.formats.chat_completions._chunks import (
+    BROKE_OFF,
+    CUT,
+    DONE,
+    FILTERED,
+    completion_of,
+    data_of,
+    error_in,
+    usage_of,
+)
+from app.records import Usage
+
+#: Where text stands in a delta or a message.
+_TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
+#: How an event may begin.
+_FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":")
+
+
+# --- the request ------------------------------------------------------------------------------------------------
+
+
+def encode(request: Mapping[str, Any], model: str) -> bytes:
+    """The client's own body, which asks for the usage of a stream besides."""
+    body = {**request, "model": model}
+    if request.get("stream") and not asks_for_usage(request):
+        body["stream_options"] = {**(request.get("stream_options") or {}), "include_usage": True}
+    return orjson.dumps(body)
+
+
+def asks_for_usage(request: Mapping[str, Any]) -> bool:
+    """Whether the client wants the last chunk of a stream, which only counts."""
+    return bool((request.get("stream_options") or {}).get("include_usage"))
+
+
+def decode_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
+    return _as_asked(http_error(status, headers, body))
+
+
+def _as_asked(error: UpstreamError) -> UpstreamError:
+    """What a response calls its input are a chat's messages."""
+    if error.param == "input":
+        error.param = "messages"
+    return error
+
+
+# --- the answer -------------------------------------------------------------------------------------------------
+
+
+class Account:
+    """What the books say of an answer: whose it was, how it ended, how long it was. Never a word of it."""
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+        self.model: str | None = None
+        self.usage: Usage | None = None
+        self.said = 0
+        """Characters, for an estimate where the upstream counts nothing."""
+        self._begun: set[object] = set()
+        self._reasons: dict[object, str] = {}
+
+    def take(self, piece: Mapping[str, Any]) -> None:
+        """A chunk, or a completion whole."""
+        self.id = self.id or string(piece.get("id"))
+        self.model = self.model or string(piece.get("model"))
+        self.usage = usage_of(piece.get("usage")) or self.usage
+        for choice in _objects(piece.get("choices")):
+            self._take_choice(choice)
+
+    def _take_choice(self, choice: Mapping[str, Any]) -> None:
+        index = at if isinstance(at := choice.get("index"), int) else 0
+        self._begun.add(index)
+        self.usage = usage_of(choice.get("usage")) or self.usage
+        self.said += _length(choice.get("delta") or choice.get("message"))
+        if reason := string(choice.get("finish_reason")):
+            self._reasons[index] = reason
+
+    @property
+    def finished(self) -> bool:
+        """Every choice that was begun has said why it ended."""
+        return bool(self._begun) and self._begun == self._reasons.keys()
+
+    @property
+    def status(self) -> str:
+        """Of an answer that has come to its end."""
+        reasons = set(self._reasons.values())
+        if reasons & BROKE_OFF:
+            return "failed"
+        return "incomplete" if reasons & (CUT | FILTERED) else "completed"
+
+
+def _length(message: object) -> int:
+    """Characters that a message or a delta says."""
+    if not isinstance(message, dict):
+        return 0
+    said = [message.get(name) for name in _TEXTS]
+    for call in _objects(message.get("tool_calls")):
+        function = call.get("function")
+        if isinstance(function, dict):
+            said += [function.get("name"), function.get("arguments")]
+    return sum([len(text) for text in said if isinstance(text, str)])
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+# --- in one piece -----------------------------------------------------------------------------------------------
+
+
+def read_whole(body: bytes) -> Account:
+    """Raises UpstreamError for what is no answer."""
+    account = Account()
+    account.take(_completion(body))
+    return account
+
+
+def as_stream(body: bytes) -> bytes:
+    """An answer in one piece as the stream that was asked for. Raises as `read_whole` does."""
+    completion = _completion(body)
+    head = {**completion, "object": "chat.completion.chunk"}
+    usage = head.pop("usage", None)
+    choices = [
+        {**{name: value for name, value in choice.items() if name != "message"}, "delta": _as_delta(choice)}
+        for choice in _objects(completion["choices"])
+    ]
+    chunks = [{**head, "choices": choices}, {**head, "choices": [], "usage": usage}][: 2 if usage else 1]
+    return b"".join(b"data: %b\n\n" % orjson.dumps(chunk) for chunk in chunks) + sse.DONE
+
+
+def _completion(body: bytes) -> dict[str, Any]:
+    try:
+        completion = completion_of(body)
+    except UpstreamError as error:
+        raise _as_asked(error) from None
+    if not any(isinstance(choice.get("message"), dict) for choice in _objects(completion.get("choices"))):
+        raise UpstreamBroken("The model's server answered with something that is not a chat completion.")
+    return completion
+
+
+def _as_delta(choice: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as one delta, its calls told apart by their places."""
+    message: dict[str, Any] = choice.get("message") or {}
+    if not isinstance(message.get("tool_calls"), list):
+        return message
+    calls = _objects(message["tool_calls"])
+    return {**message, "tool_calls": [{"index": at, **call} for at, call in enumerate(calls)]}
+
+
+# --- as a stream ------------------------------------------------------------------------------------------------
+
+
+class Passage:
+    """A push machine over the bytes of one stream: gives whole events back as they came and watches how it goes.
+
+    Once there is an `ending` or a `failure`, nothing more is taken.
+    """
+
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        self.accepted = False
+        """A first valid chunk has come."""
+        self.ending: bytes | None = None
+        """The event that ends the stream, for the one to send who keeps the books."""
+        self.failure: UpstreamError | None = None
+        self.account = Account()
+        self._gives_usage = asks_for_usage(request)
+        self._cutter = sse.Cutter()
+        self._nonsense = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Takes any piece of the stream; gives back what the client is to have of it."""
+        given: list[bytes] = []
+        try:
+            for raw in self._cutter.feed(data):
+                if not self._over and self._take(raw):
+                    given.append(raw)
+            if not self.accepted:
+                self._refuse_nonsense()
+        except sse.EventTooLong:
+            self._fail(UpstreamBroken("The model's server sent an event without an end."))
+        except UpstreamError as error:
+            self._fail(error)
+        return b"".join(given)
+
+    def finish(self) -> bytes:
+        """The upstream has closed. Its last event may lack the blank line; half an event is nothing."""
+        given = b""
+        rest = self._cutter.rest.rstrip(b"\r\n")
+        if not self._over and _is_whole(rest):
+            given = self.feed(b"\n\n")
+        if not self._over:
+            self._close()
+        return given
+
+    @property
+    def _over(self) -> bool:
+        return self.ending is not None or self.failure is not None
+
+    def _take(self, raw: bytes) -> bool:
+        """Whether the client is to have this event."""
+        name, data = data_of(_plain(raw))
+        if data is None:
+            self._nonsense += len(raw)
+            return True
+        if data == DONE:
+            self._end(raw)
+            return False
+        chunk = parsed(data)
+        if error := error_in(name, chunk):
+            raise error
+        choices, usage = chunk.get("choices"), chunk.get("usage")
+        if not isinstance(choices, list) and not isinstance(usage, dict):
+            raise UpstreamBroken("The model's server sent an event that is not a piece of a chat completion.")
+        self.accepted = True
+        self.account.take(chunk)
+        return bool(choices) or self._gives_usage or not isinstance(usage, dict)
+
+    def _end(self, raw: bytes) -> None:
+        if not self.accepted:
+            raise UpstreamBroken("The model's server ended the stream without an answer.")
+        self.ending = raw
+
+    def _close(self) -> None:
+        """Some servers never say [DONE]: an answer has ended when a reason was given."""
+        if self.account.finished:
+            self.ending = sse.DONE
+        else:
+            self._fail(UpstreamBroken("The model's server closed the stream before the answer had ended."))
+
+    def _fail(self, error: UpstreamError) -> None:
+        if not self._over:
+            self.failure = _as_asked(error)
+
+    def _refuse_nonsense(self) -> None:
+        rest = self._cutter.rest
+        if self._nonsense + (0 if rest.startswith(_FIELDS) else len(rest)) > MAX_NONSENSE:
+            raise UpstreamBroken("The model's server answered with something that is not an event stream.")
+
+
+def _plain(raw: bytes) -> bytes:
+    """An event for reading: without a byte order mark, its lines ended in one way."""
+    return raw.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def _is_whole(rest: bytes) -> bool:
+    """Whether an event lacks nothing but its blank line."""
+    _, data = data_of(_plain(rest))
+    try:
+        return data is not None and (data == DONE or bool(parsed(data)))
+    except UpstreamBroken:
+        return False

@@ -1,0 +1,32 @@
+"""Upstreams that speak Anthropic's Messages API: the bridge between their content blocks and the contract's items.
+
+Their models differ in what they take. What one refuses by name is left out, and the model is asked once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from app.formats._toolbox import Toolbox
+from app.formats.messages._answer import MessagesDecoder, decode
+from app.formats.messages._errors import decode_error
+from app.formats.messages._remedies import amended
+from app.formats.messages._request import encode
+from app.turn import Row, Turn
+
+__all__ = ["PATH", "amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers"]
+
+PATH = "/messages"
+_VERSION = {"anthropic-version": "2023-06-01"}
+
+
+def decoder(turn: Turn, sequence: int) -> MessagesDecoder:
+    return MessagesDecoder(turn, sequence)
+
+
+def headers(api_key: str | None) -> Mapping[str, str]:
+    return {"x-api-key": api_key, **_VERSION} if api_key else _VERSION
+
+
+def dropped(turn: Turn, row: Row) -> Sequence[str]:
+    return Toolbox.of(turn).dropped

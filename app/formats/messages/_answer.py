@@ -1,0 +1,180 @@
+"""What a Messages upstream answers, in one piece or as a stream, as an answer in the contract's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from app import sse
+from app.errors import UpstreamBroken
+from app.formats import _openai
+from app.formats._decoding import Ending, StreamDecoder, parsed, string
+from app.formats._output import Output
+from app.formats.messages._blocks import Blocks
+from app.formats.messages._errors import failure
+from app.records import Usage
+from app.turn import Answer, Turn
+
+_CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
+_REFUSED = "refusal"
+_DONE = b"[DONE]"
+_COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+
+
+def _ending(stop_reason: str | None) -> Ending:
+    if stop_reason in _CUT:
+        return Ending("incomplete", "max_output_tokens")
+    if stop_reason == _REFUSED:
+        return Ending("incomplete", "content_filter")
+    return Ending("completed")
+
+
+def _close(output: Output, told: Mapping[str, Any]) -> Ending:
+    """Ends the output as `stop_reason` has it. Why a filter stepped in is told where models tell why they refuse."""
+    ending, details = _ending(string(told.get("stop_reason"))), told.get("stop_details")
+    if told.get("stop_reason") == _REFUSED and isinstance(details, dict):
+        output.write("refusal", string(details.get("explanation")) or "")
+    output.end(ending.status)
+    return ending
+
+
+def _identity(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {"upstream_id": string(about.get("id")), "upstream_model": string(about.get("model"))}
+
+
+def _usage(counts: Mapping[str, int], thought: int) -> Usage | None:
+    """What came from the cache or went there is not among `input_tokens` here; in the contract it is."""
+    if "input_tokens" not in counts or "output_tokens" not in counts:
+        return None
+    read, written = counts.get("cache_read_input_tokens", 0), counts.get("cache_creation_input_tokens", 0)
+    return Usage(counts["input_tokens"] + read + written, read, written, counts["output_tokens"], thought)
+
+
+class _Meter:
+    """Counts that are cumulative: the largest of each is the last."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._thought = 0
+
+    def read(self, usage: object) -> None:
+        if not isinstance(usage, dict):
+            return
+        for name in _COUNTS:
+            if _openai.is_count(usage.get(name)):
+                self._counts[name] = max(self._counts.get(name, 0), usage[name])
+        details = usage.get("output_tokens_details")
+        thought = details.get("thinking_tokens") if isinstance(details, dict) else None
+        if isinstance(thought, int) and _openai.is_count(thought):
+            self._thought = max(self._thought, thought)
+
+    @property
+    def usage(self) -> Usage | None:
+        return _usage(self._counts, self._thought)
+
+
+# --- in one piece -----------------------------------------------------------------------------------------------
+
+
+def decode(body: bytes, turn: Turn) -> Answer:
+    try:
+        message = orjson.loads(body)
+    except ValueError:
+        raise UpstreamBroken("The model's server answered with something that is not JSON.") from None
+    if isinstance(message, dict) and isinstance(message.get("error"), dict):
+        raise failure(message)
+    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+        raise UpstreamBroken("The model's server answered with something that is not a message.")
+    output, meter = Output(turn, 0), _Meter()
+    blocks = Blocks(turn, output)
+    for index, block in enumerate(message["content"]):
+        blocks.start(index, block)
+        blocks.stop(index)
+    meter.read(message.get("usage"))
+    return _close(output, message).answer(output, meter.usage, _identity(message))
+
+
+# --- as a stream ------------------------------------------------------------------------------------------------
+
+
+class MessagesDecoder(StreamDecoder):
+    """Makes the contract's events of a message's. Events that it has not heard of are passed over, as announced."""
+
+    def __init__(self, turn: Turn, sequence: int) -> None:
+        super().__init__(turn, sequence)
+        self._blocks = Blocks(turn, self._output)
+        self._meter = _Meter()
+        self._ending: Ending | None = None
+        self._about: Mapping[str, Any] = {}
+
+    def _identity(self) -> Mapping[str, Any]:
+        return _identity(self._about)
+
+    def _run_out(self, rest: bytes) -> None:
+        """An answer has ended when its reason was given, whether the last event came or not."""
+        if self._ending is None:
+            event = _last_event(rest)
+            if event.get("type") == "error":
+                raise failure(event)
+            raise UpstreamBroken("The model's server closed the stream before the answer had ended.")
+        self._stop()
+
+    # --- events
+
+    def _read(self, raw: bytes) -> bool:
+        name, data = sse.parse(raw)
+        if data is not None and data.strip() != _DONE:
+            event = parsed(data)
+            self._take_event(event if isinstance(event.get("type"), str) else {**event, "type": name})
+        return data is not None or raw.startswith(b":")
+
+    def _take_event(self, event: Mapping[str, Any]) -> None:
+        kind = event["type"]
+        if kind == "error":
+            raise failure(event)
+        if kind == "message_start":
+            self._begin(event)
+        elif kind == "content_block_start":
+            self._blocks.start(event.get("index"), event.get("content_block"))
+        elif kind == "content_block_delta":
+            self._blocks.extend(event.get("index"), event.get("delta"))
+        elif kind == "content_block_stop":
+            self._blocks.stop(event.get("index"))
+        elif kind == "message_delta":
+            self._end(event)
+        elif kind == "message_stop":
+            self._stop()
+        elif kind is None:
+            raise UpstreamBroken("The model's server sent an event without a type.")
+
+    def _begin(self, event: Mapping[str, Any]) -> None:
+        message = event.get("message")
+        if not isinstance(message, dict):
+            raise UpstreamBroken("The model's server began an answer without a message.")
+        self.accepted, self._about = True, message
+        self._meter.read(message.get("usage"))
+
+    def _end(self, event: Mapping[str, Any]) -> None:
+        self._meter.read(event.get("usage"))
+        told = event.get("delta")
+        if isinstance(told, dict) and string(told.get("stop_reason")) and self._ending is None:
+            self._ending = _close(self._output, told)
+
+    def _stop(self) -> None:
+        if self.answer is not None:
+            return
+        if self._ending is None:
+            if not self._spoke:
+                raise UpstreamBroken("The model's server ended the stream without an answer.")
+            self._ending = _close(self._output, {})
+        self.answer = self._ending.answer(self._output, self._meter.usage, self._identity())
+
+
+def _last_event(rest: bytes) -> dict[str, Any]:
+    """An event that lacks its blank line, as far as it can be read."""
+    try:
+        return parsed(sse.parse(rest)[1] or b"{}")
+    except UpstreamBroken:
+        return {}

@@ -1,0 +1,224 @@
+"""The steps of a conversation as Anthropic's messages: users and assistants in turn, each a list of content blocks.
+
+A user begins and a user ends; results stand first in the message behind the calls; empty text is left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import mimetypes
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from app.formats._conversation import (
+    Act,
+    Acted,
+    Call,
+    Instruction,
+    Part,
+    Spoken,
+    Thought,
+    Words,
+    is_text,
+    steps,
+    text_of,
+    unreadable,
+)
+from app.formats._toolbox import Toolbox
+from app.formats.messages import _thoughts
+from app.turn import Item, Row
+
+Block = dict[str, Any]
+
+_DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),(.*)", re.DOTALL)
+_UNFIT = re.compile(r"[^a-zA-Z0-9_-]")
+_LONGEST_ID = 64
+_IMAGE_TYPES = {"image/jpg": "image/jpeg"}
+_PDF = "application/pdf"
+
+_OPENING = "[The conversation begins with what you said.]"
+_GO_ON = "[Please go on.]"
+
+
+def carries(part: Part) -> bool:
+    """Whether there is a block for this content part."""
+    return is_text(part) or _shown(part) is not None
+
+
+def conversation(
+    items: Sequence[Item], instructions: Iterable[str], row: Row, model: str, toolbox: Toolbox
+) -> tuple[list[Block], list[Block]]:
+    """The system prompt's blocks, and the messages."""
+    said = _Said(row, model)
+    for text in instructions:
+        said.instruct(text)
+    for step in steps(items, toolbox):
+        match step:
+            case Instruction(text):
+                said.instruct(text)
+            case Spoken(content):
+                said.add("user", _content(content))
+            case Acted(acts):
+                said.act(acts)
+    return said.finished()
+
+
+class _Said:
+    """Messages in the making. What one role says in a row is one message."""
+
+    def __init__(self, row: Row, model: str) -> None:
+        self._row = row
+        self._model = model
+        self._system: list[str] = []
+        self._messages: list[Block] = []
+        self._ids: set[str] = set()
+
+    def instruct(self, text: str) -> None:
+        """The system prompt stands before everything; later instructions are the user's words."""
+        if self._messages:
+            self.add("user", [_text(text)])
+        else:
+            self._system.append(text)
+
+    def add(self, role: str, blocks: Iterable[Block]) -> None:
+        told = [block for block in blocks if block.get("text") != ""]
+        if told and self._messages and self._messages[-1]["role"] == role:
+            self._messages[-1]["content"] += told
+        elif told:
+            self._messages.append({"role": role, "content": told})
+
+    def act(self, acts: Sequence[Act]) -> None:
+        """What the assistant did, and the results of its calls."""
+        told = list(acts)
+        while told and isinstance(told[-1], Thought):
+            # Thinking that led to nothing may not end a message.
+            told.pop()
+        ids = {id(act): self._id(act.id) for act in told if isinstance(act, Call)}
+        self.add("assistant", (block for act in told for block in self._act(act, ids)))
+        self.add("user", (_result(act, ids[id(act)]) for act in told if isinstance(act, Call)))
+
+    def finished(self) -> tuple[list[Block], list[Block]]:
+        system = [_text("\n\n".join(self._system))] if self._system else []
+        if not self._messages:
+            return [], [{"role": "user", "content": system or [_text(_GO_ON)]}]
+        if self._messages[0]["role"] == "assistant":
+            self._messages.insert(0, {"role": "user", "content": [_text(_OPENING)]})
+        if self._messages[-1]["role"] == "assistant":
+            self.add("user", [_text(_GO_ON)])
+        return system, self._messages
+
+    def _act(self, act: Act, ids: Mapping[int, str]) -> Iterator[Block]:
+        match act:
+            case Words(text):
+                yield _text(text)
+            case Thought():
+                if block := self._thought(act):
+                    yield block
+            case Call(_, name, arguments):
+                yield {"type": "tool_use", "id": ids[id(act)], "name": name, "input": orjson.loads(arguments)}
+
+    def _thought(self, thought: Thought) -> Block | None:
+        """Thinking as it was, for the model that it is from; unsigned for servers that want the text."""
+        if block := _thoughts.opened(thought.item.get("encrypted_content"), self._model):
+            return block
+        unsigned = self._row.reasoning_text and thought.text
+        return {"type": "thinking", "thinking": thought.text, "signature": ""} if unsigned else None
+
+    def _id(self, call_id: str) -> str:
+        """An id that fits and that no other call of this conversation has."""
+        fit = call_id if call_id and not _UNFIT.search(call_id) and len(call_id) <= _LONGEST_ID else _fitted(call_id)
+        unique, number = fit, 1
+        while unique in self._ids:
+            number += 1
+            unique = _fitted(f"{fit}/{number}")
+        self._ids.add(unique)
+        return unique
+
+
+def _fitted(call_id: str) -> str:
+    return f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:48]}"
+
+
+def _result(call: Call, call_id: str) -> Block:
+    told = [block for block in _blocks(call.result) if block.get("text") != ""]
+    return {"type": "tool_result", "tool_use_id": call_id, **({"content": told} if told else {})}
+
+
+# --- content ----------------------------------------------------------------------------------------------------
+
+
+def _text(text: str) -> Block:
+    return {"type": "text", "text": text}
+
+
+def _content(content: str | Sequence[Part]) -> Iterable[Block]:
+    return [_text(content)] if isinstance(content, str) else _blocks(content)
+
+
+def _blocks(parts: Iterable[Part]) -> Iterator[Block]:
+    for part in parts:
+        if is_text(part):
+            yield _text(text_of([part]))
+        else:
+            yield _shown(part) or _text(unreadable(part))
+
+
+def _shown(part: Part) -> Block | None:
+    read = _PARTS.get(str(part.get("type")))
+    return read(part) if read else None
+
+
+def _image(part: Part) -> Block | None:
+    url = part.get("image_url")
+    if not isinstance(url, str):
+        return None
+    if url.startswith(("https://", "http://")):
+        return {"type": "image", "source": {"type": "url", "url": url}}
+    given = _data(url)
+    return _image_of(*given) if given else None
+
+
+def _image_of(media_type: str, data: str) -> Block:
+    known = _IMAGE_TYPES.get(media_type, media_type)
+    return {"type": "image", "source": {"type": "base64", "media_type": known, "data": data}}
+
+
+def _file(part: Part) -> Block | None:
+    titled = {"title": part["filename"]} if isinstance(part.get("filename"), str) and part["filename"] else {}
+    if isinstance(part.get("file_url"), str):
+        return {"type": "document", "source": {"type": "url", "url": part["file_url"]}, **titled}
+    if not isinstance(part.get("file_data"), str):
+        return None
+    guessed = mimetypes.guess_type(part.get("filename") or "")[0] or _PDF
+    media_type, data = _data(part["file_data"]) or (guessed, part["file_data"])
+    if media_type.startswith("image/"):
+        return _image_of(media_type, data)
+    source = _document(media_type, data)
+    return {"type": "document", "source": source, **titled} if source else None
+
+
+def _document(media_type: str, data: str) -> Block | None:
+    if media_type == _PDF:
+        return {"type": "base64", "media_type": _PDF, "data": data}
+    if media_type.startswith("text/") or media_type == "application/json":
+        try:
+            return {"type": "text", "media_type": "text/plain", "data": base64.b64decode(data).decode()}
+        except (binascii.Error, UnicodeDecodeError):
+            return None
+    return None
+
+
+def _data(url: str) -> tuple[str, str] | None:
+    """Type and base64 data of a data URL."""
+    match = _DATA_URL.fullmatch(url)
+    if match is None or "base64" not in match[2].lower():
+        return None
+    return match[1].lower(), match[3]
+
+
+_PARTS: dict[str, Callable[[Part], Block | None]] = {"input_image": _image, "input_file": _file}

@@ -1,0 +1,131 @@
+"""What to leave out of a turn that a model has refused, by the sentence it was refused with.
+
+Models take different settings, and which takes what changes with every generation; the refusal says it best.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from app.errors import UpstreamError, UpstreamRefused
+from app.formats._context import items, shortened
+from app.formats._request import effort_of, wants_truncation
+from app.formats._toolbox import Toolbox, offer
+from app.formats.messages._request import max_tokens, must_call
+from app.records import Chain
+from app.turn import Row, Turn
+
+_SAMPLING = ("temperature", "top_p", "top_k")
+#: The share of the answer that thinking may take, for models that want a number of tokens.
+_SHARES = {"minimal": 0.1, "low": 0.25, "medium": 0.5}
+_LARGEST_SHARE = 0.75
+_LEAST_BUDGET = 1024
+_BETWEEN_TOOLS = "between_tools"
+_NO_THINKING = {"type": "disabled"}
+
+Remedy = Callable[[Turn, Row, str], Turn]
+
+
+def amended(turn: Turn, row: Row, error: UpstreamError) -> Turn | None:
+    """The turn without what was refused; None where nothing of the kind is in it."""
+    if not isinstance(error, UpstreamRefused):
+        return None
+    if error.code == "context_length_exceeded":
+        return shortened(_without_thoughts(turn)) if wants_truncation(turn.request) else None
+    remedy = next((remedy for sentence, remedy in _REMEDIES if sentence.search(error.message)), None)
+    better = remedy(turn, row, error.message) if remedy else turn
+    return None if (better.request, better.input, better.chain) == (turn.request, turn.input, turn.chain) else better
+
+
+def _asking(turn: Turn, **changes: Any) -> Turn:
+    """The turn with other settings; None takes one away."""
+    changed = {**turn.request, **changes}
+    return replace(turn, request={name: value for name, value in changed.items() if value is not None})
+
+
+def _reasoning(turn: Turn, effort: str | None) -> dict[str, Any] | None:
+    reasoning = {**(turn.request.get("reasoning") or {}), "effort": effort}
+    return {name: value for name, value in reasoning.items() if value is not None} or None
+
+
+# --- thinking ---------------------------------------------------------------------------------------------------
+
+
+def _think_least(turn: Turn, row: Row, sentence: str) -> Turn:
+    """For a model that cannot stop thinking."""
+    if _BETWEEN_TOOLS in sentence:
+        return _asking(turn, thinking={"type": _BETWEEN_TOOLS}, reasoning=_reasoning(turn, None))
+    return _asking(turn, thinking=None, reasoning=_reasoning(turn, "low"))
+
+
+def _think_by_number(turn: Turn, row: Row, sentence: str) -> Turn:
+    """For a model that wants to be told how many tokens, or does not think at all."""
+    effort = effort_of(turn.request)
+    limit = max_tokens(turn.request, row)
+    budget = max(_LEAST_BUDGET, int(limit * _SHARES.get(effort or "medium", _LARGEST_SHARE)))
+    thinks = budget < limit and not must_call(offer(turn, row, Toolbox.of(turn)))
+    thinking = {"type": "enabled", "budget_tokens": budget} if thinks else _NO_THINKING
+    return _asking(turn, thinking=thinking, reasoning=_reasoning(turn, None))
+
+
+def _think_less(turn: Turn, row: Row, sentence: str) -> Turn:
+    """For a model that does not have this effort."""
+    effort = effort_of(turn.request)
+    return _asking(turn, reasoning=_reasoning(turn, "high" if effort in ("xhigh", "max") else None))
+
+
+def _not_think(turn: Turn, row: Row, sentence: str) -> Turn:
+    return _asking(turn, thinking=_NO_THINKING, reasoning=_reasoning(turn, None))
+
+
+def _forget_thoughts(turn: Turn, row: Row, sentence: str) -> Turn:
+    return _without_thoughts(turn)
+
+
+def _without_thoughts(turn: Turn) -> Turn:
+    """Thinking is bound to the model and to every word before it; a conversation goes on without it as well."""
+    context = items(turn)
+    kept = [item for item in context if item.get("type") != "reasoning"]
+    return turn if len(kept) == len(context) else replace(turn, chain=Chain(), input=kept)
+
+
+# --- other settings ---------------------------------------------------------------------------------------------
+
+
+def _as_by_default(turn: Turn, row: Row, sentence: str) -> Turn:
+    return _asking(turn, **dict.fromkeys(_SAMPLING))
+
+
+def _unenforced(turn: Turn, row: Row, sentence: str) -> Turn:
+    """Schemas told but not enforced, the answer's and those of tools: they hold what only other models can enforce."""
+    text = turn.request.get("text") or {}
+    changes: dict[str, Any] = {}
+    if (text.get("format") or {}).get("strict"):
+        changes["text"] = {**text, "format": {**text["format"], "strict": False}}
+    if "tools" in turn.request:
+        changes["tools"] = [_lenient(tool) for tool in turn.request["tools"]]
+    return _asking(turn, **changes)
+
+
+def _lenient(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(tool.get("tools"), list):
+        return {**tool, "tools": [_lenient(inner) for inner in tool["tools"]]}
+    return {**tool, "strict": False} if tool.get("strict") else tool
+
+
+#: In order: the first sentence that is found decides.
+_REMEDIES: tuple[tuple[re.Pattern[str], Remedy], ...] = tuple(
+    (re.compile(sentence, re.IGNORECASE), remedy)
+    for sentence, remedy in (
+        (r"thinking\.type\.disabled", _think_least),
+        (r"adaptive thinking is not supported|thinking\.type\.adaptive\W+is not|support the effort", _think_by_number),
+        (r"forces tool use|expected `(?:redacted_)?thinking`", _not_think),
+        (r"output_config\.effort|effort level", _think_less),
+        (r"`?(?:temperature|top_p|top_k)\b", _as_by_default),
+        (r"(?:redacted_)?thinking`? blocks?\b|thinking\.signature|`signature`", _forget_thoughts),
+        (r"output_config\.format|output_format|strict|additionalProperties|\bschema\b|grammar", _unenforced),
+    )
+)

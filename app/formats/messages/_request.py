@@ -1,0 +1,169 @@
+"""The body of a Messages request, made of a turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from app.formats import _context, _conversation
+from app.formats._request import effort_of, in_force, instructions, refuse_prompt, text_format
+from app.formats._toolbox import Offer, Toolbox, offer
+from app.formats.messages import _messages
+from app.turn import Row, Turn
+
+#: How long an answer may be when neither the client nor the row says so: here a request has to.
+MAX_TOKENS = 8192
+
+_CACHED = {"cache_control": {"type": "ephemeral"}}
+#: Messages of the user behind which the prompt is kept: the newest, and the one that the last request ended with.
+_KEPT_PROMPTS = 2
+#: The smallest `top_p` that thinking goes along with.
+_LEAST_TOP_P = 0.95
+_EFFORTS = {"minimal": "low"}
+
+_JSON = "Answer with one JSON object and nothing else, without a code fence."
+_SCHEMA = "Answer with one JSON value that fits the following JSON schema and nothing else, without a code fence.\n"
+
+
+def encode(turn: Turn, row: Row, model: str) -> bytes:
+    request = turn.request
+    refuse_prompt(request)
+    _conversation.check(turn.input, _messages.carries)
+    toolbox, items = Toolbox.of(turn), _context.items(turn, row.family)
+    asked, offered = in_force(request, items), offer(turn, row, toolbox)
+    system, messages = _messages.conversation(items, _instructions(asked), row, turn.model, toolbox)
+    body: dict[str, Any] = {
+        "model": model,
+        "max_tokens": max_tokens(request, row),
+        **({"system": system} if system else {}),
+        "messages": messages,
+        **(_tools(offered, request) if offered.functions else _tools_of_the_past(messages)),
+        **_output(asked, offered),
+        **_metadata(request),
+    }
+    body |= _sampling(request, thinks=body.get("thinking", {}).get("type") in ("adaptive", "enabled"))
+    if turn.stream:
+        body["stream"] = True
+    _keep_prompt(body)
+    return orjson.dumps(body)
+
+
+def max_tokens(request: Mapping[str, Any], row: Row) -> int:
+    return int(request.get("max_output_tokens") or row.max_output_tokens or MAX_TOKENS)
+
+
+def _instructions(request: Mapping[str, Any]) -> Iterator[str]:
+    if text := instructions(request):
+        yield text
+    form = text_format(request)
+    if form.get("type") == "json_object":
+        yield _JSON
+    elif form.get("type") == "json_schema" and not _is_enforced(form):
+        yield _SCHEMA + orjson.dumps(form.get("schema")).decode()
+
+
+def _is_enforced(form: Mapping[str, Any]) -> bool:
+    """A schema that was not written to be enforced is refused rather than followed."""
+    return form.get("type") == "json_schema" and form.get("strict") is True
+
+
+# --- tools ------------------------------------------------------------------------------------------------------
+
+
+def _tools(offered: Offer, request: Mapping[str, Any]) -> dict[str, Any]:
+    """`tools` and what goes only with them."""
+    body: dict[str, Any] = {"tools": [_tool(function) for function in offered.functions]}
+    choice = _choice(offered)
+    if request.get("parallel_tool_calls") is False and choice != {"type": "none"}:
+        choice = {**(choice or {"type": "auto"}), "disable_parallel_tool_use": True}
+    return {**body, "tool_choice": choice} if choice else body
+
+
+def _tools_of_the_past(messages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Calls in the history are refused where no tool is known; what was called may not be called again."""
+    blocks = [block for message in messages for block in message["content"] if block["type"] == "tool_use"]
+    tools = [{"name": name, "input_schema": {"type": "object"}} for name in dict.fromkeys(b["name"] for b in blocks)]
+    return {"tools": tools, "tool_choice": {"type": "none"}} if tools else {}
+
+
+def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
+    tool: dict[str, Any] = {"name": function["name"]}
+    if "description" in function:
+        tool["description"] = function["description"]
+    tool["input_schema"] = {"type": "object", **function["parameters"]}
+    return {**tool, "strict": True} if function.get("strict") is True else tool
+
+
+def _choice(offered: Offer) -> dict[str, Any] | None:
+    if offered.forced:
+        return {"type": "tool", "name": offered.forced}
+    return {"type": "any" if offered.mode == "required" else offered.mode} if offered.mode else None
+
+
+def must_call(offered: Offer) -> bool:
+    return bool(offered.functions) and (offered.forced is not None or offered.mode == "required")
+
+
+# --- the answer -------------------------------------------------------------------------------------------------
+
+
+def _output(request: Mapping[str, Any], offered: Offer) -> dict[str, Any]:
+    """How hard to think, and the form of the answer."""
+    body, effort = _thinking(request, offered), effort_of(request)
+    config: dict[str, Any] = {}
+    if effort and effort != "none":
+        config["effort"] = _EFFORTS.get(effort, effort)
+    form = text_format(request)
+    if _is_enforced(form):
+        config["format"] = {"type": "json_schema", "schema": form.get("schema")}
+    return {**body, "output_config": config} if config else body
+
+
+def _thinking(request: Mapping[str, Any], offered: Offer) -> dict[str, Any]:
+    """`thinking` as the client gave it in this API's own words, else as `reasoning` means it."""
+    if isinstance(request.get("thinking"), Mapping):
+        return {"thinking": request["thinking"]}
+    reasoning, effort = request.get("reasoning") or {}, effort_of(request)
+    summary = reasoning.get("summary") or reasoning.get("generate_summary")
+    if effort == "none":
+        return {"thinking": {"type": "disabled"}}
+    # No model thinks before a call that it is forced to make.
+    if must_call(offered) or not (effort or summary):
+        return {}
+    return {"thinking": {"type": "adaptive", **({"display": "summarized"} if summary else {})}}
+
+
+def _sampling(request: Mapping[str, Any], *, thinks: bool) -> dict[str, Any]:
+    """Where it differs from the default, which newer models insist on. The range of a temperature ends at 1 here."""
+    body: dict[str, Any] = {}
+    temperature, top_p = request.get("temperature", 1), request.get("top_p", 1)
+    if temperature < 1 and not thinks:
+        body["temperature"] = temperature
+    elif top_p < 1 and (top_p >= _LEAST_TOP_P or not thinks):
+        # Many models take one of the two only.
+        body["top_p"] = top_p
+    if request.get("top_k") is not None and not thinks:
+        body["top_k"] = request["top_k"]
+    stop = request.get("stop")
+    stops = stop if isinstance(stop, list) else [stop]
+    if told := [text for text in stops if isinstance(text, str) and text.strip()]:
+        body["stop_sequences"] = told
+    return body
+
+
+def _metadata(request: Mapping[str, Any]) -> dict[str, Any]:
+    user = request.get("safety_identifier") or request.get("user")
+    return {"metadata": {"user_id": user}} if user else {}
+
+
+def _keep_prompt(body: dict[str, Any]) -> None:
+    """Has the prompt kept for the next request where one is to be expected. OpenAI does so unasked."""
+    if len(body["messages"]) == 1 and "tools" not in body:
+        return
+    if "system" in body:
+        body["system"][-1] |= _CACHED
+    users = [message for message in body["messages"] if message["role"] == "user"]
+    for message in users[-_KEPT_PROMPTS:]:
+        message["content"][-1] |= _CACHED

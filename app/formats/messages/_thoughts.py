@@ -1,0 +1,34 @@
+"""Thinking blocks as the `encrypted_content` of a reasoning item: whole, for only an unchanged one is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+PREFIX = "anthropic:"
+
+#: What has to come back as it was, by the type of the block.
+_MEMBERS = {"thinking": ("thinking", "signature"), "redacted_thinking": ("data",)}
+
+
+def sealed(block: Mapping[str, Any], model: str) -> str:
+    """The block with the model that it is bound to."""
+    kept = {name: block[name] for name in ("type", *_MEMBERS[block["type"]])}
+    return PREFIX + orjson.dumps({"model": model, "block": kept}).decode()
+
+
+def opened(secret: object, model: str) -> dict[str, Any] | None:
+    """The block, if this model made it. Whatever else comes in this place is somebody else's."""
+    if not isinstance(secret, str) or not secret.startswith(PREFIX):
+        return None
+    try:
+        kept = orjson.loads(secret.removeprefix(PREFIX))
+    except ValueError:
+        return None
+    if not isinstance(kept, dict) or kept.get("model") != model:
+        return None
+    block = kept.get("block")
+    fits = isinstance(block, dict) and block.keys() == {"type", *_MEMBERS.get(str(block.get("type")), ())}
+    return block if fits else None

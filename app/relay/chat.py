@@ -1,0 +1,216 @@
+"""Chat completions, relayed as they are: a channel that speaks them is chosen, their bytes go up and come back.
+
+Until the first valid chunk has come a failure is an exception, and another channel is asked; from then on the bytes of
+one upstream leave as they came, and only an event can say that something went wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, closing
+from threading import Event
+from typing import Any, TypeVar
+
+import orjson
+
+from app import sse
+from app.errors import ClientGone, GatewayError, UpstreamBroken, UpstreamError
+from app.formats.chat_completions import PATH, passage
+from app.formats.chat_completions.passage import Account, Passage
+from app.records import Token
+from app.relay import Asked
+from app.relay.chat_recorder import ChatRecorder
+from app.relay.mover import SILENCE, Pace, pieces
+from app.relay.opening import check_model
+from app.relay.ports import Channels, Choice, Exchange, Store
+
+Request = Mapping[str, Any]
+T = TypeVar("T")
+
+
+class ChatRelay:
+    def __init__(self, store: Store, channels: Channels, pace: Pace) -> None:
+        self._store = store
+        self._channels = channels
+        self._pace = pace
+
+    def create(self, token: Token, request: Request, asked: Asked) -> bytes:
+        """The upstream's completion, byte for byte. Raises GatewayError, or ClientGone when nobody waits any more."""
+        recorder = ChatRecorder(self._store, token, request, asked.request_id)
+
+        def whole(choice: Choice) -> bytes:
+            body, account = _whole(choice, request, asked.client)
+            choice.succeeded()
+            recorder.tried(choice)
+            recorder.finish(choice, account)
+            return body
+
+        return self._first(token, request, recorder, whole)
+
+    def stream(self, token: Token, request: Request, asked: Asked) -> ChatStream:
+        """The upstream's chunks, opened: the first one has come. Raises as `create` does."""
+        recorder = ChatRecorder(self._store, token, request, asked.request_id)
+
+        def opened(choice: Choice) -> _Line:
+            return _open_line(choice, request, asked.client, self._pace)
+
+        return ChatStream(self._first(token, request, recorder, opened), recorder)
+
+    def _first(self, token: Token, request: Request, recorder: ChatRecorder, attempt: Callable[[Choice], T]) -> T:
+        """What the first channel gives that does not fail. Raises the last failure, or the one that speaks for all."""
+        last: UpstreamError | None = None
+        with recorder.opening():
+            check_model(token, request["model"])
+            for choice in self._channels.chat_choices(request["model"]):
+                recorder.trying()
+                try:
+                    return attempt(choice)
+                except UpstreamError as error:
+                    choice.failed(error)
+                    recorder.tried(choice, error)
+                    if not error.elsewhere:
+                        raise
+                    last = error
+            raise last or UpstreamBroken("No channel is left to ask.")
+
+
+# --- one channel ------------------------------------------------------------------------------------------------
+
+
+def _post(choice: Choice, request: Request, accept: str, client: int | None) -> Exchange:
+    """Raises UpstreamError for any answer but a 200."""
+    exchange = choice.post(PATH, passage.encode(request, choice.model), accept=accept, client=client)
+    if exchange.status == 200:
+        return exchange
+    with closing(exchange):
+        raise passage.decode_error(exchange.status, exchange.headers, exchange.read())
+
+
+def _whole(choice: Choice, request: Request, client: int | None) -> tuple[bytes, Account]:
+    with choice, closing(_post(choice, request, "application/json", client)) as exchange:
+        body = exchange.read()
+    return body, passage.read_whole(body)
+
+
+class _Line:
+    """One channel at work on a stream: what it sends, watched by a passage. `opened` is all that has to be closed."""
+
+    def __init__(self, choice: Choice, request: Request, moved: Iterator[bytes | None]) -> None:
+        self.choice = choice
+        self.opened = ExitStack()
+        self._passage = Passage(request)
+        self._moved = moved
+        self._ready = b""
+
+    @property
+    def account(self) -> Account:
+        return self._passage.account
+
+    def accept(self) -> None:
+        """Reads up to the first valid chunk. Raises UpstreamError."""
+        while not self._passage.accepted:
+            self._check()
+            self._ready += self._next()
+        self._check()
+
+    def events(self) -> Iterator[bytes]:
+        """Whole events to send on, but for the one that ends the stream. Raises UpstreamError when it breaks."""
+        if self._ready:
+            yield self._ready
+        while self._passage.ending is None:
+            self._check()
+            data = self._next()
+            if data:
+                yield data
+
+    @property
+    def ending(self) -> bytes:
+        return self._passage.ending or sse.DONE
+
+    def close(self) -> None:
+        self.opened.close()
+
+    def _next(self) -> bytes:
+        try:
+            data = next(self._moved, b"")
+        except UpstreamError:
+            # Once every reason has been given the answer is whole, however the connection ended.
+            if not self.account.finished:
+                raise
+            data = b""
+        if data is SILENCE:
+            return sse.HEARTBEAT if self._passage.accepted else b""
+        return self._passage.feed(data) if data else self._passage.finish()
+
+    def _check(self) -> None:
+        if self._passage.failure is not None:
+            raise self._passage.failure
+
+
+def _open_line(choice: Choice, request: Request, client: int | None, pace: Pace) -> _Line:
+    with ExitStack() as opened:
+        opened.enter_context(choice)
+        exchange = opened.enter_context(closing(_post(choice, request, "text/event-stream", client)))
+        line = _Line(choice, request, _moved(exchange, choice, client, pace))
+        line.accept()
+        line.opened = opened.pop_all()
+        return line
+
+
+def _moved(exchange: Exchange, choice: Choice, client: int | None, pace: Pace) -> Iterator[bytes | None]:
+    if "json" in exchange.headers.get("content-type", ""):
+        # Asked for a stream and answered in one piece: the client still gets its chunks.
+        return iter((passage.as_stream(exchange.read()),))
+    return pieces(exchange, client, choice.channel.timeouts, pace, Event())
+
+
+# --- the stream -------------------------------------------------------------------------------------------------
+
+
+class ChatStream:
+    """A streamed completion as bytes. Iterated by the server; `close` ends it at any time."""
+
+    def __init__(self, line: _Line, recorder: ChatRecorder) -> None:
+        self._line = line
+        self._recorder = recorder
+        self._events = self._walk()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._events
+
+    def close(self) -> None:
+        """Whoever stops listening: the upstream is closed and what came is counted."""
+        self._events.close()
+        self._leave()
+
+    def _walk(self) -> Generator[bytes, None, None]:
+        try:
+            self._recorder.first_byte()
+            yield from self._line.events()
+            yield self._end()
+        except ClientGone:
+            pass
+        except GatewayError as error:
+            yield self._failure(error)
+        finally:
+            self._leave()
+
+    def _end(self) -> bytes:
+        line = self._line
+        line.choice.succeeded()
+        self._recorder.tried(line.choice)
+        self._recorder.finish(line.choice, line.account)
+        return line.ending
+
+    def _failure(self, error: GatewayError) -> bytes:
+        """What is left to be said when chunks have been sent; no [DONE] follows."""
+        line = self._line
+        if isinstance(error, UpstreamError):
+            line.choice.failed(error)
+            self._recorder.tried(line.choice, error)
+        self._recorder.fail(error, line.choice, line.account)
+        return b"data: %b\n\n" % orjson.dumps(error.body())
+
+    def _leave(self) -> None:
+        self._recorder.leave(self._line.choice, self._line.account)
+        self._line.close()

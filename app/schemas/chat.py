@@ -1,0 +1,46 @@
+"""The body of `POST /v1/chat/completions`: only what the gateway itself has to understand is looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import INCLUDE, Schema, ValidationError
+
+from app.errors import missing_parameter
+from app.schemas.fields import Boolean, Mapping, Plain, StrictText, empty, not_an_object, wrong_type
+
+
+def read_chat(body: object) -> dict[str, Any]:
+    """The client's body as it came, nulls and unknown keys included; or `InvalidRequest`."""
+    if not isinstance(body, dict):
+        raise not_an_object(body)
+    given = {name: value for name, value in body.items() if value is not None}
+    try:
+        CHAT.load(given)
+    except ValidationError as error:
+        raise missing_parameter(next(iter(error.messages_dict))) from None
+    if "messages" not in given:
+        raise missing_parameter("messages")
+    return body
+
+
+def _check_messages(value: Any) -> None:
+    if not isinstance(value, list):
+        raise wrong_type("an array of objects", value)
+    if not value:
+        raise empty("array")
+
+
+class ChatSchema(Schema):
+    """In the order in which faults are told."""
+
+    class Meta:
+        unknown = INCLUDE
+
+    model = StrictText(min=1, required=True)
+    messages = Plain(_check_messages)
+    stream = Boolean()
+    stream_options = Mapping({"include_usage": Boolean()})
+
+
+CHAT = ChatSchema()

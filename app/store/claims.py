@@ -1,0 +1,82 @@
+"""Who answers a request that may come twice: the first one with an Idempotency-Key claims it, the others are told what
+became of it. A claim holds for a day, and falls to the next one when its response failed or its worker died.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+from app.records import Claim, Claimed
+from app.store.database import Conflict, Database, Row, Session
+from app.store.leases import Leases
+
+KEPT = 86_400
+"""Seconds for which a key is remembered."""
+
+_RUNNING = frozenset({None, "queued", "in_progress"})
+_FAILED = frozenset({"failed", "cancelled"})
+
+
+class Claims:
+    def __init__(self, database: Database, leases: Leases) -> None:
+        self._database = database
+        self._leases = leases
+        self._insert = database.dialect.insert(
+            "claim", ["token", "hash", "fingerprint", "response", "worker", "created_at"]
+        )
+        self._read = (
+            "SELECT c.fingerprint, c.response, c.created_at, r.status,"  # noqa: S608
+            f" COALESCE(w.lease_until, 0) >= {database.dialect.now}"
+            " FROM claim c LEFT JOIN response r ON r.id = c.response LEFT JOIN worker w ON w.pk = c.worker"
+            " WHERE c.token = ? AND c.hash = ?"
+        )
+
+    def take(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
+        """None when the key is the response's from now on, else the response that has it."""
+        try:
+            return self._database.transaction(lambda session: self._take(session, token, claim, response_id))
+        except Conflict:
+            # Two at once: the other one was first.
+            return self._database.transaction(lambda session: self._take(session, token, claim, response_id))
+
+    def release(self, token: int, claim: Claim, response_id: str) -> None:
+        """The response came to nothing: whoever sends the key next is the first again."""
+        sql = "DELETE FROM claim WHERE token = ? AND hash = ? AND response = ?"
+        self._database.transaction(lambda session: session.run(sql, (token, _hash(claim.key), response_id)))
+
+    def _take(self, session: Session, token: int, claim: Claim, response_id: str) -> Claimed | None:
+        key = (token, _hash(claim.key))
+        worker, now = self._leases.worker(session), int(time.time())
+        found = session.row(self._read, key)
+        if found is None:
+            session.insert(self._insert, (*key, claim.fingerprint, response_id, worker, now))
+            return None
+        earlier, expired = _claimed(found), found[2] < now - KEPT
+        if not expired and (earlier.fingerprint != claim.fingerprint or not _is_free(earlier)):
+            return earlier
+        taken = session.run(
+            "UPDATE claim SET fingerprint = ?, response = ?, worker = ?, created_at = ?"
+            " WHERE token = ? AND hash = ? AND response = ?",
+            (claim.fingerprint, response_id, worker, now, *key, earlier.response),
+        )
+        return None if taken else earlier
+
+
+def forget(database: Database) -> None:
+    """Removes the claims that hold no more."""
+    before = int(time.time()) - KEPT
+    database.transaction(lambda session: session.run("DELETE FROM claim WHERE created_at < ?", (before,)))
+
+
+def _claimed(row: Row) -> Claimed:
+    fingerprint, response, _, status, alive = row
+    return Claimed(fingerprint, response, status, running=status in _RUNNING and bool(alive))
+
+
+def _is_free(claimed: Claimed) -> bool:
+    return claimed.status in _FAILED or (claimed.status in _RUNNING and not claimed.running)
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,177 @@
+"""What the tests of formats share: turns, rows, recordings, and a stream framed as the relay frames it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+
+from app import formats, sse
+from app.echo import Echo
+from app.formats import Decoder
+from app.records import Chain, Link, Usage
+from app.turn import Answer, Item, Turn
+
+HERE = Path(__file__).parent
+#: Formats that translate, each with recordings of what its upstreams say.
+TRANSLATING = ("chat_completions", "messages")
+ESTIMATED = Usage(1, 0, 0, 1, 0, True)
+
+
+def row(**keys: Any) -> Any:
+    defaults = {
+        "family": "f",
+        "compact": "gateway",
+        "encrypted_reasoning": False,
+        "reasoning_text": False,
+        "max_output_tokens": None,
+        "hosted_tools": "drop",
+        "system_messages": "merge",
+    }
+    return SimpleNamespace(**{**defaults, **keys})
+
+
+def turn(*items: Item, chain: Chain | None = None, **request: Any) -> Turn:
+    asked = {"model": "m", "input": list(items), **request}
+    sealed = "reasoning.encrypted_content" in request.get("include", ())
+    return Turn(
+        id="resp_1",
+        owner="o",
+        created_at=1,
+        model="m",
+        request=asked,
+        input=asked["input"],
+        echo=Echo.of(asked, store=True),
+        chain=chain or Chain(),
+        stream=bool(request.get("stream")),
+        seal=(lambda text: f"sealed:{text[::-1]}") if sealed else None,
+    )
+
+
+def link(*output: Item, input: tuple[Item, ...] = (), status: str = "completed", opaque: bool = False) -> Link:
+    return Link(
+        id="resp_0",
+        parent=None,
+        depth=0,
+        status=status,
+        channel="c",
+        family="other",
+        opaque=opaque,
+        input=orjson.dumps(input),
+        output=orjson.dumps(output),
+        input_tokens=1,
+        output_tokens=1,
+    )
+
+
+def said(role: str, content: Any) -> Item:
+    return {"type": "message", "role": role, "content": content}
+
+
+def called(call_id: str, name: str = "get_weather", arguments: str = "{}", **more: Any) -> Item:
+    return {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments, **more}
+
+
+def answered(call_id: str, output: Any = "sunny") -> Item:
+    return {"type": "function_call_output", "call_id": call_id, "output": output}
+
+
+# --- recordings -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What an upstream sent, what it had been asked, and what has to come of it."""
+
+    format: str
+    name: str
+    body: bytes
+    turn: Turn
+    expected: bytes
+
+    @property
+    def streamed(self) -> bool:
+        return not self.body.startswith(b"{\n")
+
+    def __str__(self) -> str:
+        return f"{self.format}-{self.name}"
+
+
+def recordings(format_: str) -> list[Recording]:
+    names = (HERE / format_ / "recordings").glob("*.request.json")
+    return [recording(format_, path.name.removesuffix(".request.json")) for path in sorted(names)]
+
+
+def recording(format_: str, name: str) -> Recording:
+    kept = HERE / format_ / "recordings"
+    request = orjson.loads((kept / f"{name}.request.json").read_bytes())
+    whole = kept / f"{name}.json"
+    body = whole if whole.exists() else kept / f"{name}.sse"
+    return Recording(
+        format_,
+        name,
+        body.read_bytes(),
+        turn(said("user", "?"), stream=body is not whole, **request),
+        (kept / f"{name}.expected.jsonl").read_bytes(),
+    )
+
+
+def read(format_: str, pieces: list[bytes], asked: Turn, sequence: int = 2) -> tuple[bytes, Decoder]:
+    decoder = formats.load(format_).decoder(asked, sequence)
+    out = b"".join(decoder.feed(piece) for piece in pieces)
+    decoder.finish()
+    return out, decoder
+
+
+def events(out: bytes) -> list[dict[str, Any]]:
+    return [orjson.loads(sse.parse(raw)[1] or b"") for raw in out.split(b"\n\n") if raw]
+
+
+def summed(answer: Answer) -> dict[str, Any]:
+    """An answer as an expectation holds it."""
+    return {
+        "status": answer.status,
+        "incomplete_details": answer.incomplete_details,
+        "error": answer.error,
+        "usage": answer.usage.wire() if answer.usage else None,
+        "upstream": [answer.upstream_id, answer.upstream_model],
+        "output": answer.output,
+    }
+
+
+def framed(out: bytes, decoder: Decoder, asked: Turn) -> bytes:
+    """The stream as the relay sends it: its head before the events, the terminal event behind them."""
+    answer = decoder.answer
+    assert answer is not None
+    begun = _response(asked, status="in_progress")
+    head = [
+        sse.encode({"type": kind, "sequence_number": number, "response": begun})
+        for number, kind in enumerate(("response.created", "response.in_progress"))
+    ]
+    tail, number = [], decoder.sequence
+    if answer.status == "failed":
+        error = {"type": "server_error", "param": None, **(answer.error or {})}
+        tail.append(sse.encode({"type": "error", "sequence_number": number, "error": error}))
+        number += 1
+    response = _response(
+        asked,
+        status=answer.status,
+        output=answer.output,
+        usage=answer.usage or ESTIMATED,
+        completed_at=2,
+        error=answer.error,
+        incomplete_details=answer.incomplete_details,
+    )
+    tail.append(sse.encode({"type": f"response.{answer.status}", "sequence_number": number, "response": response}))
+    return b"".join((*head, out, *tail, sse.DONE))
+
+
+def _response(asked: Turn, **fields: Any) -> dict[str, Any]:
+    return asked.echo.response(id=asked.id, created_at=1, model="m", previous_response_id=None, **fields)
+
+
+def without_ids(items: Any) -> list[Item]:
+    return [{name: value for name, value in item.items() if name not in ("id", "call_id")} for item in items]

@@ -1,0 +1,34 @@
+"""Turns sent to a Messages upstream, and streams read from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from app.formats import Decoder, messages
+from app.turn import Turn
+from tests.formats import conversations
+from tests.formats.conversations import row
+
+
+def encoded(asked: Turn, **keys: Any) -> dict[str, Any]:
+    body: dict[str, Any] = orjson.loads(messages.encode(asked, row(**keys), "claude-x"))
+    return body
+
+
+def read(pieces: list[bytes], asked: Turn, sequence: int = 2) -> tuple[bytes, Decoder]:
+    return conversations.read("messages", pieces, asked, sequence)
+
+
+def event(kind: str, **fields: Any) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))
+
+
+def text(said: str) -> dict[str, Any]:
+    return {"type": "text", "text": said}
+
+
+def without_marks(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Blocks without what has them cached."""
+    return [{name: value for name, value in block.items() if name != "cache_control"} for block in blocks]
