@@ -32,8 +32,8 @@ from tests.upstream import (
 )
 
 JSON = dict[str, Any]
-#: Every format has said a word or two by its sixth event, and nothing by its first.
-SOME_TEXT = 6
+#: Every format has said a word or two by its eighth event, and nothing by its first.
+SOME_TEXT = 8
 NO_TEXT = 1
 #: Answers that pay for one second try: the budget that keeps an outage from doubling the load.
 THRIFT = 10
