@@ -6,8 +6,14 @@ What a deployment chooses (address, workers, threads) comes on the command line 
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+from gunicorn import glogging
+
+from app.relay.journal import Line
+from app.settings import load_settings
 from app.web import Gateway
 
 worker_class = "gthread"
@@ -30,7 +36,6 @@ DRAIN_RESERVE = 5
 
 def post_worker_init(worker: Any) -> None:
     """The worker is about to serve: the running streams learn from it when it has to end."""
-    _speak()
     gateway = _gateway(worker)
     gateway.drain.grace = float(max(0, worker.cfg.graceful_timeout - DRAIN_RESERVE))
     gateway.drain.alive = lambda: worker.alive
@@ -43,14 +48,40 @@ def worker_exit(server: Any, worker: Any) -> None:
         _gateway(worker).close()
 
 
-def _speak() -> None:
-    """Our own log beside gunicorn's, on the same stream."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"))
-    log = logging.getLogger("app")
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+class JsonLines(logging.Formatter):
+    """Each record an object on a line of its own; a request's facts are its members."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+            **(record.msg.facts if isinstance(record.msg, Line) else {"message": record.getMessage()}),
+        }
+        if record.exc_info:
+            facts["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(facts, default=str).decode()
+
+
+_TEXT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"
+
+
+class logger_class(glogging.Logger):  # type: ignore[misc]
+    """gunicorn's lines and ours, on one stream: set up before the first worker, so that all of them speak alike."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        json = load_settings().log == "json"
+        ours = logging.StreamHandler()
+        ours.setFormatter(JsonLines() if json else logging.Formatter(_TEXT))
+        log = logging.getLogger("app")
+        log.handlers = [ours]
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        if json:
+            for theirs in self.error_log.handlers:
+                theirs.setFormatter(JsonLines())
 
 
 def _gateway(worker: Any) -> Gateway:

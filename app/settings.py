@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from app.errors import ConfigurationError
 ENV_FILE = ".env"
 MIN_SECRET = 32
 DAY = 86_400
+LOGS = ("text", "json")
 
 _DURATION = re.compile(r"(\d{1,9})([smhdw])\Z", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
@@ -31,6 +32,10 @@ class Settings:
     secret_key: str = field(repr=False)
     old_secret_keys: tuple[str, ...] = field(default=(), repr=False)
     bind: str = "127.0.0.1:8080"
+    url: str = ""
+    """The base URL that people use, where it is not this address."""
+    log: str = "text"
+    """What a line of the log is: text, or a JSON object."""
     workers: int = 2
     threads: int = 512
     max_body: int = 64 * 1024 * 1024
@@ -91,6 +96,8 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         secret_key=secret,
         old_secret_keys=tuple(filter(None, (key.strip() for key in old.split(",")))),
         bind=environment.get("ANTIPHON_BIND", "127.0.0.1:8080"),
+        url=environment.get("ANTIPHON_URL", ""),
+        log=_choice(environment, "ANTIPHON_LOG", LOGS),
         workers=_integer(environment, "ANTIPHON_WORKERS", 2, minimum=1),
         threads=threads,
         max_body=_integer(environment, "ANTIPHON_MAX_BODY", 64 * 1024 * 1024, minimum=1024),
@@ -151,6 +158,14 @@ def _integer(environment: Mapping[str, str], name: str, default: int, *, minimum
     if not text.isdecimal() or int(text) < minimum:
         raise ConfigurationError(f"{name} is {text!r}", f"it is a whole number from {minimum} on")
     return int(text)
+
+
+def _choice(environment: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
+    """One of `choices`, by default the first."""
+    text = environment.get(name, "").strip() or choices[0]
+    if text not in choices:
+        raise ConfigurationError(f"{name} is {text!r}", f"it is {' or '.join(choices)}")
+    return text
 
 
 def _duration(environment: Mapping[str, str], name: str, default: str, *, minimum: int) -> int:

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from app.errors import ClientGone, GatewayError, InvalidRequest, Unauthenticated
 from app.records import Token
 from app.relay import Asked, Drain, Keeper, Relay
 from app.relay.chat import ChatRelay
+from app.relay.journal import Entry, Visit
 from app.settings import Settings
 from app.store import Store
 
@@ -162,8 +164,7 @@ def _begin() -> None:
 
 
 def _admit() -> None:
-    view = current_app.view_functions.get(request.endpoint or "")
-    if view is None or getattr(view, "is_public", False):
+    if _view() is None or _is_public():
         return
     g.token = _authenticate()
     if not gateway().in_flight.enter():
@@ -173,6 +174,14 @@ def _admit() -> None:
             retry_after=1,
         )
     g.admitted = True
+
+
+def _view() -> Any:
+    return current_app.view_functions.get(request.endpoint or "")
+
+
+def _is_public() -> bool:
+    return getattr(_view(), "is_public", False)
 
 
 def _authenticate() -> Token:
@@ -205,9 +214,27 @@ def _finish(response: Response) -> Response:
     if 0 < len(theirs) <= 512 and theirs.isascii() and theirs.isprintable():
         headers[_CLIENT_REQUEST_ID] = theirs
     _discard_body()
+    _log_at_end(response)
     if g.pop("admitted", False):
         response.call_on_close(gateway().in_flight.leave)
     return response
+
+
+def _log_at_end(response: Response) -> None:
+    """Probes that go well are not worth a line."""
+    if _is_public() and response.status_code < 500:
+        return
+    entry = g.asked.entry if "asked" in g else Entry()
+    visit = Visit(
+        request_id=g.request_id,
+        began=g.began,
+        method=request.method,
+        path=request.path,
+        status=response.status_code,
+        token=g.get("token"),
+        error=g.get("error"),
+    )
+    response.call_on_close(partial(entry.write, visit))
 
 
 def _discard_body() -> None:
@@ -224,6 +251,7 @@ def _discard_body() -> None:
 
 
 def _gateway_error(error: GatewayError) -> Response:
+    g.error = error.code or error.type
     response = answer(error.body(), error.status)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, round(error.retry_after)))

@@ -94,6 +94,8 @@ class Channel:
     enabled: bool = True
     line: int = 0
     """Where the row begins in the file."""
+    lacks: str = ""
+    """Why it has to wait for its key."""
 
     def __post_init__(self) -> None:
         if not self.family:
@@ -124,6 +126,8 @@ class Table:
     """Everything the file says, checked. Never changed: a reload makes a new one."""
 
     channels: tuple[Channel, ...]
+    waiting: tuple[Channel, ...] = ()
+    """Those that are left out because they have no key yet."""
     compaction: Compaction = Compaction()
     warnings: tuple[Problem, ...] = ()
     digest: str = ""
@@ -218,7 +222,8 @@ def _build(reading: Reading, rows: Mapping[str, Any]) -> Table:
     defaults = rows.get("defaults", _NOTHING)
     channels = [_channel(reading, index, row, defaults) for index, row in enumerate(rows["channels"])]
     return Table(
-        channels=tuple(channel for channel in channels if channel is not None),
+        channels=tuple(channel for channel in channels if not channel.lacks),
+        waiting=tuple(channel for channel in channels if channel.lacks),
         compaction=Compaction(**rows.get("compaction", _NOTHING)),
         warnings=reading.document.warnings(),
         digest=reading.document.digest,
@@ -230,14 +235,12 @@ def _build(reading: Reading, rows: Mapping[str, Any]) -> Table:
 _READ_ON = frozenset({"api_key", "api_key_file", "ca_file", "models", "timeout", "cooldown"})
 
 
-def _channel(reading: Reading, index: int, row: Mapping[str, Any], defaults: Mapping[str, Any]) -> Channel | None:
-    """None when the channel has to wait for its key."""
+def _channel(reading: Reading, index: int, row: Mapping[str, Any], defaults: Mapping[str, Any]) -> Channel:
     key, why = _key(reading, index, row)
     ca_file = _ca_file(reading, index, row)
     if why and row.get("enabled", True):
         source = reading.nodes["channels", index, "api_key" if "api_key" in row else "api_key_file"]
         reading.document.warn(source, f"{why}; channel '{row['name']}' is left out")
-        return None
     names = row["models"]
     return Channel(
         **{name: value for name, value in row.items() if name not in _READ_ON},
@@ -248,6 +251,7 @@ def _channel(reading: Reading, index: int, row: Mapping[str, Any], defaults: Map
         cooldown=replace(Cooldown(), **{**defaults.get("cooldown", {}), **row.get("cooldown", {})}),
         ca_file=ca_file,
         line=reading.nodes["channels", index].start_mark.line + 1,
+        lacks=why if row.get("enabled", True) else "",
     )
 
 

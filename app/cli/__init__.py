@@ -7,13 +7,19 @@ import sys
 import click
 
 from app import __version__
+from app.cli.channels import channels
 from app.cli.check import check
+from app.cli.connect import connect
 from app.cli.context import CONFIGURATION, TRY_AGAIN
 from app.cli.db import db
+from app.cli.doctor import doctor
 from app.cli.init import init
+from app.cli.models import models
 from app.cli.reload import reload
+from app.cli.route import route
 from app.cli.serve import serve
 from app.cli.tokens import tokens
+from app.cli.usage import usage
 from app.errors import ConfigurationError, StoreUnavailable
 
 
@@ -23,7 +29,7 @@ def antiphon() -> None:
     """A gateway that serves the OpenAI Responses API to a team."""
 
 
-for command in (init, serve, check, reload, tokens, db):
+for command in (init, serve, check, doctor, reload, tokens, channels, route, models, usage, db, connect):
     antiphon.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""What most commands start from: the settings of this directory, an open store, and how a result is printed."""
+"""What most commands start from: the settings of this directory, its channel table, an open store."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 import click
 import orjson
 
-from app.settings import Settings, load_settings
+from app import formats
+from app.channels.table import Table, load
+from app.settings import Settings, load_settings, read_environment
 from app.store import Store
 
-#: Exit codes beside click's own 0, 1 and 2: what a person or systemd should do next.
+#: Exit codes beside click's own 0 and 2: what a person or systemd should do next.
+FAILED = 1
+CHANNEL_FAILING = 3
 NOT_FOUND = 4
 TRY_AGAIN = 75
 CONFIGURATION = 78
@@ -28,6 +32,11 @@ def open_store(settings: Settings | None = None) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+def read_table(settings: Settings) -> Table:
+    """The channel table as the file has it now. Raises ConfigurationError."""
+    return load(settings.channels, read_environment(settings.home), formats.names())
 
 
 def print_json(value: Any) -> None:

@@ -8,6 +8,7 @@ from time import time
 import click
 
 from app.cli.context import NOT_FOUND, as_json, open_store, print_json
+from app.cli.output import some, table
 from app.errors import ConfigurationError
 from app.records import Token
 from app.settings import parse_duration
@@ -68,11 +69,7 @@ def list_(as_json: bool) -> None:
     if as_json:
         print_json([token.wire() for token in known])
         return
-    click.echo(f"{'name':<20} {'owner':<16} {'prefix':<12} {'state':<9} {'last used':<17} models")
-    for token in known:
-        models = ",".join(token.models) or "*"
-        used = _moment(token.last_used_at)
-        click.echo(f"{token.name:<20} {token.owner:<16} {token.prefix:<12} {_state(token):<9} {used:<17} {models}")
+    click.echo(table(("name", "owner", "prefix", "state", "last used", "models"), map(_row, known)))
 
 
 @tokens.command()
@@ -88,6 +85,11 @@ def revoke(ctx: click.Context, name: str) -> None:
     click.echo(f"revoked {name}")
 
 
+def _row(token: Token) -> tuple[object, ...]:
+    used = _moment(token.last_used_at)
+    return token.name, token.owner, token.prefix, _state(token), used, some(token.models) or "*"
+
+
 def _state(token: Token) -> str:
     if token.revoked_at is not None:
         return "revoked"
@@ -96,5 +98,5 @@ def _state(token: Token) -> str:
     return "active"
 
 
-def _moment(seconds: int | None) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else "-"
+def _moment(seconds: int | None) -> str | None:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else None

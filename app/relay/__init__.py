@@ -26,6 +26,7 @@ from app.relay.asking import ask
 from app.relay.compacting import is_summary
 from app.relay.compaction import Compaction, context_tokens, pseudo_chain, split_for_answer
 from app.relay.context import Contexts
+from app.relay.journal import Entry
 from app.relay.keeper import Keeper, Running
 from app.relay.listing import context_items, page, returned
 from app.relay.mover import Drain, Pace
@@ -52,6 +53,8 @@ _TRIGGER = "compaction_trigger"
 class Asked:
     """Who waits for an answer. `client` is the descriptor of their connection, where there is one to watch."""
 
+    entry: Entry = field(default_factory=Entry, kw_only=True)
+    """What the request log will say."""
     request_id: str
     client: int | None = None
     key: str | None = None
@@ -102,7 +105,7 @@ class Relay:
         once = Once(self._store, token, turn, asked.key)
         if (earlier := once.earlier()) is not None:
             return _replayed(earlier, asked)
-        recorder = Recorder(self._store, turn, token, asked.request_id)
+        recorder = Recorder(self._store, turn, token, asked.request_id, asked.entry)
         with _recorded(recorder, once):
             turn = shorten(turn, recorder, asked)
             answer, answered = ask(
@@ -120,7 +123,7 @@ class Relay:
         once = Once(self._store, token, turn, asked.key)
         if (earlier := once.earlier()) is not None:
             return whole(_replayed(earlier, asked))
-        recorder = Recorder(self._store, turn, token, asked.request_id)
+        recorder = Recorder(self._store, turn, token, asked.request_id, asked.entry)
         with _recorded(recorder, once):
             turn = shorten(turn, recorder, asked)
             return self._opened(turn, recorder, asked)
@@ -223,7 +226,7 @@ class Relay:
         once = Once(self._store, token, turn, asked.key)
         if (earlier := once.earlier()) is not None:
             return _replayed(earlier, asked)
-        recorder = Recorder(self._store, turn, token, asked.request_id)
+        recorder = Recorder(self._store, turn, token, asked.request_id, asked.entry)
         with _recorded(recorder, once):
             made = self._compaction.compact(
                 turn,

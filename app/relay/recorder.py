@@ -12,6 +12,7 @@ import orjson
 
 from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable
 from app.records import Attempt, Draft, Outcome, Token, Usage
+from app.relay.journal import Entry
 from app.relay.ports import Choice, Store
 from app.turn import Answer, Item, Turn
 
@@ -23,8 +24,10 @@ _OPAQUE = frozenset({"reasoning", "compaction"})
 class Recorder:
     """Follows one turn: which channels were tried, when the first byte came, how it ended."""
 
-    def __init__(self, store: Store, turn: Turn, token: Token, request_id: str) -> None:
+    def __init__(self, store: Store, turn: Turn, token: Token, request_id: str, entry: Entry | None = None) -> None:
+        """`entry` is told how it ended, for the request log."""
         self._store = store
+        self._entry = entry or Entry()
         self._turn = turn
         self._draft = _draft(turn, token, request_id)
         self._attempts: list[Attempt] = []
@@ -98,9 +101,11 @@ class Recorder:
 
     def refuse(self, error: GatewayError) -> None:
         """Nobody has heard of this response: that it was asked for is all that is kept."""
+        wire = {"code": error.code or "server_error", "message": error.message}
+        ended = self._ended("failed", wire, (), None)
+        self._entry.tell(self._draft, ended)
         if not isinstance(error, InvalidRequest):
-            wire = {"code": error.code or "server_error", "message": error.message}
-            self._store.note(replace(self._draft, kept=False), self._ended("failed", wire, (), None))
+            self._store.note(replace(self._draft, kept=False), ended)
 
     def fail(self, error: GatewayError, partial: Sequence[Item] = (), choice: Choice | None = None) -> dict[str, Any]:
         """Stores a failure; the response object that says so."""
@@ -108,6 +113,7 @@ class Recorder:
         ended = self._ended("failed", wire, partial, choice)
         if isinstance(error, StoreUnavailable):
             # The store has been waited for once; now the client waits, and the row is ended when it can be.
+            self._entry.tell(self._draft, ended)
             self._store.note(self._draft, ended)
         else:
             self._save_lost(ended)
@@ -154,6 +160,7 @@ class Recorder:
 
     def _save(self, outcome: Outcome) -> bool:
         """False when somebody else has ended it before."""
+        self._entry.tell(self._draft, outcome)
         if self._saved:
             return True
         written = True

@@ -168,6 +168,10 @@ class Store:
         """Raises ConfigurationError, naming the command that helps, when the schema is not this code's."""
         migrations.check(self._database)
 
+    def clock(self) -> int:
+        """The database's, in unix seconds."""
+        return self._leases.clock()
+
     def ping(self) -> None:
         """Raises StoreUnavailable when the database does not answer."""
         self._database.ping()

@@ -38,6 +38,7 @@ class Leases:
         )
         self._extend = f"UPDATE worker SET lease_until = {now} + {lease}, status = ?, status_at = {now} WHERE name = ?"  # noqa: S608
         self._end = f"UPDATE worker SET lease_until = {now} - 1 WHERE name = ?"  # noqa: S608
+        self._clock = f"SELECT {now}"
         self._living = (
             f"SELECT name, status, status_at, {now} FROM worker"  # noqa: S608
             f" WHERE lease_until >= {now} AND status IS NOT NULL ORDER BY name"
@@ -72,6 +73,10 @@ class Leases:
     def end(self) -> None:
         """What this worker may have left in progress is anybody's to fail, from now on."""
         self._database.transaction(lambda session: session.run(self._end, (self._name,)))
+
+    def clock(self) -> int:
+        row = self._database.read(lambda session: session.row(self._clock))
+        return int(row[0]) if row else 0
 
     def statuses(self) -> list[WorkerStatus]:
         """What the living workers said last, their rests as they are by now."""

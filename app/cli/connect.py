@@ -1,0 +1,206 @@
+"""antiphon connect: what a client has to be told to use this gateway, ready to be pasted."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from app.channels.table import Table
+from app.cli.context import as_json, print_json, read_table
+from app.errors import ConfigurationError
+from app.settings import Settings, load_settings
+
+_TOKEN = "ap_..."  # noqa: S105 - stands for one
+_EVERYWHERE = ("0.0.0.0", "[::]", "")  # noqa: S104 - compared, not bound
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What goes where. In `text`, `$URL`, `$MODEL` and `$TOKEN` stand for quoted strings."""
+
+    file: str
+    """Where the text belongs; empty when it is typed into a shell."""
+    text: str
+    needs: str = ""
+    """The command that installs what the text uses."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+_OPENAI = {"OPENAI_BASE_URL": "$URL", "OPENAI_API_KEY": "$TOKEN"}
+
+_RECIPES: Mapping[str, Recipe] = {
+    "codex": Recipe(
+        file="~/.codex/config.toml",
+        variables={"ANTIPHON_TOKEN": "$TOKEN"},
+        text="""\
+model = $MODEL
+model_provider = "antiphon"
+
+[model_providers.antiphon]
+# With this very name Codex has long conversations compacted here; with any other it does that itself.
+name = "OpenAI"
+base_url = $URL
+env_key = "ANTIPHON_TOKEN"
+wire_api = "responses"
+""",
+    ),
+    "python": Recipe(
+        file="hello.py",
+        needs="pip install openai",
+        variables=_OPENAI,
+        text="""\
+from openai import OpenAI
+
+client = OpenAI()
+first = client.responses.create(model=$MODEL, input="My name is Ada.")
+second = client.responses.create(model=$MODEL, previous_response_id=first.id, input="What is my name?")
+print(second.output_text)
+""",
+    ),
+    "node": Recipe(
+        file="hello.mjs",
+        needs="npm install openai",
+        variables=_OPENAI,
+        text="""\
+import OpenAI from "openai";
+
+const client = new OpenAI();
+const first = await client.responses.create({ model: $MODEL, input: "My name is Ada." });
+const second = await client.responses.create({
+  model: $MODEL,
+  previous_response_id: first.id,
+  input: "What is my name?",
+});
+console.log(second.output_text);
+""",
+    ),
+    "agents": Recipe(
+        file="hello.py",
+        needs="pip install openai-agents",
+        variables=_OPENAI,
+        text="""\
+from agents import Agent, Runner, set_tracing_disabled
+
+# Traces would go to api.openai.com, with this gateway's token.
+set_tracing_disabled(True)
+agent = Agent(name="Assistant", model=$MODEL)
+print(Runner.run_sync(agent, "My name is Ada.").final_output)
+""",
+    ),
+    "langchain": Recipe(
+        file="hello.py",
+        needs="pip install langchain-openai",
+        variables=_OPENAI,
+        text="""\
+from langchain_openai import ChatOpenAI
+
+# Without use_responses_api it speaks chat completions; the other sends only what is new.
+model = ChatOpenAI(model=$MODEL, base_url=$URL, use_responses_api=True, use_previous_response_id=True)
+print(model.invoke("My name is Ada.").text)
+""",
+    ),
+    "vercel": Recipe(
+        file="hello.mjs",
+        needs="npm install ai @ai-sdk/openai",
+        variables=_OPENAI,
+        text="""\
+import { createOpenAI } from "@ai-sdk/openai";
+import { generateText } from "ai";
+
+// antiphon(...) speaks Responses; antiphon.chat(...) would not.
+const antiphon = createOpenAI({ baseURL: $URL, apiKey: process.env.OPENAI_API_KEY });
+const { text } = await generateText({ model: antiphon($MODEL), prompt: "My name is Ada." });
+console.log(text);
+""",
+    ),
+    "curl": Recipe(
+        file="",
+        variables={"ANTIPHON_TOKEN": "$TOKEN"},
+        text="""\
+curl -N $URL/responses \\
+  -H "Authorization: Bearer $ANTIPHON_TOKEN" \\
+  -H "Content-Type: application/json" \\
+  -d '{"model": $MODEL, "input": "My name is Ada.", "stream": true}'
+""",
+    ),
+}
+
+
+@click.command()
+@click.argument("client", type=click.Choice(list(_RECIPES)))
+@click.option("--url", help="The gateway's base URL; default ANTIPHON_URL, or where it listens.")
+@click.option("--model", help="The model to ask for; default: the first of the channel table.")
+@click.option("--token", default=_TOKEN, help="The token to put in; default: a place for one.")
+@as_json
+def connect(client: str, url: str | None, model: str | None, token: str, as_json: bool) -> None:
+    """Print what CLIENT has to be told to use this gateway. Nothing is written."""
+    settings = load_settings()
+    values = {
+        "$URL": _base_url(url or settings.url or _own_url(settings)),
+        "$MODEL": model or _first_model(read_table(settings)),
+        "$TOKEN": token,
+    }
+    recipe = _RECIPES[client]
+    variables = {name: values[value] for name, value in recipe.variables.items()}
+    text = _filled(recipe, values)
+    if as_json:
+        print_json(_wire(client, recipe, variables, text))
+        return
+    click.echo("\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items()))
+    if recipe.needs:
+        click.echo(recipe.needs)
+    click.echo(f"\n{_comment(recipe)}{text}", nl=False)
+
+
+def _wire(client: str, recipe: Recipe, variables: Mapping[str, str], text: str) -> dict[str, Any]:
+    return {
+        "client": client,
+        "environment": dict(variables),
+        "install": recipe.needs or None,
+        "file": recipe.file or None,
+        "text": text,
+    }
+
+
+def _filled(recipe: Recipe, values: Mapping[str, str]) -> str:
+    """A JSON string is a string in TOML, Python and JavaScript as well; a shell's word is not."""
+    model, url = json.dumps(values["$MODEL"]), json.dumps(values["$URL"])
+    if not recipe.file:
+        # It stands between single quotes there.
+        model, url = model.replace("'", r"\u0027"), shlex.quote(values["$URL"])
+    return recipe.text.replace("$MODEL", model).replace("$URL", url)
+
+
+def _comment(recipe: Recipe) -> str:
+    if not recipe.file:
+        return ""
+    sign = "//" if recipe.file.endswith(".mjs") else "#"
+    return f"{sign} {recipe.file}\n"
+
+
+def _base_url(url: str) -> str:
+    """With the /v1 that people leave out."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ConfigurationError(f"{url!r} is not a URL", "write it as https://antiphon.example.com/v1")
+    return url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
+
+
+def _own_url(settings: Settings) -> str:
+    host, _, port = settings.bind.rpartition(":")
+    if settings.bind.startswith("unix:") or not port.isdecimal():
+        raise ConfigurationError(
+            f"this gateway listens on {settings.bind}, which is no URL", "say --url, or set ANTIPHON_URL"
+        )
+    return f"http://{'127.0.0.1' if host in _EVERYWHERE else host}:{port}"
+
+
+def _first_model(channel_table: Table) -> str:
+    ranked = sorted(channel_table.channels, key=lambda channel: -channel.priority)
+    return next((name for channel in ranked if channel.enabled for name in channel.models), "MODEL")

@@ -1,0 +1,290 @@
+"""antiphon doctor: is everything around the gateway as it has to be? One line a finding, with what to do."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import stat
+import sys
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from http.client import HTTPConnection, HTTPException
+from importlib.metadata import version
+from pathlib import Path
+from time import time
+from typing import Any
+
+import click
+
+from app import __version__
+from app.channels.document import ChannelsInvalid
+from app.channels.table import Table
+from app.cli.channels import rows_of
+from app.cli.context import CONFIGURATION, FAILED, as_json, open_store, print_json, read_table
+from app.cli.states import state_of
+from app.errors import ConfigurationError, StoreUnavailable
+from app.records import WorkerStatus
+from app.settings import ENV_FILE, Settings, home, load_settings, read_environment, read_settings
+from app.store import Store
+
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+
+_GUNICORN = (27, 0, 1)
+#: File descriptors of a worker beside those of its requests: the database's, the log's, the listening ones.
+_DESCRIPTORS = 128
+_PER_REQUEST = 2
+_GIB = 1 << 30
+_SKEW = 5
+_LETTERS = 10
+_NGINX = (Path("/etc/nginx/sites-enabled"), Path("/etc/nginx/conf.d"))
+_HEARTBEATS = Path("/dev/shm")  # noqa: S108 - where gunicorn's workers show that they live
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    grade: str
+    """ok, warning, problem."""
+    subject: str
+    text: str
+    fix: str = ""
+    exit_code: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.grade:<8} {self.subject:<12} {self.text}" + (f"; {self.fix}" if self.fix else "")
+
+    def wire(self) -> dict[str, Any]:
+        return {"grade": self.grade, "subject": self.subject, "text": self.text, "fix": self.fix or None}
+
+
+@click.command()
+@as_json
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Look at the settings, the database, the channels and the machine. It asks no model and changes nothing.
+
+    Exit code 78 when the configuration is wrong, 1 for any other problem, 0 when there are only warnings.
+    """
+    findings = list(_findings())
+    if as_json:
+        print_json([finding.wire() for finding in findings])
+    else:
+        click.echo("\n".join(map(str, findings)))
+    ctx.exit(max(finding.exit_code for finding in findings))
+
+
+def _findings() -> Iterator[Finding]:
+    yield from _programs()
+    yield from _env_file(home() / ENV_FILE)
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        yield _misconfigured("settings", error)
+        return
+    yield from _settings(settings)
+    workers = yield from _database(settings)
+    yield from _channels(settings, workers)
+    yield from _serving(settings, workers)
+    yield from _limits(settings)
+    yield from _disk(settings)
+    yield from _nginx(settings)
+
+
+def _misconfigured(subject: str, error: ConfigurationError) -> Finding:
+    return Finding(PROBLEM, subject, error.message, error.fix, CONFIGURATION)
+
+
+# --- what was installed and what was written --------------------------------------------------------------------
+
+
+def _programs() -> Iterator[Finding]:
+    found = version("gunicorn")
+    yield Finding(OK, "programs", f"antiphon {__version__}, Python {sys.version.split()[0]}, gunicorn {found}")
+    if _numbers(found) < _GUNICORN:
+        wanted = ".".join(map(str, _GUNICORN))
+        yield Finding(PROBLEM, "gunicorn", f"{found} is older than {wanted}", "pip install -U gunicorn", FAILED)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:3] if part.isdecimal())
+
+
+def _env_file(path: Path) -> Iterator[Finding]:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        yield Finding(OK, ENV_FILE, f"there is none in {path.parent}: the variables come from the environment")
+        return
+    if mode & stat.S_IROTH:
+        yield Finding(PROBLEM, ENV_FILE, f"{path} can be read by everybody", f"chmod o-r {path}", FAILED)
+    elif not os.access(path, os.R_OK):
+        yield Finding(PROBLEM, ENV_FILE, f"{path} cannot be read", "run this as the gateway's user", CONFIGURATION)
+    else:
+        yield Finding(OK, ENV_FILE, str(path))
+
+
+def _settings(settings: Settings) -> Iterator[Finding]:
+    yield Finding(OK, "settings", f"{settings.workers} workers x {settings.threads} threads on {settings.bind}")
+    if len(set(settings.secret_key)) < _LETTERS:
+        yield Finding(WARNING, "secret key", "it is easily guessed", "make another one: antiphon init, elsewhere")
+    environment = _Read(read_environment(settings.home))
+    read_settings(environment, settings.home)
+    for name in environment.unread():
+        near = get_close_matches(name, environment.names, n=1)
+        meant = f"did you mean {near[0]}?" if near else "there is no such setting"
+        yield Finding(WARNING, "settings", f"{name} is set and nobody reads it", meant)
+
+
+class _Read(dict[str, str]):
+    """An environment that remembers what was asked of it: so the settings themselves say which there are."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        super().__init__(environment)
+        self.names = {"ANTIPHON_HOME"}
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return super().get(name, default)
+
+    def unread(self) -> list[str]:
+        known = self.names | {f"{name}_FILE" for name in self.names}
+        return sorted(name for name in self if name.startswith("ANTIPHON_") and name not in known)
+
+
+# --- what it works with -----------------------------------------------------------------------------------------
+
+
+def _database(settings: Settings) -> Generator[Finding, None, list[WorkerStatus]]:
+    """Returns what the workers say, as far as the database tells."""
+    try:
+        with open_store(settings) as store:
+            store.check_schema()
+            yield _reached(settings, store)
+            yield from _clock(store)
+            return store.statuses()
+    except ConfigurationError as error:
+        yield _misconfigured("database", error)
+    except StoreUnavailable:
+        yield Finding(PROBLEM, "database", "it does not answer", "is ANTIPHON_DATABASE_URL right?", FAILED)
+    return []
+
+
+def _reached(settings: Settings, store: Store) -> Finding:
+    tokens = sum(token.revoked_at is None for token in store.tokens())
+    kind = settings.database_url.partition(":")[0]
+    told = f"{kind}, schema {store.schema_version()}, {tokens} tokens"
+    if not tokens:
+        return Finding(WARNING, "database", told, "nobody can ask yet: antiphon tokens create NAME")
+    return Finding(OK, "database", told)
+
+
+def _clock(store: Store) -> Iterator[Finding]:
+    """Expiry is told by this clock, leases by the database's."""
+    ahead = round(time()) - store.clock()
+    if abs(ahead) > _SKEW:
+        yield Finding(WARNING, "clock", f"it is {ahead} s ahead of the database's", "have both set by NTP")
+
+
+def _channels(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Finding]:
+    try:
+        channel_table = read_table(settings)
+    except ChannelsInvalid as error:
+        for problem in error.problems:
+            yield Finding(PROBLEM, "channels", str(problem), exit_code=CONFIGURATION)
+        return
+    for warning in channel_table.warnings:
+        yield Finding(WARNING, "channels", str(warning))
+    yield _usable(settings, channel_table)
+    for channel in rows_of(channel_table):
+        state = state_of(channel, workers)
+        if state.word in ("resting", "full", "on trial"):
+            yield Finding(
+                WARNING, "channels", f"{channel.name}: {state.text}", f"antiphon channels test {channel.name}"
+            )
+
+
+def _usable(settings: Settings, channel_table: Table) -> Finding:
+    usable = [channel for channel in channel_table.channels if channel.enabled]
+    told = f"{settings.channels.name}: {len(usable)} in use, {len(channel_table.names())} models"
+    if not usable:
+        return Finding(PROBLEM, "channels", told, "give a channel its key, or enable one", CONFIGURATION)
+    return Finding(OK, "channels", told)
+
+
+def _serving(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Finding]:
+    if workers:
+        yield Finding(OK, "workers", f"{len(workers)} serve this database")
+    host, _, port = settings.bind.rpartition(":")
+    if settings.bind.startswith("unix:") or not port.isdecimal():
+        return
+    try:
+        connection = HTTPConnection(host.strip("[]") or "127.0.0.1", int(port), timeout=3)
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        reasons = answer.read(2000).decode(errors="replace")
+    except (OSError, HTTPException):
+        yield Finding(OK if workers else WARNING, "serving", f"nobody listens on {settings.bind}")
+        return
+    if answer.status == 200:
+        yield Finding(OK, "serving", f"ready on {settings.bind}")
+    else:
+        yield Finding(PROBLEM, "serving", f"{settings.bind} answers {answer.status}: {reasons}", exit_code=FAILED)
+
+
+# --- the machine ------------------------------------------------------------------------------------------------
+
+
+def _limits(settings: Settings) -> Iterator[Finding]:
+    """Those of this shell; a unit has its own."""
+    wanted = settings.threads * _PER_REQUEST + _DESCRIPTORS
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < wanted:
+        text = f"{files} here, {settings.threads} threads may need {wanted} in each worker"
+        yield Finding(WARNING, "open files", text, f"ulimit -n {wanted}, or LimitNOFILE={wanted} in the unit")
+    else:
+        yield Finding(OK, "open files", f"{files} here, {wanted} may be needed")
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    if settings.database_url.startswith("sqlite:"):
+        folder = Path(settings.database_url.removeprefix("sqlite:///")).parent
+        yield from _free(folder)
+        if not os.access(folder, os.W_OK):
+            text = f"{folder} cannot be written, and SQLite keeps files beside the database"
+            yield Finding(PROBLEM, "disk", text, "run this as the gateway's user", FAILED)
+    if not os.access(_HEARTBEATS, os.W_OK):
+        yield Finding(PROBLEM, "disk", f"{_HEARTBEATS} cannot be written, and gunicorn's workers need it", "", FAILED)
+
+
+def _free(folder: Path) -> Iterator[Finding]:
+    try:
+        free = shutil.disk_usage(folder).free / _GIB
+    except OSError:
+        return
+    fix = "antiphon db prune, or a larger disk"
+    if free < 1:
+        yield Finding(PROBLEM if free < 0.1 else WARNING, "disk", f"{free:.1f} GiB left for the database", fix)
+    else:
+        yield Finding(OK, "disk", f"{free:.0f} GiB free for the database")
+
+
+def _nginx(settings: Settings) -> Iterator[Finding]:
+    """Only what is written in the places where Debian keeps its sites; nginx itself is not asked."""
+    sites = [text for folder in _NGINX if folder.is_dir() for text in _texts(folder) if "antiphon" in text]
+    host = settings.bind.rpartition(":")[0]
+    if sites and not any("proxy_buffering off" in text for text in sites):
+        yield Finding(WARNING, "nginx", "events will arrive all at once", "proxy_buffering off, as in deploy/nginx")
+    elif sites:
+        yield Finding(OK, "nginx", "it has a site that does not hold events back")
+    if not sites and host not in ("127.0.0.1", "localhost", "[::1]") and not settings.bind.startswith("unix:"):
+        text = f"{settings.bind} is open to the network, without TLS"
+        yield Finding(WARNING, "nginx", text, "put a proxy in front: deploy/README.md")
+
+
+def _texts(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.iterdir()):
+        try:
+            yield path.read_text(errors="replace")
+        except OSError:
+            continue

@@ -1,0 +1,119 @@
+"""The request log: one line when a request has ended. It tells who asked, what became of it, how long it took and what
+it used; never what was said, and no key.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import orjson
+
+from app.records import Attempt, Draft, Outcome, Token
+
+log = logging.getLogger("app.requests")
+
+_MAX_PATH = 200
+#: What needs no quotes in a line of `name=value`.
+_PLAIN = re.compile(r"[\w.:/*@+,-]+", re.ASCII)
+
+
+class Line:
+    """A line of the log, whose text is made when it is written: `name=value name="a value"`."""
+
+    __slots__ = ("facts",)
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self.facts = facts
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={_text(value)}" for name, value in self.facts.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request as the border saw it."""
+
+    request_id: str
+    began: float
+    method: str
+    path: str
+    status: int
+    token: Token | None = None
+    error: str | None = None
+    """Code of the refusal."""
+
+
+class Entry:
+    """What the log will say of one request. Whoever writes a response down tells it, the border writes it."""
+
+    __slots__ = ("_draft", "_outcome")
+
+    def __init__(self) -> None:
+        self._draft: Draft | None = None
+        self._outcome: Outcome | None = None
+
+    def tell(self, draft: Draft, outcome: Outcome) -> None:
+        self._draft, self._outcome = draft, outcome
+
+    def write(self, visit: Visit) -> None:
+        if log.isEnabledFor(logging.INFO):
+            log.info(Line(dict(self._facts(visit))))
+
+    def _facts(self, visit: Visit) -> Iterator[tuple[str, Any]]:
+        told = [*_of_visit(visit)]
+        error = visit.error
+        if self._draft is not None and self._outcome is not None:
+            told += _of_response(self._draft, self._outcome)
+            error = (self._outcome.error or {}).get("code") or error
+        yield from ((name, value) for name, value in (*told, ("error", error)) if value is not None)
+
+
+def _of_visit(visit: Visit) -> Iterator[tuple[str, Any]]:
+    yield "request_id", visit.request_id
+    yield "method", visit.method
+    yield "path", visit.path[:_MAX_PATH]
+    yield "status", visit.status
+    yield "ms", round((monotonic() - visit.began) * 1000)
+    if visit.token is not None:
+        yield "token", visit.token.name
+        yield "owner", visit.token.owner
+
+
+def _of_response(draft: Draft, outcome: Outcome) -> Iterator[tuple[str, Any]]:
+    yield "response", draft.id
+    yield "model", draft.model
+    yield "channel", outcome.channel
+    yield "outcome", outcome.status
+    yield "stream", draft.streamed
+    yield "first_byte_ms", outcome.first_byte_ms
+    if usage := outcome.usage:
+        yield "input_tokens", usage.input_tokens
+        yield "cached_tokens", usage.cached_tokens
+        yield "output_tokens", usage.output_tokens
+        yield "estimated", usage.estimated or None
+    yield "attempts", len(outcome.attempts)
+    yield "failures", ",".join(map(_failure, filter(_failed, outcome.attempts))) or None
+    yield "client_gone", True if outcome.status == "cancelled" else None
+
+
+def _failed(attempt: Attempt) -> bool:
+    return attempt.error is not None or (attempt.status or 200) != 200
+
+
+def _failure(attempt: Attempt) -> str:
+    return f"{attempt.channel}:{attempt.error or attempt.status}"
+
+
+def _text(value: Any) -> str:
+    if type(value) is int:
+        return str(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = str(value)
+    # JSON's quotes: nobody can begin a line of his own.
+    return text if _PLAIN.fullmatch(text) else orjson.dumps(text).decode()

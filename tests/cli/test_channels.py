@@ -1,0 +1,197 @@
+"""antiphon channels and antiphon route, beside a gateway that runs or none at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.conftest import MakeGateway, MakeUpstream
+from tests.databases import database_url, mariadb
+from tests.gateway import Gateway
+from tests.relay.conftest import eventually
+from tests.upstream import ScriptedUpstream, closed_port, html, rate_limited, refusal, silent
+
+__all__ = ["database_url", "mariadb"]
+
+FAILING, NOT_FOUND, CONFIGURATION = 3, 4, 78
+SECRET = "sk-canary-5d1e"
+DEMO = {"name": "demo", "format": "demo", "models": ["demo", "m"], "priority": -1}
+KEYLESS = {
+    "name": "keyless",
+    "format": "responses",
+    "base_url": "https://models.example.com/v1",
+    "api_key": "${A_KEY_THAT_IS_NOT_SET}",
+    "models": ["m"],
+}
+OFF = {"name": "off", "format": "demo", "models": ["m"], "enabled": False}
+DEAD = {
+    "name": "dead",
+    "format": "responses",
+    "base_url": f"http://127.0.0.1:{closed_port()}/v1",
+    "api_key": SECRET,
+    "models": ["m"],
+}
+
+
+def _listed(gateway: Gateway) -> dict[str, dict[str, Any]]:
+    listing = orjson.loads(gateway.command("channels", "list", "--json"))
+    return {channel["name"]: channel for channel in listing["channels"]}
+
+
+# list
+
+
+def test_without_a_gateway_the_list_says_what_the_table_says(tmp_path: Path) -> None:
+    directory = Gateway(tmp_path, [DEMO, KEYLESS, OFF, DEAD])
+    listed = _listed(directory)
+    assert [channel["state"] for channel in listed.values()] == ["unknown", "no key", "disabled", "unknown"]
+    assert listed["dead"]["in_flight"] is None
+    shown = directory.command("channels", "list")
+    assert [line.split()[0] for line in shown.splitlines()[1:]] == ["demo", "keyless", "off", "dead"]
+    assert "models.example.com" in shown
+    assert SECRET not in shown + orjson.dumps(listed).decode()
+
+
+def test_workers_tell_what_is_in_flight_and_what_rests(
+    gateway: MakeGateway, make_upstream: MakeUpstream, database_url: str
+) -> None:
+    busy, limited = make_upstream(), make_upstream()
+    limited.always(rate_limited("50"))
+    running = gateway(
+        [limited.channel("limited", priority=1), busy.channel("busy", max_concurrency=1)],
+        database_url=database_url,
+    )
+    _until_told(running, "busy", "ok")
+    answer = running.post("/responses", {"model": "m", "input": "hello"})
+    assert answer.status_code == 200
+    _until_told(running, "limited", "resting")
+    told = _listed(running)["limited"]
+    assert 0 < told["resting_seconds"] <= 50
+    assert told["last_error"] == "rate_limit_exceeded"
+    assert told["detail"].endswith(" s: rate_limit_exceeded")
+    route = orjson.loads(running.command("route", "m", "--json"))["channels"]
+    assert [(way["channel"], way["place"]) for way in route] == [("busy", 1), ("limited", None)]
+
+
+def test_a_full_channel_is_full_until_its_streams_end(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
+    upstream.enqueue(silent())
+    running = gateway([upstream.channel(max_concurrency=1)])
+    with running.dial({"model": "m", "input": "hello", "stream": True}):
+        upstream.wait_for_request()
+        _until_told(running, "exact", "full")
+        assert _listed(running)["exact"]["in_flight"] == 1
+    _until_told(running, "exact", "ok")
+
+
+def test_a_gateway_that_has_ended_tells_nothing(gateway: MakeGateway) -> None:
+    running = gateway([DEMO], workers=2)
+    eventually(lambda: _workers(running) == 2, "both workers to tell of their channels")
+    running.stop()
+    assert _workers(running) == 0
+
+
+def _workers(running: Gateway) -> int:
+    workers: int = orjson.loads(running.command("channels", "list", "--json"))["workers"]
+    return workers
+
+
+def _until_told(running: Gateway, name: str, state: str) -> None:
+    eventually(lambda: _listed(running)[name]["state"] == state, f"{name} to be {state}")
+
+
+# test
+
+
+def test_every_channel_is_asked_through_its_own_format(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    translated = upstream.channel("translated", format="chat_completions")
+    directory = Gateway(tmp_path, [DEMO, KEYLESS, OFF, upstream.channel(), translated])
+    tested = orjson.loads(directory.command("channels", "test", "--json"))
+    assert [row["result"] for row in tested] == ["ok", "not asked", "not asked", "ok", "ok"]
+    assert "A_KEY_THAT_IS_NOT_SET" in tested[1]["cause"]
+    assert [request.path for request in upstream.requests] == ["/v1/responses", "/v1/chat/completions"]
+
+
+@pytest.mark.parametrize(
+    ("script", "fix"),
+    [
+        (refusal(401, "Incorrect API key provided.", code="invalid_api_key"), "api_key"),
+        (refusal(404, "The model 'm' does not exist.", code="model_not_found"), "models"),
+        (html(200), "base_url"),
+        (rate_limited(), "wait"),
+    ],
+)
+def test_what_goes_wrong_is_told_with_what_to_do(
+    tmp_path: Path, upstream: ScriptedUpstream, script: Any, fix: str
+) -> None:
+    upstream.enqueue(script)
+    directory = Gateway(tmp_path, [upstream.channel(api_key=SECRET)])
+    (row,) = orjson.loads(directory.command("channels", "test", "exact", "--json", exit_code=FAILING))
+    assert row["result"] == "failed"
+    assert fix in row["fix"]
+    assert SECRET not in orjson.dumps(row).decode()
+
+
+def test_one_dead_channel_among_others_is_an_exit_code(tmp_path: Path) -> None:
+    directory = Gateway(tmp_path, [DEMO, DEAD])
+    shown = directory.command("channels", "test", exit_code=FAILING)
+    assert "channels.yaml:" in shown
+    assert shown.startswith("demo  ok")
+
+
+def test_a_disabled_channel_is_asked_by_its_name(tmp_path: Path) -> None:
+    directory = Gateway(tmp_path, [DEMO, OFF, {**DEMO, "name": "globs", "models": ["g-*"]}])
+    assert directory.command("channels", "test", "off").startswith("off  ok")
+    directory.command("channels", "test", "globs", exit_code=FAILING)
+    directory.command("channels", "test", "globs", "--model", "g-1")
+    directory.command("channels", "test", "nobody", exit_code=NOT_FOUND)
+
+
+# route and models
+
+
+def test_a_route_names_who_is_asked_and_why_the_others_are_not(tmp_path: Path) -> None:
+    heavy = {**DEAD, "weight": 3, "models": {"m": "m-large"}}
+    equal = {**DEAD, "name": "equal", "models": ["m"]}
+    chat = {**DEAD, "name": "chat", "models": ["m", "n"], "bridge": False}
+    other = {"name": "other", "format": "demo", "models": ["x"]}
+    directory = Gateway(tmp_path, [DEMO, heavy, KEYLESS, OFF, chat, other, equal])
+    told = orjson.loads(directory.command("route", "m", "--json"))
+    ways = {way["channel"]: way for way in told["channels"]}
+    assert [(name, way["place"], way["share"]) for name, way in ways.items() if way["asked"]] == [
+        ("dead", 1, 0.75),
+        ("equal", 1, 0.25),
+        ("demo", 2, 1.0),
+    ]
+    assert ways["dead"]["upstream_model"] == "m-large"
+    assert "A_KEY_THAT_IS_NOT_SET" in ways["keyless"]["why_not"]
+    assert ways["off"]["why_not"] == "disabled"
+    assert "bridge" in ways["chat"]["why_not"]
+    assert told["others"] == ["other"]
+
+
+def test_a_model_that_nobody_serves_has_no_route(tmp_path: Path) -> None:
+    directory = Gateway(tmp_path, [DEMO, OFF, KEYLESS])
+    directory.command("route", "dmo", exit_code=NOT_FOUND)
+    only_off = Gateway(tmp_path, [OFF])
+    only_off.command("route", "m", exit_code=FAILING)
+
+
+def test_models_are_listed_with_who_serves_them(tmp_path: Path) -> None:
+    table = {"models": {"m": {"context_window": 8192}}}
+    directory = Gateway(tmp_path, [DEMO, {**DEAD, "models": ["m", "g-*"]}, OFF, KEYLESS], table)
+    listed = orjson.loads(directory.command("models", "--json"))
+    assert [(model["id"], model["channels"], model["context_window"]) for model in listed] == [
+        ("demo", ["demo"], None),
+        ("g-*", ["dead"], None),
+        ("m", ["dead", "demo"], 8192),
+    ]
+    assert "8,192" in directory.command("models")
+
+
+@pytest.mark.parametrize("command", [["channels", "list"], ["channels", "test"], ["route", "m"], ["models"]])
+def test_a_wrong_table_is_a_matter_of_configuration(tmp_path: Path, command: list[str]) -> None:
+    directory = Gateway(tmp_path, [{"name": "broken", "format": "responses"}])
+    directory.command(*command, exit_code=CONFIGURATION)

@@ -1,0 +1,92 @@
+"""antiphon doctor, on directories that lack something."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.conftest import MakeGateway
+from tests.databases import database_url, mariadb
+from tests.gateway import Gateway
+
+__all__ = ["database_url", "mariadb"]
+
+FAILED, CONFIGURATION = 1, 78
+DEMO = {"name": "demo", "format": "demo", "models": ["demo"]}
+KEYLESS = {
+    "name": "keyless",
+    "format": "responses",
+    "base_url": "http://127.0.0.1:1/v1",
+    "api_key": "${A_KEY_THAT_IS_NOT_SET}",
+    "models": ["m"],
+}
+
+
+def _found(gateway: Gateway, exit_code: int = 0) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = orjson.loads(gateway.command("doctor", "--json", exit_code=exit_code))
+    return found
+
+
+def _told(found: list[dict[str, Any]], grade: str) -> str:
+    return "\n".join(f"{line['subject']}: {line['text']} {line['fix']}" for line in found if line["grade"] == grade)
+
+
+def test_a_gateway_that_runs_is_well(gateway: MakeGateway, database_url: str) -> None:
+    running = gateway([DEMO], database_url=database_url)
+    found = _found(running)
+    assert _told(found, "problem") == ""
+    assert f"ready on 127.0.0.1:{running.port}" in _told(found, "ok")
+    assert "2 tokens" in _told(found, "ok")
+    assert all(line.startswith(("ok ", "warning ")) for line in running.command("doctor").splitlines())
+
+
+def test_a_database_without_its_schema_is_named_with_the_command(tmp_path: Path) -> None:
+    directory = Gateway(tmp_path, [DEMO])
+    assert "antiphon db upgrade" in _told(_found(directory, CONFIGURATION), "problem")
+
+
+def test_a_database_that_is_away_is_a_problem(tmp_path: Path) -> None:
+    directory = Gateway(tmp_path, [DEMO], database_url="mysql://root:canary@127.0.0.1:1/none")
+    problems = _told(_found(directory, FAILED), "problem")
+    assert problems.startswith("database: it does not answer")
+    assert "canary" not in problems
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Gateway:
+    directory = Gateway(tmp_path, [DEMO, KEYLESS], thredds=8, url="https://antiphon.example.com/v1")
+    directory.command("init")
+    return directory
+
+
+def test_what_only_waits_is_a_warning(prepared: Gateway) -> None:
+    warnings = _told(_found(prepared), "warning")
+    assert "A_KEY_THAT_IS_NOT_SET" in warnings
+    assert "ANTIPHON_THREDDS is set and nobody reads it did you mean ANTIPHON_THREADS?" in warnings
+    assert warnings.count("nobody reads it") == 1
+
+
+def test_settings_that_everybody_can_read_are_a_problem(prepared: Gateway) -> None:
+    (prepared.directory / ".env").chmod(0o644)
+    assert "chmod o-r" in _told(_found(prepared, FAILED), "problem")
+
+
+def test_a_table_without_a_usable_channel_is_a_matter_of_configuration(prepared: Gateway) -> None:
+    prepared.write_channels([KEYLESS])
+    assert "0 in use" in _told(_found(prepared, CONFIGURATION), "problem")
+    prepared.write_channels([{"name": "broken", "format": "responses"}])
+    assert _told(_found(prepared, CONFIGURATION), "problem").count("channels.yaml:") == 2
+
+
+def test_settings_that_are_wrong_are_told_alone(tmp_path: Path) -> None:
+    directory = Gateway(tmp_path, [DEMO], workers="many")
+    assert _told(_found(directory, CONFIGURATION), "problem").startswith("settings: ANTIPHON_WORKERS")
+
+
+def test_few_file_descriptors_are_a_warning(tmp_path: Path) -> None:
+    directory = Gateway(tmp_path, [DEMO], threads=10_000_000)
+    directory.command("init")
+    assert "LimitNOFILE=20000128" in _told(_found(directory), "warning")
