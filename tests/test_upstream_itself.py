@@ -19,6 +19,7 @@ from tests.conftest import MakeUpstream
 from tests.contract import check_error, check_response, check_stream, check_window
 from tests.sse_reader import follow, read
 from tests.upstream import (
+    DIALECTS,
     FIN,
     HOLD,
     RESET,
@@ -61,6 +62,7 @@ from tests.upstream import (
     stalled,
     stepped,
     stream_instead,
+    too_long,
     unnamed,
     unterminated,
     wire,
@@ -75,6 +77,7 @@ WEATHER = {
 }
 CHAT_WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": WEATHER["parameters"]}}
 CUSTOM = {"type": "custom", "name": "run"}
+SPACE = {"type": "namespace", "name": "sky", "description": "The sky.", "tools": [WEATHER]}
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"type": "string"}, "days": {"type": "array", "items": {"type": "integer"}}},
@@ -127,6 +130,7 @@ TURNS: dict[str, JSON] = {
     "parallel tools": {"input": "both weathers", "tools": [WEATHER]},
     "text and tool": {"input": "explain the weather", "tools": [WEATHER]},
     "custom tool": {"input": "weather", "tools": [CUSTOM]},
+    "tool in a namespace": {"input": "weather", "tools": [SPACE]},
     "reasoning": {"input": "hello", "include": ["reasoning.encrypted_content"], "reasoning": {"summary": "auto"}},
     "refusal": {"input": "refuse"},
     "search": {"input": "search", "tools": [{"type": "web_search"}]},
@@ -146,6 +150,7 @@ OUTPUT = {
     "parallel tools": ["function_call", "function_call"],
     "text and tool": ["message", "function_call"],
     "custom tool": ["custom_tool_call"],
+    "tool in a namespace": ["function_call"],
     "reasoning": ["reasoning", "message"],
     "search": ["web_search_call", "message"],
     "compaction": ["compaction"],
@@ -308,19 +313,89 @@ def test_chat_is_cut_short_and_fits_a_schema(caller: Caller) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"messages": []},
-        {"tools": []},
-        {"tool_choice": "auto"},
-        {"messages": [{"role": "user", "content": [{"type": "input_text", "text": "x"}]}]},
-        {"messages": [{"role": "tool", "tool_call_id": "call_1", "content": "4"}]},
-        {"messages": [{"role": "assistant", "tool_calls": [{"id": "call_1"}]}, {"role": "user", "content": "x"}]},
-    ],
-)
-def test_chat_that_openai_refuses_is_refused(caller: Caller, body: JSON) -> None:
-    check_error(caller.chat("x", **body), 400)
+def asked(*messages: JSON) -> JSON:
+    return {"messages": [{"role": "user", "content": "x"}, *messages]}
+
+
+def called(call_id: str = "call_1", arguments: Any = "{}", name: str = "f", **keys: Any) -> JSON:
+    call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [call], **keys}
+
+
+def told(call_id: str = "call_1", content: Any = "4") -> JSON:
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
+
+
+PICTURE = [{"type": "image_url", "image_url": {"url": "data:image/gif;base64,R0"}}]
+CHAT_REFUSED: dict[str, JSON] = {
+    "no messages": {"messages": []},
+    "no tools in the array": {"tools": []},
+    "a choice without tools": {"tool_choice": "auto"},
+    "parallel calls without tools": {"parallel_tool_calls": True},
+    "a tool of another kind": {"tools": [{"type": "web_search"}]},
+    "a tool's name": {"tools": [{"type": "function", "function": {"name": "a.b"}}]},
+    "a long name of a tool": {"tools": [{"type": "function", "function": {"name": "f" * 65}}]},
+    "a part of another format": asked({"role": "user", "content": [{"type": "input_text", "text": "x"}]}),
+    "no parts": asked({"role": "user", "content": []}),
+    "null content": asked({"role": "user", "content": None}),
+    "an answer to no call": asked(told()),
+    "an answer too late": asked(called(), {"role": "user", "content": "y"}, told()),
+    "an unanswered call": asked(called()),
+    "an image from a tool": asked(called(), told(content=PICTURE)),
+    "an empty array of calls": asked({"role": "assistant", "content": "y", "tool_calls": []}),
+    "a long id": asked(called("c" * 65), told("c" * 65)),
+    "arguments as an object": asked(called(arguments={}), told()),
+    "arguments that are no JSON": asked(called(arguments="{"), told()),
+    "a role": asked({"role": "critic", "content": "y"}),
+    "a developer": asked({"role": "developer", "content": "y"}),
+    "a second system message": asked({"role": "system", "content": "y"}),
+    "reasoning": asked(called(reasoning_content="Hm."), told()),
+    "no tokens": {"max_tokens": 0},
+    "two limits": {"max_tokens": 9, "max_completion_tokens": 9},
+    "usage of no stream": {"stream_options": {"include_usage": True}},
+    "logprobs of nothing": {"top_logprobs": 2},
+    "an unknown key": {"include": ["message.output_text.logprobs"]},
+    "a nameless schema": {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+}
+
+
+@pytest.mark.parametrize("case", CHAT_REFUSED)
+def test_chat_that_a_strict_server_refuses_is_refused(caller: Caller, case: str) -> None:
+    check_error(caller.chat("x", **CHAT_REFUSED[case]), 400)
+
+
+def test_chat_takes_its_own_calls_back(caller: Caller) -> None:
+    said = caller.chat("both weathers", tools=[CHAT_WEATHER]).json()["choices"][0]["message"]
+    results = [told(call["id"], f"{degrees} degrees") for call, degrees in zip(said["tool_calls"], (4, 7), strict=True)]
+    system = {"role": "system", "content": "Be brief."}
+    messages = [system, {"role": "user", "content": "both weathers"}, said, *results]
+    again = caller.chat("", messages=messages, tools=[CHAT_WEATHER]).json()["choices"][0]["message"]
+    assert again["content"] == "The tools said: 4 degrees, 7 degrees. I have seen 5 messages."
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_each_dialect_streams_what_it_says(make_upstream: MakeUpstream, name: str) -> None:
+    caller = Caller(make_upstream(dialect=DIALECTS[name]))
+    said = caller.chat("think of both weathers", tools=[CHAT_WEATHER]).json()["choices"][0]["message"]
+    deltas = [
+        chunk["choices"][0]["delta"]
+        for chunk in chunks_of(caller.chat("think of both weathers", tools=[CHAT_WEATHER], stream=True))
+    ]
+    key = DIALECTS[name].reasoning
+    assert "".join(delta.get(key, "") for delta in deltas) == said[key] == "I have thought about it."
+    calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
+    assert (len(calls) == len(said["tool_calls"])) == DIALECTS[name].whole_calls
+
+
+def test_dialects_differ_in_what_they_take(make_upstream: MakeUpstream) -> None:
+    openai_like, deepseek = (Caller(make_upstream(dialect=DIALECTS[name])) for name in ("openai", "deepseek"))
+    later = asked({"role": "developer", "content": "y"}, {"role": "system", "content": "z"})
+    assert openai_like.chat("", **later).status_code == 200
+    check_error(deepseek.chat("", **later), 400)
+    assert deepseek.chat("", **asked(called(reasoning_content=""), told())).status_code == 200
+    check_error(deepseek.chat("", **asked(called(), told())), 400)
+    form = {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}
+    check_error(deepseek.chat("x", response_format=form), 400)
 
 
 # --- scripts ----------------------------------------------------------------------------------------------------
@@ -391,6 +466,26 @@ def test_a_broken_stream_arrives_whole_and_breaks_the_contract(caller: Caller, s
     content = caller.streamed().content
     with pytest.raises(AssertionError):
         check_stream(content, sentinel=None)
+
+
+def test_a_chat_may_break_off_before_its_end_or_with_an_error(caller: Caller) -> None:
+    caller.upstream.enqueue(unterminated())
+    events, _ = read(caller.chat("x", stream=True, stream_options={"include_usage": True}).content)
+    assert orjson.loads(events[-1].data)["choices"][0] == {
+        "index": 0,
+        "delta": {"content": " messages."},
+        "logprobs": None,
+        "finish_reason": None,
+    }
+    caller.upstream.enqueue(failing(after=2))
+    events, _ = read(caller.chat("x", stream=True).content)
+    assert orjson.loads(events[2].data)["error"]["message"] == "The model broke."
+
+
+def test_a_context_too_long_is_refused_in_the_formats_words(caller: Caller) -> None:
+    caller.upstream.enqueue(too_long(), times=2)
+    check_error(caller.post(input="x"), 400, "context_length_exceeded", "input")
+    check_error(caller.chat("x"), 400, "context_length_exceeded", "messages")
 
 
 def test_a_failure_after_the_beginning_is_openais_pair(caller: Caller) -> None:

@@ -1,0 +1,173 @@
+"""However an upstream's stream is cut, spelt or broken, the client's keeps the contract."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.contract import check_error, check_response, check_stream
+from tests.every_format.conversations import WEATHER, calls_of, essence, text_of, tool
+from tests.lanes import Lane
+from tests.upstream import (
+    Script,
+    byte_by_byte,
+    commented,
+    dropped,
+    ended,
+    failing,
+    failing_at_once,
+    framed,
+    garbage,
+    html,
+    in_one_write,
+    line_ends,
+    refusal,
+    respelled,
+    split_randomly,
+    too_long,
+    unterminated,
+)
+
+JSON = dict[str, Any]
+#: Every format has said a word or two by its eighth event, and nothing by its first.
+SOME_TEXT = 8
+NO_TEXT = 1
+#: Answers that pay for one second try: the budget that keeps an outage from doubling the load.
+THRIFT = 10
+ODD = '😀 "quoted" \\ \u2028 \u0000 é 世界'
+
+
+def _escaped(body: bytes) -> bytes:
+    """Everything outside of ASCII as JSON escapes, astral characters as surrogate pairs."""
+    return "".join(c if ord(c) < 128 else json.dumps(c)[1:-1] for c in body.decode()).encode()
+
+
+SPELLINGS: dict[str, tuple[Script, ...]] = {
+    "random splits": (split_randomly(1, pieces=200),),
+    "other splits": (split_randomly(2, pieces=60),),
+    "byte by byte": (byte_by_byte(),),
+    "one write": (in_one_write(),),
+    "CRLF": (line_ends(b"\r\n"), split_randomly(3)),
+    "CR": (line_ends(b"\r"), split_randomly(4)),
+    "comments": (commented(),),
+    "escapes": (respelled(_escaped), split_randomly(5, pieces=300)),
+    "close-delimited": (framed("close"), byte_by_byte()),
+    "spaceless": (respelled(lambda body: body.replace(b"data: ", b"data:")),),
+}
+SAYING: dict[str, JSON] = {
+    "text": {"input": ODD},
+    "calls": {"input": "explain both weathers", "tools": [tool(a=ODD, b="x" * 2000)]},
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("saying", SAYING)
+def test_any_spelling_and_any_split_says_the_same(lane: Lane, saying: str, spelling: str) -> None:
+    plain = lane.events(**SAYING[saying])[-1]["response"]
+    lane.enqueue(*SPELLINGS[spelling])
+    assert essence(lane.events(**SAYING[saying])[-1]["response"]) == essence(plain)
+
+
+def test_whatever_characters_there_are_arrive(lane: Lane) -> None:
+    assert ODD in text_of(lane.events(input=ODD)[-1]["response"])
+    (call,) = calls_of(lane.events(input="weather", tools=[tool(a=ODD)])[-1]["response"])
+    assert orjson.loads(call["arguments"]) == {"a": ODD}
+
+
+def test_huge_arguments_arrive_whole(lane: Lane) -> None:
+    huge = "0123456789" * 10_000
+    for response in (
+        lane.create(input="weather", tools=[tool(a=huge)]),
+        lane.events(input="weather", tools=[tool(a=huge)])[-1]["response"],
+    ):
+        (call,) = calls_of(response)
+        assert orjson.loads(call["arguments"]) == {"a": huge}
+
+
+# --- broken in the middle ---------------------------------------------------------------------------------------
+
+BROKEN: dict[str, tuple[Script, ...]] = {
+    "an error": (failing(after=SOME_TEXT),),
+    "a dropped connection": (dropped(after=SOME_TEXT),),
+    "an end too soon": (ended(after=SOME_TEXT),),
+    "no end": (unterminated(),),
+    "garbage": (garbage(after=SOME_TEXT, data=b"data: {not json}\n\n"),),
+    "half a character": (respelled(lambda body: body[: body.rindex("世".encode()) + 1]),),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_stream_ends_as_failed_and_keeps_what_was_said(lane: Lane, fault: str) -> None:
+    lane.enqueue(*BROKEN[fault])
+    answer = lane.on("first").stream(input=f"hello {ODD}")
+    failed = check_stream(answer.content, status="failed")[-1]["response"]
+    stored = check_response(lane.gateway.get(f"/responses/{failed['id']}").json(), status="failed")
+    assert "You said" in text_of(stored)
+    assert stored["error"] == failed["error"]
+    check_error(lane.post(previous_response_id=failed["id"]), 400, "previous_response_failed")
+
+
+# --- broken before anything was said ----------------------------------------------------------------------------
+
+EARLY: dict[str, Script] = {
+    "an error at once": failing_at_once(),
+    "an error after the beginning": failing(after=NO_TEXT),
+    "an end after the beginning": ended(after=NO_TEXT),
+    "a dropped connection": dropped(after=NO_TEXT),
+    "a web page": html(),
+    "an overload": refusal(529, "Overloaded."),
+}
+
+
+@pytest.fixture
+def first(lane: Lane) -> Lane:
+    """A lane with another format's behind it, and with enough answered that a second try is granted."""
+    for _ in range(THRIFT):
+        lane.create()
+    lane.upstream.requests.clear()
+    return lane.on("first")
+
+
+@pytest.mark.parametrize("fault", EARLY)
+def test_a_channel_of_another_format_goes_on_with_the_same_stream(
+    first: Lane, lanes: dict[str, Lane], fault: str
+) -> None:
+    first.enqueue(EARLY[fault])
+    response = first.events(input="weather", tools=[WEATHER])[-1]["response"]
+    assert [call["name"] for call in calls_of(response)] == ["get_weather"]
+    assert asked_of(lanes) == [1, 1]
+    assert len(first.upstream.bodies) == 1
+
+
+@pytest.mark.parametrize("fault", ["a web page", "an overload"])
+def test_a_channel_of_another_format_answers_instead(first: Lane, lanes: dict[str, Lane], fault: str) -> None:
+    first.enqueue(EARLY[fault])
+    response = first.create(input="weather", tools=[WEATHER])
+    assert [call["name"] for call in calls_of(response)] == ["get_weather"]
+    assert asked_of(lanes) == [1, 1]
+
+
+def asked_of(lanes: dict[str, Lane]) -> list[int]:
+    """How often each upstream was asked that was asked at all."""
+    return [len(lane.upstream.bodies) for lane in lanes.values() if lane.upstream.bodies]
+
+
+@pytest.mark.parametrize("script", [refusal(400, "Not this."), too_long()], ids=["refused", "too long"])
+def test_what_one_refuses_no_other_is_asked(lane: Lane, lanes: dict[str, Lane], script: Script) -> None:
+    lane.enqueue(script)
+    check_error(lane.on("first").post(), 400)
+    assert asked_of(lanes) == [1]
+
+
+def test_when_all_fail_the_client_is_told(first: Lane, lanes: dict[str, Lane]) -> None:
+    for lane in lanes.values():
+        lane.upstream.always(*lane.dialect, failing(after=NO_TEXT))
+    answer = first.stream()
+    if answer.status_code == 200:
+        check_stream(answer.content, status="failed")
+    else:
+        check_error(answer, 502)
+    assert asked_of(lanes) == [1, 1]
