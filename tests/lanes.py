@@ -25,6 +25,8 @@ JSON = dict[str, Any]
 Line = tuple[str, ...]
 
 
+#: It needs no upstream: what holds for every model holds for this one.
+DEMO: JSON = {"name": "demo", "format": "demo", "models": ["demo"]}
 #: Channels for the one test that makes them rest.
 DEAD_ENDS = ("denied", "limited")
 
@@ -112,7 +114,7 @@ def _lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Lane]
     with ExitStack() as stack:
         upstreams = {name: stack.enter_context(ScriptedUpstream()) for name in MANNERS}
         rows = [row for name in MANNERS for row in rows_of(name, upstreams)]
-        gateway = stack.enter_context(Gateway(tmp_path_factory.mktemp("lanes"), rows))
+        gateway = stack.enter_context(Gateway(tmp_path_factory.mktemp("lanes"), [DEMO, *rows]))
         yield {name: Lane(name, gateway, upstreams[name], manner.dialect, name) for name, manner in MANNERS.items()}
 
 
@@ -145,6 +147,19 @@ def lanes(_lanes: dict[str, Lane]) -> Iterator[dict[str, Lane]]:
     yield _lanes
     for lane in _lanes.values():
         lane.reset()
+
+
+@pytest.fixture(params=[*DEMO["models"], *MANNERS])
+def model(request: pytest.FixtureRequest, lanes: dict[str, Lane]) -> str:
+    """The model of each lane, and the one that answers by itself."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def served(lanes: dict[str, Lane]) -> Gateway:
+    """The gateway of all lanes."""
+    return next(iter(lanes.values())).gateway
 
 
 @pytest.fixture(params=MANNERS)

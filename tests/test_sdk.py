@@ -10,37 +10,19 @@ import pytest
 from openai.types.responses import Response, ResponseFunctionToolCall
 from pydantic import BaseModel
 
-from tests.endpoints.conftest import FORMATS, MODELS
 from tests.endpoints.vocabulary import WEATHER
 from tests.gateway import Gateway
-from tests.upstream import ScriptedUpstream, refusal
+from tests.lanes import Lane
+from tests.upstream import refusal
 
 UNKNOWN = "resp_" + "0" * 48
-EXACT = FORMATS["responses"][0]
+EXACT = "exact"
 
 
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[ScriptedUpstream]:
-    with ScriptedUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, upstream: ScriptedUpstream) -> Iterator[Gateway]:
-    with Gateway(tmp_path_factory.mktemp("sdk"), [row(upstream) for _, row in FORMATS.values()]) as gateway:
-        yield gateway
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client(served: Gateway) -> Iterator[openai.OpenAI]:
     with served.client() as client:
         yield client
-
-
-@pytest.fixture(params=MODELS)
-def model(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
 
 
 class Place(BaseModel):
@@ -191,11 +173,10 @@ def test_explicit_nones_are_as_if_left_out(client: openai.OpenAI, model: str) ->
     assert client.responses.retrieve(response.id).output_text == response.output_text
 
 
-def test_extra_keys_pass(client: openai.OpenAI, upstream: ScriptedUpstream) -> None:
-    upstream.reset()
+def test_extra_keys_pass(client: openai.OpenAI, lanes: dict[str, Lane]) -> None:
     client.responses.create(model=EXACT, input="hello", extra_body={"client_metadata": {"a": "b"}})
 
-    assert upstream.bodies[-1]["client_metadata"] == {"a": "b"}
+    assert lanes[EXACT].sent["client_metadata"] == {"a": "b"}
 
 
 # --- afterwards -------------------------------------------------------------------------------------------------
@@ -270,8 +251,8 @@ def test_a_bad_request_says_what_was_wrong(
     assert str(caught.value.request_id).startswith("req_")
 
 
-def test_the_upstreams_refusal_is_a_bad_request_too(client: openai.OpenAI, upstream: ScriptedUpstream) -> None:
-    upstream.enqueue(refusal(400, "Your input exceeds the context window.", "context_length_exceeded", "input"))
+def test_the_upstreams_refusal_is_a_bad_request_too(client: openai.OpenAI, lanes: dict[str, Lane]) -> None:
+    lanes[EXACT].enqueue(refusal(400, "Your input exceeds the context window.", "context_length_exceeded", "input"))
 
     with pytest.raises(openai.BadRequestError, match="exceeds the context window") as caught:
         client.responses.create(model=EXACT, input="hello")
