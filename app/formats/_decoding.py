@@ -15,6 +15,9 @@ from app.formats._output import Output
 from app.records import Usage
 from app.turn import Answer, Item, Turn
 
+#: How an answer of another format is read.
+TRANSLATED = "translated"
+
 #: Bytes without one valid event: this is no event stream.
 MAX_NONSENSE = 64 * 1024
 
@@ -32,12 +35,15 @@ class Ending:
             output=list(output.items),
             usage=usage,
             incomplete_details={"reason": self.reason} if self.reason else None,
+            path=TRANSLATED,
             **identity,
         )
 
 
 class StreamDecoder(ABC):
     """Makes the contract's events of another format's. What an event means is up to the format."""
+
+    path = TRANSLATED
 
     def __init__(self, turn: Turn, sequence: int) -> None:
         self.accepted = False

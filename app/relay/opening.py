@@ -78,7 +78,15 @@ def check_model(token: Token, model: str) -> None:
 def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) -> list[Item]:
     """The items with references resolved, without those that the context holds already."""
     resolved = _resolved(store, owner, items)
-    return [item for item in resolved if not _is_known(chain, item)] if chain.links else resolved
+    if not chain.links:
+        return resolved
+    # Upstreams that count their calls give the same id in every turn: what answers a waiting call is new.
+    waiting = {call["call_id"] for call in unanswered(chain.tip)}
+    return [
+        item
+        for item in resolved
+        if (item.get("type") in CALLS and item.get("call_id") in waiting) or not _is_known(chain, item)
+    ]
 
 
 def _resolved(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:

@@ -96,8 +96,6 @@ def _choice(choices: object) -> dict[str, Any] | None:
 class ChatDecoder(StreamDecoder):
     """Makes the contract's events of a chat's chunks."""
 
-    path = "translated"
-
     def __init__(self, turn: Turn, sequence: int) -> None:
         super().__init__(turn, sequence)
         self._turn = turn

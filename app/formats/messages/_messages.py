@@ -86,7 +86,7 @@ class _Said:
             self._system.append(text)
 
     def add(self, role: str, blocks: Iterable[Block]) -> None:
-        told = [block for block in blocks if block.get("text") != ""]
+        told = [block for block in blocks if _says_something(block)]
         if told and self._messages and self._messages[-1]["role"] == role:
             self._messages[-1]["content"] += told
         elif told:
@@ -145,11 +145,16 @@ def _fitted(call_id: str) -> str:
 
 
 def _result(call: Call, call_id: str) -> Block:
-    told = [block for block in _blocks(call.result) if block.get("text") != ""]
+    told = [block for block in _blocks(call.result) if _says_something(block)]
     return {"type": "tool_result", "tool_use_id": call_id, **({"content": told} if told else {})}
 
 
 # --- content ----------------------------------------------------------------------------------------------------
+
+
+def _says_something(block: Block) -> bool:
+    """Blank text is refused."""
+    return block["type"] != "text" or bool(block["text"].strip())
 
 
 def _text(text: str) -> Block:

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from app.errors import UpstreamError
+from app.errors import UpstreamError, UpstreamRefused
 from app.records import Link
 from app.sealing import is_sealed
 from app.turn import Item, Row, Turn
@@ -39,8 +39,8 @@ _ENCRYPTED = "reasoning.encrypted_content"
 _UNREADABLE = "invalid_encrypted_content"
 
 _CALLS = frozenset({"function_call", "custom_tool_call", "shell_call", "local_shell_call", "apply_patch_call"})
-#: Channels whose upstream knows compaction items.
-_COMPACTING = frozenset({"native", "trigger"})
+#: Refusals that leaving something unreadable out would not change.
+_OF_THE_CONTEXT = frozenset({"context_length_exceeded", "content_filter", "invalid_prompt"})
 _NOTE: Item = {
     "type": "message",
     "role": "user",
@@ -90,14 +90,23 @@ def instructions_text(instructions: Mapping[str, Any]) -> str:
 
 
 def amended(turn: Turn, row: Row, error: UpstreamError) -> Turn | None:
-    """The turn without what only its maker can read, where the upstream says that it cannot."""
-    if error.code != _UNREADABLE:
+    """The turn without what only its maker can read, where the upstream says that it cannot. Those that know no
+    compactions have no code for it."""
+    if error.code != _UNREADABLE and not (_is_refusal(error) and _holds_compaction(turn)):
         return None
     links = tuple(_without_secrets(link) for link in turn.chain.links)
     own = _open(turn.input)
     if links == turn.chain.links and own == list(turn.input):
         return None
     return replace(turn, chain=replace(turn.chain, links=links), input=own)
+
+
+def _is_refusal(error: UpstreamError) -> bool:
+    return isinstance(error, UpstreamRefused) and error.code not in _OF_THE_CONTEXT
+
+
+def _holds_compaction(turn: Turn) -> bool:
+    return any(item.get("type") == "compaction" for item in turn.input)
 
 
 def _without_secrets(link: Link) -> Link:
@@ -186,8 +195,7 @@ def _own(item: Item, link: Link, row: Row) -> Item | None:
 def _foreign(item: Item, row: Row) -> Item | None:
     """What a client brings back. Nobody knows whose secret it holds; the upstream that reads such may try."""
     if item["type"] == "compaction":
-        readable = row.compact in _COMPACTING and not is_sealed(item.get("encrypted_content"))
-        return item if readable else _NOTE
+        return _NOTE if is_sealed(item.get("encrypted_content")) else item
     if _is_secret(item) and row.encrypted_reasoning:
         return item
     return _said_openly(item) if row.reasoning_text else None

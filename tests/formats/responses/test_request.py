@@ -113,10 +113,14 @@ def test_reasoning_that_a_client_brings_back_is_tried_where_it_may_be_read(
 # --- compactions ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("compact", "read"), [("native", True), ("trigger", True), ("gateway", False)])
-def test_a_foreign_compaction_goes_where_such_items_are_known(compact: str, read: bool) -> None:
-    (first, _) = sent(turn(COMPACTION, USER), compact=compact)
-    assert first == COMPACTION if read else is_note(first)
+def test_a_foreign_compaction_is_tried_and_becomes_a_note_where_it_is_refused() -> None:
+    asked = turn(COMPACTION, USER)
+    assert sent(asked)[0] == COMPACTION
+    again = responses.amended(asked, row(), UpstreamRefused("Unknown item.", code="invalid_value"))
+    assert again is not None
+    assert is_note(sent(again)[0])
+    too_long = UpstreamRefused("Too long.", code="context_length_exceeded")
+    assert responses.amended(asked, row(), too_long) is None
 
 
 def test_a_seal_of_ours_is_read_by_no_upstream() -> None:

@@ -347,9 +347,10 @@ def test_images_and_files_are_named_in_the_summary_pass(house: House) -> None:
     assert "QkJC" not in asked
 
 
-def test_somebody_elses_item_is_a_note_to_a_model_that_knows_no_such_items(house: House) -> None:
+def test_somebody_elses_item_is_tried_and_then_a_note_to_the_model_that_sums_up(house: House) -> None:
     foreign = {"type": "compaction", "encrypted_content": "not ours"}
     answer = house.post(COMPACT, model="gpt-plain", input=[foreign, *conversation(2)])
+    assert foreign in house.first.bodies[-2]["input"]
     assert foreign not in house.given
     assert "compacted by another model server" in str(house.given)
     assert answer.status_code == 200
