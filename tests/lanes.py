@@ -18,7 +18,7 @@ import requests
 from app.formats import names
 from tests.contract import check_response, check_stream
 from tests.gateway import Gateway
-from tests.upstream import Script, ScriptedUpstream, sloppy
+from tests.upstream import STRICT, Script, ScriptedUpstream, sloppy
 
 JSON = dict[str, Any]
 #: A line of what an upstream was told: who speaks, and what; calls and outputs have the call's name or id as well.
@@ -112,7 +112,7 @@ class Lane:
 @pytest.fixture(scope="session")
 def _lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Lane]]:
     with ExitStack() as stack:
-        upstreams = {name: stack.enter_context(ScriptedUpstream()) for name in MANNERS}
+        upstreams = {name: stack.enter_context(ScriptedUpstream(dialect=STRICT)) for name in MANNERS}
         rows = [row for name in MANNERS for row in rows_of(name, upstreams)]
         gateway = stack.enter_context(Gateway(tmp_path_factory.mktemp("lanes"), [DEMO, *rows]))
         yield {name: Lane(name, gateway, upstreams[name], manner.dialect, name) for name, manner in MANNERS.items()}
@@ -225,7 +225,7 @@ def _message_item(item: JSON) -> Iterator[Line]:
 
 
 def _call_item(item: JSON) -> Iterator[Line]:
-    yield ("call", item["name"], item.get("arguments", item.get("input")))
+    yield ("call", item["name"], str(item.get("arguments", item.get("input"))))
 
 
 def _output_item(item: JSON) -> Iterator[Line]:

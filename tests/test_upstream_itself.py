@@ -23,6 +23,7 @@ from tests.upstream import (
     FIN,
     HOLD,
     RESET,
+    STRICT,
     Script,
     ScriptedUpstream,
     black_hole,
@@ -360,8 +361,12 @@ CHAT_REFUSED: dict[str, JSON] = {
 
 
 @pytest.mark.parametrize("case", CHAT_REFUSED)
-def test_chat_that_a_strict_server_refuses_is_refused(caller: Caller, case: str) -> None:
-    check_error(caller.chat("x", **CHAT_REFUSED[case]), 400)
+def test_chat_that_a_strict_server_refuses_is_refused(make_upstream: MakeUpstream, case: str) -> None:
+    check_error(Caller(make_upstream(dialect=STRICT)).chat("x", **CHAT_REFUSED[case]), 400)
+
+
+def test_others_overlook_keys_that_they_do_not_know(caller: Caller) -> None:
+    assert caller.chat("x", include=[], **asked(called(reasoning_content="Hm."), told())).status_code == 200
 
 
 def test_chat_takes_its_own_calls_back(caller: Caller) -> None:

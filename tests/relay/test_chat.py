@@ -50,7 +50,6 @@ from tests.upstream import (
     sse,
     stalled,
     stream_instead,
-    unterminated,
     wire,
 )
 
@@ -367,8 +366,8 @@ def test_the_upstreams_own_error_is_told_in_its_words(lane: ChatLane) -> None:
 def test_an_answer_that_gave_its_reason_is_whole(brisk: ChatLane, how: str) -> None:
     """Only the sentinel is missing, and it is supplied."""
     scripts: dict[str, tuple[Script, ...]] = {
-        "ended": (unterminated(),),
-        "closed": (unterminated(), framed("close")),
+        "ended": (with_pieces(lambda pieces: pieces[:-1]),),
+        "closed": (with_pieces(lambda pieces: pieces[:-1]), framed("close")),
         "cut": (with_pieces(lambda pieces: (*pieces[:-1], b"data: [DO")),),
         "reset": (with_pieces(lambda pieces: (*pieces[:-1], HOLD, RESET)),),
         "silent": (with_pieces(lambda pieces: (*pieces[:-1], HOLD)),),

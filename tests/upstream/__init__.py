@@ -20,7 +20,7 @@ that return a `Script`, and several of them apply one after the other to the sam
 By hand: `python -m tests.upstream --port 19001 [--sloppy] [--dialect vllm] [--close-delimited] [--models a,b] …`.
 """
 
-from tests.upstream.chat_completions import DIALECTS, Dialect
+from tests.upstream.chat_completions import DIALECTS, STRICT, Dialect
 from tests.upstream.exchange import (
     FIN,
     HOLD,
@@ -87,6 +87,7 @@ __all__ = [
     "HOLD",
     "RESET",
     "SEAL",
+    "STRICT",
     "Act",
     "Answer",
     "Dialect",

@@ -16,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.upstream", description="A scripted upstream, by hand.")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--sloppy", action="store_true", help="a dialect like llama.cpp's")
-    parser.add_argument("--dialect", choices=DIALECTS, default="strict", help="of chat completions")
+    parser.add_argument("--dialect", choices=DIALECTS, default="tolerant", help="of chat completions")
     parser.add_argument("--close-delimited", action="store_true", help="bodies end with the connection")
     parser.add_argument("--api-key", help="refuse any other key")
     parser.add_argument("--models", type=lambda names: names.split(","), help="refuse any other model")

@@ -15,12 +15,23 @@ from tests.upstream.exchange import JSON, STREAM_HEADERS, Answer, Piece, Refused
 from tests.upstream.model import CREATED_AT, Ids, example, fragments, logprobs_of, snapshot, tools_to_call, words
 from tests.upstream.openai import admit, envelope
 
-__all__ = ["DIALECTS", "STRICT", "Dialect", "Model", "admit", "check_model", "envelope", "failure", "too_long"]
+__all__ = [
+    "DIALECTS",
+    "STRICT",
+    "TOLERANT",
+    "Dialect",
+    "Model",
+    "admit",
+    "check_model",
+    "envelope",
+    "failure",
+    "too_long",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a server deviates from OpenAI. By default it takes only what every one of them takes."""
+    """How a server deviates from OpenAI. As it stands here it takes only what every one of them takes."""
 
     reasoning: str = "reasoning_content"
     """The key under which it tells what it thought."""
@@ -33,11 +44,16 @@ class Dialect:
     roles: tuple[str, ...] = ("system", "user", "assistant", "tool")
     schemas: bool = True
     """It knows `json_schema`."""
+    unknown: Literal["refused", "ignored"] = "refused"
+    """What it makes of keys that it does not know."""
 
 
 STRICT = Dialect()
+#: A server of open models: it overlooks what it does not know.
+TOLERANT = Dialect(unknown="ignored")
 DIALECTS = {
     "strict": STRICT,
+    "tolerant": TOLERANT,
     "openai": Dialect(systems="anywhere", roles=("developer", "system", "user", "assistant", "tool")),
     "deepseek": Dialect(systems="anywhere", reasoning_returned="required", schemas=False),
     "vllm": Dialect(reasoning="reasoning"),
@@ -106,7 +122,7 @@ def failure(head: tuple[Piece, ...], error: Refused) -> list[JSON]:
 def _check_parameters(body: JSON, dialect: Dialect) -> None:
     if not body.get("messages"):
         raise Refused(400, "Missing required parameter: 'messages'.", "missing_required_parameter", "messages")
-    for name in sorted(body.keys() - PARAMETERS):
+    for name in sorted(body.keys() - PARAMETERS if dialect.unknown == "refused" else ()):
         raise Refused(400, f"Unrecognized request argument supplied: {name}")
     limits = [name for name in ("max_tokens", "max_completion_tokens") if body.get(name) is not None]
     if len(limits) > 1:
@@ -172,7 +188,7 @@ def _check_messages(messages: list[JSON], dialect: Dialect) -> None:
 def _check_keys(message: JSON, at: str, dialect: Dialect) -> None:
     thinks = dialect.reasoning_returned == "required"
     unknown = message.keys() - MESSAGE_KEYS - ({dialect.reasoning} if thinks else set())
-    for name in sorted(unknown):
+    for name in sorted(unknown if dialect.unknown == "refused" else ()):
         raise Refused(400, f"Additional properties are not allowed ('{name}' was unexpected) - '{at}'", None, at)
     if thinks and message.get("tool_calls") and dialect.reasoning not in message:
         raise Refused(400, f"Missing `{dialect.reasoning}` field in the assistant message at {at}")

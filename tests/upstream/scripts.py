@@ -251,7 +251,7 @@ def going_stale() -> Script:
 
 def json_instead() -> Script:
     """A JSON body although a stream was asked for."""
-    return lambda exchange, answer: exchange.reply({**exchange.request.body, "stream": False})
+    return lambda exchange, answer: exchange.reply({**exchange.request.body, "stream": False, "stream_options": None})
 
 
 def stream_instead() -> Script:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.upstream import chat_completions, messages, responses
-from tests.upstream.chat_completions import STRICT, Dialect
+from tests.upstream.chat_completions import TOLERANT, Dialect
 from tests.upstream.exchange import (
     HOLD,
     JSON,
@@ -64,7 +64,7 @@ class ScriptedUpstream:
         api_key: str | None = None,
         family: str | None = None,
         call_id_length: int = 29,
-        dialect: Dialect = STRICT,
+        dialect: Dialect = TOLERANT,
         port: int = 0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
