@@ -11,7 +11,7 @@ from app.channels.catalog import Catalog
 from app.channels.choice import Channels
 from app.channels.watch import WatchedTable
 from app.errors import StoreUnavailable
-from app.relay import Drain, Keeper, Pace, Relay
+from app.relay import Drain, Keeper, Mover, Pace, Pump, Relay
 from app.sealing import Seal
 from app.settings import Settings, load_settings, read_environment
 from app.store import Store
@@ -21,6 +21,8 @@ __version__ = "0.1.0"
 
 #: Loaded here, before any worker is forked: nothing is imported while requests are served.
 FORMATS = {name: formats.load(name) for name in sorted(formats.names())}
+
+MOVERS = {"pump": Pump, "generator": Mover}
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -43,13 +45,15 @@ def build(settings: Settings) -> Gateway:
     channels = Channels(table, connections=settings.threads)
     drain = Drain()
     seal = Seal("compaction", settings.keys_for("compaction"))
-    relay = Relay(store, channels, seal, Pace(settings.heartbeat, drain))
+    mover = MOVERS[settings.mover](Pace(settings.heartbeat, drain, settings.stall))
+    relay = Relay(store, channels, seal, mover)
     return Gateway(
         settings=settings,
         store=store,
         channels=channels,
         catalog=Catalog(channels),
         relay=relay,
+        mover=mover,
         keeper=Keeper(store, relay.running),
         drain=drain,
         in_flight=InFlight(settings.max_in_flight),

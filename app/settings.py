@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from app.errors import ConfigurationError
 ENV_FILE = ".env"
 MIN_SECRET = 32
 DAY = 86_400
+MOVERS = ("pump", "generator")
 
 _DURATION = re.compile(r"(\d{1,9})([smhdw])\Z", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
@@ -35,6 +36,10 @@ class Settings:
     threads: int = 512
     max_body: int = 64 * 1024 * 1024
     heartbeat: float = 15.0
+    stall: float = 60.0
+    """For so long the client of a stream may take nothing of it."""
+    mover: str = "pump"
+    """Who moves the bytes of streams: the pump, one thread for all of them, or each request's own thread."""
     lease: int = 60
     drain: int = 20
     retention: int = 30 * DAY
@@ -95,6 +100,8 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         threads=threads,
         max_body=_integer(environment, "ANTIPHON_MAX_BODY", 64 * 1024 * 1024, minimum=1024),
         heartbeat=float(_integer(environment, "ANTIPHON_HEARTBEAT", 15, minimum=1)),
+        stall=float(_integer(environment, "ANTIPHON_STALL", 60, minimum=1)),
+        mover=_choice(environment, "ANTIPHON_MOVER", MOVERS),
         drain=_integer(environment, "ANTIPHON_DRAIN", 20, minimum=0),
         lease=_integer(environment, "ANTIPHON_LEASE", 60, minimum=4),
         retention=_duration(environment, "ANTIPHON_RETENTION", "30d", minimum=DAY),
@@ -151,6 +158,14 @@ def _integer(environment: Mapping[str, str], name: str, default: int, *, minimum
     if not text.isdecimal() or int(text) < minimum:
         raise ConfigurationError(f"{name} is {text!r}", f"it is a whole number from {minimum} on")
     return int(text)
+
+
+def _choice(environment: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
+    """One of `choices`, by default the first."""
+    text = environment.get(name, "").strip() or choices[0]
+    if text not in choices:
+        raise ConfigurationError(f"{name} is {text!r}", f"it is {' or '.join(choices)}")
+    return text
 
 
 def _duration(environment: Mapping[str, str], name: str, default: str, *, minimum: int) -> int:

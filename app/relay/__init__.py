@@ -28,9 +28,10 @@ from app.relay.compaction import Compaction, context_tokens, pseudo_chain, split
 from app.relay.context import Contexts
 from app.relay.keeper import Keeper, Running
 from app.relay.listing import context_items, page, returned
-from app.relay.mover import Drain, Pace
+from app.relay.mover import Client, Drain, Mover, Pace, chunked, unframed
 from app.relay.opening import check_model, open_history, open_turn
 from app.relay.ports import Channels, Store
+from app.relay.pump import Pump
 from app.relay.recorder import Recorder
 from app.relay.stream import EventStream, whole
 from app.schemas.create import CompactRequest
@@ -38,7 +39,19 @@ from app.schemas.listing import Page
 from app.sealing import Seal
 from app.turn import Answer, Item, Turn
 
-__all__ = ["Asked", "Drain", "EventStream", "Keeper", "Pace", "Relay"]
+__all__ = [
+    "Asked",
+    "Client",
+    "Drain",
+    "EventStream",
+    "Keeper",
+    "Mover",
+    "Pace",
+    "Pump",
+    "Relay",
+    "chunked",
+    "unframed",
+]
 
 #: Newest turns that a compaction keeps word for word, where the request does not say.
 _KEEP_BEFORE_ANSWER = 1
@@ -53,6 +66,8 @@ class Asked:
 
     request_id: str
     client: int | None = None
+    connection: Client | None = None
+    """The same, where it may be written to beside the server."""
 
 
 #: Makes the history of a turn shorter, or leaves it.
@@ -62,10 +77,10 @@ Output = Callable[[Sequence[Item], Item], Sequence[Item]]
 
 
 class Relay:
-    def __init__(self, store: Store, channels: Channels, seal: Seal, pace: Pace) -> None:
+    def __init__(self, store: Store, channels: Channels, seal: Seal, mover: Mover) -> None:
         self._store = store
         self._channels = channels
-        self._pace = pace
+        self._mover = mover
         self._contexts = Contexts(store, seal)
         self._compaction = Compaction(channels, self._contexts, seal)
         self.running = Running()
@@ -110,8 +125,9 @@ class Relay:
             recorder,
             fit=self._contexts.fit,
             prefer=self._prefer(turn),
-            client=asked.client,
-            pace=self._pace,
+            watched=asked.client,
+            client=asked.connection,
+            mover=self._mover,
             running=self.running,
         ).open()
 

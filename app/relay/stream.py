@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from threading import Event
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -17,7 +17,7 @@ from app.errors import ClientGone, GatewayError, InternalError, UpstreamBroken, 
 from app.formats import Decoder, Emitter, replay
 from app.relay.asking import Fit
 from app.relay.keeper import Running
-from app.relay.mover import SILENCE, Pace, pieces
+from app.relay.mover import Client, Flow, Mover, Stop
 from app.relay.ports import Channels, Choice, Exchange
 from app.relay.recorder import Recorder
 from app.turn import Answer, Item, Turn
@@ -51,45 +51,26 @@ def _terminal(event: Mapping[str, Any]) -> bytes:
     return sse.encode(event) + sse.DONE
 
 
+@dataclass(slots=True)
 class _Passage:
-    """One channel at work on the turn: what it sends and what a decoder has made of it. Closed by whoever opened it."""
+    """One channel at work on the turn. Closed by whoever opened it."""
 
-    def __init__(self, choice: Choice, exchange: Exchange, decoder: Decoder, bytes_: Iterator[bytes | None]) -> None:
-        self.choice = choice
-        self.decoder = decoder
-        self._exchange = exchange
-        self._bytes = bytes_
-        self.ready = b""
+    choice: Choice
+    flow: Flow
+    ready: bytes = b""
+    """What has come with the first valid event."""
 
-    def accept(self) -> None:
-        """Reads up to the first valid event. Raises UpstreamError."""
-        while not self.decoder.accepted:
-            self.ready += self._next() or b""
+    @property
+    def decoder(self) -> Decoder:
+        return self.flow.decoder
 
-    def events(self) -> Iterator[bytes]:
-        """Whole events to send on, until the decoder has its answer."""
-        if self.ready:
-            yield self.ready
-            self.ready = b""
-        while self.decoder.answer is None:
-            data = self._next()
-            if data:
-                yield data
+    def take_ready(self) -> bytes:
+        ready, self.ready = self.ready, b""
+        return ready
 
     def close(self) -> None:
-        self._exchange.close()
+        self.flow.exchange.close()
         self.choice.__exit__(None, None, None)
-
-    def _next(self) -> bytes:
-        data = next(self._bytes, b"")
-        if data is SILENCE:
-            return sse.HEARTBEAT if self.decoder.accepted else b""
-        if not data:
-            self.decoder.finish()
-            if self.decoder.answer is None:
-                raise UpstreamBroken("The model's server closed the stream before the response had ended.")
-            return b""
-        return self.decoder.feed(data)
 
 
 class EventStream:
@@ -103,18 +84,21 @@ class EventStream:
         *,
         fit: Fit,
         prefer: str | None,
-        client: int | None,
-        pace: Pace,
+        watched: int | None,
+        client: Client | None,
+        mover: Mover,
         running: Running,
     ) -> None:
+        """`watched`: the descriptor on which a hang-up is seen; `client`: where the mover may write by itself."""
         self._turn = turn
         self._running = running
-        self._stopped = Event()
+        self._stop = Stop()
         self._fit = fit
         self._first = _HEAD + _PER_ITEM * len(turn.preface)
         self._recorder = recorder
+        self._watched = watched
         self._client = client
-        self._pace = pace
+        self._mover = mover
         self._choices = channels.choices(turn.model, prefer)
         self._passage: _Passage | None = None
         self._error: UpstreamError | None = None
@@ -127,7 +111,9 @@ class EventStream:
         try:
             self._go_on()
             self._recorder.begin()
-            self._running.add(self._turn.id, self._stopped.set)
+            self._running.add(self._turn.id, self._stop.ask)
+            if self._client is not None:
+                self._client.limit(self._mover.pace.stall)
         except GatewayError as error:
             self._ended = True
             self._recorder.refuse(error)
@@ -151,15 +137,17 @@ class EventStream:
 
     def _walk(self) -> Generator[bytes, None, None]:
         try:
-            yield self._head()
+            yield self._head() + self._at_work().take_ready()
             self._recorder.first_byte()
             yield from self._relayed()
             yield self._end()
         except GeneratorExit:
             self._leave()
+            self._drop()
             raise
         except ClientGone:
             self._leave()
+            self._drop()
         except GatewayError as error:
             yield self._failure(error)
         except Exception:
@@ -174,7 +162,9 @@ class EventStream:
         while True:
             passage = self._at_work()
             try:
-                yield from passage.events()
+                if ready := passage.take_ready():
+                    yield ready
+                yield from self._mover.move(passage.flow)
                 return
             except UpstreamError as error:
                 if passage.decoder.started:
@@ -193,7 +183,7 @@ class EventStream:
             self._began = monotonic()
             try:
                 self._passage = self._open_passage(choice)
-                self._passage.accept()
+                self._passage.ready += self._mover.accept(self._passage.flow)
                 return
             except UpstreamError as error:
                 self._give_up(error, choice)
@@ -204,20 +194,23 @@ class EventStream:
         exchange: Exchange | None = None
         try:
             body = format_.encode(turn, choice.channel, choice.model)
-            exchange = choice.post(format_.PATH, body, accept="text/event-stream", client=self._client)
+            exchange = choice.post(format_.PATH, body, accept="text/event-stream", client=self._watched)
             if exchange.status != 200:
                 raise format_.decode_error(exchange.status, exchange.headers, exchange.read())
             if "json" in exchange.headers.get("content-type", ""):
                 # Asked for a stream and answered in one piece: the client still gets its events.
                 answer = format_.decode(exchange.read(), turn)
-                return _Passage(choice, exchange, replay(answer, self._first, len(turn.preface)), iter((b"\n",)))
-            moved = pieces(exchange, self._client, choice.channel.timeouts, self._pace, self._stopped)
-            return _Passage(choice, exchange, format_.decoder(turn, self._first), moved)
+                whole_answer = replay(answer, self._first, len(turn.preface))
+                return _Passage(choice, self._flow(choice, exchange, whole_answer), whole_answer.feed(b""))
+            return _Passage(choice, self._flow(choice, exchange, format_.decoder(turn, self._first)))
         except BaseException:
             if exchange is not None:
                 exchange.close()
             choice.__exit__(None, None, None)
             raise
+
+    def _flow(self, choice: Choice, exchange: Exchange, decoder: Decoder) -> Flow:
+        return Flow(exchange, decoder, choice.channel.timeouts, self._watched, self._client, self._stop)
 
     def _give_up(self, error: UpstreamError, choice: Choice | None = None) -> None:
         choice = choice or self._at_work().choice
@@ -268,6 +261,11 @@ class EventStream:
             partial = passage.decoder.partial() if passage else []
             self._recorder.cancel(partial, passage.choice if passage else None)
         self._shut()
+
+    def _drop(self) -> None:
+        """What the client has not taken by now, it will not take."""
+        if self._client is not None:
+            self._client.drop()
 
     def _shut(self) -> None:
         if self._passage is not None:
