@@ -18,6 +18,7 @@ from tests.relay.conftest import (
     SOME_TEXT,
     Lane,
     eventually,
+    on_both_movers,
     read_until,
     response_id_in,
     text_of,
@@ -35,6 +36,8 @@ from tests.upstream import (
     stalled,
     wire,
 )
+
+pytestmark = on_both_movers
 
 LEAVINGS: dict[str, Callable[[socket.socket], None]] = {
     "FIN": lambda sock: sock.close(),
