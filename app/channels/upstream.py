@@ -399,8 +399,7 @@ class _Wire:
 
     def __init__(self, raw: urllib3.BaseHTTPResponse) -> None:
         self._http = raw._fp  # type: ignore[attr-defined]
-        self._file = self._http.fp
-        self._socket: socket.socket = self._file.raw._sock
+        self._socket: socket.socket = self._http.fp.raw._sock
         self._tls = self._socket if isinstance(self._socket, ssl.SSLSocket) else None
         self._more = self._tls is not None
         """TLS may hold what the socket no longer shows."""
@@ -468,11 +467,15 @@ class _Wire:
 
     def _buffered(self) -> bytes:
         """What http.client read ahead with the header. Asked once: an empty buffer would be filled from the socket."""
+        file = self._http.fp
         try:
-            ahead = self._file.peek()
+            ahead = file.peek()
         except ssl.SSLWantReadError:
-            return b""
-        return bytes(self._file.read(len(ahead))) if ahead else b""
+            ahead = b""
+        early = bytes(file.read(len(ahead))) if ahead else b""
+        # Its buffer is of no use any more, and every open stream would keep one.
+        self._http.fp = file.detach()
+        return early
 
     def _recv(self) -> bytes | None:
         if self._tls is not None:
