@@ -95,16 +95,13 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
-        self.heard: Callable[[], None] = _nothing
+        self.heard: Callable[[], None] | None = None
         """Wakes whoever waits for something else meanwhile."""
 
     def ask(self) -> None:
         self.asked = True
-        self.heard()
-
-
-def _nothing() -> None:
-    pass
+        if heard := self.heard:
+            heard()
 
 
 @dataclass(slots=True)

@@ -90,7 +90,7 @@ class _Stream:
     def release(self) -> None:
         self._done.release()
 
-    def read(self, now: float, mask: int = 0) -> None:
+    def read(self, now: float, mask: int) -> None:
         """Takes a piece from the upstream and sends on what it comes to. Raises ClientGone, UpstreamError."""
         data = self.exchange.receive()
         if data is None:
@@ -110,7 +110,7 @@ class _Stream:
             self._flow.told = self._flow.heard = now
             self._keep(self._unsent[sent:])
 
-    def tick(self, now: float, mask: int = 0) -> None:
+    def tick(self, now: float, mask: int) -> None:
         """Sees to the clocks. Raises ClientGone, UpstreamStalled."""
         flow = self._flow
         if self.behind:
@@ -209,9 +209,12 @@ class Pump(Mover):
             return super().move(flow)
         stream = _Stream(flow, flow.client, descriptor, self.pace)
         flow.stop.heard = partial(self._stop_soon, stream)
-        if not self._call(partial(self._admit, stream)):
-            return super().move(flow)
-        stream.wait()
+        try:
+            if not self._call(partial(self._admit, stream)):
+                return super().move(flow)
+            stream.wait()
+        finally:
+            flow.stop.heard = None
         return ()
 
     # --- for other threads
@@ -222,7 +225,8 @@ class Pump(Mover):
             if not self._open:
                 return False
             self._calls.append(call)
-            os.eventfd_write(self._bell, 1)
+            if len(self._calls) == 1:
+                os.eventfd_write(self._bell, 1)
             return True
 
     def _stop_soon(self, stream: _Stream) -> None:
