@@ -11,7 +11,7 @@ from app.channels.catalog import Catalog
 from app.channels.choice import Channels
 from app.channels.watch import WatchedTable
 from app.errors import StoreUnavailable
-from app.relay import Drain, Keeper, Pace, Relay
+from app.relay import Drain, Keeper, Mover, Pace, Pump, Relay
 from app.relay.chat import ChatRelay
 from app.sealing import Seal, Seals
 from app.settings import Settings, load_settings, read_environment
@@ -22,6 +22,8 @@ __version__ = "0.1.0"
 
 #: Loaded here, before any worker is forked: nothing is imported while requests are served.
 FORMATS = {name: formats.load(name) for name in sorted(formats.names())}
+
+MOVERS = {"pump": Pump, "generator": Mover}
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -44,15 +46,16 @@ def build(settings: Settings) -> Gateway:
     channels = Channels(table, connections=settings.threads)
     drain = Drain()
     seals = Seals(*(Seal(purpose, settings.keys_for(purpose)) for purpose in ("compaction", "reasoning")))
-    pace = Pace(settings.heartbeat, drain)
-    relay = Relay(store, channels, seals, pace)
+    mover = MOVERS[settings.mover](Pace(settings.heartbeat, drain, settings.stall))
+    relay = Relay(store, channels, seals, mover)
     return Gateway(
         settings=settings,
         store=store,
         channels=channels,
         catalog=Catalog(channels),
         relay=relay,
-        chat=ChatRelay(store, channels, pace),
+        chat=ChatRelay(store, channels, mover),
+        mover=mover,
         keeper=Keeper(store, relay.running, channels.statuses),
         drain=drain,
         in_flight=InFlight(settings.max_in_flight),

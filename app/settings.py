@@ -18,6 +18,7 @@ ENV_FILE = ".env"
 MIN_SECRET = 32
 DAY = 86_400
 LOGS = ("text", "json")
+MOVERS = ("pump", "generator")
 
 _DURATION = re.compile(r"(\d{1,9})([smhdw])\Z", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
@@ -40,6 +41,10 @@ class Settings:
     threads: int = 512
     max_body: int = 64 * 1024 * 1024
     heartbeat: float = 15.0
+    stall: float = 60.0
+    """For so long the client of a stream may take nothing of it."""
+    mover: str = "pump"
+    """Who moves the bytes of streams: the pump, one thread for all of them, or each request's own thread."""
     lease: int = 60
     drain: int = 20
     retention: int = 30 * DAY
@@ -102,6 +107,8 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         threads=threads,
         max_body=_integer(environment, "ANTIPHON_MAX_BODY", 64 * 1024 * 1024, minimum=1024),
         heartbeat=float(_integer(environment, "ANTIPHON_HEARTBEAT", 15, minimum=1)),
+        stall=float(_integer(environment, "ANTIPHON_STALL", 60, minimum=1)),
+        mover=_choice(environment, "ANTIPHON_MOVER", MOVERS),
         drain=_integer(environment, "ANTIPHON_DRAIN", 20, minimum=0),
         lease=_integer(environment, "ANTIPHON_LEASE", 60, minimum=4),
         retention=_duration(environment, "ANTIPHON_RETENTION", "30d", minimum=DAY),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from app.channels.catalog import Catalog
 from app.channels.choice import Channels
 from app.errors import ClientGone, GatewayError, InvalidRequest, Unauthenticated, Unavailable, UnsupportedMedia
 from app.records import Token
-from app.relay import Asked, Drain, Keeper, Relay
+from app.relay import Asked, Client, Drain, Keeper, Mover, Relay, chunked, unframed
 from app.relay.chat import ChatRelay
 from app.relay.journal import Entry, Visit
 from app.settings import Settings
@@ -33,6 +34,9 @@ EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 #: Bytes of an unread body that are taken off a connection to keep it; gunicorn closes one that holds more.
 _MAX_DISCARDED = 8 * 1024 * 1024
+
+#: How the server frames an answer whose length it is not told.
+_FRAMINGS = {"HTTP/1.1": chunked, "HTTP/1.0": unframed}
 
 #: What a client calls its own request; echoed, never used as a key.
 _CLIENT_REQUEST_ID = "X-Client-Request-Id"
@@ -68,16 +72,20 @@ class Gateway:
     catalog: Catalog
     relay: Relay
     chat: ChatRelay
+    mover: Mover
     keeper: Keeper
     drain: Drain
     in_flight: InFlight = field(default_factory=lambda: InFlight(1))
 
     def start(self) -> None:
         """Begins what runs beside the requests; for a process that serves, after it was forked."""
+        self.mover.start()
         self.keeper.start()
         self.catalog.warm()
+        log.info("streams are moved by the %s", self.settings.mover)
 
     def close(self) -> None:
+        self.mover.close()
         self.keeper.close()
         self.channels.close()
         self.store.close()
@@ -137,7 +145,12 @@ def asked() -> Asked:
     """Who waits: by the client's connection, where the server tells it, a hang-up is seen during silence."""
     sock = request.environ.get("gunicorn.socket")
     key = request.headers.get("Idempotency-Key")
-    g.asked = Asked(g.request_id, sock.fileno() if sock is not None else None, key)
+    if sock is None:
+        g.asked = Asked(g.request_id, key=key)
+    else:
+        # Multiplexed, or encrypted by the server itself: nobody but the server can write to it.
+        frame = None if isinstance(sock, ssl.SSLSocket) else _FRAMINGS.get(request.environ["SERVER_PROTOCOL"])
+        g.asked = Asked(g.request_id, sock.fileno(), Client(sock, frame) if frame else None, key)
     return cast(Asked, g.asked)
 
 

@@ -43,12 +43,15 @@ from app.errors import (
 #: An unstreamed answer longer than this is refused.
 MAX_BODY = 64 * 1024 * 1024
 _PIECE = 65536
+#: The longest that TLS gives at once.
+_RECORD = 16384
 _MAX_STALE = 3
 _MAX_HEAD = 65536
 _PATIENCE = 60.0
 #: Seconds that the end of a body may take after the end of what it says, for the connection to be kept.
 _LAST_CHUNK = 0.05
-_HEX = re.compile(rb"[0-9A-Fa-f]{1,15}")
+#: What stands before a chunk; extensions say nothing to us.
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 
 #: Descriptor of the client that the current thread works for, so that a wait for headers can end with it.
 _serving = threading.local()
@@ -87,6 +90,11 @@ class Exchange(Protocol):
 
     status: int
     headers: Mapping[str, str]
+
+    @property
+    def descriptor(self) -> int | None:
+        """What makes `receive` possible when it becomes readable, while the exchange lives; None where it may block."""
+        ...
 
     def read(self) -> bytes:
         """The whole body, blocking."""
@@ -341,6 +349,10 @@ class _HttpExchange:
             if (piece := self.receive()) is not None:
                 return piece
 
+    @property
+    def descriptor(self) -> int | None:
+        return self._wire.descriptor if self._wire else None
+
     def fileno(self) -> int | None:
         try:
             wire = self._take_over()
@@ -387,8 +399,10 @@ class _Wire:
 
     def __init__(self, raw: urllib3.BaseHTTPResponse) -> None:
         self._http = raw._fp  # type: ignore[attr-defined]
-        self._file = self._http.fp
-        self._socket: socket.socket = self._file.raw._sock
+        self._socket: socket.socket = self._http.fp.raw._sock
+        self._tls = self._socket if isinstance(self._socket, ssl.SSLSocket) else None
+        self._more = self._tls is not None
+        """TLS may hold what the socket no longer shows."""
         self._timeout = self._socket.gettimeout()
         self._chunks = _Chunks() if self._http.chunked else None
         self._left: int | None = None if self._chunks else self._http.length
@@ -396,9 +410,13 @@ class _Wire:
         self._socket.setblocking(False)
         self._early = self._buffered()
 
+    @property
+    def descriptor(self) -> int:
+        return self._socket.fileno()
+
     def fileno(self) -> int | None:
         """None while something waits that no poll would show: buffered bytes, or the end of a body on a kept socket."""
-        if self._early or self._ended or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
+        if self._early or self._ended or self._more:
             return None
         return self._socket.fileno()
 
@@ -449,17 +467,47 @@ class _Wire:
 
     def _buffered(self) -> bytes:
         """What http.client read ahead with the header. Asked once: an empty buffer would be filled from the socket."""
+        file = self._http.fp
         try:
-            ahead = self._file.peek()
+            ahead = file.peek()
         except ssl.SSLWantReadError:
-            return b""
-        return bytes(self._file.read(len(ahead))) if ahead else b""
+            ahead = b""
+        early = bytes(file.read(len(ahead))) if ahead else b""
+        # Its buffer is of no use any more, and every open stream would keep one.
+        self._http.fp = file.detach()
+        return early
 
     def _recv(self) -> bytes | None:
+        if self._tls is not None:
+            return self._records(self._tls)
         try:
             return self._socket.recv(_PIECE)
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except BlockingIOError:
             return None
+
+    def _records(self, tls: ssl.SSLSocket) -> bytes | None:
+        """What has arrived, joined: upstreams send a record an event, and each would cost what a whole piece costs."""
+        records: list[bytes] = []
+        length = 0
+        self._more = False
+        while length < _PIECE:
+            try:
+                record = tls.recv(_RECORD)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                break
+            except OSError:
+                if not records:
+                    raise
+                record = b""
+            if not record:
+                # The end, proper or not, is met again once what came before it has been taken.
+                self._more = bool(records)
+                return b"".join(records)
+            records.append(record)
+            length += len(record)
+        else:
+            self._more = True
+        return b"".join(records) if records else None
 
 
 class _Chunks:
@@ -471,43 +519,47 @@ class _Chunks:
         self.ended = False
         self.rest = b""
         self._need = 0
+        """Bytes of the chunk at work that are still to come, with the two behind it."""
         self._trailer = False
 
     def feed(self, data: bytes) -> bytes:
-        data = self.rest + data if self.rest else data
-        out: list[bytes] = []
-        at = 0
+        if self.rest:
+            data = self.rest + data
+        at = self._need
+        out = [data[: at - 2]] if at > 2 else []
+        while at < len(data) and not self._trailer:
+            line = _SIZE.match(data, at)
+            if line is None:
+                self._check_unended(data, at)
+                break
+            start, size = line.end(), int(line[1], 16)
+            if size:
+                out.append(data[start : start + size])
+                at = start + size + 2
+            else:
+                self._trailer, at = True, start
+        if self._trailer:
+            at = self._skip_trailer(data, at)
+        self._need = max(0, at - len(data))
+        self.rest = data[at:]
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _skip_trailer(self, data: bytes, at: int) -> int:
         while not self.ended:
-            if self._need:
-                # The two bytes behind a chunk belong to it.
-                piece = data[at : at + self._need]
-                at += len(piece)
-                payload = len(piece) - max(0, 2 - (self._need - len(piece)))
-                out.append(piece[: max(0, payload)])
-                self._need -= len(piece)
-                if self._need:
-                    break
             end = data.find(b"\r\n", at)
             if end < 0:
-                if len(data) - at > self.MAX_LINE:
-                    raise HTTPException("the size line of a chunk has no end")
+                self._check_unended(data, at)
                 break
-            self._line(data[at:end])
+            self.ended = end == at
             at = end + 2
-        self.rest = data[at:]
-        return b"".join(out)
+        return at
 
-    def _line(self, line: bytes) -> None:
-        if self._trailer:
-            self.ended = not line
-            return
-        digits = line.partition(b";")[0].strip()
-        if not _HEX.fullmatch(digits):
+    def _check_unended(self, data: bytes, at: int) -> None:
+        """A line that has no end yet may get one; a whole one that is wrong does not become right."""
+        if data.find(b"\r\n", at) >= 0:
             raise HTTPException("the size line of a chunk is not a number")
-        if size := int(digits, 16):
-            self._need = size + 2
-        else:
-            self._trailer = True
+        if len(data) - at > self.MAX_LINE:
+            raise HTTPException("the size line of a chunk has no end")
 
 
 class LocalExchange:
@@ -517,6 +569,10 @@ class LocalExchange:
         self.status = status
         self.headers: Mapping[str, str] = {}
         self._pieces = pieces
+
+    @property
+    def descriptor(self) -> None:
+        return None
 
     def read(self) -> bytes:
         return b"".join(self._pieces)

@@ -29,10 +29,11 @@ from app.relay.context import Contexts
 from app.relay.journal import Entry
 from app.relay.keeper import Keeper, Running
 from app.relay.listing import context_items, page, returned
-from app.relay.mover import Drain, Pace
+from app.relay.mover import Client, Drain, Mover, Pace, chunked, unframed
 from app.relay.once import Once
 from app.relay.opening import check_model, open_history, open_turn
 from app.relay.ports import Channels, Store
+from app.relay.pump import Pump
 from app.relay.recorder import Recorder
 from app.relay.stream import EventStream, whole
 from app.schemas.create import CompactRequest
@@ -40,7 +41,19 @@ from app.schemas.listing import Page
 from app.sealing import Seals
 from app.turn import Answer, Item, Turn
 
-__all__ = ["Asked", "Drain", "EventStream", "Keeper", "Pace", "Relay"]
+__all__ = [
+    "Asked",
+    "Client",
+    "Drain",
+    "EventStream",
+    "Keeper",
+    "Mover",
+    "Pace",
+    "Pump",
+    "Relay",
+    "chunked",
+    "unframed",
+]
 
 #: Newest turns that a compaction keeps word for word, where the request does not say.
 _KEEP_BEFORE_ANSWER = 1
@@ -57,6 +70,8 @@ class Asked:
     """What the request log will say."""
     request_id: str
     client: int | None = None
+    connection: Client | None = None
+    """The same, where it may be written to beside the server."""
     key: str | None = None
     """The Idempotency-Key, where there is one."""
     told: dict[str, str] = field(default_factory=dict)
@@ -77,10 +92,10 @@ Output = Callable[[Sequence[Item], Item], Sequence[Item]]
 
 
 class Relay:
-    def __init__(self, store: Store, channels: Channels, seals: Seals, pace: Pace) -> None:
+    def __init__(self, store: Store, channels: Channels, seals: Seals, mover: Mover) -> None:
         self._store = store
         self._channels = channels
-        self._pace = pace
+        self._mover = mover
         self._contexts = Contexts(store, seals)
         self._compaction = Compaction(channels, self._contexts, seals.compaction)
         self.running = Running()
@@ -135,8 +150,9 @@ class Relay:
             recorder,
             fit=self._contexts.fit,
             prefer=self._prefer(turn),
-            client=asked.client,
-            pace=self._pace,
+            watched=asked.client,
+            client=asked.connection,
+            mover=self._mover,
             running=self.running,
         ).open()
         asked.tell_dropped(events.dropped)

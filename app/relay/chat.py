@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
-from threading import Event
 from typing import Any, TypeVar
 
 import orjson
@@ -20,7 +19,7 @@ from app.formats.chat_completions.passage import Account, Passage
 from app.records import Token
 from app.relay import Asked
 from app.relay.chat_recorder import ChatRecorder
-from app.relay.mover import SILENCE, Pace, pieces
+from app.relay.mover import Flow, Mover, Stop
 from app.relay.opening import check_model
 from app.relay.ports import Channels, Choice, Exchange, Store
 
@@ -29,10 +28,10 @@ T = TypeVar("T")
 
 
 class ChatRelay:
-    def __init__(self, store: Store, channels: Channels, pace: Pace) -> None:
+    def __init__(self, store: Store, channels: Channels, mover: Mover) -> None:
         self._store = store
         self._channels = channels
-        self._pace = pace
+        self._mover = mover
 
     def create(self, token: Token, request: Request, asked: Asked) -> bytes:
         """The upstream's completion, byte for byte. Raises GatewayError, or ClientGone when nobody waits any more."""
@@ -52,7 +51,7 @@ class ChatRelay:
         recorder = ChatRecorder(self._store, token, request, asked.request_id, asked.entry)
 
         def opened(choice: Choice) -> _Line:
-            return _open_line(choice, request, asked.client, self._pace)
+            return _open_line(choice, request, asked, self._mover)
 
         return ChatStream(self._first(token, request, recorder, opened), recorder)
 
@@ -95,11 +94,12 @@ def _whole(choice: Choice, request: Request, client: int | None) -> tuple[bytes,
 class _Line:
     """One channel at work on a stream: what it sends, watched by a passage. `opened` is all that has to be closed."""
 
-    def __init__(self, choice: Choice, request: Request, moved: Iterator[bytes | None]) -> None:
+    def __init__(self, choice: Choice, flow: Flow[Passage], mover: Mover) -> None:
         self.choice = choice
         self.opened = ExitStack()
-        self._passage = Passage(request)
-        self._moved = moved
+        self._flow = flow
+        self._passage = flow.decoder
+        self._mover = mover
         self._ready = b""
 
     @property
@@ -108,20 +108,26 @@ class _Line:
 
     def accept(self) -> None:
         """Reads up to the first valid chunk. Raises UpstreamError."""
-        while not self._passage.accepted:
-            self._check()
-            self._ready += self._next()
+        if "json" in self._flow.exchange.headers.get("content-type", ""):
+            # Asked for a stream and answered in one piece: the client still gets its chunks.
+            self._ready = self._passage.feed(passage.as_stream(self._flow.exchange.read()))
+        else:
+            self._ready = self._mover.accept(self._flow)
         self._check()
 
     def events(self) -> Iterator[bytes]:
         """Whole events to send on, but for the one that ends the stream. Raises UpstreamError when it breaks."""
         if self._ready:
             yield self._ready
-        while self._passage.ending is None:
-            self._check()
-            data = self._next()
-            if data:
-                yield data
+        try:
+            yield from self._mover.move(self._flow)
+        except UpstreamError:
+            # Once every reason has been given the answer is whole, however the connection ended.
+            if not self.account.finished:
+                raise
+            if rest := self._passage.finish():
+                yield rest
+        self._check()
 
     @property
     def ending(self) -> bytes:
@@ -130,38 +136,23 @@ class _Line:
     def close(self) -> None:
         self.opened.close()
 
-    def _next(self) -> bytes:
-        try:
-            data = next(self._moved, b"")
-        except UpstreamError:
-            # Once every reason has been given the answer is whole, however the connection ended.
-            if not self.account.finished:
-                raise
-            data = b""
-        if data is SILENCE:
-            return sse.HEARTBEAT if self._passage.accepted else b""
-        return self._passage.feed(data) if data else self._passage.finish()
-
     def _check(self) -> None:
         if self._passage.failure is not None:
             raise self._passage.failure
 
 
-def _open_line(choice: Choice, request: Request, client: int | None, pace: Pace) -> _Line:
+def _open_line(choice: Choice, request: Request, asked: Asked, mover: Mover) -> _Line:
     with ExitStack() as opened:
         opened.enter_context(choice)
-        exchange = opened.enter_context(closing(_post(choice, request, "text/event-stream", client)))
-        line = _Line(choice, request, _moved(exchange, choice, client, pace))
+        exchange = opened.enter_context(closing(_post(choice, request, "text/event-stream", asked.client)))
+        limits = choice.channel.timeouts
+        flow = Flow(exchange, Passage(request), limits, asked.client, asked.connection, Stop())
+        line = _Line(choice, flow, mover)
         line.accept()
+        if asked.connection is not None:
+            asked.connection.limit(mover.pace.stall)
         line.opened = opened.pop_all()
         return line
-
-
-def _moved(exchange: Exchange, choice: Choice, client: int | None, pace: Pace) -> Iterator[bytes | None]:
-    if "json" in exchange.headers.get("content-type", ""):
-        # Asked for a stream and answered in one piece: the client still gets its chunks.
-        return iter((passage.as_stream(exchange.read()),))
-    return pieces(exchange, client, choice.channel.timeouts, pace, Event())
 
 
 # --- the stream -------------------------------------------------------------------------------------------------

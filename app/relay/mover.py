@@ -1,18 +1,27 @@
-"""Moves the bytes of one stream in the request's thread: waits for the upstream, the client and the clock."""
+"""Moves the bytes of streams, each in its request's own thread: waits for the upstream, the client and the clock.
+
+What a stream is made of, and every rule of when it ends, is here; the pump moves many in one thread by the same rules.
+"""
 
 from __future__ import annotations
 
 import select
-from collections.abc import Callable, Iterator
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Event
 from time import monotonic
+from typing import Any, Generic, Protocol, TypeVar
 
-from app.errors import ClientGone, EndedElsewhere, ShuttingDown, UpstreamStalled
+from app import sse
+from app.errors import ClientGone, EndedElsewhere, ShuttingDown, UpstreamBroken, UpstreamStalled
 from app.relay.ports import Exchange, Limits
 
 #: How long a silent stream may overlook that the worker is to end.
-_TICK = 1.0
+TICK = 1.0
+#: Bytes that may wait in the kernel for a client: more of a stream than that is better left upstream.
+_UNSENT = 256 * 1024
 
 
 def _always() -> bool:
@@ -41,49 +50,176 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds: a comment after `heartbeat` of silence towards the client."""
+    """Seconds: a comment after `heartbeat` of silence towards the client, who may take nothing for `stall`."""
 
     heartbeat: float
     drain: Drain
+    stall: float = 60.0
+
+
+def chunked(data: bytes) -> bytes:
+    """As HTTP/1.1 frames a body of unknown length."""
+    return b"%X\r\n%b\r\n" % (len(data), data)
+
+
+def unframed(data: bytes) -> bytes:
+    """As HTTP/1.0 does: the end of the connection is the end of the body."""
+    return data
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A client's connection that may be written to beside the server, in the framing that the server has begun."""
+
+    socket: socket.socket
+    frame: Callable[[bytes], bytes]
+
+    def limit(self, stall: float) -> None:
+        """From now on a write that blocks fails after `stall` seconds, and little waits in the kernel."""
+        with suppress(OSError):
+            whole = int(stall)
+            timeout = struct.pack("ll", whole, int((stall - whole) * 1_000_000))
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+            if self.socket.family != socket.AF_UNIX:
+                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
+
+    def drop(self) -> None:
+        """Ends the connection at once: what the client has not taken is thrown away, and writing to it fails."""
+        with suppress(OSError):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+
+class Stop:
+    """Asks a stream to end, from any thread."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.heard: Callable[[], None] | None = None
+        """Wakes whoever waits for something else meanwhile."""
+
+    def ask(self) -> None:
+        self.asked = True
+        if heard := self.heard:
+            heard()
+
+
+class PushMachine(Protocol):
+    """What makes of an upstream's body what the client is to have: a decoder, or whatever is fed like one."""
+
+    accepted: bool
+
+    @property
+    def answer(self) -> object | None:
+        """Nothing more is taken once there is one."""
+        ...
+
+    def feed(self, data: bytes) -> bytes: ...
+    def finish(self) -> bytes | None: ...
+
+
+M = TypeVar("M", bound=PushMachine)
+
+
+@dataclass(slots=True)
+class Flow(Generic[M]):
+    """One upstream's body on its way through a decoder to a client."""
+
+    exchange: Exchange
+    decoder: M
+    limits: Limits
+    watched: int | None
+    """Descriptor on which the client's hanging up is seen, where there is one."""
+    client: Client | None
+    stop: Stop
+    heard: float = field(default_factory=monotonic)
+    """When the upstream last said something."""
+    told: float = field(default_factory=monotonic)
+    """When the client was last told something."""
+    until: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.until = self.heard + self.limits.total
+
+    def take(self, data: bytes) -> bytes:
+        """What a piece of the body has to say to the client; an empty piece is the body's end. Raises UpstreamError."""
+        if data:
+            return self.decoder.feed(data)
+        rest = self.decoder.finish()
+        if self.decoder.answer is None:
+            raise UpstreamBroken("The model's server closed the stream before the response had ended.")
+        return rest or b""
+
+
+def stalled() -> UpstreamStalled:
+    return UpstreamStalled("The model's server fell silent in the middle of its answer.")
 
 
 #: Given instead of bytes when the client should hear that the stream is alive.
-SILENCE = None
+_SILENCE = None
 
 
-def pieces(
-    exchange: Exchange, client: int | None, limits: Limits, pace: Pace, stopped: Event
-) -> Iterator[bytes | None]:
-    """The body as it arrives, `SILENCE` when a heartbeat is due; ends where the body ends.
+class Mover:
+    """Moves each stream in the thread that asks for it. Good wherever a thread may be spent on a stream."""
 
-    Raises ClientGone within a tick of the client's hanging up, UpstreamStalled after `idle` or `total` seconds,
-    EndedElsewhere once `stopped` is set, ShuttingDown when the worker's drain is over, UpstreamBroken.
-    """
-    total = monotonic() + limits.total
-    heard = beaten = monotonic()
-    while True:
-        now = monotonic()
-        if stopped.is_set():
-            raise EndedElsewhere
-        if pace.drain.expired:
-            raise ShuttingDown
-        if now >= total or now - heard >= limits.idle:
-            raise UpstreamStalled("The model's server fell silent in the middle of its answer.")
-        if _readable(exchange, client, min(_TICK, total - now, heard + limits.idle - now)):
-            data = exchange.receive()
-            if data == b"":
-                return
-            if data is not None:
-                heard = beaten = monotonic()
-                yield data
-        elif monotonic() - beaten >= pace.heartbeat:
-            beaten = monotonic()
-            yield SILENCE
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
+
+    def start(self) -> None:
+        """Begins what runs beside the requests; for a process that serves, after it was forked."""
+
+    def close(self) -> None:
+        """Ends it."""
+
+    def accept(self, flow: Flow[Any]) -> bytes:
+        """Reads up to the first valid event; what is to be sent on of what came with it. Raises as `move` does."""
+        ready = b""
+        while not flow.decoder.accepted and flow.decoder.answer is None:
+            data = self._receive(flow)
+            if data is not _SILENCE:
+                ready += flow.take(data)
+        return ready
+
+    def move(self, flow: Flow[Any]) -> Iterable[bytes]:
+        """Whole events that the caller sends on, until the decoder has its answer.
+
+        Raises ClientGone within a tick of the client's hanging up, UpstreamStalled after `idle` or `total` seconds,
+        EndedElsewhere once a stop was asked for, ShuttingDown when the worker's drain is over, UpstreamBroken, and
+        what the decoder raises.
+        """
+        while flow.decoder.answer is None:
+            data = self._receive(flow)
+            if data is _SILENCE:
+                yield sse.HEARTBEAT
+            elif events := flow.take(data):
+                yield events
+                # Nobody has listened to the upstream while the client took its time.
+                flow.heard = flow.told = monotonic()
+
+    def _receive(self, flow: Flow[Any]) -> bytes | None:
+        """The next piece of the body, b"" at its end."""
+        while True:
+            now = monotonic()
+            if flow.stop.asked:
+                raise EndedElsewhere
+            if self.pace.drain.expired:
+                raise ShuttingDown
+            silence = flow.heard + flow.limits.idle
+            if now >= flow.until or now >= silence:
+                raise stalled()
+            if _readable(flow, min(TICK, flow.until - now, silence - now)):
+                data = flow.exchange.receive()
+                if data is not None:
+                    flow.heard = monotonic()
+                    return data
+            elif monotonic() - flow.told >= self.pace.heartbeat:
+                flow.told = monotonic()
+                return _SILENCE
 
 
-def _readable(exchange: Exchange, client: int | None, timeout: float) -> bool:
+def _readable(flow: Flow[Any], timeout: float) -> bool:
     """Whether the exchange has something to give within the timeout. Raises ClientGone."""
-    descriptor = exchange.fileno()
+    descriptor, client = flow.exchange.fileno(), flow.watched
     if descriptor is None:
         timeout = 0.0
     if descriptor is None and client is None:

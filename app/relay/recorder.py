@@ -199,11 +199,16 @@ def _draft(turn: Turn, token: Token, request_id: str) -> Draft:
         kept=kept,
         streamed=turn.stream,
         request_id=request_id,
-        settings=turn.echo.settings() if kept else b"{}",
-        echo=turn.echo.rest() if kept else b"{}",
-        input=orjson.dumps(turn.input) if kept else b"[]",
+        settings=_trimmed(turn.echo.settings()) if kept else b"{}",
+        echo=_trimmed(turn.echo.rest()) if kept else b"{}",
+        input=_trimmed(orjson.dumps(turn.input)) if kept else b"[]",
         item_ids=item_ids(turn.input) if kept else (),
     )
+
+
+def _trimmed(data: bytes) -> bytes:
+    """orjson's results take four KiB at least, however short they are; these are kept while a stream lasts."""
+    return bytes(memoryview(data))
 
 
 def _estimate(turn: Turn, output: Sequence[Item]) -> Usage:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from threading import Event
+from dataclasses import dataclass
 from typing import Any
 
 from app import sse
-from app.errors import ClientGone, GatewayError, InternalError, UpstreamBroken, UpstreamError
+from app.errors import ClientGone, GatewayError, InternalError, UpstreamError
 from app.formats import Decoder, Emitter, replay
 from app.relay.asking import Fit, Tries, Try
 from app.relay.keeper import Running
-from app.relay.mover import SILENCE, Pace, pieces
-from app.relay.ports import Channels, Exchange
+from app.relay.mover import Client, Flow, Mover, Stop
+from app.relay.ports import Channels, Choice, Exchange
 from app.relay.recorder import Recorder
 from app.turn import Answer, Item, Turn
 
@@ -54,46 +54,30 @@ def _terminal(event: Mapping[str, Any]) -> bytes:
     return sse.encode(event) + sse.DONE
 
 
+@dataclass(slots=True)
 class _Passage:
-    """One channel at work on the turn: what it sends and what a decoder has made of it. Closed by whoever opened it."""
+    """One channel at work on the turn. Closed by whoever opened it."""
 
-    def __init__(self, asked: Try, exchange: Exchange, decoder: Decoder, bytes_: Iterator[bytes | None]) -> None:
-        self.asked = asked
-        self.choice = asked.choice
-        self.decoder = decoder
-        self._exchange = exchange
-        self._bytes = bytes_
-        self.ready = b""
+    asked: Try
+    flow: Flow[Decoder]
+    ready: bytes = b""
+    """What has come with the first valid event."""
 
-    def accept(self) -> None:
-        """Reads up to the first valid event. Raises UpstreamError."""
-        while not self.decoder.accepted:
-            self.ready += self._next() or b""
+    @property
+    def choice(self) -> Choice:
+        return self.asked.choice
 
-    def events(self) -> Iterator[bytes]:
-        """Whole events to send on, until the decoder has its answer."""
-        if self.ready:
-            yield self.ready
-            self.ready = b""
-        while self.decoder.answer is None:
-            data = self._next()
-            if data:
-                yield data
+    @property
+    def decoder(self) -> Decoder:
+        return self.flow.decoder
+
+    def take_ready(self) -> bytes:
+        ready, self.ready = self.ready, b""
+        return ready
 
     def close(self) -> None:
-        self._exchange.close()
+        self.flow.exchange.close()
         self.choice.__exit__(None, None, None)
-
-    def _next(self) -> bytes:
-        data = next(self._bytes, b"")
-        if data is SILENCE:
-            return sse.HEARTBEAT if self.decoder.accepted else b""
-        if not data:
-            self.decoder.finish()
-            if self.decoder.answer is None:
-                raise UpstreamBroken("The model's server closed the stream before the response had ended.")
-            return b""
-        return self.decoder.feed(data)
 
 
 class EventStream:
@@ -107,17 +91,20 @@ class EventStream:
         *,
         fit: Fit,
         prefer: str | None,
-        client: int | None,
-        pace: Pace,
+        watched: int | None,
+        client: Client | None,
+        mover: Mover,
         running: Running,
     ) -> None:
+        """`watched`: the descriptor on which a hang-up is seen; `client`: where the mover may write by itself."""
         self._turn = turn
         self._running = running
-        self._stopped = Event()
+        self._stop = Stop()
         self._first = _HEAD + _PER_ITEM * len(turn.preface)
         self._recorder = recorder
+        self._watched = watched
         self._client = client
-        self._pace = pace
+        self._mover = mover
         self._tries = Tries(turn, channels, fit, recorder.tried, prefer)
         self._passage: _Passage | None = None
         self._ended = False
@@ -128,7 +115,9 @@ class EventStream:
         try:
             self._go_on()
             self._recorder.begin()
-            self._running.add(self._turn.id, self._stopped.set)
+            self._running.add(self._turn.id, self._stop.ask)
+            if self._client is not None:
+                self._client.limit(self._mover.pace.stall)
         except GatewayError:
             # Nobody has heard of this response: its end is not ours to tell.
             self._ended = True
@@ -157,15 +146,17 @@ class EventStream:
 
     def _walk(self) -> Generator[bytes, None, None]:
         try:
-            yield self._head()
+            yield self._head() + self._at_work().take_ready()
             self._recorder.first_byte()
             yield from self._relayed()
             yield self._end()
         except GeneratorExit:
             self._leave()
+            self._drop()
             raise
         except ClientGone:
             self._leave()
+            self._drop()
         except GatewayError as error:
             yield self._failure(error)
         except Exception:
@@ -180,7 +171,9 @@ class EventStream:
         while True:
             passage = self._at_work()
             try:
-                yield from passage.events()
+                if ready := passage.take_ready():
+                    yield ready
+                yield from self._mover.move(passage.flow)
                 return
             except UpstreamError as error:
                 if passage.decoder.started:
@@ -194,7 +187,7 @@ class EventStream:
             asked = self._tries.next()
             try:
                 self._passage = self._open_passage(asked)
-                self._passage.accept()
+                self._passage.ready += self._mover.accept(self._passage.flow)
                 return
             except UpstreamError as error:
                 self._give_up(asked, error)
@@ -204,20 +197,23 @@ class EventStream:
         choice.__enter__()
         exchange: Exchange | None = None
         try:
-            exchange = choice.post(format_.PATH, asked.body, accept="text/event-stream", client=self._client)
+            exchange = choice.post(format_.PATH, asked.body, accept="text/event-stream", client=self._watched)
             if exchange.status != 200:
                 raise format_.decode_error(exchange.status, exchange.headers, exchange.read())
             if "json" in exchange.headers.get("content-type", ""):
                 # Asked for a stream and answered in one piece: the client still gets its events.
                 answer = format_.decode(exchange.read(), turn)
-                return _Passage(asked, exchange, replay(answer, self._first, len(turn.preface)), iter((b"\n",)))
-            moved = pieces(exchange, self._client, choice.channel.timeouts, self._pace, self._stopped)
-            return _Passage(asked, exchange, format_.decoder(turn, self._first), moved)
+                whole_answer = replay(answer, self._first, len(turn.preface))
+                return _Passage(asked, self._flow(choice, exchange, whole_answer), whole_answer.feed(b""))
+            return _Passage(asked, self._flow(choice, exchange, format_.decoder(turn, self._first)))
         except BaseException:
             if exchange is not None:
                 exchange.close()
             choice.__exit__(None, None, None)
             raise
+
+    def _flow(self, choice: Choice, exchange: Exchange, decoder: Decoder) -> Flow[Decoder]:
+        return Flow(exchange, decoder, choice.channel.timeouts, self._watched, self._client, self._stop)
 
     def _give_up(self, asked: Try, error: UpstreamError) -> None:
         self._tries.failed(asked, error)
@@ -264,6 +260,11 @@ class EventStream:
             partial = passage.decoder.partial() if passage else []
             self._recorder.cancel(partial, passage.choice if passage else None)
         self._shut()
+
+    def _drop(self) -> None:
+        """What the client has not taken by now, it will not take."""
+        if self._client is not None:
+            self._client.drop()
 
     def _shut(self) -> None:
         if self._passage is not None:

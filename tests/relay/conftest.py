@@ -13,6 +13,7 @@ import orjson
 import pytest
 import requests
 
+from app.settings import MOVERS
 from tests.contract import ANY, check_stream
 from tests.gateway import Gateway
 from tests.upstream import Answer, Exchange, ScriptedUpstream
@@ -76,11 +77,20 @@ def upstreams() -> Iterator[tuple[ScriptedUpstream, ScriptedUpstream]]:
 
 
 @pytest.fixture(scope="session")
+def mover(request: pytest.FixtureRequest) -> str:
+    """Who moves the bytes of streams; `on_both_movers` has a module's tests run with each."""
+    return getattr(request, "param", MOVERS[0])
+
+
+on_both_movers = pytest.mark.parametrize("mover", MOVERS, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def road(
-    tmp_path_factory: pytest.TempPathFactory, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]
+    tmp_path_factory: pytest.TempPathFactory, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], mover: str
 ) -> Iterator[Gateway]:
     """The gateway of all lanes. Its heart beats rarely: hang-ups must be noticed without it."""
-    with Gateway(tmp_path_factory.mktemp("road"), rows(*upstreams), threads=64) as gateway:
+    with Gateway(tmp_path_factory.mktemp("road"), rows(*upstreams), threads=64, mover=mover) as gateway:
         yield gateway
 
 
@@ -108,7 +118,7 @@ def pair(model: str, first: ScriptedUpstream, second: ScriptedUpstream, **keys: 
 
 
 @pytest.fixture(scope="session")
-def numbers() -> dict[str, Iterator[int]]:
+def numbers(road: Gateway) -> dict[str, Iterator[int]]:
     """The lanes that no test has had yet."""
     return {pace: iter(range(count)) for pace, count in LANES.items()}
 

@@ -15,6 +15,7 @@ from tests.relay.conftest import (
     check_failed_stream,
     deltas,
     eventually,
+    on_both_movers,
     pair,
     read_until,
     text_of,
@@ -42,6 +43,8 @@ from tests.upstream import (
     wire,
     zipped,
 )
+
+pytestmark = on_both_movers
 
 NO_TYPE = b'data: {"sequence_number":6}\n\n'
 BREAKS: dict[str, tuple[Script, ...]] = {
@@ -246,7 +249,7 @@ def test_an_unstreamed_body_that_stalls_is_given_up(hasty: Lane) -> None:
 
 
 def test_a_thousand_faults_leave_no_connection_thread_or_descriptor_behind(
-    tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]
+    tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], mover: str
 ) -> None:
     """A thousand in spirit: each kind several times, in one worker."""
     first, second = upstreams
@@ -254,7 +257,7 @@ def test_a_thousand_faults_leave_no_connection_thread_or_descriptor_behind(
         upstream.reset()
     rows = pair("m", first, second, cooldown={"after": 1000}, timeout={"idle": 1, "first_byte": 1, "total": 5})
     body = {"model": "m", "input": "Say something"}
-    with Gateway(tmp_path, rows, threads=32) as gateway:
+    with Gateway(tmp_path, rows, threads=32, mover=mover) as gateway:
         gateway.stream(body).content  # noqa: B018 - what is opened once is open from here on
         before = _open_descriptors(gateway)
         for fault in [script for name, script in BREAKS.items() for _ in range(3)]:

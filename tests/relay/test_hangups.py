@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.contract import check_error, check_response
-from tests.gateway import reset
+from tests.gateway import Gateway, reset
 from tests.relay.conftest import (
     PROMPTLY,
     SOME_TEXT,
     Lane,
     eventually,
+    on_both_movers,
     read_until,
     response_id_in,
     text_of,
@@ -29,12 +32,15 @@ from tests.upstream import (
     Pause,
     Piece,
     Script,
+    ScriptedUpstream,
     event_bytes,
     silent,
     slammed,
     stalled,
     wire,
 )
+
+pytestmark = on_both_movers
 
 LEAVINGS: dict[str, Callable[[socket.socket], None]] = {
     "FIN": lambda sock: sock.close(),
@@ -55,11 +61,14 @@ def talking(pause: float = 0.005, size: int = 10) -> Script:
 
 def _deltas(pause: float, size: int) -> Iterator[Piece]:
     for number in itertools.count(5):
-        place = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "logprobs": []}
-        delta = {"type": "response.output_text.delta", "sequence_number": number, **place, "delta": "x" * size}
-        yield event_bytes(delta)
+        yield delta(number, "x" * size)
         if pause:
             yield Pause(pause)
+
+
+def delta(number: int, text: str) -> bytes:
+    place = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "logprobs": []}
+    return event_bytes({"type": "response.output_text.delta", "sequence_number": number, **place, "delta": text})
 
 
 def check_cancelled(lane: Lane, response_id: str) -> None:
@@ -144,15 +153,75 @@ def test_leaving_after_the_end_changes_nothing(lane: Lane) -> None:
 
 
 def test_a_client_that_never_reads_slows_its_upstream_and_nobody_else(lane: Lane) -> None:
-    lane.first.enqueue(talking(pause=0, size=4000))
+    said = Counted(itertools.repeat(b"x" * 4000, 10_000))
+    lane.first.enqueue(said.script)
     with lane.gateway.dial(lane.body(stream=True), receive_buffer=2048) as sock:
         lane.first.wait_for_request()
+        behind = settled(lambda: said.count)
+        assert behind < 5_000, "the kernel's buffers hold less than half of it"
         for _ in range(20):
             assert lane.post().status_code == 200
         (worker,) = lane.gateway.workers
-        assert _resident(worker) < 400 << 20
-        reset(sock)
-        lane.first.wait_hangup(timeout=PROMPTLY)
+        assert _resident(worker) < 250 << 20
+        assert said.count == behind
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        assert b'"type":"response.completed"' in last_of(sock)
+        assert said.count == 10_000
+
+
+def test_a_client_that_takes_nothing_is_given_up(
+    tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], mover: str
+) -> None:
+    upstream, _ = upstreams
+    upstream.reset()
+    upstream.enqueue(talking(pause=0, size=4000))
+    with Gateway(tmp_path, [upstream.channel()], stall=1, mover=mover) as gateway:
+        body = {"model": "m", "input": "Say something", "stream": True}
+        with gateway.dial(body, receive_buffer=2048) as sock:
+            upstream.wait_hangup()
+            response_id = response_id_in(read_until(sock, b"response.in_progress"))
+        stored = eventually(
+            lambda: (found := gateway.get(f"/responses/{response_id}").json())["status"] != "in_progress" and found,
+            "the row to be closed",
+        )
+        check_response(stored, status="cancelled")
+
+
+class Counted:
+    """An upstream that says so many texts, and how many of them it could."""
+
+    def __init__(self, texts: Iterable[bytes]) -> None:
+        self.count = 0
+        self._texts = texts
+
+    def script(self, exchange: Exchange, answer: Answer) -> Answer:
+        *head, terminal = (*itertools.islice(answer.pieces, 4), tuple(answer.pieces)[-1])
+        return replace(answer, pieces=itertools.chain(head, self._deltas(), (terminal,)))
+
+    def _deltas(self) -> Iterator[Piece]:
+        for number, text in enumerate(self._texts, 4):
+            yield delta(number, text.decode())
+            self.count += 1
+
+
+def last_of(sock: socket.socket) -> bytes:
+    """The end of a stream that is too long to be kept."""
+    last = b""
+    while not last.endswith(b"\r\n0\r\n\r\n"):
+        last = last[-100_000:] + sock.recv(1 << 20)
+    return last
+
+
+def settled(look: Callable[[], int]) -> int:
+    """What a number is once it has stood still for many looks."""
+    seen = [look()]
+
+    def still() -> bool:
+        seen.append(look())
+        return seen[-1] > 0 and len(set(seen[-50:])) == 1 and len(seen) > 50
+
+    eventually(still, "standing still", within=4 * PROMPTLY)
+    return seen[-1]
 
 
 def _resident(pid: int) -> int:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from app import ids
 from tests.contract import LIFECYCLE, check_response, check_stream
 from tests.gateway import Gateway, portions
-from tests.relay.conftest import JSON, Lane, Tape, blocks, deltas, events_of, read_until, response_id_in
+from tests.relay.conftest import JSON, Lane, Tape, blocks, deltas, events_of, on_both_movers, read_until, response_id_in
 from tests.sse_reader import follow
 from tests.upstream import (
     Script,
@@ -39,6 +39,8 @@ from tests.upstream import (
     unnamed,
     zipped,
 )
+
+pytestmark = on_both_movers
 
 WEATHER = {
     "type": "function",
@@ -378,13 +380,13 @@ def test_the_clients_connection_serves_another_request_after_a_stream(lane: Lane
 
 
 def test_a_long_silence_is_filled_with_comments_that_are_no_events(
-    tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]
+    tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], mover: str
 ) -> None:
     upstream, _ = upstreams
     upstream.reset()
     tape = Tape()
     upstream.enqueue(tape, stalled(5))
-    with Gateway(tmp_path, [upstream.channel()], heartbeat=1) as gateway:
+    with Gateway(tmp_path, [upstream.channel()], heartbeat=1, mover=mover) as gateway:
         raw = b""
         for portion in portions(gateway.stream({"model": "m", "input": "Say something"})):
             raw += portion

@@ -208,8 +208,13 @@ class Passage:
         return given
 
     @property
+    def answer(self) -> object | None:
+        """Whatever it is that has ended the stream."""
+        return self.failure if self.ending is None else self.ending
+
+    @property
     def _over(self) -> bool:
-        return self.ending is not None or self.failure is not None
+        return self.answer is not None
 
     def _take(self, raw: bytes) -> bool:
         """Whether the client is to have this event."""
