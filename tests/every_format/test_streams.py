@@ -59,7 +59,7 @@ SPELLINGS: dict[str, tuple[Script, ...]] = {
 }
 SAYING: dict[str, JSON] = {
     "text": {"input": ODD},
-    "calls": {"input": "explain both weathers", "tools": [tool(a=ODD, b="x" * 2000)]},
+    "calls": {"input": "explain both weathers", "tools": [tool(a=ODD, b="x" * 300)]},
 }
 
 

@@ -1,0 +1,73 @@
+"""Chat completions as the servers speak them that people run: a thought, two calls, and on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.every_format.conversations import WEATHER, answered, calls_of, essence, said, text_of
+from tests.gateway import Gateway
+from tests.lanes import Lane
+from tests.upstream import DIALECTS, ScriptedUpstream
+
+#: What a row has to say for a dialect.
+ROWS: dict[str, dict[str, Any]] = {"deepseek": {"reasoning_text": True}, "openai": {"system_messages": "keep"}}
+TOOLS = {"tools": [WEATHER]}
+
+
+@pytest.fixture(scope="module")
+def _dialects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Lane]]:
+    with ExitStack() as stack:
+        upstreams = {name: stack.enter_context(ScriptedUpstream(dialect=DIALECTS[name])) for name in DIALECTS}
+        rows = [
+            upstream.channel(name, models=[name], format="chat_completions", **ROWS.get(name, {}))
+            for name, upstream in upstreams.items()
+        ]
+        gateway = stack.enter_context(Gateway(tmp_path_factory.mktemp("dialects"), rows))
+        yield {name: Lane(name, gateway, upstream, (), name) for name, upstream in upstreams.items()}
+
+
+@pytest.fixture(params=DIALECTS)
+def dialect(request: pytest.FixtureRequest, _dialects: dict[str, Lane]) -> Lane:
+    lane = _dialects[request.param]
+    lane.reset()
+    return lane
+
+
+def test_a_stream_says_what_the_json_says(dialect: Lane) -> None:
+    asked: dict[str, Any] = {"input": "think and explain both weathers", **TOOLS}
+    whole = dialect.create(**asked)
+    assert [item["type"] for item in whole["output"]] == ["reasoning", "message", "function_call", "function_call"]
+    assert essence(dialect.events(**asked)[-1]["response"]) == essence(whole)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
+def test_a_thinking_tool_loop_goes_on_by_its_id(dialect: Lane, streamed: bool) -> None:
+    first = dialect.ask(streamed, input="think of both weathers", **TOOLS)
+    results = [answered(call, "fine") for call in calls_of(first)]
+    second = dialect.ask(streamed, input=results, previous_response_id=first["id"], **TOOLS)
+    assert "The tools said: fine, fine." in text_of(second)
+    third = dialect.ask(streamed, input="weather", previous_response_id=second["id"], **TOOLS)
+    assert calls_of(third)
+
+
+def test_a_thinking_tool_loop_goes_on_without_a_store(dialect: Lane) -> None:
+    keys: dict[str, Any] = {"store": False, "include": ["reasoning.encrypted_content"], **TOOLS}
+    items = [said("think of both weathers")]
+    items += dialect.create(input=items, **keys)["output"]
+    items += [answered(call, "fine") for call in items if call["type"] == "function_call"]
+    assert "The tools said: fine, fine." in text_of(dialect.create(input=items, **keys))
+
+
+def test_developers_are_heard_wherever_they_speak(dialect: Lane) -> None:
+    items = [said("Be kind.", "developer"), said("hi"), said("Hello.", "assistant"), said("In French.", "developer")]
+    dialect.create(input=[*items, said("go on")], instructions="Be wise.")
+    told = "\n".join(line[1] for line in dialect.told)
+    assert [word for word in ("Be wise.", "Be kind.", "In French.") if word in told] == [
+        "Be wise.",
+        "Be kind.",
+        "In French.",
+    ]
