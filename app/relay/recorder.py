@@ -124,6 +124,7 @@ class Recorder:
             status="failed",
             previous_response_id=self._turn.previous_response_id,
             output=partial,
+            usage=ended.usage,
             error=wire,
         )
 
