@@ -19,7 +19,7 @@ import orjson
 
 from app.schemas.create import read_create
 from tests.bench import storage
-from tests.bench.loads import RAMP, Generator, Load
+from tests.bench.loads import Generator, Load
 from tests.bench.processes import pss_kib
 from tests.bench.servers import MODEL, OVER_TLS, Server, as_server, new_gateway
 from tests.databases import running_server
@@ -27,11 +27,12 @@ from tests.gateway import Gateway
 
 STARTS = 3
 STREAMS = 400
+OPENING = 2.0
 SETTLING = 1.5
 ITEMS, BODY = 200, 64 * 1024
 
 _WARM_UP = Load("warm-up", "", 8, ())
-_OPEN = Load("open", "", STREAMS, (), wish="deltas=6 every=1000 size=24", deltas=6, paced=False)
+_OPEN = Load("open", "", STREAMS, (), wish="deltas=6 every=1000 size=24", deltas=6)
 
 
 def starting(folder: Path, upstream: Server) -> float:
@@ -83,12 +84,10 @@ def _held(gateway: Gateway, model: str, load: Generator) -> tuple[float, float]:
         server = as_server("gateway", gateway)
         load.run(server, replace(_WARM_UP, model=model), 0.2)
         idle = pss_kib(server.pids)
-        ramp = STREAMS / RAMP
-        streams = subprocess.Popen(
-            [*load.command(server, replace(_OPEN, model=model), ramp), "-1", "-r", str(ramp)], stdout=subprocess.PIPE
-        )
+        command = [*load.command(server, replace(_OPEN, model=model), OPENING), "-1", "-r", str(OPENING)]
+        streams = subprocess.Popen(command, stdout=subprocess.PIPE)
         try:
-            time.sleep(ramp + SETTLING)
+            time.sleep(OPENING + SETTLING)
             held = pss_kib(server.pids)
             said, _ = streams.communicate(timeout=60)
         finally:

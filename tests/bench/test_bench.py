@@ -17,7 +17,7 @@ from tests.gateway import ROOT
 @pytest.mark.skipif(compiler() is None, reason="the benchmark's programs need a C compiler")
 def test_a_short_run_fills_its_rows(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "tests.bench", "--seconds", "0.2", "--rounds", "1", "--json", file]
+    command = [sys.executable, "-m", "tests.bench", "--seconds", "0.2", "--rounds", "1", "--json", str(file)]
     done = subprocess.run(
         [*command, "--tests", "json1,fire8,paced50,validation"], cwd=ROOT, capture_output=True, text=True
     )
