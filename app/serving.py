@@ -6,6 +6,9 @@ What a deployment chooses (address, workers, threads) comes on the command line 
 from __future__ import annotations
 
 import logging
+import os
+from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 from app.web import Gateway
@@ -28,10 +31,20 @@ accesslog = None
 DRAIN_RESERVE = 5
 
 
+def pre_fork(server: Any, worker: Any) -> None:
+    """Only here are all workers known: the new one gets the core that the fewest have."""
+    taken = Counter(other.core for other in server.WORKERS.values())
+    cores = _cores()
+    # Two gateways on one machine should not begin with the same core.
+    first = server.pid % len(cores)
+    worker.core = min(cores[first:] + cores[:first], key=taken.__getitem__)
+
+
 def post_worker_init(worker: Any) -> None:
     """The worker is about to serve: the running streams learn from it when it has to end."""
     _speak()
     gateway = _gateway(worker)
+    _pin(worker, gateway.settings.pin)
     gateway.drain.grace = float(max(0, worker.cfg.graceful_timeout - DRAIN_RESERVE))
     gateway.drain.alive = lambda: worker.alive
     gateway.start()
@@ -41,6 +54,21 @@ def worker_exit(server: Any, worker: Any) -> None:
     """After the last request: what still waits to be written is written."""
     if getattr(worker, "wsgi", None) is not None:
         _gateway(worker).close()
+
+
+def _pin(worker: Any, wish: str) -> None:
+    """A worker's threads take turns with the interpreter, and each turn that changes cores costs twice as much."""
+    if wish == "on" or (wish == "auto" and worker.cfg.workers <= len(_cores())):
+        with suppress(AttributeError):
+            os.sched_setaffinity(0, {worker.core})
+
+
+def _cores() -> list[int]:
+    """Those that this process may use. Not every system tells, or lets itself be told."""
+    try:
+        return sorted(os.sched_getaffinity(0))
+    except AttributeError:
+        return list(range(os.cpu_count() or 1))
 
 
 def _speak() -> None:

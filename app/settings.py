@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ DAY = 86_400
 
 _DURATION = re.compile(r"(\d{1,9})([smhdw])\Z", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
+_PINS = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Settings:
     drain: int = 20
     retention: int = 30 * DAY
     """What was not used for so long may be pruned."""
+    pin: str = "auto"
+    """Whether each worker keeps to one core: on, off, or auto, where there are no more workers than cores."""
     home: Path = Path()
     """Where `.env` lies; relative paths start here."""
 
@@ -98,6 +101,7 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         drain=_integer(environment, "ANTIPHON_DRAIN", 20, minimum=0),
         lease=_integer(environment, "ANTIPHON_LEASE", 60, minimum=4),
         retention=_duration(environment, "ANTIPHON_RETENTION", "30d", minimum=DAY),
+        pin=_choice(environment, "ANTIPHON_PIN", _PINS),
         home=directory,
     )
 
@@ -151,6 +155,14 @@ def _integer(environment: Mapping[str, str], name: str, default: int, *, minimum
     if not text.isdecimal() or int(text) < minimum:
         raise ConfigurationError(f"{name} is {text!r}", f"it is a whole number from {minimum} on")
     return int(text)
+
+
+def _choice(environment: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
+    """One of `choices`, by default the first."""
+    text = environment.get(name, "").strip() or choices[0]
+    if text not in choices:
+        raise ConfigurationError(f"{name} is {text!r}", f"it is {' or '.join(choices)}")
+    return text
 
 
 def _duration(environment: Mapping[str, str], name: str, default: str, *, minimum: int) -> int:
