@@ -1,9 +1,9 @@
-# Two commands on a fresh machine: `make run` and `make test`.
+# Two commands on a fresh machine: `make run` and `make test`. `make bench` measures; see tests/bench/.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint packages clean
+.PHONY: run test lint bench bench-compare packages clean
 
 run: $(VENV)/.run
 	@$(BIN)/antiphon init
@@ -17,6 +17,14 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Two minutes; BENCH="--json FILE" and other options of `python -m tests.bench --help`.
+bench: $(VENV)/.test
+	@$(BIN)/python -m tests.bench $(BENCH)
+
+# Ten minutes; LITELLM=/path/to/litellm where it is not on the PATH.
+bench-compare: $(VENV)/.test
+	@LITELLM="$(LITELLM)" $(BIN)/python -m tests.bench --tests all --compare litellm,nginx,flask --seconds 3 --rounds 3 $(BENCH)
 
 # Servers that the tests run against, from the system's packages; started by the tests, never as services.
 packages:

@@ -22,6 +22,7 @@ MOVERS = ("pump", "generator")
 
 _DURATION = re.compile(r"(\d{1,9})([smhdw])\Z", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
+_PINS = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Settings:
     drain: int = 20
     retention: int = 30 * DAY
     """What was not used for so long may be pruned."""
+    pin: str = "auto"
+    """Whether each worker keeps to one core: on, off, or auto, where there are no more workers than cores."""
     home: Path = Path()
     """Where `.env` lies; relative paths start here."""
 
@@ -112,6 +115,7 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         drain=_integer(environment, "ANTIPHON_DRAIN", 20, minimum=0),
         lease=_integer(environment, "ANTIPHON_LEASE", 60, minimum=4),
         retention=_duration(environment, "ANTIPHON_RETENTION", "30d", minimum=DAY),
+        pin=_choice(environment, "ANTIPHON_PIN", _PINS),
         home=directory,
     )
 

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 from app import ids
 
 
@@ -20,3 +23,20 @@ def test_a_derived_item_id_names_its_place_and_fits_into_64_characters() -> None
 
 def test_a_random_item_id_is_never_taken_for_a_derived_one() -> None:
     assert ids.parse_derived_item(ids.new_item("message")) is None
+
+
+def test_ids_do_not_repeat_within_a_process_nor_in_one_that_was_forked_from_it() -> None:
+    fork = """
+import os
+from app import ids
+for made in range(200):
+    print(ids.new("resp"), ids.new_request_id(), flush=True)
+if os.fork() == 0:
+    print(ids.new("resp"), flush=True)
+    os._exit(0)
+os.wait()
+print(ids.new("resp"), ids.new_request_id())
+"""
+    made = subprocess.run([sys.executable, "-c", fork], capture_output=True, text=True, check=True).stdout.split()
+    assert len(made) == 403
+    assert len({one.partition("_")[2][:32] for one in made}) == len(made)

@@ -27,6 +27,7 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
         ({"ANTIPHON_SECRET_KEY": SECRET, "ANTIPHON_WORKERS": "many"}, "ANTIPHON_WORKERS"),
         ({"ANTIPHON_SECRET_KEY": SECRET, "ANTIPHON_THREADS": "0"}, "ANTIPHON_THREADS"),
         ({"ANTIPHON_SECRET_KEY": SECRET, "ANTIPHON_MOVER": "magic"}, "ANTIPHON_MOVER"),
+        ({"ANTIPHON_SECRET_KEY": SECRET, "ANTIPHON_PIN": "maybe"}, "ANTIPHON_PIN"),
         ({"ANTIPHON_SECRET_KEY": SECRET, "ANTIPHON_DATABASE_URL": "sqlite:///"}, "ANTIPHON_DATABASE_URL"),
         ({"ANTIPHON_SECRET_KEY_FILE": "missing"}, "ANTIPHON_SECRET_KEY_FILE"),
     ],

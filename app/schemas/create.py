@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 from marshmallow import INCLUDE, Schema, ValidationError, fields
@@ -82,7 +83,7 @@ def read_include(value: object, param: str = "include") -> list[str]:
 def _load(given: dict[str, Any]) -> dict[str, Any]:
     """The border to marshmallow, which finds nothing by itself but required parameters that are missing."""
     try:
-        loaded: dict[str, Any] = CREATE.load(given)
+        loaded: dict[str, Any] = _schema_for(_KNOWN.intersection(given)).load(given)
     except ValidationError as error:
         raise missing_parameter(next(iter(error.messages_dict))) from None
     return loaded
@@ -263,3 +264,10 @@ class CreateSchema(Schema):
 
 
 CREATE = CreateSchema()
+_KNOWN = frozenset(CREATE.fields)
+
+
+@lru_cache(maxsize=128)
+def _schema_for(given: frozenset[str]) -> Schema:
+    """The schema with what was given and what must be: it spends its time on every field that it has."""
+    return CreateSchema(only=[name for name, field in CREATE.fields.items() if name in given or field.required])

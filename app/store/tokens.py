@@ -4,7 +4,6 @@ query once in a few seconds.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import secrets
 import time
@@ -129,7 +128,7 @@ class Tokens:
     def _hashes(self, secret: str) -> Hashes:
         """The one under which a new token is kept, then those of before."""
         text = secret.encode("utf-8", "surrogatepass")
-        return tuple(hmac.new(pepper, text, hashlib.sha256).hexdigest() for pepper in self._peppers)
+        return tuple(hmac.digest(pepper, text, "sha256").hex() for pepper in self._peppers)
 
 
 def _insert(session: Session, row: dict[str, object]) -> None:

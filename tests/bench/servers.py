@@ -1,0 +1,175 @@
+"""Who takes part: the gateway, those it is compared with, and the upstream behind them all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.bench.processes import process
+from tests.gateway import ROOT, Gateway
+from tests.upstream import closed_port, self_signed
+
+MODEL, BRIDGED, OVER_TLS = "gpt-4o", "gpt-4o-bridged", "gpt-4o-tls"
+"""LiteLLM pretends to stream from models that it has not heard of, so the upstream's has a known name."""
+
+THREADS = 1024
+"""Enough for every stream of the largest load in each worker: connections are not shared out evenly."""
+
+LITELLM_MISSING = """LiteLLM is not installed. To compare with it, give it a virtual environment of its own:
+  python3 -m venv ~/litellm && ~/litellm/bin/pip install 'litellm[proxy]'
+  make bench-compare LITELLM=~/litellm/bin/litellm"""
+NGINX_MISSING = "nginx is not installed"
+
+
+class Missing(Exception):
+    """A program that is not on this machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Something that is loaded. `pids` are the roots of its process trees; none where it was not started here."""
+
+    name: str
+    port: int
+    pids: Sequence[int] = ()
+    headers: Sequence[str] = field(default=())
+
+
+@contextmanager
+def mock(program: Path, port: int, folder: Path) -> Iterator[Server]:
+    with process([program, str(port)], port, folder) as pid:
+        yield Server("direct", port, (pid,))
+
+
+# --- the gateway ------------------------------------------------------------------------------------------------
+
+
+def new_gateway(folder: Path, workers: int, upstream: int, tls: tuple[int, Path] | None = None) -> Gateway:
+    """A gateway with a directory of its own, not started; `tls` is the port and certificate of the same upstream."""
+    folder.mkdir()
+    channels: list[dict[str, Any]] = [
+        {"name": "plain", "format": "responses", "models": [MODEL], "base_url": _url(upstream)},
+        {"name": "chat", "format": "chat_completions", "models": {BRIDGED: MODEL}, "base_url": _url(upstream)},
+    ]
+    if tls is not None:
+        port, certificate = tls
+        url = _url(port).replace("http:", "https:")
+        channels.append(
+            {
+                "name": "tls",
+                "format": "responses",
+                "models": {OVER_TLS: MODEL},
+                "base_url": url,
+                "ca_file": str(certificate),
+            }
+        )
+    return Gateway(folder, channels, workers=workers, threads=THREADS)
+
+
+def _url(port: int) -> str:
+    return f"http://127.0.0.1:{port}/v1"
+
+
+def as_server(name: str, gateway: Gateway) -> Server:
+    return Server(name, gateway.port, (gateway.pid,), (f"Authorization: Bearer {gateway.token}",))
+
+
+# --- nginx ------------------------------------------------------------------------------------------------------
+
+_NGINX = """
+daemon off; master_process off; pid nginx.pid; error_log stderr error; worker_rlimit_nofile 8192;
+events { worker_connections 4096; }
+http {
+  access_log off; client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path f; uwsgi_temp_path u;
+  scgi_temp_path s; client_max_body_size 64m; keepalive_requests 100000000;
+  upstream behind { server 127.0.0.1:%(behind)d; keepalive 1024; keepalive_requests 100000000; }
+  server {
+    listen 127.0.0.1:%(port)d%(tls)s;
+    location / {
+      proxy_pass http://behind; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+      proxy_read_timeout 300s; proxy_set_header Host $host:%(port)d;
+    }
+  }
+}
+"""
+
+
+@contextmanager
+def nginx(name: str, behind: Server, folder: Path, *, certificate: Path | None = None) -> Iterator[Server]:
+    """As a plain reverse proxy. Its cost includes that of what is behind it, where that is not the upstream."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if program is None:
+        raise Missing(NGINX_MISSING)
+    folder.mkdir()
+    port = closed_port()
+    tls = (
+        f" ssl; ssl_certificate {certificate}; ssl_certificate_key {certificate.with_suffix('.key')}"
+        if certificate
+        else ""
+    )
+    (folder / "nginx.conf").write_text(_NGINX % {"port": port, "behind": behind.port, "tls": tls})
+    with process([program, "-p", folder, "-c", "nginx.conf", "-e", "stderr"], port, folder) as pid:
+        pids = (pid,) if behind.name == "direct" else (pid, *behind.pids)
+        yield Server(name, port, pids, behind.headers)
+
+
+@contextmanager
+def tls_upstream(behind: Server, folder: Path) -> Iterator[tuple[int, Path]]:
+    """The upstream once more, over TLS: its port and its certificate."""
+    folder.mkdir()
+    _, certificate = self_signed(folder)
+    with nginx("tls", behind, folder / "nginx", certificate=certificate) as server:
+        yield server.port, certificate
+
+
+# --- the others -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def flask(folder: Path) -> Iterator[Server]:
+    """A Flask route that does nothing, under the same gunicorn and as many threads."""
+    port = closed_port()
+    command = [sys.executable, "-P", "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "1"]
+    command += ["--worker-class", "gthread", "--threads", str(THREADS), "--worker-connections", str(THREADS + 256)]
+    command += ["--keep-alive", "75", "--worker-tmp-dir", "/dev/shm", "tests.bench.nothing:application"]
+    with process(command, port, folder, environment={"PYTHONPATH": str(ROOT)}) as pid:
+        yield Server("flask", port, (pid,))
+
+
+@contextmanager
+def litellm(upstream: Server, folder: Path) -> Iterator[Server]:
+    """LiteLLM's proxy with one worker, without a database."""
+    program = shutil.which(os.path.expanduser(os.environ.get("LITELLM") or "litellm"))
+    if program is None:
+        raise Missing(LITELLM_MISSING)
+    folder.mkdir()
+    port = closed_port()
+    to = {"model": f"openai/{MODEL}", "api_base": _url(upstream.port), "api_key": "none"}
+    rows = [
+        {"model_name": MODEL, "litellm_params": to},
+        {"model_name": BRIDGED, "litellm_params": {**to, "use_chat_completions_api": True}},
+    ]
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model_list": rows}))
+    command = [program, "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
+    key = f"sk-{secrets.token_hex(16)}"
+    quiet = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MASTER_KEY": key}
+    with process(command, port, folder, within=120, environment=quiet) as pid:
+        yield Server("litellm", port, (pid,), (f"Authorization: Bearer {key}",))
+
+
+def start(name: str, stack: ExitStack, upstream: Server, folder: Path) -> Server:
+    """One of those that the gateway can be compared with. Raises Missing."""
+    if name == "nginx":
+        return stack.enter_context(nginx("nginx", upstream, folder / "nginx"))
+    if name == "flask":
+        return stack.enter_context(flask(folder))
+    return stack.enter_context(litellm(upstream, folder / "litellm"))

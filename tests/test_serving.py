@@ -1,0 +1,48 @@
+"""Workers as gunicorn starts them: which cores they keep to."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakeGateway
+from tests.gateway import Gateway
+from tests.relay.conftest import eventually
+
+DEMO = {"name": "demo", "format": "demo", "models": ["demo"]}
+CORES = os.sched_getaffinity(0)
+
+pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="a worker can only keep to a core where there are several")
+
+
+def cores(gateway: Gateway) -> list[set[int]]:
+    """For each worker, where its threads may run."""
+    tasks = [[int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()] for pid in gateway.workers]
+    return [set().union(*map(os.sched_getaffinity, threads)) for threads in tasks]
+
+
+def each_on_its_own(gateway: Gateway) -> bool:
+    found = cores(gateway)
+    return len(found) == 2 and [len(one) for one in found] == [1, 1] and found[0] != found[1]
+
+
+def test_each_worker_keeps_to_a_core_of_its_own_and_so_does_its_successor(gateway: MakeGateway) -> None:
+    running = gateway([DEMO], workers=2)
+    eventually(lambda: each_on_its_own(running), "both workers to be on one core each", 20)
+    victim = running.workers[0]
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: victim not in running.workers and each_on_its_own(running), "the successor to follow", 20)
+    assert running.post("/responses", {"model": "demo", "input": "hello"}).status_code == 200
+    assert each_on_its_own(running)
+
+
+@pytest.mark.parametrize("settings", [{"pin": "off"}, {"workers": len(CORES) + 1}])
+def test_workers_run_anywhere_when_told_to_or_when_they_are_more_than_the_cores(
+    gateway: MakeGateway, settings: dict[str, object]
+) -> None:
+    running = gateway([DEMO], **settings)
+    assert running.post("/responses", {"model": "demo", "input": "hello"}).status_code == 200
+    assert all(found == CORES for found in cores(running))
