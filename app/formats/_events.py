@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from app import sse
-from app.turn import Answer, Item
+from app.turn import Answer, Item, Turn
 
 _PIECES = re.compile(r"\s*\S+|\s+\Z")
 
@@ -159,17 +159,18 @@ class Replay:
 
     path = "translated"
 
-    def __init__(self, answer: Answer, sequence: int, output_index: int) -> None:
+    def __init__(self, answer: Answer, turn: Turn, sequence: int) -> None:
         self.accepted = True
         self.started = False
         self.answer: Answer | None = None
         self.defaults = answer.defaults
         self._whole = answer
-        self._emitter = Emitter(sequence, output_index)
+        self._shown = [dict(turn.echo.shown(item)) for item in answer.output]
+        self._emitter = Emitter(sequence, len(turn.preface))
 
     def feed(self, data: bytes) -> bytes:
         self.started = True
-        events = b"".join(event for item in self._whole.output for event in self._emitter.item(item))
+        events = b"".join(event for item in self._shown for event in self._emitter.item(item))
         self.answer = self._whole
         return events
 
@@ -184,5 +185,5 @@ class Replay:
         return self._emitter.sequence
 
 
-def replay(answer: Answer, sequence: int, output_index: int) -> Replay:
-    return Replay(answer, sequence, output_index)
+def replay(answer: Answer, turn: Turn, sequence: int) -> Replay:
+    return Replay(answer, turn, sequence)

@@ -203,7 +203,7 @@ class EventStream:
             if "json" in exchange.headers.get("content-type", ""):
                 # Asked for a stream and answered in one piece: the client still gets its events.
                 answer = format_.decode(exchange.read(), turn)
-                whole_answer = replay(answer, self._first, len(turn.preface))
+                whole_answer = replay(answer, turn, self._first)
                 return _Passage(asked, self._flow(choice, exchange, whole_answer), whole_answer.feed(b""))
             return _Passage(asked, self._flow(choice, exchange, format_.decoder(turn, self._first)))
         except BaseException:

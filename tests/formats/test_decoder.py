@@ -171,4 +171,4 @@ def test_a_decoder_says_which_path_its_events_took() -> None:
     assert decoded(turn(), [TEXT])[1].path == "bytes"
     assert decoded(turn(), [TEXT.replace(b',"output_index":0', b"")])[1].path == "repaired"
     assert formats.load("chat_completions").decoder(turn(), 2).path == "translated"
-    assert formats.replay(responses.decode(b'{"output":[]}', turn()), 2, 0).path == "translated"
+    assert formats.replay(responses.decode(b'{"output":[]}', turn()), turn(), 2).path == "translated"
