@@ -11,7 +11,8 @@ from app.channels.catalog import Catalog
 from app.channels.choice import Channels
 from app.channels.watch import WatchedTable
 from app.errors import StoreUnavailable
-from app.relay import Drain, Keeper, Pace, Relay
+from app.queue import open_queue
+from app.relay import Background, Drain, Keeper, Pace, Relay
 from app.sealing import Seal, Seals
 from app.settings import Settings, load_settings, read_environment
 from app.store import Store
@@ -43,14 +44,20 @@ def build(settings: Settings) -> Gateway:
     channels = Channels(table, connections=settings.threads)
     drain = Drain()
     seals = Seals(*(Seal(purpose, settings.keys_for(purpose)) for purpose in ("compaction", "reasoning")))
-    relay = Relay(store, channels, seals, Pace(settings.heartbeat, drain))
+    pace = Pace(settings.heartbeat, drain)
+    relay = Relay(store, channels, seals, pace)
+    queue = open_queue(settings.queue_url, store.database)
+    waiting = Seal("job", settings.keys_for("job"))
+    background = Background(store, relay, queue, waiting, pace, settings.events_kept)
     return Gateway(
         settings=settings,
         store=store,
         channels=channels,
         catalog=Catalog(channels),
         relay=relay,
-        keeper=Keeper(store, relay.running, channels.statuses),
+        background=background,
+        queue=queue,
+        keeper=Keeper(store, relay.running, channels.statuses, background.tend),
         drain=drain,
         in_flight=InFlight(settings.max_in_flight),
     )

@@ -6,8 +6,15 @@ What a deployment chooses (address, workers, threads) comes on the command line 
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from types import FrameType
 from typing import Any
 
+from app.settings import load_settings
 from app.web import Gateway
 
 worker_class = "gthread"
@@ -28,9 +35,38 @@ accesslog = None
 DRAIN_RESERVE = 5
 
 
+#: The process that keeps the workers for background responses, where there is one. It is a child of the master.
+_crew: list[subprocess.Popen[bytes]] = []
+
+
+def when_ready(server: Any) -> None:
+    """The master is about to serve: workers for background responses begin beside it, and are told to stop with it."""
+    settings = load_settings()
+    if settings.worker_processes == 0:
+        return
+    command = [sys.executable, "-P", "-m", "app.cli", "worker", "--beside", str(os.getpid())]
+    _crew.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))  # noqa: S603 - nothing from outside
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, lambda number, frame: _stop(server, number, frame))
+
+
+def on_exit(server: Any) -> None:
+    """The master ends last: systemd would kill what is left then."""
+    for crew in _crew:
+        with suppress(subprocess.TimeoutExpired):
+            crew.wait(server.cfg.graceful_timeout + DRAIN_RESERVE)
+
+
+def _stop(server: Any, number: int, frame: FrameType | None) -> None:
+    for crew in _crew:
+        with suppress(ProcessLookupError):
+            crew.send_signal(signal.SIGTERM)
+    server.signal(number, frame)
+
+
 def post_worker_init(worker: Any) -> None:
     """The worker is about to serve: the running streams learn from it when it has to end."""
-    _speak()
+    speak()
     gateway = _gateway(worker)
     gateway.drain.grace = float(max(0, worker.cfg.graceful_timeout - DRAIN_RESERVE))
     gateway.drain.alive = lambda: worker.alive
@@ -43,14 +79,15 @@ def worker_exit(server: Any, worker: Any) -> None:
         _gateway(worker).close()
 
 
-def _speak() -> None:
-    """Our own log beside gunicorn's, on the same stream."""
+def speak() -> None:
+    """Our own log beside gunicorn's, on the same stream; of what the queue says only what is wrong."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"))
-    log = logging.getLogger("app")
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    for name, level in (("app", logging.INFO), ("huey", logging.WARNING)):
+        log = logging.getLogger(name)
+        log.addHandler(handler)
+        log.setLevel(level)
+        log.propagate = False
 
 
 def _gateway(worker: Any) -> Gateway:

@@ -18,8 +18,9 @@ from app import errors, ids
 from app.channels.catalog import Catalog
 from app.channels.choice import Channels
 from app.errors import ClientGone, GatewayError, InvalidRequest, Unauthenticated, Unavailable, UnsupportedMedia
+from app.queue import RedisQueue, SqlQueue
 from app.records import Token
-from app.relay import Asked, Drain, Keeper, Relay
+from app.relay import Asked, Background, Drain, Keeper, Relay
 from app.settings import Settings
 from app.store import Store
 
@@ -64,6 +65,8 @@ class Gateway:
     channels: Channels
     catalog: Catalog
     relay: Relay
+    background: Background
+    queue: SqlQueue | RedisQueue
     keeper: Keeper
     drain: Drain
     in_flight: InFlight = field(default_factory=lambda: InFlight(1))

@@ -132,9 +132,18 @@ class Gateway:
 
     @property
     def workers(self) -> list[int]:
-        """Process ids of the workers."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        return [int(pid) for pid in children.read_text().split()]
+        """Process ids of the workers that serve."""
+        return [pid for pid in _children(self.pid) if pid not in self.crew]
+
+    @property
+    def crew(self) -> list[int]:
+        """The process that keeps the workers for background responses."""
+        return [pid for pid in _children(self.pid) if b"--beside" in _command_line(pid)]
+
+    @property
+    def background_workers(self) -> list[int]:
+        """Process ids of the workers for background responses."""
+        return [pid for keeper in self.crew for pid in _children(keeper)]
 
     @property
     def log(self) -> str:
@@ -256,6 +265,20 @@ class Gateway:
                 raise AssertionError(f"the gateway ended with {code} instead of {what}:\n{self.log}")
             if time.monotonic() > deadline:
                 raise AssertionError(f"waited {timeout} s for {what}:\n{self.log}")
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def portions(answer: requests.Response) -> Iterator[bytes]:

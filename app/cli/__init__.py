@@ -14,6 +14,7 @@ from app.cli.init import init
 from app.cli.reload import reload
 from app.cli.serve import serve
 from app.cli.tokens import tokens
+from app.cli.worker import worker
 from app.errors import ConfigurationError, StoreUnavailable
 
 
@@ -23,7 +24,7 @@ def antiphon() -> None:
     """A gateway that serves the OpenAI Responses API to a team."""
 
 
-for command in (init, serve, check, reload, tokens, db):
+for command in (init, serve, worker, check, reload, tokens, db):
     antiphon.add_command(command)
 
 

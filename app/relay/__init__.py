@@ -23,6 +23,7 @@ from app.errors import (
 )
 from app.records import Chain, Stored, Token
 from app.relay.asking import ask
+from app.relay.background import Background
 from app.relay.compacting import is_summary
 from app.relay.compaction import Compaction, context_tokens, pseudo_chain, split_for_answer
 from app.relay.context import Contexts
@@ -38,7 +39,7 @@ from app.schemas.listing import Page
 from app.sealing import Seals
 from app.turn import Answer, Item, Turn
 
-__all__ = ["Asked", "Drain", "EventStream", "Keeper", "Pace", "Relay"]
+__all__ = ["Asked", "Background", "Drain", "EventStream", "Keeper", "Pace", "Relay"]
 
 #: Newest turns that a compaction keeps word for word, where the request does not say.
 _KEEP_BEFORE_ANSWER = 1
@@ -80,20 +81,39 @@ class Relay:
 
     def create(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
         """The whole response object, stored. Raises GatewayError, or ClientGone when nobody waits for it any more."""
+        turn = self.open(token, request)
+        recorder = Recorder(self._store, turn, token, asked.request_id)
         if _ends_with_trigger(request):
-            return self._compacted_context(token, request, asked)
-        turn = open_turn(self._store, self._contexts, token, request, int(time()))
-        return self._create(turn, token, asked, self._compacted_if_due)
+            return self._compact_only(turn, recorder, asked, _item_alone)
+        return self._create(turn, recorder, asked, self._compacted_if_due)
 
     def stream(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterable[bytes]:
         """The response as events, opened: an upstream has accepted. Raises as `create` does."""
-        if _ends_with_trigger(request):
-            return whole(self._compacted_context(token, request, asked))
-        turn = open_turn(self._store, self._contexts, token, request, int(time()))
-        return self._stream(turn, token, asked, self._compacted_if_due)
+        turn = self.open(token, request)
+        return self._events(turn, Recorder(self._store, turn, token, asked.request_id), asked, self.running)
 
-    def _create(self, turn: Turn, token: Token, asked: Asked, shorten: Shorten) -> dict[str, Any]:
-        recorder = Recorder(self._store, turn, token, asked.request_id)
+    def open(self, token: Token, request: Mapping[str, Any]) -> Turn:
+        """The turn that a request asks for. Raises InvalidRequest and NotFound."""
+        if not _ends_with_trigger(request):
+            return open_turn(self._store, self._contexts, token, request, int(time()))
+        items = request["input"][:-1]
+        turn = self._open_to_compact(token, {**request, "input": items})
+        return replace(turn, request=request)
+
+    def check_served(self, turn: Turn) -> None:
+        """Raises GatewayError when no channel can answer."""
+        self._channels.choices(turn.model)
+
+    def events(self, turn: Turn, recorder: Recorder, client: int) -> Iterable[bytes]:
+        """The events of a turn that a run has opened, for a client that can only hang up. Raises as `create` does."""
+        return self._events(turn, recorder, Asked("", client), Running())
+
+    def _events(self, turn: Turn, recorder: Recorder, asked: Asked, running: Running) -> Iterable[bytes]:
+        if _ends_with_trigger(turn.request):
+            return whole(self._compact_only(turn, recorder, asked, _item_alone))
+        return self._stream(turn, recorder, asked, self._compacted_if_due, running)
+
+    def _create(self, turn: Turn, recorder: Recorder, asked: Asked, shorten: Shorten) -> dict[str, Any]:
         with _recorded(recorder):
             turn = shorten(turn, recorder, asked)
             answer, answered = ask(
@@ -107,8 +127,7 @@ class Relay:
             asked.tell_dropped(answered.dropped)
             return recorder.finish(answer, answered.choice)
 
-    def _stream(self, turn: Turn, token: Token, asked: Asked, shorten: Shorten) -> EventStream:
-        recorder = Recorder(self._store, turn, token, asked.request_id)
+    def _stream(self, turn: Turn, recorder: Recorder, asked: Asked, shorten: Shorten, running: Running) -> EventStream:
         with _recorded(recorder):
             turn = shorten(turn, recorder, asked)
         events = EventStream(
@@ -119,7 +138,7 @@ class Relay:
             prefer=self._prefer(turn),
             client=asked.client,
             pace=self._pace,
-            running=self.running,
+            running=running,
         ).open()
         asked.tell_dropped(events.dropped)
         return events
@@ -139,15 +158,19 @@ class Relay:
     def compact(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
         """The history is compacted, then the input is answered: an ordinary response."""
         turn = open_turn(self._store, self._contexts, token, request, int(time()))
-        return self._create(turn, token, asked, self._compacted_before)
+        recorder = Recorder(self._store, turn, token, asked.request_id)
+        return self._create(turn, recorder, asked, self._compacted_before)
 
     def compact_stream(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterable[bytes]:
         turn = open_turn(self._store, self._contexts, token, request, int(time()))
-        return self._stream(turn, token, asked, self._compacted_before)
+        recorder = Recorder(self._store, turn, token, asked.request_id)
+        return self._stream(turn, recorder, asked, self._compacted_before, self.running)
 
     def window(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
         """OpenAI's compaction object: the users' messages word for word and one item."""
-        response = self._compact_only(token, request, asked, lambda history, item: [*_user_messages(history), item])
+        turn = self._open_to_compact(token, request)
+        recorder = Recorder(self._store, turn, token, asked.request_id)
+        response = self._compact_only(turn, recorder, asked, lambda history, item: [*_user_messages(history), item])
         return {
             "id": response["id"],
             "object": "response.compaction",
@@ -194,24 +217,22 @@ class Relay:
         recorder.compacted(shorter)
         return shorter
 
-    def _compacted_context(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
-        """A context that ends with a trigger: exactly one compaction item, and no answer."""
-        items = request["input"][:-1]
-        return self._compact_only(token, {**request, "input": items}, asked, lambda _, item: [item])
-
-    def _compact_only(self, token: Token, request: Mapping[str, Any], asked: Asked, output: Output) -> dict[str, Any]:
+    def _open_to_compact(self, token: Token, request: Mapping[str, Any]) -> Turn:
+        """A turn whose context is only to be compacted."""
         turn = open_history(self._store, self._contexts, token, request, int(time()))
         check_model(token, turn.model)
-        history = [*self._contexts.items(turn), *turn.input]
-        if not history:
+        if not turn.input and not turn.chain.links:
             raise InvalidRequest("There is nothing to compact.", code="empty_array", param="input")
-        recorder = Recorder(self._store, turn, token, asked.request_id)
+        return turn
+
+    def _compact_only(self, turn: Turn, recorder: Recorder, asked: Asked, output: Output) -> dict[str, Any]:
+        history = [*self._contexts.items(turn), *turn.input]
         with _recorded(recorder):
             made = self._compaction.compact(
                 turn,
                 history,
                 (),
-                self._compaction.wish(request),
+                self._compaction.wish(turn.request),
                 _KEEP_NOTHING,
                 prefer=self._prefer(turn),
                 client=asked.client,
@@ -223,48 +244,43 @@ class Relay:
     # --- what is stored
 
     def retrieve(self, token: Token, response_id: str, include: Iterable[str] = ()) -> dict[str, Any]:
-        return response_object(self._stored(token, response_id), include)
+        return self.shown(self.stored(token, response_id), include)
 
     def delete(self, token: Token, response_id: str) -> dict[str, Any]:
         if not self._store.delete(token.owner, response_id):
             raise response_not_found(response_id)
         return {"id": response_id, "object": "response", "deleted": True}
 
-    def cancel(self, token: Token, response_id: str) -> dict[str, Any]:
-        self._stored(token, response_id)
-        raise InvalidRequest("Cannot cancel a synchronous response.")
-
     def input_items(self, token: Token, response_id: str, wanted: Page, include: Iterable[str] = ()) -> dict[str, Any]:
         """The context of a response, paged."""
-        stored = self._stored(token, response_id)
+        stored = self.stored(token, response_id)
         chain = self._contexts.load(token.owner, stored.parent) if stored.parent else Chain()
         chain = self._contexts.shown_chain(token.owner, chain)
         stored = replace(stored, input=self._contexts.shown_array(token.owner, stored.input))
         echo = Echo.stored(stored.settings, stored.echo).including(include)
         return page([dict(echo.shown(item)) for item in context_items(chain, stored)], wanted)
 
-    def _stored(self, token: Token, response_id: str) -> Stored:
+    def stored(self, token: Token, response_id: str) -> Stored:
         stored = self._store.response(token.owner, response_id)
         if stored is None:
             raise response_not_found(response_id)
         return stored
 
-
-def response_object(stored: Stored, include: Iterable[str] = ()) -> dict[str, Any]:
-    """What a GET answers: the same object that the POST gave."""
-    echo = Echo.stored(stored.settings, stored.echo).including(include)
-    return echo.response(
-        id=stored.id,
-        created_at=stored.created_at,
-        model=stored.model,
-        status=stored.status,
-        previous_response_id=stored.parent,
-        output=stored.output_items(),
-        usage=stored.usage,
-        completed_at=stored.completed_at,
-        error=stored.error,
-        incomplete_details=stored.incomplete_details,
-    )
+    def shown(self, stored: Stored, include: Iterable[str] = ()) -> dict[str, Any]:
+        """What a GET answers: the same object that the POST gave."""
+        echo = Echo.stored(stored.settings, stored.echo).including(include)
+        return echo.response(
+            id=stored.id,
+            created_at=stored.created_at,
+            model=stored.model,
+            status=stored.status,
+            previous_response_id=stored.parent,
+            output=stored.output_items(),
+            usage=stored.usage,
+            completed_at=stored.completed_at,
+            error=stored.error,
+            incomplete_details=stored.incomplete_details,
+        )
 
 
 @contextmanager
@@ -283,6 +299,11 @@ def _recorded(recorder: Recorder) -> Iterator[None]:
 def _ends_with_trigger(request: Mapping[str, Any]) -> bool:
     items: Sequence[Item] = request.get("input") or []
     return bool(items) and items[-1].get("type") == _TRIGGER
+
+
+def _item_alone(_: Sequence[Item], item: Item) -> Sequence[Item]:
+    """The output of a context that ends with a trigger: exactly one compaction item, and no answer."""
+    return [item]
 
 
 def _user_messages(history: Sequence[Item]) -> Iterator[Item]:

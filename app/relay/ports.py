@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from app.errors import UpstreamError
 from app.formats import Format
-from app.records import Chain, Draft, Outcome, Stored
+from app.records import Batch, Chain, Draft, Job, Outcome, Page, Stored
 from app.turn import Row
 
 
@@ -36,6 +36,46 @@ class Store(Protocol):
     def delete(self, owner: str, response_id: str) -> bool: ...
 
     def items(self, owner: str, ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]: ...
+
+
+class JobStore(Store, Protocol):
+    """What background responses need besides."""
+
+    def enqueue(self, draft: Draft, request: bytes, told: Batch, enlist: Callable[[str], object]) -> None:
+        """Writes a row that waits, with what it needs to be run; `enlist` is called in the same transaction."""
+        ...
+
+    def claim(self, response_id: str) -> Job | None:
+        """One that waited is this worker's; None for everything else."""
+        ...
+
+    def give_back(self, response_id: str, enlist: Callable[[str], object]) -> bool: ...
+
+    def unheard(self, enlist: Callable[[str], object]) -> list[str]:
+        """Ids of those that have waited for long, which are in the queue once more."""
+        ...
+
+    def keep_events(self, response_id: str, batch: Batch) -> bool:
+        """False when the response is not this worker's any more."""
+        ...
+
+    def events(self, owner: str, response_id: str, after: int) -> Page | None: ...
+
+    def expire_events(self, age: int) -> int: ...
+
+    def cancel(self, owner: str, response_id: str) -> bool: ...
+
+
+class Queue(Protocol):
+    """Carries ids of responses that wait to whoever makes them; one that is lost rings again."""
+
+    def enlist(self, response_id: str) -> None:
+        """Called in the transaction that makes it wait, for a queue that lies in the same database."""
+        ...
+
+    def ring(self, response_id: str) -> None:
+        """Called once that is committed, for every other queue."""
+        ...
 
 
 class Exchange(Protocol):

@@ -103,6 +103,34 @@ class Worker(Model):
     status_at = peewee.BigIntegerField(null=True)
 
 
+class Job(Model):
+    response = peewee.BigIntegerField(primary_key=True)
+    request = peewee.TextField()
+    runs = peewee.BigIntegerField()
+    created_at = peewee.BigIntegerField()
+    rung_at = peewee.BigIntegerField()
+
+
+class Event(Model):
+    response = peewee.BigIntegerField()
+    first = peewee.BigIntegerField()
+    last = peewee.BigIntegerField()
+    body = peewee.TextField()
+    kept_at = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("response", "first")
+
+
+class HueyTask(Model):
+    """huey's own: what waits to be run."""
+
+    id = peewee.BigAutoField()
+    queue = peewee.CharField()
+    data = peewee.BlobField()
+    priority = peewee.FloatField()
+
+
 class UsageDay(Model):
     day = peewee.CharField()
     token = peewee.BigIntegerField()
@@ -121,4 +149,4 @@ class UsageDay(Model):
         primary_key = peewee.CompositeKey("day", "token", "model", "channel")
 
 
-TABLES = (Response, Content, Branch, Setting, Item, Token, Worker, UsageDay)
+TABLES = (Response, Content, Branch, Setting, Item, Token, Worker, Job, Event, HueyTask, UsageDay)
