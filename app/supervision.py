@@ -33,6 +33,7 @@ class Crew:
         self._started: dict[int, float] = {}
         self._pause = _PAUSE
         self._resume = 0.0
+        self._stopping = False
 
     def keep(self) -> None:
         """Until it is told to stop, or the process beside has gone. Returns when all have ended."""
@@ -43,6 +44,7 @@ class Crew:
             self._bury()
             if heard is not None and heard.si_signo in _STOP:
                 break
+        self._stopping = True
         for pid in self._started:
             os.kill(pid, signal.SIGTERM)
         while self._started:
@@ -75,7 +77,8 @@ class Crew:
             lasted = monotonic() - self._started.pop(pid, 0.0)
             self._pause = _PAUSE if lasted >= _STEADY else min(_LONGEST_PAUSE, self._pause * 2)
             self._resume = monotonic() + self._pause
-            log.warning("worker %d has ended with status %d", pid, os.waitstatus_to_exitcode(status))
+            if not self._stopping:
+                log.warning("worker %d has ended with status %d", pid, os.waitstatus_to_exitcode(status))
             pid, status = _ended()
 
 

@@ -54,7 +54,8 @@ class Gateway:
         self.url = f"http://127.0.0.1:{self.port}"
         self.base_url = f"{self.url}/v1"
         self.token = ""
-        self._settings = {"workers": 1, "threads": 32, **settings}
+        # A worker for background responses is another process to start, for the tests that need it.
+        self._settings = {"workers": 1, "threads": 32, "worker_processes": 0, **settings}
         self._secret = secrets.token_urlsafe(32)
         self._log_file = directory / "gateway.log"
         self._process: subprocess.Popen[bytes] | None = None

@@ -235,7 +235,8 @@ class Run:
         request = orjson.loads(self._seal.open(job.owner, job.request.decode()))
         recorder = _RunRecorder(self, told, _unopened(job, request), token)
         try:
-            turn = replace(self._walk.open(token, request), id=job.id, created_at=job.created_at)
+            turn = self._walk.open(token, request)
+            turn = replace(turn, id=job.id, created_at=job.created_at, stream=True)
             recorder = _RunRecorder(self, told, turn, token)
             self._follow(self._walk.events(turn, recorder, self._line.fileno()), told)
         except ClientGone:

@@ -133,7 +133,7 @@ class Follower:
                 yield _broken_off(error, last)
                 return
             if page is None:
-                yield ending(_deleted(self._begun), last + 1, last)
+                yield ending(_cut_off(self._begun), last + 1, last)
                 return
             for batch in page.batches:
                 yield _numbered_after(batch, last)
@@ -154,6 +154,8 @@ class Follower:
     def _end(self, page: Page, last: int) -> Iterator[bytes]:
         """Where the events are gone, who has seen none gets them made anew; who has seen some, the end alone."""
         response = self._ended()
+        if response["status"] == "cancelled":
+            response = _cut_off(response)
         if page.last is not None:
             yield ending(response, page.last + 1, last)
         elif last < 0:
@@ -199,6 +201,7 @@ def _broken_off(error: GatewayError, last: int) -> bytes:
     return sse.encode({"type": "error", "sequence_number": max(last, 0), "error": error.error()})
 
 
-def _deleted(begun: Mapping[str, Any]) -> dict[str, Any]:
+def _cut_off(response: Mapping[str, Any]) -> dict[str, Any]:
+    """A cancelled or deleted response as its stream tells of it: there is no event for a third way to end."""
     error = EndedElsewhere()
-    return {**begun, "status": "failed", "output": [], "error": {"code": error.code, "message": error.message}}
+    return {**response, "status": "failed", "error": {"code": error.code, "message": error.message}}

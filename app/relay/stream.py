@@ -12,7 +12,7 @@ from threading import Event
 from typing import Any
 
 from app import sse
-from app.errors import ClientGone, EndedElsewhere, GatewayError, InternalError, UpstreamBroken, UpstreamError
+from app.errors import ClientGone, GatewayError, InternalError, UpstreamBroken, UpstreamError
 from app.formats import Decoder, Emitter, replay
 from app.records import CHAINABLE
 from app.relay.asking import Fit, Tries, Try
@@ -55,7 +55,7 @@ def ending(response: Mapping[str, Any], number: int, after: int = -1) -> bytes:
     """
     if response["status"] in CHAINABLE:
         return _terminal({"type": f"response.{response['status']}", "sequence_number": number, "response": response})
-    error = {"type": "server_error", "param": None, **(response["error"] or EndedElsewhere().error())}
+    error = {"type": "server_error", "param": None, **response["error"]}
     told = sse.encode({"type": "error", "sequence_number": number, "error": error}) if number > after else b""
     return told + _terminal({"type": "response.failed", "sequence_number": number + 1, "response": response})
 
