@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any, Protocol
 
-from huey import Huey
+from huey import Huey, consumer
 from huey.contrib.sql_huey import SqlStorage
 from huey.exceptions import HueyException
 from huey.registry import Message
@@ -45,25 +45,24 @@ class Shared(Protocol):
         ...
 
 
-class Consumer:
-    """Threads that answer the doorbell."""
+class Consumer(consumer.Consumer):  # type: ignore[misc]
+    """Threads that answer the doorbell; `start` begins them."""
 
     def __init__(self, huey: Huey, threads: int) -> None:
-        self._consumer = huey.create_consumer(
-            workers=threads, periodic=False, initial_delay=LOOK, max_delay=LOOK, scheduler_interval=60
+        super().__init__(
+            huey, workers=threads, periodic=False, initial_delay=LOOK, max_delay=LOOK, scheduler_interval=60
         )
-
-    def start(self) -> None:
-        """Takes the process's signals as well, which the caller takes back."""
-        self._consumer.start()
 
     def tend(self) -> None:
         """Replaces threads that have died."""
-        self._consumer.check_worker_health()
+        self.check_worker_health()
 
-    def stop(self) -> None:
+    def end(self) -> None:
         """No thread answers any more, once it has done what it is at."""
-        self._consumer.stop_flag.set()
+        self.stop_flag.set()
+
+    def _set_signal_handlers(self) -> None:
+        """Signals are the business of whoever began the process."""
 
 
 class SqlQueue:

@@ -126,6 +126,24 @@ class Gateway:
         if self._process is not None:
             self.stop()
 
+    @contextlib.contextmanager
+    def worker(self) -> Iterator[subprocess.Popen[bytes]]:
+        """`antiphon worker`, by itself as on another machine; at the end it is killed, if it is still there."""
+        with self._log_file.open("ab") as log:
+            process = subprocess.Popen(
+                [*COMMAND, "worker"],
+                cwd=self.directory,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            yield process
+        finally:
+            _kill(process)
+
     @property
     def pid(self) -> int:
         """Of gunicorn's master."""

@@ -45,17 +45,17 @@ def _check_schema(settings: Settings) -> None:
 def _work(settings: Settings, threads: int) -> None:
     """Until it is told to stop or its parent has gone; then what runs may finish within the drain."""
     stopping = threading.Event()
-    gateway, parent = build(settings), os.getppid()
-    gateway.start()
-    gateway.background.start()
-    consumer = gateway.queue.consumer(gateway.background.run, threads)
-    consumer.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    gateway, parent = build(settings), os.getppid()
+    gateway.keeper.start()
+    gateway.background.start()
+    consumer = gateway.queue.consumer(gateway.background.run, threads)
+    consumer.start()
     logging.getLogger("app").info("background responses are made here, %d at once", threads)
     while not stopping.wait(_TEND) and os.getppid() == parent:
         consumer.tend()
-    consumer.stop()
+    consumer.end()
     gateway.background.drain(settings.drain)
     gateway.close()

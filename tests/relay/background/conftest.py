@@ -71,6 +71,10 @@ class Stage:
         )
 
 
+def await_post(upstream: ScriptedUpstream) -> None:
+    eventually(lambda: upstream.bodies, "the upstream to be asked", 20)
+
+
 @pytest.fixture(scope="session")
 def _upstream() -> Iterator[ScriptedUpstream]:
     with ScriptedUpstream() as upstream:
