@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Protocol
 
 from huey import Huey, consumer
@@ -18,7 +18,7 @@ from huey.registry import Message
 from huey.serializer import Serializer
 from huey.storage import RedisStorage
 
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ LOOK = 0.05
 #: Seconds after which a thread that waits looks up, to see that it should end.
 _LOOK_UP = 1.0
 _REDIS_TIMEOUT = 3.0
+#: Seconds between two complaints of a queue that is away.
+_COMPLAINT = 30.0
 
 Answer = Callable[[str], object]
 
@@ -40,8 +42,8 @@ class Shared(Protocol):
         """The peewee database."""
         ...
 
-    def session(self) -> AbstractContextManager[object]:
-        """A connection of this thread's."""
+    def connected(self) -> AbstractContextManager[None]:
+        """A connection of this thread's. Raises StoreUnavailable."""
         ...
 
 
@@ -80,7 +82,8 @@ class SqlQueue:
         """It is in the queue since it was enlisted."""
 
     def consumer(self, answer: Answer, threads: int) -> Consumer:
-        with self._database.session():
+        """Raises StoreUnavailable."""
+        with self._database.connected():
             bell = self._opened()
         return bell.consumer(answer, threads)
 
@@ -88,7 +91,7 @@ class SqlQueue:
         """Opened with a connection at hand: huey asks the server for its version."""
         with self._lock:
             if self._bell is None:
-                self._bell = _Bell(_OwnTable(NAME, database=self._database.pool, session=self._database.session))
+                self._bell = _Bell(_OwnTable(NAME, database=self._database.pool, connected=self._database.connected))
             return self._bell
 
 
@@ -106,7 +109,7 @@ class RedisQueue:
         pool = redis.ConnectionPool.from_url(
             url, socket_connect_timeout=_REDIS_TIMEOUT, socket_timeout=_REDIS_TIMEOUT + _LOOK_UP
         )
-        self._bell = _Bell(RedisStorage(NAME, connection_pool=pool, read_timeout=_LOOK_UP))
+        self._bell = _Bell(_OwnList(NAME, connection_pool=pool, read_timeout=_LOOK_UP, lost=self._lost))
 
     def enlist(self, response_id: str) -> None:
         """It would ring before there is anything to find."""
@@ -170,11 +173,10 @@ class _OwnTable(SqlStorage):  # type: ignore[misc]
 
     blocking = True
 
-    def __init__(self, name: str, *, database: Any, session: Callable[[], AbstractContextManager[object]]) -> None:
+    def __init__(self, name: str, *, database: Any, connected: Callable[[], AbstractContextManager[None]]) -> None:
         super().__init__(name, database=database, create_tables=False)
-        self._session = session
+        self._connected = connected
         self._looking = threading.Lock()
-        self._pause = threading.Event()
 
     def create_models(self) -> Any:
         models = super().create_models()
@@ -193,13 +195,17 @@ class _OwnTable(SqlStorage):  # type: ignore[misc]
             while monotonic() < until:
                 if (data := self._next()) is not None:
                     return data
-                self._pause.wait(LOOK)
+                sleep(LOOK)
+            return None
+        except StoreUnavailable:
+            # The store has said so in the log.
+            sleep(_LOOK_UP)
             return None
         finally:
             self._looking.release()
 
     def _next(self) -> bytes | None:
-        with self._session():
+        with self._connected():
             # An empty queue is seen without taking SQLite's one write lock.
             if not self.tasks(self.Task.id).limit(1).exists():
                 return None
@@ -217,3 +223,23 @@ class _OwnTable(SqlStorage):  # type: ignore[misc]
 
     def add_to_schedule(self, data: bytes, timestamp: Any) -> None:
         raise HueyException("a doorbell rings at once")
+
+
+class _OwnList(RedisStorage):  # type: ignore[misc]
+    """huey's list in Redis. A server that is away is waited for, and complained of now and then."""
+
+    def __init__(self, name: str, *, lost: tuple[type[Exception], ...], **options: Any) -> None:
+        super().__init__(name, **options)
+        self._lost = lost
+        self._complained = -_COMPLAINT
+
+    def dequeue(self) -> bytes | None:
+        try:
+            data: bytes | None = super().dequeue()
+            return data
+        except self._lost as error:
+            if monotonic() - self._complained >= _COMPLAINT:
+                self._complained = monotonic()
+                log.warning("the queue does not answer: %s", type(error).__name__)
+            sleep(_LOOK_UP)
+            return None

@@ -12,9 +12,11 @@ import click
 from app import build
 from app.cli.context import open_store
 from app.errors import StoreUnavailable
+from app.queue import Consumer
 from app.serving import speak
 from app.settings import Settings, load_settings
 from app.supervision import Crew
+from app.web import Gateway
 
 _TEND = 1.0
 
@@ -51,7 +53,7 @@ def _work(settings: Settings, threads: int) -> None:
     gateway, parent = build(settings), os.getppid()
     gateway.keeper.start()
     gateway.background.start()
-    consumer = gateway.queue.consumer(gateway.background.run, threads)
+    consumer = _consumer(gateway, threads, stopping)
     consumer.start()
     logging.getLogger("app").info("background responses are made here, %d at once", threads)
     while not stopping.wait(_TEND) and os.getppid() == parent:
@@ -59,3 +61,13 @@ def _work(settings: Settings, threads: int) -> None:
     consumer.end()
     gateway.background.drain(settings.drain)
     gateway.close()
+
+
+def _consumer(gateway: Gateway, threads: int, stopping: threading.Event) -> Consumer:
+    """Waits for a database that is away."""
+    while True:
+        try:
+            return gateway.queue.consumer(gateway.background.run, threads)
+        except StoreUnavailable:
+            if stopping.wait(_TEND):
+                raise

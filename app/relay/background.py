@@ -7,6 +7,7 @@ hung up when the run shall end.
 from __future__ import annotations
 
 import logging
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -44,7 +45,9 @@ T = TypeVar("T")
 
 #: Seconds for which an answer that is there waits for a store that does not answer.
 _PATIENCE = 60.0
-_PAUSE = 1.0
+_PAUSE, _LONGEST_PAUSE = 1.0, 5.0
+#: Seconds for which channels may be busy before a response fails for it.
+_BUSY = 600.0
 #: Seconds that runs may take to end once they were told to.
 _LAST_WORDS = 5.0
 
@@ -61,6 +64,13 @@ class Line:
     def hang_up(self) -> None:
         with suppress(OSError):
             self._theirs.shutdown(socket.SHUT_RDWR)
+
+    def wait(self, seconds: float) -> None:
+        """Raises ClientGone when it is hung up by then."""
+        poll = select.poll()
+        poll.register(self._ours, select.POLLRDHUP)
+        if poll.poll(seconds * 1000):
+            raise ClientGone
 
     def close(self) -> None:
         self._ours.close()
@@ -238,7 +248,7 @@ class Run:
             turn = self._walk.open(token, request)
             turn = replace(turn, id=job.id, created_at=job.created_at, stream=True)
             recorder = _RunRecorder(self, told, turn, token)
-            self._follow(self._walk.events(turn, recorder, self._line.fileno()), told)
+            self._follow(self._opened(turn, recorder), told)
         except ClientGone:
             recorder.cancel()
         except GatewayError as error:
@@ -247,6 +257,17 @@ class Run:
             # The one border of a run: whatever it is, nobody shall wait for this response for ever.
             log.exception("background response %s failed", job.id)
             recorder.fail(InternalError())
+
+    def _opened(self, turn: Turn, recorder: Recorder) -> Iterable[bytes]:
+        """Nobody waits at a connection, so channels that are busy are asked again for a while."""
+        until = monotonic() + _BUSY
+        while True:
+            try:
+                return self._walk.events(turn, recorder, self._line.fileno())
+            except ChannelsBusy as error:
+                if monotonic() >= until:
+                    raise
+                self._line.wait(min(error.retry_after or _PAUSE, _LONGEST_PAUSE))
 
     def _follow(self, events: Iterable[bytes], told: Log) -> None:
         with closing(cast(Any, events)):
@@ -302,7 +323,7 @@ class _RunRecorder(Recorder):
         """Its row was there before it was asked for."""
 
     def refuse(self, error: GatewayError) -> None:
-        self.fail(error)
+        """The run hears of it as well, and may try again."""
 
     def cancel(self, partial: Sequence[Item] = (), choice: Choice | None = None) -> None:
         self.fail(self._run.reason, partial, choice)

@@ -172,6 +172,15 @@ class Database:
         finally:
             pool.close()
 
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """A connection for whoever speaks to `pool` directly. Raises StoreUnavailable."""
+        try:
+            with self.session():
+                yield
+        except _Foreign as error:
+            raise unavailable(error) from None
+
     def _mend(self, pool: Any, error: BaseException) -> None:
         """The connection goes back without a transaction, or not at all."""
         try:

@@ -19,6 +19,7 @@ import pytest
 import requests
 
 from tests.conftest import MakeGateway
+from tests.contract import check_stream
 from tests.gateway import Gateway, portions
 from tests.relay.background.conftest import await_post
 from tests.relay.conftest import SOME_TEXT, eventually
@@ -152,6 +153,50 @@ def test_a_doorbell_that_was_lost_rings_again(alone: Gateway) -> None:
     rows.execute(alone.database_url, "DELETE FROM huey_task")
     with alone.worker():
         assert ended(alone, waiting["id"])["status"] == "completed"
+
+
+def test_a_reader_whose_worker_ends_is_told_to_come_back(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
+    running = gateway([upstream.channel()], lease=LEASE, drain=1)
+    upstream.enqueue(stalled(after=SOME_TEXT))
+    with running.worker():
+        pieces, head = portions(running.stream({**BODY, "input": "hello"})), b""
+        while b"output_text.delta" not in head:
+            head += next(pieces)
+        assert running.stop() == 0
+        *seen, error = (orjson.loads(event.data) for event in follow([head + b"".join(pieces)]))
+        assert (error["type"], error["error"]["code"]) == ("error", "server_shutting_down")
+        assert error["sequence_number"] == seen[-1]["sequence_number"]
+        running.start()
+        upstream.release()
+        response_id = seen[0]["response"]["id"]
+        rest = running.get(f"/responses/{response_id}?stream=true&starting_after={error['sequence_number']}")
+    *others, _ = follow([rest.content])
+    numbers = [event["sequence_number"] for event in (*seen, *(orjson.loads(event.data) for event in others))]
+    assert numbers == list(range(len(numbers)))
+
+
+def test_a_stream_whose_events_are_gone_is_made_anew(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
+    running = gateway([upstream.channel()], lease=LEASE, events_kept="1s")
+    waiting = running.post("/responses", {**BODY, "input": "hello"}).json()
+    with running.worker():
+        done = ended(running, waiting["id"])
+        eventually(lambda: rows.count(running.database_url, "event") == 0, "the events to go", WITHIN)
+    path = f"/responses/{waiting['id']}?stream=true"
+    assert check_stream(running.get(path).content, status="completed")[-1]["response"] == done
+    (end, _) = follow([running.get(f"{path}&starting_after=5").content])
+    assert orjson.loads(end.data) == {"type": "response.completed", "sequence_number": 6, "response": done}
+
+
+def test_channels_that_are_busy_are_waited_for(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
+    running = gateway([upstream.channel(max_concurrency=1)], lease=LEASE)
+    upstream.enqueue(stalled(after=SOME_TEXT))
+    with running.worker():
+        first = running.post("/responses", {**BODY, "input": "hello"}).json()
+        await_post(upstream)
+        second = running.post("/responses", {**BODY, "input": "hello again"}).json()
+        eventually(lambda: running.get(f"/responses/{second['id']}").json()["status"] == "in_progress", "its turn", 20)
+        upstream.release()
+        assert {ended(running, each["id"])["status"] for each in (first, second)} == {"completed"}
 
 
 # --- many, at random --------------------------------------------------------------------------------------------
