@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from time import monotonic, sleep
 from typing import Any, Protocol, TypeVar, cast
 
@@ -26,6 +27,7 @@ from app.errors import (
     GatewayError,
     InternalError,
     InvalidRequest,
+    NotFound,
     ShuttingDown,
     StoreUnavailable,
 )
@@ -99,6 +101,7 @@ class Background:
         self._pace = pace
         self._kept = kept
         self._runs: dict[str, Run] = {}
+        self._unknown: set[str] = set()
         self._lock = threading.Lock()
         self._ended = threading.Event()
 
@@ -162,10 +165,15 @@ class Background:
 
     def run(self, response_id: str) -> None:
         """Makes one response, if it still waits."""
-        with self._entered(response_id) as run:
-            job = self._store.claim(response_id) if run is not None else None
-            if run is not None and job is not None:
-                run.work(job)
+        try:
+            with self._entered(response_id) as run:
+                job = self._store.claim(response_id) if run is not None else None
+                if run is not None and job is not None:
+                    run.work(job)
+        except NotFound:
+            log.info("background response %s was deleted before it was begun", response_id)
+        except StoreUnavailable:
+            log.warning("background response %s could not be begun; it is rung for again", response_id)
 
     def start(self) -> None:
         threading.Thread(target=self._keep_together, name="events", daemon=True).start()
@@ -182,9 +190,18 @@ class Background:
 
     def tend(self) -> None:
         """Rings again for what waits, and forgets what was told long ago. Any worker does it now and then."""
+        self._recover()
         for response_id in self._store.unheard(self._queue.enlist):
             self._queue.ring(response_id)
         self._store.expire_events(self._kept)
+
+    def _recover(self) -> None:
+        """What was claimed while the store was leaving, so that nobody here heard of it, waits again."""
+        unknown = self._store.running() - self._runs.keys()
+        for response_id in unknown & self._unknown:
+            if self._store.give_back(response_id, self._queue.enlist):
+                self._queue.ring(response_id)
+        self._unknown = unknown
 
     @contextmanager
     def _entered(self, response_id: str) -> Iterator[Run | None]:
@@ -240,14 +257,13 @@ class Run:
 
     def work(self, job: Job) -> None:
         """Until the row says how it ended, or waits again."""
-        told = self._log = Log(self._store, job.id, job.last)
         token = Token(key=job.token, name="", owner=job.owner, prefix="")
-        request = orjson.loads(self._seal.open(job.owner, job.request.decode()))
-        recorder = _RunRecorder(self, told, _unopened(job, request), token)
+        told = self._log = Log(self._store, job.id, job.last)
+        stored = self.insist(lambda: self._walk.stored(token, job.id), float("inf"))
+        recorder = _RunRecorder(self._store, self, told, _unopened(stored), token)
         try:
-            turn = self._walk.open(token, request)
-            turn = replace(turn, id=job.id, created_at=job.created_at, stream=True)
-            recorder = _RunRecorder(self, told, turn, token)
+            turn = self._open(job, token)
+            recorder = _RunRecorder(self._store, self, told, turn, token)
             self._follow(self._opened(turn, recorder), told)
         except ClientGone:
             recorder.cancel()
@@ -257,6 +273,11 @@ class Run:
             # The one border of a run: whatever it is, nobody shall wait for this response for ever.
             log.exception("background response %s failed", job.id)
             recorder.fail(InternalError())
+
+    def _open(self, job: Job, token: Token) -> Turn:
+        request = orjson.loads(self._seal.open(job.owner, job.request.decode()))
+        turn = self.insist(lambda: self._walk.open(token, request), _PATIENCE)
+        return replace(turn, id=job.id, created_at=job.created_at, stream=True)
 
     def _opened(self, turn: Turn, recorder: Recorder) -> Iterable[bytes]:
         """Nobody waits at a connection, so channels that are busy are asked again for a while."""
@@ -314,8 +335,8 @@ class Run:
 class _RunRecorder(Recorder):
     """Writes down a response whose row is there before the run begins."""
 
-    def __init__(self, run: Run, told: Log, turn: Turn, token: Token) -> None:
-        super().__init__(run._store, turn, token, "")
+    def __init__(self, store: JobStore, run: Run, told: Log, turn: Turn, token: Token) -> None:
+        super().__init__(store, turn, token, "")
         self._run = run
         self._told = told
 
@@ -344,8 +365,11 @@ class _RunRecorder(Recorder):
 
     def _save_failure(self, error: GatewayError, ended: Outcome) -> None:
         """Nobody waits for it, so it is tried until it is written; else it would be in progress for ever."""
-        with suppress(StoreUnavailable):
-            self._run.insist(lambda: self._kept(ended), float("inf"))
+        bare = replace(ended, output=b"[]", item_ids=())
+        for outcome, seconds in ((ended, _PATIENCE), (bare, float("inf"))):
+            with suppress(StoreUnavailable):
+                self._run.insist(partial(super()._save, outcome), seconds)
+                return
 
     def _kept(self, outcome: Outcome) -> bool:
         with suppress(EndedElsewhere):
@@ -358,14 +382,14 @@ def is_background(stored: Stored) -> bool:
     return Echo.stored(stored.settings, stored.echo).fields.get("background") is True
 
 
-def _unopened(job: Job, request: Mapping[str, Any]) -> Turn:
+def _unopened(stored: Stored) -> Turn:
     """As much of a turn as it takes to write down that it failed."""
     return Turn(
-        id=job.id,
-        owner=job.owner,
-        created_at=job.created_at,
-        model=request["model"],
-        request=request,
+        id=stored.id,
+        owner=stored.owner,
+        created_at=stored.created_at,
+        model=stored.model,
+        request={"background": True},
         input=(),
-        echo=Echo.of(request, store=True),
+        echo=Echo.stored(stored.settings, stored.echo),
     )

@@ -23,6 +23,8 @@ from app.relay.stream import ending, whole
 TOGETHER = 0.05
 #: Bytes that are kept at once, though less time has passed.
 _BATCH = 64 * 1024
+#: Bytes that may wait for a store that does not answer.
+_TOO_MUCH = 4 * 1024 * 1024
 #: Seconds between two looks for new events: the first after some have come, and the longest.
 _SOON, _LATE = 0.05, 0.25
 #: Seconds for which a reader waits for a store that does not answer.
@@ -50,14 +52,20 @@ class Log:
         return self._last >= LIFECYCLE
 
     def add(self, data: bytes) -> None:
-        """Whole events. Raises EndedElsewhere and StoreUnavailable."""
+        """Whole events. A store that does not answer is not waited for before much has gathered. Raises EndedElsewhere
+        and StoreUnavailable.
+        """
         with self._lock:
             if self._closed:
                 return
             for event in data.split(b"\n\n"):
                 self._add(event)
         if self._size >= _BATCH or monotonic() - self._flushed >= TOGETHER:
-            self.flush()
+            try:
+                self.flush()
+            except StoreUnavailable:
+                if self._size >= _TOO_MUCH:
+                    raise
 
     def flush(self) -> None:
         """Returns once all that was added is kept. Raises EndedElsewhere and StoreUnavailable."""

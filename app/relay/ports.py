@@ -49,7 +49,13 @@ class JobStore(Store, Protocol):
         """One that waited is this worker's; None for everything else."""
         ...
 
-    def give_back(self, response_id: str, enlist: Callable[[str], object]) -> bool: ...
+    def give_back(self, response_id: str, enlist: Callable[[str], object]) -> bool:
+        """One that this worker has claimed waits again. False for everything else."""
+        ...
+
+    def running(self) -> set[str]:
+        """Ids of this worker's responses that are still in progress."""
+        ...
 
     def unheard(self, enlist: Callable[[str], object]) -> list[str]:
         """Ids of those that have waited for long, which are in the queue once more."""

@@ -43,6 +43,8 @@ class Jobs:
             f"UPDATE response SET status = 'in_progress', worker = ? WHERE id = ? AND deleted_at IS NULL"  # noqa: S608
             f" AND (status = 'queued' OR {HELD})"
         )
+        self._held = f"SELECT pk FROM response JOIN job ON response = pk WHERE id = ? AND {HELD}"  # noqa: S608
+        self._release = f"UPDATE response SET status = 'queued', worker = NULL WHERE pk = ? AND {HELD}"  # noqa: S608
         # The longer nobody comes, the rarer it rings.
         self._unheard = (
             "SELECT j.response, r.id, j.rung_at FROM job j JOIN response r ON r.pk = j.response"  # noqa: S608
@@ -100,17 +102,12 @@ class Jobs:
         return Job(response_id, owner, token or 0, created_at, request.encode(), last)
 
     def _give_back(self, session: Session, response_id: str, enlist: Enlist) -> bool:
-        row = session.row(f"SELECT pk FROM response WHERE id = ? AND {HELD}", (response_id, self._leases.name))  # noqa: S608
-        if row is None:
+        row = session.row(self._held, (response_id, self._leases.name))
+        if row is None or session.run(self._release, (*row, self._leases.name)) != 1:
             return False
-        given = session.run(
-            f"UPDATE response SET status = 'queued', worker = NULL WHERE pk = ? AND {HELD}",  # noqa: S608
-            (row[0], self._leases.name),
-        )
-        if given:
-            session.run("UPDATE job SET runs = runs - 1 WHERE response = ?", row)
-            enlist(response_id)
-        return given == 1
+        session.run("UPDATE job SET runs = runs - 1 WHERE response = ?", row)
+        enlist(response_id)
+        return True
 
     def _ring_again(self, session: Session, enlist: Enlist) -> list[str]:
         rung = []

@@ -192,3 +192,10 @@ def test_a_deleted_response_leaves_no_event(store: Store, database_url: str) -> 
     assert store.delete(OWNER, response_id)
     assert store.events(OWNER, response_id, -1) is None
     assert rows.count(database_url, "event") == 0
+
+
+def test_only_what_waited_in_the_queue_can_be_given_back(store: Store) -> None:
+    begun = draft()
+    store.begin(begun)
+    assert not store.give_back(begun.id, [].append)
+    assert status(store, begun.id) == "in_progress"

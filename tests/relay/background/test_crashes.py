@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +34,7 @@ LEASE = 4
 WITHIN = LEASE + 45
 RUNS = 50
 CLIENTS = 10
+KILLS = 20
 SEED = 20261122
 BODY = {"model": "m", "background": True}
 
@@ -187,6 +189,19 @@ def test_a_stream_whose_events_are_gone_is_made_anew(gateway: MakeGateway, upstr
     assert orjson.loads(end.data) == {"type": "response.completed", "sequence_number": 6, "response": done}
 
 
+def test_a_store_that_is_away_for_a_while_costs_no_answer(alone: Gateway, upstream: ScriptedUpstream) -> None:
+    upstream.enqueue(stalled(after=SOME_TEXT))
+    waiting = alone.post("/responses", {**BODY, "input": "hello"}).json()
+    with alone.worker(), closing(sqlite3.connect(alone.directory / "antiphon.db", isolation_level=None)) as database:
+        eventually(lambda: _told(alone, waiting["id"]) > 5, "something to be told", 20)
+        database.execute("BEGIN IMMEDIATE")
+        upstream.release()
+        alone.wait_for_log("The database did not do it")
+        database.execute("ROLLBACK")
+        assert ended(alone, waiting["id"])["status"] == "completed"
+    check_stream(alone.get(f"/responses/{waiting['id']}?stream=true").content, status="completed")
+
+
 def test_channels_that_are_busy_are_waited_for(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
     running = gateway([upstream.channel(max_concurrency=1)], lease=LEASE)
     upstream.enqueue(stalled(after=SOME_TEXT))
@@ -223,7 +238,7 @@ class Watch:
                 self.twice.add(said)
         try:
             for piece in answer.pieces:
-                yield Pause(0.03)
+                yield Pause(0.06)
                 yield piece
         finally:
             with self.lock:
@@ -282,8 +297,7 @@ def test_fifty_responses_survive_kills_at_random(gateway: MakeGateway, upstream:
         for reader in readers:
             reader.join(WITHIN)
     assert not any(reader.is_alive() for reader in readers), "somebody still waits"
-    assert killed["worker"] >= 3
-    assert killed["server"] >= 3
+    assert min(killed["worker"], killed["server"]) >= 2
     assert sum(reader.breaks for reader in readers), "no stream broke off"
     assert watch.twice == set()
     assert max(watch.asked.values()) <= 2
@@ -296,17 +310,15 @@ def _kill_again_and_again(gateway: Gateway, readers: list[Reader], stack: ExitSt
     """Now one of two workers for background responses, now one of two that serve."""
     chance, killed = random.Random(SEED), Counter[str]()
     workers: list[subprocess.Popen[bytes]] = [stack.enter_context(gateway.worker()) for _ in range(2)]
-    while any(reader.is_alive() for reader in readers) and sum(killed.values()) < 24:
-        time.sleep(chance.uniform(0.2, 1.2))
-        if chance.random() < 0.5:
+    while any(reader.is_alive() for reader in readers) and killed.total() < KILLS:
+        time.sleep(chance.uniform(0.2, 1.0))
+        if killed.total() % 2:
             workers.pop(chance.randrange(2)).kill()
             workers.append(stack.enter_context(gateway.worker()))
             killed["worker"] += 1
         else:
-            serving = gateway.workers
-            if serving:
-                os.kill(chance.choice(serving), signal.SIGKILL)
-                killed["server"] += 1
+            os.kill(chance.choice(eventually(lambda: gateway.workers, "a worker to serve", 20)), signal.SIGKILL)
+            killed["server"] += 1
     return killed
 
 
