@@ -11,7 +11,8 @@ from app.channels.catalog import Catalog
 from app.channels.choice import Channels
 from app.channels.watch import WatchedTable
 from app.errors import StoreUnavailable
-from app.relay import Drain, Keeper, Mover, Pace, Pump, Relay
+from app.queue import open_queue
+from app.relay import Background, Drain, Keeper, Mover, Pace, Pump, Relay
 from app.relay.chat import ChatRelay
 from app.sealing import Seal, Seals
 from app.settings import Settings, load_settings, read_environment
@@ -46,8 +47,12 @@ def build(settings: Settings) -> Gateway:
     channels = Channels(table, connections=settings.threads)
     drain = Drain()
     seals = Seals(*(Seal(purpose, settings.keys_for(purpose)) for purpose in ("compaction", "reasoning")))
-    mover = MOVERS[settings.mover](Pace(settings.heartbeat, drain, settings.stall))
+    pace = Pace(settings.heartbeat, drain, settings.stall)
+    mover = MOVERS[settings.mover](pace)
     relay = Relay(store, channels, seals, mover)
+    queue = open_queue(settings.queue_url, store.database)
+    waiting = Seal("job", settings.keys_for("job"))
+    background = Background(store, relay, queue, waiting, pace, settings.events_kept)
     return Gateway(
         settings=settings,
         store=store,
@@ -55,8 +60,10 @@ def build(settings: Settings) -> Gateway:
         catalog=Catalog(channels),
         relay=relay,
         chat=ChatRelay(store, channels, mover),
+        background=background,
+        queue=queue,
         mover=mover,
-        keeper=Keeper(store, relay.running, channels.statuses),
+        keeper=Keeper(store, relay.running, channels.statuses, background.tend),
         drain=drain,
         in_flight=InFlight(settings.max_in_flight),
     )

@@ -14,6 +14,11 @@ import orjson
 
 #: Statuses from which a conversation can go on.
 CHAINABLE = frozenset({"completed", "incomplete"})
+#: Statuses of a response that has not ended yet.
+RUNNING = frozenset({"queued", "in_progress"})
+
+#: Events that a background response begins with: created, queued, in progress. What has a higher number is its answer.
+LIFECYCLE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,8 @@ class Draft:
     kept: bool = True
     """`store`: content is kept and the id can be retrieved and chained from. Else only metadata."""
     streamed: bool = False
+    background: bool = False
+    """Made by a worker, which holds its row; see `Job`."""
     request_id: str = ""
     settings: bytes = b"{}"
     """JSON object of what repeats from turn to turn (instructions, tools, text); stored once by content."""
@@ -199,6 +206,42 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Job:
+    """A background response that a worker has claimed."""
+
+    id: str
+    owner: str
+    token: int
+    """Key of the token that asked."""
+    created_at: int
+    request: bytes
+    """JSON: the request as it was validated."""
+    last: int
+    """Number of the newest event that is kept; -1 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events of a response, numbered from `first` to `last`, as they are sent."""
+
+    first: int
+    last: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The next kept events of a response, and whether more may come."""
+
+    status: str
+    batches: tuple[Batch, ...]
+    last: int | None = None
+    """Number of the newest event that is kept, None for none; known once the response has ended."""
+    more: bool = False
+    """There are others already."""
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """A token as it is checked: never its secret."""
 
@@ -285,7 +328,9 @@ class Claimed:
     status: str | None
     """None while there is no row of it."""
     running: bool
-    """A living worker is at it."""
+    """A living worker is at it, or will be."""
+    background: bool = False
+    """It waits for a worker of its own, or is with one."""
 
 
 @dataclass(frozen=True, slots=True)

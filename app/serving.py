@@ -8,9 +8,13 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
+import subprocess
+import sys
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
+from types import FrameType
 from typing import Any
 
 import orjson
@@ -45,6 +49,35 @@ def pre_fork(server: Any, worker: Any) -> None:
     # Two gateways on one machine should not begin with the same core.
     first = server.pid % len(cores)
     worker.core = min(cores[first:] + cores[:first], key=taken.__getitem__)
+
+
+#: The process that keeps the workers for background responses, where there is one. It is a child of the master.
+_crew: list[subprocess.Popen[bytes]] = []
+
+
+def when_ready(server: Any) -> None:
+    """The master is about to serve: workers for background responses begin beside it, and are told to stop with it."""
+    settings = load_settings()
+    if settings.worker_processes == 0:
+        return
+    command = [sys.executable, "-P", "-m", "app.cli", "worker", "--beside", str(os.getpid())]
+    _crew.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))  # noqa: S603 - nothing from outside
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, lambda number, frame: _stop(server, number, frame))
+
+
+def on_exit(server: Any) -> None:
+    """The master ends last: systemd would kill what is left then."""
+    for crew in _crew:
+        with suppress(subprocess.TimeoutExpired):
+            crew.wait(server.cfg.graceful_timeout + DRAIN_RESERVE)
+
+
+def _stop(server: Any, number: int, frame: FrameType | None) -> None:
+    for crew in _crew:
+        with suppress(ProcessLookupError):
+            crew.send_signal(signal.SIGTERM)
+    server.signal(number, frame)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -89,16 +122,21 @@ class logger_class(glogging.Logger):  # type: ignore[misc]
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
-        json = load_settings().log == "json"
-        ours = logging.StreamHandler()
-        ours.setFormatter(JsonLines() if json else logging.Formatter(_TEXT))
-        log = logging.getLogger("app")
-        log.handlers = [ours]
-        log.setLevel(logging.INFO)
-        log.propagate = False
-        if json:
+        speak()
+        if load_settings().log == "json":
             for theirs in self.error_log.handlers:
                 theirs.setFormatter(JsonLines())
+
+
+def speak() -> None:
+    """Our own log; of what the queue says only what is wrong."""
+    ours = logging.StreamHandler()
+    ours.setFormatter(JsonLines() if load_settings().log == "json" else logging.Formatter(_TEXT))
+    for name, level in (("app", logging.INFO), ("huey", logging.WARNING)):
+        log = logging.getLogger(name)
+        log.handlers = [ours]
+        log.setLevel(level)
+        log.propagate = False
 
 
 def _pin(worker: Any, wish: str) -> None:

@@ -52,6 +52,14 @@ class Settings:
     """What was not used for so long may be pruned."""
     pin: str = "auto"
     """Whether each worker keeps to one core: on, off, or auto, where there are no more workers than cores."""
+    queue_url: str | None = field(default=None, repr=False)
+    """Where the doorbells of background responses wait; None for the database."""
+    worker_processes: int = 1
+    """Workers for background responses beside `antiphon serve`; 0 where `antiphon worker` runs by itself."""
+    worker_threads: int = 32
+    """Background responses that one worker makes at once."""
+    events_kept: int = 600
+    """For how long the events of a background response can be streamed again after its end."""
     home: Path = Path()
     """Where `.env` lies; relative paths start here."""
 
@@ -116,6 +124,10 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         lease=_integer(environment, "ANTIPHON_LEASE", 60, minimum=4),
         retention=_duration(environment, "ANTIPHON_RETENTION", "30d", minimum=DAY),
         pin=_choice(environment, "ANTIPHON_PIN", _PINS),
+        queue_url=_queue_url(environment, directory),
+        worker_processes=_integer(environment, "ANTIPHON_WORKER_PROCESSES", 1, minimum=0),
+        worker_threads=_integer(environment, "ANTIPHON_WORKER_THREADS", 32, minimum=1),
+        events_kept=_duration(environment, "ANTIPHON_EVENTS_KEPT", "10m", minimum=1),
         home=directory,
     )
 
@@ -184,6 +196,19 @@ def _duration(environment: Mapping[str, str], name: str, default: str, *, minimu
     seconds = parse_duration(text)
     if seconds is None or seconds < minimum:
         raise ConfigurationError(
-            f"{name} is {text!r}", f"it is a duration such as 30d or 12w, {minimum // DAY}d at least"
+            f"{name} is {text!r}", f"it is a duration such as 15m, 30d or 12w, {_shortest(minimum)} at least"
         )
     return seconds
+
+
+def _shortest(seconds: int) -> str:
+    return f"{seconds // DAY}d" if seconds >= DAY else f"{seconds}s"
+
+
+def _queue_url(environment: Mapping[str, str], directory: Path) -> str | None:
+    url = _optional(environment, "ANTIPHON_QUEUE_URL", directory)
+    if url and not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ConfigurationError(
+            "ANTIPHON_QUEUE_URL does not start with redis://", "leave it out to use the database as the queue"
+        )
+    return url

@@ -57,6 +57,11 @@ class Turn:
     """Makes `encrypted_content` of reasoning text, for a client that asked for it."""
 
     @property
+    def background(self) -> bool:
+        """Made by a worker after the request was answered; see `app.relay.background`."""
+        return bool(self.request.get("background"))
+
+    @property
     def previous_response_id(self) -> str | None:
         return self.request.get("previous_response_id")
 

@@ -20,8 +20,9 @@ from app import errors, ids
 from app.channels.catalog import Catalog
 from app.channels.choice import Channels
 from app.errors import ClientGone, GatewayError, InvalidRequest, Unauthenticated, Unavailable, UnsupportedMedia
+from app.queue import RedisQueue, SqlQueue
 from app.records import Token
-from app.relay import Asked, Client, Drain, Keeper, Mover, Relay, chunked, unframed
+from app.relay import Asked, Background, Client, Drain, Keeper, Mover, Relay, chunked, unframed
 from app.relay.chat import ChatRelay
 from app.relay.journal import Entry, Visit
 from app.settings import Settings
@@ -72,6 +73,8 @@ class Gateway:
     catalog: Catalog
     relay: Relay
     chat: ChatRelay
+    background: Background
+    queue: SqlQueue | RedisQueue
     mover: Mover
     keeper: Keeper
     drain: Drain

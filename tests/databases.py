@@ -97,11 +97,11 @@ def _empty(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
 
 
 def _start(folder: Path) -> Server:
-    data, log, port = folder / "data", folder / "log", _free_port()
+    data, log, port = folder / "data", folder / "log", free_port()
     account = ["--user=root"] if os.geteuid() == 0 else []
     subprocess.run(
         [
-            _program("mariadb-install-db"),
+            program("mariadb-install-db", "mariadb-server"),
             "--no-defaults",
             f"--datadir={data}",
             "--auth-root-authentication-method=normal",
@@ -114,7 +114,7 @@ def _start(folder: Path) -> Server:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [
-                _program("mariadbd"),
+                program("mariadbd", "mariadb-server"),
                 "--no-defaults",
                 f"--datadir={data}",
                 f"--socket={folder / 's'}",
@@ -137,17 +137,15 @@ def _start(folder: Path) -> Server:
     return Server(port=port, process=process, log=log)
 
 
-def _program(name: str) -> str:
+def program(name: str, package: str) -> str:
     # Servers lie where only root's PATH looks.
     found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
     if found is None:
-        pytest.fail(
-            f"{name} is not installed: `make test` installs what the tests need (mariadb-server).", pytrace=False
-        )
+        pytest.fail(f"{name} is not installed: `make test` installs what the tests need ({package}).", pytrace=False)
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

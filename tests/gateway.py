@@ -54,7 +54,8 @@ class Gateway:
         self.url = f"http://127.0.0.1:{self.port}"
         self.base_url = f"{self.url}/v1"
         self.token = ""
-        self._settings = {"workers": 1, "threads": 32, **settings}
+        # A worker for background responses is another process to start, for the tests that need it.
+        self._settings = {"workers": 1, "threads": 32, "worker_processes": 0, **settings}
         self._secret = secrets.token_urlsafe(32)
         self._log_file = directory / "gateway.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -125,6 +126,24 @@ class Gateway:
         if self._process is not None:
             self.stop()
 
+    @contextlib.contextmanager
+    def worker(self) -> Iterator[subprocess.Popen[bytes]]:
+        """`antiphon worker`, by itself as on another machine; at the end it is killed, if it is still there."""
+        with self._log_file.open("ab") as log:
+            process = subprocess.Popen(
+                [*COMMAND, "worker"],
+                cwd=self.directory,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            yield process
+        finally:
+            _kill(process)
+
     @property
     def pid(self) -> int:
         """Of gunicorn's master."""
@@ -132,9 +151,18 @@ class Gateway:
 
     @property
     def workers(self) -> list[int]:
-        """Process ids of the workers."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        return [int(pid) for pid in children.read_text().split()]
+        """Process ids of the workers that serve."""
+        return [pid for pid in _children(self.pid) if pid not in self.crew]
+
+    @property
+    def crew(self) -> list[int]:
+        """The process that keeps the workers for background responses."""
+        return [pid for pid in _children(self.pid) if b"--beside" in _command_line(pid)]
+
+    @property
+    def background_workers(self) -> list[int]:
+        """Process ids of the workers for background responses."""
+        return [pid for keeper in self.crew for pid in _children(keeper)]
 
     @property
     def log(self) -> str:
@@ -256,6 +284,20 @@ class Gateway:
                 raise AssertionError(f"the gateway ended with {code} instead of {what}:\n{self.log}")
             if time.monotonic() > deadline:
                 raise AssertionError(f"waited {timeout} s for {what}:\n{self.log}")
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def portions(answer: requests.Response) -> Iterator[bytes]:

@@ -20,6 +20,7 @@ from app.cli.route import route
 from app.cli.serve import serve
 from app.cli.tokens import tokens
 from app.cli.usage import usage
+from app.cli.worker import worker
 from app.errors import ConfigurationError, StoreUnavailable
 
 
@@ -29,7 +30,7 @@ def antiphon() -> None:
     """A gateway that serves the OpenAI Responses API to a team."""
 
 
-for command in (init, serve, check, doctor, reload, tokens, channels, route, models, usage, db, connect):
+for command in (init, serve, worker, check, doctor, reload, tokens, channels, route, models, usage, db, connect):
     antiphon.add_command(command)
 
 

@@ -9,7 +9,7 @@ from app import web
 from app.endpoints import API
 from app.errors import GatewayError, InvalidRequest
 from app.schemas.create import read_compact, read_create, read_include
-from app.schemas.listing import read_page
+from app.schemas.listing import read_page, read_starting_after
 
 PREFIXES = API
 blueprint = Blueprint("responses", __name__)
@@ -17,11 +17,15 @@ blueprint = Blueprint("responses", __name__)
 
 @blueprint.post("/responses")
 def create() -> Response:
-    asked = read_create(web.body())
-    relay, token = web.gateway().relay, web.token()
-    if asked.get("stream"):
-        return web.event_stream(relay.stream(token, asked, web.asked()))
-    return web.answer(relay.create(token, asked, web.asked()))
+    request = read_create(web.body())
+    relay, background, token, asked = web.gateway().relay, web.gateway().background, web.token(), web.asked()
+    if request.get("background"):
+        if request.get("stream"):
+            return web.event_stream(background.stream(token, request, asked))
+        return web.answer(background.create(token, request, asked))
+    if request.get("stream"):
+        return web.event_stream(relay.stream(token, request, asked))
+    return web.answer(relay.create(token, request, asked))
 
 
 @blueprint.post("/responses/compact")
@@ -56,14 +60,10 @@ def connect() -> Response:
 @blueprint.get("/responses/<response_id>")
 def retrieve(response_id: str) -> Response:
     include = read_include(web.listed_argument("include"))
-    response = web.gateway().relay.retrieve(web.token(), response_id, include)
     if incoming.args.get("stream", "").lower() == "true":
-        raise InvalidRequest(
-            "Only a background response can be streamed again. Leave out 'stream'.",
-            code="unsupported_value",
-            param="stream",
-        )
-    return web.answer(response)
+        after, client = read_starting_after(incoming.args), web.asked().client
+        return web.event_stream(web.gateway().background.follow(web.token(), response_id, after, client, include))
+    return web.answer(web.gateway().relay.retrieve(web.token(), response_id, include))
 
 
 @blueprint.delete("/responses/<response_id>")
@@ -79,4 +79,4 @@ def input_items(response_id: str) -> Response:
 
 @blueprint.post("/responses/<response_id>/cancel")
 def cancel(response_id: str) -> Response:
-    return web.answer(web.gateway().relay.cancel(web.token(), response_id))
+    return web.answer(web.gateway().background.cancel(web.token(), response_id))

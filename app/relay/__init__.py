@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import time
-from typing import Any
+from typing import Any, TypeVar
 
 from app import ids
 from app.echo import Echo
@@ -22,11 +22,12 @@ from app.errors import (
     response_not_found,
 )
 from app.records import Chain, Stored, Token
+from app.relay.asked import Asked
 from app.relay.asking import ask
+from app.relay.background import Background
 from app.relay.compacting import is_summary
 from app.relay.compaction import Compaction, context_tokens, pseudo_chain, split_for_answer
 from app.relay.context import Contexts
-from app.relay.journal import Entry
 from app.relay.keeper import Keeper, Running
 from app.relay.listing import context_items, page, returned
 from app.relay.mover import Client, Drain, Mover, Pace, chunked, unframed
@@ -43,6 +44,7 @@ from app.turn import Answer, Item, Turn
 
 __all__ = [
     "Asked",
+    "Background",
     "Client",
     "Drain",
     "EventStream",
@@ -62,28 +64,7 @@ _KEEP_NOTHING = 0
 _TRIGGER = "compaction_trigger"
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Who waits for an answer. `client` is the descriptor of their connection, where there is one to watch."""
-
-    entry: Entry = field(default_factory=Entry, kw_only=True)
-    """What the request log will say."""
-    request_id: str
-    client: int | None = None
-    connection: Client | None = None
-    """The same, where it may be written to beside the server."""
-    key: str | None = None
-    """The Idempotency-Key, where there is one."""
-    told: dict[str, str] = field(default_factory=dict)
-    """What they are told beside the answer, as headers; filled in while it is made."""
-
-    def tell_dropped(self, tools: Sequence[str]) -> None:
-        if tools:
-            self.told["X-Antiphon-Dropped-Tools"] = ", ".join(tools)
-
-    def tell_replayed(self) -> None:
-        self.told["Idempotent-Replayed"] = "true"
-
+T = TypeVar("T")
 
 #: Makes the history of a turn shorter, or leaves it.
 Shorten = Callable[[Turn, Recorder, Asked], Turn]
@@ -104,24 +85,58 @@ class Relay:
 
     def create(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
         """The whole response object, stored. Raises GatewayError, or ClientGone when nobody waits for it any more."""
-        if _ends_with_trigger(request):
-            return self._compacted_context(token, request, asked)
-        turn = open_turn(self._store, self._contexts, token, request, int(time()))
-        return self._create(turn, token, asked, self._compacted_if_due)
+        turn = self.open(token, request)
+        return self.once(turn, token, asked, lambda recorder: self._answer(turn, recorder, asked), _itself)
 
     def stream(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterable[bytes]:
         """The response as events, opened: an upstream has accepted. Raises as `create` does."""
-        if _ends_with_trigger(request):
-            return whole(self._compacted_context(token, request, asked))
-        turn = open_turn(self._store, self._contexts, token, request, int(time()))
-        return self._stream(turn, token, asked, self._compacted_if_due)
+        turn = self.open(token, request)
+        return self.once(turn, token, asked, lambda recorder: self._events(turn, recorder, asked, self.running), whole)
 
-    def _create(self, turn: Turn, token: Token, asked: Asked, shorten: Shorten) -> dict[str, Any]:
+    def once(
+        self,
+        turn: Turn,
+        token: Token,
+        asked: Asked,
+        make: Callable[[Recorder], T],
+        again: Callable[[dict[str, Any]], T],
+    ) -> T:
+        """What `make` makes of the turn; where the same request has been answered before, that response."""
         once = Once(self._store, token, turn, asked.key)
         if (earlier := once.earlier()) is not None:
-            return _replayed(earlier, asked)
-        recorder = Recorder(self._store, turn, token, asked.request_id, asked.entry)
-        with _recorded(recorder, once):
+            asked.tell_replayed()
+            return again(self.shown(earlier))
+        with once:
+            return make(Recorder(self._store, turn, token, asked.request_id, asked.entry))
+
+    def open(self, token: Token, request: Mapping[str, Any]) -> Turn:
+        """The turn that a request asks for. Raises InvalidRequest and NotFound."""
+        if not _ends_with_trigger(request):
+            return open_turn(self._store, self._contexts, token, request, int(time()))
+        items = request["input"][:-1]
+        turn = self._open_to_compact(token, {**request, "input": items})
+        return replace(turn, request=request)
+
+    def check_served(self, turn: Turn) -> None:
+        """Raises GatewayError when no channel can answer."""
+        self._channels.choices(turn.model)
+
+    def events(self, turn: Turn, recorder: Recorder, client: int) -> Iterable[bytes]:
+        """The events of a turn that a run has opened, for a client that can only hang up. Raises as `create` does."""
+        return self._events(turn, recorder, Asked("", client), Running())
+
+    def _answer(self, turn: Turn, recorder: Recorder, asked: Asked) -> dict[str, Any]:
+        if _ends_with_trigger(turn.request):
+            return self._compact_only(turn, recorder, asked, _item_alone)
+        return self._create(turn, recorder, asked, self._compacted_if_due)
+
+    def _events(self, turn: Turn, recorder: Recorder, asked: Asked, running: Running) -> Iterable[bytes]:
+        if _ends_with_trigger(turn.request):
+            return whole(self._compact_only(turn, recorder, asked, _item_alone))
+        return self._stream(turn, recorder, asked, self._compacted_if_due, running)
+
+    def _create(self, turn: Turn, recorder: Recorder, asked: Asked, shorten: Shorten) -> dict[str, Any]:
+        with _recorded(recorder):
             turn = shorten(turn, recorder, asked)
             answer, answered = ask(
                 turn,
@@ -134,16 +149,12 @@ class Relay:
             asked.tell_dropped(answered.dropped)
             return recorder.finish(answer, answered.choice)
 
-    def _stream(self, turn: Turn, token: Token, asked: Asked, shorten: Shorten) -> Iterable[bytes]:
-        once = Once(self._store, token, turn, asked.key)
-        if (earlier := once.earlier()) is not None:
-            return whole(_replayed(earlier, asked))
-        recorder = Recorder(self._store, turn, token, asked.request_id, asked.entry)
-        with _recorded(recorder, once):
+    def _stream(self, turn: Turn, recorder: Recorder, asked: Asked, shorten: Shorten, running: Running) -> EventStream:
+        with _recorded(recorder):
             turn = shorten(turn, recorder, asked)
-            return self._opened(turn, recorder, asked)
+            return self._opened(turn, recorder, asked, running)
 
-    def _opened(self, turn: Turn, recorder: Recorder, asked: Asked) -> EventStream:
+    def _opened(self, turn: Turn, recorder: Recorder, asked: Asked, running: Running) -> EventStream:
         events = EventStream(
             turn,
             self._channels,
@@ -153,7 +164,7 @@ class Relay:
             watched=asked.client,
             client=asked.connection,
             mover=self._mover,
-            running=self.running,
+            running=running,
         ).open()
         asked.tell_dropped(events.dropped)
         return events
@@ -173,15 +184,24 @@ class Relay:
     def compact(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
         """The history is compacted, then the input is answered: an ordinary response."""
         turn = open_turn(self._store, self._contexts, token, request, int(time()))
-        return self._create(turn, token, asked, self._compacted_before)
+        return self.once(
+            turn, token, asked, lambda recorder: self._create(turn, recorder, asked, self._compacted_before), _itself
+        )
 
     def compact_stream(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterable[bytes]:
         turn = open_turn(self._store, self._contexts, token, request, int(time()))
-        return self._stream(turn, token, asked, self._compacted_before)
+
+        def stream(recorder: Recorder) -> Iterable[bytes]:
+            return self._stream(turn, recorder, asked, self._compacted_before, self.running)
+
+        return self.once(turn, token, asked, stream, whole)
 
     def window(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
         """OpenAI's compaction object: the users' messages word for word and one item."""
-        response = self._compact_only(token, request, asked, lambda history, item: [*_user_messages(history), item])
+        turn = self._open_to_compact(token, request)
+        response = self.once(
+            turn, token, asked, lambda recorder: self._compact_only(turn, recorder, asked, _window), _itself
+        )
         return {
             "id": response["id"],
             "object": "response.compaction",
@@ -228,27 +248,22 @@ class Relay:
         recorder.compacted(shorter)
         return shorter
 
-    def _compacted_context(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
-        """A context that ends with a trigger: exactly one compaction item, and no answer."""
-        items = request["input"][:-1]
-        return self._compact_only(token, {**request, "input": items}, asked, lambda _, item: [item])
-
-    def _compact_only(self, token: Token, request: Mapping[str, Any], asked: Asked, output: Output) -> dict[str, Any]:
+    def _open_to_compact(self, token: Token, request: Mapping[str, Any]) -> Turn:
+        """A turn whose context is only to be compacted."""
         turn = open_history(self._store, self._contexts, token, request, int(time()))
         check_model(token, turn.model)
-        history = [*self._contexts.items(turn), *turn.input]
-        if not history:
+        if not turn.input and not turn.chain.links:
             raise InvalidRequest("There is nothing to compact.", code="empty_array", param="input")
-        once = Once(self._store, token, turn, asked.key)
-        if (earlier := once.earlier()) is not None:
-            return _replayed(earlier, asked)
-        recorder = Recorder(self._store, turn, token, asked.request_id, asked.entry)
-        with _recorded(recorder, once):
+        return turn
+
+    def _compact_only(self, turn: Turn, recorder: Recorder, asked: Asked, output: Output) -> dict[str, Any]:
+        history = [*self._contexts.items(turn), *turn.input]
+        with _recorded(recorder):
             made = self._compaction.compact(
                 turn,
                 history,
                 (),
-                self._compaction.wish(request),
+                self._compaction.wish(turn.request),
                 _KEEP_NOTHING,
                 prefer=self._prefer(turn),
                 client=asked.client,
@@ -260,66 +275,54 @@ class Relay:
     # --- what is stored
 
     def retrieve(self, token: Token, response_id: str, include: Iterable[str] = ()) -> dict[str, Any]:
-        return response_object(self._stored(token, response_id), include)
+        return self.shown(self.stored(token, response_id), include)
 
     def delete(self, token: Token, response_id: str) -> dict[str, Any]:
         if not self._store.delete(token.owner, response_id):
             raise response_not_found(response_id)
         return {"id": response_id, "object": "response", "deleted": True}
 
-    def cancel(self, token: Token, response_id: str) -> dict[str, Any]:
-        self._stored(token, response_id)
-        raise InvalidRequest("Cannot cancel a synchronous response.")
-
     def input_items(self, token: Token, response_id: str, wanted: Page, include: Iterable[str] = ()) -> dict[str, Any]:
         """The context of a response, paged."""
-        stored = self._stored(token, response_id)
+        stored = self.stored(token, response_id)
         chain = self._contexts.load(token.owner, stored.parent) if stored.parent else Chain()
         chain = self._contexts.shown_chain(token.owner, chain)
         stored = replace(stored, input=self._contexts.shown_array(token.owner, stored.input))
         echo = Echo.stored(stored.settings, stored.echo).including(include)
         return page([dict(echo.shown(item)) for item in context_items(chain, stored)], wanted)
 
-    def _stored(self, token: Token, response_id: str) -> Stored:
+    def stored(self, token: Token, response_id: str) -> Stored:
         stored = self._store.response(token.owner, response_id)
         if stored is None:
             raise response_not_found(response_id)
         return stored
 
-
-def response_object(stored: Stored, include: Iterable[str] = ()) -> dict[str, Any]:
-    """What a GET answers: the same object that the POST gave."""
-    echo = Echo.stored(stored.settings, stored.echo).including(include)
-    return echo.response(
-        id=stored.id,
-        created_at=stored.created_at,
-        model=stored.model,
-        status=stored.status,
-        previous_response_id=stored.parent,
-        output=stored.output_items(),
-        usage=stored.usage,
-        completed_at=stored.completed_at,
-        error=stored.error,
-        incomplete_details=stored.incomplete_details,
-    )
-
-
-def _replayed(stored: Stored, asked: Asked) -> dict[str, Any]:
-    asked.tell_replayed()
-    return response_object(stored)
+    def shown(self, stored: Stored, include: Iterable[str] = ()) -> dict[str, Any]:
+        """What a GET answers: the same object that the POST gave."""
+        echo = Echo.stored(stored.settings, stored.echo).including(include)
+        return echo.response(
+            id=stored.id,
+            created_at=stored.created_at,
+            model=stored.model,
+            status=stored.status,
+            previous_response_id=stored.parent,
+            output=stored.output_items(),
+            usage=stored.usage,
+            completed_at=stored.completed_at,
+            error=stored.error,
+            incomplete_details=stored.incomplete_details,
+        )
 
 
 @contextmanager
-def _recorded(recorder: Recorder, once: Once) -> Iterator[None]:
-    """However the work ends, it is written down; what came to nothing may be asked for again."""
+def _recorded(recorder: Recorder) -> Iterator[None]:
+    """However the work ends, it is written down."""
     try:
         yield
     except GatewayError as error:
-        once.release()
         recorder.refuse(error)
         raise
     except ClientGone:
-        once.release()
         recorder.cancel()
         raise
 
@@ -327,6 +330,19 @@ def _recorded(recorder: Recorder, once: Once) -> Iterator[None]:
 def _ends_with_trigger(request: Mapping[str, Any]) -> bool:
     items: Sequence[Item] = request.get("input") or []
     return bool(items) and items[-1].get("type") == _TRIGGER
+
+
+def _item_alone(_: Sequence[Item], item: Item) -> Sequence[Item]:
+    """The output of a context that ends with a trigger: exactly one compaction item, and no answer."""
+    return [item]
+
+
+def _itself(response: dict[str, Any]) -> dict[str, Any]:
+    return response
+
+
+def _window(history: Sequence[Item], item: Item) -> Sequence[Item]:
+    return [*_user_messages(history), item]
 
 
 def _user_messages(history: Sequence[Item]) -> Iterator[Item]:

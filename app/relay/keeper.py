@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 #: How often running streams are compared with their rows: within this, one that was ended elsewhere stops, and what
 #: has changed with a channel is told.
-LOOK_SECONDS = 2.0
+LOOK_SECONDS = 1.0
 
 
 class Leases(Protocol):
@@ -68,10 +68,18 @@ class Running:
 class Keeper:
     """One thread a worker. It must not die: what the database refuses now is tried again at the next tick."""
 
-    def __init__(self, leases: Leases, running: Running, status: Callable[[], Sequence[ChannelStatus]]) -> None:
+    def __init__(
+        self,
+        leases: Leases,
+        running: Running,
+        status: Callable[[], Sequence[ChannelStatus]],
+        tend: Callable[[], None],
+    ) -> None:
+        """`tend` is called now and then, by some worker or other."""
         self._leases = leases
         self._running = running
         self._status = status
+        self._tend = tend
         self._told: Sequence[ChannelStatus] | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
@@ -96,6 +104,7 @@ class Keeper:
                     since_renewal = 0.0
                     self._renew(self._status())
                     self._reap()
+                    self._tend()
                 elif (status := self._status()) != self._told:
                     self._renew(status)
             except StoreUnavailable as error:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 import orjson
 
-from app.errors import GatewayError, InvalidRequest
+from app.errors import AntiphonError, GatewayError, InvalidRequest
 from app.records import Claim, Claimed, Stored, Token
 from app.relay.ports import Store
 from app.turn import Turn
@@ -43,13 +44,18 @@ class Once:
         and for another request under the same key."""
         if self._claim is None:
             return None
-        claimed = self._store.claim(self._token, self._claim, self._turn.id)
+        claimed = self._store.claim_key(self._token, self._claim, self._turn.id)
         return self._replay(self._claim, claimed) if claimed else None
 
-    def release(self) -> None:
-        """Nothing came of it, so that a second try is a first one."""
-        if self._claim is not None:
-            self._store.release(self._token, self._claim, self._turn.id)
+    def __enter__(self) -> Once:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """When nothing came of it, a second try is a first one."""
+        if self._claim is not None and isinstance(error, AntiphonError):
+            self._store.release_key(self._token, self._claim, self._turn.id)
 
     def _replay(self, claim: Claim, claimed: Claimed) -> Stored:
         if claimed.fingerprint != claim.fingerprint:
@@ -58,7 +64,7 @@ class Once:
                 code="idempotency_key_reused",
                 param=HEADER,
             )
-        if claimed.running:
+        if claimed.running and not claimed.background:
             raise _conflict(
                 f"A request with this {HEADER} is at work. Please try again.", "idempotency_key_in_use", retry_after=1.0
             )

@@ -30,6 +30,8 @@ def open_turn(store: Store, contexts: Contexts, token: Token, request: Mapping[s
 def open_history(store: Store, contexts: Contexts, token: Token, request: Mapping[str, Any], now: int) -> Turn:
     """The same for a context that is only to be compacted: calls may still wait for their outputs there."""
     keeps = bool(request.get("store", True)) and token.keeps
+    if request.get("background") and not keeps:
+        raise InvalidRequest("background can only be used when `store` is true", param="background")
     _refuse_what_is_not_served(request)
     previous = request.get("previous_response_id")
     chain = contexts.load(token.owner, previous) if previous else Chain()
@@ -50,14 +52,6 @@ def open_history(store: Store, contexts: Contexts, token: Token, request: Mappin
 
 
 def _refuse_what_is_not_served(request: Mapping[str, Any]) -> None:
-    if request.get("background"):
-        if request.get("store") is False:
-            raise InvalidRequest("background can only be used when `store` is true", param="background")
-        raise InvalidRequest(
-            "Background responses are not supported by this gateway. Leave out 'background' and use 'stream'.",
-            code="unsupported_parameter",
-            param="background",
-        )
     if "conversation" in request:
         raise InvalidRequest(
             "Conversations are not supported by this gateway. Use 'previous_response_id' to go on.",

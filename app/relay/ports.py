@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from app.errors import UpstreamError
 from app.formats import Format
-from app.records import Chain, Claim, Claimed, Draft, Outcome, Stored
+from app.records import Batch, Chain, Claim, Claimed, Draft, Job, Outcome, Page, Stored
 from app.turn import Row
 
 
@@ -35,13 +35,59 @@ class Store(Protocol):
 
     def delete(self, owner: str, response_id: str) -> bool: ...
 
-    def claim(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
+    def claim_key(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
         """None when the key is the response's from now on, else the response that has it already."""
         ...
 
-    def release(self, token: int, claim: Claim, response_id: str) -> None: ...
+    def release_key(self, token: int, claim: Claim, response_id: str) -> None: ...
 
     def items(self, owner: str, ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]: ...
+
+
+class JobStore(Store, Protocol):
+    """What background responses need besides."""
+
+    def enqueue(self, draft: Draft, request: bytes, told: Batch, enlist: Callable[[str], object]) -> None:
+        """Writes a row that waits, with what it needs to be run; `enlist` is called in the same transaction."""
+        ...
+
+    def claim(self, response_id: str) -> Job | None:
+        """One that waited is this worker's; None for everything else."""
+        ...
+
+    def give_back(self, response_id: str, enlist: Callable[[str], object]) -> bool:
+        """One that this worker has claimed waits again. False for everything else."""
+        ...
+
+    def running(self) -> set[str]:
+        """Ids of this worker's responses that are still in progress."""
+        ...
+
+    def unheard(self, enlist: Callable[[str], object]) -> list[str]:
+        """Ids of those that have waited for long, which are in the queue once more."""
+        ...
+
+    def keep_events(self, response_id: str, batch: Batch) -> bool:
+        """False when the response is not this worker's any more."""
+        ...
+
+    def events(self, owner: str, response_id: str, after: int) -> Page | None: ...
+
+    def expire_events(self, age: int) -> int: ...
+
+    def cancel(self, owner: str, response_id: str) -> bool: ...
+
+
+class Queue(Protocol):
+    """Carries ids of responses that wait to whoever makes them; one that is lost rings again."""
+
+    def enlist(self, response_id: str) -> None:
+        """Called in the transaction that makes it wait, for a queue that lies in the same database."""
+        ...
+
+    def ring(self, response_id: str) -> None:
+        """Called once that is committed, for every other queue."""
+        ...
 
 
 class Exchange(Protocol):

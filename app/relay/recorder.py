@@ -29,7 +29,7 @@ class Recorder:
         self._store = store
         self._entry = entry or Entry()
         self._turn = turn
-        self._draft = _draft(turn, token, request_id)
+        self._draft = draft(turn, token, request_id)
         self._attempts: list[Attempt] = []
         self._started = monotonic()
         self._first_byte_ms: int | None = None
@@ -111,12 +111,7 @@ class Recorder:
         """Stores a failure; the response object that says so."""
         wire = {"code": error.code or "server_error", "message": error.message}
         ended = self._ended("failed", wire, partial, choice)
-        if isinstance(error, StoreUnavailable):
-            # The store has been waited for once; now the client waits, and the row is ended when it can be.
-            self._entry.tell(self._draft, ended)
-            self._store.note(self._draft, ended)
-        else:
-            self._save_lost(ended)
+        self._save_failure(error, ended)
         return self._turn.echo.response(
             id=self._turn.id,
             created_at=self._turn.created_at,
@@ -172,6 +167,13 @@ class Recorder:
         self._saved = True
         return written
 
+    def _save_failure(self, error: GatewayError, ended: Outcome) -> None:
+        if isinstance(error, StoreUnavailable):
+            # The store has been waited for once; now the client waits, and the row is ended when it can be.
+            self._store.note(self._draft, ended)
+        else:
+            self._save_lost(ended)
+
     def _save_lost(self, outcome: Outcome) -> None:
         """Nothing was promised, so a store that does not answer is no reason to fail once more: the reaper comes."""
         try:
@@ -188,7 +190,8 @@ def item_ids(items: Sequence[Item]) -> tuple[str, ...]:
     return tuple(item["id"] for item in items if isinstance(item.get("id"), str) and item["id"])
 
 
-def _draft(turn: Turn, token: Token, request_id: str) -> Draft:
+def draft(turn: Turn, token: Token, request_id: str) -> Draft:
+    """What is stored of a turn before it is answered."""
     kept = turn.store
     return Draft(
         id=turn.id,
@@ -199,6 +202,7 @@ def _draft(turn: Turn, token: Token, request_id: str) -> Draft:
         parent=turn.previous_response_id,
         kept=kept,
         streamed=turn.stream,
+        background=turn.background,
         request_id=request_id,
         settings=_trimmed(turn.echo.settings()) if kept else b"{}",
         echo=_trimmed(turn.echo.rest()) if kept else b"{}",

@@ -14,6 +14,7 @@ from typing import Any
 from app import sse
 from app.errors import ClientGone, GatewayError, InternalError, UpstreamError
 from app.formats import Decoder, Emitter, replay
+from app.records import CHAINABLE
 from app.relay.asking import Fit, Tries, Try
 from app.relay.keeper import Running
 from app.relay.mover import Client, Flow, Mover, Stop
@@ -23,31 +24,51 @@ from app.turn import Answer, Item, Turn
 
 log = logging.getLogger(__name__)
 
-#: `response.created` and `response.in_progress` are ours; what the upstream says next is number two.
-_HEAD = 2
+#: The events that a stream begins with and the statuses that they tell. They are ours; the upstream speaks next.
+_AT_ONCE = (("response.created", "in_progress"), ("response.in_progress", "in_progress"))
+_FROM_QUEUE = (("response.created", "queued"), ("response.queued", "queued"), ("response.in_progress", "in_progress"))
 #: Events of an item that needs no deltas: added and done.
 _PER_ITEM = 2
 
 
 def head(begun: Mapping[str, Any], preface: Sequence[Item]) -> bytes:
     """What a stream begins with, and the items of ours that stand before the answer."""
-    return b"".join(_begun(Emitter(), begun, preface))
+    return b"".join(_head(Emitter(), begun, preface))
 
 
-def _begun(emitter: Emitter, begun: Mapping[str, Any], items: Sequence[Item]) -> Iterator[bytes]:
-    for kind in ("response.created", "response.in_progress"):
-        yield emitter.event(kind, response=begun)
-    for item in items:
-        yield from emitter.item(item)
+def told_of(begun: Mapping[str, Any]) -> Sequence[bytes]:
+    """The events of a response that waits in the queue."""
+    return list(_head(Emitter(), begun, ()))[:-1]
 
 
 def whole(response: Mapping[str, Any]) -> Iterator[bytes]:
     """A response that is stored already, as the stream that was asked for."""
-    begun = {**response, "status": "in_progress", "output": [], "usage": None, "completed_at": None}
     emitter = Emitter()
-    yield b"".join(_begun(emitter, begun, response["output"]))
-    kind = f"response.{response['status']}"
-    yield _terminal({"type": kind, "sequence_number": emitter.sequence, "response": response})
+    begun = {**response, "output": [], "usage": None, "error": None, "incomplete_details": None, "completed_at": None}
+    yield b"".join(_head(emitter, begun, response["output"]))
+    yield ending(response, emitter.sequence)
+
+
+def ending(response: Mapping[str, Any], number: int, after: int = -1) -> bytes:
+    """How the stream of a response ends that has ended: one terminal event, behind an error when it has failed. The
+    error is left out for whoever has seen what is numbered up to `after`.
+    """
+    if response["status"] in CHAINABLE:
+        return _terminal({"type": f"response.{response['status']}", "sequence_number": number, "response": response})
+    error = {"type": "server_error", "param": None, **response["error"]}
+    told = sse.encode({"type": "error", "sequence_number": number, "error": error}) if number > after else b""
+    return told + _terminal({"type": "response.failed", "sequence_number": number + 1, "response": response})
+
+
+def _head(emitter: Emitter, begun: Mapping[str, Any], preface: Sequence[Item]) -> Iterator[bytes]:
+    for kind, status in _opening(begun["background"]):
+        yield emitter.event(kind, response={**begun, "status": status})
+    for item in preface:
+        yield from emitter.item(item)
+
+
+def _opening(background: bool) -> Sequence[tuple[str, str]]:
+    return _FROM_QUEUE if background else _AT_ONCE
 
 
 def _terminal(event: Mapping[str, Any]) -> bytes:
@@ -100,7 +121,7 @@ class EventStream:
         self._turn = turn
         self._running = running
         self._stop = Stop()
-        self._first = _HEAD + _PER_ITEM * len(turn.preface)
+        self._first = len(_opening(turn.background)) + _PER_ITEM * len(turn.preface)
         self._recorder = recorder
         self._watched = watched
         self._client = client

@@ -1,4 +1,4 @@
-"""The query of a listing: order, after, limit."""
+"""The query of a listing: order, after, limit; and from where a stream is taken up again."""
 
 from __future__ import annotations
 
@@ -33,15 +33,34 @@ def read_page(arguments: Mapping[str, str]) -> Page:
     return Page(order, arguments.get("after") or None, _limit(arguments.get("limit")))
 
 
+def read_starting_after(arguments: Mapping[str, str]) -> int | None:
+    """The number of the last event that was seen. Raises InvalidRequest."""
+    text = arguments.get("starting_after")
+    if text is None or text == "":
+        return None
+    _check_integer("starting_after", text)
+    if int(text) < 0:
+        raise InvalidRequest(
+            f"Invalid 'starting_after': integer below minimum value. Expected a value >= 0, but got {text} instead.",
+            code="integer_below_min_value",
+            param="starting_after",
+        )
+    return int(text)
+
+
+def _check_integer(name: str, text: str) -> None:
+    if not text.lstrip("-").isdecimal() or not text.isascii() or len(text) > 10:
+        raise InvalidRequest(
+            f"Invalid type for '{name}': expected an integer, but got a string instead.",
+            code="invalid_type",
+            param=name,
+        )
+
+
 def _limit(text: str | None) -> int:
     if text is None or text == "":
         return _DEFAULT_LIMIT
-    if not text.lstrip("-").isdecimal() or not text.isascii() or len(text) > 10:
-        raise InvalidRequest(
-            "Invalid type for 'limit': expected an integer, but got a string instead.",
-            code="invalid_type",
-            param="limit",
-        )
+    _check_integer("limit", text)
     limit = int(text)
     if limit < 1:
         raise InvalidRequest(

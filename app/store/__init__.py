@@ -8,11 +8,27 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.records import Chain, ChannelStatus, Claim, Claimed, Draft, Outcome, Stored, StoredItem, Token, WorkerStatus
+from app.records import (
+    Batch,
+    Chain,
+    ChannelStatus,
+    Claim,
+    Claimed,
+    Draft,
+    Job,
+    Outcome,
+    Page,
+    Stored,
+    StoredItem,
+    Token,
+    WorkerStatus,
+)
 from app.store import backup, chain, claims, items, migrations, pruning, stats, usage
 from app.store.claims import Claims
 from app.store.database import Database, Session
+from app.store.events import Events
 from app.store.group import Group, Statements
+from app.store.jobs import Enlist, Jobs
 from app.store.leases import Leases
 from app.store.places import Places
 from app.store.pruning import Pruned
@@ -47,6 +63,8 @@ class Store:
         self._leases = Leases(self._database, lease)
         self._places = Places()
         self._responses = Responses(self._database, self._writer, self._leases, self._places)
+        self._jobs = Jobs(self._database, self._writer, self._leases, self._responses)
+        self._events = Events(self._database, self._writer, self._leases)
         self._tokens = Tokens(self._database, self._writer, peppers)
         self._claims = Claims(self._database, self._leases)
 
@@ -83,11 +101,11 @@ class Store:
         """Removes the content for good; False when there was none to remove."""
         return self._responses.delete(owner, response_id)
 
-    def claim(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
+    def claim_key(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
         """None when the key is the response's from now on, else the response that has it already."""
         return self._claims.take(token, claim, response_id)
 
-    def release(self, token: int, claim: Claim, response_id: str) -> None:
+    def release_key(self, token: int, claim: Claim, response_id: str) -> None:
         """The response came to nothing: the key is free again."""
         self._claims.release(token, claim, response_id)
 
@@ -98,6 +116,43 @@ class Store:
     def items(self, owner: str, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         """Those that are there, by their id."""
         return {item_id: found.item for item_id, found in items.find(self._database, owner, ids).items()}
+
+    # --- background responses -----------------------------------------------------------------------------------
+
+    def enqueue(self, draft: Draft, request: bytes, told: Batch, enlist: Enlist) -> None:
+        """Commits a `queued` row with the request and the events that told of it; `enlist` is called in the same
+        transaction.
+        """
+        self._jobs.add(draft, request, told, enlist)
+
+    def claim(self, response_id: str) -> Job | None:
+        """What waited is in progress now, and this worker's; None for everything else."""
+        return self._jobs.claim(response_id)
+
+    def give_back(self, response_id: str, enlist: Enlist) -> bool:
+        """What this worker has claimed waits again. False when somebody has ended it."""
+        return self._jobs.give_back(response_id, enlist)
+
+    def unheard(self, enlist: Enlist) -> list[str]:
+        """Ids of those that wait although their doorbell rang long ago; it rings again."""
+        return self._jobs.unheard(enlist)
+
+    def keep_events(self, response_id: str, batch: Batch) -> bool:
+        """Returns after the commit. False when somebody else has ended the response or makes it now."""
+        return self._events.keep(response_id, batch)
+
+    def events(self, owner: str, response_id: str, after: int) -> Page | None:
+        """What was told of a background response, numbered higher than `after`; None when there is none."""
+        return self._events.read(owner, response_id, after)
+
+    def expire_events(self, age: int) -> int:
+        """Removes the events of responses that ended so many seconds ago."""
+        return self._events.expire(age)
+
+    @property
+    def database(self) -> Database:
+        """For a queue that keeps its tasks beside our rows."""
+        return self._database
 
     # --- tokens and usage ---------------------------------------------------------------------------------------
 
@@ -148,8 +203,8 @@ class Store:
         return self._leases.running()
 
     def reap(self) -> int:
-        """Fails the responses of workers that stopped saying so; how many."""
-        return self._leases.reap()
+        """Fails the responses of workers that stopped saying so, unless they can be made once more; how many."""
+        return self._leases.reap(self._jobs.take_back)
 
     # --- the database -------------------------------------------------------------------------------------------
 

@@ -27,8 +27,9 @@ class Claims:
         )
         self._read = (
             "SELECT c.fingerprint, c.response, c.created_at, r.status,"  # noqa: S608
-            f" COALESCE(w.lease_until, 0) >= {database.dialect.now}"
+            f" COALESCE(w.lease_until, 0) >= {database.dialect.now}, j.response IS NOT NULL"
             " FROM claim c LEFT JOIN response r ON r.id = c.response LEFT JOIN worker w ON w.pk = c.worker"
+            " LEFT JOIN job j ON j.response = r.pk"
             " WHERE c.token = ? AND c.hash = ?"
         )
 
@@ -70,8 +71,9 @@ def forget(database: Database) -> None:
 
 
 def _claimed(row: Row) -> Claimed:
-    fingerprint, response, _, status, alive = row
-    return Claimed(fingerprint, response, status, running=status in _RUNNING and bool(alive))
+    fingerprint, response, _, status, alive, waiting = row
+    running = status in _RUNNING and bool(alive or waiting)
+    return Claimed(fingerprint, response, status, running, background=bool(waiting))
 
 
 def _is_free(claimed: Claimed) -> bool:

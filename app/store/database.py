@@ -118,7 +118,7 @@ class Database:
         """`work` in autocommit: SQLite takes no write lock for it, MySQL shows each statement what is committed."""
 
         def attempt() -> T:
-            with self._session() as session:
+            with self.session() as session:
                 return work(session)
 
         return _retried(attempt, time.monotonic() + PATIENCE)
@@ -127,7 +127,7 @@ class Database:
         """`work` as one transaction; all of it again when a lock or a lost connection got in its way."""
 
         def attempt() -> T:
-            with self._session() as session:
+            with self.session() as session:
                 session.run(self.dialect.begin)
                 result = work(session)
                 session.run("COMMIT")
@@ -143,10 +143,15 @@ class Database:
 
     def ping(self) -> None:
         try:
-            with self._session() as session:
+            with self.session() as session:
                 session.row("SELECT 1")
         except _Foreign as error:
             raise unavailable(error) from None
+
+    @property
+    def pool(self) -> Any:
+        """The peewee database itself, for a queue that keeps its tasks beside our rows."""
+        return self._pool
 
     @property
     def packet(self) -> int | None:
@@ -155,7 +160,8 @@ class Database:
         return limit
 
     @contextmanager
-    def _session(self) -> Iterator[Session]:
+    def session(self) -> Iterator[Session]:
+        """A connection of this thread's, for one call. Foreign errors leave it as they are."""
         pool = self._pool
         pool.connect()
         try:
@@ -165,6 +171,15 @@ class Database:
             raise
         finally:
             pool.close()
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """A connection for whoever speaks to `pool` directly. Raises StoreUnavailable."""
+        try:
+            with self.session():
+                yield
+        except _Foreign as error:
+            raise unavailable(error) from None
 
     def _mend(self, pool: Any, error: BaseException) -> None:
         """The connection goes back without a transaction, or not at all."""

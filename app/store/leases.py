@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import orjson
@@ -18,6 +18,9 @@ from app.store import forks
 from app.store.database import Database, Session
 
 FORGOTTEN = 86_400
+
+#: That a response is being made by the worker of this name.
+HELD = "status = 'in_progress' AND worker = (SELECT w.pk FROM worker w WHERE w.name = ?)"
 
 INTERRUPTED = {
     "message": "The gateway was interrupted while it worked on this response.",
@@ -94,13 +97,16 @@ class Leases:
         )
         return {response_id for (response_id,) in rows}
 
-    def reap(self) -> int:
-        """Fails what workers left behind whose lease has ended; how many responses those were."""
-        return self._database.transaction(self._reap)
+    def reap(self, take_back: Callable[[Session, int], None]) -> int:
+        """Fails what workers left behind whose lease has ended, but for what `take_back` takes; how many responses
+        those were.
+        """
+        return self._database.transaction(lambda session: self._reap(session, take_back))
 
-    def _reap(self, session: Session) -> int:
+    def _reap(self, session: Session, take_back: Callable[[Session, int], None]) -> int:
         failed = 0
         for (worker,) in session.rows(self._dead):
+            take_back(session, worker)
             failed += session.run(
                 "UPDATE response SET status = 'failed', worker = NULL, completed_at = ?, error = ?"
                 " WHERE worker = ? AND status = 'in_progress'",

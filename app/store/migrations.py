@@ -157,6 +157,31 @@ def m004_claims(schema: Schema) -> None:
     schema.index("claim_created", "claim", "created_at")
 
 
+@step
+def m005_background(schema: Schema) -> None:
+    # What a run needs beside its response, until it ends. rung_at is 0 for one that was given back.
+    schema.table(
+        "job",
+        """
+        response {own}, request {body} NOT NULL, runs {int} NOT NULL DEFAULT 0, created_at {int} NOT NULL,
+        rung_at {int} NOT NULL
+        """,
+    )
+    # Events of background responses in batches, numbered from first to last.
+    schema.table(
+        "event",
+        """
+        response {int} NOT NULL, first {int} NOT NULL, last {int} NOT NULL, body {body} NOT NULL,
+        kept_at {int} NOT NULL, PRIMARY KEY (response, first)
+        """,
+        layout="clustered",
+    )
+    schema.index("event_kept", "event", "kept_at")
+    # The queue's own: huey writes and reads it.
+    schema.table("huey_task", "id {key}, queue {name} NOT NULL, data {blob} NOT NULL, priority {real} NOT NULL")
+    schema.index("huey_task_order", "huey_task", "priority DESC, id")
+
+
 def upgrade(database: Database) -> list[int]:
     """Applies what is missing and tells which; waits while another one does the same."""
     holder = secrets.token_hex(8)

@@ -115,6 +115,34 @@ class Claim(Model):
         primary_key = peewee.CompositeKey("token", "hash")
 
 
+class Job(Model):
+    response = peewee.BigIntegerField(primary_key=True)
+    request = peewee.TextField()
+    runs = peewee.BigIntegerField()
+    created_at = peewee.BigIntegerField()
+    rung_at = peewee.BigIntegerField()
+
+
+class Event(Model):
+    response = peewee.BigIntegerField()
+    first = peewee.BigIntegerField()
+    last = peewee.BigIntegerField()
+    body = peewee.TextField()
+    kept_at = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("response", "first")
+
+
+class HueyTask(Model):
+    """huey's own: what waits to be run."""
+
+    id = peewee.BigAutoField()
+    queue = peewee.CharField()
+    data = peewee.BlobField()
+    priority = peewee.FloatField()
+
+
 class UsageDay(Model):
     day = peewee.CharField()
     token = peewee.BigIntegerField()
@@ -133,4 +161,4 @@ class UsageDay(Model):
         primary_key = peewee.CompositeKey("day", "token", "model", "channel")
 
 
-TABLES = (Response, Content, Branch, Setting, Item, Token, Worker, Claim, UsageDay)
+TABLES = (Response, Content, Branch, Setting, Item, Token, Worker, Claim, Job, Event, HueyTask, UsageDay)

@@ -14,10 +14,11 @@ import orjson
 
 from app.errors import StoreUnavailable
 from app.records import CHAINABLE, Attempt, Draft, Outcome, Stored, Usage
+from app.store import events
 from app.store.database import Conflict, Database, Row, Session
 from app.store.dialects import Dialect
-from app.store.group import Counted, Group
-from app.store.leases import Leases
+from app.store.group import MAX_ITEM_ID, Counted, Group
+from app.store.leases import HELD, Leases
 from app.store.places import LOST, ROOT, Place, Places
 from app.store.writer import Writer
 
@@ -133,11 +134,13 @@ class Responses:
         self._places = places
         insert = database.dialect.insert
         self._insert_begun = insert("response", [*BEGUN, "worker"])
+        self._insert_queued = insert("response", BEGUN)
         self._insert_whole = insert("response", [*BEGUN[:3], *BEGUN[4:], *ENDED, *PLACED])
         self._end = (
             f"UPDATE response SET worker = NULL, echo = ?, {_assign(ENDED)}, {_assign(PLACED)}"  # noqa: S608
             " WHERE pk = ? AND status IN ('queued', 'in_progress') AND deleted_at IS NULL"
         )
+        self._end_held = f"{self._end} AND {HELD}"
         self._end_late = f"UPDATE response SET {_assign(COUNTED)} WHERE pk = ? AND total_ms IS NULL"  # noqa: S608
         self._begun: set[str] = set()
 
@@ -166,6 +169,28 @@ class Responses:
         begun = draft.id in self._begun
         self._begun.discard(draft.id)
         self._writer.post(lambda group: self._finish(group, record, begun))
+
+    def insert_queued(self, group: Group, draft: Draft) -> int | None:
+        """The key of a new `queued` row; None when a transaction that is tried again had written it before."""
+        self._check_size(draft.input, draft.echo, draft.settings)
+        values = (
+            *_identity(draft, self._parent(group, draft).pk),
+            "queued",
+            *self._request(group, draft, draft.kept, draft.echo),
+        )
+        try:
+            pk = group.session.insert(self._insert_queued, values)
+        except Conflict:
+            if self._row(group, draft) is None:
+                raise
+            return None
+        group.add_content(pk, draft.input, None)
+        group.add_items(draft.owner, draft.item_ids, pk)
+        return pk
+
+    def hold(self, response_id: str) -> None:
+        """Its row is there, and `finish` ends it."""
+        self._begun.add(response_id)
 
     def _check_size(self, *bodies: bytes) -> None:
         packet = self._database.packet
@@ -237,7 +262,7 @@ class Responses:
             group,
             record,
             self._parent(group, draft),
-            lambda columns: group.session.run(self._end, (*values, *columns, pk)),
+            lambda columns: self._end_row(group, draft, (*values, *columns, pk)),
         )
         if not written:
             return self._write_late(group, record, row)
@@ -246,6 +271,14 @@ class Responses:
             group.add_items(draft.owner, outcome.item_ids, pk)
         group.count(record.counter, outcome.status, outcome.usage)
         return Ended(True, _place(pk, columns))
+
+    def _end_row(self, group: Group, draft: Draft, values: tuple[Any, ...]) -> int:
+        if not draft.background:
+            return group.session.run(self._end, values)
+        ended = group.session.run(self._end_held, (*values, self._leases.name))
+        if ended:
+            group.session.run("DELETE FROM job WHERE response = ?", values[-1:])
+        return ended
 
     def _write_late(self, group: Group, record: Record, row: Row) -> Ended:
         """Its row stays as something else ended it; what it has cost is recorded all the same, once."""
@@ -293,14 +326,19 @@ class Responses:
         """True when this call has ended it: what was finished or cancelled before stays as it is."""
         if not known_id(response_id):
             return False
-        changed = self._database.transaction(
-            lambda session: session.run(
-                "UPDATE response SET status = 'cancelled', worker = NULL, completed_at = ?"
-                " WHERE id = ? AND owner = ? AND kept = 1 AND deleted_at IS NULL"
-                " AND status IN ('queued', 'in_progress')",
-                (int(time.time()), response_id, owner),
-            )
+        return self._database.transaction(lambda session: self._cancel(session, owner, response_id))
+
+    def _cancel(self, session: Session, owner: str, response_id: str) -> bool:
+        changed = session.run(
+            "UPDATE response SET status = 'cancelled', worker = NULL, completed_at = ?"
+            " WHERE id = ? AND owner = ? AND kept = 1 AND deleted_at IS NULL AND status IN ('queued', 'in_progress')",
+            (int(time.time()), response_id, owner),
         )
+        row = session.row(CONTENT, (response_id, owner)) if changed else None
+        if row is not None:
+            # Whatever was told before now is seen here; what comes after is not kept any more.
+            set_output(session, self._database.dialect, row[0], owner, events.finished_items(session, row[0]))
+            session.run("DELETE FROM job WHERE response = ?", row[:1])
         return changed == 1
 
     def delete(self, owner: str, response_id: str) -> bool:
@@ -320,12 +358,25 @@ class Responses:
             return False
         pk, settings, error, *bodies = row
         session.run("DELETE FROM content WHERE response = ?", (pk,))
+        session.run("DELETE FROM job WHERE response = ?", (pk,))
+        events.forget(session, [pk])
         for item_id in sorted(item_ids(bodies)):
             session.run("DELETE FROM item WHERE owner = ? AND id = ? AND response = ?", (owner, item_id, pk))
         session.run("UPDATE response SET settings = NULL, error = ? WHERE pk = ?", (_bare_error(error), pk))
         if settings is not None:
             forget_settings(session, self._database.dialect, [settings])
         return True
+
+
+def set_output(session: Session, dialect: Dialect, pk: int, owner: str, items: Sequence[Mapping[str, Any]]) -> None:
+    """What a response has said when somebody else than its maker ends it."""
+    if not items:
+        return
+    output = orjson.dumps(items).decode()
+    session.run("UPDATE content SET output = ? WHERE response = ?", (output, pk))
+    entries = sorted((owner, item_id, pk) for item_id in item_ids([output]) if len(item_id) <= MAX_ITEM_ID)
+    if entries:
+        session.run_many(dialect.unless_there("item", ["owner", "id", "response"]), entries)
 
 
 def forget_settings(session: Session, dialect: Dialect, keys: Sequence[int]) -> None:

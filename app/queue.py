@@ -1,0 +1,245 @@
+"""The doorbell of background responses, on huey: a task is nothing but the id of a response that waits. What is lost
+on the way rings again, what rings twice finds its response taken, so there are no results and no retries.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from time import monotonic, sleep
+from typing import Any, Protocol
+
+from huey import Huey, consumer
+from huey.contrib.sql_huey import SqlStorage
+from huey.exceptions import HueyException
+from huey.registry import Message
+from huey.serializer import Serializer
+from huey.storage import RedisStorage
+
+from app.errors import ConfigurationError, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+NAME = "antiphon"
+#: Seconds between two looks of an idle worker; a run begins within 200 ms of being asked for.
+LOOK = 0.05
+#: Seconds after which a thread that waits looks up, to see that it should end.
+_LOOK_UP = 1.0
+_REDIS_TIMEOUT = 3.0
+#: Seconds between two complaints of a queue that is away.
+_COMPLAINT = 30.0
+
+Answer = Callable[[str], object]
+
+
+class Shared(Protocol):
+    """The gateway's own database; see `app.store.database`."""
+
+    @property
+    def pool(self) -> Any:
+        """The peewee database."""
+        ...
+
+    def connected(self) -> AbstractContextManager[None]:
+        """A connection of this thread's. Raises StoreUnavailable."""
+        ...
+
+
+class Consumer(consumer.Consumer):  # type: ignore[misc]
+    """Threads that answer the doorbell; `start` begins them."""
+
+    def __init__(self, huey: Huey, threads: int) -> None:
+        super().__init__(
+            huey, workers=threads, periodic=False, initial_delay=LOOK, max_delay=LOOK, scheduler_interval=60
+        )
+
+    def tend(self) -> None:
+        """Replaces threads that have died."""
+        self.check_worker_health()
+
+    def end(self) -> None:
+        """No thread answers any more, once it has done what it is at."""
+        self.stop_flag.set()
+
+    def _set_signal_handlers(self) -> None:
+        """Signals are the business of whoever began the process."""
+
+
+class SqlQueue:
+    """In the gateway's own database: a task is committed with the row that it rings for."""
+
+    def __init__(self, database: Shared) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._bell: _Bell | None = None
+
+    def enlist(self, response_id: str) -> None:
+        self._opened().ring(response_id)
+
+    def ring(self, response_id: str) -> None:
+        """It is in the queue since it was enlisted."""
+
+    def consumer(self, answer: Answer, threads: int) -> Consumer:
+        """Raises StoreUnavailable."""
+        with self._database.connected():
+            bell = self._opened()
+        return bell.consumer(answer, threads)
+
+    def _opened(self) -> _Bell:
+        """Opened with a connection at hand: huey asks the server for its version."""
+        with self._lock:
+            if self._bell is None:
+                self._bell = _Bell(_OwnTable(NAME, database=self._database.pool, connected=self._database.connected))
+            return self._bell
+
+
+class RedisQueue:
+    """In Redis. A task is sent once its row is committed; if it gets lost, it is sent again later."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            import redis
+        except ImportError:
+            raise ConfigurationError(
+                "The driver for Redis is not installed.", fix="Run: pip install 'antiphon[redis]'"
+            ) from None
+        self._lost = (redis.RedisError, OSError)
+        pool = redis.ConnectionPool.from_url(
+            url, socket_connect_timeout=_REDIS_TIMEOUT, socket_timeout=_REDIS_TIMEOUT + _LOOK_UP
+        )
+        self._bell = _Bell(_OwnList(NAME, connection_pool=pool, read_timeout=_LOOK_UP, lost=self._lost))
+
+    def enlist(self, response_id: str) -> None:
+        """It would ring before there is anything to find."""
+
+    def ring(self, response_id: str) -> None:
+        try:
+            self._bell.ring(response_id)
+        except self._lost as error:
+            log.warning("the queue did not take %s, which is sent again later: %s", response_id, type(error).__name__)
+
+    def consumer(self, answer: Answer, threads: int) -> Consumer:
+        return self._bell.consumer(answer, threads)
+
+
+def open_queue(url: str | None, database: Shared) -> SqlQueue | RedisQueue:
+    return RedisQueue(url) if url else SqlQueue(database)
+
+
+# --- huey -------------------------------------------------------------------------------------------------------
+
+
+class _Bell:
+    """The one task there is."""
+
+    def __init__(self, storage: Any) -> None:
+        self._huey = Huey(NAME, results=False, serializer=_Ids(), storage_class=lambda name: storage, immediate=False)
+        self._answer: Answer | None = None
+        self._task = self._huey.task(name=_Ids.TASK)(self._run)
+
+    def ring(self, response_id: str) -> None:
+        self._task(response_id)
+
+    def consumer(self, answer: Answer, threads: int) -> Consumer:
+        self._answer = answer
+        return Consumer(self._huey, threads)
+
+    def _run(self, response_id: str) -> None:
+        assert self._answer is not None
+        self._answer(response_id)
+
+
+class _Ids(Serializer):  # type: ignore[misc]
+    """A task as the id that it carries: no pickle, so nothing in a queue is ever run as code."""
+
+    TASK = "respond"
+
+    def _serialize(self, message: Message) -> bytes:
+        (response_id,) = message.args
+        return str(response_id).encode()
+
+    def _deserialize(self, data: bytes) -> Message:
+        response_id = data.decode()
+        return Message(response_id, f"{__name__}.{self.TASK}", retries=0, retry_delay=0, args=(response_id,), kwargs={})
+
+
+class _OwnTable(SqlStorage):  # type: ignore[misc]
+    """huey's SQL storage in a table that our migrations have made, on connections that the store looks after.
+
+    Only tasks are kept: results, schedules and revocations do not exist. One idle thread looks for all.
+    """
+
+    blocking = True
+
+    def __init__(self, name: str, *, database: Any, connected: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__(name, database=database, create_tables=False)
+        self._connected = connected
+        self._looking = threading.Lock()
+
+    def create_models(self) -> Any:
+        models = super().create_models()
+        task = models[2]
+        task._meta.set_table_name("huey_task")
+        return models
+
+    def check_conn(self) -> None:
+        """The session that it is called in has a connection."""
+
+    def dequeue(self) -> bytes | None:
+        if not self._looking.acquire(timeout=_LOOK_UP):
+            return None
+        try:
+            until = monotonic() + _LOOK_UP
+            while monotonic() < until:
+                if (data := self._next()) is not None:
+                    return data
+                sleep(LOOK)
+            return None
+        except StoreUnavailable:
+            # The store has said so in the log.
+            sleep(_LOOK_UP)
+            return None
+        finally:
+            self._looking.release()
+
+    def _next(self) -> bytes | None:
+        with self._connected():
+            # An empty queue is seen without taking SQLite's one write lock.
+            if not self.tasks(self.Task.id).limit(1).exists():
+                return None
+            data: bytes | None = super().dequeue()
+            return data
+
+    def peek_many(self, keys: list[str]) -> dict[str, bytes]:
+        return {}
+
+    def delete_data(self, key: str) -> bool:
+        return False
+
+    def read_schedule(self, timestamp: Any) -> list[bytes]:
+        return []
+
+    def add_to_schedule(self, data: bytes, timestamp: Any) -> None:
+        raise HueyException("a doorbell rings at once")
+
+
+class _OwnList(RedisStorage):  # type: ignore[misc]
+    """huey's list in Redis. A server that is away is waited for, and complained of now and then."""
+
+    def __init__(self, name: str, *, lost: tuple[type[Exception], ...], **options: Any) -> None:
+        super().__init__(name, **options)
+        self._lost = lost
+        self._complained = -_COMPLAINT
+
+    def dequeue(self) -> bytes | None:
+        try:
+            data: bytes | None = super().dequeue()
+            return data
+        except self._lost as error:
+            if monotonic() - self._complained >= _COMPLAINT:
+                self._complained = monotonic()
+                log.warning("the queue does not answer: %s", type(error).__name__)
+            sleep(_LOOK_UP)
+            return None

@@ -1,0 +1,32 @@
+"""Who waits for an answer, and what they are told beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from app.relay.journal import Entry
+from app.relay.mover import Client
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who waits for an answer. `client` is the descriptor of their connection, where there is one to watch."""
+
+    entry: Entry = field(default_factory=Entry, kw_only=True)
+    """What the request log will say."""
+    request_id: str
+    client: int | None = None
+    connection: Client | None = None
+    """The same, where it may be written to beside the server."""
+    key: str | None = None
+    """The Idempotency-Key, where there is one."""
+    told: dict[str, str] = field(default_factory=dict)
+    """What they are told beside the answer, as headers; filled in while it is made."""
+
+    def tell_dropped(self, tools: Sequence[str]) -> None:
+        if tools:
+            self.told["X-Antiphon-Dropped-Tools"] = ", ".join(tools)
+
+    def tell_replayed(self) -> None:
+        self.told["Idempotent-Replayed"] = "true"

@@ -1,0 +1,101 @@
+"""The events of background responses, kept in batches while they are made and for a while after: whoever follows a
+response reads them here, on whatever worker. Only the worker that holds a response adds to them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import orjson
+
+from app import sse
+from app.records import RUNNING, Batch, Page
+from app.store.database import Database, Session
+from app.store.group import Group
+from app.store.leases import HELD, Leases
+from app.store.writer import Writer
+
+PAGE = 32
+"""Batches that are read at a time."""
+EXPIRED = 200
+"""Responses whose events are removed at a time."""
+_ITEM_DONE = "response.output_item.done"
+
+_NEXT = "SELECT first, last, body FROM event WHERE response = ? AND last > ? ORDER BY first LIMIT ?"
+_EXPIRED = (
+    "SELECT DISTINCT e.response FROM event e LEFT JOIN response r ON r.pk = e.response WHERE e.kept_at < ?"
+    " AND (r.pk IS NULL OR r.status NOT IN ('queued', 'in_progress') AND COALESCE(r.completed_at, r.deleted_at) < ?)"
+    " LIMIT ?"
+)
+
+
+class Events:
+    def __init__(self, database: Database, writer: Writer[Group], leases: Leases) -> None:
+        self._database = database
+        self._writer = writer
+        self._leases = leases
+        self._holding = f"SELECT pk FROM response WHERE id = ? AND {HELD}{database.dialect.share}"  # noqa: S608
+
+    def keep(self, response_id: str, batch: Batch) -> bool:
+        """Returns after the commit. False when the response is not this worker's any more: then nothing is kept."""
+        return self._writer.do(lambda group: self._keep(group.session, response_id, batch))
+
+    def read(self, owner: str, response_id: str, after: int) -> Page | None:
+        """What is numbered higher than `after`; None when there is no such response."""
+        return self._database.read(lambda session: _read(session, owner, response_id, after))
+
+    def expire(self, age: int) -> int:
+        """Removes the events of responses that ended so many seconds ago; of how many."""
+        before = int(time.time()) - age
+        found = [pk for (pk,) in self._database.read(lambda session: session.rows(_EXPIRED, (before, before, EXPIRED)))]
+        if found:
+            self._database.transaction(lambda session: forget(session, found))
+        return len(found)
+
+    def _keep(self, session: Session, response_id: str, batch: Batch) -> bool:
+        # Whoever ends the response waits for this transaction, or this one finds that it was ended.
+        row = session.row(self._holding, (response_id, self._leases.name))
+        if row is None:
+            return False
+        add(session, row[0], batch)
+        return True
+
+
+def add(session: Session, pk: int, batch: Batch) -> None:
+    """A batch that was written before, and whose commit was not heard of, may come again with more in it."""
+    session.run("DELETE FROM event WHERE response = ? AND first = ?", (pk, batch.first))
+    session.run(
+        "INSERT INTO event (response, first, last, body, kept_at) VALUES (?, ?, ?, ?, ?)",
+        (pk, batch.first, batch.last, batch.body.decode(), int(time.time())),
+    )
+
+
+def forget(session: Session, keys: list[int]) -> None:
+    session.run(f"DELETE FROM event WHERE response IN ({', '.join('?' * len(keys))})", keys)  # noqa: S608
+
+
+def finished_items(session: Session, pk: int) -> list[dict[str, Any]]:
+    """The items that were told to be done, in their order."""
+    bodies = session.rows("SELECT body FROM event WHERE response = ? ORDER BY first", (pk,))
+    events = (event for (body,) in bodies for event in body.split("\n\n") if _ITEM_DONE in event)
+    told = (orjson.loads(data) for _, data in (sse.parse(event.encode()) for event in events) if data is not None)
+    return [event["item"] for event in told if event.get("type") == _ITEM_DONE]
+
+
+def _read(session: Session, owner: str, response_id: str, after: int) -> Page | None:
+    found = session.row(
+        "SELECT pk, status FROM response WHERE id = ? AND owner = ? AND kept = 1 AND deleted_at IS NULL",
+        (response_id, owner),
+    )
+    if found is None:
+        return None
+    pk, status = found
+    # After the status: nothing is kept any more of what has ended.
+    rows = session.rows(_NEXT, (pk, after, PAGE + 1))
+    batches = tuple(Batch(first, last, body.encode()) for first, last, body in rows[:PAGE])
+    last = None
+    if status not in RUNNING:
+        newest = session.row("SELECT MAX(last) FROM event WHERE response = ?", (pk,))
+        last = newest[0] if newest else None
+    return Page(status, batches, last, more=len(rows) > PAGE)

@@ -1,0 +1,118 @@
+"""Background responses as they wait, are claimed and given back. The row itself says who makes it: a claim is one
+compare-and-set, so that however often a doorbell rings, one worker at a time makes a response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from app.records import LIFECYCLE, Batch, Draft, Job
+from app.store import events
+from app.store.database import Database, Session
+from app.store.group import Group
+from app.store.leases import HELD, Leases
+from app.store.responses import Responses, set_output
+from app.store.writer import Writer
+
+RUNS = 2
+"""How often a response is begun that told nothing of its answer before its worker died."""
+
+#: Puts the id of a response into a queue; called within the transaction that makes it wait.
+Enlist = Callable[[str], object]
+
+_CLAIMED = (
+    "SELECT r.pk, r.owner, r.token, r.created_at, j.request,"
+    " (SELECT COALESCE(MAX(e.last), -1) FROM event e WHERE e.response = r.pk)"
+    " FROM response r JOIN job j ON j.response = r.pk WHERE r.id = ?"
+)
+_LEFT = (
+    "SELECT r.pk, r.id, r.owner, j.runs, (SELECT COALESCE(MAX(e.last), -1) FROM event e WHERE e.response = r.pk)"
+    " FROM response r JOIN job j ON j.response = r.pk WHERE r.worker = ? AND r.status = 'in_progress'"
+)
+
+
+class Jobs:
+    def __init__(self, database: Database, writer: Writer[Group], leases: Leases, responses: Responses) -> None:
+        self._database = database
+        self._writer = writer
+        self._leases = leases
+        self._responses = responses
+        now = database.dialect.now
+        self._add = f"INSERT INTO job (response, request, created_at, rung_at) VALUES (?, ?, {now}, {now})"  # noqa: S608
+        self._claim_row = (
+            f"UPDATE response SET status = 'in_progress', worker = ? WHERE id = ? AND deleted_at IS NULL"  # noqa: S608
+            f" AND (status = 'queued' OR {HELD})"
+        )
+        self._held = f"SELECT pk FROM response JOIN job ON response = pk WHERE id = ? AND {HELD}"  # noqa: S608
+        self._release = f"UPDATE response SET status = 'queued', worker = NULL WHERE pk = ? AND {HELD}"  # noqa: S608
+        # The longer nobody comes, the rarer it rings.
+        self._unheard = (
+            "SELECT j.response, r.id, j.rung_at FROM job j JOIN response r ON r.pk = j.response"  # noqa: S608
+            f" WHERE r.status = 'queued' AND {now} - j.rung_at > ? + (j.rung_at - j.created_at)"
+        )
+        self._ring = f"UPDATE job SET rung_at = {now} WHERE response = ? AND rung_at = ?"  # noqa: S608
+
+    def add(self, draft: Draft, request: bytes, told: Batch, enlist: Enlist) -> None:
+        """Commits a `queued` row, what its run needs, the events that told of it and its place in the queue."""
+
+        def write(group: Group) -> None:
+            pk = self._responses.insert_queued(group, draft)
+            if pk is not None:
+                group.session.run(self._add, (pk, request.decode()))
+                events.add(group.session, pk, told)
+                enlist(draft.id)
+
+        self._writer.do(write)
+
+    def claim(self, response_id: str) -> Job | None:
+        """The response as this worker's, which runs it once at a time; None when it does not wait any more."""
+        job = self._database.transaction(lambda session: self._claim(session, response_id))
+        if job is not None:
+            self._responses.hold(response_id)
+        return job
+
+    def give_back(self, response_id: str, enlist: Enlist) -> bool:
+        """It waits again, as if it had not been begun. False when it was not this worker's."""
+        return self._database.transaction(lambda session: self._give_back(session, response_id, enlist))
+
+    def unheard(self, enlist: Enlist) -> list[str]:
+        """Those that still wait a lease after their doorbell rang, with a new place in the queue."""
+        return self._database.transaction(lambda session: self._ring_again(session, enlist))
+
+    def take_back(self, session: Session, worker: int) -> None:
+        """What a dead worker was making: what told nothing yet waits again, the rest keeps the items it finished."""
+        for pk, _, owner, runs, last in session.rows(_LEFT, (worker,)):
+            if runs < RUNS and last < LIFECYCLE:
+                session.run("UPDATE response SET status = 'queued', worker = NULL WHERE pk = ?", (pk,))
+                session.run("UPDATE job SET rung_at = 0 WHERE response = ?", (pk,))
+            else:
+                set_output(session, self._database.dialect, pk, owner, events.finished_items(session, pk))
+                session.run("DELETE FROM job WHERE response = ?", (pk,))
+
+    def _claim(self, session: Session, response_id: str) -> Job | None:
+        worker = self._leases.worker(session)
+        # Its own as well: a commit whose answer was lost is tried again.
+        if session.run(self._claim_row, (worker, response_id, self._leases.name)) != 1:
+            return None
+        row = session.row(_CLAIMED, (response_id,))
+        if row is None:
+            return None
+        pk, owner, token, created_at, request, last = row
+        session.run("UPDATE job SET runs = runs + 1 WHERE response = ?", (pk,))
+        return Job(response_id, owner, token or 0, created_at, request.encode(), last)
+
+    def _give_back(self, session: Session, response_id: str, enlist: Enlist) -> bool:
+        row = session.row(self._held, (response_id, self._leases.name))
+        if row is None or session.run(self._release, (*row, self._leases.name)) != 1:
+            return False
+        session.run("UPDATE job SET runs = runs - 1 WHERE response = ?", row)
+        enlist(response_id)
+        return True
+
+    def _ring_again(self, session: Session, enlist: Enlist) -> list[str]:
+        rung = []
+        for pk, response_id, rung_at in session.rows(self._unheard, (self._leases.lease,)):
+            if session.run(self._ring, (pk, rung_at)) == 1:
+                enlist(response_id)
+                rung.append(response_id)
+        return rung

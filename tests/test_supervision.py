@@ -1,0 +1,70 @@
+"""The processes beside a gateway: replaced when they crash, gone when it is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakeGateway
+from tests.gateway import Gateway
+from tests.relay.conftest import eventually
+from tests.upstream import ScriptedUpstream
+
+
+@pytest.fixture
+def kept(gateway: MakeGateway, upstream: ScriptedUpstream) -> Gateway:
+    return gateway([upstream.channel()], worker_processes=2, drain=1)
+
+
+def workers(gateway: Gateway) -> list[int]:
+    found: list[int] = eventually(
+        lambda: found if len(found := gateway.background_workers) == 2 else None, "two workers", 20
+    )
+    return found
+
+
+def is_there(pid: int) -> bool:
+    """A process that has ended and that nobody has asked about is there no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_worker_that_dies_is_replaced(kept: Gateway) -> None:
+    first, second = workers(kept)
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: not is_there(first), "its end", 20)
+    assert second in workers(kept)
+    waiting = kept.post("/responses", {"model": "m", "input": "hello", "background": True}).json()
+    eventually(lambda: kept.get(f"/responses/{waiting['id']}").json()["status"] == "completed", "an answer", 20)
+
+
+def test_workers_end_with_the_gateway(kept: Gateway) -> None:
+    pids = [*kept.crew, *workers(kept)]
+    kept.wait_for_log("background responses are made here")
+    assert kept.stop() == 0
+    assert not any(is_there(pid) for pid in pids)
+
+
+def test_workers_end_when_the_gateway_was_killed(kept: Gateway) -> None:
+    pids = [*kept.crew, *workers(kept)]
+    os.kill(kept.pid, signal.SIGKILL)
+    eventually(lambda: not any(is_there(pid) for pid in pids), "them to end", 20)
+
+
+def test_workers_end_when_their_keeper_was_killed(kept: Gateway) -> None:
+    (keeper,), pids = kept.crew, workers(kept)
+    kept.wait_for_log("background responses are made here")
+    os.kill(keeper, signal.SIGKILL)
+    eventually(lambda: not any(is_there(pid) for pid in pids), "them to end", 20)
+
+
+def test_without_workers_a_response_waits(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
+    alone = gateway([upstream.channel()], worker_processes=0)
+    assert alone.crew == []
+    waiting = alone.post("/responses", {"model": "m", "input": "hello", "background": True}).json()
+    assert alone.get(f"/responses/{waiting['id']}").json()["status"] == "queued"
