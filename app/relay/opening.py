@@ -10,10 +10,10 @@ import orjson
 
 from app import ids
 from app.echo import ENCRYPTED, Echo
-from app.errors import InvalidRequest, item_not_found, unknown_model
+from app.errors import InvalidRequest, item_not_found, missing_parameter, unknown_model
 from app.records import Chain, Link, Token
 from app.relay.calls import ANSWERS, CALLS
-from app.relay.context import Contexts
+from app.relay.context import Contexts, items_of
 from app.relay.ports import Store
 from app.turn import Item, Turn
 
@@ -31,9 +31,10 @@ def open_history(store: Store, contexts: Contexts, token: Token, request: Mappin
     """The same for a context that is only to be compacted: calls may still wait for their outputs there."""
     keeps = bool(request.get("store", True)) and token.keeps
     _refuse_what_is_not_served(request)
-    previous = request.get("previous_response_id")
-    chain = contexts.load(token.owner, previous) if previous else Chain()
+    chain = _context(contexts, token.owner, request)
     items = contexts.expand(token.owner, _new_items(store, token.owner, chain, request.get("input", ())))
+    if chain.conversation and not chain.links and not items and "prompt" not in request:
+        raise missing_parameter("input")
     return Turn(
         id=ids.new("resp"),
         owner=token.owner,
@@ -58,12 +59,15 @@ def _refuse_what_is_not_served(request: Mapping[str, Any]) -> None:
             code="unsupported_parameter",
             param="background",
         )
-    if "conversation" in request:
-        raise InvalidRequest(
-            "Conversations are not supported by this gateway. Use 'previous_response_id' to go on.",
-            code="unsupported_parameter",
-            param="conversation",
-        )
+
+
+def _context(contexts: Contexts, owner: str, request: Mapping[str, Any]) -> Chain:
+    previous, conversation = request.get("previous_response_id"), request.get("conversation")
+    if previous:
+        return contexts.load(owner, previous)
+    if conversation:
+        return contexts.converse(owner, conversation["id"] if isinstance(conversation, Mapping) else conversation)
+    return Chain()
 
 
 def check_model(token: Token, model: str) -> None:
@@ -77,11 +81,12 @@ def check_model(token: Token, model: str) -> None:
 
 def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) -> list[Item]:
     """The items with references resolved, without those that the context holds already."""
-    resolved = _resolved(store, owner, items)
+    resolved = resolve(store, owner, items)
     return [item for item in resolved if not _is_known(chain, item)] if chain.links else resolved
 
 
-def _resolved(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
+def resolve(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
+    """The items that references stand for. Raises NotFound."""
     wanted = [item["id"] for item in items if item.get("type") == "item_reference"]
     if not wanted:
         return list(items)
@@ -116,8 +121,11 @@ def _mentioning(chain: Chain, text: str) -> Iterable[Item]:
 def _check_calls(chain: Chain, items: Sequence[Item]) -> None:
     """Every call needs its output and every output its call, before an upstream is asked.
 
-    Earlier turns were checked when they were made, so only the newest output can hold calls that still wait.
+    Earlier turns were checked when they were made, so only the newest output can hold calls that still wait. Not so in
+    a conversation: its turns may have been made at once, its items added or removed one by one.
     """
+    if chain.conversation:
+        chain, items = Chain(), [*_halves(chain), *items]
     waiting = {call["call_id"]: call["type"] for call in _calls(unanswered(chain.tip))}
     answered = set()
     for item in items:
@@ -150,6 +158,13 @@ def unanswered(link: Link | None) -> list[Item]:
         for call in _calls(items)
         if call["call_id"] not in answered and not (link.status == "incomplete" and call.get("status") == "incomplete")
     ]
+
+
+def _halves(chain: Chain) -> Iterable[Item]:
+    """All calls and outputs of a conversation."""
+    for link in chain.links:
+        if b'"call_id"' in link.input or b'"call_id"' in link.output:
+            yield from (item for item in items_of(link) if "call_id" in item)
 
 
 def _calls(items: Iterable[Item]) -> list[Item]:

@@ -11,6 +11,7 @@ from typing import Any
 from app.records import Chain, ChannelStatus, Claim, Claimed, Draft, Outcome, Stored, StoredItem, Token, WorkerStatus
 from app.store import backup, chain, claims, items, migrations, pruning, stats, usage
 from app.store.claims import Claims
+from app.store.conversations import Conversations
 from app.store.database import Database, Session
 from app.store.group import Group, Statements
 from app.store.leases import Leases
@@ -49,6 +50,7 @@ class Store:
         self._responses = Responses(self._database, self._writer, self._leases, self._places)
         self._tokens = Tokens(self._database, self._writer, peppers)
         self._claims = Claims(self._database, self._leases)
+        self.conversations = Conversations(self._database)
 
     # --- responses ----------------------------------------------------------------------------------------------
 
@@ -96,8 +98,12 @@ class Store:
         return items.find(self._database, owner, [item_id]).get(item_id)
 
     def items(self, owner: str, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-        """Those that are there, by their id."""
-        return {item_id: found.item for item_id, found in items.find(self._database, owner, ids).items()}
+        """Those that are there, in responses or in conversations, by their id."""
+        found: dict[str, Mapping[str, Any]] = {
+            item_id: stored.item for item_id, stored in items.find(self._database, owner, ids).items()
+        }
+        elsewhere = [item_id for item_id in ids if item_id not in found]
+        return {**found, **self.conversations.find(owner, elsewhere)}
 
     # --- tokens and usage ---------------------------------------------------------------------------------------
 
