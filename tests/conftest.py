@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.databases import mariadb, shared_database_url
+from tests.databases import mariadb, module_database_url, shared_database_url
 from tests.gateway import Gateway
 from tests.upstream import ScriptedUpstream
 
-__all__ = ["mariadb", "shared_database_url"]
+__all__ = ["mariadb", "module_database_url", "shared_database_url"]
 
 MakeUpstream = Callable[..., ScriptedUpstream]
 MakeGateway = Callable[..., Gateway]

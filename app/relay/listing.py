@@ -13,7 +13,19 @@ from app.records import Chain, Stored
 from app.schemas.listing import Page
 from app.turn import Item
 
-_WITH_STATUS = frozenset({"message", "function_call", "function_call_output", "custom_tool_call_output"})
+_WITH_STATUS = frozenset(
+    {
+        "message",
+        "function_call",
+        "function_call_output",
+        "custom_tool_call_output",
+        "tool_search_call",
+        "tool_search_output",
+        "shell_call",
+        "shell_call_output",
+        "computer_call_output",
+    }
+)
 _PLAIN_PART = {"assistant": "output_text"}
 
 
@@ -65,6 +77,8 @@ def returned(item: Item, response_id: str, position: int) -> Item:
         whole["status"] = item.get("status") or "completed"
     if kind == "message":
         whole["content"] = _parts(item.get("content"), item.get("role"))
+    elif isinstance(item.get("output"), list) and kind in ("function_call_output", "custom_tool_call_output"):
+        whole["output"] = [_part(part) for part in item["output"]]
     elif kind == "reasoning":
         whole.setdefault("summary", [])
     return whole

@@ -15,6 +15,7 @@ from app import ids
 from app.errors import InvalidRequest, NotFound
 from app.records import Chain, Conversation, ConversationTurn
 from app.store import Store
+from app.store.conversations import LONGEST
 from tests.store import rows
 from tests.store.turns import OWNER, draft, outcome, turn
 
@@ -344,3 +345,35 @@ def test_the_newest_copy_of_an_item_is_found(store: Store) -> None:
         items = orjson.dumps([message(text, id="msg_mine")])
         store.conversations.add(OWNER, conversation, ConversationTurn(created_at=1, input=items))
     assert store.items(OWNER, ["msg_mine", "msg_none"])["msg_mine"]["content"] == "new"
+
+
+@on_any_store
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=8))
+def test_no_turn_is_lost_however_compactions_and_turns_overtake_each_other(
+    store: Store, turns: list[tuple[bool, int]]
+) -> None:
+    conversation = begin(store)
+    seen_by: dict[str, int] = {}
+    newest_compaction = None
+    for position, (compacts, lag) in enumerate(turns, 1):
+        name = f"turn {position}"
+        seen_by[name] = max(0, position - 1 - lag)
+        (compact if compacts else say)(store, conversation, name, seen=seen_by[name])
+        newest_compaction = name if compacts else newest_compaction
+    chain = store.conversations.chain(OWNER, conversation)
+    stands_for = seen_by[newest_compaction] if newest_compaction else 0
+    given_to_model = loaded(chain)
+    for position, name in enumerate(seen_by, 1):
+        assert position <= stands_for or name in given_to_model
+    assert chain.compacted == (newest_compaction is not None)
+    assert chain.seen == len(turns)
+
+
+def test_a_conversation_of_too_many_turns_is_refused_until_it_is_compacted(store: Store, database_url: str) -> None:
+    conversation = begin(store, "first")
+    rows.copy_turns(database_url, LONGEST)
+    with pytest.raises(InvalidRequest) as caught:
+        store.conversations.chain(OWNER, conversation)
+    assert (caught.value.code, caught.value.param) == ("chain_too_long", "conversation")
+    compact(store, conversation, "short", seen=LONGEST)
+    assert loaded(store.conversations.chain(OWNER, conversation))[:2] == ["compaction", "short"]
