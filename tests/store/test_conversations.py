@@ -43,8 +43,9 @@ def begin(store: Store, *texts: str, owner: str = OWNER) -> str:
 
 def say(store: Store, conversation: str, text: str, *, status: str = "completed", **fields: Any) -> str:
     """A response in the conversation; its id."""
-    seen = store.conversations.chain(OWNER, conversation).seen
-    begun = draft(says=text, conversation=conversation, seen=fields.pop("seen", seen))
+    if "seen" not in fields:
+        fields["seen"] = store.conversations.chain(OWNER, conversation).seen
+    begun = draft(says=text, conversation=conversation, seen=fields.pop("seen"))
     ended = outcome(status, says=f"answer to {text}", **fields)
     store.finish(begun, ended)
     return begun.id
@@ -323,7 +324,7 @@ def test_what_a_conversation_holds_outlives_the_response_and_its_age(store: Stor
     list(store.prune(int(time.time()) - 30 * 86_400))
     assert store.response(OWNER, pruned) is None
     assert texts(listed(store, conversation)) == ["first", "one", "answer to one", "two", "answer to two"]
-    assert list(store.items(OWNER, copied)) == copied
+    assert store.items(OWNER, copied).keys() == set(copied)
 
 
 def test_a_deleted_conversation_leaves_nothing(store: Store, database_url: str) -> None:
