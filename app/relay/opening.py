@@ -82,7 +82,15 @@ def check_model(token: Token, model: str) -> None:
 def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) -> list[Item]:
     """The items with references resolved, without those that the context holds already."""
     resolved = resolve(store, owner, items)
-    return [item for item in resolved if not _is_known(chain, item)] if chain.links else resolved
+    if not chain.links:
+        return resolved
+    # Upstreams that count their calls give the same id in every turn: what answers a waiting call is new.
+    waiting = _waiting(chain)
+    return [
+        item
+        for item in resolved
+        if (item.get("type") in CALLS and item.get("call_id") in waiting) or not _is_known(chain, item)
+    ]
 
 
 def resolve(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
@@ -134,6 +142,7 @@ def _check_calls(chain: Chain, items: Sequence[Item]) -> None:
             continue
         if item.get("type") in ANSWERS:
             waiting[call_id] = item["type"]
+            answered.discard(call_id)
         call_type = CALLS.get(item.get("type", ""))
         if call_type is None:
             continue
@@ -158,6 +167,19 @@ def unanswered(link: Link | None) -> list[Item]:
         for call in _calls(items)
         if call["call_id"] not in answered and not (link.status == "incomplete" and call.get("status") == "incomplete")
     ]
+
+
+def _waiting(chain: Chain) -> set[str]:
+    """Ids of the calls that still wait for their outputs."""
+    if not chain.conversation:
+        return {call["call_id"] for call in unanswered(chain.tip)}
+    waiting: set[str] = set()
+    for item in _halves(chain):
+        if item.get("type") in ANSWERS:
+            waiting.add(str(item["call_id"]))
+        else:
+            waiting.discard(str(item["call_id"]))
+    return waiting
 
 
 def _halves(chain: Chain) -> Iterable[Item]:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Barrier
 from typing import Any
 
 import agents
@@ -16,7 +17,7 @@ from tests.contract import check_error, check_item_list, check_response, check_s
 from tests.endpoints.vocabulary import WEATHER, answered, calls_of, said, text_of, user_texts
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
-from tests.upstream import ScriptedUpstream, failing, rewritten, stalled
+from tests.upstream import Answer, Exchange, ScriptedUpstream, failing, rewritten, stalled
 
 JSON = dict[str, Any]
 FORMATS = ("one/exact", "two/exact", "bridged", "demo")
@@ -224,6 +225,41 @@ def test_a_call_waits_in_the_conversation_for_its_output(house: House, model: st
     assert error["message"] == f"No tool output found for function call {call['call_id']}."
     house.say(conversation, [answered(call)], model, tools=[WEATHER])
     assert kinds(house.items(conversation))[:3] == ["message", "function_call", "function_call_output"]
+
+
+def test_calls_that_are_counted_anew_in_every_turn_are_told_apart(house: House) -> None:
+    def counted(body: JSON) -> JSON:
+        for item in body["output"]:
+            if item["type"] == "function_call":
+                item["call_id"] = "call_0"
+        return body
+
+    house.one.always(rewritten(counted))
+    conversation = house.begin()
+    for _ in range(2):
+        house.say(conversation, ASKED, tools=[WEATHER])
+        refused = house.gateway.post("/responses", house.body(conversation, "Well?"))
+        assert check_error(refused, status=400)["message"].endswith("function call call_0.")
+        house.say(conversation, [answered({"type": "function_call", "call_id": "call_0"})], tools=[WEATHER])
+    assert kinds(house.items(conversation)).count("function_call_output") == 2
+
+
+def test_calls_of_turns_made_at_once_all_wait(house: House) -> None:
+    conversation, both = house.begin(), Barrier(2)
+
+    def together(exchange: Exchange, answer: Answer) -> Answer:
+        both.wait(10)
+        return answer
+
+    house.one.always(together)
+    with ThreadPoolExecutor(2) as threads:
+        turns = list(threads.map(lambda _: house.say(conversation, ASKED, tools=[WEATHER]), range(2)))
+    house.one.reset()
+    calls = [call for turn in turns for call in calls_of(turn)]
+    assert len(calls) == 2
+    refused = house.gateway.post("/responses", house.body(conversation, [answered(calls[0])], tools=[WEATHER]))
+    assert calls[1]["call_id"] in check_error(refused, status=400)["message"]
+    house.say(conversation, [answered(call) for call in calls], tools=[WEATHER])
 
 
 def test_an_output_whose_call_was_removed_is_named_and_can_be_removed(house: House) -> None:
