@@ -209,5 +209,5 @@ def test_a_reference_to_nothing_is_refused(api: Gateway) -> None:
 
 
 def test_a_token_that_keeps_nothing_keeps_no_conversation(api: Gateway) -> None:
-    token = api.new_token("forgetful", "--no-store")
+    token = api.new_token("without-conversations", "--no-store")
     check_error(api.post("/conversations", {}, token=token), status=400, code="unsupported_parameter")
