@@ -91,8 +91,9 @@ class Echo:
             fields["reasoning"] = {**_REASONING, **fields["reasoning"]}
         if isinstance(fields.get("truncation"), Mapping):
             fields["truncation"] = fields["truncation"].get("type", "disabled")
-        if isinstance(fields.get("conversation"), str):
-            fields["conversation"] = {"id": fields["conversation"]}
+        if "conversation" in fields:
+            given = fields["conversation"]
+            fields["conversation"] = {"id": given["id"] if isinstance(given, Mapping) else given}
         fields["store"] = store
         return cls(fields, tuple(request.get("include", ())))
 

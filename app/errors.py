@@ -282,6 +282,15 @@ def response_not_found(response_id: str) -> NotFound:
     return NotFound(f"Response with id '{response_id}' not found.")
 
 
+def conversation_not_found(conversation_id: str) -> NotFound:
+    return NotFound(f"Conversation with id '{conversation_id}' not found.")
+
+
+def unknown_after(item_id: str) -> InvalidRequest:
+    """A page cannot begin behind what is not listed."""
+    return InvalidRequest(f"Item with id '{item_id[:64]}' not found.", code="invalid_value", param="after")
+
+
 def unknown_model(model: str, nearest: str | None = None) -> InvalidRequest:
     """The same answer for a model that is not there and for one that the token may not use."""
     hint = f" Did you mean '{nearest}'?" if nearest else ""

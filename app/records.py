@@ -72,6 +72,10 @@ class Draft:
     created_at: int
     parent: str | None = None
     """Id of the previous response, already checked to be chainable."""
+    conversation: str | None = None
+    """Id of the conversation it is a turn of: what was said is appended there when it has ended well."""
+    seen: int = 0
+    """The position up to which that conversation was its context."""
     kept: bool = True
     """`store`: content is kept and the id can be retrieved and chained from. Else only metadata."""
     streamed: bool = False
@@ -170,6 +174,10 @@ class Chain:
     links: tuple[Link, ...] = ()
     compacted: bool = False
     """The first link's output holds a compaction item; its input is not part of the context."""
+    conversation: str | None = None
+    """Id of the conversation that these are the turns of. Its items come and go one by one."""
+    seen: int = 0
+    """The position of its newest turn, in these links or left out of them."""
 
     @property
     def tip(self) -> Link | None:
@@ -195,6 +203,9 @@ class Stored:
     error: Mapping[str, Any] | None
     incomplete_details: Mapping[str, Any] | None
     streamed: bool = False
+    conversation: str | None = None
+    seen: int = 0
+    """The position up to which the conversation was its context."""
 
     def input_items(self) -> list[dict[str, Any]]:
         items: list[dict[str, Any]] = orjson.loads(self.input)
@@ -239,6 +250,46 @@ class Page:
     """Number of the newest event that is kept, None for none; known once the response has ended."""
     more: bool = False
     """There are others already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation without what was said in it."""
+
+    id: str
+    created_at: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def wire(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": "conversation",
+            "created_at": self.created_at,
+            "metadata": dict(self.metadata),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationTurn:
+    """What is appended to a conversation at once: a response's input and output, or items that a client adds."""
+
+    created_at: int
+    response: str | None = None
+    status: str = "completed"
+    input: bytes = b"[]"
+    output: bytes = b"[]"
+    compacted: bool = False
+    """`output` holds a compaction item, which stands for all that was seen: a load starts here."""
+    seen: int | None = None
+    """The position up to which the conversation was its context; None for all that stands before it."""
+    channel: str | None = None
+    family: str | None = None
+    opaque: bool = False
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+    def items(self) -> list[dict[str, Any]]:
+        return [*orjson.loads(self.input), *orjson.loads(self.output)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,22 @@ from typing import Any
 
 import pytest
 
-from tests.databases import mariadb, shared_database_url
+from tests.databases import mariadb, module_database_url, shared_database_url
 from tests.gateway import Gateway
 from tests.lanes import _lanes, bridge, lane, lanes, model, served
 from tests.upstream import ScriptedUpstream
 
-__all__ = ["_lanes", "bridge", "lane", "lanes", "mariadb", "model", "served", "shared_database_url"]
+__all__ = [
+    "_lanes",
+    "bridge",
+    "lane",
+    "lanes",
+    "mariadb",
+    "model",
+    "module_database_url",
+    "served",
+    "shared_database_url",
+]
 
 MakeUpstream = Callable[..., ScriptedUpstream]
 MakeGateway = Callable[..., Gateway]

@@ -82,6 +82,13 @@ def shared_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest
         yield url
 
 
+@pytest.fixture(scope="module", params=DATABASES)
+def module_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same for the tests of one file."""
+    with _empty(request, tmp_path_factory.mktemp("database")) as url:
+        yield url
+
+
 @contextmanager
 def _empty(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
     if request.param == "sqlite":

@@ -28,6 +28,7 @@ from app.relay.background import Background
 from app.relay.compacting import is_summary
 from app.relay.compaction import Compaction, context_tokens, pseudo_chain, split_for_answer
 from app.relay.context import Contexts
+from app.relay.conversations import Conversations
 from app.relay.keeper import Keeper, Running
 from app.relay.listing import context_items, page, returned
 from app.relay.mover import Client, Drain, Mover, Pace, chunked, unframed
@@ -79,6 +80,7 @@ class Relay:
         self._mover = mover
         self._contexts = Contexts(store, seals)
         self._compaction = Compaction(channels, self._contexts, seals.compaction)
+        self.conversations = Conversations(store, self._contexts)
         self.running = Running()
 
     # --- answering
@@ -171,7 +173,8 @@ class Relay:
 
     def _prefer(self, turn: Turn) -> str | None:
         """Where the conversation was last: what only its maker can read can be read there."""
-        return turn.chain.tip.channel if turn.chain.tip else self._contexts.maker(turn)
+        channels = (link.channel for link in reversed(turn.chain.links) if link.channel is not None)
+        return next(channels, None) if turn.chain.links else self._contexts.maker(turn)
 
     # --- compacting
 
@@ -285,8 +288,7 @@ class Relay:
     def input_items(self, token: Token, response_id: str, wanted: Page, include: Iterable[str] = ()) -> dict[str, Any]:
         """The context of a response, paged."""
         stored = self.stored(token, response_id)
-        chain = self._contexts.load(token.owner, stored.parent) if stored.parent else Chain()
-        chain = self._contexts.shown_chain(token.owner, chain)
+        chain = self._contexts.shown_chain(token.owner, self._contexts.before(stored))
         stored = replace(stored, input=self._contexts.shown_array(token.owner, stored.input))
         echo = Echo.stored(stored.settings, stored.echo).including(include)
         return page([dict(echo.shown(item)) for item in context_items(chain, stored)], wanted)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import orjson
 
 from app.errors import InvalidRequest
-from app.records import Chain, Link
+from app.records import Chain, Link, Stored
 from app.relay.calls import ANSWERS
 from app.relay.compacting import Native, Opened, is_ours, open_item, portable, same_words, unreadable
 from app.relay.ports import Store
@@ -30,7 +30,23 @@ class Contexts:
     def load(self, owner: str, response_id: str) -> Chain:
         """The chain from its newest compaction on, which is opened; a native one stays for `fit`."""
         chain = self._store.chain(owner, response_id)
-        return self._opened(owner, chain) if chain.compacted else chain
+        return self._opened(owner, chain, lambda: self._store.full_chain(owner, response_id))
+
+    def converse(self, owner: str, conversation_id: str) -> Chain:
+        """The same of a conversation."""
+        conversations = self._store.conversations
+        chain = conversations.chain(owner, conversation_id)
+        return self._opened(owner, chain, lambda: conversations.full_chain(owner, conversation_id))
+
+    def before(self, stored: Stored) -> Chain:
+        """What a response was given besides its own input."""
+        owner, conversations = stored.owner, self._store.conversations
+        if stored.parent is not None:
+            return self.load(owner, stored.parent)
+        if stored.conversation is None:
+            return Chain()
+        place = (owner, stored.conversation, stored.seen)
+        return self._opened(owner, conversations.chain(*place), lambda: conversations.full_chain(*place))
 
     def expand(self, owner: str, items: Sequence[Item]) -> list[Item]:
         """A client's own input with sealed reasoning and its newest compaction item opened; a native one stays for
@@ -45,6 +61,14 @@ class Contexts:
             return items
         sent_on = [item for item in items[:newest] if item.get("role") in _SENT_ON]
         return self._open(owner, [*sent_on, *items[newest:]])
+
+    def checked(self, owner: str, items: Iterable[Item]) -> list[Item]:
+        """Items that are kept as they are, once what was sealed here has been opened for a look: reasoning is kept with
+        its text. Raises InvalidRequest."""
+        for item in items:
+            if is_ours(item):
+                open_item(self._seal, owner, item)
+        return [{**item, **self._legible(owner, item), **_sealed_part(item)} for item in items]
 
     def sealer(self, owner: str) -> Callable[[str], str]:
         """Makes `encrypted_content` of reasoning text."""
@@ -68,7 +92,7 @@ class Contexts:
 
     def items(self, turn: Turn) -> list[Item]:
         """The whole context before the turn's own input, as items. Native compactions stay sealed."""
-        return [item for link in turn.chain.links for item in _items(link)]
+        return [item for link in turn.chain.links for item in items_of(link)]
 
     def originals(self, owner: str, items: Sequence[Item]) -> list[Item]:
         """The items with what native compactions among them stand for."""
@@ -96,17 +120,19 @@ class Contexts:
 
     # --- opening
 
-    def _opened(self, owner: str, chain: Chain) -> Chain:
+    def _opened(self, owner: str, chain: Chain, whole: Callable[[], Chain]) -> Chain:
+        if not chain.compacted:
+            return chain
         head, *rest = chain.links
         try:
             items = self._open(owner, orjson.loads(head.output))
         except InvalidRequest:
             # Sealed with a key that is gone: the originals are still here.
-            whole = self._store.full_chain(owner, chain.links[-1].id)
-            return Chain(tuple(_without_compactions(link) for link in whole.links))
+            return replace(chain, links=tuple(map(_without_compactions, whole().links)), compacted=False)
         # The tokens that it reports are also those of the pass: they do not tell how large the context is now.
         opened = replace(head, input=b"[]", output=orjson.dumps(items), input_tokens=None, output_tokens=None)
-        return Chain((opened, *rest))
+        # Of two compactions made at once in a conversation the later one is its head.
+        return replace(chain, links=(opened, *map(_without_compactions, rest)), compacted=False)
 
     def _open(self, owner: str, items: Iterable[Item]) -> list[Item]:
         """The items of which ours are opened, but for native ones: only the channel that is asked decides how those
@@ -166,7 +192,7 @@ class Contexts:
         except InvalidRequest:
             return None
         own = replace(own, output=b"[]")
-        return [item for link in (*before, own) for item in _items(_without_compactions(link))]
+        return [item for link in (*before, own) for item in items_of(_without_compactions(link))]
 
 
 def _is_sealed_reasoning(item: Item) -> bool:
@@ -177,7 +203,11 @@ def _unsealed(item: Item) -> Item:
     return {name: value for name, value in item.items() if name != "encrypted_content"}
 
 
-def _items(link: Link) -> Iterator[Item]:
+def _sealed_part(item: Item) -> Item:
+    return {"encrypted_content": item["encrypted_content"]} if _is_sealed_reasoning(item) else {}
+
+
+def items_of(link: Link) -> Iterator[Item]:
     """What the model is given of a response: not a call that broke off before it was whole."""
     yield from orjson.loads(link.input)
     for item in orjson.loads(link.output):

@@ -8,12 +8,24 @@ from typing import Any
 import orjson
 
 from app import ids
-from app.errors import InvalidRequest
+from app.errors import unknown_after
 from app.records import Chain, Stored
 from app.schemas.listing import Page
 from app.turn import Item
 
-_WITH_STATUS = frozenset({"message", "function_call", "function_call_output", "custom_tool_call_output"})
+_WITH_STATUS = frozenset(
+    {
+        "message",
+        "function_call",
+        "function_call_output",
+        "custom_tool_call_output",
+        "tool_search_call",
+        "tool_search_output",
+        "shell_call",
+        "shell_call_output",
+        "computer_call_output",
+    }
+)
 _PLAIN_PART = {"assistant": "output_text"}
 
 
@@ -35,14 +47,19 @@ def page(items: Sequence[Item], wanted: Page) -> dict[str, Any]:
     if wanted.after is not None:
         start = next((at + 1 for at, item in enumerate(ordered) if item["id"] == wanted.after), 0)
         if not start:
-            raise InvalidRequest(f"Item with id '{wanted.after[:64]}' not found.", code="invalid_value", param="after")
-    data = ordered[start : start + wanted.limit]
+            raise unknown_after(wanted.after)
+    end = start + wanted.limit
+    return listed(ordered[start:end], has_more=end < len(ordered))
+
+
+def listed(data: Sequence[Item], *, has_more: bool) -> dict[str, Any]:
+    """The contract's list object."""
     return {
         "object": "list",
         "data": data,
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
-        "has_more": start + wanted.limit < len(ordered),
+        "has_more": has_more,
     }
 
 
@@ -60,6 +77,8 @@ def returned(item: Item, response_id: str, position: int) -> Item:
         whole["status"] = item.get("status") or "completed"
     if kind == "message":
         whole["content"] = _parts(item.get("content"), item.get("role"))
+    elif isinstance(item.get("output"), list) and kind in ("function_call_output", "custom_tool_call_output"):
+        whole["output"] = [_part(part) for part in item["output"]]
     elif kind == "reasoning":
         whole.setdefault("summary", [])
     return whole

@@ -10,10 +10,10 @@ import orjson
 
 from app import ids
 from app.echo import ENCRYPTED, Echo
-from app.errors import InvalidRequest, item_not_found, unknown_model
+from app.errors import InvalidRequest, item_not_found, missing_parameter, unknown_model
 from app.records import Chain, Link, Token
 from app.relay.calls import ANSWERS, CALLS
-from app.relay.context import Contexts
+from app.relay.context import Contexts, items_of
 from app.relay.ports import Store
 from app.turn import Item, Turn
 
@@ -32,10 +32,10 @@ def open_history(store: Store, contexts: Contexts, token: Token, request: Mappin
     keeps = bool(request.get("store", True)) and token.keeps
     if request.get("background") and not keeps:
         raise InvalidRequest("background can only be used when `store` is true", param="background")
-    _refuse_what_is_not_served(request)
-    previous = request.get("previous_response_id")
-    chain = contexts.load(token.owner, previous) if previous else Chain()
+    chain = _context(contexts, token.owner, request)
     items = contexts.expand(token.owner, _new_items(store, token.owner, chain, request.get("input", ())))
+    if chain.conversation and not chain.links and not items and "prompt" not in request:
+        raise missing_parameter("input")
     return Turn(
         id=ids.new("resp"),
         owner=token.owner,
@@ -51,13 +51,13 @@ def open_history(store: Store, contexts: Contexts, token: Token, request: Mappin
     )
 
 
-def _refuse_what_is_not_served(request: Mapping[str, Any]) -> None:
-    if "conversation" in request:
-        raise InvalidRequest(
-            "Conversations are not supported by this gateway. Use 'previous_response_id' to go on.",
-            code="unsupported_parameter",
-            param="conversation",
-        )
+def _context(contexts: Contexts, owner: str, request: Mapping[str, Any]) -> Chain:
+    previous, conversation = request.get("previous_response_id"), request.get("conversation")
+    if previous:
+        return contexts.load(owner, previous)
+    if conversation:
+        return contexts.converse(owner, conversation["id"] if isinstance(conversation, Mapping) else conversation)
+    return Chain()
 
 
 def check_model(token: Token, model: str) -> None:
@@ -71,11 +71,11 @@ def check_model(token: Token, model: str) -> None:
 
 def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) -> list[Item]:
     """The items with references resolved, without those that the context holds already."""
-    resolved = _resolved(store, owner, items)
+    resolved = resolve(store, owner, items)
     if not chain.links:
         return resolved
     # Upstreams that count their calls give the same id in every turn: what answers a waiting call is new.
-    waiting = {call["call_id"] for call in unanswered(chain.tip)}
+    waiting = _waiting(chain)
     return [
         item
         for item in resolved
@@ -83,7 +83,8 @@ def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) ->
     ]
 
 
-def _resolved(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
+def resolve(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
+    """The items that references stand for. Raises NotFound."""
     wanted = [item["id"] for item in items if item.get("type") == "item_reference"]
     if not wanted:
         return list(items)
@@ -118,8 +119,11 @@ def _mentioning(chain: Chain, text: str) -> Iterable[Item]:
 def _check_calls(chain: Chain, items: Sequence[Item]) -> None:
     """Every call needs its output and every output its call, before an upstream is asked.
 
-    Earlier turns were checked when they were made, so only the newest output can hold calls that still wait.
+    Earlier turns were checked when they were made, so only the newest output can hold calls that still wait. Not so in
+    a conversation: its turns may have been made at once, its items added or removed one by one.
     """
+    if chain.conversation:
+        chain, items = Chain(), [*_halves(chain), *items]
     waiting = {call["call_id"]: call["type"] for call in _calls(unanswered(chain.tip))}
     answered = set()
     for item in items:
@@ -128,6 +132,7 @@ def _check_calls(chain: Chain, items: Sequence[Item]) -> None:
             continue
         if item.get("type") in ANSWERS:
             waiting[call_id] = item["type"]
+            answered.discard(call_id)
         call_type = CALLS.get(item.get("type", ""))
         if call_type is None:
             continue
@@ -152,6 +157,26 @@ def unanswered(link: Link | None) -> list[Item]:
         for call in _calls(items)
         if call["call_id"] not in answered and not (link.status == "incomplete" and call.get("status") == "incomplete")
     ]
+
+
+def _waiting(chain: Chain) -> set[str]:
+    """Ids of the calls that still wait for their outputs."""
+    if not chain.conversation:
+        return {call["call_id"] for call in unanswered(chain.tip)}
+    waiting: set[str] = set()
+    for item in _halves(chain):
+        if item.get("type") in ANSWERS:
+            waiting.add(str(item["call_id"]))
+        else:
+            waiting.discard(str(item["call_id"]))
+    return waiting
+
+
+def _halves(chain: Chain) -> Iterable[Item]:
+    """All calls and outputs of a conversation."""
+    for link in chain.links:
+        if b'"call_id"' in link.input or b'"call_id"' in link.output:
+            yield from (item for item in items_of(link) if "call_id" in item)
 
 
 def _calls(items: Iterable[Item]) -> list[Item]:

@@ -8,12 +8,41 @@ from typing import Any, Protocol
 
 from app.errors import UpstreamError
 from app.formats import Format
-from app.records import Batch, Chain, Claim, Claimed, Draft, Job, Outcome, Page, Stored
-from app.turn import Row
+from app.records import Batch, Chain, Claim, Claimed, Conversation, ConversationTurn, Draft, Job, Outcome, Page, Stored
+from app.turn import Item, Row
+
+
+class Conversations(Protocol):
+    """Every function takes the owner first. None and False say that it is not there."""
+
+    def create(self, owner: str, conversation: Conversation, first: ConversationTurn) -> None: ...
+
+    def read(self, owner: str, conversation_id: str) -> Conversation | None: ...
+
+    def update(self, owner: str, conversation_id: str, metadata: Mapping[str, str]) -> bool: ...
+
+    def delete(self, owner: str, conversation_id: str) -> bool: ...
+
+    def add(self, owner: str, conversation_id: str, turn: ConversationTurn) -> list[Item] | None: ...
+
+    def item(self, owner: str, conversation_id: str, item_id: str) -> Item | None: ...
+
+    def items(
+        self, owner: str, conversation_id: str, *, order: str, after: str | None, limit: int
+    ) -> list[Item] | None: ...
+
+    def delete_item(self, owner: str, conversation_id: str, item_id: str) -> bool: ...
+
+    def chain(self, owner: str, conversation_id: str, until: int = ...) -> Chain: ...
+
+    def full_chain(self, owner: str, conversation_id: str, until: int = ...) -> Chain: ...
 
 
 class Store(Protocol):
     """Every function that touches an owner's data takes the owner first."""
+
+    @property
+    def conversations(self) -> Conversations: ...
 
     def begin(self, draft: Draft) -> None:
         """Writes the row of a response that is about to be announced; returns after its commit."""

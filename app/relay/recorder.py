@@ -200,6 +200,8 @@ def draft(turn: Turn, token: Token, request_id: str) -> Draft:
         model=turn.model,
         created_at=turn.created_at,
         parent=turn.previous_response_id,
+        conversation=turn.chain.conversation,
+        seen=turn.chain.seen,
         kept=kept,
         streamed=turn.stream,
         background=turn.background,

@@ -64,10 +64,11 @@ def read_compact(body: object) -> CompactRequest:
         del given["input"]
     _refuse_two_states(given)
     loaded = _load(given)
-    if loaded.keys().isdisjoint(("input", "previous_response_id")):
+    histories = given.keys() & {"previous_response_id", "conversation"}
+    if "input" not in given and not histories:
         raise missing_parameter("input")
     said = given.get("input")
-    answers = isinstance(said, str) or (said is not None and "previous_response_id" in given)
+    answers = isinstance(said, str) or (said is not None and bool(histories))
     return CompactRequest({name: loaded[name] for name in given}, answers)
 
 

@@ -25,6 +25,7 @@ from app.records import (
 )
 from app.store import backup, chain, claims, items, migrations, pruning, stats, usage
 from app.store.claims import Claims
+from app.store.conversations import Conversations
 from app.store.database import Database, Session
 from app.store.events import Events
 from app.store.group import Group, Statements
@@ -67,6 +68,7 @@ class Store:
         self._events = Events(self._database, self._writer, self._leases)
         self._tokens = Tokens(self._database, self._writer, peppers)
         self._claims = Claims(self._database, self._leases)
+        self.conversations = Conversations(self._database)
 
     # --- responses ----------------------------------------------------------------------------------------------
 
@@ -114,8 +116,12 @@ class Store:
         return items.find(self._database, owner, [item_id]).get(item_id)
 
     def items(self, owner: str, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-        """Those that are there, by their id."""
-        return {item_id: found.item for item_id, found in items.find(self._database, owner, ids).items()}
+        """Those that are there, in responses or in conversations, by their id."""
+        found: dict[str, Mapping[str, Any]] = {
+            item_id: stored.item for item_id, stored in items.find(self._database, owner, ids).items()
+        }
+        elsewhere = [item_id for item_id in ids if item_id not in found]
+        return {**found, **self.conversations.find(owner, elsewhere)}
 
     # --- background responses -----------------------------------------------------------------------------------
 

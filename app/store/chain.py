@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from app.errors import InvalidRequest, previous_response_not_found
 from app.records import CHAINABLE, Chain, Link
+from app.store import conversations
 from app.store.database import Database, Session
 from app.store.places import Place, Places
 from app.store.responses import known_id
@@ -22,7 +23,7 @@ YOUNG = 43_200
 
 _ANCESTOR = (
     "r.pk, r.id, r.parent, r.branch, r.depth, r.since, r.status, r.channel, r.family, r.opaque, r.input_tokens,"
-    " r.output_tokens, COALESCE(r.continued_at, r.created_at), c.input, c.output"
+    " r.output_tokens, COALESCE(r.continued_at, r.created_at), c.input, c.output, r.conversation, r.seen"
 )
 
 # Sorted by us: a database would carry all that was said through its own sort, a third of the time it takes.
@@ -105,6 +106,8 @@ class Ancestor(NamedTuple):
     used_at: int
     input: str | None
     output: str | None
+    conversation: str | None
+    seen: int | None
     before: str | None
 
     @property
@@ -127,7 +130,26 @@ def load(database: Database, places: Places, owner: str, response_id: str, exten
         _renew(database, tip)
     if tip.branch is not None:
         places.remember(owner, response_id, Place(tip.pk, tip.branch, tip.depth or 0, tip.since))
-    return Chain(links=_links(found), compacted=found[0].compacted and not extent.whole)
+    chain = Chain(links=_links(found), compacted=found[0].compacted and not extent.whole)
+    first = found[0]
+    return chain if chain.compacted or first.conversation is None else _within(database, owner, first, chain, extent)
+
+
+def _within(database: Database, owner: str, first: Ancestor, chain: Chain, extent: Extent) -> Chain:
+    """The chain behind the conversation that its first response was made in, as that was then."""
+    until, conversation = first.seen or 0, first.conversation or ""
+    newest_compaction = conversations.NOWHERE if extent.whole else until
+    before = database.read(lambda session: conversations.load(session, owner, conversation, until, newest_compaction))
+    if before is None:
+        raise InvalidRequest(
+            f"Previous response with id '{first.id}' not found: its conversation with id '{conversation}' was deleted.",
+            code="previous_response_not_found",
+            param="previous_response_id",
+        )
+    links = before.links + chain.links
+    if len(links) > LONGEST:
+        raise _too_long(chain.links[-1].id)
+    return Chain(links, before.compacted)
 
 
 def _renew(database: Database, tip: Ancestor) -> None:

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from operator import itemgetter
 
-from app.records import Usage
+from app.records import ConversationTurn, Usage
+from app.store import conversations
 from app.store.database import Conflict, Session
 from app.store.dialects import Dialect
 
@@ -58,12 +60,17 @@ class Group:
         self._usage: dict[Counted, list[int]] = {}
         self._settings: dict[tuple[str, bytes], int] = {}
         self._uses: dict[int, int] = {}
+        self._turns: list[tuple[str, str, ConversationTurn]] = []
 
     def add_content(self, response: int, input: bytes, output: bytes | None) -> None:
         self._contents.append((response, input.decode(), None if output is None else output.decode()))
 
     def add_items(self, owner: str, item_ids: tuple[str, ...], response: int) -> None:
         self._items.update((owner, item_id, response) for item_id in item_ids if len(item_id) <= MAX_ITEM_ID)
+
+    def append(self, owner: str, conversation: str, turn: ConversationTurn) -> None:
+        """To a conversation, if it is still there."""
+        self._turns.append((conversation, owner, turn))
 
     def count(self, key: Counted, status: str, usage: Usage | None) -> None:
         sums = self._usage.setdefault(key, [0] * len(COUNTERS))
@@ -111,6 +118,9 @@ class Group:
             self.session.run_many(self._statements.content, self._contents)
         if self._items:
             self.session.run_many(self._statements.item, sorted(self._items))
+        # In the order of their names, for each row stays locked until the commit; in one conversation as they ended.
+        for conversation, owner, turn in sorted(self._turns, key=itemgetter(0)):
+            conversations.append(self.session, owner, conversation, turn)
         for key, now in sorted(self._uses.items()):
             self.session.run(
                 "UPDATE token SET last_used_at = ? WHERE pk = ? AND (last_used_at IS NULL OR last_used_at < ?)",

@@ -182,6 +182,43 @@ def m005_background(schema: Schema) -> None:
     schema.index("huey_task_order", "huey_task", "priority DESC, id")
 
 
+@step
+def m006_conversations(schema: Schema) -> None:
+    # newest is the position of the newest turn; it rises under the row's lock, so that what is committed has no gaps
+    # which somebody else is still about to fill.
+    schema.table(
+        "conversation",
+        """
+        pk {key}, id {id} NOT NULL UNIQUE, owner {name} NOT NULL, created_at {int} NOT NULL, metadata {body} NOT NULL,
+        newest {int} NOT NULL
+        """,
+    )
+    # seen is the position up to which the conversation was the turn's context: a compaction stands for that much.
+    schema.table(
+        "conversation_turn",
+        """
+        pk {key}, conversation {int} NOT NULL, position {int} NOT NULL, seen {int} NOT NULL, compacted {flag},
+        opaque {flag}, response {id}, status {word} NOT NULL, channel {name}, family {name}, input_tokens {int},
+        output_tokens {int}, created_at {int} NOT NULL, input {body} NOT NULL, output {body} NOT NULL,
+        CONSTRAINT conversation_position UNIQUE (conversation, position)
+        """,
+    )
+    schema.index(
+        "conversation_compaction", "conversation_turn", "conversation, compacted, position", where="compacted = 1"
+    )
+    schema.table(
+        "conversation_item",
+        """
+        owner {name} NOT NULL, id {name} NOT NULL, conversation {int} NOT NULL, position {int} NOT NULL,
+        PRIMARY KEY (owner, id, conversation)
+        """,
+        layout="clustered",
+    )
+    # By its id, not by its key: a conversation that is gone must not be taken for one that came after it.
+    schema.column("response", "conversation", "{id}")
+    schema.column("response", "seen", "{int}")
+
+
 def upgrade(database: Database) -> list[int]:
     """Applies what is missing and tells which; waits while another one does the same."""
     holder = secrets.token_hex(8)

@@ -50,6 +50,8 @@ class Response(Model):
     incomplete_details = peewee.TextField(null=True)
     attempts = peewee.TextField(null=True)
     compaction = peewee.TextField(null=True)
+    conversation = peewee.CharField(null=True)
+    seen = peewee.BigIntegerField(null=True)
 
 
 class Content(Model):
@@ -78,6 +80,43 @@ class Item(Model):
 
     class Meta:
         primary_key = peewee.CompositeKey("owner", "id", "response")
+
+
+class Conversation(Model):
+    pk = peewee.BigAutoField()
+    id = peewee.CharField()
+    owner = peewee.CharField()
+    created_at = peewee.BigIntegerField()
+    metadata = peewee.TextField()
+    newest = peewee.BigIntegerField()
+
+
+class ConversationTurn(Model):
+    pk = peewee.BigAutoField()
+    conversation = peewee.BigIntegerField()
+    position = peewee.BigIntegerField()
+    seen = peewee.BigIntegerField()
+    compacted = peewee.BooleanField()
+    opaque = peewee.BooleanField()
+    response = peewee.CharField(null=True)
+    status = peewee.CharField()
+    channel = peewee.CharField(null=True)
+    family = peewee.CharField(null=True)
+    input_tokens = peewee.BigIntegerField(null=True)
+    output_tokens = peewee.BigIntegerField(null=True)
+    created_at = peewee.BigIntegerField()
+    input = peewee.TextField()
+    output = peewee.TextField()
+
+
+class ConversationItem(Model):
+    owner = peewee.CharField()
+    id = peewee.CharField()
+    conversation = peewee.BigIntegerField()
+    position = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("owner", "id", "conversation")
 
 
 class Token(Model):
@@ -161,4 +200,20 @@ class UsageDay(Model):
         primary_key = peewee.CompositeKey("day", "token", "model", "channel")
 
 
-TABLES = (Response, Content, Branch, Setting, Item, Token, Worker, Claim, Job, Event, HueyTask, UsageDay)
+TABLES = (
+    Response,
+    Content,
+    Branch,
+    Setting,
+    Item,
+    Conversation,
+    ConversationTurn,
+    ConversationItem,
+    Token,
+    Worker,
+    Claim,
+    Job,
+    Event,
+    HueyTask,
+    UsageDay,
+)

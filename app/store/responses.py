@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.errors import StoreUnavailable
-from app.records import CHAINABLE, Attempt, Draft, Outcome, Stored, Usage
-from app.store import events
+from app.records import CHAINABLE, Attempt, ConversationTurn, Draft, Outcome, Stored, Usage
+from app.store import conversations, events
 from app.store.database import Conflict, Database, Row, Session
 from app.store.dialects import Dialect
 from app.store.group import MAX_ITEM_ID, Counted, Group
@@ -41,6 +41,8 @@ BEGUN = (
     "created_at",
     "settings",
     "echo",
+    "conversation",
+    "seen",
 )
 ENDED = (
     "status",
@@ -77,7 +79,7 @@ COUNTED = (
 READ = (
     "SELECT r.owner, p.id, r.status, r.model, r.created_at, r.completed_at, s.json, r.echo, c.input, c.output,"
     " r.input_tokens, r.cached_tokens, r.cache_write_tokens, r.output_tokens, r.reasoning_tokens, r.estimated,"
-    " r.error, r.incomplete_details, r.streamed, r.id"
+    " r.error, r.incomplete_details, r.streamed, r.conversation, r.seen, r.id"
     " FROM response r LEFT JOIN response p ON p.pk = r.parent LEFT JOIN setting s ON s.pk = r.settings"
     " LEFT JOIN content c ON c.response = r.pk"
     " WHERE r.id = ? AND r.owner = ? AND r.kept = 1 AND r.deleted_at IS NULL"
@@ -109,6 +111,8 @@ class Record:
     echo: bytes
     ended: tuple[Any, ...]
     counted: tuple[Any, ...]
+    turn: ConversationTurn | None
+    """What is appended to its conversation together with its end."""
 
     @property
     def takes_place(self) -> bool:
@@ -248,6 +252,7 @@ class Responses:
         if record.kept:
             group.add_content(pk, draft.input, outcome.output)
             group.add_items(draft.owner, draft.item_ids + outcome.item_ids, pk)
+        _append(group, record)
         group.count(record.counter, outcome.status, outcome.usage)
         return Ended(True, _place(pk, columns))
 
@@ -269,6 +274,7 @@ class Responses:
         if record.kept:
             group.session.run("UPDATE content SET output = ? WHERE response = ?", (outcome.output.decode(), pk))
             group.add_items(draft.owner, outcome.item_ids, pk)
+        _append(group, record)
         group.count(record.counter, outcome.status, outcome.usage)
         return Ended(True, _place(pk, columns))
 
@@ -312,6 +318,7 @@ class Responses:
             draft.created_at,
             group.setting(draft.owner, draft.settings) if kept else None,
             _text(echo) if kept else None,
+            *((draft.conversation, draft.seen) if kept and draft.conversation else (None, None)),
         )
 
     # --- reading and ending from outside ------------------------------------------------------------------------
@@ -415,6 +422,11 @@ def _placed(group: Group, record: Record, parent: Place, write: Callable[[Column
     return write(columns), columns
 
 
+def _append(group: Group, record: Record) -> None:
+    if record.turn is not None and record.draft.conversation is not None:
+        group.append(record.draft.owner, record.draft.conversation, record.turn)
+
+
 def _place(pk: int, columns: Columns) -> Place | None:
     branch, depth, since = columns
     return None if branch is None or depth is None else Place(pk, branch, depth, since)
@@ -453,6 +465,27 @@ def _record(draft: Draft, outcome: Outcome, *, kept: bool) -> Record:
         echo=outcome.echo if outcome.echo is not None else draft.echo,
         ended=ended,
         counted=(estimated, outcome.total_ms, *counts),
+        turn=_turn(draft, outcome) if kept and draft.conversation and outcome.status in CHAINABLE else None,
+    )
+
+
+def _turn(draft: Draft, outcome: Outcome) -> ConversationTurn:
+    usage = outcome.usage
+    return conversations.named(
+        ConversationTurn(
+            created_at=outcome.completed_at,
+            response=draft.id,
+            status=outcome.status,
+            input=draft.input,
+            output=outcome.output,
+            compacted=outcome.compacted,
+            seen=draft.seen,
+            channel=_name(outcome.channel),
+            family=_name(outcome.family),
+            opaque=outcome.opaque,
+            input_tokens=usage.input_tokens if usage else None,
+            output_tokens=usage.output_tokens if usage else None,
+        )
     )
 
 
@@ -524,6 +557,8 @@ def _stored(row: Row) -> Stored:
         error,
         incomplete_details,
         streamed,
+        conversation,
+        seen,
         response_id,
     ) = row
     usage = None
@@ -545,4 +580,6 @@ def _stored(row: Row) -> Stored:
         error=None if error is None else orjson.loads(error),
         incomplete_details=None if incomplete_details is None else orjson.loads(incomplete_details),
         streamed=bool(streamed),
+        conversation=conversation,
+        seen=seen or 0,
     )

@@ -49,6 +49,21 @@ def forks(url: str, count: int) -> list[str]:
     return _insert(url, branches, list(range(1, count + 1)))
 
 
+def copy_turns(url: str, count: int) -> None:
+    """Repeats the first turn of the only conversation so many times behind it."""
+    numbers = [(position,) for position in range(2, count + 2)]
+    copy = (
+        "INSERT INTO conversation_turn (conversation, position, seen, status, created_at, input, output)"
+        " SELECT conversation, ?, 0, status, created_at, '[]', '[]' FROM conversation_turn WHERE position = 1"
+    )
+    database = Database(url)
+    try:
+        database.transaction(lambda session: session.run_many(copy, numbers))
+        database.transaction(lambda session: session.run("UPDATE conversation SET newest = ?", (count + 1,)))
+    finally:
+        database.close()
+
+
 def _insert(url: str, branches: list[tuple[int, int | None, int | None]], branch_of: list[int]) -> list[str]:
     names = [ids.new("resp") for _ in branch_of]
     responses = [

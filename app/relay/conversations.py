@@ -1,0 +1,119 @@
+"""Conversations as clients keep them: made, read, added to and taken from. What a model says in one is appended by the
+recorder of its response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from time import time
+from typing import Any
+
+import orjson
+
+from app import ids
+from app.echo import Echo
+from app.errors import InvalidRequest, NotFound, conversation_not_found
+from app.records import Conversation, ConversationTurn, Token
+from app.relay.context import Contexts
+from app.relay.listing import listed, returned
+from app.relay.opening import resolve
+from app.relay.ports import Store
+from app.schemas.listing import Page
+from app.turn import Item
+
+
+class Conversations:
+    def __init__(self, store: Store, contexts: Contexts) -> None:
+        self._store = store
+        self._conversations = store.conversations
+        self._contexts = contexts
+
+    # --- the conversation itself
+
+    def create(self, token: Token, items: Sequence[Item], metadata: Mapping[str, str]) -> dict[str, Any]:
+        _check_keeps(token)
+        conversation = Conversation(ids.new("conv"), int(time()), metadata)
+        self._conversations.create(token.owner, conversation, self._turn(token.owner, items))
+        return conversation.wire()
+
+    def retrieve(self, token: Token, conversation_id: str) -> dict[str, Any]:
+        return self._found(token, conversation_id).wire()
+
+    def update(self, token: Token, conversation_id: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+        _check_keeps(token)
+        if not self._conversations.update(token.owner, conversation_id, metadata):
+            raise conversation_not_found(conversation_id)
+        return self.retrieve(token, conversation_id)
+
+    def delete(self, token: Token, conversation_id: str) -> dict[str, Any]:
+        """Responses that were made in it stay, with what was said in them."""
+        if not self._conversations.delete(token.owner, conversation_id):
+            raise conversation_not_found(conversation_id)
+        return {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
+
+    # --- its items
+
+    def add(self, token: Token, conversation_id: str, items: Sequence[Item], include: Iterable[str]) -> dict[str, Any]:
+        _check_keeps(token)
+        added = self._conversations.add(token.owner, conversation_id, self._turn(token.owner, items))
+        if added is None:
+            raise conversation_not_found(conversation_id)
+        return listed(_shown(added, include), has_more=False)
+
+    def items(self, token: Token, conversation_id: str, wanted: Page, include: Iterable[str]) -> dict[str, Any]:
+        found = self._conversations.items(
+            token.owner, conversation_id, order=wanted.order, after=wanted.after, limit=wanted.limit + 1
+        )
+        if found is None:
+            raise conversation_not_found(conversation_id)
+        return listed(_shown(found[: wanted.limit], include), has_more=len(found) > wanted.limit)
+
+    def item(self, token: Token, conversation_id: str, item_id: str, include: Iterable[str]) -> Item:
+        found = self._conversations.item(token.owner, conversation_id, item_id)
+        if found is None:
+            raise self._item_not_found(token, conversation_id, item_id)
+        return _shown([found], include)[0]
+
+    def delete_item(self, token: Token, conversation_id: str, item_id: str) -> dict[str, Any]:
+        """The conversation without it."""
+        if not self._conversations.delete_item(token.owner, conversation_id, item_id):
+            raise self._item_not_found(token, conversation_id, item_id)
+        return self.retrieve(token, conversation_id)
+
+    # --- what they have in common
+
+    def _turn(self, owner: str, given: Sequence[Item]) -> ConversationTurn:
+        """What a client adds. A compaction among it stands for all that was there before, as one that was answered."""
+        items = self._contexts.checked(owner, resolve(self._store, owner, given))
+        compacted = any(item.get("type") == "compaction" for item in items)
+        input, output = ([], items) if compacted else (items, [])
+        return ConversationTurn(
+            created_at=int(time()),
+            input=orjson.dumps(input),
+            output=orjson.dumps(output),
+            compacted=compacted,
+            opaque=any(item.get("type") == "reasoning" for item in items),
+        )
+
+    def _found(self, token: Token, conversation_id: str) -> Conversation:
+        found = self._conversations.read(token.owner, conversation_id)
+        if found is None:
+            raise conversation_not_found(conversation_id)
+        return found
+
+    def _item_not_found(self, token: Token, conversation_id: str, item_id: str) -> NotFound:
+        self._found(token, conversation_id)
+        return NotFound(f"Item with id '{item_id}' not found.")
+
+
+def _shown(items: Iterable[Item], include: Iterable[str]) -> list[Item]:
+    echo = Echo({}, tuple(include))
+    return [dict(echo.shown(returned(item, "", 0))) for item in items]
+
+
+def _check_keeps(token: Token) -> None:
+    if not token.keeps:
+        raise InvalidRequest(
+            "Nothing that is sent with this token is stored, so that it cannot keep conversations.",
+            code="unsupported_parameter",
+        )

@@ -1,0 +1,380 @@
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Sequence
+from multiprocessing.synchronize import Barrier
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app import ids
+from app.errors import InvalidRequest, NotFound
+from app.records import Chain, Conversation, ConversationTurn
+from app.store import Store
+from app.store.conversations import LONGEST
+from tests.store import rows
+from tests.store.turns import OWNER, draft, outcome, turn
+
+JSON = dict[str, Any]
+processes = multiprocessing.get_context("spawn")
+on_any_store = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+COMPACTION = {"type": "compaction", "encrypted_content": "sealed"}
+
+
+def message(text: str, **fields: Any) -> JSON:
+    return {"type": "message", "role": "user", "content": text, **fields}
+
+
+def added(*texts: str) -> ConversationTurn:
+    return ConversationTurn(created_at=1, input=orjson.dumps([message(text) for text in texts]))
+
+
+def begin(store: Store, *texts: str, owner: str = OWNER) -> str:
+    conversation = Conversation(ids.new("conv"), 1, {"topic": "tests"})
+    store.conversations.create(owner, conversation, added(*texts))
+    return conversation.id
+
+
+def say(store: Store, conversation: str, text: str, *, status: str = "completed", **fields: Any) -> str:
+    """A response in the conversation; its id."""
+    if "seen" not in fields:
+        fields["seen"] = store.conversations.chain(OWNER, conversation).seen
+    begun = draft(says=text, conversation=conversation, seen=fields.pop("seen"))
+    ended = outcome(status, says=f"answer to {text}", **fields)
+    store.finish(begun, ended)
+    return begun.id
+
+
+def compact(store: Store, conversation: str, text: str, **fields: Any) -> str:
+    return say(store, conversation, text, compacted=True, output=orjson.dumps([COMPACTION, message(text)]), **fields)
+
+
+def listed(
+    store: Store, conversation: str, order: str = "asc", after: str | None = None, limit: int = 1000
+) -> list[JSON]:
+    found = store.conversations.items(OWNER, conversation, order=order, after=after, limit=limit)
+    assert found is not None
+    return found
+
+
+def texts(items: Sequence[JSON]) -> list[str]:
+    return [item["content"] if item["type"] == "message" else item["type"] for item in items]
+
+
+def loaded(chain: Chain) -> list[str]:
+    """What a model would be given."""
+    own = [
+        link.output if chain.compacted and not at else link.input[:-1] + b"," + link.output[1:]
+        for at, link in enumerate(chain.links)
+    ]
+    return texts([item for array in own for item in orjson.loads(array.replace(b"[,", b"[").replace(b",]", b"]"))])
+
+
+# --- turns ------------------------------------------------------------------------------------------------------
+
+
+def test_a_turn_is_appended_with_the_end_of_its_response(store: Store) -> None:
+    conversation = begin(store, "first")
+    response = say(store, conversation, "hello")
+    assert texts(listed(store, conversation)) == ["first", "hello", "answer to hello"]
+    chain = store.conversations.chain(OWNER, conversation)
+    assert [(link.id, link.channel, link.input_tokens) for link in chain.links] == [
+        ("", None, None),
+        (response, "first", 3),
+    ]
+    stored = store.response(OWNER, response)
+    assert stored is not None
+    assert (stored.conversation, stored.seen, chain.seen) == (conversation, 1, 2)
+
+
+@pytest.mark.parametrize(("status", "appended"), [("completed", 2), ("incomplete", 2), ("failed", 0), ("cancelled", 0)])
+@pytest.mark.parametrize("announced", [False, True])
+def test_only_what_ended_well_is_appended_and_once(store: Store, status: str, appended: int, announced: bool) -> None:
+    conversation = begin(store)
+    begun, ended = draft(conversation=conversation), outcome(status)
+    if announced:
+        store.begin(begun)
+    assert listed(store, conversation) == []
+    assert store.finish(begun, ended)
+    store.finish(begun, ended)
+    assert len(listed(store, conversation)) == appended
+
+
+def test_what_is_not_kept_or_was_cancelled_before_appends_nothing(store: Store) -> None:
+    conversation = begin(store)
+    cancelled = draft(conversation=conversation)
+    store.begin(cancelled)
+    store.cancel(OWNER, cancelled.id)
+    assert not store.finish(cancelled, outcome())
+    store.note(draft(conversation=conversation, kept=False), outcome())
+    store.close()
+    assert listed(store, conversation) == []
+
+
+def test_a_turn_whose_conversation_is_gone_ends_all_the_same(store: Store) -> None:
+    conversation = begin(store)
+    begun = draft(conversation=conversation)
+    store.conversations.delete(OWNER, conversation)
+    assert store.finish(begun, outcome())
+    assert store.response(OWNER, begun.id) is not None
+    assert store.conversations.read(OWNER, conversation) is None
+
+
+def test_items_have_ids_and_those_of_an_input_are_the_ones_its_response_lists(store: Store) -> None:
+    conversation = begin(store)
+    response = say(store, conversation, "hello")
+    first, second = listed(store, conversation)
+    assert first["id"] == ids.derive_item("message", response, 0)
+    assert second["id"].startswith("msg_")
+
+
+def test_an_id_that_is_taken_or_unfit_is_replaced(store: Store) -> None:
+    conversation = begin(store)
+    given = [message("a", id="msg_1"), message("b", id="msg_1"), message("c", id="a/b"), message("d", id="é" * 200)]
+    turn_of = ConversationTurn(created_at=1, input=orjson.dumps(given))
+    first = store.conversations.add(OWNER, conversation, turn_of)
+    second = store.conversations.add(OWNER, conversation, turn_of)
+    assert first is not None
+    assert second is not None
+    assert first[0]["id"] == "msg_1"
+    assert len({item["id"] for item in first + second}) == 8
+    assert listed(store, conversation) == first + second
+    assert texts(first) == texts(second) == ["a", "b", "c", "d"]
+
+
+# --- one order --------------------------------------------------------------------------------------------------
+
+
+def append_many(url: str, conversations: list[str], name: str, together: Barrier, told: Any) -> None:
+    store = Store(url, peppers=[b"p"])
+    store.ping()
+    together.wait()
+    for number in range(20):
+        for conversation in conversations:
+            say(store, conversation, f"{name} {number}", seen=0)
+    told.put(name)
+    store.close()
+
+
+def test_turns_that_processes_append_at_once_are_whole_and_have_one_order(store: Store, database_url: str) -> None:
+    conversations = [begin(store) for _ in range(2)]
+    together, told = processes.Barrier(3), processes.Queue()
+    running = [
+        processes.Process(
+            target=append_many, args=(database_url, conversations[::step], f"writer {at}", together, told)
+        )
+        for at, step in enumerate((1, -1, 1))
+    ]
+    for process in running:
+        process.start()
+    for _ in running:
+        told.get(timeout=60)
+    for process in running:
+        process.join(60)
+        assert process.exitcode == 0
+    for conversation in conversations:
+        said = texts(listed(store, conversation))
+        assert said[1::2] == [f"answer to {text}" for text in said[::2]]
+        for writer in range(3):
+            own = [text for text in said[::2] if text.startswith(f"writer {writer} ")]
+            assert own == [f"writer {writer} {number}" for number in range(20)]
+        assert loaded(store.conversations.chain(OWNER, conversation)) == said
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+@on_any_store
+@given(
+    turns=st.lists(st.integers(1, 4), max_size=6),
+    limit=st.integers(1, 5),
+    order=st.sampled_from(["asc", "desc"]),
+    gone=st.sets(st.integers(0, 20)),
+)
+def test_pages_hold_every_item_once_in_order(
+    store: Store, turns: list[int], limit: int, order: str, gone: set[int]
+) -> None:
+    conversation = begin(store)
+    names = iter(range(100))
+    for length in turns:
+        store.conversations.add(OWNER, conversation, added(*(f"item {next(names)}" for _ in range(length))))
+    everything = listed(store, conversation)
+    assert texts(everything) == [f"item {number}" for number in range(sum(turns))]
+    for at in sorted(gone & set(range(len(everything)))):
+        assert store.conversations.delete_item(OWNER, conversation, everything[at]["id"])
+    kept = [item for at, item in enumerate(everything) if at not in gone]
+    assert loaded(store.conversations.chain(OWNER, conversation)) == texts(kept)
+
+    paged: list[JSON] = []
+    while page := listed(store, conversation, order, paged[-1]["id"] if paged else None, limit):
+        assert len(page) <= limit
+        paged += page
+    assert paged == (kept if order == "asc" else kept[::-1])
+
+
+def test_a_page_cannot_begin_behind_an_item_of_elsewhere(store: Store) -> None:
+    conversation, other = begin(store, "a"), begin(store, "b")
+    with pytest.raises(InvalidRequest) as caught:
+        listed(store, conversation, after=listed(store, other)[0]["id"])
+    assert caught.value.param == "after"
+
+
+def test_a_conversation_is_its_owners_alone(store: Store) -> None:
+    conversation = begin(store, "secret")
+    item_id = listed(store, conversation)[0]["id"]
+    conversations = store.conversations
+    for name in (conversation, "conv_", "x", "conv_" + "0" * 48, f"{conversation} "):
+        owner = "eve" if name == conversation else OWNER
+        assert conversations.read(owner, name) is None
+        assert conversations.items(owner, name, order="asc", after=None, limit=9) is None
+        assert conversations.item(owner, name, item_id) is None
+        assert conversations.add(owner, name, added("x")) is None
+        assert not conversations.update(owner, name, {})
+        assert not conversations.delete_item(owner, name, item_id)
+        assert not conversations.delete(owner, name)
+        with pytest.raises(NotFound):
+            conversations.chain(owner, name)
+    assert store.items("eve", [item_id]) == {}
+    assert texts(listed(store, conversation)) == ["secret"]
+
+
+def test_metadata_is_replaced(store: Store) -> None:
+    conversation = begin(store)
+    assert store.conversations.update(OWNER, conversation, {"a": "b"})
+    assert store.conversations.read(OWNER, conversation) == Conversation(conversation, 1, {"a": "b"})
+
+
+# --- compaction -------------------------------------------------------------------------------------------------
+
+
+def test_a_load_starts_at_the_newest_compaction(store: Store) -> None:
+    conversation = begin(store, "old")
+    say(store, conversation, "older")
+    compact(store, conversation, "short")
+    say(store, conversation, "new")
+    chain = store.conversations.chain(OWNER, conversation)
+    assert chain.compacted
+    assert loaded(chain) == ["compaction", "short", "new", "answer to new"]
+    whole = store.conversations.full_chain(OWNER, conversation)
+    assert len(whole.links) == 4
+    assert not whole.compacted
+
+
+def test_what_was_said_while_a_compaction_was_made_is_not_lost(store: Store) -> None:
+    conversation = begin(store, "old")
+    seen = store.conversations.chain(OWNER, conversation).seen
+    say(store, conversation, "meanwhile", seen=seen)
+    compact(store, conversation, "one", seen=seen)
+    compact(store, conversation, "two", seen=seen)
+    chain = store.conversations.chain(OWNER, conversation)
+    assert loaded(chain)[:4] == ["compaction", "two", "meanwhile", "answer to meanwhile"]
+    assert [link.depth for link in chain.links] == [4, 2, 3]
+
+
+def test_a_compaction_that_is_removed_stands_for_nothing_any_more(store: Store) -> None:
+    conversation = begin(store, "old")
+    compact(store, conversation, "short")
+    (item,) = [item for item in listed(store, conversation) if item["type"] == "compaction"]
+    assert store.conversations.delete_item(OWNER, conversation, item["id"])
+    assert loaded(store.conversations.chain(OWNER, conversation)) == ["old", "short", "short"]
+
+
+# --- beside responses -------------------------------------------------------------------------------------------
+
+
+def test_a_chain_from_a_response_has_the_conversation_as_it_was_then(store: Store) -> None:
+    conversation = begin(store, "first")
+    response = say(store, conversation, "one")
+    say(store, conversation, "two")
+    child = turn(store, response, says="aside")
+    expected = ["first", "one", "answer to one", "aside", "welcome"]
+    assert loaded(store.chain(OWNER, child)) == expected
+    compact(store, conversation, "short")
+    assert loaded(store.chain(OWNER, child)) == expected
+    later = say(store, conversation, "three")
+    assert loaded(store.chain(OWNER, later)) == ["compaction", "short", "three", "answer to three"]
+    assert loaded(store.full_chain(OWNER, later))[:3] == ["first", "one", "answer to one"]
+
+
+def test_a_chain_whose_conversation_is_gone_is_refused(store: Store) -> None:
+    conversation = begin(store, "first")
+    response = say(store, conversation, "one")
+    compacted = compact(store, conversation, "short")
+    store.conversations.delete(OWNER, conversation)
+    with pytest.raises(InvalidRequest) as caught:
+        store.chain(OWNER, response)
+    assert caught.value.code == "previous_response_not_found"
+    assert conversation in caught.value.message
+    # This one stands for all that it had seen.
+    assert loaded(store.chain(OWNER, compacted)) == ["compaction", "short"]
+
+
+def test_what_a_conversation_holds_outlives_the_response_and_its_age(store: Store, database_url: str) -> None:
+    conversation = begin(store, "first")
+    deleted, pruned = say(store, conversation, "one"), say(store, conversation, "two")
+    copied = [item["id"] for item in listed(store, conversation)]
+    assert store.delete(OWNER, deleted)
+    rows.age(database_url, [pruned], 90)
+    list(store.prune(int(time.time()) - 30 * 86_400))
+    assert store.response(OWNER, pruned) is None
+    assert texts(listed(store, conversation)) == ["first", "one", "answer to one", "two", "answer to two"]
+    assert store.items(OWNER, copied).keys() == set(copied)
+
+
+def test_a_deleted_conversation_leaves_nothing(store: Store, database_url: str) -> None:
+    kept = begin(store, "kept")
+    conversation = begin(store, "first")
+    response = say(store, conversation, "one")
+    item = listed(store, conversation)[0]["id"]
+    assert store.conversations.delete(OWNER, conversation)
+    assert not store.conversations.delete(OWNER, conversation)
+    assert store.items(OWNER, [item]) == {}
+    assert store.response(OWNER, response) is not None
+    assert [rows.count(database_url, f"conversation{part}") for part in ("", "_turn", "_item")] == [1, 1, 1]
+    assert texts(listed(store, kept)) == ["kept"]
+
+
+def test_the_newest_copy_of_an_item_is_found(store: Store) -> None:
+    for text in ("old", "new"):
+        conversation = begin(store)
+        items = orjson.dumps([message(text, id="msg_mine")])
+        store.conversations.add(OWNER, conversation, ConversationTurn(created_at=1, input=items))
+    assert store.items(OWNER, ["msg_mine", "msg_none"])["msg_mine"]["content"] == "new"
+
+
+@on_any_store
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=8))
+def test_no_turn_is_lost_however_compactions_and_turns_overtake_each_other(
+    store: Store, turns: list[tuple[bool, int]]
+) -> None:
+    conversation = begin(store)
+    seen_by: dict[str, int] = {}
+    newest_compaction = None
+    for position, (compacts, lag) in enumerate(turns, 1):
+        name = f"turn {position}"
+        seen_by[name] = max(0, position - 1 - lag)
+        (compact if compacts else say)(store, conversation, name, seen=seen_by[name])
+        newest_compaction = name if compacts else newest_compaction
+    chain = store.conversations.chain(OWNER, conversation)
+    stands_for = seen_by[newest_compaction] if newest_compaction else 0
+    given_to_model = loaded(chain)
+    for position, name in enumerate(seen_by, 1):
+        assert position <= stands_for or name in given_to_model
+    assert chain.compacted == (newest_compaction is not None)
+    assert chain.seen == len(turns)
+
+
+def test_a_conversation_of_too_many_turns_is_refused_until_it_is_compacted(store: Store, database_url: str) -> None:
+    conversation = begin(store, "first")
+    rows.copy_turns(database_url, LONGEST)
+    with pytest.raises(InvalidRequest) as caught:
+        store.conversations.chain(OWNER, conversation)
+    assert (caught.value.code, caught.value.param) == ("chain_too_long", "conversation")
+    compact(store, conversation, "short", seen=LONGEST)
+    assert loaded(store.conversations.chain(OWNER, conversation))[:2] == ["compaction", "short"]
