@@ -37,6 +37,9 @@ _MAX_DISCARDED = 8 * 1024 * 1024
 #: What a client calls its own request; echoed, never used as a key.
 _CLIENT_REQUEST_ID = "X-Client-Request-Id"
 
+#: What clients call their conversation in. Gunicorn passes no header on whose name has an underscore.
+_SESSION = ("Session-Id", "Thread-Id", "Conversation-Id", "X-OpenWebUI-Chat-Id")
+
 
 class InFlight:
     """How many requests are at work here, below a limit that leaves threads to say no with."""
@@ -137,7 +140,8 @@ def asked() -> Asked:
     """Who waits: by the client's connection, where the server tells it, a hang-up is seen during silence."""
     sock = request.environ.get("gunicorn.socket")
     key = request.headers.get("Idempotency-Key")
-    g.asked = Asked(g.request_id, sock.fileno() if sock is not None else None, key)
+    session = next(filter(None, map(request.headers.get, _SESSION)), None)
+    g.asked = Asked(g.request_id, sock.fileno() if sock is not None else None, key, session)
     return cast(Asked, g.asked)
 
 

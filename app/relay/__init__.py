@@ -28,6 +28,7 @@ from app.relay.compaction import Compaction, context_tokens, pseudo_chain, split
 from app.relay.context import Contexts
 from app.relay.journal import Entry
 from app.relay.keeper import Keeper, Running
+from app.relay.lineage import Lineage
 from app.relay.listing import context_items, page, returned
 from app.relay.mover import Drain, Pace
 from app.relay.once import Once
@@ -59,6 +60,8 @@ class Asked:
     client: int | None = None
     key: str | None = None
     """The Idempotency-Key, where there is one."""
+    session: str | None = None
+    """What their headers call the conversation."""
     told: dict[str, str] = field(default_factory=dict)
     """What they are told beside the answer, as headers; filled in while it is made."""
 
@@ -83,6 +86,7 @@ class Relay:
         self._pace = pace
         self._contexts = Contexts(store, seals)
         self._compaction = Compaction(channels, self._contexts, seals.compaction)
+        self._lineage = Lineage(store)
         self.running = Running()
 
     # --- answering
@@ -105,7 +109,7 @@ class Relay:
         once = Once(self._store, token, turn, asked.key)
         if (earlier := once.earlier()) is not None:
             return _replayed(earlier, asked)
-        recorder = Recorder(self._store, turn, token, asked.request_id, asked.entry)
+        recorder = self._recorder(turn, token, asked)
         with _recorded(recorder, once):
             turn = shorten(turn, recorder, asked)
             answer, answered = ask(
@@ -123,10 +127,14 @@ class Relay:
         once = Once(self._store, token, turn, asked.key)
         if (earlier := once.earlier()) is not None:
             return whole(_replayed(earlier, asked))
-        recorder = Recorder(self._store, turn, token, asked.request_id, asked.entry)
+        recorder = self._recorder(turn, token, asked)
         with _recorded(recorder, once):
             turn = shorten(turn, recorder, asked)
             return self._opened(turn, recorder, asked)
+
+    def _recorder(self, turn: Turn, token: Token, asked: Asked) -> Recorder:
+        follow = self._lineage.follow(turn, token, asked.session)
+        return Recorder(self._store, turn, token, asked.request_id, asked.entry, follow)
 
     def _opened(self, turn: Turn, recorder: Recorder, asked: Asked) -> EventStream:
         events = EventStream(
@@ -226,7 +234,7 @@ class Relay:
         once = Once(self._store, token, turn, asked.key)
         if (earlier := once.earlier()) is not None:
             return _replayed(earlier, asked)
-        recorder = Recorder(self._store, turn, token, asked.request_id, asked.entry)
+        recorder = self._recorder(turn, token, asked)
         with _recorded(recorder, once):
             made = self._compaction.compact(
                 turn,

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from app.errors import UpstreamError
 from app.formats import Format
-from app.records import Chain, Claim, Claimed, Draft, Outcome, Stored
+from app.records import Chain, Claim, Claimed, Draft, Outcome, Stored, Trace
 from app.turn import Row
 
 
@@ -25,6 +25,10 @@ class Store(Protocol):
 
     def note(self, draft: Draft, outcome: Outcome) -> None:
         """Writes the metadata of a response that is not kept, some time later."""
+        ...
+
+    def trace(self, owner: str, trace: Trace) -> None:
+        """Finds and writes the parent of a response that named none, some time later."""
         ...
 
     def chain(self, owner: str, response_id: str) -> Chain: ...

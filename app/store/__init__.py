@@ -8,19 +8,33 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from app.records import Chain, ChannelStatus, Claim, Claimed, Draft, Outcome, Stored, StoredItem, Token, WorkerStatus
-from app.store import backup, chain, claims, items, migrations, pruning, stats, usage
+from app.records import (
+    Chain,
+    ChannelStatus,
+    Claim,
+    Claimed,
+    Draft,
+    Outcome,
+    Stored,
+    StoredItem,
+    Token,
+    Trace,
+    WorkerStatus,
+)
+from app.store import backup, chain, claims, items, migrations, pruning, stats, tree, usage
 from app.store.claims import Claims
 from app.store.database import Database, Session
 from app.store.group import Group, Statements
 from app.store.leases import Leases
 from app.store.places import Places
+from app.store.prefixes import Prefixes
 from app.store.pruning import Pruned
 from app.store.responses import Responses
 from app.store.tokens import Tokens
+from app.store.tree import Detail, Node, Tree
 from app.store.writer import Writer
 
-__all__ = ["Pruned", "Store"]
+__all__ = ["Detail", "Node", "Pruned", "Store", "Tree"]
 
 UPGRADE_WAIT = 3600
 """Seconds that a change of a large table may take."""
@@ -49,6 +63,7 @@ class Store:
         self._responses = Responses(self._database, self._writer, self._leases, self._places)
         self._tokens = Tokens(self._database, self._writer, peppers)
         self._claims = Claims(self._database, self._leases)
+        self._prefixes = Prefixes(peppers[0])
 
     # --- responses ----------------------------------------------------------------------------------------------
 
@@ -63,6 +78,10 @@ class Store:
     def note(self, draft: Draft, outcome: Outcome) -> None:
         """The metadata of a response that is not kept, written behind the answer; no content goes with it."""
         self._responses.note(draft, outcome)
+
+    def trace(self, owner: str, trace: Trace) -> None:
+        """Finds the parent of a response that named none, behind the answer: the one that ends where it began."""
+        self._writer.post(lambda group: self._prefixes.write(group, owner, trace))
 
     def chain(self, owner: str, response_id: str) -> Chain:
         """The response and what was said before it, from the newest compaction on."""
@@ -98,6 +117,22 @@ class Store:
     def items(self, owner: str, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         """Those that are there, by their id."""
         return {item_id: found.item for item_id, found in items.find(self._database, owner, ids).items()}
+
+    # --- looking at them ----------------------------------------------------------------------------------------
+
+    def find(self, start: str) -> list[tuple[str, str]]:
+        """Owner and id of the response of this id, or of those that begin so: one, or two when it is not clear which.
+        For an operator, who may see everybody's.
+        """
+        return tree.find(self._database, start)
+
+    def tree(self, owner: str, response_id: str) -> Tree | None:
+        """All that came from the same root, without content; deleted ones and those that were not kept as well."""
+        return tree.load(self._database, owner, response_id)
+
+    def detail(self, owner: str, response_id: str) -> Detail | None:
+        """All that is known of a response."""
+        return tree.detail(self._database, owner, response_id)
 
     # --- tokens and usage ---------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ class Response(Model):
     id = peewee.CharField()
     owner = peewee.CharField()
     parent = peewee.BigIntegerField(null=True)
+    inferred = peewee.BigIntegerField(null=True)
     branch = peewee.BigIntegerField(null=True)
     depth = peewee.BigIntegerField(null=True)
     since = peewee.BigIntegerField()
@@ -115,6 +116,15 @@ class Claim(Model):
         primary_key = peewee.CompositeKey("token", "hash")
 
 
+class Prefix(Model):
+    token = peewee.BigIntegerField()
+    hash = peewee.CharField()
+    response = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("token", "hash")
+
+
 class UsageDay(Model):
     day = peewee.CharField()
     token = peewee.BigIntegerField()
@@ -133,4 +143,4 @@ class UsageDay(Model):
         primary_key = peewee.CompositeKey("day", "token", "model", "channel")
 
 
-TABLES = (Response, Content, Branch, Setting, Item, Token, Worker, Claim, UsageDay)
+TABLES = (Response, Content, Branch, Setting, Item, Token, Worker, Claim, Prefix, UsageDay)

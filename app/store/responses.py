@@ -320,6 +320,7 @@ class Responses:
             return False
         pk, settings, error, *bodies = row
         session.run("DELETE FROM content WHERE response = ?", (pk,))
+        session.run("DELETE FROM prefix WHERE response = ?", (pk,))
         for item_id in sorted(item_ids(bodies)):
             session.run("DELETE FROM item WHERE owner = ? AND id = ? AND response = ?", (owner, item_id, pk))
         session.run("UPDATE response SET settings = NULL, error = ? WHERE pk = ?", (_bare_error(error), pk))
