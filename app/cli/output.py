@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 #: Between two columns.
 _GAP = "  "
@@ -24,6 +25,36 @@ def some(names: Iterable[str]) -> str:
     every = list(names)
     rest = len(every) - _SHOWN
     return ", ".join(every[:_SHOWN]) + (f" +{rest}" if rest > 0 else "")
+
+
+def pairs(rows: Iterable[tuple[str, object]]) -> str:
+    """Names with what stands under them, which may be of several lines."""
+    shown = [(name, _cell(value).splitlines()) for name, value in rows]
+    width = max((len(name) for name, _ in shown), default=0)
+    return "\n".join(
+        f"{label.ljust(width)}{_GAP}{line}".rstrip()
+        for name, lines in shown
+        for label, line in zip([name, *[""] * len(lines)], lines, strict=False)
+    )
+
+
+def moment(seconds: int | None) -> str | None:
+    """In UTC, to the minute."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else None
+
+
+def rounded(amount: int) -> str:
+    """`950`, `1.2k`, `12k`."""
+    if amount < 1000:
+        return str(amount)
+    return f"{amount / 1000:.1f}k" if amount < 9950 else f"{amount / 1000:,.0f}k"
+
+
+def clipped(text: str, width: int) -> str:
+    """On one line, the end left out where it is longer, without what a terminal would obey."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * width])
+    line = " ".join(line.split())
+    return line if len(line) <= width and len(text) <= 2 * width else f"{line[: width - 1]}…"
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
