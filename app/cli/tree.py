@@ -104,11 +104,15 @@ def compacted(note: Mapping[str, Any]) -> str:
 def _summary(read: Tree) -> str:
     nodes = read.nodes
     forks = sum(1 for drawing, _ in drawn(nodes) if drawing.endswith((*_BRANCH.values(), *_LAST_BRANCH.values())))
-    counts = {
-        "branches": forks,
-        "compactions": sum(node.compacted for node in nodes),
-        "inferred links (┊ ┄)": sum(node.inferred for node in nodes),
-    }
-    told = [f"{len(nodes):,} response{'' if len(nodes) == 1 else 's'}"]
-    told += [f"{count:,} {name}" for name, count in counts.items() if count]
-    return ", ".join(told) + ("" if read.whole else "; there are more, which are not shown")
+    told = [
+        counted(len(nodes), "response", "responses"),
+        counted(forks, "branch", "branches"),
+        counted(sum(node.compacted for node in nodes), "compaction", "compactions"),
+        counted(sum(node.inferred for node in nodes), "inferred link (┊ ┄)", "inferred links (┊ ┄)"),
+    ]
+    return ", ".join(filter(None, told)) + ("" if read.whole else "; there are more, which are not shown")
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """Nothing for none."""
+    return f"{count:,} {one if count == 1 else many}" if count else ""
