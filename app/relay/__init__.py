@@ -26,6 +26,7 @@ from app.relay.asking import ask
 from app.relay.compacting import is_summary
 from app.relay.compaction import Compaction, context_tokens, pseudo_chain, split_for_answer
 from app.relay.context import Contexts
+from app.relay.counting import count, estimate
 from app.relay.journal import Entry
 from app.relay.keeper import Keeper, Running
 from app.relay.lineage import Lineage
@@ -68,6 +69,9 @@ class Asked:
     def tell_dropped(self, tools: Sequence[str]) -> None:
         if tools:
             self.told["X-Antiphon-Dropped-Tools"] = ", ".join(tools)
+
+    def tell_estimated(self, field: str) -> None:
+        self.told["X-Antiphon-Estimated"] = field
 
     def tell_replayed(self) -> None:
         self.told["Idempotent-Replayed"] = "true"
@@ -248,6 +252,27 @@ class Relay:
             )
             recorder.compacted(replace(turn, compaction=made.note))
             return recorder.finish(Answer("completed", output(history, made.item), made.usage), None)
+
+    # --- counting
+
+    def count(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+        """How many tokens the request would take. Nothing is stored."""
+        model = request.get("model") or self._model_before(token, request)
+        turn = open_history(self._store, self._contexts, token, {**request, "model": model}, int(time()))
+        tokens = None
+        if model:
+            check_model(token, model)
+            tokens = count(turn, self._channels, self._contexts.fit, prefer=self._prefer(turn), client=asked.client)
+        if tokens is None:
+            asked.tell_estimated("input_tokens")
+            tokens = estimate(turn)
+        return {"object": "response.input_tokens", "input_tokens": tokens}
+
+    def _model_before(self, token: Token, request: Mapping[str, Any]) -> str:
+        """What the previous response was asked of; nothing where there is none."""
+        previous = request.get("previous_response_id")
+        stored = self._store.response(token.owner, previous) if previous else None
+        return stored.model if stored else ""
 
     # --- what is stored
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping as AnyMapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -70,6 +71,16 @@ def read_compact(body: object) -> CompactRequest:
     return CompactRequest({name: loaded[name] for name in given}, answers)
 
 
+def read_count(body: object) -> dict[str, Any]:
+    """A body of `POST /v1/responses/input_tokens`: the same parameters, of which none has to be there."""
+    if not isinstance(body, dict):
+        raise not_an_object(body)
+    given = {name: value for name, value in body.items() if value is not None}
+    _refuse_two_states(given)
+    loaded = _load(given, optional=("model",))
+    return {name: loaded[name] for name in given}
+
+
 def read_include(value: object, param: str = "include") -> list[str]:
     """What more to show, of which a query argument may ask as well as a body."""
     try:
@@ -79,10 +90,10 @@ def read_include(value: object, param: str = "include") -> list[str]:
     return cast(list[str], value)
 
 
-def _load(given: dict[str, Any]) -> dict[str, Any]:
+def _load(given: dict[str, Any], optional: Sequence[str] = ()) -> dict[str, Any]:
     """The border to marshmallow, which finds nothing by itself but required parameters that are missing."""
     try:
-        loaded: dict[str, Any] = CREATE.load(given)
+        loaded: dict[str, Any] = CREATE.load(given, partial=optional)
     except ValidationError as error:
         raise missing_parameter(next(iter(error.messages_dict))) from None
     return loaded
