@@ -37,8 +37,8 @@ _MAX_DISCARDED = 8 * 1024 * 1024
 #: What a client calls its own request; echoed, never used as a key.
 _CLIENT_REQUEST_ID = "X-Client-Request-Id"
 
-#: What clients call their conversation in. Gunicorn passes no header on whose name has an underscore.
-_SESSION = ("Session-Id", "Thread-Id", "Conversation-Id", "X-OpenWebUI-Chat-Id")
+#: Headers in which clients name their conversation, as WSGI has them.
+_SESSION = ("HTTP_SESSION_ID", "HTTP_THREAD_ID", "HTTP_CONVERSATION_ID", "HTTP_X_OPENWEBUI_CHAT_ID")
 
 
 class InFlight:
@@ -140,7 +140,7 @@ def asked() -> Asked:
     """Who waits: by the client's connection, where the server tells it, a hang-up is seen during silence."""
     sock = request.environ.get("gunicorn.socket")
     key = request.headers.get("Idempotency-Key")
-    session = next(filter(None, map(request.headers.get, _SESSION)), None)
+    session = next(filter(None, map(request.environ.get, _SESSION)), None)
     g.asked = Asked(g.request_id, sock.fileno() if sock is not None else None, key, session)
     return cast(Asked, g.asked)
 

@@ -29,7 +29,7 @@ def some(names: Iterable[str]) -> str:
 
 def pairs(rows: Iterable[tuple[str, object]]) -> str:
     """Names with what stands under them, which may be of several lines."""
-    shown = [(name, _cell(value).splitlines()) for name, value in rows]
+    shown = [(plain(name), [plain(line) for line in _text(value).splitlines()]) for name, value in rows]
     width = max((len(name) for name, _ in shown), default=0)
     return "\n".join(
         f"{label.ljust(width)}{_GAP}{line}".rstrip()
@@ -51,9 +51,8 @@ def rounded(amount: int) -> str:
 
 
 def clipped(text: str, width: int) -> str:
-    """On one line, the end left out where it is longer, without what a terminal would obey."""
-    line = "".join(letter if letter.isprintable() else " " for letter in text[: 2 * width])
-    line = " ".join(line.split())
+    """On one line, the end left out where it is longer."""
+    line = " ".join(plain(text[: 2 * width]).split())
     return line if len(line) <= width and len(text) <= 2 * width else f"{line[: width - 1]}…"
 
 
@@ -65,7 +64,16 @@ def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) ->
     return _GAP.join(aligned).rstrip()
 
 
+def plain(text: str) -> str:
+    """Without what a terminal would obey: much of what is shown was written by clients and upstreams."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def _cell(value: object) -> str:
+    return plain(_text(value))
+
+
+def _text(value: object) -> str:
     if value is None or value == "":
         return "-"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -9,7 +9,7 @@ import click
 import orjson
 
 from app.cli.context import as_json, find_response, open_store, print_json
-from app.cli.output import clipped, moment, pairs
+from app.cli.output import clipped, moment, pairs, plain
 from app.cli.tree import compacted
 from app.records import Usage
 from app.store import Detail, Node
@@ -134,13 +134,13 @@ def _joined(*told: object) -> str:
 def _item(item: Mapping[str, Any]) -> str:
     """One line: what it is, and the beginning of what it says."""
     said = " ".join(_text(part) for part in _said(item))
-    return f"{item.get('role') or item.get('type') or 'item'}: {clipped(said, _WIDTH)}"
+    return f"{plain(str(item.get('role') or item.get('type')))}: {clipped(said, _WIDTH)}"
 
 
 def _said(item: Mapping[str, Any]) -> Iterator[Any]:
     content = item.get("content")
     parts = content if isinstance(content, list) else [content] if content else []
-    for part in [*parts, *item.get("summary", ())]:
+    for part in [*parts, *(item.get("summary") or ())]:
         yield part.get("text") or part.get("refusal") or f"[{part.get('type')}]" if isinstance(part, dict) else part
     yield from (item[name] for name in _WORDS if item.get(name))
 

@@ -21,12 +21,14 @@ from app.relay.ports import Store
 from app.turn import Item, Turn
 
 #: Turns that wait to be traced, beyond which they are not: their trees have a gap.
-BACKLOG = 1000
+BACKLOG = 100
 
 #: Told how a turn has ended.
 Follow = Callable[[Outcome], None]
 
 _DIGEST = 16
+#: Who gives one of these names what it goes on from.
+_STATE = frozenset({"previous_response_id", "conversation"})
 _INSTRUCTING = frozenset({"user", "system", "developer"})
 #: What a client gives besides messages and the outputs of calls.
 _GIVEN = frozenset({"mcp_approval_response", "configuration_update", "additional_tools", "item_reference"})
@@ -98,10 +100,6 @@ class Lineage:
             turn = self._turns.get()
             output = orjson.loads(turn.outcome.output) if turn.outcome.status in CHAINABLE else None
             self._store.trace(turn.owner, trace(turn.id, turn.token, turn.session, turn.input, output))
-
-
-#: Who gives one of these names the parent, or the conversation, and nothing is left to be found out.
-_STATE = frozenset({"previous_response_id", "conversation"})
 
 
 def trace(response: str, token: int, session: str, input: Iterable[Item], output: Iterable[Item] | None) -> Trace:
