@@ -58,15 +58,6 @@ CREATED_AT = 1795353600
 # --- an answer, as it goes over the wire ------------------------------------------------------------------------
 
 
-#: What a request that only counts tokens may hold.
-COUNTED = frozenset(
-    {
-        *("model", "input", "instructions", "previous_response_id", "conversation", "tools", "tool_choice", "text"),
-        *("reasoning", "parallel_tool_calls", "truncation", "personality"),
-    }
-)
-
-
 class Act(Enum):
     """What an upstream can do instead of sending bytes."""
 
@@ -653,7 +644,6 @@ class ScriptedUpstream:
         answers: dict[str, Callable[[JSON, _Ids], Answer]] = {
             "/v1/responses": self._model.respond,
             "/v1/responses/compact": self._model.compact,
-            "/v1/responses/input_tokens": self._model.count,
             "/v1/chat/completions": self._model.chat,
         }
         if request.method != "POST" or path not in answers:
@@ -952,12 +942,6 @@ class _Model:
         output = [*kept, self._compaction(items, ids)]
         window = {"id": ids("resp"), "object": "response.compaction", "created_at": CREATED_AT, "output": output}
         return _json_answer({**window, "usage": _usage(body, output)})
-
-    def count(self, body: JSON, ids: _Ids) -> Answer:
-        for name in body.keys() - COUNTED:
-            raise _Refusal(400, f"Unknown parameter: '{name}'.", "unknown_parameter", name)
-        self._check_items(_as_items(body), open_calls=True)
-        return _json_answer({"object": "response.input_tokens", "input_tokens": _usage(body, [])["input_tokens"]})
 
     def chat(self, body: JSON, ids: _Ids) -> Answer:
         _check_chat(body)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping as AnyMapping
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -77,7 +76,7 @@ def read_count(body: object) -> dict[str, Any]:
         raise not_an_object(body)
     given = {name: value for name, value in body.items() if value is not None}
     _refuse_two_states(given)
-    loaded = _load(given, optional=("model",))
+    loaded = _load({"model": "any", **given})
     return {name: loaded[name] for name in given}
 
 
@@ -90,10 +89,10 @@ def read_include(value: object, param: str = "include") -> list[str]:
     return cast(list[str], value)
 
 
-def _load(given: dict[str, Any], optional: Sequence[str] = ()) -> dict[str, Any]:
+def _load(given: dict[str, Any]) -> dict[str, Any]:
     """The border to marshmallow, which finds nothing by itself but required parameters that are missing."""
     try:
-        loaded: dict[str, Any] = CREATE.load(given, partial=optional)
+        loaded: dict[str, Any] = CREATE.load(given)
     except ValidationError as error:
         raise missing_parameter(next(iter(error.messages_dict))) from None
     return loaded

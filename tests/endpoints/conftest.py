@@ -23,8 +23,6 @@ FORMATS: dict[str, tuple[str, Callable[[ScriptedUpstream], JSON]]] = {
 }
 #: The model of an upstream that takes anything whatever, for tests that send anything whatever.
 OPEN_MINDED = "open/minded"
-#: The model of an upstream that also counts tokens.
-COUNTING = "counting-model"
 MODELS = [pytest.param(model, id=name) for name, (model, _) in FORMATS.items()]
 
 
@@ -80,8 +78,7 @@ def _open_minded() -> Iterator[JSON]:
 def _serving(
     tmp_path_factory: pytest.TempPathFactory, _scripted: ScriptedUpstream, _open_minded: JSON
 ) -> Iterator[Gateway]:
-    counting = _scripted.channel("counting", models=[COUNTING], count_tokens=True)
-    rows = [*(row(_scripted) for _, row in FORMATS.values()), _open_minded, counting]
+    rows = [*(row(_scripted) for _, row in FORMATS.values()), _open_minded]
     with Gateway(tmp_path_factory.mktemp("endpoints"), rows) as gateway:
         yield gateway
 

@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import openai
+import orjson
 import pytest
 
-from tests.endpoints.conftest import COUNTING, EXACT
 from tests.gateway import Gateway
-from tests.upstream import ScriptedUpstream, html, refusal, slammed
+from tests.upstream import Answer, Exchange, ScriptedUpstream, html, raw, refusal, slammed
 
 JSON = dict[str, Any]
 Create = Callable[..., JSON]
 
+EXACT, COUNTING, COUNTING_MESSAGES = "exact-model", "counting-model", "counting-messages"
 PATH = "/responses/input_tokens"
 ESTIMATED = "X-Antiphon-Estimated"
 LOOK = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}
+#: What a request that only counts may hold.
+COUNTED = {"model", "input", "instructions", "tools", "tool_choice", "text", "reasoning", "truncation"}
 CALL = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"}
+
+
+def counting(exchange: Exchange, answer: Answer) -> Answer:
+    """An upstream that counts a thousand and one for every item, and refuses what it does not know."""
+    body = exchange.request.body
+    if exchange.request.path != "/v1/responses/input_tokens":
+        return answer
+    if unknown := body.keys() - COUNTED:
+        return refusal(400, f"Unknown parameter: {unknown}", "unknown_parameter")(exchange, answer)
+    counted = {"object": "response.input_tokens", "input_tokens": 1000 + len(body["input"])}
+    return raw(200, orjson.dumps(counted))(exchange, answer)
+
+
+@pytest.fixture(scope="module")
+def _serving(tmp_path_factory: pytest.TempPathFactory, _scripted: ScriptedUpstream) -> Iterator[Gateway]:
+    """A gateway with upstreams of both formats that can count, and one that cannot."""
+    rows = [
+        _scripted.channel(EXACT, models=[EXACT]),
+        _scripted.channel(COUNTING, models=[COUNTING], count_tokens=True),
+        _scripted.channel(COUNTING_MESSAGES, models=[COUNTING_MESSAGES], format="messages", count_tokens=True),
+    ]
+    with Gateway(tmp_path_factory.mktemp("counting"), rows) as gateway:
+        yield gateway
+
+
+@pytest.fixture(autouse=True)
+def _counts(exact: ScriptedUpstream) -> None:
+    exact.always(counting)
 
 
 def _count(api: Gateway, **body: Any) -> tuple[int, str | None]:
@@ -31,7 +62,7 @@ def _count(api: Gateway, **body: Any) -> tuple[int, str | None]:
     return counted["input_tokens"], answer.headers.get(ESTIMATED)
 
 
-def test_the_sdk_is_told_what_the_upstream_counted(api: Gateway, exact: ScriptedUpstream, create: Create) -> None:
+def test_the_sdk_is_told_what_the_upstream_counted(api: Gateway, exact: ScriptedUpstream) -> None:
     with api.client() as client:
         counted = client.responses.input_tokens.count(
             model=COUNTING,
@@ -43,24 +74,27 @@ def test_the_sdk_is_told_what_the_upstream_counted(api: Gateway, exact: Scripted
     (asked,) = exact.bodies
     assert exact.requests[-1].path == "/v1/responses/input_tokens"
     assert asked.keys() == {"model", "input", "instructions", "tools", "reasoning"}
-    answered = create(COUNTING, "How many?", instructions="Be kind.", tools=[LOOK])
-    assert counted.input_tokens == answered["usage"]["input_tokens"]
-    assert counted.object == "response.input_tokens"
+    assert (counted.object, counted.input_tokens) == ("response.input_tokens", 1001)
+
+
+def test_an_upstream_that_speaks_messages_counts_too(api: Gateway, exact: ScriptedUpstream) -> None:
+    exact.always(raw(200, b'{"input_tokens":77}'))
+    asked = {"model": COUNTING_MESSAGES, "input": "How many?", "instructions": "Be kind.", "temperature": 0.5}
+    assert _count(api, **asked) == (77, None)
+    assert exact.requests[-1].path == "/v1/messages/count_tokens"
+    assert exact.bodies[-1].keys() == {"model", "messages", "system"}
 
 
 def test_what_was_said_before_is_counted(api: Gateway, exact: ScriptedUpstream, create: Create) -> None:
     first = create(COUNTING, "Remember the word cabbage.")
-    tokens, estimated = _count(api, model=COUNTING, input="Which?", previous_response_id=first["id"], stream=True)
+    asked = {"model": COUNTING, "input": "Which?", "previous_response_id": first["id"], "stream": True}
+    assert _count(api, **asked) == (1003, None)
     assert [item["role"] for item in exact.bodies[-1]["input"]] == ["user", "assistant", "user"]
-    goes_on = create(COUNTING, "Which?", previous_response_id=first["id"])
-    assert (tokens, estimated) == (goes_on["usage"]["input_tokens"], None)
 
 
 def test_without_a_model_the_one_of_the_previous_response_counts(api: Gateway, create: Create) -> None:
     first = create(COUNTING, "Hello")
-    tokens, estimated = _count(api, previous_response_id=first["id"])
-    assert tokens > 0
-    assert estimated is None
+    assert _count(api, previous_response_id=first["id"]) == (1002, None)
 
 
 def test_what_no_upstream_counts_is_estimated_from_what_was_last_reported(api: Gateway, create: Create) -> None:
@@ -86,14 +120,14 @@ def test_a_count_that_fails_is_estimated(api: Gateway, exact: ScriptedUpstream, 
     for _ in range(6):
         assert _count(api, model=COUNTING, input="x" * 400)[1] == "input_tokens"
     # The channel answers all the same.
-    exact.always()
+    exact.always(counting)
     assert create(COUNTING, "Hello")["status"] == "completed"
 
 
 def test_nothing_is_stored_and_calls_may_still_wait(api: Gateway, exact: ScriptedUpstream) -> None:
     said = [{"role": "user", "content": "Look"}, CALL]
     before = api.command("db", "stats", "--json")
-    assert _count(api, model=COUNTING, input=said, tools=[LOOK])[1] is None
+    assert _count(api, model=COUNTING, input=said, tools=[LOOK]) == (1002, None)
     assert api.command("db", "stats", "--json") == before
 
 
@@ -117,8 +151,9 @@ def test_it_is_refused_as_a_response_would_be(api: Gateway, body: JSON, param: s
         assert (error["param"], error["code"]) == (param, code)
 
 
-def test_a_stranger_can_count_nothing_of_mine(api: Gateway, create: Create, stranger: str) -> None:
+def test_a_stranger_can_count_nothing_of_mine(api: Gateway, create: Create) -> None:
     mine = create(COUNTING, "Hello")
+    stranger = api.new_token("stranger", "--owner", "stranger")
     with api.client(stranger) as client, pytest.raises(openai.BadRequestError) as refused:
         client.responses.input_tokens.count(previous_response_id=mine["id"], input="And?")
     assert refused.value.code == "previous_response_not_found"
