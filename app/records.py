@@ -390,3 +390,15 @@ class StoredItem:
 
     response_id: str
     item: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What tells where a response goes on from when its client did not say: hashes of what was said, no text."""
+
+    response: str
+    token: int
+    starts: tuple[bytes, ...]
+    """Where earlier answers ended in its input, the longest beginning first."""
+    end: bytes | None
+    """Where it ends itself; None when nobody can go on from it."""

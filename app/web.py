@@ -42,6 +42,9 @@ _FRAMINGS = {"HTTP/1.1": chunked, "HTTP/1.0": unframed}
 #: What a client calls its own request; echoed, never used as a key.
 _CLIENT_REQUEST_ID = "X-Client-Request-Id"
 
+#: Headers in which clients name their conversation, as WSGI has them.
+_SESSION = ("HTTP_SESSION_ID", "HTTP_THREAD_ID", "HTTP_CONVERSATION_ID", "HTTP_X_OPENWEBUI_CHAT_ID")
+
 
 class InFlight:
     """How many requests are at work here, below a limit that leaves threads to say no with."""
@@ -148,12 +151,14 @@ def asked() -> Asked:
     """Who waits: by the client's connection, where the server tells it, a hang-up is seen during silence."""
     sock = request.environ.get("gunicorn.socket")
     key = request.headers.get("Idempotency-Key")
+    session = next(filter(None, map(request.environ.get, _SESSION)), None)
     if sock is None:
-        g.asked = Asked(g.request_id, key=key)
+        g.asked = Asked(g.request_id, key=key, session=session)
     else:
         # Multiplexed, or encrypted by the server itself: nobody but the server can write to it.
         frame = None if isinstance(sock, ssl.SSLSocket) else _FRAMINGS.get(request.environ["SERVER_PROTOCOL"])
-        g.asked = Asked(g.request_id, sock.fileno(), Client(sock, frame) if frame else None, key)
+        client = Client(sock, frame) if frame else None
+        g.asked = Asked(g.request_id, sock.fileno(), client, key, session)
     return cast(Asked, g.asked)
 
 

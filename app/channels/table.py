@@ -19,6 +19,7 @@ from marshmallow import ValidationError
 
 from app.channels.document import MASK, Document, Problem, parse
 from app.channels.reading import REFERENCE, Place, Reading
+from app.formats import counting
 from app.schemas.cells import Scalar, is_glob, suggestion
 from app.schemas.channels import TableRow, shown_key
 
@@ -79,6 +80,8 @@ class Channel:
     """False: not for /v1/responses."""
     chat: bool = False
     """The base URL also answers /chat/completions."""
+    count_tokens: bool = False
+    """The upstream also counts the tokens of a request without answering it."""
     encrypted_reasoning: bool = False
     """The upstream understands `include: [reasoning.encrypted_content]`."""
     reasoning_text: bool = False
@@ -162,6 +165,7 @@ def load(path: Path, environment: Mapping[str, str], formats: Collection[str]) -
     _check_variables(reading)
     _check_names(reading, written.get("channels"), formats)
     rows = _check(reading, written)
+    _check_counting(reading, rows, formats)
     document.stop_if_wrong()
     table = _build(reading, rows)
     document.stop_if_wrong()
@@ -192,6 +196,16 @@ def _check_names(reading: Reading, rows: Any, formats: Collection[str]) -> None:
             if name.text in taken:
                 reading.complain(place, f"this name is taken by the channel at line {taken[name.text]}")
             taken.setdefault(name.text, reading.nodes[place].start_mark.line + 1)
+
+
+def _check_counting(reading: Reading, rows: Mapping[str, Any], formats: Collection[str]) -> None:
+    for index, row in enumerate(rows.get("channels", ())):
+        if row.get("count_tokens") and row["format"] in formats and counting(row["format"]) is None:
+            able = ", ".join(sorted(name for name in formats if counting(name) is not None))
+            reading.complain(
+                ("channels", index, "count_tokens"),
+                f"the format {row['format']} has no request that counts tokens; {able} have one",
+            )
 
 
 def _check(reading: Reading, written: Any) -> Mapping[str, Any]:

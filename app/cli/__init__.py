@@ -18,7 +18,9 @@ from app.cli.models import models
 from app.cli.reload import reload
 from app.cli.route import route
 from app.cli.serve import serve
+from app.cli.show import show
 from app.cli.tokens import tokens
+from app.cli.tree import tree
 from app.cli.usage import usage
 from app.cli.worker import worker
 from app.errors import ConfigurationError, StoreUnavailable
@@ -30,7 +32,10 @@ def antiphon() -> None:
     """A gateway that serves the OpenAI Responses API to a team."""
 
 
-for command in (init, serve, worker, check, doctor, reload, tokens, channels, route, models, usage, db, connect):
+for command in (
+    *(init, serve, worker, check, doctor, reload, tokens, channels, route, models),
+    *(usage, show, tree, db, connect),
+):
     antiphon.add_command(command)
 
 

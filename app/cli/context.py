@@ -34,6 +34,18 @@ def open_store(settings: Settings | None = None) -> Iterator[Store]:
         store.close()
 
 
+def find_response(store: Store, start: str) -> tuple[str, str]:
+    """Owner and id of the response that is meant by an id or its beginning; ends the command where that is none."""
+    found = store.find(start)
+    if len(found) == 1:
+        return found[0]
+    click.echo(
+        f"antiphon: several responses begin with {start!r}" if found else f"antiphon: there is no response {start!r}",
+        err=True,
+    )
+    raise click.exceptions.Exit(NOT_FOUND)
+
+
 def read_table(settings: Settings) -> Table:
     """The channel table as the file has it now. Raises ConfigurationError."""
     return load(settings.channels, read_environment(settings.home), formats.names())

@@ -8,7 +8,7 @@ from time import time
 import click
 
 from app.cli.context import NOT_FOUND, as_json, open_store, print_json
-from app.cli.output import some, table
+from app.cli.output import moment, some, table
 from app.errors import ConfigurationError
 from app.records import Token
 from app.settings import parse_duration
@@ -86,7 +86,7 @@ def revoke(ctx: click.Context, name: str) -> None:
 
 
 def _row(token: Token) -> tuple[object, ...]:
-    used = _moment(token.last_used_at)
+    used = moment(token.last_used_at)
     return token.name, token.owner, token.prefix, _state(token), used, some(token.models) or "*"
 
 
@@ -96,7 +96,3 @@ def _state(token: Token) -> str:
     if token.expires_at is not None and token.expires_at <= time():
         return "expired"
     return "active"
-
-
-def _moment(seconds: int | None) -> str | None:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else None

@@ -8,7 +8,7 @@ from flask import request as incoming
 from app import web
 from app.endpoints import API
 from app.errors import GatewayError, InvalidRequest
-from app.schemas.create import read_compact, read_create, read_include
+from app.schemas.create import read_compact, read_count, read_create, read_include
 from app.schemas.listing import read_page, read_starting_after
 
 PREFIXES = API
@@ -44,6 +44,12 @@ def compact() -> Response:
     if request.get("stream"):
         return web.event_stream(relay.compact_stream(token, request, web.asked()))
     return web.answer(relay.compact(token, request, web.asked()))
+
+
+@blueprint.post("/responses/input_tokens")
+def input_tokens() -> Response:
+    asked = read_count(web.body())
+    return web.answer(web.gateway().relay.count(web.token(), asked, web.asked()))
 
 
 @blueprint.route("/responses", websocket=True, endpoint="connect")

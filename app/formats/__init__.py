@@ -17,10 +17,12 @@ from app.turn import Answer, Item, Row, Turn
 
 __all__ = [
     "Compacting",
+    "Counting",
     "Decoder",
     "Emitter",
     "Format",
     "Serving",
+    "counting",
     "load",
     "names",
     "replay",
@@ -102,6 +104,20 @@ class Compacting(Protocol):
     def encode_compaction(self, turn: Turn, row: Row, model: str) -> bytes: ...
 
 
+class Counting(Protocol):
+    """A format whose upstreams may tell how many tokens a request would take, without answering it."""
+
+    COUNT_PATH: str
+
+    def encode_count(self, turn: Turn, row: Row, model: str) -> bytes:
+        """Raises InvalidRequest for what this format cannot carry."""
+        ...
+
+    def decode_count(self, body: bytes) -> int:
+        """Raises UpstreamBroken."""
+        ...
+
+
 class Serving(Protocol):
     """A format that needs no upstream: it answers its own requests."""
 
@@ -117,6 +133,12 @@ def names() -> frozenset[str]:
 
 def load(name: str) -> Format:
     return cast(Format, import_module(f"{__name__}.{name}"))
+
+
+def counting(name: str) -> Counting | None:
+    """The same module where its upstreams can count."""
+    format_ = load(name)
+    return cast(Counting, format_) if hasattr(format_, "COUNT_PATH") else None
 
 
 def serving(name: str) -> Serving:

@@ -43,6 +43,18 @@ _REFUSAL_CODES = frozenset(
 _FAILED = "The model's server failed while processing the request."
 
 
+def decode_count(body: bytes) -> int:
+    """The tokens that an upstream has counted. Raises UpstreamBroken."""
+    try:
+        counted = orjson.loads(body)
+    except ValueError:
+        counted = None
+    tokens = counted.get("input_tokens") if isinstance(counted, dict) else None
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
+        raise UpstreamBroken("The model's server was asked to count tokens and did not.")
+    return tokens
+
+
 def bearer(api_key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 

@@ -29,7 +29,9 @@ from app.relay.compacting import is_summary
 from app.relay.compaction import Compaction, context_tokens, pseudo_chain, split_for_answer
 from app.relay.context import Contexts
 from app.relay.conversations import Conversations
+from app.relay.counting import count, estimate
 from app.relay.keeper import Keeper, Running
+from app.relay.lineage import Lineage
 from app.relay.listing import context_items, page, returned
 from app.relay.mover import Client, Drain, Mover, Pace, chunked, unframed
 from app.relay.once import Once
@@ -81,6 +83,7 @@ class Relay:
         self._contexts = Contexts(store, seals)
         self._compaction = Compaction(channels, self._contexts, seals.compaction)
         self.conversations = Conversations(store, self._contexts)
+        self._lineage = Lineage(store)
         self.running = Running()
 
     # --- answering
@@ -109,7 +112,8 @@ class Relay:
             asked.tell_replayed()
             return again(self.shown(earlier))
         with once:
-            return make(Recorder(self._store, turn, token, asked.request_id, asked.entry))
+            follow = self._lineage.follow(turn, token, asked.session)
+            return make(Recorder(self._store, turn, token, asked.request_id, asked.entry, follow))
 
     def open(self, token: Token, request: Mapping[str, Any]) -> Turn:
         """The turn that a request asks for. Raises InvalidRequest and NotFound."""
@@ -274,6 +278,27 @@ class Relay:
             )
             recorder.compacted(replace(turn, compaction=made.note))
             return recorder.finish(Answer("completed", output(history, made.item), made.usage), None)
+
+    # --- counting
+
+    def count(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+        """How many tokens the request would take. Nothing is stored."""
+        model = request.get("model") or self._model_before(token, request)
+        turn = open_history(self._store, self._contexts, token, {**request, "model": model}, int(time()))
+        tokens = None
+        if model:
+            check_model(token, model)
+            tokens = count(turn, self._channels, self._contexts.fit, prefer=self._prefer(turn), client=asked.client)
+        if tokens is None:
+            asked.tell_estimated("input_tokens")
+            tokens = estimate(turn)
+        return {"object": "response.input_tokens", "input_tokens": tokens}
+
+    def _model_before(self, token: Token, request: Mapping[str, Any]) -> str:
+        """What the previous response was asked of; nothing where there is none."""
+        previous = request.get("previous_response_id")
+        stored = self._store.response(token.owner, previous) if previous else None
+        return stored.model if stored else ""
 
     # --- what is stored
 

@@ -21,12 +21,17 @@ class Asked:
     """The same, where it may be written to beside the server."""
     key: str | None = None
     """The Idempotency-Key, where there is one."""
+    session: str | None = None
+    """What their headers call the conversation."""
     told: dict[str, str] = field(default_factory=dict)
     """What they are told beside the answer, as headers; filled in while it is made."""
 
     def tell_dropped(self, tools: Sequence[str]) -> None:
         if tools:
             self.told["X-Antiphon-Dropped-Tools"] = ", ".join(tools)
+
+    def tell_estimated(self, field: str) -> None:
+        self.told["X-Antiphon-Estimated"] = field
 
     def tell_replayed(self) -> None:
         self.told["Idempotent-Replayed"] = "true"

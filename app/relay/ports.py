@@ -8,7 +8,20 @@ from typing import Any, Protocol
 
 from app.errors import UpstreamError
 from app.formats import Format
-from app.records import Batch, Chain, Claim, Claimed, Conversation, ConversationTurn, Draft, Job, Outcome, Page, Stored
+from app.records import (
+    Batch,
+    Chain,
+    Claim,
+    Claimed,
+    Conversation,
+    ConversationTurn,
+    Draft,
+    Job,
+    Outcome,
+    Page,
+    Stored,
+    Trace,
+)
 from app.turn import Item, Row
 
 
@@ -54,6 +67,10 @@ class Store(Protocol):
 
     def note(self, draft: Draft, outcome: Outcome) -> None:
         """Writes the metadata of a response that is not kept, some time later."""
+        ...
+
+    def trace(self, owner: str, trace: Trace) -> None:
+        """Finds and writes the parent of a response that named none, some time later."""
         ...
 
     def chain(self, owner: str, response_id: str) -> Chain: ...
@@ -147,6 +164,8 @@ class ChannelRow(Row, Protocol):
     def name(self) -> str: ...
     @property
     def timeouts(self) -> Limits: ...
+    @property
+    def count_tokens(self) -> bool: ...
 
 
 class Choice(Protocol):

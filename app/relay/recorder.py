@@ -13,6 +13,7 @@ import orjson
 from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable
 from app.records import Attempt, Draft, Outcome, Token, Usage
 from app.relay.journal import Entry
+from app.relay.lineage import Follow, unfollowed
 from app.relay.ports import Choice, Store
 from app.turn import Answer, Item, Turn
 
@@ -24,9 +25,18 @@ _OPAQUE = frozenset({"reasoning", "compaction"})
 class Recorder:
     """Follows one turn: which channels were tried, when the first byte came, how it ended."""
 
-    def __init__(self, store: Store, turn: Turn, token: Token, request_id: str, entry: Entry | None = None) -> None:
-        """`entry` is told how it ended, for the request log."""
+    def __init__(
+        self,
+        store: Store,
+        turn: Turn,
+        token: Token,
+        request_id: str,
+        entry: Entry | None = None,
+        follow: Follow = unfollowed,
+    ) -> None:
+        """`entry` is told how it ended, for the request log; `follow`, once that is written."""
         self._store = store
+        self._follow = follow
         self._entry = entry or Entry()
         self._turn = turn
         self._draft = draft(turn, token, request_id)
@@ -106,6 +116,7 @@ class Recorder:
         self._entry.tell(self._draft, ended)
         if not isinstance(error, InvalidRequest):
             self._store.note(replace(self._draft, kept=False), ended)
+            self._follow(ended)
 
     def fail(self, error: GatewayError, partial: Sequence[Item] = (), choice: Choice | None = None) -> dict[str, Any]:
         """Stores a failure; the response object that says so."""
@@ -165,6 +176,7 @@ class Recorder:
         else:
             self._store.note(self._draft, outcome)
         self._saved = True
+        self._follow(outcome)
         return written
 
     def _save_failure(self, error: GatewayError, ended: Outcome) -> None:

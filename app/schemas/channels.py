@@ -126,6 +126,7 @@ class ChannelRow(DefaultsRow):
     compact = Value(cells.one_of("native", "trigger", "gateway"))
     bridge = Value(cells.flag)
     chat = Value(cells.flag)
+    count_tokens = Value(cells.flag)
     encrypted_reasoning = Value(cells.flag)
     reasoning_text = Value(cells.flag)
     hosted_tools = Value(cells.one_of("drop", "refuse"))

@@ -72,6 +72,16 @@ def read_compact(body: object) -> CompactRequest:
     return CompactRequest({name: loaded[name] for name in given}, answers)
 
 
+def read_count(body: object) -> dict[str, Any]:
+    """A body of `POST /v1/responses/input_tokens`: the same parameters, of which none has to be there."""
+    if not isinstance(body, dict):
+        raise not_an_object(body)
+    given = {name: value for name, value in body.items() if value is not None}
+    _refuse_two_states(given)
+    loaded = _load({"model": "any", **given})
+    return {name: loaded[name] for name in given}
+
+
 def read_include(value: object, param: str = "include") -> list[str]:
     """What more to show, of which a query argument may ask as well as a body."""
     try:

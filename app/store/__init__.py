@@ -21,9 +21,10 @@ from app.records import (
     Stored,
     StoredItem,
     Token,
+    Trace,
     WorkerStatus,
 )
-from app.store import backup, chain, claims, items, migrations, pruning, stats, usage
+from app.store import backup, chain, claims, items, migrations, pruning, stats, tree, usage
 from app.store.claims import Claims
 from app.store.conversations import Conversations
 from app.store.database import Database, Session
@@ -32,12 +33,14 @@ from app.store.group import Group, Statements
 from app.store.jobs import Enlist, Jobs
 from app.store.leases import Leases
 from app.store.places import Places
+from app.store.prefixes import Prefixes
 from app.store.pruning import Pruned
 from app.store.responses import Responses
 from app.store.tokens import Tokens
+from app.store.tree import Detail, Node, Tree
 from app.store.writer import Writer
 
-__all__ = ["Pruned", "Store"]
+__all__ = ["Detail", "Node", "Pruned", "Store", "Tree"]
 
 UPGRADE_WAIT = 3600
 """Seconds that a change of a large table may take."""
@@ -69,6 +72,7 @@ class Store:
         self._tokens = Tokens(self._database, self._writer, peppers)
         self._claims = Claims(self._database, self._leases)
         self.conversations = Conversations(self._database)
+        self._prefixes = Prefixes(peppers[0])
 
     # --- responses ----------------------------------------------------------------------------------------------
 
@@ -83,6 +87,10 @@ class Store:
     def note(self, draft: Draft, outcome: Outcome) -> None:
         """The metadata of a response that is not kept, written behind the answer; no content goes with it."""
         self._responses.note(draft, outcome)
+
+    def trace(self, owner: str, trace: Trace) -> None:
+        """Finds the parent of a response that named none, behind the answer: the one that ends where it began."""
+        self._writer.post(lambda group: self._prefixes.write(group, owner, trace))
 
     def chain(self, owner: str, response_id: str) -> Chain:
         """The response and what was said before it, from the newest compaction on."""
@@ -159,6 +167,22 @@ class Store:
     def database(self) -> Database:
         """For a queue that keeps its tasks beside our rows."""
         return self._database
+
+    # --- looking at them ----------------------------------------------------------------------------------------
+
+    def find(self, start: str) -> list[tuple[str, str]]:
+        """Owner and id of the response of this id, or of those that begin so: one, or two when it is not clear which.
+        For an operator, who may see everybody's.
+        """
+        return tree.find(self._database, start)
+
+    def tree(self, owner: str, response_id: str) -> Tree | None:
+        """All that came from the same root, without content; deleted ones and those that were not kept as well."""
+        return tree.load(self._database, owner, response_id)
+
+    def detail(self, owner: str, response_id: str) -> Detail | None:
+        """All that is known of a response."""
+        return tree.detail(self._database, owner, response_id)
 
     # --- tokens and usage ---------------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ class Statements:
     usage: str
     setting: str
     find_setting: str
+    prefix: str
 
     @classmethod
     def of(cls, dialect: Dialect) -> Statements:
@@ -46,6 +47,7 @@ class Statements:
             item=dialect.unless_there("item", ["owner", "id", "response"]),
             usage=dialect.add("usage_day", ["day", "token", "model", "channel"], COUNTERS),
             setting=dialect.insert("setting", ["owner", "sha256", "json"]),
+            prefix=dialect.unless_there("prefix", ["token", "hash", "response"]),
             # Whoever deletes the last response that refers to it has to wait for us.
             find_setting=f"SELECT pk FROM setting WHERE owner = ? AND sha256 = ?{dialect.share}",  # noqa: S608
         )
@@ -88,6 +90,9 @@ class Group:
             )
         ):
             sums[place] += amount
+
+    def add_prefix(self, token: int, hash: str, response: int) -> None:
+        self.session.run(self._statements.prefix, (token, hash, response))
 
     def touch_token(self, key: int, now: int) -> None:
         self._uses[key] = now

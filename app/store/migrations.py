@@ -219,6 +219,19 @@ def m006_conversations(schema: Schema) -> None:
     schema.column("response", "seen", "{int}")
 
 
+@step
+def m007_lineage(schema: Schema) -> None:
+    # The parent of a response whose client did not name it, and the hashes it is found by.
+    schema.column("response", "inferred", "{int}")
+    schema.index("response_inferred", "response", "inferred", where="inferred IS NOT NULL")
+    schema.table(
+        "prefix",
+        "token {int} NOT NULL, hash {id} NOT NULL, response {int} NOT NULL, PRIMARY KEY (token, hash)",
+        layout="clustered",
+    )
+    schema.index("prefix_response", "prefix", "response")
+
+
 def upgrade(database: Database) -> list[int]:
     """Applies what is missing and tells which; waits while another one does the same."""
     holder = secrets.token_hex(8)

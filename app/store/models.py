@@ -17,6 +17,7 @@ class Response(Model):
     id = peewee.CharField()
     owner = peewee.CharField()
     parent = peewee.BigIntegerField(null=True)
+    inferred = peewee.BigIntegerField(null=True)
     branch = peewee.BigIntegerField(null=True)
     depth = peewee.BigIntegerField(null=True)
     since = peewee.BigIntegerField()
@@ -182,6 +183,15 @@ class HueyTask(Model):
     priority = peewee.FloatField()
 
 
+class Prefix(Model):
+    token = peewee.BigIntegerField()
+    hash = peewee.CharField()
+    response = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("token", "hash")
+
+
 class UsageDay(Model):
     day = peewee.CharField()
     token = peewee.BigIntegerField()
@@ -215,5 +225,6 @@ TABLES = (
     Job,
     Event,
     HueyTask,
+    Prefix,
     UsageDay,
 )

@@ -154,6 +154,7 @@ def _remove(session: Session, *, hold: str, past: Sequence[Old], items: dict[int
         if entries:
             session.run_many("DELETE FROM item WHERE owner = ? AND id = ? AND response = ?", sorted(entries))
         session.run(f"DELETE FROM content WHERE response IN ({_marks(gone)})", gone)  # noqa: S608
+        session.run(f"DELETE FROM prefix WHERE response IN ({_marks(gone)})", gone)  # noqa: S608
         session.run(f"DELETE FROM response WHERE pk IN ({_marks(gone)})", gone)  # noqa: S608
     return rows
 

@@ -367,6 +367,7 @@ class Responses:
         session.run("DELETE FROM content WHERE response = ?", (pk,))
         session.run("DELETE FROM job WHERE response = ?", (pk,))
         events.forget(session, [pk])
+        session.run("DELETE FROM prefix WHERE response = ?", (pk,))
         for item_id in sorted(item_ids(bodies)):
             session.run("DELETE FROM item WHERE owner = ? AND id = ? AND response = ?", (owner, item_id, pk))
         session.run("UPDATE response SET settings = NULL, error = ? WHERE pk = ?", (_bare_error(error), pk))

@@ -41,6 +41,7 @@ def test_a_full_row_is_read_as_written(read):
   compact: native
   bridge: no
   chat: true
+  count_tokens: true
   encrypted_reasoning: yes
   reasoning_text: true
   max_output_tokens: 4096
@@ -70,6 +71,7 @@ def test_a_full_row_is_read_as_written(read):
         compact="native",
         bridge=False,
         chat=True,
+        count_tokens=True,
         encrypted_reasoning=True,
         reasoning_text=True,
         max_output_tokens=4096,
@@ -226,6 +228,10 @@ DURATION = "must be a duration: a number of seconds, or 500ms, 30s, 5m, 1h (at m
             ],
         ),
         (rows("- {name: a, format: responses, models: [m]}"), [f"3:5: {SUCH_AS}"]),
+        (
+            rows("- {name: a, format: demo, models: [m], count_tokens: true}"),
+            ["3:56: the format demo has no request that counts tokens; messages, responses have one"],
+        ),
         (
             rows("- {name: a, format: demo, models: [m]}\n- {name: a, format: demo, models: [m]}"),
             ["4:12: this name is taken by the channel at line 3"],

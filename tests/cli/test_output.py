@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.cli.output import some, table
+from app.cli.output import clipped, moment, pairs, rounded, some, table
 
 
 def test_columns_are_as_wide_as_what_stands_in_them() -> None:
@@ -17,3 +17,30 @@ def test_a_table_without_rows_is_its_head() -> None:
 def test_of_many_names_some_are_shown() -> None:
     assert some(["a", "b"]) == "a, b"
     assert some("abcdef") == "a, b, c, d +2"
+
+
+def test_pairs_stand_below_each_other_and_keep_their_lines() -> None:
+    assert pairs([("a", None), ("longer", "x\ny"), ("n", 1234)]) == "a       -\nlonger  x\n        y\nn       1,234"
+
+
+def test_a_terminal_is_told_nothing_by_what_others_wrote() -> None:
+    shown = [table(("a",), [("\x1b[2J",)]), pairs([("a\x07", "\x1b]0;t\x07")]), clipped("a\r\x1b[1mb", 20)]
+    assert not any(letter in line for letter in "\x1b\x07\r" for line in shown)
+
+
+def test_long_text_is_cut_to_one_line() -> None:
+    assert clipped("a\n  b", 10) == "a b"
+    assert clipped("x" * 10, 10) == "x" * 10
+    assert clipped("x" * 11, 10) == "x" * 9 + "…"
+    assert clipped("x y " * 1000, 10) == "x y x y x…"
+
+
+def test_large_numbers_are_rounded() -> None:
+    assert [rounded(amount) for amount in (0, 999, 1000, 9949, 9950, 182_400)] == [
+        *("0", "999", "1.0k", "9.9k", "10k", "182k")
+    ]
+
+
+def test_a_moment_is_told_in_utc() -> None:
+    assert moment(1_795_356_764) == "2026-11-22 14:12"
+    assert moment(None) is None

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import formats
-from app.errors import UpstreamError
+from app.errors import UpstreamBroken, UpstreamError
 from app.turn import Turn
 from tests.contract import check_stream
 from tests.formats.conversations import TRANSLATING, Recording, events, framed, read, recordings, summed
@@ -145,3 +145,13 @@ def test_nothing_after_the_end_is_heard(one: Recording) -> None:
 def test_html_is_no_event_stream(format_: str, page: bytes) -> None:
     with pytest.raises(UpstreamError, match="not an event stream"):
         formats.load(format_).decoder(STREAMS[0].turn, 2).feed(page)
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(formats.names()) if formats.counting(name)])
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"input_tokens":"9"}', b'{"input_tokens":-1}'])
+def test_only_a_number_is_a_count(name: str, body: bytes) -> None:
+    counting = formats.counting(name)
+    assert counting is not None
+    assert counting.decode_count(b'{"input_tokens":9,"object":"any"}') == 9
+    with pytest.raises(UpstreamBroken):
+        counting.decode_count(body)

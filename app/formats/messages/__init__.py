@@ -7,16 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from app.formats._openai import decode_count
 from app.formats._toolbox import Toolbox
 from app.formats.messages._answer import MessagesDecoder, decode
 from app.formats.messages._errors import decode_error
 from app.formats.messages._remedies import amended
-from app.formats.messages._request import encode
+from app.formats.messages._request import encode, encode_count
 from app.turn import Row, Turn
 
-__all__ = ["PATH", "amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers"]
+__all__ = [
+    "COUNT_PATH",
+    "PATH",
+    "amended",
+    "decode",
+    "decode_count",
+    "decode_error",
+    "decoder",
+    "dropped",
+    "encode",
+    "encode_count",
+    "headers",
+]
 
 PATH = "/messages"
+COUNT_PATH = "/messages/count_tokens"
 _VERSION = {"anthropic-version": "2023-06-01"}
 
 

@@ -22,6 +22,8 @@ _KEPT_PROMPTS = 2
 #: The smallest `top_p` that thinking goes along with.
 _LEAST_TOP_P = 0.95
 _EFFORTS = {"minimal": "low"}
+#: Whatever else a request has is refused where tokens are only counted.
+_COUNTED_KEYS = frozenset({"messages", "model", "output_config", "system", "thinking", "tool_choice", "tools"})
 
 _JSON = "Answer with one JSON object and nothing else, without a code fence."
 _SCHEMA = "Answer with one JSON value that fits the following JSON schema and nothing else, without a code fence.\n"
@@ -48,6 +50,11 @@ def encode(turn: Turn, row: Row, model: str) -> bytes:
         body["stream"] = True
     _keep_prompt(body)
     return orjson.dumps(body)
+
+
+def encode_count(turn: Turn, row: Row, model: str) -> bytes:
+    body = orjson.loads(encode(turn, row, model))
+    return orjson.dumps({name: value for name, value in body.items() if name in _COUNTED_KEYS})
 
 
 def max_tokens(request: Mapping[str, Any], row: Row) -> int:

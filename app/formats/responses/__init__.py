@@ -13,22 +13,26 @@ from typing import Any
 from app.errors import UpstreamError
 from app.formats import _openai
 from app.formats._events import Emitter
+from app.formats._openai import decode_count
 from app.formats.responses._answer import decode
-from app.formats.responses._request import amended, encode, encode_compaction, instructions_text
+from app.formats.responses._request import amended, encode, encode_compaction, encode_count, instructions_text
 from app.formats.responses._stream import ResponsesDecoder
 from app.turn import Row, Turn
 
 __all__ = [
     "COMPACTION_PATH",
+    "COUNT_PATH",
     "PATH",
     "ResponsesDecoder",
     "amended",
     "decode",
+    "decode_count",
     "decode_error",
     "decoder",
     "dropped",
     "encode",
     "encode_compaction",
+    "encode_count",
     "headers",
     "instructions_text",
     "stream",
@@ -37,6 +41,7 @@ __all__ = [
 PATH = "/responses"
 #: Where an upstream that compacts natively does it.
 COMPACTION_PATH = "/responses/compact"
+COUNT_PATH = "/responses/input_tokens"
 
 
 def headers(api_key: str | None) -> Mapping[str, str]:

@@ -17,6 +17,16 @@ from app.sealing import is_sealed
 from app.turn import Item, Row, Turn
 
 _COMPACTION_KEYS = ("instructions", "prompt_cache_key", "service_tier")
+_COUNTED_KEYS = (
+    "instructions",
+    "parallel_tool_calls",
+    "personality",
+    "reasoning",
+    "text",
+    "tool_choice",
+    "tools",
+    "truncation",
+)
 
 #: Ours alone. `store` is always false upstream: the memory is here.
 _NEVER_SENT = frozenset(
@@ -62,10 +72,7 @@ def encode(turn: Turn, row: Row, model: str) -> bytes:
         body["stream"] = True
         if "stream_options" in turn.request:
             body["stream_options"] = turn.request["stream_options"]
-    if isinstance(body.get("instructions"), Mapping):
-        body["instructions"] = instructions_text(body["instructions"])
-    if isinstance(body.get("truncation"), Mapping):
-        body["truncation"] = body["truncation"].get("type", "disabled")
+    _write_plainly(body)
     if row.encrypted_reasoning:
         body["include"] = sorted({*body.get("include", ()), _ENCRYPTED})
     return _with_input(body, turn, row)
@@ -73,11 +80,27 @@ def encode(turn: Turn, row: Row, model: str) -> bytes:
 
 def encode_compaction(turn: Turn, row: Row, model: str) -> bytes:
     """The body for `COMPACTION_PATH`, which takes little besides the context."""
-    body: dict[str, Any] = {name: turn.request[name] for name in _COMPACTION_KEYS if name in turn.request}
-    if isinstance(body.get("instructions"), Mapping):
-        body["instructions"] = instructions_text(body["instructions"])
+    return _chosen(_COMPACTION_KEYS, turn, row, model)
+
+
+def encode_count(turn: Turn, row: Row, model: str) -> bytes:
+    """The body for `COUNT_PATH`: what takes tokens, and nothing else."""
+    return _chosen(_COUNTED_KEYS, turn, row, model)
+
+
+def _chosen(keys: Iterable[str], turn: Turn, row: Row, model: str) -> bytes:
+    body: dict[str, Any] = {name: turn.request[name] for name in keys if name in turn.request}
+    _write_plainly(body)
     body["model"] = model
     return _with_input(body, turn, row)
+
+
+def _write_plainly(body: dict[str, Any]) -> None:
+    """What may be given as an object, as the string it means."""
+    if isinstance(body.get("instructions"), Mapping):
+        body["instructions"] = instructions_text(body["instructions"])
+    if isinstance(body.get("truncation"), Mapping):
+        body["truncation"] = body["truncation"].get("type", "disabled")
 
 
 def instructions_text(instructions: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 from typing import Any
 
+import orjson
 import pytest
 
 from app.errors import InvalidRequest
@@ -213,3 +214,11 @@ def test_a_conversation_is_kept_up_to_its_last_two_turns() -> None:
     assert asked["system"][-1]["cache_control"] == MARK
     marked = [message["content"][-1].get("cache_control") for message in asked["messages"]]
     assert marked == [None, None, MARK, None, MARK]
+
+
+def test_a_count_is_asked_with_what_takes_tokens_and_nothing_else() -> None:
+    asked = turn(said("user", "U"), tools=[WEATHER], temperature=0.5, user="u", stream=True, max_output_tokens=64)
+    counted = orjson.loads(messages.encode_count(asked, row(), "claude-x"))
+    answered = encoded(asked)
+    assert counted.keys() == {"model", "messages", "tools"} | ({"system"} & answered.keys())
+    assert counted == {name: answered[name] for name in counted}

@@ -1,0 +1,149 @@
+"""antiphon show: everything about one response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import click
+import orjson
+
+from app.cli.context import as_json, find_response, open_store, print_json
+from app.cli.output import clipped, moment, pairs, plain
+from app.cli.tree import compacted
+from app.records import Usage
+from app.store import Detail, Node
+
+_WIDTH = 100
+_CHILDREN = 8
+#: Where an item says what it is about, the first that is there.
+_WORDS = ("name", "arguments", "output", "input", "action", "encrypted_content")
+
+
+@click.command()
+@click.argument("response_id")
+@as_json
+def show(response_id: str, as_json: bool) -> None:
+    """Show all that is known of RESPONSE_ID, which may be the beginning of an id.
+
+    Exit code 4 when there is no such response.
+    """
+    with open_store() as store:
+        store.check_schema()
+        owner, found = find_response(store, response_id)
+        detail = store.detail(owner, found)
+    if detail is None:
+        raise click.ClickException("the response was removed this moment")
+    if as_json:
+        print_json(_wire(detail))
+        return
+    click.echo(pairs(_facts(detail)))
+    for title, items in (("input", detail.input), ("output", detail.output)):
+        if items:
+            click.echo(f"\n{title}")
+            click.echo("\n".join(f"  {_item(item)}" for item in items))
+
+
+def _wire(detail: Detail) -> dict[str, Any]:
+    return {
+        **detail.node.wire(),
+        "children": [child.id for child in detail.children],
+        "settings": detail.settings,
+        "input": detail.input,
+        "output": detail.output,
+    }
+
+
+def _facts(detail: Detail) -> Iterator[tuple[str, object]]:
+    node = detail.node
+    yield "response", node.id
+    yield "status", _status(node)
+    yield "owner", f"{node.owner} (token {node.token})" if node.token else node.owner
+    yield "model", node.model if node.upstream_model in (None, node.model) else f"{node.model} ({node.upstream_model})"
+    yield "channel", node.channel
+    yield from (("attempt", _attempt(attempt)) for attempt in node.attempts)
+    yield "time", _time(node)
+    yield "usage", _usage(node.usage)
+    yield "parent", _parent(node)
+    yield "children", _children(detail.children)
+    if node.compaction is not None or node.compacted:
+        yield "compaction", _compaction(node.compaction or {})
+    if node.error:
+        yield "error", _joined(node.error.get("code"), node.error.get("message"))
+    if node.request_id:
+        yield "request", node.request_id
+    yield from ((f"  {name}", clipped(_text(value), _WIDTH)) for name, value in detail.settings.items())
+
+
+def _status(node: Node) -> str:
+    reason = (node.incomplete_details or {}).get("reason")
+    kept = "deleted" if node.deleted else None if node.stored else "not stored"
+    return ", ".join(filter(None, (node.status, reason, kept, "streamed" if node.streamed else None)))
+
+
+def _attempt(attempt: Mapping[str, Any]) -> str:
+    """A channel that was tried, and what became of it."""
+    told = [f"{attempt['channel']}: {attempt.get('error') or 'ok'}", f"{attempt.get('ms', 0):,} ms"]
+    if attempt.get("path"):
+        told.append(str(attempt["path"]))
+    if attempt.get("dropped"):
+        told.append(f"not told of {', '.join(attempt['dropped'])}")
+    return ", ".join(told)
+
+
+def _time(node: Node) -> str:
+    told = [f"{moment(node.created_at)} UTC"]
+    if node.total_ms is not None:
+        told.append(f"{node.total_ms:,} ms")
+    if node.first_byte_ms is not None:
+        told.append(f"first byte after {node.first_byte_ms:,} ms")
+    return ", ".join(told)
+
+
+def _usage(usage: Usage | None) -> str | None:
+    if usage is None:
+        return None
+    about = "≈" if usage.estimated else ""
+    told = f"{about}{usage.input_tokens:,} in ({usage.cached_tokens:,} cached), {about}{usage.output_tokens:,} out"
+    return told + (f" ({usage.reasoning_tokens:,} reasoning)" if usage.reasoning_tokens else "")
+
+
+def _parent(node: Node) -> str | None:
+    return f"{node.parent} (found by what was sent)" if node.inferred else node.parent
+
+
+def _children(children: Iterable[Node]) -> str | None:
+    ids = [child.id for child in children]
+    more = len(ids) - _CHILDREN
+    return "\n".join([*ids[:_CHILDREN], *([f"and {more:,} more"] if more > 0 else [])]) or None
+
+
+def _compaction(note: Mapping[str, Any]) -> str:
+    if "failed" in note:
+        return _joined(f"failed: {note['failed']}", note.get("message"))
+    return _joined(compacted(note), note.get("strategy"), note.get("channel"))
+
+
+def _joined(*told: object) -> str:
+    return ", ".join(str(one) for one in told if one)
+
+
+# --- items ------------------------------------------------------------------------------------------------------
+
+
+def _item(item: Mapping[str, Any]) -> str:
+    """One line: what it is, and the beginning of what it says."""
+    said = " ".join(_text(part) for part in _said(item))
+    return f"{plain(str(item.get('role') or item.get('type')))}: {clipped(said, _WIDTH)}"
+
+
+def _said(item: Mapping[str, Any]) -> Iterator[Any]:
+    content = item.get("content")
+    parts = content if isinstance(content, list) else [content] if content else []
+    for part in [*parts, *(item.get("summary") or ())]:
+        yield part.get("text") or part.get("refusal") or f"[{part.get('type')}]" if isinstance(part, dict) else part
+    yield from (item[name] for name in _WORDS if item.get(name))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

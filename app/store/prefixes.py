@@ -1,0 +1,55 @@
+"""Where responses begin and end in conversations that their clients keep: hashes by token, each leading to the response
+that ends there. What stands here can be lost without harm; trees have gaps then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from app.records import Trace
+from app.store.database import Session
+from app.store.group import Group
+
+CHUNK = 200
+
+
+class Prefixes:
+    def __init__(self, pepper: bytes) -> None:
+        """`pepper` is mixed into each hash: the table alone does not tell whether something was said."""
+        self._pepper = pepper[: hashlib.blake2b.MAX_KEY_SIZE]
+
+    def write(self, group: Group, owner: str, trace: Trace) -> None:
+        """Links a response to the newest of its ancestors that is known, and has it found by those to come."""
+        session = group.session
+        row = session.row("SELECT pk, parent FROM response WHERE id = ? AND owner = ?", (trace.response, owner))
+        if row is None:
+            return
+        pk, parent = row
+        found = self._find(session, trace) if parent is None else None
+        if found not in (None, pk):
+            session.run("UPDATE response SET inferred = ? WHERE pk = ?", (found, pk))
+        if trace.end is not None:
+            group.add_prefix(trace.token, self._hash(trace.end), pk)
+
+    def _find(self, session: Session, trace: Trace) -> int | None:
+        """The response that ends where the longest known beginning does."""
+        for start in range(0, len(trace.starts), CHUNK):
+            hashes = [self._hash(place) for place in trace.starts[start : start + CHUNK]]
+            known = dict(_known(session, trace.token, hashes))
+            for hash_ in hashes:
+                if hash_ in known:
+                    return known[hash_]
+        return None
+
+    def _hash(self, place: bytes) -> str:
+        return hashlib.blake2b(place, digest_size=16, key=self._pepper).hexdigest()
+
+
+def _known(session: Session, token: int, hashes: Sequence[str]) -> Iterable[tuple[str, int]]:
+    marks = ", ".join("?" * len(hashes))
+    rows = session.rows(
+        f"SELECT hash, response FROM prefix WHERE token = ? AND hash IN ({marks})",  # noqa: S608
+        (token, *hashes),
+    )
+    return ((hash_, int(response)) for hash_, response in rows)

@@ -1,0 +1,240 @@
+"""Whole conversation trees and single responses as an operator or a page wants to see them: read off the request path,
+by parent links, whatever has become of a response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+
+from app.records import Usage
+from app.store.database import Database, Row, Session
+from app.store.responses import known_id
+
+#: Responses of one tree that are read.
+MOST = 5000
+#: How far a tree is climbed to its root.
+HIGHEST = 20_000
+#: The first characters of an id that are looked for.
+SHORTEST = 12
+
+_NODE = (
+    "r.pk, r.id, p.id, q.id, r.owner, r.status, r.kept, r.deleted_at, r.streamed, r.model, r.channel, r.upstream_model,"
+    " r.request_id, r.created_at, r.completed_at, r.first_byte_ms, r.total_ms, r.input_tokens, r.cached_tokens,"
+    " r.cache_write_tokens, r.output_tokens, r.reasoning_tokens, r.estimated, r.attempts, r.compaction,"
+    " CASE WHEN r.since > 0 AND r.since = r.depth THEN 1 ELSE 0 END, r.error, r.incomplete_details, t.name"
+)
+_FROM = (
+    " LEFT JOIN response p ON p.pk = r.parent LEFT JOIN response q ON q.pk = r.inferred"
+    " LEFT JOIN token t ON t.pk = r.token"
+)
+_ONE = f"SELECT {_NODE} FROM response r{_FROM} WHERE r.id = ? AND r.owner = ?"  # noqa: S608
+_CHILDREN = (
+    f"SELECT {_NODE} FROM response r{_FROM} WHERE r.pk IN"  # noqa: S608
+    " (SELECT pk FROM response WHERE parent = ? UNION SELECT pk FROM response WHERE inferred = ?)"
+    f" AND r.owner = ? ORDER BY r.pk LIMIT {MOST}"
+)
+_ROOT = (
+    "WITH RECURSIVE line (pk, above, steps) AS ("  # noqa: S608
+    " SELECT pk, COALESCE(parent, inferred), 0 FROM response WHERE id = ? AND owner = ?"
+    " UNION ALL"
+    " SELECT r.pk, COALESCE(r.parent, r.inferred), l.steps + 1 FROM line l"
+    f" JOIN response r ON r.pk = l.above AND r.owner = ? WHERE l.steps < {HIGHEST})"
+    " SELECT pk FROM line ORDER BY steps DESC LIMIT 1"
+)
+# Each of the two links has an index of its own.
+_TREE = (
+    "WITH RECURSIVE tree (pk) AS ("  # noqa: S608
+    " SELECT pk FROM response WHERE pk = ?"
+    " UNION SELECT c.pk FROM tree t JOIN response c ON c.parent = t.pk"
+    " UNION SELECT c.pk FROM tree t JOIN response c ON c.inferred = t.pk)"
+    f" SELECT {_NODE} FROM tree x JOIN response r ON r.pk = x.pk{_FROM}"
+    f" WHERE r.owner = ? ORDER BY r.pk LIMIT {MOST + 1}"
+)
+_CONTENT = (
+    "SELECT s.json, r.echo, c.input, c.output FROM response r LEFT JOIN setting s ON s.pk = r.settings"
+    " LEFT JOIN content c ON c.response = r.pk WHERE r.pk = ? AND r.deleted_at IS NULL"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One response without its content."""
+
+    key: int
+    id: str
+    parent: str | None
+    inferred: bool
+    """The parent was found by what the client sent; it did not name it."""
+    owner: str
+    token: str | None
+    """Its name, while it is known."""
+    status: str
+    stored: bool
+    deleted: bool
+    streamed: bool
+    model: str
+    channel: str | None
+    upstream_model: str | None
+    request_id: str | None
+    created_at: int
+    completed_at: int | None
+    first_byte_ms: int | None
+    total_ms: int | None
+    usage: Usage | None
+    attempts: tuple[Mapping[str, Any], ...]
+    """Empty when the first one sufficed."""
+    compacted: bool
+    """A chain that is loaded stops here, or its client begins anew from here."""
+    compaction: Mapping[str, Any] | None
+    error: Mapping[str, Any] | None
+    incomplete_details: Mapping[str, Any] | None
+
+    def wire(self) -> dict[str, Any]:
+        wire = asdict(self)
+        del wire["key"]
+        return {
+            **wire,
+            "usage": self.usage.wire() if self.usage else None,
+            "usage_estimated": self.usage.estimated if self.usage else False,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Responses that come from one root, as they were written."""
+
+    nodes: tuple[Node, ...]
+    whole: bool
+    """False when there are more than were read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One response with all that is kept of it."""
+
+    node: Node
+    children: tuple[Node, ...]
+    settings: Mapping[str, Any]
+    """What it was asked with, but for the input: where it differs from the defaults."""
+    input: tuple[Mapping[str, Any], ...]
+    output: tuple[Mapping[str, Any], ...]
+
+
+def find(database: Database, start: str) -> list[tuple[str, str]]:
+    """Owner and id of the response of this id, or of those that begin so: one, or two when it is not clear which."""
+    if not known_id(start):
+        return []
+    exact = database.read(lambda session: session.rows("SELECT owner, id FROM response WHERE id = ?", (start,)))
+    if exact or len(start) < SHORTEST:
+        return [(owner, id_) for owner, id_ in exact]
+    rows = database.read(
+        lambda session: session.rows(
+            "SELECT owner, id FROM response WHERE id > ? AND id < ? ORDER BY id LIMIT 2", (start, f"{start}~")
+        )
+    )
+    return [(owner, id_) for owner, id_ in rows]
+
+
+def load(database: Database, owner: str, response_id: str) -> Tree | None:
+    """The tree that a response belongs to."""
+    if not known_id(response_id):
+        return None
+    return database.read(lambda session: _load(session, owner, response_id))
+
+
+def detail(database: Database, owner: str, response_id: str) -> Detail | None:
+    if not known_id(response_id):
+        return None
+    return database.read(lambda session: _detail(session, owner, response_id))
+
+
+def _load(session: Session, owner: str, response_id: str) -> Tree | None:
+    root = session.row(_ROOT, (response_id, owner, owner))
+    if root is None:
+        return None
+    rows = session.rows(_TREE, (root[0], owner))
+    return Tree(tuple(map(_node, rows[:MOST])), len(rows) <= MOST)
+
+
+def _detail(session: Session, owner: str, response_id: str) -> Detail | None:
+    row = session.row(_ONE, (response_id, owner))
+    if row is None:
+        return None
+    node = _node(row)
+    children = session.rows(_CHILDREN, (node.key, node.key, owner))
+    settings, echo, input, output = session.row(_CONTENT, (node.key,)) or (None,) * 4
+    return Detail(
+        node=node,
+        children=tuple(map(_node, children)),
+        settings={**orjson.loads(settings or "{}"), **orjson.loads(echo or "{}")},
+        input=tuple(orjson.loads(input or "[]")),
+        output=tuple(orjson.loads(output or "[]")),
+    )
+
+
+def _node(row: Row) -> Node:
+    (
+        key,
+        id_,
+        parent,
+        inferred,
+        owner,
+        status,
+        kept,
+        deleted_at,
+        streamed,
+        model,
+        channel,
+        upstream_model,
+        request_id,
+        created_at,
+        completed_at,
+        first_byte_ms,
+        total_ms,
+        input_tokens,
+        cached,
+        cache_write,
+        output_tokens,
+        reasoning,
+        estimated,
+        attempts,
+        compaction,
+        begins_anew,
+        error,
+        incomplete_details,
+        token,
+    ) = row
+    note = orjson.loads(compaction) if compaction else None
+    usage = None
+    if input_tokens is not None:
+        usage = Usage(input_tokens, cached, cache_write, output_tokens, reasoning, bool(estimated))
+    return Node(
+        key=key,
+        id=id_,
+        parent=parent or inferred,
+        inferred=parent is None and inferred is not None,
+        owner=owner,
+        token=token,
+        status=status,
+        stored=bool(kept),
+        deleted=deleted_at is not None,
+        streamed=bool(streamed),
+        model=model,
+        channel=channel,
+        upstream_model=upstream_model,
+        request_id=request_id,
+        created_at=created_at,
+        completed_at=completed_at,
+        first_byte_ms=first_byte_ms,
+        total_ms=total_ms,
+        usage=usage,
+        attempts=tuple(orjson.loads(attempts or "[]")),
+        compacted=bool(begins_anew) or (note is not None and "failed" not in note),
+        compaction=note,
+        error=orjson.loads(error) if error else None,
+        incomplete_details=orjson.loads(incomplete_details) if incomplete_details else None,
+    )

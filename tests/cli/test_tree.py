@@ -1,0 +1,220 @@
+"""antiphon tree and antiphon show: conversations that the gateway keeps, and conversations that their clients keep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from app.cli.tree import drawn
+from app.records import Attempt, Usage
+from app.store import Node, Store
+from tests.cli.codex import Codex
+from tests.databases import database_url, mariadb, shared_database_url
+from tests.gateway import Gateway
+from tests.store.turns import draft, line, outcome, turn
+
+__all__ = ["database_url", "mariadb", "shared_database_url"]
+
+JSON = dict[str, Any]
+
+NOT_FOUND = 4
+DEMO = {"name": "demo", "format": "demo", "models": ["demo"]}
+#: Trees are written behind the answers.
+PATIENCE = 20.0
+
+
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory, shared_database_url: str) -> Iterator[Gateway]:
+    with Gateway(tmp_path_factory.mktemp("trees"), [DEMO], database_url=shared_database_url) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def directory(tmp_path: Path, database_url: str) -> Gateway:
+    """A gateway that is not started."""
+    gateway = Gateway(tmp_path, [DEMO], database_url=database_url)
+    gateway.command("db", "upgrade")
+    return gateway
+
+
+@pytest.fixture
+def store(directory: Gateway) -> Iterator[Store]:
+    store = Store(directory.database_url, peppers=[b"p"])
+    yield store
+    store.close()
+
+
+def _tree(gateway: Gateway, response_id: str, count: int) -> dict[str, JSON]:
+    """The responses of a tree by id, once there are so many."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found = orjson.loads(gateway.command("tree", response_id, "--json"))["responses"]
+        if len(found) == count:
+            return {response["id"]: response for response in found}
+        assert time.monotonic() < deadline, f"{len(found)} responses instead of {count}"
+
+
+def _parents(tree: dict[str, JSON]) -> dict[str, str | None]:
+    return {response_id: response["parent"] for response_id, response in tree.items()}
+
+
+def _line(written: list[str]) -> dict[str, str | None]:
+    return {written[0]: None, **{after: before for before, after in pairwise(written)}}
+
+
+# --- clients that keep the conversation -------------------------------------------------------------------------
+
+
+def test_ten_turns_of_codex_and_its_compaction_are_one_line_of_descent(serving: Gateway) -> None:
+    codex = Codex(serving)
+    turns = [codex.says(f"Turn {number}") for number in range(5)]
+    turns.append(codex.says("Please use exec_command now"))
+    turns.append(codex.runs("tool-ran-ok"))
+    turns.append(codex.compacts())
+    turns += [codex.says(f"After it, turn {number}") for number in range(3)]
+    tree = _tree(serving, turns[0], len(turns))
+    assert _parents(tree) == _line(turns)
+    assert [tree[response_id]["compacted"] for response_id in turns] == [place == 7 for place in range(11)]
+    assert not any(response["stored"] for response in tree.values())
+    assert [tree[response_id]["inferred"] for response_id in turns] == [False] + [True] * 10
+    shown = serving.command("tree", turns[4])
+    assert [row[:2] for row in shown.splitlines()[1:12]] == ["┌ "] + ["┊ "] * 10
+    assert "✂" in shown.splitlines()[8]
+    assert "◀" in shown.splitlines()[5]
+
+
+def test_an_edited_message_is_a_branch(serving: Gateway) -> None:
+    codex = Codex(serving)
+    first, second, third = (codex.says(f"Question {number}") for number in range(3))
+    instead = codex.edits(2, "Another question")
+    further = codex.says("And on from there")
+    expected = {**_line([first, second, third]), instead: first, further: instead}
+    assert _parents(_tree(serving, further, 5)) == expected
+    drawing = [row[:8] for row in serving.command("tree", first).splitlines()[1:6]]
+    assert drawing == ["┌ resp_" + first[5], "├┄ resp_", "│  ┊ res", "└┄ resp_", "   ┊ res"]
+
+
+def test_two_sessions_at_once_are_two_trees(serving: Gateway) -> None:
+    one, other = Codex(serving), Codex(serving)
+    turns: list[tuple[str, str]] = [(one.says(text), other.says(text)) for text in ("Hello", "And?", "Bye")]
+    for written in zip(*turns, strict=True):
+        assert _parents(_tree(serving, written[2], 3)) == _line(list(written))
+
+
+def test_another_token_with_the_same_words_and_session_has_a_tree_of_its_own(serving: Gateway) -> None:
+    mine = Codex(serving)
+    first = mine.says("Hello")
+    theirs = Codex(serving, serving.new_token(f"other-{first[-8:]}"), mine.session)
+    theirs.history = [*mine.history]
+    stranger = theirs.says("And?")
+    second = mine.says("And?")
+    assert _parents(_tree(serving, first, 2)) == _line([first, second])
+    assert _parents(_tree(serving, stranger, 1)) == {stranger: None}
+
+
+def test_a_session_may_be_named_by_a_header(serving: Gateway) -> None:
+    def ask(items: list[JSON], chat: str) -> JSON:
+        body = {"model": "demo", "input": items}
+        answer: JSON = serving.post("/responses", body, headers={"X-OpenWebUI-Chat-Id": chat}).json()
+        return answer
+
+    said: list[JSON] = [{"role": "user", "content": "Hello, header"}]
+    first = ask(said, "chat-1")
+    said += [*first["output"], {"role": "user", "content": "Go on"}]
+    second, elsewhere = ask(said, "chat-1"), ask(said, "chat-2")
+    tree = _tree(serving, second["id"], 2)
+    assert _parents(tree) == _line([first["id"], second["id"]])
+    assert all(response["stored"] for response in tree.values())
+    assert _parents(_tree(serving, elsewhere["id"], 1)) == {elsewhere["id"]: None}
+
+
+# --- conversations that are kept here ---------------------------------------------------------------------------
+
+
+def test_a_tree_tells_what_is_out_of_the_ordinary(directory: Gateway, store: Store) -> None:
+    root, deleted = line(store, 2)
+    store.delete("ada", deleted)
+    begun = draft(root, id="resp_" + "e" * 48)
+    tried = (Attempt("a", 7, 429, "rate_limit_exceeded"), Attempt("b", 9, 200))
+    note = {"strategy": "summary", "before": 12_400, "after": 1_000}
+    used = Usage(1234, 0, 0, 56, 0, estimated=True)
+    store.finish(begun, outcome("incomplete", channel="b", attempts=tried, compaction=note, usage=used))
+    turn(store, begun.id, "failed", kept=False)
+    head, *drawing, summary = directory.command("tree", begun.id[:15]).splitlines()
+    assert head.split() == ["response", "time", "(UTC)", "status", "model", "channel", "context", "output"]
+    assert [row[:3] for row in drawing] == ["┌ r", "├─ ", "└─ ", "   "]
+    assert "deleted" in drawing[1]
+    assert "resp_eeeeeeeeeeee ◀" in drawing[2]
+    assert "1,234      56  ✂ 12k → 1.0k; ⚠ a rate_limit_exceeded; ≈ estimated" in drawing[2]
+    assert drawing[3].rstrip().endswith("not stored")
+    assert summary == "4 responses, 2 branches, 1 compaction"
+
+
+def test_show_tells_everything_about_a_response(directory: Gateway, store: Store) -> None:
+    parent = turn(store)
+    begun = draft(parent, id="resp_" + "e" * 48, request_id="req_7", settings=b'{"instructions":"Be\\nkind."}')
+    tried = (Attempt("a", 7, 429, "rate_limit_exceeded"), Attempt("b", 9, 200, None, "translated", ("web_search",)))
+    note = {"strategy": "summary", "before": 12_400, "after": 1_000}
+    used = Usage(1234, 1000, 0, 56, 5, estimated=True)
+    ended = outcome(channel="b", attempts=tried, compaction=note, usage=used, first_byte_ms=4, says="W" * 300)
+    store.finish(begun, ended)
+    child = turn(store, begun.id)
+    shown = [" ".join(row.split()) for row in directory.command("show", begun.id[:20]).splitlines()]
+    for told in (
+        f"response {begun.id}",
+        "owner ada",
+        "attempt a: rate_limit_exceeded, 7 ms",
+        "attempt b: ok, 9 ms, translated, not told of web_search",
+        "usage ≈1,234 in (1,000 cached), ≈56 out (5 reasoning)",
+        f"parent {parent}",
+        f"children {child}",
+        "compaction ✂ 12k → 1.0k, summary",
+        "request req_7",
+        "instructions Be kind.",
+        "user: hello",
+        f"assistant: {'W' * 99}…",
+    ):
+        assert told in shown
+    told = orjson.loads(directory.command("show", begun.id, "--json"))
+    assert (told["parent"], told["children"], told["settings"]) == (parent, [child], {"instructions": "Be\nkind."})
+    assert told["output"][0]["content"] == "W" * 300
+    assert told["attempts"][0]["error"] == "rate_limit_exceeded"
+
+
+def test_what_was_not_kept_and_what_was_deleted_is_shown_without_content(directory: Gateway, store: Store) -> None:
+    fleeting = turn(store, kept=False)
+    deleted = turn(store)
+    store.delete("ada", deleted)
+    for response_id in (fleeting, deleted):
+        told = orjson.loads(directory.command("show", response_id, "--json"))
+        assert (told["input"], told["output"], told["settings"]) == ([], [], {})
+    assert "deleted" in directory.command("show", deleted)
+    assert "not stored" in directory.command("show", fleeting)
+
+
+@pytest.mark.parametrize("command", ["show", "tree"])
+def test_an_id_that_leads_to_nothing_ends_with_its_own_code(directory: Gateway, store: Store, command: str) -> None:
+    turn(store, id="resp_aaaaaaaaaaaa1")
+    turn(store, id="resp_aaaaaaaaaaaa2")
+    for response_id in ("resp_unknown", "resp_aaaaaaaaaaaa", "not an id'"):
+        assert directory.command(command, response_id, exit_code=NOT_FOUND) == ""
+
+
+def test_hundreds_of_turns_stand_at_one_margin(directory: Gateway, store: Store) -> None:
+    written = line(store, 300)
+    rows = directory.command("tree", written[150]).splitlines()
+    assert [row[:2] for row in rows[1:301]] == ["┌ "] + ["│ "] * 299
+
+
+def test_a_tree_whose_root_is_gone_is_drawn_from_what_is_left(directory: Gateway, store: Store) -> None:
+    first, second = line(store, 2)
+    tree = store.tree("ada", second)
+    assert tree is not None
+    left: list[Node] = [node for node in tree.nodes if node.id != first]
+    assert [drawing for drawing, _ in drawn(left)] == ["┌ "]

@@ -1,0 +1,196 @@
+"""Trees as they are read back, and parents that are found by what was said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from app.records import Attempt, Trace, Usage
+from app.store import Node, Store, Tree
+from tests.store import rows
+from tests.store.turns import OWNER, draft, line, outcome, turn
+
+A_DAY_AND_MORE = 40
+
+
+def _tree(store: Store, response_id: str, owner: str = OWNER) -> Tree:
+    tree = store.tree(owner, response_id)
+    assert tree is not None
+    return tree
+
+
+def _links(store: Store, response_id: str) -> dict[str, tuple[str | None, bool]]:
+    return {node.id: (node.parent, node.inferred) for node in _tree(store, response_id).nodes}
+
+
+def _node(store: Store, response_id: str) -> Node:
+    detail = store.detail(OWNER, response_id)
+    assert detail is not None
+    return detail.node
+
+
+def _noted(store: Store, trace: Trace, **fields: Any) -> str:
+    """A response that was not kept, and is traced."""
+    begun = draft(kept=False, id=trace.response, token=trace.token, **fields)
+    store.note(begun, outcome())
+    store.trace(begun.owner, trace)
+    return begun.id
+
+
+def _trace(name: str, *starts: str, end: str | None, token: int = 1) -> Trace:
+    return Trace(f"resp_{name}", token, tuple(start.encode() for start in starts), end.encode() if end else None)
+
+
+def _settle(store: Store) -> None:
+    """What was posted before is written once this is."""
+    turn(store, says="later")
+
+
+def test_a_tree_holds_every_branch_from_its_root_whichever_response_is_named(store: Store) -> None:
+    root, *trunk = line(store, 3)
+    branch = line(store, 2, parent=trunk[0])
+    failed = turn(store, trunk[1], "failed")
+    turn(store)
+    expected = {
+        root: (None, False),
+        trunk[0]: (root, False),
+        trunk[1]: (trunk[0], False),
+        branch[0]: (trunk[0], False),
+        branch[1]: (branch[0], False),
+        failed: (trunk[1], False),
+    }
+    for named in expected:
+        assert _links(store, named) == expected
+    assert _tree(store, root).whole
+
+
+def test_a_deleted_response_stays_in_the_tree_without_its_content(store: Store) -> None:
+    first, second, third = line(store, 3)
+    assert store.delete(OWNER, second)
+    assert [(node.id, node.deleted) for node in _tree(store, third).nodes] == [
+        (first, False),
+        (second, True),
+        (third, False),
+    ]
+    detail = store.detail(OWNER, second)
+    assert detail is not None
+    assert (detail.input, detail.output, [child.id for child in detail.children]) == ((), (), [third])
+
+
+def test_a_long_conversation_is_one_query(store: Store, database_url: str) -> None:
+    written = rows.line(database_url, 3000)
+    tree = _tree(store, written[-1])
+    assert [node.id for node in tree.nodes] == written
+    assert tree.nodes[-1].parent == written[-2]
+
+
+def test_a_response_is_shown_with_everything_about_it(store: Store) -> None:
+    parent = turn(store)
+    begun = draft(parent, settings=b'{"instructions":"be kind"}', echo=b'{"temperature":0.5}', request_id="req_1")
+    tried = (Attempt("a", 7, 429, "rate_limit_exceeded"), Attempt("b", 9, 200, None, "translated", ("web_search",)))
+    note = {"strategy": "summary", "before": 12_000, "after": 1_000}
+    ended = outcome(attempts=tried, compaction=note, usage=Usage(7, 1, 2, 9, 3, estimated=True), compacted=True)
+    store.finish(begun, ended)
+    child = turn(store, begun.id)
+    detail = store.detail(OWNER, begun.id)
+    assert detail is not None
+    node = detail.node
+    assert (node.parent, node.inferred, [found.id for found in detail.children]) == (parent, False, [child])
+    assert [attempt["error"] for attempt in node.attempts] == ["rate_limit_exceeded", None]
+    assert (node.compacted, node.compaction, node.usage) == (True, note, ended.usage)
+    assert detail.settings == {"instructions": "be kind", "temperature": 0.5}
+    assert (detail.input[0]["content"], detail.output[0]["content"]) == ("hello", "welcome")
+
+
+def test_nothing_of_another_owner_is_seen(store: Store) -> None:
+    theirs = turn(store, owner="eve")
+    assert store.tree(OWNER, theirs) is None
+    assert store.detail(OWNER, theirs) is None
+    assert store.tree(OWNER, "resp_unknown") is None
+    assert store.detail(OWNER, "not an id ' OR 1=1") is None
+
+
+def test_a_response_is_found_by_the_beginning_of_its_id(store: Store) -> None:
+    first = turn(store, id="resp_aaaaaaaaaaaa1")
+    turn(store, id="resp_aaaaaaaaaaaa2", owner="eve")
+    assert store.find(first) == [(OWNER, first)]
+    assert store.find("resp_aaaaaaaaaaaa2"[:-1]) == [(OWNER, first), ("eve", "resp_aaaaaaaaaaaa2")]
+    assert store.find("resp_aaa") == []
+    assert store.find("resp_bbbbbbbbbbbb") == []
+
+
+# --- parents that were not named --------------------------------------------------------------------------------
+
+
+def test_the_longest_beginning_finds_the_parent(store: Store) -> None:
+    one = _noted(store, _trace("one", end="1"))
+    two = _noted(store, _trace("two", "1", end="2"))
+    three = _noted(store, _trace("three", "2", "1", end="3"))
+    edited = _noted(store, _trace("edited", "gone", "1", end="3b"))
+    _settle(store)
+    assert _links(store, three) == {one: (None, False), two: (one, True), three: (two, True), edited: (one, True)}
+    assert [child.id for child in store.detail(OWNER, one).children] == [two, edited]  # type: ignore[union-attr]
+    assert not _node(store, one).stored
+
+
+def test_a_parent_is_found_far_back(store: Store) -> None:
+    one = _noted(store, _trace("one", end="1"))
+    last = _noted(store, _trace("last", *(f"unknown {place}" for place in range(700)), "1", end="701"))
+    _settle(store)
+    assert _node(store, last).parent == one
+
+
+def test_another_token_finds_nothing(store: Store) -> None:
+    _noted(store, _trace("one", end="1"))
+    other = _noted(store, _trace("two", "1", end="2", token=2))
+    _settle(store)
+    assert _node(store, other).parent is None
+
+
+def test_another_owner_never_sees_into_a_tree(store: Store) -> None:
+    one = _noted(store, _trace("one", end="1"))
+    _noted(store, _trace("two", "1", end="2"), owner="eve")
+    _settle(store)
+    assert [node.id for node in _tree(store, one).nodes] == [one]
+
+
+def test_what_failed_hangs_in_the_tree_and_nothing_hangs_on_it(store: Store) -> None:
+    one = _noted(store, _trace("one", end="1"))
+    failed = _noted(store, _trace("failed", "1", end=None))
+    again = _noted(store, _trace("again", "1", end="2"))
+    _settle(store)
+    assert _links(store, one) == {one: (None, False), failed: (one, True), again: (one, True)}
+
+
+def test_a_named_parent_is_never_replaced(store: Store) -> None:
+    _noted(store, _trace("one", end="1"))
+    named = turn(store)
+    child = turn(store, named)
+    store.trace(OWNER, replace(_trace("two", "1", end="2"), response=child))
+    _settle(store)
+    assert (_node(store, child).parent, _node(store, child).inferred) == (named, False)
+
+
+def test_hashes_go_with_their_response(store: Store, database_url: str) -> None:
+    old = _noted(store, _trace("old", end="1"))
+    kept = turn(store)
+    store.trace(OWNER, Trace(kept, 1, (), b"2"))
+    _settle(store)
+    assert rows.count(database_url, "prefix") == 2
+    assert store.delete(OWNER, kept)
+    assert rows.count(database_url, "prefix") == 1
+    rows.age(database_url, [old], A_DAY_AND_MORE)
+    young = _noted(store, _trace("young", "1", end="3"))
+    _settle(store)
+    assert _node(store, young).parent == old
+    list(store.prune(store.clock() - 30 * 86_400))
+    assert (_node(store, young).parent, rows.count(database_url, "prefix")) == (None, 1)
+    assert [node.id for node in _tree(store, young).nodes] == [young]
+
+
+def test_no_hash_of_a_place_stands_as_it_came(store: Store, database_url: str) -> None:
+    _noted(store, _trace("one", end="0123456789abcdef"))
+    _settle(store)
+    ((hash_,),) = rows.execute(database_url, "SELECT hash FROM prefix")
+    assert len(hash_) == 32
+    assert hash_ != b"0123456789abcdef".hex()
