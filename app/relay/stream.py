@@ -128,7 +128,9 @@ class EventStream:
         try:
             self._go_on()
             self._recorder.begin()
-            self._running.add(self._turn.id, self._stopped.set)
+            if self._turn.store:
+                # Nobody can end elsewhere what has no row.
+                self._running.add(self._turn.id, self._stopped.set)
         except GatewayError:
             # Nobody has heard of this response: its end is not ours to tell.
             self._ended = True
