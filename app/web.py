@@ -17,7 +17,15 @@ from werkzeug.exceptions import NotFound as UnknownPath
 from app import errors, ids
 from app.channels.catalog import Catalog
 from app.channels.choice import Channels
-from app.errors import ClientGone, GatewayError, InvalidRequest, Unauthenticated, Unavailable, UnsupportedMedia
+from app.errors import (
+    ClientGone,
+    GatewayError,
+    InvalidRequest,
+    Unauthenticated,
+    Unavailable,
+    UnsupportedMedia,
+    UpgradeRequired,
+)
 from app.records import Token
 from app.relay import Asked, Drain, Keeper, Relay
 from app.relay.chat import ChatRelay
@@ -31,6 +39,9 @@ EVENT_STREAM = "text/event-stream; charset=utf-8"
 
 #: Bytes of an unread body that are taken off a connection to keep it; gunicorn closes one that holds more.
 _MAX_DISCARDED = 8 * 1024 * 1024
+
+#: What a client has to ask for that did not.
+_UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
 
 #: What a client calls its own request; echoed, never used as a key.
 _CLIENT_REQUEST_ID = "X-Client-Request-Id"
@@ -69,6 +80,7 @@ class Gateway:
     keeper: Keeper
     drain: Drain
     in_flight: InFlight = field(default_factory=lambda: InFlight(1))
+    sockets: InFlight = field(default_factory=lambda: InFlight(1))
 
     def start(self) -> None:
         """Begins what runs beside the requests; for a process that serves, after it was forked."""
@@ -165,7 +177,7 @@ def _admit() -> None:
     view = current_app.view_functions.get(request.endpoint or "")
     if view is None or getattr(view, "is_public", False):
         return
-    g.token = _authenticate()
+    g.token = token_of(secret())
     if not gateway().in_flight.enter():
         raise Unavailable(
             "This server has as many requests at work as it can hold. Please try again.",
@@ -175,14 +187,20 @@ def _admit() -> None:
     g.admitted = True
 
 
-def _authenticate() -> Token:
+def secret() -> str:
+    """What the client authenticates with. Raises Unauthenticated when that is nothing."""
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secret.strip():
         raise Unauthenticated("Missing bearer or basic authentication in header")
-    found = gateway().store.token(secret.strip())
+    return secret.strip()
+
+
+def token_of(secret: str) -> Token:
+    """The token as it is now. Raises Unauthenticated."""
+    found = gateway().store.token(secret)
     if found is None:
         raise Unauthenticated(
-            f"Incorrect API key provided: {_masked(secret.strip())}. `antiphon tokens create NAME` makes a token.",
+            f"Incorrect API key provided: {_masked(secret)}. `antiphon tokens create NAME` makes a token.",
             code="invalid_api_key",
         )
     return found
@@ -232,6 +250,8 @@ def _gateway_error(error: GatewayError) -> Response:
         response.headers["X-Should-Retry"] = "true" if error.should_retry else "false"
     if isinstance(error, Unauthenticated):
         response.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, UpgradeRequired):
+        response.headers.update(_UPGRADE)
     return response
 
 

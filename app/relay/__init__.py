@@ -21,7 +21,7 @@ from app.errors import (
     Unavailable,
     response_not_found,
 )
-from app.records import Chain, Stored, Token
+from app.records import Chain, Stored, Token, Usage
 from app.relay.asking import ask
 from app.relay.compacting import is_summary
 from app.relay.compaction import Compaction, context_tokens, pseudo_chain, split_for_answer
@@ -77,10 +77,17 @@ class Relay:
     def __init__(self, store: Store, channels: Channels, seals: Seals, pace: Pace) -> None:
         self._store = store
         self._channels = channels
+        self._seals = seals
         self._pace = pace
         self._contexts = Contexts(store, seals)
         self._compaction = Compaction(channels, self._contexts, seals.compaction)
         self.running = Running()
+
+    def over(self, store: Store) -> Relay:
+        """The same relay over another store."""
+        relay = Relay(store, self._channels, self._seals, self._pace)
+        relay.running = self.running
+        return relay
 
     # --- answering
 
@@ -97,6 +104,13 @@ class Relay:
             return whole(self._compacted_context(token, request, asked))
         turn = open_turn(self._store, self._contexts, token, request, int(time()))
         return self._stream(turn, token, asked, self._compacted_if_due)
+
+    def warm_up(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterable[bytes]:
+        """A turn that nobody answers, as events: what it brings is there to be gone on from."""
+        turn = open_turn(self._store, self._contexts, token, request, int(time()))
+        self._channels.choices(turn.model)
+        recorder = Recorder(self._store, turn, token, asked.request_id)
+        return whole(recorder.finish(Answer("completed", (), Usage()), None))
 
     def _create(self, turn: Turn, token: Token, asked: Asked, shorten: Shorten) -> dict[str, Any]:
         once = Once(self._store, token, turn, asked.key)

@@ -194,7 +194,7 @@ def _draft(turn: Turn, token: Token, request_id: str) -> Draft:
         request_id=request_id,
         settings=turn.echo.settings() if kept else b"{}",
         echo=turn.echo.rest() if kept else b"{}",
-        input=orjson.dumps(turn.input) if kept else b"[]",
+        input=orjson.dumps(turn.input),
         item_ids=item_ids(turn.input) if kept else (),
     )
 
