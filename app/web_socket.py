@@ -73,8 +73,8 @@ def serve() -> Response:
             retry_after=1,
         )
     try:
-        with suppress(*_LOST):
-            _Connection(line, gateway, web.secret()).run()
+        with suppress(*_LOST), _Connection(line, gateway, web.secret()) as connection:
+            connection.run()
     finally:
         line.close()
         gateway.sockets.leave()
@@ -183,6 +183,13 @@ class _Connection:
             thread_class=partial(threading.Thread, daemon=True),
         )
 
+    def __enter__(self) -> _Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The thread that reads may still be answering a goodbye, or waiting for one."""
+        self._wire.thread.join(_FAREWELL)
+
     def run(self) -> None:
         """Answers frames in the order in which they come. Raises what `_LOST` lists."""
         while True:
@@ -231,4 +238,3 @@ class _Connection:
             self._wire.send(self._session.refuse(message, error))
             message = self._wire.receive(timeout=0)
         self._wire.close(reason)
-        self._wire.thread.join(_FAREWELL)
