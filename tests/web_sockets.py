@@ -23,11 +23,11 @@ CREATE = {"type": "response.create", "model": "m", "input": "Say something to me
 
 
 class Socket(contextlib.AbstractContextManager["Socket"]):
-    """`wire` is the connection as its library gives it."""
+    """`wire` is the connection as its library gives it, which takes `options`."""
 
     def __init__(self, gateway: Gateway, token: str | None = None, **options: Any) -> None:
         headers = {"Authorization": f"Bearer {token or gateway.token}"}
-        url = f"ws://127.0.0.1:{gateway.port}/v1/responses"
+        url = f"{gateway.base_url.replace('http', 'ws', 1)}/responses"
         self.wire: ClientConnection = connect(url, additional_headers=headers, proxy=None, **options)
 
     def __exit__(self, *_: object) -> None:
