@@ -10,6 +10,7 @@ import base64
 import binascii
 import logging
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Mapping
@@ -95,7 +96,8 @@ class _Ended(Response):
 def _line(environ: Mapping[str, Any], gateway: Gateway) -> _Line:
     """The connection, once it is clear that it can become a WebSocket. Raises GatewayError."""
     sock = environ.get("gunicorn.socket")
-    if sock is None or gateway.sockets.limit == 0:
+    # TLS that the server itself ends cannot be read by one thread and written by another.
+    if sock is None or isinstance(sock, ssl.SSLSocket) or gateway.sockets.limit == 0:
         raise UpgradeRequired("WebSockets are not served here. Send POST /v1/responses.")
     if environ.get("SERVER_PROTOCOL") != "HTTP/1.1" or environ.get("HTTP_SEC_WEBSOCKET_VERSION") != "13":
         raise UpgradeRequired("WebSockets of version 13 over HTTP/1.1 are served here.")

@@ -138,7 +138,9 @@ async def converse(gateway: Gateway, model: str, *said: str, **settings: Any) ->
 
 @pytest.mark.parametrize("store", [None, False])
 def test_an_agent_calls_its_tool_and_goes_on(served: Gateway, model: str, store: bool | None) -> None:
-    first, second = asyncio.run(converse(served, model, "Please get_weather, the weather.", "And what did I ask?", store=store))
+    first, second = asyncio.run(
+        converse(served, model, "Please get_weather, the weather.", "And what did I ask?", store=store)
+    )
     assert len(PLACES) == 1
     assert PLACES[0] in first
     assert second
