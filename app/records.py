@@ -76,7 +76,7 @@ class Draft:
     echo: bytes = b"{}"
     """JSON object of every other field the response echoes, where it differs from the contract's default."""
     input: bytes = b"[]"
-    """JSON array: the turn's own new input items, also where they are not to be kept."""
+    """JSON array: the turn's own new input items."""
     item_ids: tuple[str, ...] = ()
     """Ids of the input items that brought one."""
 

@@ -160,7 +160,8 @@ class Recorder:
         if self._turn.store:
             written = self._store.finish(self._draft, outcome)
         else:
-            self._store.note(self._draft, outcome)
+            # Whoever stands in front of the store may remember what was said; a stream does not hold it until now.
+            self._store.note(replace(self._draft, input=orjson.dumps(self._turn.input)), outcome)
         self._saved = True
         return written
 
@@ -194,7 +195,7 @@ def _draft(turn: Turn, token: Token, request_id: str) -> Draft:
         request_id=request_id,
         settings=turn.echo.settings() if kept else b"{}",
         echo=turn.echo.rest() if kept else b"{}",
-        input=orjson.dumps(turn.input),
+        input=orjson.dumps(turn.input) if kept else b"[]",
         item_ids=item_ids(turn.input) if kept else (),
     )
 
