@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import secrets
 import socket
 from base64 import b64encode
@@ -40,7 +41,7 @@ class Socket(contextlib.AbstractContextManager["Socket"]):
         self.wire.send(frame if isinstance(frame, str | bytes) else orjson.dumps(frame).decode())
 
     def receive(self) -> JSON:
-        frame: JSON = orjson.loads(self.wire.recv(STOP_WITHIN))
+        frame: JSON = json.loads(self.wire.recv(STOP_WITHIN))
         return frame
 
     def rest(self) -> list[JSON]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import orjson
 
@@ -41,10 +41,10 @@ class Session:
             wanted = read_frame(frame)
             self._check_parent_is_stored(token, wanted)
             with closing(_unpacked(self._events(token, wanted, asked))) as events:
-                for event in events:
-                    if event["type"] == _FAILED:
+                for kind, event in events:
+                    if kind == _FAILED:
                         self._evict_parent(frame)
-                    yield _text(event, frame.lane)
+                    yield _in_lane(event, frame.lane)
         except GatewayError as error:
             self._evict_parent(frame)
             yield error_frame(error, frame)
@@ -83,22 +83,25 @@ def error_frame(error: GatewayError, frame: Frame | None = None) -> str:
     told["code"] = told["code"] or "invalid_request_error"
     if error.retry_after is not None:
         told["headers"] = {"retry-after": str(max(1, round(error.retry_after)))}
-    return _text({"type": "error", "status": error.status, "error": told}, frame.lane if frame else None)
+    event = orjson.dumps({"type": "error", "status": error.status, "error": told})
+    return _in_lane(event, frame.lane if frame else None)
 
 
-def _unpacked(events: Iterable[bytes]) -> Generator[dict[str, Any]]:
-    """The events of a stream, without what only SSE needs."""
+def _unpacked(events: Iterable[bytes]) -> Generator[tuple[str, bytes]]:
+    """The events of a stream by their types, as they were spelt, without what only SSE needs."""
     splitter = sse.Splitter()
     with closing(cast(_Events, events)):
         for piece in events:
             for raw in splitter.feed(piece).split(b"\n\n"):
-                _, data = sse.parse(raw)
+                kind, data = sse.parse(raw)
                 if data is None or data == sse.END:
                     continue
-                event: dict[str, Any] = orjson.loads(data)
-                if event["type"] != _FIRST_OF_A_PAIR:
-                    yield event
+                kind = kind or orjson.loads(data)["type"]
+                if kind != _FIRST_OF_A_PAIR:
+                    yield kind, data
 
 
-def _text(event: dict[str, Any], lane: str | None) -> str:
-    return orjson.dumps(event if lane is None else {**event, "stream_id": lane}).decode()
+def _in_lane(event: bytes, lane: str | None) -> str:
+    if lane is not None:
+        event = event.rstrip()[:-1] + b"," + orjson.dumps({"stream_id": lane})[1:]
+    return event.decode("utf-8", "replace")

@@ -12,6 +12,7 @@ from tests.relay.conftest import SOME_TEXT
 from tests.upstream import (
     Script,
     ScriptedUpstream,
+    commented,
     dropped,
     failing,
     failing_at_once,
@@ -21,9 +22,11 @@ from tests.upstream import (
     rate_limited,
     raw,
     refusal,
+    respelled,
     rewritten,
     slammed,
     stalled,
+    unnamed,
 )
 from tests.web_sockets import CREATE, JSON, Socket, check_error_frame, check_frames
 
@@ -104,12 +107,21 @@ def test_the_upstream_hears_nothing_of_the_envelope(sock: Socket, upstream: Scri
     assert upstream.bodies[-1].keys().isdisjoint({"type", "stream_id", "generate", "background"})
 
 
-@pytest.mark.parametrize("script", [line_ends(b"\r\n"), line_ends(b"\r"), json_instead()])
+@pytest.mark.parametrize("script", [line_ends(b"\r\n"), line_ends(b"\r"), json_instead(), unnamed(), commented()])
 def test_however_an_upstream_spells_its_events_each_is_a_frame(
     sock: Socket, upstream: ScriptedUpstream, script: Script
 ) -> None:
     upstream.enqueue(script)
     assert sock.answer()["output"]
+
+
+@pytest.mark.parametrize("lane", [None, "a", '"\\é'])
+def test_an_event_is_spelt_as_the_upstream_spelt_it(sock: Socket, upstream: ScriptedUpstream, lane: str | None) -> None:
+    upstream.enqueue(respelled(lambda raw: raw.replace(b'"delta":', b'"n": 123456789012345678901234, "delta":')))
+    frames = sock.turn(stream_id=lane)
+    assert frames[-1]["type"] == "response.completed"
+    said = [frame for frame in frames if frame["type"] == "response.output_text.delta"]
+    assert [(frame["n"], frame.get("stream_id")) for frame in said] == [(123456789012345678901234, lane)] * len(said)
 
 
 # --- lanes ------------------------------------------------------------------------------------------------------
