@@ -189,10 +189,10 @@ def _admit() -> None:
 
 def secret() -> str:
     """What the client authenticates with. Raises Unauthenticated when that is nothing."""
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not secret.strip():
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not given.strip():
         raise Unauthenticated("Missing bearer or basic authentication in header")
-    return secret.strip()
+    return given.strip()
 
 
 def token_of(secret: str) -> Token:

@@ -60,7 +60,7 @@ _HANDSHAKE = {
 _KEY_BYTES = 16
 
 #: However a connection is lost, there is nobody left to be told.
-_LOST = (simple_websocket.ConnectionClosed, LocalProtocolError, OSError, ClientGone)
+_LOST = (simple_websocket.ConnectionClosed, LocalProtocolError, ConnectionError, ClientGone)
 
 
 def serve() -> Response:
@@ -133,8 +133,13 @@ class _Line:
         return self._sock.recv(size)
 
     def send(self, data: bytes) -> None:
-        with self._sending:
-            self._sock.sendall(data)
+        try:
+            with self._sending:
+                self._sock.sendall(data)
+        except OSError as error:
+            # Half a frame may have left: nothing that is sent now would be understood.
+            self.close()
+            raise ConnectionAbortedError from error
 
     def close(self) -> None:
         """Both sides see the end at once, and so does a turn that watches the descriptor."""
