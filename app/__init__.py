@@ -66,4 +66,5 @@ def build(settings: Settings) -> Gateway:
         keeper=Keeper(store, relay.running, channels.statuses, background.tend),
         drain=drain,
         in_flight=InFlight(settings.max_in_flight),
+        sockets=InFlight(settings.max_sockets),
     )

@@ -11,6 +11,7 @@
         ├── MethodNotAllowed     405
         ├── PayloadTooLarge      413
         ├── UnsupportedMedia     415
+        ├── UpgradeRequired      426  only a WebSocket is served here, or not this one
         ├── CompactionFailed     502  a compaction that was asked for could not be made
         ├── Unavailable          503  try again later, or elsewhere
         │   ├── FormatNotServed       no channel of this model speaks this endpoint's format
@@ -144,6 +145,12 @@ class UnsupportedMedia(GatewayError):
     status = 415
     type = "invalid_request_error"
     code = "unsupported_media_type"
+
+
+class UpgradeRequired(GatewayError):
+    status = 426
+    type = "invalid_request_error"
+    code = "upgrade_required"
 
 
 # --- nobody can serve it now ------------------------------------------------------------------------------------

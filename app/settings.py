@@ -40,6 +40,9 @@ class Settings:
     """What a line of the log is: text, or a JSON object."""
     workers: int = 2
     threads: int = 512
+    sockets: int = 128
+    """WebSockets that one worker may hold, as far as it has threads for them; see `max_sockets`."""
+    socket_lifetime: int = 3600
     max_body: int = 64 * 1024 * 1024
     heartbeat: float = 15.0
     stall: float = 60.0
@@ -67,6 +70,11 @@ class Settings:
     def max_in_flight(self) -> int:
         """Requests that may be at work in one worker; the threads above it answer `/healthz` and refusals."""
         return max(1, self.threads - max(2, self.threads // 16))
+
+    @property
+    def max_sockets(self) -> int:
+        """Each holds a thread however idle it is: below a quarter of them, so that requests always find one."""
+        return min(self.sockets, (self.threads - 1) // 4)
 
     def key_for(self, purpose: str) -> bytes:
         """A 32-byte key for one purpose only, derived from the secret key."""
@@ -116,6 +124,8 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         log=_choice(environment, "ANTIPHON_LOG", LOGS),
         workers=_integer(environment, "ANTIPHON_WORKERS", 2, minimum=1),
         threads=threads,
+        sockets=_integer(environment, "ANTIPHON_SOCKETS", 128, minimum=0),
+        socket_lifetime=_integer(environment, "ANTIPHON_SOCKET_LIFETIME", 3600, minimum=1),
         max_body=_integer(environment, "ANTIPHON_MAX_BODY", 64 * 1024 * 1024, minimum=1024),
         heartbeat=float(_integer(environment, "ANTIPHON_HEARTBEAT", 15, minimum=1)),
         stall=float(_integer(environment, "ANTIPHON_STALL", 60, minimum=1)),

@@ -9,7 +9,8 @@ from typing import Any
 
 import orjson
 
-DONE = b"data: [DONE]\n\n"
+END = b"[DONE]"
+DONE = b"data: %b\n\n" % END
 
 #: A comment: proxies stay awake and clients never see it. An event without data would break the SDKs.
 HEARTBEAT = b": keep-alive\n\n"

@@ -19,7 +19,15 @@ from werkzeug.exceptions import NotFound as UnknownPath
 from app import errors, ids
 from app.channels.catalog import Catalog
 from app.channels.choice import Channels
-from app.errors import ClientGone, GatewayError, InvalidRequest, Unauthenticated, Unavailable, UnsupportedMedia
+from app.errors import (
+    ClientGone,
+    GatewayError,
+    InvalidRequest,
+    Unauthenticated,
+    Unavailable,
+    UnsupportedMedia,
+    UpgradeRequired,
+)
 from app.queue import RedisQueue, SqlQueue
 from app.records import Token
 from app.relay import Asked, Background, Client, Drain, Keeper, Mover, Relay, chunked, unframed
@@ -38,6 +46,8 @@ _MAX_DISCARDED = 8 * 1024 * 1024
 
 #: How the server frames an answer whose length it is not told.
 _FRAMINGS = {"HTTP/1.1": chunked, "HTTP/1.0": unframed}
+#: What a client has to ask for that did not.
+_UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
 
 #: What a client calls its own request; echoed, never used as a key.
 _CLIENT_REQUEST_ID = "X-Client-Request-Id"
@@ -82,6 +92,7 @@ class Gateway:
     keeper: Keeper
     drain: Drain
     in_flight: InFlight = field(default_factory=lambda: InFlight(1))
+    sockets: InFlight = field(default_factory=lambda: InFlight(1))
 
     def start(self) -> None:
         """Begins what runs beside the requests; for a process that serves, after it was forked."""
@@ -187,7 +198,7 @@ def _begin() -> None:
 def _admit() -> None:
     if _view() is None or _is_public():
         return
-    g.token = _authenticate()
+    g.token = token_of(secret())
     if not gateway().in_flight.enter():
         raise Unavailable(
             "This server has as many requests at work as it can hold. Please try again.",
@@ -205,14 +216,20 @@ def _is_public() -> bool:
     return getattr(_view(), "is_public", False)
 
 
-def _authenticate() -> Token:
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not secret.strip():
+def secret() -> str:
+    """What the client authenticates with. Raises Unauthenticated when that is nothing."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not given.strip():
         raise Unauthenticated("Missing bearer or basic authentication in header")
-    found = gateway().store.token(secret.strip())
+    return given.strip()
+
+
+def token_of(secret: str) -> Token:
+    """The token as it is now. Raises Unauthenticated."""
+    found = gateway().store.token(secret)
     if found is None:
         raise Unauthenticated(
-            f"Incorrect API key provided: {_masked(secret.strip())}. `antiphon tokens create NAME` makes a token.",
+            f"Incorrect API key provided: {_masked(secret)}. `antiphon tokens create NAME` makes a token.",
             code="invalid_api_key",
         )
     return found
@@ -281,6 +298,8 @@ def _gateway_error(error: GatewayError) -> Response:
         response.headers["X-Should-Retry"] = "true" if error.should_retry else "false"
     if isinstance(error, Unauthenticated):
         response.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, UpgradeRequired):
+        response.headers.update(_UPGRADE)
     return response
 
 

@@ -44,3 +44,11 @@ def test_each_purpose_has_a_key_of_its_own_and_none_shows_the_secret(tmp_path: P
     assert settings.key_for("tokens") != settings.key_for("compaction")
     assert len(settings.key_for("tokens")) == 32
     assert SECRET not in repr(settings)
+
+
+@pytest.mark.parametrize(("threads", "sockets", "held"), [(512, 128, 127), (512, 64, 64), (32, 128, 7), (4, 9, 0)])
+def test_sockets_take_less_than_a_quarter_of_the_threads(tmp_path: Path, threads: int, sockets: int, held: int) -> None:
+    chosen = {"ANTIPHON_THREADS": str(threads), "ANTIPHON_SOCKETS": str(sockets)}
+    settings = read_settings({"ANTIPHON_SECRET_KEY": SECRET, **chosen}, tmp_path)
+    assert settings.max_sockets == held
+    assert settings.max_sockets < settings.threads / 4

@@ -1,13 +1,13 @@
-"""/v1/responses: create, retrieve, delete, cancel, list what it was given."""
+"""/v1/responses: create (also over a WebSocket), retrieve, delete, cancel, list what it was given."""
 
 from __future__ import annotations
 
 from flask import Blueprint, Response
 from flask import request as incoming
 
-from app import web
+from app import web, web_socket
 from app.endpoints import API
-from app.errors import GatewayError, InvalidRequest
+from app.errors import InvalidRequest, UpgradeRequired
 from app.schemas.create import read_compact, read_count, read_create, read_include
 from app.schemas.listing import read_page, read_starting_after
 
@@ -54,13 +54,12 @@ def input_tokens() -> Response:
 
 @blueprint.route("/responses", websocket=True, endpoint="connect")
 def connect() -> Response:
-    """Clients that try a WebSocket fall back to HTTP when they are told at once."""
-    raise GatewayError(
-        "WebSockets are not served here. Send POST /v1/responses.",
-        status=426,
-        type="invalid_request_error",
-        code="upgrade_required",
-    )
+    return web_socket.serve()
+
+
+@blueprint.get("/responses")
+def not_connected() -> Response:
+    raise UpgradeRequired("GET /v1/responses is for WebSockets. Send POST /v1/responses, or ask for an upgrade.")
 
 
 @blueprint.get("/responses/<response_id>")

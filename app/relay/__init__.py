@@ -21,7 +21,7 @@ from app.errors import (
     Unavailable,
     response_not_found,
 )
-from app.records import Chain, Stored, Token
+from app.records import Chain, Stored, Token, Usage
 from app.relay.asked import Asked
 from app.relay.asking import ask
 from app.relay.background import Background
@@ -79,12 +79,19 @@ class Relay:
     def __init__(self, store: Store, channels: Channels, seals: Seals, mover: Mover) -> None:
         self._store = store
         self._channels = channels
+        self._seals = seals
         self._mover = mover
         self._contexts = Contexts(store, seals)
         self._compaction = Compaction(channels, self._contexts, seals.compaction)
         self.conversations = Conversations(store, self._contexts)
         self._lineage = Lineage(store)
         self.running = Running()
+
+    def over(self, store: Store) -> Relay:
+        """The same relay over another store."""
+        relay = Relay(store, self._channels, self._seals, self._mover)
+        relay.running = self.running
+        return relay
 
     # --- answering
 
@@ -97,6 +104,13 @@ class Relay:
         """The response as events, opened: an upstream has accepted. Raises as `create` does."""
         turn = self.open(token, request)
         return self.once(turn, token, asked, lambda recorder: self._events(turn, recorder, asked, self.running), whole)
+
+    def warm_up(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterable[bytes]:
+        """A turn that nobody answers, as events: what it brings is there to be gone on from."""
+        turn = open_turn(self._store, self._contexts, token, request, int(time()))
+        self._channels.choices(turn.model)
+        recorder = Recorder(self._store, turn, token, asked.request_id, asked.entry)
+        return whole(recorder.finish(Answer("completed", (), Usage()), None))
 
     def once(
         self,

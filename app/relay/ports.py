@@ -66,7 +66,7 @@ class Store(Protocol):
         ...
 
     def note(self, draft: Draft, outcome: Outcome) -> None:
-        """Writes the metadata of a response that is not kept, some time later."""
+        """Writes the metadata of a response that is not kept, some time later, and nothing that was said in it."""
         ...
 
     def trace(self, owner: str, trace: Trace) -> None:

@@ -174,7 +174,8 @@ class Recorder:
         if self._turn.store:
             written = self._store.finish(self._draft, outcome)
         else:
-            self._store.note(self._draft, outcome)
+            # Whoever stands in front of the store may remember what was said; a stream does not hold it until now.
+            self._store.note(replace(self._draft, input=orjson.dumps(self._turn.input)), outcome)
         self._saved = True
         self._follow(outcome)
         return written

@@ -136,7 +136,9 @@ class EventStream:
         try:
             self._go_on()
             self._recorder.begin()
-            self._running.add(self._turn.id, self._stop.ask)
+            if self._turn.store:
+                # Nobody can end elsewhere what has no row.
+                self._running.add(self._turn.id, self._stop.ask)
             if self._client is not None:
                 self._client.limit(self._mover.pace.stall)
         except GatewayError:

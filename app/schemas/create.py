@@ -36,12 +36,18 @@ _RESPONSE_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 def read_create(body: object) -> dict[str, Any]:
     """The client's values as they came, without nulls, `input` as a list of items; or `InvalidRequest`."""
+    loaded = read_warm_up(body)
+    _require_input(loaded)
+    return loaded
+
+
+def read_warm_up(body: object) -> dict[str, Any]:
+    """The same of a turn that is not to be answered yet: there may be nothing said so far."""
     if not isinstance(body, dict):
         raise not_an_object(body)
     given = {name: value for name, value in body.items() if value is not None}
     _refuse_two_states(given)
     loaded = _load(given)
-    _require_input(loaded)
     # marshmallow puts unknown keys in the order of a set, which differs from process to process.
     return {name: loaded[name] for name in given}
 

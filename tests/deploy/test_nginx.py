@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +13,14 @@ from pathlib import Path
 import orjson
 import pytest
 import requests
+from websockets.exceptions import InvalidStatus
 
 from tests.contract import check_error, check_response, check_stream
 from tests.deploy.conftest import Proxy, Service
 from tests.gateway import portions
 from tests.sse_reader import follow
 from tests.upstream import ScriptedUpstream, silent, stalled
+from tests.web_sockets import Socket
 
 pytestmark = pytest.mark.xdist_group("deploy")
 
@@ -82,6 +85,38 @@ def test_clients_that_send_half_a_request_hold_no_thread(deployed: Service) -> N
 def test_the_gateway_learns_that_it_is_reached_by_https(deployed: Service) -> None:
     answer = _get(deployed, "/v1/nothing", {"X-Forwarded-Proto": "http", "Forwarded": "proto=http"})
     assert "https://127.0.0.1/v1" in answer.json()["error"]["message"]
+
+
+def test_a_websocket_passes_and_its_turns_come_event_by_event(deployed: Service, model: ScriptedUpstream) -> None:
+    model.enqueue(stalled(after=6))
+    with _socket(deployed) as sock:
+        sock.ask(store=False)
+        begun = sock.hear("response.output_text.delta")
+        model.release()
+        completed = sock.rest()[-1]["response"]
+        sock.answer(store=False, previous_response_id=completed["id"])
+    assert begun["delta"]
+
+
+def test_a_websocket_that_is_refused_hears_why(deployed: Service) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        _socket(deployed, "wrong")
+    assert refused.value.response.status_code == 401
+    assert orjson.loads(refused.value.response.body)["error"]["code"] == "invalid_api_key"
+
+
+def test_a_client_that_leaves_its_websocket_ends_its_upstream(deployed: Service, model: ScriptedUpstream) -> None:
+    model.enqueue(silent())
+    with _socket(deployed) as sock:
+        sock.ask()
+        model.wait_for_request()
+    model.wait_hangup()
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "TLS/1.0", "websocket, h2c"])
+def test_nothing_else_is_upgraded(deployed: Service, protocol: str) -> None:
+    switch = {"Upgrade": protocol, "Connection": "Upgrade, HTTP2-Settings", "HTTP2-Settings": "AAMAAABkAAQAAP__"}
+    assert _get(deployed, "/healthz", switch).json() == {"status": "ok"}
 
 
 def test_a_token_sent_over_http_is_refused_with_the_reason(deployed: Service) -> None:
@@ -170,6 +205,10 @@ class Load:
             if fault:
                 self.faults.append(fault)
             self._changed.notify_all()
+
+
+def _socket(service: Service, token: str | None = None) -> Socket:
+    return Socket(service, token, ssl=ssl.create_default_context(cafile=service.proxy.authority))
 
 
 def _client(proxy: Proxy) -> requests.Session:

@@ -42,7 +42,6 @@ def test_a_host_of_the_clients_making_does_not_reach_the_headers(api: Gateway) -
     ("method", "path", "allowed"),
     [
         ("PUT", "/responses", "POST"),
-        ("GET", "/responses", "POST"),
         ("DELETE", "/responses", "POST"),
         ("PATCH", "/responses/resp_x", "GET"),
         ("POST", "/responses/resp_x", "GET"),
@@ -73,8 +72,24 @@ def test_a_body_nobody_read_does_not_spoil_the_next_request(
         assert api.get("/models").status_code == 200, size
 
 
-def test_a_websocket_is_told_to_upgrade_elsewhere(api: Gateway) -> None:
-    check_error(api.get("/responses", headers=UPGRADE), 426)
+@pytest.mark.parametrize("change", [{"Upgrade": None}, {"Sec-WebSocket-Version": "12"}], ids=["no upgrade", "version"])
+def test_what_is_no_websocket_of_ours_is_told_to_upgrade(api: Gateway, change: dict[str, str | None]) -> None:
+    answer = api.get("/responses", headers={**UPGRADE, **change})
+
+    check_error(answer, 426, code="upgrade_required")
+    assert answer.headers["Upgrade"] == "websocket"
+    assert answer.headers["Connection"].lower() == "upgrade"
+    assert answer.headers["Sec-WebSocket-Version"] == "13"
+
+
+@pytest.mark.parametrize("key", ["", "short", "c2hvcnQ=", "=" * 24])
+def test_a_websocket_without_a_proper_key_is_refused(api: Gateway, key: str) -> None:
+    check_error(api.get("/responses", headers={**UPGRADE, "Sec-WebSocket-Key": key}), 400)
+
+
+@pytest.mark.parametrize("token", ["wrong", "sk-" + "x" * 40])
+def test_a_websocket_with_a_wrong_token_is_refused_before_the_handshake(api: Gateway, token: str) -> None:
+    check_error(api.get("/responses", headers=UPGRADE, token=token), 401, code="invalid_api_key")
 
 
 @pytest.mark.parametrize("path", ["/responses", "/models", "/responses/resp_x"])

@@ -101,6 +101,17 @@ def test_a_running_response_is_there_but_cannot_be_gone_on_from(lane: Lane) -> N
     assert lane.post(previous_response_id=response_id).status_code == 200
 
 
+def test_a_stream_that_is_not_stored_is_not_taken_for_one_that_was_deleted(lane: Lane) -> None:
+    lane.first.enqueue(stalled(SOME_TEXT), times=2)
+    with lane.dial(stream=True, store=False) as unstored, lane.dial(stream=True) as stored:
+        read_until(unstored, b"output_text.delta")
+        response_id = response_id_in(read_until(stored, b"output_text.delta"))
+        lane.gateway.delete(f"/responses/{response_id}")
+        read_until(stored, b"response_cancelled")
+        lane.first.release(2)
+        assert b"response.completed" in read_until(unstored, b"[DONE]")
+
+
 def test_what_was_streamed_is_what_is_stored(lane: Lane) -> None:
     told = check_stream(lane.stream(metadata={"a": "b"}).content)[-1]["response"]
     assert lane.stored(told["id"]) == told

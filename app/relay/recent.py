@@ -1,0 +1,78 @@
+"""A store in front of the store: what one connection was answered and nobody keeps, so that it can be gone on from
+there. It ends with its connection."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, cast
+
+from app.records import CHAINABLE, Chain, Draft, Link, Outcome
+from app.relay.ports import Store
+
+#: Responses that one connection may go back to, and the bytes of their contexts together.
+_RESPONSES = 16
+_BYTES = 64 * 1024 * 1024
+
+
+class Recent:
+    """Whatever is not about unstored responses is the store's own business."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._chains: OrderedDict[str, Chain] = OrderedDict()
+        self._read: tuple[str | None, Chain] = (None, Chain())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def __contains__(self, response_id: object) -> bool:
+        return response_id in self._chains
+
+    def as_store(self) -> Store:
+        return cast(Store, self)
+
+    def chain(self, owner: str, response_id: str) -> Chain:
+        chain = self._chains.get(response_id) or self._store.chain(owner, response_id)
+        self._read = (response_id, chain)
+        return chain
+
+    def note(self, draft: Draft, outcome: Outcome) -> None:
+        if not draft.kept and outcome.status in CHAINABLE:
+            self._remember(draft, outcome)
+        self._store.note(draft, outcome)
+
+    def forget(self, response_id: str) -> None:
+        self._chains.pop(response_id, None)
+
+    def _remember(self, draft: Draft, outcome: Outcome) -> None:
+        before = Chain() if outcome.compacted or draft.parent is None else self._before(draft.owner, draft.parent)
+        links = (*before.links, _link(draft, outcome, len(before.links) + 1))
+        self._chains[draft.id] = Chain(links, compacted=outcome.compacted or before.compacted)
+        while len(self._chains) > _RESPONSES or sum(map(_size, self._chains.values())) > _BYTES:
+            self._chains.popitem(last=False)
+
+    def _before(self, owner: str, parent: str) -> Chain:
+        """As the turn read it when it was opened: the parent may be gone by now."""
+        read, chain = self._read
+        return chain if read == parent else self.chain(owner, parent)
+
+
+def _link(draft: Draft, outcome: Outcome, depth: int) -> Link:
+    usage = outcome.usage
+    return Link(
+        id=draft.id,
+        parent=draft.parent,
+        depth=depth,
+        status=outcome.status,
+        channel=outcome.channel,
+        family=outcome.family,
+        opaque=outcome.opaque,
+        input=draft.input,
+        output=outcome.output,
+        input_tokens=usage.input_tokens if usage else None,
+        output_tokens=usage.output_tokens if usage else None,
+    )
+
+
+def _size(chain: Chain) -> int:
+    return sum(len(link.input) + len(link.output) for link in chain.links)

@@ -1,0 +1,107 @@
+"""The turns of one WebSocket: frames in, frames out. Knows the text of frames and nothing of the wire they come by."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from typing import Protocol, cast
+
+import orjson
+
+from app import sse
+from app.errors import GatewayError, InvalidRequest
+from app.records import Token
+from app.relay import Asked, Relay
+from app.relay.ports import Store
+from app.relay.recent import Recent
+from app.schemas.frames import Frame, FrameRequest, parse_frame, read_frame
+
+#: A turn ends in one frame: over SSE this comes before `response.failed`, which says the same.
+_FIRST_OF_A_PAIR = "error"
+_FAILED = "response.failed"
+
+
+class _Events(Protocol):
+    def __iter__(self) -> Iterator[bytes]: ...
+    def close(self) -> None: ...
+
+
+class Session:
+    """What one connection remembers: its latest responses, also those that are not stored."""
+
+    def __init__(self, relay: Relay, store: Store) -> None:
+        self._recent = Recent(store)
+        self._relay = relay.over(self._recent.as_store())
+
+    def answer(self, token: Token, message: str | bytes, asked: Asked) -> Generator[str]:
+        """The frames that answer a client's frame; closed before their end, they end the turn. Raises ClientGone."""
+        frame: Frame | None = None
+        try:
+            frame = parse_frame(message)
+            wanted = read_frame(frame)
+            self._check_parent_is_stored(token, wanted)
+            with closing(_unpacked(self._events(token, wanted, asked))) as events:
+                for kind, event in events:
+                    if kind == _FAILED:
+                        self._evict_parent(frame)
+                    yield _in_lane(event, frame.lane)
+        except GatewayError as error:
+            self._evict_parent(frame)
+            yield error_frame(error, frame)
+
+    def refuse(self, message: str | bytes, error: GatewayError) -> str:
+        """What answers a client's frame that nobody looks at any more."""
+        try:
+            return error_frame(error, parse_frame(message))
+        except InvalidRequest:
+            return error_frame(error)
+
+    def _events(self, token: Token, wanted: FrameRequest, asked: Asked) -> Iterable[bytes]:
+        turn = self._relay.stream if wanted.generates else self._relay.warm_up
+        return turn(token, wanted.request, asked)
+
+    def _check_parent_is_stored(self, token: Token, wanted: FrameRequest) -> None:
+        """A stored response without its history could never be gone on from anywhere else."""
+        parent, stores = wanted.request.get("previous_response_id"), wanted.request.get("store", True) and token.keeps
+        if stores and parent in self._recent:
+            raise InvalidRequest(
+                f"Previous response with id '{parent}' not found in storage: it was made with 'store' false. Send "
+                "'store' false to go on from it.",
+                code="previous_response_not_found",
+                param="previous_response_id",
+            )
+
+    def _evict_parent(self, frame: Frame | None) -> None:
+        """Whoever could not go on from a response starts anew."""
+        if frame is not None and frame.parent is not None:
+            self._recent.forget(frame.parent)
+
+
+def error_frame(error: GatewayError, frame: Frame | None = None) -> str:
+    """The one frame of a turn that was refused, or of a connection that ends."""
+    told = error.error()
+    told["code"] = told["code"] or "invalid_request_error"
+    if error.retry_after is not None:
+        told["headers"] = {"retry-after": str(max(1, round(error.retry_after)))}
+    event = orjson.dumps({"type": "error", "status": error.status, "error": told})
+    return _in_lane(event, frame.lane if frame else None)
+
+
+def _unpacked(events: Iterable[bytes]) -> Generator[tuple[str, bytes]]:
+    """The events of a stream by their types, as they were spelt, without what only SSE needs."""
+    splitter = sse.Splitter()
+    with closing(cast(_Events, events)):
+        for piece in events:
+            for raw in splitter.feed(piece).split(b"\n\n"):
+                kind, data = sse.parse(raw)
+                if data is None or data == sse.END:
+                    continue
+                kind = kind or orjson.loads(data)["type"]
+                if kind != _FIRST_OF_A_PAIR:
+                    yield kind, data
+
+
+def _in_lane(event: bytes, lane: str | None) -> str:
+    if lane is not None:
+        event = event.rstrip()[:-1] + b"," + orjson.dumps({"stream_id": lane})[1:]
+    return event.decode("utf-8", "replace")

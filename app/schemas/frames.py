@@ -1,0 +1,91 @@
+"""What a client may send over a WebSocket: one JSON object a frame, of which `response.create` is answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app.errors import InvalidRequest
+from app.schemas.create import read_create, read_warm_up
+from app.schemas.fields import Boolean, Fault, StrictText
+
+_CREATE = "response.create"
+#: Belong to the frame, not to the request in it; and what a socket does in its own way.
+_ENVELOPE = frozenset({"type", "stream_id", "generate", "stream", "stream_options", "background"})
+_LANE = StrictText(min=1, max=512)
+_GENERATE = Boolean()
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame that is legible; whether it asks for something that can be had is still to be seen."""
+
+    body: dict[str, Any]
+
+    @property
+    def lane(self) -> str | None:
+        """What all frames that answer it are marked with."""
+        lane = self.body.get("stream_id")
+        return lane if isinstance(lane, str) and lane else None
+
+    @property
+    def parent(self) -> str | None:
+        parent = self.body.get("previous_response_id")
+        return parent if isinstance(parent, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRequest:
+    """The request of a frame, always streamed."""
+
+    request: dict[str, Any]
+    generates: bool
+    """False for a warm-up: the context is built, nothing is answered."""
+
+
+def parse_frame(message: str | bytes) -> Frame:
+    """Raises InvalidRequest."""
+    if isinstance(message, bytes):
+        raise InvalidRequest("Send text frames: binary ones are not read.", code="invalid_frame")
+    try:
+        body = orjson.loads(message)
+    except ValueError:
+        raise InvalidRequest("We could not parse the JSON of your frame.", code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("A frame is a JSON object with a 'type'.", code="invalid_frame")
+    return Frame(body)
+
+
+def read_frame(frame: Frame) -> FrameRequest:
+    """Raises InvalidRequest. An empty `input` says nothing new, which is enough after a warm-up."""
+    body = frame.body
+    if body.get("type") != _CREATE:
+        raise InvalidRequest(
+            f"Frames of type '{_CREATE}' are served here, not {_shown(body.get('type'))}.",
+            code="unsupported_frame",
+            param="type",
+        )
+    _check(_LANE, body, "stream_id")
+    _check(_GENERATE, body, "generate")
+    request = {name: value for name, value in body.items() if name not in _ENVELOPE}
+    if request.get("input") in ("", []):
+        del request["input"]
+    request["stream"] = True
+    if body.get("generate") is False:
+        return FrameRequest(read_warm_up(request), generates=False)
+    return FrameRequest(read_create(request), generates=True)
+
+
+def _check(cell: StrictText | Boolean, body: dict[str, Any], name: str) -> None:
+    if body.get(name) is None:
+        return
+    try:
+        cell.check(body[name])
+    except Fault as fault:
+        raise fault.at(name) from None
+
+
+def _shown(kind: object) -> str:
+    return f"'{kind[:64]}'" if isinstance(kind, str) else "one without a type"

@@ -1,0 +1,247 @@
+"""The border of WebSockets: the handshake, frames on the wire, pings, and when a connection ends.
+
+What a frame means is the relay's business; see `app.relay.socket`. A connection holds its request's thread, which runs
+its turns one after the other, and one more thread that reads.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from functools import partial
+from time import monotonic
+from typing import Any, NoReturn
+
+import simple_websocket
+from flask import Response, request
+from wsproto.frame_protocol import CloseReason
+from wsproto.utilities import LocalProtocolError
+
+from app import ids, web
+from app.errors import (
+    ClientGone,
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    ShuttingDown,
+    Unauthenticated,
+    Unavailable,
+    UpgradeRequired,
+)
+from app.records import Token
+from app.relay import Asked
+from app.relay.socket import Session, error_frame
+from app.web import Gateway
+
+log = logging.getLogger(__name__)
+
+#: How long an idle connection may overlook that the worker or its own time is to end.
+_TICK = 1.0
+#: So long a client may take nothing of what it is sent, or leave pings unanswered.
+_STALL = 60
+#: So long a client that is told goodbye may take to say it as well.
+_FAREWELL = 1.0
+#: Frames that may wait for their turn.
+_WAITING = 64
+#: What the handshake is made of, beside the key. No extensions: compression costs 300 KiB a connection.
+_HANDSHAKE = {
+    "HTTP_HOST": "antiphon",
+    "HTTP_CONNECTION": "Upgrade",
+    "HTTP_UPGRADE": "websocket",
+    "HTTP_SEC_WEBSOCKET_VERSION": "13",
+}
+_KEY_BYTES = 16
+
+#: However a connection is lost, there is nobody left to be told.
+_LOST = (simple_websocket.ConnectionClosed, LocalProtocolError, ConnectionError, ClientGone)
+
+
+def serve() -> Response:
+    """Turns over this request's connection, until one of both sides ends it."""
+    gateway = web.gateway()
+    line = _line(request.environ, gateway)
+    if not gateway.sockets.enter():
+        raise Unavailable(
+            "This server holds as many WebSockets as it can. Please try again, or send POST /v1/responses.",
+            code="server_is_overloaded",
+            retry_after=1,
+        )
+    try:
+        with suppress(*_LOST), _Connection(line, gateway, web.secret()) as connection:
+            connection.run()
+    finally:
+        line.close()
+        gateway.sockets.leave()
+    return _Ended(status=101)
+
+
+class _Ended(Response):
+    """After a WebSocket nothing of HTTP is left to be said: the server only closes the connection."""
+
+    def __call__(self, environ: Any, start_response: Any) -> NoReturn:
+        self.close()
+        raise StopIteration
+
+
+# --- the handshake ----------------------------------------------------------------------------------------------
+
+
+def _line(environ: Mapping[str, Any], gateway: Gateway) -> _Line:
+    """The connection, once it is clear that it can become a WebSocket. Raises GatewayError."""
+    sock = environ.get("gunicorn.socket")
+    # TLS that the server itself ends cannot be read by one thread and written by another.
+    if sock is None or isinstance(sock, ssl.SSLSocket) or gateway.sockets.limit == 0:
+        raise UpgradeRequired("WebSockets are not served here. Send POST /v1/responses.")
+    if environ.get("SERVER_PROTOCOL") != "HTTP/1.1" or environ.get("HTTP_SEC_WEBSOCKET_VERSION") != "13":
+        raise UpgradeRequired("WebSockets of version 13 over HTTP/1.1 are served here.")
+    key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "")
+    if not _is_key(key):
+        raise InvalidRequest(f"Sec-WebSocket-Key is not {_KEY_BYTES} bytes in base64.")
+    return _Line(sock, key)
+
+
+def _is_key(text: str) -> bool:
+    with suppress(binascii.Error, ValueError):
+        return len(base64.b64decode(text, validate=True)) == _KEY_BYTES
+    return False
+
+
+# --- the wire ---------------------------------------------------------------------------------------------------
+
+
+class _Line:
+    """A client's connection as simple-websocket uses it: frames leave whole, whichever thread sends them, and its
+    descriptor stays the server's to close."""
+
+    def __init__(self, sock: socket.socket, key: str) -> None:
+        self.key = key
+        self._sock = sock
+        self._sending = threading.Lock()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _STALL, 0))
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def recv(self, size: int) -> bytes:
+        return self._sock.recv(size)
+
+    def send(self, data: bytes) -> None:
+        try:
+            with self._sending:
+                self._sock.sendall(data)
+        except OSError as error:
+            # Half a frame may have left: nothing that is sent now would be understood.
+            self.close()
+            raise ConnectionAbortedError from error
+
+    def close(self) -> None:
+        """Both sides see the end at once, and so does a turn that watches the descriptor."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Wire(simple_websocket.Server):  # type: ignore[misc]
+    """Limits what may wait, and is patient with pongs: a client that is busy reading answers late."""
+
+    _heard = 0.0
+
+    @property
+    def pong_received(self) -> bool:
+        return monotonic() - self._heard < _STALL
+
+    @pong_received.setter
+    def pong_received(self, received: bool) -> None:
+        if received:
+            self._heard = monotonic()
+
+    def _handle_events(self) -> bool:
+        going: bool = super()._handle_events()
+        waiting = self.input_buffer
+        if going and (len(waiting) > _WAITING or sum(map(len, waiting)) > self.max_message_size):
+            self.close(CloseReason.POLICY_VIOLATION, "Too many frames wait for their turn.")
+            return False
+        return going
+
+
+# --- the connection ---------------------------------------------------------------------------------------------
+
+
+class _Connection:
+    def __init__(self, line: _Line, gateway: Gateway, secret: str) -> None:
+        settings = gateway.settings
+        self._line = line
+        self._drain = gateway.drain
+        self._secret = secret
+        self._session = Session(gateway.relay, gateway.store)
+        self._minutes = round(settings.socket_lifetime / 60)
+        self._until = monotonic() + settings.socket_lifetime
+        self._wire = _Wire(
+            {**_HANDSHAKE, "HTTP_SEC_WEBSOCKET_KEY": line.key, "gunicorn.socket": line},
+            receive_bytes=65536,
+            ping_interval=settings.heartbeat,
+            max_message_size=settings.max_body,
+            thread_class=partial(threading.Thread, daemon=True),
+        )
+
+    def __enter__(self) -> _Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The thread that reads may still be answering a goodbye, or waiting for one."""
+        self._wire.thread.join(_FAREWELL)
+
+    def run(self) -> None:
+        """Answers frames in the order in which they come. Raises what `_LOST` lists."""
+        while True:
+            message = self._wire.receive(timeout=_TICK)
+            if self._drain.begun:
+                return self._end(CloseReason.GOING_AWAY, ShuttingDown(), message)
+            if monotonic() >= self._until:
+                return self._expire(message)
+            if message is None:
+                continue
+            try:
+                token = web.token_of(self._secret)
+            except Unauthenticated as error:
+                return self._end(CloseReason.POLICY_VIOLATION, error, message)
+            except GatewayError as error:
+                self._wire.send(self._session.refuse(message, error))
+            else:
+                self._answer(token, message)
+
+    def _answer(self, token: Token, message: str | bytes) -> None:
+        asked = Asked(ids.new_request_id(), self._line.fileno())
+        try:
+            with closing(self._session.answer(token, message, asked)) as frames:
+                for frame in frames:
+                    self._wire.send(frame)
+        except _LOST:
+            raise
+        except Exception:
+            # An error ends the turn, never the connection.
+            log.exception("a turn of request %s failed", asked.request_id)
+            self._wire.send(self._session.refuse(message, InternalError()))
+
+    def _expire(self, message: str | bytes | None) -> None:
+        error = InvalidRequest(
+            f"Responses websocket connection limit reached ({self._minutes} minutes). Create a new websocket "
+            "connection to continue.",
+            code="websocket_connection_limit_reached",
+        )
+        if message is None:
+            self._wire.send(error_frame(error))
+        self._end(CloseReason.NORMAL_CLOSURE, error, message)
+
+    def _end(self, reason: CloseReason, error: GatewayError, message: str | bytes | None) -> None:
+        """Says goodbye. Whoever still waits for an answer is told that there will be none."""
+        while message is not None:
+            self._wire.send(self._session.refuse(message, error))
+            message = self._wire.receive(timeout=0)
+        self._wire.close(reason)

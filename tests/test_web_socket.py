@@ -1,0 +1,269 @@
+"""The border of WebSockets: who is let in, what the wire carries, how a connection ends, and what HTTP feels of it."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import orjson
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.conftest import MakeGateway
+from tests.contract import check_response
+from tests.gateway import Gateway, reset
+from tests.relay.conftest import PROMPTLY, SOME_TEXT, eventually
+from tests.upstream import ScriptedUpstream, silent, stalled
+from tests.web_sockets import CREATE, JSON, Socket, check_error_frame, check_frames, dial, frame_bytes, read_frame
+
+ASK = {"model": "m", "input": "Say something to me"}
+TEXT, BINARY, CLOSE, PING, PONG, UNKNOWN = 1, 2, 8, 9, 10, 3
+NORMAL, GOING_AWAY, PROTOCOL_ERROR, NO_TEXT, POLICY, TOO_BIG = 1000, 1001, 1002, 1007, 1008, 1009
+#: The fourth part of 32 threads, and one less.
+HELD = 7
+MAX_BODY = 100_000
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[ScriptedUpstream]:
+    with ScriptedUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def _gateway(tmp_path_factory: pytest.TempPathFactory, model: ScriptedUpstream) -> Iterator[Gateway]:
+    settings = {"threads": 4 * HELD + 4, "heartbeat": 1, "max_body": MAX_BODY}
+    with Gateway(tmp_path_factory.mktemp("border"), [model.channel()], **settings) as gateway:
+        yield gateway
+        gateway.stop()
+        noise = [line for line in gateway.log.splitlines() if "Traceback" in line or "[ERROR]" in line]
+        assert not noise, gateway.log
+
+
+@pytest.fixture
+def upstream(model: ScriptedUpstream) -> Iterator[ScriptedUpstream]:
+    model.reset()
+    yield model
+    model.reset()
+
+
+@pytest.fixture
+def api(_gateway: Gateway, upstream: ScriptedUpstream) -> Gateway:
+    """Its log must hold no trace of an error when all tests are through."""
+    return _gateway
+
+
+# --- who is let in ----------------------------------------------------------------------------------------------
+
+
+def test_above_the_cap_is_a_503_before_the_handshake_and_http_goes_on(api: Gateway) -> None:
+    with ExitStack() as stack:
+        held = [stack.enter_context(Socket(api)) for _ in range(HELD)]
+        refused = refusal_of(api)
+        assert refused.status_code == 503
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert orjson.loads(refused.body)["error"]["code"] == "server_is_overloaded"
+        for sock in held:
+            sock.answer()
+        check_response(api.post("/responses", ASK).json(), status="completed")
+        held[0].wire.close()
+        eventually(lambda: admitted(api), "the place that has become free").close()
+
+
+def test_idle_sockets_leave_threads_to_say_no_with(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
+    api = gateway([upstream.channel()], threads=16, sockets=2)
+    with Socket(api) as first, Socket(api) as second:
+        assert refusal_of(api).status_code == 503
+        first.answer()
+        second.answer()
+        assert api.get("/models").status_code == 200
+
+
+def test_a_gateway_that_may_hold_none_sends_clients_to_http(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
+    refused = refusal_of(gateway([upstream.channel()], sockets=0))
+    assert refused.status_code == 426
+    assert refused.headers["Upgrade"] == "websocket"
+
+
+def test_a_token_that_is_revoked_ends_its_socket_at_the_next_turn(gateway: MakeGateway) -> None:
+    api = gateway([{"name": "demo", "format": "demo", "models": ["m"]}])
+    with Socket(api, api.new_token("short-lived")) as sock:
+        sock.answer()
+        api.command("tokens", "revoke", "short-lived")
+        frame = eventually(lambda: (last := sock.turn()[-1])["type"] == "error" and last, "the refusal", 20)
+        assert (frame["status"], check_error_frame(frame)["code"]) == (401, "invalid_api_key")
+        assert sock.ended() == ([], POLICY)
+
+
+# --- the wire ---------------------------------------------------------------------------------------------------
+
+
+def test_a_frame_may_come_in_fragments(api: Gateway) -> None:
+    with dial(api) as sock:
+        head, tail = orjson.dumps(CREATE)[:9], orjson.dumps(CREATE)[9:]
+        sock.sendall(frame_bytes(head, TEXT, final=False) + frame_bytes(b"?", PING))
+        for byte in frame_bytes(tail, 0):
+            sock.sendall(bytes([byte]))
+        assert read_frame(sock) == (PONG, b"?")
+        assert orjson.loads(read_frame(sock)[1])["type"] == "response.created"
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (frame_bytes(b"{}", UNKNOWN), PROTOCOL_ERROR),
+        (frame_bytes(b"{}", reserved=4), PROTOCOL_ERROR),
+        (frame_bytes(b"", 0), PROTOCOL_ERROR),
+        (b"\x81\x02{}", PROTOCOL_ERROR),
+        (b"GET / HTTP/1.1\r\n\r\n", PROTOCOL_ERROR),
+        (frame_bytes(b"\xff\xfe"), NO_TEXT),
+        (frame_bytes(b"x" * 60_000, final=False) + frame_bytes(b"x" * 60_000, 0), TOO_BIG),
+        (frame_bytes(b"\x03\xe8", CLOSE), NORMAL),
+    ],
+    ids=["opcode", "reserved bit", "nothing to continue", "unmasked", "HTTP", "no UTF-8", "too big", "goodbye"],
+)
+def test_what_is_no_proper_frame_ends_the_socket_with_its_reason(api: Gateway, sent: bytes, code: int) -> None:
+    with dial(api) as sock:
+        sock.sendall(sent)
+        opcode, payload = next(frame for frame in iter(lambda: read_frame(sock), None) if frame[0] != PING)
+        assert (opcode, struct.unpack("!H", payload[:2])[0]) == (CLOSE, code)
+        assert sock.recv(1) == b""
+
+
+def test_the_line_is_kept_awake_with_pings(api: Gateway) -> None:
+    with dial(api) as sock:
+        assert read_frame(sock)[0] == PING
+        assert read_frame(sock)[0] == PING
+
+
+def test_a_ping_is_answered_while_a_turn_is_silent(api: Gateway, upstream: ScriptedUpstream) -> None:
+    upstream.enqueue(silent())
+    with Socket(api) as sock:
+        sock.ask()
+        upstream.wait_for_request()
+        assert sock.wire.ping().wait(PROMPTLY)
+        upstream.release()
+        check_frames(sock.rest(), status="completed")
+
+
+def test_more_frames_than_may_wait_end_the_socket(api: Gateway, upstream: ScriptedUpstream) -> None:
+    upstream.always(silent())
+    with Socket(api) as sock:
+        sock.ask()
+        upstream.wait_for_request()
+        with suppress(ConnectionClosed):
+            while True:
+                sock.ask(input="x" * 2000)
+        assert sock.ended() == ([], POLICY)
+    upstream.wait_hangup(timeout=PROMPTLY)
+
+
+def test_a_large_turn_passes_both_ways(api: Gateway) -> None:
+    with Socket(api) as sock:
+        words = "word " * 15_000
+        assert words.strip() in str(sock.answer(input=words, store=False)["output"])
+
+
+# --- how it ends ------------------------------------------------------------------------------------------------
+
+LEAVINGS: dict[str, Callable[[Socket], Any]] = {
+    "goodbye": lambda sock: sock.wire.close(),
+    "FIN": lambda sock: sock.wire.socket.shutdown(socket.SHUT_RDWR),
+    "RST": lambda sock: reset(sock.wire.socket),
+    "half closed": lambda sock: sock.wire.socket.shutdown(socket.SHUT_WR),
+}
+
+
+@pytest.mark.parametrize("leaving", LEAVINGS)
+@pytest.mark.parametrize("begun", [True, False], ids=["after its first words", "before the response began"])
+def test_a_client_that_leaves_ends_its_upstream(
+    api: Gateway, upstream: ScriptedUpstream, leaving: str, begun: bool
+) -> None:
+    upstream.enqueue(stalled(SOME_TEXT) if begun else silent())
+    sock = Socket(api)
+    sock.ask()
+    response_id = sock.hear("response.created")["response"]["id"] if begun else None
+    if begun:
+        sock.hear("response.output_text.delta")
+    upstream.wait_for_request()
+    LEAVINGS[leaving](sock)
+    upstream.wait_hangup(timeout=PROMPTLY)
+    sock.wire.close_socket()
+    if response_id:
+        stored = eventually(lambda: ended(api, response_id), "the row to be closed")
+        check_response(stored, status="cancelled")
+
+
+def test_a_client_that_leaves_frees_its_place(api: Gateway) -> None:
+    for _ in range(3 * HELD):
+        sock = eventually(lambda: admitted(api), "a place")
+        reset(sock)
+
+
+def test_an_ending_worker_ends_its_turns_and_its_sockets(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
+    api = gateway([upstream.channel()], drain=1)
+    upstream.always(stalled(SOME_TEXT))
+    with Socket(api) as running, Socket(api) as idle:
+        running.ask(stream_id="begun")
+        running.ask(stream_id="waiting")
+        running.hear("response.output_text.delta")
+        assert api.stop() == 0
+        frames, code = running.ended()
+        assert idle.ended() == ([], GOING_AWAY)
+    *_, failed, refused = frames
+    assert code == GOING_AWAY
+    assert (failed["type"], failed["stream_id"]) == ("response.failed", "begun")
+    assert failed["response"]["error"]["code"] == "server_shutting_down"
+    assert refused["stream_id"] == "waiting"
+    assert (refused["status"], check_error_frame(refused)["code"]) == (503, "server_shutting_down")
+    assert "Traceback" not in api.log
+    api.start()
+    assert api.get(f"/responses/{failed['response']['id']}").json()["status"] == "failed"
+
+
+def test_a_socket_has_its_time_and_a_running_turn_is_finished(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
+    api = gateway([upstream.channel()], socket_lifetime=1)
+    upstream.enqueue(stalled(SOME_TEXT))
+    with Socket(api) as running:
+        running.ask()
+        running.hear("response.output_text.delta")
+        with Socket(api) as idle:
+            frames, code = idle.ended()
+            assert code == NORMAL
+            assert [check_error_frame(frame)["code"] for frame in frames] == ["websocket_connection_limit_reached"]
+        upstream.release()
+        frames, _ = running.ended()
+    *_, completed, limit = frames
+    assert completed["type"] == "response.completed"
+    assert (limit["status"], limit["error"]["code"]) == (400, "websocket_connection_limit_reached")
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------
+
+
+class Refused:
+    def __init__(self, error: InvalidStatus) -> None:
+        self.status_code = error.response.status_code
+        self.headers = error.response.headers
+        self.body = error.response.body
+
+
+def refusal_of(api: Gateway) -> Refused:
+    with pytest.raises(InvalidStatus) as refused:
+        Socket(api)
+    return Refused(refused.value)
+
+
+def admitted(api: Gateway) -> socket.socket | None:
+    try:
+        return dial(api)
+    except AssertionError:
+        return None
+
+
+def ended(api: Gateway, response_id: str) -> JSON | None:
+    stored: JSON = api.get(f"/responses/{response_id}").json()
+    return None if stored["status"] == "in_progress" else stored
