@@ -142,7 +142,8 @@ def speak() -> None:
 def _pin(worker: Any, wish: str) -> None:
     """A worker's threads take turns with the interpreter, and each turn that changes cores costs twice as much."""
     if wish == "on" or (wish == "auto" and worker.cfg.workers <= len(_cores())):
-        with suppress(AttributeError):
+        # Not every system has the call, and a sandbox may not allow it.
+        with suppress(AttributeError, OSError):
             os.sched_setaffinity(0, {worker.core})
 
 

@@ -285,6 +285,8 @@ class Responses:
         ended = group.session.run(self._end_held, (*values, self._leases.name))
         if ended:
             group.session.run("DELETE FROM job WHERE response = ?", values[-1:])
+            # A run reads its conversation when it begins: others may have gone on in it since it was asked for.
+            group.session.run("UPDATE response SET seen = ? WHERE pk = ?", (draft.seen, *values[-1:]))
         return ended
 
     def _write_late(self, group: Group, record: Record, row: Row) -> Ended:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from app import ids
 from app.errors import InvalidRequest, NotFound
-from app.records import Chain, Conversation, ConversationTurn
+from app.records import Batch, Chain, Conversation, ConversationTurn
 from app.store import Store
 from app.store.conversations import LONGEST
 from tests.store import rows
@@ -300,6 +301,26 @@ def test_a_chain_from_a_response_has_the_conversation_as_it_was_then(store: Stor
     later = say(store, conversation, "three")
     assert loaded(store.chain(OWNER, later)) == ["compaction", "short", "three", "answer to three"]
     assert loaded(store.full_chain(OWNER, later))[:3] == ["first", "one", "answer to one"]
+
+
+def test_a_background_run_has_the_conversation_as_it_was_when_it_began(store: Store) -> None:
+    conversation = begin(store, "first")
+    waiting = draft(says="asked early", conversation=conversation, seen=1, background=True)
+    store.enqueue(waiting, b"sealed", Batch(0, 0, b"event: response.created\ndata: {}\n\n"), [].append)
+    say(store, conversation, "one")
+    assert store.claim(waiting.id) is not None
+    begun = replace(waiting, seen=store.conversations.chain(OWNER, conversation).seen)
+    assert store.finish(begun, outcome(says="late"))
+    child = turn(store, waiting.id, says="aside")
+    assert loaded(store.chain(OWNER, child)) == [
+        "first",
+        "one",
+        "answer to one",
+        "asked early",
+        "late",
+        "aside",
+        "welcome",
+    ]
 
 
 def test_a_chain_whose_conversation_is_gone_is_refused(store: Store) -> None:
