@@ -37,6 +37,7 @@ from app.errors import (
 )
 from app.records import Token
 from app.relay import Asked
+from app.relay.journal import Visit
 from app.relay.socket import Session, error_frame
 from app.web import Gateway
 
@@ -44,8 +45,6 @@ log = logging.getLogger(__name__)
 
 #: How long an idle connection may overlook that the worker or its own time is to end.
 _TICK = 1.0
-#: So long a client may take nothing of what it is sent, or leave pings unanswered.
-_STALL = 60
 #: So long a client that is told goodbye may take to say it as well.
 _FAREWELL = 1.0
 #: Frames that may wait for their turn.
@@ -104,7 +103,7 @@ def _line(environ: Mapping[str, Any], gateway: Gateway) -> _Line:
     key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "")
     if not _is_key(key):
         raise InvalidRequest(f"Sec-WebSocket-Key is not {_KEY_BYTES} bytes in base64.")
-    return _Line(sock, key)
+    return _Line(sock, key, gateway.settings.stall)
 
 
 def _is_key(text: str) -> bool:
@@ -120,11 +119,13 @@ class _Line:
     """A client's connection as simple-websocket uses it: frames leave whole, whichever thread sends them, and its
     descriptor stays the server's to close."""
 
-    def __init__(self, sock: socket.socket, key: str) -> None:
+    def __init__(self, sock: socket.socket, key: str, stall: float) -> None:
+        """`stall`: so many seconds a client may take nothing of what it is sent, or leave pings unanswered."""
         self.key = key
+        self.stall = stall
         self._sock = sock
         self._sending = threading.Lock()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _STALL, 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", max(1, round(stall)), 0))
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -154,7 +155,8 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
 
     @property
     def pong_received(self) -> bool:
-        return monotonic() - self._heard < _STALL
+        silence: float = monotonic() - self._heard
+        return bool(silence < self.sock.stall)
 
     @pong_received.setter
     def pong_received(self, received: bool) -> None:
@@ -217,7 +219,7 @@ class _Connection:
                 self._answer(token, message)
 
     def _answer(self, token: Token, message: str | bytes) -> None:
-        asked = Asked(ids.new_request_id(), self._line.fileno())
+        asked, began = Asked(ids.new_request_id(), self._line.fileno()), monotonic()
         try:
             with closing(self._session.answer(token, message, asked)) as frames:
                 for frame in frames:
@@ -228,6 +230,8 @@ class _Connection:
             # An error ends the turn, never the connection.
             log.exception("a turn of request %s failed", asked.request_id)
             self._wire.send(self._session.refuse(message, InternalError()))
+        finally:
+            asked.entry.write(Visit(asked.request_id, began, "WS", request.path, 101, token))
 
     def _expire(self, message: str | bytes | None) -> None:
         error = InvalidRequest(

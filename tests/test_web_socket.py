@@ -167,6 +167,14 @@ def test_a_large_turn_passes_both_ways(api: Gateway) -> None:
         assert words.strip() in str(sock.answer(input=words, store=False)["output"])
 
 
+def test_the_log_has_a_line_for_every_turn(api: Gateway) -> None:
+    with Socket(api) as sock:
+        turns = [sock.answer(store=store)["id"] for store in (True, False)]
+    for response_id in turns:
+        api.wait_for_log(f"response={response_id}")
+    assert "method=WS path=/v1/responses status=101" in api.log
+
+
 # --- how it ends ------------------------------------------------------------------------------------------------
 
 LEAVINGS: dict[str, Callable[[Socket], Any]] = {
