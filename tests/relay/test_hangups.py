@@ -165,8 +165,10 @@ def test_a_client_that_never_reads_slows_its_upstream_and_nobody_else(lane: Lane
         assert _resident(worker) < 250 << 20
         assert said.count == behind
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        assert b'"type":"response.completed"' in last_of(sock)
+        response_id = response_id_in(read_until(sock, b"response.in_progress"))
+        assert b"data: [DONE]" in last_of(sock)
         assert said.count == 10_000
+    assert lane.stored(response_id)["status"] == "completed"
 
 
 def test_a_client_that_takes_nothing_is_given_up(

@@ -129,5 +129,8 @@ class Account:
             return False
         if step == "done" and last not in (None, *_ENDS_OF_TEXT) and part.get("type") in PARTS:
             return False
+        if step == "added" and last is not None and last.rpartition(".")[0] in _TEXTS:
+            # The part before was not ended.
+            return False
         self._in_part = True
         return _items.complete_part(part, self.item["type"]) is part
