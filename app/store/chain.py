@@ -21,9 +21,11 @@ LONGEST = 10_000
 YOUNG = 43_200
 """Seconds for which nobody needs to note that a response is gone on from: pruning begins far beyond (see `pruning`)."""
 
+# Bodies as bytes: as text they would be decoded by the driver and encoded again by us, a quarter of the time.
 _ANCESTOR = (
     "r.pk, r.id, r.parent, r.branch, r.depth, r.since, r.status, r.channel, r.family, r.opaque, r.input_tokens,"
-    " r.output_tokens, COALESCE(r.continued_at, r.created_at), c.input, c.output, r.conversation, r.seen"
+    " r.output_tokens, COALESCE(r.continued_at, r.created_at), CAST(c.input AS BLOB), CAST(c.output AS BLOB),"
+    " r.conversation, r.seen"
 )
 
 # Sorted by us: a database would carry all that was said through its own sort, a third of the time it takes.
@@ -104,8 +106,8 @@ class Ancestor(NamedTuple):
     input_tokens: int | None
     output_tokens: int | None
     used_at: int
-    input: str | None
-    output: str | None
+    input: bytes | None
+    output: bytes | None
     conversation: str | None
     seen: int | None
     before: str | None
@@ -233,8 +235,8 @@ def _link(row: Ancestor, before: str | None) -> Link:
         row.channel,
         row.family,
         bool(row.opaque),
-        (row.input or "[]").encode(),
-        (row.output or "[]").encode(),
+        row.input or b"[]",
+        row.output or b"[]",
         row.input_tokens,
         row.output_tokens,
     )

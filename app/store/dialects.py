@@ -56,7 +56,7 @@ class MySQL(Dialect):
     __slots__ = ()
 
     def statement(self, sql: str) -> str:
-        return sql.replace("%", "%%").replace("?", "%s")
+        return sql.replace("%", "%%").replace("?", "%s").replace(" AS BLOB)", " AS BINARY)")
 
     def unless_there(self, table: str, columns: Sequence[str]) -> str:
         # INSERT IGNORE would also swallow a value that is too long.

@@ -1,15 +1,18 @@
-"""Bodies as they come off the wire."""
+"""Answers as they come off the wire: heads, framings, codings."""
 
 from __future__ import annotations
 
-from http.client import HTTPException
+import io
+import zlib
+from http.client import HTTPException, HTTPResponse
 from itertools import pairwise
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.channels.upstream import _Chunks
+from app.channels.http import Chunks, HeadReader, Zipped, body_of, coding_of
 
 
 @given(
@@ -25,7 +28,7 @@ def test_chunks_are_undone_however_they_are_split(
     body = b"".join(b"%x%b\r\n%b\r\n" % (len(chunk), extension, chunk) for chunk in chunks)
     body += b"0" + extension + b"\r\n" + trailer + b"\r\n" + behind
     cuts = data.draw(st.lists(st.integers(0, len(body)), max_size=12).map(sorted))
-    reader, out = _Chunks(), b""
+    reader, out = Chunks(), b""
     for start, end in pairwise([0, *cuts, len(body)]):
         if not reader.ended and start < end:
             out += reader.feed(body[start:end])
@@ -38,10 +41,130 @@ def test_chunks_are_undone_however_they_are_split(
 @pytest.mark.parametrize("size", [b"zz", b"-1", b"+5", b"0x5", b"1_0", b"5 5", b"", b"1" * 16])
 def test_a_size_that_is_no_number_is_an_error(size: bytes) -> None:
     with pytest.raises(HTTPException):
-        _Chunks().feed(size + b"\r\nabcde\r\n")
+        Chunks().feed(size + b"\r\nabcde\r\n")
 
 
 @pytest.mark.parametrize("piece", [b"5" * 5000, b"0\r\n" + b"x" * 5000])
 def test_a_line_without_an_end_is_an_error(piece: bytes) -> None:
     with pytest.raises(HTTPException):
-        _Chunks().feed(piece)
+        Chunks().feed(piece)
+
+
+# --- heads ------------------------------------------------------------------------------------------------------
+
+VALUES = st.text(st.characters(min_codepoint=33, max_codepoint=255, exclude_characters="\x7f\x85\xa0"), max_size=12)
+NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9-]{0,12}", fullmatch=True).filter(
+    lambda name: name.lower() not in ("content-length", "transfer-encoding", "connection")
+)
+FRAMINGS = ("", "Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n", "Content-Length: 0\r\n")
+
+
+@given(
+    version=st.sampled_from(["1.0", "1.1"]),
+    status=st.sampled_from([200, 204, 304, 400, 429, 503]),
+    reason=st.sampled_from(["", " ", " OK", " Too Many Requests"]),
+    headers=st.lists(st.tuples(NAMES, VALUES), max_size=6),
+    framing=st.sampled_from(FRAMINGS),
+    connection=st.sampled_from(["", "Connection: close\r\n", "Connection: keep-alive\r\n"]),
+    interim=st.sampled_from(["", "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 100 Continue\r\nA: b\r\n\r\n"]),
+    end=st.sampled_from(["\r\n", "\n"]),
+    data=st.data(),
+)
+def test_a_head_means_what_it_means_to_the_standard_library(
+    version: str,
+    status: int,
+    reason: str,
+    headers: list[tuple[str, str]],
+    framing: str,
+    connection: str,
+    interim: str,
+    end: str,
+    data: st.DataObject,
+) -> None:
+    head = f"{interim}HTTP/{version} {status}{reason}\r\n" + "".join(f"{n}: {v}\r\n" for n, v in headers)
+    wire = (head + framing + connection + "\r\n").replace("\r\n", end).encode("latin-1") + b"abc"
+    theirs = HTTPResponse(cast(Any, Socket(wire)), method="POST")
+    theirs.begin()
+    reader = HeadReader()
+    cuts = data.draw(st.lists(st.integers(0, len(wire)), max_size=6).map(sorted))
+    rest = b""
+    for start, stop in pairwise([0, *cuts, len(wire)]):
+        rest = rest + wire[start:stop] if reader.head else reader.feed(wire[start:stop])
+    ours = reader.head
+    assert ours is not None
+    assert rest == b"abc"
+    assert ours.status == theirs.status
+    assert ours.headers.keys() == {name.lower() for name in theirs.headers}
+    for name in ours.headers:
+        assert ours.headers[name] == ", ".join(value.strip() for value in theirs.headers.get_all(name, []))
+    body = body_of(ours)
+    assert isinstance(body, Chunks) == (bool(theirs.chunked) and status not in (204, 304))
+    if not isinstance(body, Chunks):
+        assert body.ended == (theirs.length == 0)
+    if "Length" in framing or "chunked" in framing:
+        assert ours.persistent == (not theirs.will_close)
+
+
+class Socket:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        return io.BytesIO(self._data)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"SSH-2.0",
+        b"HTTP/2 200\r\n\r\n",
+        b"HTTP/1.1 20\r\n\r\n",
+        b"HTTP/1.1 2000 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA b: c\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nA: " + b"x" * 65536,
+    ],
+)
+def test_what_is_no_head_is_an_error(head: bytes) -> None:
+    with pytest.raises(HTTPException):
+        HeadReader().feed(head)
+
+
+@pytest.mark.parametrize(
+    "lengths", [b"Content-Length: x", b"Content-Length: -1", b"Content-Length: 1\r\nContent-Length: 2"]
+)
+def test_a_length_that_is_none_is_an_error(lengths: bytes) -> None:
+    reader = HeadReader()
+    reader.feed(b"HTTP/1.1 200 OK\r\n" + lengths + b"\r\n\r\n")
+    assert reader.head is not None
+    with pytest.raises(HTTPException):
+        body_of(reader.head)
+
+
+def test_a_folded_header_is_one_line() -> None:
+    reader = HeadReader()
+    reader.feed(b"HTTP/1.1 200 OK\r\nA: b\r\n  c\r\nB: d\r\n\r\n")
+    assert reader.head is not None
+    assert reader.head.headers == {"a": "b c", "b": "d"}
+
+
+# --- codings ----------------------------------------------------------------------------------------------------
+
+
+def test_what_unpacks_to_a_lot_is_given_in_pieces() -> None:
+    zipped = Zipped()
+    pieces = [zipped.feed(zlib.compress(b" " * 5_000_000))]
+    while zipped.pending:
+        pieces.append(zipped.feed(b""))
+    assert sum(map(len, pieces)) == 5_000_000
+    assert max(map(len, pieces)) <= 1024 * 1024
+
+
+def test_a_coding_that_nobody_knows_is_an_error() -> None:
+    reader = HeadReader()
+    reader.feed(b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\n")
+    assert reader.head is not None
+    with pytest.raises(HTTPException):
+        coding_of(reader.head)
+    with pytest.raises(HTTPException):
+        Zipped().feed(b"this is not zipped")

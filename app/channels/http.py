@@ -1,0 +1,255 @@
+"""HTTP/1.1 as an upstream answers it: a head, and a body in one of three framings, from bytes in whatever pieces they
+come. It knows no sockets and no models.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Protocol
+
+MAX_HEAD = 65536
+_MAX_LINE = 4096
+_MAX_UNZIPPED = 1024 * 1024
+
+_BEGIN = b"HTTP/1."
+_STATUS = re.compile(rb"HTTP/1\.([01]) +([1-9][0-9]{2})(?![0-9])[^\n]*\n")
+_END = re.compile(rb"\n\r?\n")
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+#: What stands before a chunk; extensions say nothing to us.
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
+_WITHOUT_BODY = frozenset({204, 304})
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case; what was said several times is joined by commas."""
+    persistent: bool
+    """The connection may serve again, when the body ends by itself."""
+
+
+class HeadReader:
+    """Gathers the head of an answer. What announces another one (100, 103) is passed over."""
+
+    def __init__(self) -> None:
+        self._data = b""
+        self.head: Head | None = None
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._data)
+
+    def feed(self, data: bytes) -> bytes:
+        """What of the body came with it, once the head is there. Raises HTTPException."""
+        seen = max(0, len(self._data) - 3)
+        self._data += data
+        if not self._data.startswith(_BEGIN[: len(self._data)]):
+            raise HTTPException("this is not HTTP")
+        while end := _END.search(self._data, seen):
+            head, rest = _head(self._data[: end.start() + 1]), self._data[end.end() :]
+            if head.status >= 200:
+                self.head = head
+                return rest
+            self._data, seen = rest, 0
+        if len(self._data) > MAX_HEAD:
+            raise HTTPException("the head is too long")
+        return b""
+
+
+def _head(text: bytes) -> Head:
+    line = _STATUS.match(text)
+    if line is None:
+        raise HTTPException("the status line is wrong")
+    headers = _headers(text[line.end() :].decode("latin-1"))
+    connection = headers.get("connection", "").lower()
+    persistent = "close" not in connection if line[1] == b"1" else "keep-alive" in connection
+    return Head(int(line[2]), headers, persistent)
+
+
+def _headers(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    name = ""
+    for line in text.split("\n"):
+        if line[:1] in (" ", "\t") and name:
+            # Folded, as nobody should any more.
+            found[name] = f"{found[name]} {line.strip()}"
+        elif line := line.rstrip("\r"):
+            name, colon, value = line.partition(":")
+            if not colon or not _NAME.fullmatch(name):
+                raise HTTPException("a header is wrong")
+            name = name.lower()
+            value = value.strip(" \t")
+            found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------
+
+
+class Body(Protocol):
+    """Takes the bytes behind a head, in whatever pieces, and gives back what they say."""
+
+    @property
+    def ended(self) -> bool: ...
+    @property
+    def clean(self) -> bool:
+        """It ended where its framing said, and nothing came after it."""
+        ...
+
+    def feed(self, data: bytes) -> bytes:
+        """Raises HTTPException."""
+        ...
+
+    def close(self) -> None:
+        """The other side has closed. Raises HTTPException where that is no end."""
+        ...
+
+
+def body_of(head: Head) -> Body:
+    """Raises HTTPException for a length that is none."""
+    if head.status in _WITHOUT_BODY:
+        return Sized(0)
+    if head.headers.get("transfer-encoding", "").lower().rpartition(",")[2].strip() == "chunked":
+        return Chunks()
+    length = head.headers.get("content-length")
+    if length is None:
+        return Open()
+    lengths = {one.strip() for one in length.split(",")}
+    text = lengths.pop()
+    if lengths or not (text.isascii() and text.isdigit()):
+        raise HTTPException("the length is not a number")
+    return Sized(int(text))
+
+
+class Open:
+    """A body that ends with its connection."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.clean = False
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+    def close(self) -> None:
+        self.ended = True
+
+
+class Sized:
+    def __init__(self, length: int) -> None:
+        self._left = length
+
+    @property
+    def ended(self) -> bool:
+        return self._left <= 0
+
+    @property
+    def clean(self) -> bool:
+        return self._left == 0
+
+    def feed(self, data: bytes) -> bytes:
+        before = self._left
+        self._left -= len(data)
+        return data if self._left >= 0 else data[: max(0, before)]
+
+    def close(self) -> None:
+        raise HTTPException("the body is shorter than its length")
+
+
+class Chunks:
+    """Undoes chunked framing, however the bytes were split."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.rest = b""
+        self._need = 0
+        """Bytes of the chunk at work that are still to come, with the two behind it."""
+        self._trailer = False
+
+    @property
+    def clean(self) -> bool:
+        return self.ended and not self.rest
+
+    def close(self) -> None:
+        raise HTTPException("the body ended inside a chunk")
+
+    def feed(self, data: bytes) -> bytes:
+        if self.rest:
+            data = self.rest + data
+        at = self._need
+        out = [data[: at - 2]] if at > 2 else []
+        while at < len(data) and not self._trailer:
+            line = _SIZE.match(data, at)
+            if line is None:
+                self._check_unended(data, at)
+                break
+            start, size = line.end(), int(line[1], 16)
+            if size:
+                out.append(data[start : start + size])
+                at = start + size + 2
+            else:
+                self._trailer, at = True, start
+        if self._trailer:
+            at = self._skip_trailer(data, at)
+        self._need = max(0, at - len(data))
+        self.rest = data[at:]
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _skip_trailer(self, data: bytes, at: int) -> int:
+        while not self.ended:
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                self._check_unended(data, at)
+                break
+            self.ended = end == at
+            at = end + 2
+        return at
+
+    def _check_unended(self, data: bytes, at: int) -> None:
+        """A line that has no end yet may get one; a whole one that is wrong does not become right."""
+        if data.find(b"\r\n", at) >= 0:
+            raise HTTPException("the size line of a chunk is not a number")
+        if len(data) - at > _MAX_LINE:
+            raise HTTPException("the size line of a chunk has no end")
+
+
+class Plain:
+    """A body that is what it says."""
+
+    pending = False
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+
+class Zipped:
+    """A body that was zipped, although nobody asked for it."""
+
+    def __init__(self) -> None:
+        self._zip = zlib.decompressobj(zlib.MAX_WBITS | 32)
+
+    @property
+    def pending(self) -> bool:
+        """More is to be had without more bytes: a little may unpack to a lot, which is given in pieces."""
+        return bool(self._zip.unconsumed_tail)
+
+    def feed(self, data: bytes) -> bytes:
+        try:
+            return self._zip.decompress(self._zip.unconsumed_tail + data, _MAX_UNZIPPED)
+        except zlib.error as error:
+            raise HTTPException("the body cannot be unzipped") from error
+
+
+def coding_of(head: Head) -> Plain | Zipped:
+    """Raises HTTPException for a coding that is not known here."""
+    coding = head.headers.get("content-encoding", "identity").strip().lower()
+    if coding in ("", "identity"):
+        return Plain()
+    if coding in ("gzip", "x-gzip", "deflate"):
+        return Zipped()
+    raise HTTPException("the body has a coding that nobody asked for")
