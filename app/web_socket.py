@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+import select
 import socket
 import ssl
 import struct
@@ -142,6 +143,15 @@ class _Line:
             self.close()
             raise ConnectionAbortedError from error
 
+    def discard(self, seconds: float) -> None:
+        """Takes what a client goes on sending until it has heard the goodbye, which a reset would take from it."""
+        until = monotonic() + seconds
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        with suppress(OSError):
+            while poll.poll(max(0.0, until - monotonic()) * 1000) and self._sock.recv(65536):
+                pass
+
     def close(self) -> None:
         """Both sides see the end at once, and so does a turn that watches the descriptor."""
         with suppress(OSError):
@@ -168,6 +178,7 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
         waiting = self.input_buffer
         if going and (len(waiting) > _WAITING or sum(map(len, waiting)) > self.max_message_size):
             self.close(CloseReason.POLICY_VIOLATION, "Too many frames wait for their turn.")
+            self.sock.discard(_FAREWELL)
             return False
         return going
 
