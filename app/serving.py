@@ -21,7 +21,7 @@ import orjson
 from gunicorn import glogging
 
 from app.relay.journal import Line
-from app.settings import load_settings
+from app.settings import DRAIN_RESERVE, load_settings
 from app.web import Gateway
 
 worker_class = "gthread"
@@ -38,8 +38,6 @@ worker_tmp_dir = "/dev/shm"  # noqa: S108 - the heartbeat file must not wait for
 control_socket_disable = True
 forwarded_allow_ips = "127.0.0.1"
 accesslog = None
-#: Streams are told to end this many seconds before gunicorn would kill them.
-DRAIN_RESERVE = 5
 
 
 def pre_fork(server: Any, worker: Any) -> None:

@@ -17,6 +17,8 @@ from app.errors import ConfigurationError
 ENV_FILE = ".env"
 MIN_SECRET = 32
 DAY = 86_400
+#: Streams are told to end this many seconds before gunicorn would kill them.
+DRAIN_RESERVE = 5
 LOGS = ("text", "json")
 MOVERS = ("pump", "generator")
 

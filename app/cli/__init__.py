@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import cast
 
 import click
 
 from app import __version__
-from app.cli.channels import channels
-from app.cli.check import check
-from app.cli.connect import connect
 from app.cli.context import CONFIGURATION, TRY_AGAIN
-from app.cli.db import db
-from app.cli.doctor import doctor
-from app.cli.init import init
-from app.cli.models import models
-from app.cli.reload import reload
-from app.cli.route import route
-from app.cli.serve import serve
-from app.cli.show import show
-from app.cli.tokens import tokens
-from app.cli.tree import tree
-from app.cli.usage import usage
-from app.cli.worker import worker
 from app.errors import ConfigurationError, StoreUnavailable
 
+#: In the order in which a newcomer meets them.
+COMMANDS = (
+    *("init", "serve", "worker", "check", "doctor", "reload", "tokens", "channels", "route", "models"),
+    *("usage", "show", "tree", "db", "connect"),
+)
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class Commands(click.Group):
+    """Each command is the one named like its file, and loaded when it is asked for: none waits for the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return cast(click.Command, getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="antiphon")
 def antiphon() -> None:
     """A gateway that serves the OpenAI Responses API to a team."""
-
-
-for command in (
-    *(init, serve, worker, check, doctor, reload, tokens, channels, route, models),
-    *(usage, show, tree, db, connect),
-):
-    antiphon.add_command(command)
 
 
 def main() -> None:

@@ -17,9 +17,10 @@ from app import formats, ids
 from app.channels.choice import Channels
 from app.channels.table import Channel, Table
 from app.channels.watch import WatchedTable
-from app.cli.context import CHANNEL_FAILING, NOT_FOUND, as_json, print_json, read_table
+from app.cli.context import CHANNEL_FAILING, NOT_FOUND, as_json, print_json
 from app.cli.output import some, table
 from app.cli.states import State, living, state_of
+from app.cli.table import read_table
 from app.echo import Echo
 from app.errors import (
     GatewayError,

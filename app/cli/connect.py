@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import click
 
 from app.channels.table import Table
-from app.cli.context import as_json, print_json, read_table
+from app.cli.context import as_json, print_json
+from app.cli.table import read_table
 from app.errors import ConfigurationError
 from app.settings import Settings, load_settings
 

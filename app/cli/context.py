@@ -1,4 +1,4 @@
-"""What most commands start from: the settings of this directory, its channel table, an open store."""
+"""What most commands start from: the settings of this directory, an open store."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 import click
 import orjson
 
-from app import formats
-from app.channels.table import Table, load
-from app.settings import Settings, load_settings, read_environment
+from app.settings import Settings, load_settings
 from app.store import Store
 
 #: Exit codes beside click's own 0 and 2: what a person or systemd should do next.
@@ -44,11 +42,6 @@ def find_response(store: Store, start: str) -> tuple[str, str]:
         err=True,
     )
     raise click.exceptions.Exit(NOT_FOUND)
-
-
-def read_table(settings: Settings) -> Table:
-    """The channel table as the file has it now. Raises ConfigurationError."""
-    return load(settings.channels, read_environment(settings.home), formats.names())
 
 
 def print_json(value: Any) -> None:

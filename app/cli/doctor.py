@@ -22,8 +22,9 @@ from app import __version__
 from app.channels.document import ChannelsInvalid
 from app.channels.table import Table
 from app.cli.channels import rows_of
-from app.cli.context import CONFIGURATION, FAILED, as_json, open_store, print_json, read_table
+from app.cli.context import CONFIGURATION, FAILED, as_json, open_store, print_json
 from app.cli.states import state_of
+from app.cli.table import read_table
 from app.errors import ConfigurationError, StoreUnavailable
 from app.records import WorkerStatus
 from app.settings import ENV_FILE, Settings, home, load_settings, read_environment, read_settings

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from app.channels.table import Channel, Table
-from app.cli.context import as_json, print_json, read_table
+from app.cli.context import as_json, print_json
 from app.cli.output import some, table
+from app.cli.table import read_table
 from app.settings import load_settings
 
 

@@ -12,9 +12,10 @@ import click
 from app.channels.choice import MAX_TRIES
 from app.channels.table import Channel, Table
 from app.cli.channels import rows_of
-from app.cli.context import CHANNEL_FAILING, NOT_FOUND, as_json, print_json, read_table
+from app.cli.context import CHANNEL_FAILING, NOT_FOUND, as_json, print_json
 from app.cli.output import table
 from app.cli.states import State, living, state_of
+from app.cli.table import read_table
 from app.errors import unknown_model
 from app.records import WorkerStatus
 from app.settings import load_settings

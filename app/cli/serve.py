@@ -15,8 +15,7 @@ from app import __version__, formats
 from app.channels.table import Table, load
 from app.cli.context import open_store
 from app.errors import ConfigurationError, StoreUnavailable
-from app.serving import DRAIN_RESERVE
-from app.settings import Settings, home, load_settings, read_environment
+from app.settings import DRAIN_RESERVE, Settings, home, load_settings, read_environment
 
 #: Seconds that running streams may take by default; see `app.serving`.
 _DRAIN = 20

@@ -9,8 +9,8 @@ import threading
 
 import click
 
-from app import build
 from app.cli.context import open_store
+from app.composition import build
 from app.errors import StoreUnavailable
 from app.queue import Consumer
 from app.serving import speak
