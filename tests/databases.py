@@ -110,6 +110,7 @@ def _start(folder: Path) -> Server:
         [
             program("mariadb-install-db", "mariadb-server"),
             "--no-defaults",
+            "--innodb-use-native-aio=0",  # the kernel has few of these for all servers of a machine
             f"--datadir={data}",
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
@@ -129,6 +130,7 @@ def _start(folder: Path) -> Server:
                 "--bind-address=127.0.0.1",
                 f"--port={port}",
                 "--skip-name-resolve",
+                "--innodb-use-native-aio=0",
                 "--innodb-buffer-pool-size=64M",
                 "--innodb-log-file-size=32M",
                 # What a test has written need not outlive the machine.
