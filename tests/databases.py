@@ -112,6 +112,7 @@ def _start(folder: Path) -> Server:
             "--no-defaults",
             "--innodb-use-native-aio=0",  # the kernel has few of these for all servers of a machine
             f"--datadir={data}",
+            f"--tmpdir={folder}",  # servers that begin sweep each other's tables away where they share one
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             *account,
@@ -125,6 +126,7 @@ def _start(folder: Path) -> Server:
                 program("mariadbd", "mariadb-server"),
                 "--no-defaults",
                 f"--datadir={data}",
+                f"--tmpdir={folder}",
                 f"--socket={folder / 's'}",
                 f"--pid-file={folder / 'pid'}",
                 "--bind-address=127.0.0.1",

@@ -169,8 +169,9 @@ def _check_command(words: list[str]) -> None:
         if word.startswith("--"):
             assert word in {name for option in command.params for name in option.opts}, words
         elif isinstance(command, click.Group):
-            assert word in command.commands, words
-            command = command.commands[word]
+            found = command.get_command(click.Context(command), word)
+            assert found is not None, words
+            command = found
 
 
 def _without_options(call: str) -> str:
