@@ -102,7 +102,7 @@ def hold_on_both(gateway: Gateway) -> list[Held]:
 def test_the_streams_of_a_killed_worker_have_failed_within_its_lease_and_the_others_go_on(
     gateway: MakeGateway, stalling: ScriptedUpstream
 ) -> None:
-    running = gateway([stalling.channel()], workers=2, lease=LEASE)
+    running = gateway([stalling.channel()], workers=2, threads=64, lease=LEASE)
     held = hold_on_both(running)
     victim = held[0].worker
     os.kill(victim, signal.SIGKILL)
@@ -131,7 +131,7 @@ def _ended(gateway: Gateway, response_id: str) -> JSON | None:
 def test_a_response_deleted_while_it_streams_ends_at_once_on_whatever_worker(
     gateway: MakeGateway, stalling: ScriptedUpstream
 ) -> None:
-    running = gateway([stalling.channel()], workers=2)
+    running = gateway([stalling.channel()], workers=2, threads=64)
     held = hold_on_both(running)
     for stream in held:
         assert running.delete(f"/responses/{stream.id}").status_code == 200
