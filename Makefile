@@ -10,7 +10,7 @@ run: $(VENV)/.run
 	@exec $(BIN)/antiphon serve
 
 test: packages $(VENV)/.test lint
-	$(BIN)/pytest -n 4 --dist loadgroup
+	$(BIN)/pytest -n 3 --dist loadgroup
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
