@@ -7,11 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import orjson
-
 from app import sse
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats import _openai
+from app.formats._decoding import parsed
 from app.formats.responses import _answer, _items
 from app.formats.responses._account import Account
 from app.formats.responses._repair import Repair
@@ -369,13 +368,8 @@ def _name(raw: bytes) -> str | None:
 
 
 def _event(data: bytes, name: str | None) -> Event:
-    """The event in `data`. One that cannot be read ends the stream: a lost delta would corrupt the text silently."""
-    try:
-        event = orjson.loads(data)
-    except ValueError:
-        raise UpstreamBroken("The model's server sent an event that is not JSON.") from None
-    if not isinstance(event, dict):
-        raise UpstreamBroken("The model's server sent an event that is not an object.")
+    """The event in `data`, known by its type. Raises UpstreamBroken."""
+    event = parsed(data)
     if not isinstance(event.get("type"), str):
         event["type"] = name or ("error" if event.get("error") else "")
     if not event["type"]:
