@@ -6,25 +6,22 @@ What a deployment chooses (address, workers, threads) comes on the command line 
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import signal
 import subprocess
 import sys
 from collections import Counter
 from contextlib import suppress
-from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-import orjson
 from gunicorn import glogging
 
-from app.relay.journal import Line
+from app.log import formatter, speak
 from app.settings import DRAIN_RESERVE, load_settings
 from app.web import Gateway
 
-worker_class = "gthread"
+worker_class = "app.worker.Worker"
 #: A heartbeat of the worker's main thread, not a limit on requests: those have their own.
 timeout = 60
 #: Running streams may finish within this; what then still runs is ended by us, with a terminal event, just before.
@@ -96,25 +93,6 @@ def worker_exit(server: Any, worker: Any) -> None:
         _gateway(worker).close()
 
 
-class JsonLines(logging.Formatter):
-    """Each record an object on a line of its own; a request's facts are its members."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        facts = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "pid": record.process,
-            **(record.msg.facts if isinstance(record.msg, Line) else {"message": record.getMessage()}),
-        }
-        if record.exc_info:
-            facts["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(facts, default=str).decode()
-
-
-_TEXT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"
-
-
 class logger_class(glogging.Logger):  # type: ignore[misc]
     """gunicorn's lines and ours, on one stream: set up before the first worker, so that all of them speak alike."""
 
@@ -123,18 +101,7 @@ class logger_class(glogging.Logger):  # type: ignore[misc]
         speak()
         if load_settings().log == "json":
             for theirs in self.error_log.handlers:
-                theirs.setFormatter(JsonLines())
-
-
-def speak() -> None:
-    """Our own log; of what the queue says only what is wrong."""
-    ours = logging.StreamHandler()
-    ours.setFormatter(JsonLines() if load_settings().log == "json" else logging.Formatter(_TEXT))
-    for name, level in (("app", logging.INFO), ("huey", logging.WARNING)):
-        log = logging.getLogger(name)
-        log.handlers = [ours]
-        log.setLevel(level)
-        log.propagate = False
+                theirs.setFormatter(formatter())
 
 
 def _pin(worker: Any, wish: str) -> None:

@@ -12,8 +12,8 @@ import click
 from app.cli.context import open_store
 from app.composition import build
 from app.errors import StoreUnavailable
+from app.log import speak
 from app.queue import Consumer
-from app.serving import speak
 from app.settings import Settings, load_settings
 from app.supervision import Crew
 from app.web import Gateway

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -15,7 +16,7 @@ import orjson
 
 from app.records import Attempt, Draft, Outcome, Token
 
-log = logging.getLogger("app.requests")
+requests = logging.getLogger("app.requests")
 
 _MAX_PATH = 200
 #: What needs no quotes in a line of `name=value`.
@@ -23,12 +24,17 @@ _PLAIN = re.compile(r"[\w.:/*@+,-]+", re.ASCII)
 
 
 class Line:
-    """A line of the log, whose text is made when it is written: `name=value name="a value"`."""
+    """A line of the log, whose facts and text are made when it is written: `name=value name="a value"`."""
 
-    __slots__ = ("facts",)
+    __slots__ = ("_told",)
 
-    def __init__(self, facts: Mapping[str, Any]) -> None:
-        self.facts = facts
+    def __init__(self, told: Callable[[], Iterable[tuple[str, Any]]]) -> None:
+        self._told = told
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Without what is not known."""
+        return {name: value for name, value in self._told() if value is not None}
 
     def __str__(self) -> str:
         return " ".join(f"{name}={_text(value)}" for name, value in self.facts.items())
@@ -61,24 +67,26 @@ class Entry:
         self._draft, self._outcome = draft, outcome
 
     def write(self, visit: Visit) -> None:
-        if log.isEnabledFor(logging.INFO):
-            log.info(Line(dict(self._facts(visit))))
-
-    def _facts(self, visit: Visit) -> Iterator[tuple[str, Any]]:
-        told = [*_of_visit(visit)]
-        error = visit.error
-        if self._draft is not None and self._outcome is not None:
-            told += _of_response(self._draft, self._outcome)
-            error = (self._outcome.error or {}).get("code") or error
-        yield from ((name, value) for name, value in (*told, ("error", error)) if value is not None)
+        if requests.isEnabledFor(logging.INFO):
+            ended = monotonic()
+            requests.info(Line(partial(_facts, visit, ended, self._draft, self._outcome)))
 
 
-def _of_visit(visit: Visit) -> Iterator[tuple[str, Any]]:
+def _facts(visit: Visit, ended: float, draft: Draft | None, outcome: Outcome | None) -> Iterator[tuple[str, Any]]:
+    yield from _of_visit(visit, ended)
+    error = visit.error
+    if draft is not None and outcome is not None:
+        yield from _of_response(draft, outcome)
+        error = (outcome.error or {}).get("code") or error
+    yield "error", error
+
+
+def _of_visit(visit: Visit, ended: float) -> Iterator[tuple[str, Any]]:
     yield "request_id", visit.request_id
     yield "method", visit.method
     yield "path", visit.path[:_MAX_PATH]
     yield "status", visit.status
-    yield "ms", round((monotonic() - visit.began) * 1000)
+    yield "ms", round((ended - visit.began) * 1000)
     if visit.token is not None:
         yield "token", visit.token.name
         yield "owner", visit.token.owner

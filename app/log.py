@@ -1,0 +1,107 @@
+"""The log of a process: gunicorn's lines and ours on one stream, as text or as JSON. Lines about requests are written by
+a thread, many at a time: whoever asked need not wait for them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections import deque
+from datetime import UTC, datetime
+from typing import TextIO
+
+import orjson
+
+from app.relay.journal import Line, requests
+from app.settings import load_settings
+
+TEXT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"
+#: Seconds for which lines about requests are gathered.
+GATHER = 0.05
+
+
+class JsonLines(logging.Formatter):
+    """Each record an object on a line of its own; a request's facts are its members."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+            **(record.msg.facts if isinstance(record.msg, Line) else {"message": record.getMessage()}),
+        }
+        if record.exc_info:
+            facts["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(facts, default=str).decode()
+
+
+class Gathered(logging.Handler):
+    """Writes its records from a thread of its own, all that came within a moment in one piece; the rest when it is
+    closed, which logging does as the process ends.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._records: deque[logging.LogRecord] = deque()
+        self._renew()
+        os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._records.clear()
+        self._writing = threading.Lock()
+        self._there = threading.Event()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._records.append(record)
+        if not self._there.is_set():
+            self._there.set()
+        if self._thread is None or not self._thread.is_alive():
+            # Under the handler's lock: there is one.
+            self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+            self._thread.start()
+
+    def flush(self) -> None:
+        with self._writing:
+            lines = []
+            while self._records:
+                lines.append(f"{self.format(self._records.popleft())}\n")
+            if lines:
+                self._stream.write("".join(lines))
+                self._stream.flush()
+
+    def close(self) -> None:
+        self._closed.set()
+        self.flush()
+        super().close()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._there.wait()
+            self._closed.wait(GATHER)
+            self._there.clear()
+            self.flush()
+
+
+def formatter() -> logging.Formatter:
+    return JsonLines() if load_settings().log == "json" else logging.Formatter(TEXT)
+
+
+def speak() -> None:
+    """Our own log; of what the queue says only what is wrong."""
+    ours, gathered = logging.StreamHandler(), Gathered(sys.stderr)
+    ours.setFormatter(formatter())
+    gathered.setFormatter(ours.formatter)
+    for log, handler, level in (
+        (logging.getLogger("app"), ours, logging.INFO),
+        (requests, gathered, logging.INFO),
+        (logging.getLogger("huey"), ours, logging.WARNING),
+    ):
+        log.handlers = [handler]
+        log.setLevel(level)
+        log.propagate = False
