@@ -29,7 +29,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """Raises ConfigurationError when this process must not serve."""
     settings = settings or load_settings()
     gateway = build(settings)
-    app = Flask(__name__, static_folder=None)
+    app = web.Application(__name__, static_folder=None)
     web.attach(app, gateway)
     endpoints.register(app)
     return app

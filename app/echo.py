@@ -60,6 +60,13 @@ _LEFT_OPEN = (
     "truncation",
 )
 
+def _kinds(default: object) -> frozenset[type]:
+    """The types, as JSON is read, of values that could stand in a default's place."""
+    return frozenset({int, float} if type(default) in (int, float) else {type(default)})
+
+
+_KINDS = {name: _kinds(DEFAULTS[name]) for name in _LEFT_OPEN}
+
 #: Repeats from turn to turn and is large, so it is stored once by its content.
 _SETTINGS = ("instructions", "tools", "text")
 
@@ -105,9 +112,9 @@ class Echo:
     def filled(self, upstream: Mapping[str, Any]) -> Echo:
         """With the upstream's defaults where the client said nothing. Another kind of value than ours is not taken."""
         fields = dict(self.fields)
-        for name in _LEFT_OPEN:
-            value = upstream.get(name)
-            if value is None or not _same_kind(value, DEFAULTS[name]):
+        for name, kinds in _KINDS.items():
+            value: Any = upstream.get(name)
+            if type(value) not in kinds:
                 continue
             if name == "text":
                 fields["text"] = {**_TEXT, **_open_text(value), **self.fields.get("text", {})}
@@ -183,14 +190,6 @@ def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _open_text(text: Mapping[str, Any]) -> dict[str, Any]:
     """Of an upstream's text settings only the verbosity is a default; the format was the client's to choose."""
     return {"verbosity": text["verbosity"]} if isinstance(text.get("verbosity"), str) else {}
-
-
-def _same_kind(value: object, default: object) -> bool:
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, int | float):
-        return isinstance(value, int | float)
-    return isinstance(value, type(default))
 
 
 def _shown_tool(tool: Mapping[str, Any]) -> dict[str, Any]:

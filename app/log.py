@@ -1,5 +1,5 @@
-"""The log of a process: gunicorn's lines and ours on one stream, as text or as JSON. Lines about requests are written by
-a thread, many at a time: whoever asked need not wait for them.
+"""The log of a process: gunicorn's lines and ours on one stream, as text or as JSON. Lines about requests are written
+by a thread, many at a time: whoever asked need not wait for them.
 """
 
 from __future__ import annotations
@@ -94,6 +94,9 @@ def formatter() -> logging.Formatter:
 
 def speak() -> None:
     """Our own log; of what the queue says only what is wrong."""
+    # What no line of ours tells is not looked up for each.
+    logging.logThreads = logging.logMultiprocessing = False
+    vars(logging)["_srcfile"] = None
     ours, gathered = logging.StreamHandler(), Gathered(sys.stderr)
     ours.setFormatter(formatter())
     gathered.setFormatter(ours.formatter)

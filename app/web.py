@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import orjson
 from flask import Flask, Response, current_app, g, request
@@ -36,6 +36,8 @@ from app.relay.journal import Entry, Visit
 from app.settings import Settings
 from app.store import Store
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 JSON = "application/json"
@@ -49,8 +51,8 @@ _FRAMINGS = {"HTTP/1.1": chunked, "HTTP/1.0": unframed}
 #: What a client has to ask for that did not.
 _UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
 
-#: What a client calls its own request; echoed, never used as a key.
-_CLIENT_REQUEST_ID = "X-Client-Request-Id"
+#: What a client calls its own request, as WSGI has it; echoed, never used as a key.
+_CLIENT_REQUEST_ID = "HTTP_X_CLIENT_REQUEST_ID"
 
 #: Headers in which clients name their conversation, as WSGI has them.
 _SESSION = ("HTTP_SESSION_ID", "HTTP_THREAD_ID", "HTTP_CONVERSATION_ID", "HTTP_X_OPENWEBUI_CHAT_ID")
@@ -108,13 +110,19 @@ class Gateway:
         self.store.close()
 
 
+class Application(Flask):
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Nothing here is a coroutine; Flask would look whether it is, for every function of every request."""
+        return func
+
+
 def attach(app: Flask, gateway: Gateway) -> None:
     """Authentication before every view that is not public, errors in OpenAI's shape, headers on everything."""
     app.extensions["antiphon"] = gateway
     app.config["MAX_CONTENT_LENGTH"] = gateway.settings.max_body
-    app.before_request(_begin)
-    app.before_request(_admit)
-    app.after_request(_finish)
+    border = Border(app, gateway)
+    app.before_request(border.arrive)
+    app.after_request(border.leave)
     app.register_error_handler(GatewayError, _gateway_error)
     app.register_error_handler(ClientGone, _client_gone)
     app.register_error_handler(InternalServerError, _internal_error)
@@ -136,7 +144,9 @@ def gateway() -> Gateway:
 
 def token() -> Token:
     """Whose request this is."""
-    return cast(Token, g.token)
+    found = _arrival().token
+    assert found is not None
+    return found
 
 
 def body() -> object:
@@ -160,24 +170,26 @@ def listed_argument(name: str) -> list[str]:
 
 def asked() -> Asked:
     """Who waits: by the client's connection, where the server tells it, a hang-up is seen during silence."""
-    sock = request.environ.get("gunicorn.socket")
-    key = request.headers.get("Idempotency-Key")
-    session = next(filter(None, map(request.environ.get, _SESSION)), None)
+    arrival = _arrival()
+    environ = arrival.environ
+    sock = environ.get("gunicorn.socket")
+    key = environ.get("HTTP_IDEMPOTENCY_KEY")
+    session = next(filter(None, map(environ.get, _SESSION)), None)
     if sock is None:
-        g.asked = Asked(g.request_id, key=key, session=session)
+        arrival.asked = Asked(arrival.request_id, key=key, session=session)
     else:
         # Multiplexed, or encrypted by the server itself: nobody but the server can write to it.
-        frame = None if isinstance(sock, ssl.SSLSocket) else _FRAMINGS.get(request.environ["SERVER_PROTOCOL"])
+        frame = None if isinstance(sock, ssl.SSLSocket) else _FRAMINGS.get(environ["SERVER_PROTOCOL"])
         client = Client(sock, frame) if frame else None
-        g.asked = Asked(g.request_id, sock.fileno(), client, key, session)
-    return cast(Asked, g.asked)
+        arrival.asked = Asked(arrival.request_id, sock.fileno(), client, key, session)
+    return arrival.asked
 
 
 # --- how an answer leaves ---------------------------------------------------------------------------------------
 
 
 def answer(value: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(value), status, mimetype=JSON)
+    return Response(orjson.dumps(value), status, content_type=JSON)
 
 
 def event_stream(events: Iterable[bytes]) -> Response:
@@ -190,30 +202,102 @@ def event_stream(events: Iterable[bytes]) -> Response:
 # --- before and after -------------------------------------------------------------------------------------------
 
 
-def _begin() -> None:
-    g.request_id = ids.new_request_id()
-    g.began = monotonic()
+class Arrival:
+    """A request while it is here, looked up once: every look into Flask's context costs more than what it finds."""
+
+    __slots__ = ("admitted", "asked", "began", "environ", "error", "path", "request_id", "token")
+
+    def __init__(self, environ: Mapping[str, Any], path: str) -> None:
+        self.environ = environ
+        self.path = path
+        self.request_id = ids.new_request_id()
+        self.began = monotonic()
+        self.token: Token | None = None
+        self.asked: Asked | None = None
+        self.error: str | None = None
+        """Code of the refusal."""
+        self.admitted = False
+        """It counts as in flight."""
 
 
-def _admit() -> None:
-    if _view() is None or _is_public():
-        return
-    g.token = token_of(secret())
-    if not gateway().in_flight.enter():
-        raise Unavailable(
-            "This server has as many requests at work as it can hold. Please try again.",
-            code="server_is_overloaded",
-            retry_after=1,
-        )
-    g.admitted = True
+def _arrival() -> Arrival:
+    return cast(Arrival, g.arrival)
 
 
-def _view() -> Any:
-    return current_app.view_functions.get(request.endpoint or "")
+class Border:
+    """What happens to every request before its view and after it."""
+
+    def __init__(self, app: Flask, gateway: Gateway) -> None:
+        self._views = app.view_functions
+        self._in_flight = gateway.in_flight
+
+    def arrive(self) -> None:
+        incoming = _behind(request)
+        g.arrival = arrival = Arrival(incoming.environ, incoming.path)
+        view = self._views.get(incoming.endpoint or "")
+        if view is None or _is_public(view):
+            return
+        arrival.token = token_of(secret())
+        if not self._in_flight.enter():
+            raise Unavailable(
+                "This server has as many requests at work as it can hold. Please try again.",
+                code="server_is_overloaded",
+                retry_after=1,
+            )
+        arrival.admitted = True
+
+    def leave(self, response: Response) -> Response:
+        incoming, arrival = _behind(request), _arrival()
+        response.headers.extend(_told(arrival))
+        _discard_body(arrival.environ)
+        # Probes that go well are not worth a line.
+        worth_a_line = response.status_code >= 500 or not _is_public(self._views.get(incoming.endpoint or ""))
+        response.call_on_close(partial(self._left, arrival, response.status_code if worth_a_line else None))
+        return response
+
+    def _left(self, arrival: Arrival, status: int | None) -> None:
+        if arrival.admitted:
+            self._in_flight.leave()
+        if status is not None:
+            entry = arrival.asked.entry if arrival.asked else Entry()
+            entry.write(_visit(arrival, status))
 
 
-def _is_public() -> bool:
-    return getattr(_view(), "is_public", False)
+def _behind(proxy: T) -> T:
+    """What one of Flask's proxies stands for now."""
+    return cast(T, cast(Any, proxy)._get_current_object())
+
+
+def _is_public(view: object) -> bool:
+    return getattr(view, "is_public", False)
+
+
+def _told(arrival: Arrival) -> dict[str, str]:
+    """The headers of every answer."""
+    told = {
+        "X-Request-Id": arrival.request_id,
+        "OpenAI-Processing-Ms": str(round((monotonic() - arrival.began) * 1000)),
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if arrival.asked is not None:
+        told.update(arrival.asked.told)
+    theirs = arrival.environ.get(_CLIENT_REQUEST_ID, "")
+    if 0 < len(theirs) <= 512 and theirs.isascii() and theirs.isprintable():
+        told["X-Client-Request-Id"] = theirs
+    return told
+
+
+def _visit(arrival: Arrival, status: int) -> Visit:
+    return Visit(
+        request_id=arrival.request_id,
+        began=arrival.began,
+        method=arrival.environ["REQUEST_METHOD"],
+        path=arrival.path,
+        status=status,
+        token=arrival.token,
+        error=arrival.error,
+    )
 
 
 def secret() -> str:
@@ -240,47 +324,13 @@ def _masked(secret: str) -> str:
     return f"{shown}***"
 
 
-def _finish(response: Response) -> Response:
-    headers = response.headers
-    headers["X-Request-Id"] = g.request_id
-    headers["OpenAI-Processing-Ms"] = str(round((monotonic() - g.began) * 1000))
-    headers["Cache-Control"] = "no-store"
-    if "asked" in g:
-        headers.update(g.asked.told)
-    headers["X-Content-Type-Options"] = "nosniff"
-    theirs = request.headers.get(_CLIENT_REQUEST_ID, "")
-    if 0 < len(theirs) <= 512 and theirs.isascii() and theirs.isprintable():
-        headers[_CLIENT_REQUEST_ID] = theirs
-    _discard_body()
-    _log_at_end(response)
-    if g.pop("admitted", False):
-        response.call_on_close(gateway().in_flight.leave)
-    return response
-
-
-def _log_at_end(response: Response) -> None:
-    """Probes that go well are not worth a line."""
-    if _is_public() and response.status_code < 500:
-        return
-    entry = g.asked.entry if "asked" in g else Entry()
-    visit = Visit(
-        request_id=g.request_id,
-        began=g.began,
-        method=request.method,
-        path=request.path,
-        status=response.status_code,
-        token=g.get("token"),
-        error=g.get("error"),
-    )
-    response.call_on_close(partial(entry.write, visit))
-
-
-def _discard_body() -> None:
+def _discard_body(environ: Mapping[str, Any]) -> None:
     """What was sent and not read, or the next request on this connection would begin with it."""
-    left = request.content_length or 0
+    length = environ.get("CONTENT_LENGTH") or ""
+    left = int(length) if length.isdecimal() else 0
     if left > _MAX_DISCARDED:
         return
-    stream = request.environ["wsgi.input"]
+    stream = environ["wsgi.input"]
     while left > 0 and (piece := stream.read(min(left, 65536))):
         left -= len(piece)
 
@@ -289,7 +339,7 @@ def _discard_body() -> None:
 
 
 def _gateway_error(error: GatewayError) -> Response:
-    g.error = error.code or error.type
+    _arrival().error = error.code or error.type
     response = answer(error.body(), error.status)
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, round(error.retry_after)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from operator import is_
 
 import orjson
 
@@ -84,8 +85,7 @@ class Contexts:
     def fit(self, turn: Turn, family: str) -> Turn:
         """The turn as a channel of this family can read it. On another family's channel the originals take the place
         of a native compaction, or a note where nothing was stored."""
-        links = [self._fitted(turn.owner, link, family) for link in turn.chain.links]
-        turn = replace(turn, chain=replace(turn.chain, links=tuple(links)))
+        turn = _over(turn, [self._fitted(turn.owner, link, family) for link in turn.chain.links])
         if any(is_ours(item) for item in turn.input):
             turn = replace(turn, input=self._read(turn.owner, turn.input, family))
         return turn
@@ -100,7 +100,10 @@ class Contexts:
 
     def shown(self, turn: Turn) -> Turn:
         """The turn with, in place of native compactions, what was kept behind them: the items that can be named."""
-        return replace(turn, chain=self.shown_chain(turn.owner, turn.chain), input=self._kept(turn.owner, turn.input))
+        turn = _over(turn, [self._shown_link(turn.owner, link) for link in turn.chain.links])
+        if any(is_ours(item) for item in turn.input):
+            turn = replace(turn, input=self._kept(turn.owner, turn.input))
+        return turn
 
     def shown_chain(self, owner: str, chain: Chain) -> Chain:
         return replace(chain, links=tuple(self._shown_link(owner, link) for link in chain.links))
@@ -193,6 +196,13 @@ class Contexts:
             return None
         own = replace(own, output=b"[]")
         return [item for link in (*before, own) for item in items_of(_without_compactions(link))]
+
+
+def _over(turn: Turn, links: Sequence[Link]) -> Turn:
+    """The turn over these links; most often it is as it was."""
+    if all(map(is_, links, turn.chain.links)):
+        return turn
+    return replace(turn, chain=replace(turn.chain, links=tuple(links)))
 
 
 def _is_sealed_reasoning(item: Item) -> bool:
