@@ -60,6 +60,7 @@ _LEFT_OPEN = (
     "truncation",
 )
 
+
 def _kinds(default: object) -> frozenset[type]:
     """The types, as JSON is read, of values that could stand in a default's place."""
     return frozenset({int, float} if type(default) in (int, float) else {type(default)})

@@ -54,7 +54,7 @@ class Gathered(logging.Handler):
         self._records.clear()
         self._writing = threading.Lock()
         self._there = threading.Event()
-        self._closed = threading.Event()
+        self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -76,14 +76,14 @@ class Gathered(logging.Handler):
                 self._stream.flush()
 
     def close(self) -> None:
-        self._closed.set()
+        self._ending.set()
         self.flush()
         super().close()
 
     def _run(self) -> None:
-        while not self._closed.is_set():
+        while not self._ending.is_set():
             self._there.wait()
-            self._closed.wait(GATHER)
+            self._ending.wait(GATHER)
             self._there.clear()
             self.flush()
 

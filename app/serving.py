@@ -21,7 +21,7 @@ from app.log import formatter, speak
 from app.settings import DRAIN_RESERVE, load_settings
 from app.web import Gateway
 
-worker_class = "app.worker.Worker"
+worker_class = "app.gthread.PatientWorker"
 #: A heartbeat of the worker's main thread, not a limit on requests: those have their own.
 timeout = 60
 #: Running streams may finish within this; what then still runs is ended by us, with a terminal event, just before.

@@ -12,7 +12,7 @@ from gunicorn.workers.gthread import ThreadWorker
 _STAY = 2
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]
+class PatientWorker(ThreadWorker):  # type: ignore[misc]
     """After an answer the thread stays with its connection for a moment. Busy clients and proxies ask again at once;
     the way back over the main thread would cost them more than all that Flask does.
     """

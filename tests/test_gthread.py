@@ -1,0 +1,70 @@
+"""The threads that serve: each stays with its connection for a moment, and none is kept from the others for it."""
+
+from __future__ import annotations
+
+import http.client
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import orjson
+import pytest
+
+from tests.conftest import MakeGateway
+from tests.gateway import Gateway
+
+BODY = orjson.dumps({"model": "demo", "input": "Hello"})
+CHANNELS = [{"name": "demo", "format": "demo", "models": ["demo"]}]
+
+
+@pytest.fixture
+def running(gateway: MakeGateway) -> Iterator[Gateway]:
+    yield gateway(CHANNELS, threads=4)
+
+
+def _connection(running: Gateway) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+
+
+def _ask(connection: http.client.HTTPConnection, running: Gateway) -> int:
+    connection.request("POST", "/v1/responses", BODY, {"Authorization": f"Bearer {running.token}"})
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
+def test_one_connection_is_served_again_and_again(running: Gateway) -> None:
+    with closing(_connection(running)) as connection:
+        assert [_ask(connection, running) for _ in range(50)] == [200] * 50
+        # Nobody has closed it in between: http.client would have opened another one.
+        sock = connection.sock
+        assert _ask(connection, running) == 200
+        assert connection.sock is sock
+
+
+def test_requests_sent_in_one_piece_are_answered_in_order(running: Gateway) -> None:
+    head = f"Host: a\r\nAuthorization: Bearer {running.token}\r\n"
+    one = f"POST /v1/responses HTTP/1.1\r\n{head}Content-Length: {len(BODY)}\r\n\r\n".encode() + BODY
+    other = f"GET /v1/models HTTP/1.1\r\n{head}\r\n".encode()
+    last = f"GET /v1/nothing HTTP/1.1\r\n{head}Connection: close\r\n\r\n".encode()
+    with closing(_connection(running)) as connection:
+        connection.connect()
+        connection.sock.sendall(one + other + last)
+        said = b"".join(iter(lambda: connection.sock.recv(65536), b""))
+    assert re.findall(rb"HTTP/1\.1 (\d+) ", said) == [b"200", b"200", b"404"]
+
+
+def test_more_connections_than_threads_are_all_served_while_each_stays_busy(running: Gateway) -> None:
+    with ExitStack() as stack:
+        connections = [stack.enter_context(closing(_connection(running))) for _ in range(12)]
+        for _ in range(5):
+            for connection in connections:
+                connection.request("GET", "/healthz")
+            answers = [connection.getresponse() for connection in connections]
+            assert {(answer.status, bool(answer.read())) for answer in answers} == {(200, True)}
+
+
+def test_a_busy_connection_does_not_keep_a_worker_from_ending(running: Gateway) -> None:
+    with closing(_connection(running)) as connection:
+        assert _ask(connection, running) == 200
+        assert running.stop() == 0
