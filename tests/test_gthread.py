@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import re
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
 import orjson
@@ -18,8 +17,8 @@ CHANNELS = [{"name": "demo", "format": "demo", "models": ["demo"]}]
 
 
 @pytest.fixture
-def running(gateway: MakeGateway) -> Iterator[Gateway]:
-    yield gateway(CHANNELS, threads=4)
+def running(gateway: MakeGateway) -> Gateway:
+    return gateway(CHANNELS, threads=4)
 
 
 def _connection(running: Gateway) -> http.client.HTTPConnection:
