@@ -1,5 +1,5 @@
-"""One exchange with an upstream: requests says what a request is, urllib3 opens and keeps the connections, and neither
-ever waits, because whoever waits for an answer also watches the client.
+"""One exchange with an upstream: requests says what a request is, urllib3 opens the connections, and neither ever
+waits, because whoever waits for an answer also watches the client.
 
 Foreign exceptions end here: whatever requests, urllib3, the socket or the answer raise becomes an UpstreamError.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from http.client import HTTPException
@@ -40,6 +41,8 @@ _RECORD = 16384
 _MAX_STALE = 3
 #: Seconds that the end of a body may take after the end of what it says, for the connection to be kept.
 _LAST_CHUNK = 0.05
+#: Seconds for which a connection that was kept counts as open without a look.
+_FRESH = 1.0
 
 
 class Row(Protocol):
@@ -101,7 +104,7 @@ class Upstream:
 
     def __init__(self, row: Row, connections: int) -> None:
         self._row = row
-        self._pool = _pool(row, connections)
+        self._connections = _Connections(row, connections)
         self._heads: dict[tuple[str, str, str], bytes] = {}
 
     def post(self, path: str, body: bytes, *, accept: str, client: int | None = None) -> Exchange:
@@ -114,7 +117,7 @@ class Upstream:
         return self._send(self._head("GET", path, "application/json") + b"\r\n", None)
 
     def close(self) -> None:
-        self._pool.close()
+        self._connections.close()
 
     def _head(self, method: str, path: str, accept: str) -> bytes:
         """All but the length and the empty line; requests refuses what would not be a header."""
@@ -140,7 +143,8 @@ class Upstream:
                 try:
                     return self._ask(wire, message, client)
                 except _StaleConnection:
-                    continue
+                    # Its server has most likely closed the others as well.
+                    self._connections.clear()
             raise UpstreamUnreachable("The model's server keeps closing its connections.")
         except TimeoutError as error:
             raise self._unanswered() from error
@@ -150,18 +154,9 @@ class Upstream:
     def _connect(self) -> _Wire:
         """On a connection that was kept, or on a new one."""
         try:
-            connection: Any = self._pool._get_conn()
-            reused = connection.sock is not None
-            try:
-                if not reused:
-                    connection.timeout = self._row.timeouts.connect
-                    connection.connect()
-                    connection.sock.setblocking(False)
-                return _Wire(self._pool, connection, reused)
-            except BaseException:
-                connection.close()
-                self._pool._put_conn(connection)
-                raise
+            if (kept := self._connections.take()) is not None:
+                return _Wire(self._connections, kept, True)
+            return _Wire(self._connections, self._connections.open(self._row.timeouts.connect), False)
         except (HTTPError, HTTPException, OSError, ValueError) as error:
             raise UpstreamUnreachable("The model's server cannot be reached.") from error
 
@@ -222,8 +217,56 @@ def _await(descriptor: int, client: int | None, timeout: float, events: int = se
         raise TimeoutError("timed out")
 
 
+class _Connections:
+    """Those of one channel: opened to its one address, kept while they can serve again, and used newest first."""
+
+    def __init__(self, row: Row, most: int) -> None:
+        self._pool = _pool(row, most)
+        self._most = most
+        self._kept: deque[tuple[Any, float]] = deque()
+        self._closed = False
+
+    def take(self) -> Any | None:
+        """One that was kept and that the other side has not closed, as far as one can see."""
+        while True:
+            try:
+                connection, since = self._kept.pop()
+            except IndexError:
+                return None
+            # Servers keep a connection for seconds at least: a look costs a system call, which a busy one is spared.
+            if monotonic() - since < _FRESH or connection.is_connected:
+                return connection
+            connection.close()
+
+    def open(self, timeout: float) -> Any:
+        connection: Any = self._pool._new_conn()
+        try:
+            connection.timeout = timeout
+            connection.connect()
+            connection.sock.setblocking(False)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def keep(self, connection: Any) -> None:
+        if self._closed or len(self._kept) >= self._most:
+            connection.close()
+        else:
+            self._kept.append((connection, monotonic()))
+
+    def clear(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._kept.pop()[0].close()
+
+    def close(self) -> None:
+        self._closed = True
+        self.clear()
+
+
 def _pool(row: Row, connections: int) -> urllib3.HTTPConnectionPool:
-    """Opens connections to the one address of a channel, and keeps those that can serve again."""
+    """urllib3's part: what it takes to open a connection to the one address of a channel."""
     url = urllib3.util.parse_url(row.base_url or "")
     host = url.host or "localhost"
     if url.scheme != "https":
@@ -236,8 +279,8 @@ def _pool(row: Row, connections: int) -> urllib3.HTTPConnectionPool:
 class _Wire:
     """A connection while one request has it. Its socket never blocks: whoever waits also watches the client."""
 
-    def __init__(self, pool: urllib3.HTTPConnectionPool, connection: Any, reused: bool) -> None:
-        self._pool = pool
+    def __init__(self, connections: _Connections, connection: Any, reused: bool) -> None:
+        self._connections = connections
         self._connection = connection
         self._socket: socket.socket = connection.sock
         self._tls = self._socket if isinstance(self._socket, ssl.SSLSocket) else None
@@ -312,11 +355,10 @@ class _Wire:
         return b"".join(records) if records else None
 
     def keep(self) -> None:
-        self._pool._put_conn(self._connection)
+        self._connections.keep(self._connection)
 
     def drop(self) -> None:
         self._connection.close()
-        self._pool._put_conn(self._connection)
 
 
 # --- bodies -----------------------------------------------------------------------------------------------------
