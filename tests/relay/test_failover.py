@@ -422,6 +422,19 @@ def test_a_connection_that_went_stale_is_replaced_without_anybody_noticing(lane:
     assert (len(lane.first.requests), len(lane.second.requests)) == (4, 0)
 
 
+def test_connections_that_went_stale_together_are_replaced_by_one(lane: Lane) -> None:
+    together = 6
+    lane.first.enqueue(silent(), going_stale(), times=together)
+    with ThreadPoolExecutor(together) as clients:
+        asked = [clients.submit(lane.ask, False) for _ in range(together)]
+        lane.first.wait_for_request(together)
+        lane.first.release(together)
+        for answer in asked:
+            answered(answer.result(), False)
+    answered(lane.ask(False), False)
+    assert (len(lane.first.requests), len(lane.second.requests)) == (together + 1, 0)
+
+
 def test_a_hostile_environment_changes_nothing(
     tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]
 ) -> None:
