@@ -93,7 +93,7 @@ def test_gunicorn_takes_the_shipped_file(tmp_path: Path) -> None:
     values = dict(re.findall(r"^(\w+) += (.*)$", done.stdout, re.M))
     assert values["bind"] == "['127.0.0.1:18999']"
     assert (values["workers"], values["threads"], values["worker_connections"]) == ("3", "40", "296")
-    assert (values["worker_class"], values["max_requests"]) == ("gthread", "0")
+    assert (values["worker_class"], values["max_requests"]) == ("app.gthread.PatientWorker", "0")
     assert values["control_socket_disable"] == "True"
     assert "post_worker_init" in values["post_worker_init"]
 
