@@ -270,8 +270,8 @@ def _open_sqlite(url: SplitResult) -> Any:
         os.path.abspath(path),
         pragmas=[
             ("busy_timeout", SQLITE_WAIT_MS),
-            # Before the first table and before WAL. Of a page of 4096 half is left over beside a turn of 2 KB, of one of
-            # 8192 a quarter; with still larger ones than this a commit writes more than they save.
+            # Before the first table and before WAL. Turns of 2 KB leave half of a page of 4096 empty and a quarter of
+            # one of 8192; with still larger ones than this a commit writes more than they save.
             ("page_size", 16384),
             ("journal_mode", "wal"),
             ("synchronous", "normal"),
