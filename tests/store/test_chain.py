@@ -28,6 +28,14 @@ def test_a_chain_holds_what_each_turn_said_oldest_first(store: Store) -> None:
     assert not chain.compacted
 
 
+@pytest.mark.parametrize("name", ['of "us" \\ them', "tab\tand\nline", "é 🙂 \x7f", "null", "7"])
+def test_names_are_read_as_they_were_written(store: Store, name: str) -> None:
+    begun = draft(turn(store))
+    store.finish(begun, outcome(channel=name, family=name, opaque=True, usage=None))
+    link = store.chain(OWNER, begun.id).links[-1]
+    assert link == (begun.id, "completed", name, name, 1, None, None, begun.input, link.output)
+
+
 def test_a_second_child_opens_a_branch(store: Store) -> None:
     root, middle = line(store, 2)
     left = line(store, 3, middle)
