@@ -1,9 +1,10 @@
-"""Identifiers: random where they name something of ours, derived where they name a stored input item."""
+"""Identifiers: unguessable where they name something of ours, derived where they name a stored input item."""
 
 from __future__ import annotations
 
 import os
 import re
+import time
 
 MAX_CALL_ID = 64
 
@@ -37,8 +38,12 @@ os.register_at_fork(after_in_child=_random.clear)
 
 
 def new(prefix: str) -> str:
-    """`prefix_` and 48 hex digits, 192 random bits: unguessable, and without a time in it."""
-    return f"{prefix}_{_secret().hex()}"
+    """`prefix_` and 48 hex digits: the second, as in OpenAI's own, then 160 random bits.
+
+    Whoever is told of a response is told its time as well. Ids that lie anywhere dirty a page of their own in each
+    index; in the order of time all that is written together shares the last ones.
+    """
+    return f"{prefix}_{int(time.time()):08x}{_secret().hex()}"
 
 
 def new_item(item_type: str) -> str:
@@ -50,13 +55,13 @@ def new_request_id() -> str:
 
 
 def _secret() -> bytes:
-    """24 bytes that nobody else is given: taking one off a list is atomic."""
+    """20 bytes that nobody else is given: taking one off a list is atomic."""
     while True:
         try:
             return _random.pop()
         except IndexError:
             fetched = os.urandom(_FETCHED)
-            _random.extend(fetched[at : at + 24] for at in range(0, _FETCHED - 23, 24))
+            _random.extend(fetched[at : at + 20] for at in range(0, _FETCHED - 19, 20))
 
 
 def is_response_id(value: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -150,21 +150,19 @@ class Outcome:
     """What a compaction did: strategy, context tokens before and after, usage of the pass, or why it failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One response of a chain as it was stored."""
+class Link(NamedTuple):
+    """One response of a chain as it was stored. A tuple, for a long conversation has thousands of them."""
 
     id: str
-    parent: str | None
-    depth: int
     status: str
     channel: str | None
     family: str | None
-    opaque: bool
-    input: bytes
-    output: bytes
+    opaque: int
+    """A flag, as databases keep them."""
     input_tokens: int | None
     output_tokens: int | None
+    input: bytes
+    output: bytes
 
 
 @dataclass(frozen=True, slots=True)

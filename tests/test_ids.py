@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import time
 
 from app import ids
 
@@ -10,6 +11,13 @@ def test_a_response_id_is_recognised_only_as_it_was_made() -> None:
     assert not ids.is_response_id(made.upper())
     assert not ids.is_response_id(made + "\n")
     assert not ids.is_response_id(made[:-1])
+
+
+def test_ids_lie_in_the_order_of_the_seconds_they_were_made_in() -> None:
+    before = int(time.time())
+    prefix, _, digits = ids.new("resp").partition("_")
+    assert (prefix, len(digits)) == ("resp", 48)
+    assert before <= int(digits[:8], 16) <= time.time()
 
 
 def test_a_derived_item_id_names_its_place_and_fits_into_64_characters() -> None:
@@ -39,4 +47,4 @@ print(ids.new("resp"), ids.new_request_id())
 """
     made = subprocess.run([sys.executable, "-c", fork], capture_output=True, text=True, check=True).stdout.split()
     assert len(made) == 403
-    assert len({one.partition("_")[2][:32] for one in made}) == len(made)
+    assert len({one[-32:] for one in made}) == len(made)

@@ -12,8 +12,8 @@ from app.cli.context import as_json, find_response, open_store, print_json
 from app.cli.output import moment, rounded, table
 from app.store import Node, Tree
 
-#: Enough of an id to be found by.
-_SHORT = 17
+#: Enough of an id to be found by: its prefix, its second, and what tells it from others of that second.
+_SHORT = 19
 _HERE = " ◀"
 
 #: In front of a response: the first of a tree, one that goes on from the line above, the first of a branch.

@@ -264,8 +264,6 @@ def pseudo_chain(turn: Turn, compacted: Compacted) -> Chain:
         (
             Link(
                 id=tip.id if tip else "",
-                parent=None,
-                depth=0,
                 status="completed",
                 channel=compacted.channel or (tip.channel if tip else None),
                 family=None,

@@ -111,7 +111,7 @@ class Contexts:
     def _shown_link(self, owner: str, link: Link) -> Link:
         if _MARK not in link.input and _MARK not in link.output:
             return link
-        return replace(link, input=self.shown_array(owner, link.input), output=self.shown_array(owner, link.output))
+        return link._replace(input=self.shown_array(owner, link.input), output=self.shown_array(owner, link.output))
 
     def shown_array(self, owner: str, array: bytes) -> bytes:
         return orjson.dumps(self._kept(owner, orjson.loads(array))) if _MARK in array else array
@@ -133,7 +133,7 @@ class Contexts:
             # Sealed with a key that is gone: the originals are still here.
             return replace(chain, links=tuple(map(_without_compactions, whole().links)), compacted=False)
         # The tokens that it reports are also those of the pass: they do not tell how large the context is now.
-        opened = replace(head, input=b"[]", output=orjson.dumps(items), input_tokens=None, output_tokens=None)
+        opened = head._replace(input=b"[]", output=orjson.dumps(items), input_tokens=None, output_tokens=None)
         # Of two compactions made at once in a conversation the later one is its head.
         return replace(chain, links=(opened, *map(_without_compactions, rest)), compacted=False)
 
@@ -163,7 +163,7 @@ class Contexts:
             return link
         reader = family if link.family in (None, family) else _NOBODY
         input, output = (self._read(owner, orjson.loads(array), reader) for array in (link.input, link.output))
-        return replace(link, input=orjson.dumps(input), output=orjson.dumps(output), family=link.family or family)
+        return link._replace(input=orjson.dumps(input), output=orjson.dumps(output), family=link.family or family)
 
     def _read(self, owner: str, items: Iterable[Item], family: str) -> list[Item]:
         out: list[Item] = []
@@ -194,7 +194,7 @@ class Contexts:
             *before, own = self._store.full_chain(owner, native.response).links
         except InvalidRequest:
             return None
-        own = replace(own, output=b"[]")
+        own = own._replace(output=b"[]")
         return [item for link in (*before, own) for item in items_of(_without_compactions(link))]
 
 
@@ -239,4 +239,4 @@ def _without_compactions(link: Link) -> Link:
     items = orjson.loads(link.output)
     if any(item.get("type") == "compaction" for item in items):
         items = [item for item in items if item.get("type") != "compaction" and item.get("role") != "user"]
-    return replace(link, output=orjson.dumps(items))
+    return link._replace(output=orjson.dumps(items))

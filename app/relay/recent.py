@@ -46,7 +46,7 @@ class Recent:
 
     def _remember(self, draft: Draft, outcome: Outcome) -> None:
         before = Chain() if outcome.compacted or draft.parent is None else self._before(draft.owner, draft.parent)
-        links = (*before.links, _link(draft, outcome, len(before.links) + 1))
+        links = (*before.links, _link(draft, outcome))
         self._chains[draft.id] = Chain(links, compacted=outcome.compacted or before.compacted)
         while len(self._chains) > _RESPONSES or sum(map(_size, self._chains.values())) > _BYTES:
             self._chains.popitem(last=False)
@@ -57,12 +57,10 @@ class Recent:
         return chain if read == parent else self.chain(owner, parent)
 
 
-def _link(draft: Draft, outcome: Outcome, depth: int) -> Link:
+def _link(draft: Draft, outcome: Outcome) -> Link:
     usage = outcome.usage
     return Link(
         id=draft.id,
-        parent=draft.parent,
-        depth=depth,
         status=outcome.status,
         channel=outcome.channel,
         family=outcome.family,

@@ -77,12 +77,10 @@ class Loaded(NamedTuple):
     def link(self) -> Link:
         return Link(
             id=self.response or "",
-            parent=None,
-            depth=self.position or 0,
             status=self.status,
             channel=self.channel,
             family=self.family,
-            opaque=bool(self.opaque),
+            opaque=self.opaque,
             input=self.input.encode(),
             output=self.output.encode(),
             input_tokens=self.input_tokens,

