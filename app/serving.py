@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections import Counter
 from contextlib import suppress
 from functools import partial
@@ -36,6 +37,11 @@ worker_tmp_dir = "/dev/shm"  # noqa: S108 - the heartbeat file must not wait for
 control_socket_disable = True
 forwarded_allow_ips = "127.0.0.1"
 accesslog = None
+
+
+def on_starting(server: Any) -> None:
+    """A master that is told to begin anew (SIGUSR2) loads everything again, however this one was begun."""
+    server.START_CTX["args"] = [sys.executable, "-P", "-m", "gunicorn", *sys.argv[1:]]
 
 
 #: What a master tells its workers, or is told itself, to have them end.

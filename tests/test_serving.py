@@ -1,8 +1,9 @@
-"""Workers as gunicorn starts them: which cores they keep to, and what they hear before they listen."""
+"""Workers as gunicorn starts them: which cores they keep to, what they hear before they listen, what replaces them."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,6 +61,19 @@ def test_workers_run_anywhere_when_told_to_or_when_they_are_more_than_the_cores(
     running = gateway([DEMO], **settings)
     assert running.post("/responses", {"model": "demo", "input": "hello"}).status_code == 200
     assert all(found == CORES for found in cores(running))
+
+
+def test_a_new_master_takes_over_and_loads_everything_again(gateway: MakeGateway) -> None:
+    running = gateway([DEMO], worker_processes=1)
+    os.kill(running.pid, signal.SIGUSR2)
+    pattern = re.compile(r"Listening at: \S+ \((\d+)\)")
+    old, new = eventually(lambda: found if len(found := pattern.findall(running.log)) == 2 else None, "another", 20)
+    assert running.pid == int(old)
+    os.kill(int(old), signal.SIGTERM)
+    eventually(lambda: "Shutting down: Master\n" in running.log and not running.workers, "the old one to end", 20)
+    assert running.post("/responses", {"model": "demo", "input": "hello"}).status_code == 200
+    assert b"-m\0gunicorn" in Path(f"/proc/{new}/cmdline").read_bytes()
+    running.kill()
 
 
 def test_a_worker_that_is_told_to_end_before_it_listens_ends(gateway: MakeGateway, tmp_path: Path) -> None:
