@@ -85,10 +85,10 @@ def on_exit(server: Any) -> None:
 
 def _share() -> None:
     """All that is loaded by now is shared with every process forked from here on, for as long as none writes to it. The
-    collector would, in every process, as it marks what it walks over.
+    collector would, in every process, as it marks what it walks over. `antiphon serve` has it disabled until now.
     """
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def _keep_crew(server: Any, settings: Settings) -> None:

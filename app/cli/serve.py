@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 import sys
@@ -101,5 +102,7 @@ def _become_gunicorn(settings: Settings, listen: list[str]) -> NoReturn:
     if settings.drain != _DRAIN:
         options += ["--graceful-timeout", str(settings.drain + DRAIN_RESERVE)]
     sys.argv = ["gunicorn", *options, *listen, "app:create_app()"]
+    # `app.serving` has it enabled once everything is loaded.
+    gc.disable()
     run()
     sys.exit()
