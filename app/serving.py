@@ -8,17 +8,19 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import subprocess
 import sys
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
 from gunicorn import glogging
 
+from app import background
 from app.log import formatter, speak
-from app.settings import DRAIN_RESERVE, load_settings
+from app.settings import DRAIN_RESERVE, Settings, load_settings
+from app.supervision import Child, Crew
 from app.web import Gateway
 
 worker_class = "app.gthread.PatientWorker"
@@ -37,6 +39,15 @@ forwarded_allow_ips = "127.0.0.1"
 accesslog = None
 
 
+def on_starting(server: Any) -> None:
+    """A master that is told to begin anew (SIGUSR2) loads everything again, however this one was begun."""
+    server.START_CTX["args"] = [sys.executable, "-P", "-m", "gunicorn", *sys.argv[1:]]
+
+
+#: What a master tells its workers, or is told itself, to have them end.
+_ENDS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+
+
 def pre_fork(server: Any, worker: Any) -> None:
     """Only here are all workers known: the new one gets the core that the fewest have."""
     taken = Counter(other.core for other in server.WORKERS.values())
@@ -46,32 +57,51 @@ def pre_fork(server: Any, worker: Any) -> None:
     worker.core = min(cores[first:] + cores[:first], key=taken.__getitem__)
 
 
+def post_fork(server: Any, worker: Any) -> None:
+    """Until it takes signals itself, the new worker puts them where the master would look for its own."""
+    worker.missed = server.SIG_QUEUE
+
+
 #: The process that keeps the workers for background responses, where there is one. It is a child of the master.
-_crew: list[subprocess.Popen[bytes]] = []
+_crew: list[Child] = []
 
 
 def when_ready(server: Any) -> None:
     """The master is about to serve: workers for background responses begin beside it, and are told to stop with it."""
+    _share()
     settings = load_settings()
     if settings.worker_processes == 0:
         return
-    command = [sys.executable, "-P", "-m", "app.cli", "worker", "--beside", str(os.getpid())]
-    _crew.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))  # noqa: S603 - nothing from outside
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+    _crew.append(Child("antiphon-crew", partial(_keep_crew, server, settings)))
+    for number in _ENDS:
         signal.signal(number, lambda number, frame: _stop(server, number, frame))
 
 
 def on_exit(server: Any) -> None:
     """The master ends last: systemd would kill what is left then."""
     for crew in _crew:
-        with suppress(subprocess.TimeoutExpired):
-            crew.wait(server.cfg.graceful_timeout + DRAIN_RESERVE)
+        crew.wait(server.cfg.graceful_timeout + DRAIN_RESERVE)
+
+
+def _share() -> None:
+    """All that is loaded by now is shared with every process forked from here on, for as long as none writes to it. The
+    collector would, in every process, as it marks what it walks over. `antiphon serve` has it disabled until now.
+    """
+    gc.freeze()
+    gc.enable()
+
+
+def _keep_crew(server: Any, settings: Settings) -> None:
+    # A server that is gone must not seem to listen.
+    for listener in server.LISTENERS:
+        listener.close()
+    work = partial(background.work, settings)
+    Crew("antiphon-worker", work, settings.worker_processes).keep(beside=server.pid)
 
 
 def _stop(server: Any, number: int, frame: FrameType | None) -> None:
     for crew in _crew:
-        with suppress(ProcessLookupError):
-            crew.send_signal(signal.SIGTERM)
+        crew.stop()
     server.signal(number, frame)
 
 
@@ -85,12 +115,20 @@ def post_worker_init(worker: Any) -> None:
     # What is there now stays: the collector need not walk over it, which would stop every stream for 12 ms.
     gc.collect()
     gc.freeze()
+    _heed(worker)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
     """After the last request: what still waits to be written is written."""
     if getattr(worker, "wsgi", None) is not None:
         _gateway(worker).close()
+
+
+def _heed(worker: Any) -> None:
+    """A worker that was told to end before it could hear it would be waited for, and killed in the end."""
+    while not worker.missed.empty():
+        if worker.missed.get() in _ENDS:
+            worker.alive = False
 
 
 class logger_class(glogging.Logger):  # type: ignore[misc]

@@ -157,7 +157,7 @@ class Gateway:
     @property
     def crew(self) -> list[int]:
         """The process that keeps the workers for background responses."""
-        return [pid for pid in _children(self.pid) if b"--beside" in _command_line(pid)]
+        return [pid for pid in _children(self.pid) if _name(pid) == "antiphon-crew"]
 
     @property
     def background_workers(self) -> list[int]:
@@ -293,11 +293,11 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def _command_line(pid: int) -> bytes:
+def _name(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/comm").read_text().strip()
     except FileNotFoundError:
-        return b""
+        return ""
 
 
 def portions(answer: requests.Response) -> Iterator[bytes]:

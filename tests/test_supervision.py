@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,22 @@ def test_workers_end_when_their_keeper_was_killed(kept: Gateway) -> None:
     kept.wait_for_log("background responses are made here")
     os.kill(keeper, signal.SIGKILL)
     eventually(lambda: not any(is_there(pid) for pid in pids), "them to end", 20)
+
+
+def test_nothing_listens_any_more_where_only_they_are_left(kept: Gateway) -> None:
+    (keeper,) = kept.crew
+    workers(kept)
+    os.kill(keeper, signal.SIGSTOP)
+    for pid in [kept.pid, *kept.workers]:
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not listens(kept), "the port to be free", 20)
+    assert is_there(keeper)
+    os.kill(keeper, signal.SIGCONT)
+
+
+def listens(gateway: Gateway) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", gateway.port)) == 0
 
 
 def test_without_workers_a_response_waits(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import click
+from gunicorn.app.wsgiapp import run
 
 from app import __version__, formats
 from app.channels.table import Table, load
@@ -89,13 +92,17 @@ def _where(bind: str) -> str:
     return f"http://{bind}/v1" if bind.rpartition(":")[2].isdecimal() else bind
 
 
-def _become_gunicorn(settings: Settings, listen: list[str]) -> None:
-    """A new process image, so that a restart loads new code. -P and the chdir: no code of this directory runs."""
+def _become_gunicorn(settings: Settings, listen: list[str]) -> NoReturn:
+    """In this process, which has loaded half of the gateway by now. The chdir: no code of this directory runs."""
     os.environ["ANTIPHON_HOME"] = str(home())
     os.chdir(PACKAGE_PARENT)
-    command = [sys.executable, "-P", "-m", "gunicorn", "--config", "python:app.serving"]
-    command += ["--workers", str(settings.workers), "--threads", str(settings.threads)]
-    command += ["--worker-connections", str(settings.threads + 256)]
+    options = ["--config", "python:app.serving"]
+    options += ["--workers", str(settings.workers), "--threads", str(settings.threads)]
+    options += ["--worker-connections", str(settings.threads + 256)]
     if settings.drain != _DRAIN:
-        command += ["--graceful-timeout", str(settings.drain + DRAIN_RESERVE)]
-    os.execv(sys.executable, [*command, *listen, "app:create_app()"])  # noqa: S606 - no shell, nothing from outside
+        options += ["--graceful-timeout", str(settings.drain + DRAIN_RESERVE)]
+    sys.argv = ["gunicorn", *options, *listen, "app:create_app()"]
+    # `app.serving` has it enabled once everything is loaded.
+    gc.disable()
+    run()
+    sys.exit()
