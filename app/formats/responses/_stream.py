@@ -63,6 +63,26 @@ Event = dict[str, Any]
 class ResponsesDecoder:
     """Relays the output events of one stream and learns what it needs on the way."""
 
+    __slots__ = (
+        "_account",
+        "_done",
+        "_held",
+        "_holds",
+        "_index",
+        "_kept",
+        "_nonsense",
+        "_number",
+        "_repair",
+        "_splitter",
+        "_turn",
+        "_usual",
+        "accepted",
+        "answer",
+        "defaults",
+        "path",
+        "started",
+    )
+
     def __init__(self, turn: Turn, sequence: int) -> None:
         self.accepted = False
         self.started = False
@@ -75,6 +95,8 @@ class ResponsesDecoder:
         self._account = Account(turn.id)
         self._repair: Repair | None = None
         self._number = sequence
+        self._usual = b""
+        """How the newest of the unread events began: the next one most likely begins as well."""
         self._index = len(turn.preface)
         self._done: list[Item] = []
         self._kept = _Kept()
@@ -92,8 +114,10 @@ class ResponsesDecoder:
             return b""
         out: list[bytes] = []
         try:
-            self._take(self._whole_events(data), out)
+            self._take(self._splitter.feed(data), out)
             self.started = self.started or bool(out)
+        except sse.EventTooLong:
+            self._break(UpstreamBroken("The model's server sent an event without an end."))
         except UpstreamError as error:
             self.started = self.started or bool(out)
             self._release(out, cut=False)
@@ -127,7 +151,7 @@ class ResponsesDecoder:
 
     def _pass_run(self, block: bytes, start: int, out: list[bytes]) -> int:
         """Passes on what can go unread and is written as OpenAI writes it; gives back where that ends."""
-        number, at, head = self._number, start, b""
+        number, at, head = self._number, start, self._usual
         while at < len(block):
             if not head or not block.startswith(head % number, at):
                 found = _UNREAD_HEADS.get(block[at : block.find(b"\n", at)])
@@ -137,7 +161,7 @@ class ResponsesDecoder:
             at = block.find(b"\n\n", at) + 2
             number += 1
         if at > start:
-            self._number = number
+            self._number, self._usual = number, head
             self._send(block[start:at], out)
         return at
 
@@ -150,14 +174,8 @@ class ResponsesDecoder:
 
     # --- events
 
-    def _whole_events(self, data: bytes) -> bytes:
-        try:
-            return self._splitter.feed(data)
-        except sse.EventTooLong:
-            raise UpstreamBroken("The model's server sent an event without an end.") from None
-
     def _take(self, block: bytes, out: list[bytes]) -> None:
-        valid, at = _is_utf8(block), 0
+        valid, at = block.isascii() or _is_utf8(block), 0
         while at < len(block) and self.answer is None:
             unread = valid and self._unread
             if unread and (end := self._pass_run(block, at, out)) > at:
@@ -334,6 +352,8 @@ class ResponsesDecoder:
 class _Kept:
     """The events of the item that is being relayed, as they were sent on."""
 
+    __slots__ = ("_pieces", "_size", "whole")
+
     def __init__(self) -> None:
         self.whole = True
         self._pieces: list[bytes] = []
@@ -378,8 +398,6 @@ def _event(data: bytes, name: str | None) -> Event:
 
 
 def _is_utf8(block: bytes) -> bool:
-    if block.isascii():
-        return True
     try:
         block.decode()
     except UnicodeDecodeError:
