@@ -202,7 +202,7 @@ class Chunks:
                 self._trailer, at = True, start
         if self._trailer:
             at = self._skip_trailer(data, at)
-        self._need = max(0, at - len(data))
+        self._need = at - len(data) if at > len(data) else 0
         self.rest = data[at:]
         return out[0] if len(out) == 1 else b"".join(out)
 

@@ -144,11 +144,6 @@ class ResponsesDecoder:
 
     # --- unread
 
-    @property
-    def _unread(self) -> bool:
-        """Whether the events of the open item may be passed on unread, so far as they have the right numbers."""
-        return self._account.proved and self._repair is None and not self._index
-
     def _pass_run(self, block: bytes, start: int, out: list[bytes]) -> int:
         """Passes on what can go unread and is written as OpenAI writes it; gives back where that ends."""
         number, at, head = self._number, start, self._usual
@@ -177,7 +172,8 @@ class ResponsesDecoder:
     def _take(self, block: bytes, out: list[bytes]) -> None:
         valid, at = block.isascii() or _is_utf8(block), 0
         while at < len(block) and self.answer is None:
-            unread = valid and self._unread
+            # The events of an item that has proved exact, so far as they have the right numbers.
+            unread = valid and self._account.proved and self._repair is None and not self._index
             if unread and (end := self._pass_run(block, at, out)) > at:
                 at = end
                 continue
