@@ -116,12 +116,10 @@ class ResponsesDecoder:
         try:
             self._take(self._splitter.feed(data), out)
             self.started = self.started or bool(out)
-        except sse.EventTooLong:
-            self._break(UpstreamBroken("The model's server sent an event without an end."))
         except UpstreamError as error:
-            self.started = self.started or bool(out)
-            self._release(out, cut=False)
-            self._break(error)
+            self._break_off(error, out)
+        except sse.EventTooLong:
+            self._break_off(UpstreamBroken("The model's server sent an event without an end."), out)
         return out[0] if len(out) == 1 else b"".join(out)
 
     def finish(self) -> None:
@@ -325,6 +323,11 @@ class ResponsesDecoder:
     def _fail(self, holder: Mapping[str, Any]) -> None:
         error = holder.get("error")
         raise _openai.stream_error(error if isinstance(error, dict) else holder)
+
+    def _break_off(self, error: UpstreamError, out: list[bytes]) -> None:
+        self.started = self.started or bool(out)
+        self._release(out, cut=False)
+        self._break(error)
 
     def _break(self, error: UpstreamError) -> None:
         """Before the first output a failure is an error, so that another channel may be asked; later an answer."""
