@@ -22,6 +22,7 @@ MAX_EVENT = 16 * 1024 * 1024
 #: The blank line behind an event. A `\r` counts once it is known that no `\n` follows.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
 _LONGEST_BLANK_LINE = 4
+_CR = ord(b"\r")
 
 
 class EventTooLong(ValueError):
@@ -68,7 +69,7 @@ class Splitter:
             return b""
         if self._at_start:
             data = self._drop_bom(data)
-        if self._after_cr or b"\r" in data:
+        if self._after_cr or _CR in data:
             data = self._unify(data)
         if not data:
             return b""
