@@ -46,3 +46,10 @@ def test_workers_run_anywhere_when_told_to_or_when_they_are_more_than_the_cores(
     running = gateway([DEMO], **settings)
     assert running.post("/responses", {"model": "demo", "input": "hello"}).status_code == 200
     assert all(found == CORES for found in cores(running))
+
+
+def test_no_thread_of_a_worker_pushes_another_one_aside(gateway: MakeGateway) -> None:
+    running = gateway([DEMO])
+    assert running.post("/responses", {"model": "demo", "input": "hello"}).status_code == 200
+    tasks = Path(f"/proc/{running.workers[0]}/task").iterdir()
+    assert {os.sched_getscheduler(int(task.name)) for task in tasks} == {os.SCHED_BATCH}
