@@ -109,6 +109,7 @@ def post_worker_init(worker: Any) -> None:
     """The worker is about to serve: the running streams learn from it when it has to end."""
     gateway = _gateway(worker)
     _pin(worker, gateway.settings.pin)
+    _take_turns()
     gateway.drain.grace = float(max(0, worker.cfg.graceful_timeout - DRAIN_RESERVE))
     gateway.drain.alive = lambda: worker.alive
     gateway.start()
@@ -148,6 +149,16 @@ def _pin(worker: Any, wish: str) -> None:
         # Not every system has the call, and a sandbox may not allow it.
         with suppress(AttributeError, OSError):
             os.sched_setaffinity(0, {worker.core})
+
+
+def _take_turns() -> None:
+    """A thread that wakes up does not push another one of them aside: that one has the interpreter, so whoever took its
+    core would only go back to waiting for it.
+    """
+    # Not every system has the call, and a sandbox may not allow it.
+    with suppress(AttributeError, OSError):
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _cores() -> list[int]:

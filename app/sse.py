@@ -22,6 +22,7 @@ MAX_EVENT = 16 * 1024 * 1024
 #: The blank line behind an event. A `\r` counts once it is known that no `\n` follows.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
 _LONGEST_BLANK_LINE = 4
+_CR = ord(b"\r")
 
 
 class EventTooLong(ValueError):
@@ -54,6 +55,8 @@ class Splitter:
     line end at once; if a `\\n` follows in the next piece, it belongs to it.
     """
 
+    __slots__ = ("_after_cr", "_at_start", "_held", "_pieces")
+
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
         self._held = 0
@@ -66,22 +69,25 @@ class Splitter:
             return b""
         if self._at_start:
             data = self._drop_bom(data)
-        if self._after_cr or b"\r" in data:
+        if self._after_cr or _CR in data:
             data = self._unify(data)
         if not data:
             return b""
-        straddles = bool(self._pieces) and data.startswith(b"\n") and self._pieces[-1].endswith(b"\n")
-        cut = data.rfind(b"\n\n")
-        if cut < 0 and not straddles:
+        if self._pieces and (b"\n\n" in data or self._straddles(data)):
+            data = b"".join((*self._pieces, data))
+            self._pieces, self._held = [], 0
+        if data.endswith(b"\n\n"):
+            return data
+        end = data.rfind(b"\n\n") + 2
+        if end < 2:
             self._keep(data)
             return b""
-        block = b"".join((*self._pieces, data)) if self._pieces else data
-        end = block.rfind(b"\n\n") + 2
-        self._pieces, self._held = [], 0
-        if end < len(block):
-            self._keep(block[end:])
-            block = block[:end]
-        return block
+        self._keep(data[end:])
+        return data[:end]
+
+    def _straddles(self, data: bytes) -> bool:
+        """Whether a blank line began in the piece before."""
+        return data.startswith(b"\n") and self._pieces[-1].endswith(b"\n")
 
     @property
     def rest(self) -> bytes:

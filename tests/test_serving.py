@@ -88,3 +88,10 @@ def test_a_worker_that_is_told_to_end_before_it_listens_ends(gateway: MakeGatewa
             assert next(line for line in early.stderr if "Worker exiting" in line)
         finally:
             early.kill()
+
+
+def test_no_thread_of_a_worker_pushes_another_one_aside(gateway: MakeGateway) -> None:
+    running = gateway([DEMO])
+    assert running.post("/responses", {"model": "demo", "input": "hello"}).status_code == 200
+    tasks = Path(f"/proc/{running.workers[0]}/task").iterdir()
+    assert {os.sched_getscheduler(int(task.name)) for task in tasks} == {os.SCHED_BATCH}

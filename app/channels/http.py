@@ -129,6 +129,8 @@ def body_of(head: Head) -> Body:
 class Open:
     """A body that ends with its connection."""
 
+    __slots__ = ("clean", "ended")
+
     def __init__(self) -> None:
         self.ended = False
         self.clean = False
@@ -141,6 +143,8 @@ class Open:
 
 
 class Sized:
+    __slots__ = ("_left",)
+
     def __init__(self, length: int) -> None:
         self._left = length
 
@@ -163,6 +167,8 @@ class Sized:
 
 class Chunks:
     """Undoes chunked framing, however the bytes were split."""
+
+    __slots__ = ("_need", "_trailer", "ended", "rest")
 
     def __init__(self) -> None:
         self.ended = False
@@ -196,7 +202,7 @@ class Chunks:
                 self._trailer, at = True, start
         if self._trailer:
             at = self._skip_trailer(data, at)
-        self._need = max(0, at - len(data))
+        self._need = at - len(data) if at > len(data) else 0
         self.rest = data[at:]
         return out[0] if len(out) == 1 else b"".join(out)
 
@@ -218,15 +224,6 @@ class Chunks:
             raise HTTPException("the size line of a chunk has no end")
 
 
-class Plain:
-    """A body that is what it says."""
-
-    pending = False
-
-    def feed(self, data: bytes) -> bytes:
-        return data
-
-
 class Zipped:
     """A body that was zipped, although nobody asked for it."""
 
@@ -245,11 +242,11 @@ class Zipped:
             raise HTTPException("the body cannot be unzipped") from error
 
 
-def coding_of(head: Head) -> Plain | Zipped:
-    """Raises HTTPException for a coding that is not known here."""
+def coding_of(head: Head) -> Zipped | None:
+    """None for a body that is what it says. Raises HTTPException for a coding that is not known here."""
     coding = head.headers.get("content-encoding", "identity").strip().lower()
     if coding in ("", "identity"):
-        return Plain()
+        return None
     if coding in ("gzip", "x-gzip", "deflate"):
         return Zipped()
     raise HTTPException("the body has a coding that nobody asked for")

@@ -279,18 +279,17 @@ def _pool(row: Row, connections: int) -> urllib3.HTTPConnectionPool:
 class _Wire:
     """A connection while one request has it. Its socket never blocks: whoever waits also watches the client."""
 
+    __slots__ = ("_connection", "_connections", "_socket", "_tls", "descriptor", "more", "reused")
+
     def __init__(self, connections: _Connections, connection: Any, reused: bool) -> None:
         self._connections = connections
         self._connection = connection
         self._socket: socket.socket = connection.sock
         self._tls = self._socket if isinstance(self._socket, ssl.SSLSocket) else None
+        self.descriptor = self._socket.fileno()
         self.reused = reused
         self.more = self._tls is not None
         """TLS may hold what the socket no longer shows."""
-
-    @property
-    def descriptor(self) -> int:
-        return self._socket.fileno()
 
     def send(self, data: bytes, deadline: float, client: int | None) -> None:
         left = memoryview(data)
@@ -367,6 +366,8 @@ class _Wire:
 class _HttpExchange:
     """The body of an HTTP answer, either whole or piece by piece without blocking."""
 
+    __slots__ = ("_body", "_client", "_coding", "_early", "_patience", "_persistent", "_wire", "headers", "status")
+
     def __init__(self, wire: _Wire, head: http.Head, early: bytes, patience: float, client: int | None) -> None:
         self.status = head.status
         self.headers = head.headers
@@ -405,13 +406,13 @@ class _HttpExchange:
     def fileno(self) -> int | None:
         """None while something waits that no poll would show: early bytes, or the end of a body on a kept socket."""
         wire = self._wire
-        if wire is None or self._early or wire.more or self._body.ended or self._coding.pending:
+        if wire is None or self._early or wire.more or self._body.ended:
             return None
-        return wire.descriptor
+        return None if self._coding is not None and self._coding.pending else wire.descriptor
 
     def receive(self) -> bytes | None:
         try:
-            if self._coding.pending:
+            if self._coding is not None and self._coding.pending:
                 return self._coding.feed(b"")
             if self._body.ended or self._wire is None:
                 return b""
@@ -427,7 +428,9 @@ class _HttpExchange:
         if not data:
             self._body.close()
             return b""
-        payload = self._coding.feed(self._body.feed(data))
+        payload = self._body.feed(data)
+        if self._coding is not None:
+            payload = self._coding.feed(payload)
         return payload if payload or self._body.ended else None
 
     def close(self) -> None:

@@ -93,6 +93,8 @@ class Client:
 class Stop:
     """Asks a stream to end, from any thread."""
 
+    __slots__ = ("asked", "heard")
+
     def __init__(self) -> None:
         self.asked = False
         self.heard: Callable[[], None] | None = None

@@ -247,7 +247,8 @@ class Pump(Mover):
         self._now = monotonic()
         for descriptor, mask in ready:
             if found := self._watched.get(descriptor):
-                self._do(*found, mask)
+                stream, step = found
+                self._do(stream, step, mask)
             elif descriptor == self._bell:
                 os.eventfd_read(self._bell)
         self._read_on()

@@ -34,6 +34,8 @@ _NAMES = ("id", "type", "call_id", "name")
 class Account:
     """Goes through a stream item by item. What is not looked at is taken for exact."""
 
+    __slots__ = ("_done", "_ids", "_in_part", "_turn_id", "item", "proved")
+
     def __init__(self, turn_id: str) -> None:
         self.item: Item | None = None
         """The one that is being sent."""

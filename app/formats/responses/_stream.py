@@ -63,6 +63,26 @@ Event = dict[str, Any]
 class ResponsesDecoder:
     """Relays the output events of one stream and learns what it needs on the way."""
 
+    __slots__ = (
+        "_account",
+        "_done",
+        "_held",
+        "_holds",
+        "_index",
+        "_kept",
+        "_nonsense",
+        "_number",
+        "_repair",
+        "_splitter",
+        "_turn",
+        "_usual",
+        "accepted",
+        "answer",
+        "defaults",
+        "path",
+        "started",
+    )
+
     def __init__(self, turn: Turn, sequence: int) -> None:
         self.accepted = False
         self.started = False
@@ -75,6 +95,8 @@ class ResponsesDecoder:
         self._account = Account(turn.id)
         self._repair: Repair | None = None
         self._number = sequence
+        self._usual = b""
+        """How the newest of the unread events began: the next one most likely begins as well."""
         self._index = len(turn.preface)
         self._done: list[Item] = []
         self._kept = _Kept()
@@ -92,12 +114,12 @@ class ResponsesDecoder:
             return b""
         out: list[bytes] = []
         try:
-            self._take(self._whole_events(data), out)
+            self._take(self._splitter.feed(data), out)
             self.started = self.started or bool(out)
         except UpstreamError as error:
-            self.started = self.started or bool(out)
-            self._release(out, cut=False)
-            self._break(error)
+            self._break_off(error, out)
+        except sse.EventTooLong:
+            self._break_off(UpstreamBroken("The model's server sent an event without an end."), out)
         return out[0] if len(out) == 1 else b"".join(out)
 
     def finish(self) -> None:
@@ -120,24 +142,21 @@ class ResponsesDecoder:
 
     # --- unread
 
-    @property
-    def _unread(self) -> bool:
-        """Whether the events of the open item may be passed on unread, so far as they have the right numbers."""
-        return self._account.proved and self._repair is None and not self._index
-
     def _pass_run(self, block: bytes, start: int, out: list[bytes]) -> int:
         """Passes on what can go unread and is written as OpenAI writes it; gives back where that ends."""
-        number, at, head = self._number, start, b""
+        number, at, head = self._number, start, self._usual
         while at < len(block):
             if not head or not block.startswith(head % number, at):
                 found = _UNREAD_HEADS.get(block[at : block.find(b"\n", at)])
                 if found is None or not block.startswith(found % number, at):
                     break
                 head = found
-            at = block.find(b"\n\n", at) + 2
+            # Its data is one line, as a rule: two letters are searched for much slower than one.
+            end = block.find(b"\n", at + len(head) - 1)
+            at = (end if block.startswith(b"\n", end + 1) else block.find(b"\n\n", end)) + 2
             number += 1
         if at > start:
-            self._number = number
+            self._number, self._usual = number, head
             self._send(block[start:at], out)
         return at
 
@@ -150,16 +169,11 @@ class ResponsesDecoder:
 
     # --- events
 
-    def _whole_events(self, data: bytes) -> bytes:
-        try:
-            return self._splitter.feed(data)
-        except sse.EventTooLong:
-            raise UpstreamBroken("The model's server sent an event without an end.") from None
-
     def _take(self, block: bytes, out: list[bytes]) -> None:
-        valid, at = _is_utf8(block), 0
+        valid, at = block.isascii() or _is_utf8(block), 0
         while at < len(block) and self.answer is None:
-            unread = valid and self._unread
+            # The events of an item that has proved exact, so far as they have the right numbers.
+            unread = valid and self._account.proved and self._repair is None and not self._index
             if unread and (end := self._pass_run(block, at, out)) > at:
                 at = end
                 continue
@@ -312,6 +326,11 @@ class ResponsesDecoder:
         error = holder.get("error")
         raise _openai.stream_error(error if isinstance(error, dict) else holder)
 
+    def _break_off(self, error: UpstreamError, out: list[bytes]) -> None:
+        self.started = self.started or bool(out)
+        self._release(out, cut=False)
+        self._break(error)
+
     def _break(self, error: UpstreamError) -> None:
         """Before the first output a failure is an error, so that another channel may be asked; later an answer."""
         if not self.started:
@@ -333,6 +352,8 @@ class ResponsesDecoder:
 
 class _Kept:
     """The events of the item that is being relayed, as they were sent on."""
+
+    __slots__ = ("_pieces", "_size", "whole")
 
     def __init__(self) -> None:
         self.whole = True
@@ -378,8 +399,6 @@ def _event(data: bytes, name: str | None) -> Event:
 
 
 def _is_utf8(block: bytes) -> bool:
-    if block.isascii():
-        return True
     try:
         block.decode()
     except UnicodeDecodeError:

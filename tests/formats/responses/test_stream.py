@@ -300,6 +300,16 @@ def test_an_item_whose_end_was_held_back_is_unfinished_when_the_stream_breaks_th
         check_stream(framed(out, decoder, asked))
 
 
+def test_an_item_whose_end_was_held_back_is_told_when_the_next_event_never_ends() -> None:
+    asked = turn(max_output_tokens=16)
+    told = exact([message("One two")])
+    out, decoder = read([stream_of(*told[:-1]), b"x" * (sse.MAX_EVENT + 1)], asked)
+    assert events(out)[-1]["type"] == "response.output_item.done"
+    assert decoder.answer is not None
+    assert decoder.answer.status == "failed"
+    check_stream(framed(out, decoder, asked))
+
+
 def test_one_event_for_every_end_is_read_by_its_status() -> None:
     told = exact([message("One")])
     details = {"reason": "content_filter"}
