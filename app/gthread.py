@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import select
+import socket
 import ssl
 from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker
 
-#: Milliseconds for which a thread waits for the next request before it hands the connection back.
+#: Milliseconds for which a thread waits for a new connection's request before it does so as gunicorn does, with a
+#: selector of its own.
+_WELCOME = 100
+#: Milliseconds for which it waits for the next request before it hands the connection back.
 _STAY = 2
 
 
@@ -18,6 +22,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     """
 
     def handle(self, conn: Any) -> Any:
+        if not conn.initialized and not conn.data_ready:
+            conn.data_ready = _asks(conn.sock, _WELCOME)
         goes_on = super().handle(conn)
         while goes_on is True and self._asks_again(conn):
             goes_on = super().handle(conn)
@@ -27,6 +33,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         # While there are more connections than threads, nobody keeps one to himself.
         if not self.alive or self.nr_conns > self.cfg.threads or isinstance(conn.sock, ssl.SSLSocket):
             return False
-        poll = select.poll()
-        poll.register(conn.sock, select.POLLIN)
-        return bool(poll.poll(_STAY))
+        return _asks(conn.sock, _STAY)
+
+
+def _asks(sock: socket.socket, within: int) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(within))
