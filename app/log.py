@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -20,6 +21,8 @@ from app.settings import load_settings
 TEXT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"
 #: Seconds for which lines about requests are gathered.
 GATHER = 0.05
+#: Lines that may wait to be written.
+_MOST = 100_000
 
 
 class JsonLines(logging.Formatter):
@@ -40,13 +43,13 @@ class JsonLines(logging.Formatter):
 
 class Gathered(logging.Handler):
     """Writes its records from a thread of its own, all that came within a moment in one piece; the rest when it is
-    closed, which logging does as the process ends.
+    closed, which logging does as the process ends. Where nobody reads the stream, the oldest make room for the newest.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._records: deque[logging.LogRecord] = deque()
+        self._records = deque[logging.LogRecord](maxlen=_MOST)
         self._renew()
         os.register_at_fork(after_in_child=self._renew)
 
@@ -69,8 +72,9 @@ class Gathered(logging.Handler):
     def flush(self) -> None:
         with self._writing:
             lines = []
-            while self._records:
-                lines.append(f"{self.format(self._records.popleft())}\n")
+            with suppress(IndexError):
+                while True:
+                    lines.append(f"{self.format(self._records.popleft())}\n")
             if lines:
                 self._stream.write("".join(lines))
                 self._stream.flush()
