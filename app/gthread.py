@@ -5,6 +5,8 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker
@@ -14,6 +16,8 @@ from gunicorn.workers.gthread import ThreadWorker
 _WELCOME = 100
 #: Milliseconds for which it waits for the next request before it hands the connection back.
 _STAY = 2
+#: Seconds for which a client may leave a connection open that was ended, and bytes that it may still send.
+_FAREWELL, _UNHEARD = 2.0, 65536
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]
@@ -27,6 +31,8 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         goes_on = super().handle(conn)
         while goes_on is True and self._asks_again(conn):
             goes_on = super().handle(conn)
+        if goes_on is False:
+            _part(conn.sock)
         return goes_on
 
     def _asks_again(self, conn: Any) -> bool:
@@ -34,6 +40,22 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         if not self.alive or self.nr_conns > self.cfg.threads or isinstance(conn.sock, ssl.SSLSocket):
             return False
         return _asks(conn.sock, _STAY)
+
+
+def _part(sock: socket.socket) -> None:
+    """Ends our side and waits until the other has ended its own, so that the last words arrive. gunicorn does it in the
+    main thread, where a client that does not close would keep everybody else waiting.
+    """
+    until, left = monotonic() + _FAREWELL, _UNHEARD
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        while left > 0 and (seconds := until - monotonic()) > 0:
+            sock.settimeout(seconds)
+            if not (data := sock.recv(4096)):
+                break
+            left -= len(data)
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _asks(sock: socket.socket, within: int) -> bool:

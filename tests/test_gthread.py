@@ -63,6 +63,17 @@ def test_more_connections_than_threads_are_all_served_while_each_stays_busy(runn
             assert {(answer.status, bool(answer.read())) for answer in answers} == {(200, True)}
 
 
+def test_clients_that_do_not_close_keep_nobody_waiting(gateway: MakeGateway) -> None:
+    running = gateway(CHANNELS, threads=16)
+    with ExitStack() as stack:
+        for _ in range(8):
+            connection = stack.enter_context(closing(_connection(running)))
+            connection.connect()
+            connection.sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        other = stack.enter_context(closing(http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)))
+        assert _ask(other, running) == 200
+
+
 def test_a_busy_connection_does_not_keep_a_worker_from_ending(running: Gateway) -> None:
     with closing(_connection(running)) as connection:
         assert _ask(connection, running) == 200
