@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
 from contextlib import suppress
-from time import monotonic
 from typing import Any
 
+from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import ThreadWorker
 
 #: Milliseconds for which a thread waits for a new connection's request before it does so as gunicorn does, with a
@@ -16,8 +17,6 @@ from gunicorn.workers.gthread import ThreadWorker
 _WELCOME = 100
 #: Milliseconds for which it waits for the next request before it hands the connection back.
 _STAY = 2
-#: Seconds for which a client may leave a connection open that was ended, and bytes that it may still send.
-_FAREWELL, _UNHEARD = 2.0, 65536
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]
@@ -44,17 +43,11 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
 def _part(sock: socket.socket) -> None:
     """Ends our side and waits until the other has ended its own, so that the last words arrive. gunicorn does it in the
-    main thread, where a client that does not close would keep everybody else waiting.
+    main thread, where a client that does not close would keep everybody else waiting; here nothing is left to wait for.
     """
-    until, left = monotonic() + _FAREWELL, _UNHEARD
     with suppress(OSError):
-        sock.shutdown(socket.SHUT_WR)
-        while left > 0 and (seconds := until - monotonic()) > 0:
-            sock.settimeout(seconds)
-            if not (data := sock.recv(4096)):
-                break
-            left -= len(data)
-    with suppress(OSError):
+        # Another descriptor of the same connection: this one is still the main thread's to close.
+        close_graceful(socket.socket(fileno=os.dup(sock.fileno())))
         sock.shutdown(socket.SHUT_RDWR)
 
 

@@ -16,7 +16,6 @@ from typing import TextIO
 import orjson
 
 from app.relay.journal import Line, requests
-from app.settings import load_settings
 
 TEXT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"
 #: Seconds for which lines about requests are gathered.
@@ -92,23 +91,19 @@ class Gathered(logging.Handler):
             self.flush()
 
 
-def formatter() -> logging.Formatter:
-    return JsonLines() if load_settings().log == "json" else logging.Formatter(TEXT)
-
-
-def speak() -> None:
-    """Our own log; of what the queue says only what is wrong."""
+def speak(log: str) -> None:
+    """Our own log, as text or json; of what the queue says only what is wrong."""
     # What no line of ours tells is not looked up for each.
     logging.logThreads = logging.logMultiprocessing = False
     vars(logging)["_srcfile"] = None
     ours, gathered = logging.StreamHandler(), Gathered(sys.stderr)
-    ours.setFormatter(formatter())
+    ours.setFormatter(JsonLines() if log == "json" else logging.Formatter(TEXT))
     gathered.setFormatter(ours.formatter)
-    for log, handler, level in (
+    for logger, handler, level in (
         (logging.getLogger("app"), ours, logging.INFO),
         (requests, gathered, logging.INFO),
         (logging.getLogger("huey"), ours, logging.WARNING),
     ):
-        log.handlers = [handler]
-        log.setLevel(level)
-        log.propagate = False
+        logger.handlers = [handler]
+        logger.setLevel(level)
+        logger.propagate = False

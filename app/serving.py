@@ -18,7 +18,7 @@ from typing import Any
 from gunicorn import glogging
 
 from app import background
-from app.log import formatter, speak
+from app.log import JsonLines, speak
 from app.settings import DRAIN_RESERVE, Settings, load_settings
 from app.supervision import Child, Crew
 from app.web import Gateway
@@ -137,10 +137,11 @@ class logger_class(glogging.Logger):  # type: ignore[misc]
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
-        speak()
-        if load_settings().log == "json":
+        log = load_settings().log
+        speak(log)
+        if log == "json":
             for theirs in self.error_log.handlers:
-                theirs.setFormatter(formatter())
+                theirs.setFormatter(JsonLines())
 
 
 def _pin(worker: Any, wish: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import orjson
 from flask import Flask, Response, current_app, g, request
@@ -35,8 +35,6 @@ from app.relay.chat import ChatRelay
 from app.relay.journal import Entry, Visit
 from app.settings import Settings
 from app.store import Store
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -205,11 +203,12 @@ def event_stream(events: Iterable[bytes]) -> Response:
 class Arrival:
     """A request while it is here, looked up once: every look into Flask's context costs more than what it finds."""
 
-    __slots__ = ("admitted", "asked", "began", "environ", "error", "path", "request_id", "token")
+    __slots__ = ("admitted", "asked", "began", "environ", "error", "path", "public", "request_id", "token")
 
-    def __init__(self, environ: Mapping[str, Any], path: str) -> None:
+    def __init__(self, environ: Mapping[str, Any], path: str, view: object) -> None:
         self.environ = environ
         self.path = path
+        self.public = getattr(view, "is_public", False)
         self.request_id = ids.new_request_id()
         self.began = monotonic()
         self.token: Token | None = None
@@ -232,10 +231,10 @@ class Border:
         self._in_flight = gateway.in_flight
 
     def arrive(self) -> None:
-        incoming = _behind(request)
-        g.arrival = arrival = Arrival(incoming.environ, incoming.path)
+        incoming = cast(Any, request)._get_current_object()
         view = self._views.get(incoming.endpoint or "")
-        if view is None or _is_public(view):
+        g.arrival = arrival = Arrival(incoming.environ, incoming.path, view)
+        if view is None or arrival.public:
             return
         arrival.token = token_of(secret())
         if not self._in_flight.enter():
@@ -247,11 +246,11 @@ class Border:
         arrival.admitted = True
 
     def leave(self, response: Response) -> Response:
-        incoming, arrival = _behind(request), _arrival()
+        arrival = _arrival()
         response.headers.extend(_told(arrival))
         _discard_body(arrival.environ)
         # Probes that go well are not worth a line.
-        worth_a_line = response.status_code >= 500 or not _is_public(self._views.get(incoming.endpoint or ""))
+        worth_a_line = response.status_code >= 500 or not arrival.public
         response.call_on_close(partial(self._left, arrival, response.status_code if worth_a_line else None))
         return response
 
@@ -261,15 +260,6 @@ class Border:
         if status is not None:
             entry = arrival.asked.entry if arrival.asked else Entry()
             entry.write(_visit(arrival, status))
-
-
-def _behind(proxy: T) -> T:
-    """What one of Flask's proxies stands for now."""
-    return cast(T, cast(Any, proxy)._get_current_object())
-
-
-def _is_public(view: object) -> bool:
-    return getattr(view, "is_public", False)
 
 
 def _told(arrival: Arrival) -> dict[str, str]:

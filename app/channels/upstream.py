@@ -221,7 +221,7 @@ class _Connections:
     """Those of one channel: opened to its one address, kept while they can serve again, and used newest first."""
 
     def __init__(self, row: Row, most: int) -> None:
-        self._pool = _pool(row, most)
+        self._pool = _pool(row)
         self._most = most
         self._kept: deque[tuple[Any, float]] = deque()
         self._closed = False
@@ -265,15 +265,15 @@ class _Connections:
         self.clear()
 
 
-def _pool(row: Row, connections: int) -> urllib3.HTTPConnectionPool:
+def _pool(row: Row) -> urllib3.HTTPConnectionPool:
     """urllib3's part: what it takes to open a connection to the one address of a channel."""
     url = urllib3.util.parse_url(row.base_url or "")
     host = url.host or "localhost"
     if url.scheme != "https":
-        return urllib3.HTTPConnectionPool(host, url.port, maxsize=connections, block=False)
+        return urllib3.HTTPConnectionPool(host, url.port)
     # One context a channel: its certificates are read once, not for every connection.
     tls = ssl.create_default_context(cafile=row.ca_file or DEFAULT_CA_BUNDLE_PATH)
-    return urllib3.HTTPSConnectionPool(host, url.port, maxsize=connections, block=False, ssl_context=tls)
+    return urllib3.HTTPSConnectionPool(host, url.port, ssl_context=tls)
 
 
 class _Wire:

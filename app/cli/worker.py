@@ -19,7 +19,7 @@ def worker(threads: int | None) -> None:
     """Make background responses. `antiphon serve` runs one by itself; more machines take more of them."""
     settings = load_settings()
     settings = replace(settings, worker_threads=threads or settings.worker_threads)
-    speak()
+    speak(settings.log)
     _check_schema(settings)
     background.work(settings)
 
