@@ -183,6 +183,9 @@ class Background:
             with self._entered(response_id) as run:
                 job = self._store.claim(response_id) if run is not None else None
                 if run is not None and job is not None:
+                    # Not before the claim has committed: until then the keeper finds no row in progress and would
+                    # take the response for one that was ended elsewhere.
+                    self._walk.running.add(response_id, run.hang_up)
                     run.work(job)
         except NotFound:
             log.info("background response %s was deleted before it was begun", response_id)
@@ -228,7 +231,6 @@ class Background:
         if not free:
             yield None
             return
-        self._walk.running.add(response_id, run.hang_up)
         try:
             yield run
         finally:

@@ -40,7 +40,9 @@ class Leases(Protocol):
 
 
 class Running:
-    """The streams of this worker whose rows are in progress, and how each is stopped."""
+    """The streams of this worker whose rows are in progress, and how each is stopped. A response is added after the
+    commit that makes it this worker's, never before: a row that is not in progress counts as ended elsewhere.
+    """
 
     def __init__(self) -> None:
         self._streams: dict[str, Callable[[], None]] = {}
@@ -93,13 +95,20 @@ class Keeper:
             self._thread.join(LOOK_SECONDS)
             self._leave()
 
+    def look(self) -> None:
+        """Stops the streams whose rows were ended elsewhere."""
+        before = self._running.ids()
+        if before:
+            for response_id in before - self._leases.running():
+                self._running.stop(response_id)
+
     def _run(self) -> None:
         every = max(LOOK_SECONDS, self._leases.lease / 4)
         since_renewal = every * random.random()  # noqa: S311 - workers that started together should not tick together
         while not self._ended.wait(LOOK_SECONDS):
             since_renewal += LOOK_SECONDS
             try:
-                self._look()
+                self.look()
                 if since_renewal >= every:
                     since_renewal = 0.0
                     self._renew(self._status())
@@ -109,13 +118,6 @@ class Keeper:
                     self._renew(status)
             except StoreUnavailable as error:
                 log.warning("the lease of this worker could not be renewed: %s", error.message)
-
-    def _look(self) -> None:
-        """Stops the streams whose rows were ended by somebody else."""
-        before = self._running.ids()
-        if before:
-            for response_id in before - self._leases.running():
-                self._running.stop(response_id)
 
     def _renew(self, status: Sequence[ChannelStatus]) -> None:
         self._leases.renew_lease(status)
