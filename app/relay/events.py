@@ -160,7 +160,9 @@ class Follower:
             pause = min(_LATE, pause * 1.5)
 
     def _end(self, page: Page, last: int) -> Iterator[bytes]:
-        """Where the events are gone, who has seen none gets them made anew; who has seen some, the end alone."""
+        """Where the events are gone, a reader that has seen none gets them again from the stored response, one that has
+        seen some gets the end alone.
+        """
         response = self._ended()
         if response["status"] == "cancelled":
             response = _cut_off(response)

@@ -50,14 +50,21 @@ def whole(response: Mapping[str, Any]) -> Iterator[bytes]:
 
 
 def ending(response: Mapping[str, Any], number: int, after: int = -1) -> bytes:
-    """How the stream of a response ends that has ended: one terminal event, behind an error when it has failed. The
-    error is left out for whoever has seen what is numbered up to `after`.
+    """How the stream of a response ends that has ended: one terminal event, behind an error when it has failed. What is
+    numbered up to `after` has been seen and is left out.
     """
+    events = [
+        {"type": kind, "sequence_number": place, **told} for place, (kind, told) in enumerate(_last(response), number)
+    ]
+    return b"".join(sse.encode(event) for event in events if event["sequence_number"] > after) + sse.DONE
+
+
+def _last(response: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if response["status"] in CHAINABLE:
-        return _terminal({"type": f"response.{response['status']}", "sequence_number": number, "response": response})
-    error = {"type": "server_error", "param": None, **response["error"]}
-    told = sse.encode({"type": "error", "sequence_number": number, "error": error}) if number > after else b""
-    return told + _terminal({"type": "response.failed", "sequence_number": number + 1, "response": response})
+        yield f"response.{response['status']}", {"response": response}
+    else:
+        yield "error", {"error": {"type": "server_error", "param": None, **response["error"]}}
+        yield "response.failed", {"response": response}
 
 
 def _head(emitter: Emitter, begun: Mapping[str, Any], preface: Sequence[Item]) -> Iterator[bytes]:

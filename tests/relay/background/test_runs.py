@@ -142,10 +142,20 @@ def test_the_events_come_while_they_are_made(stage: Stage) -> None:
 def test_a_stream_is_taken_up_after_any_event(stage: Stage) -> None:
     waiting = stage.create()
     whole = check_stream(stage.follow(waiting["id"]).content, status="completed")
+    check_every_place(stage, waiting["id"], whole)
+
+
+def test_a_failed_stream_is_taken_up_after_any_event(stage: Stage) -> None:
+    stage.upstream.enqueue(failing(after=SOME_TEXT, code="server_error"))
+    waiting = stage.create()
+    check_every_place(stage, waiting["id"], check_failed_stream(stage.follow(waiting["id"]).content))
+
+
+def check_every_place(stage: Stage, response_id: str, whole: list[JSON]) -> None:
+    """A reader gets what it has not seen: from behind the error the end alone, from behind the end nothing more."""
     for after in range(len(whole) + 2):
-        *rest, sentinel = follow([stage.follow(waiting["id"], after).content])
-        # Whoever has seen all of it is told once more how it ended.
-        assert [orjson.loads(event.data) for event in rest] == (whole[after + 1 :] or whole[-1:])
+        *rest, sentinel = follow([stage.follow(response_id, after).content])
+        assert [orjson.loads(event.data) for event in rest] == whole[after + 1 :]
         assert sentinel.data == SENTINEL
 
 
