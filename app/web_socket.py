@@ -208,6 +208,7 @@ class _Connection:
 
     def __exit__(self, *_: object) -> None:
         """The thread that reads may still be answering a goodbye, or waiting for one."""
+        self._session.close()
         self._wire.thread.join(_FAREWELL)
 
     def run(self) -> None:

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.conftest import MakeGateway
 from tests.contract import check_response
+from tests.footprint import MIB, footprint
 from tests.gateway import Gateway, reset
 from tests.relay.conftest import PROMPTLY, SOME_TEXT, eventually
 from tests.upstream import ScriptedUpstream, silent, stalled
@@ -25,6 +26,8 @@ NORMAL, GOING_AWAY, PROTOCOL_ERROR, NO_TEXT, POLICY, TOO_BIG = 1000, 1001, 1002,
 #: The fourth part of 32 threads, and one less.
 HELD = 7
 MAX_BODY = 100_000
+#: Sockets, one after the other.
+MANY = 200
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,26 @@ def test_a_token_that_is_revoked_ends_its_socket_at_the_next_turn(gateway: MakeG
         frame = eventually(lambda: (last := sock.turn()[-1])["type"] == "error" and last, "the refusal", 20)
         assert (frame["status"], check_error_frame(frame)["code"]) == (401, "invalid_api_key")
         assert sock.ended() == ([], POLICY)
+
+
+def test_a_socket_that_has_ended_leaves_nothing_behind(api: Gateway) -> None:
+    """Clients that name a cache key, and as much as they may say, as agents do."""
+    (worker,) = api.workers
+    socket_turn(api, 0)
+    before = footprint(worker)
+    for number in range(MANY):
+        socket_turn(api, number)
+    eventually(lambda: footprint(worker).threads <= before.threads + 1, "the threads of the sockets to end")
+    after = footprint(worker)
+    assert after.descriptors <= before.descriptors + 2
+    assert after.memory < before.memory + 8 * MIB, f"{(after.memory - before.memory) / MIB:.1f} MiB more"
+
+
+def socket_turn(api: Gateway, number: int) -> None:
+    name = f"conversation-{number}"
+    headers = {"session-id": name, "thread-id": name, "conversation-id": name}
+    with Socket(api, headers=headers) as sock:
+        sock.answer(prompt_cache_key=name, store=False, input="x" * (MAX_BODY - 1000))
 
 
 # --- the wire ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import secrets
 import socket
 from base64 import b64encode
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -26,8 +27,14 @@ CREATE = {"type": "response.create", "model": "m", "input": "Say something to me
 class Socket(contextlib.AbstractContextManager["Socket"]):
     """`wire` is the connection as its library gives it, which takes `options`."""
 
-    def __init__(self, gateway: Gateway, token: str | None = None, **options: Any) -> None:
-        headers = {"Authorization": f"Bearer {token or gateway.token}"}
+    def __init__(
+        self,
+        gateway: Gateway,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        headers = {"Authorization": f"Bearer {token or gateway.token}", **(headers or {})}
         url = f"{gateway.base_url.replace('http', 'ws', 1)}/responses"
         self.wire: ClientConnection = connect(url, additional_headers=headers, proxy=None, **options)
 

@@ -88,9 +88,10 @@ class Relay:
         self.running = Running()
 
     def over(self, store: Store) -> Relay:
-        """The same relay over another store."""
+        """The same relay over another store. It has no thread of its own, so nothing of it has to be closed."""
         relay = Relay(store, self._channels, self._seals, self._mover)
         relay.running = self.running
+        relay._lineage = self._lineage
         return relay
 
     # --- answering

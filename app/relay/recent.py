@@ -44,6 +44,11 @@ class Recent:
     def forget(self, response_id: str) -> None:
         self._chains.pop(response_id, None)
 
+    def clear(self) -> None:
+        """The connection has ended: nothing can go on from here any more."""
+        self._chains.clear()
+        self._read = (None, Chain())
+
     def _remember(self, draft: Draft, outcome: Outcome) -> None:
         before = Chain() if outcome.compacted or draft.parent is None else self._before(draft.owner, draft.parent)
         links = (*before.links, _link(draft, outcome))

@@ -49,6 +49,9 @@ class Session:
             self._evict_parent(frame)
             yield error_frame(error, frame)
 
+    def close(self) -> None:
+        self._recent.clear()
+
     def refuse(self, message: str | bytes, error: GatewayError) -> str:
         """What answers a client's frame that nobody looks at any more."""
         try:
