@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
 from app.records import Usage
+from app.redaction import brings_tools, redacted_item, redacted_tool
 
 _TEXT = {"format": {"type": "text"}, "verbosity": "medium"}
 _REASONING = {"effort": None, "summary": None}
@@ -77,8 +78,6 @@ _INCLUDE = "include"
 #: What a client includes to be given reasoning that it can send back.
 ENCRYPTED = "reasoning.encrypted_content"
 
-_NEVER_ECHOED_OF_TOOLS = ("authorization", "headers")
-
 
 @dataclass(frozen=True, slots=True)
 class Echo:
@@ -93,6 +92,8 @@ class Echo:
         fields = {name: request[name] for name in (*DEFAULTS, *_OPTIONAL) if name in request}
         if "tools" in fields:
             fields["tools"] = [_shown_tool(tool) for tool in fields["tools"]]
+        if isinstance(fields.get("tool_choice"), Mapping):
+            fields["tool_choice"] = redacted_tool(fields["tool_choice"])
         if "text" in fields:
             fields["text"] = {**_TEXT, **{k: v for k, v in fields["text"].items() if v is not None}}
         if "reasoning" in fields:
@@ -108,6 +109,9 @@ class Echo:
     @classmethod
     def stored(cls, settings: bytes, echo: bytes) -> Echo:
         fields = {**orjson.loads(settings), **orjson.loads(echo)}
+        if isinstance(fields.get("tool_choice"), Mapping):
+            # Rows of earlier versions hold it as it came.
+            fields["tool_choice"] = redacted_tool(fields["tool_choice"])
         return cls(fields, tuple(fields.pop(_INCLUDE, ())))
 
     def filled(self, upstream: Mapping[str, Any]) -> Echo:
@@ -127,12 +131,17 @@ class Echo:
 
     def shows(self, item: Mapping[str, Any]) -> bool:
         """Whether nothing of this output item has to be hidden from the client."""
-        return item.get("type") != "reasoning" or "encrypted_content" not in item or ENCRYPTED in self.include
+        if item.get("type") == "reasoning":
+            return "encrypted_content" not in item or ENCRYPTED in self.include
+        return not brings_tools(item)
 
     def shown(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The item without the optional parts that the client did not ask to see. They stay in the store."""
+        """The item without the optional parts that the client did not ask to see, which stay in the store, and without
+        credentials, which do not."""
         if self.shows(item):
             return item
+        if brings_tools(item):
+            return redacted_item(cast(dict[str, Any], item))
         return {name: value for name, value in item.items() if name != "encrypted_content"}
 
     def including(self, include: Iterable[str]) -> Echo:
@@ -195,9 +204,12 @@ def _open_text(text: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shown_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     """A tool as it is echoed: what the contract requires is present, what is secret is not."""
-    shown = {name: value for name, value in tool.items() if name not in _NEVER_ECHOED_OF_TOOLS}
+    return _completed(redacted_tool(tool))
+
+
+def _completed(shown: dict[str, Any]) -> dict[str, Any]:
     if shown.get("type") == "function":
         shown = {**shown, **{name: shown.get(name) for name in ("description", "parameters", "strict")}}
     if isinstance(shown.get("tools"), list):
-        shown["tools"] = [_shown_tool(inner) for inner in shown["tools"]]
+        shown["tools"] = [_completed(inner) for inner in shown["tools"]]
     return shown

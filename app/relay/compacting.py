@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from app import ids
+from app.redaction import redacted_items
 from app.relay.calls import ANSWERS
 from app.sealing import Seal, is_sealed
 from app.turn import Item
@@ -130,7 +131,7 @@ def _callers(items: Sequence[Item], keep: set[int]) -> set[int]:
 
 def to_summarise(plan: Plan, instructions: str | None) -> list[Item]:
     """The input of the pass: the old items as a conversation in plain words, then the instruction."""
-    return [*_plain(plan.old), _message("user", instructions or INSTRUCTION)]
+    return [*_plain(redacted_items(plan.old)), _message("user", instructions or INSTRUCTION)]
 
 
 def _plain(items: Iterable[Item]) -> Iterable[Item]:

@@ -21,6 +21,7 @@ from app.errors import (
 )
 from app.formats import Compacting
 from app.records import Chain, Link, Usage
+from app.redaction import redacted_items
 from app.relay.asking import Tried, ask, attempt, post, whole_answer
 from app.relay.calls import CALLS
 from app.relay.compacting import (
@@ -103,7 +104,7 @@ class Compaction:
         keep = wish.keep_turns if wish.keep_turns is not None else keep_turns
         asked = _Asked(turn, history, keep, divide(history, keep), wish, prefer, client, tried)
         made = self._strategies[wish.strategy](self, asked) if asked.plan.old else self._as_it_is(asked)
-        kept = [*portable([*made.context, *tail])]
+        kept = redacted_items([*portable([*made.context, *tail])])
         if made.native is None:
             item, context = seal_items(self._seal, turn.owner, kept), made.context
         else:

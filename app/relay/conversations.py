@@ -14,6 +14,7 @@ from app import ids
 from app.echo import Echo
 from app.errors import InvalidRequest, NotFound, conversation_not_found
 from app.records import Conversation, ConversationTurn, Token
+from app.redaction import redacted_items
 from app.relay.context import Contexts
 from app.relay.listing import listed, returned
 from app.relay.opening import resolve
@@ -84,9 +85,10 @@ class Conversations:
 
     def _turn(self, owner: str, given: Sequence[Item]) -> ConversationTurn:
         """What a client adds. A compaction among it stands for all that was there before, as one that was answered."""
-        items = self._contexts.checked(owner, resolve(self._store, owner, given))
+        items = redacted_items(self._contexts.checked(owner, resolve(self._store, owner, given)))
         compacted = any(item.get("type") == "compaction" for item in items)
-        input, output = ([], items) if compacted else (items, [])
+        none: Sequence[Item] = ()
+        input, output = (none, items) if compacted else (items, none)
         return ConversationTurn(
             created_at=int(time()),
             input=orjson.dumps(input),

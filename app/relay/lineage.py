@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from app.records import CHAINABLE, Outcome, Token, Trace
+from app.redaction import redacted_item
 from app.relay.calls import ANSWERS
 from app.relay.ports import Store
 from app.turn import Item, Turn
@@ -166,7 +167,7 @@ def identity(item: Item) -> list[Any] | None:
     if kind in ANSWERS and item.get("call_id"):
         # Arguments are parsed and written anew by many clients.
         return [kind, item["call_id"], item.get("name")]
-    return [kind, _lasting(item)]
+    return [kind, _lasting(redacted_item(item))]
 
 
 def _words(content: Any) -> list[Any]:

@@ -10,6 +10,7 @@ import orjson
 from app import ids
 from app.errors import unknown_after
 from app.records import Chain, Stored
+from app.redaction import redacted_item
 from app.schemas.listing import Page
 from app.turn import Item
 
@@ -71,7 +72,8 @@ def _listed(items: Sequence[Item], response_id: str) -> Iterator[Item]:
 def returned(item: Item, response_id: str, position: int) -> Item:
     """The item with an id, a status and content as parts, whatever shorthand it came in."""
     kind = str(item.get("type"))
-    whole = {name: value for name, value in item.items() if name != "id"}
+    # Rows of earlier versions hold credentials.
+    whole = {name: value for name, value in redacted_item(item).items() if name != "id"}
     whole = {"id": item.get("id") or ids.derive_item(kind, response_id, position), **whole}
     if kind in _WITH_STATUS:
         whole["status"] = item.get("status") or "completed"

@@ -11,6 +11,7 @@ import orjson
 
 from app.errors import AntiphonError, GatewayError, InvalidRequest
 from app.records import Claim, Claimed, Stored, Token
+from app.redaction import redacted_request
 from app.relay.ports import Store
 from app.turn import Turn
 
@@ -26,7 +27,8 @@ def claim_of(key: str, request: Mapping[str, Any]) -> Claim:
             code="invalid_value",
             param=HEADER,
         )
-    return Claim(key, hashlib.sha256(orjson.dumps(dict(request), option=orjson.OPT_SORT_KEYS)).hexdigest())
+    told = orjson.dumps(redacted_request(request), option=orjson.OPT_SORT_KEYS)
+    return Claim(key, hashlib.sha256(told).hexdigest())
 
 
 class Once:

@@ -12,6 +12,7 @@ import orjson
 
 from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable
 from app.records import Attempt, Draft, Outcome, Token, Usage
+from app.redaction import redacted_items
 from app.relay.journal import Entry
 from app.relay.lineage import Follow, unfollowed
 from app.relay.ports import Choice, Store
@@ -67,7 +68,7 @@ class Recorder:
         Without a choice the answer is the gateway's own.
         """
         turn = self._turn
-        output = [*turn.preface, *answer.output]
+        output = redacted_items([*turn.preface, *answer.output])
         usage = answer.usage or _estimate(turn, answer.output)
         usage = usage + turn.spent if turn.spent else usage
         echo = turn.echo.filled(answer.defaults)
@@ -154,7 +155,7 @@ class Recorder:
         return Outcome(
             status=status,
             completed_at=int(time()),
-            output=orjson.dumps(partial),
+            output=orjson.dumps(redacted_items(partial)),
             item_ids=item_ids(partial),
             usage=_estimate(self._turn, partial) if partial else None,
             error=error,
@@ -175,7 +176,7 @@ class Recorder:
             written = self._store.finish(self._draft, outcome)
         else:
             # Whoever stands in front of the store may remember what was said; a stream does not hold it until now.
-            self._store.note(replace(self._draft, input=orjson.dumps(self._turn.input)), outcome)
+            self._store.note(replace(self._draft, input=_input(self._turn)), outcome)
         self._saved = True
         self._follow(outcome)
         return written
@@ -221,9 +222,14 @@ def draft(turn: Turn, token: Token, request_id: str) -> Draft:
         request_id=request_id,
         settings=_trimmed(turn.echo.settings()) if kept else b"{}",
         echo=_trimmed(turn.echo.rest()) if kept else b"{}",
-        input=_trimmed(orjson.dumps(turn.input)) if kept else b"[]",
+        input=_trimmed(_input(turn)) if kept else b"[]",
         item_ids=item_ids(turn.input) if kept else (),
     )
+
+
+def _input(turn: Turn) -> bytes:
+    """The turn's own input as it is kept."""
+    return orjson.dumps(redacted_items(turn.input))
 
 
 def _trimmed(data: bytes) -> bytes:
