@@ -19,6 +19,7 @@ from app.channels.table import Channel, Table
 from app.channels.watch import WatchedTable
 from app.cli.context import CHANNEL_FAILING, NOT_FOUND, as_json, print_json
 from app.cli.output import some, table
+from app.cli.parameters import Text
 from app.cli.states import State, living, state_of
 from app.cli.table import read_table
 from app.echo import Echo
@@ -143,7 +144,7 @@ class Tested:
 
 @channels.command("test")
 @click.argument("name", required=False)
-@click.option("--model", help="The model to ask for; default: the first that the channel names.")
+@click.option("--model", type=Text(), help="The model to ask for; default: the first that the channel names.")
 @click.option("--timeout", default=30, type=click.IntRange(1), help="Seconds for each answer; default 30.")
 @as_json
 @click.pass_context

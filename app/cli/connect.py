@@ -13,6 +13,7 @@ import click
 
 from app.channels.table import Table
 from app.cli.context import as_json, print_json
+from app.cli.parameters import Text
 from app.cli.table import read_table
 from app.errors import ConfigurationError
 from app.settings import Settings, load_settings
@@ -135,9 +136,9 @@ curl -N $URL/responses \\
 
 @click.command()
 @click.argument("client", type=click.Choice(list(_RECIPES)))
-@click.option("--url", help="The gateway's base URL; default ANTIPHON_URL, or where it listens.")
-@click.option("--model", help="The model to ask for; default: the first of the channel table.")
-@click.option("--token", default=_TOKEN, help="The token to put in; default: a place for one.")
+@click.option("--url", type=Text(), help="The gateway's base URL; default ANTIPHON_URL, or where it listens.")
+@click.option("--model", type=Text(), help="The model to ask for; default: the first of the channel table.")
+@click.option("--token", type=Text(), default=_TOKEN, help="The token to put in; default: a place for one.")
 @as_json
 def connect(client: str, url: str | None, model: str | None, token: str, as_json: bool) -> None:
     """Print what CLIENT has to be told to use this gateway. Nothing is written."""

@@ -17,6 +17,7 @@ from gunicorn.app.wsgiapp import run
 from app import __version__, formats
 from app.channels.table import Table, load
 from app.cli.context import open_store
+from app.cli.parameters import Text
 from app.errors import ConfigurationError, StoreUnavailable
 from app.settings import DRAIN_RESERVE, Settings, home, load_settings, read_environment
 
@@ -27,7 +28,7 @@ PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
 @click.command()
-@click.option("--bind", help="Address and port, or unix:/path; default ANTIPHON_BIND or 127.0.0.1:8080.")
+@click.option("--bind", type=Text(), help="Address and port, or unix:/path; default ANTIPHON_BIND or 127.0.0.1:8080.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; default ANTIPHON_WORKERS or 2.")
 @click.option("--threads", type=click.IntRange(4), help="Threads a process; default ANTIPHON_THREADS or 512.")
 def serve(bind: str | None, workers: int | None, threads: int | None) -> None:
@@ -35,7 +36,7 @@ def serve(bind: str | None, workers: int | None, threads: int | None) -> None:
     settings = load_settings()
     settings = replace(
         settings,
-        bind=bind or settings.bind,
+        bind=settings.bind if bind is None else bind,
         workers=workers or settings.workers,
         threads=threads or settings.threads,
     )

@@ -9,7 +9,7 @@ import click
 
 from app.cli.context import NOT_FOUND, as_json, open_store, print_json
 from app.cli.output import moment, some, table
-from app.errors import ConfigurationError
+from app.cli.parameters import Names, Text
 from app.records import Token
 from app.settings import parse_duration
 
@@ -22,12 +22,23 @@ class Expiry(click.ParamType[int]):
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        if (seconds := parse_duration(value)) is not None:
-            return int(time()) + seconds
-        try:
-            return int(datetime.fromisoformat(value).replace(tzinfo=UTC).timestamp())
-        except ValueError:
+        now = int(time())
+        moment = _moment(value, now)
+        if moment is None:
             self.fail(f"{value!r} is neither a duration such as 90d nor a date such as 2027-01-31", param, ctx)
+        if moment <= now:
+            self.fail(f"{value!r} is over: the token would never work", param, ctx)
+        return moment
+
+
+def _moment(value: str, now: int) -> int | None:
+    if (seconds := parse_duration(value)) is not None:
+        return now + seconds
+    try:
+        date = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())
 
 
 @click.group()
@@ -37,22 +48,24 @@ def tokens() -> None:
 
 @tokens.command()
 @click.argument("name")
-@click.option("--owner", help="Who owns what is created with it; default: the token's name.")
-@click.option("--models", help="Comma-separated names or globs; default: every model.")
+@click.option("--owner", type=Text(), help="Who owns what is created with it; default: the token's name.")
+@click.option("--models", type=Names(), help="Comma-separated names or globs; default: every model.")
 @click.option("--expires", type=Expiry(), help="90d, 12h, or a date.")
 @click.option("--no-store", is_flag=True, help="Keep no content of its requests, whatever they ask.")
 @as_json
 def create(
-    name: str, owner: str | None, models: str | None, expires: int | None, no_store: bool, as_json: bool
+    name: str,
+    owner: str | None,
+    models: tuple[str, ...] | None,
+    expires: int | None,
+    no_store: bool,
+    as_json: bool,
 ) -> None:
     """Create the token NAME. Its secret is printed once and cannot be read again."""
-    allowed = tuple(filter(None, (model.strip() for model in (models or "").split(","))))
     with open_store() as store:
-        if any(known.name == name for known in store.tokens()):
-            raise ConfigurationError(
-                f"there is a token {name!r} already", f"antiphon tokens revoke {name}, or choose another name"
-            )
-        token, secret = store.create_token(name, owner or name, models=allowed, expires_at=expires, keeps=not no_store)
+        token, secret = store.create_token(
+            name, name if owner is None else owner, models=models, expires_at=expires, keeps=not no_store
+        )
     if as_json:
         print_json({"token": secret, **token.wire()})
     else:
@@ -82,7 +95,7 @@ def revoke(ctx: click.Context, name: str) -> None:
     if not revoked:
         click.echo(f"antiphon: there is no token {name!r} to revoke", err=True)
         ctx.exit(NOT_FOUND)
-    click.echo(f"revoked {name}")
+    click.echo(f"revoked {name}; its name is free for another token")
 
 
 def _row(token: Token) -> tuple[object, ...]:

@@ -175,6 +175,8 @@ def distinct(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     def read_all(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise ValidationError("must be a list")
+        if not value:
+            raise ValidationError("must not be an empty list; leave the key out")
         first: dict[Any, int] = {}
 
         def read_new(index: int, element: Any) -> None:

@@ -187,9 +187,15 @@ class Store:
     # --- tokens and usage ---------------------------------------------------------------------------------------
 
     def create_token(
-        self, name: str, owner: str, *, models: Sequence[str] = (), expires_at: int | None = None, keeps: bool = True
+        self,
+        name: str,
+        owner: str,
+        *,
+        models: Sequence[str] | None = None,
+        expires_at: int | None = None,
+        keeps: bool = True,
     ) -> tuple[Token, str]:
-        """The token and its secret, which is not kept and seen only here."""
+        """The token and its secret, which is not kept and seen only here. Without `models` it may use every model."""
         return self._tokens.create(name, owner, models=models, expires_at=expires_at, keeps=keeps)
 
     def tokens(self) -> list[Token]:

@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -23,6 +23,8 @@ from app.store.writer import Writer
 PREFIX = "ap_"
 SHOWN = 9
 LONGEST = 256
+LONGEST_NAME = 191
+"""Characters, as the column has them."""
 FRESH = 1.8
 """Seconds for which an answer is taken from memory: within two, a revoked token is refused by every process."""
 RENEWED = 0.9
@@ -57,18 +59,25 @@ class Tokens:
         self._noted: dict[int, float] = {}
 
     def create(
-        self, name: str, owner: str, *, models: Sequence[str] = (), expires_at: int | None = None, keeps: bool = True
+        self,
+        name: str,
+        owner: str,
+        *,
+        models: Sequence[str] | None = None,
+        expires_at: int | None = None,
+        keeps: bool = True,
     ) -> tuple[Token, str]:
-        """The secret is not kept: this is the only time it is seen."""
+        """The secret is not kept: this is the only time it is seen. Without `models` it may use every model."""
         _check_name("name", name)
         _check_name("owner", owner)
+        _check_models(models)
         secret = PREFIX + secrets.token_urlsafe(32)
         row = {
             "name": name,
             "owner": owner,
             "hash": self._hashes(secret)[0],
             "prefix": secret[:SHOWN],
-            "models": orjson.dumps(list(models)).decode(),
+            "models": orjson.dumps(list(models or ())).decode(),
             "created_at": int(time.time()),
             "expires_at": expires_at,
             "keeps": keeps,
@@ -77,7 +86,8 @@ class Tokens:
             self._database.transaction(lambda session: _insert(session, row))
         except Conflict:
             raise ConfigurationError(
-                f"There is already a token named '{name}'.", fix="Choose another name: a revoked token keeps its own."
+                f"There is already a token named '{name}'.",
+                fix=f"Choose another name, or: antiphon tokens revoke {name}",
             ) from None
         self._bad.clear()
         found = self._find(self._hashes(secret))
@@ -145,8 +155,18 @@ class Tokens:
         return tuple(hmac.digest(pepper, text, "sha256").hex() for pepper in self._peppers)
 
 
-def _insert(session: Session, row: dict[str, object]) -> None:
+def _insert(session: Session, row: dict[str, Any]) -> None:
+    _free(session, row["name"])
     session.ask(models.Token.insert(row))
+
+
+def _free(session: Session, name: str) -> None:
+    """A revoked token gives its name away: its row, and what refers to it, stay under a name of their own."""
+    known = models.Token
+    revoked = known.select(known.pk).where(known.name == name, known.revoked_at.is_null(False)).tuples()
+    for (pk,) in list(session.ask(revoked)):
+        mark = f" (revoked, {pk})"
+        session.ask(known.update(name=name[: LONGEST_NAME - len(mark)].rstrip() + mark).where(known.pk == pk))
 
 
 def _expired(token: Token) -> bool:
@@ -155,10 +175,19 @@ def _expired(token: Token) -> bool:
 
 def _check_name(what: str, value: str) -> None:
     # Trailing spaces do not count in MySQL's comparisons.
-    if not value or value != value.strip() or len(value) > 191:
+    if not value or value != value.strip() or len(value) > LONGEST_NAME:
         raise ConfigurationError(
             f"The {what} of a token cannot be '{value}'.",
-            fix="Use 1 to 191 characters, without a space at either end.",
+            fix=f"Use 1 to {LONGEST_NAME} characters, without a space at either end.",
+        )
+
+
+def _check_models(models: Sequence[str] | None) -> None:
+    """A row without models may use all of them, so an empty list must not become one."""
+    if models is not None and not (models and all(name.strip() for name in models)):
+        raise ConfigurationError(
+            "The models of a token cannot be an empty list or hold an empty name.",
+            fix="Name at least one, or give no list: then it may use every model.",
         )
 
 

@@ -245,6 +245,12 @@ DURATION = "must be a duration: a number of seconds, or 500ms, 30s, 5m, 1h (at m
         (rows(A + "timeout: {idle: 0}}"), [f"3:58: {DURATION}"]),
         (rows(A + "cooldown: 5}"), ["3:52: must be a mapping"]),
         (rows(A + "tags: x}"), ["3:48: must be a list"]),
+        (rows(A + "tags: []}"), ["3:48: must not be an empty list; leave the key out"]),
+        (
+            rows("- {name: a, format: demo, models: []}"),
+            ['3:37: must be a list of names, or a mapping of public names to upstream names; "*" for any'],
+        ),
+        (rows("- {name: a, format: demo, models: ['']}"), ["3:38: must not be empty"]),
         (rows(A + "headers: {Host: x}}"), ["3:58: is a header that the gateway sets itself"]),
         (rows(A + 'headers: {X-A: "a\\r\\nb"}}'), ["3:57: must be printable ASCII without outer blanks"]),
         (rows(A + 'api_key: "${K}", api_key_file: f}'), ["3:73: stands beside api_key; a channel has one key"]),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -44,6 +45,67 @@ def test_a_created_token_is_printed_once_and_listed_without_its_secret(run: Run)
     listed = run("tokens", "list", "--json").output
     assert made["token"] not in listed
     assert [token["name"] for token in json.loads(listed)] == ["admin", "ada-mac"]
+
+
+@pytest.mark.parametrize("models", ["", " ", ",", "gpt-*, ,", "gpt-*,", ",gpt-*"])
+def test_an_empty_name_among_models_is_a_usage_error_and_makes_no_token(run: Run, models: str) -> None:
+    refused = run("tokens", "create", "ada-mac", "--models", models)
+    assert refused.exit_code == 2
+    assert "--models" in refused.output
+    assert [token["name"] for token in json.loads(run("tokens", "list", "--json").output)] == ["admin"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tokens", "create", "x", "--owner", ""),
+        ("tokens", "create", "x", "--expires", ""),
+        ("tokens", "create", "x", "--expires", "2020-01-01"),
+        ("tokens", "create", "x", "--expires", "0s"),
+        ("channels", "test", "--model", ""),
+        ("connect", "python", "--model", ""),
+        ("connect", "python", "--url", " "),
+        ("connect", "python", "--token", ""),
+        ("usage", "--since", ""),
+        ("db", "prune", "--older-than", ""),
+    ],
+)
+def test_an_empty_option_is_a_usage_error_and_not_its_default(run: Run, words: tuple[str, ...]) -> None:
+    refused = run(*words)
+    assert refused.exit_code == 2
+    assert words[-2] in refused.output
+
+
+def test_every_option_that_takes_text_refuses_an_empty_one() -> None:
+    """So that a new option cannot be forgotten: a plain string would take an empty one."""
+    plain = [
+        (path, option.name)
+        for path, command in _commands(antiphon, ())
+        for option in command.params
+        if isinstance(option, click.Option) and option.type is click.STRING
+    ]
+    assert plain == []
+
+
+def _commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from _commands(below, (*path, name))
+
+
+def test_the_name_of_a_revoked_token_is_free_for_another(run: Run) -> None:
+    first = json.loads(run("tokens", "create", "ada-mac", "--json").output)
+    assert run("tokens", "create", "ada-mac").exit_code == 1
+    assert run("tokens", "revoke", "ada-mac").exit_code == 0
+    second = run("tokens", "create", "ada-mac", "--json")
+    assert second.exit_code == 0
+    listed = {token["id"]: token["name"] for token in json.loads(run("tokens", "list", "--json").output)}
+    assert listed[json.loads(second.output)["id"]] == "ada-mac"
+    assert listed[first["id"]].startswith("ada-mac (revoked")
 
 
 def test_an_expiry_is_a_duration_or_a_date(run: Run) -> None:

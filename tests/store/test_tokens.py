@@ -97,6 +97,31 @@ def test_a_name_is_given_once(store: Store) -> None:
     store.create_token("Laptop", "ada")
 
 
+def test_a_revoked_token_gives_its_name_away_and_keeps_its_own_history(store: Store) -> None:
+    name = "n" * 191
+    made = []
+    for _ in range(3):
+        token, secret = store.create_token(name, "ada")
+        made.append((token, secret))
+        store.revoke_token(name)
+    latest, secret = store.create_token(name, "bob", models=["small"])
+    assert store.token(secret) == latest
+    assert all(store.token(old) is None for _, old in made)
+    known = {token.key: token for token in store.tokens()}
+    assert len({token.name for token in known.values()}) == len(known) == 4
+    assert [known[token.key].owner for token, _ in made] == ["ada"] * 3
+    assert known[latest.key].name == name
+    with pytest.raises(ConfigurationError):
+        store.create_token(name, "eve")
+
+
+@pytest.mark.parametrize("models", [(), [""], ["gpt-*", " "]])
+def test_no_token_is_made_with_an_empty_list_of_models(store: Store, models: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match="models"):
+        store.create_token("laptop", "ada", models=models)
+    assert store.tokens() == []
+
+
 @pytest.mark.parametrize(("name", "owner"), [("", "ada"), ("a", ""), ("a ", "ada"), ("a", " ada"), ("a" * 200, "ada")])
 def test_a_name_that_the_database_could_mistake_is_refused(store: Store, name: str, owner: str) -> None:
     with pytest.raises(ConfigurationError):
