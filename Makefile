@@ -6,8 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: run test lint bench bench-compare packages clean
 
 run: $(VENV)/.run
-	@$(BIN)/antiphon init
-	@exec $(BIN)/antiphon serve
+	@exec $(BIN)/antiphon init --serve
 
 test: packages $(VENV)/.test lint
 	$(BIN)/pytest -n 3 --dist loadgroup

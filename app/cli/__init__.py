@@ -10,6 +10,7 @@ from typing import cast
 import click
 
 from app import __version__
+from app.cli.command_line import as_typed
 from app.cli.context import CONFIGURATION, TRY_AGAIN
 from app.errors import ConfigurationError, StoreUnavailable
 
@@ -55,6 +56,6 @@ def main() -> None:
 
 
 def _say(cause: str, fix: str) -> None:
-    click.echo(f"antiphon: {cause}", err=True)
+    click.echo(f"antiphon: {as_typed(cause)}", err=True)
     if fix:
-        click.echo(f"  {fix}", err=True)
+        click.echo(f"  {as_typed(fix)}", err=True)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from app.channels.table import Table
+from app.cli.address import url_of
 from app.cli.context import as_json, print_json
 from app.cli.parameters import Text
 from app.cli.table import read_table
@@ -19,7 +20,6 @@ from app.errors import ConfigurationError
 from app.settings import Settings, load_settings
 
 _TOKEN = "ap_..."  # noqa: S105 - stands for one
-_EVERYWHERE = ("0.0.0.0", "[::]", "")  # noqa: S104 - compared, not bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +195,12 @@ def _base_url(url: str) -> str:
 
 
 def _own_url(settings: Settings) -> str:
-    host, _, port = settings.bind.rpartition(":")
-    if settings.bind.startswith("unix:") or not port.isdecimal():
+    url = url_of(settings.bind)
+    if url is None:
         raise ConfigurationError(
             f"this gateway listens on {settings.bind}, which is no URL", "say --url, or set ANTIPHON_URL"
         )
-    return f"http://{'127.0.0.1' if host in _EVERYWHERE else host}:{port}"
+    return url
 
 
 def _first_model(channel_table: Table) -> str:

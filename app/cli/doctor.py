@@ -22,6 +22,7 @@ from app import __version__
 from app.channels.document import ChannelsInvalid
 from app.channels.table import Table
 from app.cli.channels import rows_of
+from app.cli.command_line import as_typed
 from app.cli.context import CONFIGURATION, FAILED, as_json, open_store, print_json
 from app.cli.states import state_of
 from app.cli.table import read_table
@@ -71,7 +72,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         print_json([finding.wire() for finding in findings])
     else:
-        click.echo("\n".join(map(str, findings)))
+        click.echo(as_typed("\n".join(map(str, findings))))
     ctx.exit(max(finding.exit_code for finding in findings))
 
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
-import sys
 from pathlib import Path
 
 import click
 
+from app.cli.address import curl_of
+from app.cli.command_line import as_typed, typed
 from app.cli.context import open_store
 from app.errors import ConfigurationError
 from app.settings import ENV_FILE, Settings, load_settings
+
+#: What is installed with the command: a checkout's own channels.yaml is in use there, and may hold keys.
+_SHIPPED = Path(__file__).with_name("channels.yaml")
 
 FIRST_TOKEN = "admin"  # noqa: S105 - its name
 
 
 @click.command()
-def init() -> None:
+@click.option("--serve", "then_serve", is_flag=True, help="Serve when it is done, as `antiphon serve` does.")
+@click.pass_context
+def init(ctx: click.Context, then_serve: bool) -> None:
     """Write .env and channels.yaml, create the database and the first token.
 
     What is there already is kept, so it may be run again. The token is printed once and never stored.
@@ -27,15 +32,27 @@ def init() -> None:
     _write_env(here / ENV_FILE)
     settings = load_settings()
     _write_channels(settings.channels)
+    secret = _prepare(settings)
+    if secret is not None:
+        click.echo(f"\n  token   {secret}")
+    click.echo(_steps(settings, secret, then_serve))
+    if then_serve:
+        from app.cli.serve import serve  # gunicorn, which init alone does not need
+
+        ctx.invoke(serve)
+
+
+def _prepare(settings: Settings) -> str | None:
+    """The database and, where there is no token yet, the secret of a first one."""
     with open_store(settings) as store:
         applied = store.upgrade()
         _report("made " if applied else "kept ", "database", f"schema {store.schema_version()}")
         if store.tokens():
             _report("kept ", "tokens", "`antiphon tokens create NAME` makes another")
-            return
+            return None
         _, secret = store.create_token(FIRST_TOKEN, FIRST_TOKEN)
     _report("made ", "token", f'"{FIRST_TOKEN}", shown once')
-    click.echo(_next_steps(settings, secret))
+    return secret
 
 
 def _write_env(path: Path) -> None:
@@ -53,32 +70,35 @@ def _write_env(path: Path) -> None:
 
 
 def _write_channels(path: Path) -> None:
-    if path.exists():
+    """The shipped table. Keys will be written into it: nobody but its owner may read it."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
         _report("kept ", path.name, "")
         return
-    shutil.copyfile(_example(), path)
-    _report("wrote", path.name, "the demo channel; add your own")
-
-
-def _example() -> Path:
-    """The example table: beside the package in a checkout, in the environment's share/ once installed."""
-    for root in (Path(__file__).resolve().parents[2], Path(sys.prefix) / "share" / "antiphon"):
-        if (root / "channels.yaml").is_file():
-            return root / "channels.yaml"
-    raise ConfigurationError("the example channels.yaml was not installed", "write one: see the README")
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write {path}: {error.strerror}", "make its directory, or set ANTIPHON_CHANNELS to another path"
+        ) from error
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(_SHIPPED.read_bytes())
+    _report("wrote", path.name, "mode 0600: the demo channel; add your own")
 
 
 def _report(verb: str, what: str, detail: str) -> None:
-    click.echo(f"  {verb} {what:<14} {detail}".rstrip())
+    click.echo(f"  {verb} {what:<14} {as_typed(detail)}".rstrip())
 
 
-def _next_steps(settings: Settings, secret: str) -> str:
-    return f"""
-  token   {secret}
+def _steps(settings: Settings, secret: str | None, serving: bool) -> str:
+    steps = [] if serving else [("Next:", f"{typed()} serve")]
+    if secret is not None:
+        steps.append(("Try:" if serving else "Then:", _example(settings, secret)))
+    return "".join(f"\n  {word:<7} {step}\n" for word, step in steps)
 
-  Next:   antiphon serve
-  Then:   curl -N http://{settings.bind}/v1/responses \\
+
+def _example(settings: Settings, secret: str) -> str:
+    """A first request, as it can be pasted into another terminal."""
+    return f"""{curl_of(settings.bind)}/v1/responses \\
             -H "Authorization: Bearer {secret}" \\
             -H "Content-Type: application/json" \\
-            -d '{{"model": "demo", "input": "hello", "stream": true}}'
-"""
+            -d '{{"model": "demo", "input": "hello", "stream": true}}'"""

@@ -16,6 +16,8 @@ from gunicorn.app.wsgiapp import run
 
 from app import __version__, formats
 from app.channels.table import Table, load
+from app.cli.address import url_of
+from app.cli.command_line import NAME, typed
 from app.cli.context import open_store
 from app.cli.parameters import Text
 from app.errors import ConfigurationError, StoreUnavailable
@@ -79,18 +81,20 @@ def _check_address(bind: str) -> None:
 
 
 def _banner(settings: Settings, table: Table) -> str:
-    waiting = f", {len(table.warnings)} warnings (antiphon check)" if table.warnings else ""
+    waiting = f", {len(table.warnings)} warnings ({typed()} check)" if table.warnings else ""
     database = settings.database_url.partition(":")[0]
+    elsewhere = "" if typed() == NAME else f"\n  {typed()} --help, in another terminal, lists the commands"
     return (
         f"antiphon {__version__}   {_where(settings.bind)}\n"
         f"  database {database}   workers {settings.workers} x {settings.threads} threads"
         f"   channels {len(table.channels)}{waiting}\n"
-        "  Ctrl-C to stop"
+        f"  Ctrl-C to stop{elsewhere}"
     )
 
 
 def _where(bind: str) -> str:
-    return f"http://{bind}/v1" if bind.rpartition(":")[2].isdecimal() else bind
+    url = url_of(bind) if bind.rpartition(":")[2].isdecimal() else None
+    return bind if url is None else f"{url}/v1"
 
 
 def _become_gunicorn(settings: Settings, listen: list[str]) -> NoReturn:

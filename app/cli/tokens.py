@@ -89,7 +89,7 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @click.pass_context
 def revoke(ctx: click.Context, name: str) -> None:
-    """Revoke the token NAME. Running workers notice within five seconds."""
+    """Revoke the token NAME. Running workers notice within two seconds."""
     with open_store() as store:
         revoked = store.revoke_token(name)
     if not revoked:

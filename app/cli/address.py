@@ -1,0 +1,19 @@
+"""Where this gateway is reached from this machine."""
+
+from __future__ import annotations
+
+_EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104 - compared, not bound
+
+
+def url_of(bind: str) -> str | None:
+    """`http://host:port` of an address to listen on; None of a unix socket."""
+    if bind.startswith("unix:"):
+        return None
+    host, _, port = bind.rpartition(":")
+    return f"http://{'127.0.0.1' if host in _EVERYWHERE else host}:{port}"
+
+
+def curl_of(bind: str) -> str:
+    """`curl` up to the path of a request."""
+    url = url_of(bind)
+    return f"curl -N --unix-socket {bind.removeprefix('unix:')} http://localhost" if url is None else f"curl -N {url}"
