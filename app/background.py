@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 
+from app import memory
 from app.composition import build
 from app.errors import StoreUnavailable
 from app.queue import Consumer
@@ -22,6 +23,7 @@ def work(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    memory.fix_thresholds()
     gateway, parent = build(settings), os.getppid()
     gateway.keeper.start()
     gateway.background.start()

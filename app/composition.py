@@ -11,6 +11,7 @@ from app.channels.catalog import Catalog
 from app.channels.choice import Channels
 from app.channels.watch import WatchedTable
 from app.errors import StoreUnavailable
+from app.memory import Freed
 from app.queue import open_queue
 from app.relay import Background, Drain, Keeper, Mover, Pace, Pump, Relay
 from app.relay.chat import ChatRelay
@@ -51,6 +52,7 @@ def build(settings: Settings) -> Gateway:
     queue = open_queue(settings.queue_url, store.database)
     waiting = Seal("job", settings.keys_for("job"))
     background = Background(store, relay, queue, waiting, pace, settings.events_kept)
+    freed = Freed()
     return Gateway(
         settings=settings,
         store=store,
@@ -61,8 +63,9 @@ def build(settings: Settings) -> Gateway:
         background=background,
         queue=queue,
         mover=mover,
-        keeper=Keeper(store, relay.running, channels.statuses, background.tend),
+        keeper=Keeper(store, relay.running, channels.statuses, background.tend, freed.give_back),
         drain=drain,
+        freed=freed,
         in_flight=InFlight(settings.max_in_flight),
         sockets=InFlight(settings.max_sockets),
     )

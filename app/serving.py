@@ -17,7 +17,7 @@ from typing import Any
 
 from gunicorn import glogging
 
-from app import background
+from app import background, memory
 from app.log import JsonLines, speak
 from app.settings import DRAIN_RESERVE, Settings, load_settings
 from app.supervision import Child, Crew
@@ -60,6 +60,7 @@ def pre_fork(server: Any, worker: Any) -> None:
 def post_fork(server: Any, worker: Any) -> None:
     """Until it takes signals itself, the new worker puts them where the master would look for its own."""
     worker.missed = server.SIG_QUEUE
+    memory.fix_thresholds()
 
 
 #: The process that keeps the workers for background responses, where there is one. It is a child of the master.

@@ -28,6 +28,7 @@ from app.errors import (
     UnsupportedMedia,
     UpgradeRequired,
 )
+from app.memory import Freed
 from app.queue import RedisQueue, SqlQueue
 from app.records import Token
 from app.relay import Asked, Background, Client, Drain, Keeper, Mover, Relay, chunked, unframed
@@ -91,6 +92,7 @@ class Gateway:
     mover: Mover
     keeper: Keeper
     drain: Drain
+    freed: Freed = field(default_factory=Freed)
     in_flight: InFlight = field(default_factory=lambda: InFlight(1))
     sockets: InFlight = field(default_factory=lambda: InFlight(1))
 
@@ -229,6 +231,7 @@ class Border:
     def __init__(self, app: Flask, gateway: Gateway) -> None:
         self._views = app.view_functions
         self._in_flight = gateway.in_flight
+        self._freed = gateway.freed
 
     def arrive(self) -> None:
         incoming = cast(Any, request)._get_current_object()
@@ -257,6 +260,7 @@ class Border:
     def _left(self, arrival: Arrival, status: int | None) -> None:
         if arrival.admitted:
             self._in_flight.leave()
+            self._freed.add(_length(arrival.environ))
         if status is not None:
             entry = arrival.asked.entry if arrival.asked else Entry()
             entry.write(_visit(arrival, status))
@@ -316,13 +320,18 @@ def _masked(secret: str) -> str:
 
 def _discard_body(environ: Mapping[str, Any]) -> None:
     """What was sent and not read, or the next request on this connection would begin with it."""
-    length = environ.get("CONTENT_LENGTH") or ""
-    left = int(length) if length.isdecimal() else 0
+    left = _length(environ)
     if left > _MAX_DISCARDED:
         return
     stream = environ["wsgi.input"]
     while left > 0 and (piece := stream.read(min(left, 65536))):
         left -= len(piece)
+
+
+def _length(environ: Mapping[str, Any]) -> int:
+    """What the head says of the body's length; 0 where it says nothing."""
+    length = environ.get("CONTENT_LENGTH") or ""
+    return int(length) if length.isdecimal() else 0
 
 
 # --- errors -----------------------------------------------------------------------------------------------------

@@ -76,12 +76,14 @@ class Keeper:
         running: Running,
         status: Callable[[], Sequence[ChannelStatus]],
         tend: Callable[[], None],
+        tidy: Callable[[], None],
     ) -> None:
-        """`tend` is called now and then, by some worker or other."""
+        """`tend` is called now and then, by some worker or other; `tidy` at every tick, by each."""
         self._leases = leases
         self._running = running
         self._status = status
         self._tend = tend
+        self._tidy = tidy
         self._told: Sequence[ChannelStatus] | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
@@ -107,6 +109,7 @@ class Keeper:
         since_renewal = every * random.random()  # noqa: S311 - workers that started together should not tick together
         while not self._ended.wait(LOOK_SECONDS):
             since_renewal += LOOK_SECONDS
+            self._tidy()
             try:
                 self.look()
                 if since_renewal >= every:

@@ -8,7 +8,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -81,7 +81,7 @@ class Session:
         """The key of the new row."""
         return int(self._pool.execute_sql(self._database.statement(sql), parameters).lastrowid)
 
-    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+    def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         with _translated:
             self._pool.cursor().executemany(self._database.statement(sql), rows)
 

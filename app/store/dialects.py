@@ -19,6 +19,8 @@ class Dialect(ABC):
     """Ends a SELECT inside a transaction whose row must not vanish before the commit."""
     hold: str
     """Ends a SELECT inside a transaction whose rows nobody else may change or share before the commit."""
+    body: str
+    """The parameter of a body, as `parameter` gives it."""
     types: Mapping[str, str]
     """Words of the schema: `{key}`, `{id}`, `{name}`, `{body}`, … as migrations write them."""
 
@@ -34,6 +36,10 @@ class Dialect(ABC):
     def add(self, table: str, key: Sequence[str], counters: Sequence[str]) -> str:
         """An INSERT that adds its counters to those of the row with the same key."""
 
+    @abstractmethod
+    def parameter(self, body: bytes) -> bytes | str:
+        """A body as the driver takes it."""
+
     def insert(self, table: str, columns: Sequence[str]) -> str:
         return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
 
@@ -43,6 +49,10 @@ class SQLite(Dialect):
 
     def statement(self, sql: str) -> str:
         return sql
+
+    def parameter(self, body: bytes) -> bytes | str:
+        # As bytes it is copied once on its way; a string would be made first, and encoded again.
+        return body
 
     def unless_there(self, table: str, columns: Sequence[str]) -> str:
         return f"{self.insert(table, columns)} ON CONFLICT DO NOTHING"
@@ -57,6 +67,9 @@ class MySQL(Dialect):
 
     def statement(self, sql: str) -> str:
         return sql.replace("%", "%%").replace("?", "%s").replace(" AS BLOB)", " AS BINARY)")
+
+    def parameter(self, body: bytes) -> bytes | str:
+        return body.decode()
 
     def unless_there(self, table: str, columns: Sequence[str]) -> str:
         # INSERT IGNORE would also swallow a value that is too long.
@@ -73,6 +86,7 @@ SQLITE = SQLite(
     now="CAST(strftime('%s', 'now') AS INTEGER)",
     share="",
     hold="",
+    body="CAST(? AS TEXT)",
     types={
         "key": "INTEGER PRIMARY KEY",
         "own": "INTEGER PRIMARY KEY",
@@ -98,6 +112,7 @@ MYSQL = MySQL(
     now="UNIX_TIMESTAMP()",
     share=" LOCK IN SHARE MODE",
     hold=" FOR UPDATE",
+    body="?",
     types={
         "key": "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY",
         "own": "BIGINT NOT NULL PRIMARY KEY",

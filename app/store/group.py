@@ -5,8 +5,10 @@ responses, and each counter once, in sorted order, so that two processes cannot 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import Any
 
 from app.records import ConversationTurn, Usage
 from app.store import conversations
@@ -34,6 +36,8 @@ class Statements:
     """The group's SQL in one dialect."""
 
     content: str
+    body: Callable[[bytes], bytes | str]
+    """A body as the driver takes it."""
     item: str
     usage: str
     setting: str
@@ -43,7 +47,8 @@ class Statements:
     @classmethod
     def of(cls, dialect: Dialect) -> Statements:
         return cls(
-            content=dialect.insert("content", ["response", "input", "output"]),
+            content=f"INSERT INTO content (response, input, output) VALUES (?, {dialect.body}, {dialect.body})",  # noqa: S608
+            body=dialect.parameter,
             item=dialect.unless_there("item", ["owner", "id", "response"]),
             usage=dialect.add("usage_day", ["day", "token", "model", "channel"], COUNTERS),
             setting=dialect.insert("setting", ["owner", "sha256", "json"]),
@@ -57,7 +62,7 @@ class Group:
     def __init__(self, session: Session, statements: Statements) -> None:
         self.session = session
         self._statements = statements
-        self._contents: list[tuple[int, str, str | None]] = []
+        self._contents: list[tuple[int, bytes, bytes | None]] = []
         self._items: set[tuple[str, str, int]] = set()
         self._usage: dict[Counted, list[int]] = {}
         self._settings: dict[tuple[str, bytes], int] = {}
@@ -65,7 +70,7 @@ class Group:
         self._turns: list[tuple[str, str, ConversationTurn]] = []
 
     def add_content(self, response: int, input: bytes, output: bytes | None) -> None:
-        self._contents.append((response, input.decode(), None if output is None else output.decode()))
+        self._contents.append((response, input, output))
 
     def add_items(self, owner: str, item_ids: tuple[str, ...], response: int) -> None:
         self._items.update((owner, item_id, response) for item_id in item_ids if len(item_id) <= MAX_ITEM_ID)
@@ -118,9 +123,15 @@ class Group:
                     raise
         return int(found[0])
 
+    def _bodies(self) -> Iterator[tuple[Any, ...]]:
+        """One by one: of those that are large, only one exists twice."""
+        body = self._statements.body
+        for response, input, output in self._contents:
+            yield response, body(input), None if output is None else body(output)
+
     def flush(self) -> None:
         if self._contents:
-            self.session.run_many(self._statements.content, self._contents)
+            self.session.run_many(self._statements.content, self._bodies())
         if self._items:
             self.session.run_many(self._statements.item, sorted(self._items))
         # In the order of their names, for each row stays locked until the commit; in one conversation as they ended.

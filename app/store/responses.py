@@ -144,6 +144,8 @@ class Responses:
             f"UPDATE response SET worker = NULL, echo = ?, {_assign(ENDED)}, {_assign(PLACED)}"  # noqa: S608
             " WHERE pk = ? AND status IN ('queued', 'in_progress') AND deleted_at IS NULL"
         )
+        self._add_output = f"UPDATE content SET output = {database.dialect.body} WHERE response = ?"  # noqa: S608
+        self._body = database.dialect.parameter
         self._end_held = f"{self._end} AND {HELD}"
         self._end_late = f"UPDATE response SET {_assign(COUNTED)} WHERE pk = ? AND total_ms IS NULL"  # noqa: S608
         self._begun: set[str] = set()
@@ -273,7 +275,7 @@ class Responses:
         if not written:
             return self._write_late(group, record, row)
         if record.kept:
-            group.session.run("UPDATE content SET output = ? WHERE response = ?", (outcome.output.decode(), pk))
+            group.session.run(self._add_output, (self._body(outcome.output), pk))
             group.add_items(draft.owner, outcome.item_ids, pk)
         _append(group, record)
         group.count(record.counter, outcome.status, outcome.usage)

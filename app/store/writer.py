@@ -133,11 +133,15 @@ class Writer(Generic[G]):
             log.warning("The store's writer is behind: %d metadata rows were dropped so far.", self._dropped)
 
     def _run(self, jobs: queue.SimpleQueue[_Job[G] | None]) -> None:
-        more = True
-        while more:
-            group, more = self._gather(jobs)
-            if group:
-                self._write(group)
+        while self._write_next(jobs):
+            pass
+
+    def _write_next(self, jobs: queue.SimpleQueue[_Job[G] | None]) -> bool:
+        """False after the last. A function of its own: while the next jobs are waited for, these are not held."""
+        group, more = self._gather(jobs)
+        if group:
+            self._write(group)
+        return more
 
     def _gather(self, jobs: queue.SimpleQueue[_Job[G] | None]) -> tuple[list[_Job[G]], bool]:
         """The jobs that are there, at least one; False with them when they are the last."""

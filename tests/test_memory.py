@@ -1,0 +1,56 @@
+"""What large bodies take of a running gateway, and what is left of it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import orjson
+import pytest
+
+from tests.footprint import MIB, memory_of
+from tests.gateway import Gateway
+from tests.relay.conftest import eventually
+from tests.upstream import ScriptedUpstream
+
+#: Longer than the tick at which memory goes back to the system, on a busy machine.
+SOON = 15.0
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ScriptedUpstream]:
+    with ScriptedUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def api(tmp_path_factory: pytest.TempPathFactory, upstream: ScriptedUpstream) -> Iterator[Gateway]:
+    with Gateway(tmp_path_factory.mktemp("memory"), [upstream.channel()], workers=2, threads=64) as gateway:
+        yield gateway
+
+
+def words(size: int, **keys: object) -> bytes:
+    """A body of about that size: many messages, as a long conversation has them."""
+    said = {"role": "user", "content": "a" * 2900}
+    return orjson.dumps({"model": "m", "input": [said] * (size // 2933), **keys})
+
+
+def statuses(api: Gateway, body: bytes, times: int) -> list[int]:
+    """What so many requests at once are answered."""
+
+    def post(_: int) -> int:
+        return api.request("POST", "/responses", data=body).status_code
+
+    with ThreadPoolExecutor(times) as pool:
+        return list(pool.map(post, range(times)))
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_what_large_bodies_took_goes_back_to_the_system(api: Gateway, store: bool) -> None:
+    statuses(api, words(1000), 4)
+    idle = memory_of(api.workers)
+    answered = statuses(api, words(20 * MIB, store=store), 8)
+    assert set(answered) <= {200, 503}, answered
+    assert 200 in answered
+    allowed = idle + (80 if store else 30) * MIB
+    eventually(lambda: memory_of(api.workers) < allowed, "memory to go back to the system", SOON)
