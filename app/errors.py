@@ -277,6 +277,15 @@ def missing_parameter(param: str) -> InvalidRequest:
     return InvalidRequest(f"Missing required parameter: '{param}'.", code="missing_required_parameter", param=param)
 
 
+def nested_too_deep(param: str | None, levels: int) -> InvalidRequest:
+    what = f"'{param}'" if param else "request body"
+    return InvalidRequest(
+        f"Invalid {what}: nested too deep. The body of a request may have at most {levels} levels.",
+        code="invalid_value",
+        param=param,
+    )
+
+
 def previous_response_not_found(response_id: str) -> InvalidRequest:
     return InvalidRequest(
         f"Previous response with id '{response_id}' not found.",

@@ -90,15 +90,16 @@ def redacted_request(request: Mapping[str, Any]) -> JSON:
 
 
 def _members(value: Mapping[str, Any], left_out: Iterable[str]) -> JSON:
-    return {name: _member(name, inner) for name, inner in value.items() if name not in left_out}
-
-
-def _member(name: str, value: Any) -> Any:
-    if name in _SCHEMAS:
-        return value
-    if name == "tools" and isinstance(value, list):
-        return [redacted_tool(tool) if isinstance(tool, Mapping) else _searched(tool) for tool in value]
-    return _searched(value)
+    """Without a call for each member: values may be nested as deep as a request may be."""
+    found = {}
+    for name, inner in value.items():
+        if name in left_out:
+            continue
+        if name == "tools" and isinstance(inner, list):
+            found[name] = [redacted_tool(tool) if isinstance(tool, Mapping) else _searched(tool) for tool in inner]
+        else:
+            found[name] = inner if name in _SCHEMAS else _searched(inner)
+    return found
 
 
 def _searched(value: Any) -> Any:

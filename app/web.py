@@ -16,7 +16,7 @@ from flask import Flask, Response, current_app, g, request
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, RequestEntityTooLarge
 from werkzeug.exceptions import NotFound as UnknownPath
 
-from app import errors, ids
+from app import errors, ids, nesting
 from app.channels.catalog import Catalog
 from app.channels.choice import Channels
 from app.errors import (
@@ -155,7 +155,9 @@ def body() -> object:
     if encoding != "identity":
         raise UnsupportedMedia(f"Content-Encoding '{encoding}' is not supported. Send the body uncompressed.")
     try:
-        return orjson.loads(request.get_data(cache=False))
+        return nesting.loads(request.get_data(cache=False), nesting.FROM_CLIENTS)
+    except nesting.TooDeep as deep:
+        raise errors.nested_too_deep(deep.member, nesting.FROM_CLIENTS) from None
     except ValueError:
         raise InvalidRequest(
             "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP "

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from app import sse
+from app import nesting, sse
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats._output import Output
 from app.records import Usage
@@ -130,12 +128,24 @@ class StreamDecoder(ABC):
             raise UpstreamBroken("The model's server answered with something that is not an event stream.")
 
 
+def whole(body: bytes) -> Any:
+    """The JSON of an unstreamed answer. Raises UpstreamBroken."""
+    return _read(body, "The model's server answered with something that is not JSON.")
+
+
+def _read(data: bytes, otherwise: str) -> Any:
+    """`otherwise`: what is said of data that is no JSON."""
+    try:
+        return nesting.loads(data, nesting.FROM_UPSTREAMS)
+    except nesting.TooDeep:
+        raise UpstreamBroken("The model's server sent JSON that is nested too deep.") from None
+    except ValueError:
+        raise UpstreamBroken(otherwise) from None
+
+
 def parsed(data: bytes) -> dict[str, Any]:
     """The object in `data`. One that cannot be read ends the stream: a lost delta would corrupt the text silently."""
-    try:
-        event = orjson.loads(data)
-    except ValueError:
-        raise UpstreamBroken("The model's server sent an event that is not JSON.") from None
+    event = _read(data, "The model's server sent an event that is not JSON.")
     if not isinstance(event, dict):
         raise UpstreamBroken("The model's server sent an event that is not an object.")
     return event

@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from app.errors import InvalidRequest
+from app import nesting
+from app.errors import InvalidRequest, nested_too_deep
 from app.schemas.create import read_create, read_warm_up
 from app.schemas.fields import Boolean, Fault, StrictText
 
@@ -23,6 +24,8 @@ class Frame:
     """A frame that is legible; whether it asks for something that can be had is still to be seen."""
 
     body: dict[str, Any]
+    length: int
+    """Characters of its text."""
 
     @property
     def lane(self) -> str | None:
@@ -55,12 +58,16 @@ def parse_frame(message: str | bytes) -> Frame:
         raise InvalidRequest("We could not parse the JSON of your frame.", code="invalid_json") from None
     if not isinstance(body, dict):
         raise InvalidRequest("A frame is a JSON object with a 'type'.", code="invalid_frame")
-    return Frame(body)
+    return Frame(body, len(message))
 
 
 def read_frame(frame: Frame) -> FrameRequest:
     """Raises InvalidRequest. An empty `input` says nothing new, which is enough after a warm-up."""
     body = frame.body
+    try:
+        nesting.check(body, frame.length, nesting.FROM_CLIENTS)
+    except nesting.TooDeep as deep:
+        raise nested_too_deep(deep.member, nesting.FROM_CLIENTS) from None
     if body.get("type") != _CREATE:
         raise InvalidRequest(
             f"Frames of type '{_CREATE}' are served here, not {_shown(body.get('type'))}.",

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from app import sse
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats import _openai
+from app.formats._decoding import whole
 from app.formats.chat_completions._errors import error_of
 from app.records import Usage
 
@@ -23,10 +22,7 @@ BROKE_OFF = frozenset({"abort", "error", "insufficient_system_resource"})
 
 def completion_of(body: bytes) -> dict[str, Any]:
     """The object of an unstreamed answer. Raises UpstreamError, also for the failure that it may tell of."""
-    try:
-        completion = orjson.loads(body)
-    except ValueError:
-        raise UpstreamBroken("The model's server answered with something that is not JSON.") from None
+    completion = whole(body)
     if not isinstance(completion, dict):
         raise UpstreamBroken("The model's server answered with something that is not a chat completion.")
     if error := error_of(completion):

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from app import sse
 from app.errors import UpstreamBroken
 from app.formats import _openai
-from app.formats._decoding import Ending, StreamDecoder, parsed, string
+from app.formats._decoding import Ending, StreamDecoder, parsed, string, whole
 from app.formats._output import Output
 from app.formats.messages._blocks import Blocks
 from app.formats.messages._errors import failure
@@ -79,10 +77,7 @@ class _Meter:
 
 
 def decode(body: bytes, turn: Turn) -> Answer:
-    try:
-        message = orjson.loads(body)
-    except ValueError:
-        raise UpstreamBroken("The model's server answered with something that is not JSON.") from None
+    message = whole(body)
     if isinstance(message, dict) and isinstance(message.get("error"), dict):
         raise failure(message)
     if not isinstance(message, dict) or not isinstance(message.get("content"), list):

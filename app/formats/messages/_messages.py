@@ -13,8 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import orjson
-
+from app import nesting
 from app.formats._conversation import (
     Act,
     Acted,
@@ -120,7 +119,7 @@ class _Said:
                 if block := self._thought(act):
                     yield block
             case Call(_, name, arguments):
-                yield {"type": "tool_use", "id": ids[id(act)], "name": name, "input": orjson.loads(arguments)}
+                yield {"type": "tool_use", "id": ids[id(act)], "name": name, "input": _input(arguments)}
 
     def _thought(self, thought: Thought) -> Block | None:
         """Thinking as it was, for the model that it is from; unsigned for servers that want the text."""
@@ -138,6 +137,14 @@ class _Said:
             unique = _fitted(f"{fit}/{number}")
         self._ids.add(unique)
         return unique
+
+
+def _input(arguments: str) -> Any:
+    """A call's arguments as the object they are here; as text where that could not be written."""
+    try:
+        return nesting.loads(arguments, nesting.FROM_CLIENTS)
+    except nesting.TooDeep:
+        return {"arguments": arguments}
 
 
 def _fitted(call_id: str) -> str:

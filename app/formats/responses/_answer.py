@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from app.errors import UpstreamBroken
 from app.formats import _openai
+from app.formats._decoding import whole
 from app.formats.responses import _items
 from app.records import Usage
 from app.turn import Answer, Item, Turn
@@ -18,10 +17,7 @@ _CAN_BREAK = frozenset({"message", "function_call", "custom_tool_call", "reasoni
 
 
 def decode(body: bytes, turn: Turn) -> Answer:
-    try:
-        response = orjson.loads(body)
-    except ValueError:
-        raise UpstreamBroken("The model's server answered with something that is not JSON.") from None
+    response = whole(body)
     output = _output(response) if isinstance(response, dict) else None
     if output is None:
         if isinstance(response, dict) and isinstance(response.get("error"), dict):

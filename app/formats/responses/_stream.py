@@ -14,6 +14,7 @@ from app.formats._decoding import parsed
 from app.formats.responses import _answer, _items
 from app.formats.responses._account import Account
 from app.formats.responses._repair import Repair
+from app.nesting import FROM_UPSTREAMS, may_exceed
 from app.turn import Answer, Item, Turn
 
 _HEAD = frozenset({"response.created", "response.queued", "response.in_progress"})
@@ -51,6 +52,9 @@ _NAME = b"event: "
 #: How an event may begin.
 _FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":", b"\n")
 _SEQUENCE = re.compile(rb'"sequence_number":\s*(\d+)')
+
+#: Bytes of an event that are too few for JSON that is too deep.
+_FLAT = 2 * FROM_UPSTREAMS
 
 #: Raw events since the last finished item, kept for the partial output of a stream that breaks.
 MAX_KEPT = 16 * 1024 * 1024
@@ -138,7 +142,11 @@ class ResponsesDecoder:
     def partial(self) -> list[Item]:
         if self._repair:
             return self._repair.partial()
-        return [*self._done, *self._opened().partial()[len(self._done) :]]
+        try:
+            return [*self._done, *self._opened().partial()[len(self._done) :]]
+        except UpstreamError:
+            # Events that went by unread cannot be read.
+            return list(self._done)
 
     # --- unread
 
@@ -153,7 +161,10 @@ class ResponsesDecoder:
                 head = found
             # Its data is one line, as a rule: two letters are searched for much slower than one.
             end = block.find(b"\n", at + len(head) - 1)
-            at = (end if block.startswith(b"\n", end + 1) else block.find(b"\n\n", end)) + 2
+            end = (end if block.startswith(b"\n", end + 1) else block.find(b"\n\n", end)) + 2
+            if end - at > _FLAT and may_exceed(block, at, end, FROM_UPSTREAMS):
+                break
+            at = end
             number += 1
         if at > start:
             self._number, self._usual = number, head
@@ -163,6 +174,8 @@ class ResponsesDecoder:
     def _is_next(self, raw: bytes) -> bool:
         """The same for one event, however its members are ordered."""
         if raw[: raw.find(b"\n")] not in _UNREAD_HEADS:
+            return False
+        if len(raw) > _FLAT and may_exceed(raw, 0, len(raw), FROM_UPSTREAMS):
             return False
         number = _SEQUENCE.search(raw)
         return number is not None and int(number[1]) == self._number

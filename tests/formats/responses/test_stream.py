@@ -14,6 +14,7 @@ from app.formats import responses
 from app.formats._events import Emitter
 from app.turn import Item, Turn
 from tests.contract import check_stream
+from tests.depth import nested_text
 from tests.formats.responses.transcripts import events, framed, read, stream_of, turn
 from tests.test_sse import split
 
@@ -325,3 +326,25 @@ def test_newlines_between_events_do_not_matter() -> None:
     out, decoder = read([raw], turn())
     assert events(out) == output_of(told)
     assert decoder.answer is not None
+
+
+# --- unread -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spelt", [b'"delta":[}', b'"delta":%b' % nested_text(1100)])
+def test_what_went_by_unread_and_cannot_be_read_costs_only_its_item(spelt: bytes) -> None:
+    told = exact([numbered(message(text), place) for place, text in enumerate(("One", "Two three four five"))])
+    raw = stream_of(*told[:-4])
+    head = b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":%d,'
+    decoder = responses.decoder(turn(), 2)
+    decoder.feed(raw)
+    unread = decoder.feed(head % decoder.sequence + spelt + b"}\n\n")
+    assert bool(unread) == (len(spelt) < 100)
+    assert decoder.partial()[0] == output_items(told)[0]
+    decoder.finish()
+    assert decoder.answer is not None
+    assert decoder.answer.status == "failed"
+
+
+def output_items(told: list[JSON]) -> list[Item]:
+    return list(told[-1]["response"]["output"])

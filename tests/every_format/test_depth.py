@@ -1,0 +1,67 @@
+"""However deep an upstream nests what it says, its answer ends: as an answer, or as one that has failed."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from app.nesting import FROM_UPSTREAMS
+from tests.contract import check_error, check_stream
+from tests.depth import nested_text
+from tests.every_format.conversations import WEATHER, calls_of
+from tests.lanes import Lane
+from tests.upstream import Script, respelled
+
+TOO_DEEP = [FROM_UPSTREAMS + 1, 251, 254, 300, 1020, 1100]
+
+
+def deepened(levels: int, after: int = 0) -> Script:
+    """A member that nobody knows, so deep, in the answer; in a stream in the event behind the first `after`."""
+
+    def change(body: bytes) -> bytes:
+        events = body.split(b"\n\n") if b"data: {" in body else [body]
+        opening, brace, rest = events[after].partition(b"{")
+        events[after] = opening + brace + b'"unheard_of":%b,' % nested_text(levels) + rest
+        return b"\n\n".join(events)
+
+    return respelled(change)
+
+
+@pytest.mark.parametrize("levels", TOO_DEEP)
+def test_an_answer_that_is_too_deep_has_failed(lane: Lane, levels: int) -> None:
+    lane.enqueue(deepened(levels))
+    answer = lane.post()
+    assert answer.status_code == 502
+    check_error(answer.json(), code="upstream_protocol_error")
+
+
+@pytest.mark.parametrize("levels", TOO_DEEP)
+@pytest.mark.parametrize("after", [0, 8])
+def test_a_stream_that_is_too_deep_has_failed(lane: Lane, levels: int, after: int) -> None:
+    """Before the first word with a status line, later with a terminal event."""
+    lane.enqueue(deepened(levels, after))
+    answer = lane.stream()
+    if not after:
+        assert answer.status_code == 502
+        check_error(answer.json(), code="upstream_protocol_error")
+        return
+    response = check_stream(answer.content, status="failed")[-1]["response"]
+    assert response["error"]["code"] == "upstream_protocol_error"
+    assert lane.gateway.get(f"/responses/{response['id']}").json() == response
+
+
+def test_the_deepest_answer_is_given(lane: Lane) -> None:
+    lane.enqueue(deepened(FROM_UPSTREAMS - 1))
+    assert lane.create()["status"] == "completed"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("levels", [FROM_UPSTREAMS - 20, 300, 1020, 1100])
+def test_arguments_are_text_however_deep_they_are(lane: Lane, streamed: bool, levels: int) -> None:
+    arguments = b'{"city":%b}' % nested_text(levels)
+    call = {"type": "function_call", "call_id": "call_1", "name": "get_weather", "arguments": arguments.decode()}
+    output = {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
+    response = lane.ask(streamed, input=[call, output], tools=[WEATHER])
+    assert response["status"] == "completed"
+    assert not calls_of(response)
+    assert b"[[[[" in orjson.dumps(lane.sent)
