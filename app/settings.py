@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -25,6 +26,16 @@ MOVERS = ("pump", "generator")
 _DURATION = re.compile(r"(\d{1,9})([smhdw])\Z", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
 _PINS = ("auto", "on", "off")
+_DATABASES = ("sqlite", "mysql")
+_WHOLE = re.compile(r"[0-9]{1,10}", re.ASCII)
+_MOST = 2**31 - 1
+#: A name, an IPv4 address, or an IPv6 one in brackets.
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})|\[[0-9A-Fa-f:.]+\]", re.ASCII)
+LAST_PORT = 65_535
+#: Bytes that the kernel takes for the path of a unix socket.
+_LONGEST_SOCKET = 107
+#: Characters of a wrong value that a message quotes.
+_QUOTED = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +106,22 @@ def home() -> Path:
 def load_settings() -> Settings:
     """The settings of this process. Raises ConfigurationError."""
     directory = home()
-    return read_settings(read_environment(directory), directory)
+    return read_settings(load_environment(directory), directory)
+
+
+def load_environment(directory: Path) -> dict[str, str]:
+    """As `read_environment`. Raises ConfigurationError when the directory or its `.env` cannot be read."""
+    if not directory.is_dir():
+        raise ConfigurationError(
+            f"ANTIPHON_HOME is {str(directory)!r}, which is not a directory", "name the directory with .env"
+        )
+    path = directory / ENV_FILE
+    try:
+        return read_environment(directory)
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}", "check its owner and mode") from error
+    except UnicodeError as error:
+        raise ConfigurationError(f"cannot read {path}: it is not UTF-8", "save it as UTF-8") from error
 
 
 def read_environment(directory: Path) -> dict[str, str]:
@@ -104,54 +130,121 @@ def read_environment(directory: Path) -> dict[str, str]:
     return {**file, **os.environ}
 
 
+def channels_path(environment: Mapping[str, str], directory: Path) -> Path:
+    """Where the channel table is."""
+    return (directory / Variables(environment, directory).text("ANTIPHON_CHANNELS", "channels.yaml")).resolve()
+
+
 def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
     """Settings from variables. Relative paths are taken from `directory`. Raises ConfigurationError."""
-    secret = _secret(environment, "ANTIPHON_SECRET_KEY", directory)
-    if len(secret) < MIN_SECRET:
-        raise ConfigurationError(
-            f"ANTIPHON_SECRET_KEY has {len(secret)} characters, at least {MIN_SECRET} are needed",
-            "run `antiphon init` in a new directory and copy the key that it writes",
-        )
-    old = _optional(environment, "ANTIPHON_OLD_SECRET_KEYS", directory) or ""
-    threads = _integer(environment, "ANTIPHON_THREADS", 512, minimum=4)
+    variables = Variables(environment, directory)
     return Settings(
-        channels=(directory / environment.get("ANTIPHON_CHANNELS", "channels.yaml")).resolve(),
-        database_url=absolute_database_url(
-            _optional(environment, "ANTIPHON_DATABASE_URL", directory) or "sqlite:///antiphon.db", directory
-        ),
-        secret_key=secret,
-        old_secret_keys=tuple(filter(None, (key.strip() for key in old.split(",")))),
-        bind=environment.get("ANTIPHON_BIND", "127.0.0.1:8080"),
-        url=environment.get("ANTIPHON_URL", ""),
-        log=_choice(environment, "ANTIPHON_LOG", LOGS),
-        workers=_integer(environment, "ANTIPHON_WORKERS", 2, minimum=1),
-        threads=threads,
-        sockets=_integer(environment, "ANTIPHON_SOCKETS", 128, minimum=0),
-        socket_lifetime=_integer(environment, "ANTIPHON_SOCKET_LIFETIME", 3600, minimum=1),
-        max_body=_integer(environment, "ANTIPHON_MAX_BODY", 64 * 1024 * 1024, minimum=1024),
-        heartbeat=float(_integer(environment, "ANTIPHON_HEARTBEAT", 15, minimum=1)),
-        stall=float(_integer(environment, "ANTIPHON_STALL", 60, minimum=1)),
-        mover=_choice(environment, "ANTIPHON_MOVER", MOVERS),
-        drain=_integer(environment, "ANTIPHON_DRAIN", 20, minimum=0),
-        lease=_integer(environment, "ANTIPHON_LEASE", 60, minimum=4),
-        retention=_duration(environment, "ANTIPHON_RETENTION", "30d", minimum=DAY),
-        pin=_choice(environment, "ANTIPHON_PIN", _PINS),
-        queue_url=_queue_url(environment, directory),
-        worker_processes=_integer(environment, "ANTIPHON_WORKER_PROCESSES", 1, minimum=0),
-        worker_threads=_integer(environment, "ANTIPHON_WORKER_THREADS", 32, minimum=1),
-        events_kept=_duration(environment, "ANTIPHON_EVENTS_KEPT", "10m", minimum=1),
+        channels=channels_path(environment, directory),
+        database_url=_database_url(variables),
+        secret_key=_secret_key(variables),
+        old_secret_keys=_old_secret_keys(variables),
+        bind=_bind(variables),
+        url=_url(variables),
+        log=variables.choice("ANTIPHON_LOG", LOGS),
+        workers=variables.integer("ANTIPHON_WORKERS", 2, minimum=1, maximum=1024),
+        threads=variables.integer("ANTIPHON_THREADS", 512, minimum=4),
+        sockets=variables.integer("ANTIPHON_SOCKETS", 128, minimum=0),
+        socket_lifetime=variables.integer("ANTIPHON_SOCKET_LIFETIME", 3600, minimum=1),
+        max_body=variables.integer("ANTIPHON_MAX_BODY", 64 * 1024 * 1024, minimum=1024),
+        heartbeat=float(variables.integer("ANTIPHON_HEARTBEAT", 15, minimum=1)),
+        stall=float(variables.integer("ANTIPHON_STALL", 60, minimum=1)),
+        mover=variables.choice("ANTIPHON_MOVER", MOVERS),
+        drain=variables.integer("ANTIPHON_DRAIN", 20, minimum=0),
+        lease=variables.integer("ANTIPHON_LEASE", 60, minimum=4),
+        retention=variables.duration("ANTIPHON_RETENTION", "30d", minimum=DAY),
+        pin=variables.choice("ANTIPHON_PIN", _PINS),
+        queue_url=_queue_url(variables),
+        worker_processes=variables.integer("ANTIPHON_WORKER_PROCESSES", 1, minimum=0, maximum=1024),
+        worker_threads=variables.integer("ANTIPHON_WORKER_THREADS", 32, minimum=1),
+        events_kept=variables.duration("ANTIPHON_EVENTS_KEPT", "10m", minimum=1),
         home=directory,
     )
 
 
-def absolute_database_url(url: str, directory: Path) -> str:
-    """A relative SQLite path made absolute, so that it means the same file from every directory."""
-    scheme, separator, path = url.partition(":///")
-    if scheme != "sqlite" or not separator:
-        return url
+class Variables:
+    """Values by name, each of which may be the content of the file that its twin `NAME_FILE` names."""
+
+    def __init__(self, environment: Mapping[str, str], directory: Path) -> None:
+        self.directory = directory
+        self._environment = environment
+
+    def text(self, name: str, default: str = "") -> str:
+        """Without blanks around it; an empty one is the default."""
+        value = self._environment.get(name, "").strip()
+        file = self._environment.get(f"{name}_FILE", "").strip()
+        if value and file:
+            raise ConfigurationError(f"{name} and {name}_FILE are both set", "unset one of them")
+        return (self._content(f"{name}_FILE", file) if file else value) or default
+
+    def integer(self, name: str, default: int, *, minimum: int, maximum: int = _MOST) -> int:
+        text = self.text(name)
+        if not text:
+            return default
+        if not _WHOLE.fullmatch(text) or not minimum <= int(text) <= maximum:
+            raise ConfigurationError(f"{name} is {_shown(text)}", f"it is a whole number from {minimum} to {maximum}")
+        return int(text)
+
+    def choice(self, name: str, choices: Sequence[str]) -> str:
+        """One of `choices`, by default the first."""
+        text = self.text(name, choices[0])
+        if text not in choices:
+            raise ConfigurationError(f"{name} is {_shown(text)}", f"it is {' or '.join(choices)}")
+        return text
+
+    def duration(self, name: str, default: str, *, minimum: int) -> int:
+        text = self.text(name, default)
+        seconds = parse_duration(text)
+        if seconds is None or seconds < minimum:
+            raise ConfigurationError(
+                f"{name} is {_shown(text)}",
+                f"it is a duration such as 15m, 30d or 12w, {_shortest(minimum)} at least",
+            )
+        return seconds
+
+    def _content(self, name: str, file: str) -> str:
+        try:
+            content = (self.directory / file).read_text().strip()
+        except OSError as error:
+            raise ConfigurationError(
+                f"cannot read {name} {file}: {error.strerror}", "check its path and owner"
+            ) from error
+        except ValueError as error:
+            raise ConfigurationError(f"cannot read {name} {file}: it is not UTF-8", "name a text file") from error
+        if not content:
+            raise ConfigurationError(f"the file of {name} is empty: {file}", "write the value into it")
+        return content
+
+
+def checked_bind(text: str, directory: Path) -> str:
+    """An address to listen on: `host:port`, `[v6]:port` or `unix:/path`. Raises ValueError with what it should be."""
+    if text.startswith("unix:"):
+        return _checked_socket(text.removeprefix("unix:").removeprefix("//"), directory)
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not _HOST.fullmatch(host):
+        wanted = f"127.0.0.1:{text.strip(':')}" if text.strip(":").isdecimal() else "127.0.0.1:8080"
+        raise ValueError(f"it is a host and a port, such as {wanted} or [::1]:8080, or unix:/path")
+    if not _WHOLE.fullmatch(port) or not 1 <= int(port) <= LAST_PORT:
+        raise ValueError(f"its port is a whole number from 1 to {LAST_PORT}")
+    return text
+
+
+def _checked_socket(path: str, directory: Path) -> str:
     if not path:
-        raise ConfigurationError("ANTIPHON_DATABASE_URL names no file", "write it as sqlite:///antiphon.db")
-    return f"sqlite:///{(directory / path).resolve()}"
+        raise ValueError("unix: is followed by a path, such as unix:/run/antiphon/antiphon.sock")
+    absolute = os.path.abspath(directory / path)
+    if len(os.fsencode(absolute)) > _LONGEST_SOCKET:
+        raise ValueError(f"the path of a socket has at most {_LONGEST_SOCKET} bytes")
+    return f"unix:{absolute}"
+
+
+def database_file(url: str) -> Path | None:
+    """The file of a SQLite database; None of a server's."""
+    return Path(unquote(url.removeprefix("sqlite:///"))) if url.startswith("sqlite:///") else None
 
 
 def parse_duration(text: str) -> int | None:
@@ -164,63 +257,106 @@ def _derived(secret: str, purpose: str) -> bytes:
     return HKDF(SHA256(), 32, None, f"antiphon/{purpose}/v1".encode()).derive(secret.encode())
 
 
-def _secret(environment: Mapping[str, str], name: str, directory: Path) -> str:
-    value = _optional(environment, name, directory)
-    if value is None:
-        raise ConfigurationError(f"{name} is not set", "run `antiphon init` here, or start where .env lies")
-    return value
+def _secret_key(variables: Variables) -> str:
+    value = variables.text("ANTIPHON_SECRET_KEY")
+    if not value:
+        raise ConfigurationError("ANTIPHON_SECRET_KEY is not set", "run `antiphon init` here, or start where .env lies")
+    return _long_enough("ANTIPHON_SECRET_KEY", value)
 
 
-def _optional(environment: Mapping[str, str], name: str, directory: Path) -> str | None:
-    """The variable, or the content of the file that its twin `NAME_FILE` names."""
-    if value := environment.get(name):
-        return value
-    file = environment.get(f"{name}_FILE")
-    if not file:
-        return None
-    try:
-        return (directory / file).read_text().strip()
-    except OSError as error:
+def _old_secret_keys(variables: Variables) -> tuple[str, ...]:
+    name = "ANTIPHON_OLD_SECRET_KEYS"
+    text = variables.text(name)
+    return tuple(_long_enough(name, key.strip()) for key in text.split(",")) if text else ()
+
+
+def _long_enough(name: str, key: str) -> str:
+    """A secret; a message never shows it."""
+    if len(key) < MIN_SECRET:
+        held = "has" if name == "ANTIPHON_SECRET_KEY" else "holds a key of"
         raise ConfigurationError(
-            f"cannot read {name}_FILE {file}: {error.strerror}", "check its path and owner"
-        ) from error
-
-
-def _integer(environment: Mapping[str, str], name: str, default: int, *, minimum: int) -> int:
-    text = environment.get(name, "").strip()
-    if not text:
-        return default
-    if not text.isdecimal() or int(text) < minimum:
-        raise ConfigurationError(f"{name} is {text!r}", f"it is a whole number from {minimum} on")
-    return int(text)
-
-
-def _choice(environment: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
-    """One of `choices`, by default the first."""
-    text = environment.get(name, "").strip() or choices[0]
-    if text not in choices:
-        raise ConfigurationError(f"{name} is {text!r}", f"it is {' or '.join(choices)}")
-    return text
-
-
-def _duration(environment: Mapping[str, str], name: str, default: str, *, minimum: int) -> int:
-    text = environment.get(name, "").strip() or default
-    seconds = parse_duration(text)
-    if seconds is None or seconds < minimum:
-        raise ConfigurationError(
-            f"{name} is {text!r}", f"it is a duration such as 15m, 30d or 12w, {_shortest(minimum)} at least"
+            f"{name} {held} {len(key)} characters, at least {MIN_SECRET} are needed",
+            "run `antiphon init` in a new directory and copy the key that it writes",
         )
-    return seconds
+    return key
+
+
+def _bind(variables: Variables) -> str:
+    text = variables.text("ANTIPHON_BIND", "127.0.0.1:8080")
+    try:
+        return checked_bind(text, variables.directory)
+    except ValueError as error:
+        raise ConfigurationError(f"ANTIPHON_BIND is {_shown(text)}", str(error)) from None
+
+
+def _url(variables: Variables) -> str:
+    url = variables.text("ANTIPHON_URL")
+    if url and not _is_url(url, ("http", "https")):
+        raise ConfigurationError(
+            f"ANTIPHON_URL is {_shown(url)}, which is no base URL", "write it as https://antiphon.example.com/v1"
+        )
+    return url
+
+
+def _queue_url(variables: Variables) -> str | None:
+    url = variables.text("ANTIPHON_QUEUE_URL")
+    if not url:
+        return None
+    if not (url.startswith("unix:///") or _is_url(url, ("redis", "rediss"))):
+        raise ConfigurationError(
+            "ANTIPHON_QUEUE_URL is not the URL of a Redis",
+            "write it as redis://host:6379/0, or leave it out to use the database as the queue",
+        )
+    return url
+
+
+def _database_url(variables: Variables) -> str:
+    """It may hold a password, so a message never shows it."""
+    url = variables.text("ANTIPHON_DATABASE_URL", "sqlite:///antiphon.db")
+    scheme = url.partition(":")[0]
+    if scheme not in _DATABASES or "://" not in url:
+        raise _database_error("begins with neither sqlite:/// nor mysql://")
+    if scheme == "sqlite":
+        return f"sqlite:///{_database_file(url.removeprefix('sqlite://'), variables.directory)}"
+    if "?" in url or "#" in url:
+        raise _database_error("holds a '?' or '#', which a password must write as %3F or %23")
+    if not _is_url(url, ("mysql",)):
+        raise _database_error("has no host, or a port that is none; a password must write '/' and '@' as %2F and %40")
+    if not urlsplit(url).path.strip("/"):
+        raise _database_error("names no database")
+    return url
+
+
+def _database_file(path: str, directory: Path) -> str:
+    """Made absolute, so that it means the same file from every directory."""
+    name = path.removeprefix("/")
+    if not path.startswith("/") or not name or name == ":memory:":
+        raise _database_error("names no file: three slashes and a path follow sqlite:")
+    if "?" in name or "#" in name:
+        raise _database_error("holds a '?' or '#': the path of a file takes no options")
+    return quote(str((directory / unquote(name)).resolve()))
+
+
+def _database_error(why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"ANTIPHON_DATABASE_URL {why}", "write it as sqlite:///antiphon.db or mysql://user:password@host:3306/name"
+    )
+
+
+def _is_url(text: str, schemes: Sequence[str]) -> bool:
+    """With a host, and a port that is one where it has any."""
+    try:
+        parts = urlsplit(text)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in schemes and bool(parts.hostname) and not re.search(r"\s", text)
+
+
+def _shown(text: str) -> str:
+    """As a message may quote it."""
+    return repr(text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…")
 
 
 def _shortest(seconds: int) -> str:
     return f"{seconds // DAY}d" if seconds >= DAY else f"{seconds}s"
-
-
-def _queue_url(environment: Mapping[str, str], directory: Path) -> str | None:
-    url = _optional(environment, "ANTIPHON_QUEUE_URL", directory)
-    if url and not url.startswith(("redis://", "rediss://", "unix://")):
-        raise ConfigurationError(
-            "ANTIPHON_QUEUE_URL does not start with redis://", "leave it out to use the database as the queue"
-        )
-    return url

@@ -193,9 +193,13 @@ class Gateway:
             **settings,
         }
 
-    def command(self, *arguments: str, exit_code: int = 0) -> str:
-        """Runs `antiphon <arguments>` and returns what it prints."""
-        done = subprocess.run(
+    def set(self, **settings: Any) -> None:
+        """Other values of `ANTIPHON_*` from now on."""
+        self._settings.update(settings)
+
+    def attempt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs `antiphon <arguments>`."""
+        return subprocess.run(
             [*COMMAND, *arguments],
             cwd=self.directory,
             env=self.environment,
@@ -205,6 +209,10 @@ class Gateway:
             timeout=START_WITHIN,
             check=False,
         )
+
+    def command(self, *arguments: str, exit_code: int = 0) -> str:
+        """Runs `antiphon <arguments>` and returns what it prints."""
+        done = self.attempt(*arguments)
         assert done.returncode == exit_code, (
             f"antiphon {' '.join(arguments)} → {done.returncode}\n{done.stdout}{done.stderr}"
         )

@@ -51,7 +51,7 @@ def main() -> None:
         _say(error.message, error.fix)
         sys.exit(CONFIGURATION)
     except StoreUnavailable as error:
-        _say(error.message, "")
+        _say(error.message, "the database of ANTIPHON_DATABASE_URL did not do it; antiphon doctor looks at it")
         sys.exit(TRY_AGAIN)
 
 

@@ -11,7 +11,7 @@ from app.channels.document import ChannelsInvalid
 from app.channels.table import load
 from app.cli.context import CONFIGURATION, as_json, print_json
 from app.errors import ConfigurationError
-from app.settings import home, read_environment
+from app.settings import channels_path, home, load_environment
 
 
 @click.command()
@@ -21,8 +21,8 @@ from app.settings import home, read_environment
 def check(ctx: click.Context, file: Path | None, as_json: bool) -> None:
     """Check the channel table FILE (default: ANTIPHON_CHANNELS or channels.yaml). Exit code 78 when it is wrong."""
     directory = home()
-    environment = read_environment(directory)
-    path = file or directory / environment.get("ANTIPHON_CHANNELS", "channels.yaml")
+    environment = load_environment(directory)
+    path = file or channels_path(environment, directory)
     try:
         table = load(path, environment, formats.names())
     except ChannelsInvalid as error:

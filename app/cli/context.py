@@ -9,6 +9,7 @@ from typing import Any
 import click
 import orjson
 
+from app.cli.preflight import check_database
 from app.settings import Settings, load_settings
 from app.store import Store
 
@@ -25,11 +26,20 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @contextmanager
 def open_store(settings: Settings | None = None) -> Iterator[Store]:
     settings = settings or load_settings()
+    check_database(settings)
     store = Store(settings.database_url, peppers=settings.keys_for("tokens"))
     try:
         yield store
     finally:
         store.close()
+
+
+@contextmanager
+def open_ready_store() -> Iterator[Store]:
+    """A store whose schema is the one of this Antiphon."""
+    with open_store() as store:
+        store.check_schema()
+        yield store
 
 
 def find_response(store: Store, start: str) -> tuple[str, str]:

@@ -28,7 +28,7 @@ from app.cli.states import state_of
 from app.cli.table import read_table
 from app.errors import ConfigurationError, StoreUnavailable
 from app.records import WorkerStatus
-from app.settings import ENV_FILE, Settings, home, load_settings, read_environment, read_settings
+from app.settings import ENV_FILE, Settings, database_file, home, load_settings, read_environment, read_settings
 from app.store import Store
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
@@ -150,8 +150,7 @@ class _Read(dict[str, str]):
         return super().get(name, default)
 
     def unread(self) -> list[str]:
-        known = self.names | {f"{name}_FILE" for name in self.names}
-        return sorted(name for name in self if name.startswith("ANTIPHON_") and name not in known)
+        return sorted(name for name in self if name.startswith("ANTIPHON_") and name not in self.names)
 
 
 # --- what it works with -----------------------------------------------------------------------------------------
@@ -249,8 +248,8 @@ def _limits(settings: Settings) -> Iterator[Finding]:
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
-    if settings.database_url.startswith("sqlite:"):
-        folder = Path(settings.database_url.removeprefix("sqlite:///")).parent
+    if (file := database_file(settings.database_url)) is not None:
+        folder = file.parent
         yield from _free(folder)
         if not os.access(folder, os.W_OK):
             text = f"{folder} cannot be written, and SQLite keeps files beside the database"

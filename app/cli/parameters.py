@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+
+from app.settings import checked_bind
 
 
 class Text(click.ParamType[str]):
@@ -14,6 +18,18 @@ class Text(click.ParamType[str]):
         if not value.strip():
             self.fail("it is empty; leave the option out for its default", param, ctx)
         return value
+
+
+class Address(click.ParamType[str]):
+    """Where to listen, as ANTIPHON_BIND has it."""
+
+    name = "address"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return checked_bind(value, Path.cwd())
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
 
 
 class Names(click.ParamType[tuple[str, ...]]):

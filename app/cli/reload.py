@@ -8,15 +8,15 @@ from app import formats
 from app.channels.table import load
 from app.channels.watch import stamp_of
 from app.errors import ConfigurationError
-from app.settings import home, read_environment
+from app.settings import channels_path, home, load_environment
 
 
 @click.command()
 def reload() -> None:
     """Have the workers read the channel table and its variables again. A wrong one is refused with exit code 78."""
     directory = home()
-    environment = read_environment(directory)
-    path = (directory / environment.get("ANTIPHON_CHANNELS", "channels.yaml")).resolve()
+    environment = load_environment(directory)
+    path = channels_path(environment, directory)
     table = load(path, environment, formats.names())
     stamp = stamp_of(path)
     try:

@@ -19,9 +19,10 @@ from app.channels.table import Table, load
 from app.cli.address import url_of
 from app.cli.command_line import NAME, typed
 from app.cli.context import open_store
-from app.cli.parameters import Text
+from app.cli.parameters import Address
+from app.cli.preflight import check_queue
 from app.errors import ConfigurationError, StoreUnavailable
-from app.settings import DRAIN_RESERVE, Settings, home, load_settings, read_environment
+from app.settings import DRAIN_RESERVE, LAST_PORT, Settings, home, load_settings, read_environment
 
 #: Seconds that running streams may take by default; see `app.serving`.
 _DRAIN = 20
@@ -30,7 +31,9 @@ PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
 @click.command()
-@click.option("--bind", type=Text(), help="Address and port, or unix:/path; default ANTIPHON_BIND or 127.0.0.1:8080.")
+@click.option(
+    "--bind", type=Address(), help="Address and port, or unix:/path; default ANTIPHON_BIND or 127.0.0.1:8080."
+)
 @click.option("--workers", type=click.IntRange(1), help="Processes; default ANTIPHON_WORKERS or 2.")
 @click.option("--threads", type=click.IntRange(4), help="Threads a process; default ANTIPHON_THREADS or 512.")
 def serve(bind: str | None, workers: int | None, threads: int | None) -> None:
@@ -44,6 +47,7 @@ def serve(bind: str | None, workers: int | None, threads: int | None) -> None:
     )
     table = load(settings.channels, read_environment(settings.home), formats.names())
     _check_database(settings)
+    check_queue(settings)
     handed = os.environ.get("LISTEN_PID") == str(os.getpid())
     if handed:
         settings = replace(settings, bind="a socket handed over by systemd")
@@ -75,9 +79,15 @@ def _check_address(bind: str) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise ConfigurationError(
-                    f"port {port} is in use", f"stop what listens there, or use --bind {host}:{int(port) + 1}"
+                    f"port {port} is in use", f"stop what listens there, or use --bind {host}:{_another(int(port))}"
                 ) from error
-            raise ConfigurationError(f"cannot listen on {bind}: {error.strerror}", "check --bind") from error
+            raise ConfigurationError(
+                f"cannot listen on {bind}: {error.strerror}", "check ANTIPHON_BIND, or --bind where it was given"
+            ) from error
+
+
+def _another(port: int) -> int:
+    return port + 1 if port < LAST_PORT else port - 1
 
 
 def _banner(settings: Settings, table: Table) -> str:

@@ -7,7 +7,7 @@ from time import time
 
 import click
 
-from app.cli.context import NOT_FOUND, as_json, open_store, print_json
+from app.cli.context import NOT_FOUND, as_json, open_ready_store, print_json
 from app.cli.output import moment, some, table
 from app.cli.parameters import Names, Text
 from app.records import Token
@@ -62,7 +62,7 @@ def create(
     as_json: bool,
 ) -> None:
     """Create the token NAME. Its secret is printed once and cannot be read again."""
-    with open_store() as store:
+    with open_ready_store() as store:
         token, secret = store.create_token(
             name, name if owner is None else owner, models=models, expires_at=expires, keeps=not no_store
         )
@@ -77,7 +77,7 @@ def create(
 @as_json
 def list_(as_json: bool) -> None:
     """List all tokens; never their secrets."""
-    with open_store() as store:
+    with open_ready_store() as store:
         known = store.tokens()
     if as_json:
         print_json([token.wire() for token in known])
@@ -90,7 +90,7 @@ def list_(as_json: bool) -> None:
 @click.pass_context
 def revoke(ctx: click.Context, name: str) -> None:
     """Revoke the token NAME. Running workers notice within two seconds."""
-    with open_store() as store:
+    with open_ready_store() as store:
         revoked = store.revoke_token(name)
     if not revoked:
         click.echo(f"antiphon: there is no token {name!r} to revoke", err=True)

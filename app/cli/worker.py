@@ -8,6 +8,7 @@ import click
 
 from app import background
 from app.cli.context import open_store
+from app.cli.preflight import check_queue
 from app.errors import StoreUnavailable
 from app.log import speak
 from app.settings import Settings, load_settings
@@ -21,6 +22,7 @@ def worker(threads: int | None) -> None:
     settings = replace(settings, worker_threads=threads or settings.worker_threads)
     speak(settings.log)
     _check_schema(settings)
+    check_queue(settings)
     background.work(settings)
 
 
