@@ -7,11 +7,12 @@ from contextlib import suppress
 from flask import Flask
 
 from app import endpoints, formats, web
+from app.bodies import Bodies
 from app.channels.catalog import Catalog
 from app.channels.choice import Channels
 from app.channels.watch import WatchedTable
 from app.errors import StoreUnavailable
-from app.memory import Freed
+from app.memory import Budget
 from app.queue import open_queue
 from app.relay import Background, Drain, Keeper, Mover, Pace, Pump, Relay
 from app.relay.chat import ChatRelay
@@ -52,7 +53,12 @@ def build(settings: Settings) -> Gateway:
     queue = open_queue(settings.queue_url, store.database)
     waiting = Seal("job", settings.keys_for("job"))
     background = Background(store, relay, queue, waiting, pace, settings.events_kept)
-    freed = Freed()
+    budget, bodies = Budget(settings.memory), Bodies(settings.max_body, settings.stall)
+
+    def tidy() -> None:
+        bodies.uploads.look()
+        budget.give_back()
+
     return Gateway(
         settings=settings,
         store=store,
@@ -63,9 +69,10 @@ def build(settings: Settings) -> Gateway:
         background=background,
         queue=queue,
         mover=mover,
-        keeper=Keeper(store, relay.running, channels.statuses, background.tend, freed.give_back),
+        keeper=Keeper(store, relay.running, channels.statuses, background.tend, tidy),
         drain=drain,
-        freed=freed,
+        budget=budget,
+        bodies=bodies,
         in_flight=InFlight(settings.max_in_flight),
         sockets=InFlight(settings.max_sockets),
     )

@@ -9,6 +9,7 @@
         ├── Unauthenticated      401
         ├── NotFound             404
         ├── MethodNotAllowed     405
+        ├── RequestTimeout       408
         ├── PayloadTooLarge      413
         ├── UnsupportedMedia     415
         ├── UpgradeRequired      426  only a WebSocket is served here, or not this one
@@ -133,6 +134,17 @@ class MethodNotAllowed(GatewayError):
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
+
+
+class RequestTimeout(GatewayError):
+    """An upload that was silent for too long, or too slow."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+    def __init__(self) -> None:
+        super().__init__("The body of the request did not arrive in time.")
 
 
 class PayloadTooLarge(GatewayError):

@@ -25,6 +25,8 @@ MOVERS = ("pump", "generator")
 
 _DURATION = re.compile(r"(\d{1,9})([smhdw])\Z", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
+#: The budget of large bodies is so many times the largest at least.
+_BODIES_IN_MEMORY = 4
 _PINS = ("auto", "on", "off")
 _DATABASES = ("sqlite", "mysql")
 _WHOLE = re.compile(r"[0-9]{1,10}", re.ASCII)
@@ -57,6 +59,8 @@ class Settings:
     """WebSockets that one worker may hold, as far as it has threads for them; see `max_sockets`."""
     socket_lifetime: int = 3600
     max_body: int = 64 * 1024 * 1024
+    memory: int = 256 * 1024 * 1024
+    """Bytes that large bodies may take of one worker together: those of requests and of answers, and histories."""
     heartbeat: float = 15.0
     stall: float = 60.0
     """For so long the client of a stream may take nothing of it."""
@@ -138,6 +142,7 @@ def channels_path(environment: Mapping[str, str], directory: Path) -> Path:
 def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
     """Settings from variables. Relative paths are taken from `directory`. Raises ConfigurationError."""
     variables = Variables(environment, directory)
+    max_body = variables.integer("ANTIPHON_MAX_BODY", 64 * 1024 * 1024, minimum=1024)
     return Settings(
         channels=channels_path(environment, directory),
         database_url=_database_url(variables),
@@ -150,7 +155,8 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         threads=variables.integer("ANTIPHON_THREADS", 512, minimum=4),
         sockets=variables.integer("ANTIPHON_SOCKETS", 128, minimum=0),
         socket_lifetime=variables.integer("ANTIPHON_SOCKET_LIFETIME", 3600, minimum=1),
-        max_body=variables.integer("ANTIPHON_MAX_BODY", 64 * 1024 * 1024, minimum=1024),
+        max_body=max_body,
+        memory=_memory(variables, max_body),
         heartbeat=float(variables.integer("ANTIPHON_HEARTBEAT", 15, minimum=1)),
         stall=float(variables.integer("ANTIPHON_STALL", 60, minimum=1)),
         mover=variables.choice("ANTIPHON_MOVER", MOVERS),
@@ -255,6 +261,12 @@ def parse_duration(text: str) -> int | None:
 
 def _derived(secret: str, purpose: str) -> bytes:
     return HKDF(SHA256(), 32, None, f"antiphon/{purpose}/v1".encode()).derive(secret.encode())
+
+
+def _memory(variables: Variables, max_body: int) -> int:
+    """One body of the largest size has to fit, with its values and what else is made of it."""
+    least = _BODIES_IN_MEMORY * max_body
+    return variables.integer("ANTIPHON_MEMORY", max(256 * 1024 * 1024, least), minimum=least, maximum=2**40)
 
 
 def _secret_key(variables: Variables) -> str:

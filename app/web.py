@@ -17,18 +17,21 @@ from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAll
 from werkzeug.exceptions import NotFound as UnknownPath
 
 from app import errors, ids, nesting
+from app import errors, ids
+from app.bodies import Bodies
 from app.channels.catalog import Catalog
 from app.channels.choice import Channels
 from app.errors import (
     ClientGone,
     GatewayError,
     InvalidRequest,
+    RequestTimeout,
     Unauthenticated,
     Unavailable,
     UnsupportedMedia,
     UpgradeRequired,
 )
-from app.memory import Freed
+from app.memory import Budget, Share
 from app.queue import RedisQueue, SqlQueue
 from app.records import Token
 from app.relay import Asked, Background, Client, Drain, Keeper, Mover, Relay, chunked, unframed
@@ -41,9 +44,6 @@ log = logging.getLogger(__name__)
 
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
-
-#: Bytes of an unread body that are taken off a connection to keep it; gunicorn closes one that holds more.
-_MAX_DISCARDED = 8 * 1024 * 1024
 
 #: How the server frames an answer whose length it is not told.
 _FRAMINGS = {"HTTP/1.1": chunked, "HTTP/1.0": unframed}
@@ -92,7 +92,8 @@ class Gateway:
     mover: Mover
     keeper: Keeper
     drain: Drain
-    freed: Freed = field(default_factory=Freed)
+    budget: Budget
+    bodies: Bodies
     in_flight: InFlight = field(default_factory=lambda: InFlight(1))
     sockets: InFlight = field(default_factory=lambda: InFlight(1))
 
@@ -154,15 +155,33 @@ def body() -> object:
     encoding = request.headers.get("Content-Encoding", "identity").lower()
     if encoding != "identity":
         raise UnsupportedMedia(f"Content-Encoding '{encoding}' is not supported. Send the body uncompressed.")
+    arrival = _arrival()
     try:
         return nesting.loads(request.get_data(cache=False), nesting.FROM_CLIENTS)
     except nesting.TooDeep as deep:
         raise errors.nested_too_deep(deep.member, nesting.FROM_CLIENTS) from None
+        return _parsed(arrival, gateway())
     except ValueError:
         raise InvalidRequest(
             "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP "
             "library correctly. The API expects a JSON payload, but what was sent was not valid JSON.)"
         ) from None
+
+
+def _parsed(arrival: Arrival, gateway: Gateway) -> object:
+    """The value of the body, which is gone by the end; what it takes is the request's share. Raises ValueError."""
+    bodies = gateway.bodies
+    arrival.share = share = Share(gateway.budget)
+    try:
+        raw = bodies.read(arrival.environ, share)
+    except (RequestTimeout, InvalidRequest):
+        # There is no more to come.
+        arrival.body_read = True
+        raise
+    arrival.body_read = True
+    value = bodies.parse(raw, share)
+    share.shrink(share.size - len(raw))
+    return value
 
 
 def listed_argument(name: str) -> list[str]:
@@ -207,7 +226,19 @@ def event_stream(events: Iterable[bytes]) -> Response:
 class Arrival:
     """A request while it is here, looked up once: every look into Flask's context costs more than what it finds."""
 
-    __slots__ = ("admitted", "asked", "began", "environ", "error", "path", "public", "request_id", "token")
+    __slots__ = (
+        "admitted",
+        "asked",
+        "began",
+        "body_read",
+        "environ",
+        "error",
+        "path",
+        "public",
+        "request_id",
+        "share",
+        "token",
+    )
 
     def __init__(self, environ: Mapping[str, Any], path: str, view: object) -> None:
         self.environ = environ
@@ -221,6 +252,9 @@ class Arrival:
         """Code of the refusal."""
         self.admitted = False
         """It counts as in flight."""
+        self.body_read = False
+        self.share: Share | None = None
+        """What it has of the memory for large bodies."""
 
 
 def _arrival() -> Arrival:
@@ -233,7 +267,7 @@ class Border:
     def __init__(self, app: Flask, gateway: Gateway) -> None:
         self._views = app.view_functions
         self._in_flight = gateway.in_flight
-        self._freed = gateway.freed
+        self._bodies = gateway.bodies
 
     def arrive(self) -> None:
         incoming = cast(Any, request)._get_current_object()
@@ -253,7 +287,8 @@ class Border:
     def leave(self, response: Response) -> Response:
         arrival = _arrival()
         response.headers.extend(_told(arrival))
-        _discard_body(arrival.environ)
+        if not arrival.body_read:
+            self._bodies.discard(arrival.environ)
         # Probes that go well are not worth a line.
         worth_a_line = response.status_code >= 500 or not arrival.public
         response.call_on_close(partial(self._left, arrival, response.status_code if worth_a_line else None))
@@ -262,7 +297,8 @@ class Border:
     def _left(self, arrival: Arrival, status: int | None) -> None:
         if arrival.admitted:
             self._in_flight.leave()
-            self._freed.add(_length(arrival.environ))
+        if arrival.share is not None:
+            arrival.share.close()
         if status is not None:
             entry = arrival.asked.entry if arrival.asked else Entry()
             entry.write(_visit(arrival, status))
@@ -318,22 +354,6 @@ def token_of(secret: str) -> Token:
 def _masked(secret: str) -> str:
     shown = secret[:3] if secret.isascii() and secret[:3].isprintable() else ""
     return f"{shown}***"
-
-
-def _discard_body(environ: Mapping[str, Any]) -> None:
-    """What was sent and not read, or the next request on this connection would begin with it."""
-    left = _length(environ)
-    if left > _MAX_DISCARDED:
-        return
-    stream = environ["wsgi.input"]
-    while left > 0 and (piece := stream.read(min(left, 65536))):
-        left -= len(piece)
-
-
-def _length(environ: Mapping[str, Any]) -> int:
-    """What the head says of the body's length; 0 where it says nothing."""
-    length = environ.get("CONTENT_LENGTH") or ""
-    return int(length) if length.isdecimal() else 0
 
 
 # --- errors -----------------------------------------------------------------------------------------------------

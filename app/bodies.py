@@ -1,0 +1,236 @@
+"""The body of an HTTP request: read into one place under a deadline and a budget, and parsed one large one at a time.
+
+A body stays what it is until its last byte has come: behind a proxy that collects bodies all this is over at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import Any, Protocol
+
+import orjson
+
+from app.errors import InvalidRequest, PayloadTooLarge, RequestTimeout, Unavailable
+from app.memory import MIB, Share
+
+#: Bodies that are smaller are not worth counting.
+COUNTED = 16 * 1024
+#: Larger ones are parsed one after the other.
+LARGE = MIB
+_PIECE = 256 * 1024
+
+#: Seconds without a byte, after which an upload has failed, at most.
+SILENCE = 30.0
+#: Bytes a second that an upload has to bring once it has lasted longer than that.
+SLOWEST = 64 * 1024
+#: Seconds that taking off what nobody reads may take, and that it may be silent meanwhile.
+_DISCARDING, _DISCARDED_SILENCE = 10.0, 5.0
+#: Seconds for which a large body may wait until those before it are parsed.
+_TURN = 10.0
+
+#: What orjson and Python need for an object, an array, and one more value, beside the bytes themselves; measured.
+_OBJECT, _ARRAY, _VALUE = 230, 72, 64
+#: A text's own bytes while it is parsed: the parser's copy and the string.
+_COPIES = 2
+#: What stands outside of strings, up to and with the next string.
+_OUTSIDE = re.compile(rb'([^"]*)(?:"[^"\\]*(?:\\.[^"\\]*)*")?', re.DOTALL)
+
+
+class Input(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Uploads:
+    """Bodies that are being read. Silence ends one by itself; `look`, called now and then, those that trickle."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, _Upload] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def watch(self, environ: Mapping[str, Any], silence: float, until: float | None = None) -> Iterator[_Upload]:
+        """While its body is read. `until`: when it ends in any case."""
+        sock = environ.get("gunicorn.socket")
+        if sock is None or not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1."):
+            # Multiplexed: the server reads it.
+            yield _Upload(None, silence, until)
+            return
+        upload = _Upload(sock, silence, until)
+        sock.settimeout(silence)
+        with self._lock:
+            self._running[id(upload)] = upload
+        try:
+            yield upload
+        finally:
+            with self._lock:
+                del self._running[id(upload)]
+            with suppress(OSError):
+                sock.settimeout(None)
+
+    def look(self) -> None:
+        now = monotonic()
+        with self._lock:
+            for upload in self._running.values():
+                if upload.is_late(now):
+                    upload.end()
+
+
+class _Upload:
+    __slots__ = ("_began", "_patience", "_sock", "_until", "ended", "received")
+
+    def __init__(self, sock: Any, patience: float, until: float | None) -> None:
+        self._sock = sock
+        self._began = monotonic()
+        self._patience = patience
+        self._until = until
+        self.received = 0
+        self.ended = False
+
+    def is_late(self, now: float) -> bool:
+        if self._until is not None:
+            return now >= self._until
+        return self.received < (now - self._began - self._patience) * SLOWEST - _PIECE
+
+    def end(self) -> None:
+        """Its reader finds the end of the body; an answer can still be sent."""
+        self.ended = True
+        with suppress(OSError), socket.socket(fileno=os.dup(self._sock.fileno())) as plain:
+            plain.shutdown(socket.SHUT_RD)
+
+
+class Bodies:
+    """Reads and parses the bodies of one process."""
+
+    def __init__(self, longest: int, stall: float) -> None:
+        """`stall`: so many seconds a client may be silent within a body, at most."""
+        self._longest = longest
+        self._silence = min(SILENCE, stall)
+        self.uploads = Uploads()
+        self._turn = threading.Lock()
+
+    def read(self, environ: Mapping[str, Any], share: Share) -> bytearray:
+        """The whole body. Raises PayloadTooLarge, Unavailable, RequestTimeout, and InvalidRequest for half a body."""
+        length = length_of(environ)
+        if length is None:
+            return self._read_chunks(environ, share) if is_chunked(environ) else bytearray()
+        if length > self._longest:
+            raise self._too_large()
+        if length >= COUNTED:
+            share.grow(length)
+        body = bytearray(length)
+        view, at, source = memoryview(body), 0, environ["wsgi.input"]
+        with self._reading(environ) as upload:
+            while at < length and (piece := source.read(min(length - at, _PIECE))):
+                view[at : at + len(piece)] = piece
+                at += len(piece)
+                upload.received = at
+        view.release()
+        if at < length:
+            raise RequestTimeout() if upload.ended else _half(at, length)
+        return body
+
+    def _read_chunks(self, environ: Mapping[str, Any], share: Share) -> bytearray:
+        body, source = bytearray(), environ["wsgi.input"]
+        with self._reading(environ) as upload:
+            while piece := source.read(_PIECE):
+                if len(body) + len(piece) > self._longest:
+                    raise self._too_large()
+                share.grow(len(piece))
+                body += piece
+                upload.received = len(body)
+        if upload.ended:
+            raise RequestTimeout()
+        return body
+
+    @contextmanager
+    def _reading(self, environ: Mapping[str, Any]) -> Iterator[_Upload]:
+        with self.uploads.watch(environ, self._silence) as upload:
+            try:
+                yield upload
+            except TimeoutError:
+                raise RequestTimeout() from None
+            except OSError as error:
+                # The server's own word for a body that ends in the middle is an OSError as well.
+                raise RequestTimeout() if upload.ended else _half(upload.received, None) from error
+
+    def discard(self, environ: Mapping[str, Any]) -> None:
+        """Takes off the connection what was sent and not read: the client hears an answer only when it has sent all,
+        and the next request would begin with the rest. What takes too long or too much is left to the server."""
+        left = length_of(environ)
+        if left is None and not is_chunked(environ):
+            return
+        left = self._longest if left is None else left
+        if left > self._longest:
+            return
+        source = environ["wsgi.input"]
+        with (
+            suppress(OSError),
+            self.uploads.watch(environ, _DISCARDED_SILENCE, monotonic() + _DISCARDING),
+        ):
+            while left > 0 and (piece := source.read(min(left, _PIECE))):
+                left -= len(piece)
+
+    def parse(self, body: bytearray, share: Share) -> Any:
+        """The body's value; `share` grows by what that takes. Raises ValueError for what is no JSON, PayloadTooLarge
+        for what would take too much, and Unavailable."""
+        size = len(body)
+        if size < COUNTED:
+            return orjson.loads(body)
+        needed = needed_to_parse(body, share.limit - size)
+        if size < LARGE:
+            share.grow(needed)
+            return orjson.loads(body)
+        if not self._turn.acquire(timeout=_TURN):
+            raise Unavailable(
+                "This server has other large requests to read first. Please try again.",
+                code="server_is_overloaded",
+                retry_after=2,
+            )
+        try:
+            share.grow(needed)
+            return orjson.loads(body)
+        finally:
+            self._turn.release()
+
+    def _too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(f"The body of the request is larger than {self._longest} bytes.")
+
+
+def needed_to_parse(body: bytes | bytearray, most: int) -> int:
+    """An upper bound of the bytes that parsing takes beside the body. What stands in strings is looked at only where
+    the bound would be above `most` with it."""
+    bound = _bound(len(body), body.count(b"{"), body.count(b"["), body.count(b","))
+    if bound <= most:
+        return bound
+    bound = _COPIES * len(body)
+    for match in _OUTSIDE.finditer(body):
+        outside = match[1]
+        bound += _OBJECT * outside.count(b"{") + _ARRAY * outside.count(b"[") + _VALUE * outside.count(b",")
+        if bound > most:
+            break
+    return bound
+
+
+def _bound(size: int, objects: int, arrays: int, values: int) -> int:
+    return _COPIES * size + _OBJECT * objects + _ARRAY * arrays + _VALUE * values
+
+
+def length_of(environ: Mapping[str, Any]) -> int | None:
+    """What the head says of the body's length; None where it says nothing."""
+    length = environ.get("CONTENT_LENGTH") or ""
+    return int(length) if length.isdecimal() else None
+
+
+def is_chunked(environ: Mapping[str, Any]) -> bool:
+    return "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
+
+
+def _half(received: int, length: int | None) -> InvalidRequest:
+    whole = "" if length is None else f" of {length}"
+    return InvalidRequest(f"The body of the request ended after {received}{whole} bytes.")
