@@ -14,8 +14,7 @@ from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Protocol
 
-import orjson
-
+from app import nesting
 from app.errors import InvalidRequest, PayloadTooLarge, RequestTimeout, Unavailable
 from app.memory import MIB, Share
 
@@ -177,15 +176,15 @@ class Bodies:
                 left -= len(piece)
 
     def parse(self, body: bytearray, share: Share) -> Any:
-        """The body's value; `share` grows by what that takes. Raises ValueError for what is no JSON, PayloadTooLarge
-        for what would take too much, and Unavailable."""
+        """The body's value, and an empty body. `share` grows by what that takes. Raises ValueError for what is no JSON,
+        PayloadTooLarge for what would take too much, and Unavailable."""
         size = len(body)
         if size < COUNTED:
-            return orjson.loads(body)
+            return nesting.take(body, nesting.FROM_CLIENTS)
         needed = needed_to_parse(body, share.limit - size)
         if size < LARGE:
             share.grow(needed)
-            return orjson.loads(body)
+            return nesting.take(body, nesting.FROM_CLIENTS)
         if not self._turn.acquire(timeout=_TURN):
             raise Unavailable(
                 "This server has other large requests to read first. Please try again.",
@@ -194,7 +193,7 @@ class Bodies:
             )
         try:
             share.grow(needed)
-            return orjson.loads(body)
+            return nesting.take(body, nesting.FROM_CLIENTS)
         finally:
             self._turn.release()
 

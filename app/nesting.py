@@ -29,14 +29,26 @@ class TooDeep(ValueError):
 
 def loads(data: bytes | str, levels: int) -> Any:
     """The value. Raises ValueError for what is not JSON and TooDeep for what is too deep."""
+    value = _read(data)
+    check(value, len(data), levels)
+    return value
+
+
+def take(data: bytearray, levels: int) -> Any:
+    """The same of a buffer, which is empty afterwards: the check takes as much memory again."""
+    value, length = _read(data), len(data)
+    data.clear()
+    check(value, length, levels)
+    return value
+
+
+def _read(data: bytes | bytearray | str) -> Any:
     try:
-        value = orjson.loads(data)
+        return orjson.loads(data)
     except orjson.JSONDecodeError as error:
         if error.msg.startswith(_UNREADABLE):
             raise TooDeep from None
         raise
-    check(value, len(data), levels)
-    return value
 
 
 def check(value: Any, length: int, levels: int) -> None:

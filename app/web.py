@@ -17,7 +17,6 @@ from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAll
 from werkzeug.exceptions import NotFound as UnknownPath
 
 from app import errors, ids, nesting
-from app import errors, ids
 from app.bodies import Bodies
 from app.channels.catalog import Catalog
 from app.channels.choice import Channels
@@ -157,10 +156,9 @@ def body() -> object:
         raise UnsupportedMedia(f"Content-Encoding '{encoding}' is not supported. Send the body uncompressed.")
     arrival = _arrival()
     try:
-        return nesting.loads(request.get_data(cache=False), nesting.FROM_CLIENTS)
+        return _parsed(arrival, gateway())
     except nesting.TooDeep as deep:
         raise errors.nested_too_deep(deep.member, nesting.FROM_CLIENTS) from None
-        return _parsed(arrival, gateway())
     except ValueError:
         raise InvalidRequest(
             "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP "
@@ -178,9 +176,9 @@ def _parsed(arrival: Arrival, gateway: Gateway) -> object:
         # There is no more to come.
         arrival.body_read = True
         raise
-    arrival.body_read = True
+    arrival.body_read, length = True, len(raw)
     value = bodies.parse(raw, share)
-    share.shrink(share.size - len(raw))
+    share.shrink(share.size - length)
     return value
 
 
