@@ -68,6 +68,8 @@ def _head(text: bytes) -> Head:
     headers = _headers(text[line.end() :].decode("latin-1"))
     connection = headers.get("connection", "").lower()
     persistent = "close" not in connection if line[1] == b"1" else "keep-alive" in connection
+    # Two framings at once: where the answer ends is a matter of opinion.
+    persistent = persistent and not ("transfer-encoding" in headers and "content-length" in headers)
     return Head(int(line[2]), headers, persistent)
 
 

@@ -6,14 +6,17 @@ Foreign exceptions end here: whatever requests, urllib3, the socket or the answe
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket
 import ssl
+import struct
+import termios
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from http.client import HTTPException
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -41,8 +44,23 @@ _RECORD = 16384
 _MAX_STALE = 3
 #: Seconds that the end of a body may take after the end of what it says, for the connection to be kept.
 _LAST_CHUNK = 0.05
-#: Seconds for which a connection that was kept counts as open without a look.
-_FRESH = 1.0
+#: Linux: the kernel notes when each segment arrived, and tells it beside the bytes.
+_ARRIVAL_TIMES = 35
+_TIME = struct.Struct("@qq")
+_ANCILLARY = socket.CMSG_SPACE(_TIME.size)
+#: A connection whose other end says nothing any more, not even that it is there, is ended after so many seconds: the
+#: first probe after `_PROBE_AFTER`, then one every `_PROBE_EVERY`.
+_DEAD_AFTER = 50
+_PROBE_AFTER = 20
+_PROBE_EVERY = 10
+_SOCKET_OPTIONS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_AFTER),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_EVERY),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, (_DEAD_AFTER - _PROBE_AFTER) // _PROBE_EVERY),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_AFTER * 1000),
+    (socket.SOL_SOCKET, _ARRIVAL_TIMES, 1),
+)
 
 
 class Row(Protocol):
@@ -155,8 +173,8 @@ class Upstream:
         """On a connection that was kept, or on a new one."""
         try:
             if (kept := self._connections.take()) is not None:
-                return _Wire(self._connections, kept, True)
-            return _Wire(self._connections, self._connections.open(self._row.timeouts.connect), False)
+                return kept
+            return _Wire(self._connections, self._connections.open(self._row.timeouts.connect))
         except (HTTPError, HTTPException, OSError, ValueError) as error:
             raise UpstreamUnreachable("The model's server cannot be reached.") from error
 
@@ -223,19 +241,21 @@ class _Connections:
     def __init__(self, row: Row, most: int) -> None:
         self._pool = _pool(row)
         self._most = most
-        self._kept: deque[tuple[Any, float]] = deque()
+        self._kept: deque[Any] = deque()
         self._closed = False
 
-    def take(self) -> Any | None:
-        """One that was kept and that the other side has not closed, as far as one can see."""
+    def take(self) -> _Wire | None:
+        """One that was kept and on which nothing can be read. Anything else is its end, or bytes that no one has asked
+        for: they would become the answer to the next request, which may be another owner's.
+        """
         while True:
             try:
-                connection, since = self._kept.pop()
+                connection = self._kept.pop()
             except IndexError:
                 return None
-            # Servers keep a connection for seconds at least: a look costs a system call, which a busy one is spared.
-            if monotonic() - since < _FRESH or connection.is_connected:
-                return connection
+            silent_since = time_ns()
+            if _is_silent(connection.sock):
+                return _Wire(self, connection, silent_since)
             connection.close()
 
     def open(self, timeout: float) -> Any:
@@ -244,6 +264,10 @@ class _Connections:
             connection.timeout = timeout
             connection.connect()
             connection.sock.setblocking(False)
+            for level, option, value in _SOCKET_OPTIONS:
+                # A kernel without one of them serves all the same.
+                with suppress(OSError):
+                    connection.sock.setsockopt(level, option, value)
         except BaseException:
             connection.close()
             raise
@@ -253,12 +277,12 @@ class _Connections:
         if self._closed or len(self._kept) >= self._most:
             connection.close()
         else:
-            self._kept.append((connection, monotonic()))
+            self._kept.append(connection)
 
     def clear(self) -> None:
         with suppress(IndexError):
             while True:
-                self._kept.pop()[0].close()
+                self._kept.pop().close()
 
     def close(self) -> None:
         self._closed = True
@@ -276,23 +300,60 @@ def _pool(row: Row) -> urllib3.HTTPConnectionPool:
     return urllib3.HTTPSConnectionPool(host, url.port, ssl_context=tls)
 
 
+def _is_silent(sock: socket.socket) -> bool:
+    """Nothing can be read: no byte, no end, no record of TLS."""
+    if isinstance(sock, ssl.SSLSocket) and sock.pending():
+        return False
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | select.POLLRDHUP)
+    return not poll.poll(0)
+
+
 class _Wire:
     """A connection while one request has it. Its socket never blocks: whoever waits also watches the client."""
 
-    __slots__ = ("_connection", "_connections", "_socket", "_tls", "descriptor", "more", "reused")
+    __slots__ = (
+        "_connection",
+        "_connections",
+        "_premature",
+        "_silent_since",
+        "_socket",
+        "_tls",
+        "descriptor",
+        "more",
+        "reused",
+    )
 
-    def __init__(self, connections: _Connections, connection: Any, reused: bool) -> None:
+    def __init__(self, connections: _Connections, connection: Any, silent_since: int | None = None) -> None:
+        """`silent_since`: when a connection that was kept had nothing to read, in nanoseconds of the wall clock."""
         self._connections = connections
         self._connection = connection
         self._socket: socket.socket = connection.sock
         self._tls = self._socket if isinstance(self._socket, ssl.SSLSocket) else None
         self.descriptor = self._socket.fileno()
-        self.reused = reused
+        self._silent_since = silent_since
+        self._premature = False
+        self.reused = silent_since is not None
         self.more = self._tls is not None
         """TLS may hold what the socket no longer shows."""
 
     def send(self, data: bytes, deadline: float, client: int | None) -> None:
-        left = memoryview(data)
+        began = time_ns()
+        self._write(memoryview(data), deadline, client)
+        if self._silent_since is not None:
+            self._premature = self._has_premature(self._silent_since, began, len(data))
+
+    def _has_premature(self, looked: int, began: int, length: int) -> bool:
+        """Whether bytes have come that answer no request: between the look at the silent connection and the sending,
+        or before the other side has confirmed that it has a byte of the request.
+        """
+        try:
+            _, ancillary, _, _ = socket.socket.recvmsg(self._socket, 1, _ANCILLARY, socket.MSG_PEEK)
+        except OSError:
+            return False
+        return looked <= _arrival(ancillary) < began or _unconfirmed(self.descriptor) >= length
+
+    def _write(self, left: memoryview, deadline: float, client: int | None) -> None:
         while left:
             events = select.POLLOUT
             try:
@@ -313,6 +374,10 @@ class _Wire:
             if not self.more:
                 _await(self.descriptor, client, deadline - monotonic())
             data = self.receive()
+            if data and self._premature:
+                raise HTTPException("bytes came before the request had left")
+            # The end of the connection is no answer, nor is what TLS has to say of itself.
+            self._premature = False
             if data:
                 early = reader.feed(data)
                 if reader.head is not None:
@@ -358,6 +423,20 @@ class _Wire:
 
     def drop(self) -> None:
         self._connection.close()
+
+
+def _arrival(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
+    """When what was looked at had come, in nanoseconds of the wall clock; 0 where the kernel does not say."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, _ARRIVAL_TIMES) and len(data) == _TIME.size:
+            seconds, nanoseconds = _TIME.unpack(data)
+            return int(seconds) * 1_000_000_000 + int(nanoseconds)
+    return 0
+
+
+def _unconfirmed(descriptor: int) -> int:
+    """Bytes that the other side has not confirmed."""
+    return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0" * 4))[0])
 
 
 # --- bodies -----------------------------------------------------------------------------------------------------
@@ -450,7 +529,7 @@ class _HttpExchange:
                 if not (self._early or wire.more):
                     _await(wire.descriptor, None, _LAST_CHUNK)
                 self._next(wire)
-        return self._body.clean
+        return self._body.clean and not self._early
 
 
 class LocalExchange:

@@ -44,7 +44,7 @@ class Answer:
     pieces: Iterable[Piece] = ()
     framing: Framing = "length"
     lead: Iterable[Piece] = ()
-    trail: tuple[Piece, ...] = ()
+    trail: Iterable[Piece] = ()
     ending: int = 1
     """How many of a stream's last pieces tell its end."""
 

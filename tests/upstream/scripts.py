@@ -6,6 +6,7 @@ import gzip
 import itertools
 import random
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -247,6 +248,19 @@ def going_stale() -> Script:
     The next request may meet a closed connection or one about to close; `slammed()` for that one is always the latter.
     """
     return lambda exchange, answer: replace(answer, trail=(*answer.trail, FIN))
+
+
+def followed(written: threading.Event, *pieces: Piece) -> Script:
+    """More on the connection after an answer that was over; `written` is set when it has been sent."""
+
+    def trail(answer: Answer) -> Iterator[Piece]:
+        try:
+            yield from answer.trail
+            yield from pieces
+        finally:
+            written.set()
+
+    return lambda exchange, answer: replace(answer, trail=trail(answer))
 
 
 def json_instead() -> Script:

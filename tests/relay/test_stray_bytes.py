@@ -1,0 +1,111 @@
+"""What an upstream sends beside its answers never becomes the answer to another request."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import requests
+
+from tests.contract import check_response, check_stream
+from tests.gateway import Gateway
+from tests.relay.conftest import PROMPTLY, on_both_movers, text_of
+from tests.upstream import FIN, Pause, Piece, ScriptedUpstream, followed, framed, self_signed
+
+pytestmark = on_both_movers
+
+POISON = b'{"id":"resp_p","object":"response","status":"completed","output":[{"type":"message","id":"msg_p",\
+"role":"assistant","status":"completed","content":[{"type":"output_text","text":"POISON","annotations":[]}]}]}'
+WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(POISON), POISON)
+TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+STRAYS: dict[str, tuple[Piece, ...]] = {
+    "a whole answer": (WHOLE,),
+    "half an answer": (WHOLE[:40],),
+    "an interim answer": (b"HTTP/1.1 103 Early Hints\r\n\r\n",),
+    "an interim answer and one": (b"HTTP/1.1 100 Continue\r\n\r\n" + WHOLE,),
+    "an empty line": (b"\r\n",),
+    "a timeout": (TIMED_OUT, FIN),
+    "the end": (FIN,),
+}
+DELAYS = [0.0, 0.02, 0.2]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A gateway, and one of its channels whose upstream speaks either plainly or over TLS."""
+
+    gateway: Gateway
+    upstream: ScriptedUpstream
+    model: str
+    stranger: str
+    """A token of another owner."""
+
+    def ask(self, streamed: bool, word: str, token: str | None = None) -> requests.Response:
+        body = {"model": self.model, "input": word, "stream": streamed}
+        return self.gateway.request("POST", "/responses", token, json=body)
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory, mover: str) -> Iterator[dict[str, Side]]:
+    directory = tmp_path_factory.mktemp("sides")
+    context, authority = self_signed(directory)
+    with ScriptedUpstream(models=["plain"]) as plain, ScriptedUpstream(models=["tls"], tls=context) as secure:
+        rows = [plain.channel("plain"), secure.channel("tls", ca_file=str(authority))]
+        with Gateway(directory, rows, mover=mover) as gateway:
+            stranger = gateway.new_token("bob", "--owner", "bob")
+            yield {
+                "plain": Side(gateway, plain, "plain", stranger),
+                "tls": Side(gateway, secure, "tls", stranger),
+            }
+
+
+@pytest.fixture(params=["plain", "tls"])
+def side(request: pytest.FixtureRequest, sides: dict[str, Side]) -> Iterator[Side]:
+    side = sides[request.param]
+    side.upstream.reset()
+    yield side
+    side.upstream.reset()
+
+
+def said(answer: requests.Response, streamed: bool) -> str:
+    assert answer.status_code == 200, answer.text
+    response = check_stream(answer.content)[-1]["response"] if streamed else answer.json()
+    return text_of(check_response(response, status="completed"))
+
+
+def poisoned(side: Side, streamed: bool, framing: Any, *stray: Piece) -> None:
+    """An answer with something behind it; returns when that has been sent."""
+    written = threading.Event()
+    side.upstream.enqueue(framed(framing), followed(written, *stray))
+    assert "alice" in said(side.ask(streamed, "alice"), streamed)
+    assert written.wait(PROMPTLY)
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length"])
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("delay", DELAYS)
+def test_bytes_that_come_late_are_no_answer_to_another_owner(
+    side: Side, framing: str, streamed: bool, delay: float
+) -> None:
+    poisoned(side, streamed, framing, Pause(delay), WHOLE)
+    assert "bob" in said(side.ask(streamed, "bob", side.stranger), streamed)
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length"])
+@pytest.mark.parametrize("stray", STRAYS)
+def test_whatever_comes_after_an_answer_ends_its_connection(side: Side, framing: str, stray: str) -> None:
+    said(side.ask(False, "warm"), False)
+    poisoned(side, False, framing, *STRAYS[stray])
+    assert "bob" in said(side.ask(False, "bob", side.stranger), False)
+    warm, alice, bob = side.upstream.requests
+    assert warm.connection == alice.connection != bob.connection
+
+
+def test_a_connection_on_which_nothing_came_serves_again(side: Side) -> None:
+    for _ in range(3):
+        for streamed in (True, False):
+            said(side.ask(streamed, "again"), streamed)
+    assert len({request.connection for request in side.upstream.requests}) == 1
