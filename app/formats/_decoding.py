@@ -151,5 +151,11 @@ def parsed(data: bytes) -> dict[str, Any]:
     return event
 
 
+def is_full(usage: Usage | None, turn: Turn) -> bool:
+    """Whether an answer that gives no reason for its end was cut off: all tokens that it may have are used."""
+    limit = turn.request.get("max_output_tokens")
+    return limit is not None and usage is not None and usage.output_tokens >= limit
+
+
 def string(value: object) -> str | None:
     return value if isinstance(value, str) and value else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.errors import UpstreamBroken, UpstreamFailed
-from app.formats._decoding import Ending, StreamDecoder, parsed, string
+from app.formats._decoding import Ending, StreamDecoder, is_full, parsed, string
 from app.formats._output import Output
 from app.formats.chat_completions._chunks import (
     BROKE_OFF,
@@ -37,9 +37,7 @@ def _ending(finish_reason: str) -> Ending:
 
 def _unexplained(usage: Usage | None, turn: Turn) -> Ending:
     """The end of an answer that gives no reason: cut off where the limit has been reached."""
-    limit = turn.request.get("max_output_tokens")
-    cut = limit is not None and usage is not None and usage.output_tokens >= limit
-    return _ending("length" if cut else "stop")
+    return _ending("length" if is_full(usage, turn) else "stop")
 
 
 def _identity(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from app import sse
 from app.errors import UpstreamBroken
 from app.formats import _openai
-from app.formats._decoding import Ending, StreamDecoder, parsed, string, whole
+from app.formats._decoding import Ending, StreamDecoder, is_full, parsed, string, whole
 from app.formats._output import Output
 from app.formats.messages._blocks import Blocks
 from app.formats.messages._errors import failure
@@ -21,7 +21,10 @@ _DONE = b"[DONE]"
 _COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 
 
-def _ending(stop_reason: str | None) -> Ending:
+def _ending(stop_reason: str | None, *, full: bool) -> Ending:
+    """By what the upstream gave as its reason; where it gave none, by whether the limit has been reached."""
+    if stop_reason is None:
+        stop_reason = "max_tokens" if full else "end_turn"
     if stop_reason in _CUT:
         return Ending("incomplete", "max_output_tokens")
     if stop_reason == _REFUSED:
@@ -29,9 +32,9 @@ def _ending(stop_reason: str | None) -> Ending:
     return Ending("completed")
 
 
-def _close(output: Output, told: Mapping[str, Any]) -> Ending:
+def _close(output: Output, told: Mapping[str, Any], *, full: bool) -> Ending:
     """Ends the output as `stop_reason` has it. Why a filter stepped in is told where models tell why they refuse."""
-    ending, details = _ending(string(told.get("stop_reason"))), told.get("stop_details")
+    ending, details = _ending(string(told.get("stop_reason")), full=full), told.get("stop_details")
     if told.get("stop_reason") == _REFUSED and isinstance(details, dict):
         output.write("refusal", string(details.get("explanation")) or "")
     output.end(ending.status)
@@ -88,7 +91,8 @@ def decode(body: bytes, turn: Turn) -> Answer:
         blocks.start(index, block)
         blocks.stop(index)
     meter.read(message.get("usage"))
-    return _close(output, message).answer(output, meter.usage, _identity(message))
+    ending = _close(output, message, full=is_full(meter.usage, turn))
+    return ending.answer(output, meter.usage, _identity(message))
 
 
 # --- as a stream ------------------------------------------------------------------------------------------------
@@ -99,6 +103,7 @@ class MessagesDecoder(StreamDecoder):
 
     def __init__(self, turn: Turn, sequence: int) -> None:
         super().__init__(turn, sequence)
+        self._turn = turn
         self._blocks = Blocks(turn, self._output)
         self._meter = _Meter()
         self._ending: Ending | None = None
@@ -155,7 +160,7 @@ class MessagesDecoder(StreamDecoder):
         self._meter.read(event.get("usage"))
         told = event.get("delta")
         if isinstance(told, dict) and string(told.get("stop_reason")) and self._ending is None:
-            self._ending = _close(self._output, told)
+            self._ending = _close(self._output, told, full=False)
 
     def _stop(self) -> None:
         if self.answer is not None:
@@ -163,7 +168,7 @@ class MessagesDecoder(StreamDecoder):
         if self._ending is None:
             if not self._spoke:
                 raise UpstreamBroken("The model's server ended the stream without an answer.")
-            self._ending = _close(self._output, {})
+            self._ending = _close(self._output, {}, full=is_full(self._meter.usage, self._turn))
         self.answer = self._ending.answer(self._output, self._meter.usage, self._identity())
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from app.errors import UpstreamBroken
 from app.formats import _openai
-from app.formats._decoding import whole
+from app.formats._decoding import is_full, whole
 from app.formats.responses import _items
-from app.records import Usage
 from app.turn import Answer, Item, Turn
 
 #: What can be cut off in the middle.
@@ -42,9 +41,11 @@ def _output(response: Mapping[str, Any]) -> Sequence[Any] | None:
 def answer_of(response: Mapping[str, Any], items: Sequence[Item], turn: Turn, *, path: str) -> Answer:
     status, details = response.get("status"), response.get("incomplete_details")
     usage = _openai.usage(response.get("usage"))
-    if is_cut(status, usage, items, turn):
+    if not _string(status) and is_full(usage, turn) and _can_be_cut(items):
         status, details = "incomplete", {"reason": "max_output_tokens"}
-        items = [*items[:-1], *(_items.broken_off(item) for item in items[-1:])]
+        items = [*items[:-1], *map(_items.broken_off, items[-1:])]
+    elif status == "incomplete" and any(map(_items.is_half_call, items[-1:])):
+        items = [*items[:-1], _items.broken_off(items[-1])]
     return Answer(
         status=status if status in ("incomplete", "failed") else "completed",
         output=items,
@@ -65,11 +66,8 @@ def identity(response: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def is_cut(status: object, usage: Usage | None, items: Sequence[Item], turn: Turn) -> bool:
-    """Whether an answer that is called completed was cut off at the length that had been asked for."""
-    limit = turn.request.get("max_output_tokens")
-    if limit is None or usage is None or usage.output_tokens < limit or status in ("incomplete", "failed"):
-        return False
+def _can_be_cut(items: Sequence[Item]) -> bool:
+    """Whether the end may have been missed: not where the last item shows that it is whole."""
     return not items or (items[-1].get("type") in _CAN_BREAK and not _items.is_whole_call(items[-1]))
 
 

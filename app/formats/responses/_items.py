@@ -49,6 +49,11 @@ def message(text: str) -> Item:
     return {"type": "message", "content": text}
 
 
+def is_half_call(item: Mapping[str, Any]) -> bool:
+    """A function call whose arguments have not come to their end."""
+    return item.get("type") == "function_call" and not is_whole_call(item)
+
+
 def is_whole_call(item: Mapping[str, Any]) -> bool:
     """A function call whose arguments have come to their end."""
     if item.get("type") != "function_call":

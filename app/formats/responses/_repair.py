@@ -80,8 +80,6 @@ class Repair:
         self._by_index: dict[int, _Track] = {}
         self._taken: set[str] = set()
         self._held: Item | None = None
-        # An answer that reaches its limit was cut off: only what comes next tells whether its last item was.
-        self._holds = "max_output_tokens" in turn.request
         for item in done:
             self._remember(item)
 
@@ -322,7 +320,8 @@ class Repair:
         self._events += body.end(self._emitter, finished)
         self._held = {**finished, **body.snapshot()}
         self.items.append(self._held)
-        if not self._holds:
+        # Only what comes next tells whether the answer was cut off in the midst of a call.
+        if not _items.is_half_call(self._held):
             self._release()
 
     def _release(self) -> None:

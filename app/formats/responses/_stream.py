@@ -71,7 +71,6 @@ class ResponsesDecoder:
         "_account",
         "_done",
         "_held",
-        "_holds",
         "_index",
         "_kept",
         "_nonsense",
@@ -105,8 +104,6 @@ class ResponsesDecoder:
         self._done: list[Item] = []
         self._kept = _Kept()
         self._held: tuple[Event, bytes] | None = None
-        # An answer that reaches its limit was cut off: only what comes next tells whether its last item was.
-        self._holds = "max_output_tokens" in turn.request
 
     @property
     def sequence(self) -> int:
@@ -228,7 +225,8 @@ class ResponsesDecoder:
             self._start_repair()
         if self._repair is not None:
             out += self._repair.take(event)
-        elif event["type"] == _ITEM_DONE and self._holds:
+        elif event["type"] == _ITEM_DONE and _items.is_half_call(event["item"]):
+            # Only what comes next tells whether the answer was cut off there.
             self._held = event, raw
         else:
             self._relay(event, raw, out)
@@ -315,9 +313,7 @@ class ResponsesDecoder:
             self._start_repair()
         if self._repair is not None:
             out += self._repair.end(final, response["status"])
-        usage = _openai.usage(response.get("usage"))
-        items = self._repair.items if self._repair else self._told()
-        self._release(out, cut=_answer.is_cut(response["status"], usage, items, self._turn))
+        self._release(out, cut=response["status"] == "incomplete")
         items = self._repair.items if self._repair else self._done
         self.path = self.path or "bytes"
         self.answer = _answer.answer_of(response, list(items), self._turn, path=self.path)

@@ -259,51 +259,86 @@ def searched() -> Item:
 
 USAGE = {"input_tokens": 5, "output_tokens": 16, "total_tokens": 21}
 BELOW = {**USAGE, "output_tokens": 15, "total_tokens": 20}
+FULL = {"reason": "max_output_tokens"}
+HALF = '{"a":'
 
 
-def cut(items: list[Item], usage: JSON, absent: str = "") -> tuple[list[JSON], responses.ResponsesDecoder, Turn]:
+def ended(items: list[Item], absent: str = "", **end: Any) -> tuple[list[JSON], responses.ResponsesDecoder, Turn]:
+    """A stream whose response ends like this, `absent` left out of its events."""
     asked = turn(max_output_tokens=16)
-    bare = [{name: value for name, value in event.items() if name != absent} for event in exact(items, usage)]
+    told = exact(items)
+    told[-1]["type"] = f"response.{end['status']}"
+    told[-1]["response"] |= end
+    bare = [{name: value for name, value in event.items() if name != absent} for event in told]
     out, decoder = read([stream_of(*bare)], asked)
     check_stream(framed(out, decoder, asked))
     return events(out), decoder, asked
 
 
 @pytest.mark.parametrize("absent", ["", "output_index"])
-@pytest.mark.parametrize(
-    ("item", "usage", "status"),
-    [
-        (message("One two"), USAGE, "incomplete"),
-        (message("One two"), BELOW, "completed"),
-        (called('{"a":'), USAGE, "incomplete"),
-        (called('{"a":1}'), USAGE, "completed"),
-        (searched(), USAGE, "completed"),
-    ],
-)
-def test_an_answer_that_reached_its_limit_was_cut_off(item: Item, usage: JSON, status: str, absent: str) -> None:
-    told, decoder, asked = cut([item], usage, absent)
+@pytest.mark.parametrize("item", [message("One two"), called(HALF), called('{"a":1}'), searched()])
+@pytest.mark.parametrize("usage", [USAGE, BELOW, {**USAGE, "output_tokens": 17}, None])
+def test_what_an_upstream_calls_completed_stays_completed(item: Item, usage: JSON | None, absent: str) -> None:
+    told, decoder, asked = ended([item], absent, status="completed", usage=usage)
     body = {"id": "resp_up", "status": "completed", "output": [item], "usage": usage}
     whole = responses.decode(orjson.dumps(body), asked)
     assert decoder.answer is not None
-    assert decoder.answer.status == whole.status == status
-    assert decoder.answer.incomplete_details == whole.incomplete_details
-    assert decoder.answer.output == whole.output == [told[-1]["item"]]
-    assert whole.output[0]["status"] == status
+    assert decoder.answer.status == whole.status == "completed"
+    assert decoder.answer.incomplete_details is whole.incomplete_details is None
+    assert decoder.answer.output == whole.output == [told[-1]["item"]] == [item]
 
 
-def test_an_item_whose_end_was_held_back_is_unfinished_when_the_stream_breaks_there() -> None:
-    asked = turn(max_output_tokens=16)
-    told = exact([message("One two")])
+@pytest.mark.parametrize(
+    ("items", "usage", "status"),
+    [
+        ([message("One two")], USAGE, "incomplete"),
+        ([message("One two")], {**USAGE, "output_tokens": 17}, "incomplete"),
+        ([message("One two")], BELOW, "completed"),
+        ([message("One two")], None, "completed"),
+        ([called(HALF)], USAGE, "incomplete"),
+        ([called('{"a":1}')], USAGE, "completed"),
+        ([searched()], USAGE, "completed"),
+        ([], USAGE, "incomplete"),
+    ],
+)
+def test_an_answer_without_a_reason_was_cut_off_where_it_is_full(
+    items: list[Item], usage: JSON | None, status: str
+) -> None:
+    body = {"id": "resp_up", "output": items, "usage": usage}
+    for silent in (body, {**body, "status": None}):
+        whole = responses.decode(orjson.dumps(silent), turn(max_output_tokens=16))
+        assert whole.status == status
+        assert whole.incomplete_details == (FULL if status == "incomplete" else None)
+        assert [item["status"] for item in whole.output] == [status for _ in items]
+
+
+@pytest.mark.parametrize("absent", ["", "output_index"])
+@pytest.mark.parametrize(("arguments", "status"), [(HALF, "incomplete"), ("", "incomplete"), ('{"a":1}', "completed")])
+def test_half_a_call_of_a_cut_answer_is_incomplete(arguments: str, status: str, absent: str) -> None:
+    """Whatever the upstream says of it: a call that may be sent back must be whole."""
+    first, last = called('{"b":2}', id="fc_0", call_id="call_0"), called(arguments)
+    told, decoder, asked = ended([first, last], absent, status="incomplete", incomplete_details=FULL)
+    body = {"id": "resp_up", "status": "incomplete", "output": [first, last], "incomplete_details": FULL}
+    whole = responses.decode(orjson.dumps(body), asked)
+    assert decoder.answer is not None
+    for answer in (decoder.answer, whole):
+        assert [item["status"] for item in answer.output] == ["completed", status]
+        assert answer.incomplete_details == FULL
+    assert told[-1]["item"]["status"] == status
+
+
+def test_a_call_whose_end_was_held_back_is_unfinished_when_the_stream_breaks_there() -> None:
+    told = exact([called(HALF)])
     for raw in (stream_of(*told[:-1]), stream_of(*map(without_number, told[:-1]))):
-        out, decoder = read([raw], asked)
+        out, decoder = read([raw], turn())
         assert decoder.answer is not None
         assert decoder.answer.status == "failed"
-        check_stream(framed(out, decoder, asked))
+        check_stream(framed(out, decoder, turn()))
 
 
 def test_an_item_whose_end_was_held_back_is_told_when_the_next_event_never_ends() -> None:
-    asked = turn(max_output_tokens=16)
-    told = exact([message("One two")])
+    asked = turn()
+    told = exact([called(HALF)])
     out, decoder = read([stream_of(*told[:-1]), b"x" * (sse.MAX_EVENT + 1)], asked)
     assert events(out)[-1]["type"] == "response.output_item.done"
     assert decoder.answer is not None

@@ -26,7 +26,7 @@ from tests.relay.compaction.conftest import (
     users,
     words,
 )
-from tests.upstream import Answer, Exchange, refusal, rewritten
+from tests.upstream import Answer, Exchange, json_instead, refusal, rewritten
 
 COMPACT = "/responses/compact"
 TRIGGER = {"type": "compaction_trigger"}
@@ -178,6 +178,16 @@ def test_a_chain_and_words_become_a_window_when_no_answer_is_wanted(house: House
 @pytest.mark.parametrize("body", [{}, {"input": None}, {"input": ""}, {"input": []}])
 def test_nothing_at_all_cannot_be_compacted(house: House, body: JSON) -> None:
     check_error(house.post(COMPACT, model="gpt-plain", **body), 400, "missing_required_parameter", "input")
+
+
+@pytest.mark.parametrize("model", ["gpt-plain", "gpt-chat"])
+def test_a_json_answer_to_a_stream_stands_behind_the_item(house: House, model: str) -> None:
+    previous = house.talk(model, 3)
+    house.first.always(json_instead(), summarising)
+    body = {"model": model, "input": "And now?", "previous_response_id": previous}
+    events = check_stream(house.gateway.stream(body, COMPACT).content, status="completed")
+    assert [event["output_index"] for event in events if event["type"] == "response.output_item.added"] == [0, 1]
+    assert kinds(events[-1]["response"]["output"]) == ["compaction", "message"]
 
 
 # --- a trigger --------------------------------------------------------------------------------------------------

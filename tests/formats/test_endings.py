@@ -1,0 +1,156 @@
+"""Why an answer ended, in every word that upstreams have for it, as JSON and as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from app import formats
+from app.errors import UpstreamFailed
+from app.formats import replay
+from app.turn import Answer, Turn
+from tests.contract import check_stream
+from tests.formats.conversations import events, framed, read, said, turn
+
+LIMIT = 16
+ASKED = turn(said("user", "?"), stream=True, max_output_tokens=LIMIT)
+#: Tokens that an answer may have used; of them only a full count may mean anything, and only without a reason.
+COUNTS = [LIMIT - 1, LIMIT, LIMIT + 1]
+COMPLETED, CUT, FILTERED = ("completed", None), ("incomplete", "max_output_tokens"), ("incomplete", "content_filter")
+
+REASONS: Mapping[str, Mapping[str, tuple[str, str | None]]] = {
+    "chat_completions": {
+        "stop": COMPLETED,
+        "tool_calls": COMPLETED,
+        "function_call": COMPLETED,
+        "eos_token": COMPLETED,
+        "a new one": COMPLETED,
+        "length": CUT,
+        "max_tokens": CUT,
+        "model_length": CUT,
+        "content_filter": FILTERED,
+    },
+    "messages": {
+        "end_turn": COMPLETED,
+        "stop_sequence": COMPLETED,
+        "tool_use": COMPLETED,
+        "pause_turn": COMPLETED,
+        "a new one": COMPLETED,
+        "max_tokens": CUT,
+        "model_context_window_exceeded": CUT,
+        "refusal": FILTERED,
+    },
+}
+BROKEN_OFF = ["abort", "error", "insufficient_system_resource"]
+ENDINGS = [(name, reason, end) for name, reasons in REASONS.items() for reason, end in reasons.items()]
+
+
+def chat(reason: str | None, used: int) -> tuple[bytes, bytes]:
+    """The same answer as JSON and as a stream."""
+    about = {"id": "chatcmpl-1", "model": "up"}
+    usage = {"prompt_tokens": 1, "completion_tokens": used, "total_tokens": 1 + used}
+    whole = {"index": 0, "message": {"role": "assistant", "content": "Half"}, "finish_reason": reason}
+    delta = {"index": 0, "delta": {"role": "assistant", "content": "Half"}, "finish_reason": None}
+    last = {"index": 0, "delta": {}, "finish_reason": reason}
+    chunks = [{**about, "choices": [delta]}, {**about, "choices": [last]}, {**about, "choices": [], "usage": usage}]
+    stream = b"".join(b"data: %b\n\n" % orjson.dumps(chunk) for chunk in chunks) + b"data: [DONE]\n\n"
+    return orjson.dumps({**about, "choices": [whole], "usage": usage}), stream
+
+
+def messages(reason: str | None, used: int) -> tuple[bytes, bytes]:
+    text = {"type": "text", "text": "Half"}
+    about = {"id": "msg_1", "model": "claude-x", "role": "assistant", "type": "message"}
+    told = [
+        {"type": "message_start", "message": {**about, "content": [], "usage": {"input_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Half"}},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": {"output_tokens": used}},
+        {"type": "message_stop"},
+    ]
+    stream = b"".join(b"event: %b\ndata: %b\n\n" % (str(one["type"]).encode(), orjson.dumps(one)) for one in told)
+    usage = {"input_tokens": 1, "output_tokens": used}
+    return orjson.dumps({**about, "content": [text], "stop_reason": reason, "usage": usage}), stream
+
+
+SAYING = {"chat_completions": chat, "messages": messages}
+
+
+def both(name: str, reason: str | None, used: int, asked: Turn = ASKED) -> list[Answer]:
+    """What the JSON becomes, and what the stream does."""
+    whole, stream = SAYING[name](reason, used)
+    out, decoder = read(name, [stream], asked)
+    assert decoder.answer is not None
+    check_stream(framed(out, decoder, asked))
+    return [formats.load(name).decode(whole, asked), decoder.answer]
+
+
+@pytest.mark.parametrize(("name", "reason", "end"), ENDINGS)
+@pytest.mark.parametrize("used", COUNTS)
+def test_a_reason_that_was_given_is_the_end(name: str, reason: str, end: tuple[str, Any], used: int) -> None:
+    for answer in both(name, reason, used):
+        assert (answer.status, (answer.incomplete_details or {}).get("reason")) == end
+        assert answer.output[-1]["status"] == end[0]
+
+
+@pytest.mark.parametrize("name", SAYING)
+@pytest.mark.parametrize("silent", [None, ""])
+@pytest.mark.parametrize("used", COUNTS)
+def test_without_a_reason_a_full_count_was_cut_off(name: str, silent: str | None, used: int) -> None:
+    for answer in both(name, silent, used):
+        assert answer.status == ("completed" if used < LIMIT else "incomplete")
+        assert answer.incomplete_details == (None if used < LIMIT else {"reason": "max_output_tokens"})
+
+
+@pytest.mark.parametrize("name", SAYING)
+def test_without_a_reason_and_a_limit_an_answer_is_whole(name: str) -> None:
+    for answer in both(name, None, 1_000_000, turn(said("user", "?"), stream=True)):
+        assert answer.status == "completed"
+
+
+@pytest.mark.parametrize("reason", BROKEN_OFF)
+def test_what_a_server_broke_off_has_failed(reason: str) -> None:
+    whole, stream = chat(reason, 3)
+    with pytest.raises(UpstreamFailed):
+        formats.load("chat_completions").decode(whole, ASKED)
+    _, decoder = read("chat_completions", [stream], ASKED)
+    assert decoder.answer is not None
+    assert decoder.answer.status == "failed"
+
+
+@pytest.mark.parametrize("status", ["completed", "incomplete", "failed"])
+@pytest.mark.parametrize("used", COUNTS)
+def test_the_status_of_a_response_is_the_end(status: str, used: int) -> None:
+    item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": []}
+    usage = {"input_tokens": 1, "output_tokens": used, "total_tokens": 1 + used}
+    response = {"id": "r", "status": status, "output": [item], "usage": usage, "model": "up"}
+    answer = formats.load("responses").decode(orjson.dumps(response), ASKED)
+    assert (answer.status, answer.incomplete_details) == (status, None)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_of_calls_that_were_cut_off_side_by_side_the_last_is_incomplete(count: int) -> None:
+    """The others were given up by the model itself: it began another one."""
+    calls = [{"index": at, "id": f"call_{at}", "function": {"name": "f", "arguments": '{"a":'}} for at in range(count)]
+    told: list[Any] = [{"delta": {"tool_calls": calls}}, {"delta": {}, "finish_reason": "length"}]
+    body = b"".join(b"data: %b\n\n" % orjson.dumps({"choices": [choice]}) for choice in told)
+    asked = turn(said("user", "?"), tools=[{"type": "function", "name": "f"}])
+    out, decoder = read("chat_completions", [body], asked)
+    assert decoder.answer is not None
+    expected = ["completed"] * (count - 1) + ["incomplete"]
+    assert [item["status"] for item in decoder.answer.output] == expected
+    assert [one["item"]["status"] for one in events(out) if one["type"] == "response.output_item.done"] == expected
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_whole_answer_told_as_a_stream_stands_behind_what_is_ours(before: int) -> None:
+    asked = replace(ASKED, preface=({"type": "compaction", "id": "cmp_1"},) * before)
+    whole, _ = chat("stop", 3)
+    decoder = replay(formats.load("chat_completions").decode(whole, asked), asked, 7)
+    told = events(decoder.feed(b""))
+    assert {event["output_index"] for event in told} == {before}
+    assert [event["sequence_number"] for event in told] == list(range(7, decoder.sequence))
