@@ -380,12 +380,11 @@ class _RunRecorder(Recorder):
         return self._run.insist(lambda: self._kept(outcome), _PATIENCE)
 
     def _save_failure(self, error: GatewayError, ended: Outcome) -> None:
-        """Nobody waits for it, so it is tried until it is written; else it would be in progress for ever."""
-        bare = replace(ended, output=b"[]", item_ids=())
-        for outcome, seconds in ((ended, _PATIENCE), (bare, float("inf"))):
-            with suppress(StoreUnavailable):
-                self._run.insist(partial(super()._save, outcome), seconds)
-                return
+        """Nobody waits for it, so the run waits for the store; what cannot be written by then is written later."""
+        try:
+            self._run.insist(partial(super()._save, ended), _PATIENCE)
+        except StoreUnavailable:
+            self._save_later(ended)
 
     def _kept(self, outcome: Outcome) -> bool:
         with suppress(EndedElsewhere):

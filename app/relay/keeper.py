@@ -7,7 +7,8 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from time import monotonic
 from typing import Protocol
 
 from app.errors import StoreUnavailable
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 #: How often running streams are compared with their rows: within this, one that was ended elsewhere stops, and what
 #: has changed with a channel is told.
 LOOK_SECONDS = 1.0
+#: How long a worker that ends waits for the ends that are still to be written.
+LAST_TRY = 2.0
 
 
 class Leases(Protocol):
@@ -32,6 +35,18 @@ class Leases(Protocol):
 
     def reap(self) -> int:
         """Fails the responses of workers whose lease has ended; how many."""
+        ...
+
+    def reap_own(self, known: Collection[str]) -> int:
+        """Fails what this worker holds and has not known for a lease; how many."""
+        ...
+
+    def retry_ends(self) -> None:
+        """Tries to write the ends that the store could not take; returns at once."""
+        ...
+
+    def drain_ends(self, seconds: float) -> None:
+        """Returns when all of them are written, or after that time."""
         ...
 
     def running(self) -> set[str]:
@@ -85,6 +100,7 @@ class Keeper:
         self._tend = tend
         self._tidy = tidy
         self._told: Sequence[ChannelStatus] | None = None
+        self._reaps_from = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
@@ -95,6 +111,7 @@ class Keeper:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(LOOK_SECONDS)
+            self._leases.drain_ends(LAST_TRY)
             self._leave()
 
     def look(self) -> None:
@@ -110,17 +127,20 @@ class Keeper:
         while not self._ended.wait(LOOK_SECONDS):
             since_renewal += LOOK_SECONDS
             self._tidy()
+            self._leases.retry_ends()
             try:
                 self.look()
                 if since_renewal >= every:
-                    since_renewal = 0.0
                     self._renew(self._status())
+                    since_renewal = 0.0
                     self._reap()
                     self._tend()
                 elif (status := self._status()) != self._told:
                     self._renew(status)
             except StoreUnavailable as error:
                 log.warning("the lease of this worker could not be renewed: %s", error.message)
+                # The others could not renew theirs either: a lease that has ended says nothing before they had time to.
+                self._reaps_from = monotonic() + self._leases.lease
 
     def _renew(self, status: Sequence[ChannelStatus]) -> None:
         self._leases.renew_lease(status)
@@ -134,5 +154,7 @@ class Keeper:
             log.warning("the lease of this worker could not be ended: %s", error.message)
 
     def _reap(self) -> None:
-        if failed := self._leases.reap():
+        if monotonic() >= self._reaps_from and (failed := self._leases.reap()):
             log.warning("%d responses of a worker that is gone were ended", failed)
+        if failed := self._leases.reap_own(self._running.ids()):
+            log.warning("%d responses that this worker does not know were ended", failed)

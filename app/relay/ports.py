@@ -65,6 +65,10 @@ class Store(Protocol):
         """Writes how it ended; returns after the commit. False when it was cancelled meanwhile."""
         ...
 
+    def finish_later(self, draft: Draft, outcome: Outcome) -> None:
+        """Writes how it ended when the store is back, if it is still in progress then; returns at once."""
+        ...
+
     def note(self, draft: Draft, outcome: Outcome) -> None:
         """Writes the metadata of a response that is not kept, some time later, and nothing that was said in it."""
         ...

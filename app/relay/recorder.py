@@ -183,17 +183,26 @@ class Recorder:
 
     def _save_failure(self, error: GatewayError, ended: Outcome) -> None:
         if isinstance(error, StoreUnavailable):
-            # The store has been waited for once; now the client waits, and the row is ended when it can be.
-            self._store.note(self._draft, ended)
+            # The store has been waited for once; now the client waits.
+            self._save_later(ended)
         else:
             self._save_lost(ended)
 
     def _save_lost(self, outcome: Outcome) -> None:
-        """Nothing was promised, so a store that does not answer is no reason to fail once more: the reaper comes."""
+        """Nothing was promised, so a store that does not answer is no reason to fail once more."""
         try:
             self._save(outcome)
         except StoreUnavailable:
-            log.warning("response %s could not be stored as %s", self._turn.id, outcome.status)
+            log.warning("response %s is stored as %s when the store is back", self._turn.id, outcome.status)
+            self._save_later(outcome)
+
+    def _save_later(self, outcome: Outcome) -> None:
+        """The row is ended when the store can do it, as the client has been told."""
+        self._entry.tell(self._draft, outcome)
+        self._saved = True
+        if self._turn.store:
+            self._store.finish_later(self._draft, outcome)
+        else:
             self._store.note(self._draft, outcome)
 
     def _elapsed(self) -> int:

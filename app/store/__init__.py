@@ -4,10 +4,11 @@ upstreams or of wire formats; JSON passes through it as bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from app.errors import StoreUnavailable
 from app.records import (
     Batch,
     Chain,
@@ -38,6 +39,7 @@ from app.store.pruning import Pruned
 from app.store.responses import Responses
 from app.store.tokens import Tokens
 from app.store.tree import Detail, Node, Tree
+from app.store.unwritten import Unwritten
 from app.store.writer import Writer
 
 __all__ = ["Detail", "Node", "Pruned", "Store", "Tree"]
@@ -64,9 +66,10 @@ class Store:
             return Group(session, statements)
 
         self._writer: Writer[Group] = Writer(self._database, open_group, limit=group_limit)
+        self._unwritten = Unwritten(self._writer)
         self._leases = Leases(self._database, lease)
         self._places = Places()
-        self._responses = Responses(self._database, self._writer, self._leases, self._places)
+        self._responses = Responses(self._database, self._writer, self._leases, self._places, self._unwritten)
         self._jobs = Jobs(self._database, self._writer, self._leases, self._responses)
         self._events = Events(self._database, self._writer, self._leases)
         self._tokens = Tokens(self._database, self._writer, peppers)
@@ -83,6 +86,12 @@ class Store:
     def finish(self, draft: Draft, outcome: Outcome) -> bool:
         """Returns after the commit. False when a cancel, a delete or the reaper was first: its row stays as it is."""
         return self._responses.finish(draft, outcome)
+
+    def finish_later(self, draft: Draft, outcome: Outcome) -> None:
+        """Keeps an end that the database could not take, and writes it when it can, if the row is still in progress
+        then. Returns at once.
+        """
+        self._responses.finish_later(draft, outcome)
 
     def note(self, draft: Draft, outcome: Outcome) -> None:
         """The metadata of a response that is not kept, written behind the answer; no content goes with it."""
@@ -113,11 +122,25 @@ class Store:
 
     def claim_key(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
         """None when the key is the response's from now on, else the response that has it already."""
-        return self._claims.take(token, claim, response_id)
+        try:
+            return self._claims.take(token, claim, response_id)
+        except StoreUnavailable:
+            # It may have been committed all the same.
+            self._release_later(token, claim, response_id)
+            raise
 
     def release_key(self, token: int, claim: Claim, response_id: str) -> None:
-        """The response came to nothing: the key is free again."""
-        self._claims.release(token, claim, response_id)
+        """The response came to nothing: the key is free again, at the latest when the database is back."""
+        try:
+            self._claims.release(token, claim, response_id)
+        except StoreUnavailable:
+            self._release_later(token, claim, response_id)
+
+    def _release_later(self, token: int, claim: Claim, response_id: str) -> None:
+        def write(group: Group) -> None:
+            claims.release(group.session, token, claim, response_id)
+
+        self._unwritten.keep(f"the key of {response_id}", write, write, 0)
 
     def item(self, owner: str, item_id: str) -> StoredItem | None:
         """The newest copy among all inputs and outputs the owner keeps."""
@@ -235,12 +258,26 @@ class Store:
         return self._leases.lease
 
     def running(self) -> set[str]:
-        """Ids of this worker's responses in progress that nobody has ended."""
-        return self._leases.running()
+        """Ids of this worker's responses in progress that nobody has ended, here or elsewhere."""
+        return self._leases.running() - self._unwritten.names()
 
     def reap(self) -> int:
         """Fails the responses of workers that stopped saying so, unless they can be made once more; how many."""
         return self._leases.reap(self._jobs.take_back)
+
+    def reap_own(self, known: Collection[str]) -> int:
+        """Fails the responses that this worker holds and that are not among the `known`, for a lease by now; how many.
+        Those whose end waits to be written are known.
+        """
+        return self._leases.reap_own({*known, *self._unwritten.names()})
+
+    def retry_ends(self) -> None:
+        """Tries to write the ends that the database could not take; due every second. Returns at once."""
+        self._unwritten.retry()
+
+    def drain_ends(self, seconds: float) -> None:
+        """The last try: returns when all of them are written, or after that time."""
+        self._unwritten.drain(seconds)
 
     # --- the database -------------------------------------------------------------------------------------------
 
@@ -270,7 +307,11 @@ class Store:
     def stats(self) -> dict[str, Any]:
         return {
             **stats.gather(self._database),
-            "writer": {"waiting": self._writer.waiting, "dropped": self._writer.dropped},
+            "writer": {
+                "waiting": self._writer.waiting,
+                "dropped": self._writer.dropped,
+                "unwritten": len(self._unwritten.names()),
+            },
         }
 
     def prunable(self, before: int) -> Pruned:

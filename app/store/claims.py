@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from functools import partial
 
 from app.records import Claim, Claimed
 from app.store.database import Conflict, Database, Row, Session
@@ -43,8 +44,7 @@ class Claims:
 
     def release(self, token: int, claim: Claim, response_id: str) -> None:
         """The response came to nothing: whoever sends the key next is the first again."""
-        sql = "DELETE FROM claim WHERE token = ? AND hash = ? AND response = ?"
-        self._database.transaction(lambda session: session.run(sql, (token, _hash(claim.key), response_id)))
+        self._database.transaction(partial(release, token=token, claim=claim, response_id=response_id))
 
     def _take(self, session: Session, token: int, claim: Claim, response_id: str) -> Claimed | None:
         key = (token, _hash(claim.key))
@@ -54,6 +54,9 @@ class Claims:
             session.insert(self._insert, (*key, claim.fingerprint, response_id, worker, now))
             return None
         earlier, expired = _claimed(found), found[2] < now - KEPT
+        if earlier.response == response_id:
+            # A commit whose answer was lost is tried again, and then finds its own claim.
+            return None
         if not expired and (earlier.fingerprint != claim.fingerprint or not _is_free(earlier)):
             return earlier
         taken = session.run(
@@ -62,6 +65,11 @@ class Claims:
             (claim.fingerprint, response_id, worker, now, *key, earlier.response),
         )
         return None if taken else earlier
+
+
+def release(session: Session, token: int, claim: Claim, response_id: str) -> None:
+    sql = "DELETE FROM claim WHERE token = ? AND hash = ? AND response = ?"
+    session.run(sql, (token, _hash(claim.key), response_id))
 
 
 def forget(database: Database) -> None:

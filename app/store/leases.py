@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import orjson
@@ -47,11 +47,16 @@ class Leases:
             f" WHERE lease_until >= {now} AND status IS NOT NULL ORDER BY name"
         )
         self._dead = f"SELECT pk FROM worker WHERE lease_until < {now}"  # noqa: S608
+        self._fail = (
+            "UPDATE response SET status = 'failed', worker = NULL, completed_at = ?, error = ?"  # noqa: S608
+            f" WHERE id = ? AND {HELD} AND NOT EXISTS (SELECT 1 FROM job WHERE job.response = response.pk)"
+        )
         self._forget = f"DELETE FROM worker WHERE lease_until < {now} - {FORGOTTEN}"  # noqa: S608
         self.renew()
         forks.watch(self)
 
     def renew(self) -> None:
+        self._unknown: dict[str, float] = {}
         self._name = f"{socket.gethostname()[:100]}:{os.getpid()}:{secrets.token_hex(4)}"
 
     @property
@@ -102,6 +107,22 @@ class Leases:
         those were.
         """
         return self._database.transaction(lambda session: self._reap(session, take_back))
+
+    def reap_own(self, known: Collection[str]) -> int:
+        """Fails what this worker holds and has not known for a lease, how many responses those were: a begin may commit
+        after its request has failed. What has a job is given back instead.
+        """
+        now = time.monotonic()
+        unknown = self.running().difference(known)
+        self._unknown = {response_id: self._unknown.get(response_id, now) for response_id in unknown}
+        orphans = [response_id for response_id, since in self._unknown.items() if now - since >= self.lease]
+        if not orphans:
+            return 0
+        return self._database.transaction(lambda session: sum(self._fail_own(session, each) for each in orphans))
+
+    def _fail_own(self, session: Session, response_id: str) -> int:
+        values = (int(time.time()), orjson.dumps(INTERRUPTED).decode(), response_id, self._name)
+        return session.run(self._fail, values)
 
     def _reap(self, session: Session, take_back: Callable[[Session, int], None]) -> int:
         failed = 0

@@ -20,6 +20,7 @@ from app.store.dialects import Dialect
 from app.store.group import MAX_ITEM_ID, Counted, Group
 from app.store.leases import HELD, Leases
 from app.store.places import LOST, ROOT, Place, Places
+from app.store.unwritten import Unwritten
 from app.store.writer import Writer
 
 # Without spaces: MySQL does not compare those at the end.
@@ -131,9 +132,12 @@ def known_id(value: str) -> bool:
 
 
 class Responses:
-    def __init__(self, database: Database, writer: Writer[Group], leases: Leases, places: Places) -> None:
+    def __init__(
+        self, database: Database, writer: Writer[Group], leases: Leases, places: Places, unwritten: Unwritten
+    ) -> None:
         self._database = database
         self._writer = writer
+        self._unwritten = unwritten
         self._leases = leases
         self._places = places
         insert = database.dialect.insert
@@ -162,20 +166,44 @@ class Responses:
         record = _record(draft, outcome, kept=draft.kept)
         self._check_size(draft.input, outcome.output, record.echo, draft.settings)
         begun = draft.id in self._begun
-        try:
-            ended = self._writer.do(lambda group: self._finish(group, record, begun))
-        finally:
-            self._begun.discard(draft.id)
+        ended = self._writer.do(lambda group: self._finish(group, record, begun))
+        self._begun.discard(draft.id)
         if ended.place is not None:
             self._places.remember(draft.owner, draft.id, ended.place)
         return ended.written
+
+    def finish_later(self, draft: Draft, outcome: Outcome) -> None:
+        """Writes how it ended when the database can do it, if the row is still in progress then."""
+        begun = draft.id in self._begun
+        self._begun.discard(draft.id)
+        bare = replace(draft, input=b"[]", settings=b"{}", item_ids=())
+        silent = replace(outcome, output=b"[]", item_ids=())
+        whole = _record(bare if begun else draft, outcome, kept=draft.kept)
+        # A row that was begun keeps its input; one that was not is written without its content.
+        short = _record(bare, silent, kept=draft.kept and begun)
+        if not self._fits(whole.draft.input, outcome.output, whole.echo, whole.draft.settings):
+            whole = short
+        self._unwritten.keep(
+            draft.id,
+            lambda group: self._finish_late(group, whole, begun),
+            lambda group: self._finish_late(group, short, begun),
+            len(whole.draft.input) + len(whole.outcome.output) + len(whole.echo),
+        )
 
     def note(self, draft: Draft, outcome: Outcome) -> None:
         # It may wait for long; what was said does not wait with it.
         record = _record(replace(draft, input=b"[]"), replace(outcome, output=b"[]"), kept=False)
         begun = draft.id in self._begun
         self._begun.discard(draft.id)
-        self._writer.post(lambda group: self._finish(group, record, begun))
+
+        def write(group: Group) -> Ended:
+            return self._finish(group, record, begun)
+
+        def tried(fault: BaseException | None) -> None:
+            if isinstance(fault, StoreUnavailable) and not self._unwritten.full:
+                self._unwritten.keep(draft.id, write, write, 0)
+
+        self._writer.post(write, tried)
 
     def insert_queued(self, group: Group, draft: Draft) -> int | None:
         """The key of a new `queued` row; None when a transaction that is tried again had written it before."""
@@ -200,12 +228,15 @@ class Responses:
         self._begun.add(response_id)
 
     def _check_size(self, *bodies: bytes) -> None:
+        if not self._fits(*bodies):
+            raise StoreUnavailable("This response is larger than the response store takes (max_allowed_packet).")
+
+    def _fits(self, *bodies: bytes) -> bool:
         packet = self._database.packet
         if packet is None or 2 * sum(map(len, bodies)) < packet - PACKET_MARGIN:
-            return
+            return True
         escaped = sum(len(body) + body.count(b'"') + body.count(b"\\") + body.count(b"'") for body in bodies)
-        if escaped >= packet - PACKET_MARGIN:
-            raise StoreUnavailable("This response is larger than the response store takes (max_allowed_packet).")
+        return escaped < packet - PACKET_MARGIN
 
     def _begin(self, group: Group, draft: Draft) -> None:
         values = (
@@ -235,6 +266,13 @@ class Responses:
                 if row is None:
                     raise
         return self._write_end(group, record, row)
+
+    def _finish_late(self, group: Group, record: Record, begun: bool) -> None:
+        row = self._row(group, record.draft)
+        if row is not None:
+            self._write_end(group, record, row)
+        elif not begun:
+            self._write_whole(group, record)
 
     def _row(self, group: Group, draft: Draft) -> Row | None:
         return group.session.row(

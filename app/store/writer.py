@@ -36,12 +36,17 @@ G = TypeVar("G", bound=Group)
 T = TypeVar("T")
 
 
-class _Job(Generic[G]):
-    __slots__ = ("_claim", "_done", "deadline", "fault", "result", "write")
+#: Called with None after a commit, or with the fault that came instead of it.
+Tried = Callable[[BaseException | None], None]
 
-    def __init__(self, write: Callable[[G], Any], deadline: float) -> None:
+
+class _Job(Generic[G]):
+    __slots__ = ("_claim", "_done", "deadline", "fault", "result", "tried", "write")
+
+    def __init__(self, write: Callable[[G], Any], deadline: float, tried: Tried | None = None) -> None:
         self.write = write
         self.deadline = deadline
+        self.tried = tried
         self.result: Any = None
         self.fault: BaseException | None = None
         self._claim = threading.Lock()
@@ -56,6 +61,8 @@ class _Job(Generic[G]):
         self.result = result
         self.fault = fault
         self._done.release()
+        if self.tried is not None:
+            self.tried(fault)
 
     def wait(self) -> Any:
         if not self._done.acquire(timeout=max(0.0, self.deadline - time.monotonic())):
@@ -90,12 +97,15 @@ class Writer(Generic[G]):
         result: T = job.wait()
         return result
 
-    def post(self, write: Callable[[G], object]) -> None:
-        """Returns at once; the job is lost when the queue is full, or with the process."""
+    def post(self, write: Callable[[G], object], tried: Tried | None = None) -> bool:
+        """Returns at once; False when the queue is full: then the job is lost. `tried` is called by the writer, once
+        it is known how the job went.
+        """
         if self._closed or self._jobs.qsize() >= BACKLOG:
             self._drop()
-        else:
-            self._put(_Job(write, float("inf")))
+            return False
+        self._put(_Job(write, float("inf"), tried))
+        return True
 
     def close(self) -> None:
         """Writes what is waiting, then ends."""
@@ -188,6 +198,6 @@ class Writer(Generic[G]):
         if isinstance(fault, Conflict):
             fault = unavailable(fault)
         for job in jobs:
-            if job.deadline == float("inf"):
+            if job.deadline == float("inf") and job.tried is None:
                 log.warning("A row nobody waits for was not written: %s", type(fault).__name__)
             job.end(fault=fault)

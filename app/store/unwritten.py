@@ -1,0 +1,128 @@
+"""Ends of responses that the database could not take when they came. Each is kept in memory and written when the
+database is back, so that the row says what the client was told and is not in progress for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from app.errors import StoreUnavailable
+from app.store import forks
+from app.store.database import Refused
+from app.store.group import Group
+from app.store.writer import Writer
+
+log = logging.getLogger(__name__)
+
+LIMIT = 64 * 1024 * 1024
+"""Bytes that the ends of one process may hold."""
+OVERHEAD = 2048
+"""Bytes that an end takes beside what was said in it."""
+TOGETHER = 64
+"""Ends that follow one that was written."""
+REFUSALS = 30
+"""How often a database that is there may refuse an end before it is written without what was said."""
+
+Write = Callable[[Group], object]
+
+
+@dataclass(slots=True, eq=False)
+class _End:
+    name: str
+    write: Write
+    bare: Write
+    size: int
+    refusals: int = 0
+
+    def shorten(self) -> None:
+        self.write, self.size = self.bare, OVERHEAD
+
+
+class Unwritten:
+    def __init__(self, writer: Writer[Group]) -> None:
+        self._writer = writer
+        self.renew()
+        forks.watch(self)
+
+    def renew(self) -> None:
+        self._ends: dict[str, _End] = {}
+        self._idle: deque[_End] = deque()
+        self._size = 0
+        self._changed = threading.Condition()
+
+    def keep(self, name: str, write: Write, bare: Write, size: int) -> None:
+        """`write` is tried until it is committed. `size`: the bytes that it holds; where they are too many, `bare` is
+        tried in its place. The first end of a name is the one that counts.
+        """
+        end = _End(name, write, bare, size + OVERHEAD)
+        with self._changed:
+            if name in self._ends:
+                return
+            if self._size + end.size > LIMIT:
+                end.shorten()
+            self._ends[name] = end
+            self._size += end.size
+            self._idle.append(end)
+
+    @property
+    def full(self) -> bool:
+        return self._size >= LIMIT
+
+    def names(self) -> set[str]:
+        with self._changed:
+            return set(self._ends)
+
+    def retry(self) -> None:
+        """Tries one of them, behind the caller's back; once the database takes it, the others follow."""
+        self._post_next(1)
+
+    def drain(self, seconds: float) -> None:
+        """Returns when all are written, or that time has passed."""
+        self.retry()
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._ends, seconds):
+                log.warning("%d ends of responses could not be written", len(self._ends))
+
+    def _post_next(self, count: int) -> None:
+        with self._changed:
+            ends = [self._idle.popleft() for _ in range(min(count, len(self._idle)))]
+        for end in ends:
+            if not self._writer.post(end.write, partial(self._tried, end)):
+                self._rest(end)
+
+    def _tried(self, end: _End, fault: BaseException | None) -> None:
+        """Called by the writer."""
+        if fault is None:
+            self._forget(end)
+            self._post_next(TOGETHER)
+        elif isinstance(fault, StoreUnavailable):
+            if isinstance(fault, Refused):
+                self._note_refusal(end)
+            self._rest(end)
+        else:
+            log.error("the end of %s cannot be written: %r", end.name, fault)
+            self._forget(end)
+
+    def _note_refusal(self, end: _End) -> None:
+        end.refusals += 1
+        if end.refusals == REFUSALS:
+            with self._changed:
+                self._size -= end.size
+                end.shorten()
+                self._size += end.size
+
+    def _rest(self, end: _End) -> None:
+        """Behind the others, so that one which is refused holds up none of them."""
+        with self._changed:
+            self._idle.append(end)
+
+    def _forget(self, end: _End) -> None:
+        with self._changed:
+            del self._ends[end.name]
+            self._size -= end.size
+            self._changed.notify_all()
