@@ -39,7 +39,9 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def build(settings: Settings) -> Gateway:
     """Everything behind the endpoints, put together. A database that does not answer yet is waited for in use."""
-    store = Store(settings.database_url, peppers=settings.keys_for("tokens"), lease=settings.lease)
+    store = Store(
+        settings.database_url, peppers=settings.keys_for("tokens"), lease=settings.lease, server=settings.told()
+    )
     with suppress(StoreUnavailable):
         store.check_schema()
     home = settings.home

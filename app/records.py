@@ -357,6 +357,12 @@ class WorkerStatus:
     worker: str
     age: int
     channels: tuple[ChannelStatus, ...] = ()
+    server: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Where it listens, which table it reads, fingerprints of its other settings."""
+
+    @property
+    def host(self) -> str:
+        return self.worker.partition(":")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,8 @@ _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})|\[[0-9A-Fa-f:.]+\]", r
 LAST_PORT = 65_535
 #: Bytes that the kernel takes for the path of a unix socket.
 _LONGEST_SOCKET = 107
+#: Hex digits of a fingerprint.
+_PRINT = 12
 #: Characters of a wrong value that a message quotes.
 _QUOTED = 60
 
@@ -93,6 +96,16 @@ class Settings:
         """Each holds a thread however idle it is: below a quarter of them, so that requests always find one."""
         return min(self.sockets, (self.threads - 1) // 4)
 
+    def fingerprints(self) -> dict[str, str]:
+        """They tell the settings of two processes apart and show none: each is a digest keyed by the secret."""
+        key = self.key_for("fingerprints")
+        values = {"secret_key": "", "database": self.database_url, "channels": str(self.channels)}
+        return {name: hmac.digest(key, value.encode(), "sha256").hex()[:_PRINT] for name, value in values.items()}
+
+    def told(self) -> dict[str, str]:
+        """What a server says of itself to the commands of its operators."""
+        return {**self.fingerprints(), "bind": self.bind, "table": str(self.channels)}
+
     def key_for(self, purpose: str) -> bytes:
         """A 32-byte key for one purpose only, derived from the secret key."""
         return _derived(self.secret_key, purpose)
@@ -131,7 +144,12 @@ def load_environment(directory: Path) -> dict[str, str]:
 def read_environment(directory: Path) -> dict[str, str]:
     """The variables of this process over those of `.env` in `directory`."""
     file = {name: value for name, value in dotenv_values(directory / ENV_FILE).items() if value is not None}
-    return {**file, **os.environ}
+    return {name: value for name, value in file.items() if _twin(name) not in os.environ} | os.environ
+
+
+def _twin(name: str) -> str:
+    """`NAME_FILE` and `NAME` stand for each other: one of this process goes before the other one in `.env`."""
+    return name.removesuffix("_FILE") if name.endswith("_FILE") else f"{name}_FILE"
 
 
 def channels_path(environment: Mapping[str, str], directory: Path) -> Path:

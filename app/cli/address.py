@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104 - compared, not bound
+EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104 - compared, not bound
 
 
 def url_of(bind: str) -> str | None:
@@ -10,7 +10,7 @@ def url_of(bind: str) -> str | None:
     if bind.startswith("unix:"):
         return None
     host, _, port = bind.rpartition(":")
-    return f"http://{'127.0.0.1' if host in _EVERYWHERE else host}:{port}"
+    return f"http://{'127.0.0.1' if host in EVERYWHERE else host}:{port}"
 
 
 def curl_of(bind: str) -> str:

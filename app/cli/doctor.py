@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import socket
 import stat
 import sys
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +23,7 @@ import click
 from app import __version__
 from app.channels.document import ChannelsInvalid
 from app.channels.table import Table
+from app.cli.address import EVERYWHERE
 from app.cli.channels import rows_of
 from app.cli.command_line import as_typed
 from app.cli.context import CONFIGURATION, FAILED, as_json, open_store, print_json
@@ -39,6 +42,16 @@ _DESCRIPTORS = 128
 _PER_REQUEST = 2
 _GIB = 1 << 30
 _SKEW = 5
+#: Seconds to wait for a server.
+_WAIT = 3
+#: As `/readyz` has it.
+_SETTINGS = "X-Antiphon-Settings"
+_SAME = "run doctor with the variables that the server was started with, or start it again with these"
+_VARIABLES = {
+    "secret_key": "ANTIPHON_SECRET_KEY",
+    "database": "ANTIPHON_DATABASE_URL",
+    "channels": "ANTIPHON_CHANNELS",
+}
 _LETTERS = 10
 _NGINX = (Path("/etc/nginx/sites-enabled"), Path("/etc/nginx/conf.d"))
 _HEARTBEATS = Path("/dev/shm")  # noqa: S108 - where gunicorn's workers show that they live
@@ -214,23 +227,89 @@ def _usable(settings: Settings, channel_table: Table) -> Finding:
 
 
 def _serving(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Finding]:
+    """The servers that the database knows, then the one at the address: each may have been started with other variables
+    than the ones that count here.
+    """
     if workers:
         yield Finding(OK, "workers", f"{len(workers)} serve this database")
-    host, _, port = settings.bind.rpartition(":")
-    if settings.bind.startswith("unix:") or not port.isdecimal():
+    servers = {tuple(sorted(worker.server.items())): worker for worker in workers if worker.server}
+    for worker in servers.values():
+        yield from _differences(settings, worker)
+    addresses = {worker.server["bind"] for worker in servers.values() if worker.host == _host()}
+    for address in sorted(addresses | {settings.bind}):
+        yield _answers(settings, address, bool(addresses))
+
+
+def _differences(settings: Settings, worker: WorkerStatus) -> Iterator[Finding]:
+    own, server = settings.told(), worker.server
+    where = f"the server on {server['bind']}" + (f" of {worker.host}" if worker.host != _host() else "")
+    if server["secret_key"] != own["secret_key"]:
+        text = f"{where} uses this database with another ANTIPHON_SECRET_KEY: tokens made here do not work there"
+        yield Finding(PROBLEM, "secret key", text, _SAME, FAILED)
+    if worker.host != _host():
         return
+    if server["table"] != own["table"]:
+        yield Finding(WARNING, "channels", f"{where} reads {server['table']}, not {own['table']}", _SAME)
+    if server["bind"] != own["bind"]:
+        yield Finding(WARNING, "serving", f"{where} was started with another ANTIPHON_BIND or --bind", _SAME)
+
+
+def _answers(settings: Settings, address: str, others: bool) -> Finding:
+    """What `/readyz` says there."""
     try:
-        connection = HTTPConnection(host.strip("[]") or "127.0.0.1", int(port), timeout=3)
-        connection.request("GET", "/readyz")
+        status, prints, reasons = _readyz(address)
+    except (OSError, HTTPException) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        text = f"no server answers on {address} ({why})"
+        if others:
+            return Finding(OK, "serving", text)
+        return Finding(WARNING, "serving", text, "antiphon serve, or set ANTIPHON_BIND to where it listens")
+    if prints is None:
+        return Finding(PROBLEM, "serving", f"what answers on {address} is not this Antiphon", "see what it is", FAILED)
+    other = [_VARIABLES[name] for name, print in settings.fingerprints().items() if prints.get(name) != print]
+    if other:
+        # Without the same key nothing else can be compared.
+        named = other[0] if _VARIABLES["secret_key"] in other else " and ".join(other)
+        return Finding(PROBLEM, "serving", f"the server on {address} was started with another {named}", _SAME, FAILED)
+    if status == HTTPStatus.OK:
+        return Finding(OK, "serving", f"ready on {address}")
+    return Finding(PROBLEM, "serving", f"{address} answers {status}: {reasons}", exit_code=FAILED)
+
+
+def _readyz(address: str) -> tuple[int, dict[str, str] | None, str]:
+    """The status, the fingerprints of its settings (None of another program), and the body."""
+    connection = _connection(address)
+    try:
+        connection.request("GET", "/readyz", headers={"Host": "localhost"})
         answer = connection.getresponse()
-        reasons = answer.read(2000).decode(errors="replace")
-    except (OSError, HTTPException):
-        yield Finding(OK if workers else WARNING, "serving", f"nobody listens on {settings.bind}")
-        return
-    if answer.status == 200:
-        yield Finding(OK, "serving", f"ready on {settings.bind}")
-    else:
-        yield Finding(PROBLEM, "serving", f"{settings.bind} answers {answer.status}: {reasons}", exit_code=FAILED)
+        told = answer.getheader(_SETTINGS)
+        prints = dict(part.split("=", 1) for part in told.split(", ")) if told else None
+        return answer.status, prints, answer.read(2000).decode(errors="replace")
+    finally:
+        connection.close()
+
+
+def _connection(address: str) -> HTTPConnection:
+    if address.startswith("unix:"):
+        return _UnixConnection(address.removeprefix("unix:"))
+    host, _, port = address.rpartition(":")
+    return HTTPConnection("127.0.0.1" if host in EVERYWHERE else host.strip("[]"), int(port), timeout=_WAIT)
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=_WAIT)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(_WAIT)
+        self.sock.connect(self._path)
+
+
+def _host() -> str:
+    """As the names of workers have it."""
+    return socket.gethostname()[:100]
 
 
 # --- the machine ------------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ from app.cli.preflight import check_queue
 from app.errors import ConfigurationError, StoreUnavailable
 from app.settings import DRAIN_RESERVE, LAST_PORT, Settings, home, load_settings, read_environment
 
+#: The descriptor of the first socket that systemd hands over.
+_FIRST_HANDED = 3
 #: Seconds that running streams may take by default; see `app.serving`.
 _DRAIN = 20
 
@@ -50,7 +52,7 @@ def serve(bind: str | None, workers: int | None, threads: int | None) -> None:
     check_queue(settings)
     handed = os.environ.get("LISTEN_PID") == str(os.getpid())
     if handed:
-        settings = replace(settings, bind="a socket handed over by systemd")
+        settings = replace(settings, bind=_handed_address() or settings.bind)
     else:
         _check_address(settings.bind)
     click.echo(_banner(settings, table))
@@ -65,6 +67,17 @@ def _check_database(settings: Settings) -> None:
             store.check_schema()
         except StoreUnavailable as error:
             click.echo(f"antiphon: {error.message} Serving anyway; /readyz says when it is back.", err=True)
+
+
+def _handed_address() -> str | None:
+    """Of the listening socket that systemd has opened; None where it has no path and no port."""
+    with socket.socket(fileno=os.dup(_FIRST_HANDED)) as listener:
+        name = listener.getsockname()
+    if isinstance(name, str):
+        return f"unix:{name}"
+    if not isinstance(name, tuple):
+        return None
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
 
 def _check_address(bind: str) -> None:
@@ -110,6 +123,11 @@ def _where(bind: str) -> str:
 def _become_gunicorn(settings: Settings, listen: list[str]) -> NoReturn:
     """In this process, which has loaded half of the gateway by now. The chdir: no code of this directory runs."""
     os.environ["ANTIPHON_HOME"] = str(home())
+    # What was chosen on the command line holds for all processes.
+    chosen = {"BIND": settings.bind, "WORKERS": str(settings.workers), "THREADS": str(settings.threads)}
+    for name, value in chosen.items():
+        os.environ.pop(f"ANTIPHON_{name}_FILE", None)
+        os.environ[f"ANTIPHON_{name}"] = value
     os.chdir(PACKAGE_PARENT)
     options = ["--config", "python:app.serving"]
     options += ["--workers", str(settings.workers), "--threads", str(settings.threads)]

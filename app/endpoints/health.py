@@ -7,6 +7,9 @@ from flask import Blueprint, Response
 from app import web
 from app.errors import ConfigurationError, StoreUnavailable
 
+#: Fingerprints of the settings, which show none of them.
+SETTINGS = "X-Antiphon-Settings"
+
 PREFIXES = ("",)
 blueprint = Blueprint("health", __name__)
 
@@ -35,4 +38,7 @@ def readyz() -> Response:
     if gateway.drain.begun:
         reasons["worker"] = "shutting down"
     ready = {"status": "unavailable" if reasons else "ok", "reasons": reasons}
-    return web.answer(ready, 503 if reasons else 200)
+    answer = web.answer(ready, 503 if reasons else 200)
+    # For `antiphon doctor`, which compares them with its own.
+    answer.headers[SETTINGS] = ", ".join(f"{name}={print}" for name, print in gateway.settings.fingerprints().items())
+    return answer

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from app.errors import StoreUnavailable
@@ -44,6 +45,7 @@ from app.store.writer import Writer
 
 __all__ = ["Detail", "Node", "Pruned", "Store", "Tree"]
 
+_UNTOLD: Mapping[str, str] = MappingProxyType({})
 UPGRADE_WAIT = 3600
 """Seconds that a change of a large table may take."""
 
@@ -54,7 +56,15 @@ class Store:
     Whatever touches an owner's data takes the owner first. When the database cannot do it, StoreUnavailable.
     """
 
-    def __init__(self, url: str, *, peppers: Sequence[bytes], group_limit: int = 64, lease: int = 60) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        peppers: Sequence[bytes],
+        group_limit: int = 64,
+        lease: int = 60,
+        server: Mapping[str, str] = _UNTOLD,
+    ) -> None:
         """`url`: sqlite:///relative.db, sqlite:////absolute.db or mysql://user:password@host:port/name. `peppers`: the
         key that new tokens are hashed with, then those that were in use before.
         """
@@ -67,7 +77,7 @@ class Store:
 
         self._writer: Writer[Group] = Writer(self._database, open_group, limit=group_limit)
         self._unwritten = Unwritten(self._writer)
-        self._leases = Leases(self._database, lease)
+        self._leases = Leases(self._database, lease, server)
         self._places = Places()
         self._responses = Responses(self._database, self._writer, self._leases, self._places, self._unwritten)
         self._jobs = Jobs(self._database, self._writer, self._leases, self._responses)

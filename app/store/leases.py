@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import orjson
@@ -31,9 +31,12 @@ INTERRUPTED = {
 
 
 class Leases:
-    def __init__(self, database: Database, lease: int) -> None:
-        """`lease`: seconds for which a worker is believed to be alive after it last said so."""
+    def __init__(self, database: Database, lease: int, server: Mapping[str, str]) -> None:
+        """`lease`: seconds for which a worker is believed to be alive after it last said so. `server`: what it says of
+        the server that it belongs to.
+        """
         self._database = database
+        self._server = dict(server)
         self.lease = lease
         now = database.dialect.now
         self._take = database.dialect.insert("worker", ["name", "started", "lease_until"]).replace(
@@ -69,7 +72,8 @@ class Leases:
         return int(found[0]) if found else session.insert(self._take, (self._name, int(time.time())))
 
     def extend(self, status: Sequence[ChannelStatus] = ()) -> None:
-        text = orjson.dumps([channel.wire() for channel in status]).decode()
+        told = {"channels": [channel.wire() for channel in status], "server": self._server}
+        text = orjson.dumps(told).decode()
 
         def write(session: Session) -> None:
             if session.run(self._extend, (text, self._name)) == 0:
@@ -138,9 +142,12 @@ class Leases:
 
 
 def _status(worker: str, text: str, told_at: int, now: int) -> WorkerStatus:
-    told = [ChannelStatus.of(channel) for channel in orjson.loads(text)]
+    read = orjson.loads(text)
+    # Workers of an older version say nothing of their server.
+    channels, server = (read, {}) if isinstance(read, list) else (read["channels"], read["server"])
+    told = [ChannelStatus.of(channel) for channel in channels]
     # The clocks of a cluster's nodes differ.
     age = max(0, now - told_at)
     return WorkerStatus(
-        worker, age, tuple(replace(channel, resting=max(0.0, channel.resting - age)) for channel in told)
+        worker, age, tuple(replace(channel, resting=max(0.0, channel.resting - age)) for channel in told), server
     )

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import pytest
 
+from tests.cli.test_init import left_running
 from tests.conftest import MakeGateway
 from tests.databases import database_url, mariadb
-from tests.gateway import Gateway
+from tests.gateway import COMMAND, Gateway
+from tests.relay.conftest import eventually
+from tests.upstream import ScriptedUpstream, closed_port
 
 __all__ = ["database_url", "mariadb"]
 
@@ -53,6 +57,63 @@ def test_a_database_that_is_away_is_a_problem(tmp_path: Path) -> None:
     problems = _told(_found(directory, FAILED), "problem")
     assert problems.startswith("database: it does not answer")
     assert "canary" not in problems
+
+
+def test_a_server_that_was_started_with_another_address_is_found(gateway: MakeGateway) -> None:
+    running = gateway([DEMO])
+    told = f"127.0.0.1:{running.port}"
+    port = closed_port()
+    running.set(bind=f"127.0.0.1:{port}", channels=f"{running.directory}/other.yaml")
+    (running.directory / "other.yaml").write_text(running.channels_file.read_text())
+    asked = ("doctor", "--json")
+    eventually(lambda: "serve this database" in running.attempt(*asked).stdout, "the worker to be known", 30)
+    found = _found(running, FAILED)
+    assert f"the server on {told} was started with another ANTIPHON_BIND" in _told(found, "warning")
+    assert f"the server on {told} reads {running.channels_file}, not {running.directory}/other.yaml" in _told(
+        found, "warning"
+    )
+    assert f"the server on {told} was started with another ANTIPHON_CHANNELS" in _told(found, "problem")
+    assert f"no server answers on 127.0.0.1:{port} (Connection refused)" in _told(found, "ok")
+
+
+def test_a_server_on_another_database_or_with_another_key_is_told_apart(gateway: MakeGateway) -> None:
+    running = gateway([DEMO])
+    running.set(database_url=f"sqlite:///{running.directory}/another.db")
+    running.command("db", "upgrade")
+    found = _found(running, FAILED)
+    assert "was started with another ANTIPHON_DATABASE_URL" in _told(found, "problem")
+    running.set(database_url=running.database_url, secret_key="another-secret-key-of-thirty-two-characters")
+    problems = _told(_found(running, FAILED), "problem")
+    assert "with another ANTIPHON_SECRET_KEY: tokens made here do not work there" in problems
+    assert "was started with another ANTIPHON_SECRET_KEY" in problems
+    assert "another-secret" not in problems
+
+
+def test_what_is_chosen_on_the_command_line_is_what_the_server_says(gateway: MakeGateway, tmp_path: Path) -> None:
+    running = gateway([DEMO])
+    running.stop()
+    address = f"unix:{tmp_path}/a.sock"
+    with left_running([*COMMAND, "serve", "--bind", address], tmp_path, running.environment):
+        asked = ("doctor", "--json")
+        eventually(lambda: f"ready on {address}" in running.attempt(*asked).stdout, "the server to be found", 30)
+        assert f"the server on {address} was started with another ANTIPHON_BIND or --bind" in _told(
+            _found(running), "warning"
+        )
+
+
+def test_another_program_on_the_address_is_not_taken_for_the_gateway(
+    tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    directory = Gateway(tmp_path, [DEMO], bind=f"127.0.0.1:{urlsplit(upstream.base_url).port}")
+    directory.command("init")
+    assert "is not this Antiphon" in _told(_found(directory, FAILED), "problem")
+
+
+def test_no_server_is_said_plainly_with_what_to_do(tmp_path: Path) -> None:
+    directory = Gateway(tmp_path, [DEMO])
+    directory.command("init")
+    warnings = _told(_found(directory), "warning")
+    assert f"no server answers on 127.0.0.1:{directory.port} (Connection refused) antiphon serve" in warnings
 
 
 @pytest.fixture
