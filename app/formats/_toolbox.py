@@ -98,6 +98,12 @@ class Offer:
     forced: str | None = None
     """The one function that has to be called."""
 
+    @property
+    def must_call(self) -> bool:
+        """The answer is a call: the form that the request wants of its text means nothing, and servers that enforce a
+        form would have the model write text."""
+        return bool(self.functions) and (self.forced is not None or self.mode == "required")
+
 
 def offer(turn: Turn, row: Row, toolbox: Toolbox) -> Offer:
     """What is offered. Raises InvalidRequest where leaving a tool out would break a promise."""

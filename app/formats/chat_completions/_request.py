@@ -26,12 +26,13 @@ def encode(turn: Turn, row: Row, model: str) -> bytes:
     refuse_prompt(request)
     _conversation.check(turn.input, _messages.carries)
     toolbox, items = Toolbox.of(turn), _context.items(turn)
+    offered = offer(turn, row, toolbox)
     body: dict[str, Any] = {
         "model": model,
         "messages": _messages.messages(items, instructions(request), row, toolbox),
         **{name: request[name] for name in _PASSED if name in request},
-        **_tools(offer(turn, row, toolbox), request),
-        **_output(in_force(request, items), row),
+        **_tools(offered, request),
+        **_output(in_force(request, items), row, offered),
     }
     if turn.stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -52,13 +53,13 @@ def _tools(offered: Offer, request: Mapping[str, Any]) -> dict[str, Any]:
     return body
 
 
-def _output(request: Mapping[str, Any], row: Row) -> dict[str, Any]:
+def _output(request: Mapping[str, Any], row: Row, offered: Offer) -> dict[str, Any]:
     """How long the answer may be, in what form, how hard to think about it, and what to tell of it."""
     body: dict[str, Any] = {}
     if limit := request.get("max_output_tokens") or row.max_output_tokens:
         body["max_tokens"] = limit
     text = request.get("text") or {}
-    if form := _response_format(text_format(request)):
+    if not offered.must_call and (form := _response_format(text_format(request))):
         body["response_format"] = form
     if text.get("verbosity") is not None:
         body["verbosity"] = text["verbosity"]

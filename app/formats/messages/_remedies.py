@@ -14,7 +14,7 @@ from app.errors import UpstreamError, UpstreamRefused
 from app.formats._context import items, shortened
 from app.formats._request import effort_of, wants_truncation
 from app.formats._toolbox import Toolbox, offer
-from app.formats.messages._request import max_tokens, must_call
+from app.formats.messages._request import max_tokens
 from app.records import Chain
 from app.turn import Row, Turn
 
@@ -66,7 +66,7 @@ def _think_by_number(turn: Turn, row: Row, sentence: str) -> Turn:
     effort = effort_of(turn.request)
     limit = max_tokens(turn.request, row)
     budget = max(_LEAST_BUDGET, int(limit * _SHARES.get(effort or "medium", _LARGEST_SHARE)))
-    thinks = budget < limit and not must_call(offer(turn, row, Toolbox.of(turn)))
+    thinks = budget < limit and not offer(turn, row, Toolbox.of(turn)).must_call
     thinking = {"type": "enabled", "budget_tokens": budget} if thinks else _NO_THINKING
     return _asking(turn, thinking=thinking, reasoning=_reasoning(turn, None))
 

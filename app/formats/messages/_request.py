@@ -35,7 +35,7 @@ def encode(turn: Turn, row: Row, model: str) -> bytes:
     _conversation.check(turn.input, _messages.carries)
     toolbox, items = Toolbox.of(turn), _context.items(turn, row.family)
     asked, offered = in_force(request, items), offer(turn, row, toolbox)
-    system, messages = _messages.conversation(items, _instructions(asked), row, turn.model, toolbox)
+    system, messages = _messages.conversation(items, _instructions(asked, offered), row, turn.model, toolbox)
     body: dict[str, Any] = {
         "model": model,
         "max_tokens": max_tokens(request, row),
@@ -61,14 +61,19 @@ def max_tokens(request: Mapping[str, Any], row: Row) -> int:
     return int(request.get("max_output_tokens") or row.max_output_tokens or MAX_TOKENS)
 
 
-def _instructions(request: Mapping[str, Any]) -> Iterator[str]:
+def _instructions(request: Mapping[str, Any], offered: Offer) -> Iterator[str]:
     if text := instructions(request):
         yield text
-    form = text_format(request)
+    form = _form(request, offered)
     if form.get("type") == "json_object":
         yield _JSON
     elif form.get("type") == "json_schema" and not _is_enforced(form):
         yield _SCHEMA + orjson.dumps(form.get("schema")).decode()
+
+
+def _form(request: Mapping[str, Any], offered: Offer) -> Mapping[str, Any]:
+    """The form that the text of the answer is to have; empty where the answer is a call."""
+    return {} if offered.must_call else text_format(request)
 
 
 def _is_enforced(form: Mapping[str, Any]) -> bool:
@@ -109,10 +114,6 @@ def _choice(offered: Offer) -> dict[str, Any] | None:
     return {"type": "any" if offered.mode == "required" else offered.mode} if offered.mode else None
 
 
-def must_call(offered: Offer) -> bool:
-    return bool(offered.functions) and (offered.forced is not None or offered.mode == "required")
-
-
 # --- the answer -------------------------------------------------------------------------------------------------
 
 
@@ -122,7 +123,7 @@ def _output(request: Mapping[str, Any], offered: Offer) -> dict[str, Any]:
     config: dict[str, Any] = {}
     if effort and effort != "none":
         config["effort"] = _EFFORTS.get(effort, effort)
-    form = text_format(request)
+    form = _form(request, offered)
     if _is_enforced(form):
         config["format"] = {"type": "json_schema", "schema": form.get("schema")}
     return {**body, "output_config": config} if config else body
@@ -137,7 +138,7 @@ def _thinking(request: Mapping[str, Any], offered: Offer) -> dict[str, Any]:
     if effort == "none":
         return {"thinking": {"type": "disabled"}}
     # No model thinks before a call that it is forced to make.
-    if must_call(offered) or not (effort or summary):
+    if offered.must_call or not (effort or summary):
         return {}
     return {"thinking": {"type": "adaptive", **({"display": "summarized"} if summary else {})}}
 
