@@ -49,7 +49,7 @@ def build(settings: Settings) -> Gateway:
     channels = Channels(table, connections=settings.threads)
     drain = Drain()
     seals = Seals(*(Seal(purpose, settings.keys_for(purpose)) for purpose in ("compaction", "reasoning")))
-    pace = Pace(settings.heartbeat, drain, settings.stall)
+    pace = Pace(settings.heartbeat, drain, settings.stall, settings.header_after)
     mover = MOVERS[settings.mover](pace)
     relay = Relay(store, channels, seals, mover)
     queue = open_queue(settings.queue_url, store.database)

@@ -65,6 +65,8 @@ class Settings:
     memory: int = 256 * 1024 * 1024
     """Bytes that large bodies may take of one worker together: those of requests and of answers, and histories."""
     heartbeat: float = 15.0
+    header_after: float = 10.0
+    """After so long a stream begins, though no upstream has accepted yet."""
     stall: float = 60.0
     """For so long the client of a stream may take nothing of it."""
     mover: str = "pump"
@@ -176,6 +178,7 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         max_body=max_body,
         memory=_memory(variables, max_body),
         heartbeat=float(variables.integer("ANTIPHON_HEARTBEAT", 15, minimum=1)),
+        header_after=float(variables.integer("ANTIPHON_HEADER_AFTER", 10, minimum=1)),
         stall=float(variables.integer("ANTIPHON_STALL", 60, minimum=1)),
         mover=variables.choice("ANTIPHON_MOVER", MOVERS),
         drain=variables.integer("ANTIPHON_DRAIN", 20, minimum=0),

@@ -110,7 +110,30 @@ class Gateway:
         self.store.close()
 
 
+#: Where a request's environment has its `Start`.
+_START = "antiphon.start_response"
+
+
+class Start:
+    """WSGI's `start_response`, which a stream may call before its view returns; the second call changes nothing."""
+
+    __slots__ = ("_start_response", "write")
+
+    def __init__(self, start_response: Any) -> None:
+        self._start_response = start_response
+        self.write: Callable[[bytes], object] | None = None
+
+    def __call__(self, status: str, headers: Any, exc_info: Any = None) -> Callable[[bytes], object]:
+        if self.write is None:
+            self.write = self._start_response(status, headers, exc_info)
+        return self.write
+
+
 class Application(Flask):
+    def wsgi_app(self, environ: dict[str, Any], start_response: Any) -> Any:
+        environ[_START] = start = Start(start_response)
+        return super().wsgi_app(environ, start)
+
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Nothing here is a coroutine; Flask would look whether it is, for every function of every request."""
         return func
@@ -195,12 +218,12 @@ def asked() -> Asked:
     key = environ.get("HTTP_IDEMPOTENCY_KEY")
     session = next(filter(None, map(environ.get, _SESSION)), None)
     if sock is None:
-        arrival.asked = Asked(arrival.request_id, key=key, session=session)
+        arrival.asked = Asked(arrival.request_id, key=key, session=session, say=partial(_say, arrival))
     else:
         # Multiplexed, or encrypted by the server itself: nobody but the server can write to it.
         frame = None if isinstance(sock, ssl.SSLSocket) else _FRAMINGS.get(environ["SERVER_PROTOCOL"])
         client = Client(sock, frame) if frame else None
-        arrival.asked = Asked(arrival.request_id, sock.fileno(), client, key, session)
+        arrival.asked = Asked(arrival.request_id, sock.fileno(), client, key, session, partial(_say, arrival))
     return arrival.asked
 
 
@@ -216,6 +239,17 @@ def event_stream(events: Iterable[bytes]) -> Response:
     response = Response(events, content_type=EVENT_STREAM)
     response.headers["X-Accel-Buffering"] = "no"
     return response
+
+
+def _say(arrival: Arrival, events: bytes) -> None:
+    """Sends events of a stream whose view has not returned yet; the header goes before them. Raises ClientGone."""
+    start = arrival.environ[_START]
+    response = event_stream(iter(()))
+    response.headers.extend(_told(arrival))
+    try:
+        start(response.status, response.headers.to_wsgi_list())(events)
+    except OSError:
+        raise ClientGone from None
 
 
 # --- before and after -------------------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ class _Connection:
     def _answer(self, token: Token, message: str | bytes) -> None:
         asked, began = Asked(ids.new_request_id(), self._line.fileno()), monotonic()
         try:
-            with closing(self._session.answer(token, message, asked)) as frames:
+            with closing(self._session.answer(token, message, asked, self._send)) as frames:
                 for frame in frames:
                     self._wire.send(frame)
         except _LOST:
@@ -244,6 +244,13 @@ class _Connection:
             self._wire.send(self._session.refuse(message, InternalError()))
         finally:
             asked.entry.write(Visit(asked.request_id, began, "WS", request.path, 101, token))
+
+    def _send(self, frame: str) -> None:
+        """Raises ClientGone: what waits for an upstream knows nothing of WebSockets."""
+        try:
+            self._wire.send(frame)
+        except _LOST as error:
+            raise ClientGone from error
 
     def _expire(self, message: str | bytes | None) -> None:
         error = InvalidRequest(

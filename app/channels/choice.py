@@ -17,7 +17,7 @@ from types import TracebackType
 from app import formats
 from app.channels.endpoints import CHAT, RESPONSES, Endpoint
 from app.channels.table import Channel, Compaction, Table
-from app.channels.upstream import Exchange, LocalExchange, Upstream
+from app.channels.upstream import Exchange, LocalExchange, Upstream, Watch
 from app.channels.watch import WatchedTable
 from app.errors import (
     ChannelsBusy,
@@ -276,11 +276,11 @@ class Choice:
     ) -> None:
         self._channels.leave(self._health)
 
-    def post(self, path: str, body: bytes, *, accept: str, client: int | None) -> Exchange:
+    def post(self, path: str, body: bytes, *, accept: str, watch: Watch | None) -> Exchange:
         """Raises UpstreamError when there is no answer at all; a refusal comes as the exchange's status."""
         if self.channel.base_url is None:
             return LocalExchange(*formats.serving(self.channel.format).serve(path, body))
-        return self._channels.upstream(self.channel).post(path, body, accept=accept, client=client)
+        return self._channels.upstream(self.channel).post(path, body, accept=accept, watch=watch)
 
     def succeeded(self) -> None:
         self._channels.succeeded(self._health)

@@ -122,6 +122,8 @@ class Compaction:
 
     model: str | None = None
     strategy: str = "auto"
+    timeout: float = 120.0
+    """Seconds that one pass may take."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,23 @@ class Limits(Protocol):
     def first_byte(self) -> float: ...
 
 
+class Watch(Protocol):
+    """What is seen to while an upstream is waited for."""
+
+    @property
+    def client(self) -> int | None:
+        """The descriptor on which the client's hanging up is seen."""
+        ...
+
+    def pause(self) -> float:
+        """Seconds that may pass until the next `tick`."""
+        ...
+
+    def tick(self) -> None:
+        """Does what is due, and raises what ends the waiting."""
+        ...
+
+
 class Exchange(Protocol):
     """A status line and a body that is still to be read. Whoever opened it closes it."""
 
@@ -125,11 +142,12 @@ class Upstream:
         self._connections = _Connections(row, connections)
         self._heads: dict[tuple[str, str, str], bytes] = {}
 
-    def post(self, path: str, body: bytes, *, accept: str, client: int | None = None) -> Exchange:
-        """Sends and waits for the header. Raises UpstreamError, or ClientGone when the client left meanwhile."""
+    def post(self, path: str, body: bytes, *, accept: str, watch: Watch | None = None) -> Exchange:
+        """Sends and waits for the header. Raises UpstreamError, ClientGone when the client left meanwhile, and what the
+        watch raises."""
         head = self._head("POST", path, accept)
         # In one piece: a head of its own would be a packet, a system call and a wait for the interpreter more.
-        return self._send(b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body), client)
+        return self._send(b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body), watch)
 
     def get(self, path: str) -> Exchange:
         return self._send(self._head("GET", path, "application/json") + b"\r\n", None)
@@ -154,12 +172,12 @@ class Upstream:
             found = self._heads[method, path, accept] = _written(request)
         return found
 
-    def _send(self, message: bytes, client: int | None) -> Exchange:
+    def _send(self, message: bytes, watch: Watch | None) -> Exchange:
         try:
             for _ in range(_MAX_STALE):
                 wire = self._connect()
                 try:
-                    return self._ask(wire, message, client)
+                    return self._ask(wire, message, watch)
                 except _StaleConnection:
                     # Its server has most likely closed the others as well.
                     self._connections.clear()
@@ -178,15 +196,15 @@ class Upstream:
         except (HTTPError, HTTPException, OSError, ValueError) as error:
             raise UpstreamUnreachable("The model's server cannot be reached.") from error
 
-    def _ask(self, wire: _Wire, message: bytes, client: int | None) -> Exchange:
+    def _ask(self, wire: _Wire, message: bytes, watch: Watch | None) -> Exchange:
         patience = self._row.timeouts.first_byte
         deadline = monotonic() + patience
         reader = http.HeadReader()
         try:
-            wire.send(message, deadline, client)
-            early = wire.read_head(reader, deadline, client)
+            wire.send(message, deadline, watch)
+            early = wire.read_head(reader, deadline, watch)
             assert reader.head is not None
-            return _HttpExchange(wire, reader.head, early, patience, client)
+            return _HttpExchange(wire, reader.head, early, patience, watch)
         except ConnectionError as error:
             wire.drop()
             if wire.reused and not reader.begun:
@@ -222,17 +240,26 @@ class _StaleConnection(Exception):
     """A kept-alive connection was closed by the other side before one byte of the answer came."""
 
 
-def _await(descriptor: int, client: int | None, timeout: float, events: int = select.POLLIN) -> None:
-    """Until it is ready. Raises TimeoutError, or ClientGone when the client leaves first."""
+def _await(descriptor: int, watch: Watch | None, timeout: float, events: int = select.POLLIN) -> None:
+    """Until it is ready. Raises TimeoutError, ClientGone when the client leaves first, or what the watch raises."""
     poll = select.poll()
     poll.register(descriptor, events)
+    client = watch.client if watch is not None else None
     if client is not None:
         poll.register(client, select.POLLRDHUP)
-    ready = dict(poll.poll(max(0.0, timeout) * 1000))
-    if descriptor not in ready:
+    until = monotonic() + timeout
+    while True:
+        left = max(0.0, until - monotonic())
+        pause = left if watch is None else min(left, watch.pause())
+        ready = dict(poll.poll(pause * 1000))
+        if descriptor in ready:
+            return
         if client in ready:
             raise ClientGone
-        raise TimeoutError("timed out")
+        if watch is not None:
+            watch.tick()
+        if pause >= left:
+            raise TimeoutError("timed out")
 
 
 class _Connections:
@@ -337,9 +364,9 @@ class _Wire:
         self.more = self._tls is not None
         """TLS may hold what the socket no longer shows."""
 
-    def send(self, data: bytes, deadline: float, client: int | None) -> None:
+    def send(self, data: bytes, deadline: float, watch: Watch | None) -> None:
         began = time_ns()
-        self._write(memoryview(data), deadline, client)
+        self._write(memoryview(data), deadline, watch)
         if self._silent_since is not None:
             self._premature = self._has_premature(self._silent_since, began, len(data))
 
@@ -353,7 +380,7 @@ class _Wire:
             return False
         return looked <= _arrival(ancillary) < began or _unconfirmed(self.descriptor) >= length
 
-    def _write(self, left: memoryview, deadline: float, client: int | None) -> None:
+    def _write(self, left: memoryview, deadline: float, watch: Watch | None) -> None:
         while left:
             events = select.POLLOUT
             try:
@@ -366,13 +393,13 @@ class _Wire:
             except BrokenPipeError:
                 # It has heard enough, and may have said why.
                 return
-            _await(self.descriptor, client, deadline - monotonic(), events)
+            _await(self.descriptor, watch, deadline - monotonic(), events)
 
-    def read_head(self, reader: http.HeadReader, deadline: float, client: int | None) -> bytes:
+    def read_head(self, reader: http.HeadReader, deadline: float, watch: Watch | None) -> bytes:
         """Until the whole head is there, and what came with it: a trickle of bytes does not reset the clock."""
         while True:
             if not self.more:
-                _await(self.descriptor, client, deadline - monotonic())
+                _await(self.descriptor, watch, deadline - monotonic())
             data = self.receive()
             if data and self._premature:
                 raise HTTPException("bytes came before the request had left")
@@ -445,9 +472,9 @@ def _unconfirmed(descriptor: int) -> int:
 class _HttpExchange:
     """The body of an HTTP answer, either whole or piece by piece without blocking."""
 
-    __slots__ = ("_body", "_client", "_coding", "_early", "_patience", "_persistent", "_wire", "headers", "status")
+    __slots__ = ("_body", "_coding", "_early", "_patience", "_persistent", "_watch", "_wire", "headers", "status")
 
-    def __init__(self, wire: _Wire, head: http.Head, early: bytes, patience: float, client: int | None) -> None:
+    def __init__(self, wire: _Wire, head: http.Head, early: bytes, patience: float, watch: Watch | None) -> None:
         self.status = head.status
         self.headers = head.headers
         self._wire: _Wire | None = wire
@@ -456,7 +483,7 @@ class _HttpExchange:
         self._coding = http.coding_of(head)
         self._persistent = head.persistent
         self._patience = patience
-        self._client = client
+        self._watch = watch
 
     def read(self) -> bytes:
         body = bytearray()
@@ -472,7 +499,7 @@ class _HttpExchange:
             descriptor = self.fileno()
             if descriptor is not None:
                 try:
-                    _await(descriptor, self._client, self._patience)
+                    _await(descriptor, self._watch, self._patience)
                 except TimeoutError as error:
                     raise UpstreamTimeout("The model's server stopped in the middle of its answer.") from error
             if (piece := self.receive()) is not None:

@@ -5,6 +5,7 @@ The relay is handed its store and its channels; it knows no Flask, no requests a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,13 +18,15 @@ from app.errors import (
     ClientGone,
     CompactionFailed,
     GatewayError,
+    InternalError,
     InvalidRequest,
     Unavailable,
     response_not_found,
 )
 from app.records import Chain, Stored, Token, Usage
+from app.relay.announcement import Announcement
 from app.relay.asked import Asked
-from app.relay.asking import ask
+from app.relay.asking import ask, in_one_piece
 from app.relay.background import Background
 from app.relay.compacting import is_summary
 from app.relay.compaction import Compaction, context_tokens, pseudo_chain, split_for_answer
@@ -33,17 +36,20 @@ from app.relay.counting import count, estimate
 from app.relay.keeper import Keeper, Running
 from app.relay.lineage import Lineage
 from app.relay.listing import context_items, page, returned
-from app.relay.mover import Client, Drain, Mover, Pace, chunked, unframed
+from app.relay.mover import Client, Mover, Pace, chunked, unframed
 from app.relay.once import Once
 from app.relay.opening import check_model, open_history, open_turn
 from app.relay.ports import Channels, Store
 from app.relay.pump import Pump
 from app.relay.recorder import Recorder
-from app.relay.stream import EventStream, whole
+from app.relay.stream import EventStream, last_words, whole
+from app.relay.watch import INTERRUPTIONS, Drain, Watch
 from app.schemas.create import CompactRequest
 from app.schemas.listing import Page
 from app.sealing import Seals
 from app.turn import Answer, Item, Turn
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "Asked",
@@ -70,7 +76,9 @@ _TRIGGER = "compaction_trigger"
 T = TypeVar("T")
 
 #: Makes the history of a turn shorter, or leaves it.
-Shorten = Callable[[Turn, Recorder, Asked], Turn]
+Shorten = Callable[[Turn, Recorder, Watch], Turn]
+#: Opens the events of a turn.
+Open = Callable[[Turn, Announcement, Asked, Watch], Iterable[bytes]]
 #: The output of a response that is nothing but a compaction, from the history and the item.
 Output = Callable[[Sequence[Item], Item], Sequence[Item]]
 
@@ -82,7 +90,7 @@ class Relay:
         self._seals = seals
         self._mover = mover
         self._contexts = Contexts(store, seals)
-        self._compaction = Compaction(channels, self._contexts, seals.compaction)
+        self._compaction = Compaction(channels, self._contexts, seals.compaction, mover)
         self.conversations = Conversations(store, self._contexts)
         self._lineage = Lineage(store)
         self.running = Running()
@@ -104,7 +112,7 @@ class Relay:
     def stream(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterable[bytes]:
         """The response as events, opened: an upstream has accepted. Raises as `create` does."""
         turn = self.open(token, request)
-        return self.once(turn, token, asked, lambda recorder: self._events(turn, recorder, asked, self.running), whole)
+        return self.once(turn, token, asked, lambda recorder: self._stream(turn, recorder, asked, self._events), whole)
 
     def warm_up(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterable[bytes]:
         """A turn that nobody answers, as events: what it brings is there to be gone on from."""
@@ -142,50 +150,87 @@ class Relay:
         """Raises GatewayError when no channel can answer."""
         self._channels.choices(turn.model)
 
-    def events(self, turn: Turn, recorder: Recorder, client: int) -> Iterable[bytes]:
-        """The events of a turn that a run has opened, for a client that can only hang up. Raises as `create` does."""
-        return self._events(turn, recorder, Asked("", client), Running())
+    def events(self, turn: Turn, recorder: Recorder, client: int, say: Callable[[bytes], None]) -> Iterable[bytes]:
+        """The events of a turn that a run has opened, for a client that can only hang up. Raises as `create` does, also
+        when `say` was given their beginning: the run tells of its own end."""
+        asked = Asked("", client, say=say)
+        watch = self._watch(asked)
+        announcement = Announcement(turn, recorder, asked, watch, Running(), self._mover.pace)
+        with _recorded(recorder):
+            return self._events(turn, announcement, asked, watch)
+
+    def _watch(self, asked: Asked) -> Watch:
+        return Watch(asked.client, self._mover.pace.drain)
 
     def _answer(self, turn: Turn, recorder: Recorder, asked: Asked) -> dict[str, Any]:
         if _ends_with_trigger(turn.request):
-            return self._compact_only(turn, recorder, asked, _item_alone)
+            with _recorded(recorder):
+                return self._compact_only(turn, recorder, self._watch(asked), _item_alone)
         return self._create(turn, recorder, asked, self._compacted_if_due)
 
-    def _events(self, turn: Turn, recorder: Recorder, asked: Asked, running: Running) -> Iterable[bytes]:
-        if _ends_with_trigger(turn.request):
-            return whole(self._compact_only(turn, recorder, asked, _item_alone))
-        return self._stream(turn, recorder, asked, self._compacted_if_due, running)
-
     def _create(self, turn: Turn, recorder: Recorder, asked: Asked, shorten: Shorten) -> dict[str, Any]:
+        watch = self._watch(asked)
         with _recorded(recorder):
-            turn = shorten(turn, recorder, asked)
+            turn = shorten(turn, recorder, watch)
             answer, answered = ask(
                 turn,
                 self._channels,
                 self._contexts.fit,
                 recorder.tried,
+                in_one_piece(watch),
                 prefer=self._prefer(turn),
-                client=asked.client,
             )
             asked.tell_dropped(answered.dropped)
             return recorder.finish(answer, answered.choice)
 
-    def _stream(self, turn: Turn, recorder: Recorder, asked: Asked, shorten: Shorten, running: Running) -> EventStream:
-        with _recorded(recorder):
-            turn = shorten(turn, recorder, asked)
-            return self._opened(turn, recorder, asked, running)
+    def _stream(self, turn: Turn, recorder: Recorder, asked: Asked, opening: Open) -> Iterable[bytes]:
+        """The events that `opening` gives. When their head has left before an upstream has accepted, a failure is told
+        by events as well; until then it raises."""
+        watch = self._watch(asked)
+        announcement = Announcement(turn, recorder, asked, watch, self.running, self._mover.pace)
+        try:
+            return opening(turn, announcement, asked, watch)
+        except ClientGone:
+            announcement.end()
+            recorder.cancel()
+            raise
+        except GatewayError as error:
+            if announcement.sent:
+                return _ended(announcement, error)
+            announcement.end()
+            recorder.refuse(error)
+            raise
+        except Exception:
+            if not announcement.sent:
+                announcement.end()
+                raise
+            log.exception("response %s failed", turn.id)
+            return _ended(announcement, InternalError())
 
-    def _opened(self, turn: Turn, recorder: Recorder, asked: Asked, running: Running) -> EventStream:
+    def _events(self, turn: Turn, announcement: Announcement, asked: Asked, watch: Watch) -> Iterable[bytes]:
+        if _ends_with_trigger(turn.request):
+            response = self._compact_only(turn, announcement.recorder, watch, _item_alone)
+            announcement.end()
+            return whole(response, announcement.sent)
+        turn = self._compacted_if_due(turn, announcement.recorder, watch)
+        return self._opened(turn, announcement, asked, watch)
+
+    def _events_over_shorter(
+        self, turn: Turn, announcement: Announcement, asked: Asked, watch: Watch
+    ) -> Iterable[bytes]:
+        turn = self._compacted_before(turn, announcement.recorder, watch)
+        return self._opened(turn, announcement, asked, watch)
+
+    def _opened(self, turn: Turn, announcement: Announcement, asked: Asked, watch: Watch) -> EventStream:
         events = EventStream(
             turn,
             self._channels,
-            recorder,
+            announcement,
             fit=self._contexts.fit,
             prefer=self._prefer(turn),
-            watched=asked.client,
+            watch=watch,
             client=asked.connection,
             mover=self._mover,
-            running=running,
         ).open()
         asked.tell_dropped(events.dropped)
         return events
@@ -214,16 +259,19 @@ class Relay:
         turn = open_turn(self._store, self._contexts, token, request, int(time()))
 
         def stream(recorder: Recorder) -> Iterable[bytes]:
-            return self._stream(turn, recorder, asked, self._compacted_before, self.running)
+            return self._stream(turn, recorder, asked, self._events_over_shorter)
 
         return self.once(turn, token, asked, stream, whole)
 
     def window(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
         """OpenAI's compaction object: the users' messages word for word and one item."""
         turn = self._open_to_compact(token, request)
-        response = self.once(
-            turn, token, asked, lambda recorder: self._compact_only(turn, recorder, asked, _window), _itself
-        )
+
+        def make(recorder: Recorder) -> dict[str, Any]:
+            with _recorded(recorder):
+                return self._compact_only(turn, recorder, self._watch(asked), _window)
+
+        response = self.once(turn, token, asked, make, _itself)
         return {
             "id": response["id"],
             "object": "response.compaction",
@@ -232,20 +280,22 @@ class Relay:
             "usage": response["usage"],
         }
 
-    def _compacted_if_due(self, turn: Turn, recorder: Recorder, asked: Asked) -> Turn:
+    def _compacted_if_due(self, turn: Turn, recorder: Recorder, watch: Watch) -> Turn:
         """Over the threshold the history is compacted first; when that fails, the turn goes on as it is."""
         wish = self._compaction.wish(turn.request)
         if wish.threshold is None or context_tokens(turn) <= wish.threshold:
             return turn
         try:
-            return self._compacted_before(turn, recorder, asked)
+            return self._compacted_before(turn, recorder, watch)
+        except INTERRUPTIONS:
+            raise
         except (CompactionFailed, Unavailable) as error:
             note = {"strategy": wish.strategy, "failed": error.code, "message": error.message}
             turn = replace(turn, compaction=note)
             recorder.compacted(turn)
             return turn
 
-    def _compacted_before(self, turn: Turn, recorder: Recorder, asked: Asked) -> Turn:
+    def _compacted_before(self, turn: Turn, recorder: Recorder, watch: Watch) -> Turn:
         """The turn over a compacted history, its own input as it was. Without a history there is nothing to do."""
         history, tail = split_for_answer(turn.input)
         if turn.chain.links:
@@ -259,7 +309,7 @@ class Relay:
             self._compaction.wish(turn.request),
             _KEEP_BEFORE_ANSWER,
             prefer=self._prefer(turn),
-            client=asked.client,
+            watch=watch,
             tried=recorder.tried,
         )
         shorter = replace(turn, preface=(made.item,), spent=made.usage, compaction=made.note)
@@ -278,21 +328,20 @@ class Relay:
             raise InvalidRequest("There is nothing to compact.", code="empty_array", param="input")
         return turn
 
-    def _compact_only(self, turn: Turn, recorder: Recorder, asked: Asked, output: Output) -> dict[str, Any]:
+    def _compact_only(self, turn: Turn, recorder: Recorder, watch: Watch, output: Output) -> dict[str, Any]:
         history = [*self._contexts.items(turn), *turn.input]
-        with _recorded(recorder):
-            made = self._compaction.compact(
-                turn,
-                history,
-                (),
-                self._compaction.wish(turn.request),
-                _KEEP_NOTHING,
-                prefer=self._prefer(turn),
-                client=asked.client,
-                tried=recorder.tried,
-            )
-            recorder.compacted(replace(turn, compaction=made.note))
-            return recorder.finish(Answer("completed", output(history, made.item), made.usage), None)
+        made = self._compaction.compact(
+            turn,
+            history,
+            (),
+            self._compaction.wish(turn.request),
+            _KEEP_NOTHING,
+            prefer=self._prefer(turn),
+            watch=watch,
+            tried=recorder.tried,
+        )
+        recorder.compacted(replace(turn, compaction=made.note))
+        return recorder.finish(Answer("completed", output(history, made.item), made.usage), None)
 
     # --- counting
 
@@ -303,7 +352,8 @@ class Relay:
         tokens = None
         if model:
             check_model(token, model)
-            tokens = count(turn, self._channels, self._contexts.fit, prefer=self._prefer(turn), client=asked.client)
+            watch = self._watch(asked)
+            tokens = count(turn, self._channels, self._contexts.fit, prefer=self._prefer(turn), watch=watch)
         if tokens is None:
             asked.tell_estimated("input_tokens")
             tokens = estimate(turn)
@@ -367,6 +417,15 @@ def _recorded(recorder: Recorder) -> Iterator[None]:
     except ClientGone:
         recorder.cancel()
         raise
+
+
+def _ended(announcement: Announcement, error: GatewayError) -> Iterator[bytes]:
+    """What is left of a stream that has failed: its end, which is stored at once."""
+    try:
+        ending = last_words(announcement, error)
+    finally:
+        announcement.end()
+    return (event for event in (ending,))
 
 
 def _ends_with_trigger(request: Mapping[str, Any]) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 
 from app.relay.journal import Entry
 from app.relay.mover import Client
@@ -23,6 +24,11 @@ class Asked:
     """The Idempotency-Key, where there is one."""
     session: str | None = None
     """What their headers call the conversation."""
+    say: Callable[[bytes], None] | None = None
+    """Sends whole events of a stream before the stream itself is handed over, behind the header that they need. Raises
+    ClientGone."""
+    came: float = field(default_factory=monotonic)
+    """When the request was read."""
     told: dict[str, str] = field(default_factory=dict)
     """What they are told beside the answer, as headers; filled in while it is made."""
 

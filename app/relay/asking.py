@@ -7,13 +7,16 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from time import monotonic
 
 from app.errors import GatewayError, InvalidRequest, UpstreamBroken, UpstreamError
-from app.formats import Format
+from app.formats import Decoder, Format, replay
 from app.records import Attempt
+from app.relay.mover import Client, Flow, Mover
 from app.relay.ports import ChannelRow, Channels, Choice, Exchange
+from app.relay.watch import Watch
 from app.turn import Answer, Turn
 
 #: Told of every try.
@@ -90,8 +93,12 @@ def _try(choice: Choice, turn: Turn) -> Try:
     return Try(choice, turn, format_.encode(turn, row, choice.model), format_.dropped(turn, row), monotonic())
 
 
+#: How the answer of a channel is had.
+Read = Callable[[Try], Answer]
+
+
 def ask(
-    turn: Turn, channels: Channels, fit: Fit, tried: Tried, *, prefer: str | None, client: int | None
+    turn: Turn, channels: Channels, fit: Fit, tried: Tried, read: Read, *, prefer: str | None
 ) -> tuple[Answer, Try]:
     """The answer of the first channel that has one. Raises GatewayError, the last or the one that speaks for all."""
     tries = Tries(turn, channels, fit, tried, prefer)
@@ -99,7 +106,7 @@ def ask(
         asked = tries.next()
         with asked.choice:
             try:
-                answer = post(asked.turn, asked.choice, asked.choice.format.PATH, asked.body, client)
+                answer = read(asked)
             except UpstreamError as error:
                 tries.failed(asked, error)
                 continue
@@ -107,14 +114,50 @@ def ask(
             return answer, asked
 
 
-def whole_answer(turn: Turn, choice: Choice, client: int | None) -> Answer:
+def in_one_piece(watch: Watch) -> Read:
+    """The answer is asked for unstreamed."""
+    return lambda asked: post(asked.turn, asked.choice, asked.choice.format.PATH, asked.body, watch)
+
+
+def from_stream(watch: Watch, mover: Mover) -> Read:
+    """The answer is asked for as a stream that nobody is sent: a hang-up closes the upstream while it still writes."""
+
+    def read(asked: Try) -> Answer:
+        flow, _ = open_flow(asked, 0, watch, None)
+        with closing(flow.exchange):
+            mover.read(flow)
+        return _whole(flow.decoder.answer)
+
+    return read
+
+
+def open_flow(asked: Try, number: int, watch: Watch, client: Client | None) -> tuple[Flow[Decoder], bytes]:
+    """The stream of a channel that has answered with 200, and events that it begins with. The next event to be sent on
+    is numbered `number`. Whoever opens it closes its exchange. Raises UpstreamError, ClientGone."""
+    choice, turn, format_ = asked.choice, asked.turn, asked.choice.format
+    exchange = choice.post(format_.PATH, asked.body, accept="text/event-stream", watch=watch)
+    try:
+        if exchange.status != 200:
+            raise format_.decode_error(exchange.status, exchange.headers, exchange.read())
+        limits = choice.channel.timeouts
+        if "json" in exchange.headers.get("content-type", ""):
+            # Asked for a stream and answered in one piece: the client still gets its events.
+            answer = replay(format_.decode(exchange.read(), turn), turn, number)
+            return Flow(exchange, answer, limits, watch, client), answer.feed(b"")
+        return Flow(exchange, format_.decoder(turn, number), limits, watch, client), b""
+    except BaseException:
+        exchange.close()
+        raise
+
+
+def whole_answer(turn: Turn, choice: Choice, watch: Watch | None) -> Answer:
     format_ = choice.format
     body = format_.encode(turn, choice.channel, choice.model)
-    return post(turn, choice, format_.PATH, body, client)
+    return post(turn, choice, format_.PATH, body, watch)
 
 
-def post(turn: Turn, choice: Choice, path: str, body: bytes, client: int | None) -> Answer:
-    exchange = choice.post(path, body, accept="application/json", client=client)
+def post(turn: Turn, choice: Choice, path: str, body: bytes, watch: Watch | None) -> Answer:
+    exchange = choice.post(path, body, accept="application/json", watch=watch)
     try:
         content = exchange.read()
         if exchange.status != 200:
@@ -125,7 +168,7 @@ def post(turn: Turn, choice: Choice, path: str, body: bytes, client: int | None)
 
 
 def attempt(
-    choice: Choice, began: float, error: UpstreamError | None, dropped: Sequence[str] = (), path: str = ""
+    choice: Choice, began: float, error: GatewayError | None, dropped: Sequence[str] = (), path: str = ""
 ) -> Attempt:
     """What is written down of a try."""
     milliseconds = round((monotonic() - began) * 1000)
@@ -140,7 +183,12 @@ def _decoded(format_: Format, exchange: Exchange, content: bytes, turn: Turn) ->
     decoder = format_.decoder(turn, 0)
     decoder.feed(content)
     decoder.finish()
-    if decoder.answer is None or decoder.answer.status == "failed":
-        error = decoder.answer.error if decoder.answer else None
+    return _whole(decoder.answer)
+
+
+def _whole(answer: Answer | None) -> Answer:
+    """Raises UpstreamBroken for one that has failed after it had begun."""
+    if answer is None or answer.status == "failed":
+        error = answer.error if answer else None
         raise UpstreamBroken((error or {}).get("message") or "The model's server failed.")
-    return decoder.answer
+    return answer

@@ -95,7 +95,7 @@ class Walk(Protocol):
         make: Callable[[Recorder], T],
         again: Callable[[dict[str, Any]], T],
     ) -> T: ...
-    def events(self, turn: Turn, recorder: Recorder, client: int) -> Iterable[bytes]: ...
+    def events(self, turn: Turn, recorder: Recorder, client: int, say: Callable[[bytes], None]) -> Iterable[bytes]: ...
     def stored(self, token: Token, response_id: str) -> Stored: ...
     def shown(self, stored: Stored, include: Iterable[str] = ()) -> dict[str, Any]: ...
 
@@ -280,7 +280,7 @@ class Run:
         try:
             turn = self._open(job, token)
             recorder = _RunRecorder(self._store, self, told, turn, token)
-            self._follow(self._opened(turn, recorder), told)
+            self._follow(self._opened(turn, recorder, told), told)
         except ClientGone:
             recorder.cancel()
         except GatewayError as error:
@@ -295,12 +295,12 @@ class Run:
         turn = self.insist(lambda: self._walk.open(token, request), _PATIENCE)
         return replace(turn, id=job.id, created_at=job.created_at, stream=True)
 
-    def _opened(self, turn: Turn, recorder: Recorder) -> Iterable[bytes]:
+    def _opened(self, turn: Turn, recorder: Recorder, told: Log) -> Iterable[bytes]:
         """Nobody waits at a connection, so channels that are busy are asked again for a while."""
         until = monotonic() + _BUSY
         while True:
             try:
-                return self._walk.events(turn, recorder, self._line.fileno())
+                return self._walk.events(turn, recorder, self._line.fileno(), told.add)
             except ChannelsBusy as error:
                 if monotonic() >= until:
                     raise
@@ -313,6 +313,9 @@ class Run:
                     told.add(data)
             except GatewayError as error:
                 self.reason = error
+                raise
+            except Exception:
+                self.reason = InternalError()
                 raise
 
     def end(self, reason: GatewayError) -> None:

@@ -19,9 +19,10 @@ from app.formats.chat_completions.passage import Account, Passage
 from app.records import Token
 from app.relay import Asked
 from app.relay.chat_recorder import ChatRecorder
-from app.relay.mover import Flow, Mover, Stop
+from app.relay.mover import Flow, Mover
 from app.relay.opening import check_model
 from app.relay.ports import Channels, Choice, Exchange, Store
+from app.relay.watch import Watch
 
 Request = Mapping[str, Any]
 T = TypeVar("T")
@@ -36,9 +37,10 @@ class ChatRelay:
     def create(self, token: Token, request: Request, asked: Asked) -> bytes:
         """The upstream's completion, byte for byte. Raises GatewayError, or ClientGone when nobody waits any more."""
         recorder = ChatRecorder(self._store, token, request, asked.request_id, asked.entry)
+        watch = Watch(asked.client, self._mover.pace.drain)
 
         def whole(choice: Choice) -> bytes:
-            body, account = _whole(choice, request, asked.client)
+            body, account = _whole(choice, request, watch)
             choice.succeeded()
             recorder.tried(choice)
             recorder.finish(choice, account)
@@ -49,9 +51,10 @@ class ChatRelay:
     def stream(self, token: Token, request: Request, asked: Asked) -> ChatStream:
         """The upstream's chunks, opened: the first one has come. Raises as `create` does."""
         recorder = ChatRecorder(self._store, token, request, asked.request_id, asked.entry)
+        watch = Watch(asked.client, self._mover.pace.drain)
 
         def opened(choice: Choice) -> _Line:
-            return _open_line(choice, request, asked, self._mover)
+            return _open_line(choice, request, asked, watch, self._mover)
 
         return ChatStream(self._first(token, request, recorder, opened), recorder)
 
@@ -76,17 +79,17 @@ class ChatRelay:
 # --- one channel ------------------------------------------------------------------------------------------------
 
 
-def _post(choice: Choice, request: Request, accept: str, client: int | None) -> Exchange:
+def _post(choice: Choice, request: Request, accept: str, watch: Watch) -> Exchange:
     """Raises UpstreamError for any answer but a 200."""
-    exchange = choice.post(PATH, passage.encode(request, choice.model), accept=accept, client=client)
+    exchange = choice.post(PATH, passage.encode(request, choice.model), accept=accept, watch=watch)
     if exchange.status == 200:
         return exchange
     with closing(exchange):
         raise passage.decode_error(exchange.status, exchange.headers, exchange.read())
 
 
-def _whole(choice: Choice, request: Request, client: int | None) -> tuple[bytes, Account]:
-    with choice, closing(_post(choice, request, "application/json", client)) as exchange:
+def _whole(choice: Choice, request: Request, watch: Watch) -> tuple[bytes, Account]:
+    with choice, closing(_post(choice, request, "application/json", watch)) as exchange:
         body = exchange.read()
     return body, passage.read_whole(body)
 
@@ -141,12 +144,11 @@ class _Line:
             raise self._passage.failure
 
 
-def _open_line(choice: Choice, request: Request, asked: Asked, mover: Mover) -> _Line:
+def _open_line(choice: Choice, request: Request, asked: Asked, watch: Watch, mover: Mover) -> _Line:
     with ExitStack() as opened:
         opened.enter_context(choice)
-        exchange = opened.enter_context(closing(_post(choice, request, "text/event-stream", asked.client)))
-        limits = choice.channel.timeouts
-        flow = Flow(exchange, Passage(request), limits, asked.client, asked.connection, Stop())
+        exchange = opened.enter_context(closing(_post(choice, request, "text/event-stream", watch)))
+        flow = Flow(exchange, Passage(request), choice.channel.timeouts, watch, asked.connection)
         line = _Line(choice, flow, mover)
         line.accept()
         if asked.connection is not None:

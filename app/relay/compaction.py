@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any, cast
@@ -22,7 +23,7 @@ from app.errors import (
 from app.formats import Compacting
 from app.records import Chain, Link, Usage
 from app.redaction import redacted_items
-from app.relay.asking import Tried, ask, attempt, post, whole_answer
+from app.relay.asking import Tried, ask, attempt, from_stream, post, whole_answer
 from app.relay.calls import CALLS
 from app.relay.compacting import (
     Native,
@@ -37,7 +38,9 @@ from app.relay.compacting import (
     to_summarise,
 )
 from app.relay.context import Contexts
+from app.relay.mover import Mover
 from app.relay.ports import Channels, Choice
+from app.relay.watch import INTERRUPTIONS, Watch
 from app.sealing import Seal
 from app.turn import Answer, Item, Turn
 
@@ -46,6 +49,11 @@ _PASSED_ON = ("instructions", "prompt_cache_key", "service_tier", "tools", "para
 _TRIGGER = {"type": "compaction_trigger"}
 #: Failures of a native pass that speak of the whole channel; any other may be its compaction's alone.
 _OF_THE_CHANNEL = (UpstreamLimited, UpstreamUnreachable)
+
+
+#: Tokens that a summary may take, where the request does not say: a quarter of what it replaces, within these. A model
+#: needs some room to say anything; a summary that turns out longer than what it replaces is not used.
+_SHORTEST_LIMIT, _LONGEST_LIMIT = 256, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +82,9 @@ class _Pass:
 
 
 class Compaction:
-    def __init__(self, channels: Channels, contexts: Contexts, seal: Seal) -> None:
+    def __init__(self, channels: Channels, contexts: Contexts, seal: Seal, mover: Mover) -> None:
         self._channels = channels
+        self._mover = mover
         self._contexts = contexts
         self._seal = seal
 
@@ -93,7 +102,7 @@ class Compaction:
         keep_turns: int,
         *,
         prefer: str | None,
-        client: int | None,
+        watch: Watch,
         tried: Tried,
     ) -> Compacted:
         """The history as one item that also holds `tail`, the input that is answered over it.
@@ -102,7 +111,7 @@ class Compaction:
         raises. Nothing is stored.
         """
         keep = wish.keep_turns if wish.keep_turns is not None else keep_turns
-        asked = _Asked(turn, history, keep, divide(history, keep), wish, prefer, client, tried)
+        asked = _Asked(turn, history, keep, divide(history, keep), wish, prefer, watch, tried)
         made = self._strategies[wish.strategy](self, asked) if asked.plan.old else self._as_it_is(asked)
         kept = redacted_items([*portable([*made.context, *tail])])
         if made.native is None:
@@ -129,6 +138,8 @@ class Compaction:
             first = next(self._choices(asked), None)
             if first is not None and first.channel.compact in _NATIVE:
                 return self._native(asked, first.channel.family)
+        except INTERRUPTIONS:
+            raise
         except (CompactionFailed, Unavailable):
             pass
         return self._summary(asked)
@@ -142,13 +153,17 @@ class Compaction:
             began = monotonic()
             with choice:
                 try:
-                    made = self._native_pass(asked, choice)
+                    with self._limited(asked):
+                        made = self._native_pass(asked, choice)
                 except UpstreamError as error:
                     if isinstance(error, _OF_THE_CHANNEL):
                         choice.failed(error)
                     asked.tried(attempt(choice, began, error))
                     last = error
                     continue
+                except CompactionFailed as error:
+                    asked.tried(attempt(choice, began, error))
+                    raise
                 choice.succeeded()
                 asked.tried(attempt(choice, began, None))
                 return made
@@ -160,11 +175,11 @@ class Compaction:
         turn = self._contexts.fit(asked.internal(asked.turn.model, asked.plan.old), choice.channel.family)
         if choice.channel.compact == "trigger":
             turn = replace(turn, input=[*turn.input, _TRIGGER])
-            answer = whole_answer(turn, choice, asked.client)
+            answer = whole_answer(turn, choice, asked.watch)
         else:
             format_ = cast(Compacting, choice.format)
             body = format_.encode_compaction(turn, choice.channel, choice.model)
-            answer = post(turn, choice, format_.COMPACTION_PATH, body, asked.client)
+            answer = post(turn, choice, format_.COMPACTION_PATH, body, asked.watch)
         native = next((item for item in answer.output if item.get("type") == "compaction"), None)
         if native is None:
             raise UpstreamError("The model's server compacted and gave no compaction item.")
@@ -176,16 +191,16 @@ class Compaction:
         history = self._contexts.originals(asked.turn.owner, asked.history)
         plan = divide(history, asked.keep_turns)
         model = self._channels.compaction.model or asked.turn.model
-        request: dict[str, Any] = {}
-        if asked.wish.max_tokens is not None:
-            request["max_output_tokens"] = asked.wish.max_tokens
-        turn = asked.internal(model, to_summarise(plan, asked.wish.instructions), request)
+        request = {"max_output_tokens": asked.wish.max_tokens or _longest_summary(plan.old)}
+        turn = replace(asked.internal(model, to_summarise(plan, asked.wish.instructions), request), stream=True)
+        read = from_stream(asked.watch, self._mover)
         try:
-            answer, answered = ask(
-                turn, self._channels, self._contexts.fit, asked.tried, prefer=asked.prefer, client=asked.client
-            )
+            with self._limited(asked):
+                answer, answered = ask(turn, self._channels, self._contexts.fit, asked.tried, read, prefer=asked.prefer)
         except FormatNotServed as error:
             raise _not_supported(model) from error
+        except INTERRUPTIONS:
+            raise
         except InvalidRequest as error:
             if model == asked.turn.model:
                 raise
@@ -193,6 +208,13 @@ class Compaction:
         except UpstreamError as error:
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
         return _summed_up(plan, history, turn.input, answer, answered.choice)
+
+    def _limited(self, asked: _Asked) -> AbstractContextManager[None]:
+        """Bounds one pass, all its attempts included."""
+        seconds = self._channels.compaction.timeout
+        return asked.watch.limited(
+            seconds, CompactionFailed(f"The compaction failed: it took longer than {seconds:g} s.")
+        )
 
     def _trim(self, asked: _Asked) -> _Pass:
         self._choices(asked)
@@ -228,7 +250,7 @@ class _Asked:
     plan: Plan
     wish: Wish
     prefer: str | None
-    client: int | None
+    watch: Watch
     tried: Tried
 
     def internal(self, model: str, items: Sequence[Item], request: Mapping[str, Any] | None = None) -> Turn:
@@ -306,6 +328,10 @@ def _summed_up(plan: Plan, history: Sequence[Item], given: Sequence[Item], answe
         # Longer than what it would replace: the items themselves are the better summary.
         return _Pass("summary", history, usage, channel=choice.channel.name)
     return _Pass("summary", [summary_message(text), *plan.kept], usage, channel=choice.channel.name)
+
+
+def _longest_summary(old: Sequence[Item]) -> int:
+    return min(_LONGEST_LIMIT, max(_SHORTEST_LIMIT, _tokens(old) // 4))
 
 
 def _estimated(given: Sequence[Item], answer: Answer) -> Usage:

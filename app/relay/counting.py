@@ -11,12 +11,13 @@ from app.formats import Counting, Format
 from app.relay.asking import Fit
 from app.relay.compaction import context_tokens
 from app.relay.ports import ChannelRow, Channels, Choice
+from app.relay.watch import Watch
 from app.turn import Turn
 
 log = logging.getLogger(__name__)
 
 
-def count(turn: Turn, channels: Channels, fit: Fit, *, prefer: str | None, client: int | None) -> int | None:
+def count(turn: Turn, channels: Channels, fit: Fit, *, prefer: str | None, watch: Watch) -> int | None:
     """As the first channel that can has counted; None when none could. Raises InvalidRequest and FormatNotServed for
     a model that would not be answered either.
 
@@ -25,7 +26,7 @@ def count(turn: Turn, channels: Channels, fit: Fit, *, prefer: str | None, clien
     for choice in _choices(turn, channels, prefer):
         try:
             with choice:
-                return _counted(fit(turn, choice.channel.family), choice, client)
+                return _counted(fit(turn, choice.channel.family), choice, watch)
         except (InvalidRequest, UpstreamError) as error:
             log.info("channel %s did not count tokens: %s %s", choice.channel.name, error.code, error.message)
     return None
@@ -51,10 +52,10 @@ def _cannot(row: ChannelRow, _: Format) -> int:
     return 0 if row.count_tokens else 1
 
 
-def _counted(turn: Turn, choice: Choice, client: int | None) -> int:
+def _counted(turn: Turn, choice: Choice, watch: Watch) -> int:
     format_ = cast(Counting, choice.format)
     body = format_.encode_count(turn, choice.channel, choice.model)
-    exchange = choice.post(format_.COUNT_PATH, body, accept="application/json", client=client)
+    exchange = choice.post(format_.COUNT_PATH, body, accept="application/json", watch=watch)
     try:
         content = exchange.read()
         if exchange.status != 200:

@@ -15,46 +15,23 @@ from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 from app import sse
-from app.errors import ClientGone, EndedElsewhere, ShuttingDown, UpstreamBroken, UpstreamStalled
+from app.errors import ClientGone, UpstreamBroken, UpstreamStalled
 from app.relay.ports import Exchange, Limits
+from app.relay.watch import TICK, Drain, Stop, Watch
 
-#: How long a silent stream may overlook that the worker is to end.
-TICK = 1.0
 #: Bytes that may wait in the kernel for a client: more of a stream than that is better left upstream.
 _UNSENT = 256 * 1024
 
 
-def _always() -> bool:
-    return True
-
-
-@dataclass(slots=True)
-class Drain:
-    """Whether this worker is ending, and how long running streams may still take. `grace` in seconds."""
-
-    grace: float = 20.0
-    alive: Callable[[], bool] = _always
-    """False from the moment that the worker was told to stop."""
-    _since: float | None = field(default=None)
-
-    @property
-    def begun(self) -> bool:
-        if self._since is None and not self.alive():
-            self._since = monotonic()
-        return self._since is not None
-
-    @property
-    def expired(self) -> bool:
-        return self.begun and self._since is not None and monotonic() - self._since >= self.grace
-
-
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds: a comment after `heartbeat` of silence towards the client, who may take nothing for `stall`."""
+    """Seconds: a comment after `heartbeat` of silence towards the client, who may take nothing for `stall`. The
+    head of a stream leaves after `header`, if no upstream has accepted by then."""
 
     heartbeat: float
     drain: Drain
     stall: float = 60.0
+    header: float = 10.0
 
 
 def chunked(data: bytes) -> bytes:
@@ -90,22 +67,6 @@ class Client:
             self.socket.shutdown(socket.SHUT_RDWR)
 
 
-class Stop:
-    """Asks a stream to end, from any thread."""
-
-    __slots__ = ("asked", "heard")
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.heard: Callable[[], None] | None = None
-        """Wakes whoever waits for something else meanwhile."""
-
-    def ask(self) -> None:
-        self.asked = True
-        if heard := self.heard:
-            heard()
-
-
 class PushMachine(Protocol):
     """What makes of an upstream's body what the client is to have: a decoder, or whatever is fed like one."""
 
@@ -130,10 +91,8 @@ class Flow(Generic[M]):
     exchange: Exchange
     decoder: M
     limits: Limits
-    watched: int | None
-    """Descriptor on which the client's hanging up is seen, where there is one."""
+    watch: Watch
     client: Client | None
-    stop: Stop
     heard: float = field(default_factory=monotonic)
     """When the upstream last said something."""
     told: float = field(default_factory=monotonic)
@@ -142,6 +101,10 @@ class Flow(Generic[M]):
 
     def __post_init__(self) -> None:
         self.until = self.heard + self.limits.total
+
+    @property
+    def stop(self) -> Stop:
+        return self.watch.stop
 
     def take(self, data: bytes) -> bytes:
         """What a piece of the body has to say to the client; an empty piece is the body's end. Raises UpstreamError."""
@@ -157,7 +120,7 @@ def stalled() -> UpstreamStalled:
     return UpstreamStalled("The model's server fell silent in the middle of its answer.")
 
 
-#: Given instead of bytes when the client should hear that the stream is alive.
+#: Given instead of bytes after a pause in which nothing came.
 _SILENCE = None
 
 
@@ -174,13 +137,17 @@ class Mover:
         """Ends it."""
 
     def accept(self, flow: Flow[Any]) -> bytes:
-        """Reads up to the first valid event; what is to be sent on of what came with it. Raises as `move` does."""
+        """Reads up to the first valid event; what is to be sent on of what came with it. Raises as `move` does, and
+        what the watch raises."""
         ready = b""
         while not flow.decoder.accepted and flow.decoder.answer is None:
-            data = self._receive(flow)
-            if data is not _SILENCE:
-                ready += flow.take(data)
+            ready += self._next(flow)
         return ready
+
+    def read(self, flow: Flow[Any]) -> None:
+        """Until the decoder has its answer; what it would send on is dropped. Raises as `accept` does."""
+        while flow.decoder.answer is None:
+            self._next(flow)
 
     def move(self, flow: Flow[Any]) -> Iterable[bytes]:
         """Whole events that the caller sends on, until the decoder has its answer.
@@ -190,38 +157,40 @@ class Mover:
         what the decoder raises.
         """
         while flow.decoder.answer is None:
-            data = self._receive(flow)
-            if data is _SILENCE:
-                yield sse.HEARTBEAT
-            elif events := flow.take(data):
-                yield events
-                # Nobody has listened to the upstream while the client took its time.
-                flow.heard = flow.told = monotonic()
-
-    def _receive(self, flow: Flow[Any]) -> bytes | None:
-        """The next piece of the body, b"" at its end."""
-        while True:
-            now = monotonic()
-            if flow.stop.asked:
-                raise EndedElsewhere
-            if self.pace.drain.expired:
-                raise ShuttingDown
-            silence = flow.heard + flow.limits.idle
-            if now >= flow.until or now >= silence:
-                raise stalled()
-            if _readable(flow, min(TICK, flow.until - now, silence - now)):
-                data = flow.exchange.receive()
-                if data is not None:
-                    flow.heard = monotonic()
-                    return data
+            data = self._receive(flow, TICK)
+            if data is not _SILENCE:
+                if events := flow.take(data):
+                    yield events
+                    # Nobody has listened to the upstream while the client took its time.
+                    flow.heard = flow.told = monotonic()
             elif monotonic() - flow.told >= self.pace.heartbeat:
                 flow.told = monotonic()
-                return _SILENCE
+                yield sse.HEARTBEAT
+
+    def _next(self, flow: Flow[Any]) -> bytes:
+        """What the next piece of the body has to say; the watch does what is due."""
+        data = self._receive(flow, flow.watch.pause())
+        # Not in a silence alone: an upstream that never pauses must not keep what is due from the client.
+        flow.watch.tick()
+        return flow.take(data) if data is not _SILENCE else b""
+
+    def _receive(self, flow: Flow[Any], pause: float) -> bytes | None:
+        """The next piece of the body, b"" at its end."""
+        flow.watch.check()
+        now, silence = monotonic(), flow.heard + flow.limits.idle
+        if now >= flow.until or now >= silence:
+            raise stalled()
+        if not _readable(flow, min(pause, flow.until - now, silence - now)):
+            return _SILENCE
+        data = flow.exchange.receive()
+        if data is not None:
+            flow.heard = monotonic()
+        return data
 
 
 def _readable(flow: Flow[Any], timeout: float) -> bool:
     """Whether the exchange has something to give within the timeout. Raises ClientGone."""
-    descriptor, client = flow.exchange.fileno(), flow.watched
+    descriptor, client = flow.exchange.fileno(), flow.watch.client
     if descriptor is None:
         timeout = 0.0
     if descriptor is None and client is None:

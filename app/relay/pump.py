@@ -22,7 +22,8 @@ from typing import Any
 
 from app import sse
 from app.errors import ClientGone, EndedElsewhere, ShuttingDown
-from app.relay.mover import TICK, Client, Flow, Mover, Pace, stalled
+from app.relay.mover import Client, Flow, Mover, Pace, stalled
+from app.relay.watch import TICK
 
 #: Descriptors seen to before new streams and the clocks have their turn.
 _BATCH = 256

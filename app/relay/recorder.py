@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic, time
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -19,6 +19,8 @@ from app.relay.ports import Choice, Store
 from app.turn import Answer, Item, Turn
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _OPAQUE = frozenset({"reasoning", "compaction"})
 
@@ -67,12 +69,31 @@ class Recorder:
 
         Without a choice the answer is the gateway's own.
         """
+        return self.finish_as(answer, choice, lambda response: response)
+
+    def finish_as(self, answer: Answer, choice: Choice | None, told: Callable[[dict[str, Any]], T]) -> T:
+        """The same, as `told` spells the response object. It does so before the commit: what cannot be spelt is not
+        stored."""
         turn = self._turn
         output = redacted_items([*turn.preface, *answer.output])
         usage = answer.usage or _estimate(turn, answer.output)
         usage = usage + turn.spent if turn.spent else usage
         echo = turn.echo.filled(answer.defaults)
         now = int(time())
+        ending = told(
+            echo.response(
+                id=turn.id,
+                created_at=turn.created_at,
+                model=turn.model,
+                status=answer.status,
+                previous_response_id=turn.previous_response_id,
+                output=output,
+                usage=usage,
+                completed_at=now,
+                error=answer.error,
+                incomplete_details=answer.incomplete_details,
+            )
+        )
         written = self._save(
             Outcome(
                 status=answer.status,
@@ -97,18 +118,7 @@ class Recorder:
         )
         if not written:
             raise EndedElsewhere
-        return echo.response(
-            id=turn.id,
-            created_at=turn.created_at,
-            model=turn.model,
-            status=answer.status,
-            previous_response_id=turn.previous_response_id,
-            output=output,
-            usage=usage,
-            completed_at=now,
-            error=answer.error,
-            incomplete_details=answer.incomplete_details,
-        )
+        return ending
 
     def refuse(self, error: GatewayError) -> None:
         """Nobody has heard of this response: that it was asked for is all that is kept."""
@@ -124,6 +134,10 @@ class Recorder:
         wire = {"code": error.code or "server_error", "message": error.message}
         ended = self._ended("failed", wire, partial, choice)
         self._save_failure(error, ended)
+        return self.failed(error, partial, ended.usage)
+
+    def failed(self, error: GatewayError, partial: Sequence[Item] = (), usage: Usage | None = None) -> dict[str, Any]:
+        """The response object of a failure."""
         return self._turn.echo.response(
             id=self._turn.id,
             created_at=self._turn.created_at,
@@ -131,8 +145,8 @@ class Recorder:
             status="failed",
             previous_response_id=self._turn.previous_response_id,
             output=partial,
-            usage=ended.usage,
-            error=wire,
+            usage=usage,
+            error={"code": error.code or "server_error", "message": error.message},
         )
 
     def cancel(self, partial: Sequence[Item] = (), choice: Choice | None = None) -> None:

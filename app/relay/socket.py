@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from typing import Protocol, cast
 
 import orjson
@@ -33,13 +35,16 @@ class Session:
         self._recent = Recent(store)
         self._relay = relay.over(self._recent.as_store())
 
-    def answer(self, token: Token, message: str | bytes, asked: Asked) -> Generator[str]:
-        """The frames that answer a client's frame; closed before their end, they end the turn. Raises ClientGone."""
+    def answer(self, token: Token, message: str | bytes, asked: Asked, send: Callable[[str], None]) -> Generator[str]:
+        """The frames that answer a client's frame; closed before their end, they end the turn. What cannot wait for the
+        first of them is given to `send`. Raises ClientGone.
+        """
         frame: Frame | None = None
         try:
             frame = parse_frame(message)
             wanted = read_frame(frame)
             self._check_parent_is_stored(token, wanted)
+            asked = replace(asked, say=partial(_say, send, frame.lane))
             with closing(_unpacked(self._events(token, wanted, asked))) as events:
                 for kind, event in events:
                     if kind == _FAILED:
@@ -90,18 +95,27 @@ def error_frame(error: GatewayError, frame: Frame | None = None) -> str:
     return _in_lane(event, frame.lane if frame else None)
 
 
+def _say(send: Callable[[str], None], lane: str | None, events: bytes) -> None:
+    for _, event in _read(events):
+        send(_in_lane(event, lane))
+
+
 def _unpacked(events: Iterable[bytes]) -> Generator[tuple[str, bytes]]:
     """The events of a stream by their types, as they were spelt, without what only SSE needs."""
     splitter = sse.Splitter()
     with closing(cast(_Events, events)):
         for piece in events:
-            for raw in splitter.feed(piece).split(b"\n\n"):
-                kind, data = sse.parse(raw)
-                if data is None or data == sse.END:
-                    continue
-                kind = kind or orjson.loads(data)["type"]
-                if kind != _FIRST_OF_A_PAIR:
-                    yield kind, data
+            yield from _read(splitter.feed(piece))
+
+
+def _read(events: bytes) -> Iterator[tuple[str, bytes]]:
+    for raw in events.split(b"\n\n"):
+        kind, data = sse.parse(raw)
+        if data is None or data == sse.END:
+            continue
+        kind = kind or orjson.loads(data)["type"]
+        if kind != _FIRST_OF_A_PAIR:
+            yield kind, data
 
 
 def _in_lane(event: bytes, lane: str | None) -> str:

@@ -7,45 +7,38 @@ the first output event another channel may go on under the same id.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from app import sse
 from app.errors import ClientGone, GatewayError, InternalError, UpstreamError
-from app.formats import Decoder, Emitter, replay
+from app.formats import Decoder, Emitter
 from app.records import CHAINABLE
-from app.relay.asking import Fit, Tries, Try
-from app.relay.keeper import Running
-from app.relay.mover import Client, Flow, Mover, Stop
-from app.relay.ports import Channels, Choice, Exchange
-from app.relay.recorder import Recorder
+from app.relay.announcement import Announcement, head_events
+from app.relay.asking import Fit, Tries, Try, open_flow
+from app.relay.mover import Client, Flow, Mover
+from app.relay.ports import Channels, Choice
+from app.relay.watch import Watch
 from app.turn import Answer, Item, Turn
 
 log = logging.getLogger(__name__)
 
-#: The events that a stream begins with and the statuses that they tell. They are ours; the upstream speaks next.
-_AT_ONCE = (("response.created", "in_progress"), ("response.in_progress", "in_progress"))
-_FROM_QUEUE = (("response.created", "queued"), ("response.queued", "queued"), ("response.in_progress", "in_progress"))
 #: Events of an item that needs no deltas: added and done.
 _PER_ITEM = 2
 
 
-def head(begun: Mapping[str, Any], preface: Sequence[Item]) -> bytes:
-    """What a stream begins with, and the items of ours that stand before the answer."""
-    return b"".join(_head(Emitter(), begun, preface))
-
-
 def told_of(begun: Mapping[str, Any]) -> Sequence[bytes]:
     """The events of a response that waits in the queue."""
-    return list(_head(Emitter(), begun, ()))[:-1]
+    return list(head_events(begun, (), Emitter()))[:-1]
 
 
-def whole(response: Mapping[str, Any]) -> Iterator[bytes]:
-    """A response that is stored already, as the stream that was asked for."""
+def whole(response: Mapping[str, Any], sent: int = 0) -> Iterator[bytes]:
+    """A response that is stored already, as the stream that was asked for, behind so many events that have left."""
     emitter = Emitter()
     begun = {**response, "output": [], "usage": None, "error": None, "incomplete_details": None, "completed_at": None}
-    yield b"".join(_head(emitter, begun, response["output"]))
+    yield b"".join(islice(head_events(begun, response["output"], emitter), sent, None))
     yield ending(response, emitter.sequence)
 
 
@@ -67,15 +60,37 @@ def _last(response: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
         yield "response.failed", {"response": response}
 
 
-def _head(emitter: Emitter, begun: Mapping[str, Any], preface: Sequence[Item]) -> Iterator[bytes]:
-    for kind, status in _opening(begun["background"]):
-        yield emitter.event(kind, response={**begun, "status": status})
-    for item in preface:
-        yield from emitter.item(item)
+def last_words(
+    announcement: Announcement,
+    error: GatewayError,
+    number: int | None = None,
+    partial: Callable[[], Sequence[Item]] = tuple,
+    choice: Choice | None = None,
+) -> bytes:
+    """The end of a stream that has failed, once that is stored: `error` and `response.failed`, from `number` on.
+
+    The last border of a stream: whatever cannot be stored or told of what came, the end is.
+    """
+    recorder = announcement.recorder
+    if number is None:
+        number = announcement.length
+    ways: Sequence[tuple[GatewayError, Callable[[], Sequence[Item]]]] = (
+        (error, partial),
+        (error, tuple),
+        (InternalError(), tuple),
+    )
+    for why, kept in ways:
+        try:
+            return _failed_ending(recorder.fail(why, kept(), choice), why, number)
+        except Exception:  # The border that must not die: whatever it was, less is tried.
+            log.exception("response %s: its end cannot be stored and told as it was", announcement.id)
+    return _failed_ending(recorder.failed(InternalError()), InternalError(), number)
 
 
-def _opening(background: bool) -> Sequence[tuple[str, str]]:
-    return _FROM_QUEUE if background else _AT_ONCE
+def _failed_ending(response: Mapping[str, Any], error: GatewayError, number: int) -> bytes:
+    return sse.encode({"type": "error", "sequence_number": number, "error": error.error()}) + _terminal(
+        {"type": "response.failed", "sequence_number": number + 1, "response": response}
+    )
 
 
 def _terminal(event: Mapping[str, Any]) -> bytes:
@@ -115,25 +130,23 @@ class EventStream:
         self,
         turn: Turn,
         channels: Channels,
-        recorder: Recorder,
+        announcement: Announcement,
         *,
         fit: Fit,
         prefer: str | None,
-        watched: int | None,
+        watch: Watch,
         client: Client | None,
         mover: Mover,
-        running: Running,
     ) -> None:
-        """`watched`: the descriptor on which a hang-up is seen; `client`: where the mover may write by itself."""
+        """`client`: where the mover may write by itself."""
         self._turn = turn
-        self._running = running
-        self._stop = Stop()
-        self._first = len(_opening(turn.background)) + _PER_ITEM * len(turn.preface)
-        self._recorder = recorder
-        self._watched = watched
+        self._announcement = announcement
+        self._first = announcement.length + _PER_ITEM * len(turn.preface)
+        self._recorder = announcement.recorder
+        self._watch = watch
         self._client = client
         self._mover = mover
-        self._tries = Tries(turn, channels, fit, recorder.tried, prefer)
+        self._tries = Tries(turn, channels, fit, self._recorder.tried, prefer)
         self._passage: _Passage | None = None
         self._ended = False
         self._events = self._walk()
@@ -142,18 +155,13 @@ class EventStream:
         """Until an upstream has accepted and the row is committed. Raises GatewayError or ClientGone."""
         try:
             self._go_on()
-            self._recorder.begin()
-            if self._turn.store:
-                # Nobody can end elsewhere what has no row.
-                self._running.add(self._turn.id, self._stop.ask)
-            if self._client is not None:
-                self._client.limit(self._mover.pace.stall)
-        except GatewayError:
-            # Nobody has heard of this response: its end is not ours to tell.
-            self._ended = True
+            self._announcement.commit()
+        except ClientGone:
             self.close()
             raise
-        except ClientGone:
+        except BaseException:
+            # Its end is told and written where it was begun.
+            self._ended = True
             self.close()
             raise
         return self
@@ -168,15 +176,18 @@ class EventStream:
 
     def close(self) -> None:
         """Whoever stops listening: the upstream is closed and what came is stored."""
-        self._events.close()
-        self._leave()
-        self._running.remove(self._turn.id)
+        try:
+            self._events.close()
+            self._leave()
+        finally:
+            self._announcement.end()
 
     # --- the walk
 
     def _walk(self) -> Generator[bytes, None, None]:
         try:
-            yield self._head() + self._at_work().take_ready()
+            if begun := self._head() + self._at_work().take_ready():
+                yield begun
             self._recorder.first_byte()
             yield from self._relayed()
             yield self._end()
@@ -223,27 +234,12 @@ class EventStream:
                 self._give_up(asked, error)
 
     def _open_passage(self, asked: Try) -> _Passage:
-        choice, turn, format_ = asked.choice, asked.turn, asked.choice.format
-        choice.__enter__()
-        exchange: Exchange | None = None
+        asked.choice.__enter__()
         try:
-            exchange = choice.post(format_.PATH, asked.body, accept="text/event-stream", client=self._watched)
-            if exchange.status != 200:
-                raise format_.decode_error(exchange.status, exchange.headers, exchange.read())
-            if "json" in exchange.headers.get("content-type", ""):
-                # Asked for a stream and answered in one piece: the client still gets its events.
-                answer = format_.decode(exchange.read(), turn)
-                whole_answer = replay(answer, turn, self._first)
-                return _Passage(asked, self._flow(choice, exchange, whole_answer), whole_answer.feed(b""))
-            return _Passage(asked, self._flow(choice, exchange, format_.decoder(turn, self._first)))
+            return _Passage(asked, *open_flow(asked, self._first, self._watch, self._client))
         except BaseException:
-            if exchange is not None:
-                exchange.close()
-            choice.__exit__(None, None, None)
+            asked.choice.__exit__(None, None, None)
             raise
-
-    def _flow(self, choice: Choice, exchange: Exchange, decoder: Decoder) -> Flow[Decoder]:
-        return Flow(exchange, decoder, choice.channel.timeouts, self._watched, self._client, self._stop)
 
     def _give_up(self, asked: Try, error: UpstreamError) -> None:
         self._tries.failed(asked, error)
@@ -252,7 +248,7 @@ class EventStream:
     # --- what is ours to say
 
     def _head(self) -> bytes:
-        return head(self._recorder.begun(self._at_work().decoder.defaults), self._turn.preface)
+        return self._announcement.head(self._at_work().decoder.defaults, self._turn.preface)
 
     def _end(self) -> bytes:
         """The terminal event, once its row is committed."""
@@ -262,34 +258,49 @@ class EventStream:
         if answer.status == "failed":
             raise _failed(answer)
         self._tries.succeeded(passage.asked, passage.decoder.path)
-        response = self._recorder.finish(answer, passage.choice)
+        number = passage.decoder.sequence
+
+        def told(response: dict[str, Any]) -> bytes:
+            return _terminal({"type": f"response.{answer.status}", "sequence_number": number, "response": response})
+
+        ending = self._recorder.finish_as(answer, passage.choice, told)
         self._ended = True
-        kind = f"response.{answer.status}"
-        return _terminal({"type": kind, "sequence_number": passage.decoder.sequence, "response": response})
+        return ending
 
     def _failure(self, error: GatewayError) -> bytes:
         passage = self._passage
-        number, partial, choice = self._first, [], None
-        if passage is not None:
-            number, partial, choice = passage.decoder.sequence, passage.decoder.partial(), passage.choice
+        if passage is None:
+            ending = last_words(self._announcement, error, self._first)
+        else:
+            decoder = passage.decoder
+            number = decoder.sequence
             if isinstance(error, UpstreamError):
                 self._give_up(passage.asked, error)
-        response = self._recorder.fail(error, partial, choice)
+            ending = last_words(self._announcement, error, number, decoder.partial, passage.choice)
         self._ended = True
-        return sse.encode({"type": "error", "sequence_number": number, "error": error.error()}) + _terminal(
-            {"type": "response.failed", "sequence_number": number + 1, "response": response}
-        )
+        return ending
 
     # --- leaving
 
     def _leave(self) -> None:
         """Closed before the end: what came is kept as a cancelled response, once."""
-        passage = self._passage
-        if not self._ended:
-            self._ended = True
-            partial = passage.decoder.partial() if passage else []
-            self._recorder.cancel(partial, passage.choice if passage else None)
-        self._shut()
+        passage, ended = self._passage, self._ended
+        self._ended = True
+        try:
+            if not ended:
+                self._cancel(passage)
+        finally:
+            self._shut()
+
+    def _cancel(self, passage: _Passage | None) -> None:
+        try:
+            if passage is not None:
+                self._recorder.cancel(passage.decoder.partial(), passage.choice)
+                return
+        except Exception:
+            # The client has left; that the response has ended is written all the same.
+            log.exception("response %s: what came of it cannot be stored", self._turn.id)
+        self._recorder.cancel()
 
     def _drop(self) -> None:
         """What the client has not taken by now, it will not take."""

@@ -94,6 +94,7 @@ class DefaultsRow(Row):
 class CompactionRow(Row):
     model = Value(cells.model_name, allow_none=True)
     strategy = Value(cells.one_of("auto", "native", "summary", "trim"))
+    timeout = Value(cells.duration)
 
 
 class PriceRow(Row):

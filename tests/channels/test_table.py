@@ -116,10 +116,10 @@ def test_one_default_duration_is_enough(read):
 
 def test_compaction_and_facts_are_kept(read):
     table = read(
-        DEMO + "compaction: {model: null, strategy: trim}\n"
+        DEMO + "compaction: {model: null, strategy: trim, timeout: 90s}\n"
         "models: {demo: {context_window: 1000, compact_at: 0.8, price: {input: 1, output: 2.5}}}\n"
     )
-    assert table.compaction == Compaction(model=None, strategy="trim")
+    assert table.compaction == Compaction(model=None, strategy="trim", timeout=90)
     assert table.models == {
         "demo": {"context_window": 1000, "compact_at": 0.8, "price": {"input": 1.0, "output": 2.5}},
     }

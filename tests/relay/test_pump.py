@@ -16,7 +16,8 @@ import pytest
 from app import sse
 from app.errors import ClientGone, EndedElsewhere, ShuttingDown, UpstreamBroken, UpstreamStalled
 from app.relay import Client, Drain, Pace, Pump, chunked, unframed
-from app.relay.mover import Flow, Stop
+from app.relay.mover import Flow
+from app.relay.watch import Watch
 from app.turn import Answer
 from tests.contract import check_stream
 from tests.gateway import Gateway, portions
@@ -177,7 +178,7 @@ class Line:
         self.upstream, theirs = socket.socketpair()
         self.client, ours = socket.socketpair()
         self.client.settimeout(PROMPTLY)
-        self.flow = Flow(Body(theirs), Echo(), limits, ours.fileno(), Client(ours, frame), Stop())
+        self.flow = Flow(Body(theirs), Echo(), limits, Watch(ours.fileno(), Drain()), Client(ours, frame))
         self._ends = [self.upstream, self.client, theirs, ours]
         self._pool = ThreadPoolExecutor(1)
         self._moved = self._pool.submit(lambda: list(pump.move(self.flow)))

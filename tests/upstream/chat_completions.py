@@ -309,6 +309,16 @@ def _usage(body: JSON, message: JSON, dialect: Dialect) -> JSON:
     }
 
 
+def stream(body: JSON) -> tuple[Piece, ...]:
+    common = {"id": body["id"], "created": body["created"], "model": body["model"], "object": "chat.completion.chunk"}
+    (choice,) = body["choices"]
+    chunks = [
+        *_chunks(choice["message"], choice["finish_reason"], False, Dialect()),
+        {"choices": [], "usage": body["usage"]},
+    ]
+    return (*(event_bytes({**common, **chunk}) for chunk in chunks), b"data: [DONE]\n\n")
+
+
 def _chunks(message: JSON, reason: str, logged: bool, dialect: Dialect) -> Iterator[JSON]:
     yield _chunk({"role": "assistant", "content": "", "refusal": None})
     for word in words(message.get(dialect.reasoning) or ""):

@@ -95,6 +95,9 @@ class Format(Protocol):
     def failure(self, head: tuple[Piece, ...], error: Refused) -> list[JSON]:
         """The events that break off a stream which began with `head`."""
 
+    def stream(self, body: JSON) -> tuple[Piece, ...]:
+        """The stream that says the same as this whole answer."""
+
     def too_long(self) -> Refused:
         """The refusal of a context that no longer fits."""
 

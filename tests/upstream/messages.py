@@ -527,6 +527,10 @@ def _usage(body: JSON, content: list[JSON]) -> JSON:
 # --- the events of a message ------------------------------------------------------------------------------------
 
 
+def stream(body: JSON) -> tuple[Piece, ...]:
+    return tuple(map(event_bytes, _events(body)))
+
+
 def _events(final: JSON) -> Iterator[JSON]:
     begun: JSON = {
         "content": [],

@@ -324,6 +324,10 @@ def _echoed(tool: JSON) -> JSON:
     return {**required, **tool}
 
 
+def stream(body: JSON) -> tuple[Piece, ...]:
+    return tuple(map(event_bytes, _events(body, obfuscated=False)))
+
+
 # --- the events of a response ---------------------------------------------------------------------------------
 
 

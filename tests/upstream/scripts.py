@@ -166,6 +166,17 @@ def rewritten(change: Callable[[JSON], JSON | None]) -> Script:
     return script
 
 
+def retold(change: Callable[[JSON], JSON]) -> Script:
+    """The whole answer passed through `change`, in one piece or as the stream that says the same."""
+
+    def script(exchange: Exchange, answer: Answer) -> Answer:
+        whole = json_instead()(exchange, answer) if answer.streams else answer
+        body = change(orjson.loads(whole.body))
+        return replace(answer, pieces=exchange.format.stream(body) if answer.streams else (orjson.dumps(body),))
+
+    return script
+
+
 def respelled(change: Callable[[bytes], bytes]) -> Script:
     """The body's bytes passed through `change` as one whole: line ends, garbage, encodings."""
     return lambda exchange, answer: replace(answer, pieces=(change(answer.body),))

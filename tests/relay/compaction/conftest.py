@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from tests.gateway import Gateway
-from tests.upstream import SEAL, Answer, Exchange, ScriptedUpstream, rewritten
+from tests.upstream import SEAL, Answer, Exchange, ScriptedUpstream, retold, rewritten
 
 JSON = dict[str, Any]
 #: Models that the gateway itself compacts, by the format of the channel behind them.
@@ -108,17 +108,17 @@ def summarising(exchange: Exchange, answer: Answer) -> Answer:
     return saying("Known: " + ", ".join(facts(body)))(exchange, answer)
 
 
-def saying(text: str) -> Any:
-    """An answer of these words, in either format."""
+def saying(text: str, **members: Any) -> Any:
+    """An answer of these words, in either format, with these members beside them."""
 
     def change(body: JSON) -> JSON:
         if "choices" in body:
             body["choices"][0]["message"]["content"] = text
         else:
             body["output"][-1]["content"][0]["text"] = text
-        return body
+        return {**body, **members}
 
-    return rewritten(change)
+    return retold(change)
 
 
 def forgetting(exchange: Exchange, answer: Answer) -> Answer:

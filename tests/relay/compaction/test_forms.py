@@ -26,7 +26,7 @@ from tests.relay.compaction.conftest import (
     users,
     words,
 )
-from tests.upstream import Answer, Exchange, json_instead, refusal, rewritten
+from tests.upstream import Answer, Exchange, json_instead, refusal, retold, rewritten
 
 COMPACT = "/responses/compact"
 TRIGGER = {"type": "compaction_trigger"}
@@ -59,7 +59,7 @@ def with_usage(house: House) -> list[int]:
     def script(exchange: Exchange, answer: Answer) -> Answer:
         for inner in standing:
             answer = inner(exchange, answer)
-        return rewritten(lambda body: seen.append(body["usage"]["input_tokens"]) or body)(exchange, answer)
+        return retold(lambda body: seen.append(body["usage"]["input_tokens"]) or body)(exchange, answer)
 
     house.first.always(script)
     return seen
@@ -372,7 +372,7 @@ FAILURES = {
     "an error": refusal(500, "Out of order."),
     "a refusal": refusal(400, "Too long.", "context_length_exceeded"),
     "nothing": saying("  "),
-    "a failed response": rewritten(
+    "a failed response": retold(
         lambda body: {**body, "status": "failed", "error": {"code": "server_error", "message": "Broken."}}
     ),
 }

@@ -1,0 +1,134 @@
+"""What a summary may cost: how long it may be, how long a pass may take, and that it ends with who asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from tests.contract import check_error, check_response, check_stream, check_window
+from tests.gateway import Gateway
+from tests.relay.compaction.conftest import FILLER, JSON, House, conversation, kinds, saying, summarising, words
+from tests.relay.conftest import PROMPTLY, SOME_TEXT
+from tests.upstream import Answer, Exchange, Pause, Piece, Script, ScriptedUpstream, ended, silent, stalled
+
+COMPACT = "/responses/compact"
+TRIGGER = {"type": "compaction_trigger"}
+DUE = {"type": "compaction", "compact_threshold": 100}
+#: Of a table whose passes may take half a second.
+HURRIED: JSON = {"defaults": {"cooldown": {"after": 1000}}, "compaction": {"timeout": "500ms"}}
+
+
+def limits(upstream: ScriptedUpstream) -> list[int | None]:
+    return [body.get("max_output_tokens", body.get("max_completion_tokens")) for body in upstream.bodies]
+
+
+def test_a_summary_may_take_a_quarter_of_what_it_replaces(house: House) -> None:
+    items = conversation(40)
+    house.compact("gpt-plain", input=items)
+    (limit,) = limits(house.first)
+    assert limit == len(orjson.dumps(items)) // 4 // 4
+
+
+@pytest.mark.parametrize(("turns", "expected"), [(1, 256), (400, 4096)])
+def test_it_has_room_to_say_something_and_no_more_than_4096_tokens(house: House, turns: int, expected: int) -> None:
+    house.compact("gpt-plain", input=conversation(turns))
+    assert limits(house.first) == [expected]
+
+
+@pytest.mark.parametrize("model", ["gpt-plain", "gpt-chat"])
+def test_the_upstream_is_asked_for_a_stream(house: House, model: str) -> None:
+    window = check_window(house.compact(model, input=conversation(3)))
+    (asked,) = house.first.bodies
+    assert asked["stream"] is True
+    answer = house.create(model, "And now?", window["id"])
+    assert "Known: fact-1" in str(house.given)
+    assert answer["status"] == "completed"
+
+
+def test_a_summary_that_was_cut_off_is_used(house: House) -> None:
+    cut = {"status": "incomplete", "completed_at": None, "incomplete_details": {"reason": "max_output_tokens"}}
+    house.first.enqueue(saying("Known: fact-1, fact-2, and", **cut))
+    window = check_window(house.compact("gpt-plain", input=conversation(3)))
+    house.create("gpt-plain", "And now?", window["id"])
+    assert "Known: fact-1, fact-2, and" in str(house.given)
+
+
+def test_a_summary_that_breaks_off_is_made_by_another_channel(house: House) -> None:
+    house.first.enqueue(ended(SOME_TEXT))
+    house.second.always(summarising)
+    wish = {"strategy": "summary"}
+    window = check_window(house.compact("gpt-pair", input=conversation(3), context_management=wish))
+    assert len(house.second.bodies) == 1
+    house.create("gpt-plain", "And now?", window["id"])
+    assert "Known: fact-1" in str(house.given)
+
+
+# --- how long a pass may take -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def _hurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with ScriptedUpstream(family="one") as first, ScriptedUpstream(family="two") as second:
+        rows = [
+            first.channel("plain", models=["gpt-plain"], family="one"),
+            first.channel("native", models=["gpt-native"], compact="native", family="one"),
+        ]
+        with Gateway(tmp_path_factory.mktemp("hurried"), rows, HURRIED) as gateway:
+            yield House(gateway, first, second)
+
+
+@pytest.fixture
+def hurried(_hurried: House) -> House:
+    _hurried.first.reset()
+    return _hurried
+
+
+def endless(exchange: Exchange, answer: Answer) -> Answer:
+    """A model that never ends its summary."""
+    *head, _ = answer.pieces
+    return replace(answer, pieces=(*head[:SOME_TEXT], *_pauses()))
+
+
+def _pauses() -> Iterator[Piece]:
+    return (part for _ in range(600) for part in (Pause(0.02), b": still at it\n\n"))
+
+
+SLOW: dict[str, Script] = {"silent": silent(), "stalled": stalled(SOME_TEXT), "endless": endless}
+
+
+@pytest.mark.parametrize("slow", SLOW.values(), ids=SLOW)
+def test_a_pass_that_takes_too_long_has_failed(hurried: House, slow: Script) -> None:
+    hurried.first.enqueue(slow)
+    error = check_error(hurried.post(COMPACT, model="gpt-plain", input=conversation(3)), 502, "compaction_failed")
+    assert "longer than 0.5 s" in error["message"]
+    hurried.first.wait_hangup(timeout=PROMPTLY)
+
+
+def test_a_native_pass_that_takes_too_long_has_failed(hurried: House) -> None:
+    hurried.first.enqueue(silent())
+    answer = hurried.post(COMPACT, model="gpt-native", input=conversation(3), context_management={"strategy": "native"})
+    check_error(answer, 502, "compaction_failed")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_turn_whose_compaction_takes_too_long_goes_on_without(hurried: House, stream: bool) -> None:
+    previous = hurried.create("gpt-plain", f"Note this.{FILLER}")["id"]
+    hurried.first.enqueue(silent())
+    body = {"model": "gpt-plain", "input": "And now?", "previous_response_id": previous, "context_management": [DUE]}
+    if stream:
+        response = check_stream(hurried.gateway.stream(body).content, status="completed")[-1]["response"]
+    else:
+        response = check_response(hurried.post("/responses", **body).json(), status="completed")
+    assert kinds(response["output"]) == ["message"]
+    assert any("Note this." in words(item) for item in hurried.given)
+
+
+def test_a_client_that_leaves_ends_an_unstreamed_pass_too(house: House) -> None:
+    house.first.enqueue(stalled(SOME_TEXT))
+    with house.gateway.dial({"model": "gpt-plain", "input": [*conversation(3), TRIGGER]}) as sock:
+        house.first.wait_for_request()
+        sock.close()
+        house.first.wait_hangup(timeout=PROMPTLY)
