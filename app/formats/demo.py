@@ -1,12 +1,14 @@
 """A model that needs no server, no key and no network: it answers deterministically, by what it was sent.
 
 It speaks as a Responses upstream would, so a newcomer's first request works and clients can be tested: it streams,
-calls a tool when asked, fills a schema, stops at `max_output_tokens` and compacts.
+remembers what the user says of himself, calls a tool when asked, fills a schema, stops at `max_output_tokens` and
+compacts.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from time import time
 from typing import Any
@@ -28,6 +30,9 @@ MIN_OUTPUT_TOKENS = 16
 _DEEPEST, _LONGEST = 12, 100
 
 _SEAL = "demo:"
+#: `my name is Ada`, up to the end of the sentence; `what is my name?`
+_TOLD = re.compile(r"\bmy\s+([\w'-]+(?:\s+[\w'-]+){0,3}?)\s+is\s+([^.!?;,\n]{1,80})", re.I)
+_ASKED = re.compile(r"\bwhat(?:'s|’s|\s+is|\s+was)\s+my\s+([\w'-]+(?:\s+[\w'-]+){0,3}?)\s*(?:\?|$)", re.I)
 #: How a request for a summary begins.
 _SUMMARISE = "Summarise the conversation above"
 
@@ -161,10 +166,35 @@ def _text(request: Mapping[str, Any]) -> str:
     said = _said(last)
     if said.startswith(_SUMMARISE):
         return "The user said: " + "; ".join(_said(item)[:80] for item in items[:-1] if item.get("role") == "user")
+    if known := _recalled(said, items[:-1]):
+        return known
     hello = "Hello! I am Antiphon's demo model: I live in the gateway and need neither a key nor a network."
     if turns <= 1 and not any(item.get("type") == "compaction" for item in items):
         return f"{hello} You said: {said}"
     return f"You said: {said} I remember the {len(items) - 1} items before it; this is turn {turns}."
+
+
+def _recalled(question: str, before: Sequence[Item]) -> str:
+    """What the user has said of himself, where that is asked for: `My name is Ada.`, then `What is my name?`"""
+    asked = _ASKED.search(question)
+    if asked is None:
+        return ""
+    thing = _words(asked[1])
+    told = [fact[2] for text in _user_texts(before) for fact in _TOLD.finditer(text) if _words(fact[1]) == thing]
+    return f"Your {thing} is {' '.join(told[-1].split())}." if told else ""
+
+
+def _words(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _user_texts(items: Sequence[Item]) -> Iterator[str]:
+    """In order; those that stand behind a compaction of our own included."""
+    for item in items:
+        if item.get("role") == "user":
+            yield _said(item)
+        elif item.get("type") == "compaction":
+            yield from _opened(str(item.get("encrypted_content", "")))
 
 
 def _said(item: Mapping[str, Any]) -> str:
@@ -221,6 +251,17 @@ def _compaction(items: Sequence[Item]) -> Item:
     said = [_said(item)[:80] for item in items if item.get("role") == "user"]
     sealed = base64.b64encode(orjson.dumps(said)).decode()
     return {"type": "compaction", "id": ids.new("cmp"), "encrypted_content": _SEAL + sealed}
+
+
+def _opened(sealed: str) -> Sequence[str]:
+    """What `_compaction` has put in; nothing of another one's."""
+    if not sealed.startswith(_SEAL):
+        return ()
+    try:
+        said = orjson.loads(base64.b64decode(sealed.removeprefix(_SEAL)))
+    except ValueError:
+        return ()
+    return [text for text in said if isinstance(text, str)] if isinstance(said, list) else ()
 
 
 # --- schemas ----------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def _run(gateway: Gateway, client: str, command: list[str]) -> str:
 
 
 def test_the_python_recipe_runs(running: Gateway) -> None:
-    assert "What is my name? I remember" in _run(running, "python", [sys.executable, "-c"])
+    assert "Your name is Ada." in _run(running, "python", [sys.executable, "-c"])
 
 
 def test_the_agents_recipe_runs(running: Gateway) -> None:

@@ -1,0 +1,62 @@
+"""The demo model remembers what the user says of himself, in what it is sent and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.formats import demo
+
+
+def answer(*items: dict[str, Any] | str) -> str:
+    """A string is a message of the user."""
+    given = [{"type": "message", "role": "user", "content": item} if isinstance(item, str) else item for item in items]
+    status, parts = demo.serve(demo.PATH, orjson.dumps({"model": "demo", "input": given}))
+    assert status == 200
+    return str(orjson.loads(b"".join(parts))["output"][0]["content"][0]["text"])
+
+
+@pytest.mark.parametrize(
+    ("told", "asked", "answered"),
+    [
+        ("My name is Ada.", "What is my name?", "Your name is Ada."),
+        ("hello, my name is Grace Hopper, and yours?", "what's my name", "Your name is Grace Hopper."),
+        (
+            "My favourite  colour is dark\tblue!",
+            "So: what is my favourite colour?",
+            "Your favourite colour is dark blue.",
+        ),
+        ("My name is Zoë. My dog is Rex.", "What was my dog?", "Your dog is Rex."),
+    ],
+)
+def test_it_recalls_what_the_user_has_told(told: str, asked: str, answered: str) -> None:
+    assert answer(told, asked) == answered
+
+
+def test_the_newest_word_counts_and_only_the_users() -> None:
+    model = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "My name is Demo."}]}
+    parts = {"role": "user", "content": [{"type": "input_text", "text": "Sorry, my name is Grace."}]}
+    assert answer("My name is Ada.", parts, model, "What is my name?") == "Your name is Grace."
+
+
+def test_it_makes_nothing_up() -> None:
+    assert "You said: What is my name?" in answer("What is my name?")
+    assert "You said: What is my age?" in answer("My name is Ada.", "What is my age?")
+
+
+def test_what_it_has_compacted_it_still_knows() -> None:
+    said = [{"role": "user", "content": "My name is Ada."}, {"type": "compaction_trigger"}]
+    _, parts = demo.serve(demo.PATH, orjson.dumps({"model": "demo", "input": said}))
+    (item,) = orjson.loads(b"".join(parts))["output"]
+    assert answer(item, "What is my name?") == "Your name is Ada."
+    for seal in ("demo:", "demo:!", "demo:bm8=", "demo:WzFd", "other"):
+        assert "What is my name?" in answer({"type": "compaction", "encrypted_content": seal}, "What is my name?")
+
+
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=4))
+def test_any_words_are_answered(said: list[str]) -> None:
+    assert answer(*said, "What is my name?")
