@@ -251,7 +251,13 @@ class Gateway:
         """A streamed answer, not read yet: `.content` has it whole, `follow(portions(answer))` event by event."""
         return self.request("POST", path, json={"stream": True, **body}, stream=True, **keys)
 
-    def dial(self, body: JSON, path: str = "/responses", receive_buffer: int | None = None) -> socket.socket:
+    def dial(
+        self,
+        body: JSON,
+        path: str = "/responses",
+        receive_buffer: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> socket.socket:
         """A request on a bare socket, for clients that hang up, reset or never read. The answer is left unread."""
         sock = socket.socket()
         if receive_buffer is not None:
@@ -260,6 +266,7 @@ class Gateway:
         sock.connect(("127.0.0.1", self.port))
         data = orjson.dumps(body)
         head = f"POST /v1{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {self.token}\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         sock.sendall(head.encode() + data)
         return sock

@@ -12,10 +12,11 @@ import requests
 
 from tests.contract import check_stream
 from tests.gateway import Gateway
-from tests.relay.conftest import events_of, eventually
-from tests.upstream import ScriptedUpstream, raw, stepped
+from tests.relay.conftest import SOME_TEXT, events_of, eventually
+from tests.upstream import ScriptedUpstream, raw, silent, stalled, stepped
 
 JSON = dict[str, Any]
+BODY = {"model": "m", "input": "Say something"}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def key() -> str:
 
 
 def ask(gateway: Gateway, key: str, path: str = "/responses", token: str | None = None, **fields: Any) -> Any:
-    body = {"model": "m", "input": "Say something", **fields}
+    body = {**BODY, **fields}
     return gateway.post(path, body, headers={"Idempotency-Key": key}, token=token)
 
 
@@ -106,14 +107,43 @@ def test_what_came_to_nothing_is_tried_again(gateway: Gateway, upstream: Scripte
     assert ask(gateway, key).status_code == 200
 
 
+def test_what_was_cancelled_is_made_again(gateway: Gateway, upstream: ScriptedUpstream, key: str) -> None:
+    first = ask(gateway, key, background=True).json()
+    assert ask(gateway, key, background=True).json()["id"] == first["id"]
+    assert gateway.post(f"/responses/{first['id']}/cancel", {}).json()["status"] == "cancelled"
+    second = ask(gateway, key, background=True)
+    assert (second.status_code, second.json()["status"]) == (200, "queued")
+    assert second.json()["id"] != first["id"]
+    assert ask(gateway, key, background=True).json()["id"] == second.json()["id"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_its_client_did_not_wait_for_is_made_again(
+    gateway: Gateway, upstream: ScriptedUpstream, key: str, streamed: bool
+) -> None:
+    upstream.enqueue(stalled(SOME_TEXT) if streamed else silent())
+    with gateway.dial({**BODY, "stream": streamed}, headers={"Idempotency-Key": key}):
+        eventually(lambda: upstream.bodies, "the upstream to be asked")
+        assert error_of(ask(gateway, key, stream=streamed)) == (409, "idempotency_key_in_use")
+    upstream.wait_hangup(1)
+    again = eventually(lambda: answered(gateway, key, streamed), "the key to be free")
+    assert "Idempotent-Replayed" not in again.headers
+    assert len(upstream.bodies) == 2
+
+
+def answered(gateway: Gateway, key: str, streamed: bool) -> requests.Response | None:
+    answer: requests.Response = ask(gateway, key, stream=streamed)
+    return None if answer.status_code == 409 else answer
+
+
 def test_an_answer_that_was_not_kept_cannot_be_given_again(gateway: Gateway, key: str) -> None:
     assert ask(gateway, key, store=False).status_code == 200
 
-    def answered() -> str | None:
+    def refused() -> str | None:
         code = error_of(ask(gateway, key, store=False))[1]
         return code if code != "idempotency_key_in_use" else None
 
-    assert eventually(answered, "the row that is written behind the answer") == "idempotency_key_used"
+    assert eventually(refused, "the row that is written behind the answer") == "idempotency_key_used"
 
 
 @pytest.mark.parametrize("bad", ["x" * 256, "caf\u00e9"])

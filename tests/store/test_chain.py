@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 
 from app.errors import InvalidRequest
@@ -34,6 +36,33 @@ def test_names_are_read_as_they_were_written(store: Store, name: str) -> None:
     store.finish(begun, outcome(channel=name, family=name, opaque=True, usage=None))
     link = store.chain(OWNER, begun.id).links[-1]
     assert link == (begun.id, "completed", name, name, 1, None, None, begun.input, link.output)
+
+
+def test_a_chain_is_read_by_one_query(store: Store) -> None:
+    trunk = line(store, 4)
+    compaction = turn(store, trunk[-1], compacted=True)
+    tip = line(store, 3, line(store, 2, compaction)[0])[-1]
+    store.database.close()
+    seen: list[str] = []
+    for read, length in ((store.chain, 5), (store.full_chain, 9)):
+        before = statements(store, seen)
+        assert len(read(OWNER, tip).links) == length
+        assert statements(store, seen) - before == 1
+
+
+def statements(store: Store, seen: list[str]) -> int:
+    """How many statements the only connection of a store has sent, as its driver or server counts them; `seen` is
+    kept from one count to the next.
+    """
+    with store.database.connected():
+        connection = store.database.pool.connection()
+        if isinstance(connection, sqlite3.Connection):
+            connection.set_trace_callback(seen.append)
+            return len(seen)
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW SESSION STATUS LIKE 'Questions'")
+            seen.append("this one")
+            return int(cursor.fetchone()[1]) - len(seen)
 
 
 def test_a_second_child_opens_a_branch(store: Store) -> None:

@@ -118,6 +118,22 @@ def test_what_is_not_kept_or_was_cancelled_before_appends_nothing(store: Store) 
     assert listed(store, conversation) == []
 
 
+def test_a_run_that_lost_its_lease_appends_nothing(store: Store, database_url: str) -> None:
+    conversation, heir = begin(store), Store(database_url, peppers=[b"p"])
+    waiting = draft(says="one", conversation=conversation, background=True)
+    store.enqueue(waiting, b"{}", Batch(0, 0, b""), lambda _: None)
+    assert store.claim(waiting.id)
+    rows.execute(database_url, "UPDATE worker SET lease_until = 1")
+    heir.reap()
+    assert heir.claim(waiting.id)
+    assert not store.finish(waiting, outcome(says="too late"))
+    assert listed(store, conversation) == []
+    assert heir.finish(waiting, outcome(says="answer to one"))
+    assert not store.finish(waiting, outcome("incomplete", says="later still"))
+    assert texts(listed(store, conversation)) == ["one", "answer to one"]
+    heir.close()
+
+
 def test_a_turn_whose_conversation_is_gone_ends_all_the_same(store: Store) -> None:
     conversation = begin(store)
     begun = draft(conversation=conversation)
