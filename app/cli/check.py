@@ -14,7 +14,7 @@ from app.errors import ConfigurationError
 from app.settings import channels_path, home, load_environment
 
 
-@click.command()
+@click.command(short_help="Check the channel table.")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @as_json
 @click.pass_context

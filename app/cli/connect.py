@@ -134,7 +134,7 @@ curl -N $URL/responses \\
 }
 
 
-@click.command()
+@click.command(short_help="Print what CLIENT has to be told to use this gateway.")
 @click.argument("client", type=click.Choice(list(_RECIPES)))
 @click.option("--url", type=Text(), help="The gateway's base URL; default ANTIPHON_URL, or where it listens.")
 @click.option("--model", type=Text(), help="The model to ask for; default: the first of the channel table.")

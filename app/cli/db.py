@@ -97,7 +97,7 @@ def _shown(steps: Iterator[Pruned]) -> Iterator[Pruned]:
 # --- backup -----------------------------------------------------------------------------------------------------
 
 
-@db.command()
+@db.command(short_help="Copy the database to FILE while the gateway serves.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 def backup(file: Path, force: bool) -> None:

@@ -73,7 +73,7 @@ class Finding:
         return {"grade": self.grade, "subject": self.subject, "text": self.text, "fix": self.fix or None}
 
 
-@click.command()
+@click.command(short_help="Look at settings, database, channels, server and machine.")
 @as_json
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:

@@ -20,7 +20,7 @@ _SHIPPED = Path(__file__).with_name("channels.yaml")
 FIRST_TOKEN = "admin"  # noqa: S105 - its name
 
 
-@click.command()
+@click.command(short_help="Write .env and channels.yaml, make the database and a token.")
 @click.option("--serve", "then_serve", is_flag=True, help="Serve when it is done, as `antiphon serve` does.")
 @click.pass_context
 def init(ctx: click.Context, then_serve: bool) -> None:

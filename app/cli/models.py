@@ -14,7 +14,7 @@ from app.cli.table import read_table
 from app.settings import load_settings
 
 
-@click.command()
+@click.command(short_help="List the models of the channel table.")
 @as_json
 def models(as_json: bool) -> None:
     """List the models of the channel table, globs as they stand there."""

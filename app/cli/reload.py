@@ -11,7 +11,7 @@ from app.errors import ConfigurationError
 from app.settings import channels_path, home, load_environment
 
 
-@click.command()
+@click.command(short_help="Have the workers read the table and its variables again.")
 def reload() -> None:
     """Have the workers read the channel table and its variables again. A wrong one is refused with exit code 78."""
     directory = home()

@@ -46,7 +46,7 @@ class Way:
         }
 
 
-@click.command()
+@click.command(short_help="Show which channels a request for MODEL goes to, and why.")
 @click.argument("model")
 @as_json
 @click.pass_context

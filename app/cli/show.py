@@ -20,7 +20,7 @@ _CHILDREN = 8
 _WORDS = ("name", "arguments", "output", "input", "action", "encrypted_content")
 
 
-@click.command()
+@click.command(short_help="Show all that is known of RESPONSE_ID.")
 @click.argument("response_id")
 @as_json
 def show(response_id: str, as_json: bool) -> None:

@@ -25,7 +25,7 @@ _LAST_BRANCH = {False: "└─ ", True: "└┄ "}
 _HEAD = ("response", "time (UTC)", "status", "model", "channel", "context", "output", "")
 
 
-@click.command()
+@click.command(short_help="Draw the conversation that RESPONSE_ID belongs to.")
 @click.argument("response_id")
 @as_json
 def tree(response_id: str, as_json: bool) -> None:
