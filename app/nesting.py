@@ -15,12 +15,10 @@ FROM_CLIENTS = 200
 FROM_UPSTREAMS = 190
 
 _WRITTEN = 254
-#: How orjson says that it has read all the levels it reads.
-_UNREADABLE = "depth limit exceeded"
 
 
 class TooDeep(ValueError):
-    """`member`: the top-level member that is, where the value is an object that could be read."""
+    """`member`: the top-level member that is, where the value is an object."""
 
     def __init__(self, member: str | None = None) -> None:
         super().__init__(member)
@@ -28,27 +26,18 @@ class TooDeep(ValueError):
 
 
 def loads(data: bytes | str, levels: int) -> Any:
-    """The value. Raises ValueError for what is not JSON and TooDeep for what is too deep."""
-    value = _read(data)
+    """The value. Raises ValueError for what is not JSON, or too deep to be read, and TooDeep for what is too deep."""
+    value = orjson.loads(data)
     check(value, len(data), levels)
     return value
 
 
 def take(data: bytearray, levels: int) -> Any:
     """The same of a buffer, which is empty afterwards: the check takes as much memory again."""
-    value, length = _read(data), len(data)
+    value, length = orjson.loads(data), len(data)
     data.clear()
     check(value, length, levels)
     return value
-
-
-def _read(data: bytes | bytearray | str) -> Any:
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        if error.msg.startswith(_UNREADABLE):
-            raise TooDeep from None
-        raise
 
 
 def check(value: Any, length: int, levels: int) -> None:

@@ -45,13 +45,6 @@ def test_a_body_that_is_too_deep_is_refused_by_name(api: Gateway, path: str, mem
     assert f"{FROM_CLIENTS} levels" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("levels", [1025, 200_000])
-def test_a_body_that_is_too_deep_to_be_read_is_refused(api: Gateway, levels: int) -> None:
-    answer = api.request("POST", "/responses", data=b'{"model":"m","input":%b}' % nested_text(levels))
-    assert answer.status_code == 400
-    check_error(answer.json(), code="invalid_value", param=None)
-
-
 @pytest.mark.parametrize("shape", ["[", "{", "mixed"])
 def test_the_deepest_item_is_answered_stored_listed_and_sent_back(api: Gateway, shape: str) -> None:
     items = [deep_item(DEEPEST, shape), said("a")]
