@@ -5,43 +5,48 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 
 from app import memory
 from app.composition import build
 from app.errors import StoreUnavailable
+from app.last_good import LastGood
 from app.queue import Consumer
-from app.settings import Settings
 from app.web import Gateway
 
 _TEND = 1.0
+_STOP = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
-def work(settings: Settings) -> None:
+def work(last: LastGood) -> None:
     """Until it is told to stop or its parent has gone; then what runs may finish within the drain."""
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+    # Blocked here and in every thread to come, and waited for: a handler could find the locks taken that it needs.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     memory.fix_thresholds()
-    gateway, parent = build(settings), os.getppid()
+    gateway, settings, parent = build(last), last.settings, os.getppid()
+    gateway.store.make_background()
     gateway.keeper.start()
     gateway.background.start()
-    consumer = _consumer(gateway, stopping)
+    consumer = _consumer(gateway)
     consumer.start()
     logging.getLogger("app").info("background responses are made here, %d at once", settings.worker_threads)
-    while not stopping.wait(_TEND) and os.getppid() == parent:
+    while not _told_to_stop() and os.getppid() == parent:
         consumer.tend()
     consumer.end()
     gateway.background.drain(settings.drain)
     gateway.close()
 
 
-def _consumer(gateway: Gateway, stopping: threading.Event) -> Consumer:
+def _told_to_stop() -> bool:
+    """Within the next second."""
+    return signal.sigtimedwait(_STOP, _TEND) is not None
+
+
+def _consumer(gateway: Gateway) -> Consumer:
     """Waits for a database that is away."""
     while True:
         try:
             return gateway.queue.consumer(gateway.background.run, gateway.settings.worker_threads)
         except StoreUnavailable:
-            if stopping.wait(_TEND):
+            if _told_to_stop():
                 raise

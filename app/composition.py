@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from flask import Flask
 
-from app import endpoints, formats, web
+from app import endpoints, formats, last_good, web
 from app.bodies import Bodies
 from app.channels.catalog import Catalog
 from app.channels.choice import Channels
 from app.channels.watch import WatchedTable
-from app.errors import StoreUnavailable
+from app.last_good import LastGood
 from app.memory import Budget
 from app.queue import open_queue
 from app.relay import Background, Drain, Keeper, Mover, Pace, Pump, Relay
 from app.relay.chat import ChatRelay
 from app.sealing import Seal, Seals
-from app.settings import Settings, load_settings, read_environment
+from app.settings import Settings, read_environment
 from app.store import Store
 from app.web import Gateway, InFlight
 
@@ -28,24 +26,29 @@ MOVERS = {"pump": Pump, "generator": Mover}
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """Raises ConfigurationError when this process must not serve."""
-    settings = settings or load_settings()
-    gateway = build(settings)
+    """With what the process was forked with; where there is none, this is a first start, which raises
+    ConfigurationError when the process must not serve.
+    """
+    if settings is not None:
+        last = LastGood.of(settings)
+    else:
+        last = last_good.kept() or last_good.load(last_good.check_first)
+    gateway = build(last)
     app = web.Application(__name__, static_folder=None)
     web.attach(app, gateway)
     endpoints.register(app)
     return app
 
 
-def build(settings: Settings) -> Gateway:
-    """Everything behind the endpoints, put together. A database that does not answer yet is waited for in use."""
+def build(last: LastGood) -> Gateway:
+    """Everything behind the endpoints, put together. It asks neither the files nor the database: what follows a process
+    that serves has to start, and a database that does not answer yet is waited for in use.
+    """
+    settings, home = last.settings, last.settings.home
     store = Store(
         settings.database_url, peppers=settings.keys_for("tokens"), lease=settings.lease, server=settings.told()
     )
-    with suppress(StoreUnavailable):
-        store.check_schema()
-    home = settings.home
-    table = WatchedTable(settings.channels, lambda: read_environment(home), FORMATS.keys())
+    table = WatchedTable(settings.channels, lambda: read_environment(home), FORMATS.keys(), last.table)
     channels = Channels(table, connections=settings.threads)
     drain = Drain()
     seals = Seals(*(Seal(purpose, settings.keys_for(purpose)) for purpose in ("compaction", "reasoning")))

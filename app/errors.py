@@ -44,6 +44,9 @@ class AntiphonError(Exception):
 class ConfigurationError(AntiphonError):
     """Something an operator has to mend. `fix` is what to do, in one line."""
 
+    exit_code: ClassVar[int] = 78
+    """Of a first start that it ends."""
+
     def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)
         self.message = message

@@ -28,6 +28,8 @@ LOOK = 0.05
 #: Seconds after which a thread that waits looks up, to see that it should end.
 _LOOK_UP = 1.0
 _REDIS_TIMEOUT = 3.0
+#: Seconds that a look whether Redis answers may take, to connect and then to hear.
+_PING_TIMEOUT = 1.0
 #: Seconds between two complaints of a queue that is away.
 _COMPLAINT = 30.0
 
@@ -81,6 +83,10 @@ class SqlQueue:
     def ring(self, response_id: str) -> None:
         """It is in the queue since it was enlisted."""
 
+    def answers(self) -> bool:
+        """Whether the queue can be reached; the database is looked after by itself."""
+        return True
+
     def consumer(self, answer: Answer, threads: int) -> Consumer:
         """Raises StoreUnavailable."""
         with self._database.connected():
@@ -101,6 +107,8 @@ class RedisQueue:
     def __init__(self, url: str) -> None:
         try:
             import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
         except ImportError:
             raise ConfigurationError(
                 "The driver for Redis is not installed.", fix="Run: pip install 'antiphon[redis]'"
@@ -108,6 +116,9 @@ class RedisQueue:
         self._lost = (redis.RedisError, OSError)
         pool = redis.ConnectionPool.from_url(
             url, socket_connect_timeout=_REDIS_TIMEOUT, socket_timeout=_REDIS_TIMEOUT + _LOOK_UP
+        )
+        self._probe = redis.Redis.from_url(
+            url, socket_connect_timeout=_PING_TIMEOUT, socket_timeout=_PING_TIMEOUT, retry=Retry(NoBackoff(), 0)
         )
         self._bell = _Bell(_OwnList(NAME, connection_pool=pool, read_timeout=_LOOK_UP, lost=self._lost))
 
@@ -119,6 +130,13 @@ class RedisQueue:
             self._bell.ring(response_id)
         except self._lost as error:
             log.warning("the queue did not take %s, which is sent again later: %s", response_id, type(error).__name__)
+
+    def answers(self) -> bool:
+        """Whether Redis can be reached, within about two seconds."""
+        try:
+            return bool(self._probe.ping())
+        except self._lost:
+            return False
 
     def consumer(self, answer: Answer, threads: int) -> Consumer:
         return self._bell.consumer(answer, threads)

@@ -11,16 +11,16 @@ import signal
 import sys
 from collections import Counter
 from contextlib import suppress
-from functools import partial
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from gunicorn import glogging
 
-from app import background, memory
+from app import last_good, memory
+from app.arbiter import SteadyArbiter
+from app.errors import ConfigurationError
+from app.last_good import LastGood
 from app.log import JsonLines, speak
-from app.settings import DRAIN_RESERVE, Settings, load_settings
-from app.supervision import Child, Crew
+from app.settings import DRAIN_RESERVE
 from app.web import Gateway
 
 worker_class = "app.gthread.PatientWorker"
@@ -39,9 +39,33 @@ forwarded_allow_ips = "127.0.0.1"
 accesslog = None
 
 
+def configuration() -> LastGood:
+    """What this process serves with. The first start is strict: it ends with 78 when that is not good."""
+    last = last_good.kept()
+    if last is None:
+        try:
+            last = last_good.load(last_good.check_first)
+        except ConfigurationError as error:
+            _refuse(error)
+        last_good.keep(last)
+    return last
+
+
+def _refuse(error: ConfigurationError) -> NoReturn:
+    print(f"antiphon: {error.message}\n  {error.fix}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
 def on_starting(server: Any) -> None:
-    """A master that is told to begin anew (SIGUSR2) loads everything again, however this one was begun."""
+    """A master that is told to begin anew (SIGUSR2) loads everything again, however this one was begun: that is a first
+    start, and when it is refused the old master goes on.
+    """
     server.START_CTX["args"] = [sys.executable, "-P", "-m", "gunicorn", *sys.argv[1:]]
+    configuration()
+    try:
+        SteadyArbiter.take_over(server)
+    except ConfigurationError as error:
+        _refuse(error)
 
 
 #: What a master tells its workers, or is told itself, to have them end.
@@ -54,6 +78,7 @@ def pre_fork(server: Any, worker: Any) -> None:
     cores = _cores()
     # Two gateways on one machine should not begin with the same core.
     first = server.pid % len(cores)
+    worker.served = server.served
     worker.core = min(cores[first:] + cores[:first], key=taken.__getitem__)
 
 
@@ -63,25 +88,10 @@ def post_fork(server: Any, worker: Any) -> None:
     memory.fix_thresholds()
 
 
-#: The process that keeps the workers for background responses, where there is one. It is a child of the master.
-_crew: list[Child] = []
-
-
 def when_ready(server: Any) -> None:
-    """The master is about to serve: workers for background responses begin beside it, and are told to stop with it."""
+    """The master listens, and is about to fork its first worker."""
+    server.note_sockets()
     _share()
-    settings = load_settings()
-    if settings.worker_processes == 0:
-        return
-    _crew.append(Child("antiphon-crew", partial(_keep_crew, server, settings)))
-    for number in _ENDS:
-        signal.signal(number, lambda number, frame: _stop(server, number, frame))
-
-
-def on_exit(server: Any) -> None:
-    """The master ends last: systemd would kill what is left then."""
-    for crew in _crew:
-        crew.wait(server.cfg.graceful_timeout + DRAIN_RESERVE)
 
 
 def _share() -> None:
@@ -90,20 +100,6 @@ def _share() -> None:
     """
     gc.freeze()
     gc.enable()
-
-
-def _keep_crew(server: Any, settings: Settings) -> None:
-    # A server that is gone must not seem to listen.
-    for listener in server.LISTENERS:
-        listener.close()
-    work = partial(background.work, settings)
-    Crew("antiphon-worker", work, settings.worker_processes).keep(beside=server.pid)
-
-
-def _stop(server: Any, number: int, frame: FrameType | None) -> None:
-    for crew in _crew:
-        crew.stop()
-    server.signal(number, frame)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -117,6 +113,7 @@ def post_worker_init(worker: Any) -> None:
     # What is there now stays: the collector need not walk over it, which would stop every stream for 12 ms.
     gc.collect()
     gc.freeze()
+    worker.served[0] = 1
     _heed(worker)
 
 
@@ -138,7 +135,7 @@ class logger_class(glogging.Logger):  # type: ignore[misc]
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
-        log = load_settings().log
+        log = configuration().settings.log
         speak(log)
         if log == "json":
             for theirs in self.error_log.handlers:

@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 _STOP = frozenset({signal.SIGTERM, signal.SIGINT})
 _HEARD = _STOP | {signal.SIGCHLD}
-#: Seconds between two looks whether the process beside is still there.
-_LOOK = 1.0
-#: Seconds between two looks whether a process that was told to stop has ended.
+#: Seconds between two looks whether processes that were told to stop have ended.
 _GLANCE = 0.05
-#: Seconds before a crashed process is replaced: at first, and at most.
+#: Seconds before the next try after a failure: at first, and at most.
 _PAUSE, _LONGEST_PAUSE = 0.5, 30.0
-#: Seconds after which one that crashed is taken for one that had worked.
+#: Seconds without a failure after which the next one counts as the first.
 _STEADY = 60.0
+#: The exit code of a process whose end was seen elsewhere.
+_UNKNOWN = -1
 
 
 class Child:
@@ -39,65 +39,84 @@ class Child:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def stop(self) -> None:
-        if self._is_there():
+        with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
 
-    def wait(self, seconds: float) -> None:
-        """Until it has ended, if that is soon enough."""
-        until = monotonic() + seconds
-        while self._is_there() and monotonic() < until:
-            sleep(_GLANCE)
-
-    def _is_there(self) -> bool:
-        """As far as its parent may know; somebody else may have asked for how it ended."""
+    def ended(self) -> int | None:
+        """How it has ended: its exit code, below 0 the signal that killed it; None while it is there."""
         try:
-            return os.waitpid(self.pid, os.WNOHANG)[0] == 0
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
-            return False
+            # Whoever else waits for children of this process has taken the answer.
+            return _UNKNOWN
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+
+class Backoff:
+    """How long to wait after a failure: ever longer while failures follow one another."""
+
+    def __init__(self) -> None:
+        self.pause = _PAUSE
+        self._last = -_STEADY
+        self._until = 0.0
+
+    @property
+    def over(self) -> bool:
+        return monotonic() >= self._until
+
+    def add(self) -> None:
+        now = monotonic()
+        steady = now - self._last >= _STEADY
+        self.pause = _PAUSE if steady else min(_LONGEST_PAUSE, self.pause * 2)
+        self._last, self._until = now, now + self.pause
 
 
 class Crew:
-    """Some processes of one kind; each calls `work` and ends with it."""
+    """Some processes of one kind, children of this one; each calls `work` and ends with it."""
 
     def __init__(self, name: str, work: Callable[[], None], size: int) -> None:
+        self.size = size
         self._name = name
         self._work = work
-        self._size = size
-        self._started: dict[int, float] = {}
-        self._pause = _PAUSE
-        self._resume = 0.0
-        self._stopping = False
+        self._children: list[Child] = []
+        self._leaving: list[Child] = []
+        """Those that were told to end and have not done so yet."""
+        self._crashes = Backoff()
 
-    def keep(self, beside: int) -> None:
-        """Until it is told to stop, or the parent `beside` has gone, without which they are of no use. Returns when all
-        have ended.
-        """
-        signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
-        while os.getppid() == beside:
-            self._fill()
-            heard = signal.sigtimedwait(_HEARD, _LOOK)
-            self._bury()
-            if heard is not None and heard.si_signo in _STOP:
-                break
-        self._stopping = True
-        for pid in self._started:
-            os.kill(pid, signal.SIGTERM)
-        while self._started:
-            self._bury(os.waitpid(-1, 0))
+    def tend(self) -> None:
+        """Replaces those that have ended; due about once a second."""
+        self.bury()
+        while len(self._children) < self.size and self._crashes.over:
+            self._children.append(Child(self._name, self._work))
 
-    def _fill(self) -> None:
-        while len(self._started) < self._size and monotonic() >= self._resume:
-            self._started[Child(self._name, self._work).pid] = monotonic()
+    def bury(self) -> None:
+        """Takes note of those that have ended."""
+        self._leaving = [child for child in self._leaving if child.ended() is None]
+        for child in list(self._children):
+            code = child.ended()
+            if code is not None:
+                self._children.remove(child)
+                self._crashes.add()
+                log.warning("worker %d has ended with status %d", child.pid, code)
 
-    def _bury(self, first: tuple[int, int] | None = None) -> None:
-        pid, status = first or _ended()
-        while pid:
-            lasted = monotonic() - self._started.pop(pid, 0.0)
-            self._pause = _PAUSE if lasted >= _STEADY else min(_LONGEST_PAUSE, self._pause * 2)
-            self._resume = monotonic() + self._pause
-            if not self._stopping:
-                log.warning("worker %d has ended with status %d", pid, os.waitstatus_to_exitcode(status))
-            pid, status = _ended()
+    def renew(self) -> None:
+        """Those that are there end; others begin at once."""
+        for child in self._children:
+            child.stop()
+        self._leaving += self._children
+        self._children = []
+
+    def stop(self) -> None:
+        """All of them end, and none follows."""
+        self.size = 0
+        self.renew()
+
+    def wait(self, seconds: float) -> None:
+        """Until those that were told to end have done so, if that is soon enough."""
+        until = monotonic() + seconds
+        while self._leaving and monotonic() < until:
+            sleep(_GLANCE)
+            self.bury()
 
 
 def _begin(name: str, work: Callable[[], None]) -> None:
@@ -119,11 +138,3 @@ def _begin(name: str, work: Callable[[], None]) -> None:
     finally:
         logging.shutdown()
         os._exit(code)
-
-
-def _ended() -> tuple[int, int]:
-    """Process id and status of a child that has ended; 0 when there is none."""
-    try:
-        return os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return 0, 0

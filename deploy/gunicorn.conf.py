@@ -4,9 +4,10 @@
 """
 
 from app.serving import *  # noqa: F403 - gunicorn's settings and hooks; the reasons stand there
-from app.settings import load_settings
+from app.serving import configuration
 
-_settings = load_settings()
+#: On a reload the last that were good.
+_settings = configuration().settings
 
 #: Without effect when systemd hands over a listening socket.
 bind = _settings.bind

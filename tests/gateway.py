@@ -152,17 +152,12 @@ class Gateway:
     @property
     def workers(self) -> list[int]:
         """Process ids of the workers that serve."""
-        return [pid for pid in _children(self.pid) if pid not in self.crew]
-
-    @property
-    def crew(self) -> list[int]:
-        """The process that keeps the workers for background responses."""
-        return [pid for pid in _children(self.pid) if _name(pid) == "antiphon-crew"]
+        return [pid for pid in _children(self.pid) if pid not in self.background_workers]
 
     @property
     def background_workers(self) -> list[int]:
         """Process ids of the workers for background responses."""
-        return [pid for keeper in self.crew for pid in _children(keeper)]
+        return [pid for pid in _children(self.pid) if _name(pid) == "antiphon-worker"]
 
     @property
     def log(self) -> str:

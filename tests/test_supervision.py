@@ -6,11 +6,14 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 
 from tests.conftest import MakeGateway
 from tests.gateway import Gateway
+from tests.queues import running_redis
 from tests.relay.conftest import eventually
 from tests.upstream import ScriptedUpstream
 
@@ -45,34 +48,27 @@ def test_a_worker_that_dies_is_replaced(kept: Gateway) -> None:
 
 
 def test_workers_end_with_the_gateway(kept: Gateway) -> None:
-    pids = [*kept.crew, *workers(kept)]
+    pids = workers(kept)
     kept.wait_for_log("background responses are made here")
     assert kept.stop() == 0
     assert not any(is_there(pid) for pid in pids)
 
 
 def test_workers_end_when_the_gateway_was_killed(kept: Gateway) -> None:
-    pids = [*kept.crew, *workers(kept)]
+    pids = workers(kept)
     os.kill(kept.pid, signal.SIGKILL)
     eventually(lambda: not any(is_there(pid) for pid in pids), "them to end", 20)
 
 
-def test_workers_end_when_their_keeper_was_killed(kept: Gateway) -> None:
-    (keeper,), pids = kept.crew, workers(kept)
-    kept.wait_for_log("background responses are made here")
-    os.kill(keeper, signal.SIGKILL)
-    eventually(lambda: not any(is_there(pid) for pid in pids), "them to end", 20)
-
-
 def test_nothing_listens_any_more_where_only_they_are_left(kept: Gateway) -> None:
-    (keeper,) = kept.crew
-    workers(kept)
-    os.kill(keeper, signal.SIGSTOP)
-    for pid in [kept.pid, *kept.workers]:
+    first, second = workers(kept)
+    kept.wait_for_log("background responses are made here")
+    os.kill(first, signal.SIGSTOP)
+    for pid in [kept.pid, second, *kept.workers]:
         os.kill(pid, signal.SIGKILL)
     eventually(lambda: not listens(kept), "the port to be free", 20)
-    assert is_there(keeper)
-    os.kill(keeper, signal.SIGCONT)
+    assert is_there(first)
+    os.kill(first, signal.SIGCONT)
 
 
 def listens(gateway: Gateway) -> bool:
@@ -82,6 +78,39 @@ def listens(gateway: Gateway) -> bool:
 
 def test_without_workers_a_response_waits(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
     alone = gateway([upstream.channel()], worker_processes=0)
-    assert alone.crew == []
+    assert alone.background_workers == []
     waiting = alone.post("/responses", {"model": "m", "input": "hello", "background": True}).json()
     assert alone.get(f"/responses/{waiting['id']}").json()["status"] == "queued"
+
+
+def test_responses_that_wait_for_no_worker_are_told_of(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
+    alone = gateway([upstream.channel()], worker_processes=0, lease=4)
+    assert readiness(alone) == {"status": "ok", "reasons": {}, "warnings": {}}
+    alone.post("/responses", {"model": "m", "input": "hello", "background": True})
+    warned = eventually(lambda: readiness(alone)["warnings"], "a warning", 20)
+    assert warned == {"background": "1 background responses wait and no worker for them lives"}
+    assert "problem  background   1 responses wait" in alone.command("doctor", exit_code=1)
+    with alone.worker():
+        eventually(lambda: not readiness(alone)["warnings"], "the warning to go", 20)
+    assert "background" not in alone.command("doctor")
+
+
+def test_a_redis_that_is_away_is_told_of(gateway: MakeGateway, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    with running_redis(tmp_path) as url:
+        queued = gateway([upstream.channel()], worker_processes=1, queue_url=url)
+        assert readiness(queued)["warnings"] == {}
+        assert "Redis answers" in queued.command("doctor")
+    assert "Redis does not answer" in readiness(queued)["warnings"]["queue"]
+    assert "problem  queue        Redis does not answer" in queued.command("doctor", exit_code=1)
+
+
+def test_a_redis_that_is_silent_is_told_of_as_well(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        queued = gateway([upstream.channel()], queue_url=url)
+        assert "Redis does not answer" in readiness(queued)["warnings"]["queue"]
+
+
+def readiness(gateway: Gateway) -> dict[str, Any]:
+    found: dict[str, Any] = requests.get(f"{gateway.url}/readyz", timeout=20).json()
+    return found

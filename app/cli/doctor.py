@@ -30,6 +30,7 @@ from app.cli.context import CONFIGURATION, FAILED, as_json, open_store, print_js
 from app.cli.states import state_of
 from app.cli.table import read_table
 from app.errors import ConfigurationError, StoreUnavailable
+from app.queue import open_queue
 from app.records import WorkerStatus
 from app.settings import ENV_FILE, Settings, database_file, home, load_settings, read_environment, read_settings
 from app.store import Store
@@ -176,6 +177,7 @@ def _database(settings: Settings) -> Generator[Finding, None, list[WorkerStatus]
             store.check_schema()
             yield _reached(settings, store)
             yield from _clock(store)
+            yield from _background(settings, store)
             return store.statuses()
     except ConfigurationError as error:
         yield _misconfigured("database", error)
@@ -198,6 +200,19 @@ def _clock(store: Store) -> Iterator[Finding]:
     ahead = round(time()) - store.clock()
     if abs(ahead) > _SKEW:
         yield Finding(WARNING, "clock", f"it is {ahead} s ahead of the database's", "have both set by NTP")
+
+
+def _background(settings: Settings, store: Store) -> Iterator[Finding]:
+    if waiting := store.unattended():
+        text = f"{waiting} responses wait and no worker for them lives, on any host"
+        yield Finding(PROBLEM, "background", text, "start antiphon serve or antiphon worker", FAILED)
+    if settings.queue_url is None:
+        return
+    if open_queue(settings.queue_url, store.database).answers():
+        yield Finding(OK, "queue", "Redis answers")
+    else:
+        text = "Redis does not answer, and background responses begin late"
+        yield Finding(PROBLEM, "queue", text, "start it, or mend ANTIPHON_QUEUE_URL", FAILED)
 
 
 def _channels(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Finding]:

@@ -13,16 +13,19 @@ from typing import NoReturn
 
 import click
 from gunicorn.app.wsgiapp import run
+from gunicorn.util import parse_address
 
-from app import __version__, formats
-from app.channels.table import Table, load
+from app import __version__, last_good
+from app.arbiter import check_unix_socket
+from app.channels.table import Table
 from app.cli.address import url_of
 from app.cli.command_line import NAME, typed
 from app.cli.context import open_store
 from app.cli.parameters import Address
 from app.cli.preflight import check_queue
 from app.errors import ConfigurationError, StoreUnavailable
-from app.settings import DRAIN_RESERVE, LAST_PORT, Settings, home, load_settings, read_environment
+from app.last_good import LastGood
+from app.settings import DRAIN_RESERVE, LAST_PORT, Settings, home, load_settings
 
 #: The descriptor of the first socket that systemd hands over.
 _FIRST_HANDED = 3
@@ -47,7 +50,7 @@ def serve(bind: str | None, workers: int | None, threads: int | None) -> None:
         workers=workers or settings.workers,
         threads=threads or settings.threads,
     )
-    table = load(settings.channels, read_environment(settings.home), formats.names())
+    last = LastGood.of(settings)
     _check_database(settings)
     check_queue(settings)
     handed = os.environ.get("LISTEN_PID") == str(os.getpid())
@@ -55,7 +58,9 @@ def serve(bind: str | None, workers: int | None, threads: int | None) -> None:
         settings = replace(settings, bind=_handed_address() or settings.bind)
     else:
         _check_address(settings.bind)
-    click.echo(_banner(settings, table))
+    last.settings = settings
+    last_good.keep(last)
+    click.echo(_banner(settings, last.table.current))
     sys.stdout.flush()
     _become_gunicorn(settings, [] if handed else ["--bind", settings.bind])
 
@@ -82,6 +87,8 @@ def _handed_address() -> str | None:
 
 def _check_address(bind: str) -> None:
     host, _, port = bind.rpartition(":")
+    if bind.startswith("unix:"):
+        check_unix_socket(parse_address(bind))
     if bind.startswith("unix:") or not port.isdecimal():
         return
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

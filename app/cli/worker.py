@@ -10,6 +10,7 @@ from app import background
 from app.cli.context import open_store
 from app.cli.preflight import check_queue
 from app.errors import StoreUnavailable
+from app.last_good import LastGood
 from app.log import speak
 from app.settings import Settings, load_settings
 
@@ -23,7 +24,7 @@ def worker(threads: int | None) -> None:
     speak(settings.log)
     _check_schema(settings)
     check_queue(settings)
-    background.work(settings)
+    background.work(LastGood.of(settings))
 
 
 def _check_schema(settings: Settings) -> None:

@@ -23,12 +23,17 @@ def healthz() -> Response:
 @blueprint.get("/readyz")
 @web.public
 def readyz() -> Response:
-    """200 when the database, the schema and at least one channel are fit for use; else 503 with the reasons."""
+    """200 when the database, the schema and at least one channel are fit for use; else 503 with the reasons. What only
+    background responses suffer from is a warning: another host would not answer the rest any better.
+    """
     gateway = web.gateway()
     reasons: dict[str, str] = {}
+    warnings: dict[str, str] = {}
     try:
         gateway.store.ping()
-        gateway.store.check_schema()
+        gateway.store.check_schema_in_use()
+        if waiting := gateway.store.unattended():
+            warnings["background"] = f"{waiting} background responses wait and no worker for them lives"
     except StoreUnavailable:
         reasons["database"] = "the database does not answer"
     except ConfigurationError as error:
@@ -37,7 +42,9 @@ def readyz() -> Response:
         reasons["channels"] = "no channel is usable: all rest, are full or lack a key"
     if gateway.drain.begun:
         reasons["worker"] = "shutting down"
-    ready = {"status": "unavailable" if reasons else "ok", "reasons": reasons}
+    if not gateway.queue.answers():
+        warnings["queue"] = "Redis does not answer: background responses begin late"
+    ready = {"status": "unavailable" if reasons else "ok", "reasons": reasons, "warnings": warnings}
     answer = web.answer(ready, 503 if reasons else 200)
     # For `antiphon doctor`, which compares them with its own.
     answer.headers[SETTINGS] = ", ".join(f"{name}={print}" for name, print in gateway.settings.fingerprints().items())

@@ -184,6 +184,10 @@ class Store:
         """Ids of those that wait although their doorbell rang long ago; it rings again."""
         return self._jobs.unheard(enlist)
 
+    def unattended(self) -> int:
+        """How many background responses wait while no worker for them lives, on any host."""
+        return self._jobs.unattended()
+
     def keep_events(self, response_id: str, batch: Batch) -> bool:
         """Returns after the commit. False when somebody else has ended the response or makes it now."""
         return self._events.keep(response_id, batch)
@@ -254,6 +258,10 @@ class Store:
         """
         self._leases.extend(status)
 
+    def make_background(self) -> None:
+        """From now on the lease says that this process makes background responses."""
+        self._leases.background = 1
+
     def end_lease(self) -> None:
         """Says that this worker ends; its responses in progress, if there still are any, are failed by the next."""
         self._leases.end()
@@ -294,6 +302,7 @@ class Store:
     def upgrade(self) -> list[int]:
         """Brings the schema up to date; the steps that were applied. Safe to run twice and at once."""
         patient = Database(self._url, wait=UPGRADE_WAIT)
+        patient.create()
         try:
             return migrations.upgrade(patient)
         finally:
@@ -305,6 +314,10 @@ class Store:
     def check_schema(self) -> None:
         """Raises ConfigurationError, naming the command that helps, when the schema is not this code's."""
         migrations.check(self._database)
+
+    def check_schema_in_use(self) -> None:
+        """The same for a process that serves already, which goes on behind steps that only add."""
+        migrations.check_in_use(self._database)
 
     def clock(self) -> int:
         """The database's, in unix seconds."""

@@ -100,6 +100,21 @@ class Database:
         self._pool: Any = _open(self._url, wait)
         forks.watch(self)
 
+    @property
+    def exists(self) -> bool:
+        """Whether the file is there; a server's database counts as there until a statement says otherwise."""
+        return self.dialect is not SQLITE or os.path.exists(self._pool.database)
+
+    def create(self) -> None:
+        """Makes the file of a new SQLite database. Nothing else makes one: a file that is gone must not be replaced by
+        an empty one while the gateway runs.
+        """
+        if self.dialect is SQLITE:
+            # What lies in it is nobody else's business. Its -wal and -shm take over the mode; a file that is there
+            # keeps its own, and what is wrong with the path SQLite says itself.
+            with suppress(OSError):
+                os.close(os.open(self._pool.database, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
+
     def renew(self) -> None:
         # Kept, not closed: closing an inherited connection would end it for the parent as well.
         _inherited.append(self._pool)
@@ -318,10 +333,8 @@ def _open_mysql(url: SplitResult, wait: int) -> Any:
 
 class _SqliteFile(peewee.SqliteDatabase):
     def _connect(self) -> Any:
-        # What lies in it is nobody else's business. Its -wal and -shm take over the mode; a file that is there keeps
-        # its own, and what is wrong with the path SQLite says itself.
-        with suppress(OSError):
-            os.close(os.open(self.database, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
+        if not os.path.exists(self.database):
+            raise peewee.OperationalError(f"there is no file {self.database}")
         return super()._connect()  # type: ignore[misc]
 
 

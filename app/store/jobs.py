@@ -17,6 +17,9 @@ from app.store.writer import Writer
 RUNS = 2
 """How often a response is begun that told nothing of its answer before its worker died."""
 
+UNATTENDED = 5
+"""Seconds that a response may wait before anyone is told that no worker makes it."""
+
 #: Puts the id of a response into a queue; called within the transaction that makes it wait.
 Enlist = Callable[[str], object]
 
@@ -50,6 +53,11 @@ class Jobs:
             "SELECT j.response, r.id, j.rung_at FROM job j JOIN response r ON r.pk = j.response"  # noqa: S608
             f" WHERE r.status = 'queued' AND {now} - j.rung_at > ? + (j.rung_at - j.created_at)"
         )
+        self._unattended = (
+            "SELECT COUNT(*) FROM job j JOIN response r ON r.pk = j.response"  # noqa: S608
+            f" WHERE r.status = 'queued' AND {now} - j.created_at >= {UNATTENDED}"
+            f" AND NOT EXISTS (SELECT 1 FROM worker w WHERE w.background = 1 AND w.lease_until >= {now})"
+        )
         self._ring = f"UPDATE job SET rung_at = {now} WHERE response = ? AND rung_at = ?"  # noqa: S608
 
     def add(self, draft: Draft, request: bytes, told: Batch, enlist: Enlist) -> None:
@@ -78,6 +86,11 @@ class Jobs:
     def unheard(self, enlist: Enlist) -> list[str]:
         """Those that still wait a lease after their doorbell rang, with a new place in the queue."""
         return self._database.transaction(lambda session: self._ring_again(session, enlist))
+
+    def unattended(self) -> int:
+        """How many responses wait while no background worker lives, on any host."""
+        row = self._database.read(lambda session: session.row(self._unattended))
+        return int(row[0]) if row else 0
 
     def take_back(self, session: Session, worker: int) -> None:
         """What a dead worker was making: what told nothing yet waits again, the rest keeps the items it finished."""

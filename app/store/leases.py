@@ -42,7 +42,12 @@ class Leases:
         self._take = database.dialect.insert("worker", ["name", "started", "lease_until"]).replace(
             "?, ?, ?", f"?, ?, {now} + {lease}"
         )
-        self._extend = f"UPDATE worker SET lease_until = {now} + {lease}, status = ?, status_at = {now} WHERE name = ?"  # noqa: S608
+        self._extend = (
+            f"UPDATE worker SET lease_until = {now} + {lease}, background = ?, status = ?, status_at = {now}"  # noqa: S608
+            " WHERE name = ?"
+        )
+        self.background = 0
+        """1 in a process that makes background responses."""
         self._end = f"UPDATE worker SET lease_until = {now} - 1 WHERE name = ?"  # noqa: S608
         self._clock = f"SELECT {now}"
         self._living = (
@@ -76,9 +81,9 @@ class Leases:
         text = orjson.dumps(told).decode()
 
         def write(session: Session) -> None:
-            if session.run(self._extend, (text, self._name)) == 0:
+            if session.run(self._extend, (self.background, text, self._name)) == 0:
                 session.insert(self._take, (self._name, int(time.time())))
-                session.run(self._extend, (text, self._name))
+                session.run(self._extend, (self.background, text, self._name))
 
         self._database.transaction(write)
 

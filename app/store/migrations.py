@@ -22,6 +22,8 @@ POLL = 0.1
 
 Step = Callable[["Schema"], None]
 STEPS: list[Step] = []
+ADDITIVE: set[Step] = set()
+"""Steps behind which code that does not know them works on as before."""
 
 
 class Schema:
@@ -76,6 +78,12 @@ class Schema:
 
 def step(function: Step) -> Step:
     STEPS.append(function)
+    return function
+
+
+def additive(function: Step) -> Step:
+    """Marks a step that only adds: tables, indexes, columns that older code may leave out of its rows."""
+    ADDITIVE.add(function)
     return function
 
 
@@ -136,6 +144,7 @@ def m001_everything(schema: Schema) -> None:
 
 
 @step
+@additive
 def m002_pruning(schema: Schema) -> None:
     # When somebody last went on from a response that was no longer young: it counts as new from then on.
     schema.column("response", "continued_at", "{int}")
@@ -143,6 +152,7 @@ def m002_pruning(schema: Schema) -> None:
 
 
 @step
+@additive
 def m003_worker_status(schema: Schema) -> None:
     # What a worker says of its channels, and when, on the database's clock.
     schema.column("worker", "status", "{body}")
@@ -150,6 +160,7 @@ def m003_worker_status(schema: Schema) -> None:
 
 
 @step
+@additive
 def m004_claims(schema: Schema) -> None:
     # Which response an Idempotency-Key of a token belongs to.
     schema.table(
@@ -164,6 +175,7 @@ def m004_claims(schema: Schema) -> None:
 
 
 @step
+@additive
 def m005_background(schema: Schema) -> None:
     # What a run needs beside its response, until it ends. rung_at is 0 for one that was given back.
     schema.table(
@@ -189,6 +201,7 @@ def m005_background(schema: Schema) -> None:
 
 
 @step
+@additive
 def m006_conversations(schema: Schema) -> None:
     # newest is the position of the newest turn; it rises under the row's lock, so that what is committed has no gaps
     # which somebody else is still about to fill.
@@ -226,6 +239,7 @@ def m006_conversations(schema: Schema) -> None:
 
 
 @step
+@additive
 def m007_lineage(schema: Schema) -> None:
     # The parent of a response whose client did not name it, and the hashes it is found by.
     schema.column("response", "inferred", "{int}")
@@ -239,9 +253,17 @@ def m007_lineage(schema: Schema) -> None:
 
 
 @step
+@additive
 def m008_owner(schema: Schema) -> None:
     # Owners are checked, and never looked for: an index of them was a page more in every commit, and nothing read it.
     schema.without_index("response_owner", "response")
+
+
+@step
+@additive
+def m009_background_workers(schema: Schema) -> None:
+    # Whether a worker makes background responses.
+    schema.column("worker", "background", "{flag}")
 
 
 def upgrade(database: Database) -> list[int]:
@@ -250,6 +272,7 @@ def upgrade(database: Database) -> list[int]:
     database.transaction(lambda session: _prepare(session, database.dialect))
     _await_lease(database, holder)
     try:
+        database.transaction(lambda session: _mark(session, database.dialect))
         return _apply_missing(database, holder)
     finally:
         database.transaction(
@@ -259,17 +282,27 @@ def upgrade(database: Database) -> list[int]:
 
 def version(database: Database) -> int:
     """The newest step that was applied; 0 on an empty database."""
-    return max(database.read(_applied), default=0)
+    return max(database.read(_applied), default=0) if database.exists else 0
 
 
 def check(database: Database) -> None:
+    """For a first start: the schema is this code's own, or ConfigurationError names the command that helps."""
+    _check(version(database), set())
+
+
+def check_in_use(database: Database) -> None:
+    """For a process that serves already: steps above its own count as its own where they are marked additive."""
     found = version(database)
+    _check(found, database.read(_additive) if found > len(STEPS) else set())
+
+
+def _check(found: int, additive: set[int]) -> None:
     if found < len(STEPS):
         raise ConfigurationError(
             f"The database has schema version {found}, and this Antiphon needs {len(STEPS)}.",
             fix="Run: antiphon db upgrade",
         )
-    if found > len(STEPS):
+    if not additive.issuperset(range(len(STEPS) + 1, found + 1)):
         raise ConfigurationError(
             f"The database has schema version {found}, newer than this Antiphon, which knows {len(STEPS)}.",
             fix="Install the newer Antiphon that upgraded it, or restore a backup from before.",
@@ -281,6 +314,11 @@ def _prepare(session: Session, dialect: Dialect) -> None:
     schema.table("schema_version", "version {int} NOT NULL PRIMARY KEY, applied_at {int} NOT NULL")
     schema.table("migration_lease", "one {int} NOT NULL PRIMARY KEY, holder {id} NOT NULL, lease_until {int} NOT NULL")
     session.run(dialect.unless_there("migration_lease", ["one", "holder", "lease_until"]), (1, "", 0))
+
+
+def _mark(session: Session, dialect: Dialect) -> None:
+    """Room for what code that is older than a step has to know of it."""
+    Schema(session, dialect).column("schema_version", "additive", "{flag}")
 
 
 def _await_lease(database: Database, holder: str) -> None:
@@ -314,8 +352,12 @@ def _apply_missing(database: Database, holder: str) -> list[int]:
 
 
 def _apply(session: Session, dialect: Dialect, number: int) -> None:
-    STEPS[number - 1](Schema(session, dialect))
-    session.run(dialect.unless_there("schema_version", ["version", "applied_at"]), (number, int(time.time())))
+    function = STEPS[number - 1]
+    function(Schema(session, dialect))
+    session.run(
+        dialect.unless_there("schema_version", ["version", "applied_at", "additive"]),
+        (number, int(time.time()), int(function in ADDITIVE)),
+    )
 
 
 def _applied(session: Session) -> set[int]:
@@ -325,6 +367,10 @@ def _applied(session: Session) -> set[int]:
         if _lacks_table(error):
             return set()
         raise
+
+
+def _additive(session: Session) -> set[int]:
+    return {version for (version,) in session.rows("SELECT version FROM schema_version WHERE additive = 1")}
 
 
 def _lacks_table(error: peewee.PeeweeException) -> bool:

@@ -141,6 +141,7 @@ class Worker(Model):
     lease_until = peewee.BigIntegerField()
     status = peewee.TextField(null=True)
     status_at = peewee.BigIntegerField(null=True)
+    background = peewee.BooleanField()
 
 
 class Claim(Model):

@@ -34,9 +34,24 @@ def test_a_relative_file_stays_where_it_was_meant(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     database = Database("sqlite:///here.db")
     monkeypatch.chdir("/")
+    database.create()
     database.ping()
     database.close()
     assert (tmp_path / "here.db").exists()
+
+
+def test_a_file_that_is_gone_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/a.db", peppers=[b"p"])
+    store.upgrade()
+    kept = turn(store)
+    store.close()
+    (tmp_path / "a.db").rename(tmp_path / "elsewhere.db")
+    with pytest.raises(StoreUnavailable):
+        store.response(OWNER, kept)
+    assert not (tmp_path / "a.db").exists()
+    (tmp_path / "elsewhere.db").rename(tmp_path / "a.db")
+    assert store.response(OWNER, kept)
+    store.close()
 
 
 def test_a_password_is_unquoted(mariadb: Server) -> None:

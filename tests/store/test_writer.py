@@ -48,6 +48,7 @@ class Gate:
 @pytest.fixture
 def writer(database_url: str) -> Iterator[Writer[Page]]:
     database = Database(database_url)
+    database.create()
     database.transaction(lambda session: session.run("CREATE TABLE leaf (pk INTEGER PRIMARY KEY)"))
     writer: Writer[Page] = Writer(database, Page, limit=8)
     yield writer
