@@ -332,5 +332,12 @@ def unknown_model(model: str, nearest: str | None = None) -> InvalidRequest:
     )
 
 
+def unknown_chat_model(model: str) -> InvalidRequest:
+    """The same at `/v1/chat/completions`, where clients match another status and sentence."""
+    return InvalidRequest(
+        f"The model `{model}` does not exist or you do not have access to it.", code="model_not_found", status=404
+    )
+
+
 def item_not_found(item_id: str) -> NotFound:
     return NotFound(f"Item with id '{item_id}' not found.", param="input")

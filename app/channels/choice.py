@@ -24,7 +24,6 @@ from app.errors import (
     UpstreamDenied,
     UpstreamError,
     UpstreamLimited,
-    unknown_model,
 )
 from app.formats import Format
 from app.records import ChannelStatus
@@ -179,7 +178,7 @@ class Channels:
         table = self.table
         serving = table.serving(model)
         if not serving:
-            raise unknown_model(model, table.nearest(model))
+            raise endpoint.unknown(model, table.nearest(model))
         able = [channel for channel in serving if endpoint.serves(channel)]
         if not able:
             raise endpoint.not_served(model, serving)

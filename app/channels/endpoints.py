@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app import formats
 from app.channels.table import Channel
-from app.errors import FormatNotServed
+from app.errors import FormatNotServed, InvalidRequest, unknown_chat_model, unknown_model
 from app.formats import chat_completions
 
 
@@ -17,6 +17,8 @@ class Endpoint:
     code: str
     """Of the refusal for a model that no channel serves here."""
     serves: Callable[[Channel], bool]
+    unknown: Callable[[str, str | None], InvalidRequest]
+    """The refusal of a model that no channel has, and the name that is nearest to it."""
 
     def not_served(self, model: str, serving: Sequence[Channel]) -> FormatNotServed:
         """The refusal; it names the endpoints that do serve the model."""
@@ -38,7 +40,9 @@ def _takes_chats(channel: Channel) -> bool:
     return channel.chat or formats.load(channel.format).PATH == chat_completions.PATH
 
 
-RESPONSES = Endpoint("/v1/responses", "responses_not_supported", _answers_turns)
-CHAT = Endpoint("/v1/chat/completions", "chat_completions_not_supported", _takes_chats)
+RESPONSES = Endpoint("/v1/responses", "responses_not_supported", _answers_turns, unknown_model)
+CHAT = Endpoint(
+    "/v1/chat/completions", "chat_completions_not_supported", _takes_chats, lambda model, _: unknown_chat_model(model)
+)
 
 ENDPOINTS = (RESPONSES, CHAT)

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 import orjson
 
 from app import sse
-from app.errors import ClientGone, GatewayError, UpstreamBroken, UpstreamError
+from app.errors import ClientGone, GatewayError, UpstreamBroken, UpstreamError, unknown_chat_model
 from app.formats.chat_completions import PATH, passage
 from app.formats.chat_completions.passage import Account, Passage
 from app.records import Token
 from app.relay import Asked
 from app.relay.chat_recorder import ChatRecorder
 from app.relay.mover import Flow, Mover
-from app.relay.opening import check_model
+from app.relay.opening import may_use
 from app.relay.ports import Channels, Choice, Exchange, Store
 from app.relay.watch import Watch
 
@@ -62,7 +62,8 @@ class ChatRelay:
         """What the first channel gives that does not fail. Raises the last failure, or the one that speaks for all."""
         last: UpstreamError | None = None
         with recorder.opening():
-            check_model(token, request["model"])
+            if not may_use(token, request["model"]):
+                raise unknown_chat_model(request["model"])
             for choice in self._channels.chat_choices(request["model"]):
                 recorder.trying()
                 try:

@@ -62,8 +62,12 @@ def _context(contexts: Contexts, owner: str, request: Mapping[str, Any]) -> Chai
 
 def check_model(token: Token, model: str) -> None:
     """A model that the token may not use gets the same answer as an unknown one."""
-    if token.models and not any(fnmatchcase(model, allowed) for allowed in token.models):
+    if not may_use(token, model):
         raise unknown_model(model)
+
+
+def may_use(token: Token, model: str) -> bool:
+    return not token.models or any(fnmatchcase(model, allowed) for allowed in token.models)
 
 
 # --- items ------------------------------------------------------------------------------------------------------

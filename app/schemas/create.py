@@ -29,7 +29,7 @@ from app.schemas.fields import (
     wrong_type,
 )
 from app.schemas.items import check_content, read_input
-from app.schemas.tools import check_tool_choice, check_tools
+from app.schemas.tools import check_choice_exists, check_tool_choice, check_tools
 
 _RESPONSE_ID = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -130,6 +130,28 @@ class Input(fields.Field[list[dict[str, Any]]]):
         self, value: Any, attr: str | None, data: AnyMapping[str, Any] | None, **kwargs: Any
     ) -> list[dict[str, Any]]:
         return read_input(value, attr or "input")
+
+
+class Tools(Plain):
+    """A choice that names no tool is the first thing to say: what is wrong with the tools themselves comes behind."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: AnyMapping[str, Any] | None, **kwargs: Any) -> Any:
+        _check_choice_exists(data or {})
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class ToolChoice(Plain):
+    def _deserialize(self, value: Any, attr: str | None, data: AnyMapping[str, Any] | None, **kwargs: Any) -> Any:
+        choice = super()._deserialize(value, attr, data, **kwargs)
+        _check_choice_exists(data or {})
+        return choice
+
+
+def _check_choice_exists(request: AnyMapping[str, Any]) -> None:
+    try:
+        check_choice_exists(request.get("tool_choice"), request)
+    except Fault as fault:
+        raise fault.at("tool_choice") from None
 
 
 def _check_instructions(value: Any) -> None:
@@ -259,8 +281,8 @@ class CreateSchema(Schema):
     store = Boolean()
     background = Boolean()
     include = _INCLUDE
-    tools = Plain(check_tools)
-    tool_choice = Plain(check_tool_choice)
+    tools = Tools(check_tools)
+    tool_choice = ToolChoice(check_tool_choice)
     parallel_tool_calls = Boolean()
     max_tool_calls = Integer(min=1)
     max_output_tokens = Integer(min=1)

@@ -34,7 +34,7 @@ class Fault(Exception):
         return self
 
     def at(self, param: str) -> InvalidRequest:
-        param += "".join(f"[{piece}]" if isinstance(piece, int) else f".{_shown(piece)}" for piece in self.path)
+        param += "".join(f"[{piece}]" if isinstance(piece, int) else f".{shown(piece)}" for piece in self.path)
         return InvalidRequest(self.sentence(param), code=self.code, param=param)
 
 
@@ -62,13 +62,13 @@ def absent_or_wrong(owner: AnyMapping[str, Any], name: str, expected: str) -> Fa
 
 
 def unsupported_value(value: str, supported: tuple[str, ...]) -> Fault:
-    sentence = f"Invalid value: '{_shown(value)}'. Supported values are: {_listed(supported, 'and')}."
+    sentence = f"Invalid value: '{shown(value)}'. Supported values are: {_listed(supported, 'and')}."
     return Fault("invalid_value", lambda _: sentence)
 
 
 def malformed(reason: str, value: str) -> Fault:
     """A string of the right type that is not what it should be; `reason` is a whole sentence."""
-    return Fault("invalid_value", lambda param: f"Invalid '{param}': '{_shown(value)}'. {reason}")
+    return Fault("invalid_value", lambda param: f"Invalid '{param}': '{shown(value)}'. {reason}")
 
 
 def string_too_long(value: str, maximum: int) -> Fault:
@@ -121,7 +121,7 @@ def type_name(value: object) -> str:
             return "an object"
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
@@ -315,5 +315,5 @@ class TextPairs(Checked):
         )
         return Fault(
             "property_name_above_max_length",
-            lambda param: f"Invalid property name in '{param}': '{_shown(key)}' {sentence}",
+            lambda param: f"Invalid property name in '{param}': '{shown(key)}' {sentence}",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Mapping as AnyMapping
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from app.schemas.fields import (
     StrictText,
     absent_or_wrong,
     missing,
+    shown,
     wrong_type,
 )
 
@@ -36,7 +37,7 @@ def read_tools(value: object, param: str = "tools") -> list[dict[str, Any]]:
 
 
 def read_tool_choice(value: object, param: str = "tool_choice") -> str | dict[str, Any]:
-    """The choice as it came, or `InvalidRequest`. Whether the tool it names is there is the upstream's business."""
+    """The choice as it came, or `InvalidRequest`. Whether the tool that it names exists is checked with the request."""
     try:
         check_tool_choice(value)
     except Fault as fault:
@@ -142,3 +143,74 @@ _CHOICES: dict[str, Check] = {
         {"mode": Choice("auto", "required"), "tools": ListOf(Plain(_check_any_tool))}, needs=("mode", "tools")
     ).check,
 }
+
+
+# --- whether the tool that is chosen exists ---------------------------------------------------------------------
+
+#: Members of a request that may bring tools which are not known yet.
+_SOURCES = frozenset({"conversation", "previous_response_id", "prompt"})
+#: Items that bring tools, or stand for items that may.
+_BRINGING = frozenset({"additional_tools", "compaction", "item_reference", "tool_search_output"})
+#: Tools that are chosen by their type, by the word that all versions of it begin with.
+_HOSTED = ("code_interpreter", "computer", "file_search", "image_generation", "web_search")
+
+
+def check_choice_exists(choice: object, request: AnyMapping[str, Any]) -> None:
+    """Raises Fault for a `tool_choice` that names no tool of this request. A choice that is not well formed, or whose
+    tool may be brought by something else, passes."""
+    if not isinstance(choice, dict) or _may_bring_tools(request):
+        return
+    tools = request.get("tools")
+    known = list(_flat(tools if isinstance(tools, list) else ()))
+    named = choice.get("tools") if choice.get("type") == "allowed_tools" else [choice]
+    if isinstance(named, list) and named and all(_is_missing(one, known) for one in named):
+        raise _not_found(named[0])
+
+
+def _may_bring_tools(request: AnyMapping[str, Any]) -> bool:
+    if not _SOURCES.isdisjoint(request):
+        return True
+    items, tools = request.get("input"), request.get("tools")
+    return any(
+        isinstance(one, dict) and (one.get("type") in _BRINGING or one.get("type") == "tool_search")
+        for listed in (items, tools)
+        if isinstance(listed, list)
+        for one in listed
+    )
+
+
+def _flat(tools: Iterable[Any], namespace: str = "") -> Iterator[tuple[dict[str, Any], str]]:
+    """The tools and the members of namespaces, each with the name of its namespace."""
+    for tool in tools:
+        if isinstance(tool, dict):
+            yield tool, namespace
+            if tool.get("type") == "namespace" and isinstance(tool.get("tools"), list):
+                yield from _flat(tool["tools"], str(tool.get("name")))
+
+
+def _is_missing(choice: Any, tools: Iterable[tuple[dict[str, Any], str]]) -> bool:
+    """Whether it is certain that no tool is meant."""
+    if not isinstance(choice, dict):
+        return False
+    kind = choice.get("type")
+    if kind in ("function", "custom"):
+        name = choice.get("name")
+        return isinstance(name, str) and not any(_is_called(tool, namespace, name) for tool, namespace in tools)
+    if kind == "mcp":
+        label = choice.get("server_label")
+        return isinstance(label, str) and not any(tool.get("server_label") == label for tool, _ in tools)
+    hosted = next((word for word in _HOSTED if isinstance(kind, str) and kind.startswith(word)), None)
+    return hosted is not None and not any(str(tool.get("type")).startswith(hosted) for tool, _ in tools)
+
+
+def _is_called(tool: dict[str, Any], namespace: str, name: str) -> bool:
+    """By its name; a member of a namespace also by both names, however they are joined."""
+    own = tool.get("name")
+    if not isinstance(own, str):
+        return False
+    return own == name or (namespace != "" and name.startswith(namespace) and name.endswith(own))
+
+
+def _not_found(choice: dict[str, Any]) -> Fault:
+    name = str(choice.get("name") or choice.get("server_label") or choice["type"])
+    return Fault("invalid_value", lambda _: f"Tool choice '{shown(name)}' not found in 'tools' parameter.")

@@ -179,7 +179,9 @@ def test_the_list_of_models_says_where_each_is_served(chatting: Gateway) -> None
 
 
 def test_a_model_whose_only_row_is_switched_off_does_not_exist(post: Callable[..., Any]) -> None:
-    check_error(post({"model": "gone", "messages": MESSAGES}), 400, "model_not_found", "model")
+    error = check_error(post({"model": "gone", "messages": MESSAGES}), 404, "model_not_found", None)
+    assert error["message"] == "The model `gone` does not exist or you do not have access to it."
+    assert error["type"] == "invalid_request_error"
 
 
 # --- who may ask ------------------------------------------------------------------------------------------------
@@ -190,7 +192,7 @@ def test_a_model_that_the_token_may_not_use_does_not_exist(chatting: Gateway, po
     assert post({"model": "both", "messages": MESSAGES}, token=narrow).status_code == 200
     told = []
     for model in ("relayed", "turns", "x-no-such-model"):
-        error = check_error(post({"model": model, "messages": MESSAGES}, token=narrow), 400, "model_not_found", "model")
+        error = check_error(post({"model": model, "messages": MESSAGES}, token=narrow), 404, "model_not_found", None)
         told.append(error["message"].replace(model, "…"))
     assert len(set(told)) == 1
 

@@ -125,6 +125,8 @@ REFUSED: list[tuple[JSON, tuple[Any, Any, str]]] = [
     ({"tools": [{"type": "function", "name": "f"}, {}]}, _missing("tools[1].type")),
     ({"tools": [{"type": "function", "name": "a b"}]}, (Any, "tools[0].name", "Invalid 'tools[0].name'")),
     ({"tools": [{"type": "function", "name": "f" * 129}]}, _long("tools[0].name", 128, 129)),
+    ({"tools": [{"type": "function"}], "tool_choice": {"type": "function", "name": "g"}},
+     ("invalid_value", "tool_choice", "Tool choice 'g' not found in 'tools' parameter.")),
     ({"tool_choice": "perhaps"}, _value("tool_choice", "perhaps", "none", "auto", "required")),
     ({"metadata": []}, ("invalid_type", "metadata", "Invalid type for 'metadata': expected an object")),
     ({"metadata": {"k": 7}}, _type("metadata.k", "expected a string, " + INTEGER)),

@@ -44,7 +44,11 @@ def test_one_model_is_what_the_list_says_of_it(api: Gateway, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["nobody", "a/b/c", "DEMO", "demo%20", "%00"])
 def test_an_unknown_model_is_not_found(api: Gateway, name: str) -> None:
-    check_error(api.get(f"/models/{name}"), 404, code="model_not_found", type="invalid_request_error")
+    error = check_error(
+        api.get(f"/models/{name}"), 404, code="model_not_found", param="model", type="invalid_request_error"
+    )
+    assert error["message"].startswith("The model '")
+    assert error["message"].endswith("' does not exist")
 
 
 def test_the_list_tells_nothing_of_the_channels(api: Gateway) -> None:

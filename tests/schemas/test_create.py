@@ -508,3 +508,101 @@ def test_namespaces_without_end_do_not_exhaust_the_stack() -> None:
         tool = {"type": "namespace", "name": "n", "tools": [tool]}
 
     assert read_create({**BASE, "tools": [tool]})["tools"] == [tool]
+
+
+# --- a choice and its tools -------------------------------------------------------------------------------------
+
+F = {"type": "function", "name": "f"}
+PATCH = {"type": "custom", "name": "patch"}
+CRM = {"type": "namespace", "name": "crm", "description": "d", "tools": [{"type": "function", "name": "find"}]}
+DOCS = {"type": "mcp", "server_label": "docs", "server_url": "https://example.org"}
+TOOLS = [F, PATCH, CRM, DOCS, {"type": "web_search"}, {"type": "computer_use_preview"}]
+BROKEN: list[Any] = [{"type": "function"}, {"type": "mcp"}, {}, 7, {"type": "namespace", "tools": [7]}]
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "name": name}
+
+
+def allowed(*choices: Any) -> dict[str, Any]:
+    return {"type": "allowed_tools", "mode": "auto", "tools": list(choices)}
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        F,
+        PATCH,
+        named("find"),
+        named("crm__find"),
+        named("crm.find"),
+        {**named("find"), "namespace": "crm"},
+        {"type": "mcp", "server_label": "docs"},
+        {"type": "mcp", "server_label": "docs", "name": "search"},
+        {"type": "web_search"},
+        {"type": "web_search_preview_2025_03_11"},
+        {"type": "computer"},
+        {"type": "invented_next_year"},
+        allowed(F, named("g")),
+        allowed(),
+        "required",
+        "none",
+    ],
+)
+def test_a_choice_of_a_tool_that_exists_passes(choice: Any) -> None:
+    assert read_create({**BASE, "tools": TOOLS, "tool_choice": choice})["tool_choice"] == choice
+
+
+MISSING: list[tuple[Any, str]] = [
+    (named("g"), "g"),
+    (named("crm"), "crm"),
+    ({"type": "custom", "name": "p"}, "p"),
+    ({"type": "mcp", "server_label": "doc"}, "doc"),
+    ({"type": "file_search"}, "file_search"),
+    (allowed(named("g"), {"type": "file_search"}), "g"),
+    (named("g" * 100), "g" * 64 + "..."),
+]
+
+
+@pytest.mark.parametrize(("choice", "shown"), MISSING)
+@pytest.mark.parametrize("tools", [[], TOOLS[:2] + TOOLS[3:], [*BROKEN, F], None], ids=["none", "some", "broken", "-"])
+def test_a_choice_of_no_tool_is_the_first_thing_that_is_wrong(choice: Any, shown: str, tools: Any) -> None:
+    sentence = f"Tool choice '{shown}' not found in 'tools' parameter."
+    expected = fault("invalid_value", "tool_choice", sentence)
+    assert refusal({**BASE, "tools": tools, "tool_choice": choice}) == expected
+    assert refusal({**BASE, "tool_choice": choice, "tools": tools, "max_output_tokens": 0}) == expected
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"previous_response_id": "resp_1"},
+        {"conversation": "conv_1"},
+        {"prompt": {"id": "pmpt_1"}},
+        {"input": [{"type": "additional_tools", "role": "developer", "tools": [F]}]},
+        {"input": [{"type": "tool_search_output", "tools": [F]}]},
+        {"input": [{"type": "item_reference", "id": "at_1"}]},
+        {"input": [{"type": "compaction", "encrypted_content": "x"}]},
+        {"tools": [{"type": "tool_search"}]},
+    ],
+)
+def test_a_choice_of_a_tool_that_something_else_may_bring_passes(more: dict[str, Any]) -> None:
+    assert read_create({**BASE, "tool_choice": named("g"), **more})
+
+
+def test_of_a_choice_that_is_itself_wrong_the_tools_come_first() -> None:
+    body = {**BASE, "tools": [{"type": "function"}], "tool_choice": {"type": "function"}}
+    assert refusal(body) == missing("tools[0].name")
+
+
+@settings(deadline=None)
+@given(
+    tools=st.lists(st.sampled_from([*TOOLS, *BROKEN]), max_size=3),
+    choice=st.sampled_from([choice for choice, _ in MISSING] + [F, allowed(7), allowed(F), {"type": ["f"]}, [], {}]),
+)
+def test_whatever_is_chosen_of_whatever_tools_nothing_else_happens(tools: list[Any], choice: Any) -> None:
+    body = {**BASE, "tools": tools, "tool_choice": choice}
+    try:
+        read_create(body)
+    except InvalidRequest:
+        assert str(refusal(body)["param"]).startswith("tool")
