@@ -111,7 +111,7 @@ class RedisQueue:
             from redis.retry import Retry
         except ImportError:
             raise ConfigurationError(
-                "The driver for Redis is not installed.", fix="Run: pip install 'antiphon[redis]'"
+                "The driver for Redis is not installed.", fix="Run in the checkout: pip install '.[redis]'"
             ) from None
         self._lost = (redis.RedisError, OSError)
         pool = redis.ConnectionPool.from_url(

@@ -12,6 +12,7 @@ import click
 from app import __version__
 from app.cli.command_line import as_typed
 from app.cli.context import CONFIGURATION, TRY_AGAIN
+from app.cli.groups import Group
 from app.errors import ConfigurationError, StoreUnavailable
 
 #: In the order in which a newcomer meets them.
@@ -21,7 +22,7 @@ COMMANDS = (
 )
 
 
-class Commands(click.Group):
+class Commands(Group):
     """Each command is the one named like its file, and loaded when it is asked for: none waits for the others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

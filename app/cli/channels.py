@@ -18,6 +18,7 @@ from app.channels.choice import Channels
 from app.channels.table import Channel, Table
 from app.channels.watch import WatchedTable
 from app.cli.context import CHANNEL_FAILING, NOT_FOUND, as_json, print_json
+from app.cli.groups import Group
 from app.cli.output import some, table
 from app.cli.parameters import Text
 from app.cli.states import State, living, state_of
@@ -55,7 +56,7 @@ _FIXES: tuple[tuple[type[GatewayError], str], ...] = (
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def channels() -> None:
     """Look at the channels of the table, and try them."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from app.cli.context import as_json, open_store, print_json
+from app.cli.groups import Group
 from app.errors import ConfigurationError
 from app.settings import load_settings, parse_duration
 from app.store import Pruned, Store
@@ -34,7 +35,7 @@ class Age(click.ParamType[int]):
         return seconds
 
 
-@click.group()
+@click.group(cls=Group)
 def db() -> None:
     """Look after the database."""
 
@@ -138,8 +139,9 @@ def stats(as_json: bool) -> None:
 def _lines(found: dict[str, Any]) -> list[str]:
     statuses = sorted(found["statuses"].items(), key=lambda status: -status[1])
     notes = {"response": "  ".join(f"{status} {count:,}" for status, count in statuses)}
-    rows = [f"{table:<12} {count:>12,}  {notes.get(table, '')}".rstrip() for table, count in found["rows"].items()]
-    return [f"{found['database']:<12} {_size(found['bytes']):>12}", *rows]
+    width = max(map(len, found["rows"]))
+    rows = [f"{table:<{width}} {count:>12,}  {notes.get(table, '')}".rstrip() for table, count in found["rows"].items()]
+    return [f"{found['database']:<{width}} {_size(found['bytes']):>12}", *rows]
 
 
 def _size(count: float) -> str:

@@ -12,11 +12,11 @@ import click
 from app.channels.choice import MAX_TRIES
 from app.channels.table import Channel, Table
 from app.cli.channels import rows_of
+from app.cli.command_line import as_typed
 from app.cli.context import CHANNEL_FAILING, NOT_FOUND, as_json, print_json
 from app.cli.output import table
 from app.cli.states import State, living, state_of
 from app.cli.table import read_table
-from app.errors import unknown_model
 from app.records import WorkerStatus
 from app.settings import load_settings
 
@@ -59,7 +59,11 @@ def route(ctx: click.Context, model: str, as_json: bool) -> None:
     channel_table = read_table(settings)
     served = [channel for channel in rows_of(channel_table) if channel.upstream_model(model) is not None]
     if not served:
-        click.echo(f"antiphon: {unknown_model(model, channel_table.nearest(model)).message}", err=True)
+        nearest = channel_table.nearest(model)
+        click.echo(f"antiphon: no channel of the table serves {model!r}", err=True)
+        click.echo(
+            as_typed(f"  did you mean {nearest!r}?" if nearest else "  antiphon models lists what there is"), err=True
+        )
         ctx.exit(NOT_FOUND)
     ways = list(_ways(served, living(settings)))
     asked = [way for way in ways if way.place is not None]

@@ -8,6 +8,7 @@ from time import time
 import click
 
 from app.cli.context import NOT_FOUND, as_json, open_ready_store, print_json
+from app.cli.groups import Group
 from app.cli.output import moment, some, table
 from app.cli.parameters import Names, Text
 from app.records import Token
@@ -41,7 +42,7 @@ def _moment(value: str, now: int) -> int | None:
     return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())
 
 
-@click.group()
+@click.group(cls=Group)
 def tokens() -> None:
     """Make, list and revoke tokens."""
 

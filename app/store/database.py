@@ -311,7 +311,7 @@ def _open_mysql(url: SplitResult, wait: int) -> Any:
         import pymysql
     except ImportError:
         raise ConfigurationError(
-            "The driver for MySQL is not installed.", fix="Run: pip install 'antiphon[mysql]'"
+            "The driver for MySQL is not installed.", fix="Run in the checkout: pip install '.[mysql]'"
         ) from None
     return _MySQLPool(
         name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
@@ -97,3 +98,29 @@ def test_a_bind_on_the_command_line_is_a_matter_of_usage(here: Path) -> None:
         done = directory.attempt("serve", "--bind", bind)
         assert done.returncode == 2
         assert "--bind" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [(("token", "list"), "tokens"), (("tokens", "crate", "x"), "create"), (("db", "upgarde"), "upgrade")],
+)
+def test_a_mistyped_command_is_told_what_it_was_meant_to_be(here: Path, words: tuple[str, ...], meant: str) -> None:
+    done = Gateway(here, [DEMO]).attempt(*words)
+    assert done.returncode == 2
+    assert f"Did you mean '{meant}'?" in done.stderr
+
+
+def test_a_model_without_a_channel_is_told_with_the_nearest(here: Path) -> None:
+    directory = Gateway(here, [DEMO])
+    for model, hint in (("demmo", "did you mean 'demo'?"), ("gpt-6-sol", "models lists what there is")):
+        done = directory.attempt("route", model)
+        assert done.returncode == 4
+        assert hint in done.stderr
+
+
+def test_the_counts_of_a_database_stand_under_each_other(here: Path) -> None:
+    directory = Gateway(here, [DEMO])
+    directory.command("init")
+    first, *lines = directory.command("db", "stats").splitlines()
+    ends = {match.end() for line in lines if (match := re.match(r"\w+ +[\d,]+", line))}
+    assert ends == {len(first)}
