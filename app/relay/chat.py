@@ -6,6 +6,7 @@ one upstream leave as they came, and only an event can say that something went w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from typing import Any, TypeVar
@@ -13,7 +14,14 @@ from typing import Any, TypeVar
 import orjson
 
 from app import sse
-from app.errors import ClientGone, GatewayError, UpstreamBroken, UpstreamError, unknown_chat_model
+from app.errors import (
+    ClientGone,
+    GatewayError,
+    InternalError,
+    UpstreamBroken,
+    UpstreamError,
+    unknown_chat_model,
+)
 from app.formats.chat_completions import PATH, passage
 from app.formats.chat_completions.passage import Account, Passage
 from app.records import Token
@@ -26,6 +34,8 @@ from app.relay.watch import Watch
 
 Request = Mapping[str, Any]
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class ChatRelay:
@@ -186,6 +196,10 @@ class ChatStream:
             pass
         except GatewayError as error:
             yield self._failure(error)
+        except Exception:
+            # The border that must not die: chunks have been sent, only one more can say that something went wrong.
+            log.exception("a streamed chat completion failed")
+            yield self._failure(InternalError())
         finally:
             self._leave()
 

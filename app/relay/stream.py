@@ -119,8 +119,10 @@ class _Passage:
         return ready
 
     def close(self) -> None:
-        self.flow.exchange.close()
-        self.choice.__exit__(None, None, None)
+        try:
+            self.flow.exchange.close()
+        finally:
+            self.choice.__exit__(None, None, None)
 
 
 class EventStream:

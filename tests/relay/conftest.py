@@ -24,6 +24,8 @@ LANES = {"patient": 220, "hasty": 40}
 PROMPTLY = 5.0
 GLANCE = 0.01
 PATIENT = {"connect": 2, "first_byte": 8, "idle": 8, "total": 30}
+#: Impatient with an upstream that falls silent; its clients may take their time.
+BRISK = {"connect": 2, "first_byte": 8, "idle": 0.5, "total": 30}
 HASTY = {"connect": 0.5, "first_byte": 0.5, "idle": 0.5, "total": 2}
 FIRST_KEY, SECOND_KEY = {"api_key": "${KEY_OF_FIRST}"}, {"api_key": "${KEY_OF_SECOND}"}
 #: Two lifecycle events, the item and its part are added, two deltas: some text has been said.
@@ -101,6 +103,7 @@ def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
     return [
         *pair("calm", first, second, timeout=PATIENT, cooldown={"after": 1000}),
         *pair("insistent", first, second, timeout=HASTY, cooldown={"after": 1000}, retry_unanswered=True),
+        *pair("brisk", first, second, timeout=BRISK, cooldown={"after": 1000}),
         *pair("narrow", first, second, timeout=PATIENT, max_concurrency=1),
         first.channel("narrowest", models=["narrowest"], timeout=dict(PATIENT), max_concurrency=1, **FIRST_KEY),
         first.channel("equal-first", models=["equal"], **FIRST_KEY),

@@ -106,9 +106,9 @@ class Begun:
             self.raw += next(self._portions)
         return self.raw
 
-    def alive(self) -> str:
-        """Once the head and a heartbeat have come; the id that it names."""
-        self.until(HEARTBEAT)
+    def begun(self) -> str:
+        """Once the head has come; the id that it names."""
+        self.until(b"event: response.in_progress")
         assert kinds(self.raw) == BEGUN
         return response_id_in(self.raw)
 
@@ -159,8 +159,9 @@ def slow(_slow: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]) -
 def test_the_head_and_heartbeats_come_before_the_upstream_says_anything(slow: Stage) -> None:
     slow.first.enqueue(silent())
     stream = slow.stream()
-    response_id = stream.alive()
+    response_id = stream.begun()
     assert slow.stored(response_id)["status"] == "in_progress"
+    stream.until(HEARTBEAT * 2)
     slow.first.release()
     final = check_stream(stream.rest(), status="completed")[-1]["response"]
     assert final["id"] == response_id
@@ -172,7 +173,7 @@ def test_the_head_and_heartbeats_come_before_the_upstream_says_anything(slow: St
 def test_an_upstream_that_answers_in_one_piece_after_long_is_streamed(slow: Stage) -> None:
     slow.first.enqueue(json_instead(), silent())
     stream = slow.stream()
-    stream.alive()
+    stream.begun()
     slow.first.release()
     check_stream(stream.rest(), status="completed")
 
@@ -182,7 +183,7 @@ def test_a_failure_after_the_head_is_told_by_events(slow: Stage, failure: Script
     slow.first.enqueue(failure, silent())
     slow.second.enqueue(failure)
     stream = slow.stream()
-    response_id = stream.alive()
+    response_id = stream.begun()
     slow.first.release()
     failed = check_failed_stream(stream.rest())[-1]["response"]
     assert kinds(stream.raw) == [*BEGUN, "error", "response.failed"]
@@ -199,7 +200,7 @@ def test_another_channel_goes_on_under_the_same_head(slow: Stage) -> None:
     slow.first.enqueue(refusal(500), silent())
     slow.second.enqueue(silent())
     stream = slow.stream()
-    response_id = stream.alive()
+    response_id = stream.begun()
     slow.first.release()
     slow.second.wait_for_request()
     slow.second.release()
@@ -224,7 +225,7 @@ def test_heartbeats_go_on_while_another_channel_is_asked_behind_the_head(slow: S
 def test_leaving_after_the_head(slow: Stage, leaving: str) -> None:
     slow.first.enqueue(silent())
     with slow.dial() as sock:
-        received = read_until(sock, HEARTBEAT)
+        received = read_until(sock, b"response.in_progress")
         LEAVINGS[leaving](sock)
         slow.first.wait_hangup(timeout=PROMPTLY)
     slow.is_cancelled(response_id_in(received))
@@ -234,7 +235,7 @@ def test_leaving_after_the_head(slow: Stage, leaving: str) -> None:
 def test_a_response_that_is_deleted_meanwhile_ends(slow: Stage) -> None:
     slow.first.enqueue(silent())
     stream = slow.stream()
-    response_id = stream.alive()
+    response_id = stream.begun()
     assert slow.gateway.delete(f"/responses/{response_id}").status_code == 200
     slow.first.wait_hangup(timeout=PROMPTLY)
     check_failed_stream(stream.rest(), "response_cancelled")
@@ -243,7 +244,7 @@ def test_a_response_that_is_deleted_meanwhile_ends(slow: Stage) -> None:
 def test_without_the_store_it_is_the_same(slow: Stage) -> None:
     slow.first.enqueue(silent())
     stream = slow.stream(store=False)
-    stream.alive()
+    stream.begun()
     slow.first.release()
     check_stream(stream.rest(), status="completed", store=False)
 
@@ -256,7 +257,7 @@ def test_a_client_of_http_1_0_gets_them_too(slow: Stage) -> None:
     with socket.create_connection(("127.0.0.1", slow.gateway.port)) as sock:
         sock.settimeout(PROMPTLY)
         sock.sendall(head.encode() + body)
-        received = read_until(sock, HEARTBEAT)
+        received = read_until(sock, b"response.in_progress")
         slow.first.release()
         while data := sock.recv(65536):
             received += data
@@ -270,7 +271,7 @@ def test_a_compaction_that_takes_long_is_not_mute(slow: Stage) -> None:
     previous = slow.talk()
     slow.first.enqueue(silent())
     stream = slow.stream(previous_response_id=previous, context_management=DUE)
-    response_id = stream.alive()
+    response_id = stream.begun()
     slow.first.release()
     final = check_stream(stream.rest(), status="completed")[-1]["response"]
     assert [item["type"] for item in final["output"]] == ["compaction", "message"]
@@ -283,7 +284,7 @@ def test_leaving_during_a_compaction_closes_the_upstream(slow: Stage, begun: boo
     previous = slow.talk()
     slow.first.enqueue(stalled(SOME_TEXT) if begun else silent())
     with slow.dial(previous_response_id=previous, context_management=DUE) as sock:
-        received = read_until(sock, HEARTBEAT)
+        received = read_until(sock, b"response.in_progress")
         sock.close()
         slow.first.wait_hangup(timeout=PROMPTLY)
     slow.is_cancelled(response_id_in(received))
@@ -294,7 +295,7 @@ def test_a_native_compaction_is_not_mute_either(slow: Stage) -> None:
     previous = slow.talk()
     slow.first.enqueue(silent())
     stream = slow.stream(model="native", previous_response_id=previous, context_management=DUE)
-    stream.alive()
+    stream.begun()
     slow.first.release()
     check_stream(stream.rest(), status="completed")
 
@@ -303,7 +304,7 @@ def test_a_compaction_that_is_all_that_was_asked_for_is_not_mute(slow: Stage) ->
     previous = slow.talk()
     slow.first.enqueue(silent())
     stream = slow.stream(previous_response_id=previous, input=[{"type": "compaction_trigger"}])
-    response_id = stream.alive()
+    response_id = stream.begun()
     slow.first.release()
     final = check_stream(stream.rest(), status="completed")[-1]["response"]
     assert [item["type"] for item in final["output"]] == ["compaction"]
@@ -317,7 +318,7 @@ def test_a_compaction_that_fails_after_the_head_is_told_by_events(slow: Stage, p
     slow.second.enqueue(refusal(500))
     asked: Any = [{"type": "compaction_trigger"}] if path == "/responses" else "And now?"
     stream = slow.stream(path, previous_response_id=previous, input=asked)
-    response_id = stream.alive()
+    response_id = stream.begun()
     slow.first.release()
     check_failed_stream(stream.rest(), "compaction_failed")
     check_response(slow.stored(response_id), status="failed")
@@ -386,7 +387,7 @@ def test_a_worker_that_ends_tells_the_client_so(
     with Gateway(tmp_path, rows(*upstreams), mover=mover, header_after=SOON, heartbeat=SOON, drain=1) as gateway:
         stage = Stage(gateway, *upstreams)
         stream = stage.stream()
-        response_id = stream.alive()
+        response_id = stream.begun()
         os.kill(gateway.pid, signal.SIGTERM)
         check_failed_stream(stream.rest(), "server_shutting_down")
         first.wait_hangup()

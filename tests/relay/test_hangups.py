@@ -10,12 +10,14 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from tests.contract import check_error, check_response
 from tests.gateway import Gateway, reset
 from tests.relay.conftest import (
+    BRISK,
     PROMPTLY,
     SOME_TEXT,
     Lane,
@@ -169,6 +171,24 @@ def test_a_client_that_never_reads_slows_its_upstream_and_nobody_else(lane: Lane
         assert b"data: [DONE]" in last_of(sock)
         assert said.count == 10_000
     assert lane.stored(response_id)["status"] == "completed"
+
+
+def test_a_client_that_rests_for_longer_than_the_upstream_may_gets_all(calm: Lane) -> None:
+    """The upstream is held back by the client, and its silence is not its own."""
+    brisk = calm.on("brisk")
+    said = Counted(itertools.repeat(b"x" * 4000, 10_000))
+    brisk.first.enqueue(said.script)
+    with brisk.gateway.dial(brisk.body(stream=True), receive_buffer=2048) as sock:
+        brisk.first.wait_for_request()
+        behind = settled(lambda: said.count)
+        until = monotonic() + 3 * BRISK["idle"]
+        eventually(lambda: monotonic() > until, "more than the upstream may be silent for")
+        assert said.count == behind < 5_000
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        response_id = response_id_in(read_until(sock, b"response.in_progress"))
+        assert b"data: [DONE]" in last_of(sock)
+    assert said.count == 10_000
+    assert brisk.stored(response_id)["status"] == "completed"
 
 
 def test_a_client_that_takes_nothing_is_given_up(

@@ -15,7 +15,18 @@ from hypothesis import strategies as st
 from app import ids
 from tests.contract import LIFECYCLE, check_response, check_stream
 from tests.gateway import Gateway, portions
-from tests.relay.conftest import JSON, Lane, Tape, blocks, deltas, events_of, on_both_movers, read_until, response_id_in
+from tests.relay.conftest import (
+    JSON,
+    Lane,
+    Tape,
+    blocks,
+    deltas,
+    events_of,
+    on_both_movers,
+    read_until,
+    response_id_in,
+    text_of,
+)
 from tests.sse_reader import follow
 from tests.upstream import (
     Script,
@@ -30,6 +41,7 @@ from tests.upstream import (
     json_instead,
     line_ends,
     respelled,
+    retold,
     rewritten,
     sloppy,
     split_at,
@@ -133,6 +145,19 @@ def test_an_inexact_answer_is_the_same_streamed_and_unstreamed(lane: Lane, ask: 
     whole = lane.post(**ASKS[ask]).json()
     check_response(whole, status=streamed["status"])
     assert [kept(item) for item in whole["output"]] == [kept(item) for item in streamed["output"]]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_estimate_of_what_was_read_includes_the_history(lane: Lane, streamed: bool) -> None:
+    said = "a long story " * 500
+    lane.first.enqueue(retold(lambda body: {**body, "usage": None}), times=2)
+    told = lane.post(input=said).json()
+    answer = lane.ask(streamed, previous_response_id=told["id"], input="And then?")
+    final = check_stream(answer.content)[-1]["response"] if streamed else check_response(answer.json())
+    history = len(said) + len(text_of(told))
+    assert told["usage"]["input_tokens"] >= len(said) // 4
+    assert final["usage"]["input_tokens"] >= history // 4
+    assert final["usage"]["input_tokens"] < history, "an estimate that is several times too high is none"
 
 
 def comparable(event: JSON) -> JSON:
