@@ -198,6 +198,7 @@ class ShuttingDown(Unavailable):
     """This worker ends before the stream does; another one can be asked."""
 
     code = "server_shutting_down"
+    retry_after = 1.0
 
     def __init__(self) -> None:
         super().__init__("The server is shutting down. Please try again.")
