@@ -94,13 +94,18 @@ class _Upload:
     def is_late(self, now: float) -> bool:
         if self._until is not None:
             return now >= self._until
-        return self.received < (now - self._began - self._patience) * SLOWEST - _PIECE
+        return is_too_slow(self.received, now - self._began - self._patience)
 
     def end(self) -> None:
         """Its reader finds the end of the body; an answer can still be sent."""
         self.ended = True
         with suppress(OSError), socket.socket(fileno=os.dup(self._sock.fileno())) as plain:
             plain.shutdown(socket.SHUT_RD)
+
+
+def is_too_slow(received: int, seconds: float) -> bool:
+    """Whether so many seconds, beyond those that every upload has, were too long for what has come."""
+    return received < seconds * SLOWEST - _PIECE
 
 
 class Bodies:

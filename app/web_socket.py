@@ -22,20 +22,22 @@ from typing import Any, NoReturn
 
 import simple_websocket
 from flask import Response, request
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Ping, Request, TextMessage
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError
 
 from app import ids, web
+from app.bodies import COUNTED, SILENCE, is_too_slow
 from app.errors import (
     ClientGone,
     GatewayError,
-    InternalError,
     InvalidRequest,
     ShuttingDown,
     Unauthenticated,
     Unavailable,
     UpgradeRequired,
 )
+from app.memory import Budget, Share
 from app.records import Token
 from app.relay import Asked
 from app.relay.journal import Visit
@@ -50,6 +52,8 @@ _TICK = 1.0
 _FAREWELL = 1.0
 #: Frames that may wait for their turn.
 _WAITING = 64
+#: Bytes that a message that grows takes of the budget at once.
+_AHEAD = 256 * 1024
 #: What the handshake is made of, beside the key. No extensions: compression costs 300 KiB a connection.
 _HANDSHAKE = {
     "HTTP_HOST": "antiphon",
@@ -158,29 +162,126 @@ class _Line:
             self._sock.shutdown(socket.SHUT_RDWR)
 
 
+class _Message:
+    """What a client says, as it comes: a text is the bytes of its JSON."""
+
+    __slots__ = ("_began", "_heard", "data", "is_text", "share")
+
+    def __init__(self, is_text: bool, share: Share) -> None:
+        self.is_text = is_text
+        self.data = bytearray()
+        self.share = share
+        self._began = self._heard = monotonic()
+
+    def add(self, data: bytes | bytearray) -> None:
+        """Raises PayloadTooLarge and Unavailable."""
+        size = len(self.data) + len(data)
+        if size >= COUNTED and size > self.share.size:
+            # Room for some more: the budget is not looked at for every piece.
+            self.share.grow(max(size - self.share.size, _AHEAD), patience=0.0)
+        self.data += data
+        self._heard = monotonic()
+
+    def is_late(self, now: float, patience: float) -> bool:
+        return now - self._heard > patience or is_too_slow(len(self.data), now - self._began - patience)
+
+
 class _Wire(simple_websocket.Server):  # type: ignore[misc]
-    """Limits what may wait, and is patient with pongs: a client that is busy reading answers late."""
+    """Limits what may wait and for how long a message may be on its way, and is patient with pongs: a client that is
+    busy answers late."""
 
     _heard = 0.0
+
+    def __init__(self, environ: Mapping[str, Any], budget: Budget, patience: float, **options: Any) -> None:
+        """`patience`: so many seconds an unfinished message may be silent."""
+        self._budget = budget
+        self._patience = patience
+        self._incoming: _Message | None = None
+        super().__init__(environ, **options)
 
     @property
     def pong_received(self) -> bool:
         silence: float = monotonic() - self._heard
-        return bool(silence < self.sock.stall)
+        return bool(silence < self.sock.stall) and not self._is_late()
 
     @pong_received.setter
     def pong_received(self, received: bool) -> None:
         if received:
             self._heard = monotonic()
 
+    def discard_waiting(self) -> None:
+        """What nobody will answer any more."""
+        for message in (*self.input_buffer, self._incoming):
+            if message is not None:
+                message.share.close()
+        self.input_buffer.clear()
+        self._incoming = None
+
     def _handle_events(self) -> bool:
-        going: bool = super()._handle_events()
-        waiting = self.input_buffer
-        if going and (len(waiting) > _WAITING or sum(map(len, waiting)) > self.max_message_size):
-            self.close(CloseReason.POLICY_VIOLATION, "Too many frames wait for their turn.")
-            self.sock.discard(_FAREWELL)
+        # Whoever sends a large frame cannot answer pings meanwhile.
+        self._heard = monotonic()
+        try:
+            going = all(map(self._handle, self.ws.events()))
+        except LocalProtocolError:
+            self.event.set()
             return False
+        if going and self._is_late():
+            return self._refuse(CloseReason.POLICY_VIOLATION, "The message did not arrive in time.")
         return going
+
+    def _handle(self, event: Event) -> bool:
+        """False after the last."""
+        if isinstance(event, TextMessage | BytesMessage):
+            return self._take(event)
+        if isinstance(event, Request):
+            self.sock.send(self.ws.send(AcceptConnection()))
+        elif isinstance(event, Ping):
+            self.sock.send(self.ws.send(event.response()))
+        elif isinstance(event, CloseConnection):
+            self.sock.send(self.ws.send(event.response()))
+            self.close_reason, self.close_message = event.code, event.reason
+            self.connected = False
+            self.event.set()
+            return False
+        return True
+
+    def _take(self, event: TextMessage | BytesMessage) -> bool:
+        """One more piece of a message; False when it was refused."""
+        message = self._incoming or _Message(isinstance(event, TextMessage), Share(self._budget))
+        self._incoming = message
+        data = event.data.encode() if isinstance(event, TextMessage) else event.data
+        longest = self.max_message_size
+        if len(message.data) + len(data) + self._still_announced() > longest:
+            return self._refuse(CloseReason.MESSAGE_TOO_BIG, "Message is too big")
+        try:
+            message.add(data)
+        except GatewayError as error:
+            return self._refuse(CloseReason.TRY_AGAIN_LATER, error.message)
+        if not event.message_finished:
+            return True
+        self._incoming = None
+        waiting = self.input_buffer
+        waiting.append(message)
+        self.event.set()
+        if len(waiting) > _WAITING or sum(len(each.data) for each in waiting) > longest:
+            return self._refuse(CloseReason.POLICY_VIOLATION, "Too many frames wait for their turn.")
+        return True
+
+    def _still_announced(self) -> int:
+        """What is left of the frame whose head has come. wsproto does not tell."""
+        decoder = getattr(getattr(self.ws.connection, "_proto", None), "_frame_decoder", None)
+        if decoder is None or decoder.header is None:
+            return 0
+        return int(decoder.header.payload_len - decoder.payload_consumed)
+
+    def _is_late(self) -> bool:
+        return self._incoming is not None and self._incoming.is_late(monotonic(), self._patience)
+
+    def _refuse(self, reason: CloseReason, why: str) -> bool:
+        self.close(reason, why)
+        self.event.set()
+        self.sock.discard(_FAREWELL)
+        return False
 
 
 # --- the connection ---------------------------------------------------------------------------------------------
@@ -192,11 +293,14 @@ class _Connection:
         self._line = line
         self._drain = gateway.drain
         self._secret = secret
-        self._session = Session(gateway.relay, gateway.store)
+        self._bodies = gateway.bodies
+        self._session = Session(gateway.relay, gateway.store, Share(gateway.budget))
         self._minutes = round(settings.socket_lifetime / 60)
         self._until = monotonic() + settings.socket_lifetime
         self._wire = _Wire(
             {**_HANDSHAKE, "HTTP_SEC_WEBSOCKET_KEY": line.key, "gunicorn.socket": line},
+            gateway.budget,
+            min(SILENCE, settings.stall),
             receive_bytes=65536,
             ping_interval=settings.heartbeat,
             max_message_size=settings.max_body,
@@ -210,11 +314,12 @@ class _Connection:
         """The thread that reads may still be answering a goodbye, or waiting for one."""
         self._session.close()
         self._wire.thread.join(_FAREWELL)
+        self._wire.discard_waiting()
 
     def run(self) -> None:
         """Answers frames in the order in which they come. Raises what `_LOST` lists."""
         while True:
-            message = self._wire.receive(timeout=_TICK)
+            message: _Message | None = self._wire.receive(timeout=_TICK)
             if self._drain.begun:
                 return self._end(CloseReason.GOING_AWAY, ShuttingDown(), message)
             if monotonic() >= self._until:
@@ -226,22 +331,19 @@ class _Connection:
             except Unauthenticated as error:
                 return self._end(CloseReason.POLICY_VIOLATION, error, message)
             except GatewayError as error:
-                self._wire.send(self._session.refuse(message, error))
+                self._refuse(message, error)
             else:
-                self._answer(token, message)
+                with closing(message.share):
+                    self._answer(token, message)
 
-    def _answer(self, token: Token, message: str | bytes) -> None:
+    def _answer(self, token: Token, message: _Message) -> None:
         asked, began = Asked(ids.new_request_id(), self._line.fileno()), monotonic()
+        data = message.data if message.is_text else bytes(message.data)
+        parse = partial(self._bodies.parse, share=message.share)
         try:
-            with closing(self._session.answer(token, message, asked, self._send)) as frames:
+            with closing(self._session.answer(token, data, asked, self._send, parse)) as frames:
                 for frame in frames:
                     self._wire.send(frame)
-        except _LOST:
-            raise
-        except Exception:
-            # An error ends the turn, never the connection.
-            log.exception("a turn of request %s failed", asked.request_id)
-            self._wire.send(self._session.refuse(message, InternalError()))
         finally:
             asked.entry.write(Visit(asked.request_id, began, "WS", request.path, 101, token))
 
@@ -252,7 +354,12 @@ class _Connection:
         except _LOST as error:
             raise ClientGone from error
 
-    def _expire(self, message: str | bytes | None) -> None:
+    def _refuse(self, message: _Message, error: GatewayError) -> None:
+        with closing(message.share):
+            data = message.data if message.is_text else bytes(message.data)
+            self._wire.send(self._session.refuse(data, error))
+
+    def _expire(self, message: _Message | None) -> None:
         error = InvalidRequest(
             f"Responses websocket connection limit reached ({self._minutes} minutes). Create a new websocket "
             "connection to continue.",
@@ -262,9 +369,9 @@ class _Connection:
             self._wire.send(error_frame(error))
         self._end(CloseReason.NORMAL_CLOSURE, error, message)
 
-    def _end(self, reason: CloseReason, error: GatewayError, message: str | bytes | None) -> None:
+    def _end(self, reason: CloseReason, error: GatewayError, message: _Message | None) -> None:
         """Says goodbye. Whoever still waits for an answer is told that there will be none."""
         while message is not None:
-            self._wire.send(self._session.refuse(message, error))
+            self._refuse(message, error)
             message = self._wire.receive(timeout=0)
         self._wire.close(reason)

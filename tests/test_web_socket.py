@@ -23,6 +23,7 @@ from tests.web_sockets import CREATE, JSON, Socket, check_error_frame, check_fra
 ASK = {"model": "m", "input": "Say something to me"}
 TEXT, BINARY, CLOSE, PING, PONG, UNKNOWN = 1, 2, 8, 9, 10, 3
 NORMAL, GOING_AWAY, PROTOCOL_ERROR, NO_TEXT, POLICY, TOO_BIG = 1000, 1001, 1002, 1007, 1008, 1009
+TRY_AGAIN_LATER = 1013
 #: The fourth part of 32 threads, and one less.
 HELD = 7
 MAX_BODY = 100_000
@@ -122,6 +123,81 @@ def socket_turn(api: Gateway, number: int) -> None:
     headers = {"session-id": name, "thread-id": name, "conversation-id": name}
     with Socket(api, headers=headers) as sock:
         sock.answer(prompt_cache_key=name, store=False, input="x" * (MAX_BODY - 1000))
+
+
+# --- large and slow messages ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory, model: ScriptedUpstream) -> Iterator[Gateway]:
+    """A client may be silent for a second; four messages of the largest size fill the memory."""
+    settings = {"heartbeat": 1, "stall": 1, "max_body": MAX_BODY, "memory": 4 * MAX_BODY}
+    with Gateway(tmp_path_factory.mktemp("hasty"), [model.channel()], **settings) as gateway:
+        yield gateway
+
+
+def test_the_largest_message_is_counted_in_bytes(api: Gateway) -> None:
+    with Socket(api, max_size=None) as sock:
+        sock.answer(input="x" * (MAX_BODY - 1000))
+        sock.ask(input="€" * (MAX_BODY // 2))
+        assert sock.ended() == ([], TOO_BIG)
+
+
+def test_a_frame_that_announces_too_much_is_refused_before_it_has_come(api: Gateway) -> None:
+    with dial(api) as sock:
+        sock.sendall(b"\x81\xff" + (MAX_BODY + 1).to_bytes(8, "big") + b"mask" + b"one piece")
+        opcode, payload = read_frame(sock)
+    assert (opcode, int.from_bytes(payload[:2], "big")) == (CLOSE, TOO_BIG)
+
+
+def test_an_unfinished_message_is_given_up_though_pings_are_answered(hasty: Gateway) -> None:
+    with Socket(hasty) as sock:
+        with pytest.raises(ConnectionClosed):
+            sock.wire.send(unfinished(sock))
+        assert sock.ended() == ([], POLICY)
+
+
+def unfinished(sock: Socket) -> Iterator[str]:
+    """The first fragment of a message that gets no further until its connection has ended."""
+    yield '{"type":'
+    eventually(lambda: sock.wire.protocol.close_rcvd, "the goodbye")
+    yield '"response.create"}'
+
+
+def test_a_slow_frame_that_moves_is_waited_for(hasty: Gateway) -> None:
+    """Longer than a client may be silent; within a frame it cannot answer pings."""
+    body = orjson.dumps({**CREATE, "input": "x" * 60_000})
+    frame = frame_bytes(body)
+    with dial(hasty) as sock:
+        step = len(frame) // 12
+        for at in range(0, len(frame), step):
+            sock.settimeout(0.3)
+            with suppress(TimeoutError):
+                while read_frame(sock)[0] == PING:
+                    pass
+            sock.sendall(frame[at : at + step])
+        sock.settimeout(20)
+        text = next(payload for opcode, payload in iter(lambda: read_frame(sock), None) if opcode == TEXT)
+    assert orjson.loads(text)["type"] == "response.created"
+
+
+def test_a_message_for_which_there_is_no_memory_ends_its_socket(hasty: Gateway, upstream: ScriptedUpstream) -> None:
+    upstream.always(silent())
+    with ExitStack() as stack:
+        held = [stack.enter_context(Socket(hasty)) for _ in range(4)]
+        for sock in held:
+            sock.ask(input="x" * (MAX_BODY - 1000))
+        codes = [ended_with(sock) for sock in held]
+    assert TRY_AGAIN_LATER in codes
+
+
+def ended_with(sock: Socket) -> int | None:
+    """The code that it was closed with within a moment."""
+    with suppress(ConnectionClosed, TimeoutError):
+        while True:
+            sock.wire.recv(PROMPTLY / 5)
+    received = sock.wire.protocol.close_rcvd
+    return received.code if received else None
 
 
 # --- the wire ---------------------------------------------------------------------------------------------------

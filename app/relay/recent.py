@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any, cast
 
+from app.errors import PayloadTooLarge, Unavailable
+from app.memory import Share
 from app.records import CHAINABLE, Chain, Draft, Link, Outcome
 from app.relay.ports import Store
 
@@ -17,8 +19,10 @@ _BYTES = 64 * 1024 * 1024
 class Recent:
     """Whatever is not about unstored responses is the store's own business."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, share: Share) -> None:
+        """`share`: of the memory for large bodies, closed by whoever opened it."""
         self._store = store
+        self._share = share
         self._chains: OrderedDict[str, Chain] = OrderedDict()
         self._read: tuple[str | None, Chain] = (None, Chain())
 
@@ -48,6 +52,7 @@ class Recent:
         """The connection has ended: nothing can go on from here any more."""
         self._chains.clear()
         self._read = (None, Chain())
+        self._share.close()
 
     def _remember(self, draft: Draft, outcome: Outcome) -> None:
         before = Chain() if outcome.compacted or draft.parent is None else self._before(draft.owner, draft.parent)
@@ -55,6 +60,19 @@ class Recent:
         self._chains[draft.id] = Chain(links, compacted=outcome.compacted or before.compacted)
         while len(self._chains) > _RESPONSES or sum(map(_size, self._chains.values())) > _BYTES:
             self._chains.popitem(last=False)
+        while not self._has_room():
+            self._chains.popitem(last=False)
+
+    def _has_room(self) -> bool:
+        """Chains share the links that they have in common. Nothing waits for others to give room back."""
+        links = {link.id: link for chain in self._chains.values() for link in chain.links}
+        held = sum(map(_link_size, links.values()))
+        self._share.shrink(held)
+        try:
+            self._share.grow(held - self._share.size, patience=0.0)
+        except (PayloadTooLarge, Unavailable):
+            return False
+        return True
 
     def _before(self, owner: str, parent: str) -> Chain:
         """As the turn read it when it was opened: the parent may be gone by now."""
@@ -78,4 +96,8 @@ def _link(draft: Draft, outcome: Outcome) -> Link:
 
 
 def _size(chain: Chain) -> int:
-    return sum(len(link.input) + len(link.output) for link in chain.links)
+    return sum(map(_link_size, chain.links))
+
+
+def _link_size(link: Link) -> int:
+    return len(link.input) + len(link.output)

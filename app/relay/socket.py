@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -11,12 +12,15 @@ from typing import Protocol, cast
 import orjson
 
 from app import sse
-from app.errors import GatewayError, InvalidRequest
+from app.errors import ClientGone, GatewayError, InternalError, InvalidRequest
+from app.memory import Share
 from app.records import Token
 from app.relay import Asked, Relay
 from app.relay.ports import Store
 from app.relay.recent import Recent
-from app.schemas.frames import Frame, FrameRequest, parse_frame, read_frame
+from app.schemas.frames import Frame, FrameRequest, Parse, parse_frame, read_frame
+
+log = logging.getLogger(__name__)
 
 #: A turn ends in one frame: over SSE this comes before `response.failed`, which says the same.
 _FIRST_OF_A_PAIR = "error"
@@ -31,17 +35,25 @@ class _Events(Protocol):
 class Session:
     """What one connection remembers: its latest responses, also those that are not stored."""
 
-    def __init__(self, relay: Relay, store: Store) -> None:
-        self._recent = Recent(store)
+    def __init__(self, relay: Relay, store: Store, share: Share) -> None:
+        """`share`: what the connection remembers has of the memory for large bodies."""
+        self._recent = Recent(store, share)
         self._relay = relay.over(self._recent.as_store())
 
-    def answer(self, token: Token, message: str | bytes, asked: Asked, send: Callable[[str], None]) -> Generator[str]:
-        """The frames that answer a client's frame; closed before their end, they end the turn. What cannot wait for the
-        first of them is given to `send`. Raises ClientGone.
+    def answer(
+        self,
+        token: Token,
+        message: bytearray | bytes,
+        asked: Asked,
+        send: Callable[[str], None],
+        parse: Parse,
+    ) -> Generator[str]:
+        """The frames that answer a client's message; closed before their end, they end the turn. What cannot wait for
+        the first of them is given to `send`. Raises ClientGone.
         """
         frame: Frame | None = None
         try:
-            frame = parse_frame(message)
+            frame = parse_frame(message, parse)
             wanted = read_frame(frame)
             self._check_parent_is_stored(token, wanted)
             asked = replace(asked, say=partial(_say, send, frame.lane))
@@ -53,11 +65,17 @@ class Session:
         except GatewayError as error:
             self._evict_parent(frame)
             yield error_frame(error, frame)
+        except ClientGone:
+            raise
+        except Exception:
+            # An error ends the turn, never the connection.
+            log.exception("a turn of request %s failed", asked.request_id)
+            yield error_frame(InternalError(), frame)
 
     def close(self) -> None:
         self._recent.clear()
 
-    def refuse(self, message: str | bytes, error: GatewayError) -> str:
+    def refuse(self, message: bytearray | bytes, error: GatewayError) -> str:
         """What answers a client's frame that nobody looks at any more."""
         try:
             return error_frame(error, parse_frame(message))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,9 @@ from app import nesting
 from app.errors import InvalidRequest, nested_too_deep
 from app.schemas.create import read_create, read_warm_up
 from app.schemas.fields import Boolean, Fault, StrictText
+
+#: The value of a text's JSON. Raises ValueError.
+Parse = Callable[[bytearray], Any]
 
 _CREATE = "response.create"
 #: Belong to the frame, not to the request in it; and what a socket does in its own way.
@@ -48,17 +52,18 @@ class FrameRequest:
     """False for a warm-up: the context is built, nothing is answered."""
 
 
-def parse_frame(message: str | bytes) -> Frame:
-    """Raises InvalidRequest."""
+def parse_frame(message: bytearray | bytes, parse: Parse = orjson.loads) -> Frame:
+    """The frame of a text; `parse` may empty it. Raises InvalidRequest. Binary messages come as bytes."""
     if isinstance(message, bytes):
         raise InvalidRequest("Send text frames: binary ones are not read.", code="invalid_frame")
+    length = len(message)
     try:
-        body = orjson.loads(message)
+        body = parse(message)
     except ValueError:
         raise InvalidRequest("We could not parse the JSON of your frame.", code="invalid_json") from None
     if not isinstance(body, dict):
         raise InvalidRequest("A frame is a JSON object with a 'type'.", code="invalid_frame")
-    return Frame(body, len(message))
+    return Frame(body, length)
 
 
 def read_frame(frame: Frame) -> FrameRequest:

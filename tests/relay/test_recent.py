@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
+from app.memory import Budget, Share
 from app.relay.recent import Recent
 from app.store import Store
 from tests.store.turns import OWNER, draft, outcome, turn
 
 REMEMBERED = 16
 LARGEST = 64 * 1024 * 1024
+BUDGET = 2 * LARGEST
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def path(recent: Recent, response_id: str) -> list[str]:
 def test_a_chain_is_the_way_from_its_root_or_its_newest_compaction(
     store: Store, turns: list[tuple[int, bool, bool]]
 ) -> None:
-    recent = Recent(store)
+    recent = Recent(store, Share(Budget(BUDGET)))
     ways: list[tuple[str, list[str], bool]] = []
     for place, is_root, compacted in turns:
         parent = None if is_root or not ways else ways[place % len(ways)]
@@ -64,7 +66,7 @@ def test_a_chain_is_the_way_from_its_root_or_its_newest_compaction(
 
 
 def test_a_link_is_what_a_stored_one_would_be(store: Store) -> None:
-    recent = Recent(store)
+    recent = Recent(store, Share(Budget(BUDGET)))
     stored = turn(store)
     first = unstored(recent, stored)
     link = recent.chain(OWNER, first).links[-1]
@@ -76,22 +78,22 @@ def test_a_link_is_what_a_stored_one_would_be(store: Store) -> None:
 
 
 def test_nothing_of_it_is_in_the_store(store: Store) -> None:
-    recent = Recent(store)
+    recent = Recent(store, Share(Budget(BUDGET)))
     made = unstored(recent)
     assert made in recent
     assert store.response(OWNER, made) is None
     with pytest.raises(InvalidRequest, match="not found"):
-        Recent(store).chain(OWNER, made)
+        Recent(store, Share(Budget(BUDGET))).chain(OWNER, made)
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
 def test_what_has_failed_is_not_remembered(store: Store, status: str) -> None:
-    recent = Recent(store)
+    recent = Recent(store, Share(Budget(BUDGET)))
     assert unstored(recent, status=status) not in recent
 
 
 def test_what_is_forgotten_is_gone_but_not_for_those_who_went_on(store: Store) -> None:
-    recent = Recent(store)
+    recent = Recent(store, Share(Budget(BUDGET)))
     root = unstored(recent)
     child = unstored(recent, root)
     recent.forget(root)
@@ -102,7 +104,7 @@ def test_what_is_forgotten_is_gone_but_not_for_those_who_went_on(store: Store) -
 
 
 def test_a_turn_that_was_opened_before_its_parent_went_is_whole(store: Store) -> None:
-    recent = Recent(store)
+    recent = Recent(store, Share(Budget(BUDGET)))
     parent = turn(store)
     recent.chain(OWNER, parent)
     store.delete(OWNER, parent)
@@ -112,13 +114,13 @@ def test_a_turn_that_was_opened_before_its_parent_went_is_whole(store: Store) ->
 
 
 def test_only_the_latest_are_remembered(store: Store) -> None:
-    recent = Recent(store)
+    recent = Recent(store, Share(Budget(BUDGET)))
     made = [unstored(recent) for _ in range(REMEMBERED + 3)]
     assert [response_id in recent for response_id in made] == [False] * 3 + [True] * REMEMBERED
 
 
 def test_contexts_that_are_too_large_together_are_forgotten_from_the_oldest_on(store: Store) -> None:
-    recent = Recent(store)
+    recent = Recent(store, Share(Budget(BUDGET)))
     half = b"x" * (LARGEST // 2)
     drafts = [draft(kept=False, input=half), draft(kept=False, input=b"[]"), draft(kept=False, input=half)]
     for begun in drafts:
@@ -127,3 +129,18 @@ def test_contexts_that_are_too_large_together_are_forgotten_from_the_oldest_on(s
     huge = draft(kept=False, input=half + half)
     recent.note(huge, outcome(output=b"[]"))
     assert huge.id not in recent
+
+
+def test_what_is_remembered_has_its_part_of_the_memory_of_large_bodies(store: Store) -> None:
+    budget = Budget(1000)
+    recent = Recent(store, Share(budget))
+    ids = [unstored(recent) for _ in range(REMEMBERED)]
+    assert 0 < budget.taken <= 1000
+    assert ids[-1] in recent
+    assert ids[0] not in recent
+    other = Share(budget)
+    recent.forget(ids[-1])
+    recent.clear()
+    assert budget.taken == 0
+    other.grow(1000)
+    assert unstored(recent) not in recent

@@ -22,7 +22,7 @@ JSON = st.recursive(
 
 
 def framed(body: dict[str, Any]) -> Frame:
-    return parse_frame(orjson.dumps(body).decode())
+    return parse_frame(bytearray(orjson.dumps(body)))
 
 
 def fault_of(read: Callable[[], object]) -> InvalidRequest | None:
@@ -33,8 +33,8 @@ def fault_of(read: Callable[[], object]) -> InvalidRequest | None:
     return None
 
 
-@given(st.text() | st.binary() | JSON.map(lambda value: orjson.dumps(value).decode()))
-def test_any_message_is_a_frame_or_an_error_of_the_clients(message: str | bytes) -> None:
+@given(st.binary() | (st.text().map(str.encode) | JSON.map(orjson.dumps)).map(bytearray))
+def test_any_message_is_a_frame_or_an_error_of_the_clients(message: bytes | bytearray) -> None:
     refused = fault_of(lambda: parse_frame(message))
     if refused is None:
         assert parse_frame(message).body == orjson.loads(message)
