@@ -157,6 +157,20 @@ def test_it_is_refused_as_a_response_would_be(api: Gateway, body: JSON, param: s
         assert (error["param"], error["code"]) == (param, code)
 
 
+NULLABLE = [
+    *("instructions", "previous_response_id", "conversation", "tools", "tool_choice", "text", "reasoning"),
+    *("truncation", "parallel_tool_calls", "personality", "metadata", "max_output_tokens", "store", "include"),
+]
+
+
+def test_what_is_null_counts_as_absent(api: Gateway, exact: ScriptedUpstream) -> None:
+    plain = _count(api, model=COUNTING, input="Hello")
+    assert _count(api, model=COUNTING, input="Hello", **dict.fromkeys(NULLABLE)) == plain
+    assert exact.bodies[-1].keys().isdisjoint(NULLABLE)
+    for name in ("model", "input"):
+        assert api.post(PATH, {"model": COUNTING, "input": "Hello", name: None}).status_code == 200
+
+
 def test_a_stranger_can_count_nothing_of_mine(api: Gateway, create: Create) -> None:
     mine = create(COUNTING, "Hello")
     stranger = api.new_token("stranger", "--owner", "stranger")

@@ -441,3 +441,21 @@ def test_a_conversation_survives_a_restart(api: Gateway, create: Create, exact: 
     create(EXACT, "two", previous_response_id=first["id"])
 
     assert user_texts(exact.bodies[-1]["input"]) == ["one", "two"]
+
+
+@pytest.mark.parametrize("known_first", [True, False])
+def test_one_unknown_reference_among_known_ones_is_not_found(
+    api: Gateway, create: Create, exact: ScriptedUpstream, known_first: bool
+) -> None:
+    known = create(EXACT, "one")["output"][0]["id"]
+    asked = len(exact.bodies)
+    names = [known, "msg_nobody", known] if known_first else ["msg_nobody", known]
+    references = [{"type": "item_reference", "id": name} for name in names]
+    answers = [
+        api.post("/responses", {"model": EXACT, "input": [*references, said("two")]}),
+        api.post("/conversations", {"items": references}),
+    ]
+    for answer in answers:
+        error = check_error(answer, 404, param="input", type="invalid_request_error")
+        assert error["message"] == "Item with id 'msg_nobody' not found."
+    assert len(exact.bodies) == asked

@@ -53,6 +53,22 @@ def test_a_wrong_token_is_told_so_without_being_repeated(api: Gateway, method: s
     assert "wrong-key-of-some-length" not in error["message"]
 
 
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [
+        ("sk-wrong-key-of-some-length", "sk-"),
+        ("ap_" + "0" * 46, "ap_"),
+        ("abcd", "abc"),
+        ("x", "x"),
+        ("ab\xe9cdef", ""),
+        ("\xe9", ""),
+    ],
+)
+def test_of_a_wrong_token_three_characters_are_shown(api: Gateway, token: str, shown: str) -> None:
+    error = check_error(_asked(api, "GET", "/models", f"Bearer {token}"), 401, code="invalid_api_key")
+    assert error["message"].startswith(f"Incorrect API key provided: {shown}***. ")
+
+
 @pytest.mark.parametrize("token", WRONG, ids=ascii)
 def test_whatever_is_no_token_is_a_wrong_one(api: Gateway, token: str) -> None:
     check_error(_asked(api, "GET", "/models", f"Bearer {token}"), 401, code="invalid_api_key")
