@@ -27,6 +27,7 @@
             ├── UpstreamDenied        it does not take our key; the channel rests
             ├── UpstreamLacksModel 404
             ├── UpstreamFailed        5xx
+            │   └── UpstreamLoading  503  its server is up and has not loaded the model yet
             └── UpstreamBroken        it answered what is no answer
 
 The sentences are OpenAI's own where they exist, because clients match them.
@@ -90,6 +91,11 @@ class GatewayError(AntiphonError):
             self.type = type
         if retry_after is not None:
             self.retry_after = retry_after
+
+    @property
+    def name(self) -> str:
+        """What the log and the row call it: the code, or the type of an error that has none."""
+        return self.code or self.type
 
     def error(self) -> dict[str, Any]:
         """The inner object: `{message, type, param, code}`, all four keys always."""
@@ -213,14 +219,21 @@ class StoreUnavailable(Unavailable):
 
 
 class UpstreamError(GatewayError):
-    """`elsewhere`: another channel may be tried. `counts`: the failure speaks against the channel, which may rest."""
+    """`elsewhere`: another channel may be tried. `counts`: the failure speaks against the channel, which may go into
+    cooldown; `perhaps_input`: it may lie in what this one owner asked for. `cause` is for the log, `said` for the row.
+    """
 
     status = 502
     type = "server_error"
     code: str | None = "upstream_error"
     elsewhere: ClassVar[bool] = True
     counts: ClassVar[bool] = True
+    perhaps_input: bool = False
     should_retry: bool | None = False
+    cause: str = ""
+    """What the upstream's status, its code or the system call said: words of machines, never a sentence."""
+    said: str | None = None
+    """The upstream's own sentence, which may quote the prompt."""
 
 
 class UpstreamUnreachable(UpstreamError):
@@ -278,6 +291,22 @@ class UpstreamLacksModel(UpstreamError):
 
 class UpstreamFailed(UpstreamError):
     """A 5xx, or an error event before the first output."""
+
+    perhaps_input = True
+
+
+class UpstreamLoading(UpstreamFailed):
+    """It will answer when its model is loaded: it is asked again, and nothing speaks against the channel."""
+
+    status = 503
+    type = "service_unavailable_error"
+    code = "server_is_overloaded"
+    counts = False
+    retry_after = 1.0
+    should_retry: bool | None = None
+
+    def __init__(self) -> None:
+        super().__init__("The model's server is still loading the model. Please try again in a moment.")
 
 
 class UpstreamBroken(UpstreamError):

@@ -104,6 +104,8 @@ class Attempt:
     """How its stream was read: `bytes`, `repaired`, `translated`."""
     dropped: tuple[str, ...] = ()
     """Types of the tools that the channel was not told of."""
+    said: str | None = None
+    """The upstream's own sentence, where it failed with one."""
 
     def wire(self) -> dict[str, Any]:
         wire: dict[str, Any] = {
@@ -116,6 +118,8 @@ class Attempt:
             wire["path"] = self.path
         if self.dropped:
             wire["dropped"] = list(self.dropped)
+        if self.said:
+            wire["said"] = self.said
         return wire
 
 

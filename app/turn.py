@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from app.echo import Echo
+from app.errors import UpstreamError
 from app.records import Chain, Usage
 
 Item = dict[str, Any]
@@ -80,5 +81,7 @@ class Answer:
     """The upstream's own response object, for the defaults that a client left open."""
     upstream_id: str | None = None
     upstream_model: str | None = None
+    failure: UpstreamError | None = field(default=None, compare=False)
+    """Of a failed one, what the channel failed with."""
     path: str = ""
     """How it came to be what it is: `bytes` as the upstream sent it, `repaired`, or `translated`."""

@@ -37,12 +37,15 @@ class Secret(str):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds: to connect, to the first byte of an answer, between two bytes, for the whole exchange."""
+    """Seconds: to connect, to the first byte of a stream, between two of its bytes, for the whole exchange."""
 
     connect: float = 5.0
     first_byte: float = 90.0
     idle: float = 120.0
     total: float = 900.0
+    unstreamed_first_byte: float | None = None
+    """To the first byte of an answer in one piece, where the row itself has a `first_byte`; else only `total` bounds
+    it: a model may well write for minutes before it sends any of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,12 +266,18 @@ def _channel(reading: Reading, index: int, row: Mapping[str, Any], defaults: Map
         api_key=None if why else key,
         models=MappingProxyType({public: name for public, name in names.items() if not is_glob(public)}),
         globs=tuple(public for public in names if is_glob(public)),
-        timeouts=_timeouts(_timeouts(Timeouts(), defaults.get("timeout")), row.get("timeout")),
+        timeouts=_of_the_row(_timeouts(Timeouts(), defaults.get("timeout")), row.get("timeout")),
         cooldown=replace(Cooldown(), **{**defaults.get("cooldown", {}), **row.get("cooldown", {})}),
         ca_file=ca_file,
         line=reading.nodes["channels", index].start_mark.line + 1,
         lacks=why if row.get("enabled", True) else "",
     )
+
+
+def _of_the_row(base: Timeouts, given: Any) -> Timeouts:
+    """A `first_byte` of the row's own holds for every answer: it says how long this server takes to begin."""
+    own = given.get("first_byte") if isinstance(given, dict) else None
+    return replace(_timeouts(base, given), unstreamed_first_byte=own)
 
 
 def _timeouts(base: Timeouts, given: Any) -> Timeouts:

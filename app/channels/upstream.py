@@ -6,6 +6,7 @@ Foreign exceptions end here: whatever requests, urllib3, the socket or the answe
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import select
 import socket
@@ -15,6 +16,7 @@ import termios
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from http.client import HTTPException
 from time import monotonic, time_ns
 from typing import Any, Protocol
@@ -23,7 +25,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError
 
 from app import formats
 from app.channels import http
@@ -36,6 +38,8 @@ from app.errors import (
     UpstreamUnreachable,
 )
 
+#: What is accepted by those who want a stream.
+EVENTS = "text/event-stream"
 #: An unstreamed answer longer than this is refused.
 MAX_BODY = 64 * 1024 * 1024
 _PIECE = 65536
@@ -89,6 +93,12 @@ class Limits(Protocol):
     def connect(self) -> float: ...
     @property
     def first_byte(self) -> float: ...
+    @property
+    def unstreamed_first_byte(self) -> float | None: ...
+    @property
+    def idle(self) -> float: ...
+    @property
+    def total(self) -> float: ...
 
 
 class Watch(Protocol):
@@ -146,14 +156,23 @@ class Upstream:
         """Sends and waits for the header. Raises UpstreamError, ClientGone when the client left meanwhile, and what the
         watch raises."""
         head = self._head("POST", path, accept)
+        clock = self._clock(accept)
         # In one piece: a head of its own would be a packet, a system call and a wait for the interpreter more.
-        return self._send(b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body), watch)
+        return self._send(b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body), clock, watch)
 
     def get(self, path: str) -> Exchange:
-        return self._send(self._head("GET", path, "application/json") + b"\r\n", None)
+        accept = "application/json"
+        return self._send(self._head("GET", path, accept) + b"\r\n", self._clock(accept), None)
 
     def close(self) -> None:
         self._connections.close()
+
+    def _clock(self, accept: str) -> _Clock:
+        """A stream has to begin and to go on; an answer in one piece may take all the time there is."""
+        limits, now = self._row.timeouts, monotonic()
+        head = limits.first_byte if accept == EVENTS else limits.unstreamed_first_byte
+        end = now + limits.total
+        return _Clock(end if head is None else min(end, now + head), end, limits.idle, accept == EVENTS)
 
     def _head(self, method: str, path: str, accept: str) -> bytes:
         """All but the length and the empty line; requests refuses what would not be a header."""
@@ -172,20 +191,23 @@ class Upstream:
             found = self._heads[method, path, accept] = _written(request)
         return found
 
-    def _send(self, message: bytes, watch: Watch | None) -> Exchange:
+    def _send(self, message: bytes, clock: _Clock, watch: Watch | None) -> Exchange:
         try:
             for _ in range(_MAX_STALE):
                 wire = self._connect()
                 try:
-                    return self._ask(wire, message, watch)
+                    return self._ask(wire, message, clock, watch)
                 except _StaleConnection:
                     # Its server has most likely closed the others as well.
                     self._connections.clear()
             raise UpstreamUnreachable("The model's server keeps closing its connections.")
-        except TimeoutError as error:
+        except _Late as error:
             raise self._unanswered() from error
         except (HTTPException, OSError) as error:
-            raise UpstreamBroken("The model's server broke off before it answered.") from error
+            broken = UpstreamBroken("The model's server broke off before it answered.")
+            broken.perhaps_input = False
+            broken.cause = _reason(error)
+            raise broken from error
 
     def _connect(self) -> _Wire:
         """On a connection that was kept, or on a new one."""
@@ -194,17 +216,17 @@ class Upstream:
                 return kept
             return _Wire(self._connections, self._connections.open(self._row.timeouts.connect))
         except (HTTPError, HTTPException, OSError, ValueError) as error:
-            raise UpstreamUnreachable("The model's server cannot be reached.") from error
+            unreachable = UpstreamUnreachable("The model's server cannot be reached.")
+            unreachable.cause = _reason(error)
+            raise unreachable from error
 
-    def _ask(self, wire: _Wire, message: bytes, watch: Watch | None) -> Exchange:
-        patience = self._row.timeouts.first_byte
-        deadline = monotonic() + patience
+    def _ask(self, wire: _Wire, message: bytes, clock: _Clock, watch: Watch | None) -> Exchange:
         reader = http.HeadReader()
         try:
-            wire.send(message, deadline, watch)
-            early = wire.read_head(reader, deadline, watch)
+            wire.send(message, clock.head, watch)
+            early = wire.read_head(reader, clock.head, watch)
             assert reader.head is not None
-            return _HttpExchange(wire, reader.head, early, patience, watch)
+            return _HttpExchange(wire, reader.head, early, clock, watch)
         except ConnectionError as error:
             wire.drop()
             if wire.reused and not reader.begun:
@@ -217,6 +239,23 @@ class Upstream:
     def _unanswered(self) -> UpstreamError:
         kind = UpstreamStalled if self._row.retry_unanswered else UpstreamTimeout
         return kind("The model's server accepted the request and did not answer in time.")
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said of a connection: the error's name, never an address."""
+    known: BaseException | None = error
+    while known is not None:
+        if isinstance(known, ssl.SSLError) and known.reason:
+            return f"tls={known.reason}"
+        if isinstance(known, socket.gaierror):
+            return "errno=EAI"
+        if isinstance(known, OSError) and known.errno is not None and known.errno in errno.errorcode:
+            return f"errno={errno.errorcode[known.errno]}"
+        if isinstance(known, TimeoutError | ConnectTimeoutError):
+            return "errno=ETIMEDOUT"
+        inner = next((one for one in known.args if isinstance(one, BaseException)), None)
+        known = known.__cause__ or known.__context__ or inner
+    return ""
 
 
 def _written(request: requests.PreparedRequest) -> bytes:
@@ -236,12 +275,26 @@ def _text(value: str | bytes) -> str:
 # --- connections ------------------------------------------------------------------------------------------------
 
 
+class _Late(Exception):
+    """A deadline of ours has passed. (The kernel's own TimeoutError is a connection that is dead.)"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    """When an answer is given up, and how long a stream's body may be silent."""
+
+    head: float
+    end: float
+    idle: float
+    streams: bool
+
+
 class _StaleConnection(Exception):
     """A kept-alive connection was closed by the other side before one byte of the answer came."""
 
 
 def _await(descriptor: int, watch: Watch | None, timeout: float, events: int = select.POLLIN) -> None:
-    """Until it is ready. Raises TimeoutError, ClientGone when the client leaves first, or what the watch raises."""
+    """Until it is ready. Raises _Late, ClientGone when the client leaves first, or what the watch raises."""
     poll = select.poll()
     poll.register(descriptor, events)
     client = watch.client if watch is not None else None
@@ -259,7 +312,7 @@ def _await(descriptor: int, watch: Watch | None, timeout: float, events: int = s
         if watch is not None:
             watch.tick()
         if pause >= left:
-            raise TimeoutError("timed out")
+            raise _Late
 
 
 class _Connections:
@@ -472,9 +525,9 @@ def _unconfirmed(descriptor: int) -> int:
 class _HttpExchange:
     """The body of an HTTP answer, either whole or piece by piece without blocking."""
 
-    __slots__ = ("_body", "_coding", "_early", "_patience", "_persistent", "_watch", "_wire", "headers", "status")
+    __slots__ = ("_body", "_clock", "_coding", "_early", "_persistent", "_watch", "_wire", "headers", "status")
 
-    def __init__(self, wire: _Wire, head: http.Head, early: bytes, patience: float, watch: Watch | None) -> None:
+    def __init__(self, wire: _Wire, head: http.Head, early: bytes, clock: _Clock, watch: Watch | None) -> None:
         self.status = head.status
         self.headers = head.headers
         self._wire: _Wire | None = wire
@@ -482,7 +535,7 @@ class _HttpExchange:
         self._body = http.body_of(head)
         self._coding = http.coding_of(head)
         self._persistent = head.persistent
-        self._patience = patience
+        self._clock = clock
         self._watch = watch
 
     def read(self) -> bytes:
@@ -499,11 +552,16 @@ class _HttpExchange:
             descriptor = self.fileno()
             if descriptor is not None:
                 try:
-                    _await(descriptor, self._watch, self._patience)
-                except TimeoutError as error:
+                    _await(descriptor, self._watch, self._patience())
+                except _Late as error:
                     raise UpstreamTimeout("The model's server stopped in the middle of its answer.") from error
             if (piece := self.receive()) is not None:
                 return piece
+
+    def _patience(self) -> float:
+        """Seconds that the next piece may take. A refusal is short: only an answer may take all the time."""
+        left = self._clock.end - monotonic()
+        return min(left, self._clock.idle) if self._clock.streams or self.status != 200 else left
 
     @property
     def descriptor(self) -> int | None:
@@ -524,7 +582,9 @@ class _HttpExchange:
                 return b""
             return self._next(self._wire)
         except (HTTPException, OSError) as error:
-            raise UpstreamBroken("The model's server broke off in the middle of its answer.") from error
+            broken = UpstreamBroken("The model's server broke off in the middle of its answer.")
+            broken.cause = _reason(error)
+            raise broken from error
 
     def _next(self, wire: _Wire) -> bytes | None:
         data = self._early or wire.receive()
@@ -552,7 +612,7 @@ class _HttpExchange:
         """Whether the body ended where its framing said, with nothing behind it."""
         if not self._body.ended:
             # The last chunk says nothing, and nobody has waited for it.
-            with suppress(HTTPException, OSError):
+            with suppress(HTTPException, OSError, _Late):
                 if not (self._early or wire.more):
                     _await(wire.descriptor, None, _LAST_CHUNK)
                 self._next(wire)

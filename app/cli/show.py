@@ -88,6 +88,8 @@ def _attempt(attempt: Mapping[str, Any]) -> str:
         told.append(str(attempt["path"]))
     if attempt.get("dropped"):
         told.append(f"not told of {', '.join(attempt['dropped'])}")
+    if attempt.get("said"):
+        told.append(f"it said: {clipped(str(attempt['said']), _WIDTH)}")
     return ", ".join(told)
 
 

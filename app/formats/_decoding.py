@@ -117,7 +117,8 @@ class StreamDecoder(ABC):
         self.answer = Answer(
             status="failed",
             output=self.partial(),
-            error={"code": error.code or "server_error", "message": error.message},
+            error={"code": error.name, "message": error.message},
+            failure=error,
             **self._identity(),
         )
 

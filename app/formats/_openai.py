@@ -40,6 +40,9 @@ _REFUSAL_CODES = frozenset(
     }
 )
 
+#: Statuses of a server, or of what stands before it, that cannot answer anyone.
+_OF_THE_SERVER = frozenset({408, 502, 503, 504, 529})
+
 _FAILED = "The model's server failed while processing the request."
 
 
@@ -91,13 +94,15 @@ def http_error(status: int, headers: Mapping[str, str], body: bytes) -> Upstream
     if 300 <= status < 400:
         return UpstreamBroken("The model's server answered with a redirect, which is not followed.")
     overloaded = status in (503, 529)
-    return UpstreamFailed(
+    failed = UpstreamFailed(
         f"{_FAILED} (HTTP {status})",
         code="server_is_overloaded" if overloaded else None,
         status=503 if overloaded else 502,
         type="service_unavailable_error" if overloaded else None,
         retry_after=retry_after(headers),
     )
+    failed.perhaps_input = status not in _OF_THE_SERVER
+    return failed
 
 
 def stream_error(error: Mapping[str, Any]) -> UpstreamError:

@@ -178,6 +178,7 @@ class Relay:
                 self._contexts.fit,
                 recorder.tried,
                 in_one_piece(watch),
+                watch=watch,
                 prefer=self._prefer(turn),
             )
             asked.tell_dropped(answered.dropped)
@@ -290,7 +291,7 @@ class Relay:
         except INTERRUPTIONS:
             raise
         except (CompactionFailed, Unavailable) as error:
-            note = {"strategy": wish.strategy, "failed": error.code, "message": error.message}
+            note = {"strategy": wish.strategy, "failed": error.name, "message": error.message}
             turn = replace(turn, compaction=note)
             recorder.compacted(turn)
             return turn

@@ -6,16 +6,17 @@ refused.
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from time import monotonic
 
-from app.errors import GatewayError, InvalidRequest, UpstreamBroken, UpstreamError
+from app.errors import ClientGone, GatewayError, InvalidRequest, UpstreamBroken, UpstreamError, UpstreamLoading
 from app.formats import Decoder, Format, replay
 from app.records import Attempt
 from app.relay.mover import Client, Flow, Mover
-from app.relay.ports import ChannelRow, Channels, Choice, Exchange
+from app.relay.ports import ChannelRow, Channels, Choice, Exchange, Wait
 from app.relay.watch import Watch
 from app.turn import Answer, Turn
 
@@ -40,11 +41,13 @@ class Try:
 class Tries:
     """The tries of one turn, in the order in which they are made."""
 
-    def __init__(self, turn: Turn, channels: Channels, fit: Fit, tried: Tried, prefer: str | None) -> None:
+    def __init__(
+        self, turn: Turn, channels: Channels, fit: Fit, tried: Tried, watch: Watch | None, prefer: str | None
+    ) -> None:
         self._turn = turn
         self._fit = fit
         self._tried = tried
-        self._choices = channels.choices(turn.model, prefer, self._loss)
+        self._choices = channels.choices(turn.model, prefer, self._loss, owner=turn.owner, wait=pausing(watch))
         self._last: GatewayError | None = None
         self._refused: Try | None = None
         self._asked_again: Choice | None = None
@@ -65,7 +68,9 @@ class Tries:
 
     def failed(self, asked: Try, error: UpstreamError) -> None:
         asked.choice.failed(error)
-        self._tried(attempt(asked.choice, asked.began, error))
+        if not (isinstance(error, UpstreamLoading) and isinstance(self._last, UpstreamLoading)):
+            # That a model is still being loaded is written down once, however often it was asked for.
+            self._tried(attempt(asked.choice, asked.began, error))
         self._last, self._refused = error, asked
 
     def succeeded(self, asked: Try, path: str) -> None:
@@ -87,6 +92,23 @@ class Tries:
         return len(format_.dropped(self._turn, row))
 
 
+def pausing(watch: Watch | None) -> Wait:
+    """How one waits for something else than an answer, while the watch is seen to."""
+
+    def pause(seconds: float) -> None:
+        poll = select.poll()
+        if watch is not None and watch.client is not None:
+            poll.register(watch.client, select.POLLRDHUP)
+        until = monotonic() + seconds
+        while (left := until - monotonic()) > 0:
+            if poll.poll(1000 * (left if watch is None else min(left, watch.pause()))):
+                raise ClientGone
+            if watch is not None:
+                watch.tick()
+
+    return pause
+
+
 def _try(choice: Choice, turn: Turn) -> Try:
     """Raises InvalidRequest for what the channel's format cannot carry."""
     format_, row = choice.format, choice.channel
@@ -98,10 +120,10 @@ Read = Callable[[Try], Answer]
 
 
 def ask(
-    turn: Turn, channels: Channels, fit: Fit, tried: Tried, read: Read, *, prefer: str | None
+    turn: Turn, channels: Channels, fit: Fit, tried: Tried, read: Read, *, watch: Watch | None, prefer: str | None
 ) -> tuple[Answer, Try]:
     """The answer of the first channel that has one. Raises GatewayError, the last or the one that speaks for all."""
-    tries = Tries(turn, channels, fit, tried, prefer)
+    tries = Tries(turn, channels, fit, tried, watch, prefer)
     while True:
         asked = tries.next()
         with asked.choice:
@@ -172,8 +194,9 @@ def attempt(
 ) -> Attempt:
     """What is written down of a try."""
     milliseconds = round((monotonic() - began) * 1000)
-    status, code = (error.status, error.code) if error else (200, None)
-    return Attempt(choice.channel.name, milliseconds, status, code, path, tuple(dropped))
+    status, code = (error.status, error.name) if error else (200, None)
+    said = error.said if isinstance(error, UpstreamError) else None
+    return Attempt(choice.channel.name, milliseconds, status, code, path, tuple(dropped), said)
 
 
 def _decoded(format_: Format, exchange: Exchange, content: bytes, turn: Turn) -> Answer:
@@ -189,6 +212,8 @@ def _decoded(format_: Format, exchange: Exchange, content: bytes, turn: Turn) ->
 def _whole(answer: Answer | None) -> Answer:
     """Raises UpstreamBroken for one that has failed after it had begun."""
     if answer is None or answer.status == "failed":
+        if answer is not None and answer.failure is not None:
+            raise answer.failure
         error = answer.error if answer else None
         raise UpstreamBroken((error or {}).get("message") or "The model's server failed.")
     return answer

@@ -20,12 +20,14 @@ from app.errors import (
     InternalError,
     UpstreamBroken,
     UpstreamError,
+    UpstreamLoading,
     unknown_chat_model,
 )
 from app.formats.chat_completions import PATH, passage
 from app.formats.chat_completions.passage import Account, Passage
 from app.records import Token
 from app.relay import Asked
+from app.relay.asking import pausing
 from app.relay.chat_recorder import ChatRecorder
 from app.relay.mover import Flow, Mover
 from app.relay.opening import may_use
@@ -56,7 +58,7 @@ class ChatRelay:
             recorder.finish(choice, account)
             return body
 
-        return self._first(token, request, recorder, whole)
+        return self._first(token, request, recorder, watch, whole)
 
     def stream(self, token: Token, request: Request, asked: Asked) -> ChatStream:
         """The upstream's chunks, opened: the first one has come. Raises as `create` does."""
@@ -66,21 +68,24 @@ class ChatRelay:
         def opened(choice: Choice) -> _Line:
             return _open_line(choice, request, asked, watch, self._mover)
 
-        return ChatStream(self._first(token, request, recorder, opened), recorder)
+        return ChatStream(self._first(token, request, recorder, watch, opened), recorder)
 
-    def _first(self, token: Token, request: Request, recorder: ChatRecorder, attempt: Callable[[Choice], T]) -> T:
+    def _first(
+        self, token: Token, request: Request, recorder: ChatRecorder, watch: Watch, attempt: Callable[[Choice], T]
+    ) -> T:
         """What the first channel gives that does not fail. Raises the last failure, or the one that speaks for all."""
         last: UpstreamError | None = None
         with recorder.opening():
             if not may_use(token, request["model"]):
                 raise unknown_chat_model(request["model"])
-            for choice in self._channels.chat_choices(request["model"]):
+            for choice in self._channels.chat_choices(request["model"], owner=token.owner, wait=pausing(watch)):
                 recorder.trying()
                 try:
                     return attempt(choice)
                 except UpstreamError as error:
                     choice.failed(error)
-                    recorder.tried(choice, error)
+                    if not (isinstance(error, UpstreamLoading) and isinstance(last, UpstreamLoading)):
+                        recorder.tried(choice, error)
                     if not error.elsewhere:
                         raise
                     last = error
@@ -162,6 +167,7 @@ def _open_line(choice: Choice, request: Request, asked: Asked, watch: Watch, mov
         flow = Flow(exchange, Passage(request), choice.channel.timeouts, watch, asked.connection)
         line = _Line(choice, flow, mover)
         line.accept()
+        choice.accepted()
         if asked.connection is not None:
             asked.connection.limit(mover.pace.stall)
         line.opened = opened.pop_all()

@@ -64,7 +64,7 @@ class ChatRecorder:
 
     def tried(self, choice: Choice, error: UpstreamError | None = None) -> None:
         """How the try that was begun last has gone."""
-        status, code = (error.status, error.code) if error else (200, None)
+        status, code = (error.status, error.name) if error else (200, None)
         self._attempts.append(Attempt(choice.channel.name, _since(self._trying_since), status, code))
 
     def first_byte(self) -> None:
@@ -74,7 +74,7 @@ class ChatRecorder:
         self._end(account.status, choice, account)
 
     def fail(self, error: GatewayError, choice: Choice | None = None, account: Account | None = None) -> None:
-        wire = {"code": error.code or "server_error", "message": error.message}
+        wire = {"code": error.name, "message": error.message}
         self._end("failed", choice, account, wire)
 
     def leave(self, choice: Choice | None = None, account: Account | None = None) -> None:

@@ -196,7 +196,9 @@ class Compaction:
         read = from_stream(asked.watch, self._mover)
         try:
             with self._limited(asked):
-                answer, answered = ask(turn, self._channels, self._contexts.fit, asked.tried, read, prefer=asked.prefer)
+                answer, answered = ask(
+                    turn, self._channels, self._contexts.fit, asked.tried, read, watch=asked.watch, prefer=asked.prefer
+                )
         except FormatNotServed as error:
             raise _not_supported(model) from error
         except INTERRUPTIONS:
@@ -235,7 +237,7 @@ class Compaction:
     def _choices(self, asked: _Asked) -> Iterator[Choice]:
         """Raises InvalidRequest for a model that nobody serves."""
         try:
-            return self._channels.choices(asked.turn.model, asked.prefer)
+            return self._channels.choices(asked.turn.model, asked.prefer, owner=asked.turn.owner)
         except FormatNotServed as error:
             raise _not_supported(asked.turn.model) from error
 

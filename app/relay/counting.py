@@ -28,7 +28,7 @@ def count(turn: Turn, channels: Channels, fit: Fit, *, prefer: str | None, watch
             with choice:
                 return _counted(fit(turn, choice.channel.family), choice, watch)
         except (InvalidRequest, UpstreamError) as error:
-            log.info("channel %s did not count tokens: %s %s", choice.channel.name, error.code, error.message)
+            log.info("channel %s did not count tokens: %s", choice.channel.name, error.name)
     return None
 
 
@@ -40,7 +40,7 @@ def estimate(turn: Turn) -> int:
 
 
 def _choices(turn: Turn, channels: Channels, prefer: str | None) -> Iterator[Choice]:
-    choices = channels.choices(turn.model, prefer, _cannot)
+    choices = channels.choices(turn.model, prefer, _cannot, owner=turn.owner)
     try:
         yield from (choice for choice in choices if choice.channel.count_tokens)
     except ChannelsBusy:

@@ -58,7 +58,8 @@ class Recorder:
             self._store.begin(self._draft)
 
     def tried(self, attempt: Attempt) -> None:
-        self._attempts.append(attempt)
+        """What an upstream said may quote the prompt, which is not kept of a turn that is not stored."""
+        self._attempts.append(attempt if self._turn.store else replace(attempt, said=None))
 
     def first_byte(self) -> None:
         if self._first_byte_ms is None:
@@ -122,7 +123,7 @@ class Recorder:
 
     def refuse(self, error: GatewayError) -> None:
         """Nobody has heard of this response: that it was asked for is all that is kept."""
-        wire = {"code": error.code or "server_error", "message": error.message}
+        wire = {"code": error.name, "message": error.message}
         ended = self._ended("failed", wire, (), None)
         self._entry.tell(self._draft, ended)
         if not isinstance(error, InvalidRequest):
@@ -131,7 +132,7 @@ class Recorder:
 
     def fail(self, error: GatewayError, partial: Sequence[Item] = (), choice: Choice | None = None) -> dict[str, Any]:
         """Stores a failure; the response object that says so."""
-        wire = {"code": error.code or "server_error", "message": error.message}
+        wire = {"code": error.name, "message": error.message}
         ended = self._ended("failed", wire, partial, choice)
         self._save_failure(error, ended)
         return self.failed(error, partial, ended.usage)

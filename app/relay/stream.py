@@ -148,7 +148,7 @@ class EventStream:
         self._watch = watch
         self._client = client
         self._mover = mover
-        self._tries = Tries(turn, channels, fit, self._recorder.tried, prefer)
+        self._tries = Tries(turn, channels, fit, self._recorder.tried, watch, prefer)
         self._passage: _Passage | None = None
         self._ended = False
         self._events = self._walk()
@@ -231,6 +231,7 @@ class EventStream:
             try:
                 self._passage = self._open_passage(asked)
                 self._passage.ready += self._mover.accept(self._passage.flow)
+                asked.choice.accepted()
                 return
             except UpstreamError as error:
                 self._give_up(asked, error)
@@ -320,5 +321,8 @@ class EventStream:
 
 
 def _failed(answer: Answer) -> UpstreamError:
+    if answer.failure is not None:
+        answer.failure.code = answer.failure.name
+        return answer.failure
     error = answer.error or {}
     return UpstreamError(error.get("message") or "The model's server failed.", code=error.get("code"))

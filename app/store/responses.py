@@ -413,7 +413,9 @@ class Responses:
         session.run("DELETE FROM prefix WHERE response = ?", (pk,))
         for item_id in sorted(item_ids(bodies)):
             session.run("DELETE FROM item WHERE owner = ? AND id = ? AND response = ?", (owner, item_id, pk))
-        session.run("UPDATE response SET settings = NULL, error = ? WHERE pk = ?", (_bare_error(error), pk))
+        attempts = session.row("SELECT attempts FROM response WHERE pk = ?", (pk,))
+        bare = (_bare_error(error), _bare_attempts(attempts[0] if attempts else None), pk)
+        session.run("UPDATE response SET settings = NULL, error = ?, attempts = ? WHERE pk = ?", bare)
         if settings is not None:
             forget_settings(session, self._database.dialect, [settings])
         return True
@@ -567,6 +569,14 @@ def _attempts(attempts: tuple[Attempt, ...]) -> str | None:
     if not attempts or (len(attempts) == 1 and attempts[0].error is None and not attempts[0].dropped):
         return None
     return orjson.dumps([attempt.wire() for attempt in attempts]).decode()
+
+
+def _bare_attempts(json: str | None) -> str | None:
+    """Attempts without what the upstreams said, which may quote what was said to them."""
+    if json is None:
+        return None
+    attempts = [{name: told for name, told in attempt.items() if name != "said"} for attempt in orjson.loads(json)]
+    return orjson.dumps(attempts).decode()
 
 
 def item_ids(bodies: Iterable[str | None]) -> set[str]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from app.errors import UpstreamError
-from app.formats import _openai
-from app.formats._failures import http_error, is_too_long
+from app.formats._failures import stream_error
 
 
 def error_of(chunk: Mapping[str, Any]) -> UpstreamError | None:
@@ -19,15 +15,5 @@ def error_of(chunk: Mapping[str, Any]) -> UpstreamError | None:
     if isinstance(error, str) and error:
         error = {"message": error}
     if isinstance(error, dict) and error:
-        return _failure(error)
-    return _failure(chunk) if chunk.get("object") == "error" else None
-
-
-def _failure(error: Mapping[str, Any]) -> UpstreamError:
-    """Many servers put the HTTP status they could no longer send where a code should stand."""
-    code = str(error.get("code"))
-    if re.fullmatch("[45][0-9][0-9]", code):
-        return http_error(int(code), {}, orjson.dumps({"error": error}))
-    if is_too_long(error):
-        return http_error(400, {}, orjson.dumps({"error": error}))
-    return _openai.stream_error(error)
+        return stream_error(error)
+    return stream_error(chunk) if chunk.get("object") == "error" else None

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from app.errors import UpstreamError
 from app.formats import _openai
 from app.formats._events import Emitter
+from app.formats._failures import http_error as decode_error
 from app.formats._openai import decode_count
 from app.formats.responses._answer import decode
 from app.formats.responses._request import amended, encode, encode_compaction, encode_count, instructions_text
@@ -51,10 +51,6 @@ def headers(api_key: str | None) -> Mapping[str, str]:
 def dropped(turn: Turn, row: Row) -> Sequence[str]:
     """Whatever the upstream cannot run, it says so itself."""
     return ()
-
-
-def decode_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
-    return _openai.http_error(status, headers, body)
 
 
 def decoder(turn: Turn, sequence: int) -> ResponsesDecoder:

@@ -8,6 +8,7 @@ from typing import Any
 from app.errors import UpstreamBroken
 from app.formats import _openai
 from app.formats._decoding import is_full, whole
+from app.formats._failures import stream_error
 from app.formats.responses import _items
 from app.turn import Answer, Item, Turn
 
@@ -20,10 +21,10 @@ def decode(body: bytes, turn: Turn) -> Answer:
     output = _output(response) if isinstance(response, dict) else None
     if output is None:
         if isinstance(response, dict) and isinstance(response.get("error"), dict):
-            raise _openai.stream_error(response["error"])
+            raise stream_error(response["error"])
         raise UpstreamBroken("The model's server answered with something that is not a response.")
     if response.get("status") == "failed" and not output:
-        raise _openai.stream_error(response.get("error") or {})
+        raise stream_error(response.get("error") or {})
     items = _items.complete_all(output, turn.id)
     exact = len(items) == len(output) and all(new is old for new, old in zip(items, output, strict=True))
     return answer_of(response, items, turn, path="bytes" if exact else "repaired")
@@ -51,6 +52,7 @@ def answer_of(response: Mapping[str, Any], items: Sequence[Item], turn: Turn, *,
         output=items,
         usage=usage,
         error=response.get("error"),
+        failure=stream_error(response.get("error") or {}) if status == "failed" else None,
         incomplete_details=details if isinstance(details, Mapping) else None,
         path=path,
         **identity(response),

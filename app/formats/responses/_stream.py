@@ -9,8 +9,8 @@ from typing import Any
 
 from app import sse
 from app.errors import UpstreamBroken, UpstreamError
-from app.formats import _openai
 from app.formats._decoding import parsed
+from app.formats._failures import stream_error
 from app.formats.responses import _answer, _items
 from app.formats.responses._account import Account
 from app.formats.responses._repair import Repair
@@ -333,7 +333,7 @@ class ResponsesDecoder:
 
     def _fail(self, holder: Mapping[str, Any]) -> None:
         error = holder.get("error")
-        raise _openai.stream_error(error if isinstance(error, dict) else holder)
+        raise stream_error(error if isinstance(error, dict) else holder)
 
     def _break_off(self, error: UpstreamError, out: list[bytes]) -> None:
         self.started = self.started or bool(out)
@@ -347,7 +347,8 @@ class ResponsesDecoder:
         self.answer = Answer(
             status="failed",
             output=self.partial(),
-            error={"code": error.code or "server_error", "message": error.message},
+            error={"code": error.name, "message": error.message},
+            failure=error,
             path=self.path,
             **_answer.identity(self.defaults),
         )

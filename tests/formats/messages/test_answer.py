@@ -196,7 +196,7 @@ FAILURES = [
     (failing("authentication_error"), UpstreamDenied, "upstream_denied"),
     (failing("permission_error"), UpstreamDenied, "upstream_denied"),
     (failing("billing_error"), UpstreamLimited, "insufficient_quota"),
-    (failing("invalid_request_error"), UpstreamRefused, "server_error"),
+    (failing("invalid_request_error"), UpstreamRefused, "invalid_request_error"),
     (failing("invalid_request_error", "prompt is too long: 9 > 8"), UpstreamRefused, "context_length_exceeded"),
     (failing("not_found_error", "model: claude-9"), UpstreamLacksModel, "model_not_found"),
     (failing("unheard_of_error"), UpstreamFailed, "upstream_error"),
