@@ -35,6 +35,13 @@ class Server:
     def url(self, name: str) -> str:
         return f"mysql://root@127.0.0.1:{self.port}/{name}"
 
+    def waits_for_a_lock(self) -> bool:
+        """Whether a transaction waits for what another one holds."""
+        with pymysql.connect(host="127.0.0.1", port=self.port, user="root") as connection:
+            cursor = connection.cursor()
+            cursor.execute("SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'")
+            return cursor.fetchone() != (0,)
+
     def await_start(self) -> None:
         until = time.monotonic() + STARTING
         while True:

@@ -15,7 +15,7 @@ import orjson
 
 from app.records import ChannelStatus, WorkerStatus
 from app.store import forks
-from app.store.database import Database, Session
+from app.store.database import Database, Row, Session
 
 FORGOTTEN = 86_400
 
@@ -39,7 +39,8 @@ class Leases:
         self._server = dict(server)
         self.lease = lease
         now = database.dialect.now
-        self._take = database.dialect.insert("worker", ["name", "started", "lease_until"]).replace(
+        # Another thread of this process may write the row at the same time.
+        self._take = database.dialect.unless_there("worker", ["name", "started", "lease_until"]).replace(
             "?, ?, ?", f"?, ?, {now} + {lease}"
         )
         self._extend = (
@@ -73,8 +74,14 @@ class Leases:
 
     def worker(self, session: Session) -> int:
         """The key of this process's row, which is made when it first has a response to answer for."""
-        found = session.row("SELECT pk FROM worker WHERE name = ?", (self._name,))
-        return int(found[0]) if found else session.insert(self._take, (self._name, int(time.time())))
+        found = self._row(session)
+        if found is None:
+            session.run(self._take, (self._name, int(time.time())))
+            found = self._row(session) or (0,)
+        return int(found[0])
+
+    def _row(self, session: Session) -> Row | None:
+        return session.row("SELECT pk FROM worker WHERE name = ?", (self._name,))
 
     def extend(self, status: Sequence[ChannelStatus] = ()) -> None:
         told = {"channels": [channel.wire() for channel in status], "server": self._server}
@@ -82,7 +89,7 @@ class Leases:
 
         def write(session: Session) -> None:
             if session.run(self._extend, (self.background, text, self._name)) == 0:
-                session.insert(self._take, (self._name, int(time.time())))
+                session.run(self._take, (self._name, int(time.time())))
                 session.run(self._extend, (self.background, text, self._name))
 
         self._database.transaction(write)

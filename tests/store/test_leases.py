@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import orjson
+import pymysql
 
 from app.records import ChannelStatus, Usage
 from app.store import Store
+from tests.databases import Server
+from tests.relay.conftest import eventually
 from tests.store import rows
 from tests.store.turns import OWNER, draft, outcome, turn
 
@@ -46,6 +51,29 @@ def test_a_worker_has_one_row(store: Store, database_url: str) -> None:
         store.begin(draft())
     store.renew_lease()
     assert rows.execute(database_url, "SELECT COUNT(*), COUNT(DISTINCT name) FROM worker") == [(1, 1)]
+
+
+def test_a_workers_row_may_be_written_by_two_of_its_threads_at_once(mariadb: Server) -> None:
+    """The first renewal of a lease meets the first responses of a worker."""
+    mariadb.run("CREATE DATABASE together")
+    url = mariadb.url("together")
+    store, writes = Store(url, peppers=[b"p"]), ThreadPoolExecutor(2)
+    store.upgrade()
+    store.renew_lease()
+    name, started, until = rows.execute(url, "SELECT name, started, lease_until FROM worker")[0]
+    for write in (store.renew_lease, lambda: store.begin(draft())):
+        rows.execute(url, "DELETE FROM worker")
+        with pymysql.connect(host="127.0.0.1", port=mariadb.port, user="root", database="together") as other:
+            row = "INSERT INTO worker (name, started, lease_until) VALUES (%s, %s, %s)"
+            other.cursor().execute(row, (name, started, until))
+            writing = writes.submit(write)
+            eventually(mariadb.waits_for_a_lock, "the other thread to wait for the row")
+            other.commit()
+        writing.result()
+    assert rows.execute(url, "SELECT name FROM worker") == [(name,)]
+    store.close()
+    writes.shutdown()
+    mariadb.run("DROP DATABASE together")
 
 
 def test_living_workers_tell_of_their_channels(store: Store, database_url: str) -> None:

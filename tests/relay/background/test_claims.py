@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import pymysql
 import pytest
@@ -20,7 +19,6 @@ from tests.databases import Server
 from tests.relay.conftest import eventually
 
 TABLE = "version: 1\nchannels:\n  - {name: demo, format: demo, models: [demo]}\n"
-WAITS = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
 
 
 @pytest.fixture
@@ -48,17 +46,10 @@ def test_a_run_is_not_taken_for_ended_elsewhere_while_its_claim_commits(process:
         cursor = other.cursor()
         cursor.execute("SELECT pk FROM response WHERE id = %s FOR UPDATE", (response_id,))
         run.start()
-        eventually(lambda: waiting(mariadb), "the claim to wait for the row")
+        eventually(mariadb.waits_for_a_lock, "the claim to wait for the row")
         process.keeper.look()
         other.rollback()
     run.join()
     ended = process.store.response("ada", response_id)
     assert ended is not None
     assert (ended.status, ended.error) == ("completed", None)
-
-
-def waiting(mariadb: Server) -> int:
-    with pymysql.connect(host="127.0.0.1", port=mariadb.port, user="root") as connection:
-        cursor = connection.cursor()
-        cursor.execute(WAITS)
-        return cast(tuple[int], cursor.fetchone())[0]
