@@ -12,6 +12,8 @@ from typing import Any
 from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import ThreadWorker
 
+from app.log import write_at_once
+
 #: Milliseconds for which a thread waits for a new connection's request before it does so as gunicorn does, with a
 #: selector of its own.
 _WELCOME = 100
@@ -23,6 +25,10 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     """After an answer the thread stays with its connection for a moment. Busy clients and proxies ask again at once;
     the way back over the main thread would cost them more than all that Flask does.
     """
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        write_at_once()
+        super().handle_exit(sig, frame)
 
     def handle(self, conn: Any) -> Any:
         if not conn.initialized and not conn.data_ready:

@@ -42,13 +42,16 @@ class JsonLines(logging.Formatter):
 
 class Gathered(logging.Handler):
     """Writes its records from a thread of its own, all that came within a moment in one piece; the rest when it is
-    closed, which logging does as the process ends. Where nobody reads the stream, the oldest make room for the newest.
+    closed, which logging does as the process ends. Once the process is told to end, each is written at once: it may be
+    killed when its time is over. Where nobody reads the stream, the oldest make room for the newest.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
         self._records = deque[logging.LogRecord](maxlen=_MOST)
+        self.at_once = False
+        """A plain flag, because a signal handler sets it."""
         self._renew()
         os.register_at_fork(after_in_child=self._renew)
 
@@ -61,6 +64,9 @@ class Gathered(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._records.append(record)
+        if self.at_once:
+            self.flush()
+            return
         if not self._there.is_set():
             self._there.set()
         if self._thread is None or not self._thread.is_alive():
@@ -79,6 +85,7 @@ class Gathered(logging.Handler):
                 self._stream.flush()
 
     def close(self) -> None:
+        self.at_once = True
         self._ending.set()
         self.flush()
         super().close()
@@ -89,6 +96,13 @@ class Gathered(logging.Handler):
             self._ending.wait(GATHER)
             self._there.clear()
             self.flush()
+
+
+def write_at_once() -> None:
+    """From now on no line about a request waits for others."""
+    for handler in requests.handlers:
+        if isinstance(handler, Gathered):
+            handler.at_once = True
 
 
 def speak(log: str) -> None:

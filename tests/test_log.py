@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.log import Gathered
+from app.log import Gathered, write_at_once
+from app.relay.journal import requests
 from tests.conftest import MakeGateway
 from tests.relay.conftest import eventually
 
@@ -40,6 +41,29 @@ def test_what_waits_is_written_when_it_is_closed(log: logging.Logger, stream: io
     log.info("last words")
     log.handlers[0].close()
     assert stream.getvalue() == "last words\n"
+
+
+def test_a_line_that_comes_after_the_end_is_written_as_well(log: logging.Logger, stream: io.StringIO) -> None:
+    log.info("one")
+    log.handlers[0].close()
+    log.info("two")
+    assert stream.getvalue() == "one\ntwo\n"
+
+
+def test_no_line_waits_once_the_process_is_told_to_end(stream: io.StringIO) -> None:
+    before, requests.handlers = requests.handlers, [gathered := Gathered(stream)]
+    try:
+        log = logging.Logger("ending")
+        log.addHandler(gathered)
+        log.info("before")
+        write_at_once()
+        for number in range(100):
+            log.info("%d", number)
+            assert stream.getvalue().endswith(f"\n{number}\n")
+        assert stream.getvalue().split() == ["before", *map(str, range(100))]
+    finally:
+        requests.handlers = before
+        gathered.close()
 
 
 def test_a_child_writes_its_own_lines_only(tmp_path) -> None:
