@@ -59,14 +59,19 @@ def test_a_database_that_is_away_is_a_problem(tmp_path: Path) -> None:
     assert "canary" not in problems
 
 
+def _until_known(running: Gateway) -> None:
+    """A worker tells of itself within a second of its start."""
+    asked = ("doctor", "--json")
+    eventually(lambda: "serve this database" in running.attempt(*asked).stdout, "the worker to be known", 30)
+
+
 def test_a_server_that_was_started_with_another_address_is_found(gateway: MakeGateway) -> None:
     running = gateway([DEMO])
     told = f"127.0.0.1:{running.port}"
     port = closed_port()
     running.set(bind=f"127.0.0.1:{port}", channels=f"{running.directory}/other.yaml")
     (running.directory / "other.yaml").write_text(running.channels_file.read_text())
-    asked = ("doctor", "--json")
-    eventually(lambda: "serve this database" in running.attempt(*asked).stdout, "the worker to be known", 30)
+    _until_known(running)
     found = _found(running, FAILED)
     assert f"the server on {told} was started with another ANTIPHON_BIND" in _told(found, "warning")
     assert f"the server on {told} reads {running.channels_file}, not {running.directory}/other.yaml" in _told(
@@ -78,6 +83,7 @@ def test_a_server_that_was_started_with_another_address_is_found(gateway: MakeGa
 
 def test_a_server_on_another_database_or_with_another_key_is_told_apart(gateway: MakeGateway) -> None:
     running = gateway([DEMO])
+    _until_known(running)
     running.set(database_url=f"sqlite:///{running.directory}/another.db")
     running.command("db", "upgrade")
     found = _found(running, FAILED)
