@@ -7,8 +7,9 @@ one upstream leave as they came, and only an event can say that something went w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
+from time import monotonic
 from typing import Any, TypeVar
 
 import orjson
@@ -29,7 +30,7 @@ from app.records import Token
 from app.relay import Asked
 from app.relay.asking import pausing
 from app.relay.chat_recorder import ChatRecorder
-from app.relay.mover import Flow, Mover
+from app.relay.mover import Flow, Mover, Pace
 from app.relay.opening import may_use
 from app.relay.ports import Channels, Choice, Exchange, Store
 from app.relay.watch import Watch
@@ -60,15 +61,23 @@ class ChatRelay:
 
         return self._first(token, request, recorder, watch, whole)
 
-    def stream(self, token: Token, request: Request, asked: Asked) -> ChatStream:
-        """The upstream's chunks, opened: the first one has come. Raises as `create` does."""
+    def stream(self, token: Token, request: Request, asked: Asked) -> Iterable[bytes]:
+        """The upstream's chunks, opened: the first one has come. Raises as `create` does, unless that took so long that
+        the client has been sent a sign of life before."""
         recorder = ChatRecorder(self._store, token, request, asked.request_id, asked.entry)
         watch = Watch(asked.client, self._mover.pace.drain)
+
+        alive = _SignOfLife(asked, watch, self._mover.pace)
 
         def opened(choice: Choice) -> _Line:
             return _open_line(choice, request, asked, watch, self._mover)
 
-        return ChatStream(self._first(token, request, recorder, watch, opened), recorder)
+        try:
+            return ChatStream(self._first(token, request, recorder, watch, opened), recorder)
+        except GatewayError as error:
+            if not alive.sent:
+                raise
+            return [_failure(error)]
 
     def _first(
         self, token: Token, request: Request, recorder: ChatRecorder, watch: Watch, attempt: Callable[[Choice], T]
@@ -90,6 +99,31 @@ class ChatRelay:
                         raise
                     last = error
             raise last or UpstreamBroken("No channel is left to ask.")
+
+
+class _SignOfLife:
+    """Keeps a client informed whose upstream takes long to accept: the header leaves, and comments."""
+
+    def __init__(self, asked: Asked, watch: Watch, pace: Pace) -> None:
+        self.sent = False
+        self._asked = asked
+        self._pace = pace
+        if asked.say is not None:
+            watch.owe(asked.came + pace.header, self._speak)
+
+    def _speak(self) -> float:
+        """Raises ClientGone."""
+        say = self._asked.say
+        assert say is not None
+        if not self.sent and self._asked.connection is not None:
+            self._asked.connection.limit(self._pace.stall)
+        say(sse.HEARTBEAT)
+        self.sent = True
+        return monotonic() + self._pace.heartbeat
+
+
+def _failure(error: GatewayError) -> bytes:
+    return b"data: %b\n\n" % orjson.dumps(error.body())
 
 
 # --- one channel ------------------------------------------------------------------------------------------------
@@ -223,7 +257,7 @@ class ChatStream:
             line.choice.failed(error)
             self._recorder.tried(line.choice, error)
         self._recorder.fail(error, line.choice, line.account)
-        return b"data: %b\n\n" % orjson.dumps(error.body())
+        return _failure(error)
 
     def _leave(self) -> None:
         self._recorder.leave(self._line.choice, self._line.account)

@@ -139,7 +139,7 @@ def _slow(
 
 def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
     return [
-        *pair("m", first, second, timeout=PATIENT, cooldown={"after": 1000}),
+        *pair("m", first, second, timeout=PATIENT, cooldown={"after": 1000}, chat=True),
         first.channel("native", models=["native"], compact="native", timeout=PATIENT, api_key="${KEY_OF_FIRST}"),
     ]
 
@@ -322,6 +322,33 @@ def test_a_compaction_that_fails_after_the_head_is_told_by_events(slow: Stage, p
     slow.first.release()
     check_failed_stream(stream.rest(), "compaction_failed")
     check_response(slow.stored(response_id), status="failed")
+
+
+# --- chat completions -------------------------------------------------------------------------------------------
+
+CHAT = "/chat/completions"
+
+
+def chat(**keys: Any) -> JSON:
+    return {"input": None, "messages": [{"role": "user", "content": "Say something"}], **keys}
+
+
+def test_a_chat_stream_is_not_mute_either(slow: Stage) -> None:
+    slow.first.enqueue(silent())
+    stream = slow.stream(CHAT, **chat())
+    assert stream.until(HEARTBEAT) == HEARTBEAT
+    slow.first.release()
+    assert stream.rest().endswith(b"data: [DONE]\n\n")
+    assert b'"finish_reason":"stop"' in stream.raw
+
+
+def test_a_chat_stream_that_fails_after_its_header_says_so(slow: Stage) -> None:
+    slow.first.enqueue(refusal(400, "No.", "invalid_value"), silent())
+    stream = slow.stream(CHAT, **chat())
+    stream.until(HEARTBEAT)
+    slow.first.release()
+    error = stream.rest().replace(HEARTBEAT, b"").removeprefix(b"data: ")
+    check_error(orjson.loads(error), code="invalid_value")
 
 
 # --- other transports -------------------------------------------------------------------------------------------
