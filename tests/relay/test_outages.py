@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from app.composition import build
+from app.last_good import LastGood
 from app.settings import Settings
 from app.store import Store
 from app.web import Gateway as Parts
@@ -124,7 +125,7 @@ def parts(tmp_path: Path) -> Iterator[Parts]:
     store.close()
     table = tmp_path / "channels.yaml"
     table.write_text("version: 1\nchannels:\n  - {name: demo, format: demo, models: [demo]}\n")
-    parts = build(Settings(channels=table, database_url=url, secret_key="s" * 43, lease=4))
+    parts = build(LastGood.of(Settings(channels=table, database_url=url, secret_key="s" * 43, lease=4)))
     parts.keeper.start()
     yield parts
     parts.close()

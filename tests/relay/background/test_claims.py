@@ -10,6 +10,7 @@ import pymysql
 import pytest
 
 from app.composition import build
+from app.last_good import LastGood
 from app.relay import Asked
 from app.schemas.create import read_create
 from app.settings import Settings
@@ -31,7 +32,7 @@ def process(tmp_path: Path, mariadb: Server) -> Iterator[Gateway]:
     store.close()
     table = tmp_path / "channels.yaml"
     table.write_text(TABLE)
-    gateway = build(Settings(channels=table, database_url=url, secret_key="s" * 43, lease=4))
+    gateway = build(LastGood.of(Settings(channels=table, database_url=url, secret_key="s" * 43, lease=4)))
     yield gateway
     gateway.close()
     mariadb.run("DROP DATABASE claims")
