@@ -10,6 +10,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
@@ -128,11 +129,12 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
             self.crew.renew()
 
     def stop(self, graceful: bool = True) -> None:
+        until = monotonic() + self.cfg.graceful_timeout + DRAIN_RESERVE
         self.crew.stop()
         self.LISTENERS = list(self._still_ours())
         super().stop(graceful)
         # The master ends last: systemd would kill what is left then.
-        self.crew.wait(self.cfg.graceful_timeout + DRAIN_RESERVE)
+        self.crew.wait(until - monotonic())
 
     def note_sockets(self) -> None:
         """Which files the listening sockets have, once they are there."""

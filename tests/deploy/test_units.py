@@ -15,8 +15,11 @@ import click
 import pytest
 
 from app import serving
+from app.channels import table
 from app.channels.watch import stamp_of
-from app.cli import antiphon
+from app.cli import antiphon, context
+from app.errors import ConfigurationError
+from app.settings import DAY, Settings
 from tests.deploy.conftest import DEPLOY, UNITS
 from tests.gateway import COMMAND, ROOT
 
@@ -24,6 +27,7 @@ INSTALLED = "/opt/antiphon/current/bin/antiphon"
 SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
 FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 README = (DEPLOY / "README.md").read_text()
+DEFAULTS = Settings(channels=Path("/etc/antiphon/channels.yaml"), database_url="", secret_key="")
 #: systemd's unit of exposure is a tenth: 2.0.
 EXPOSURE = 20
 
@@ -64,6 +68,84 @@ def test_a_timer_has_its_service(timer: str) -> None:
 def test_streams_get_their_time_before_systemd_kills() -> None:
     stop = int(_setting("antiphon.service", "TimeoutStopSec"))
     assert serving.DRAIN_RESERVE < serving.graceful_timeout < stop
+
+
+def test_systemd_waits_until_the_background_workers_have_ended() -> None:
+    """The master waits for them as long as that, and what it leaves behind systemd kills."""
+    assert serving.graceful_timeout + serving.DRAIN_RESERVE < int(_setting("antiphon.service", "TimeoutStopSec"))
+    assert DEFAULTS.drain + serving.DRAIN_RESERVE < int(_setting("antiphon-worker.service", "TimeoutStopSec"))
+    assert _setting("antiphon.service", "KillMode") == "mixed"
+
+
+@pytest.mark.parametrize("service", ["antiphon.service", "antiphon-worker.service"])
+def test_systemd_starts_again_after_every_exit_but_that_of_a_wrong_configuration(service: str) -> None:
+    assert _setting(service, "Restart") == "always"
+    assert _setting(service, "RestartPreventExitStatus") == str(ConfigurationError.exit_code)
+    assert ConfigurationError.exit_code == context.CONFIGURATION
+
+
+def test_a_start_goes_on_when_the_database_is_away() -> None:
+    (upgrade,) = re.findall(r"^ExecStartPre=.*db upgrade.*$", _read("systemd/antiphon.service"), re.M)
+    assert f"test $$? -eq {context.TRY_AGAIN}'" in upgrade
+
+
+def test_nginx_waits_longer_than_any_channel_may_take_by_default() -> None:
+    silence = int(_directive("proxy_read_timeout").removesuffix("s"))
+    assert silence > table.Timeouts().total
+    assert f"nginx tolerates is {silence} seconds" in README
+    assert DEFAULTS.heartbeat < silence
+
+
+def test_nginx_takes_what_the_gateway_takes_and_holds_nothing_back() -> None:
+    assert _directive("client_max_body_size") == f"{DEFAULTS.max_body >> 20}m"
+    assert f"The largest body is {DEFAULTS.max_body >> 20} MiB" in README
+    for name in ("proxy_buffering", "proxy_cache", "gzip"):
+        assert _directive(name) == "off"
+    assert _directive("proxy_request_buffering") == "on"
+    assert "non_idempotent" not in _directive("proxy_next_upstream")
+
+
+def test_the_readme_promises_what_the_units_and_settings_say() -> None:
+    grace = serving.graceful_timeout - serving.DRAIN_RESERVE
+    assert grace == DEFAULTS.drain
+    promises = [
+        f"may finish within {grace} seconds",
+        f"up to {serving.graceful_timeout} seconds of waiting",
+        f"{2 * DEFAULTS.max_in_flight} requests at work",
+        f"up to {DEFAULTS.max_sockets} WebSockets",
+        f"removes what is older than {DEFAULTS.retention // DAY} days",
+        f"may take {_setting('antiphon.service', 'MemoryMax')} of the machine's memory",
+        f"| {context.CONFIGURATION} | antiphon | the configuration is wrong",
+        f"| {context.TRY_AGAIN} | antiphon | the database does not answer",
+        f"Pruning** runs at {_time('antiphon-prune.timer')}",
+        f"Backups** run at {_time('antiphon-backup.timer')}",
+        f"stay for {_days_of_backups()} days",
+    ]
+    flat = " ".join(README.split())
+    assert [promise for promise in promises if promise not in flat] == []
+    service = "antiphon.service"
+    assert (_setting(service, "StartLimitBurst"), _setting(service, "StartLimitIntervalSec")) == ("5", "120")
+    assert "After five attempts within two minutes systemd gives up" in flat
+
+
+def test_the_files_have_the_owners_and_modes_of_the_readme() -> None:
+    socket, service = "antiphon.socket", "antiphon.service"
+    owner = f"{_setting(socket, 'SocketUser')}:{_setting(socket, 'SocketGroup')} {_setting(socket, 'SocketMode')}"
+    assert re.search(rf"`{_setting(socket, 'ListenStream')}` \|.*\| {owner} \|", README)
+    state = f"{_setting(service, 'User')} {_setting(service, 'StateDirectoryMode')}"
+    assert re.search(rf"`/var/lib/{_setting(service, 'StateDirectory')}` \|.*\| {state} \|", README)
+
+
+def test_the_limits_of_the_service_are_above_what_its_settings_need() -> None:
+    threads = DEFAULTS.workers * DEFAULTS.threads + DEFAULTS.worker_threads
+    assert threads < int(_setting("antiphon.service", "TasksMax"))
+    assert 4 * DEFAULTS.threads < int(_setting("antiphon.service", "LimitNOFILE"))
+
+
+def test_the_example_of_the_settings_shows_the_defaults() -> None:
+    shown = dict(re.findall(r"^#?ANTIPHON_(WORKERS|THREADS|WORKER_THREADS)=(\d+)$", _read("env.example"), re.M))
+    assert shown == {name: str(getattr(DEFAULTS, name.lower())) for name in shown}
+    assert len(shown) == 3
 
 
 def test_nginx_lets_go_of_a_connection_before_gunicorn_does() -> None:
@@ -152,6 +234,22 @@ def _setting(unit: str, name: str) -> str:
     found = re.findall(rf"^{name}=(.*)$", (UNITS / unit).read_text(), re.M)
     assert len(found) == 1
     return str(found[0])
+
+
+def _directive(name: str) -> str:
+    """Of the nginx site, where it stands once."""
+    found = re.findall(rf"^ *{name} +([^;]+);", _read("nginx/antiphon.conf"), re.M)
+    assert len(found) == 1
+    return str(found[0])
+
+
+def _time(timer: str) -> str:
+    return _setting(timer, "OnCalendar").split()[-1]
+
+
+def _days_of_backups() -> str:
+    (days,) = re.findall(r"-mtime \+(\d+) -delete", _read("systemd/antiphon-backup.service"))
+    return str(days)
 
 
 def _commands(file: Path) -> Iterator[list[str]]:
