@@ -4,6 +4,7 @@ gets a terminal event, the row ends and the upstream is let go. The format here 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from app.channels.upstream import LocalExchange
 from app.composition import build
 from app.errors import UpstreamBroken
 from app.formats import demo
+from app.last_good import LastGood
 from app.records import Token
 from app.relay import Asked
 from app.relay.socket import Session
@@ -121,7 +123,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     store.close()
     table = directory / "channels.yaml"
     table.write_text(TABLE)
-    gateway = build(Settings(channels=table, database_url=url, secret_key="s" * 43))
+    gateway = build(LastGood.of(Settings(channels=table, database_url=url, secret_key="s" * 43)))
     yield gateway
     gateway.close()
 
@@ -135,6 +137,8 @@ def token(process: Gateway) -> Token:
 def closed(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> list[LocalExchange]:
     """The exchanges that were let go; the demo's format has the fault."""
     exchanges: list[LocalExchange] = []
+    # The faults are logged with their words, of which some are no text that a report could carry.
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     monkeypatch.setattr(demo, "decoder", lambda turn, sequence: Faulty(fault, sequence))
     monkeypatch.setattr(LocalExchange, "close", lambda exchange: exchanges.append(exchange))
     return exchanges
