@@ -49,7 +49,8 @@ def build(last: LastGood) -> Gateway:
         settings.database_url, peppers=settings.keys_for("tokens"), lease=settings.lease, server=settings.told()
     )
     table = WatchedTable(settings.channels, lambda: read_environment(home), FORMATS.keys(), last.table)
-    channels = Channels(table, connections=settings.threads)
+    budget = Budget(settings.memory)
+    channels = Channels(table, connections=settings.threads, memory=budget)
     drain = Drain()
     seals = Seals(*(Seal(purpose, settings.keys_for(purpose)) for purpose in ("compaction", "reasoning")))
     pace = Pace(settings.heartbeat, drain, settings.stall, settings.header_after)
@@ -58,7 +59,7 @@ def build(last: LastGood) -> Gateway:
     queue = open_queue(settings.queue_url, store.database)
     waiting = Seal("job", settings.keys_for("job"))
     background = Background(store, relay, queue, waiting, pace, settings.events_kept)
-    budget, bodies = Budget(settings.memory), Bodies(settings.max_body, settings.stall)
+    bodies = Bodies(settings.max_body, settings.stall)
 
     def tidy() -> None:
         bodies.uploads.look()

@@ -218,12 +218,16 @@ def asked() -> Asked:
     key = environ.get("HTTP_IDEMPOTENCY_KEY")
     session = next(filter(None, map(environ.get, _SESSION)), None)
     if sock is None:
-        arrival.asked = Asked(arrival.request_id, key=key, session=session, say=partial(_say, arrival))
+        arrival.asked = Asked(
+            arrival.request_id, key=key, session=session, say=partial(_say, arrival), share=arrival.share
+        )
     else:
         # Multiplexed, or encrypted by the server itself: nobody but the server can write to it.
         frame = None if isinstance(sock, ssl.SSLSocket) else _FRAMINGS.get(environ["SERVER_PROTOCOL"])
         client = Client(sock, frame) if frame else None
-        arrival.asked = Asked(arrival.request_id, sock.fileno(), client, key, session, partial(_say, arrival))
+        arrival.asked = Asked(
+            arrival.request_id, sock.fileno(), client, key, session, partial(_say, arrival), arrival.share
+        )
     return arrival.asked
 
 

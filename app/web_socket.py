@@ -337,7 +337,7 @@ class _Connection:
                     self._answer(token, message)
 
     def _answer(self, token: Token, message: _Message) -> None:
-        asked, began = Asked(ids.new_request_id(), self._line.fileno()), monotonic()
+        asked, began = Asked(ids.new_request_id(), self._line.fileno(), share=message.share), monotonic()
         data = message.data if message.is_text else bytes(message.data)
         parse = partial(self._bodies.parse, share=message.share)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import orjson
 import pytest
@@ -54,3 +55,17 @@ def test_what_large_bodies_took_goes_back_to_the_system(api: Gateway, store: boo
     assert 200 in answered
     allowed = idle + (80 if store else 30) * MIB
     eventually(lambda: memory_of(api.workers) < allowed, "memory to go back to the system", SOON)
+
+
+def test_answers_and_histories_have_their_part_of_the_memory(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    """Each turn fits by itself; a conversation of them and one more answer do not."""
+    said: dict[str, object] = {"model": "m", "input": "a" * 900_000}
+    with Gateway(tmp_path, [upstream.channel()], max_body=MIB, memory=8 * MIB) as api:
+        answer = api.post("/responses", said)
+        assert answer.status_code == 200
+        for _ in range(8):
+            if answer.status_code != 200:
+                break
+            answer = api.post("/responses", {**said, "previous_response_id": answer.json()["id"]})
+        assert answer.status_code in (413, 503)
+        assert api.post("/responses", said).status_code == 200

@@ -28,6 +28,7 @@ from app.errors import (
     UpstreamRefused,
 )
 from app.formats import Format
+from app.memory import Budget
 from app.records import ChannelStatus
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,15 @@ class RetryBudget:
 class Channels:
     """The channel table at work in this process."""
 
-    def __init__(self, watched: WatchedTable, connections: int, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        watched: WatchedTable,
+        connections: int,
+        clock: Callable[[], float] = monotonic,
+        memory: Budget | None = None,
+    ) -> None:
+        """`memory`: what answers of upstreams share with all large bodies."""
+        self._memory = memory
         self._watched = watched
         self._connections = connections
         self._clock = clock
@@ -210,7 +219,7 @@ class Channels:
             if upstream is None or row != channel:
                 if upstream is not None:
                     upstream.close()
-                upstream = Upstream(channel, self._connections)
+                upstream = Upstream(channel, self._connections, self._memory)
                 self._upstreams[channel.name] = (channel, upstream)
         return upstream
 

@@ -12,6 +12,7 @@ import select
 import socket
 import ssl
 import struct
+import sys
 import termios
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,12 +38,17 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from app.memory import Budget, Share
 
 #: What is accepted by those who want a stream.
 EVENTS = "text/event-stream"
 #: An unstreamed answer longer than this is refused.
 MAX_BODY = 64 * 1024 * 1024
 _PIECE = 65536
+#: Bytes from which on a body is worth counting, and no copy of it is made.
+_LARGE = 65536
+#: An answer that is read whole exists so often: as it came, as bytes, and as values.
+_TIMES = 3
 #: The longest that TLS gives at once.
 _RECORD = 16384
 _MAX_STALE = 3
@@ -147,22 +153,24 @@ class Exchange(Protocol):
 class Upstream:
     """The connections of one channel. Nothing is followed, remembered or repeated: no redirects, cookies, retries."""
 
-    def __init__(self, row: Row, connections: int) -> None:
+    def __init__(self, row: Row, connections: int, budget: Budget | None = None) -> None:
+        """`budget`: of the memory for large bodies, where there is one."""
         self._row = row
+        self._budget = budget or Budget(sys.maxsize)
         self._connections = _Connections(row, connections)
         self._heads: dict[tuple[str, str, str], bytes] = {}
 
     def post(self, path: str, body: bytes, *, accept: str, watch: Watch | None = None) -> Exchange:
         """Sends and waits for the header. Raises UpstreamError, ClientGone when the client left meanwhile, and what the
         watch raises."""
-        head = self._head("POST", path, accept)
-        clock = self._clock(accept)
-        # In one piece: a head of its own would be a packet, a system call and a wait for the interpreter more.
-        return self._send(b"%sContent-Length: %d\r\n\r\n%s" % (head, len(body), body), clock, watch)
+        head = b"%sContent-Length: %d\r\n\r\n" % (self._head("POST", path, accept), len(body))
+        # In one piece: a head of its own would be a packet, a system call and a wait for the interpreter more. A large
+        # body would be there twice while it is answered.
+        return self._send((head + body,) if len(body) < _LARGE else (head, body), self._clock(accept), watch)
 
     def get(self, path: str) -> Exchange:
         accept = "application/json"
-        return self._send(self._head("GET", path, accept) + b"\r\n", self._clock(accept), None)
+        return self._send((self._head("GET", path, accept) + b"\r\n",), self._clock(accept), None)
 
     def close(self) -> None:
         self._connections.close()
@@ -191,7 +199,7 @@ class Upstream:
             found = self._heads[method, path, accept] = _written(request)
         return found
 
-    def _send(self, message: bytes, clock: _Clock, watch: Watch | None) -> Exchange:
+    def _send(self, message: Sequence[bytes], clock: _Clock, watch: Watch | None) -> Exchange:
         try:
             for _ in range(_MAX_STALE):
                 wire = self._connect()
@@ -220,13 +228,13 @@ class Upstream:
             unreachable.cause = _reason(error)
             raise unreachable from error
 
-    def _ask(self, wire: _Wire, message: bytes, clock: _Clock, watch: Watch | None) -> Exchange:
+    def _ask(self, wire: _Wire, message: Sequence[bytes], clock: _Clock, watch: Watch | None) -> Exchange:
         reader = http.HeadReader()
         try:
             wire.send(message, clock.head, watch)
             early = wire.read_head(reader, clock.head, watch)
             assert reader.head is not None
-            return _HttpExchange(wire, reader.head, early, clock, watch)
+            return _HttpExchange(wire, reader.head, early, clock, watch, Share(self._budget))
         except ConnectionError as error:
             wire.drop()
             if wire.reused and not reader.begun:
@@ -417,11 +425,12 @@ class _Wire:
         self.more = self._tls is not None
         """TLS may hold what the socket no longer shows."""
 
-    def send(self, data: bytes, deadline: float, watch: Watch | None) -> None:
+    def send(self, message: Sequence[bytes], deadline: float, watch: Watch | None) -> None:
         began = time_ns()
-        self._write(memoryview(data), deadline, watch)
+        for piece in message:
+            self._write(memoryview(piece), deadline, watch)
         if self._silent_since is not None:
-            self._premature = self._has_premature(self._silent_since, began, len(data))
+            self._premature = self._has_premature(self._silent_since, began, sum(map(len, message)))
 
     def _has_premature(self, looked: int, began: int, length: int) -> bool:
         """Whether bytes have come that answer no request: between the look at the silent connection and the sending,
@@ -525,9 +534,23 @@ def _unconfirmed(descriptor: int) -> int:
 class _HttpExchange:
     """The body of an HTTP answer, either whole or piece by piece without blocking."""
 
-    __slots__ = ("_body", "_clock", "_coding", "_early", "_persistent", "_watch", "_wire", "headers", "status")
+    __slots__ = (
+        "_body",
+        "_clock",
+        "_coding",
+        "_early",
+        "_persistent",
+        "_share",
+        "_watch",
+        "_wire",
+        "headers",
+        "status",
+    )
 
-    def __init__(self, wire: _Wire, head: http.Head, early: bytes, clock: _Clock, watch: Watch | None) -> None:
+    def __init__(
+        self, wire: _Wire, head: http.Head, early: bytes, clock: _Clock, watch: Watch | None, share: Share
+    ) -> None:
+        """`share`: what a body that is read whole has of the memory for large bodies, until the exchange is closed."""
         self.status = head.status
         self.headers = head.headers
         self._wire: _Wire | None = wire
@@ -537,11 +560,14 @@ class _HttpExchange:
         self._persistent = head.persistent
         self._clock = clock
         self._watch = watch
+        self._share = share
 
     def read(self) -> bytes:
         body = bytearray()
         while piece := self._await_piece():
             body += piece
+            if len(body) >= _LARGE:
+                self._share.grow(_TIMES * len(body) - self._share.size)
             if len(body) > MAX_BODY:
                 raise UpstreamBroken("The model's server sent an answer that is too long.")
         return bytes(body)
@@ -600,6 +626,7 @@ class _HttpExchange:
         return payload if payload or self._body.ended else None
 
     def close(self) -> None:
+        self._share.close()
         wire, self._wire = self._wire, None
         if wire is None:
             return

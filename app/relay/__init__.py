@@ -130,6 +130,7 @@ class Relay:
         again: Callable[[dict[str, Any]], T],
     ) -> T:
         """What `make` makes of the turn; where the same request has been answered before, that response."""
+        asked.hold(turn.chain)
         once = Once(self._store, token, turn, asked.key)
         if (earlier := once.earlier()) is not None:
             asked.tell_replayed()

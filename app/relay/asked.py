@@ -6,8 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
+from app.memory import Share
+from app.records import Chain
 from app.relay.journal import Entry
 from app.relay.mover import Client
+
+#: Bytes of a history from which on it is worth counting.
+_COUNTED = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +32,18 @@ class Asked:
     say: Callable[[bytes], None] | None = None
     """Sends whole events of a stream before the stream itself is handed over, behind the header that they need. Raises
     ClientGone."""
+    share: Share | None = None
+    """What the request has of the memory for large bodies, where that is counted; closed by whoever opened it."""
     came: float = field(default_factory=monotonic)
     """When the request was read."""
     told: dict[str, str] = field(default_factory=dict)
     """What they are told beside the answer, as headers; filled in while it is made."""
+
+    def hold(self, chain: Chain) -> None:
+        """Counts the history that was loaded for the request. Raises PayloadTooLarge and Unavailable."""
+        size = sum(len(link.input) + len(link.output) for link in chain.links)
+        if self.share is not None and size >= _COUNTED:
+            self.share.grow(size)
 
     def tell_dropped(self, tools: Sequence[str]) -> None:
         if tools:
