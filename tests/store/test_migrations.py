@@ -69,6 +69,37 @@ def test_a_newer_database_is_refused_with_another_advice(store: Store, database_
     assert "newer" in caught.value.fix
 
 
+def test_the_next_version_is_refused_by_a_first_start_and_by_none_that_runs_if_it_only_adds(
+    store: Store, database_url: str
+) -> None:
+    above = len(migrations.STEPS)
+    sql = "INSERT INTO schema_version (version, applied_at, additive) VALUES (?, 0, ?)"
+    for version in (above + 1, above + 2):
+        rows.execute(database_url, sql, (version, 1))
+        with pytest.raises(ConfigurationError, match=str(version)):
+            store.check_schema()
+        store.check_schema_in_use()
+    rows.execute(database_url, sql, (above + 3, 0))
+    for check in (store.check_schema, store.check_schema_in_use):
+        with pytest.raises(ConfigurationError, match=str(above + 3)):
+            check()
+
+
+def test_an_older_version_is_refused_by_both(store: Store, database_url: str) -> None:
+    rows.execute(database_url, f"DELETE FROM schema_version WHERE version = {len(migrations.STEPS)}")
+    for check in (store.check_schema, store.check_schema_in_use):
+        with pytest.raises(ConfigurationError, match="needs"):
+            check()
+
+
+def test_an_upgrade_marks_the_steps_that_only_add(store: Store, database_url: str) -> None:
+    rows.execute(database_url, "ALTER TABLE schema_version DROP COLUMN additive")
+    rows.execute(database_url, f"DELETE FROM schema_version WHERE version IN (1, {len(migrations.STEPS)})")
+    assert store.upgrade() == [1, len(migrations.STEPS)]
+    marked = dict(rows.execute(database_url, "SELECT version, additive FROM schema_version"))
+    assert (marked[1], marked[len(migrations.STEPS)]) == (0, 1)
+
+
 def test_the_models_are_what_the_migrations_made(store: Store, database_url: str) -> None:
     database = Database(database_url)
     for model in TABLES:
