@@ -18,6 +18,7 @@ from app.composition import build
 from app.errors import UpstreamBroken
 from app.formats import demo
 from app.last_good import LastGood
+from app.memory import Share
 from app.records import Token
 from app.relay import Asked
 from app.relay.socket import Session
@@ -166,9 +167,10 @@ def test_a_stream_ends_with_a_terminal_event(process: Gateway, token: Token, clo
 
 @every_fault
 def test_a_web_socket_gets_its_last_frame(process: Gateway, token: Token, closed: list[LocalExchange]) -> None:
-    session = Session(process.relay, process.store)
-    frame = orjson.dumps({"type": "response.create", "model": "demo", "input": "hello"}).decode()
-    frames = [orjson.loads(text) for text in session.answer(token, frame, Asked("req_1"), list[str]().append)]
+    session = Session(process.relay, process.store, Share(process.budget))
+    frame = bytearray(orjson.dumps({"type": "response.create", "model": "demo", "input": "hello"}))
+    answer = session.answer(token, frame, Asked("req_1"), list[str]().append, orjson.loads)
+    frames = [orjson.loads(text) for text in answer]
     kinds = [frame["type"] for frame in frames]
     assert kinds[-1] == "response.failed"
     assert "error" not in kinds
