@@ -355,9 +355,11 @@ class Channels:
     def _health_of(self, channel: Channel) -> Health:
         return self._health.setdefault(channel.name, Health())
 
-    def enter(self, health: Health) -> None:
+    def enter(self, health: Health, tries: bool) -> None:
         with self._lock:
             health.in_flight += 1
+            if tries and (health.on_trial or health.resting_until > self._clock()):
+                health.trying = True
 
     def leave(self, health: Health, tries: bool) -> None:
         with self._lock:
@@ -458,7 +460,7 @@ class Choice:
 
     def __enter__(self) -> Choice:
         if not self._claimed:
-            self._channels.enter(self._health)
+            self._channels.enter(self._health, self._tries)
         self._claimed = False
         return self
 

@@ -213,7 +213,6 @@ class Upstream:
             raise self._unanswered() from error
         except (HTTPException, OSError) as error:
             broken = UpstreamBroken("The model's server broke off before it answered.")
-            broken.perhaps_input = False
             broken.cause = _reason(error)
             raise broken from error
 
@@ -252,6 +251,7 @@ class Upstream:
 def _reason(error: BaseException) -> str:
     """What the system said of a connection: the error's name, never an address."""
     known: BaseException | None = error
+    late = False
     while known is not None:
         if isinstance(known, ssl.SSLError) and known.reason:
             return f"tls={known.reason}"
@@ -259,11 +259,10 @@ def _reason(error: BaseException) -> str:
             return "errno=EAI"
         if isinstance(known, OSError) and known.errno is not None and known.errno in errno.errorcode:
             return f"errno={errno.errorcode[known.errno]}"
-        if isinstance(known, TimeoutError | ConnectTimeoutError):
-            return "errno=ETIMEDOUT"
+        late = late or isinstance(known, TimeoutError | ConnectTimeoutError)
         inner = next((one for one in known.args if isinstance(one, BaseException)), None)
         known = known.__cause__ or known.__context__ or inner
-    return ""
+    return "errno=ETIMEDOUT" if late else ""
 
 
 def _written(request: requests.PreparedRequest) -> bytes:
