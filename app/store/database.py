@@ -157,7 +157,10 @@ class Database:
         return f"--host={url.hostname} --port={url.port or 3306} --user={url.username} -p {unquote(url.path[1:])}"
 
     def ping(self) -> None:
+        """Raises StoreUnavailable. Connections that are open would outlive a file that is gone."""
         try:
+            if not self.exists:
+                raise _no_file(self._pool.database)
             with self.session() as session:
                 session.row("SELECT 1")
         except _Foreign as error:
@@ -331,10 +334,14 @@ def _open_mysql(url: SplitResult, wait: int) -> Any:
     )
 
 
+def _no_file(path: str) -> peewee.OperationalError:
+    return peewee.OperationalError(f"there is no file {path}")
+
+
 class _SqliteFile(peewee.SqliteDatabase):
     def _connect(self) -> Any:
         if not os.path.exists(self.database):
-            raise peewee.OperationalError(f"there is no file {self.database}")
+            raise _no_file(self.database)
         return super()._connect()  # type: ignore[misc]
 
 

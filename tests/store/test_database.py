@@ -44,8 +44,11 @@ def test_a_file_that_is_gone_is_not_replaced_by_an_empty_one(tmp_path: Path) -> 
     store = Store(f"sqlite:///{tmp_path}/a.db", peppers=[b"p"])
     store.upgrade()
     kept = turn(store)
-    store.close()
     (tmp_path / "a.db").rename(tmp_path / "elsewhere.db")
+    with pytest.raises(StoreUnavailable):
+        # Although a connection to it is open.
+        store.ping()
+    store.close()
     with pytest.raises(StoreUnavailable):
         store.response(OWNER, kept)
     assert not (tmp_path / "a.db").exists()
