@@ -260,7 +260,8 @@ def test_a_thousand_faults_leave_no_connection_thread_or_descriptor_behind(
     with Gateway(tmp_path, rows, threads=32, mover=mover) as gateway:
         gateway.stream(body).content  # noqa: B018 - what is opened once is open from here on
         before = _open_descriptors(gateway)
-        for fault in [script for name, script in BREAKS.items() for _ in range(3)]:
+        # A rate limit would put the channel into cooldown.
+        for fault in [script for name, script in BREAKS.items() if name != "its own error" for _ in range(3)]:
             first.enqueue(*fault)
             assert b"[DONE]" in gateway.stream(body).content
         for fault in (dropped(2), garbage(0)) * 5:
