@@ -18,10 +18,11 @@ _WRITTEN = 254
 
 
 class TooDeep(ValueError):
-    """`member`: the top-level member that is, where the value is an object."""
+    """`value`: what is too deep; `member`: its top-level member that is, where it is an object."""
 
-    def __init__(self, member: str | None = None) -> None:
+    def __init__(self, value: Any, member: str | None) -> None:
         super().__init__(member)
+        self.value = value
         self.member = member
 
 
@@ -43,7 +44,7 @@ def take(data: bytearray, levels: int) -> Any:
 def check(value: Any, length: int, levels: int) -> None:
     """Raises TooDeep. `length`: of the JSON that the value was read from, of which a level takes two characters."""
     if length > 2 * levels and _exceeds(value, levels):
-        raise TooDeep(_deep_member(value, levels))
+        raise TooDeep(value, _deep_member(value, levels))
 
 
 def may_exceed(data: bytes, begin: int, end: int, levels: int) -> bool:

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from app import nesting
 from app.errors import InvalidRequest, nested_too_deep
 from app.schemas.create import read_create, read_warm_up
 from app.schemas.fields import Boolean, Fault, StrictText
 
-#: The value of a text's JSON. Raises ValueError.
+#: The value of a text's JSON. Raises ValueError, and TooDeep of `app.nesting`.
 Parse = Callable[[bytearray], Any]
 
 _CREATE = "response.create"
@@ -28,8 +26,8 @@ class Frame:
     """A frame that is legible; whether it asks for something that can be had is still to be seen."""
 
     body: dict[str, Any]
-    length: int
-    """Characters of its text."""
+    fault: InvalidRequest | None = None
+    """Why its request cannot be read, although the frame can."""
 
     @property
     def lane(self) -> str | None:
@@ -52,27 +50,31 @@ class FrameRequest:
     """False for a warm-up: the context is built, nothing is answered."""
 
 
-def parse_frame(message: bytearray | bytes, parse: Parse = orjson.loads) -> Frame:
+def _parse(message: bytearray) -> Any:
+    return nesting.loads(bytes(message), nesting.FROM_CLIENTS)
+
+
+def parse_frame(message: bytearray | bytes, parse: Parse = _parse) -> Frame:
     """The frame of a text; `parse` may empty it. Raises InvalidRequest. Binary messages come as bytes."""
     if isinstance(message, bytes):
         raise InvalidRequest("Send text frames: binary ones are not read.", code="invalid_frame")
-    length = len(message)
+    fault = None
     try:
         body = parse(message)
+    except nesting.TooDeep as deep:
+        body, fault = deep.value, nested_too_deep(deep.member, nesting.FROM_CLIENTS)
     except ValueError:
         raise InvalidRequest("We could not parse the JSON of your frame.", code="invalid_json") from None
     if not isinstance(body, dict):
         raise InvalidRequest("A frame is a JSON object with a 'type'.", code="invalid_frame")
-    return Frame(body, length)
+    return Frame(body, fault)
 
 
 def read_frame(frame: Frame) -> FrameRequest:
     """Raises InvalidRequest. An empty `input` says nothing new, which is enough after a warm-up."""
     body = frame.body
-    try:
-        nesting.check(body, frame.length, nesting.FROM_CLIENTS)
-    except nesting.TooDeep as deep:
-        raise nested_too_deep(deep.member, nesting.FROM_CLIENTS) from None
+    if frame.fault is not None:
+        raise frame.fault
     if body.get("type") != _CREATE:
         raise InvalidRequest(
             f"Frames of type '{_CREATE}' are served here, not {_shown(body.get('type'))}.",
