@@ -217,18 +217,17 @@ def asked() -> Asked:
     sock = environ.get("gunicorn.socket")
     key = environ.get("HTTP_IDEMPOTENCY_KEY")
     session = next(filter(None, map(environ.get, _SESSION)), None)
+    say = partial(_say, arrival)
     if sock is None:
-        arrival.asked = Asked(
-            arrival.request_id, key=key, session=session, say=partial(_say, arrival), share=arrival.share
-        )
+        found = Asked(arrival.request_id, key=key, session=session, say=say, share=arrival.share)
     else:
         # Multiplexed, or encrypted by the server itself: nobody but the server can write to it.
         frame = None if isinstance(sock, ssl.SSLSocket) else _FRAMINGS.get(environ["SERVER_PROTOCOL"])
         client = Client(sock, frame) if frame else None
-        arrival.asked = Asked(
-            arrival.request_id, sock.fileno(), client, key, session, partial(_say, arrival), arrival.share
-        )
-    return arrival.asked
+        found = Asked(arrival.request_id, sock.fileno(), client, key, session, say, arrival.share)
+    # Not `found` itself, which refers to the arrival: a request in a cycle would keep its body until the collector runs.
+    arrival.entry, arrival.told = found.entry, found.told
+    return found
 
 
 # --- how an answer leaves ---------------------------------------------------------------------------------------
@@ -264,9 +263,9 @@ class Arrival:
 
     __slots__ = (
         "admitted",
-        "asked",
         "began",
         "body_read",
+        "entry",
         "environ",
         "error",
         "path",
@@ -274,6 +273,7 @@ class Arrival:
         "request_id",
         "share",
         "token",
+        "told",
     )
 
     def __init__(self, environ: Mapping[str, Any], path: str, view: object) -> None:
@@ -283,7 +283,10 @@ class Arrival:
         self.request_id = ids.new_request_id()
         self.began = monotonic()
         self.token: Token | None = None
-        self.asked: Asked | None = None
+        self.entry: Entry | None = None
+        """What the request log will say, once a view has called `asked`."""
+        self.told: Mapping[str, str] = {}
+        """Headers that the relay adds to the answer."""
         self.error: str | None = None
         """Code of the refusal."""
         self.admitted = False
@@ -336,8 +339,7 @@ class Border:
         if arrival.share is not None:
             arrival.share.close()
         if status is not None:
-            entry = arrival.asked.entry if arrival.asked else Entry()
-            entry.write(_visit(arrival, status))
+            (arrival.entry or Entry()).write(_visit(arrival, status))
 
 
 def _told(arrival: Arrival) -> dict[str, str]:
@@ -348,8 +350,7 @@ def _told(arrival: Arrival) -> dict[str, str]:
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
     }
-    if arrival.asked is not None:
-        told.update(arrival.asked.told)
+    told.update(arrival.told)
     theirs = arrival.environ.get(_CLIENT_REQUEST_ID, "")
     if 0 < len(theirs) <= 512 and theirs.isascii() and theirs.isprintable():
         told["X-Client-Request-Id"] = theirs

@@ -54,10 +54,19 @@ def answer(sock: socket.socket) -> tuple[int, http.client.HTTPMessage, JSON]:
     return response.status, response.headers, orjson.loads(response.read())
 
 
-def request(size: int, **keys: object) -> bytes:
+def request(size: int) -> bytes:
     """A body of exactly that size."""
-    empty = orjson.dumps({"model": "m", "store": False, "input": "", **keys})
-    return empty.replace(b'"input":""', b'"input":"' + b"a" * (size - len(empty)) + b'"')
+    empty = saying(b'""')
+    return saying(b'"%b"' % (b"a" * (size - len(empty))))
+
+
+def saying(text: bytes) -> bytes:
+    """A body with this text, as JSON, behind which something short is said: the upstream repeats what it hears last."""
+    return b'{"model":"m","store":false,"input":[%b,%b]}' % (message(text), message(b'"Short."'))
+
+
+def message(text: bytes) -> bytes:
+    return b'{"role":"user","content":%b}' % text
 
 
 def check_error(body: JSON, code: str) -> None:
@@ -116,7 +125,7 @@ def test_more_values_than_there_is_memory_for_are_too_much(patient: Gateway, ite
 
 def test_a_text_about_json_is_a_text(patient: Gateway) -> None:
     text = orjson.dumps('{"a":[1,2,{}]},' * (MAX_BODY // 20))
-    status, _, _ = post(patient, b'{"model":"m","store":false,"input":%b}' % text, chunked=False)
+    status, _, _ = post(patient, saying(text), chunked=False)
     assert status == 200
 
 

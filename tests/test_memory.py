@@ -27,6 +27,8 @@ def upstream() -> Iterator[ScriptedUpstream]:
 @pytest.fixture
 def api(tmp_path_factory: pytest.TempPathFactory, upstream: ScriptedUpstream) -> Iterator[Gateway]:
     with Gateway(tmp_path_factory.mktemp("memory"), [upstream.channel()], workers=2, threads=64) as gateway:
+        # One that serves is enough to be ready.
+        eventually(lambda: gateway.log.count("streams are moved by") == 2, "both workers", SOON)
         yield gateway
 
 
