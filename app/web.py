@@ -225,7 +225,8 @@ def asked() -> Asked:
         frame = None if isinstance(sock, ssl.SSLSocket) else _FRAMINGS.get(environ["SERVER_PROTOCOL"])
         client = Client(sock, frame) if frame else None
         found = Asked(arrival.request_id, sock.fileno(), client, key, session, say, arrival.share)
-    # Not `found` itself, which refers to the arrival: a request in a cycle would keep its body until the collector runs.
+    # Not `found` itself, which refers to the arrival: what is in a cycle stays until the collector runs, and so does
+    # the body.
     arrival.entry, arrival.told = found.entry, found.told
     return found
 
