@@ -24,14 +24,13 @@ from app import __version__
 from app.channels.document import ChannelsInvalid
 from app.channels.table import Table
 from app.cli.address import EVERYWHERE
-from app.cli.channels import rows_of
 from app.cli.command_line import as_typed
 from app.cli.context import CONFIGURATION, FAILED, as_json, open_store, print_json
-from app.cli.states import state_of
 from app.cli.table import read_table
 from app.errors import ConfigurationError, StoreUnavailable
 from app.queue import open_queue
 from app.records import WorkerStatus
+from app.reports.channel_states import channel_reports
 from app.settings import ENV_FILE, Settings, database_file, home, load_settings, read_environment, read_settings
 from app.store import Store
 
@@ -225,12 +224,10 @@ def _channels(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Findi
     for warning in channel_table.warnings:
         yield Finding(WARNING, "channels", str(warning))
     yield _usable(settings, channel_table)
-    for channel in rows_of(channel_table):
-        state = state_of(channel, workers)
-        if state.word in ("resting", "full", "on trial"):
-            yield Finding(
-                WARNING, "channels", f"{channel.name}: {state.text}", f"antiphon channels test {channel.name}"
-            )
+    for report in channel_reports(channel_table, workers):
+        if report.state.label in ("resting", "full", "on trial"):
+            name = report.channel.name
+            yield Finding(WARNING, "channels", f"{name}: {report.state.text}", f"antiphon channels test {name}")
 
 
 def _usable(settings: Settings, channel_table: Table) -> Finding:

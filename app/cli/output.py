@@ -43,13 +43,6 @@ def moment(seconds: int | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else None
 
 
-def rounded(amount: int) -> str:
-    """`950`, `1.2k`, `12k`."""
-    if amount < 1000:
-        return str(amount)
-    return f"{amount / 1000:.1f}k" if amount < 9950 else f"{amount / 1000:,.0f}k"
-
-
 def clipped(text: str, width: int) -> str:
     """On one line, the end left out where it is longer."""
     line = " ".join(plain(text[: 2 * width]).split())

@@ -10,8 +10,8 @@ import orjson
 
 from app.cli.context import as_json, find_response, open_store, print_json
 from app.cli.output import clipped, moment, pairs, plain
-from app.cli.tree import compacted
 from app.records import Usage
+from app.reports.trees import compaction_note
 from app.store import Detail, Node
 
 _WIDTH = 100
@@ -123,7 +123,7 @@ def _children(children: Iterable[Node]) -> str | None:
 def _compaction(note: Mapping[str, Any]) -> str:
     if "failed" in note:
         return _joined(f"failed: {note['failed']}", note.get("message"))
-    return _joined(compacted(note), note.get("strategy"), note.get("channel"))
+    return _joined(compaction_note(note), note.get("strategy"), note.get("channel"))
 
 
 def _joined(*told: object) -> str:

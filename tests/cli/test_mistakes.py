@@ -112,7 +112,7 @@ def test_a_mistyped_command_is_told_what_it_was_meant_to_be(here: Path, words: t
 
 def test_a_model_without_a_channel_is_told_with_the_nearest(here: Path) -> None:
     directory = Gateway(here, [DEMO])
-    for model, hint in (("demmo", "did you mean 'demo'?"), ("gpt-6-sol", "models lists what there is")):
+    for model, hint in (("demmo", "did you mean 'demo'?"), ("gpt-6-sol", "antiphon models")):
         done = directory.attempt("route", model)
         assert done.returncode == 4
         assert hint in done.stderr

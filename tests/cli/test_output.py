@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.cli.output import clipped, moment, pairs, rounded, some, table
+from app.cli.output import clipped, moment, pairs, some, table
 
 
 def test_columns_are_as_wide_as_what_stands_in_them() -> None:
@@ -33,12 +33,6 @@ def test_long_text_is_cut_to_one_line() -> None:
     assert clipped("x" * 10, 10) == "x" * 10
     assert clipped("x" * 11, 10) == "x" * 9 + "…"
     assert clipped("x y " * 1000, 10) == "x y x y x…"
-
-
-def test_large_numbers_are_rounded() -> None:
-    assert [rounded(amount) for amount in (0, 999, 1000, 9949, 9950, 182_400)] == [
-        *("0", "999", "1.0k", "9.9k", "10k", "182k")
-    ]
 
 
 def test_a_moment_is_told_in_utc() -> None:

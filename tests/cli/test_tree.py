@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from app.cli.tree import drawn
 from app.records import Attempt, Usage
+from app.reports.trees import drawn
 from app.store import Node, Store
 from tests.cli.codex import Codex
 from tests.databases import database_url, mariadb, shared_database_url

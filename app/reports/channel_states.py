@@ -1,0 +1,120 @@
+"""The state of each channel over all workers that serve the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from app.channels.table import Channel, Table
+from app.records import ChannelStatus, WorkerStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelState:
+    """The state of one channel over all workers. Without a worker, `in_flight` and `cooldown_left` are None."""
+
+    label: str
+    """disabled, no key, unknown, resting, full, on trial, ok."""
+    text: str
+    """The label with its reason, and the number of workers that report it when not all do."""
+    is_available: bool
+    """Whether a request may go to the channel now."""
+    in_flight: int | None = None
+    cooldown_left: int | None = None
+    """Seconds until the cooldown has ended in every worker."""
+    last_error: str | None = None
+    paths: tuple[str, ...] = ()
+
+    def wire(self) -> dict[str, Any]:
+        return {
+            "state": self.label,
+            "detail": self.text or None,
+            "in_flight": self.in_flight,
+            "resting_seconds": self.cooldown_left,
+            "last_error": self.last_error,
+            "paths": list(self.paths),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelReport:
+    """A row of the channel table with its state."""
+
+    channel: Channel
+    state: ChannelState
+
+    @property
+    def host(self) -> str:
+        """Host and port of the upstream; `here` when the gateway itself answers."""
+        return urlsplit(self.channel.base_url).netloc if self.channel.base_url else "here"
+
+    def wire(self) -> dict[str, Any]:
+        channel = self.channel
+        return {
+            "name": channel.name,
+            "format": channel.format,
+            "models": dict(channel.models),
+            "globs": list(channel.globs),
+            "priority": channel.priority,
+            "weight": channel.weight,
+            "max_concurrency": channel.max_concurrency,
+            "base_url": channel.base_url,
+            "line": channel.line,
+            **self.state.wire(),
+        }
+
+
+def channel_reports(table: Table, workers: Sequence[WorkerStatus]) -> list[ChannelReport]:
+    return [ChannelReport(channel, state_of(channel, workers)) for channel in all_channels(table)]
+
+
+def all_channels(table: Table) -> list[Channel]:
+    """Every row in the order of the file, including the rows that wait for a key."""
+    return sorted((*table.channels, *table.waiting), key=lambda channel: channel.line)
+
+
+def state_of(channel: Channel, workers: Sequence[WorkerStatus]) -> ChannelState:
+    """The label that comes first of resting, full, on trial, ok wins: one worker that rests makes the channel rest."""
+    if channel.lacks:
+        return ChannelState("no key", "no key", is_available=False)
+    if not channel.enabled:
+        return ChannelState("disabled", "disabled", is_available=False)
+    if not workers:
+        return ChannelState("unknown", "", is_available=True)
+    statuses = [_status_in(worker, channel) for worker in workers]
+    labels = [_label(channel, status) for status in statuses]
+    label = next(label for label in ("resting", "full", "on trial", "ok") if label in labels)
+    cooldown_left = max(round(status.resting) for status in statuses)
+    errors = sorted({status.last_error for status in statuses if status.last_error})
+    return ChannelState(
+        label,
+        "".join(_text(label, labels, cooldown_left, errors)),
+        is_available=any(label not in ("resting", "full") for label in labels),
+        in_flight=sum(status.in_flight for status in statuses),
+        cooldown_left=cooldown_left,
+        last_error=", ".join(errors) or None,
+        paths=tuple(sorted({status.path for status in statuses if status.path})),
+    )
+
+
+def _status_in(worker: WorkerStatus, channel: Channel) -> ChannelStatus:
+    """A worker that has not used the channel yet reports nothing: its status is that of a new channel."""
+    return next((status for status in worker.channels if status.name == channel.name), ChannelStatus(channel.name))
+
+
+def _label(channel: Channel, status: ChannelStatus) -> str:
+    if status.resting > 0:
+        return "resting"
+    if channel.max_concurrency is not None and status.in_flight >= channel.max_concurrency:
+        return "full"
+    return "on trial" if status.on_trial else "ok"
+
+
+def _text(label: str, labels: Sequence[str], cooldown_left: int, errors: Sequence[str]) -> Iterator[str]:
+    yield label
+    if label == "resting":
+        yield f" {cooldown_left} s: {', '.join(errors) or 'failed'}"
+    if label != "ok" and labels.count(label) < len(labels):
+        yield f" ({labels.count(label)} of {len(labels)} workers)"

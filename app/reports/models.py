@@ -1,0 +1,48 @@
+"""The models of the channel table, and the channels that serve each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from app.channels.table import Channel, Table
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """A model's name or a glob, as the table has it. The limits are None when the table does not state them."""
+
+    name: str
+    channels: tuple[Channel, ...]
+    """Highest priority first."""
+    context_window: int | None
+    max_output_tokens: int | None
+
+    def wire(self) -> dict[str, Any]:
+        return {
+            "id": self.name,
+            "glob": any(self.name in channel.globs for channel in self.channels),
+            "channels": [channel.name for channel in self.channels],
+            "context_window": self.context_window,
+            "max_output_tokens": self.max_output_tokens,
+        }
+
+
+def model_reports(table: Table) -> list[ModelReport]:
+    """By name."""
+    return [_report(table, name, channels) for name, channels in sorted(_channels_by_model(table).items())]
+
+
+def _report(table: Table, name: str, channels: list[Channel]) -> ModelReport:
+    facts = table.models.get(name, {})
+    return ModelReport(name, tuple(channels), facts.get("context_window"), facts.get("max_output_tokens"))
+
+
+def _channels_by_model(table: Table) -> dict[str, list[Channel]]:
+    served: defaultdict[str, list[Channel]] = defaultdict(list)
+    for channel in sorted(table.channels, key=lambda channel: -channel.priority):
+        if channel.enabled:
+            for name in (*channel.models, *channel.globs):
+                served[name].append(channel)
+    return served
