@@ -65,6 +65,9 @@ class Reading:
             read[key.value] = self.value(child, below) if free or key.value in KEYS else None
         return read
 
+    def key_nodes(self) -> Mapping[Place, yaml.Node]:
+        return self._keys
+
     def _scalar(self, node: yaml.ScalarNode, place: Place) -> Scalar:
         plain = not node.style
         if "${" not in node.value:

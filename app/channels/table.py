@@ -21,7 +21,7 @@ from app.channels.document import MASK, Document, Problem, parse
 from app.channels.reading import REFERENCE, Place, Reading
 from app.formats import counting
 from app.schemas.cells import Scalar, is_glob, suggestion
-from app.schemas.channels import TableRow, shown_key
+from app.schemas.channels import UNUSED_KEYS, TableRow, shown_key
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -138,6 +138,8 @@ class Table:
     """Those that are left out because they have no key yet."""
     compaction: Compaction = Compaction()
     warnings: tuple[Problem, ...] = ()
+    unused: tuple[Problem, ...] = ()
+    """The keys that the gateway checks and does not use yet."""
     digest: str = ""
     """Of the file's bytes, to tell versions apart."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
@@ -245,9 +247,17 @@ def _build(reading: Reading, rows: Mapping[str, Any]) -> Table:
         waiting=tuple(channel for channel in channels if channel.lacks),
         compaction=Compaction(**rows.get("compaction", _NOTHING)),
         warnings=reading.document.warnings(),
+        unused=tuple(_unused_keys(reading)),
         digest=reading.document.digest,
         models=MappingProxyType(rows.get("models", {})),
     )
+
+
+def _unused_keys(reading: Reading) -> Iterator[Problem]:
+    for place, key in reading.key_nodes().items():
+        match place:
+            case ("channels" | "models", _, str(name)) if name in UNUSED_KEYS:
+                yield reading.document.problem(key, f"'{name}' is not used yet")
 
 
 #: Keys of a row that become something else in a channel; the others are its fields as they are.

@@ -1,7 +1,8 @@
-"""antiphon check: is the channel table right? Every error at once, with its place."""
+"""antiphon check: every error and warning of the channel table at once, with its line and column."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -28,23 +29,30 @@ def check(ctx: click.Context, file: Path | None, as_json: bool) -> None:
     except ChannelsInvalid as error:
         if not as_json:
             raise
-        print_json({"ok": False, "errors": [_wire(problem) for problem in error.problems], "warnings": []})
+        _print_result(errors=[_wire(problem) for problem in error.problems])
         ctx.exit(CONFIGURATION)
     except ConfigurationError as error:
         if not as_json:
             raise
-        print_json({"ok": False, "errors": [{"message": error.message, "fix": error.fix}], "warnings": []})
+        _print_result(errors=[{"message": error.message, "fix": error.fix}])
         ctx.exit(CONFIGURATION)
     if as_json:
-        warnings = [_wire(problem) for problem in table.warnings]
-        print_json(
-            {"ok": True, "errors": [], "warnings": warnings, "channels": [channel.name for channel in table.channels]}
+        _print_result(
+            warnings=[_wire(problem) for problem in table.warnings],
+            unused=[_wire(problem) for problem in table.unused],
+            channels=[channel.name for channel in table.channels],
         )
         return
     for problem in table.warnings:
         click.echo(f"warning: {problem}", err=True)
+    for problem in table.unused:
+        click.echo(f"note: {problem}", err=True)
     models = len(table.names())
     click.echo(f"{path.name} ok: {len(table.channels)} channels, {models} models, {len(table.warnings)} warnings")
+
+
+def _print_result(errors: Sequence[object] = (), warnings: Sequence[object] = (), **facts: object) -> None:
+    print_json({"ok": not errors, "errors": errors, "warnings": warnings, **facts})
 
 
 def _wire(problem: object) -> dict[str, object]:

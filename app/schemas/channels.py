@@ -16,6 +16,9 @@ UNKNOWN_KEY = "unknown key"
 #: More unknown keys of one mapping than anybody reads.
 MAX_UNKNOWN = 200
 
+#: Keys of a channel or a model that are checked, and that no part of the gateway reads yet.
+UNUSED_KEYS = frozenset({"price", "compact_at", "tags"})
+
 #: Channels that answer by themselves and have no URL.
 WITHOUT_UPSTREAM = frozenset({"demo"})
 
