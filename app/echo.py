@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import orjson
 
+from app.contract.redaction import brings_tools, redacted_item, redacted_tool
 from app.records import Usage
-from app.redaction import brings_tools, redacted_item, redacted_tool
 
 _TEXT = {"format": {"type": "text"}, "verbosity": "medium"}
 _REASONING = {"effort": None, "summary": None}

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from app.contract.items import Item
 from app.echo import Echo
 from app.errors import UpstreamError
 from app.records import Chain, Usage
 
-Item = dict[str, Any]
+__all__ = ["Answer", "Item", "Row", "Turn"]
 
 
 class Row(Protocol):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.redaction import redacted_item, redacted_items, redacted_request, redacted_tool
+from app.contract.redaction import redacted_item, redacted_items, redacted_request, redacted_tool
 from tests.tools import CANARY, WITHOUT_CREDENTIALS, items, tools
 
 JSON = dict[str, Any]

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from app import ids
+from app.contract.items import prefix_of
 from app.errors import (
     UpstreamBroken,
     UpstreamDenied,
@@ -168,8 +169,7 @@ def usable_call_id(call_id: str) -> str:
 
 def derived_item_id(turn_id: str, kind: str, index: int) -> str:
     """An id that is the same whenever this turn's answer is read again."""
-    prefix = ids.ITEM_PREFIXES.get(kind, "item")
-    return f"{prefix}_{hashlib.sha256(f'{turn_id}/{index}'.encode()).hexdigest()[:48]}"
+    return f"{prefix_of(kind)}_{hashlib.sha256(f'{turn_id}/{index}'.encode()).hexdigest()[:48]}"
 
 
 def _not_found(code: str | None, message: str | None) -> UpstreamError:

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from app import ids
+from app.contract.items import prefix_of
 from app.errors import UpstreamBroken
 from app.formats._calls import Call
 from app.formats._context import arrays
@@ -232,7 +232,7 @@ class _Written:
 def _new_item(turn: Turn, kind: str, output_index: int) -> Item:
     """An item under an id that is the same whenever this turn is read again. The upstream gives it none."""
     digest = hashlib.sha256(f"{turn.id}/{output_index}".encode()).hexdigest()[:48]
-    item: Item = {"type": kind, "id": f"{ids.ITEM_PREFIXES[kind]}_{digest}"}
+    item: Item = {"type": kind, "id": f"{prefix_of(kind)}_{digest}"}
     if kind == "message":
         return {**item, "status": "in_progress", "role": "assistant", "content": []}
     if kind == "reasoning":

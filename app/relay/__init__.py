@@ -12,7 +12,7 @@ from dataclasses import replace
 from time import time
 from typing import Any, TypeVar
 
-from app import ids
+from app.contract.items import new_item_id
 from app.echo import Echo
 from app.errors import (
     ClientGone,
@@ -451,5 +451,5 @@ def _window(history: Sequence[Item], item: Item) -> Sequence[Item]:
 def _user_messages(history: Sequence[Item]) -> Iterator[Item]:
     for position, item in enumerate(history):
         if item.get("role") == "user" and not is_summary(item):
-            named = item if item.get("id") else {**item, "id": ids.new_item("message")}
+            named = item if item.get("id") else {**item, "id": new_item_id("message")}
             yield returned(named, "", position)

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from app import ids
-from app.redaction import redacted_items
+from app.contract.items import new_item_id
+from app.contract.redaction import redacted_items
 from app.relay.calls import ANSWERS
 from app.sealing import Seal, is_sealed
 from app.turn import Item
@@ -241,7 +241,7 @@ def portable(items: Iterable[Item]) -> Iterable[Item]:
 
 def _sealed(seal: Seal, owner: str, content: Mapping[str, Any]) -> Item:
     sealed = seal.close(owner, orjson.dumps(content))
-    return {"type": "compaction", "id": ids.new_item("compaction"), "encrypted_content": sealed}
+    return {"type": "compaction", "id": new_item_id("compaction"), "encrypted_content": sealed}
 
 
 def is_ours(item: Item) -> bool:

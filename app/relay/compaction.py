@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import orjson
 
+from app.contract.redaction import redacted_items
 from app.echo import Echo
 from app.errors import (
     CompactionFailed,
@@ -22,7 +23,6 @@ from app.errors import (
 )
 from app.formats import Compacting
 from app.records import Chain, Link, Usage
-from app.redaction import redacted_items
 from app.relay.asking import Tried, ask, attempt, from_stream, post, whole_answer
 from app.relay.calls import CALLS
 from app.relay.compacting import (

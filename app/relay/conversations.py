@@ -11,10 +11,10 @@ from typing import Any
 import orjson
 
 from app import ids
+from app.contract.redaction import redacted_items
 from app.echo import Echo
 from app.errors import InvalidRequest, NotFound, conversation_not_found
 from app.records import Conversation, ConversationTurn, Token
-from app.redaction import redacted_items
 from app.relay.context import Contexts
 from app.relay.listing import listed, returned
 from app.relay.opening import resolve

@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
+from app.contract.redaction import redacted_item
 from app.records import CHAINABLE, Outcome, Token, Trace
-from app.redaction import redacted_item
 from app.relay.calls import ANSWERS
 from app.relay.ports import Store
 from app.turn import Item, Turn

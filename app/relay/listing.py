@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from app import ids
+from app.contract.items import derive_item_id
+from app.contract.redaction import redacted_item
 from app.errors import unknown_after
 from app.records import Chain, Stored
-from app.redaction import redacted_item
 from app.schemas.listing import Page
 from app.turn import Item
 
@@ -74,7 +74,7 @@ def returned(item: Item, response_id: str, position: int) -> Item:
     kind = str(item.get("type"))
     # Rows of earlier versions hold credentials.
     whole = {name: value for name, value in redacted_item(item).items() if name != "id"}
-    whole = {"id": item.get("id") or ids.derive_item(kind, response_id, position), **whole}
+    whole = {"id": item.get("id") or derive_item_id(kind, response_id, position), **whole}
     if kind in _WITH_STATUS:
         whole["status"] = item.get("status") or "completed"
     if kind == "message":

@@ -9,9 +9,9 @@ from typing import Any
 
 import orjson
 
+from app.contract.redaction import redacted_request
 from app.errors import AntiphonError, GatewayError, InvalidRequest
 from app.records import Claim, Claimed, Stored, Token
-from app.redaction import redacted_request
 from app.relay.ports import Store
 from app.turn import Turn
 

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import orjson
 
+from app.contract.redaction import redacted_items
 from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable
 from app.records import Attempt, Draft, Outcome, Token, Usage
-from app.redaction import redacted_items
 from app.relay.journal import Entry
 from app.relay.lineage import Follow, unfollowed
 from app.relay.ports import Choice, Store

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from app import ids
+from app.contract.items import derive_item_id, new_item_id
 from app.errors import InvalidRequest, conversation_not_found, unknown_after
 from app.records import Chain, Conversation, ConversationTurn, Link
 from app.store.database import Conflict, Database, Session
@@ -269,8 +269,8 @@ def _new_id(turn: ConversationTurn, item: Item, position: int | None) -> str:
     """An input item that came without an id has the same one here as where the response's input is listed."""
     kind = str(item.get("type"))
     if turn.response is None or position is None or item.get("id"):
-        return ids.new_item(kind)
-    return ids.derive_item(kind, turn.response, position)
+        return new_item_id(kind)
+    return derive_item_id(kind, turn.response, position)
 
 
 def append(session: Session, owner: str, conversation_id: str, turn: ConversationTurn) -> ConversationTurn | None:
@@ -325,7 +325,7 @@ def _taken(session: Session, owner: str, pk: int, item_ids: Iterable[str]) -> se
 
 def _renamed(array: bytes, taken: set[str]) -> bytes:
     items = [
-        {**item, "id": ids.new_item(str(item.get("type")))} if item["id"] in taken else item for item in _array(array)
+        {**item, "id": new_item_id(str(item.get("type")))} if item["id"] in taken else item for item in _array(array)
     ]
     return orjson.dumps(items)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from app.ids import parse_derived_item
+from app.contract.items import parse_derived_item_id
 from app.records import StoredItem
 from app.store.database import Database, Session
 from app.store.group import MAX_ITEM_ID
@@ -87,7 +87,7 @@ def _bodies(session: Session, owner: str, keys: Iterable[int], response_ids: Ite
 
 
 def _place(item_id: str) -> Place | None:
-    parsed = parse_derived_item(item_id)
+    parsed = parse_derived_item_id(item_id)
     return Place(*parsed) if parsed is not None and known_id(parsed[0]) else None
 
 

@@ -17,6 +17,7 @@ import click
 import orjson
 
 from app import ids
+from app.contract.items import new_item_id
 from app.records import Draft, Outcome, Usage
 from app.store import Store
 from tests.databases import Server, running_server
@@ -48,7 +49,7 @@ Told = Callable[[int], None]
 
 def write_turn(store: Store, parent: str | None) -> str:
     """A turn of PAYLOAD bytes, half of them asked and half of them answered."""
-    response_id, message_id = ids.new("resp"), ids.new_item("message")
+    response_id, message_id = ids.new("resp"), new_item_id("message")
     asked = [{"type": "message", "role": "user", "content": ""}]
     answered = [
         {

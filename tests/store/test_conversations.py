@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app import ids
+from app.contract.items import derive_item_id
 from app.errors import InvalidRequest, NotFound
 from app.records import Batch, Chain, Conversation, ConversationTurn
 from app.store import Store
@@ -147,7 +148,7 @@ def test_items_have_ids_and_those_of_an_input_are_the_ones_its_response_lists(st
     conversation = begin(store)
     response = say(store, conversation, "hello")
     first, second = listed(store, conversation)
-    assert first["id"] == ids.derive_item("message", response, 0)
+    assert first["id"] == derive_item_id("message", response, 0)
     assert second["id"].startswith("msg_")
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import orjson
 
-from app import ids
+from app.contract.items import derive_item_id
 from app.store import Store
 from tests.store.turns import OWNER, draft, outcome, turn
 
@@ -44,16 +44,16 @@ def test_an_older_copy_is_found_when_the_newest_was_deleted(store: Store) -> Non
 def test_an_item_without_an_id_is_found_by_its_place(store: Store) -> None:
     begun = draft(input=b'[{"content":"zero"},{"content":"one"}]')
     store.finish(begun, outcome())
-    item_id = ids.derive_item("message", begun.id, 1)
+    item_id = derive_item_id("message", begun.id, 1)
     found = store.item(OWNER, item_id)
     assert found is not None
     assert found.item == {"content": "one", "id": item_id}
-    assert store.item(OWNER, ids.derive_item("message", begun.id, 2)) is None
+    assert store.item(OWNER, derive_item_id("message", begun.id, 2)) is None
 
 
 def test_a_replayed_copy_of_a_derived_id_outlives_the_original(store: Store) -> None:
     original = turn(store)
-    item_id = ids.derive_item("message", original, 0)
+    item_id = derive_item_id("message", original, 0)
     said(store, id=item_id, content="replayed")
     store.delete(OWNER, original)
     found = store.item(OWNER, item_id)
@@ -66,7 +66,7 @@ def test_items_of_others_unkept_ones_and_unknown_ones_are_not_found(store: Store
     store.finish(foreign, outcome())
     unkept = draft(kept=False, item_ids=("msg_unkept",), input=b'[{"id":"msg_unkept"}]')
     store.finish(unkept, outcome())
-    wrong = ["msg_bob", "msg_unkept", "msg_none", "", "x" * 500, "MSG_BOB", ids.derive_item("message", foreign.id, 0)]
+    wrong = ["msg_bob", "msg_unkept", "msg_none", "", "x" * 500, "MSG_BOB", derive_item_id("message", foreign.id, 0)]
     assert store.items(OWNER, wrong) == {}
     assert store.items("bob", ["msg_bob", "msg_bob ", "Msg_bob"]).keys() == {"msg_bob"}
 

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from app import ids
+from app.contract.items import new_item_id
 from app.records import Draft, Outcome, Usage
 from app.store import Store
 
@@ -29,7 +30,7 @@ def draft(parent: str | None = None, *, owner: str = OWNER, says: str = "hello",
 
 
 def outcome(status: str = "completed", *, says: str = "welcome", **fields: Any) -> Outcome:
-    item = {"type": "message", "id": ids.new_item("message"), "role": "assistant", "content": says}
+    item = {"type": "message", "id": new_item_id("message"), "role": "assistant", "content": says}
     values: dict[str, Any] = {
         "status": status,
         "completed_at": int(time.time()),

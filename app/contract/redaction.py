@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from app.contract.items import WITHOUT_TOOLS
+
 JSON = dict[str, Any]
 
 #: Members of a tool that hold credentials, whatever the tool's type.
@@ -19,50 +21,17 @@ _OF_CONTAINERS = frozenset({"domain_secrets"})
 #: JSON schemas name arguments, and an argument may be called `headers`.
 _SCHEMAS = frozenset({"input_schema", "output_schema", "parameters", "schema"})
 
-#: Items that cannot bring a tool. All others are searched.
-_WITHOUT_TOOLS = frozenset(
-    {
-        "apply_patch_call",
-        "apply_patch_call_output",
-        "code_interpreter_call",
-        "compaction",
-        "compaction_trigger",
-        "computer_call",
-        "computer_call_output",
-        "custom_tool_call",
-        "custom_tool_call_output",
-        "file_search_call",
-        "function_call",
-        "function_call_output",
-        "image_generation_call",
-        "item_reference",
-        "local_shell_call",
-        "local_shell_call_output",
-        "mcp_approval_request",
-        "mcp_approval_response",
-        "mcp_call",
-        "message",
-        "program",
-        "program_output",
-        "reasoning",
-        "shell_call",
-        "shell_call_output",
-        "tool_search_call",
-        "web_search_call",
-    }
-)
-
 
 def redacted_items(items: Sequence[JSON]) -> Sequence[JSON]:
     """The items without credentials; the same sequence where none can hold any."""
-    if {item.get("type") for item in items} <= _WITHOUT_TOOLS:
+    if {item.get("type") for item in items} <= WITHOUT_TOOLS:
         return items
     return [redacted_item(item) for item in items]
 
 
 def brings_tools(item: Mapping[str, Any]) -> bool:
     """Whether the item may hold tools, and so credentials."""
-    return item.get("type") not in _WITHOUT_TOOLS
+    return item.get("type") not in WITHOUT_TOOLS
 
 
 def redacted_item(item: JSON) -> JSON:

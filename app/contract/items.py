@@ -1,0 +1,251 @@
+"""The API's item types: one row a type. Whatever depends on an item's type reads it here.
+
+A type that the table lacks passes through the gateway: it has no status, no parts and no streamed members of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app import ids
+
+Item = dict[str, Any]
+
+#: Roles of messages that instruct the model, and of all messages that a client writes.
+INSTRUCTION_ROLES = frozenset({"system", "developer"})
+CLIENT_ROLES = INSTRUCTION_ROLES | {"user"}
+ROLES = ("user", "assistant", "system", "developer")
+
+#: The last item of an input that asks for a compaction.
+TRIGGER = "compaction_trigger"
+
+
+# --- content parts ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PartType:
+    """A type of content part."""
+
+    name: str
+    text: str | None = None
+    """The member that holds its text."""
+    events: str | None = None
+    """Family of the events that stream its text: `.delta`, then `.done`."""
+    holder: str = "content"
+    """The member of the item that lists such parts."""
+    bare: bool = False
+    """May stand in `input` by itself, as a part of a user message."""
+
+
+PART_TYPES: Mapping[str, PartType] = {
+    part.name: part
+    for part in (
+        PartType("input_text", "text", bare=True),
+        PartType("input_image", bare=True),
+        PartType("input_file", bare=True),
+        PartType("input_audio"),
+        PartType("output_text", "text", "response.output_text"),
+        PartType("refusal", "refusal", "response.refusal"),
+        PartType("reasoning_text", "text", "response.reasoning_text"),
+        PartType("summary_text", "text", "response.reasoning_summary_text", holder="summary"),
+        PartType("text", "text"),
+    )
+}
+
+TEXT_PARTS = frozenset(part.name for part in PART_TYPES.values() if part.text)
+BARE_PARTS = frozenset(part.name for part in PART_TYPES.values() if part.bare)
+
+
+# --- items ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ItemType:
+    """A type of item."""
+
+    name: str
+    prefix: str = "item"
+    """Of its ids: upstreams check the prefix of an item that is sent back to them."""
+    outputs: tuple[str, ...] = ()
+    """Of a call: the types of the items that may answer it, its own first."""
+    client_runs: bool = False
+    """Of a call: the client runs the tool and sends the output."""
+    client_side: bool = False
+    """The client writes such items. An answer that holds one got it from an input."""
+    has_status: bool = False
+    """The API requires a status wherever such an item is listed."""
+    parts: tuple[str, ...] = ()
+    """The types of the parts whose text is streamed, the usual one first."""
+    arguments: str | None = None
+    """Of a call: the member that says what the tool is called with."""
+    arguments_events: str | None = None
+    """Family of the events that stream these arguments: `.delta`, then `.done`."""
+    opaque: bool = False
+    """May hold `encrypted_content` that only the channel family which made it can read."""
+    brings_tools: bool = False
+    """May hold definitions of tools, and so their credentials."""
+
+    @property
+    def grows(self) -> tuple[str, ...]:
+        """The members that are empty when the item is announced, and are then streamed."""
+        if self.parts:
+            return tuple(dict.fromkeys(PART_TYPES[part].holder for part in self.parts))
+        return (self.arguments,) if self.arguments and self.arguments_events else ()
+
+
+def _call(name: str, arguments: str, *others: str, prefix: str = "item", output: str = "", **facts: Any) -> ItemType:
+    """A call that the client runs; `others` are further types of items that answer it."""
+    outputs = (output or f"{name}_output", *others)
+    return ItemType(name, prefix, outputs, client_runs=True, arguments=arguments, **facts)
+
+
+def _output(name: str, *, prefix: str = "item", has_status: bool = False, brings_tools: bool = False) -> ItemType:
+    return ItemType(name, prefix, client_side=True, has_status=has_status, brings_tools=brings_tools)
+
+
+TYPES: Mapping[str, ItemType] = {
+    item.name: item
+    for item in (
+        ItemType("message", "msg", has_status=True, parts=("output_text", "refusal")),
+        ItemType("reasoning", "rs", parts=("reasoning_text", "summary_text"), opaque=True),
+        ItemType("compaction", "cmp", opaque=True),
+        ItemType(TRIGGER),
+        ItemType("item_reference", client_side=True),
+        ItemType("configuration_update", client_side=True, brings_tools=True),
+        ItemType("additional_tools", client_side=True, brings_tools=True),
+        # Tools that the client runs.
+        _call(
+            "function_call",
+            "arguments",
+            prefix="fc",
+            has_status=True,
+            arguments_events="response.function_call_arguments",
+        ),
+        _output("function_call_output", prefix="fco", has_status=True),
+        _call("custom_tool_call", "input", prefix="ctc", arguments_events="response.custom_tool_call_input"),
+        _output("custom_tool_call_output", prefix="ctco", has_status=True),
+        _call("shell_call", "action", has_status=True),
+        _output("shell_call_output", has_status=True),
+        # Codex answers a call of the local shell as if it were a function's.
+        _call("local_shell_call", "action", "function_call_output", has_status=True),
+        _output("local_shell_call_output"),
+        _call("apply_patch_call", "operation"),
+        _output("apply_patch_call_output"),
+        _call("computer_call", "action"),
+        _output("computer_call_output", has_status=True),
+        _call("tool_search_call", "arguments", output="tool_search_output", has_status=True),
+        _output("tool_search_output", has_status=True, brings_tools=True),
+        # Tools that the upstream runs.
+        ItemType("web_search_call", "ws"),
+        ItemType("file_search_call", "fs"),
+        ItemType("code_interpreter_call", "ci"),
+        ItemType("image_generation_call", "ig"),
+        ItemType("program", outputs=("program_output",)),
+        _output("program_output"),
+        ItemType("mcp_list_tools", "mcpl", brings_tools=True),
+        ItemType("mcp_call", "mcp", arguments="arguments", arguments_events="response.mcp_call_arguments"),
+        ItemType("mcp_approval_request", "mcpr"),
+        ItemType("mcp_approval_response", client_side=True),
+    )
+}
+
+CALL_TYPES = frozenset(item.name for item in TYPES.values() if item.client_runs)
+"""Calls of tools that the client runs."""
+OUTPUT_TYPES = frozenset(output for call in CALL_TYPES for output in TYPES[call].outputs)
+"""The items that answer them."""
+STREAMED_CALLS = frozenset(call for call in CALL_TYPES if TYPES[call].arguments_events)
+"""Those of them that name their tool, and whose arguments are streamed."""
+TEXT_TYPES = frozenset(item.name for item in TYPES.values() if item.parts)
+"""Items that consist of parts with streamed text."""
+OPAQUE_TYPES = frozenset(item.name for item in TYPES.values() if item.opaque)
+WITH_STATUS = frozenset(item.name for item in TYPES.values() if item.has_status)
+CLIENT_TYPES = frozenset(item.name for item in TYPES.values() if item.client_side)
+WITHOUT_TOOLS = frozenset(item.name for item in TYPES.values() if not item.brings_tools)
+"""Items that cannot bring a tool. Those of unknown types may."""
+
+_OWN_CALL = {item.outputs[0]: item.name for item in TYPES.values() if item.outputs}
+
+
+# --- calls and outputs ------------------------------------------------------------------------------------------
+
+
+def is_call(item: Mapping[str, Any]) -> bool:
+    """Whether the client has to answer this item. A search for tools may be run by the upstream instead."""
+    return item.get("type") in CALL_TYPES and item.get("execution") != "server"
+
+
+def is_output(item: Mapping[str, Any]) -> bool:
+    """Whether this item is a client's answer to a call."""
+    return item.get("type") in OUTPUT_TYPES and item.get("execution") != "server"
+
+
+def answered_call_id(output: Mapping[str, Any]) -> str | None:
+    """The call that an output names. An output of a local shell may lack `call_id`: its own id names the call then."""
+    call_id = output.get("call_id")
+    if call_id is None and output.get("type") == "local_shell_call_output":
+        call_id = output.get("id")
+    return call_id if isinstance(call_id, str) else None
+
+
+def call_ids(call: Mapping[str, Any]) -> tuple[str, ...]:
+    """The ids by which an output may name this call: its `call_id`, and for a local shell its own id as well."""
+    named = (call.get("call_id"), call.get("id") if call.get("type") == "local_shell_call" else None)
+    return tuple(name for name in named if isinstance(name, str))
+
+
+def answers(output: Mapping[str, Any], call: Mapping[str, Any]) -> bool:
+    """Whether the output names this call and has a type that may answer it."""
+    call_type = TYPES.get(str(call.get("type")))
+    fits = call_type is not None and output.get("type") in call_type.outputs
+    return fits and answered_call_id(output) in call_ids(call)
+
+
+def unanswered(items: Sequence[Item]) -> list[Item]:
+    """The calls among the items for which the client has sent no output yet."""
+    answered = {answered_call_id(item) for item in items if is_output(item)}
+    return [item for item in items if is_waiting(item) and answered.isdisjoint(call_ids(item))]
+
+
+def is_waiting(item: Mapping[str, Any]) -> bool:
+    """Whether this is a call that an output can name."""
+    return is_call(item) and isinstance(item.get("call_id"), str)
+
+
+def call_of(output_type: str) -> str:
+    """The type of call that items of this type answer first of all."""
+    return _OWN_CALL[output_type]
+
+
+def is_client_side(item: Mapping[str, Any]) -> bool:
+    """Whether the client wrote this item. Outputs of unknown types are known by their name."""
+    kind = str(item.get("type", ""))
+    return item.get("role") in CLIENT_ROLES or (kind in CLIENT_TYPES if kind in TYPES else kind.endswith("_output"))
+
+
+# --- ids --------------------------------------------------------------------------------------------------------
+
+_DERIVED_ID = re.compile(r"[a-z]+_([0-9a-f]{48})([0-9a-f]{4,6})\Z")
+
+
+def prefix_of(item_type: str) -> str:
+    known = TYPES.get(item_type)
+    return known.prefix if known else "item"
+
+
+def new_item_id(item_type: str) -> str:
+    return ids.new(prefix_of(item_type))
+
+
+def derive_item_id(item_type: str, response_id: str, position: int) -> str:
+    """The id of an input item that came without one. It names its place, so no table has to remember it."""
+    return f"{prefix_of(item_type)}_{response_id.removeprefix('resp_')}{position:04x}"
+
+
+def parse_derived_item_id(item_id: str) -> tuple[str, int] | None:
+    """The response and the position within its input that `derive_item_id` put into an id."""
+    match = _DERIVED_ID.match(item_id)
+    return (f"resp_{match[1]}", int(match[2], 16)) if match else None

@@ -1,0 +1,97 @@
+"""The table of item types: complete, consistent, and what the schema of an input knows as well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.contract import events
+from app.contract.items import (
+    BARE_PARTS,
+    CALL_TYPES,
+    OUTPUT_TYPES,
+    PART_TYPES,
+    TRIGGER,
+    TYPES,
+    answers,
+    call_of,
+    is_call,
+    is_client_side,
+    is_output,
+    unanswered,
+)
+from app.errors import InvalidRequest
+from app.schemas.fields import Fault
+from app.schemas.items import read_input
+
+Item = dict[str, Any]
+
+
+def call(kind: str, call_id: str = "call_1") -> Item:
+    return {"type": kind, "call_id": call_id}
+
+
+def output(kind: str, call_id: str = "call_1") -> Item:
+    return {"type": TYPES[kind].outputs[0], "call_id": call_id}
+
+
+@pytest.mark.parametrize("kind", sorted(TYPES.keys() - {TRIGGER, "item_reference", "configuration_update"}))
+def test_the_schema_of_an_input_knows_every_type(kind: str) -> None:
+    """An empty item of a known type lacks something; one of an unknown type passes."""
+    if kind not in ("web_search_call", "image_generation_call", "code_interpreter_call", "tool_search_call"):
+        with pytest.raises((Fault, InvalidRequest)):
+            read_input([{"type": kind, "content": 1, "encrypted_content": 1}])
+    assert read_input([{"type": "of_a_new_kind"}])
+
+
+@pytest.mark.parametrize("kind", sorted(CALL_TYPES))
+def test_a_call_waits_until_its_own_output_answers_it(kind: str) -> None:
+    waiting = call(kind)
+    assert is_call(waiting)
+    assert unanswered([waiting, output(kind, "call_2")]) == [waiting]
+    assert unanswered([waiting, output(kind)]) == []
+    assert answers(output(kind), waiting)
+    assert is_output(output(kind))
+    assert call_of(output(kind)["type"]) == kind
+
+
+def test_each_output_belongs_to_a_call_and_no_call_is_an_output() -> None:
+    for kind in OUTPUT_TYPES:
+        assert kind in TYPES[call_of(kind)].outputs
+    assert not CALL_TYPES & OUTPUT_TYPES
+
+
+def test_an_output_of_a_local_shell_names_its_call_by_either_id() -> None:
+    waiting = {"type": "local_shell_call", "id": "lsh_1", "call_id": "call_1"}
+    for name in ("lsh_1", "call_1"):
+        assert unanswered([waiting, {"type": "local_shell_call_output", "id": name}]) == []
+    assert unanswered([waiting, {"type": "local_shell_call_output", "id": "lsh_2"}]) == [waiting]
+    assert unanswered([waiting, {"type": "function_call_output", "call_id": "call_1"}]) == []
+
+
+def test_a_search_for_tools_that_the_upstream_ran_waits_for_nothing() -> None:
+    searched = {"type": "tool_search_call", "call_id": "call_1", "execution": "server"}
+    assert unanswered([searched, {"type": "tool_search_call", "call_id": None}]) == []
+    assert unanswered([{**searched, "execution": "client"}]) == [{**searched, "execution": "client"}]
+
+
+def test_the_client_writes_outputs_and_messages_of_its_roles() -> None:
+    for kind in OUTPUT_TYPES | {"program_output", "an_output_of_a_new_kind_output"}:
+        assert is_client_side({"type": kind})
+    for kind in CALL_TYPES | {"reasoning", "mcp_list_tools", "of_a_new_kind"}:
+        assert not is_client_side({"type": kind})
+    assert [is_client_side({"type": "message", "role": role}) for role in ("user", "developer", "assistant")] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_every_streamed_text_has_events_and_a_member() -> None:
+    for kind in TYPES.values():
+        assert all(part in events.TEXT_EVENTS for part in kind.parts)
+        assert bool(kind.arguments_events) == (kind.name in events.ARGUMENT_EVENTS)
+    families = [family for family, _ in (*events.TEXT_EVENTS.values(), *events.ARGUMENT_EVENTS.values())]
+    assert len(set(families)) == len(families)
+    assert PART_TYPES.keys() >= BARE_PARTS
