@@ -1,7 +1,6 @@
 """Which channel next: those that serve the model, the preferred first, the resting and the full ones left out.
 
-State is this process's own: how many requests a channel has in flight, how often it failed in a row, until when it
-rests. Nothing here knows what is asked of a channel, only how it went.
+How each channel fares is `app.channels.health`.
 """
 
 from __future__ import annotations
@@ -10,20 +9,18 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from time import monotonic
 from types import TracebackType
 
 from app import formats
 from app.channels.endpoints import CHAT, RESPONSES, Endpoint
+from app.channels.health import Health, Need, Place, RetryBudget
 from app.channels.table import Channel, Compaction, Table
 from app.channels.upstream import Exchange, LocalExchange, Upstream, Watch
 from app.channels.watch import WatchedTable
 from app.errors import (
     ChannelsBusy,
-    UpstreamDenied,
     UpstreamError,
-    UpstreamLimited,
     UpstreamLoading,
     UpstreamRefused,
 )
@@ -34,20 +31,10 @@ from app.records import ChannelStatus
 log = logging.getLogger(__name__)
 
 MAX_TRIES = 3
-MAX_REST = 300.0
 _POLL_SECONDS = 1.0
-_EXHAUSTED_REST = 60.0
 
-#: Seconds between two requests to a channel that is in cooldown while no other is left, or that loads its model.
-_TRIAL_EVERY = 1.0
-#: Seconds for which one owner's success shows that a channel works, whatever another owner's requests come to.
-_PROOF = 60.0
 #: Seconds after which those who wait for a model to be loaded look again.
 _GLANCE = 0.2
-
-#: Retries may add a fifth to the load, and a few more than that when there is little of it.
-_RETRY_SHARE = 0.2
-_RETRY_RESERVE = 10.0
 
 
 #: How much of what is asked a channel would leave out.
@@ -56,76 +43,6 @@ Loss = Callable[[Channel, Format], int]
 
 #: Waits for so many seconds; raises what ends the wait before.
 Wait = Callable[[float], None]
-
-
-@dataclass(slots=True)
-class Health:
-    """How one channel has fared lately."""
-
-    in_flight: int = 0
-    failures: int = 0
-    blamed: set[str] = field(default_factory=set)
-    """The owners whose requests have failed since it last went well; empty for failures that are the channel's own."""
-    rests: int = 0
-    resting_until: float = 0.0
-    firm_until: float = 0.0
-    """No request tries it before: it has said so, or it takes no key of ours."""
-    on_trial: bool = False
-    trying: bool = False
-    """The one request that tries it is under way."""
-    tried_at: float = -_TRIAL_EVERY
-    loading: bool = False
-    """It has said that it loads its model, when it was last asked."""
-    last_error: str | None = None
-    path: str = ""
-    proofs: tuple[tuple[str, float], ...] = ()
-    """The last successes of the last two owners: who and when."""
-
-    def status(self, name: str, now: float) -> ChannelStatus:
-        return ChannelStatus(
-            name=name,
-            in_flight=self.in_flight,
-            failures=self.failures,
-            rests=self.rests,
-            resting=max(0.0, self.resting_until - now),
-            on_trial=self.on_trial,
-            last_error=self.last_error,
-            path=self.path,
-        )
-
-    def prove(self, owner: str, now: float) -> None:
-        self.proofs = ((owner, now), *[proof for proof in self.proofs if proof[0] != owner][:1])
-
-    def works_for_others(self, now: float) -> bool:
-        """All failures are one owner's, and another one was served within the last minute."""
-        return (
-            len(self.blamed) == 1
-            and "" not in self.blamed
-            and any(owner not in self.blamed and now - since <= _PROOF for owner, since in self.proofs)
-        )
-
-    def end_cooldown(self) -> None:
-        self.resting_until = self.firm_until = 0.0
-        self.on_trial = self.trying = False
-
-
-@dataclass(slots=True)
-class RetryBudget:
-    """Every request pays a share in, every second try takes one out."""
-
-    balance: float = _RETRY_RESERVE
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def pay(self) -> None:
-        with self.lock:
-            self.balance = min(_RETRY_RESERVE, self.balance + _RETRY_SHARE)
-
-    def take(self) -> bool:
-        with self.lock:
-            if self.balance < 1:
-                return False
-            self.balance -= 1
-            return True
 
 
 class Channels:
@@ -178,7 +95,7 @@ class Channels:
         channels can, ChannelsBusy when all are full or resting. Ends early when the retry budget is spent.
         """
         able = self._able(model, RESPONSES)
-        self._budget.pay()
+        self._budget.deposit()
         if loss is None or len(able) == 1:
             return self._tries(model, _ordered(able, prefer), owner, wait)
         losses = {channel.name: loss(channel, formats.load(channel.format)) for channel in able}
@@ -188,7 +105,7 @@ class Channels:
     def chat_choices(self, model: str, *, owner: str = "", wait: Wait | None = None) -> Iterator[Choice]:
         """The same for a chat completion that is passed on as it is."""
         able = self._able(model, CHAT)
-        self._budget.pay()
+        self._budget.deposit()
         return self._tries(model, _ordered(able, None), owner, wait)
 
     @property
@@ -197,13 +114,12 @@ class Channels:
 
     def usable(self) -> list[Channel]:
         """Channels that could take a request now."""
-        return [channel for channel in self.table.channels if self._may_serve(channel)]
+        return [channel for channel in self.table.channels if self._is_available(channel)]
 
     def statuses(self) -> tuple[ChannelStatus, ...]:
         """How the channels that were looked at fare in this process, in the table's order."""
-        now = self._clock()
         return tuple(
-            self._health[channel.name].status(channel.name, now)
+            self._health[channel.name].status(channel.name)
             for channel in self.table.channels
             if channel.name in self._health
         )
@@ -246,11 +162,11 @@ class Channels:
         for channel in ordered:
             if tries == MAX_TRIES:
                 break
-            if tries and not self._may_serve(channel):
+            if tries and not self._is_available(channel):
                 continue
-            if tries and not self._budget.take():
+            if tries and not self._budget.withdraw():
                 return
-            if (choice := self._claim(channel, model, owner, self._may_serve)) is None:
+            if (choice := self._claim(channel, model, owner, Need.AVAILABLE)) is None:
                 continue
             asked = True
             yield from _offered(choice)
@@ -267,17 +183,11 @@ class Channels:
             raise self._busy(model, ordered)
 
     def _trial(self, model: str, ordered: Sequence[Channel], owner: str) -> Choice | None:
-        """When all channels are in cooldown: the one that ends first, or that was not tried for longest."""
-        now = self._clock()
-        states = [(self._health_of(channel), channel) for channel in ordered]
-        if any(health.resting_until <= now or health.trying for health, _ in states):
+        """When all channels are in cooldown: the one that was not tried for longest, or whose cooldown ends first."""
+        if not all(self._health_of(channel).needs_trial for channel in ordered):
             return None
-        if any(now - health.tried_at < _TRIAL_EVERY for health, _ in states):
-            return None
-        due = [(health.tried_at, health.resting_until, at) for at, (health, _) in enumerate(states)]
-        for _, _, at in sorted(due):
-            health, channel = states[at]
-            if health.firm_until <= now and (choice := self._claim(channel, model, owner, self._may_be_tried)):
+        for channel in sorted(ordered, key=lambda channel: self._health_of(channel).trial_order):
+            if (choice := self._claim(channel, model, owner, Need.TRIAL)) is not None:
                 return choice
         return None
 
@@ -288,7 +198,7 @@ class Channels:
         waiting = [channel for channel in ordered if self._health_of(channel).loading]
         while waiting := [channel for channel in waiting if self._is_waited_for(channel, began)]:
             for channel in tuple(waiting):
-                if (choice := self._claim(channel, model, owner, self._may_be_asked_again)) is None:
+                if (choice := self._claim(channel, model, owner, Need.LOADED)) is None:
                     continue
                 yield choice
                 if not choice.loads:
@@ -297,131 +207,36 @@ class Channels:
             wait(_GLANCE)
 
     def _is_waited_for(self, channel: Channel, began: float) -> bool:
-        health, now = self._health_of(channel), self._clock()
-        return now - began < channel.timeouts.first_byte and (health.loading or health.resting_until <= now)
-
-    def _claim(self, channel: Channel, model: str, owner: str, may: Callable[[Channel], bool]) -> Choice | None:
-        """A place in the channel, taken at once so that of a burst only one gets the last; None where there is none."""
         health = self._health_of(channel)
-        with self._lock:
-            if not may(channel):
-                return None
-            health.in_flight += 1
-            tries = health.on_trial or health.resting_until > self._clock()
-            if tries or health.loading:
-                health.tried_at = self._clock()
-            health.trying = health.trying or tries
-        return Choice(self, channel, channel.upstream_model(model) or model, health, owner, claimed=True, tries=tries)
+        return self._clock() - began < channel.timeouts.first_byte and (health.loading or not health.cooldown_left)
 
-    def _may_serve(self, channel: Channel) -> bool:
+    def _claim(self, channel: Channel, model: str, owner: str, need: Need) -> Choice | None:
+        """A place in the channel, entered at once; None where there is none."""
         health = self._health_of(channel)
-        if health.loading and self._clock() - health.tried_at < _TRIAL_EVERY:
-            return False
-        # After a rest one request at a time is let through until one has gone well.
-        return self._has_room(channel) and health.resting_until <= self._clock() and not health.trying
+        if (place := health.claim(need, channel.max_concurrency)) is None:
+            return None
+        return Choice(self, channel, channel.upstream_model(model) or model, health, owner, claimed=place)
 
-    def _may_be_tried(self, channel: Channel) -> bool:
-        health = self._health_of(channel)
-        due = self._clock() - health.tried_at >= _TRIAL_EVERY
-        return self._has_room(channel) and due and not health.trying
-
-    def _may_be_asked_again(self, channel: Channel) -> bool:
-        health = self._health_of(channel)
-        if not health.loading:
-            return self._may_serve(channel)
-        return self._has_room(channel) and self._clock() - health.tried_at >= _TRIAL_EVERY
-
-    def _has_room(self, channel: Channel) -> bool:
-        return channel.max_concurrency is None or self._health_of(channel).in_flight < channel.max_concurrency
+    def _is_available(self, channel: Channel) -> bool:
+        return self._health_of(channel).available(channel.max_concurrency)
 
     def _busy(self, model: str, channels: Sequence[Channel]) -> ChannelsBusy:
-        now = self._clock()
-        states = [(channel, self._health_of(channel)) for channel in channels]
-        waits = [health.resting_until - now for _, health in states if health.resting_until > now]
+        states = [(channel.name, self._health_of(channel)) for channel in channels]
+        waits = [left for _, health in states if (left := health.cooldown_left)]
         reasons = ", ".join(
-            f"{channel.name}: {health.last_error or 'failed'}"
-            if health.resting_until > now
-            else f"{channel.name}: full"
-            for channel, health in states
+            f"{name}: {health.last_error or 'failed'}" if health.cooldown_left else f"{name}: full"
+            for name, health in states
         )
-        soon = any(health.firm_until <= now or health.resting_until <= now for _, health in states)
-        # One that is in cooldown may be tried within a second.
-        wait = 1.0 if soon else min(waits)
+        # A channel in cooldown may be tried within a second, unless its cooldown is firm.
+        wait = min(waits) if waits and all(health.is_firm for _, health in states) else 1.0
         return ChannelsBusy(
             f"All channels that serve the model '{model}' are busy or resting ({reasons}). Please try again later.",
             retry_after=max(1.0, wait),
         )
 
     def _health_of(self, channel: Channel) -> Health:
-        return self._health.setdefault(channel.name, Health())
-
-    def enter(self, health: Health, tries: bool) -> None:
-        with self._lock:
-            health.in_flight += 1
-            if tries and (health.on_trial or health.resting_until > self._clock()):
-                health.trying = True
-
-    def leave(self, health: Health, tries: bool) -> None:
-        with self._lock:
-            health.in_flight -= 1
-            if tries:
-                health.trying = False
-
-    def accepted(self, health: Health, tries: bool) -> None:
-        """The first valid event has come: a trial has succeeded, a model is loaded. How it ends is still to be seen."""
-        if health.on_trial or health.trying or health.resting_until or health.loading:
-            with self._lock:
-                health.loading = False
-                # An answer that began before the cooldown does not show that the next one would.
-                if tries or health.resting_until <= self._clock():
-                    health.end_cooldown()
-
-    def succeeded(self, health: Health, owner: str, tries: bool) -> None:
-        self.accepted(health, tries)
-        health.prove(owner, self._clock())
-        if health.failures or health.rests or health.last_error:
-            with self._lock:
-                health.failures = health.rests = 0
-                health.blamed.clear()
-                health.last_error = None
-
-    def took(self, health: Health, path: str) -> None:
-        if path:
-            health.path = path
-
-    def loads(self, health: Health) -> bool:
-        """It is up and loads its model. True when that is news."""
-        with self._lock:
-            news, health.loading = not health.loading, True
-            health.tried_at = self._clock()
-            health.end_cooldown()
-            return news
-
-    def failed(self, channel: Channel, health: Health, error: UpstreamError, owner: str, tries: bool) -> None:
-        if not error.counts:
-            return
-        with self._lock:
-            now = self._clock()
-            health.loading = False
-            health.last_error = error.name
-            firm = _firm(error)
-            if tries and health.resting_until > now and not firm:
-                # A trial that fails lengthens no cooldown.
-                return
-            health.failures += 1
-            # The empty owner stands for everyone.
-            health.blamed.add(owner if error.perhaps_input else "")
-            if health.works_for_others(now) and not firm:
-                health.failures = min(health.failures, channel.cooldown.after - 1)
-            seconds = _rest(channel, health, error)
-            if seconds:
-                health.resting_until = now + seconds
-                health.firm_until = now + (seconds if firm else error.retry_after or 0.0)
-                health.tried_at = now - _TRIAL_EVERY
-                health.rests += 1
-                health.failures = 0
-                health.blamed.clear()
-                health.on_trial = True
+        health = self._health.get(channel.name)
+        return health if health is not None else self._health.setdefault(channel.name, Health(self._clock))
 
 
 def _offered(choice: Choice) -> Iterator[Choice]:
@@ -443,10 +258,9 @@ class Choice:
         health: Health,
         owner: str = "",
         *,
-        claimed: bool = False,
-        tries: bool = False,
+        claimed: Place | None = None,
     ) -> None:
-        """`claimed`: its place is taken already. `tries`: it shows whether a cooldown is over."""
+        """`claimed`: the place in the channel that is taken already."""
         self.channel = channel
         self.model = model
         self.format = formats.load(channel.format)
@@ -455,25 +269,25 @@ class Choice:
         self._channels = channels
         self._health = health
         self._owner = owner
-        self._claimed = claimed
-        self._tries = tries
+        self._is_claimed = claimed is not None
+        self._place = claimed or Place.ORDINARY
 
     def __enter__(self) -> Choice:
-        if not self._claimed:
-            self._channels.enter(self._health, self._tries)
-        self._claimed = False
+        if not self._is_claimed:
+            self._health.enter(self._place)
+        self._is_claimed = False
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._channels.leave(self._health, self._tries)
+        self._health.leave(self._place)
 
     def give_up(self) -> None:
         """The place that was taken and not used."""
-        if self._claimed:
-            self._claimed = False
-            self._channels.leave(self._health, self._tries)
+        if self._is_claimed:
+            self._is_claimed = False
+            self._health.leave(self._place)
 
     def post(self, path: str, body: bytes, *, accept: str, watch: Watch | None) -> Exchange:
         """Raises UpstreamError when there is no answer at all; a refusal comes as the exchange's status."""
@@ -483,14 +297,14 @@ class Choice:
 
     def accepted(self) -> None:
         """The first valid event of its answer has come."""
-        self._channels.accepted(self._health, self._tries)
+        self._health.accepted(self._place)
 
     def succeeded(self) -> None:
-        self._channels.succeeded(self._health, self._owner, self._tries)
+        self._health.succeeded(self._owner, self._place)
 
     def took(self, path: str) -> None:
         """How its stream was read: `bytes`, `repaired`, `translated`; empty when there was none to read."""
-        self._channels.took(self._health, path)
+        self._health.note_path(path)
 
     def failed(self, error: UpstreamError) -> None:
         self.loads = isinstance(error, UpstreamLoading)
@@ -498,8 +312,8 @@ class Choice:
             # The upstream's sentence may quote the prompt: it stands in the row.
             level = logging.INFO if isinstance(error, UpstreamRefused) else logging.WARNING
             log.log(level, "channel %s failed: %s", self.channel.name, _facts(error))
-            self._channels.failed(self.channel, self._health, error, self._owner, self._tries)
-        elif self._channels.loads(self._health):
+            self._health.failed(error, self.channel.cooldown, self._owner, self._place)
+        elif self._health.note_loading():
             log.warning("channel %s loads its model: %s", self.channel.name, _facts(error))
 
 
@@ -515,20 +329,3 @@ def _ordered(channels: Sequence[Channel], prefer: str | None) -> list[Channel]:
 def _draw(weight: int) -> float:
     """Sorting by these gives each its share of first places (Efraimidis and Spirakis)."""
     return float(random.random() ** (1 / weight)) if weight else -1.0  # noqa: S311 - a share of load, not a secret
-
-
-def _firm(error: UpstreamError) -> bool:
-    """No trial may end this cooldown early: the key is not taken, nothing is left, or the upstream named the time."""
-    return isinstance(error, UpstreamDenied | UpstreamLimited)
-
-
-def _rest(channel: Channel, health: Health, error: UpstreamError) -> float:
-    """Seconds for which the channel rests after this failure, 0 for not at all."""
-    if isinstance(error, UpstreamLimited):
-        if error.exhausted:
-            return _EXHAUSTED_REST
-        if error.retry_after:
-            return error.retry_after
-    if isinstance(error, UpstreamDenied) or health.failures >= channel.cooldown.after:
-        return min(channel.cooldown.seconds * (health.rests + 1), MAX_REST)
-    return 0.0
