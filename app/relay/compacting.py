@@ -12,9 +12,19 @@ from typing import Any
 
 import orjson
 
-from app.contract.items import new_item_id
+from app.contract.items import (
+    CALL_TYPES,
+    INSTRUCTION_ROLES,
+    OUTPUT_TYPES,
+    TYPES,
+    answered_call_id,
+    call_ids,
+    is_call,
+    is_output,
+    new_item_id,
+    unanswered,
+)
 from app.contract.redaction import redacted_items
-from app.relay.calls import ANSWERS
 from app.sealing import Seal, is_sealed
 from app.turn import Item
 
@@ -29,8 +39,6 @@ INSTRUCTION = (
     "summary."
 )
 
-_INSTRUCTING = frozenset({"system", "developer"})
-_OUTPUTS = frozenset(ANSWERS.values())
 _SHOWN_OUTPUT = 4000
 #: Of no use in words: what an image or a secret is made of.
 _UNSPEAKABLE = frozenset({"id", "result", "encrypted_content"})
@@ -78,7 +86,7 @@ class Plan:
 def divide(items: Sequence[Item], keep_turns: int) -> Plan:
     """What is kept never loses a call's output nor an output's call, and keeps its order."""
     keep = _newest_turns(items, keep_turns)
-    keep |= {at for at, item in enumerate(items) if item.get("role") in _INSTRUCTING}
+    keep |= {at for at, item in enumerate(items) if item.get("role") in INSTRUCTION_ROLES}
     keep |= _waiting(items)
     keep |= _callers(items, keep)
     return Plan(
@@ -106,7 +114,7 @@ def _turns(items: Sequence[Item]) -> list[list[int]]:
             if said:
                 turns.append([])
             said = False
-        elif item.get("role") not in _INSTRUCTING:
+        elif item.get("role") not in INSTRUCTION_ROLES:
             said = True
         if turns:
             turns[-1].append(at)
@@ -115,15 +123,23 @@ def _turns(items: Sequence[Item]) -> list[list[int]]:
 
 def _waiting(items: Sequence[Item]) -> set[int]:
     """Places of calls without an output."""
-    answered = {item.get("call_id") for item in items if item.get("type") in _OUTPUTS}
-    return {at for at, item in enumerate(items) if item.get("type") in ANSWERS and item.get("call_id") not in answered}
+    waiting = {id(call) for call in unanswered(items)}
+    return {at for at, item in enumerate(items) if id(item) in waiting}
 
 
 def _callers(items: Sequence[Item], keep: set[int]) -> set[int]:
     """Places of the other half of every call of which one half is kept."""
-    halves = [at for at, item in enumerate(items) if item.get("type") in ANSWERS or item.get("type") in _OUTPUTS]
-    wanted = {items[at].get("call_id") for at in halves if at in keep}
-    return {at for at in halves if items[at].get("call_id") in wanted}
+    names = {at: _names(item) for at, item in enumerate(items) if is_call(item) or is_output(item)}
+    wanted = {name for at in names if at in keep for name in names[at]}
+    return {at for at in names if not wanted.isdisjoint(names[at])}
+
+
+def _names(item: Item) -> tuple[str, ...]:
+    """The ids that a call and its output have in common."""
+    if is_call(item):
+        return call_ids(item)
+    named = answered_call_id(item)
+    return () if named is None else (named,)
 
 
 # --- the summary pass -------------------------------------------------------------------------------------------
@@ -139,17 +155,30 @@ def _plain(items: Iterable[Item]) -> Iterable[Item]:
         kind = item.get("type")
         if kind == "message":
             yield _message(_speaker(item), _words(item.get("content")))
-        elif kind in ANSWERS:
-            asked = item.get("arguments") or item.get("input") or _brief(item.get("action") or item.get("operation"))
-            yield _message("assistant", f"[calls {item.get('name') or kind}: {asked}]")
-        elif kind in _OUTPUTS:
-            yield _message("user", f"[result of the call: {_words(item.get('output'))[:_SHOWN_OUTPUT]}]")
+        elif kind in CALL_TYPES:
+            yield _message("assistant", f"[calls {item.get('name') or kind}: {_arguments(item)}]")
+        elif kind in OUTPUT_TYPES:
+            yield _message("user", f"[result of the call: {_result(item)}]")
         elif kind == "compaction":
             # Somebody else's: only the model that is asked may be able to read it.
             yield item
         elif kind != "reasoning":
             told = {name: value for name, value in item.items() if name not in _UNSPEAKABLE}
             yield _message("assistant", f"[{kind}: {_brief(told)}]")
+
+
+def _arguments(call: Item) -> str:
+    """What the tool is called with; of a call that says it in another member, all that it says."""
+    arguments = call.get(TYPES[call["type"]].arguments or "")
+    if isinstance(arguments, str):
+        return arguments
+    return _brief(arguments or {name: value for name, value in call.items() if name not in ("type", *_UNSPEAKABLE)})
+
+
+def _result(output: Item) -> str:
+    """What a tool gave: text, or the tools that a search has found."""
+    found = output.get("output")
+    return _brief(output["tools"]) if found is None and "tools" in output else _words(found)[:_SHOWN_OUTPUT]
 
 
 def _speaker(item: Item) -> str:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import orjson
 
+from app.contract.items import is_output
 from app.contract.redaction import redacted_items
 from app.echo import Echo
 from app.errors import (
@@ -24,7 +25,6 @@ from app.errors import (
 from app.formats import Compacting
 from app.records import Chain, Link, Usage
 from app.relay.asking import Tried, ask, attempt, from_stream, post, whole_answer
-from app.relay.calls import CALLS
 from app.relay.compacting import (
     Native,
     Plan,
@@ -342,7 +342,7 @@ def _estimated(given: Sequence[Item], answer: Answer) -> Usage:
 
 def _is_told(item: Item) -> bool:
     """Whether it comes from the client's side."""
-    return (item.get("role") == "user" and not is_summary(item)) or item.get("type") in CALLS
+    return (item.get("role") == "user" and not is_summary(item)) or is_output(item)
 
 
 def _tokens(items: Sequence[Item]) -> int:

@@ -8,15 +8,14 @@ from operator import is_
 
 import orjson
 
+from app.contract.items import CALL_TYPES, CLIENT_ROLES
 from app.errors import InvalidRequest
 from app.records import Chain, Link, Stored
-from app.relay.calls import ANSWERS
 from app.relay.compacting import Native, Opened, is_ours, open_item, portable, same_words, unreadable
 from app.relay.ports import Store
 from app.sealing import PREFIX, Seals, is_sealed
 from app.turn import Item, Turn
 
-_SENT_ON = frozenset({"user", "system", "developer"})
 _MARK = PREFIX.encode()
 #: No channel is of this family: nothing native can be read by it.
 _NOBODY = ""
@@ -60,7 +59,7 @@ class Contexts:
         newest = next((at for at in range(len(items) - 1, -1, -1) if items[at].get("type") == "compaction"), None)
         if newest is None:
             return items
-        sent_on = [item for item in items[:newest] if item.get("role") in _SENT_ON]
+        sent_on = [item for item in items[:newest] if item.get("role") in CLIENT_ROLES]
         return self._open(owner, [*sent_on, *items[newest:]])
 
     def checked(self, owner: str, items: Iterable[Item]) -> list[Item]:
@@ -220,16 +219,21 @@ def _sealed_part(item: Item) -> Item:
 def items_of(link: Link) -> Iterator[Item]:
     """What the model is given of a response: not a call that broke off before it was whole."""
     yield from orjson.loads(link.input)
-    for item in orjson.loads(link.output):
-        broken = link.status == "incomplete" and item.get("type") in ANSWERS and item.get("status") == "incomplete"
+    yield from given_items(link.output, link.status)
+
+
+def given_items(output: bytes, status: str) -> Iterator[Item]:
+    """The same of a response's output alone."""
+    for item in orjson.loads(output):
+        broken = status == "incomplete" and item.get("type") in CALL_TYPES and item.get("status") == "incomplete"
         if not broken:
             yield item
 
 
 def _not_repeated(before: Iterable[Item], opened: Iterable[Item]) -> list[Item]:
     """Messages that an item kept word for word, or stands for, are not sent twice."""
-    known = {same_words(item) for item in opened if item.get("role") in _SENT_ON}
-    return [item for item in before if item.get("role") not in _SENT_ON or same_words(item) not in known]
+    known = {same_words(item) for item in opened if item.get("role") in CLIENT_ROLES}
+    return [item for item in before if item.get("role") not in CLIENT_ROLES or same_words(item) not in known]
 
 
 def _without_compactions(link: Link) -> Link:

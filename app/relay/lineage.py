@@ -15,9 +15,9 @@ from typing import Any
 
 import orjson
 
+from app.contract.items import CALL_TYPES, is_client_side
 from app.contract.redaction import redacted_item
 from app.records import CHAINABLE, Outcome, Token, Trace
-from app.relay.calls import ANSWERS
 from app.relay.ports import Store
 from app.turn import Item, Turn
 
@@ -30,9 +30,6 @@ Follow = Callable[[Outcome], None]
 _DIGEST = 16
 #: Who gives one of these names what it goes on from.
 _STATE = frozenset({"previous_response_id", "conversation"})
-_INSTRUCTING = frozenset({"user", "system", "developer"})
-#: What a client gives besides messages and the outputs of calls.
-_GIVEN = frozenset({"mcp_approval_response", "configuration_update", "additional_tools", "item_reference"})
 #: Clients send these back or not, and as they like.
 _PASSED_OVER = frozenset({"reasoning", "compaction_trigger"})
 #: Keys that come and go while an item travels.
@@ -130,11 +127,11 @@ class _Line:
         said = identity(item)
         if said is None:
             return
-        if self._answered and _is_given(item):
+        if self._answered and is_client_side(item):
             self._ends.append(self.state)
         before = self._root if item.get("type") == "compaction" else self.state
         self.state = _digest(before + orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
-        self._answered = not _is_given(item)
+        self._answered = not is_client_side(item)
 
     def ends(self) -> tuple[bytes, ...]:
         """Where an answer had ended and the client spoke again."""
@@ -144,12 +141,6 @@ class _Line:
 
 def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=_DIGEST).digest()
-
-
-def _is_given(item: Item) -> bool:
-    """Whether it comes from the client's side."""
-    kind = str(item.get("type", ""))
-    return item.get("role") in _INSTRUCTING or kind.endswith("_output") or kind in _GIVEN
 
 
 # --- what makes an item the same --------------------------------------------------------------------------------
@@ -164,7 +155,7 @@ def identity(item: Item) -> list[Any] | None:
         return [item.get("role"), _words(item.get("content"))]
     if kind == "compaction":
         return [kind, item.get("encrypted_content")]
-    if kind in ANSWERS and item.get("call_id"):
+    if kind in CALL_TYPES and item.get("call_id"):
         # Arguments are parsed and written anew by many clients.
         return [kind, item["call_id"], item.get("name")]
     return [kind, _lasting(redacted_item(item))]

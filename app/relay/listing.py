@@ -7,26 +7,13 @@ from typing import Any
 
 import orjson
 
-from app.contract.items import derive_item_id
+from app.contract.items import WITH_STATUS, derive_item_id
 from app.contract.redaction import redacted_item
 from app.errors import unknown_after
 from app.records import Chain, Stored
 from app.schemas.listing import Page
 from app.turn import Item
 
-_WITH_STATUS = frozenset(
-    {
-        "message",
-        "function_call",
-        "function_call_output",
-        "custom_tool_call_output",
-        "tool_search_call",
-        "tool_search_output",
-        "shell_call",
-        "shell_call_output",
-        "computer_call_output",
-    }
-)
 _PLAIN_PART = {"assistant": "output_text"}
 
 
@@ -75,7 +62,7 @@ def returned(item: Item, response_id: str, position: int) -> Item:
     # Rows of earlier versions hold credentials.
     whole = {name: value for name, value in redacted_item(item).items() if name != "id"}
     whole = {"id": item.get("id") or derive_item_id(kind, response_id, position), **whole}
-    if kind in _WITH_STATUS:
+    if kind in WITH_STATUS:
         whole["status"] = item.get("status") or "completed"
     if kind == "message":
         whole["content"] = _parts(item.get("content"), item.get("role"))

@@ -9,11 +9,12 @@ from typing import Any
 import orjson
 
 from app import ids
+from app.contract.items import answered_call_id, answers, call_ids, call_of, is_call, is_output, is_waiting
+from app.contract.items import unanswered as unanswered_calls
 from app.echo import ENCRYPTED, Echo
 from app.errors import InvalidRequest, item_not_found, missing_parameter, unknown_model
 from app.records import Chain, Link, Token
-from app.relay.calls import ANSWERS, CALLS
-from app.relay.context import Contexts, items_of
+from app.relay.context import Contexts, given_items, items_of
 from app.relay.ports import Store
 from app.turn import Item, Turn
 
@@ -83,7 +84,7 @@ def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) ->
     return [
         item
         for item in resolved
-        if (item.get("type") in CALLS and item.get("call_id") in waiting) or not _is_known(chain, item)
+        if (is_output(item) and answered_call_id(item) in waiting) or not _is_known(chain, item)
     ]
 
 
@@ -128,51 +129,50 @@ def _check_calls(chain: Chain, items: Sequence[Item]) -> None:
     """
     if chain.conversation:
         chain, items = Chain(), [*_halves(chain), *items]
-    waiting = {call["call_id"]: call["type"] for call in _calls(unanswered(chain.tip))}
-    answered = set()
-    for item in items:
-        call_id = item.get("call_id")
-        if not isinstance(call_id, str):
-            continue
-        if item.get("type") in ANSWERS:
-            waiting[call_id] = item["type"]
-            answered.discard(call_id)
-        call_type = CALLS.get(item.get("type", ""))
-        if call_type is None:
-            continue
-        if waiting.get(call_id) != call_type and not _called(chain, call_type, call_id):
-            raise InvalidRequest(
-                f"No tool call found for {call_type.replace('_', ' ')} output with call_id {call_id}.", param="input"
-            )
-        answered.add(call_id)
-    for call_id, call_type in waiting.items():
-        if call_id not in answered:
-            raise InvalidRequest(f"No tool output found for {call_type.replace('_', ' ')} {call_id}.", param="input")
+    calls: dict[str, Item] = {}
+    waiting: dict[str, Item] = {}
+    for item in (*unanswered(chain.tip), *items):
+        if is_waiting(item):
+            calls |= dict.fromkeys(call_ids(item), item)
+            waiting[item["call_id"]] = item
+        elif is_output(item):
+            call = calls.get(answered_call_id(item) or "", item)
+            if not answers(item, call):
+                _check_is_answer(chain, item)
+            waiting.pop(call.get("call_id", ""), None)
+    for call_id, call in waiting.items():
+        raise InvalidRequest(f"No tool output found for {_spelled(call['type'])} {call_id}.", param="input")
+
+
+def _check_is_answer(chain: Chain, output: Item) -> None:
+    """Raises InvalidRequest where the context holds no call that this output names by `call_id`."""
+    call_id = output.get("call_id")
+    if isinstance(call_id, str) and not any(answers(output, known) for known in _mentioning(chain, call_id)):
+        sentence = f"No tool call found for {_spelled(call_of(output['type']))} output with call_id {call_id}."
+        raise InvalidRequest(sentence, param="input")
+
+
+def _spelled(item_type: str) -> str:
+    return item_type.replace("_", " ")
 
 
 def unanswered(link: Link | None) -> list[Item]:
     """Calls in a response's output that it does not answer itself; an unfinished one is no call."""
     if link is None or b'"call_id"' not in link.output:
         return []
-    items = orjson.loads(link.output)
-    answered = {item.get("call_id") for item in items if item.get("type") in CALLS}
-    return [
-        call
-        for call in _calls(items)
-        if call["call_id"] not in answered and not (link.status == "incomplete" and call.get("status") == "incomplete")
-    ]
+    return unanswered_calls([*given_items(link.output, link.status)])
 
 
 def _waiting(chain: Chain) -> set[str]:
     """Ids of the calls that still wait for their outputs."""
     if not chain.conversation:
-        return {call["call_id"] for call in unanswered(chain.tip)}
+        return {call_id for call in unanswered(chain.tip) for call_id in call_ids(call)}
     waiting: set[str] = set()
     for item in _halves(chain):
-        if item.get("type") in ANSWERS:
-            waiting.add(str(item["call_id"]))
-        else:
-            waiting.discard(str(item["call_id"]))
+        if is_call(item):
+            waiting.update(call_ids(item))
+        elif call_id := answered_call_id(item):
+            waiting.discard(call_id)
     return waiting
 
 
@@ -180,14 +180,4 @@ def _halves(chain: Chain) -> Iterable[Item]:
     """All calls and outputs of a conversation."""
     for link in chain.links:
         if b'"call_id"' in link.input or b'"call_id"' in link.output:
-            yield from (item for item in items_of(link) if "call_id" in item)
-
-
-def _calls(items: Iterable[Item]) -> list[Item]:
-    return [item for item in items if item.get("type") in ANSWERS and isinstance(item.get("call_id"), str)]
-
-
-def _called(chain: Chain, call_type: str, call_id: str) -> bool:
-    return any(
-        known.get("type") == call_type and known.get("call_id") == call_id for known in _mentioning(chain, call_id)
-    )
+            yield from (item for item in items_of(link) if is_waiting(item) or is_output(item))

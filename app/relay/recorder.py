@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from app.contract.items import OPAQUE_TYPES
 from app.contract.redaction import redacted_items
 from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable
 from app.records import Attempt, Draft, Outcome, Token, Usage
@@ -21,8 +22,6 @@ from app.turn import Answer, Item, Turn
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_OPAQUE = frozenset({"reasoning", "compaction"})
 
 
 class Recorder:
@@ -110,7 +109,7 @@ class Recorder:
                 upstream_model=answer.upstream_model or (choice.model if choice else None),
                 upstream_id=answer.upstream_id,
                 attempts=tuple(self._attempts),
-                opaque=any(item.get("type") in _OPAQUE for item in (*turn.input, *output)),
+                opaque=any(item.get("type") in OPAQUE_TYPES for item in (*turn.input, *output)),
                 compacted=any(item.get("type") == "compaction" for item in output),
                 compaction=turn.compaction,
                 first_byte_ms=self._first_byte_ms,

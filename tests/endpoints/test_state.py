@@ -316,7 +316,15 @@ def test_an_unfinished_call_of_an_incomplete_parent_is_not_replayed(create: Crea
     assert [item["type"] for item in exact.bodies[-1]["input"]] == ["message", "message"]
 
 
-CALLS = ["function_call", "custom_tool_call", "shell_call", "apply_patch_call", "computer_call"]
+CALLS = [
+    "function_call",
+    "custom_tool_call",
+    "shell_call",
+    "local_shell_call",
+    "apply_patch_call",
+    "computer_call",
+    "tool_search_call",
+]
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -331,6 +339,64 @@ def test_calls_of_every_kind_need_their_outputs_and_outputs_their_calls(
         error = check_error(api.post("/responses", {"model": model, "input": [output]}), 400, param="input", code=None)
         assert re.fullmatch(r"No tool call found for [a-z ]+ output with call_id call_1\.", error["message"])
     assert not exact.bodies
+
+
+def _calls(call: JSON, **changes: Any) -> Callable[[JSON], JSON]:
+    """An upstream's answer that ends with this call."""
+    return lambda body: {**body, "output": [*body["output"], {**call, "id": "own_1", "status": "completed"}], **changes}
+
+
+@pytest.mark.parametrize("name", ["local_shell_call", "tool_search_call"])
+def test_a_stored_call_of_any_kind_waits_for_its_output(
+    api: Gateway, create: Create, exact: ScriptedUpstream, name: str
+) -> None:
+    call, output = ITEMS[name]
+    exact.enqueue(rewritten(_calls(call)))
+    first = create(EXACT, "go")
+
+    error = check_error(_chained(api, first["id"], EXACT), 400, param="input", code=None)
+    assert error["message"] == f"No tool output found for {name.replace('_', ' ')} call_1."
+    second = create(EXACT, [output], previous_response_id=first["id"])
+    create(EXACT, "and on", previous_response_id=second["id"])
+    sent = exact.bodies[-1]["input"]
+    assert [item["type"] for item in sent if item.get("call_id")] == [call["type"], output["type"]]
+    listed = api.get(f"/responses/{second['id']}/input_items").json()["data"]
+    assert {"id": "own_1", "status": "completed"}.items() <= next(i for i in listed if i["type"] == name).items()
+
+
+@pytest.mark.parametrize("name", ["local_shell_call", "tool_search_call"])
+def test_a_call_of_any_kind_that_broke_off_is_not_replayed(create: Create, exact: ScriptedUpstream, name: str) -> None:
+    why = {"reason": "max_output_tokens"}
+    broken = {**ITEMS[name][0], "id": "own_1", "status": "incomplete"}
+    cut = {"status": "incomplete", "incomplete_details": why, "completed_at": None, "output": [broken]}
+    exact.enqueue(rewritten(lambda body: {**body, **cut}))
+    first = create(EXACT, "go")
+    create(EXACT, "go on", previous_response_id=first["id"])
+
+    assert [item["type"] for item in exact.bodies[-1]["input"]] == ["message", "message"]
+
+
+def test_a_call_of_a_local_shell_is_answered_by_an_output_of_either_form(
+    create: Create, exact: ScriptedUpstream
+) -> None:
+    """Codex answers as if a function was called; the API's own form may lack `call_id`."""
+    call, _ = ITEMS["local_shell_call"]
+    for output in (
+        {"type": "function_call_output", "call_id": "call_1", "output": "a"},
+        {"type": "local_shell_call_output", "id": "call_1", "output": "a"},
+    ):
+        exact.enqueue(rewritten(_calls(call)))
+        first = create(EXACT, "go")
+        create(EXACT, [output], previous_response_id=first["id"])
+        assert exact.bodies[-1]["input"][-1] == output
+
+
+def test_a_listed_call_of_a_local_shell_has_a_status(api: Gateway, create: Create, exact: ScriptedUpstream) -> None:
+    call, output = ITEMS["local_shell_call"]
+    without = {name: value for name, value in call.items() if name != "status"}
+    response = create(EXACT, [without, output, said("go on")])
+    listed = api.get(f"/responses/{response['id']}/input_items").json()["data"]
+    assert [item["status"] for item in listed if item["type"] == "local_shell_call"] == ["completed"]
 
 
 def test_a_tool_loop_of_three_rounds_goes_through(create: Create, model: str) -> None:

@@ -5,10 +5,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.relay.calls import ANSWERS, CALLS
+from app.contract.items import CALL_TYPES, OUTPUT_TYPES, TYPES
 from app.relay.compacting import (
     HEADER,
     Native,
+    Plan,
     divide,
     is_summary,
     open_item,
@@ -28,26 +29,26 @@ def message(role: str, text: str = "x") -> Item:
     return {"type": "message", "role": role, "content": text}
 
 
-def call(call_id: str) -> Item:
-    return {"type": "function_call", "call_id": call_id, "name": "f", "arguments": "{}"}
+def call(call_id: str, kind: str = "function_call") -> Item:
+    return {"type": kind, "call_id": call_id, "name": "f", "arguments": "{}"}
 
 
-def output(call_id: str) -> Item:
-    return {"type": "function_call_output", "call_id": call_id, "output": "42"}
+def output(call_id: str, kind: str = "function_call") -> Item:
+    return {"type": TYPES[kind].outputs[0], "call_id": call_id, "output": "42"}
 
 
 @st.composite
 def conversations(draw: st.DrawFn) -> list[Item]:
     """Items in an order in which a client could have sent them: an output never comes before its call."""
     items: list[Item] = []
-    waiting: list[str] = []
+    waiting: list[tuple[str, str]] = []
     for number in range(draw(st.integers(0, 25))):
         kind = draw(st.sampled_from(["user", "assistant", "system", "developer", "call", "output", "reasoning"]))
         if kind == "call":
-            waiting.append(f"call_{number}")
-            items.append(call(waiting[-1]))
+            waiting.append((f"call_{number}", draw(st.sampled_from(sorted(CALL_TYPES)))))
+            items.append(call(*waiting[-1]))
         elif kind == "output" and waiting:
-            items.append(output(waiting.pop(draw(st.integers(0, len(waiting) - 1)))))
+            items.append(output(*waiting.pop(draw(st.integers(0, len(waiting) - 1)))))
         elif kind == "reasoning":
             items.append({"type": "reasoning", "summary": []})
         else:
@@ -60,10 +61,10 @@ def test_nothing_that_is_needed_is_lost(items: list[Item], keep_turns: int) -> N
     plan = divide(items, keep_turns)
     assert [item for item in items if any(item is kept for kept in plan.kept)] == list(plan.kept)
     assert len(plan.old) + len(plan.kept) == len(items)
-    answered = {item["call_id"] for item in items if item["type"] in CALLS}
-    kept_calls = {item["call_id"] for item in plan.kept if item["type"] in ANSWERS}
-    kept_outputs = {item["call_id"] for item in plan.kept if item["type"] in CALLS}
-    assert {item["call_id"] for item in items if item["type"] in ANSWERS} - answered <= kept_calls
+    answered = {item["call_id"] for item in items if item["type"] in OUTPUT_TYPES}
+    kept_calls = {item["call_id"] for item in plan.kept if item["type"] in CALL_TYPES}
+    kept_outputs = {item["call_id"] for item in plan.kept if item["type"] in OUTPUT_TYPES}
+    assert {item["call_id"] for item in items if item["type"] in CALL_TYPES} - answered <= kept_calls
     assert kept_outputs == kept_calls & answered
     assert all(item in plan.kept for item in items if item.get("role") in ("system", "developer"))
 
@@ -138,3 +139,17 @@ def test_a_summary_is_known_again_and_is_nobodys_words() -> None:
     assert is_summary(summary_message("facts"))
     assert is_summary(summary_message(None))
     assert not is_summary(message("user", HEADER))
+
+
+def test_a_call_and_what_it_gave_are_told_in_words() -> None:
+    search = {"type": "tool_search_call", "call_id": "c", "execution": "client", "arguments": {"query": "tides"}}
+    found = {"type": "tool_search_output", "call_id": "c", "execution": "client", "tools": [{"name": "tide_table"}]}
+    shell = {"type": "local_shell_call", "call_id": "d", "action": {"type": "exec", "command": ["ls"]}}
+    listed = {"type": "local_shell_call_output", "call_id": "d", "output": "README.md"}
+    told = [item["content"][0]["text"] for item in to_summarise(Plan([search, found, shell, listed], ()), None)[:-1]]
+    assert told == [
+        '[calls tool_search_call: {"query":"tides"}]',
+        '[result of the call: [{"name":"tide_table"}]]',
+        '[calls local_shell_call: {"type":"exec","command":["ls"]}]',
+        "[result of the call: README.md]",
+    ]

@@ -19,7 +19,11 @@ __all__ = ["DEFAULTS", "SEAL", "Model", "admit", "check_model", "envelope", "fai
 
 SEAL = "gAAAA"
 ITEM_IDS = {"message": "msg", "function_call": "fc", "reasoning": "rs", "compaction": "cmp", "custom_tool_call": "ctc"}
-OUTPUTS = {"function_call_output": "function_call", "custom_tool_call_output": "custom_tool_call"}
+OUTPUTS = {
+    "function_call_output": "function_call",
+    "custom_tool_call_output": "custom_tool_call",
+    "local_shell_call_output": "local_shell_call",
+}
 DEFAULTS: JSON = {
     "background": False,
     "frequency_penalty": 0.0,
@@ -112,13 +116,15 @@ class Model:
             if kind == "item_reference" or set(item) == {"id"}:
                 raise Refused(404, f"Item with id '{item['id']}' not found.", None, "input")
             _check_ids(item, kind, position)
-            if kind in ITEM_IDS and kind.endswith("_call"):
+            if kind in OUTPUTS.values():
                 calls[item["call_id"]] = kind
             if kind in OUTPUTS:
-                if calls.get(item["call_id"]) != OUTPUTS[kind]:
+                call_id = item.get("call_id") or item["id"]
+                shell = kind == "function_call_output" and calls.get(call_id) == "local_shell_call"
+                if calls.get(call_id) != OUTPUTS[kind] and not shell:
                     name = OUTPUTS[kind].replace("_", " ")
-                    raise _invalid_input(f"No tool call found for {name} output with call_id {item['call_id']}.")
-                outputs.add(item["call_id"])
+                    raise _invalid_input(f"No tool call found for {name} output with call_id {call_id}.")
+                outputs.add(call_id)
             if kind == "compaction" or item.get("encrypted_content"):
                 self._unseal(item)
         missing = [call_id for call_id in calls if call_id not in outputs]

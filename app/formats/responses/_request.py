@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from app.contract.items import CALL_TYPES, OPAQUE_TYPES
 from app.errors import UpstreamError, UpstreamRefused
 from app.records import Link
 from app.sealing import is_sealed
@@ -48,7 +49,6 @@ _NEVER_SENT = frozenset(
 _ENCRYPTED = "reasoning.encrypted_content"
 _UNREADABLE = "invalid_encrypted_content"
 
-_CALLS = frozenset({"function_call", "custom_tool_call", "shell_call", "local_shell_call", "apply_patch_call"})
 #: Refusals that leaving something unreadable out would not change.
 _OF_THE_CONTEXT = frozenset({"context_length_exceeded", "content_filter", "invalid_prompt"})
 _NOTE: Item = {
@@ -188,7 +188,7 @@ def _spliced(array: bytes) -> Iterable[bytes]:
 
 
 def _broke_off(item: Item, link: Link) -> bool:
-    return link.status == "incomplete" and item.get("type") in _CALLS and item.get("status") == "incomplete"
+    return link.status == "incomplete" and item.get("type") in CALL_TYPES and item.get("status") == "incomplete"
 
 
 def _given(items: Sequence[Item], row: Row) -> Iterator[Item]:
@@ -198,7 +198,7 @@ def _given(items: Sequence[Item], row: Row) -> Iterator[Item]:
 def _read(items: Iterable[Item], opened: Callable[[Item], Item | None]) -> Iterator[Item]:
     """The items, those that not everybody can read as `opened` gives them: None leaves one out."""
     for item in items:
-        read = opened(item) if item.get("type") in ("reasoning", "compaction") else item
+        read = opened(item) if item.get("type") in OPAQUE_TYPES else item
         if read is not None:
             yield read
 
