@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from app.contract.items import PART_TYPES, TYPES
+from app.contract.items import PART_TYPES, SUMMARY_PARTS, TYPES
 
 CREATED = "response.created"
 QUEUED = "response.queued"
@@ -50,4 +50,5 @@ def terminal(status: str) -> str:
 
 
 def part_family(part_type: str) -> str:
-    return SUMMARY_PART if PART_TYPES[part_type].holder == "summary" else CONTENT_PART
+    """Family of the events that begin and end a part of this type."""
+    return SUMMARY_PART if part_type in SUMMARY_PARTS else CONTENT_PART

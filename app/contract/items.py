@@ -19,6 +19,9 @@ INSTRUCTION_ROLES = frozenset({"system", "developer"})
 CLIENT_ROLES = INSTRUCTION_ROLES | {"user"}
 ROLES = ("user", "assistant", "system", "developer")
 
+#: What an item that has a status may say.
+STATUSES = frozenset({"in_progress", "completed", "incomplete"})
+
 #: The last item of an input that asks for a compaction.
 TRIGGER = "compaction_trigger"
 
@@ -57,6 +60,7 @@ PART_TYPES: Mapping[str, PartType] = {
 }
 
 TEXT_PARTS = frozenset(part.name for part in PART_TYPES.values() if part.text)
+SUMMARY_PARTS = frozenset(part.name for part in PART_TYPES.values() if part.holder == "summary")
 BARE_PARTS = frozenset(part.name for part in PART_TYPES.values() if part.bare)
 
 
@@ -84,6 +88,8 @@ class ItemType:
     """Of a call: the member that says what the tool is called with."""
     arguments_events: str | None = None
     """Family of the events that stream these arguments: `.delta`, then `.done`."""
+    results: tuple[str, ...] = ()
+    """Members that hold what the tool gave: the announcement of the item lacks them."""
     opaque: bool = False
     """May hold `encrypted_content` that only the channel family which made it can read."""
     brings_tools: bool = False
@@ -147,7 +153,13 @@ TYPES: Mapping[str, ItemType] = {
         ItemType("program", outputs=("program_output",)),
         _output("program_output"),
         ItemType("mcp_list_tools", "mcpl", brings_tools=True),
-        ItemType("mcp_call", "mcp", arguments="arguments", arguments_events="response.mcp_call_arguments"),
+        ItemType(
+            "mcp_call",
+            "mcp",
+            arguments="arguments",
+            arguments_events="response.mcp_call_arguments",
+            results=("output", "error"),
+        ),
         ItemType("mcp_approval_request", "mcpr"),
         ItemType("mcp_approval_response", client_side=True),
     )
@@ -213,6 +225,11 @@ def unanswered(items: Sequence[Item]) -> list[Item]:
 def is_waiting(item: Mapping[str, Any]) -> bool:
     """Whether this is a call that an output can name."""
     return is_call(item) and isinstance(item.get("call_id"), str)
+
+
+def holder_of(part_type: str) -> str:
+    """The member of an item that lists parts of this type."""
+    return "summary" if part_type in SUMMARY_PARTS else "content"
 
 
 def call_of(output_type: str) -> str:

@@ -7,11 +7,9 @@ from dataclasses import replace
 
 import orjson
 
+from app.contract.items import INSTRUCTION_ROLES, is_client_side
 from app.records import Chain, Link
 from app.turn import Item, Turn
-
-#: Messages that a shorter context keeps, however old they are.
-_INSTRUCTORS = frozenset({"system", "developer"})
 
 
 def items(turn: Turn, family: str | None = None) -> list[Item]:
@@ -56,7 +54,7 @@ def shortened(turn: Turn) -> Turn | None:
         first += 1
     if first == 0:
         return None
-    instructions = [item for block in blocks[:first] for item in block if item.get("role") in _INSTRUCTORS]
+    instructions = [item for block in blocks[:first] for item in block if item.get("role") in INSTRUCTION_ROLES]
     kept = [item for block in blocks[first:] for item in block]
     return replace(turn, chain=Chain(), input=[*instructions, *_in_pairs(kept)])
 
@@ -79,7 +77,7 @@ def _in_pairs(kept: Sequence[Item]) -> Iterable[Item]:
     called = set()
     for item in kept:
         call_id = item.get("call_id")
-        if str(item.get("type")).endswith("_output") and call_id is not None and call_id not in called:
+        if is_client_side(item) and call_id is not None and call_id not in called:
             continue
         called.add(call_id)
         yield item

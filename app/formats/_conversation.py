@@ -12,16 +12,15 @@ from typing import Any
 
 import orjson
 
+from app.contract.items import INSTRUCTION_ROLES, OUTPUT_TYPES, TEXT_PARTS
 from app.errors import InvalidRequest
 from app.formats._toolbox import INPUT, Toolbox
 from app.turn import Item
 
 Part = Mapping[str, Any]
 
-_INSTRUCTORS = frozenset({"system", "developer"})
-_TEXTS = frozenset({"input_text", "output_text", "refusal", "text", "summary_text", "reasoning_text"})
 #: Every kind of content part that there are words for.
-PARTS = ("input_text", "input_image", "input_file", "input_audio", *sorted(_TEXTS - {"input_text"}))
+PARTS = ("input_text", "input_image", "input_file", "input_audio", *sorted(TEXT_PARTS - {"input_text"}))
 _UNREADABLE_COMPACTION = (
     "[An earlier part of this conversation was compacted by another model server and cannot be read here.]"
 )
@@ -120,7 +119,7 @@ class _Walk:
 
     def _message(self, item: Item) -> Iterator[Step]:
         role, content = item.get("role"), item.get("content")
-        if role in _INSTRUCTORS:
+        if role in INSTRUCTION_ROLES:
             if text := text_of(content):
                 yield from self._close()
                 yield Instruction(text)
@@ -183,7 +182,7 @@ def _answers(items: Sequence[Item]) -> dict[int, Item]:
 
 
 def _is_output(item: Item) -> bool:
-    return item.get("type") in _OUTPUTS
+    return item.get("type") in OUTPUT_TYPES
 
 
 def _call_id(item: Item) -> str:
@@ -239,8 +238,6 @@ _CALLS: dict[str, Callable[[Item, Toolbox], tuple[str, str]]] = {
     "tool_search_call": _of("tool_search", "arguments"),
 }
 
-_OUTPUTS = frozenset({*(f"{kind}_output" for kind in _CALLS), "tool_search_output"})
-
 
 def _result(item: Item) -> Sequence[Part]:
     """An output as content parts."""
@@ -271,11 +268,11 @@ def joined(parts: Sequence[Part]) -> str:
 
 def shown(parts: Sequence[Part]) -> list[Part]:
     """The parts that are no text."""
-    return [part for part in parts if part.get("type") not in _TEXTS]
+    return [part for part in parts if part.get("type") not in TEXT_PARTS]
 
 
 def is_text(part: Part) -> bool:
-    return part.get("type") in _TEXTS
+    return part.get("type") in TEXT_PARTS
 
 
 def check(items: Sequence[Item], carries: Callable[[Part], bool]) -> None:

@@ -7,24 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from app import sse
+from app.contract.events import ARGUMENT_EVENTS, ITEM_ADDED, ITEM_DONE, TEXT_EVENTS, part_family
+from app.contract.items import SUMMARY_PARTS, TYPES
 from app.turn import Answer, Item, Turn
 
 _PIECES = re.compile(r"\s*\S+|\s+\Z")
-
-
-#: Where the text of a part stands, and the events that bring it.
-PARTS = {
-    "output_text": ("response.output_text", "text"),
-    "refusal": ("response.refusal", "refusal"),
-    "reasoning_text": ("response.reasoning_text", "text"),
-    "summary_text": ("response.reasoning_summary_text", "text"),
-}
-#: The same for what a call is made with.
-ARGUMENTS = {
-    "function_call": ("response.function_call_arguments", "arguments"),
-    "custom_tool_call": ("response.custom_tool_call_input", "input"),
-    "mcp_call": ("response.mcp_call_arguments", "arguments"),
-}
 
 
 class Emitter:
@@ -47,8 +34,8 @@ class Emitter:
         yield self.open(item)
         for index, part in enumerate(item.get("content") or ()):
             yield from self._part(item, index, part)
-        if item.get("type") in ARGUMENTS:
-            for piece in pieces(item[ARGUMENTS[item["type"]][1]]):
+        if item.get("type") in ARGUMENT_EVENTS:
+            for piece in pieces(item[ARGUMENT_EVENTS[item["type"]][1]]):
                 yield self.argument(item, piece)
             yield self.close_arguments(item)
         for index, part in enumerate(item.get("summary") or ()):
@@ -58,41 +45,43 @@ class Emitter:
     # --- an item
 
     def open(self, item: Item) -> bytes:
-        return self.event("response.output_item.added", output_index=self.output_index, item=_opened(item))
+        return self.event(ITEM_ADDED, output_index=self.output_index, item=_opened(item))
 
     def close(self, item: Item) -> bytes:
-        done = self.event("response.output_item.done", output_index=self.output_index, item=item)
+        done = self.event(ITEM_DONE, output_index=self.output_index, item=item)
         self.output_index += 1
         return done
 
     # --- its parts: of its content, or of its summary
 
     def open_part(self, item: Item, index: int, part: Mapping[str, Any]) -> bytes:
-        return self.event(f"{_family(part)}.added", **self._at(item, index, part["type"]), part=_empty_part(part))
+        return self.event(
+            f"{part_family(part['type'])}.added", **self._at(item, index, part["type"]), part=_empty_part(part)
+        )
 
     def delta(self, item: Item, index: int, kind: str, text: str, logprobs: Sequence[Any] = (), **extra: Any) -> bytes:
         """More text of a part of type `kind`; `extra` is whatever else an upstream says in this event."""
         logged = {"logprobs": logprobs} if kind == "output_text" else {}
-        return self.event(f"{PARTS[kind][0]}.delta", **self._at(item, index, kind), delta=text, **logged, **extra)
+        return self.event(f"{TEXT_EVENTS[kind][0]}.delta", **self._at(item, index, kind), delta=text, **logged, **extra)
 
     def close_part(self, item: Item, index: int, part: Mapping[str, Any]) -> Iterator[bytes]:
-        if part["type"] in PARTS:
+        if part["type"] in TEXT_EVENTS:
             yield self.end_text(item, index, part)
         yield self.end_part(item, index, part)
 
     def end_text(self, item: Item, index: int, part: Mapping[str, Any]) -> bytes:
-        kind, name = PARTS[part["type"]]
+        kind, name = TEXT_EVENTS[part["type"]]
         logged = {"logprobs": part.get("logprobs") or []} if part["type"] == "output_text" else {}
         where = self._at(item, index, part["type"])
         return self.event(f"{kind}.done", **where, **{name: part[name]}, **logged)
 
     def end_part(self, item: Item, index: int, part: Mapping[str, Any]) -> bytes:
-        return self.event(f"{_family(part)}.done", **self._at(item, index, part["type"]), part=part)
+        return self.event(f"{part_family(part['type'])}.done", **self._at(item, index, part["type"]), part=part)
 
     def _part(self, item: Item, index: int, part: Mapping[str, Any]) -> Iterator[bytes]:
         yield self.open_part(item, index, part)
-        if part["type"] in PARTS:
-            for piece in pieces(part[PARTS[part["type"]][1]]):
+        if part["type"] in TEXT_EVENTS:
+            for piece in pieces(part[TEXT_EVENTS[part["type"]][1]]):
                 yield self.delta(item, index, part["type"], piece)
         yield from self.close_part(item, index, part)
 
@@ -106,17 +95,17 @@ class Emitter:
 
     def argument(self, item: Item, text: str, **extra: Any) -> bytes:
         """More of a call's arguments or input."""
-        return self.event(f"{ARGUMENTS[item['type']][0]}.delta", **self._of(item), delta=text, **extra)
+        return self.event(f"{ARGUMENT_EVENTS[item['type']][0]}.delta", **self._of(item), delta=text, **extra)
 
     def close_arguments(self, item: Item) -> bytes:
-        kind, name = ARGUMENTS[item["type"]]
+        kind, name = ARGUMENT_EVENTS[item["type"]]
         return self.event(f"{kind}.done", **self._of(item), **{name: item[name]})
 
     def _of(self, item: Item) -> dict[str, Any]:
         return {"item_id": item["id"], "output_index": self.output_index}
 
     def _at(self, item: Item, index: int, kind: str) -> dict[str, Any]:
-        return {**self._of(item), "summary_index" if kind == "summary_text" else "content_index": index}
+        return {**self._of(item), "summary_index" if kind in SUMMARY_PARTS else "content_index": index}
 
 
 def pieces(text: str) -> Sequence[str]:
@@ -125,29 +114,23 @@ def pieces(text: str) -> Sequence[str]:
 
 
 def _opened(item: Item) -> Item:
-    """The item as it is announced: known by its ids, still empty."""
-    kind = item.get("type")
-    if kind == "message":
-        return {**item, "status": "in_progress", "content": []}
-    if kind == "function_call":
-        return {**item, "status": "in_progress", "arguments": ""}
-    if kind == "custom_tool_call":
-        return {**item, "input": ""}
-    if kind == "mcp_call":
-        return {name: value for name, value in item.items() if name not in ("output", "error")} | {"arguments": ""}
-    if kind == "reasoning":
-        return {**item, "summary": [], **({"content": []} if item.get("content") else {})}
-    return item
-
-
-def _family(part: Mapping[str, Any]) -> str:
-    return "response.reasoning_summary_part" if part["type"] == "summary_text" else "response.content_part"
+    """The item as it is announced: with its ids, and empty."""
+    known = TYPES.get(str(item.get("type")))
+    if known is None or not known.grows:
+        return item
+    opened = {name: value for name, value in item.items() if name not in known.results}
+    if known.has_status:
+        opened["status"] = "in_progress"
+    for name in known.grows:
+        if opened.get(name):
+            opened[name] = [] if known.parts else ""
+    return opened
 
 
 def _empty_part(part: Mapping[str, Any]) -> dict[str, Any]:
-    if part["type"] not in PARTS:
+    if part["type"] not in TEXT_EVENTS:
         return dict(part)
-    empty: dict[str, Any] = {**part, PARTS[part["type"]][1]: ""}
+    empty: dict[str, Any] = {**part, TEXT_EVENTS[part["type"]][1]: ""}
     for listed in ("annotations", "logprobs"):
         if listed in empty:
             empty[listed] = []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.contract.items import Item
 from app.errors import InvalidRequest, missing_parameter
 from app.schemas.fields import Fault, TextPairs, array_too_long, empty, not_an_object, wrong_type
-from app.schemas.items import Item, read_input
+from app.schemas.items import read_input
 
 MAX_ITEMS = 20
 

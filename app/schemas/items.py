@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any
 
+from app.contract.items import BARE_PARTS, ROLES, TRIGGER, Item
 from app.ids import MAX_CALL_ID
 from app.schemas.fields import (
     Boolean,
@@ -26,14 +27,9 @@ from app.schemas.fields import (
 )
 from app.schemas.tools import check_tools, check_typed
 
-Item = dict[str, Any]
-
 MAX_TEXT = 10_485_760
 MAX_BLOB = 20_971_520
 MAX_ITEMS = 10_000
-
-_BARE_PARTS = frozenset({"input_text", "input_image", "input_file"})
-_TRIGGER = "compaction_trigger"
 
 
 def read_input(value: object, param: str = "input") -> list[Item]:
@@ -56,9 +52,9 @@ def _items(value: object) -> list[Item]:
         raise array_too_long(value, MAX_ITEMS)
     items = _checked(value)
     kinds = {item["type"] for item in items}
-    if _TRIGGER in kinds:
+    if TRIGGER in kinds:
         _check_trigger(items)
-    return items if kinds.isdisjoint(_BARE_PARTS) else list(_joined(items))
+    return items if kinds.isdisjoint(BARE_PARTS) else list(_joined(items))
 
 
 def _checked(values: list[Any]) -> list[Item]:
@@ -99,14 +95,14 @@ def _typed(value: Item) -> Item:
 
 
 def _check_trigger(items: list[Item]) -> None:
-    first = next(index for index, item in enumerate(items) if item["type"] == _TRIGGER)
+    first = next(index for index, item in enumerate(items) if item["type"] == TRIGGER)
     if first != len(items) - 1:
-        sentence = f"Invalid value: '{_TRIGGER}'. An item of this type must be the last item of the input."
+        sentence = f"Invalid value: '{TRIGGER}'. An item of this type must be the last item of the input."
         raise Fault("invalid_value", lambda _: sentence).within(first)
 
 
 def _joined(items: list[Item]) -> Iterator[Item]:
-    for bare, group in groupby(items, lambda item: item["type"] in _BARE_PARTS):
+    for bare, group in groupby(items, lambda item: item["type"] in BARE_PARTS):
         if bare:
             yield _user_message(list(group))
         else:
@@ -192,7 +188,7 @@ def _input_file(part: Item) -> None:
 
 
 def _message(item: Item) -> None:
-    if item.get("role") not in _ROLES:
+    if item.get("role") not in ROLES:
         _ROLE.check(item)
     check_content(item, "content")
 
@@ -236,8 +232,7 @@ _TOOL_LIST = Plain(check_tools)
 _EXECUTION = Choice("server", "client")
 _INPUT_TEXT = StrictText(min=1, max=MAX_TEXT)
 
-_ROLES = ("user", "assistant", "system", "developer")
-_ROLE = Mapping({"role": Choice(*_ROLES)}, needs=("role",))
+_ROLE = Mapping({"role": Choice(*ROLES)}, needs=("role",))
 _IMAGE = Mapping({"image_url": _BLOB, "file_id": _TEXT, "detail": Choice("low", "high", "auto", "original")})
 _FILE = Mapping(
     {
@@ -273,7 +268,7 @@ _ITEMS: dict[str, Callable[[Item], None]] = {
     "function_call_output": _function_call_output,
     "custom_tool_call": _custom_tool_call,
     "custom_tool_call_output": _custom_tool_call_output,
-    **{kind: _PARTS[kind] for kind in _BARE_PARTS},
+    **{kind: _PARTS[kind] for kind in BARE_PARTS},
     "item_reference": _members("id", id=_ID),
     "reasoning": _members("summary", summary=_PART_LIST, content=_PART_LIST, encrypted_content=_BLOB),
     "compaction": _members("encrypted_content", encrypted_content=_BLOB),

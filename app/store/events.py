@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from app import sse
+from app.contract.events import ITEM_DONE
 from app.records import RUNNING, Batch, Page
 from app.store.database import Database, Session
 from app.store.group import Group
@@ -20,7 +21,6 @@ PAGE = 32
 """Batches that are read at a time."""
 EXPIRED = 200
 """Responses whose events are removed at a time."""
-_ITEM_DONE = "response.output_item.done"
 
 _NEXT = "SELECT first, last, body FROM event WHERE response = ? AND last > ? ORDER BY first LIMIT ?"
 _EXPIRED = (
@@ -78,9 +78,9 @@ def forget(session: Session, keys: list[int]) -> None:
 def finished_items(session: Session, pk: int) -> list[dict[str, Any]]:
     """The items that were told to be done, in their order."""
     bodies = session.rows("SELECT body FROM event WHERE response = ? ORDER BY first", (pk,))
-    events = (event for (body,) in bodies for event in body.split("\n\n") if _ITEM_DONE in event)
+    events = (event for (body,) in bodies for event in body.split("\n\n") if ITEM_DONE in event)
     told = (orjson.loads(data) for _, data in (sse.parse(event.encode()) for event in events) if data is not None)
-    return [event["item"] for event in told if event.get("type") == _ITEM_DONE]
+    return [event["item"] for event in told if event.get("type") == ITEM_DONE]
 
 
 def _read(session: Session, owner: str, response_id: str, after: int) -> Page | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from app.contract.events import CREATED, IN_PROGRESS, terminal
 from app.formats import _openai
 from app.formats._events import Emitter
 from app.formats._failures import http_error as decode_error
@@ -61,8 +62,8 @@ def stream(answer: Mapping[str, Any]) -> Iterable[bytes]:
     """A whole response object as the event stream that an upstream would have sent for it."""
     emitter = Emitter()
     begun = {**answer, "status": "in_progress", "output": [], "usage": None, "completed_at": None}
-    yield emitter.event("response.created", response=begun)
-    yield emitter.event("response.in_progress", response=begun)
+    yield emitter.event(CREATED, response=begun)
+    yield emitter.event(IN_PROGRESS, response=begun)
     for item in answer["output"]:
         yield from emitter.item(item)
-    yield emitter.event(f"response.{answer['status']}", response=answer)
+    yield emitter.event(terminal(answer["status"]), response=answer)

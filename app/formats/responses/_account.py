@@ -5,29 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.formats._events import ARGUMENTS, PARTS
+from app.contract.events import (
+    ARGUMENT_EVENTS,
+    ITEM_ADDED,
+    ITEM_DONE,
+    MISNAMED_PART,
+    PART_FAMILIES,
+    TEXT_EVENTS,
+    part_family,
+)
+from app.contract.items import STREAMED_CALLS, SUMMARY_PARTS, TEXT_TYPES, TYPES
 from app.formats.responses import _items
 from app.turn import Item
 
-#: The event that ends what an item of this type consists of.
-_LAST_OF = {
-    "message": frozenset({"response.content_part.done"}),
-    "reasoning": frozenset({"response.content_part.done", "response.reasoning_summary_part.done"}),
-    "function_call": frozenset({"response.function_call_arguments.done"}),
-    "custom_tool_call": frozenset({"response.custom_tool_call_input.done"}),
+#: The events that may end what an item of this type consists of.
+_LAST_OF: Mapping[str, frozenset[str]] = {
+    **{kind: frozenset(f"{part_family(part)}.done" for part in TYPES[kind].parts) for kind in TEXT_TYPES},
+    **{kind: frozenset({f"{ARGUMENT_EVENTS[kind][0]}.done"}) for kind in STREAMED_CALLS},
 }
-_EMPTY: Mapping[str, tuple[str, ...]] = {
-    "message": ("content",),
-    "reasoning": ("content", "summary"),
-    "function_call": ("arguments",),
-    "custom_tool_call": ("input",),
-}
-_TEXTS = {family: (key, kind) for kind, (family, key) in PARTS.items()}
+_EMPTY: Mapping[str, tuple[str, ...]] = {kind: TYPES[kind].grows for kind in TEXT_TYPES | STREAMED_CALLS}
+_TEXTS = {family: (key, kind) for kind, (family, key) in TEXT_EVENTS.items()}
 _ENDS_OF_TEXT = frozenset(f"{family}.done" for family in _TEXTS)
-_INPUTS = {family: (key, kind) for kind, (family, key) in ARGUMENTS.items()}
-_PART_FAMILIES = frozenset({"response.content_part", "response.reasoning_summary_part"})
-#: What some upstreams call the parts of a reasoning item.
-_MISNAMED = frozenset({"response.reasoning_part"})
+_INPUTS = {family: (key, kind) for kind, (family, key) in ARGUMENT_EVENTS.items()}
 _NAMES = ("id", "type", "call_id", "name")
 
 
@@ -49,18 +48,18 @@ class Account:
     def fits(self, event: Mapping[str, Any], last: str | None) -> bool:
         """Whether the event may stand here as it is. `last` is the type of the one before it, None when unknown."""
         kind = event["type"]
-        if kind == "response.output_item.added":
+        if kind == ITEM_ADDED:
             return self._added(event)
-        if kind == "response.output_item.done":
+        if kind == ITEM_DONE:
             return self._ended(event, last)
         family, _, step = kind.rpartition(".")
         if family in _TEXTS:
             return self._is_here(event) and self._text(event, step, *_TEXTS[family])
-        if family in _PART_FAMILIES:
+        if family in PART_FAMILIES:
             return self._is_here(event) and self._part(event, step, last)
         if family in _INPUTS:
             return self._is_here(event) and self._said(event, step, _INPUTS[family][0])
-        return family not in _MISNAMED and self._is_nowhere_else(event)
+        return family != MISNAMED_PART and self._is_nowhere_else(event)
 
     # --- an item
 
@@ -82,7 +81,7 @@ class Account:
         assert isinstance(item, dict)
         if any(item.get(name) != begun.get(name) for name in _NAMES) or item.get("status") == "in_progress":
             return False
-        filled = item["type"] in ARGUMENTS or any(item.get(name) for name in _EMPTY.get(item["type"], ()))
+        filled = item["type"] in ARGUMENT_EVENTS or any(item.get(name) for name in _EMPTY.get(item["type"], ()))
         if filled and last is not None and last not in _LAST_OF.get(item["type"], (last,)):
             return False
         self.item, self.proved = None, False
@@ -92,7 +91,7 @@ class Account:
     def _is_whole(self, item: object) -> bool:
         if not isinstance(item, dict) or not isinstance(item.get("type"), str):
             return False
-        if item["type"] in ("function_call", "custom_tool_call") and not item.get("name"):
+        if item["type"] in STREAMED_CALLS and not item.get("name"):
             return False
         return _items.complete(item, self._turn_id, self._done) is item
 
@@ -109,7 +108,7 @@ class Account:
         return self._is_here({"output_index": self._done, "item_id": self.item and self.item["id"], **event})
 
     def _text(self, event: Mapping[str, Any], step: str, key: str, kind: str) -> bool:
-        index = event.get("summary_index" if kind == "summary_text" else "content_index")
+        index = event.get("summary_index" if kind in SUMMARY_PARTS else "content_index")
         if not self._in_part or not isinstance(index, int):
             return False
         if kind == "output_text" and step in ("delta", "done") and not isinstance(event.get("logprobs"), list):
@@ -129,7 +128,7 @@ class Account:
         part = event.get("part")
         if not isinstance(index, int) or not isinstance(part, dict):
             return False
-        if step == "done" and last not in (None, *_ENDS_OF_TEXT) and part.get("type") in PARTS:
+        if step == "done" and last not in (None, *_ENDS_OF_TEXT) and part.get("type") in TEXT_EVENTS:
             return False
         if step == "added" and last is not None and last.rpartition(".")[0] in _TEXTS:
             # The part before was not ended.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.contract.items import STREAMED_CALLS, TEXT_TYPES
 from app.errors import UpstreamBroken
 from app.formats import _openai
 from app.formats._decoding import is_full, whole
@@ -12,8 +13,8 @@ from app.formats._failures import stream_error
 from app.formats.responses import _items
 from app.turn import Answer, Item, Turn
 
-#: What can be cut off in the middle.
-_CAN_BREAK = frozenset({"message", "function_call", "custom_tool_call", "reasoning"})
+#: Items that grow while they are streamed, and so may be cut off.
+_CAN_BREAK = TEXT_TYPES | STREAMED_CALLS
 
 
 def decode(body: bytes, turn: Turn) -> Answer:

@@ -8,13 +8,13 @@ from typing import Any
 import orjson
 
 from app import ids
+from app.contract.items import STATUSES, STREAMED_CALLS, SUMMARY_PARTS
 from app.errors import UpstreamBroken
 from app.formats import _openai
 from app.turn import Item
 
 JSON = dict[str, Any]
 
-_STATUSES = frozenset({"in_progress", "completed", "incomplete"})
 #: What the text of an assistant is called here and there.
 _TEXT_NAMES = frozenset({"text", "input_text"})
 
@@ -86,7 +86,7 @@ def _ids(item: Mapping[str, Any], kind: str, turn_id: str, index: int) -> JSON:
     if isinstance(call_id, str) and call_id:
         if len(call_id) > ids.MAX_CALL_ID:
             made["call_id"] = _openai.usable_call_id(call_id)
-    elif kind in ("function_call", "custom_tool_call"):
+    elif kind in STREAMED_CALLS:
         made["call_id"] = "call_" + _openai.derived_item_id(turn_id, kind, index).partition("_")[2]
     return made
 
@@ -138,7 +138,7 @@ _CHANGES: Mapping[str, Callable[[Mapping[str, Any]], JSON]] = {
 
 
 def _status(item: Mapping[str, Any]) -> JSON:
-    return {} if item.get("status") in _STATUSES else {"status": "completed"}
+    return {} if item.get("status") in STATUSES else {"status": "completed"}
 
 
 def _named(item: Mapping[str, Any]) -> JSON:
@@ -189,7 +189,7 @@ def complete_part(part: Any, item_type: str) -> JSON:
     """One part of a message's content, or of a reasoning item's."""
     if item_type == "message":
         return _message_part(part)
-    summary = isinstance(part, dict) and part.get("type") == "summary_text"
+    summary = isinstance(part, dict) and part.get("type") in SUMMARY_PARTS
     return _text_part(part, "summary_text" if summary else "reasoning_text")
 
 

@@ -10,32 +10,39 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from app.contract.events import (
+    ANNOTATION_ADDED,
+    ARGUMENT_EVENTS,
+    CONTENT_PART,
+    ITEM_ADDED,
+    ITEM_DONE,
+    MISNAMED_PART,
+    SUMMARY_PART,
+    TEXT_EVENTS,
+)
+from app.contract.items import STREAMED_CALLS, TEXT_TYPES, TYPES, WITH_STATUS
 from app.errors import UpstreamBroken
 from app.formats import _openai
-from app.formats._events import ARGUMENTS, PARTS, Emitter
+from app.formats._events import Emitter
 from app.formats.responses import _items, _written
 from app.turn import Item, Turn
-
-_ADDED, _DONE = "response.output_item.added", "response.output_item.done"
 
 #: The types of the items that an event of a family can belong to, the likeliest first.
 _TYPES: Mapping[str, tuple[str, ...]] = {
     **{
-        family: ("message",) if kind in ("output_text", "refusal") else ("reasoning",)
-        for kind, (family, _) in PARTS.items()
+        family: tuple(item.name for item in TYPES.values() if part in item.parts)
+        for part, (family, _) in TEXT_EVENTS.items()
     },
-    **{family: (kind,) for kind, (family, _) in ARGUMENTS.items()},
-    "response.content_part": ("message", "reasoning"),
-    "response.output_text.annotation": ("message",),
-    "response.reasoning_summary_part": ("reasoning",),
-    "response.reasoning_part": ("reasoning",),
+    **{family: (kind,) for kind, (family, _) in ARGUMENT_EVENTS.items()},
+    CONTENT_PART: tuple(item.name for item in TYPES.values() if "content" in item.grows),
+    ANNOTATION_ADDED.rpartition(".")[0]: ("message",),
+    SUMMARY_PART: ("reasoning",),
+    MISNAMED_PART: ("reasoning",),
 }
-_WRITTEN = frozenset({"message", "reasoning"})
-_NAMED = frozenset({"function_call", "custom_tool_call"})
 #: What an item is known by; it does not change.
 _IDENTITY = ("id", "type", "call_id", "name")
-#: What always has a status.
-_STATED = frozenset({"message", "function_call"})
+#: The streamed items that always have a status.
+_STATED = (TEXT_TYPES | STREAMED_CALLS) & WITH_STATUS
 
 
 class _Track:
@@ -95,9 +102,9 @@ class Repair:
 
     def take(self, event: Mapping[str, Any]) -> list[bytes]:
         kind = event["type"]
-        if kind == _ADDED:
+        if kind == ITEM_ADDED:
             self._add(event)
-        elif kind == _DONE:
+        elif kind == ITEM_DONE:
             self._finish(event)
         else:
             self._hear(event)
@@ -169,7 +176,7 @@ class Repair:
         if track is None and types and _says_something(event):
             track = self._track({"type": types[0], "id": event.get("item_id")})
             self._place(track, event)
-        elif track is not None and track.end is not None and track.type in _WRITTEN and event.get("delta"):
+        elif track is not None and track.end is not None and track.type in TEXT_TYPES and event.get("delta"):
             # Text for an item that has ended is told as another one, rather than lost.
             track = self._track({"type": track.type})
             self._place(track, event)
@@ -290,7 +297,7 @@ class Repair:
             name: next((one[name] for one in said if isinstance(one.get(name), str) and one[name]), None)
             for name in ("name", "call_id")
         }
-        if track.type in _NAMED and not known["name"]:
+        if track.type in STREAMED_CALLS and not known["name"]:
             return False
         self._release()
         track.item = self._announced(track, {name: value for name, value in known.items() if value is not None})
@@ -301,7 +308,7 @@ class Repair:
     def _announced(self, track: _Track, known: Mapping[str, str]) -> Item:
         """The item under the one id that it keeps, as it is before anything is said of it."""
         place = self._emitter.output_index
-        named = known if track.type in ARGUMENTS else {}
+        named = known if track.type in ARGUMENT_EVENTS else {}
         item = _items.complete({**track.announced, **named, "type": track.type}, self._turn.id, place)
         if item["id"] in self._taken:
             item = {**item, "id": _openai.derived_item_id(self._turn.id, track.type, place)}
@@ -312,7 +319,7 @@ class Repair:
     def _close(self, item: Item, body: _written.Body, end: Item) -> None:
         finished: Item = {**item, **end}
         finished |= {name: item[name] for name in _IDENTITY if name in item}
-        if item["type"] in _WRITTEN | _NAMED and "status" in finished:
+        if item["type"] in TEXT_TYPES | STREAMED_CALLS and "status" in finished:
             finished["status"] = "incomplete" if end.get("status") == "incomplete" else "completed"
         if item["type"] == "function_call" and finished["status"] == "completed":
             finished["arguments"] = finished.get("arguments") or "{}"

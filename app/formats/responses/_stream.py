@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from app import sse
+from app.contract.events import ANNOTATION_ADDED, ARGUMENT_EVENTS, ITEM_DONE, QUEUED_HEAD, TERMINAL, TEXT_EVENTS
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats._decoding import parsed
 from app.formats._failures import stream_error
@@ -17,35 +18,20 @@ from app.formats.responses._repair import Repair
 from app.nesting import FROM_UPSTREAMS, may_exceed
 from app.turn import Answer, Item, Turn
 
-_HEAD = frozenset({"response.created", "response.queued", "response.in_progress"})
-_ENDS = {"response.completed": "completed", "response.incomplete": "incomplete", "response.failed": "failed"}
-_ITEM_DONE = "response.output_item.done"
+_STEPS = ("delta", "done")
+_HEAD = frozenset(kind for kind, _ in QUEUED_HEAD)
 
 #: Events that hold nothing of ours and are passed on unread once their item has proved exact.
 _UNREAD = (
-    "output_text.delta",
-    "output_text.done",
-    "output_text.annotation.added",
-    "refusal.delta",
-    "refusal.done",
-    "function_call_arguments.delta",
-    "function_call_arguments.done",
-    "custom_tool_call_input.delta",
-    "custom_tool_call_input.done",
-    "reasoning_text.delta",
-    "reasoning_text.done",
-    "reasoning_summary_text.delta",
-    "reasoning_summary_text.done",
-    "code_interpreter_call_code.delta",
-    "code_interpreter_call_code.done",
-    "mcp_call_arguments.delta",
-    "mcp_call_arguments.done",
-    "image_generation_call.partial_image",
+    *(f"{family}.{step}" for family, _ in (*TEXT_EVENTS.values(), *ARGUMENT_EVENTS.values()) for step in _STEPS),
+    ANNOTATION_ADDED,
+    "response.code_interpreter_call_code.delta",
+    "response.code_interpreter_call_code.done",
+    "response.image_generation_call.partial_image",
 )
 #: By the line that names them: how OpenAI begins such an event, the number right behind the type.
 _UNREAD_HEADS = {
-    b"event: response.%b" % name: b'event: response.%b\ndata: {"type":"response.%b","sequence_number":%%d,'
-    % (name, name)
+    b"event: %b" % name: b'event: %b\ndata: {"type":"%b","sequence_number":%%d,' % (name, name)
     for name in map(str.encode, _UNREAD)
 }
 _NAME = b"event: "
@@ -204,8 +190,8 @@ class ResponsesDecoder:
         kind = event["type"]
         if kind in _HEAD:
             self._begin(event)
-        elif kind in _ENDS:
-            self._end(event, _ENDS[kind], out)
+        elif kind in TERMINAL:
+            self._end(event, TERMINAL[kind], out)
         elif kind == "error":
             self._fail(event)
         else:
@@ -225,7 +211,7 @@ class ResponsesDecoder:
             self._start_repair()
         if self._repair is not None:
             out += self._repair.take(event)
-        elif event["type"] == _ITEM_DONE and _items.is_half_call(event["item"]):
+        elif event["type"] == ITEM_DONE and _items.is_half_call(event["item"]):
             # Only what comes next tells whether the answer was cut off there.
             self._held = event, raw
         else:
@@ -242,7 +228,7 @@ class ResponsesDecoder:
         if not named or not isinstance(number, int):
             self.path = "repaired"
         self._pass(raw + b"\n\n" if changed is event and named else sse.encode(changed), out)
-        if event["type"] == _ITEM_DONE:
+        if event["type"] == ITEM_DONE:
             self._done.append(event["item"])
             self._kept = _Kept()
 
@@ -423,7 +409,7 @@ def _end_in(raw: bytes) -> Event | None:
         event = _event(data, name) if data is not None else {}
     except UpstreamBroken:
         return None
-    return event if event.get("type") in _ENDS else None
+    return event if event.get("type") in TERMINAL else None
 
 
 def _output_of(end: Event) -> list[Item]:

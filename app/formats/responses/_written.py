@@ -6,15 +6,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from app.formats._events import ARGUMENTS, PARTS, Emitter
+from app.contract.events import ANNOTATION_ADDED, ARGUMENT_EVENTS, MISNAMED_PART, PART_FAMILIES, TEXT_EVENTS
+from app.contract.items import TEXT_TYPES, holder_of
+from app.formats._events import Emitter
 from app.formats.responses import _items
 from app.turn import Item
 
 JSON = dict[str, Any]
 
-_KINDS = {family: kind for kind, (family, _) in PARTS.items()}
-_ANNOTATION = "response.output_text.annotation.added"
-_PART_FAMILIES = frozenset({"response.content_part", "response.reasoning_summary_part", "response.reasoning_part"})
+_KINDS = {family: kind for kind, (family, _) in TEXT_EVENTS.items()}
+_FAMILIES_OF_PARTS = PART_FAMILIES | {MISNAMED_PART}
 
 
 class Body(Protocol):
@@ -32,9 +33,9 @@ class Body(Protocol):
 
 
 def body(item: Item) -> Body:
-    if item["type"] in ("message", "reasoning"):
+    if item["type"] in TEXT_TYPES:
         return _Written(item)
-    return _Called(item) if item["type"] in ARGUMENTS else _Hosted(item)
+    return _Called(item) if item["type"] in ARGUMENT_EVENTS else _Hosted(item)
 
 
 class _Part:
@@ -72,12 +73,12 @@ class _Part:
         self._part = {**self._part, **part}
 
     def snapshot(self) -> JSON:
-        if self.kind not in PARTS:
+        if self.kind not in TEXT_EVENTS:
             return self._part
         lists: JSON = {}
         if self.kind == "output_text":
             lists = {"annotations": list(self.annotations), "logprobs": list(self._logprobs)}
-        return {**self._part, "type": self.kind, PARTS[self.kind][1]: "".join(self._text), **lists}
+        return {**self._part, "type": self.kind, TEXT_EVENTS[self.kind][1]: "".join(self._text), **lists}
 
 
 class _Written:
@@ -90,14 +91,14 @@ class _Written:
 
     def take(self, emitter: Emitter, event: Mapping[str, Any]) -> Iterator[bytes]:
         family, _, step = event["type"].rpartition(".")
-        if family in _PART_FAMILIES:
+        if family in _FAMILIES_OF_PARTS:
             part = _items.complete_part(event.get("part") or {}, self._item["type"])
             yield from self._begin(emitter, part) if step == "added" else self._finish(emitter, part)
         elif family in _KINDS and step == "delta":
             yield from self._say(emitter, _KINDS[family], event)
         elif family in _KINDS and step == "done":
             yield from self._end_text(emitter, _KINDS[family], event)
-        elif event["type"] == _ANNOTATION:
+        elif event["type"] == ANNOTATION_ADDED:
             yield from self._annotate(emitter, event)
         else:
             yield _passed(emitter, self._item, event)
@@ -117,7 +118,7 @@ class _Written:
     def snapshot(self) -> JSON:
         told = dict(self._told)
         if self._part:
-            holder = _holder(self._part.kind)
+            holder = holder_of(self._part.kind)
             told[holder] = [*told[holder], self._part.snapshot()]
         if self._item["type"] == "message":
             return {"content": told["content"]}
@@ -128,8 +129,8 @@ class _Written:
 
     def _begin(self, emitter: Emitter, part: JSON) -> Iterator[bytes]:
         yield from self._close(emitter)
-        empty = {**part, **({PARTS[part["type"]][1]: ""} if part["type"] in PARTS else {})}
-        self._part = _Part(len(self._told[_holder(part["type"])]), empty)
+        empty = {**part, **({TEXT_EVENTS[part["type"]][1]: ""} if part["type"] in TEXT_EVENTS else {})}
+        self._part = _Part(len(self._told[holder_of(part["type"])]), empty)
         yield emitter.open_part(self._item, self._part.index, part)
 
     def _in_part(self, emitter: Emitter, kind: str) -> Iterator[bytes]:
@@ -147,7 +148,7 @@ class _Written:
         yield emitter.delta(self._item, self._part.index, kind, text, logged, **_extra(event))
 
     def _end_text(self, emitter: Emitter, kind: str, event: Mapping[str, Any]) -> Iterator[bytes]:
-        text = event.get(PARTS[kind][1])
+        text = event.get(TEXT_EVENTS[kind][1])
         if self._part is None or self._part.kind != kind:
             if not text:
                 return
@@ -172,14 +173,14 @@ class _Written:
 
     def _already(self, part: JSON) -> bool:
         """Whether it is the last part, said to be finished once more."""
-        told = self._told[_holder(part["type"])]
-        name = PARTS.get(part["type"], ("", ""))[1]
+        told = self._told[holder_of(part["type"])]
+        name = TEXT_EVENTS.get(part["type"], ("", ""))[1]
         return bool(told) and told[-1].get(name) == part.get(name)
 
     def _complete(self, emitter: Emitter, whole: Mapping[str, Any]) -> Iterator[bytes]:
         assert self._part is not None
         kind = self._part.kind
-        rest = self._part.rest(whole.get(PARTS[kind][1])) if kind in PARTS and not self._part.ended else ""
+        rest = self._part.rest(whole.get(TEXT_EVENTS[kind][1])) if kind in TEXT_EVENTS and not self._part.ended else ""
         if rest:
             yield emitter.delta(self._item, self._part.index, kind, rest, self._part.say(rest, None))
 
@@ -187,10 +188,10 @@ class _Written:
         if self._part is None:
             return
         part = self._part.snapshot()
-        if part["type"] in PARTS and not self._part.ended:
+        if part["type"] in TEXT_EVENTS and not self._part.ended:
             yield emitter.end_text(self._item, self._part.index, part)
         yield emitter.end_part(self._item, self._part.index, part)
-        self._told[_holder(part["type"])].append(part)
+        self._told[holder_of(part["type"])].append(part)
         self._part = None
 
     def _annotate(self, emitter: Emitter, event: Mapping[str, Any]) -> Iterator[bytes]:
@@ -207,7 +208,7 @@ class _Called:
 
     def __init__(self, item: Item) -> None:
         self._item = item
-        self._key = ARGUMENTS[item["type"]][1]
+        self._key = ARGUMENT_EVENTS[item["type"]][1]
         # What an announcement holds, some repeat in their deltas and some do not: it is told when it is whole.
         self._announced: str = item.get(self._key) or ""
         self._held: list[str] = []
@@ -216,7 +217,7 @@ class _Called:
 
     def take(self, emitter: Emitter, event: Mapping[str, Any]) -> Iterator[bytes]:
         family, _, step = event["type"].rpartition(".")
-        if family != ARGUMENTS[self._item["type"]][0]:
+        if family != ARGUMENT_EVENTS[self._item["type"]][0]:
             yield _passed(emitter, self._item, event)
         elif step == "done" and not self._ended:
             yield from self._complete(emitter, event.get(self._key))
@@ -276,7 +277,3 @@ def _extra(event: Mapping[str, Any]) -> JSON:
 
 def _text(parts: list[JSON]) -> str:
     return "".join(part.get("text") or part.get("refusal") or "" for part in parts)
-
-
-def _holder(kind: str) -> str:
-    return "summary" if kind == "summary_text" else "content"
