@@ -24,7 +24,7 @@ def work(last: LastGood) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     memory.fix_thresholds()
     gateway, settings, parent = build(last), last.settings, os.getppid()
-    gateway.store.make_background()
+    gateway.store.leases.make_background()
     gateway.keeper.start()
     gateway.background.start()
     consumer = _consumer(gateway)

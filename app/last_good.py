@@ -66,12 +66,12 @@ def load(check: Check) -> LastGood:
 def check_first(store: Store) -> None:
     """A schema that is not ours is refused; a database that does not answer yet is waited for in use."""
     try:
-        store.check_schema()
+        store.schema.check()
     except StoreUnavailable as error:
         log.warning("%s Serving anyway; /readyz says when it is back.", error.message)
 
 
 def check_successor(store: Store) -> None:
     """Workers that serve are not replaced by others that could not: the database answers, and its schema will do."""
-    store.ping()
-    store.check_schema_in_use()
+    store.database.ping()
+    store.schema.check_in_use()

@@ -380,7 +380,7 @@ def secret() -> str:
 
 def token_of(secret: str) -> Token:
     """The token as it is now. Raises Unauthenticated."""
-    found = gateway().store.token(secret)
+    found = gateway().store.tokens.check(secret)
     if found is None:
         raise Unauthenticated(
             f"Incorrect API key provided: {_masked(secret)}. `antiphon tokens create NAME` makes a token.",

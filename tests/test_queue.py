@@ -22,7 +22,7 @@ Queue = SqlQueue | RedisQueue
 @pytest.fixture
 def store(database_url: str) -> Iterator[Store]:
     store = Store(database_url, peppers=[b"p"])
-    store.upgrade()
+    store.schema.upgrade()
     yield store
     store.close()
 

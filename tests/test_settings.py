@@ -144,7 +144,7 @@ def test_the_file_of_a_database_may_have_any_name(tmp_path: Path, written: str, 
     url = read_settings(chosen, here).database_url
     assert database_file(url) == here / name
     with contextlib.closing(Store(url, peppers=[b"p"])) as store:
-        store.upgrade()
+        store.schema.upgrade()
     assert (here / name).is_file()
 
 

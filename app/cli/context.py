@@ -38,13 +38,13 @@ def open_store(settings: Settings | None = None) -> Iterator[Store]:
 def open_ready_store() -> Iterator[Store]:
     """A store whose schema is the one of this Antiphon."""
     with open_store() as store:
-        store.check_schema()
+        store.schema.check()
         yield store
 
 
 def find_response(store: Store, start: str) -> tuple[str, str]:
     """Owner and id of the response that is meant by an id or its beginning; ends the command where that is none."""
-    found = store.find(start)
+    found = store.trees.find(start)
     if len(found) == 1:
         return found[0]
     click.echo(

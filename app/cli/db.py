@@ -45,8 +45,8 @@ def db() -> None:
 def upgrade(as_json: bool) -> None:
     """Bring the schema to the one of this version. Asks nothing; safe to run again, and by two at once."""
     with open_store() as store:
-        applied = store.upgrade()
-        version = store.schema_version()
+        applied = store.schema.upgrade()
+        version = store.schema.version()
     if as_json:
         print_json({"version": version, "applied": applied})
     elif applied:
@@ -70,8 +70,8 @@ def prune(older_than: int | None, dry_run: bool, as_json: bool) -> None:
     settings = load_settings()
     before = int(time()) - (settings.retention if older_than is None else older_than)
     with open_store(settings) as store:
-        store.check_schema()
-        pruned = store.prunable(before) if dry_run else _prune(store, before)
+        store.schema.check()
+        pruned = store.maintenance.prunable(before) if dry_run else _prune(store, before)
     if as_json:
         print_json({"responses": pruned.responses, "records": pruned.records, "before": before, "dry_run": dry_run})
         return
@@ -80,7 +80,7 @@ def prune(older_than: int | None, dry_run: bool, as_json: bool) -> None:
 
 
 def _prune(store: Store, before: int) -> Pruned:
-    latest: deque[Pruned] = deque(_shown(store.prune(before)), maxlen=1)
+    latest: deque[Pruned] = deque(_shown(store.maintenance.prune(before)), maxlen=1)
     return latest[0]
 
 
@@ -111,7 +111,7 @@ def backup(file: Path, force: bool) -> None:
     # In the same directory, so that the last step is one rename: FILE is never there in part.
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     with open_store() as store:
-        store.backup(part)
+        store.maintenance.backup(part)
     try:
         os.replace(part, file)
     except OSError as error:
@@ -128,8 +128,8 @@ def backup(file: Path, force: bool) -> None:
 def stats(as_json: bool) -> None:
     """Print how much the database holds."""
     with open_store() as store:
-        store.check_schema()
-        found = store.stats()
+        store.schema.check()
+        found = store.maintenance.stats()
     if as_json:
         print_json(found)
     else:

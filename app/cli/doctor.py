@@ -173,11 +173,11 @@ def _database(settings: Settings) -> Generator[Finding, None, list[WorkerStatus]
     """Returns what the workers say, as far as the database tells."""
     try:
         with open_store(settings) as store:
-            store.check_schema()
+            store.schema.check()
             yield _reached(settings, store)
             yield from _clock(store)
             yield from _background(settings, store)
-            return store.statuses()
+            return store.leases.statuses()
     except ConfigurationError as error:
         yield _misconfigured("database", error)
     except StoreUnavailable:
@@ -186,9 +186,9 @@ def _database(settings: Settings) -> Generator[Finding, None, list[WorkerStatus]
 
 
 def _reached(settings: Settings, store: Store) -> Finding:
-    tokens = sum(token.revoked_at is None for token in store.tokens())
+    tokens = sum(token.revoked_at is None for token in store.tokens.all())
     kind = settings.database_url.partition(":")[0]
-    told = f"{kind}, schema {store.schema_version()}, {tokens} tokens"
+    told = f"{kind}, schema {store.schema.version()}, {tokens} tokens"
     if not tokens:
         return Finding(WARNING, "database", told, "nobody can ask yet: antiphon tokens create NAME")
     return Finding(OK, "database", told)
@@ -196,13 +196,13 @@ def _reached(settings: Settings, store: Store) -> Finding:
 
 def _clock(store: Store) -> Iterator[Finding]:
     """Expiry is told by this clock, leases by the database's."""
-    ahead = round(time()) - store.clock()
+    ahead = round(time()) - store.leases.clock()
     if abs(ahead) > _SKEW:
         yield Finding(WARNING, "clock", f"it is {ahead} s ahead of the database's", "have both set by NTP")
 
 
 def _background(settings: Settings, store: Store) -> Iterator[Finding]:
-    if waiting := store.unattended():
+    if waiting := store.jobs.unattended():
         text = f"{waiting} responses wait and no worker for them lives, on any host"
         yield Finding(PROBLEM, "background", text, "start antiphon serve or antiphon worker", FAILED)
     if settings.queue_url is None:

@@ -45,12 +45,12 @@ def init(ctx: click.Context, then_serve: bool) -> None:
 def _prepare(settings: Settings) -> str | None:
     """The database and, where there is no token yet, the secret of a first one."""
     with open_store(settings) as store:
-        applied = store.upgrade()
-        _report("made " if applied else "kept ", "database", f"schema {store.schema_version()}")
-        if store.tokens():
+        applied = store.schema.upgrade()
+        _report("made " if applied else "kept ", "database", f"schema {store.schema.version()}")
+        if store.tokens.all():
             _report("kept ", "tokens", "`antiphon tokens create NAME` makes another")
             return None
-        _, secret = store.create_token(FIRST_TOKEN, FIRST_TOKEN)
+        _, secret = store.tokens.create(FIRST_TOKEN, FIRST_TOKEN)
     _report("made ", "token", f'"{FIRST_TOKEN}", shown once')
     return secret
 

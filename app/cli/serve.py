@@ -69,7 +69,7 @@ def _check_database(settings: Settings) -> None:
     """A foreign schema is refused; a database that is down for the moment is not."""
     with open_store(settings) as store:
         try:
-            store.check_schema()
+            store.schema.check()
         except StoreUnavailable as error:
             click.echo(f"antiphon: {error.message} Serving anyway; /readyz says when it is back.", err=True)
 

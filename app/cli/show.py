@@ -29,9 +29,9 @@ def show(response_id: str, as_json: bool) -> None:
     Exit code 4 when there is no such response.
     """
     with open_store() as store:
-        store.check_schema()
+        store.schema.check()
         owner, found = find_response(store, response_id)
-        detail = store.detail(owner, found)
+        detail = store.trees.detail(owner, found)
     if detail is None:
         raise click.ClickException("the response was removed this moment")
     if as_json:

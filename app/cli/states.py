@@ -14,8 +14,8 @@ def living(settings: Settings) -> list[WorkerStatus]:
     """One status a living worker. Empty, with the reason on stderr, when none lives or the database does not answer."""
     try:
         with open_store(settings) as store:
-            store.check_schema()
-            workers = store.statuses()
+            store.schema.check()
+            workers = store.leases.statuses()
     except (ConfigurationError, StoreUnavailable) as error:
         click.echo(f"the state of the channels is unknown: {error.message}", err=True)
         return []

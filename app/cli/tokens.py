@@ -64,7 +64,7 @@ def create(
 ) -> None:
     """Create the token NAME. Its secret is printed once and cannot be read again."""
     with open_ready_store() as store:
-        token, secret = store.create_token(
+        token, secret = store.tokens.create(
             name, name if owner is None else owner, models=models, expires_at=expires, keeps=not no_store
         )
     if as_json:
@@ -79,7 +79,7 @@ def create(
 def list_(as_json: bool) -> None:
     """List all tokens; never their secrets."""
     with open_ready_store() as store:
-        known = store.tokens()
+        known = store.tokens.all()
     if as_json:
         print_json([token.wire() for token in known])
         return
@@ -92,7 +92,7 @@ def list_(as_json: bool) -> None:
 def revoke(ctx: click.Context, name: str) -> None:
     """Revoke the token NAME. Running workers notice within two seconds."""
     with open_ready_store() as store:
-        revoked = store.revoke_token(name)
+        revoked = store.tokens.revoke(name)
     if not revoked:
         click.echo(f"antiphon: there is no token {name!r} to revoke", err=True)
         ctx.exit(NOT_FOUND)

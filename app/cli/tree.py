@@ -26,9 +26,9 @@ def tree(response_id: str, as_json: bool) -> None:
     RESPONSE_ID may be the beginning of an id. Exit code 4 when there is no such response.
     """
     with open_store() as store:
-        store.check_schema()
+        store.schema.check()
         owner, found = find_response(store, response_id)
-        read = store.tree(owner, found) or Tree((), True)
+        read = store.trees.load(owner, found) or Tree((), True)
     if as_json:
         print_json({"id": found, "whole": read.whole, "responses": [node.wire() for node in read.nodes]})
         return

@@ -36,8 +36,8 @@ class Day(click.ParamType[str]):
 def usage(by: str, since: str, as_json: bool) -> None:
     """Sum up the requests and tokens of the last days."""
     with open_store() as store:
-        store.check_schema()
-        report = usage_report(store.usage(since), by, since)
+        store.schema.check()
+        report = usage_report(store.usage.since(since), by, since)
     if as_json:
         print_json(report.wire())
         return

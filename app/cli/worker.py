@@ -30,6 +30,6 @@ def worker(threads: int | None) -> None:
 def _check_schema(settings: Settings) -> None:
     with open_store(settings) as store:
         try:
-            store.check_schema()
+            store.schema.check()
         except StoreUnavailable as error:
             click.echo(f"antiphon: {error.message} Waiting for it.", err=True)

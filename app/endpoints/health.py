@@ -30,9 +30,9 @@ def readyz() -> Response:
     reasons: dict[str, str] = {}
     warnings: dict[str, str] = {}
     try:
-        gateway.store.ping()
-        gateway.store.check_schema_in_use()
-        if waiting := gateway.store.unattended():
+        gateway.store.database.ping()
+        gateway.store.schema.check_in_use()
+        if waiting := gateway.store.jobs.unattended():
             warnings["background"] = f"{waiting} background responses wait and no worker for them lives"
     except StoreUnavailable:
         reasons["database"] = "the database does not answer"

@@ -39,7 +39,7 @@ from app.relay.listing import context_items, page, returned
 from app.relay.mover import Client, Mover, Pace, chunked, unframed
 from app.relay.once import Once
 from app.relay.opening import check_model, open_history, open_turn
-from app.relay.ports import Channels, Store
+from app.relay.ports import Channels
 from app.relay.pump import Pump
 from app.relay.recorder import Recorder
 from app.relay.stream import EventStream, last_words, whole
@@ -47,6 +47,7 @@ from app.relay.watch import INTERRUPTIONS, Drain, Watch
 from app.schemas.create import CompactRequest
 from app.schemas.listing import Page
 from app.sealing import Seals
+from app.store import Store
 from app.turn import Answer, Item, Turn
 
 log = logging.getLogger(__name__)
@@ -364,7 +365,7 @@ class Relay:
     def _model_before(self, token: Token, request: Mapping[str, Any]) -> str:
         """What the previous response was asked of; nothing where there is none."""
         previous = request.get("previous_response_id")
-        stored = self._store.response(token.owner, previous) if previous else None
+        stored = self._store.responses.read(token.owner, previous) if previous else None
         return stored.model if stored else ""
 
     # --- what is stored
@@ -373,7 +374,7 @@ class Relay:
         return self.shown(self.stored(token, response_id), include)
 
     def delete(self, token: Token, response_id: str) -> dict[str, Any]:
-        if not self._store.delete(token.owner, response_id):
+        if not self._store.responses.delete(token.owner, response_id):
             raise response_not_found(response_id)
         return {"id": response_id, "object": "response", "deleted": True}
 
@@ -386,7 +387,7 @@ class Relay:
         return page([dict(echo.shown(item)) for item in context_items(chain, stored)], wanted)
 
     def stored(self, token: Token, response_id: str) -> Stored:
-        stored = self._store.response(token.owner, response_id)
+        stored = self._store.responses.read(token.owner, response_id)
         if stored is None:
             raise response_not_found(response_id)
         return stored

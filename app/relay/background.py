@@ -36,10 +36,11 @@ from app.relay.asked import Asked
 from app.relay.events import TOGETHER, Follower, Log
 from app.relay.keeper import Running
 from app.relay.mover import Pace
-from app.relay.ports import Choice, JobStore, Queue
+from app.relay.ports import Choice, Queue
 from app.relay.recorder import Recorder, draft
 from app.relay.stream import told_of
 from app.sealing import Seal
+from app.store import Store
 from app.turn import Item, Turn
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class Walk(Protocol):
 
 
 class Background:
-    def __init__(self, store: JobStore, walk: Walk, queue: Queue, seal: Seal, pace: Pace, kept: int) -> None:
+    def __init__(self, store: Store, walk: Walk, queue: Queue, seal: Seal, pace: Pace, kept: int) -> None:
         """`kept`: seconds for which the events of a response are kept after its end."""
         self._store = store
         self._walk = walk
@@ -134,7 +135,7 @@ class Background:
             previous_response_id=turn.previous_response_id,
         )
         told = told_of(waiting)
-        self._store.enqueue(
+        self._store.jobs.add(
             draft(turn, token, request_id),
             self._seal.close(token.owner, orjson.dumps(turn.request)).encode(),
             Batch(0, len(told) - 1, b"".join(told)),
@@ -171,7 +172,7 @@ class Background:
         if not is_background(stored):
             raise InvalidRequest("Cannot cancel a synchronous response.")
         if stored.status in RUNNING:
-            self._store.cancel(token.owner, response_id)
+            self._store.responses.cancel(token.owner, response_id)
             stored = self._walk.stored(token, response_id)
         return self._walk.shown(stored)
 
@@ -181,7 +182,7 @@ class Background:
         """Makes one response, if it still waits."""
         try:
             with self._entered(response_id) as run:
-                job = self._store.claim(response_id) if run is not None else None
+                job = self._store.jobs.claim(response_id) if run is not None else None
                 if run is not None and job is not None:
                     # Not before the claim has committed: until then the keeper finds no row in progress and would
                     # take the response for one that was ended elsewhere.
@@ -208,15 +209,15 @@ class Background:
     def tend(self) -> None:
         """Rings again for what waits, and forgets what was told long ago. Any worker does it now and then."""
         self._recover()
-        for response_id in self._store.unheard(self._queue.enlist):
+        for response_id in self._store.jobs.unheard(self._queue.enlist):
             self._queue.ring(response_id)
-        self._store.expire_events(self._kept)
+        self._store.events.expire(self._kept)
 
     def _recover(self) -> None:
         """What was claimed while the store was leaving, so that nobody here heard of it, waits again."""
-        unknown = self._store.running() - self._runs.keys()
+        unknown = self._store.reaper.running() - self._runs.keys()
         for response_id in unknown & self._unknown:
-            if self._store.give_back(response_id, self._queue.enlist):
+            if self._store.jobs.give_back(response_id, self._queue.enlist):
                 self._queue.ring(response_id)
         self._unknown = unknown
 
@@ -259,7 +260,7 @@ class Run:
     """One response at work in this worker."""
 
     def __init__(
-        self, response_id: str, store: JobStore, walk: Walk, queue: Queue, seal: Seal, ended: threading.Event
+        self, response_id: str, store: Store, walk: Walk, queue: Queue, seal: Seal, ended: threading.Event
     ) -> None:
         self.id = response_id
         self._store = store
@@ -335,7 +336,7 @@ class Run:
                 self._log.flush()
 
     def give_back(self) -> bool:
-        given = self._store.give_back(self.id, self._queue.enlist)
+        given = self._store.jobs.give_back(self.id, self._queue.enlist)
         if given:
             self._queue.ring(self.id)
         return given
@@ -354,7 +355,7 @@ class Run:
 class _RunRecorder(Recorder):
     """Writes down a response whose row is there before the run begins."""
 
-    def __init__(self, store: JobStore, run: Run, told: Log, turn: Turn, token: Token) -> None:
+    def __init__(self, store: Store, run: Run, told: Log, turn: Turn, token: Token) -> None:
         super().__init__(store, turn, token, "")
         self._run = run
         self._told = told

@@ -32,8 +32,9 @@ from app.relay.asking import pausing
 from app.relay.chat_recorder import ChatRecorder
 from app.relay.mover import Flow, Mover, Pace
 from app.relay.opening import may_use
-from app.relay.ports import Channels, Choice, Exchange, Store
+from app.relay.ports import Channels, Choice, Exchange
 from app.relay.watch import Watch
+from app.store import Store
 
 Request = Mapping[str, Any]
 T = TypeVar("T")

@@ -14,7 +14,8 @@ from app.errors import ClientGone, GatewayError, InvalidRequest, UpstreamError
 from app.formats.chat_completions.passage import Account
 from app.records import Attempt, Draft, Outcome, Token, Usage
 from app.relay.journal import Entry
-from app.relay.ports import Choice, Store
+from app.relay.ports import Choice
+from app.store import Store
 
 #: Where an upstream counts nothing.
 _BYTES_A_TOKEN = 4
@@ -105,7 +106,7 @@ class ChatRecorder:
             total_ms=_since(self._started),
         )
         self._entry.tell(self._draft, outcome)
-        self._store.note(self._draft, outcome)
+        self._store.responses.note(self._draft, outcome)
 
     def _usage(self, account: Account) -> Usage:
         if account.usage:

@@ -12,8 +12,8 @@ from app.contract.items import CALL_TYPES, CLIENT_ROLES
 from app.errors import InvalidRequest
 from app.records import Chain, Link, Stored
 from app.relay.compacting import Native, Opened, is_ours, open_item, portable, same_words, unreadable
-from app.relay.ports import Store
 from app.sealing import PREFIX, Seals, is_sealed
+from app.store import Store
 from app.turn import Item, Turn
 
 _MARK = PREFIX.encode()
@@ -29,8 +29,8 @@ class Contexts:
 
     def load(self, owner: str, response_id: str) -> Chain:
         """The chain from its newest compaction on, which is opened; a native one stays for `fit`."""
-        chain = self._store.chain(owner, response_id)
-        return self._opened(owner, chain, lambda: self._store.full_chain(owner, response_id))
+        chain = self._store.responses.chain(owner, response_id)
+        return self._opened(owner, chain, lambda: self._store.responses.full_chain(owner, response_id))
 
     def converse(self, owner: str, conversation_id: str) -> Chain:
         """The same of a conversation."""
@@ -190,7 +190,7 @@ class Contexts:
         if native.response is None:
             return None
         try:
-            *before, own = self._store.full_chain(owner, native.response).links
+            *before, own = self._store.responses.full_chain(owner, native.response).links
         except InvalidRequest:
             return None
         own = own._replace(output=b"[]")

@@ -18,8 +18,8 @@ from app.records import Conversation, ConversationTurn, Token
 from app.relay.context import Contexts
 from app.relay.listing import listed, returned
 from app.relay.opening import resolve
-from app.relay.ports import Store
 from app.schemas.listing import Page
+from app.store import Store
 from app.turn import Item
 
 

@@ -16,8 +16,8 @@ from app import sse
 from app.errors import EndedElsewhere, GatewayError, ShuttingDown, StoreUnavailable
 from app.records import LIFECYCLE, RUNNING, Batch, Page
 from app.relay.mover import Pace
-from app.relay.ports import JobStore
 from app.relay.stream import ending, whole
+from app.store import Store
 
 #: Seconds that an event waits for others to be kept with it.
 TOGETHER = 0.05
@@ -34,7 +34,7 @@ _PATIENCE = 30.0
 class Log:
     """The events of one run on their way into the store. What is kept already, an earlier run has told."""
 
-    def __init__(self, store: JobStore, response_id: str, last: int) -> None:
+    def __init__(self, store: Store, response_id: str, last: int) -> None:
         self._store = store
         self._id = response_id
         self._last = last
@@ -74,7 +74,7 @@ class Log:
             if batch is None:
                 return
             try:
-                if not self._store.keep_events(self._id, batch):
+                if not self._store.events.keep(self._id, batch):
                     raise EndedElsewhere
             except StoreUnavailable:
                 self._put_back(batch)
@@ -115,7 +115,7 @@ class Follower:
 
     def __init__(
         self,
-        store: JobStore,
+        store: Store,
         pace: Pace,
         client: int | None,
         owner: str,
@@ -180,7 +180,7 @@ class Follower:
             if self._pace.drain.expired:
                 raise ShuttingDown
             try:
-                return self._store.events(self._owner, self._begun["id"], last)
+                return self._store.events.read(self._owner, self._begun["id"], last)
             except StoreUnavailable:
                 if monotonic() >= until:
                     raise

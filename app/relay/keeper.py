@@ -7,12 +7,12 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Protocol
 
 from app.errors import StoreUnavailable
 from app.records import ChannelStatus
+from app.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -21,37 +21,6 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 #: How long a worker that ends waits for the ends that are still to be written.
 LAST_TRY = 2.0
-
-
-class Leases(Protocol):
-    @property
-    def lease(self) -> int:
-        """Seconds for which a worker is believed to live after it last said so."""
-        ...
-
-    def renew_lease(self, status: Sequence[ChannelStatus]) -> None: ...
-
-    def end_lease(self) -> None: ...
-
-    def reap(self) -> int:
-        """Fails the responses of workers whose lease has ended; how many."""
-        ...
-
-    def reap_own(self, known: Collection[str]) -> int:
-        """Fails what this worker holds and has not known for a lease; how many."""
-        ...
-
-    def retry_ends(self) -> None:
-        """Tries to write the ends that the store could not take; returns at once."""
-        ...
-
-    def drain_ends(self, seconds: float) -> None:
-        """Returns when all of them are written, or after that time."""
-        ...
-
-    def running(self) -> set[str]:
-        """Ids of this worker's responses that are still in progress."""
-        ...
 
 
 class Running:
@@ -87,14 +56,14 @@ class Keeper:
 
     def __init__(
         self,
-        leases: Leases,
+        store: Store,
         running: Running,
         status: Callable[[], Sequence[ChannelStatus]],
         tend: Callable[[], None],
         tidy: Callable[[], None],
     ) -> None:
         """`tend` is called now and then, by some worker or other; `tidy` at every tick, by each."""
-        self._leases = leases
+        self._store = store
         self._running = running
         self._status = status
         self._tend = tend
@@ -111,23 +80,23 @@ class Keeper:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(LOOK_SECONDS)
-            self._leases.drain_ends(LAST_TRY)
+            self._store.unwritten.drain(LAST_TRY)
             self._leave()
 
     def look(self) -> None:
         """Stops the streams whose rows were ended elsewhere."""
         before = self._running.ids()
         if before:
-            for response_id in before - self._leases.running():
+            for response_id in before - self._store.reaper.running():
                 self._running.stop(response_id)
 
     def _run(self) -> None:
-        every = max(LOOK_SECONDS, self._leases.lease / 4)
+        every = max(LOOK_SECONDS, self._store.leases.lease / 4)
         since_renewal = every * random.random()  # noqa: S311 - workers that started together should not tick together
         while not self._ended.wait(LOOK_SECONDS):
             since_renewal += LOOK_SECONDS
             self._tidy()
-            self._leases.retry_ends()
+            self._store.unwritten.retry()
             try:
                 self.look()
                 if since_renewal >= every:
@@ -140,21 +109,21 @@ class Keeper:
             except StoreUnavailable as error:
                 log.warning("the lease of this worker could not be renewed: %s", error.message)
                 # The others could not renew theirs either: a lease that has ended says nothing before they had time to.
-                self._reaps_from = monotonic() + self._leases.lease
+                self._reaps_from = monotonic() + self._store.leases.lease
 
     def _renew(self, status: Sequence[ChannelStatus]) -> None:
-        self._leases.renew_lease(status)
+        self._store.leases.extend(status)
         self._told = status
 
     def _leave(self) -> None:
         """Nobody shall take this worker for a living one until its lease runs out."""
         try:
-            self._leases.end_lease()
+            self._store.leases.end()
         except StoreUnavailable as error:
             log.warning("the lease of this worker could not be ended: %s", error.message)
 
     def _reap(self) -> None:
-        if monotonic() >= self._reaps_from and (failed := self._leases.reap()):
+        if monotonic() >= self._reaps_from and (failed := self._store.reaper.reap()):
             log.warning("%d responses of a worker that is gone were ended", failed)
-        if failed := self._leases.reap_own(self._running.ids()):
+        if failed := self._store.reaper.reap_own(self._running.ids()):
             log.warning("%d responses that this worker does not know were ended", failed)

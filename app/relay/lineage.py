@@ -18,7 +18,7 @@ import orjson
 from app.contract.items import CALL_TYPES, is_client_side
 from app.contract.redaction import redacted_item
 from app.records import CHAINABLE, Outcome, Token, Trace
-from app.relay.ports import Store
+from app.store import Store
 from app.turn import Item, Turn
 
 #: Turns that wait to be traced, beyond which they are not: their trees have a gap.
@@ -97,7 +97,7 @@ class Lineage:
         while True:
             turn = self._turns.get()
             output = orjson.loads(turn.outcome.output) if turn.outcome.status in CHAINABLE else None
-            self._store.trace(turn.owner, trace(turn.id, turn.token, turn.session, turn.input, output))
+            self._store.prefixes.trace(turn.owner, trace(turn.id, turn.token, turn.session, turn.input, output))
 
 
 def trace(response: str, token: int, session: str, input: Iterable[Item], output: Iterable[Item] | None) -> Trace:

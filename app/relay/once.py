@@ -12,7 +12,7 @@ import orjson
 from app.contract.redaction import redacted_request
 from app.errors import AntiphonError, GatewayError, InvalidRequest
 from app.records import Claim, Claimed, Stored, Token
-from app.relay.ports import Store
+from app.store import Store
 from app.turn import Turn
 
 HEADER = "Idempotency-Key"
@@ -46,7 +46,7 @@ class Once:
         and for another request under the same key."""
         if self._claim is None:
             return None
-        claimed = self._store.claim_key(self._token, self._claim, self._turn.id)
+        claimed = self._store.idempotency.take(self._token, self._claim, self._turn.id)
         return self._replay(self._claim, claimed) if claimed else None
 
     def __enter__(self) -> Once:
@@ -57,7 +57,7 @@ class Once:
     ) -> None:
         """When nothing came of it, a second try is a first one."""
         if self._claim is not None and isinstance(error, AntiphonError):
-            self._store.release_key(self._token, self._claim, self._turn.id)
+            self._store.idempotency.release(self._token, self._claim, self._turn.id)
 
     def _replay(self, claim: Claim, claimed: Claimed) -> Stored:
         if claimed.fingerprint != claim.fingerprint:
@@ -70,7 +70,7 @@ class Once:
             raise _conflict(
                 f"A request with this {HEADER} is at work. Please try again.", "idempotency_key_in_use", retry_after=1.0
             )
-        stored = self._store.response(self._owner, claimed.response)
+        stored = self._store.responses.read(self._owner, claimed.response)
         if stored is None:
             raise _conflict(
                 f"The request with this {HEADER} has been answered, and its answer was not kept.",

@@ -15,7 +15,7 @@ from app.echo import ENCRYPTED, Echo
 from app.errors import InvalidRequest, item_not_found, missing_parameter, unknown_model
 from app.records import Chain, Link, Token
 from app.relay.context import Contexts, given_items, items_of
-from app.relay.ports import Store
+from app.store import Store
 from app.turn import Item, Turn
 
 
@@ -93,7 +93,7 @@ def resolve(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
     wanted = [item["id"] for item in items if item.get("type") == "item_reference"]
     if not wanted:
         return list(items)
-    found = store.items(owner, wanted)
+    found = store.items.find(owner, wanted)
     for item_id in wanted:
         if item_id not in found:
             raise item_not_found(item_id)

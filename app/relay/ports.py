@@ -1,132 +1,15 @@
-"""What the relay is handed: a store and the channels, by what it needs of them."""
+"""The channels and the queue, by what the relay needs of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 from app.errors import UpstreamError
 from app.formats import Format
-from app.records import (
-    Batch,
-    Chain,
-    Claim,
-    Claimed,
-    Conversation,
-    ConversationTurn,
-    Draft,
-    Job,
-    Outcome,
-    Page,
-    Stored,
-    Trace,
-)
 from app.relay.watch import Watch
-from app.turn import Item, Row
-
-
-class Conversations(Protocol):
-    """Every function takes the owner first. None and False say that it is not there."""
-
-    def create(self, owner: str, conversation: Conversation, first: ConversationTurn) -> None: ...
-
-    def read(self, owner: str, conversation_id: str) -> Conversation | None: ...
-
-    def update(self, owner: str, conversation_id: str, metadata: Mapping[str, str]) -> bool: ...
-
-    def delete(self, owner: str, conversation_id: str) -> bool: ...
-
-    def add(self, owner: str, conversation_id: str, turn: ConversationTurn) -> list[Item] | None: ...
-
-    def item(self, owner: str, conversation_id: str, item_id: str) -> Item | None: ...
-
-    def items(
-        self, owner: str, conversation_id: str, *, order: str, after: str | None, limit: int
-    ) -> list[Item] | None: ...
-
-    def delete_item(self, owner: str, conversation_id: str, item_id: str) -> bool: ...
-
-    def chain(self, owner: str, conversation_id: str, until: int = ...) -> Chain: ...
-
-    def full_chain(self, owner: str, conversation_id: str, until: int = ...) -> Chain: ...
-
-
-class Store(Protocol):
-    """Every function that touches an owner's data takes the owner first."""
-
-    @property
-    def conversations(self) -> Conversations: ...
-
-    def begin(self, draft: Draft) -> None:
-        """Writes the row of a response that is about to be announced; returns after its commit."""
-        ...
-
-    def finish(self, draft: Draft, outcome: Outcome) -> bool:
-        """Writes how it ended; returns after the commit. False when it was cancelled meanwhile."""
-        ...
-
-    def finish_later(self, draft: Draft, outcome: Outcome) -> None:
-        """Writes how it ended when the store is back, if it is still in progress then; returns at once."""
-        ...
-
-    def note(self, draft: Draft, outcome: Outcome) -> None:
-        """Writes the metadata of a response that is not kept, some time later, and nothing that was said in it."""
-        ...
-
-    def trace(self, owner: str, trace: Trace) -> None:
-        """Finds and writes the parent of a response that named none, some time later."""
-        ...
-
-    def chain(self, owner: str, response_id: str) -> Chain: ...
-
-    def full_chain(self, owner: str, response_id: str) -> Chain: ...
-
-    def response(self, owner: str, response_id: str) -> Stored | None: ...
-
-    def delete(self, owner: str, response_id: str) -> bool: ...
-
-    def claim_key(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
-        """None when the key is the response's from now on, else the response that has it already."""
-        ...
-
-    def release_key(self, token: int, claim: Claim, response_id: str) -> None: ...
-
-    def items(self, owner: str, ids: Sequence[str]) -> Mapping[str, Mapping[str, Any]]: ...
-
-
-class JobStore(Store, Protocol):
-    """What background responses need besides."""
-
-    def enqueue(self, draft: Draft, request: bytes, told: Batch, enlist: Callable[[str], object]) -> None:
-        """Writes a row that waits, with what it needs to be run; `enlist` is called in the same transaction."""
-        ...
-
-    def claim(self, response_id: str) -> Job | None:
-        """One that waited is this worker's; None for everything else."""
-        ...
-
-    def give_back(self, response_id: str, enlist: Callable[[str], object]) -> bool:
-        """One that this worker has claimed waits again. False for everything else."""
-        ...
-
-    def running(self) -> set[str]:
-        """Ids of this worker's responses that are still in progress."""
-        ...
-
-    def unheard(self, enlist: Callable[[str], object]) -> list[str]:
-        """Ids of those that have waited for long, which are in the queue once more."""
-        ...
-
-    def keep_events(self, response_id: str, batch: Batch) -> bool:
-        """False when the response is not this worker's any more."""
-        ...
-
-    def events(self, owner: str, response_id: str, after: int) -> Page | None: ...
-
-    def expire_events(self, age: int) -> int: ...
-
-    def cancel(self, owner: str, response_id: str) -> bool: ...
+from app.turn import Row
 
 
 class Queue(Protocol):

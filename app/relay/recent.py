@@ -1,15 +1,13 @@
-"""A store in front of the store: what one connection was answered and nobody keeps, so that it can be gone on from
-there. It ends with its connection."""
+"""Unstored responses of one connection, so that its later turns can continue from them."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, cast
 
 from app.errors import PayloadTooLarge, Unavailable
 from app.memory import Share
-from app.records import CHAINABLE, Chain, Draft, Link, Outcome
-from app.relay.ports import Store
+from app.records import CHAINABLE, Chain, Draft, Link, Outcome, Stored
+from app.store import ResponseStore
 
 #: Responses that one connection may go back to, and the bytes of their contexts together.
 _RESPONSES = 16
@@ -17,33 +15,52 @@ _BYTES = 64 * 1024 * 1024
 
 
 class Recent:
-    """Whatever is not about unstored responses is the store's own business."""
+    """The responses of the store, and the latest unstored ones of this connection. The store has no row with content
+    for the latter, so only `chain` and `note` differ.
+    """
 
-    def __init__(self, store: Store, share: Share) -> None:
-        """`share`: of the memory for large bodies, closed by whoever opened it."""
-        self._store = store
+    def __init__(self, responses: ResponseStore, share: Share) -> None:
+        """`share`: part of the memory for large bodies; `clear` closes it."""
+        self._responses = responses
         self._share = share
         self._chains: OrderedDict[str, Chain] = OrderedDict()
         self._read: tuple[str | None, Chain] = (None, Chain())
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
     def __contains__(self, response_id: object) -> bool:
         return response_id in self._chains
 
-    def as_store(self) -> Store:
-        return cast(Store, self)
-
     def chain(self, owner: str, response_id: str) -> Chain:
-        chain = self._chains.get(response_id) or self._store.chain(owner, response_id)
+        chain = self._chains.get(response_id) or self._responses.chain(owner, response_id)
         self._read = (response_id, chain)
         return chain
 
     def note(self, draft: Draft, outcome: Outcome) -> None:
         if not draft.kept and outcome.status in CHAINABLE:
             self._remember(draft, outcome)
-        self._store.note(draft, outcome)
+        self._responses.note(draft, outcome)
+
+    def begin(self, draft: Draft) -> None:
+        self._responses.begin(draft)
+
+    def finish(self, draft: Draft, outcome: Outcome) -> bool:
+        return self._responses.finish(draft, outcome)
+
+    def finish_later(self, draft: Draft, outcome: Outcome) -> None:
+        self._responses.finish_later(draft, outcome)
+
+    def full_chain(self, owner: str, response_id: str) -> Chain:
+        return self._responses.full_chain(owner, response_id)
+
+    def read(self, owner: str, response_id: str) -> Stored | None:
+        return self._responses.read(owner, response_id)
+
+    def cancel(self, owner: str, response_id: str) -> bool:
+        return self._responses.cancel(owner, response_id)
+
+    def delete(self, owner: str, response_id: str) -> bool:
+        return self._responses.delete(owner, response_id)
+
+    # --- the connection's own
 
     def forget(self, response_id: str) -> None:
         self._chains.pop(response_id, None)

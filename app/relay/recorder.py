@@ -16,7 +16,8 @@ from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavai
 from app.records import Attempt, Draft, Outcome, Token, Usage
 from app.relay.journal import Entry
 from app.relay.lineage import Follow, unfollowed
-from app.relay.ports import Choice, Store
+from app.relay.ports import Choice
+from app.store import Store
 from app.turn import Answer, Item, Turn
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Recorder:
     def begin(self) -> None:
         """The row exists before anybody hears its id."""
         if self._turn.store:
-            self._store.begin(self._draft)
+            self._store.responses.begin(self._draft)
 
     def tried(self, attempt: Attempt) -> None:
         """What an upstream said may quote the prompt, which is not kept of a turn that is not stored."""
@@ -126,7 +127,7 @@ class Recorder:
         ended = self._ended("failed", wire, (), None)
         self._entry.tell(self._draft, ended)
         if not isinstance(error, InvalidRequest):
-            self._store.note(replace(self._draft, kept=False), ended)
+            self._store.responses.note(replace(self._draft, kept=False), ended)
             self._follow(ended)
 
     def fail(self, error: GatewayError, partial: Sequence[Item] = (), choice: Choice | None = None) -> dict[str, Any]:
@@ -187,10 +188,10 @@ class Recorder:
             return True
         written = True
         if self._turn.store:
-            written = self._store.finish(self._draft, outcome)
+            written = self._store.responses.finish(self._draft, outcome)
         else:
             # Whoever stands in front of the store may remember what was said; a stream does not hold it until now.
-            self._store.note(replace(self._draft, input=_input(self._turn)), outcome)
+            self._store.responses.note(replace(self._draft, input=_input(self._turn)), outcome)
         self._saved = True
         self._follow(outcome)
         return written
@@ -215,9 +216,9 @@ class Recorder:
         self._entry.tell(self._draft, outcome)
         self._saved = True
         if self._turn.store:
-            self._store.finish_later(self._draft, outcome)
+            self._store.responses.finish_later(self._draft, outcome)
         else:
-            self._store.note(self._draft, outcome)
+            self._store.responses.note(self._draft, outcome)
 
     def _elapsed(self) -> int:
         return round((monotonic() - self._started) * 1000)

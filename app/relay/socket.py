@@ -16,9 +16,9 @@ from app.errors import ClientGone, GatewayError, InternalError, InvalidRequest
 from app.memory import Share
 from app.records import Token
 from app.relay import Asked, Relay
-from app.relay.ports import Store
 from app.relay.recent import Recent
 from app.schemas.frames import Frame, FrameRequest, Parse, parse_frame, read_frame
+from app.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ class Session:
 
     def __init__(self, relay: Relay, store: Store, share: Share) -> None:
         """`share`: what the connection remembers has of the memory for large bodies."""
-        self._recent = Recent(store, share)
-        self._relay = relay.over(self._recent.as_store())
+        self._recent = Recent(store.responses, share)
+        self._relay = relay.over(store.with_responses(self._recent))
 
     def answer(
         self,

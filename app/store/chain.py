@@ -17,7 +17,7 @@ from app.records import CHAINABLE, Chain, Link
 from app.store import conversations
 from app.store.database import Database, Row, Session
 from app.store.places import Place, Places
-from app.store.responses import known_id
+from app.store.response_ids import known_id
 
 LONGEST = 10_000
 YOUNG = 43_200

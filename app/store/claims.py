@@ -8,9 +8,12 @@ import hashlib
 import time
 from functools import partial
 
+from app.errors import StoreUnavailable
 from app.records import Claim, Claimed
 from app.store.database import Conflict, Database, Row, Session
+from app.store.group import Group
 from app.store.leases import Leases
+from app.store.unwritten import Unwritten
 
 KEPT = 86_400
 """Seconds for which a key is remembered."""
@@ -20,14 +23,15 @@ _FAILED = frozenset({"failed", "cancelled"})
 
 
 class Claims:
-    def __init__(self, database: Database, leases: Leases) -> None:
+    def __init__(self, database: Database, leases: Leases, unwritten: Unwritten) -> None:
         self._database = database
         self._leases = leases
+        self._unwritten = unwritten
         self._insert = database.dialect.insert(
             "claim", ["token", "hash", "fingerprint", "response", "worker", "created_at"]
         )
         self._read = (
-            "SELECT c.fingerprint, c.response, c.created_at, r.status,"  # noqa: S608
+            "SELECT c.fingerprint, c.response, c.created_at, r.status,"
             f" COALESCE(w.lease_until, 0) >= {database.dialect.now}, j.response IS NOT NULL"
             " FROM claim c LEFT JOIN response r ON r.id = c.response LEFT JOIN worker w ON w.pk = c.worker"
             " LEFT JOIN job j ON j.response = r.pk"
@@ -35,16 +39,33 @@ class Claims:
         )
 
     def take(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
-        """None when the key is the response's from now on, else the response that has it."""
+        """None when the key is the response's from now on, else the response that has it already."""
+        try:
+            return self._try_to_take(token, claim, response_id)
+        except StoreUnavailable:
+            # It may have been committed all the same.
+            self._release_later(token, claim, response_id)
+            raise
+
+    def release(self, token: int, claim: Claim, response_id: str) -> None:
+        """The response came to nothing: the key is free again, at the latest when the database is back."""
+        try:
+            self._database.transaction(partial(_release, token=token, claim=claim, response_id=response_id))
+        except StoreUnavailable:
+            self._release_later(token, claim, response_id)
+
+    def _release_later(self, token: int, claim: Claim, response_id: str) -> None:
+        def write(group: Group) -> None:
+            _release(group.session, token, claim, response_id)
+
+        self._unwritten.keep(f"the key of {response_id}", write, write, 0)
+
+    def _try_to_take(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
         try:
             return self._database.transaction(lambda session: self._take(session, token, claim, response_id))
         except Conflict:
-            # Two at once: the other one was first.
+            # Another request took the key at the same time and was first.
             return self._database.transaction(lambda session: self._take(session, token, claim, response_id))
-
-    def release(self, token: int, claim: Claim, response_id: str) -> None:
-        """The response came to nothing: whoever sends the key next is the first again."""
-        self._database.transaction(partial(release, token=token, claim=claim, response_id=response_id))
 
     def _take(self, session: Session, token: int, claim: Claim, response_id: str) -> Claimed | None:
         key = (token, _hash(claim.key))
@@ -67,7 +88,7 @@ class Claims:
         return None if taken else earlier
 
 
-def release(session: Session, token: int, claim: Claim, response_id: str) -> None:
+def _release(session: Session, token: int, claim: Claim, response_id: str) -> None:
     sql = "DELETE FROM claim WHERE token = ? AND hash = ? AND response = ?"
     session.run(sql, (token, _hash(claim.key), response_id))
 

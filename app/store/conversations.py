@@ -150,7 +150,7 @@ class Conversations:
     def _held(self, session: Session, owner: str, conversation_id: str) -> int | None:
         """Its key; nobody appends to it before the commit."""
         row = session.row(
-            f"SELECT pk FROM conversation WHERE id = ? AND owner = ?{self._database.dialect.hold}",  # noqa: S608
+            f"SELECT pk FROM conversation WHERE id = ? AND owner = ?{self._database.dialect.hold}",
             (conversation_id, owner),
         )
         return int(row[0]) if row else None
@@ -318,7 +318,7 @@ def _taken(session: Session, owner: str, pk: int, item_ids: Iterable[str]) -> se
     taken: set[str] = set()
     for start in range(0, len(wanted), CHUNK):
         part = wanted[start : start + CHUNK]
-        sql = f"SELECT id FROM conversation_item WHERE owner = ? AND conversation = ? AND id IN ({_marks(part)})"  # noqa: S608
+        sql = f"SELECT id FROM conversation_item WHERE owner = ? AND conversation = ? AND id IN ({_marks(part)})"
         taken.update(item_id for (item_id,) in session.rows(sql, (owner, pk, *part)))
     return taken
 
@@ -374,7 +374,7 @@ def _list(
     bound, direction = ("<=", "DESC") if order == "desc" else (">=", "ASC")
     # No turn is empty, and the first of them may hold nothing behind `after`.
     rows = session.rows(
-        f"SELECT input, output FROM conversation_turn WHERE conversation = ? AND position {bound} ?"  # noqa: S608
+        f"SELECT input, output FROM conversation_turn WHERE conversation = ? AND position {bound} ?"
         f" ORDER BY position {direction} LIMIT ?",
         (pk, start, limit + 1),
     )

@@ -35,7 +35,7 @@ class Events:
         self._database = database
         self._writer = writer
         self._leases = leases
-        self._holding = f"SELECT pk FROM response WHERE id = ? AND {HELD}{database.dialect.share}"  # noqa: S608
+        self._holding = f"SELECT pk FROM response WHERE id = ? AND {HELD}{database.dialect.share}"
 
     def keep(self, response_id: str, batch: Batch) -> bool:
         """Returns after the commit. False when the response is not this worker's any more: then nothing is kept."""
@@ -72,7 +72,7 @@ def add(session: Session, pk: int, batch: Batch) -> None:
 
 
 def forget(session: Session, keys: list[int]) -> None:
-    session.run(f"DELETE FROM event WHERE response IN ({', '.join('?' * len(keys))})", keys)  # noqa: S608
+    session.run(f"DELETE FROM event WHERE response IN ({', '.join('?' * len(keys))})", keys)
 
 
 def finished_items(session: Session, pk: int) -> list[dict[str, Any]]:

@@ -47,14 +47,14 @@ class Statements:
     @classmethod
     def of(cls, dialect: Dialect) -> Statements:
         return cls(
-            content=f"INSERT INTO content (response, input, output) VALUES (?, {dialect.body}, {dialect.body})",  # noqa: S608
+            content=f"INSERT INTO content (response, input, output) VALUES (?, {dialect.body}, {dialect.body})",
             body=dialect.parameter,
             item=dialect.unless_there("item", ["owner", "id", "response"]),
             usage=dialect.add("usage_day", ["day", "token", "model", "channel"], COUNTERS),
             setting=dialect.insert("setting", ["owner", "sha256", "json"]),
             prefix=dialect.unless_there("prefix", ["token", "hash", "response"]),
             # Whoever deletes the last response that refers to it has to wait for us.
-            find_setting=f"SELECT pk FROM setting WHERE owner = ? AND sha256 = ?{dialect.share}",  # noqa: S608
+            find_setting=f"SELECT pk FROM setting WHERE owner = ? AND sha256 = ?{dialect.share}",
         )
 
 

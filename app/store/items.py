@@ -12,9 +12,10 @@ import orjson
 
 from app.contract.items import parse_derived_item_id
 from app.records import StoredItem
+from app.store.conversations import Conversations
 from app.store.database import Database, Session
 from app.store.group import MAX_ITEM_ID
-from app.store.responses import known_id
+from app.store.response_ids import known_id
 
 CHUNK = 500
 
@@ -33,14 +34,27 @@ class Body(NamedTuple):
     output: list[Any]
 
 
-def find(database: Database, owner: str, item_ids: Sequence[str]) -> dict[str, StoredItem]:
-    """Those of the ids that are there."""
-    found: dict[str, StoredItem] = {}
-    wanted = sorted({item_id for item_id in item_ids if 0 < len(item_id) <= MAX_ITEM_ID})
-    for start in range(0, len(wanted), CHUNK):
-        part = wanted[start : start + CHUNK]
-        found.update(database.read(partial(_find, owner=owner, wanted=part)))
-    return found
+class Items:
+    def __init__(self, database: Database, conversations: Conversations) -> None:
+        self._database = database
+        self._conversations = conversations
+
+    def find(self, owner: str, item_ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        """The items that exist, in responses or in conversations, by their id."""
+        found: dict[str, Mapping[str, Any]] = {
+            item_id: stored.item for item_id, stored in self.in_responses(owner, item_ids).items()
+        }
+        elsewhere = [item_id for item_id in item_ids if item_id not in found]
+        return {**found, **self._conversations.find(owner, elsewhere)}
+
+    def in_responses(self, owner: str, item_ids: Sequence[str]) -> dict[str, StoredItem]:
+        """The newest copy of each item among the inputs and outputs of the owner's stored responses."""
+        found: dict[str, StoredItem] = {}
+        wanted = sorted({item_id for item_id in item_ids if 0 < len(item_id) <= MAX_ITEM_ID})
+        for start in range(0, len(wanted), CHUNK):
+            part = wanted[start : start + CHUNK]
+            found.update(self._database.read(partial(_find, owner=owner, wanted=part)))
+        return found
 
 
 def _find(session: Session, owner: str, wanted: Sequence[str]) -> dict[str, StoredItem]:
@@ -62,7 +76,7 @@ def _find(session: Session, owner: str, wanted: Sequence[str]) -> dict[str, Stor
 def _newest(session: Session, owner: str, wanted: Sequence[str]) -> dict[str, int]:
     """The key of the newest response that holds each id."""
     rows = session.rows(
-        f"SELECT id, MAX(response) FROM item WHERE owner = ? AND id IN ({_marks(wanted)}) GROUP BY id",  # noqa: S608
+        f"SELECT id, MAX(response) FROM item WHERE owner = ? AND id IN ({_marks(wanted)}) GROUP BY id",
         (owner, *wanted),
     )
     return {item_id: int(response) for item_id, response in rows}
@@ -76,7 +90,7 @@ def _bodies(session: Session, owner: str, keys: Iterable[int], response_ids: Ite
     if not choices:
         return {}
     rows = session.rows(
-        "SELECT r.pk, r.id, c.input, c.output FROM response r JOIN content c ON c.response = r.pk"  # noqa: S608
+        "SELECT r.pk, r.id, c.input, c.output FROM response r JOIN content c ON c.response = r.pk"
         f" WHERE r.owner = ? AND r.kept = 1 AND r.deleted_at IS NULL AND ({' OR '.join(choices)})",
         (owner, *by_key, *by_id),
     )

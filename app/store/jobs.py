@@ -41,24 +41,24 @@ class Jobs:
         self._leases = leases
         self._responses = responses
         now = database.dialect.now
-        self._add = f"INSERT INTO job (response, request, created_at, rung_at) VALUES (?, ?, {now}, {now})"  # noqa: S608
+        self._add = f"INSERT INTO job (response, request, created_at, rung_at) VALUES (?, ?, {now}, {now})"
         self._claim_row = (
-            f"UPDATE response SET status = 'in_progress', worker = ? WHERE id = ? AND deleted_at IS NULL"  # noqa: S608
+            f"UPDATE response SET status = 'in_progress', worker = ? WHERE id = ? AND deleted_at IS NULL"
             f" AND (status = 'queued' OR {HELD})"
         )
-        self._held = f"SELECT pk FROM response JOIN job ON response = pk WHERE id = ? AND {HELD}"  # noqa: S608
-        self._release = f"UPDATE response SET status = 'queued', worker = NULL WHERE pk = ? AND {HELD}"  # noqa: S608
+        self._held = f"SELECT pk FROM response JOIN job ON response = pk WHERE id = ? AND {HELD}"
+        self._release = f"UPDATE response SET status = 'queued', worker = NULL WHERE pk = ? AND {HELD}"
         # The longer nobody comes, the rarer it rings.
         self._unheard = (
-            "SELECT j.response, r.id, j.rung_at FROM job j JOIN response r ON r.pk = j.response"  # noqa: S608
+            "SELECT j.response, r.id, j.rung_at FROM job j JOIN response r ON r.pk = j.response"
             f" WHERE r.status = 'queued' AND {now} - j.rung_at > ? + (j.rung_at - j.created_at)"
         )
         self._unattended = (
-            "SELECT COUNT(*) FROM job j JOIN response r ON r.pk = j.response"  # noqa: S608
+            "SELECT COUNT(*) FROM job j JOIN response r ON r.pk = j.response"
             f" WHERE r.status = 'queued' AND {now} - j.created_at >= {UNATTENDED}"
             f" AND NOT EXISTS (SELECT 1 FROM worker w WHERE w.background = 1 AND w.lease_until >= {now})"
         )
-        self._ring = f"UPDATE job SET rung_at = {now} WHERE response = ? AND rung_at = ?"  # noqa: S608
+        self._ring = f"UPDATE job SET rung_at = {now} WHERE response = ? AND rung_at = ?"
 
     def add(self, draft: Draft, request: bytes, told: Batch, enlist: Enlist) -> None:
         """Commits a `queued` row, what its run needs, the events that told of it and its place in the queue."""

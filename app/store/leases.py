@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import orjson
@@ -21,13 +21,6 @@ FORGOTTEN = 86_400
 
 #: That a response is being made by the worker of this name.
 HELD = "status = 'in_progress' AND worker = (SELECT w.pk FROM worker w WHERE w.name = ?)"
-
-INTERRUPTED = {
-    "message": "The gateway was interrupted while it worked on this response.",
-    "type": "server_error",
-    "param": None,
-    "code": "gateway_interrupted",
-}
 
 
 class Leases:
@@ -44,28 +37,22 @@ class Leases:
             "?, ?, ?", f"?, ?, {now} + {lease}"
         )
         self._extend = (
-            f"UPDATE worker SET lease_until = {now} + {lease}, background = ?, status = ?, status_at = {now}"  # noqa: S608
+            f"UPDATE worker SET lease_until = {now} + {lease}, background = ?, status = ?, status_at = {now}"
             " WHERE name = ?"
         )
         self.background = 0
         """1 in a process that makes background responses."""
-        self._end = f"UPDATE worker SET lease_until = {now} - 1 WHERE name = ?"  # noqa: S608
+        self._end = f"UPDATE worker SET lease_until = {now} - 1 WHERE name = ?"
         self._clock = f"SELECT {now}"
         self._living = (
-            f"SELECT name, status, status_at, {now} FROM worker"  # noqa: S608
+            f"SELECT name, status, status_at, {now} FROM worker"
             f" WHERE lease_until >= {now} AND status IS NOT NULL ORDER BY name"
         )
-        self._dead = f"SELECT pk FROM worker WHERE lease_until < {now}"  # noqa: S608
-        self._fail = (
-            "UPDATE response SET status = 'failed', worker = NULL, completed_at = ?, error = ?"  # noqa: S608
-            f" WHERE id = ? AND {HELD} AND NOT EXISTS (SELECT 1 FROM job WHERE job.response = response.pk)"
-        )
-        self._forget = f"DELETE FROM worker WHERE lease_until < {now} - {FORGOTTEN}"  # noqa: S608
+        self._forget = f"DELETE FROM worker WHERE lease_until < {now} - {FORGOTTEN}"
         self.renew()
         forks.watch(self)
 
     def renew(self) -> None:
-        self._unknown: dict[str, float] = {}
         self._name = f"{socket.gethostname()[:100]}:{os.getpid()}:{secrets.token_hex(4)}"
 
     @property
@@ -94,6 +81,10 @@ class Leases:
 
         self._database.transaction(write)
 
+    def make_background(self) -> None:
+        """From now on the lease says that this process makes background responses."""
+        self.background = 1
+
     def end(self) -> None:
         """What this worker may have left in progress is anybody's to fail, from now on."""
         self._database.transaction(lambda session: session.run(self._end, (self._name,)))
@@ -107,50 +98,9 @@ class Leases:
         rows = self._database.read(lambda session: session.rows(self._living))
         return [_status(*row) for row in rows]
 
-    def running(self) -> set[str]:
-        """Ids of this worker's responses that nobody has ended."""
-        rows = self._database.read(
-            lambda session: session.rows(
-                "SELECT r.id FROM response r JOIN worker w ON w.pk = r.worker"
-                " WHERE w.name = ? AND r.status IN ('queued', 'in_progress') AND r.deleted_at IS NULL",
-                (self._name,),
-            )
-        )
-        return {response_id for (response_id,) in rows}
-
-    def reap(self, take_back: Callable[[Session, int], None]) -> int:
-        """Fails what workers left behind whose lease has ended, but for what `take_back` takes; how many responses
-        those were.
-        """
-        return self._database.transaction(lambda session: self._reap(session, take_back))
-
-    def reap_own(self, known: Collection[str]) -> int:
-        """Fails what this worker holds and has not known for a lease, how many responses those were: a begin may commit
-        after its request has failed. What has a job is given back instead.
-        """
-        now = time.monotonic()
-        unknown = self.running().difference(known)
-        self._unknown = {response_id: self._unknown.get(response_id, now) for response_id in unknown}
-        orphans = [response_id for response_id, since in self._unknown.items() if now - since >= self.lease]
-        if not orphans:
-            return 0
-        return self._database.transaction(lambda session: sum(self._fail_own(session, each) for each in orphans))
-
-    def _fail_own(self, session: Session, response_id: str) -> int:
-        values = (int(time.time()), orjson.dumps(INTERRUPTED).decode(), response_id, self._name)
-        return session.run(self._fail, values)
-
-    def _reap(self, session: Session, take_back: Callable[[Session, int], None]) -> int:
-        failed = 0
-        for (worker,) in session.rows(self._dead):
-            take_back(session, worker)
-            failed += session.run(
-                "UPDATE response SET status = 'failed', worker = NULL, completed_at = ?, error = ?"
-                " WHERE worker = ? AND status = 'in_progress'",
-                (int(time.time()), orjson.dumps(INTERRUPTED).decode(), worker),
-            )
+    def forget(self, session: Session) -> None:
+        """Removes the rows of workers whose lease ran out long ago."""
         session.run(self._forget)
-        return failed
 
 
 def _status(worker: str, text: str, told_at: int, now: int) -> WorkerStatus:

@@ -19,6 +19,8 @@ from app.store.dialects import SQLITE, Dialect
 LEASE = 60
 LEASE_WAIT = 120.0
 POLL = 0.1
+UPGRADE_WAIT = 3600
+"""Seconds that one change of a large table may take."""
 
 Step = Callable[["Schema"], None]
 STEPS: list[Step] = []
@@ -266,8 +268,43 @@ def m009_background_workers(schema: Schema) -> None:
     schema.column("worker", "background", "{flag}")
 
 
-def upgrade(database: Database) -> list[int]:
-    """Applies what is missing and tells which; waits while another one does the same."""
+class Migrations:
+    def __init__(self, database: Database, url: str) -> None:
+        self._database = database
+        self._url = url
+
+    def upgrade(self) -> list[int]:
+        """Applies the missing steps and returns their numbers. Safe to run again and at the same time elsewhere: it
+        waits for another upgrade. Creates the file of a new SQLite database.
+        """
+        database = Database(self._url, wait=UPGRADE_WAIT)
+        database.create()
+        try:
+            return _upgrade(database)
+        finally:
+            database.close()
+
+    def version(self) -> int:
+        """The newest step that was applied; 0 on an empty database."""
+        return version(self._database)
+
+    def check(self) -> None:
+        """For a first start. Raises ConfigurationError, naming the command that helps, unless the schema is exactly
+        this code's.
+        """
+        _check(self.version(), set())
+
+    def check_in_use(self) -> None:
+        """For the successor of a running server: it accepts steps above its own that are marked additive."""
+        found = self.version()
+        _check(found, self._database.read(_additive) if found > len(STEPS) else set())
+
+
+def version(database: Database) -> int:
+    return max(database.read(_applied), default=0) if database.exists else 0
+
+
+def _upgrade(database: Database) -> list[int]:
     holder = secrets.token_hex(8)
     database.transaction(lambda session: _prepare(session, database.dialect))
     _await_lease(database, holder)
@@ -278,22 +315,6 @@ def upgrade(database: Database) -> list[int]:
         database.transaction(
             lambda session: session.run("UPDATE migration_lease SET lease_until = 0 WHERE holder = ?", (holder,))
         )
-
-
-def version(database: Database) -> int:
-    """The newest step that was applied; 0 on an empty database."""
-    return max(database.read(_applied), default=0) if database.exists else 0
-
-
-def check(database: Database) -> None:
-    """For a first start: the schema is this code's own, or ConfigurationError names the command that helps."""
-    _check(version(database), set())
-
-
-def check_in_use(database: Database) -> None:
-    """For a process that serves already: steps above its own count as its own where they are marked additive."""
-    found = version(database)
-    _check(found, database.read(_additive) if found > len(STEPS) else set())
 
 
 def _check(found: int, additive: set[int]) -> None:
@@ -333,7 +354,7 @@ def _take_lease(database: Database, holder: str) -> bool:
     now = database.dialect.now
     taken = database.transaction(
         lambda session: session.run(
-            f"UPDATE migration_lease SET holder = ?, lease_until = {now} + {LEASE}"  # noqa: S608
+            f"UPDATE migration_lease SET holder = ?, lease_until = {now} + {LEASE}"
             f" WHERE holder = ? OR lease_until < {now}",
             (holder, holder),
         )

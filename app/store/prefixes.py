@@ -10,16 +10,24 @@ from collections.abc import Iterable, Sequence
 from app.records import Trace
 from app.store.database import Session
 from app.store.group import Group
+from app.store.writer import Writer
 
 CHUNK = 200
 
 
 class Prefixes:
-    def __init__(self, pepper: bytes) -> None:
+    def __init__(self, writer: Writer[Group], pepper: bytes) -> None:
         """`pepper` is mixed into each hash: the table alone does not tell whether something was said."""
+        self._writer = writer
         self._pepper = pepper[: hashlib.blake2b.MAX_KEY_SIZE]
 
-    def write(self, group: Group, owner: str, trace: Trace) -> None:
+    def trace(self, owner: str, trace: Trace) -> None:
+        """Finds and writes the parent of a response that named none, some time after the answer: the response that
+        ends where this one's input began.
+        """
+        self._writer.post(lambda group: self._write(group, owner, trace))
+
+    def _write(self, group: Group, owner: str, trace: Trace) -> None:
         """Links a response to the newest of its ancestors that is known, and has it found by those to come."""
         session = group.session
         row = session.row("SELECT pk, parent FROM response WHERE id = ? AND owner = ?", (trace.response, owner))
@@ -49,7 +57,7 @@ class Prefixes:
 def _known(session: Session, token: int, hashes: Sequence[str]) -> Iterable[tuple[str, int]]:
     marks = ", ".join("?" * len(hashes))
     rows = session.rows(
-        f"SELECT hash, response FROM prefix WHERE token = ? AND hash IN ({marks})",  # noqa: S608
+        f"SELECT hash, response FROM prefix WHERE token = ? AND hash IN ({marks})",
         (token, *hashes),
     )
     return ((hash_, int(response)) for hash_, response in rows)

@@ -29,8 +29,8 @@ _ROW = (
     " COALESCE(continued_at, created_at) FROM response"
 )
 _NEXT_ROWS = f"{_ROW} WHERE pk < ? ORDER BY pk DESC LIMIT {WINDOW}"
-_NEXT_BRANCHES = f"SELECT pk FROM branch WHERE pk < ? ORDER BY pk DESC LIMIT {WINDOW}"  # noqa: S608
-_NEXT_SETTINGS = f"SELECT pk FROM setting WHERE pk < ? ORDER BY pk DESC LIMIT {WINDOW}"  # noqa: S608
+_NEXT_BRANCHES = f"SELECT pk FROM branch WHERE pk < ? ORDER BY pk DESC LIMIT {WINDOW}"
+_NEXT_SETTINGS = f"SELECT pk FROM setting WHERE pk < ? ORDER BY pk DESC LIMIT {WINDOW}"
 _EMPTY_BRANCHES = (
     "SELECT b.pk FROM branch b WHERE b.pk BETWEEN ? AND ?"
     " AND NOT EXISTS (SELECT 1 FROM response r WHERE r.branch = b.pk)"
@@ -153,9 +153,9 @@ def _remove(session: Session, *, hold: str, past: Sequence[Old], items: dict[int
         entries = [(row.owner, item_id, row.pk) for row in rows for item_id in items[row.pk]]
         if entries:
             session.run_many("DELETE FROM item WHERE owner = ? AND id = ? AND response = ?", sorted(entries))
-        session.run(f"DELETE FROM content WHERE response IN ({_marks(gone)})", gone)  # noqa: S608
-        session.run(f"DELETE FROM prefix WHERE response IN ({_marks(gone)})", gone)  # noqa: S608
-        session.run(f"DELETE FROM response WHERE pk IN ({_marks(gone)})", gone)  # noqa: S608
+        session.run(f"DELETE FROM content WHERE response IN ({_marks(gone)})", gone)
+        session.run(f"DELETE FROM prefix WHERE response IN ({_marks(gone)})", gone)
+        session.run(f"DELETE FROM response WHERE pk IN ({_marks(gone)})", gone)
     return rows
 
 
@@ -168,7 +168,7 @@ def _without_children(session: Session, rows: Sequence[Old]) -> list[Old]:
     parents = {row.pk: row.parent for row in rows}
     marks = _marks(parents)
     found = session.rows(
-        f"SELECT DISTINCT parent FROM response WHERE parent IN ({marks}) AND pk NOT IN ({marks})",  # noqa: S608
+        f"SELECT DISTINCT parent FROM response WHERE parent IN ({marks}) AND pk NOT IN ({marks})",
         [*parents, *parents],
     )
     needed: set[int] = set()
@@ -190,7 +190,7 @@ def _sweep_branches(database: Database) -> None:
     """
     for low, high in _ranges(database, _NEXT_BRANCHES):
         if empty := database.read(partial(_keys, sql=_EMPTY_BRANCHES, parameters=(low, high))):
-            delete = f"DELETE FROM branch WHERE pk IN ({_marks(empty)})"  # noqa: S608
+            delete = f"DELETE FROM branch WHERE pk IN ({_marks(empty)})"
             database.transaction(partial(Session.run, sql=delete, parameters=empty), time.monotonic() + PATIENCE)
 
 

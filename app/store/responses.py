@@ -4,27 +4,24 @@ here: the first child goes on in its parent's branch, every other one opens a br
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
 from app.errors import StoreUnavailable
-from app.records import CHAINABLE, Attempt, ConversationTurn, Draft, Outcome, Stored, Usage
-from app.store import conversations, events
+from app.records import CHAINABLE, Attempt, Chain, ConversationTurn, Draft, Outcome, Stored, Usage
+from app.store import chain, conversations, events
 from app.store.database import Conflict, Database, Row, Session
 from app.store.dialects import Dialect
 from app.store.group import MAX_ITEM_ID, Counted, Group
 from app.store.leases import HELD, Leases
 from app.store.places import LOST, ROOT, Place, Places
+from app.store.response_ids import known_id
 from app.store.unwritten import Unwritten
 from app.store.writer import Writer
-
-# Without spaces: MySQL does not compare those at the end.
-_ID = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
 
 MAX_NAME = 191
 PACKET_MARGIN = 65_536
@@ -126,9 +123,46 @@ class Record:
         return (day, draft.token or 0, draft.model[:MAX_NAME], (outcome.channel or "")[:MAX_NAME])
 
 
-def known_id(value: str) -> bool:
-    """False for what cannot be the id of a response, and is not worth a query."""
-    return _ID.match(value) is not None
+class ResponseStore(Protocol):
+    """The responses as a turn reads and writes them: those of the database, or with what one connection remembers."""
+
+    def begin(self, draft: Draft) -> None:
+        """Commits an `in_progress` row that names this worker. The id is sent to no client before."""
+        ...
+
+    def finish(self, draft: Draft, outcome: Outcome) -> bool:
+        """Commits the end. False when a cancel, a delete or the reaper was first: its row stays as it is."""
+        ...
+
+    def finish_later(self, draft: Draft, outcome: Outcome) -> None:
+        """Keeps an end that the database could not take, and writes it when the database is back, if the row is still
+        in progress then. Returns at once.
+        """
+        ...
+
+    def note(self, draft: Draft, outcome: Outcome) -> None:
+        """Writes the metadata of an unstored response, without its content, some time after the answer."""
+        ...
+
+    def chain(self, owner: str, response_id: str) -> Chain:
+        """The response and its ancestors, from the newest compaction on. Raises HistoryError."""
+        ...
+
+    def full_chain(self, owner: str, response_id: str) -> Chain:
+        """The response and all its ancestors, behind every compaction. Raises HistoryError."""
+        ...
+
+    def read(self, owner: str, response_id: str) -> Stored | None:
+        """The stored response; None when it is missing, deleted or another owner's."""
+        ...
+
+    def cancel(self, owner: str, response_id: str) -> bool:
+        """True when this call ended it: a response that had ended before stays as it is."""
+        ...
+
+    def delete(self, owner: str, response_id: str) -> bool:
+        """Removes the content for good; False when there was none to remove."""
+        ...
 
 
 class Responses:
@@ -145,13 +179,13 @@ class Responses:
         self._insert_queued = insert("response", BEGUN)
         self._insert_whole = insert("response", [*BEGUN[:3], *BEGUN[4:], *ENDED, *PLACED])
         self._end = (
-            f"UPDATE response SET worker = NULL, echo = ?, {_assign(ENDED)}, {_assign(PLACED)}"  # noqa: S608
+            f"UPDATE response SET worker = NULL, echo = ?, {_assign(ENDED)}, {_assign(PLACED)}"
             " WHERE pk = ? AND status IN ('queued', 'in_progress') AND deleted_at IS NULL"
         )
-        self._add_output = f"UPDATE content SET output = {database.dialect.body} WHERE response = ?"  # noqa: S608
+        self._add_output = f"UPDATE content SET output = {database.dialect.body} WHERE response = ?"
         self._body = database.dialect.parameter
         self._end_held = f"{self._end} AND {HELD}"
-        self._end_late = f"UPDATE response SET {_assign(COUNTED)} WHERE pk = ? AND total_ms IS NULL"  # noqa: S608
+        self._end_late = f"UPDATE response SET {_assign(COUNTED)} WHERE pk = ? AND total_ms IS NULL"
         self._begun: set[str] = set()
 
     # --- writing ------------------------------------------------------------------------------------------------
@@ -366,6 +400,12 @@ class Responses:
 
     # --- reading and ending from outside ------------------------------------------------------------------------
 
+    def chain(self, owner: str, response_id: str) -> Chain:
+        return chain.load(self._database, self._places, owner, response_id, chain.RECENT)
+
+    def full_chain(self, owner: str, response_id: str) -> Chain:
+        return chain.load(self._database, self._places, owner, response_id, chain.WHOLE)
+
     def read(self, owner: str, response_id: str) -> Stored | None:
         if not known_id(response_id):
             return None
@@ -436,9 +476,9 @@ def forget_settings(session: Session, dialect: Dialect, keys: Sequence[int]) -> 
     """Deletes those of the settings that no response refers to any more."""
     marks = ", ".join("?" * len(keys))
     # Whoever is about to refer to one shares it until its response is committed; only then is it looked for.
-    session.rows(f"SELECT pk FROM setting WHERE pk IN ({marks}) ORDER BY pk{dialect.hold}", keys)  # noqa: S608
+    session.rows(f"SELECT pk FROM setting WHERE pk IN ({marks}) ORDER BY pk{dialect.hold}", keys)
     session.run(
-        f"DELETE FROM setting WHERE pk IN ({marks})"  # noqa: S608
+        f"DELETE FROM setting WHERE pk IN ({marks})"
         " AND NOT EXISTS (SELECT 1 FROM response WHERE response.settings = setting.pk)",
         keys,
     )

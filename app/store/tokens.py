@@ -34,8 +34,8 @@ USE_NOTED = 60.0
 """Seconds between two notes of a token's use."""
 
 _COLUMNS = "pk, name, owner, prefix, models, created_at, expires_at, revoked_at, last_used_at, keeps"
-_BY_HASH = f"SELECT hash, {_COLUMNS} FROM token WHERE hash IN ({{marks}})"  # noqa: S608
-_ALL = f"SELECT {_COLUMNS} FROM token ORDER BY pk"  # noqa: S608
+_BY_HASH = f"SELECT hash, {_COLUMNS} FROM token WHERE hash IN ({{marks}})"
+_ALL = f"SELECT {_COLUMNS} FROM token ORDER BY pk"
 
 Hashes = tuple[str, ...]
 

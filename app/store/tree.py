@@ -12,7 +12,7 @@ import orjson
 
 from app.records import Usage
 from app.store.database import Database, Row, Session
-from app.store.responses import known_id
+from app.store.response_ids import known_id
 
 #: Responses of one tree that are read.
 MOST = 5000
@@ -31,14 +31,14 @@ _FROM = (
     " LEFT JOIN response p ON p.pk = r.parent LEFT JOIN response q ON q.pk = r.inferred"
     " LEFT JOIN token t ON t.pk = r.token"
 )
-_ONE = f"SELECT {_NODE} FROM response r{_FROM} WHERE r.id = ? AND r.owner = ?"  # noqa: S608
+_ONE = f"SELECT {_NODE} FROM response r{_FROM} WHERE r.id = ? AND r.owner = ?"
 _CHILDREN = (
-    f"SELECT {_NODE} FROM response r{_FROM} WHERE r.pk IN"  # noqa: S608
+    f"SELECT {_NODE} FROM response r{_FROM} WHERE r.pk IN"
     " (SELECT pk FROM response WHERE parent = ? UNION SELECT pk FROM response WHERE inferred = ?)"
     f" AND r.owner = ? ORDER BY r.pk LIMIT {MOST}"
 )
 _ROOT = (
-    "WITH RECURSIVE line (pk, above, steps) AS ("  # noqa: S608
+    "WITH RECURSIVE line (pk, above, steps) AS ("
     " SELECT pk, COALESCE(parent, inferred), 0 FROM response WHERE id = ? AND owner = ?"
     " UNION ALL"
     " SELECT r.pk, COALESCE(r.parent, r.inferred), l.steps + 1 FROM line l"
@@ -47,7 +47,7 @@ _ROOT = (
 )
 # Each of the two links has an index of its own.
 _TREE = (
-    "WITH RECURSIVE tree (pk) AS ("  # noqa: S608
+    "WITH RECURSIVE tree (pk) AS ("
     " SELECT pk FROM response WHERE pk = ?"
     " UNION SELECT c.pk FROM tree t JOIN response c ON c.parent = t.pk"
     " UNION SELECT c.pk FROM tree t JOIN response c ON c.inferred = t.pk)"
@@ -124,32 +124,39 @@ class Detail:
     output: tuple[Mapping[str, Any], ...]
 
 
-def find(database: Database, start: str) -> list[tuple[str, str]]:
-    """Owner and id of the response of this id, or of those that begin so: one, or two when it is not clear which."""
-    if not known_id(start):
-        return []
-    exact = database.read(lambda session: session.rows("SELECT owner, id FROM response WHERE id = ?", (start,)))
-    if exact or len(start) < SHORTEST:
-        return [(owner, id_) for owner, id_ in exact]
-    rows = database.read(
-        lambda session: session.rows(
-            "SELECT owner, id FROM response WHERE id > ? AND id < ? ORDER BY id LIMIT 2", (start, f"{start}~")
+class Trees:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find(self, start: str) -> list[tuple[str, str]]:
+        """Owner and id of the response with this id, or of the responses whose ids begin so: one, or two when the text
+        is ambiguous. For an operator: it searches the responses of every owner.
+        """
+        if not known_id(start):
+            return []
+        exact = self._database.read(
+            lambda session: session.rows("SELECT owner, id FROM response WHERE id = ?", (start,))
         )
-    )
-    return [(owner, id_) for owner, id_ in rows]
+        if exact or len(start) < SHORTEST:
+            return [(owner, id_) for owner, id_ in exact]
+        rows = self._database.read(
+            lambda session: session.rows(
+                "SELECT owner, id FROM response WHERE id > ? AND id < ? ORDER BY id LIMIT 2", (start, f"{start}~")
+            )
+        )
+        return [(owner, id_) for owner, id_ in rows]
 
+    def load(self, owner: str, response_id: str) -> Tree | None:
+        """All responses with the same root, without content, deleted and unstored ones included."""
+        if not known_id(response_id):
+            return None
+        return self._database.read(lambda session: _load(session, owner, response_id))
 
-def load(database: Database, owner: str, response_id: str) -> Tree | None:
-    """The tree that a response belongs to."""
-    if not known_id(response_id):
-        return None
-    return database.read(lambda session: _load(session, owner, response_id))
-
-
-def detail(database: Database, owner: str, response_id: str) -> Detail | None:
-    if not known_id(response_id):
-        return None
-    return database.read(lambda session: _detail(session, owner, response_id))
+    def detail(self, owner: str, response_id: str) -> Detail | None:
+        """A response with everything that is stored of it."""
+        if not known_id(response_id):
+            return None
+        return self._database.read(lambda session: _detail(session, owner, response_id))
 
 
 def _load(session: Session, owner: str, response_id: str) -> Tree | None:

@@ -88,7 +88,7 @@ def write_turn(store: Store, parent: str | None) -> str:
         first_byte_ms=321,
         total_ms=4321,
     )
-    assert store.finish(draft, outcome)
+    assert store.responses.finish(draft, outcome)
     return response_id
 
 
@@ -138,7 +138,7 @@ def used_bytes(url: str) -> int:
 
 def measure(url: str, told: Told) -> Measured:
     store = Store(url, peppers=[b"p"])
-    store.upgrade()
+    store.schema.upgrade()
     lines: list[list[str]] = [[] for _ in range(CONVERSATIONS)]
     alone: list[list[str]] = [[]]
     started = time.perf_counter()
@@ -150,7 +150,7 @@ def measure(url: str, told: Told) -> Measured:
     measured["load_scattered"] = _loads(store, lines[0][LATE - 1])
     rows.execute(url, "UPDATE response SET created_at = 1")
     started = time.perf_counter()
-    (*_, pruned) = store.prune(int(time.time()) - 2 * 86_400)
+    (*_, pruned) = store.maintenance.prune(int(time.time()) - 2 * 86_400)
     measured["pruned_per_second"] = round(pruned.responses / (time.perf_counter() - started))
     store.close()
     return measured
@@ -161,7 +161,7 @@ def _loads(store: Store, tip: str) -> list[float]:
     took = []
     for _ in range(LOADS):
         started = time.perf_counter()
-        store.chain(OWNER, tip)
+        store.responses.chain(OWNER, tip)
         took.append((time.perf_counter() - started) * 1000)
     return [round(min(took), 2), round(median(took), 2)]
 

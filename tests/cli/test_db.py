@@ -55,13 +55,13 @@ def test_a_dry_run_counts_and_removes_nothing(directory: Gateway, kept: Store) -
     told = orjson.loads(directory.command("db", "prune", "--dry-run", "--json"))
     assert (told["responses"], told["records"], told["dry_run"]) == (3, 0, True)
     assert "would remove 3 responses" in directory.command("db", "prune", "--dry-run")
-    assert kept.stats()["rows"]["response"] == 3
+    assert kept.maintenance.stats()["rows"]["response"] == 3
 
 
 def test_prune_removes_what_is_past_the_retention(directory: Gateway, kept: Store) -> None:
     assert directory.command("db", "prune", "--older-than", "6w").startswith("removed 0 responses")
     assert orjson.loads(directory.command("db", "prune", "--json"))["responses"] == 3
-    assert kept.stats()["rows"]["response"] == 0
+    assert kept.maintenance.stats()["rows"]["response"] == 0
 
 
 def test_the_retention_is_a_setting(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_backup_is_a_copy_that_serves(gateway: MakeGateway, upstream: Scripted
     assert str(file) in running.command("db", "backup", str(file))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     copy = Store(f"sqlite:///{file}", peppers=[b"p"])
-    assert copy.response("tests", response_id) is not None
+    assert copy.responses.read("tests", response_id) is not None
     copy.close()
     assert not list(running.directory.glob("*.part"))
     assert not list(running.directory.glob(".*.part"))

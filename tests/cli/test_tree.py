@@ -139,12 +139,12 @@ def test_a_session_may_be_named_by_a_header(serving: Gateway) -> None:
 
 def test_a_tree_tells_what_is_out_of_the_ordinary(directory: Gateway, store: Store) -> None:
     root, deleted = line(store, 2)
-    store.delete("ada", deleted)
+    store.responses.delete("ada", deleted)
     begun = draft(root, id="resp_" + "e" * 48)
     tried = (Attempt("a", 7, 429, "rate_limit_exceeded"), Attempt("b", 9, 200))
     note = {"strategy": "summary", "before": 12_400, "after": 1_000}
     used = Usage(1234, 0, 0, 56, 0, estimated=True)
-    store.finish(begun, outcome("incomplete", channel="b", attempts=tried, compaction=note, usage=used))
+    store.responses.finish(begun, outcome("incomplete", channel="b", attempts=tried, compaction=note, usage=used))
     turn(store, begun.id, "failed", kept=False)
     head, *drawing, summary = directory.command("tree", begun.id[:15]).splitlines()
     assert head.split() == ["response", "time", "(UTC)", "status", "model", "channel", "context", "output"]
@@ -163,7 +163,7 @@ def test_show_tells_everything_about_a_response(directory: Gateway, store: Store
     note = {"strategy": "summary", "before": 12_400, "after": 1_000}
     used = Usage(1234, 1000, 0, 56, 5, estimated=True)
     ended = outcome(channel="b", attempts=tried, compaction=note, usage=used, first_byte_ms=4, says="W" * 300)
-    store.finish(begun, ended)
+    store.responses.finish(begun, ended)
     child = turn(store, begun.id)
     shown = [" ".join(row.split()) for row in directory.command("show", begun.id[:20]).splitlines()]
     for told in (
@@ -190,7 +190,7 @@ def test_show_tells_everything_about_a_response(directory: Gateway, store: Store
 def test_what_was_not_kept_and_what_was_deleted_is_shown_without_content(directory: Gateway, store: Store) -> None:
     fleeting = turn(store, kept=False)
     deleted = turn(store)
-    store.delete("ada", deleted)
+    store.responses.delete("ada", deleted)
     for response_id in (fleeting, deleted):
         told = orjson.loads(directory.command("show", response_id, "--json"))
         assert (told["input"], told["output"], told["settings"]) == ([], [], {})
@@ -214,7 +214,7 @@ def test_hundreds_of_turns_stand_at_one_margin(directory: Gateway, store: Store)
 
 def test_a_tree_whose_root_is_gone_is_drawn_from_what_is_left(directory: Gateway, store: Store) -> None:
     first, second = line(store, 2)
-    tree = store.tree("ada", second)
+    tree = store.trees.load("ada", second)
     assert tree is not None
     left: list[Node] = [node for node in tree.nodes if node.id != first]
     assert [drawing for drawing, _ in drawn(left)] == ["┌ "]

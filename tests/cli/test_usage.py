@@ -28,7 +28,7 @@ def directory(tmp_path: Path, database_url: str) -> Gateway:
     gateway = Gateway(tmp_path, [DEMO], database_url=database_url)
     gateway.command("db", "upgrade")
     store = Store(database_url, peppers=[b"p"])
-    token, _ = store.create_token("laptop", "ada")
+    token, _ = store.tokens.create("laptop", "ada")
     now = int(time.time())
     for status, channel, owner, when in (
         ("completed", "a", token.key, now),
@@ -36,7 +36,7 @@ def directory(tmp_path: Path, database_url: str) -> Gateway:
         ("completed", "a", None, now - 3 * DAY),
     ):
         ended = outcome(status, channel=channel, completed_at=when, usage=Usage(1000, 400, 100, 20, 5))
-        store.finish(draft(token=owner), ended)
+        store.responses.finish(draft(token=owner), ended)
     store.close()
     return gateway
 

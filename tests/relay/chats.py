@@ -63,7 +63,7 @@ class ChatLane:
         """What `antiphon usage` sums up for this model."""
         store = Store(self.gateway.database_url, peppers=[b"unused"])
         try:
-            return [row for row in store.usage("2000-01-01") if row["model"] == self.model]
+            return [row for row in store.usage.since("2000-01-01") if row["model"] == self.model]
         finally:
             store.close()
 

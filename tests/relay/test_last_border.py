@@ -120,7 +120,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     directory: Path = tmp_path_factory.mktemp("border")
     url = f"sqlite:///{directory / 'antiphon.db'}"
     store = Store(url, peppers=[b"p"])
-    store.upgrade()
+    store.schema.upgrade()
     store.close()
     table = directory / "channels.yaml"
     table.write_text(TABLE)
@@ -131,7 +131,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 
 @pytest.fixture(scope="module")
 def token(process: Gateway) -> Token:
-    return process.store.create_token("laptop", "ada")[0]
+    return process.store.tokens.create("laptop", "ada")[0]
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def ask(**keys: Any) -> JSON:
 
 
 def status(process: Gateway, response_id: str) -> str:
-    stored = process.store.response("ada", response_id)
+    stored = process.store.responses.read("ada", response_id)
     assert stored is not None
     return stored.status
 
@@ -182,7 +182,7 @@ def test_a_web_socket_gets_its_last_frame(process: Gateway, token: Token, closed
 def test_a_background_run_ends(process: Gateway, token: Token, closed: list[LocalExchange]) -> None:
     response_id = process.background.create(token, ask(background=True), Asked(""))["id"]
     process.background.run(response_id)
-    stored = process.store.response("ada", response_id)
+    stored = process.store.responses.read("ada", response_id)
     assert stored is not None
     assert stored.status == "failed"
     assert (stored.error or {})["code"] != "response_cancelled"

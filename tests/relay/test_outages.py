@@ -121,7 +121,7 @@ def parts(tmp_path: Path) -> Iterator[Parts]:
     """The parts of one process, as they are put together; its keeper is at work."""
     url = f"sqlite:///{tmp_path}/antiphon.db"
     store = Store(url, peppers=[b"p"])
-    store.upgrade()
+    store.schema.upgrade()
     store.close()
     table = tmp_path / "channels.yaml"
     table.write_text("version: 1\nchannels:\n  - {name: demo, format: demo, models: [demo]}\n")
@@ -133,11 +133,11 @@ def parts(tmp_path: Path) -> Iterator[Parts]:
 
 def test_a_worker_that_ends_tries_once_more(parts: Parts) -> None:
     begun, end = draft(), outcome("failed", error={"code": "storage_unavailable", "message": "It was away."})
-    parts.store.begin(begun)
-    parts.store.finish_later(begun, end)
+    parts.store.responses.begin(begun)
+    parts.store.responses.finish_later(begun, end)
     parts.close()
     reader = Store(parts.settings.database_url, peppers=[b"p"])
-    found = reader.response(OWNER, begun.id)
+    found = reader.responses.read(OWNER, begun.id)
     reader.close()
     assert found is not None
     assert (found.status, found.output) == ("failed", end.output)
@@ -148,7 +148,7 @@ def test_after_an_outage_the_others_have_time_to_renew_their_leases(
 ) -> None:
     url, begun = parts.settings.database_url, draft()
     other = Store(url, peppers=[b"p"])
-    other.begin(begun)
+    other.responses.begin(begun)
     renewals = "SELECT lease_until FROM worker WHERE status IS NOT NULL"
     before = eventually(lambda: rows.execute(url, renewals), "a renewal")
     with outage(url):
@@ -156,6 +156,6 @@ def test_after_an_outage_the_others_have_time_to_renew_their_leases(
     rows.execute(url, "UPDATE worker SET lease_until = 1 WHERE status IS NULL")
     for _ in range(2):
         before = eventually(lambda last=before: (now := rows.execute(url, renewals)) != last and now, "a renewal", 20)
-    assert other.running() == {begun.id}
-    assert other.finish(begun, outcome())
+    assert other.reaper.running() == {begun.id}
+    assert other.responses.finish(begun, outcome())
     other.close()

@@ -25,7 +25,7 @@ BUDGET = 2 * LARGEST
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     directory: Path = tmp_path_factory.mktemp("recent")
     store = Store(f"sqlite:///{directory / 'antiphon.db'}", peppers=[b"p" * 32])
-    store.upgrade()
+    store.schema.upgrade()
     yield store
     store.close()
 
@@ -53,7 +53,7 @@ def path(recent: Recent, response_id: str) -> list[str]:
 def test_a_chain_is_the_way_from_its_root_or_its_newest_compaction(
     store: Store, turns: list[tuple[int, bool, bool]]
 ) -> None:
-    recent = Recent(store, Share(Budget(BUDGET)))
+    recent = Recent(store.responses, Share(Budget(BUDGET)))
     ways: list[tuple[str, list[str], bool]] = []
     for place, is_root, compacted in turns:
         parent = None if is_root or not ways else ways[place % len(ways)]
@@ -66,11 +66,11 @@ def test_a_chain_is_the_way_from_its_root_or_its_newest_compaction(
 
 
 def test_a_link_is_what_a_stored_one_would_be(store: Store) -> None:
-    recent = Recent(store, Share(Budget(BUDGET)))
+    recent = Recent(store.responses, Share(Budget(BUDGET)))
     stored = turn(store)
     first = unstored(recent, stored)
     link = recent.chain(OWNER, first).links[-1]
-    kept = store.chain(OWNER, stored).links[-1]
+    kept = store.responses.chain(OWNER, stored).links[-1]
     assert (link.id, link.status, link.channel) == (first, "completed", kept.channel)
     assert (link.input, link.input_tokens, link.output_tokens) == (kept.input, kept.input_tokens, kept.output_tokens)
     assert orjson.loads(link.output)[0]["content"] == "welcome"
@@ -78,22 +78,22 @@ def test_a_link_is_what_a_stored_one_would_be(store: Store) -> None:
 
 
 def test_nothing_of_it_is_in_the_store(store: Store) -> None:
-    recent = Recent(store, Share(Budget(BUDGET)))
+    recent = Recent(store.responses, Share(Budget(BUDGET)))
     made = unstored(recent)
     assert made in recent
-    assert store.response(OWNER, made) is None
+    assert store.responses.read(OWNER, made) is None
     with pytest.raises(InvalidRequest, match="not found"):
-        Recent(store, Share(Budget(BUDGET))).chain(OWNER, made)
+        Recent(store.responses, Share(Budget(BUDGET))).chain(OWNER, made)
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
 def test_what_has_failed_is_not_remembered(store: Store, status: str) -> None:
-    recent = Recent(store, Share(Budget(BUDGET)))
+    recent = Recent(store.responses, Share(Budget(BUDGET)))
     assert unstored(recent, status=status) not in recent
 
 
 def test_what_is_forgotten_is_gone_but_not_for_those_who_went_on(store: Store) -> None:
-    recent = Recent(store, Share(Budget(BUDGET)))
+    recent = Recent(store.responses, Share(Budget(BUDGET)))
     root = unstored(recent)
     child = unstored(recent, root)
     recent.forget(root)
@@ -104,23 +104,23 @@ def test_what_is_forgotten_is_gone_but_not_for_those_who_went_on(store: Store) -
 
 
 def test_a_turn_that_was_opened_before_its_parent_went_is_whole(store: Store) -> None:
-    recent = Recent(store, Share(Budget(BUDGET)))
+    recent = Recent(store.responses, Share(Budget(BUDGET)))
     parent = turn(store)
     recent.chain(OWNER, parent)
-    store.delete(OWNER, parent)
+    store.responses.delete(OWNER, parent)
     begun = draft(parent, kept=False)
     recent.note(begun, outcome())
     assert path(recent, begun.id) == [parent, begun.id]
 
 
 def test_only_the_latest_are_remembered(store: Store) -> None:
-    recent = Recent(store, Share(Budget(BUDGET)))
+    recent = Recent(store.responses, Share(Budget(BUDGET)))
     made = [unstored(recent) for _ in range(REMEMBERED + 3)]
     assert [response_id in recent for response_id in made] == [False] * 3 + [True] * REMEMBERED
 
 
 def test_contexts_that_are_too_large_together_are_forgotten_from_the_oldest_on(store: Store) -> None:
-    recent = Recent(store, Share(Budget(BUDGET)))
+    recent = Recent(store.responses, Share(Budget(BUDGET)))
     half = b"x" * (LARGEST // 2)
     drafts = [draft(kept=False, input=half), draft(kept=False, input=b"[]"), draft(kept=False, input=half)]
     for begun in drafts:
@@ -133,7 +133,7 @@ def test_contexts_that_are_too_large_together_are_forgotten_from_the_oldest_on(s
 
 def test_what_is_remembered_has_its_part_of_the_memory_of_large_bodies(store: Store) -> None:
     budget = Budget(1000)
-    recent = Recent(store, Share(budget))
+    recent = Recent(store.responses, Share(budget))
     ids = [unstored(recent) for _ in range(REMEMBERED)]
     assert 0 < budget.taken <= 1000
     assert ids[-1] in recent

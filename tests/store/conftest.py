@@ -17,6 +17,6 @@ PEPPER = b"p" * 32
 @pytest.fixture
 def store(database_url: str) -> Iterator[Store]:
     store = Store(database_url, peppers=[PEPPER])
-    store.upgrade()
+    store.schema.upgrade()
     yield store
     store.close()

@@ -17,21 +17,21 @@ from tests.store.turns import OWNER, line, turn
 @pytest.fixture
 def sqlite(tmp_path: Path) -> Store:
     store = Store(f"sqlite:///{tmp_path}/antiphon.db", peppers=[PEPPER])
-    store.upgrade()
+    store.schema.upgrade()
     return store
 
 
 def test_a_copy_is_a_whole_store_for_its_owner_only(sqlite: Store, tmp_path: Path) -> None:
     turns = line(sqlite, 3)
-    _, secret = sqlite.create_token("laptop", OWNER)
-    sqlite.backup(tmp_path / "copy.db")
+    _, secret = sqlite.tokens.create("laptop", OWNER)
+    sqlite.maintenance.backup(tmp_path / "copy.db")
     turn(sqlite, turns[-1])
     assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
     copy = Store(f"sqlite:///{tmp_path}/copy.db", peppers=[PEPPER])
-    copy.check_schema()
-    assert [link.id for link in copy.chain(OWNER, turns[-1]).links] == turns
-    assert copy.stats()["rows"]["response"] == 3
-    assert copy.token(secret) is not None
+    copy.schema.check()
+    assert [link.id for link in copy.responses.chain(OWNER, turns[-1]).links] == turns
+    assert copy.maintenance.stats()["rows"]["response"] == 3
+    assert copy.tokens.check(secret) is not None
     copy.close()
     sqlite.close()
 
@@ -48,16 +48,16 @@ def test_a_copy_made_while_others_write_holds_whole_turns(sqlite: Store, tmp_pat
     with ThreadPoolExecutor(1) as threads:
         writing = threads.submit(write)
         for number in range(5):
-            sqlite.backup(tmp_path / f"copy{number}.db")
+            sqlite.maintenance.backup(tmp_path / f"copy{number}.db")
         done.set()
         written = writing.result()
     for number in range(5):
         copy = Store(f"sqlite:///{tmp_path}/copy{number}.db", peppers=[PEPPER])
-        kept = [response_id for response_id in written if copy.response(OWNER, response_id)]
+        kept = [response_id for response_id in written if copy.responses.read(OWNER, response_id)]
         assert kept == written[: len(kept)]
         if kept:
-            assert [link.id for link in copy.chain(OWNER, kept[-1]).links] == kept
-        counted = copy.stats()["rows"]
+            assert [link.id for link in copy.responses.chain(OWNER, kept[-1]).links] == kept
+        counted = copy.maintenance.stats()["rows"]
         assert counted["response"] == counted["content"] == len(kept)
         copy.close()
     sqlite.close()
@@ -66,10 +66,10 @@ def test_a_copy_made_while_others_write_holds_whole_turns(sqlite: Store, tmp_pat
 def test_a_file_that_is_there_is_left_alone(sqlite: Store, tmp_path: Path) -> None:
     (tmp_path / "copy.db").write_text("mine")
     with pytest.raises(ConfigurationError, match=r"copy\.db"):
-        sqlite.backup(tmp_path / "copy.db")
+        sqlite.maintenance.backup(tmp_path / "copy.db")
     assert (tmp_path / "copy.db").read_text() == "mine"
     with pytest.raises(ConfigurationError) as caught:
-        sqlite.backup(tmp_path / "none" / "copy.db")
+        sqlite.maintenance.backup(tmp_path / "none" / "copy.db")
     assert caught.value.fix
     sqlite.close()
 
@@ -77,7 +77,7 @@ def test_a_file_that_is_there_is_left_alone(sqlite: Store, tmp_path: Path) -> No
 def test_where_nothing_is_stored_there_is_nothing_to_copy(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/empty.db", peppers=[PEPPER])
     with pytest.raises(ConfigurationError, match="no database"):
-        store.backup(tmp_path / "copy.db")
+        store.maintenance.backup(tmp_path / "copy.db")
     assert not (tmp_path / "copy.db").exists()
     store.close()
 
@@ -85,7 +85,7 @@ def test_where_nothing_is_stored_there_is_nothing_to_copy(tmp_path: Path) -> Non
 def test_a_server_is_copied_by_its_own_program(mariadb: Server, tmp_path: Path) -> None:
     store = Store(f"mysql://root:hidden@127.0.0.1:{mariadb.port}/chat%20log", peppers=[PEPPER])
     with pytest.raises(ConfigurationError) as caught:
-        store.backup(tmp_path / "copy.db")
+        store.maintenance.backup(tmp_path / "copy.db")
     assert f"mariadb-dump --single-transaction --host=127.0.0.1 --port={mariadb.port}" in caught.value.fix
     assert "hidden" not in caught.value.message + caught.value.fix
     assert not (tmp_path / "copy.db").exists()

@@ -13,14 +13,14 @@ from tests.store.turns import OWNER, chain_ids, draft, line, outcome, turn
 
 def refused(store: Store, response_id: str, owner: str = OWNER) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        store.chain(owner, response_id)
+        store.responses.chain(owner, response_id)
     return caught.value
 
 
 def test_a_chain_holds_what_each_turn_said_oldest_first(store: Store) -> None:
     first = turn(store, says="one")
     second = turn(store, first, says="two")
-    chain = store.chain(OWNER, second)
+    chain = store.responses.chain(OWNER, second)
     assert [link.id for link in chain.links] == [first, second]
     assert b'"two"' in chain.links[1].input
     assert b'"welcome"' in chain.links[1].output
@@ -33,8 +33,8 @@ def test_a_chain_holds_what_each_turn_said_oldest_first(store: Store) -> None:
 @pytest.mark.parametrize("name", ['of "us" \\ them', "tab\tand\nline", "é 🙂 \x7f", "null", "7"])
 def test_names_are_read_as_they_were_written(store: Store, name: str) -> None:
     begun = draft(turn(store))
-    store.finish(begun, outcome(channel=name, family=name, opaque=True, usage=None))
-    link = store.chain(OWNER, begun.id).links[-1]
+    store.responses.finish(begun, outcome(channel=name, family=name, opaque=True, usage=None))
+    link = store.responses.chain(OWNER, begun.id).links[-1]
     assert link == (begun.id, "completed", name, name, 1, None, None, begun.input, link.output)
 
 
@@ -44,7 +44,7 @@ def test_a_chain_is_read_by_one_query(store: Store) -> None:
     tip = line(store, 3, line(store, 2, compaction)[0])[-1]
     store.database.close()
     seen: list[str] = []
-    for read, length in ((store.chain, 5), (store.full_chain, 9)):
+    for read, length in ((store.responses.chain, 5), (store.responses.full_chain, 9)):
         before = statements(store, seen)
         assert len(read(OWNER, tip).links) == length
         assert statements(store, seen) - before == 1
@@ -89,7 +89,7 @@ def test_a_chain_starts_at_the_newest_compaction(store: Store) -> None:
     before = line(store, 3)
     compaction = turn(store, before[-1], compacted=True)
     after = line(store, 2, compaction)
-    chain = store.chain(OWNER, after[-1])
+    chain = store.responses.chain(OWNER, after[-1])
     assert chain.compacted
     assert [link.id for link in chain.links] == [compaction, *after]
     assert chain_ids(store, before[-1]) == before
@@ -118,7 +118,7 @@ def test_a_fork_off_a_compaction_starts_at_it(store: Store) -> None:
 
 def test_a_first_response_can_hold_a_compaction(store: Store) -> None:
     root = turn(store, compacted=True)
-    chain = store.chain(OWNER, turn(store, root))
+    chain = store.responses.chain(OWNER, turn(store, root))
     assert chain.compacted
     assert chain.links[0].id == root
 
@@ -127,7 +127,7 @@ def test_the_full_chain_goes_behind_compactions(store: Store) -> None:
     before = line(store, 2)
     compaction = turn(store, before[-1], compacted=True)
     last = turn(store, compaction)
-    chain = store.full_chain(OWNER, last)
+    chain = store.responses.full_chain(OWNER, last)
     assert [link.id for link in chain.links] == [*before, compaction, last]
     assert not chain.compacted
 
@@ -140,9 +140,9 @@ def test_a_parent_that_did_not_end_well_is_refused(store: Store, status: str) ->
 
 def test_a_parent_in_progress_is_refused_until_it_has_ended(store: Store) -> None:
     begun = draft(streamed=True)
-    store.begin(begun)
+    store.responses.begin(begun)
     assert refused(store, begun.id).code == "previous_response_not_ready"
-    store.finish(begun, outcome("incomplete"))
+    store.responses.finish(begun, outcome("incomplete"))
     assert chain_ids(store, begun.id) == [begun.id]
 
 
@@ -155,7 +155,7 @@ def test_a_failed_turn_takes_no_place(store: Store) -> None:
 
 def test_unknown_foreign_and_deleted_parents_answer_alike(store: Store) -> None:
     deleted, foreign = turn(store), turn(store, owner="bob")
-    store.delete(OWNER, deleted)
+    store.responses.delete(OWNER, deleted)
     for response_id in ("resp_" + "0" * 48, deleted, foreign, "resp_é", "x" * 9000, ""):
         error = refused(store, response_id)
         assert error.code == "previous_response_not_found"
@@ -164,7 +164,7 @@ def test_unknown_foreign_and_deleted_parents_answer_alike(store: Store) -> None:
 
 def test_what_is_not_kept_cannot_be_continued(store: Store) -> None:
     unkept = draft(kept=False)
-    store.finish(unkept, outcome())
+    store.responses.finish(unkept, outcome())
     assert refused(store, unkept.id).code == "previous_response_not_found"
 
 
@@ -175,15 +175,15 @@ def test_an_id_is_exact(store: Store, change: type[str]) -> None:
 
 def test_a_deleted_ancestor_is_named(store: Store) -> None:
     turns = line(store, 5)
-    store.delete(OWNER, turns[1])
-    store.delete(OWNER, turns[2])
+    store.responses.delete(OWNER, turns[1])
+    store.responses.delete(OWNER, turns[2])
     assert refused(store, turns[-1]).message == f"Previous response with id '{turns[2]}' not found."
     assert chain_ids(store, turns[0]) == [turns[0]]
 
 
 def test_nobody_slips_into_a_deleted_ones_place(store: Store) -> None:
     root, gone, last = line(store, 3)
-    store.delete(OWNER, gone)
+    store.responses.delete(OWNER, gone)
     sibling = turn(store, root)
     assert chain_ids(store, sibling) == [root, sibling]
     assert refused(store, last).message == f"Previous response with id '{gone}' not found."
@@ -193,24 +193,24 @@ def test_a_missing_ancestor_behind_a_compaction_does_not_matter(store: Store) ->
     before = line(store, 3)
     compaction = turn(store, before[-1], compacted=True)
     last = turn(store, compaction)
-    store.delete(OWNER, before[1])
+    store.responses.delete(OWNER, before[1])
     assert chain_ids(store, last) == [compaction, last]
     with pytest.raises(InvalidRequest, match=before[1]):
-        store.full_chain(OWNER, last)
+        store.responses.full_chain(OWNER, last)
 
 
 def test_a_parent_deleted_while_its_child_ran_leaves_the_child_stored(store: Store) -> None:
     root = turn(store)
     child = draft(root)
-    store.delete(OWNER, root)
-    assert store.finish(child, outcome())
-    assert store.response(OWNER, child.id) is not None
+    store.responses.delete(OWNER, root)
+    assert store.responses.finish(child, outcome())
+    assert store.responses.read(OWNER, child.id) is not None
     assert refused(store, child.id).message == f"Previous response with id '{root}' not found."
 
 
 def test_a_vanished_parent_never_shortens_the_chain(store: Store) -> None:
     child = draft("resp_" + "1" * 48)
-    assert store.finish(child, outcome())
+    assert store.responses.finish(child, outcome())
     assert refused(store, child.id).code == "previous_response_not_found"
     assert refused(store, turn(store, child.id)).code == "previous_response_not_found"
 
@@ -230,14 +230,14 @@ def test_twelve_hundred_forks_of_forks_are_read_whole(store: Store, database_url
 
 def test_a_chain_can_be_so_long_and_no_longer(store: Store, database_url: str) -> None:
     written = rows.line(database_url, LONGEST)
-    longest = store.chain(OWNER, written[-1])
+    longest = store.responses.chain(OWNER, written[-1])
     assert len(longest.links) == LONGEST
     too_long = turn(store, written[-1])
     assert refused(store, too_long).code == "chain_too_long"
     compaction = turn(store, too_long, compacted=True)
     assert chain_ids(store, compaction) == [compaction]
     with pytest.raises(InvalidRequest, match=str(LONGEST)):
-        store.full_chain(OWNER, compaction)
+        store.responses.full_chain(OWNER, compaction)
 
 
 def test_a_damaged_place_is_walked_around(store: Store, database_url: str) -> None:
@@ -250,7 +250,7 @@ def test_a_damaged_place_behind_a_compaction_is_walked_around_too(store: Store, 
     first, compaction = turn(store), turn(store, compacted=True)
     turns = [compaction, *line(store, 4, compaction)]
     rows.execute(database_url, "UPDATE response SET branch = NULL, depth = NULL WHERE id = ?", (turns[2],))
-    chain = store.chain(OWNER, turns[-1])
+    chain = store.responses.chain(OWNER, turns[-1])
     assert [link.id for link in chain.links] == turns
     assert chain.compacted
     assert first not in turns

@@ -49,7 +49,7 @@ def say(store: Store, conversation: str, text: str, *, status: str = "completed"
         fields["seen"] = store.conversations.chain(OWNER, conversation).seen
     begun = draft(says=text, conversation=conversation, seen=fields.pop("seen"))
     ended = outcome(status, says=f"answer to {text}", **fields)
-    store.finish(begun, ended)
+    store.responses.finish(begun, ended)
     return begun.id
 
 
@@ -90,7 +90,7 @@ def test_a_turn_is_appended_with_the_end_of_its_response(store: Store) -> None:
         ("", None, None),
         (response, "first", 3),
     ]
-    stored = store.response(OWNER, response)
+    stored = store.responses.read(OWNER, response)
     assert stored is not None
     assert (stored.conversation, stored.seen, chain.seen) == (conversation, 1, 2)
 
@@ -101,20 +101,20 @@ def test_only_what_ended_well_is_appended_and_once(store: Store, status: str, ap
     conversation = begin(store)
     begun, ended = draft(conversation=conversation), outcome(status)
     if announced:
-        store.begin(begun)
+        store.responses.begin(begun)
     assert listed(store, conversation) == []
-    assert store.finish(begun, ended)
-    store.finish(begun, ended)
+    assert store.responses.finish(begun, ended)
+    store.responses.finish(begun, ended)
     assert len(listed(store, conversation)) == appended
 
 
 def test_what_is_not_kept_or_was_cancelled_before_appends_nothing(store: Store) -> None:
     conversation = begin(store)
     cancelled = draft(conversation=conversation)
-    store.begin(cancelled)
-    store.cancel(OWNER, cancelled.id)
-    assert not store.finish(cancelled, outcome())
-    store.note(draft(conversation=conversation, kept=False), outcome())
+    store.responses.begin(cancelled)
+    store.responses.cancel(OWNER, cancelled.id)
+    assert not store.responses.finish(cancelled, outcome())
+    store.responses.note(draft(conversation=conversation, kept=False), outcome())
     store.close()
     assert listed(store, conversation) == []
 
@@ -122,15 +122,15 @@ def test_what_is_not_kept_or_was_cancelled_before_appends_nothing(store: Store) 
 def test_a_run_that_lost_its_lease_appends_nothing(store: Store, database_url: str) -> None:
     conversation, heir = begin(store), Store(database_url, peppers=[b"p"])
     waiting = draft(says="one", conversation=conversation, background=True)
-    store.enqueue(waiting, b"{}", Batch(0, 0, b""), lambda _: None)
-    assert store.claim(waiting.id)
+    store.jobs.add(waiting, b"{}", Batch(0, 0, b""), lambda _: None)
+    assert store.jobs.claim(waiting.id)
     rows.execute(database_url, "UPDATE worker SET lease_until = 1")
-    heir.reap()
-    assert heir.claim(waiting.id)
-    assert not store.finish(waiting, outcome(says="too late"))
+    heir.reaper.reap()
+    assert heir.jobs.claim(waiting.id)
+    assert not store.responses.finish(waiting, outcome(says="too late"))
     assert listed(store, conversation) == []
-    assert heir.finish(waiting, outcome(says="answer to one"))
-    assert not store.finish(waiting, outcome("incomplete", says="later still"))
+    assert heir.responses.finish(waiting, outcome(says="answer to one"))
+    assert not store.responses.finish(waiting, outcome("incomplete", says="later still"))
     assert texts(listed(store, conversation)) == ["one", "answer to one"]
     heir.close()
 
@@ -139,8 +139,8 @@ def test_a_turn_whose_conversation_is_gone_ends_all_the_same(store: Store) -> No
     conversation = begin(store)
     begun = draft(conversation=conversation)
     store.conversations.delete(OWNER, conversation)
-    assert store.finish(begun, outcome())
-    assert store.response(OWNER, begun.id) is not None
+    assert store.responses.finish(begun, outcome())
+    assert store.responses.read(OWNER, begun.id) is not None
     assert store.conversations.read(OWNER, conversation) is None
 
 
@@ -171,7 +171,7 @@ def test_an_id_that_is_taken_or_unfit_is_replaced(store: Store) -> None:
 
 def append_many(url: str, conversations: list[str], name: str, together: Barrier, told: Any) -> None:
     store = Store(url, peppers=[b"p"])
-    store.ping()
+    store.database.ping()
     together.wait()
     for number in range(20):
         for conversation in conversations:
@@ -258,7 +258,7 @@ def test_a_conversation_is_its_owners_alone(store: Store) -> None:
         assert not conversations.delete(owner, name)
         with pytest.raises(NotFound):
             conversations.chain(owner, name)
-    assert store.items("eve", [item_id]) == {}
+    assert store.items.find("eve", [item_id]) == {}
     assert texts(listed(store, conversation)) == ["secret"]
 
 
@@ -312,24 +312,24 @@ def test_a_chain_from_a_response_has_the_conversation_as_it_was_then(store: Stor
     say(store, conversation, "two")
     child = turn(store, response, says="aside")
     expected = ["first", "one", "answer to one", "aside", "welcome"]
-    assert loaded(store.chain(OWNER, child)) == expected
+    assert loaded(store.responses.chain(OWNER, child)) == expected
     compact(store, conversation, "short")
-    assert loaded(store.chain(OWNER, child)) == expected
+    assert loaded(store.responses.chain(OWNER, child)) == expected
     later = say(store, conversation, "three")
-    assert loaded(store.chain(OWNER, later)) == ["compaction", "short", "three", "answer to three"]
-    assert loaded(store.full_chain(OWNER, later))[:3] == ["first", "one", "answer to one"]
+    assert loaded(store.responses.chain(OWNER, later)) == ["compaction", "short", "three", "answer to three"]
+    assert loaded(store.responses.full_chain(OWNER, later))[:3] == ["first", "one", "answer to one"]
 
 
 def test_a_background_run_has_the_conversation_as_it_was_when_it_began(store: Store) -> None:
     conversation = begin(store, "first")
     waiting = draft(says="asked early", conversation=conversation, seen=1, background=True)
-    store.enqueue(waiting, b"sealed", Batch(0, 0, b"event: response.created\ndata: {}\n\n"), [].append)
+    store.jobs.add(waiting, b"sealed", Batch(0, 0, b"event: response.created\ndata: {}\n\n"), [].append)
     say(store, conversation, "one")
-    assert store.claim(waiting.id) is not None
+    assert store.jobs.claim(waiting.id) is not None
     begun = replace(waiting, seen=store.conversations.chain(OWNER, conversation).seen)
-    assert store.finish(begun, outcome(says="late"))
+    assert store.responses.finish(begun, outcome(says="late"))
     child = turn(store, waiting.id, says="aside")
-    assert loaded(store.chain(OWNER, child)) == [
+    assert loaded(store.responses.chain(OWNER, child)) == [
         "first",
         "one",
         "answer to one",
@@ -346,23 +346,23 @@ def test_a_chain_whose_conversation_is_gone_is_refused(store: Store) -> None:
     compacted = compact(store, conversation, "short")
     store.conversations.delete(OWNER, conversation)
     with pytest.raises(InvalidRequest) as caught:
-        store.chain(OWNER, response)
+        store.responses.chain(OWNER, response)
     assert caught.value.code == "previous_response_not_found"
     assert conversation in caught.value.message
     # This one stands for all that it had seen.
-    assert loaded(store.chain(OWNER, compacted)) == ["compaction", "short"]
+    assert loaded(store.responses.chain(OWNER, compacted)) == ["compaction", "short"]
 
 
 def test_what_a_conversation_holds_outlives_the_response_and_its_age(store: Store, database_url: str) -> None:
     conversation = begin(store, "first")
     deleted, pruned = say(store, conversation, "one"), say(store, conversation, "two")
     copied = [item["id"] for item in listed(store, conversation)]
-    assert store.delete(OWNER, deleted)
+    assert store.responses.delete(OWNER, deleted)
     rows.age(database_url, [pruned], 90)
-    list(store.prune(int(time.time()) - 30 * 86_400))
-    assert store.response(OWNER, pruned) is None
+    list(store.maintenance.prune(int(time.time()) - 30 * 86_400))
+    assert store.responses.read(OWNER, pruned) is None
     assert texts(listed(store, conversation)) == ["first", "one", "answer to one", "two", "answer to two"]
-    assert store.items(OWNER, copied).keys() == set(copied)
+    assert store.items.find(OWNER, copied).keys() == set(copied)
 
 
 def test_a_deleted_conversation_leaves_nothing(store: Store, database_url: str) -> None:
@@ -372,8 +372,8 @@ def test_a_deleted_conversation_leaves_nothing(store: Store, database_url: str) 
     item = listed(store, conversation)[0]["id"]
     assert store.conversations.delete(OWNER, conversation)
     assert not store.conversations.delete(OWNER, conversation)
-    assert store.items(OWNER, [item]) == {}
-    assert store.response(OWNER, response) is not None
+    assert store.items.find(OWNER, [item]) == {}
+    assert store.responses.read(OWNER, response) is not None
     assert [rows.count(database_url, f"conversation{part}") for part in ("", "_turn", "_item")] == [1, 1, 1]
     assert texts(listed(store, kept)) == ["kept"]
 
@@ -383,7 +383,7 @@ def test_the_newest_copy_of_an_item_is_found(store: Store) -> None:
         conversation = begin(store)
         items = orjson.dumps([message(text, id="msg_mine")])
         store.conversations.add(OWNER, conversation, ConversationTurn(created_at=1, input=items))
-    assert store.items(OWNER, ["msg_mine", "msg_none"])["msg_mine"]["content"] == "new"
+    assert store.items.find(OWNER, ["msg_mine", "msg_none"])["msg_mine"]["content"] == "new"
 
 
 @on_any_store

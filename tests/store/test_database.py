@@ -42,18 +42,18 @@ def test_a_relative_file_stays_where_it_was_meant(tmp_path: Path, monkeypatch: p
 
 def test_a_file_that_is_gone_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/a.db", peppers=[b"p"])
-    store.upgrade()
+    store.schema.upgrade()
     kept = turn(store)
     (tmp_path / "a.db").rename(tmp_path / "elsewhere.db")
     with pytest.raises(StoreUnavailable):
         # Although a connection to it is open.
-        store.ping()
+        store.database.ping()
     store.close()
     with pytest.raises(StoreUnavailable):
-        store.response(OWNER, kept)
+        store.responses.read(OWNER, kept)
     assert not (tmp_path / "a.db").exists()
     (tmp_path / "elsewhere.db").rename(tmp_path / "a.db")
-    assert store.response(OWNER, kept)
+    assert store.responses.read(OWNER, kept)
     store.close()
 
 
@@ -75,12 +75,12 @@ def test_a_database_that_is_not_there_is_unavailable_and_quotes_nothing(
     for url in (f"sqlite:///{tmp_path}/no/folder/a.db", "mysql://root:hidden@127.0.0.1:1/none"):
         store = Store(url, peppers=[b"p"])
         with pytest.raises(StoreUnavailable) as caught:
-            store.ping()
+            store.database.ping()
         assert caught.value.code == "storage_unavailable"
         with pytest.raises(StoreUnavailable):
-            store.response(OWNER, "resp_1")
+            store.responses.read(OWNER, "resp_1")
         with pytest.raises(StoreUnavailable):
-            store.finish(draft(says="private words"), outcome())
+            store.responses.finish(draft(says="private words"), outcome())
         store.close()
     assert "private words" not in caplog.text
     assert "hidden" not in caplog.text
@@ -88,20 +88,20 @@ def test_a_database_that_is_not_there_is_unavailable_and_quotes_nothing(
 
 def test_a_fault_of_a_row_is_logged_without_its_values(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(StoreUnavailable):
-        store.finish(draft(created_at=2**70, says="private words"), outcome())
+        store.responses.finish(draft(created_at=2**70, says="private words"), outcome())
     assert "private words" not in caplog.text
 
 
 def test_readers_go_on_while_another_process_holds_the_write_lock(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/a.db", peppers=[b"p"])
-    store.upgrade()
+    store.schema.upgrade()
     turns = line(store, 3)
     holder = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     assert chain_ids(store, turns[-1]) == turns
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(turn, store, turns[-1])
-        assert store.response(OWNER, turns[0]) is not None
+        assert store.responses.read(OWNER, turns[0]) is not None
         holder.execute("COMMIT")
         assert chain_ids(store, waiting.result())[:-1] == turns
     holder.close()
@@ -116,7 +116,7 @@ def test_connections_that_were_killed_are_replaced_unseen(store: Store, database
         _kill_all(mariadb)
         last = turn(store, turns[-1])
         assert chain_ids(store, last) == [*turns, last]
-        assert store.delete(OWNER, last)
+        assert store.responses.delete(OWNER, last)
 
 
 def _kill_all(server: Server) -> None:
@@ -130,12 +130,12 @@ def _kill_all(server: Server) -> None:
 def test_a_frozen_server_fails_everybody_and_is_used_again_once_it_thaws(mariadb: Server) -> None:
     mariadb.run("CREATE DATABASE frozen")
     store = Store(mariadb.url("frozen"), peppers=[b"p"])
-    store.upgrade()
+    store.schema.upgrade()
     turns = line(store, 2)
     os.kill(mariadb.process.pid, signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(12) as threads:
-            asked = [threads.submit(store.chain, OWNER, turns[-1]) for _ in range(12)]
+            asked = [threads.submit(store.responses.chain, OWNER, turns[-1]) for _ in range(12)]
             assert all(isinstance(answer.exception(), StoreUnavailable) for answer in asked)
     finally:
         os.kill(mariadb.process.pid, signal.SIGCONT)
@@ -161,10 +161,10 @@ def test_no_connection_is_lost_by_failures(store: Store, database_url: str) -> N
 def test_what_a_statement_may_not_hold_is_refused_before_it_is_sent(mariadb: Server) -> None:
     mariadb.run("CREATE DATABASE narrow")
     store = Store(mariadb.url("narrow"), peppers=[b"p"])
-    store.upgrade()
+    store.schema.upgrade()
     turn(store)
     with pytest.raises(StoreUnavailable, match="max_allowed_packet"):
-        store.finish(draft(input=b'["' + b"x" * 17_000_000 + b'"]'), outcome())
+        store.responses.finish(draft(input=b'["' + b"x" * 17_000_000 + b'"]'), outcome())
     turn(store)
     store.close()
     mariadb.run("DROP DATABASE narrow")
@@ -173,7 +173,7 @@ def test_what_a_statement_may_not_hold_is_refused_before_it_is_sent(mariadb: Ser
 def test_the_sqlite_file_is_laid_out_for_turns(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/a.db"
     store = Store(url, peppers=[b"p"])
-    store.upgrade()
+    store.schema.upgrade()
     store.close()
     assert rows.execute(url, "SELECT page_size FROM pragma_page_size") == [(16384,)]
     assert rows.execute(url, "SELECT journal_mode FROM pragma_journal_mode") == [("wal",)]
@@ -185,7 +185,7 @@ def test_a_sqlite_file_that_is_there_keeps_its_pages(tmp_path: Path) -> None:
         older.execute("PRAGMA journal_mode = wal")
         older.execute("CREATE TABLE something (id INTEGER)")
     store = Store(f"sqlite:///{tmp_path}/a.db", peppers=[b"p"])
-    store.upgrade()
+    store.schema.upgrade()
     turns = line(store, 3)
     assert chain_ids(store, turns[-1]) == turns
     store.close()
@@ -194,7 +194,7 @@ def test_a_sqlite_file_that_is_there_keeps_its_pages(tmp_path: Path) -> None:
 
 def test_the_sqlite_file_is_its_owners_alone(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/a.db", peppers=[b"p"])
-    store.upgrade()
+    store.schema.upgrade()
     turn(store)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
     assert modes == {"a.db": 0o600, "a.db-wal": 0o600, "a.db-shm": 0o600}
@@ -205,7 +205,7 @@ def test_a_sqlite_file_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
     (tmp_path / "a.db").touch(0o640)
     (tmp_path / "a.db").chmod(0o640)
     store = Store(f"sqlite:///{tmp_path}/a.db", peppers=[b"p"])
-    store.upgrade()
+    store.schema.upgrade()
     store.close()
     assert stat.S_IMODE((tmp_path / "a.db").stat().st_mode) == 0o640
 
@@ -256,12 +256,12 @@ def test_a_fault_that_stays_is_not_tried_for_ever(store: Store, database_url: st
 
 def test_a_write_lock_that_stays_ends_in_an_error(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/a.db", peppers=[b"p"])
-    store.upgrade()
+    store.schema.upgrade()
     holder = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnavailable):
-        store.delete(OWNER, "resp_1")
+        store.responses.delete(OWNER, "resp_1")
     holder.execute("COMMIT")
-    assert store.delete(OWNER, turn(store))
+    assert store.responses.delete(OWNER, turn(store))
     holder.close()
     store.close()

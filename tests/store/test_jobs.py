@@ -18,18 +18,18 @@ TOLD = Batch(0, 1, b"event: response.created\ndata: {}\n\nevent: response.queued
 
 def enqueue(store: Store, heard: list[str] | None = None) -> str:
     waiting = draft(background=True)
-    store.enqueue(waiting, b"sealed", TOLD, [].append if heard is None else heard.append)
+    store.jobs.add(waiting, b"sealed", TOLD, [].append if heard is None else heard.append)
     return waiting.id
 
 
 def status(store: Store, response_id: str) -> str:
-    stored = store.response(OWNER, response_id)
+    stored = store.responses.read(OWNER, response_id)
     assert stored is not None
     return stored.status
 
 
 def held(store: Store, response_id: str) -> Job:
-    job = store.claim(response_id)
+    job = store.jobs.claim(response_id)
     assert job is not None
     return job
 
@@ -70,32 +70,32 @@ def test_of_many_who_claim_it_one_has_it(store: Store, other: Store) -> None:
     response_id = enqueue(store)
     stores = [store, other] * 4
     with ThreadPoolExecutor(2) as threads:
-        jobs = list(threads.map(lambda store: store.claim(response_id), stores[:2]))
+        jobs = list(threads.map(lambda store: store.jobs.claim(response_id), stores[:2]))
     assert sum(job is not None for job in jobs) == 1
 
 
 def test_whoever_does_not_hold_it_neither_tells_nor_ends_it(store: Store, other: Store) -> None:
     waiting = draft(background=True)
-    store.enqueue(waiting, b"sealed", TOLD, [].append)
+    store.jobs.add(waiting, b"sealed", TOLD, [].append)
     held(store, waiting.id)
-    other.claim(waiting.id)
-    assert not other.keep_events(waiting.id, said(2, 4))
-    assert not other.finish(waiting, outcome())
+    other.jobs.claim(waiting.id)
+    assert not other.events.keep(waiting.id, said(2, 4))
+    assert not other.responses.finish(waiting, outcome())
     assert status(store, waiting.id) == "in_progress"
-    assert store.finish(waiting, outcome())
+    assert store.responses.finish(waiting, outcome())
 
 
 def test_its_job_ends_with_it(store: Store, database_url: str) -> None:
     for end in (
-        lambda waiting: store.finish(waiting, outcome()),
-        lambda waiting: store.cancel(OWNER, waiting.id),
-        lambda waiting: store.delete(OWNER, waiting.id),
+        lambda waiting: store.responses.finish(waiting, outcome()),
+        lambda waiting: store.responses.cancel(OWNER, waiting.id),
+        lambda waiting: store.responses.delete(OWNER, waiting.id),
     ):
         waiting = draft(background=True)
-        store.enqueue(waiting, b"sealed", TOLD, [].append)
+        store.jobs.add(waiting, b"sealed", TOLD, [].append)
         held(store, waiting.id)
         assert end(waiting)
-        assert store.claim(waiting.id) is None
+        assert store.jobs.claim(waiting.id) is None
     assert rows.count(database_url, "job") == 0
 
 
@@ -103,99 +103,99 @@ def test_what_was_given_back_waits_as_before(store: Store, other: Store) -> None
     heard: list[str] = []
     response_id = enqueue(store)
     held(store, response_id)
-    assert not other.give_back(response_id, heard.append)
-    assert store.give_back(response_id, heard.append)
+    assert not other.jobs.give_back(response_id, heard.append)
+    assert store.jobs.give_back(response_id, heard.append)
     assert (status(store, response_id), heard) == ("queued", [response_id])
     held(other, response_id)
-    assert not store.give_back(response_id, heard.append)
+    assert not store.jobs.give_back(response_id, heard.append)
 
 
 def test_a_dead_worker_loses_what_told_nothing_once(store: Store, other: Store, database_url: str) -> None:
     response_id = enqueue(store)
     held(other, response_id)
-    assert other.keep_events(response_id, said(2, LIFECYCLE - 1))
+    assert other.events.keep(response_id, said(2, LIFECYCLE - 1))
     kill(database_url, response_id)
-    assert store.reap() == 0
+    assert store.reaper.reap() == 0
     heard: list[str] = []
-    assert store.unheard(heard.append) == heard == [response_id]
-    assert store.unheard(heard.append) == []
+    assert store.jobs.unheard(heard.append) == heard == [response_id]
+    assert store.jobs.unheard(heard.append) == []
     held(store, response_id)
     kill(database_url, response_id)
-    assert store.reap() == 1
+    assert store.reaper.reap() == 1
     assert status(store, response_id) == "failed"
 
 
 def test_a_dead_worker_leaves_the_items_it_had_finished(store: Store, other: Store, database_url: str) -> None:
     response_id = enqueue(store)
     held(other, response_id)
-    assert other.keep_events(response_id, said(2, 5, "msg_1"))
-    assert other.keep_events(response_id, said(6, 8))
+    assert other.events.keep(response_id, said(2, 5, "msg_1"))
+    assert other.events.keep(response_id, said(6, 8))
     kill(database_url, response_id)
-    assert store.reap() == 1
-    failed = store.response(OWNER, response_id)
+    assert store.reaper.reap() == 1
+    failed = store.responses.read(OWNER, response_id)
     assert failed is not None
     assert [item["id"] for item in failed.output_items()] == ["msg_1"]
-    assert store.item(OWNER, "msg_1") is not None
+    assert store.items.in_responses(OWNER, ["msg_1"]).get("msg_1") is not None
 
 
 def test_one_that_comes_back_finds_it_gone(store: Store, other: Store, database_url: str) -> None:
     waiting = draft(background=True)
-    store.enqueue(waiting, b"sealed", TOLD, [].append)
+    store.jobs.add(waiting, b"sealed", TOLD, [].append)
     held(other, waiting.id)
     kill(database_url, waiting.id)
-    assert store.reap() == 0
+    assert store.reaper.reap() == 0
     held(store, waiting.id)
-    assert not other.keep_events(waiting.id, said(2, 4))
-    assert not other.finish(waiting, outcome())
-    assert other.running() == set()
-    assert store.finish(waiting, outcome())
+    assert not other.events.keep(waiting.id, said(2, 4))
+    assert not other.responses.finish(waiting, outcome())
+    assert other.reaper.running() == set()
+    assert store.responses.finish(waiting, outcome())
 
 
 def test_events_are_read_from_anywhere_in_their_order(store: Store, other: Store) -> None:
     response_id = enqueue(store)
     held(store, response_id)
     for first in range(2, 200, 2):
-        assert store.keep_events(response_id, said(first, first + 1))
+        assert store.events.keep(response_id, said(first, first + 1))
     after, seen = -1, []
-    while (page := other.events(OWNER, response_id, after)) is not None and page.batches:
+    while (page := other.events.read(OWNER, response_id, after)) is not None and page.batches:
         seen += [(batch.first, batch.last) for batch in page.batches]
         after = page.batches[-1].last
     assert seen == [(first, first + 1) for first in range(0, 200, 2)]
-    assert other.events("eve", response_id, -1) is None
+    assert other.events.read("eve", response_id, -1) is None
 
 
 def test_a_batch_that_is_written_again_has_more_in_it(store: Store) -> None:
     response_id = enqueue(store)
     held(store, response_id)
-    assert store.keep_events(response_id, said(2, 3))
-    assert store.keep_events(response_id, said(2, 7))
-    page = store.events(OWNER, response_id, 1)
+    assert store.events.keep(response_id, said(2, 3))
+    assert store.events.keep(response_id, said(2, 7))
+    page = store.events.read(OWNER, response_id, 1)
     assert page is not None
     assert [(batch.first, batch.last) for batch in page.batches] == [(2, 7)]
 
 
 def test_events_go_some_time_after_the_end(store: Store, database_url: str) -> None:
     waiting = draft(background=True)
-    store.enqueue(waiting, b"sealed", TOLD, [].append)
+    store.jobs.add(waiting, b"sealed", TOLD, [].append)
     held(store, waiting.id)
     rows.execute(database_url, "UPDATE event SET kept_at = 1")
-    assert store.expire_events(60) == 0
-    assert store.finish(waiting, outcome())
-    assert store.expire_events(60) == 0
+    assert store.events.expire(60) == 0
+    assert store.responses.finish(waiting, outcome())
+    assert store.events.expire(60) == 0
     rows.execute(database_url, "UPDATE response SET completed_at = 1")
-    assert store.expire_events(60) == 1
+    assert store.events.expire(60) == 1
     assert rows.count(database_url, "event") == 0
 
 
 def test_a_deleted_response_leaves_no_event(store: Store, database_url: str) -> None:
     response_id = enqueue(store)
-    assert store.delete(OWNER, response_id)
-    assert store.events(OWNER, response_id, -1) is None
+    assert store.responses.delete(OWNER, response_id)
+    assert store.events.read(OWNER, response_id, -1) is None
     assert rows.count(database_url, "event") == 0
 
 
 def test_only_what_waited_in_the_queue_can_be_given_back(store: Store) -> None:
     begun = draft()
-    store.begin(begun)
-    assert not store.give_back(begun.id, [].append)
+    store.responses.begin(begun)
+    assert not store.jobs.give_back(begun.id, [].append)
     assert status(store, begun.id) == "in_progress"

@@ -16,40 +16,40 @@ from tests.store.turns import OWNER, draft, outcome, turn
 def test_what_a_dead_worker_left_behind_has_failed(store: Store, database_url: str) -> None:
     dead = Store(database_url, peppers=[b"p"])
     left, alive, done = draft(), draft(), turn(store)
-    dead.begin(left)
-    store.begin(alive)
-    assert store.reap() == 0
+    dead.responses.begin(left)
+    store.responses.begin(alive)
+    assert store.reaper.reap() == 0
     rows.execute(
         database_url,
         "UPDATE worker SET lease_until = 1 WHERE pk = (SELECT worker FROM response WHERE id = ?)",
         (left.id,),
     )
-    assert store.reap() == 1
-    assert store.reap() == 0
-    failed = store.response(OWNER, left.id)
+    assert store.reaper.reap() == 1
+    assert store.reaper.reap() == 0
+    failed = store.responses.read(OWNER, left.id)
     assert failed is not None
     assert failed.error is not None
     assert (failed.status, failed.error["code"]) == ("failed", "gateway_interrupted")
     assert failed.input == left.input
-    assert [store.response(OWNER, it).status for it in (alive.id, done)] == ["in_progress", "completed"]  # type: ignore[union-attr]
-    assert not dead.finish(left, outcome(usage=Usage(output_tokens=4)))
+    assert [store.responses.read(OWNER, it).status for it in (alive.id, done)] == ["in_progress", "completed"]  # type: ignore[union-attr]
+    assert not dead.responses.finish(left, outcome(usage=Usage(output_tokens=4)))
     dead.close()
 
 
 def test_a_worker_that_says_so_lives_on(store: Store, database_url: str) -> None:
     begun = draft()
-    store.begin(begun)
+    store.responses.begin(begun)
     rows.execute(database_url, "UPDATE worker SET lease_until = 1")
-    store.renew_lease()
-    assert store.reap() == 0
-    assert store.finish(begun, outcome())
+    store.leases.extend()
+    assert store.reaper.reap() == 0
+    assert store.responses.finish(begun, outcome())
 
 
 def test_a_worker_has_one_row(store: Store, database_url: str) -> None:
-    store.renew_lease()
+    store.leases.extend()
     for _ in range(3):
-        store.begin(draft())
-    store.renew_lease()
+        store.responses.begin(draft())
+    store.leases.extend()
     assert rows.execute(database_url, "SELECT COUNT(*), COUNT(DISTINCT name) FROM worker") == [(1, 1)]
 
 
@@ -58,10 +58,10 @@ def test_a_workers_row_may_be_written_by_two_of_its_threads_at_once(mariadb: Ser
     mariadb.run("CREATE DATABASE together")
     url = mariadb.url("together")
     store, writes = Store(url, peppers=[b"p"]), ThreadPoolExecutor(2)
-    store.upgrade()
-    store.renew_lease()
+    store.schema.upgrade()
+    store.leases.extend()
     name, started, until = rows.execute(url, "SELECT name, started, lease_until FROM worker")[0]
-    for write in (store.renew_lease, lambda: store.begin(draft())):
+    for write in (store.leases.extend, lambda: store.responses.begin(draft())):
         rows.execute(url, "DELETE FROM worker")
         with pymysql.connect(host="127.0.0.1", port=mariadb.port, user="root", database="together") as other:
             row = "INSERT INTO worker (name, started, lease_until) VALUES (%s, %s, %s)"
@@ -80,21 +80,21 @@ def test_living_workers_tell_of_their_channels(store: Store, database_url: str) 
     other = Store(database_url, peppers=[b"p"])
     full = ChannelStatus("a", in_flight=3, path="bytes")
     resting = ChannelStatus("a", rests=1, resting=300.0, on_trial=True, last_error="upstream_error")
-    store.renew_lease([ChannelStatus("a"), ChannelStatus("b")])
-    store.renew_lease([full])
-    other.renew_lease([resting])
-    assert {status.channels for status in store.statuses()} == {(full,), (resting,)}
-    other.end_lease()
+    store.leases.extend([ChannelStatus("a"), ChannelStatus("b")])
+    store.leases.extend([full])
+    other.leases.extend([resting])
+    assert {status.channels for status in store.leases.statuses()} == {(full,), (resting,)}
+    other.leases.end()
     other.close()
-    assert [status.channels for status in store.statuses()] == [(full,)]
+    assert [status.channels for status in store.leases.statuses()] == [(full,)]
     rows.execute(database_url, "UPDATE worker SET lease_until = 1")
-    assert store.statuses() == []
+    assert store.leases.statuses() == []
 
 
 def test_a_rest_goes_on_while_nobody_tells_of_it(store: Store, database_url: str) -> None:
-    store.renew_lease([ChannelStatus("a", resting=300.0), ChannelStatus("b", resting=50.0)])
+    store.leases.extend([ChannelStatus("a", resting=300.0), ChannelStatus("b", resting=50.0)])
     rows.execute(database_url, "UPDATE worker SET status_at = status_at - 100")
-    (status,) = store.statuses()
+    (status,) = store.leases.statuses()
     long, short = status.channels
     assert 100 <= status.age <= 130
     assert 170 <= long.resting <= 200
@@ -102,15 +102,15 @@ def test_a_rest_goes_on_while_nobody_tells_of_it(store: Store, database_url: str
 
 
 def test_a_worker_of_another_version_tells_more(store: Store, database_url: str) -> None:
-    store.renew_lease([ChannelStatus("a", path="repaired")])
+    store.leases.extend([ChannelStatus("a", path="repaired")])
     told = orjson.dumps([{"name": "a", "path": "repaired", "mood": "good"}]).decode()
     rows.execute(database_url, "UPDATE worker SET status = ?", (told,))
-    assert store.statuses()[0].channels == (ChannelStatus("a", path="repaired"),)
+    assert store.leases.statuses()[0].channels == (ChannelStatus("a", path="repaired"),)
 
 
 def test_what_a_worker_left_behind_when_it_ended_has_failed(store: Store, database_url: str) -> None:
     ending, left = Store(database_url, peppers=[b"p"]), draft()
-    ending.begin(left)
-    ending.end_lease()
+    ending.responses.begin(left)
+    ending.leases.end()
     ending.close()
-    assert store.reap() == 1
+    assert store.reaper.reap() == 1

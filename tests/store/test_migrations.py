@@ -17,9 +17,9 @@ from tests.store.turns import turn
 
 def test_an_empty_database_is_refused_with_the_command_that_helps(database_url: str) -> None:
     store = Store(database_url, peppers=[b"p"])
-    assert store.schema_version() == 0
+    assert store.schema.version() == 0
     with pytest.raises(ConfigurationError) as caught:
-        store.check_schema()
+        store.schema.check()
     assert "antiphon db upgrade" in caught.value.fix
     with pytest.raises(StoreUnavailable):
         turn(store)
@@ -28,9 +28,9 @@ def test_an_empty_database_is_refused_with_the_command_that_helps(database_url: 
 
 def test_a_second_upgrade_has_nothing_to_do(database_url: str) -> None:
     store = Store(database_url, peppers=[b"p"])
-    assert store.upgrade() == list(range(1, len(migrations.STEPS) + 1))
-    assert store.upgrade() == []
-    store.check_schema()
+    assert store.schema.upgrade() == list(range(1, len(migrations.STEPS) + 1))
+    assert store.schema.upgrade() == []
+    store.schema.check()
     store.close()
 
 
@@ -40,8 +40,8 @@ def test_two_upgrades_at_once_apply_each_step_once(database_url: str) -> None:
     def upgrade(_: int) -> list[int]:
         store = Store(database_url, peppers=[b"p"])
         together.wait()
-        applied = store.upgrade()
-        store.check_schema()
+        applied = store.schema.upgrade()
+        store.schema.check()
         store.close()
         return applied
 
@@ -53,19 +53,19 @@ def test_two_upgrades_at_once_apply_each_step_once(database_url: str) -> None:
 def test_a_step_that_broke_off_is_run_again(store: Store, database_url: str) -> None:
     response_id = turn(store)
     rows.execute(database_url, "DELETE FROM schema_version")
-    assert store.upgrade() == list(range(1, len(migrations.STEPS) + 1))
-    assert store.response("ada", response_id) is not None
+    assert store.schema.upgrade() == list(range(1, len(migrations.STEPS) + 1))
+    assert store.responses.read("ada", response_id) is not None
 
 
 def test_a_lease_whose_holder_died_is_taken_over(store: Store, database_url: str) -> None:
     rows.execute(database_url, "UPDATE migration_lease SET holder = 'dead', lease_until = 1")
-    assert store.upgrade() == []
+    assert store.schema.upgrade() == []
 
 
 def test_a_newer_database_is_refused_with_another_advice(store: Store, database_url: str) -> None:
     rows.execute(database_url, "INSERT INTO schema_version (version, applied_at) VALUES (999, 0)")
     with pytest.raises(ConfigurationError, match="999") as caught:
-        store.check_schema()
+        store.schema.check()
     assert "newer" in caught.value.fix
 
 
@@ -77,17 +77,17 @@ def test_the_next_version_is_refused_by_a_first_start_and_by_none_that_runs_if_i
     for version in (above + 1, above + 2):
         rows.execute(database_url, sql, (version, 1))
         with pytest.raises(ConfigurationError, match=str(version)):
-            store.check_schema()
-        store.check_schema_in_use()
+            store.schema.check()
+        store.schema.check_in_use()
     rows.execute(database_url, sql, (above + 3, 0))
-    for check in (store.check_schema, store.check_schema_in_use):
+    for check in (store.schema.check, store.schema.check_in_use):
         with pytest.raises(ConfigurationError, match=str(above + 3)):
             check()
 
 
 def test_an_older_version_is_refused_by_both(store: Store, database_url: str) -> None:
     rows.execute(database_url, f"DELETE FROM schema_version WHERE version = {len(migrations.STEPS)}")
-    for check in (store.check_schema, store.check_schema_in_use):
+    for check in (store.schema.check, store.schema.check_in_use):
         with pytest.raises(ConfigurationError, match="needs"):
             check()
 
@@ -95,7 +95,7 @@ def test_an_older_version_is_refused_by_both(store: Store, database_url: str) ->
 def test_an_upgrade_marks_the_steps_that_only_add(store: Store, database_url: str) -> None:
     rows.execute(database_url, "ALTER TABLE schema_version DROP COLUMN additive")
     rows.execute(database_url, f"DELETE FROM schema_version WHERE version IN (1, {len(migrations.STEPS)})")
-    assert store.upgrade() == [1, len(migrations.STEPS)]
+    assert store.schema.upgrade() == [1, len(migrations.STEPS)]
     marked = dict(rows.execute(database_url, "SELECT version, additive FROM schema_version"))
     assert (marked[1], marked[len(migrations.STEPS)]) == (0, 1)
 

@@ -16,7 +16,7 @@ processes = multiprocessing.get_context("spawn")
 
 def branch_off(url: str, parent: str, together: Barrier, told: Any) -> None:
     store = Store(url, peppers=[b"p"])
-    store.ping()
+    store.database.ping()
     together.wait()
     told.put([line(store, 2, parent) for _ in range(15)])
     store.close()
@@ -64,5 +64,5 @@ def test_a_forked_child_has_its_own_connections_and_its_own_writer(store: Store)
     assert in_child(work) == 0
     child = turn(store, root)
     assert chain_ids(store, child) == [root, child]
-    assert store.stats()["rows"]["response"] == 8
-    assert store.response(OWNER, root) is not None
+    assert store.maintenance.stats()["rows"]["response"] == 8
+    assert store.responses.read(OWNER, root) is not None

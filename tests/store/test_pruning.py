@@ -23,7 +23,7 @@ def month_ago() -> int:
 
 def prune(store: Store) -> Pruned:
     """All of it; what was removed."""
-    (last,) = deque(store.prune(month_ago()), maxlen=1)
+    (last,) = deque(store.maintenance.prune(month_ago()), maxlen=1)
     assert last.share == 1.0
     return last
 
@@ -32,11 +32,11 @@ def test_what_is_past_its_age_goes_without_a_trace(store: Store, database_url: s
     old = line(store, 4, settings=SETTINGS, item_ids=("msg_1",), input=b'[{"id":"msg_1"}]')
     old += line(store, 2, old[1])
     rows.age(database_url, old, 40)
-    assert store.prunable(month_ago()) == prune(store) == Pruned(responses=6, share=1.0)
+    assert store.maintenance.prunable(month_ago()) == prune(store) == Pruned(responses=6, share=1.0)
     for table in ("response", "content", "item", "setting", "branch"):
         assert rows.count(database_url, table) == 0, table
     with pytest.raises(InvalidRequest, match="not found"):
-        store.chain(OWNER, old[0])
+        store.responses.chain(OWNER, old[0])
     assert prune(store) == Pruned(share=1.0)
 
 
@@ -44,9 +44,9 @@ def test_a_young_response_keeps_all_that_it_came_from(store: Store, database_url
     trunk = line(store, 5)
     young = line(store, 2, trunk[2])
     rows.age(database_url, [*trunk, young[0]], 40)
-    assert store.prunable(month_ago()) == prune(store) == Pruned(responses=2, share=1.0)
+    assert store.maintenance.prunable(month_ago()) == prune(store) == Pruned(responses=2, share=1.0)
     assert chain_ids(store, young[-1]) == [*trunk[:3], *young]
-    assert [store.response(OWNER, gone) for gone in trunk[3:]] == [None, None]
+    assert [store.responses.read(OWNER, gone) for gone in trunk[3:]] == [None, None]
 
 
 def test_a_place_that_was_pruned_is_taken_again_by_the_next_child(store: Store, database_url: str) -> None:
@@ -65,18 +65,18 @@ def test_what_lies_behind_a_compaction_stays_as_long_as_what_came_after(store: S
     young = turn(store, compaction)
     rows.age(database_url, [*before, compaction], 40)
     assert prune(store).responses == 0
-    assert [link.id for link in store.full_chain(OWNER, young).links] == [*before, compaction, young]
+    assert [link.id for link in store.responses.full_chain(OWNER, young).links] == [*before, compaction, young]
 
 
 def test_a_tombstone_stays_while_a_chain_leads_over_it(store: Store, database_url: str) -> None:
     turns = line(store, 3)
     lonely = turn(store)
-    store.delete(OWNER, turns[1])
-    store.delete(OWNER, lonely)
+    store.responses.delete(OWNER, turns[1])
+    store.responses.delete(OWNER, lonely)
     rows.age(database_url, [*turns[:2], lonely], 40)
     assert prune(store) == Pruned(records=1, share=1.0)
     with pytest.raises(InvalidRequest, match=turns[1]):
-        store.chain(OWNER, turns[2])
+        store.responses.chain(OWNER, turns[2])
     rows.age(database_url, turns[2:], 40)
     assert prune(store) == Pruned(responses=2, records=1, share=1.0)
     assert rows.count(database_url, "response") == 0
@@ -84,20 +84,20 @@ def test_a_tombstone_stays_while_a_chain_leads_over_it(store: Store, database_ur
 
 def test_metadata_goes_as_well_and_the_sums_stay(store: Store, database_url: str) -> None:
     unkept, failed = draft(kept=False), turn(store, status="failed")
-    assert store.finish(unkept, outcome())
+    assert store.responses.finish(unkept, outcome())
     rows.age(database_url, [unkept.id, failed], 40)
     assert prune(store) == Pruned(responses=1, records=1, share=1.0)
     assert rows.count(database_url, "response") == 0
-    assert store.usage("2000-01-01")[0]["requests"] == 2
+    assert store.usage.since("2000-01-01")[0]["requests"] == 2
 
 
 def test_a_response_in_progress_is_never_past_its_age(store: Store, database_url: str) -> None:
     parent = turn(store)
     begun = draft(parent)
-    store.begin(begun)
+    store.responses.begin(begun)
     rows.age(database_url, [parent, begun.id], 40)
     assert prune(store).responses == 0
-    assert store.finish(begun, outcome())
+    assert store.responses.finish(begun, outcome())
     assert chain_ids(store, begun.id) == [parent, begun.id]
 
 
@@ -114,7 +114,7 @@ def test_settings_that_a_younger_response_shares_stay(store: Store, database_url
     old, young = turn(store, settings=SETTINGS), turn(store, settings=SETTINGS)
     rows.age(database_url, [old], 40)
     prune(store)
-    stored = store.response(OWNER, young)
+    stored = store.responses.read(OWNER, young)
     assert stored is not None
     assert stored.settings == SETTINGS
 
@@ -138,15 +138,15 @@ def test_children_with_lower_keys_than_their_parent_are_seen(store: Store, datab
 
 def test_nothing_younger_than_a_day_is_pruned(store: Store) -> None:
     with pytest.raises(ConfigurationError, match="younger than a day"):
-        next(store.prune(int(time.time()) - DAY + 60))
+        next(store.maintenance.prune(int(time.time()) - DAY + 60))
     with pytest.raises(ConfigurationError, match="younger than a day"):
-        store.prunable(int(time.time()))
+        store.maintenance.prunable(int(time.time()))
 
 
 def test_a_long_line_goes_in_many_steps(store: Store, database_url: str) -> None:
     length = 2 * WINDOW + 10
     rows.line(database_url, length)
-    shares = [step.share for step in store.prune(month_ago())]
+    shares = [step.share for step in store.maintenance.prune(month_ago())]
     assert shares == sorted(shares)
     assert len(shares) == 4
     assert rows.count(database_url, "response") == 0
@@ -182,7 +182,7 @@ def test_writers_and_readers_go_on_meanwhile_and_no_chain_of_theirs_is_broken(st
     for chain in written:
         assert chain_ids(store, chain[-1]) == chain
         for response_id in chain[-2:]:
-            stored = store.response(OWNER, response_id)
+            stored = store.responses.read(OWNER, response_id)
             assert stored is not None
             assert stored.settings != b"{}"
     living = {response_id for chain in written for response_id in chain}

@@ -31,8 +31,8 @@ def test_a_finished_response_is_read_back_as_it_was(store: Store) -> None:
         usage=Usage(7, 1, 2, 9, 3, estimated=True),
         incomplete_details={"reason": "max_output_tokens"},
     )
-    assert store.finish(begun, ended)
-    stored = store.response(OWNER, begun.id)
+    assert store.responses.finish(begun, ended)
+    stored = store.responses.read(OWNER, begun.id)
     assert stored is not None
     assert (stored.id, stored.owner, stored.parent, stored.status) == (begun.id, OWNER, parent, "incomplete")
     assert (stored.settings, stored.echo) == (begun.settings, begun.echo)
@@ -46,40 +46,40 @@ def test_a_finished_response_is_read_back_as_it_was(store: Store) -> None:
 
 def test_a_begun_response_is_seen_in_progress_and_then_ended(store: Store) -> None:
     begun = draft(echo=b'{"a":1}')
-    store.begin(begun)
-    running = store.response(OWNER, begun.id)
+    store.responses.begin(begun)
+    running = store.responses.read(OWNER, begun.id)
     assert running is not None
     assert (running.status, running.input, running.output, running.usage) == ("in_progress", begun.input, b"[]", None)
     ended = outcome(echo=b'{"a":2}')
-    assert store.finish(begun, ended)
-    stored = store.response(OWNER, begun.id)
+    assert store.responses.finish(begun, ended)
+    stored = store.responses.read(OWNER, begun.id)
     assert stored is not None
     assert (stored.status, stored.output, stored.echo) == ("completed", ended.output, b'{"a":2}')
 
 
 def test_another_process_can_end_what_this_one_began(store: Store, database_url: str) -> None:
     begun = draft()
-    store.begin(begun)
+    store.responses.begin(begun)
     other = Store(database_url, peppers=[b"p"])
-    assert other.finish(begun, outcome())
+    assert other.responses.finish(begun, outcome())
     other.close()
-    stored = store.response(OWNER, begun.id)
+    stored = store.responses.read(OWNER, begun.id)
     assert stored is not None
     assert stored.status == "completed"
 
 
 def test_finishing_twice_counts_once(store: Store) -> None:
     begun, ended = draft(), outcome()
-    assert store.finish(begun, ended)
-    assert store.finish(begun, ended)
-    assert store.usage("2000-01-01")[0]["requests"] == 1
+    assert store.responses.finish(begun, ended)
+    assert store.responses.finish(begun, ended)
+    assert store.usage.since("2000-01-01")[0]["requests"] == 1
 
 
 def test_a_failure_keeps_its_error(store: Store) -> None:
     begun = draft()
     error = {"message": "no", "type": "server_error", "param": None, "code": "upstream_error"}
-    store.finish(begun, outcome("failed", error=error, output=b"[]", item_ids=(), usage=None))
-    stored = store.response(OWNER, begun.id)
+    store.responses.finish(begun, outcome("failed", error=error, output=b"[]", item_ids=(), usage=None))
+    stored = store.responses.read(OWNER, begun.id)
     assert stored is not None
     assert (stored.error, stored.usage) == (error, None)
 
@@ -98,7 +98,7 @@ def test_attempts_are_kept_when_there_is_something_to_tell(
     store: Store, database_url: str, attempts: tuple[Attempt, ...], kept: int | None
 ) -> None:
     begun = draft()
-    store.finish(begun, outcome(attempts=attempts))
+    store.responses.finish(begun, outcome(attempts=attempts))
     text = column(database_url, "attempts", begun.id)
     assert (len(orjson.loads(str(text))) if text else None) == kept
 
@@ -119,39 +119,39 @@ def test_settings_that_repeat_are_stored_once_for_each_owner(store: Store, datab
 def test_nobody_reads_or_ends_anothers_response(store: Store) -> None:
     theirs = turn(store, owner="bob")
     running = draft(owner="bob")
-    store.begin(running)
+    store.responses.begin(running)
     for response_id in (theirs, running.id):
-        assert store.response(OWNER, response_id) is None
-        assert not store.delete(OWNER, response_id)
-        assert not store.cancel(OWNER, response_id)
-        assert store.response("bob", response_id) is not None
+        assert store.responses.read(OWNER, response_id) is None
+        assert not store.responses.delete(OWNER, response_id)
+        assert not store.responses.cancel(OWNER, response_id)
+        assert store.responses.read("bob", response_id) is not None
 
 
 def test_an_id_is_exact_when_read(store: Store) -> None:
     response_id = turn(store)
     for wrong in (response_id.upper(), response_id + " ", "", "é" * 10, "\x00", "x" * 1000, "a'b\"c\\%s"):
-        assert store.response(OWNER, wrong) is None
-        assert not store.delete(OWNER, wrong)
-        assert not store.cancel(OWNER, wrong)
-    assert store.response(OWNER, response_id) is not None
+        assert store.responses.read(OWNER, wrong) is None
+        assert not store.responses.delete(OWNER, wrong)
+        assert not store.responses.cancel(OWNER, wrong)
+    assert store.responses.read(OWNER, response_id) is not None
 
 
 def test_a_cancel_is_never_overwritten(store: Store) -> None:
     begun = draft()
-    store.begin(begun)
-    assert store.cancel(OWNER, begun.id)
-    assert not store.cancel(OWNER, begun.id)
-    assert not store.finish(begun, outcome(usage=Usage(input_tokens=11)))
-    stored = store.response(OWNER, begun.id)
+    store.responses.begin(begun)
+    assert store.responses.cancel(OWNER, begun.id)
+    assert not store.responses.cancel(OWNER, begun.id)
+    assert not store.responses.finish(begun, outcome(usage=Usage(input_tokens=11)))
+    stored = store.responses.read(OWNER, begun.id)
     assert stored is not None
     assert (stored.status, stored.output) == ("cancelled", b"[]")
-    assert store.usage("2000-01-01")[0]["input_tokens"] == 11
+    assert store.usage.since("2000-01-01")[0]["input_tokens"] == 11
 
 
 def test_a_finished_response_cannot_be_cancelled(store: Store) -> None:
     response_id = turn(store)
-    assert not store.cancel(OWNER, response_id)
-    stored = store.response(OWNER, response_id)
+    assert not store.responses.cancel(OWNER, response_id)
+    stored = store.responses.read(OWNER, response_id)
     assert stored is not None
     assert stored.status == "completed"
 
@@ -159,9 +159,9 @@ def test_a_finished_response_cannot_be_cancelled(store: Store) -> None:
 def test_a_deleted_response_is_gone_and_its_row_remains(store: Store, database_url: str) -> None:
     root = turn(store)
     child = turn(store, root, settings=b'{"instructions":"%s"}' % SECRET.encode(), echo=b'{"metadata":{"a":"b"}}')
-    assert store.delete(OWNER, child)
-    assert not store.delete(OWNER, child)
-    assert store.response(OWNER, child) is None
+    assert store.responses.delete(OWNER, child)
+    assert not store.responses.delete(OWNER, child)
+    assert store.responses.read(OWNER, child) is None
     assert rows.execute(database_url, "SELECT COUNT(*) FROM content") == [(1,)]
     assert rows.execute(database_url, "SELECT COUNT(*) FROM setting") == [(0,)]
     (row,) = rows.execute(
@@ -175,18 +175,18 @@ def test_a_deleted_response_is_gone_and_its_row_remains(store: Store, database_u
 def test_settings_that_others_use_outlive_a_delete(store: Store) -> None:
     settings = b'{"instructions":"shared"}'
     first, second = turn(store, settings=settings), turn(store, settings=settings)
-    store.delete(OWNER, first)
-    stored = store.response(OWNER, second)
+    store.responses.delete(OWNER, first)
+    stored = store.responses.read(OWNER, second)
     assert stored is not None
     assert stored.settings == settings
 
 
 def test_what_was_deleted_while_it_ran_stays_deleted(store: Store, database_url: str) -> None:
     begun = draft(says=SECRET)
-    store.begin(begun)
-    assert store.delete(OWNER, begun.id)
-    assert not store.finish(begun, outcome(says=SECRET))
-    assert store.response(OWNER, begun.id) is None
+    store.responses.begin(begun)
+    assert store.responses.delete(OWNER, begun.id)
+    assert not store.responses.finish(begun, outcome(says=SECRET))
+    assert store.responses.read(OWNER, begun.id) is None
     assert rows.execute(database_url, "SELECT COUNT(*) FROM content") == [(0,)]
     assert rows.execute(database_url, "SELECT COUNT(*) FROM item") == [(0,)]
 
@@ -204,25 +204,25 @@ def test_what_is_not_kept_leaves_no_content(store: Store, database_url: str, wri
         "failed", says=SECRET, echo=orjson.dumps({"user": SECRET}), error={"message": SECRET, "type": "t", "code": "c"}
     )
     if written == "note":
-        store.note(secret, ended)
+        store.responses.note(secret, ended)
     else:
         if written == "begin and finish":
-            store.begin(secret)
-        assert store.finish(secret, ended)
+            store.responses.begin(secret)
+        assert store.responses.finish(secret, ended)
     store.close()
     assert column(database_url, "status", secret.id) == "failed"
     for table in ("response", "content", "setting", "item", "usage_day"):
         assert SECRET not in repr(rows.execute(database_url, f"SELECT * FROM {table}"))
     assert rows.execute(database_url, "SELECT COUNT(*) FROM content") == [(0,)]
-    assert Store(database_url, peppers=[b"p"]).response(OWNER, secret.id) is None
+    assert Store(database_url, peppers=[b"p"]).responses.read(OWNER, secret.id) is None
 
 
 def test_the_file_of_sqlite_holds_nothing_of_what_was_not_kept_or_was_deleted(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/grep.db", peppers=[b"p"])
-    store.upgrade()
-    store.note(draft(kept=False, says=SECRET), outcome(says=SECRET))
+    store.schema.upgrade()
+    store.responses.note(draft(kept=False, says=SECRET), outcome(says=SECRET))
     kept = turn(store, says=SECRET, settings=orjson.dumps({"instructions": SECRET}))
-    store.delete(OWNER, kept)
+    store.responses.delete(OWNER, kept)
     store.close()
     connection = sqlite3.connect(tmp_path / "grep.db")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -233,21 +233,21 @@ def test_the_file_of_sqlite_holds_nothing_of_what_was_not_kept_or_was_deleted(tm
 
 def test_a_note_can_follow_a_begin(store: Store, database_url: str) -> None:
     begun = draft(kept=False)
-    store.begin(begun)
-    store.note(begun, outcome("cancelled"))
+    store.responses.begin(begun)
+    store.responses.note(begun, outcome("cancelled"))
     store.close()
     assert column(database_url, "status", begun.id) == "cancelled"
 
 
 def test_a_name_that_is_too_long_is_clipped_and_not_refused(store: Store) -> None:
     begun = draft(model="m" * 500, request_id="r" * 500)
-    assert store.finish(begun, outcome(upstream_id="u" * 500, upstream_model="v" * 500, channel="c" * 500))
+    assert store.responses.finish(begun, outcome(upstream_id="u" * 500, upstream_model="v" * 500, channel="c" * 500))
 
 
 def test_megabytes_go_in_and_out_unchanged(store: Store) -> None:
     begun = draft(input=orjson.dumps([{"text": "0123456789\"\\'é" * 200_000}]))
-    assert store.finish(begun, outcome())
-    stored = store.response(OWNER, begun.id)
+    assert store.responses.finish(begun, outcome())
+    stored = store.responses.read(OWNER, begun.id)
     assert stored is not None
     assert stored.input == begun.input
 
@@ -255,9 +255,9 @@ def test_megabytes_go_in_and_out_unchanged(store: Store) -> None:
 def test_times_are_whole_seconds(store: Store) -> None:
     before = int(time.time())
     begun = draft()
-    store.begin(begun)
-    store.cancel(OWNER, begun.id)
-    stored = store.response(OWNER, begun.id)
+    store.responses.begin(begun)
+    store.responses.cancel(OWNER, begun.id)
+    stored = store.responses.read(OWNER, begun.id)
     assert stored is not None
     assert stored.completed_at is not None
     assert before <= stored.completed_at <= int(time.time())

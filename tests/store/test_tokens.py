@@ -15,12 +15,12 @@ REVOKED_WITHIN = 3.0
 
 
 def test_a_token_is_recognised_by_its_secret(store: Store) -> None:
-    token, secret = store.create_token("laptop", "ada", models=["gpt-*", "small"], keeps=False)
+    token, secret = store.tokens.create("laptop", "ada", models=["gpt-*", "small"], keeps=False)
     assert secret.startswith("ap_")
     assert len(secret) == 46
     assert token.prefix == secret[:9]
-    assert store.tokens() == [token]
-    assert store.token(secret) == token
+    assert store.tokens.all() == [token]
+    assert store.tokens.check(secret) == token
     assert (token.owner, token.models, token.keeps) == ("ada", ("gpt-*", "small"), False)
 
 
@@ -30,118 +30,120 @@ def test_a_token_is_recognised_by_its_secret(store: Store) -> None:
     ids=lambda wrong: ascii(wrong[:12]),
 )
 def test_a_wrong_secret_is_nobody(store: Store, wrong: str) -> None:
-    store.create_token("laptop", "ada")
-    assert store.token(wrong) is None
+    store.tokens.create("laptop", "ada")
+    assert store.tokens.check(wrong) is None
 
 
 def test_a_secret_is_exact(store: Store) -> None:
-    _, secret = store.create_token("laptop", "ada")
-    assert all(store.token(wrong) is None for wrong in (secret + " ", secret[:-1], secret.swapcase(), " " + secret))
+    _, secret = store.tokens.create("laptop", "ada")
+    assert all(
+        store.tokens.check(wrong) is None for wrong in (secret + " ", secret[:-1], secret.swapcase(), " " + secret)
+    )
 
 
 def test_the_secret_is_not_in_the_database_and_needs_the_pepper(store: Store, database_url: str) -> None:
-    _, secret = store.create_token("laptop", "ada")
+    _, secret = store.tokens.create("laptop", "ada")
     assert secret not in repr(rows.execute(database_url, "SELECT * FROM token"))
     other = Store(database_url, peppers=[b"another"])
-    assert other.token(secret) is None
+    assert other.tokens.check(secret) is None
     other.close()
 
 
 def test_after_a_rotation_tokens_of_the_old_secret_key_are_still_taken(store: Store, database_url: str) -> None:
-    before, secret = store.create_token("before", "ada")
+    before, secret = store.tokens.create("before", "ada")
     rotated = Store(database_url, peppers=[b"new", PEPPER])
-    after, fresh = rotated.create_token("after", "ada")
-    assert (rotated.token(secret), rotated.token(fresh)) == (before, after)
-    assert rotated.token(secret + "x") is None
-    assert store.token(fresh) is None
+    after, fresh = rotated.tokens.create("after", "ada")
+    assert (rotated.tokens.check(secret), rotated.tokens.check(fresh)) == (before, after)
+    assert rotated.tokens.check(secret + "x") is None
+    assert store.tokens.check(fresh) is None
     rotated.close()
     forgotten = Store(database_url, peppers=[b"new"])
-    assert forgotten.token(secret) is None
-    assert forgotten.token(fresh) is not None
+    assert forgotten.tokens.check(secret) is None
+    assert forgotten.tokens.check(fresh) is not None
     forgotten.close()
 
 
 def test_revoked_and_expired_tokens_are_nobody(store: Store) -> None:
-    _, revoked = store.create_token("revoked", "ada")
-    _, expired = store.create_token("expired", "ada", expires_at=int(time.time()))
-    assert store.token(revoked) is not None
-    assert store.revoke_token("revoked")
-    assert not store.revoke_token("revoked")
-    assert not store.revoke_token("unknown")
-    assert store.token(revoked) is None
-    assert store.token(expired) is None
-    assert [token.revoked_at is None for token in store.tokens()] == [False, True]
+    _, revoked = store.tokens.create("revoked", "ada")
+    _, expired = store.tokens.create("expired", "ada", expires_at=int(time.time()))
+    assert store.tokens.check(revoked) is not None
+    assert store.tokens.revoke("revoked")
+    assert not store.tokens.revoke("revoked")
+    assert not store.tokens.revoke("unknown")
+    assert store.tokens.check(revoked) is None
+    assert store.tokens.check(expired) is None
+    assert [token.revoked_at is None for token in store.tokens.all()] == [False, True]
 
 
 def test_another_process_refuses_a_revoked_token_soon(store: Store, database_url: str) -> None:
-    _, secret = store.create_token("laptop", "ada")
+    _, secret = store.tokens.create("laptop", "ada")
     other = Store(database_url, peppers=[PEPPER])
-    assert other.token(secret) is not None
-    store.revoke_token("laptop")
-    eventually(lambda: other.token(secret) is None, "the refusal", REVOKED_WITHIN)
+    assert other.tokens.check(secret) is not None
+    store.tokens.revoke("laptop")
+    eventually(lambda: other.tokens.check(secret) is None, "the refusal", REVOKED_WITHIN)
     other.close()
 
 
 def test_a_token_made_after_its_secret_was_refused_is_taken_at_once(store: Store) -> None:
-    _, secret = store.create_token("first", "ada")
-    assert store.token(secret + "x") is None
-    _, second = store.create_token("second", "ada")
-    assert store.token(second) is not None
+    _, secret = store.tokens.create("first", "ada")
+    assert store.tokens.check(secret + "x") is None
+    _, second = store.tokens.create("second", "ada")
+    assert store.tokens.check(second) is not None
 
 
 def test_a_name_is_given_once(store: Store) -> None:
-    store.create_token("laptop", "ada")
+    store.tokens.create("laptop", "ada")
     with pytest.raises(ConfigurationError, match="laptop") as caught:
-        store.create_token("laptop", "bob")
+        store.tokens.create("laptop", "bob")
     assert caught.value.fix
-    store.create_token("Laptop", "ada")
+    store.tokens.create("Laptop", "ada")
 
 
 def test_a_revoked_token_gives_its_name_away_and_keeps_its_own_history(store: Store) -> None:
     name = "n" * 191
     made = []
     for _ in range(3):
-        token, secret = store.create_token(name, "ada")
+        token, secret = store.tokens.create(name, "ada")
         made.append((token, secret))
-        store.revoke_token(name)
-    latest, secret = store.create_token(name, "bob", models=["small"])
-    assert store.token(secret) == latest
-    assert all(store.token(old) is None for _, old in made)
-    known = {token.key: token for token in store.tokens()}
+        store.tokens.revoke(name)
+    latest, secret = store.tokens.create(name, "bob", models=["small"])
+    assert store.tokens.check(secret) == latest
+    assert all(store.tokens.check(old) is None for _, old in made)
+    known = {token.key: token for token in store.tokens.all()}
     assert len({token.name for token in known.values()}) == len(known) == 4
     assert [known[token.key].owner for token, _ in made] == ["ada"] * 3
     assert known[latest.key].name == name
     with pytest.raises(ConfigurationError):
-        store.create_token(name, "eve")
+        store.tokens.create(name, "eve")
 
 
 @pytest.mark.parametrize("models", [(), [""], ["gpt-*", " "]])
 def test_no_token_is_made_with_an_empty_list_of_models(store: Store, models: list[str]) -> None:
     with pytest.raises(ConfigurationError, match="models"):
-        store.create_token("laptop", "ada", models=models)
-    assert store.tokens() == []
+        store.tokens.create("laptop", "ada", models=models)
+    assert store.tokens.all() == []
 
 
 @pytest.mark.parametrize(("name", "owner"), [("", "ada"), ("a", ""), ("a ", "ada"), ("a", " ada"), ("a" * 200, "ada")])
 def test_a_name_that_the_database_could_mistake_is_refused(store: Store, name: str, owner: str) -> None:
     with pytest.raises(ConfigurationError):
-        store.create_token(name, owner)
+        store.tokens.create(name, owner)
 
 
 def test_its_use_is_noted_behind_the_callers_back(store: Store, database_url: str) -> None:
-    token, secret = store.create_token("laptop", "ada")
+    token, secret = store.tokens.create("laptop", "ada")
     for _ in range(5):
-        store.token(secret)
+        store.tokens.check(secret)
     store.close()
     reader = Store(database_url, peppers=[PEPPER])
-    (found,) = reader.tokens()
+    (found,) = reader.tokens.all()
     assert found.last_used_at is not None
     assert found.last_used_at >= token.created_at
     reader.close()
 
 
 def test_a_check_is_answered_from_memory_for_some_seconds(store: Store, database_url: str) -> None:
-    token, secret = store.create_token("laptop", "ada")
-    assert store.token(secret) == token
+    token, secret = store.tokens.create("laptop", "ada")
+    assert store.tokens.check(secret) == token
     rows.execute(database_url, "DELETE FROM token")
-    assert store.token(secret) == token
+    assert store.tokens.check(secret) == token

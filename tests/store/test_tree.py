@@ -14,7 +14,7 @@ A_DAY_AND_MORE = 40
 
 
 def _tree(store: Store, response_id: str, owner: str = OWNER) -> Tree:
-    tree = store.tree(owner, response_id)
+    tree = store.trees.load(owner, response_id)
     assert tree is not None
     return tree
 
@@ -24,7 +24,7 @@ def _links(store: Store, response_id: str) -> dict[str, tuple[str | None, bool]]
 
 
 def _node(store: Store, response_id: str) -> Node:
-    detail = store.detail(OWNER, response_id)
+    detail = store.trees.detail(OWNER, response_id)
     assert detail is not None
     return detail.node
 
@@ -32,8 +32,8 @@ def _node(store: Store, response_id: str) -> Node:
 def _noted(store: Store, trace: Trace, **fields: Any) -> str:
     """A response that was not kept, and is traced."""
     begun = draft(kept=False, id=trace.response, token=trace.token, **fields)
-    store.note(begun, outcome())
-    store.trace(begun.owner, trace)
+    store.responses.note(begun, outcome())
+    store.prefixes.trace(begun.owner, trace)
     return begun.id
 
 
@@ -66,13 +66,13 @@ def test_a_tree_holds_every_branch_from_its_root_whichever_response_is_named(sto
 
 def test_a_deleted_response_stays_in_the_tree_without_its_content(store: Store) -> None:
     first, second, third = line(store, 3)
-    assert store.delete(OWNER, second)
+    assert store.responses.delete(OWNER, second)
     assert [(node.id, node.deleted) for node in _tree(store, third).nodes] == [
         (first, False),
         (second, True),
         (third, False),
     ]
-    detail = store.detail(OWNER, second)
+    detail = store.trees.detail(OWNER, second)
     assert detail is not None
     assert (detail.input, detail.output, [child.id for child in detail.children]) == ((), (), [third])
 
@@ -90,9 +90,9 @@ def test_a_response_is_shown_with_everything_about_it(store: Store) -> None:
     tried = (Attempt("a", 7, 429, "rate_limit_exceeded"), Attempt("b", 9, 200, None, "translated", ("web_search",)))
     note = {"strategy": "summary", "before": 12_000, "after": 1_000}
     ended = outcome(attempts=tried, compaction=note, usage=Usage(7, 1, 2, 9, 3, estimated=True), compacted=True)
-    store.finish(begun, ended)
+    store.responses.finish(begun, ended)
     child = turn(store, begun.id)
-    detail = store.detail(OWNER, begun.id)
+    detail = store.trees.detail(OWNER, begun.id)
     assert detail is not None
     node = detail.node
     assert (node.parent, node.inferred, [found.id for found in detail.children]) == (parent, False, [child])
@@ -104,19 +104,19 @@ def test_a_response_is_shown_with_everything_about_it(store: Store) -> None:
 
 def test_nothing_of_another_owner_is_seen(store: Store) -> None:
     theirs = turn(store, owner="eve")
-    assert store.tree(OWNER, theirs) is None
-    assert store.detail(OWNER, theirs) is None
-    assert store.tree(OWNER, "resp_unknown") is None
-    assert store.detail(OWNER, "not an id ' OR 1=1") is None
+    assert store.trees.load(OWNER, theirs) is None
+    assert store.trees.detail(OWNER, theirs) is None
+    assert store.trees.load(OWNER, "resp_unknown") is None
+    assert store.trees.detail(OWNER, "not an id ' OR 1=1") is None
 
 
 def test_a_response_is_found_by_the_beginning_of_its_id(store: Store) -> None:
     first = turn(store, id="resp_aaaaaaaaaaaa1")
     turn(store, id="resp_aaaaaaaaaaaa2", owner="eve")
-    assert store.find(first) == [(OWNER, first)]
-    assert store.find("resp_aaaaaaaaaaaa2"[:-1]) == [(OWNER, first), ("eve", "resp_aaaaaaaaaaaa2")]
-    assert store.find("resp_aaa") == []
-    assert store.find("resp_bbbbbbbbbbbb") == []
+    assert store.trees.find(first) == [(OWNER, first)]
+    assert store.trees.find("resp_aaaaaaaaaaaa2"[:-1]) == [(OWNER, first), ("eve", "resp_aaaaaaaaaaaa2")]
+    assert store.trees.find("resp_aaa") == []
+    assert store.trees.find("resp_bbbbbbbbbbbb") == []
 
 
 # --- parents that were not named --------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def test_the_longest_beginning_finds_the_parent(store: Store) -> None:
     edited = _noted(store, _trace("edited", "gone", "1", end="3b"))
     _settle(store)
     assert _links(store, three) == {one: (None, False), two: (one, True), three: (two, True), edited: (one, True)}
-    assert [child.id for child in store.detail(OWNER, one).children] == [two, edited]  # type: ignore[union-attr]
+    assert [child.id for child in store.trees.detail(OWNER, one).children] == [two, edited]  # type: ignore[union-attr]
     assert not _node(store, one).stored
 
 
@@ -166,7 +166,7 @@ def test_a_named_parent_is_never_replaced(store: Store) -> None:
     _noted(store, _trace("one", end="1"))
     named = turn(store)
     child = turn(store, named)
-    store.trace(OWNER, replace(_trace("two", "1", end="2"), response=child))
+    store.prefixes.trace(OWNER, replace(_trace("two", "1", end="2"), response=child))
     _settle(store)
     assert (_node(store, child).parent, _node(store, child).inferred) == (named, False)
 
@@ -174,16 +174,16 @@ def test_a_named_parent_is_never_replaced(store: Store) -> None:
 def test_hashes_go_with_their_response(store: Store, database_url: str) -> None:
     old = _noted(store, _trace("old", end="1"))
     kept = turn(store)
-    store.trace(OWNER, Trace(kept, 1, (), b"2"))
+    store.prefixes.trace(OWNER, Trace(kept, 1, (), b"2"))
     _settle(store)
     assert rows.count(database_url, "prefix") == 2
-    assert store.delete(OWNER, kept)
+    assert store.responses.delete(OWNER, kept)
     assert rows.count(database_url, "prefix") == 1
     rows.age(database_url, [old], A_DAY_AND_MORE)
     young = _noted(store, _trace("young", "1", end="3"))
     _settle(store)
     assert _node(store, young).parent == old
-    list(store.prune(store.clock() - 30 * 86_400))
+    list(store.maintenance.prune(store.leases.clock() - 30 * 86_400))
     assert (_node(store, young).parent, rows.count(database_url, "prefix")) == (None, 1)
     assert [node.id for node in _tree(store, young).nodes] == [young]
 

@@ -42,7 +42,7 @@ class Node:
 
 
 def asked(store: Store, owner: str, node: Node, extent: Extent) -> tuple[str, list[str] | str]:
-    read = store.chain if extent is RECENT else store.full_chain
+    read = store.responses.chain if extent is RECENT else store.responses.full_chain
     try:
         return "chain", [link.id for link in read(owner, node.id).links]
     except InvalidRequest as error:
@@ -72,15 +72,15 @@ def test_any_tree_is_read_as_a_model_in_memory_reads_it(store: Store, steps: lis
         chosen = nodes[choice % len(nodes)] if nodes and choice else None
         if way == "delete":
             if chosen is not None:
-                assert store.delete(owner, chosen.id) is not chosen.deleted
+                assert store.responses.delete(owner, chosen.id) is not chosen.deleted
                 chosen.deleted = True
             continue
         if chosen is not None and chosen.answer(RECENT)[0] != "chain":
             chosen = None
         begun = draft(chosen.id if chosen else None, owner=owner)
         if way == "begun":
-            store.begin(begun)
-        assert store.finish(begun, outcome(status, compacted=compacted))
+            store.responses.begin(begun)
+        assert store.responses.finish(begun, outcome(status, compacted=compacted))
         nodes.append(Node(begun.id, chosen, status, compacted))
     for node in nodes:
         for extent in (RECENT, WHOLE):
@@ -155,4 +155,4 @@ def test_a_tree_that_four_processes_build_at_once_is_read_as_a_model_in_memory_r
         while node is not None:
             line.append(node)
             node = parents[node]
-        assert [link.id for link in store.chain(owner, response_id).links] == line[::-1]
+        assert [link.id for link in store.responses.chain(owner, response_id).links] == line[::-1]

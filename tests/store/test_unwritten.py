@@ -31,91 +31,91 @@ def test_what_could_not_be_written_is_written_later(store: Store, database_url: 
     """One outage for all: it takes as long as the database's own timeouts."""
     begun, end, unstored = draft(), failed(), draft(kept=False)
     claim, first, second = Claim("key", "f"), ids.new("resp"), ids.new("resp")
-    store.begin(begun)
-    assert store.claim_key(1, claim, first) is None
+    store.responses.begin(begun)
+    assert store.idempotency.take(1, claim, first) is None
     with outage(database_url):
-        store.note(unstored, failed())
+        store.responses.note(unstored, failed())
         with pytest.raises(StoreUnavailable):
-            store.finish(begun, outcome())
-        store.finish_later(begun, end)
-        store.drain_ends(0.1)
-        store.release_key(1, claim, first)
-        assert store.running() == set()
-        assert store.response(OWNER, begun.id).status == "in_progress"  # type: ignore[union-attr]
+            store.responses.finish(begun, outcome())
+        store.responses.finish_later(begun, end)
+        store.unwritten.drain(0.1)
+        store.idempotency.release(1, claim, first)
+        assert store.reaper.running() == set()
+        assert store.responses.read(OWNER, begun.id).status == "in_progress"  # type: ignore[union-attr]
     eventually(lambda: _all_written(store), "the ends to be written", PATIENCE)
-    written = store.response(OWNER, begun.id)
+    written = store.responses.read(OWNER, begun.id)
     assert written is not None
     assert (written.status, written.error) == ("failed", ERROR)
     assert (written.input, written.output, written.usage) == (begun.input, end.output, end.usage)
     assert rows.execute(database_url, "SELECT status FROM response WHERE id = ?", (unstored.id,)) == [("failed",)]
-    assert sum(day["requests"] for day in store.usage("2000-01-01")) == 2
-    assert store.claim_key(1, claim, second) is None
+    assert sum(day["requests"] for day in store.usage.since("2000-01-01")) == 2
+    assert store.idempotency.take(1, claim, second) is None
 
 
 def _all_written(store: Store) -> bool:
-    store.retry_ends()
-    return store.stats()["writer"]["unwritten"] == 0
+    store.unwritten.retry()
+    return store.maintenance.stats()["writer"]["unwritten"] == 0
 
 
 def test_all_follow_once_one_is_written(store: Store, database_url: str) -> None:
     begun = [draft() for _ in range(100)]
     for each in begun:
-        store.begin(each)
-        store.finish_later(each, failed())
-    store.retry_ends()
+        store.responses.begin(each)
+        store.responses.finish_later(each, failed())
+    store.unwritten.retry()
     sql = "SELECT COUNT(*) FROM response WHERE status = 'failed'"
     eventually(lambda: rows.execute(database_url, sql) == [(len(begun),)], "the ends to be written", PATIENCE)
 
 
 def test_what_was_ended_meanwhile_stays_as_it_is(store: Store) -> None:
     begun = draft()
-    store.begin(begun)
-    store.finish_later(begun, failed())
-    assert store.cancel(OWNER, begun.id)
-    store.drain_ends(PATIENCE)
-    found = store.response(OWNER, begun.id)
+    store.responses.begin(begun)
+    store.responses.finish_later(begun, failed())
+    assert store.responses.cancel(OWNER, begun.id)
+    store.unwritten.drain(PATIENCE)
+    found = store.responses.read(OWNER, begun.id)
     assert found is not None
     assert (found.status, found.output) == ("cancelled", b"[]")
 
 
 def test_the_first_end_that_was_told_counts(store: Store) -> None:
     begun = draft()
-    store.begin(begun)
-    store.finish_later(begun, failed())
-    store.finish_later(begun, outcome("cancelled"))
-    store.drain_ends(PATIENCE)
-    assert store.response(OWNER, begun.id).status == "failed"  # type: ignore[union-attr]
+    store.responses.begin(begun)
+    store.responses.finish_later(begun, failed())
+    store.responses.finish_later(begun, outcome("cancelled"))
+    store.unwritten.drain(PATIENCE)
+    assert store.responses.read(OWNER, begun.id).status == "failed"  # type: ignore[union-attr]
 
 
 def test_a_conversation_gets_nothing_of_it(store: Store) -> None:
     conversation = Conversation(f"conv_{ids.new('x')[2:]}", int(time.time()), {})
     store.conversations.create(OWNER, conversation, ConversationTurn(created_at=1, input=b"[]", output=b"[]"))
     begun = draft(conversation=conversation.id)
-    store.begin(begun)
-    store.finish_later(begun, failed())
-    store.drain_ends(PATIENCE)
-    assert store.response(OWNER, begun.id).status == "failed"  # type: ignore[union-attr]
+    store.responses.begin(begun)
+    store.responses.finish_later(begun, failed())
+    store.unwritten.drain(PATIENCE)
+    assert store.responses.read(OWNER, begun.id).status == "failed"  # type: ignore[union-attr]
     assert store.conversations.items(OWNER, conversation.id, order="asc", after=None, limit=10) == []
 
 
 def test_what_had_no_row_is_written_whole(store: Store) -> None:
     never_begun, end = draft(), outcome("cancelled", says="not heard")
-    store.finish_later(never_begun, end)
-    store.drain_ends(PATIENCE)
-    found = store.response(OWNER, never_begun.id)
+    store.responses.finish_later(never_begun, end)
+    store.unwritten.drain(PATIENCE)
+    found = store.responses.read(OWNER, never_begun.id)
     assert found is not None
     assert (found.status, found.input, found.output) == ("cancelled", never_begun.input, end.output)
 
 
 def test_beyond_the_limit_an_end_is_written_without_its_output(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/large.db", peppers=[PEPPER])
-    store.upgrade()
+    store.schema.upgrade()
     begun = [draft() for _ in range(3)]
     for each, size in zip(begun, (40 << 20, 40 << 20, 1000), strict=True):
-        store.begin(each)
-        store.finish_later(each, failed("x" * size))
-    store.drain_ends(PATIENCE)
-    found = [store.response(OWNER, each.id) for each in begun]
+        store.responses.begin(each)
+        store.responses.finish_later(each, failed("x" * size))
+    store.unwritten.drain(PATIENCE)
+    found = [store.responses.read(OWNER, each.id) for each in begun]
     assert [(each.status, each.error) for each in found if each] == [("failed", ERROR)] * 3
     assert [len(each.output) > 2 for each in found if each] == [True, False, True]
     assert all(each.input == begun[0].input for each in found if each)
@@ -124,10 +124,10 @@ def test_beyond_the_limit_an_end_is_written_without_its_output(tmp_path: Path) -
 
 def test_an_end_that_no_statement_can_hold_is_written_without_its_output(store: Store, database_url: str) -> None:
     begun = draft()
-    store.begin(begun)
-    store.finish_later(begun, failed("x" * 17_000_000))
-    store.drain_ends(PATIENCE)
-    found = store.response(OWNER, begun.id)
+    store.responses.begin(begun)
+    store.responses.finish_later(begun, failed("x" * 17_000_000))
+    store.unwritten.drain(PATIENCE)
+    found = store.responses.read(OWNER, begun.id)
     assert found is not None
     assert found.status == "failed"
     assert (len(found.output) > 2) == database_url.startswith("sqlite")
@@ -135,8 +135,8 @@ def test_an_end_that_no_statement_can_hold_is_written_without_its_output(store: 
 
 def test_a_claim_whose_commit_was_not_heard_of_is_its_own(store: Store) -> None:
     claim, response_id = Claim("key", "f"), ids.new("resp")
-    assert store.claim_key(1, claim, response_id) is None
-    assert store.claim_key(1, claim, response_id) is None
+    assert store.idempotency.take(1, claim, response_id) is None
+    assert store.idempotency.take(1, claim, response_id) is None
 
 
 # --- rows that their own worker does not know -------------------------------------------------------------------
@@ -153,34 +153,34 @@ def hasty(store: Store, database_url: str) -> Iterator[Store]:
 def test_a_living_worker_fails_what_it_does_not_know_after_a_lease(hasty: Store) -> None:
     unknown, known, late, job = (draft() for _ in range(4))
     for each in (unknown, known, late):
-        hasty.begin(each)
-    hasty.enqueue(job, b"{}", Batch(0, 0, b""), lambda _: None)
-    hasty.claim(job.id)
-    hasty.finish_later(late, failed())
-    assert hasty.reap_own({known.id}) == 0
-    assert eventually(lambda: hasty.reap_own({known.id}), "the lease to pass") == 1
-    found = hasty.response(OWNER, unknown.id)
+        hasty.responses.begin(each)
+    hasty.jobs.add(job, b"{}", Batch(0, 0, b""), lambda _: None)
+    hasty.jobs.claim(job.id)
+    hasty.responses.finish_later(late, failed())
+    assert hasty.reaper.reap_own({known.id}) == 0
+    assert eventually(lambda: hasty.reaper.reap_own({known.id}), "the lease to pass") == 1
+    found = hasty.responses.read(OWNER, unknown.id)
     assert found is not None
     assert found.error is not None
     assert (found.status, found.error["code"]) == ("failed", "gateway_interrupted")
-    assert hasty.running() == {known.id, job.id}
+    assert hasty.reaper.running() == {known.id, job.id}
 
 
 def test_what_becomes_known_in_time_is_spared(hasty: Store) -> None:
     begun = draft()
-    hasty.begin(begun)
-    until = time.monotonic() + 2 * hasty.lease
-    hasty.reap_own(())
+    hasty.responses.begin(begun)
+    until = time.monotonic() + 2 * hasty.leases.lease
+    hasty.reaper.reap_own(())
     while time.monotonic() < until:
-        assert hasty.reap_own({begun.id}) == 0
-    assert hasty.reap_own(()) == 0
-    assert hasty.finish(begun, outcome())
+        assert hasty.reaper.reap_own({begun.id}) == 0
+    assert hasty.reaper.reap_own(()) == 0
+    assert hasty.responses.finish(begun, outcome())
 
 
 def test_another_worker_leaves_them_alone(store: Store, hasty: Store) -> None:
     begun, own = draft(), draft()
-    store.begin(begun)
-    hasty.begin(own)
-    assert eventually(lambda: hasty.reap_own(()), "the lease to pass") == 1
-    assert store.running() == {begun.id}
-    assert orjson.loads(store.response(OWNER, begun.id).input)  # type: ignore[union-attr]
+    store.responses.begin(begun)
+    hasty.responses.begin(own)
+    assert eventually(lambda: hasty.reaper.reap_own(()), "the lease to pass") == 1
+    assert store.reaper.running() == {begun.id}
+    assert orjson.loads(store.responses.read(OWNER, begun.id).input)  # type: ignore[union-attr]

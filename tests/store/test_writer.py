@@ -132,12 +132,12 @@ def test_a_bad_response_among_good_ones_fails_alone(store: Store) -> None:
 
     def finish(number: int) -> bool:
         usage = Usage(input_tokens=2**70 if number == 7 else 1)
-        return store.finish(drafts[number], outcome(usage=usage))
+        return store.responses.finish(drafts[number], outcome(usage=usage))
 
     with ThreadPoolExecutor(20) as threads:
         written = [threads.submit(finish, number) for number in range(20)]
         failed = [number for number, job in enumerate(written) if job.exception() is not None]
     assert failed == [7]
     assert isinstance(written[7].exception(), StoreUnavailable)
-    assert [store.response(OWNER, it.id) is not None for it in drafts].count(True) == 19
-    assert store.usage("2000-01-01")[0]["requests"] == 19
+    assert [store.responses.read(OWNER, it.id) is not None for it in drafts].count(True) == 19
+    assert store.usage.since("2000-01-01")[0]["requests"] == 19

@@ -47,7 +47,7 @@ def turn(store: Store, parent: str | None = None, status: str = "completed", **f
     """Writes one whole turn; its id."""
     compacted = fields.pop("compacted", False)
     begun = draft(parent, **fields)
-    assert store.finish(begun, outcome(status, compacted=compacted))
+    assert store.responses.finish(begun, outcome(status, compacted=compacted))
     return begun.id
 
 
@@ -60,4 +60,4 @@ def line(store: Store, length: int, parent: str | None = None, **fields: Any) ->
 
 
 def chain_ids(store: Store, response_id: str, owner: str = OWNER) -> list[str]:
-    return [link.id for link in store.chain(owner, response_id).links]
+    return [link.id for link in store.responses.chain(owner, response_id).links]

@@ -28,7 +28,7 @@ def process(tmp_path: Path, mariadb: Server) -> Iterator[Gateway]:
     mariadb.run("CREATE DATABASE claims")
     url = mariadb.url("claims")
     store = Store(url, peppers=[b"p"])
-    store.upgrade()
+    store.schema.upgrade()
     store.close()
     table = tmp_path / "channels.yaml"
     table.write_text(TABLE)
@@ -39,7 +39,7 @@ def process(tmp_path: Path, mariadb: Server) -> Iterator[Gateway]:
 
 
 def test_a_run_is_not_taken_for_ended_elsewhere_while_its_claim_commits(process: Gateway, mariadb: Server) -> None:
-    token, _ = process.store.create_token("laptop", "ada")
+    token, _ = process.store.tokens.create("laptop", "ada")
     request = read_create({"model": "demo", "input": "hello", "background": True})
     response_id = process.background.create(token, request, Asked(""))["id"]
     run = threading.Thread(target=process.background.run, args=(response_id,))
@@ -51,6 +51,6 @@ def test_a_run_is_not_taken_for_ended_elsewhere_while_its_claim_commits(process:
         process.keeper.look()
         other.rollback()
     run.join()
-    ended = process.store.response("ada", response_id)
+    ended = process.store.responses.read("ada", response_id)
     assert ended is not None
     assert (ended.status, ended.error) == ("completed", None)

@@ -1,0 +1,96 @@
+"""Ends the responses that no worker makes any more: those of a worker whose lease ran out, and those that this worker
+holds although it does not know them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+import orjson
+
+from app.store import forks
+from app.store.database import Database, Session
+from app.store.jobs import Jobs
+from app.store.leases import HELD, Leases
+from app.store.unwritten import Unwritten
+
+INTERRUPTED = {
+    "message": "The gateway was interrupted while it worked on this response.",
+    "type": "server_error",
+    "param": None,
+    "code": "gateway_interrupted",
+}
+
+
+class Reaper:
+    """Ids of this worker's responses, and the end of the abandoned ones."""
+
+    def __init__(self, database: Database, leases: Leases, jobs: Jobs, unwritten: Unwritten) -> None:
+        self._database = database
+        self._leases = leases
+        self._jobs = jobs
+        self._unwritten = unwritten
+        self._dead = f"SELECT pk FROM worker WHERE lease_until < {database.dialect.now}"
+        self._fail = (
+            "UPDATE response SET status = 'failed', worker = NULL, completed_at = ?, error = ?"
+            f" WHERE id = ? AND {HELD} AND NOT EXISTS (SELECT 1 FROM job WHERE job.response = response.pk)"
+        )
+        self.renew()
+        forks.watch(self)
+
+    def renew(self) -> None:
+        self._unknown: dict[str, float] = {}
+
+    def running(self) -> set[str]:
+        """Ids of this worker's responses in progress. A response whose end waits to be written is not among them."""
+        return self._held() - self._unwritten.names()
+
+    def reap(self) -> int:
+        """Fails the responses of workers whose lease ran out; returns their number. A background response that sent no
+        output yet is queued again instead.
+        """
+        return self._database.transaction(self._reap)
+
+    def reap_own(self, known: Collection[str]) -> int:
+        """Fails the responses that this worker has held for a whole lease although they are not `known`; returns their
+        number. Such a row comes from a begin that was committed after its request had failed. A response with a job is
+        not failed: its job is given back elsewhere.
+        """
+        now = time.monotonic()
+        unknown = self._held().difference(known, self._unwritten.names())
+        self._unknown = {response_id: self._unknown.get(response_id, now) for response_id in unknown}
+        orphans = [response_id for response_id, since in self._unknown.items() if now - since >= self._leases.lease]
+        if not orphans:
+            return 0
+        return self._database.transaction(lambda session: sum(self._fail_own(session, each) for each in orphans))
+
+    def _held(self) -> set[str]:
+        rows = self._database.read(
+            lambda session: session.rows(
+                "SELECT r.id FROM response r JOIN worker w ON w.pk = r.worker"
+                " WHERE w.name = ? AND r.status IN ('queued', 'in_progress') AND r.deleted_at IS NULL",
+                (self._leases.name,),
+            )
+        )
+        return {response_id for (response_id,) in rows}
+
+    def _fail_own(self, session: Session, response_id: str) -> int:
+        return session.run(self._fail, (*_end(), response_id, self._leases.name))
+
+    def _reap(self, session: Session) -> int:
+        failed = 0
+        for (worker,) in session.rows(self._dead):
+            self._jobs.take_back(session, worker)
+            failed += session.run(
+                "UPDATE response SET status = 'failed', worker = NULL, completed_at = ?, error = ?"
+                " WHERE worker = ? AND status = 'in_progress'",
+                (*_end(), worker),
+            )
+        self._leases.forget(session)
+        return failed
+
+
+def _end() -> tuple[int, str]:
+    """Values of `completed_at` and `error`."""
+    return int(time.time()), orjson.dumps(INTERRUPTED).decode()
