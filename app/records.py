@@ -185,6 +185,11 @@ class Chain:
     def tip(self) -> Link | None:
         return self.links[-1] if self.links else None
 
+    @property
+    def size(self) -> int:
+        """Bytes of the items in all links."""
+        return sum(len(link.input) + len(link.output) for link in self.links)
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from app import ids
+from app.contract.usage import estimate
 from app.errors import InvalidRequest
 from app.formats import responses
 from app.formats._events import pieces
@@ -240,7 +241,7 @@ def _usage(request: Mapping[str, Any], output: Sequence[Item]) -> dict[str, Any]
 
 
 def _tokens(value: object) -> int:
-    return len(orjson.dumps(value)) // 4
+    return estimate(len(orjson.dumps(value)))
 
 
 # --- compaction -------------------------------------------------------------------------------------------------

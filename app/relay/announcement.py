@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 from app import sse
+from app.contract.events import HEAD, QUEUED_HEAD
 from app.formats import Emitter
 from app.relay.asked import Asked
 from app.relay.keeper import Running
@@ -20,13 +21,10 @@ from app.relay.recorder import Recorder
 from app.relay.watch import Watch
 from app.turn import Item, Turn
 
-#: The events that a stream begins with and the statuses that they tell. They are ours; the upstream speaks next.
-_AT_ONCE = (("response.created", "in_progress"), ("response.in_progress", "in_progress"))
-_FROM_QUEUE = (("response.created", "queued"), ("response.queued", "queued"), ("response.in_progress", "in_progress"))
-
 
 def opening(background: bool) -> Sequence[tuple[str, str]]:
-    return _FROM_QUEUE if background else _AT_ONCE
+    """The events that a stream begins with, and their statuses. The gateway makes them; the upstream's follow."""
+    return QUEUED_HEAD if background else HEAD
 
 
 def head_events(begun: Mapping[str, Any], preface: Sequence[Item], emitter: Emitter) -> Iterator[bytes]:

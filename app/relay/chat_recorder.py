@@ -10,15 +10,13 @@ from typing import Any
 import orjson
 
 from app import ids
+from app.contract.usage import estimate
 from app.errors import ClientGone, GatewayError, InvalidRequest, UpstreamError
 from app.formats.chat_completions.passage import Account
 from app.records import Attempt, Draft, Outcome, Token, Usage
 from app.relay.journal import Entry
 from app.relay.ports import Choice
 from app.store import Store
-
-#: Where an upstream counts nothing.
-_BYTES_A_TOKEN = 4
 
 
 class ChatRecorder:
@@ -112,7 +110,7 @@ class ChatRecorder:
         if account.usage:
             return account.usage
         asked = len(orjson.dumps(self._request))
-        return Usage(input_tokens=asked // _BYTES_A_TOKEN, output_tokens=account.said // _BYTES_A_TOKEN, estimated=True)
+        return Usage(input_tokens=estimate(asked), output_tokens=estimate(account.said), estimated=True)
 
 
 def _since(moment: float) -> int:

@@ -12,6 +12,7 @@ import orjson
 
 from app.contract.items import is_output
 from app.contract.redaction import redacted_items
+from app.contract.usage import estimate, estimate_items
 from app.echo import Echo
 from app.errors import (
     CompactionFailed,
@@ -124,8 +125,8 @@ class Compaction:
         note = {
             "strategy": made.strategy,
             "channel": made.channel,
-            "before": _tokens(history),
-            "after": _tokens(made.context) if made.native is None else None,
+            "before": estimate_items(history),
+            "after": estimate_items(made.context) if made.native is None else None,
             "usage": made.usage.wire(),
         }
         return Compacted(item, context, made.usage, note, made.native.channel if made.native else None)
@@ -303,13 +304,13 @@ def pseudo_chain(turn: Turn, compacted: Compacted) -> Chain:
 
 
 def context_tokens(turn: Turn) -> int:
-    """How large the context is: as the parent's upstream counted it, else four bytes a token; and the new input."""
-    tip, own = turn.chain.tip, _tokens(turn.input)
+    """How large the context is: as the parent's upstream counted it, else estimated; and the new input."""
+    tip, own = turn.chain.tip, estimate_items(turn.input)
     if tip is None:
         return own
     if tip.input_tokens:
         return tip.input_tokens + (tip.output_tokens or 0) + own
-    return own + sum(len(link.input) + len(link.output) for link in turn.chain.links) // 4
+    return own + estimate(turn.chain.size)
 
 
 def _summed_up(plan: Plan, history: Sequence[Item], given: Sequence[Item], answer: Answer, choice: Choice) -> _Pass:
@@ -333,20 +334,16 @@ def _summed_up(plan: Plan, history: Sequence[Item], given: Sequence[Item], answe
 
 
 def _longest_summary(old: Sequence[Item]) -> int:
-    return min(_LONGEST_LIMIT, max(_SHORTEST_LIMIT, _tokens(old) // 4))
+    return min(_LONGEST_LIMIT, max(_SHORTEST_LIMIT, estimate_items(old) // 4))
 
 
 def _estimated(given: Sequence[Item], answer: Answer) -> Usage:
-    return Usage(input_tokens=_tokens(given), output_tokens=_tokens(answer.output), estimated=True)
+    return Usage(input_tokens=estimate_items(given), output_tokens=estimate_items(answer.output), estimated=True)
 
 
 def _is_told(item: Item) -> bool:
     """Whether it comes from the client's side."""
     return (item.get("role") == "user" and not is_summary(item)) or is_output(item)
-
-
-def _tokens(items: Sequence[Item]) -> int:
-    return len(orjson.dumps(list(items))) // 4 if items else 0
 
 
 def _not_supported(model: str) -> Unavailable:

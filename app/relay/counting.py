@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from typing import cast
 
+from app.contract import usage
 from app.errors import ChannelsBusy, InvalidRequest, UpstreamError
 from app.formats import Counting, Format
 from app.relay.asking import Fit
@@ -36,7 +37,7 @@ def estimate(turn: Turn) -> int:
     """The size of the context, and of the instructions and tools where no upstream has counted them with it."""
     tip = turn.chain.tip
     counted = tip is not None and tip.input_tokens
-    return context_tokens(turn) + (0 if counted else len(turn.echo.settings()) // 4)
+    return context_tokens(turn) + (0 if counted else usage.estimate(len(turn.echo.settings())))
 
 
 def _choices(turn: Turn, channels: Channels, prefer: str | None) -> Iterator[Choice]:

@@ -12,6 +12,7 @@ import orjson
 
 from app.contract.items import OPAQUE_TYPES
 from app.contract.redaction import redacted_items
+from app.contract.usage import estimate, estimate_items
 from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable
 from app.records import Attempt, Draft, Outcome, Token, Usage
 from app.relay.journal import Entry
@@ -262,9 +263,6 @@ def _trimmed(data: bytes) -> bytes:
 
 
 def _estimate(turn: Turn, output: Sequence[Item]) -> Usage:
-    """Four bytes a token, where an upstream counts nothing."""
-    context = sum(len(link.input) + len(link.output) for link in turn.chain.links)
+    """Usage where the upstream counted none."""
     own = len(orjson.dumps(turn.input)) + len(turn.echo.settings())
-    return Usage(
-        input_tokens=(context + own) // 4, output_tokens=len(orjson.dumps(output)) // 4 if output else 0, estimated=True
-    )
+    return Usage(input_tokens=estimate(turn.chain.size + own), output_tokens=estimate_items(output), estimated=True)

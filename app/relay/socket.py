@@ -12,6 +12,7 @@ from typing import Protocol, cast
 import orjson
 
 from app import sse
+from app.contract.events import FAILED
 from app.errors import ClientGone, GatewayError, InternalError, InvalidRequest
 from app.memory import Share
 from app.records import Token
@@ -24,7 +25,6 @@ log = logging.getLogger(__name__)
 
 #: A turn ends in one frame: over SSE this comes before `response.failed`, which says the same.
 _FIRST_OF_A_PAIR = "error"
-_FAILED = "response.failed"
 
 
 class _Events(Protocol):
@@ -59,7 +59,7 @@ class Session:
             asked = replace(asked, say=partial(_say, send, frame.lane))
             with closing(_unpacked(self._events(token, wanted, asked))) as events:
                 for kind, event in events:
-                    if kind == _FAILED:
+                    if kind == FAILED:
                         self._evict_parent(frame)
                     yield _in_lane(event, frame.lane)
         except GatewayError as error:

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 from app import sse
+from app.contract.events import ERROR, FAILED, terminal
 from app.errors import ClientGone, GatewayError, InternalError, UpstreamError
 from app.formats import Decoder, Emitter
 from app.records import CHAINABLE
@@ -54,10 +55,10 @@ def ending(response: Mapping[str, Any], number: int, after: int = -1) -> bytes:
 
 def _last(response: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if response["status"] in CHAINABLE:
-        yield f"response.{response['status']}", {"response": response}
+        yield terminal(response["status"]), {"response": response}
     else:
-        yield "error", {"error": {"type": "server_error", "param": None, **response["error"]}}
-        yield "response.failed", {"response": response}
+        yield ERROR, {"error": {"type": "server_error", "param": None, **response["error"]}}
+        yield FAILED, {"response": response}
 
 
 def last_words(
@@ -88,8 +89,8 @@ def last_words(
 
 
 def _failed_ending(response: Mapping[str, Any], error: GatewayError, number: int) -> bytes:
-    return sse.encode({"type": "error", "sequence_number": number, "error": error.error()}) + _terminal(
-        {"type": "response.failed", "sequence_number": number + 1, "response": response}
+    return sse.encode({"type": ERROR, "sequence_number": number, "error": error.error()}) + _terminal(
+        {"type": FAILED, "sequence_number": number + 1, "response": response}
     )
 
 
