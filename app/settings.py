@@ -254,18 +254,18 @@ def checked_bind(text: str, directory: Path) -> str:
     host, colon, port = text.rpartition(":")
     if not colon or not host or not _HOST.fullmatch(host):
         wanted = f"127.0.0.1:{text.strip(':')}" if text.strip(":").isdecimal() else "127.0.0.1:8080"
-        raise ValueError(f"it is a host and a port, such as {wanted} or [::1]:8080, or unix:/path")
+        raise ValueError(f"it must be a host and a port, such as {wanted} or [::1]:8080, or unix:/path")
     if not _WHOLE.fullmatch(port) or not 1 <= int(port) <= LAST_PORT:
-        raise ValueError(f"its port is a whole number from 1 to {LAST_PORT}")
+        raise ValueError(f"the port must be a whole number from 1 to {LAST_PORT}")
     return text
 
 
 def _checked_socket(path: str, directory: Path) -> str:
     if not path:
-        raise ValueError("unix: is followed by a path, such as unix:/run/antiphon/antiphon.sock")
+        raise ValueError("unix: must be followed by a path, such as unix:/run/antiphon/antiphon.sock")
     absolute = os.path.abspath(directory / path)
     if len(os.fsencode(absolute)) > _LONGEST_SOCKET:
-        raise ValueError(f"the path of a socket has at most {_LONGEST_SOCKET} bytes")
+        raise ValueError(f"the path of a socket may have at most {_LONGEST_SOCKET} bytes")
     return f"unix:{absolute}"
 
 

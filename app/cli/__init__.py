@@ -1,4 +1,4 @@
-"""The `antiphon` command, one file per noun. What goes wrong is one line with its cause and one with its fix."""
+"""The `antiphon` command, one file a noun. An error is two lines on stderr: its cause, then its fix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.cli.context import CONFIGURATION, TRY_AGAIN
 from app.cli.groups import Group
 from app.errors import ConfigurationError, StoreUnavailable
 
-#: In the order in which a newcomer meets them.
+#: In the order in which a new user needs them.
 COMMANDS = (
     *("init", "serve", "worker", "check", "doctor", "reload", "tokens", "channels", "route", "models"),
     *("usage", "show", "tree", "db", "connect"),
@@ -23,7 +23,9 @@ COMMANDS = (
 
 
 class Commands(Group):
-    """Each command is the one named like its file, and loaded when it is asked for: none waits for the others."""
+    """Each command has the name of its file. The file is imported when the command is used, so that no command waits
+    for the imports of another.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -31,7 +33,8 @@ class Commands(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        # What a command loads stays. The collector would walk over it again and again, for a tenth of the time.
+        # Imported modules live until the process ends. The garbage collector would walk over them many times, for a
+        # tenth of the time.
         gc.disable()
         module = import_module(f"{__name__}.{cmd_name}")
         gc.freeze()
@@ -52,7 +55,7 @@ def main() -> None:
         _say(error.message, error.fix)
         sys.exit(CONFIGURATION)
     except StoreUnavailable as error:
-        _say(error.message, "the database of ANTIPHON_DATABASE_URL did not do it; antiphon doctor looks at it")
+        _say(error.message, "check the database of ANTIPHON_DATABASE_URL: antiphon doctor")
         sys.exit(TRY_AGAIN)
 
 

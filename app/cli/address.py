@@ -1,4 +1,4 @@
-"""Where this gateway is reached from this machine."""
+"""The address of this gateway, as a client on this machine uses it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104 - compared, not bound
 
 
 def url_of(bind: str) -> str | None:
-    """`http://host:port` of an address to listen on; None of a unix socket."""
+    """`http://host:port` for a listening address; None for a unix socket."""
     if bind.startswith("unix:"):
         return None
     host, _, port = bind.rpartition(":")
@@ -14,6 +14,6 @@ def url_of(bind: str) -> str | None:
 
 
 def curl_of(bind: str) -> str:
-    """`curl` up to the path of a request."""
+    """The `curl` command up to the path of the request."""
     url = url_of(bind)
     return f"curl -N --unix-socket {bind.removeprefix('unix:')} http://localhost" if url is None else f"curl -N {url}"

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from app.channels.table import Channel, Table
+from app.cli.command_line import as_typed
 from app.cli.context import CHANNEL_FAILING, NOT_FOUND, as_json, print_json
 from app.cli.groups import Group
 from app.cli.output import some, table
@@ -49,7 +50,7 @@ def _row(report: ChannelReport) -> tuple[object, ...]:
     channel, state = report.channel, report.state
     return (
         channel.name,
-        state.text,
+        state.text or state.label,
         state.in_flight,
         ", ".join(state.paths),
         state.last_error,
@@ -81,7 +82,8 @@ def test(ctx: click.Context, name: str | None, model: str | None, timeout: int, 
     chosen = _chosen(channel_table, name)
     if not chosen:
         near = ", ".join(get_close_matches(str(name), [row.name for row in all_channels(channel_table)], n=3))
-        click.echo(f"antiphon: there is no channel {name!r}" + (f"; did you mean {near}?" if near else ""), err=True)
+        hint = f"did you mean {near}?" if near else as_typed("see the channels: antiphon channels list")
+        click.echo(f"antiphon: there is no channel {name!r}\n  {hint}", err=True)
         ctx.exit(NOT_FOUND)
     # The results name a missing key; the warning in the log would repeat it.
     logging.getLogger("app.channels.watch").setLevel(logging.ERROR)

@@ -20,7 +20,7 @@ from app.settings import channels_path, home, load_environment
 @as_json
 @click.pass_context
 def check(ctx: click.Context, file: Path | None, as_json: bool) -> None:
-    """Check the channel table FILE (default: ANTIPHON_CHANNELS or channels.yaml). Exit code 78 when it is wrong."""
+    """Check the channel table FILE (default: ANTIPHON_CHANNELS or channels.yaml). Exit code 78 when it has an error."""
     directory = home()
     environment = load_environment(directory)
     path = file or channels_path(environment, directory)

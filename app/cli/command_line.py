@@ -1,4 +1,4 @@
-"""The command as a person has to type it: a checkout's `antiphon` is not on the PATH."""
+"""The command as the user has to type it: a checkout's `antiphon` is not on the PATH."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 NAME = "antiphon"
 
-#: `antiphon serve`, `antiphon tokens create NAME`, …: the name, followed by a word or an option.
+#: `antiphon serve`, `antiphon tokens create NAME`, …: the name, followed by a command or an option.
 _CALL = re.compile(rf"(?<![\w./-]){NAME}(?= (?:--?)?[a-z])")
 
 
 @cache
 def typed() -> str:
-    """What stands for `antiphon` in this directory's shell."""
+    """`antiphon` when it is on the PATH, else the path of the command."""
     if shutil.which(NAME):
         return NAME
     beside = Path(sys.executable).with_name(NAME)
@@ -28,5 +28,5 @@ def typed() -> str:
 
 
 def as_typed(text: str) -> str:
-    """The text with every command in it as it can be pasted."""
+    """The text with its commands in a form that can be pasted into a shell."""
     return _CALL.sub(lambda _: typed(), text)

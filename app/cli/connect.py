@@ -1,4 +1,4 @@
-"""antiphon connect: what a client has to be told to use this gateway, ready to be pasted."""
+"""antiphon connect: the settings and the code with which a client uses this gateway, ready to be pasted."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from app.cli.table import read_table
 from app.errors import ConfigurationError
 from app.settings import Settings, load_settings
 
-_TOKEN = "ap_..."  # noqa: S105 - stands for one
+_TOKEN = "ap_..."  # noqa: S105 - a placeholder
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What goes where. In `text`, `$URL`, `$MODEL` and `$TOKEN` stand for quoted strings."""
+    """The instructions for one client. In `text`, `$URL`, `$MODEL` and `$TOKEN` stand for quoted strings."""
 
     file: str
-    """Where the text belongs; empty when it is typed into a shell."""
+    """The file that the text belongs into; empty when it is typed into a shell."""
     text: str
     needs: str = ""
-    """The command that installs what the text uses."""
+    """The command that installs the package which the text imports."""
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -45,7 +45,7 @@ model = $MODEL
 model_provider = "antiphon"
 
 [model_providers.antiphon]
-# With this very name Codex has long conversations compacted here; with any other it does that itself.
+# With exactly this name Codex lets the gateway compact long conversations; with any other name Codex compacts them.
 name = "OpenAI"
 base_url = $URL
 env_key = "ANTIPHON_TOKEN"
@@ -102,7 +102,7 @@ print(Runner.run_sync(agent, "My name is Ada.").final_output)
         text="""\
 from langchain_openai import ChatOpenAI
 
-# Without use_responses_api it speaks chat completions; the other sends only what is new.
+# use_responses_api: not chat completions. use_previous_response_id: send only the new messages.
 model = ChatOpenAI(model=$MODEL, base_url=$URL, use_responses_api=True, use_previous_response_id=True)
 print(model.invoke("My name is Ada.").text)
 """,
@@ -115,7 +115,7 @@ print(model.invoke("My name is Ada.").text)
 import { createOpenAI } from "@ai-sdk/openai";
 import { generateText } from "ai";
 
-// antiphon(...) speaks Responses; antiphon.chat(...) would not.
+// antiphon(...) uses the Responses API; antiphon.chat(...) would use chat completions.
 const antiphon = createOpenAI({ baseURL: $URL, apiKey: process.env.OPENAI_API_KEY });
 const { text } = await generateText({ model: antiphon($MODEL), prompt: "My name is Ada." });
 console.log(text);
@@ -134,14 +134,16 @@ curl -N $URL/responses \\
 }
 
 
-@click.command(short_help="Print what CLIENT has to be told to use this gateway.")
+@click.command(short_help="Print how to configure CLIENT for this gateway.")
 @click.argument("client", type=click.Choice(list(_RECIPES)))
-@click.option("--url", type=Text(), help="The gateway's base URL; default ANTIPHON_URL, or where it listens.")
-@click.option("--model", type=Text(), help="The model to ask for; default: the first of the channel table.")
-@click.option("--token", type=Text(), default=_TOKEN, help="The token to put in; default: a place for one.")
+@click.option(
+    "--url", type=Text(), help="The gateway's base URL; default ANTIPHON_URL, or the address that it listens on."
+)
+@click.option("--model", type=Text(), help="The model to use; default: the first of the channel table.")
+@click.option("--token", type=Text(), default=_TOKEN, help="The token to use; default: a placeholder.")
 @as_json
 def connect(client: str, url: str | None, model: str | None, token: str, as_json: bool) -> None:
-    """Print what CLIENT has to be told to use this gateway. Nothing is written."""
+    """Print how to configure CLIENT for this gateway. The command writes no file."""
     settings = load_settings()
     values = {
         "$URL": _base_url(url or settings.url or _own_url(settings)),
@@ -171,10 +173,10 @@ def _wire(client: str, recipe: Recipe, variables: Mapping[str, str], text: str) 
 
 
 def _filled(recipe: Recipe, values: Mapping[str, str]) -> str:
-    """A JSON string is a string in TOML, Python and JavaScript as well; a shell's word is not."""
+    """A JSON string is also a string in TOML, Python and JavaScript. A shell needs other quotes."""
     model, url = json.dumps(values["$MODEL"]), json.dumps(values["$URL"])
     if not recipe.file:
-        # It stands between single quotes there.
+        # The text has the model between single quotes.
         model, url = model.replace("'", r"\u0027"), shlex.quote(values["$URL"])
     return recipe.text.replace("$MODEL", model).replace("$URL", url)
 
@@ -187,7 +189,7 @@ def _comment(recipe: Recipe) -> str:
 
 
 def _base_url(url: str) -> str:
-    """With the /v1 that people leave out."""
+    """Appends /v1 to a URL without a path."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ConfigurationError(f"{url!r} is not a URL", "write it as https://antiphon.example.com/v1")
@@ -198,7 +200,7 @@ def _own_url(settings: Settings) -> str:
     url = url_of(settings.bind)
     if url is None:
         raise ConfigurationError(
-            f"this gateway listens on {settings.bind}, which is no URL", "say --url, or set ANTIPHON_URL"
+            f"this gateway listens on {settings.bind}, which is not a URL", "add --url, or set ANTIPHON_URL"
         )
     return url
 

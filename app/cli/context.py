@@ -1,4 +1,4 @@
-"""What most commands start from: the settings of this directory, an open store."""
+"""What most commands need: an open store, exit codes, JSON output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.cli.preflight import check_database
 from app.settings import Settings, load_settings
 from app.store import Store
 
-#: Exit codes beside click's own 0 and 2: what a person or systemd should do next.
+#: Exit codes beside click's own 0 and 2. A script or systemd decides by them what to do next.
 FAILED = 1
 CHANNEL_FAILING = 3
 NOT_FOUND = 4
@@ -36,19 +36,21 @@ def open_store(settings: Settings | None = None) -> Iterator[Store]:
 
 @contextmanager
 def open_ready_store() -> Iterator[Store]:
-    """A store whose schema is the one of this Antiphon."""
+    """A store whose schema is the one of this version; else raises ConfigurationError."""
     with open_store() as store:
         store.schema.check()
         yield store
 
 
 def find_response(store: Store, start: str) -> tuple[str, str]:
-    """Owner and id of the response that is meant by an id or its beginning; ends the command where that is none."""
+    """Owner and id of the only response whose id begins with `start`; else ends the command."""
     found = store.trees.find(start)
     if len(found) == 1:
         return found[0]
     click.echo(
-        f"antiphon: several responses begin with {start!r}" if found else f"antiphon: there is no response {start!r}",
+        f"antiphon: several response ids begin with {start!r}"
+        if found
+        else f"antiphon: there is no response {start!r}",
         err=True,
     )
     raise click.exceptions.Exit(NOT_FOUND)

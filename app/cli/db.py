@@ -1,4 +1,4 @@
-"""antiphon db: the database's schema, its size, its copies, and what is past its age."""
+"""antiphon db: the schema, the size and copies of the database, and the removal of old responses."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Age(click.ParamType[int]):
 
 @click.group(cls=Group)
 def db() -> None:
-    """Look after the database."""
+    """Upgrade, prune, copy and measure the database."""
 
 
 @db.command()
 @as_json
 def upgrade(as_json: bool) -> None:
-    """Bring the schema to the one of this version. Asks nothing; safe to run again, and by two at once."""
+    """Upgrade the schema to this version's. Two may run at once; a second run does nothing."""
     with open_store() as store:
         applied = store.schema.upgrade()
         version = store.schema.version()
@@ -59,13 +59,15 @@ def upgrade(as_json: bool) -> None:
 
 
 @db.command()
-@click.option("--older-than", type=Age(), help="30d, 12w, at least 1d; default ANTIPHON_RETENTION or 30d.")
-@click.option("--dry-run", is_flag=True, help="Count what would go, and remove nothing.")
+@click.option(
+    "--older-than", type=Age(), help="An age such as 30d or 12w, at least 1d; default ANTIPHON_RETENTION or 30d."
+)
+@click.option("--dry-run", is_flag=True, help="Count what would be removed, and remove nothing.")
 @as_json
 def prune(older_than: int | None, dry_run: bool, as_json: bool) -> None:
-    """Remove what is past its age, while the gateway serves.
+    """Remove old responses. The gateway may run meanwhile.
 
-    A response stays as long as one that was made from it does; going on from a response makes it new again.
+    A response stays as long as a response that continues it. Continuing a response makes it new again.
     """
     settings = load_settings()
     before = int(time()) - (settings.retention if older_than is None else older_than)
@@ -76,7 +78,7 @@ def prune(older_than: int | None, dry_run: bool, as_json: bool) -> None:
         print_json({"responses": pruned.responses, "records": pruned.records, "before": before, "dry_run": dry_run})
         return
     verb = "would remove" if dry_run else "removed"
-    click.echo(f"{verb} {pruned.responses} responses and {pruned.records} records of others")
+    click.echo(f"{verb} {pruned.responses} responses and {pruned.records} records without content")
 
 
 def _prune(store: Store, before: int) -> Pruned:
@@ -85,7 +87,7 @@ def _prune(store: Store, before: int) -> Pruned:
 
 
 def _shown(steps: Iterator[Pruned]) -> Iterator[Pruned]:
-    """The same, with a bar for who watches a terminal; nothing goes to a timer's log."""
+    """The same steps, with a progress bar on a terminal. A timer's log gets no bar."""
     if not sys.stderr.isatty():
         yield from steps
         return
@@ -98,17 +100,17 @@ def _shown(steps: Iterator[Pruned]) -> Iterator[Pruned]:
 # --- backup -----------------------------------------------------------------------------------------------------
 
 
-@db.command(short_help="Copy the database to FILE while the gateway serves.")
+@db.command(short_help="Copy the database to FILE. The gateway may run meanwhile.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 def backup(file: Path, force: bool) -> None:
-    """Copy the database of this moment to FILE, while the gateway serves; readable by its owner only.
+    """Copy the database as it is now to FILE, which only its owner can read. The gateway may run meanwhile.
 
-    SQLite only: a MySQL database is copied with its own program, mariadb-dump.
+    SQLite only: for MySQL use its own program, mariadb-dump.
     """
     if file.exists() and not force:
-        raise ConfigurationError(f"{file} is there already", "name another file, or add --force to replace it")
-    # In the same directory, so that the last step is one rename: FILE is never there in part.
+        raise ConfigurationError(f"{file} exists already", "name another file, or add --force to replace it")
+    # In the same directory, so that the last step is one rename: FILE never holds half a copy.
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     with open_store() as store:
         store.maintenance.backup(part)
@@ -116,7 +118,7 @@ def backup(file: Path, force: bool) -> None:
         os.replace(part, file)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise ConfigurationError(f"cannot write {file}: {error.strerror}", "name a file you may write") from error
+        raise ConfigurationError(f"cannot write {file}: {error.strerror}", "name a file that you may write") from error
     click.echo(f"wrote {file}, {_size(file.stat().st_size)}")
 
 
@@ -126,7 +128,7 @@ def backup(file: Path, force: bool) -> None:
 @db.command()
 @as_json
 def stats(as_json: bool) -> None:
-    """Print how much the database holds."""
+    """Print the size of the database and the rows of its tables."""
     with open_store() as store:
         store.schema.check()
         found = store.maintenance.stats()

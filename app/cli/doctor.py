@@ -1,4 +1,4 @@
-"""antiphon doctor: is everything around the gateway as it has to be? One line a finding, with what to do."""
+"""antiphon doctor: checks the settings, the database, the servers and the machine. One line a finding, with its fix."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ from app.store import Store
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
 _GUNICORN = (27, 0, 1)
-#: File descriptors of a worker beside those of its requests: the database's, the log's, the listening ones.
+#: File descriptors of a worker beside those of its requests: the database, the log, the listening sockets.
 _DESCRIPTORS = 128
 _PER_REQUEST = 2
 _GIB = 1 << 30
 _SKEW = 5
-#: Seconds to wait for a server.
+#: Seconds to wait for a server's answer.
 _WAIT = 3
-#: As `/readyz` has it.
+#: The header of `/readyz` with the fingerprints of the server's settings.
 _SETTINGS = "X-Antiphon-Settings"
-_SAME = "run doctor with the variables that the server was started with, or start it again with these"
+_SAME = "run doctor with the variables of the server, or restart the server with these"
 _VARIABLES = {
     "secret_key": "ANTIPHON_SECRET_KEY",
     "database": "ANTIPHON_DATABASE_URL",
@@ -54,7 +54,7 @@ _VARIABLES = {
 }
 _LETTERS = 10
 _NGINX = (Path("/etc/nginx/sites-enabled"), Path("/etc/nginx/conf.d"))
-_HEARTBEATS = Path("/dev/shm")  # noqa: S108 - where gunicorn's workers show that they live
+_HEARTBEATS = Path("/dev/shm")  # noqa: S108 - gunicorn's workers keep their heartbeat files here
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,15 @@ class Finding:
         return {"grade": self.grade, "subject": self.subject, "text": self.text, "fix": self.fix or None}
 
 
-@click.command(short_help="Look at settings, database, channels, server and machine.")
+@click.command(short_help="Check settings, database, channels, server and machine.")
 @as_json
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Look at the settings, the database, the channels and the machine. It asks no model and changes nothing.
+    """Check the settings, the database, the channels, the server and the machine.
 
-    Exit code 78 when the configuration is wrong, 1 for any other problem, 0 when there are only warnings.
+    The command sends no request to an upstream and changes nothing.
+
+    Exit code 78 when the configuration has an error, 1 for any other problem, 0 when there are only warnings.
     """
     findings = list(_findings())
     if as_json:
@@ -110,7 +112,7 @@ def _misconfigured(subject: str, error: ConfigurationError) -> Finding:
     return Finding(PROBLEM, subject, error.message, error.fix, CONFIGURATION)
 
 
-# --- what was installed and what was written --------------------------------------------------------------------
+# --- the installation and the settings ---------------------------------------------------------------------------
 
 
 def _programs() -> Iterator[Finding]:
@@ -129,12 +131,14 @@ def _env_file(path: Path) -> Iterator[Finding]:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        yield Finding(OK, ENV_FILE, f"there is none in {path.parent}: the variables come from the environment")
+        yield Finding(OK, ENV_FILE, f"no file in {path.parent}: all variables come from the environment")
         return
     if mode & stat.S_IROTH:
-        yield Finding(PROBLEM, ENV_FILE, f"{path} can be read by everybody", f"chmod o-r {path}", FAILED)
+        yield Finding(PROBLEM, ENV_FILE, f"every user can read {path}", f"chmod o-r {path}", FAILED)
     elif not os.access(path, os.R_OK):
-        yield Finding(PROBLEM, ENV_FILE, f"{path} cannot be read", "run this as the gateway's user", CONFIGURATION)
+        yield Finding(
+            PROBLEM, ENV_FILE, f"this user cannot read {path}", "run this as the gateway's user", CONFIGURATION
+        )
     else:
         yield Finding(OK, ENV_FILE, str(path))
 
@@ -142,17 +146,19 @@ def _env_file(path: Path) -> Iterator[Finding]:
 def _settings(settings: Settings) -> Iterator[Finding]:
     yield Finding(OK, "settings", f"{settings.workers} workers x {settings.threads} threads on {settings.bind}")
     if len(set(settings.secret_key)) < _LETTERS:
-        yield Finding(WARNING, "secret key", "it is easily guessed", "make another one: antiphon init, elsewhere")
+        yield Finding(
+            WARNING, "secret key", "it is easy to guess", "create another: antiphon init, in an empty directory"
+        )
     environment = _Read(read_environment(settings.home))
     read_settings(environment, settings.home)
     for name in environment.unread():
         near = get_close_matches(name, environment.names, n=1)
         meant = f"did you mean {near[0]}?" if near else "there is no such setting"
-        yield Finding(WARNING, "settings", f"{name} is set and nobody reads it", meant)
+        yield Finding(WARNING, "settings", f"{name} is set but has no effect", meant)
 
 
 class _Read(dict[str, str]):
-    """An environment that remembers what was asked of it: so the settings themselves say which there are."""
+    """An environment that records which names are read: these are the names of all settings."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         super().__init__(environment)
@@ -166,11 +172,11 @@ class _Read(dict[str, str]):
         return sorted(name for name in self if name.startswith("ANTIPHON_") and name not in self.names)
 
 
-# --- what it works with -----------------------------------------------------------------------------------------
+# --- database, queue, channels, servers -------------------------------------------------------------------------
 
 
 def _database(settings: Settings) -> Generator[Finding, None, list[WorkerStatus]]:
-    """Returns what the workers say, as far as the database tells."""
+    """Returns the status of the living workers; empty when the database does not answer."""
     try:
         with open_store(settings) as store:
             store.schema.check()
@@ -181,7 +187,9 @@ def _database(settings: Settings) -> Generator[Finding, None, list[WorkerStatus]
     except ConfigurationError as error:
         yield _misconfigured("database", error)
     except StoreUnavailable:
-        yield Finding(PROBLEM, "database", "it does not answer", "is ANTIPHON_DATABASE_URL right?", FAILED)
+        yield Finding(
+            PROBLEM, "database", "it does not answer", "check ANTIPHON_DATABASE_URL and the database server", FAILED
+        )
     return []
 
 
@@ -190,28 +198,28 @@ def _reached(settings: Settings, store: Store) -> Finding:
     kind = settings.database_url.partition(":")[0]
     told = f"{kind}, schema {store.schema.version()}, {tokens} tokens"
     if not tokens:
-        return Finding(WARNING, "database", told, "nobody can ask yet: antiphon tokens create NAME")
+        return Finding(WARNING, "database", told, "create a token for clients: antiphon tokens create NAME")
     return Finding(OK, "database", told)
 
 
 def _clock(store: Store) -> Iterator[Finding]:
-    """Expiry is told by this clock, leases by the database's."""
+    """Tokens expire by this clock, leases by the database's."""
     ahead = round(time()) - store.leases.clock()
     if abs(ahead) > _SKEW:
-        yield Finding(WARNING, "clock", f"it is {ahead} s ahead of the database's", "have both set by NTP")
+        yield Finding(WARNING, "clock", f"it is {ahead} s ahead of the database's", "set both by NTP")
 
 
 def _background(settings: Settings, store: Store) -> Iterator[Finding]:
     if waiting := store.jobs.unattended():
-        text = f"{waiting} responses wait and no worker for them lives, on any host"
+        text = f"{waiting} responses wait, and no worker for background responses runs on any host"
         yield Finding(PROBLEM, "background", text, "start antiphon serve or antiphon worker", FAILED)
     if settings.queue_url is None:
         return
     if open_queue(settings.queue_url, store.database).answers():
         yield Finding(OK, "queue", "Redis answers")
     else:
-        text = "Redis does not answer, and background responses begin late"
-        yield Finding(PROBLEM, "queue", text, "start it, or mend ANTIPHON_QUEUE_URL", FAILED)
+        text = "Redis does not answer: background responses start late"
+        yield Finding(PROBLEM, "queue", text, "start Redis, or correct ANTIPHON_QUEUE_URL", FAILED)
 
 
 def _channels(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Finding]:
@@ -234,16 +242,16 @@ def _usable(settings: Settings, channel_table: Table) -> Finding:
     usable = [channel for channel in channel_table.channels if channel.enabled]
     told = f"{settings.channels.name}: {len(usable)} in use, {len(channel_table.names())} models"
     if not usable:
-        return Finding(PROBLEM, "channels", told, "give a channel its key, or enable one", CONFIGURATION)
+        return Finding(PROBLEM, "channels", told, "set the key of a channel, or enable one", CONFIGURATION)
     return Finding(OK, "channels", told)
 
 
 def _serving(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Finding]:
-    """The servers that the database knows, then the one at the address: each may have been started with other variables
-    than the ones that count here.
+    """The servers that use the database, then the server at the address of the settings. Each may have been started
+    with other variables than this command.
     """
     if workers:
-        yield Finding(OK, "workers", f"{len(workers)} serve this database")
+        yield Finding(OK, "workers", f"{len(workers)} workers use this database")
     servers = {tuple(sorted(worker.server.items())): worker for worker in workers if worker.server}
     for worker in servers.values():
         yield from _differences(settings, worker)
@@ -267,7 +275,7 @@ def _differences(settings: Settings, worker: WorkerStatus) -> Iterator[Finding]:
 
 
 def _answers(settings: Settings, address: str, others: bool) -> Finding:
-    """What `/readyz` says there."""
+    """What `/readyz` at the address answers."""
     try:
         status, prints, reasons = _readyz(address)
     except (OSError, HTTPException) as error:
@@ -275,12 +283,18 @@ def _answers(settings: Settings, address: str, others: bool) -> Finding:
         text = f"no server answers on {address} ({why})"
         if others:
             return Finding(OK, "serving", text)
-        return Finding(WARNING, "serving", text, "antiphon serve, or set ANTIPHON_BIND to where it listens")
+        return Finding(WARNING, "serving", text, "run antiphon serve, or set ANTIPHON_BIND to the server's address")
     if prints is None:
-        return Finding(PROBLEM, "serving", f"what answers on {address} is not this Antiphon", "see what it is", FAILED)
+        return Finding(
+            PROBLEM,
+            "serving",
+            f"the server on {address} is not this version of Antiphon",
+            "find out which program listens there",
+            FAILED,
+        )
     other = [_VARIABLES[name] for name, print in settings.fingerprints().items() if prints.get(name) != print]
     if other:
-        # Without the same key nothing else can be compared.
+        # The fingerprints depend on the key: with another key, none of the others can be compared.
         named = other[0] if _VARIABLES["secret_key"] in other else " and ".join(other)
         return Finding(PROBLEM, "serving", f"the server on {address} was started with another {named}", _SAME, FAILED)
     if status == HTTPStatus.OK:
@@ -289,7 +303,7 @@ def _answers(settings: Settings, address: str, others: bool) -> Finding:
 
 
 def _readyz(address: str) -> tuple[int, dict[str, str] | None, str]:
-    """The status, the fingerprints of its settings (None of another program), and the body."""
+    """The status, the fingerprints of the server's settings (None for another program), the body."""
     connection = _connection(address)
     try:
         connection.request("GET", "/readyz", headers={"Host": "localhost"})
@@ -320,7 +334,7 @@ class _UnixConnection(HTTPConnection):
 
 
 def _host() -> str:
-    """As the names of workers have it."""
+    """The host name, as the names of workers have it."""
     return socket.gethostname()[:100]
 
 
@@ -328,14 +342,14 @@ def _host() -> str:
 
 
 def _limits(settings: Settings) -> Iterator[Finding]:
-    """Those of this shell; a unit has its own."""
+    """The limits of this shell; a systemd unit has its own."""
     wanted = settings.threads * _PER_REQUEST + _DESCRIPTORS
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files != resource.RLIM_INFINITY and files < wanted:
-        text = f"{files} here, {settings.threads} threads may need {wanted} in each worker"
+        text = f"the limit here is {files}; {settings.threads} threads may need {wanted} in each worker"
         yield Finding(WARNING, "open files", text, f"ulimit -n {wanted}, or LimitNOFILE={wanted} in the unit")
     else:
-        yield Finding(OK, "open files", f"{files} here, {wanted} may be needed")
+        yield Finding(OK, "open files", f"the limit here is {files}; a worker may need {wanted}")
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
@@ -343,10 +357,12 @@ def _disk(settings: Settings) -> Iterator[Finding]:
         folder = file.parent
         yield from _free(folder)
         if not os.access(folder, os.W_OK):
-            text = f"{folder} cannot be written, and SQLite keeps files beside the database"
+            text = f"this user cannot write {folder}, and SQLite keeps files beside the database"
             yield Finding(PROBLEM, "disk", text, "run this as the gateway's user", FAILED)
     if not os.access(_HEARTBEATS, os.W_OK):
-        yield Finding(PROBLEM, "disk", f"{_HEARTBEATS} cannot be written, and gunicorn's workers need it", "", FAILED)
+        yield Finding(
+            PROBLEM, "disk", f"this user cannot write {_HEARTBEATS}, which gunicorn's workers need", "", FAILED
+        )
 
 
 def _free(folder: Path) -> Iterator[Finding]:
@@ -356,19 +372,21 @@ def _free(folder: Path) -> Iterator[Finding]:
         return
     fix = "antiphon db prune, or a larger disk"
     if free < 1:
-        yield Finding(PROBLEM if free < 0.1 else WARNING, "disk", f"{free:.1f} GiB left for the database", fix)
+        yield Finding(PROBLEM if free < 0.1 else WARNING, "disk", f"only {free:.1f} GiB free for the database", fix)
     else:
         yield Finding(OK, "disk", f"{free:.0f} GiB free for the database")
 
 
 def _nginx(settings: Settings) -> Iterator[Finding]:
-    """Only what is written in the places where Debian keeps its sites; nginx itself is not asked."""
+    """Reads the files in the directories where Debian keeps nginx's sites. It does not run nginx."""
     sites = [text for folder in _NGINX if folder.is_dir() for text in _texts(folder) if "antiphon" in text]
     host = settings.bind.rpartition(":")[0]
     if sites and not any("proxy_buffering off" in text for text in sites):
-        yield Finding(WARNING, "nginx", "events will arrive all at once", "proxy_buffering off, as in deploy/nginx")
+        yield Finding(
+            WARNING, "nginx", "it buffers the events of a stream", "set proxy_buffering off, as in deploy/nginx"
+        )
     elif sites:
-        yield Finding(OK, "nginx", "it has a site that does not hold events back")
+        yield Finding(OK, "nginx", "its site does not buffer events")
     if not sites and host not in ("127.0.0.1", "localhost", "[::1]") and not settings.bind.startswith("unix:"):
         text = f"{settings.bind} is open to the network, without TLS"
         yield Finding(WARNING, "nginx", text, "put a proxy in front: deploy/README.md")

@@ -1,4 +1,4 @@
-"""Commands with commands below them."""
+"""Groups of commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 
 class Group(click.Group):
-    """It knows what a mistyped command was meant to be."""
+    """A group that suggests the nearest command for a mistyped one."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -14,19 +14,19 @@ from app.cli.context import open_store
 from app.errors import ConfigurationError
 from app.settings import ENV_FILE, Settings, load_settings
 
-#: What is installed with the command: a checkout's own channels.yaml is in use there, and may hold keys.
+#: The table of the installed package. The channels.yaml of a checkout is not copied: it may hold keys.
 _SHIPPED = Path(__file__).with_name("channels.yaml")
 
 FIRST_TOKEN = "admin"  # noqa: S105 - its name
 
 
-@click.command(short_help="Write .env and channels.yaml, make the database and a token.")
-@click.option("--serve", "then_serve", is_flag=True, help="Serve when it is done, as `antiphon serve` does.")
+@click.command(short_help="Write .env and channels.yaml, create the database and a token.")
+@click.option("--serve", "then_serve", is_flag=True, help="Then serve, as `antiphon serve` does.")
 @click.pass_context
 def init(ctx: click.Context, then_serve: bool) -> None:
     """Write .env and channels.yaml, create the database and the first token.
 
-    What is there already is kept, so it may be run again. The token is printed once and never stored.
+    Existing files are kept, so the command may be run again. The token is printed once; only its hash is stored.
     """
     here = Path.cwd()
     _write_env(here / ENV_FILE)
@@ -37,18 +37,18 @@ def init(ctx: click.Context, then_serve: bool) -> None:
         click.echo(f"\n  token   {secret}")
     click.echo(_steps(settings, secret, then_serve))
     if then_serve:
-        from app.cli.serve import serve  # gunicorn, which init alone does not need
+        from app.cli.serve import serve  # imports gunicorn, which init alone does not need
 
         ctx.invoke(serve)
 
 
 def _prepare(settings: Settings) -> str | None:
-    """The database and, where there is no token yet, the secret of a first one."""
+    """Upgrades the database. Returns the secret of a first token, None when there are tokens already."""
     with open_store(settings) as store:
         applied = store.schema.upgrade()
         _report("made " if applied else "kept ", "database", f"schema {store.schema.version()}")
         if store.tokens.all():
-            _report("kept ", "tokens", "`antiphon tokens create NAME` makes another")
+            _report("kept ", "tokens", "to create another: antiphon tokens create NAME")
             return None
         _, secret = store.tokens.create(FIRST_TOKEN, FIRST_TOKEN)
     _report("made ", "token", f'"{FIRST_TOKEN}", shown once')
@@ -56,21 +56,23 @@ def _prepare(settings: Settings) -> str | None:
 
 
 def _write_env(path: Path) -> None:
-    """Created with its mode, so that the key is never readable by others, not even for a moment."""
+    """Creates the file with its mode, so that other users cannot read the key even for a moment."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         _report("kept ", ENV_FILE, "")
         return
     except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}", "run it where you may write") from error
+        raise ConfigurationError(
+            f"cannot write {path}: {error.strerror}", "run the command in a directory that you may write"
+        ) from error
     with os.fdopen(descriptor, "w") as file:
         file.write(f"ANTIPHON_SECRET_KEY={secrets.token_urlsafe(48)}\nANTIPHON_DATABASE_URL=sqlite:///antiphon.db\n")
     _report("wrote", ENV_FILE, "mode 0600: the secret key and the database")
 
 
 def _write_channels(path: Path) -> None:
-    """The shipped table. Keys will be written into it: nobody but its owner may read it."""
+    """Copies the shipped table. Only the owner may read the file, because keys are written into it later."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -78,7 +80,7 @@ def _write_channels(path: Path) -> None:
         return
     except OSError as error:
         raise ConfigurationError(
-            f"cannot write {path}: {error.strerror}", "make its directory, or set ANTIPHON_CHANNELS to another path"
+            f"cannot write {path}: {error.strerror}", "create its directory, or set ANTIPHON_CHANNELS to another path"
         ) from error
     with os.fdopen(descriptor, "wb") as file:
         file.write(_SHIPPED.read_bytes())
@@ -97,7 +99,7 @@ def _steps(settings: Settings, secret: str | None, serving: bool) -> str:
 
 
 def _example(settings: Settings, secret: str) -> str:
-    """A first request, as it can be pasted into another terminal."""
+    """A first request, ready to be pasted into another terminal."""
     return f"""{curl_of(settings.bind)}/v1/responses \\
             -H "Authorization: Bearer {secret}" \\
             -H "Content-Type: application/json" \\

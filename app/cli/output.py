@@ -1,17 +1,17 @@
-"""Tables for people: columns as wide as what stands in them, numbers to the right. Programs are given JSON instead."""
+"""Tables for people: columns as wide as their longest cell, numbers to the right. Programs use JSON instead."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-#: Between two columns.
+#: The gap between two columns.
 _GAP = "  "
 _SHOWN = 4
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """The rows under their head, each a line. None is shown as `-`."""
+    """The head and the rows, one line each. None and an empty text are shown as `-`."""
     body = [list(row) for row in rows]
     columns = list(zip(*body, strict=True)) or [()] * len(head)
     right = [{type(cell) for cell in column} - {type(None)} == {int} for column in columns]
@@ -21,14 +21,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def some(names: Iterable[str]) -> str:
-    """The first of many names, and how many there are beside them."""
+    """The first few names, and the number of the others: `a, b, c, d +2`."""
     every = list(names)
     rest = len(every) - _SHOWN
     return ", ".join(every[:_SHOWN]) + (f" +{rest}" if rest > 0 else "")
 
 
 def pairs(rows: Iterable[tuple[str, object]]) -> str:
-    """Names with what stands under them, which may be of several lines."""
+    """One line for a name and its value; a value of several lines is aligned below its first."""
     shown = [(plain(name), [plain(line) for line in _text(value).splitlines()]) for name, value in rows]
     width = max((len(name) for name, _ in shown), default=0)
     return "\n".join(
@@ -39,12 +39,12 @@ def pairs(rows: Iterable[tuple[str, object]]) -> str:
 
 
 def moment(seconds: int | None) -> str | None:
-    """In UTC, to the minute."""
+    """Unix seconds as a date and time in UTC, to the minute."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else None
 
 
 def clipped(text: str, width: int) -> str:
-    """On one line, the end left out where it is longer."""
+    """The text on one line, cut to `width` characters."""
     line = " ".join(plain(text[: 2 * width]).split())
     return line if len(line) <= width and len(text) <= 2 * width else f"{line[: width - 1]}…"
 
@@ -58,7 +58,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) ->
 
 
 def plain(text: str) -> str:
-    """Without what a terminal would obey: much of what is shown was written by clients and upstreams."""
+    """Replaces control characters, which a terminal would obey: clients and upstreams wrote much of the text."""
     return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 

@@ -1,4 +1,4 @@
-"""What an option of a command may hold: an empty one is a usage error, never a default or "all of them"."""
+"""Types of options. An empty value is a usage error; it never means the default or "all"."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from app.settings import checked_bind
 
 
 class Text(click.ParamType[str]):
-    """Some text, not blank."""
+    """Text that is not blank."""
 
     name = "text"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not value.strip():
-            self.fail("it is empty; leave the option out for its default", param, ctx)
+            self.fail("the value is empty; leave the option out for its default", param, ctx)
         return value
 
 
 class Address(click.ParamType[str]):
-    """Where to listen, as ANTIPHON_BIND has it."""
+    """A listening address, in the form of ANTIPHON_BIND."""
 
     name = "address"
 
@@ -33,7 +33,7 @@ class Address(click.ParamType[str]):
 
 
 class Names(click.ParamType[tuple[str, ...]]):
-    """Names or globs between commas. A script's unset variable makes an empty list, which must not mean all."""
+    """Names or globs, separated by commas. An empty list is an error: an unset variable of a script makes one."""
 
     name = "names"
 

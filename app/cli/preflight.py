@@ -1,6 +1,6 @@
-"""What a first start or a command can find out about its settings before it uses them: files, directories, hosts.
+"""Checks of the files, directories and hosts that the settings name, before a first start or a command uses them.
 
-A worker that replaces another one is not held up by any of this: what was there at the start may be away for a moment.
+A worker that replaces another one skips these checks: a file or host may be missing for a moment.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ def check_queue(settings: Settings) -> None:
 def _check_file(file: Path) -> None:
     folder = file.parent
     if not folder.is_dir():
-        raise ConfigurationError(f"{_DATABASE} names {file}, and there is no directory {folder}", f"mkdir -p {folder}")
+        raise ConfigurationError(f"{_DATABASE} names {file}, but there is no directory {folder}", f"mkdir -p {folder}")
     if file.exists() and not file.is_file():
         raise ConfigurationError(f"{_DATABASE} names {file}, which is not a file", "name a file")
     if not os.access(folder, os.W_OK | os.X_OK) or (file.exists() and not os.access(file, os.R_OK | os.W_OK)):
         raise ConfigurationError(
             f"{_DATABASE} names {file}, which this user cannot write",
-            "SQLite writes the file and others beside it: check the owner of both, or run this as the gateway's user",
+            "SQLite writes this file and others beside it: check the owner of both, or run this as the gateway's user",
         )
     if file.exists() and not _is_database(file):
         raise ConfigurationError(f"{_DATABASE} names {file}, which is not a SQLite database", "name another file")
 
 
 def _is_database(file: Path) -> bool:
-    """An empty one becomes one."""
+    """An empty file counts: SQLite makes it a database."""
     with file.open("rb") as opened:
         return opened.read(len(_SQLITE)) in (b"", _SQLITE)
 
 
 def _check_host(name: str, url: str) -> None:
-    """A host that does not exist is a mistake; a resolver that does not answer is not."""
+    """Refuses a host that does not exist. A resolver that does not answer is no reason to refuse."""
     host = urlsplit(url).hostname
     if host is None:
         return
@@ -63,7 +63,9 @@ def _check_host(name: str, url: str) -> None:
     except socket.gaierror as error:
         if error.errno == socket.EAI_NONAME:
             raise ConfigurationError(
-                f"{name} names the host {host!r}, which cannot be resolved", "check its spelling, or give its address"
+                f"{name} names the host {host!r}, which cannot be resolved", "check the spelling, or use the address"
             ) from error
     except UnicodeError:
-        raise ConfigurationError(f"{name} names the host {host!r}, which is no host's name", "check it") from None
+        raise ConfigurationError(
+            f"{name} names the host {host!r}, which is not a valid host name", "check the spelling"
+        ) from None

@@ -1,4 +1,4 @@
-"""antiphon reload: has running workers read the channel table and .env again, unless the table is wrong."""
+"""antiphon reload: makes running workers read the channel table and .env again, unless the table has an error."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from app.errors import ConfigurationError
 from app.settings import channels_path, home, load_environment
 
 
-@click.command(short_help="Have the workers read the table and its variables again.")
+@click.command(short_help="Make the workers read the channel table again.")
 def reload() -> None:
-    """Have the workers read the channel table and its variables again. A wrong one is refused with exit code 78."""
+    """Make the workers read the channel table and its variables again. Exit code 78 when the table has an error."""
     directory = home()
     environment = load_environment(directory)
     path = channels_path(environment, directory)
@@ -23,8 +23,8 @@ def reload() -> None:
         stamp.touch()
     except OSError as error:
         raise ConfigurationError(
-            f"cannot touch {stamp}: {error.strerror}", "make it a file of the user that the gateway runs as"
+            f"cannot touch {stamp}: {error.strerror}", "give the file to the user that the gateway runs as"
         ) from error
     for problem in table.warnings:
         click.echo(f"warning: {problem}", err=True)
-    click.echo(f"{path.name} ok: {len(table.channels)} channels; the workers read it within seconds")
+    click.echo(f"{path.name} ok: {len(table.channels)} channels; the workers read the file within seconds")

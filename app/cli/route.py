@@ -49,5 +49,5 @@ def _rows(found: Route) -> Iterator[tuple[object, ...]]:
     for entry in found.entries:
         channel = entry.channel
         share = f"{entry.share:.0%}" if entry.is_eligible else ""
-        upstream_model = channel.upstream_model(found.model)
-        yield entry.place, channel.name, share, channel.priority, upstream_model, entry.why_not or entry.state.text
+        state = entry.why_not or entry.state.text or entry.state.label
+        yield entry.place, channel.name, share, channel.priority, channel.upstream_model(found.model), state

@@ -1,4 +1,4 @@
-"""antiphon serve: checks what can be checked, then becomes gunicorn."""
+"""antiphon serve: checks the settings, then becomes gunicorn."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from app.errors import ConfigurationError, StoreUnavailable
 from app.last_good import LastGood
 from app.settings import DRAIN_RESERVE, LAST_PORT, Settings, home, load_settings
 
-#: The descriptor of the first socket that systemd hands over.
+#: The file descriptor of the first socket that systemd passes.
 _FIRST_HANDED = 3
-#: Seconds that running streams may take by default; see `app.serving`.
+#: Default seconds for running streams to finish when the server stops; see `app.serving`.
 _DRAIN = 20
 
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
@@ -37,12 +37,12 @@ PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 @click.command()
 @click.option(
-    "--bind", type=Address(), help="Address and port, or unix:/path; default ANTIPHON_BIND or 127.0.0.1:8080."
+    "--bind", type=Address(), help="Address to listen on, or unix:/path; default ANTIPHON_BIND or 127.0.0.1:8080."
 )
-@click.option("--workers", type=click.IntRange(1), help="Processes; default ANTIPHON_WORKERS or 2.")
-@click.option("--threads", type=click.IntRange(4), help="Threads a process; default ANTIPHON_THREADS or 512.")
+@click.option("--workers", type=click.IntRange(1), help="Number of processes; default ANTIPHON_WORKERS or 2.")
+@click.option("--threads", type=click.IntRange(4), help="Threads in each process; default ANTIPHON_THREADS or 512.")
 def serve(bind: str | None, workers: int | None, threads: int | None) -> None:
-    """Serve this directory's gateway with gunicorn."""
+    """Run the gateway of this directory, with gunicorn."""
     settings = load_settings()
     settings = replace(
         settings,
@@ -66,16 +66,19 @@ def serve(bind: str | None, workers: int | None, threads: int | None) -> None:
 
 
 def _check_database(settings: Settings) -> None:
-    """A foreign schema is refused; a database that is down for the moment is not."""
+    """Refuses a schema of another version. A database that is down for the moment only gives a warning."""
     with open_store(settings) as store:
         try:
             store.schema.check()
         except StoreUnavailable as error:
-            click.echo(f"antiphon: {error.message} Serving anyway; /readyz says when it is back.", err=True)
+            click.echo(
+                f"antiphon: {error.message} The gateway starts anyway; /readyz shows when the database is back.",
+                err=True,
+            )
 
 
 def _handed_address() -> str | None:
-    """Of the listening socket that systemd has opened; None where it has no path and no port."""
+    """The address of the socket that systemd has opened; None when the socket has no path and no port."""
     with socket.socket(fileno=os.dup(_FIRST_HANDED)) as listener:
         name = listener.getsockname()
     if isinstance(name, str):
@@ -99,10 +102,11 @@ def _check_address(bind: str) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise ConfigurationError(
-                    f"port {port} is in use", f"stop what listens there, or use --bind {host}:{_another(int(port))}"
+                    f"port {port} is in use",
+                    f"stop the program that listens there, or use --bind {host}:{_another(int(port))}",
                 ) from error
             raise ConfigurationError(
-                f"cannot listen on {bind}: {error.strerror}", "check ANTIPHON_BIND, or --bind where it was given"
+                f"cannot listen on {bind}: {error.strerror}", "check ANTIPHON_BIND or --bind"
             ) from error
 
 
@@ -128,9 +132,11 @@ def _where(bind: str) -> str:
 
 
 def _become_gunicorn(settings: Settings, listen: list[str]) -> NoReturn:
-    """In this process, which has loaded half of the gateway by now. The chdir: no code of this directory runs."""
+    """Runs gunicorn in this process, which has imported half of the gateway already. The chdir keeps gunicorn from
+    importing code of the present directory.
+    """
     os.environ["ANTIPHON_HOME"] = str(home())
-    # What was chosen on the command line holds for all processes.
+    # All processes read the values of the command line from the environment.
     chosen = {"BIND": settings.bind, "WORKERS": str(settings.workers), "THREADS": str(settings.threads)}
     for name, value in chosen.items():
         os.environ.pop(f"ANTIPHON_{name}_FILE", None)
@@ -142,7 +148,7 @@ def _become_gunicorn(settings: Settings, listen: list[str]) -> NoReturn:
     if settings.drain != _DRAIN:
         options += ["--graceful-timeout", str(settings.drain + DRAIN_RESERVE)]
     sys.argv = ["gunicorn", *options, *listen, "app:create_app()"]
-    # `app.serving` has it enabled once everything is loaded.
+    # `app.serving` enables the collector when everything is imported.
     gc.disable()
     run()
     sys.exit()

@@ -1,4 +1,4 @@
-"""antiphon show: everything about one response."""
+"""antiphon show: all that the database holds of one response."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from app.store import Detail, Node
 
 _WIDTH = 100
 _CHILDREN = 8
-#: Where an item says what it is about, the first that is there.
+#: The members of an item that describe it when it has no content.
 _WORDS = ("name", "arguments", "output", "input", "action", "encrypted_content")
 
 
-@click.command(short_help="Show all that is known of RESPONSE_ID.")
+@click.command(short_help="Show one response with its input and output.")
 @click.argument("response_id")
 @as_json
 def show(response_id: str, as_json: bool) -> None:
-    """Show all that is known of RESPONSE_ID, which may be the beginning of an id.
+    """Show the response RESPONSE_ID: status, attempts, times, usage, relatives, settings, input and output.
 
-    Exit code 4 when there is no such response.
+    RESPONSE_ID may be the beginning of an id. Exit code 4 when there is no such response.
     """
     with open_store() as store:
         store.schema.check()
         owner, found = find_response(store, response_id)
         detail = store.trees.detail(owner, found)
     if detail is None:
-        raise click.ClickException("the response was removed this moment")
+        raise click.ClickException("the response has just been removed")
     if as_json:
         print_json(_wire(detail))
         return
@@ -82,14 +82,14 @@ def _status(node: Node) -> str:
 
 
 def _attempt(attempt: Mapping[str, Any]) -> str:
-    """A channel that was tried, and what became of it."""
+    """One attempt: its channel, its result, its duration."""
     told = [f"{attempt['channel']}: {attempt.get('error') or 'ok'}", f"{attempt.get('ms', 0):,} ms"]
     if attempt.get("path"):
         told.append(str(attempt["path"]))
     if attempt.get("dropped"):
-        told.append(f"not told of {', '.join(attempt['dropped'])}")
+        told.append(f"left out: {', '.join(attempt['dropped'])}")
     if attempt.get("said"):
-        told.append(f"it said: {clipped(str(attempt['said']), _WIDTH)}")
+        told.append(f"error message: {clipped(str(attempt['said']), _WIDTH)}")
     return ", ".join(told)
 
 
@@ -111,7 +111,7 @@ def _usage(usage: Usage | None) -> str | None:
 
 
 def _parent(node: Node) -> str | None:
-    return f"{node.parent} (found by what was sent)" if node.inferred else node.parent
+    return f"{node.parent} (inferred from the input)" if node.inferred else node.parent
 
 
 def _children(children: Iterable[Node]) -> str | None:
@@ -134,7 +134,7 @@ def _joined(*told: object) -> str:
 
 
 def _item(item: Mapping[str, Any]) -> str:
-    """One line: what it is, and the beginning of what it says."""
+    """One line: the role or the type, and the beginning of the content."""
     said = " ".join(_text(part) for part in _said(item))
     return f"{plain(str(item.get('role') or item.get('type')))}: {clipped(said, _WIDTH)}"
 

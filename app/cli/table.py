@@ -1,4 +1,4 @@
-"""The channel table for the commands that look at it."""
+"""The channel table, for the commands that show it."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from app.settings import Settings, read_environment
 
 
 def read_table(settings: Settings) -> Table:
-    """As the file has it now. Raises ConfigurationError."""
+    """Reads the file of the settings. Raises ConfigurationError."""
     return load(settings.channels, read_environment(settings.home), formats.names())

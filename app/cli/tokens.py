@@ -1,4 +1,4 @@
-"""antiphon tokens: who may ask."""
+"""antiphon tokens: the tokens with which clients authenticate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Expiry(click.ParamType[int]):
         if moment is None:
             self.fail(f"{value!r} is neither a duration such as 90d nor a date such as 2027-01-31", param, ctx)
         if moment <= now:
-            self.fail(f"{value!r} is over: the token would never work", param, ctx)
+            self.fail(f"{value!r} is in the past: the token would never work", param, ctx)
         return moment
 
 
@@ -44,15 +44,17 @@ def _moment(value: str, now: int) -> int | None:
 
 @click.group(cls=Group)
 def tokens() -> None:
-    """Make, list and revoke tokens."""
+    """Create, list and revoke tokens."""
 
 
 @tokens.command()
 @click.argument("name")
-@click.option("--owner", type=Text(), help="Who owns what is created with it; default: the token's name.")
-@click.option("--models", type=Names(), help="Comma-separated names or globs; default: every model.")
-@click.option("--expires", type=Expiry(), help="90d, 12h, or a date.")
-@click.option("--no-store", is_flag=True, help="Keep no content of its requests, whatever they ask.")
+@click.option("--owner", type=Text(), help="The owner of everything created with the token; default: the token's name.")
+@click.option(
+    "--models", type=Names(), help="The models that it may use: names or globs, separated by commas; default: all."
+)
+@click.option("--expires", type=Expiry(), help="When it expires: 90d, 12h, or a date in UTC; default: never.")
+@click.option("--no-store", is_flag=True, help="Store no content of its requests, even if they have store: true.")
 @as_json
 def create(
     name: str,
@@ -62,7 +64,7 @@ def create(
     no_store: bool,
     as_json: bool,
 ) -> None:
-    """Create the token NAME. Its secret is printed once and cannot be read again."""
+    """Create the token NAME. Its secret is printed once and cannot be shown again."""
     with open_ready_store() as store:
         token, secret = store.tokens.create(
             name, name if owner is None else owner, models=models, expires_at=expires, keeps=not no_store
@@ -77,7 +79,7 @@ def create(
 @tokens.command("list")
 @as_json
 def list_(as_json: bool) -> None:
-    """List all tokens; never their secrets."""
+    """List all tokens, without their secrets."""
     with open_ready_store() as store:
         known = store.tokens.all()
     if as_json:
@@ -90,13 +92,13 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @click.pass_context
 def revoke(ctx: click.Context, name: str) -> None:
-    """Revoke the token NAME. Running workers notice within two seconds."""
+    """Revoke the token NAME. Running workers refuse it within two seconds."""
     with open_ready_store() as store:
         revoked = store.tokens.revoke(name)
     if not revoked:
         click.echo(f"antiphon: there is no token {name!r} to revoke", err=True)
         ctx.exit(NOT_FOUND)
-    click.echo(f"revoked {name}; its name is free for another token")
+    click.echo(f"revoked {name}; another token may use the name now")
 
 
 def _row(token: Token) -> tuple[object, ...]:

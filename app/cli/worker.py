@@ -1,4 +1,4 @@
-"""antiphon worker: makes background responses, without serving anybody."""
+"""antiphon worker: a process that generates background responses and serves no requests."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ from app.settings import Settings, load_settings
 
 
 @click.command()
-@click.option("--threads", type=click.IntRange(1), help="Responses at once; default ANTIPHON_WORKER_THREADS or 32.")
+@click.option(
+    "--threads", type=click.IntRange(1), help="Responses at the same time; default ANTIPHON_WORKER_THREADS or 32."
+)
 def worker(threads: int | None) -> None:
-    """Make background responses. `antiphon serve` runs one by itself; more machines take more of them."""
+    """Run a worker for background responses.
+
+    `antiphon serve` starts one by itself. This command adds workers, also on other machines.
+    """
     settings = load_settings()
     settings = replace(settings, worker_threads=threads or settings.worker_threads)
     speak(settings.log)
@@ -32,4 +37,4 @@ def _check_schema(settings: Settings) -> None:
         try:
             store.schema.check()
         except StoreUnavailable as error:
-            click.echo(f"antiphon: {error.message} Waiting for it.", err=True)
+            click.echo(f"antiphon: {error.message} The worker waits for the database.", err=True)

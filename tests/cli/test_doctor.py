@@ -62,7 +62,7 @@ def test_a_database_that_is_away_is_a_problem(tmp_path: Path) -> None:
 def _until_known(running: Gateway) -> None:
     """A worker tells of itself within a second of its start."""
     asked = ("doctor", "--json")
-    eventually(lambda: "serve this database" in running.attempt(*asked).stdout, "the worker to be known", 30)
+    eventually(lambda: "use this database" in running.attempt(*asked).stdout, "the worker to be known", 30)
 
 
 def test_a_server_that_was_started_with_another_address_is_found(gateway: MakeGateway) -> None:
@@ -112,14 +112,14 @@ def test_another_program_on_the_address_is_not_taken_for_the_gateway(
 ) -> None:
     directory = Gateway(tmp_path, [DEMO], bind=f"127.0.0.1:{urlsplit(upstream.base_url).port}")
     directory.command("init")
-    assert "is not this Antiphon" in _told(_found(directory, FAILED), "problem")
+    assert "is not this version of Antiphon" in _told(_found(directory, FAILED), "problem")
 
 
 def test_no_server_is_said_plainly_with_what_to_do(tmp_path: Path) -> None:
     directory = Gateway(tmp_path, [DEMO])
     directory.command("init")
     warnings = _told(_found(directory), "warning")
-    assert f"no server answers on 127.0.0.1:{directory.port} (Connection refused) antiphon serve" in warnings
+    assert f"no server answers on 127.0.0.1:{directory.port} (Connection refused) run antiphon serve" in warnings
 
 
 @pytest.fixture
@@ -132,8 +132,8 @@ def prepared(tmp_path: Path) -> Gateway:
 def test_what_only_waits_is_a_warning(prepared: Gateway) -> None:
     warnings = _told(_found(prepared), "warning")
     assert "A_KEY_THAT_IS_NOT_SET" in warnings
-    assert "ANTIPHON_THREDDS is set and nobody reads it did you mean ANTIPHON_THREADS?" in warnings
-    assert warnings.count("nobody reads it") == 1
+    assert "ANTIPHON_THREDDS is set but has no effect did you mean ANTIPHON_THREADS?" in warnings
+    assert warnings.count("has no effect") == 1
 
 
 def test_settings_that_everybody_can_read_are_a_problem(prepared: Gateway) -> None:

@@ -170,7 +170,7 @@ def test_show_tells_everything_about_a_response(directory: Gateway, store: Store
         f"response {begun.id}",
         "owner ada",
         "attempt a: rate_limit_exceeded, 7 ms",
-        "attempt b: ok, 9 ms, translated, not told of web_search",
+        "attempt b: ok, 9 ms, translated, left out: web_search",
         "usage ≈1,234 in (1,000 cached), ≈56 out (5 reasoning)",
         f"parent {parent}",
         f"children {child}",
