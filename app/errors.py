@@ -331,14 +331,6 @@ def nested_too_deep(param: str | None, levels: int) -> InvalidRequest:
     )
 
 
-def previous_response_not_found(response_id: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"Previous response with id '{response_id}' not found.",
-        code="previous_response_not_found",
-        param="previous_response_id",
-    )
-
-
 def response_not_found(response_id: str) -> NotFound:
     return NotFound(f"Response with id '{response_id}' not found.")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import orjson
@@ -315,6 +316,9 @@ class Token:
     last_used_at: int | None = None
     keeps: bool = True
     """False: every request is treated as `store: false`."""
+
+    def may_use(self, model: str) -> bool:
+        return not self.models or any(fnmatchcase(model, allowed) for allowed in self.models)
 
     def wire(self) -> dict[str, Any]:
         return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import Any
 
 from flask import Blueprint, Response, request
@@ -37,9 +36,5 @@ def retrieve_model(model: str) -> Response:
 
 
 def _models() -> list[dict[str, Any]]:
-    allowed = web.token().models
-    return [
-        model
-        for model in web.gateway().catalog.models()
-        if not allowed or any(fnmatchcase(model["id"], pattern) for pattern in allowed)
-    ]
+    token = web.token()
+    return [model for model in web.gateway().catalog.models() if token.may_use(model["id"])]

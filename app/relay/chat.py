@@ -31,7 +31,6 @@ from app.relay import Asked
 from app.relay.asking import pausing
 from app.relay.chat_recorder import ChatRecorder
 from app.relay.mover import Flow, Mover, Pace
-from app.relay.opening import may_use
 from app.relay.ports import Channels, Choice, Exchange
 from app.relay.watch import Watch
 from app.store import Store
@@ -86,7 +85,7 @@ class ChatRelay:
         """What the first channel gives that does not fail. Raises the last failure, or the one that speaks for all."""
         last: UpstreamError | None = None
         with recorder.opening():
-            if not may_use(token, request["model"]):
+            if not token.may_use(request["model"]):
                 raise unknown_chat_model(request["model"])
             for choice in self._channels.chat_choices(request["model"], owner=token.owner, wait=pausing(watch)):
                 recorder.trying()

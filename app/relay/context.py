@@ -12,8 +12,10 @@ from app.contract.items import CALL_TYPES, CLIENT_ROLES
 from app.errors import InvalidRequest
 from app.records import Chain, Link, Stored
 from app.relay.compacting import Native, Opened, is_ours, open_item, portable, same_words, unreadable
+from app.relay.history_errors import history_errors
 from app.sealing import PREFIX, Seals, is_sealed
 from app.store import Store
+from app.store.errors import HistoryError
 from app.turn import Item, Turn
 
 _MARK = PREFIX.encode()
@@ -27,17 +29,20 @@ class Contexts:
         self._seal = seals.compaction
         self._reasoning = seals.reasoning
 
+    @history_errors()
     def load(self, owner: str, response_id: str) -> Chain:
         """The chain from its newest compaction on, which is opened; a native one stays for `fit`."""
         chain = self._store.responses.chain(owner, response_id)
         return self._opened(owner, chain, lambda: self._store.responses.full_chain(owner, response_id))
 
+    @history_errors()
     def converse(self, owner: str, conversation_id: str) -> Chain:
         """The same of a conversation."""
         conversations = self._store.conversations
         chain = conversations.chain(owner, conversation_id)
         return self._opened(owner, chain, lambda: conversations.full_chain(owner, conversation_id))
 
+    @history_errors()
     def before(self, stored: Stored) -> Chain:
         """What a response was given besides its own input."""
         owner, conversations = stored.owner, self._store.conversations
@@ -191,7 +196,7 @@ class Contexts:
             return None
         try:
             *before, own = self._store.responses.full_chain(owner, native.response).links
-        except InvalidRequest:
+        except HistoryError:
             return None
         own = own._replace(output=b"[]")
         return [item for link in (*before, own) for item in items_of(_without_compactions(link))]

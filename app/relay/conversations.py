@@ -16,6 +16,7 @@ from app.echo import Echo
 from app.errors import InvalidRequest, NotFound, conversation_not_found
 from app.records import Conversation, ConversationTurn, Token
 from app.relay.context import Contexts
+from app.relay.history_errors import history_errors
 from app.relay.listing import listed, returned
 from app.relay.opening import resolve
 from app.schemas.listing import Page
@@ -62,9 +63,10 @@ class Conversations:
         return listed(_shown(added, include), has_more=False)
 
     def items(self, token: Token, conversation_id: str, wanted: Page, include: Iterable[str]) -> dict[str, Any]:
-        found = self._conversations.items(
-            token.owner, conversation_id, order=wanted.order, after=wanted.after, limit=wanted.limit + 1
-        )
+        with history_errors():
+            found = self._conversations.items(
+                token.owner, conversation_id, order=wanted.order, after=wanted.after, limit=wanted.limit + 1
+            )
         if found is None:
             raise conversation_not_found(conversation_id)
         return listed(_shown(found[: wanted.limit], include), has_more=len(found) > wanted.limit)

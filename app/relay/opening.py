@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import orjson
@@ -63,12 +62,8 @@ def _context(contexts: Contexts, owner: str, request: Mapping[str, Any]) -> Chai
 
 def check_model(token: Token, model: str) -> None:
     """A model that the token may not use gets the same answer as an unknown one."""
-    if not may_use(token, model):
+    if not token.may_use(model):
         raise unknown_model(model)
-
-
-def may_use(token: Token, model: str) -> bool:
-    return not token.models or any(fnmatchcase(model, allowed) for allowed in token.models)
 
 
 # --- items ------------------------------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import orjson
 
-from app.errors import InvalidRequest, previous_response_not_found
 from app.records import CHAINABLE, Chain, Link
 from app.store import conversations
 from app.store.database import Database, Row, Session
+from app.store.errors import ChainTooLong, FirstConversationMissing, ResponseMissing, ResponseNotChainable
 from app.store.places import Place, Places
 from app.store.response_ids import known_id
 
@@ -154,11 +154,11 @@ class Line:
 
 def load(database: Database, places: Places, owner: str, response_id: str, extent: Extent) -> Chain:
     if not known_id(response_id):
-        raise previous_response_not_found(response_id)
+        raise ResponseMissing(response_id)
     line = database.read(lambda session: _find(session, owner, response_id, extent))
     missing = response_id if line.links[-1].id != response_id else line.missing()
     if missing is not None:
-        raise previous_response_not_found(missing)
+        raise ResponseMissing(missing)
     first, tip = line.first, line.tip
     if not extent.whole and tip.used_at < time.time() - YOUNG:
         _renew(database, tip.pk, response_id)
@@ -174,15 +174,10 @@ def _within(database: Database, owner: str, first: Ancestor, chain: Chain, exten
     newest_compaction = conversations.NOWHERE if extent.whole else until
     before = database.read(lambda session: conversations.load(session, owner, conversation, until, newest_compaction))
     if before is None:
-        raise InvalidRequest(
-            f"Previous response with id '{chain.links[0].id}' not found:"
-            f" its conversation with id '{conversation}' was deleted.",
-            code="previous_response_not_found",
-            param="previous_response_id",
-        )
+        raise FirstConversationMissing(chain.links[0].id, conversation)
     links = before.links + chain.links
     if len(links) > LONGEST:
-        raise _too_long(chain.links[-1].id)
+        raise ChainTooLong(chain.links[-1].id, LONGEST)
     return Chain(links, before.compacted)
 
 
@@ -195,7 +190,7 @@ def _renew(database: Database, pk: int, response_id: str) -> None:
         )
     )
     if not renewed:
-        raise previous_response_not_found(response_id)
+        raise ResponseMissing(response_id)
 
 
 def _find(session: Session, owner: str, response_id: str, extent: Extent) -> Line:
@@ -212,43 +207,20 @@ def _refuse(session: Session, owner: str, response_id: str, extent: Extent) -> N
     """Raises when the response is none that a conversation can go on from."""
     row = session.row(extent.why, (response_id, owner))
     if row is None:
-        raise previous_response_not_found(response_id)
+        raise ResponseMissing(response_id)
     status, length = row
     if status not in CHAINABLE:
-        raise _unfit(response_id, status)
+        raise ResponseNotChainable(response_id, status)
     if length is not None and length > LONGEST:
-        raise _too_long(response_id)
+        raise ChainTooLong(response_id, LONGEST)
 
 
 def _walk(session: Session, owner: str, response_id: str, extent: Extent) -> Line:
     rows = session.rows(extent.by_parent, (response_id, owner, owner, LONGEST))
     if len(rows) > LONGEST:
-        raise _too_long(response_id)
+        raise ChainTooLong(response_id, LONGEST)
     line = Line.of(rows) if rows else None
     if line is None or not line.begins(extent):
         # The row above it is gone, and its id with it.
-        raise previous_response_not_found(response_id)
+        raise ResponseMissing(response_id)
     return line
-
-
-_UNFIT = {
-    "queued": ("is still queued", "previous_response_not_ready"),
-    "in_progress": ("is still in progress", "previous_response_not_ready"),
-    "failed": ("has failed and cannot be continued", "previous_response_failed"),
-    "cancelled": ("was cancelled and cannot be continued", "previous_response_failed"),
-}
-
-
-def _unfit(response_id: str, status: str) -> InvalidRequest:
-    words, code = _UNFIT[status]
-    return InvalidRequest(
-        f"Previous response with id '{response_id}' {words}.", code=code, param="previous_response_id"
-    )
-
-
-def _too_long(response_id: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"The conversation that ends with response '{response_id}' has over {LONGEST} responses. Compact it first.",
-        code="chain_too_long",
-        param="previous_response_id",
-    )

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.contract.items import derive_item_id, new_item_id
-from app.errors import InvalidRequest, conversation_not_found, unknown_after
 from app.records import Chain, Conversation, ConversationTurn, Link
 from app.store.database import Conflict, Database, Session
+from app.store.errors import ConversationMissing, ConversationTooLong, ItemMissing
 
 Item = dict[str, Any]
 
@@ -183,7 +183,7 @@ class Conversations:
         self, owner: str, conversation_id: str, *, order: str, after: str | None, limit: int
     ) -> list[Item] | None:
         """As many items as `limit`, the newest or the oldest first, behind the item `after`; None when there is no such
-        conversation. Raises InvalidRequest when `after` is none of its items.
+        conversation. Raises ItemMissing when `after` is none of its items.
         """
         if not known_id(conversation_id):
             return None
@@ -229,7 +229,7 @@ class Conversations:
     # --- as the context of a turn -------------------------------------------------------------------------------
 
     def chain(self, owner: str, conversation_id: str, until: int = NOW) -> Chain:
-        """What stands in it up to a position, from the newest compaction on. Raises NotFound."""
+        """What stands in it up to a position, from the newest compaction on. Raises HistoryError."""
         return self._load(owner, conversation_id, until, until)
 
     def full_chain(self, owner: str, conversation_id: str, until: int = NOW) -> Chain:
@@ -238,10 +238,10 @@ class Conversations:
 
     def _load(self, owner: str, conversation_id: str, until: int, newest_compaction: int) -> Chain:
         if not known_id(conversation_id):
-            raise conversation_not_found(conversation_id)
+            raise ConversationMissing(conversation_id)
         chain = self._database.read(lambda session: load(session, owner, conversation_id, until, newest_compaction))
         if chain is None:
-            raise conversation_not_found(conversation_id)
+            raise ConversationMissing(conversation_id)
         return chain
 
 
@@ -335,7 +335,7 @@ def _renamed(array: bytes, taken: set[str]) -> bytes:
 
 def load(session: Session, owner: str, conversation_id: str, until: int, newest_compaction: int) -> Chain | None:
     """The turns up to a position, from the newest compaction on that stands no later than at another; None when there
-    is no such conversation. Raises InvalidRequest for one that is too long.
+    is no such conversation. Raises ConversationTooLong.
     """
     rows = session.rows(_LOAD, (newest_compaction, until, conversation_id, owner, LONGEST + 1))
     loaded = [Loaded._make(row) for row in rows]
@@ -343,11 +343,7 @@ def load(session: Session, owner: str, conversation_id: str, until: int, newest_
         return None
     turns = sorted((row for row in loaded if row.position is not None), key=_place)
     if len(turns) > LONGEST:
-        raise InvalidRequest(
-            f"The conversation with id '{conversation_id}' has over {LONGEST} turns. Compact it first.",
-            code="chain_too_long",
-            param="conversation",
-        )
+        raise ConversationTooLong(conversation_id, LONGEST)
     return Chain(
         links=tuple(turn.link() for turn in turns),
         compacted=loaded[0].head is not None,
@@ -370,7 +366,7 @@ def _list(
     pk, newest = found
     start = _position(session, owner, pk, after) if after is not None else (newest if order == "desc" else 0)
     if start is None:
-        raise unknown_after(after or "")
+        raise ItemMissing(after or "")
     bound, direction = ("<=", "DESC") if order == "desc" else (">=", "ASC")
     # No turn is empty, and the first of them may hold nothing behind `after`.
     rows = session.rows(

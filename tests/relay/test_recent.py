@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.errors import InvalidRequest
 from app.memory import Budget, Share
 from app.relay.recent import Recent
 from app.store import Store
+from app.store.errors import ResponseMissing
 from tests.store.turns import OWNER, draft, outcome, turn
 
 REMEMBERED = 16
@@ -82,7 +82,7 @@ def test_nothing_of_it_is_in_the_store(store: Store) -> None:
     made = unstored(recent)
     assert made in recent
     assert store.responses.read(OWNER, made) is None
-    with pytest.raises(InvalidRequest, match="not found"):
+    with pytest.raises(ResponseMissing):
         Recent(store.responses, Share(Budget(BUDGET))).chain(OWNER, made)
 
 
@@ -98,7 +98,7 @@ def test_what_is_forgotten_is_gone_but_not_for_those_who_went_on(store: Store) -
     child = unstored(recent, root)
     recent.forget(root)
     recent.forget(root)
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(ResponseMissing):
         recent.chain(OWNER, root)
     assert path(recent, child) == [root, child]
 

@@ -4,17 +4,23 @@ import sqlite3
 
 import pytest
 
-from app.errors import InvalidRequest
 from app.store import Store
 from app.store.chain import LONGEST
+from app.store.errors import ChainTooLong, HistoryError, ResponseMissing, ResponseNotChainable
 from tests.store import rows
 from tests.store.turns import OWNER, chain_ids, draft, line, outcome, turn
 
 
-def refused(store: Store, response_id: str, owner: str = OWNER) -> InvalidRequest:
-    with pytest.raises(InvalidRequest) as caught:
+def refused(store: Store, response_id: str, owner: str = OWNER) -> HistoryError:
+    with pytest.raises(HistoryError) as caught:
         store.responses.chain(owner, response_id)
     return caught.value
+
+
+def missing(store: Store, response_id: str) -> str:
+    error = refused(store, response_id)
+    assert isinstance(error, ResponseMissing)
+    return error.response_id
 
 
 def test_a_chain_holds_what_each_turn_said_oldest_first(store: Store) -> None:
@@ -135,13 +141,14 @@ def test_the_full_chain_goes_behind_compactions(store: Store) -> None:
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
 def test_a_parent_that_did_not_end_well_is_refused(store: Store, status: str) -> None:
     error = refused(store, turn(store, status=status))
-    assert (error.code, error.param) == ("previous_response_failed", "previous_response_id")
+    assert isinstance(error, ResponseNotChainable)
+    assert error.status == status
 
 
 def test_a_parent_in_progress_is_refused_until_it_has_ended(store: Store) -> None:
     begun = draft(streamed=True)
     store.responses.begin(begun)
-    assert refused(store, begun.id).code == "previous_response_not_ready"
+    assert isinstance(refused(store, begun.id), ResponseNotChainable)
     store.responses.finish(begun, outcome("incomplete"))
     assert chain_ids(store, begun.id) == [begun.id]
 
@@ -157,27 +164,25 @@ def test_unknown_foreign_and_deleted_parents_answer_alike(store: Store) -> None:
     deleted, foreign = turn(store), turn(store, owner="bob")
     store.responses.delete(OWNER, deleted)
     for response_id in ("resp_" + "0" * 48, deleted, foreign, "resp_é", "x" * 9000, ""):
-        error = refused(store, response_id)
-        assert error.code == "previous_response_not_found"
-        assert error.message == f"Previous response with id '{response_id}' not found."
+        assert missing(store, response_id) == response_id
 
 
 def test_what_is_not_kept_cannot_be_continued(store: Store) -> None:
     unkept = draft(kept=False)
     store.responses.finish(unkept, outcome())
-    assert refused(store, unkept.id).code == "previous_response_not_found"
+    assert isinstance(refused(store, unkept.id), ResponseMissing)
 
 
 @pytest.mark.parametrize("change", [str.upper, lambda text: text + " ", lambda text: text.replace("resp", "Resp")])
 def test_an_id_is_exact(store: Store, change: type[str]) -> None:
-    assert refused(store, change(turn(store))).code == "previous_response_not_found"
+    assert isinstance(refused(store, change(turn(store))), ResponseMissing)
 
 
 def test_a_deleted_ancestor_is_named(store: Store) -> None:
     turns = line(store, 5)
     store.responses.delete(OWNER, turns[1])
     store.responses.delete(OWNER, turns[2])
-    assert refused(store, turns[-1]).message == f"Previous response with id '{turns[2]}' not found."
+    assert missing(store, turns[-1]) == turns[2]
     assert chain_ids(store, turns[0]) == [turns[0]]
 
 
@@ -186,7 +191,7 @@ def test_nobody_slips_into_a_deleted_ones_place(store: Store) -> None:
     store.responses.delete(OWNER, gone)
     sibling = turn(store, root)
     assert chain_ids(store, sibling) == [root, sibling]
-    assert refused(store, last).message == f"Previous response with id '{gone}' not found."
+    assert missing(store, last) == gone
 
 
 def test_a_missing_ancestor_behind_a_compaction_does_not_matter(store: Store) -> None:
@@ -195,7 +200,7 @@ def test_a_missing_ancestor_behind_a_compaction_does_not_matter(store: Store) ->
     last = turn(store, compaction)
     store.responses.delete(OWNER, before[1])
     assert chain_ids(store, last) == [compaction, last]
-    with pytest.raises(InvalidRequest, match=before[1]):
+    with pytest.raises(ResponseMissing, match=before[1]):
         store.responses.full_chain(OWNER, last)
 
 
@@ -205,14 +210,14 @@ def test_a_parent_deleted_while_its_child_ran_leaves_the_child_stored(store: Sto
     store.responses.delete(OWNER, root)
     assert store.responses.finish(child, outcome())
     assert store.responses.read(OWNER, child.id) is not None
-    assert refused(store, child.id).message == f"Previous response with id '{root}' not found."
+    assert missing(store, child.id) == root
 
 
 def test_a_vanished_parent_never_shortens_the_chain(store: Store) -> None:
     child = draft("resp_" + "1" * 48)
     assert store.responses.finish(child, outcome())
-    assert refused(store, child.id).code == "previous_response_not_found"
-    assert refused(store, turn(store, child.id)).code == "previous_response_not_found"
+    assert isinstance(refused(store, child.id), ResponseMissing)
+    assert isinstance(refused(store, turn(store, child.id)), ResponseMissing)
 
 
 def test_five_thousand_turns_are_read_whole(store: Store, database_url: str) -> None:
@@ -233,10 +238,10 @@ def test_a_chain_can_be_so_long_and_no_longer(store: Store, database_url: str) -
     longest = store.responses.chain(OWNER, written[-1])
     assert len(longest.links) == LONGEST
     too_long = turn(store, written[-1])
-    assert refused(store, too_long).code == "chain_too_long"
+    assert isinstance(refused(store, too_long), ChainTooLong)
     compaction = turn(store, too_long, compacted=True)
     assert chain_ids(store, compaction) == [compaction]
-    with pytest.raises(InvalidRequest, match=str(LONGEST)):
+    with pytest.raises(ChainTooLong, match=str(LONGEST)):
         store.responses.full_chain(OWNER, compaction)
 
 
@@ -259,7 +264,7 @@ def test_a_damaged_place_behind_a_compaction_is_walked_around_too(store: Store, 
 def test_a_row_that_was_torn_out_is_an_error(store: Store, database_url: str) -> None:
     turns = line(store, 5)
     rows.execute(database_url, "DELETE FROM response WHERE id = ?", (turns[2],))
-    assert refused(store, turns[-1]).code == "previous_response_not_found"
+    assert isinstance(refused(store, turns[-1]), ResponseMissing)
 
 
 def test_a_circle_of_parents_ends_in_an_error(store: Store, database_url: str) -> None:
@@ -269,4 +274,4 @@ def test_a_circle_of_parents_ends_in_an_error(store: Store, database_url: str) -
         "UPDATE response SET parent = (SELECT pk FROM (SELECT pk FROM response WHERE id = ?) AS it) WHERE id = ?",
         (turns[-1], turns[0]),
     )
-    assert refused(store, turns[-1]).code == "chain_too_long"
+    assert isinstance(refused(store, turns[-1]), ChainTooLong)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from app import ids
 from app.contract.items import derive_item_id
-from app.errors import InvalidRequest, NotFound
 from app.records import Batch, Chain, Conversation, ConversationTurn
 from app.store import Store
 from app.store.conversations import LONGEST
+from app.store.errors import ConversationMissing, ConversationTooLong, FirstConversationMissing, ItemMissing
 from tests.store import rows
 from tests.store.turns import OWNER, draft, outcome, turn
 
@@ -238,9 +238,8 @@ def test_pages_hold_every_item_once_in_order(
 
 def test_a_page_cannot_begin_behind_an_item_of_elsewhere(store: Store) -> None:
     conversation, other = begin(store, "a"), begin(store, "b")
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(ItemMissing):
         listed(store, conversation, after=listed(store, other)[0]["id"])
-    assert caught.value.param == "after"
 
 
 def test_a_conversation_is_its_owners_alone(store: Store) -> None:
@@ -256,7 +255,7 @@ def test_a_conversation_is_its_owners_alone(store: Store) -> None:
         assert not conversations.update(owner, name, {})
         assert not conversations.delete_item(owner, name, item_id)
         assert not conversations.delete(owner, name)
-        with pytest.raises(NotFound):
+        with pytest.raises(ConversationMissing):
             conversations.chain(owner, name)
     assert store.items.find("eve", [item_id]) == {}
     assert texts(listed(store, conversation)) == ["secret"]
@@ -345,10 +344,9 @@ def test_a_chain_whose_conversation_is_gone_is_refused(store: Store) -> None:
     response = say(store, conversation, "one")
     compacted = compact(store, conversation, "short")
     store.conversations.delete(OWNER, conversation)
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(FirstConversationMissing) as caught:
         store.responses.chain(OWNER, response)
-    assert caught.value.code == "previous_response_not_found"
-    assert conversation in caught.value.message
+    assert (caught.value.response_id, caught.value.conversation_id) == (response, conversation)
     # This one stands for all that it had seen.
     assert loaded(store.responses.chain(OWNER, compacted)) == ["compaction", "short"]
 
@@ -411,8 +409,7 @@ def test_no_turn_is_lost_however_compactions_and_turns_overtake_each_other(
 def test_a_conversation_of_too_many_turns_is_refused_until_it_is_compacted(store: Store, database_url: str) -> None:
     conversation = begin(store, "first")
     rows.copy_turns(database_url, LONGEST)
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(ConversationTooLong, match=conversation):
         store.conversations.chain(OWNER, conversation)
-    assert (caught.value.code, caught.value.param) == ("chain_too_long", "conversation")
     compact(store, conversation, "short", seen=LONGEST)
     assert loaded(store.conversations.chain(OWNER, conversation))[:2] == ["compaction", "short"]

@@ -7,8 +7,9 @@ from threading import Event
 
 import pytest
 
-from app.errors import ConfigurationError, InvalidRequest
+from app.errors import ConfigurationError
 from app.store import Pruned, Store
+from app.store.errors import ResponseMissing
 from app.store.pruning import WINDOW
 from tests.store import rows
 from tests.store.turns import OWNER, chain_ids, draft, line, outcome, turn
@@ -35,7 +36,7 @@ def test_what_is_past_its_age_goes_without_a_trace(store: Store, database_url: s
     assert store.maintenance.prunable(month_ago()) == prune(store) == Pruned(responses=6, share=1.0)
     for table in ("response", "content", "item", "setting", "branch"):
         assert rows.count(database_url, table) == 0, table
-    with pytest.raises(InvalidRequest, match="not found"):
+    with pytest.raises(ResponseMissing):
         store.responses.chain(OWNER, old[0])
     assert prune(store) == Pruned(share=1.0)
 
@@ -75,7 +76,7 @@ def test_a_tombstone_stays_while_a_chain_leads_over_it(store: Store, database_ur
     store.responses.delete(OWNER, lonely)
     rows.age(database_url, [*turns[:2], lonely], 40)
     assert prune(store) == Pruned(records=1, share=1.0)
-    with pytest.raises(InvalidRequest, match=turns[1]):
+    with pytest.raises(ResponseMissing, match=turns[1]):
         store.responses.chain(OWNER, turns[2])
     rows.age(database_url, turns[2:], 40)
     assert prune(store) == Pruned(responses=2, records=1, share=1.0)
@@ -163,7 +164,7 @@ def test_writers_and_readers_go_on_meanwhile_and_no_chain_of_theirs_is_broken(st
             for parent in (3, 5):
                 try:
                     before = chain_ids(store, conversation[parent])
-                except InvalidRequest:
+                except ResponseMissing:
                     continue
                 settings = b'{"instructions":"%d"}' % old.index(conversation)
                 after = line(store, 2, conversation[parent], settings=settings)

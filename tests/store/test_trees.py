@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.errors import InvalidRequest
 from app.store import Store
 from app.store.chain import RECENT, WHOLE, Extent
+from app.store.errors import ResponseMissing, ResponseNotChainable
 from tests.store.turns import draft, outcome, turn
 
 
@@ -31,7 +31,7 @@ class Node:
         if self.deleted:
             return "missing", self.id
         if self.status in ("failed", "cancelled"):
-            return "failed", self.id
+            return self.status, self.id
         line: list[Node] = []
         node: Node | None = self
         while node is not None:
@@ -45,9 +45,10 @@ def asked(store: Store, owner: str, node: Node, extent: Extent) -> tuple[str, li
     read = store.responses.chain if extent is RECENT else store.responses.full_chain
     try:
         return "chain", [link.id for link in read(owner, node.id).links]
-    except InvalidRequest as error:
-        named = error.message.split("'")[1]
-        return {"previous_response_not_found": "missing", "previous_response_failed": "failed"}[str(error.code)], named
+    except ResponseMissing as error:
+        return "missing", error.response_id
+    except ResponseNotChainable as error:
+        return error.status, error.response_id
 
 
 steps = st.lists(
