@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 from fnmatch import fnmatchcase
 from time import monotonic
 from typing import Any
 
 import orjson
 
+from app import formats
 from app.channels.choice import Channels
 from app.channels.endpoints import ENDPOINTS
+from app.channels.exchange import checked
 from app.channels.table import Channel, Table
 from app.errors import UpstreamError
 
@@ -62,11 +65,8 @@ class Catalog:
         names: tuple[str, ...] = self._fetched.get(channel.name, (0.0, ()))[1]
         try:
             exchange = self._channels.upstream(channel).get("/models")
-            try:
-                if exchange.status == 200:
-                    names = _names(exchange.read())
-            finally:
-                exchange.close()
+            with closing(checked(exchange, formats.load(channel.format).decode_error)):
+                names = _names(exchange.read())
         except UpstreamError as error:
             log.warning("channel %s did not list its models: %s", channel.name, error.message)
         finally:

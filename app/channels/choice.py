@@ -14,6 +14,7 @@ from types import TracebackType
 
 from app import formats
 from app.channels.endpoints import CHAT, RESPONSES, Endpoint
+from app.channels.exchange import DecodeError, checked
 from app.channels.health import Health, Need, Place, RetryBudget
 from app.channels.table import Channel, Compaction, Table
 from app.channels.upstream import Exchange, LocalExchange, Upstream, Watch
@@ -289,11 +290,17 @@ class Choice:
             self._is_claimed = False
             self._health.leave(self._place)
 
-    def post(self, path: str, body: bytes, *, accept: str, watch: Watch | None) -> Exchange:
-        """Raises UpstreamError when there is no answer at all; a refusal comes as the exchange's status."""
+    def post(
+        self, path: str, body: bytes, *, accept: str, watch: Watch | None, decode_error: DecodeError | None = None
+    ) -> Exchange:
+        """An answer with status 200. Raises UpstreamError for any other, by `decode_error` or the format's own, and
+        when there is no answer at all."""
+        exchange: Exchange
         if self.channel.base_url is None:
-            return LocalExchange(*formats.serving(self.channel.format).serve(path, body))
-        return self._channels.upstream(self.channel).post(path, body, accept=accept, watch=watch)
+            exchange = LocalExchange(*formats.serving(self.channel.format).serve(path, body))
+        else:
+            exchange = self._channels.upstream(self.channel).post(path, body, accept=accept, watch=watch)
+        return checked(exchange, decode_error or self.format.decode_error)
 
     def accepted(self) -> None:
         """The first valid event of its answer has come."""

@@ -25,8 +25,9 @@ from app.errors import (
 )
 from app.records import Chain, Stored, Token, Usage
 from app.relay.announcement import Announcement
+from app.relay.answers import Unstreamed
 from app.relay.asked import Asked
-from app.relay.asking import ask, in_one_piece
+from app.relay.asking import TurnAttempts
 from app.relay.background import Background
 from app.relay.compacting import is_summary
 from app.relay.compaction import Compaction, context_tokens, pseudo_chain, split_for_answer
@@ -174,15 +175,8 @@ class Relay:
         watch = self._watch(asked)
         with _recorded(recorder):
             turn = shorten(turn, recorder, watch)
-            answer, answered = ask(
-                turn,
-                self._channels,
-                self._contexts.fit,
-                recorder.tried,
-                in_one_piece(watch),
-                watch=watch,
-                prefer=self._prefer(turn),
-            )
+            attempts = TurnAttempts(turn, self._channels, self._contexts.fit, recorder.tried, watch, self._prefer(turn))
+            answer, answered = attempts.first(Unstreamed(watch))
             asked.tell_dropped(answered.dropped)
             return recorder.finish(answer, answered.choice)
 

@@ -1,219 +1,239 @@
-"""Asking channels, one after the other, until one has an answer.
+"""The attempts of one exchange: one channel after the other, until one succeeds.
 
-A channel is passed over when its format cannot carry the turn, and asked once more when its format can mend what it
-refused.
+Every exchange with a channel goes through `Attempts.first`: answers, streams, passthrough, compaction passes, counts.
+What is done on a channel is a `Step`; which failures count, what is recorded and which channel is next is decided here.
 """
 
 from __future__ import annotations
 
-import select
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
 
-from app.errors import ClientGone, GatewayError, InvalidRequest, UpstreamBroken, UpstreamError, UpstreamLoading
-from app.formats import Decoder, Format, replay
+from app.errors import GatewayError, InvalidRequest, UpstreamBroken, UpstreamError, UpstreamLoading
+from app.formats import Format
 from app.records import Attempt
-from app.relay.mover import Client, Flow, Mover
-from app.relay.ports import ChannelRow, Channels, Choice, Exchange, Wait
+from app.relay.ports import ChannelRow, Channels, Choice, DecodeError, Exchange
 from app.relay.watch import Watch
-from app.turn import Answer, Turn
+from app.turn import Turn
 
-#: Told of every try.
+#: Called with the record of every attempt.
 Tried = Callable[[Attempt], None]
 #: The turn as one channel can read it.
 Fit = Callable[[Turn, str], Turn]
 
 
-@dataclass(frozen=True, slots=True)
-class Try:
-    """One channel and what it is asked: the turn as it can read it."""
+class ChannelAttempt:
+    """One attempt on one channel. It holds a place in the channel while entered, and closes the exchange it opens."""
 
-    choice: Choice
-    turn: Turn
-    body: bytes
-    dropped: Sequence[str]
-    """Types of the tools that it is not told of."""
-    began: float
+    def __init__(self, attempts: Attempts[Any], choice: Choice) -> None:
+        self.choice = choice
+        self.dropped: Sequence[str] = ()
+        """Types of the tools that the channel does not get."""
+        self.path = ""
+        """How the answer was read: `bytes`, `repaired`, `translated`; empty for an unstreamed one."""
+        self._attempts = attempts
+        self._exchange: Exchange | None = None
+        self._started_at = monotonic()
+        self._goes_on = False
+        self._closed = False
+
+    def __enter__(self) -> ChannelAttempt:
+        self.choice.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Suppresses a failure after which another channel may be tried; `Attempts.next` raises it when none is."""
+        if error is None and self._goes_on:
+            return False
+        try:
+            return self._settle(error)
+        finally:
+            self.close()
+
+    def open(
+        self, path: str, body: bytes, *, accept: str, watch: Watch, decode_error: DecodeError | None = None
+    ) -> Exchange:
+        """An answer with status 200. Raises UpstreamError, and ClientGone."""
+        self._exchange = self.choice.post(path, body, accept=accept, watch=watch, decode_error=decode_error)
+        return self._exchange
+
+    def go_on(self) -> None:
+        """Leaving the `with` does not end the attempt: its stream is still read. `close` ends it."""
+        self._goes_on = True
+
+    def succeeded(self) -> None:
+        self._attempts.succeeded(self)
+
+    def failed(self, error: UpstreamError) -> None:
+        self._attempts.failed(self, error)
+
+    def record(self, error: GatewayError | None) -> Attempt:
+        """The row's entry for this attempt."""
+        milliseconds = round((monotonic() - self._started_at) * 1000)
+        channel = self.choice.channel.name
+        if error is None:
+            return Attempt(channel, milliseconds, 200, None, self.path, tuple(self.dropped))
+        said = error.said if isinstance(error, UpstreamError) else None
+        return Attempt(channel, milliseconds, error.status, error.name, said=said)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._exchange is not None:
+                self._exchange.close()
+        finally:
+            self.choice.__exit__(None, None, None)
+
+    def _settle(self, error: BaseException | None) -> bool:
+        if error is None:
+            self.succeeded()
+        elif isinstance(error, UpstreamError):
+            self.failed(error)
+            return True
+        elif isinstance(error, InvalidRequest) and self._exchange is None:
+            # Nothing was sent: what one format cannot carry, another may.
+            self._attempts.skipped(error)
+            return True
+        return False
 
 
-class Tries:
-    """The tries of one turn, in the order in which they are made."""
+A = TypeVar("A", bound=ChannelAttempt)
+A_contra = TypeVar("A_contra", bound=ChannelAttempt, contravariant=True)
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Step(Protocol[A_contra, T_co]):
+    """What one exchange does on a channel."""
+
+    def run(self, attempt: A_contra, /) -> T_co:
+        """Raises UpstreamError for a failure of the channel, InvalidRequest before anything is sent for what the
+        channel's format cannot carry."""
+        ...
+
+
+class Attempts(ABC, Generic[A]):
+    """The attempts on the channels that were selected for one exchange, in their order."""
 
     def __init__(
-        self, turn: Turn, channels: Channels, fit: Fit, tried: Tried, watch: Watch | None, prefer: str | None
+        self,
+        choices: Iterator[Choice],
+        record: Tried,
+        counted: tuple[type[UpstreamError], ...] = (UpstreamError,),
+    ) -> None:
+        """`record` gets the entry of every attempt. `counted`: failures that speak of the whole channel; any other
+        changes nothing of its health and is no reason to stop. With none of them, a success changes nothing either.
+        """
+        self._choices = choices
+        self._record = record
+        self._counted = counted
+        self.last: GatewayError | None = None
+        """The last failure, or else the first reason why a channel was skipped."""
+
+    def first(self, step: Step[A, T]) -> T:
+        """The result of the first attempt that succeeds. Raises GatewayError: the last failure, or the one that holds
+        for every channel."""
+        while True:
+            attempt = self.next()
+            with attempt:
+                return step.run(attempt)
+
+    def next(self) -> A:
+        """Raises GatewayError when no channel is left or another would fail too."""
+        if isinstance(self.last, self._counted) and not self.last.elsewhere:
+            raise self.last
+        for choice in self._choices:
+            try:
+                return self._attempt_on(choice)
+            except InvalidRequest as error:
+                self.skipped(error)
+        raise self.last or UpstreamBroken("No channel is left to ask.")
+
+    def succeeded(self, attempt: ChannelAttempt) -> None:
+        if self._counted:
+            attempt.choice.succeeded()
+            attempt.choice.took(attempt.path)
+        self._record(attempt.record(None))
+
+    def failed(self, attempt: ChannelAttempt, error: UpstreamError) -> None:
+        if isinstance(error, self._counted):
+            attempt.choice.failed(error)
+        if not (isinstance(error, UpstreamLoading) and isinstance(self.last, UpstreamLoading)):
+            # That a model is still being loaded is recorded once, however many attempts were made meanwhile.
+            self._record(attempt.record(error))
+        self.last = error
+
+    def skipped(self, error: InvalidRequest) -> None:
+        self.last = self.last or error
+
+    @abstractmethod
+    def _attempt_on(self, choice: Choice) -> A: ...
+
+
+class ChannelAttempts(Attempts[ChannelAttempt]):
+    """The attempts of an exchange that is made in the same way on every channel."""
+
+    def _attempt_on(self, choice: Choice) -> ChannelAttempt:
+        return ChannelAttempt(self, choice)
+
+
+class TurnAttempt(ChannelAttempt):
+    """An attempt to have a turn answered."""
+
+    def __init__(self, attempts: Attempts[Any], choice: Choice, turn: Turn) -> None:
+        super().__init__(attempts, choice)
+        self.turn = turn
+        """As the channel can read it."""
+
+    def encoded(self) -> bytes:
+        """The body to send. Raises InvalidRequest for what the channel's format cannot carry."""
+        format_, row = self.choice.format, self.choice.channel
+        body = format_.encode(self.turn, row, self.choice.model)
+        self.dropped = format_.dropped(self.turn, row)
+        return body
+
+
+class TurnAttempts(Attempts[TurnAttempt]):
+    """The attempts to have a turn answered. A channel that refuses a part of it is tried once more without it."""
+
+    def __init__(
+        self, turn: Turn, channels: Channels, fit: Fit, record: Tried, watch: Watch, prefer: str | None
     ) -> None:
         self._turn = turn
         self._fit = fit
-        self._tried = tried
-        self._choices = channels.choices(turn.model, prefer, self._loss, owner=turn.owner, wait=pausing(watch))
-        self._last: GatewayError | None = None
-        self._refused: Try | None = None
-        self._asked_again: Choice | None = None
+        choices = channels.choices(turn.model, prefer, self._loss, owner=turn.owner, wait=watch.wait)
+        super().__init__(choices, record)
+        self._refused: ChannelAttempt | None = None
+        self._amended: Choice | None = None
 
-    def next(self) -> Try:
-        """Raises GatewayError when nobody is left to ask: the last failure, or the one that speaks for all."""
-        if (again := self._amended()) is not None:
-            return again
-        if isinstance(self._last, UpstreamError) and not self._last.elsewhere:
-            raise self._last
-        for choice in self._choices:
-            try:
-                return _try(choice, self._fit(self._turn, choice.channel.family))
-            except InvalidRequest as error:
-                # Nobody was asked: what one format cannot carry, another may.
-                self._last = self._last or error
-        raise self._last or UpstreamBroken("No channel is left to ask.")
-
-    def failed(self, asked: Try, error: UpstreamError) -> None:
-        asked.choice.failed(error)
-        if not (isinstance(error, UpstreamLoading) and isinstance(self._last, UpstreamLoading)):
-            # That a model is still being loaded is written down once, however often it was asked for.
-            self._tried(attempt(asked.choice, asked.began, error))
-        self._last, self._refused = error, asked
-
-    def succeeded(self, asked: Try, path: str) -> None:
-        """`path`: how its answer was read."""
-        asked.choice.succeeded()
-        asked.choice.took(path)
-        self._tried(attempt(asked.choice, asked.began, None, asked.dropped, path))
-
-    def _amended(self) -> Try | None:
-        """The channel that failed last, asked for what it may take instead; once."""
+    def next(self) -> TurnAttempt:
         refused, self._refused = self._refused, None
-        if refused is None or refused.choice is self._asked_again or not isinstance(self._last, UpstreamError):
+        if isinstance(refused, TurnAttempt) and (amended := self._without_refused(refused)) is not None:
+            return amended
+        return super().next()
+
+    def failed(self, attempt: ChannelAttempt, error: UpstreamError) -> None:
+        super().failed(attempt, error)
+        self._refused = attempt
+
+    def _attempt_on(self, choice: Choice) -> TurnAttempt:
+        return TurnAttempt(self, choice, self._fit(self._turn, choice.channel.family))
+
+    def _without_refused(self, refused: TurnAttempt) -> TurnAttempt | None:
+        """The same channel, tried once more with what it may accept instead."""
+        choice = refused.choice
+        if choice is self._amended or not isinstance(self.last, UpstreamError):
             return None
-        choice = self._asked_again = refused.choice
-        turn = choice.format.amended(refused.turn, choice.channel, self._last)
-        return _try(choice, turn) if turn is not None else None
+        self._amended = choice
+        turn = choice.format.amended(refused.turn, choice.channel, self.last)
+        return TurnAttempt(self, choice, turn) if turn is not None else None
 
     def _loss(self, row: ChannelRow, format_: Format) -> int:
         return len(format_.dropped(self._turn, row))
-
-
-def pausing(watch: Watch | None) -> Wait:
-    """How one waits for something else than an answer, while the watch is seen to."""
-
-    def pause(seconds: float) -> None:
-        poll = select.poll()
-        if watch is not None and watch.client is not None:
-            poll.register(watch.client, select.POLLRDHUP)
-        until = monotonic() + seconds
-        while (left := until - monotonic()) > 0:
-            if poll.poll(1000 * (left if watch is None else min(left, watch.pause()))):
-                raise ClientGone
-            if watch is not None:
-                watch.tick()
-
-    return pause
-
-
-def _try(choice: Choice, turn: Turn) -> Try:
-    """Raises InvalidRequest for what the channel's format cannot carry."""
-    format_, row = choice.format, choice.channel
-    return Try(choice, turn, format_.encode(turn, row, choice.model), format_.dropped(turn, row), monotonic())
-
-
-#: How the answer of a channel is had.
-Read = Callable[[Try], Answer]
-
-
-def ask(
-    turn: Turn, channels: Channels, fit: Fit, tried: Tried, read: Read, *, watch: Watch | None, prefer: str | None
-) -> tuple[Answer, Try]:
-    """The answer of the first channel that has one. Raises GatewayError, the last or the one that speaks for all."""
-    tries = Tries(turn, channels, fit, tried, watch, prefer)
-    while True:
-        asked = tries.next()
-        with asked.choice:
-            try:
-                answer = read(asked)
-            except UpstreamError as error:
-                tries.failed(asked, error)
-                continue
-            tries.succeeded(asked, answer.path)
-            return answer, asked
-
-
-def in_one_piece(watch: Watch) -> Read:
-    """The answer is asked for unstreamed."""
-    return lambda asked: post(asked.turn, asked.choice, asked.choice.format.PATH, asked.body, watch)
-
-
-def from_stream(watch: Watch, mover: Mover) -> Read:
-    """The answer is asked for as a stream that nobody is sent: a hang-up closes the upstream while it still writes."""
-
-    def read(asked: Try) -> Answer:
-        flow, _ = open_flow(asked, 0, watch, None)
-        with closing(flow.exchange):
-            mover.read(flow)
-        return _whole(flow.decoder.answer)
-
-    return read
-
-
-def open_flow(asked: Try, number: int, watch: Watch, client: Client | None) -> tuple[Flow[Decoder], bytes]:
-    """The stream of a channel that has answered with 200, and events that it begins with. The next event to be sent on
-    is numbered `number`. Whoever opens it closes its exchange. Raises UpstreamError, ClientGone."""
-    choice, turn, format_ = asked.choice, asked.turn, asked.choice.format
-    exchange = choice.post(format_.PATH, asked.body, accept="text/event-stream", watch=watch)
-    try:
-        if exchange.status != 200:
-            raise format_.decode_error(exchange.status, exchange.headers, exchange.read())
-        limits = choice.channel.timeouts
-        if "json" in exchange.headers.get("content-type", ""):
-            # Asked for a stream and answered in one piece: the client still gets its events.
-            answer = replay(format_.decode(exchange.read(), turn), turn, number)
-            return Flow(exchange, answer, limits, watch, client), answer.feed(b"")
-        return Flow(exchange, format_.decoder(turn, number), limits, watch, client), b""
-    except BaseException:
-        exchange.close()
-        raise
-
-
-def whole_answer(turn: Turn, choice: Choice, watch: Watch | None) -> Answer:
-    format_ = choice.format
-    body = format_.encode(turn, choice.channel, choice.model)
-    return post(turn, choice, format_.PATH, body, watch)
-
-
-def post(turn: Turn, choice: Choice, path: str, body: bytes, watch: Watch | None) -> Answer:
-    exchange = choice.post(path, body, accept="application/json", watch=watch)
-    try:
-        content = exchange.read()
-        if exchange.status != 200:
-            raise choice.format.decode_error(exchange.status, exchange.headers, content)
-        return _decoded(choice.format, exchange, content, turn)
-    finally:
-        exchange.close()
-
-
-def attempt(
-    choice: Choice, began: float, error: GatewayError | None, dropped: Sequence[str] = (), path: str = ""
-) -> Attempt:
-    """What is written down of a try."""
-    milliseconds = round((monotonic() - began) * 1000)
-    status, code = (error.status, error.name) if error else (200, None)
-    said = error.said if isinstance(error, UpstreamError) else None
-    return Attempt(choice.channel.name, milliseconds, status, code, path, tuple(dropped), said)
-
-
-def _decoded(format_: Format, exchange: Exchange, content: bytes, turn: Turn) -> Answer:
-    if "event-stream" not in exchange.headers.get("content-type", ""):
-        return format_.decode(content, turn)
-    # Some upstreams stream whether they were asked to or not.
-    decoder = format_.decoder(turn, 0)
-    decoder.feed(content)
-    decoder.finish()
-    return _whole(decoder.answer)
-
-
-def _whole(answer: Answer | None) -> Answer:
-    """Raises UpstreamBroken for one that has failed after it had begun."""
-    if answer is None or answer.status == "failed":
-        if answer is not None and answer.failure is not None:
-            raise answer.failure
-        error = answer.error if answer else None
-        raise UpstreamBroken((error or {}).get("message") or "The model's server failed.")
-    return answer

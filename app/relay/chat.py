@@ -7,10 +7,10 @@ one upstream leave as they came, and only an event can say that something went w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
@@ -19,24 +19,22 @@ from app.errors import (
     ClientGone,
     GatewayError,
     InternalError,
-    UpstreamBroken,
     UpstreamError,
-    UpstreamLoading,
     unknown_chat_model,
 )
 from app.formats.chat_completions import PATH, passage
 from app.formats.chat_completions.passage import Account, Passage
 from app.records import Token
 from app.relay import Asked
-from app.relay.asking import pausing
+from app.relay.answers import EVENTS, JSON
+from app.relay.asking import ChannelAttempt, ChannelAttempts
 from app.relay.chat_recorder import ChatRecorder
-from app.relay.mover import Flow, Mover, Pace
+from app.relay.mover import Client, Flow, Mover, Pace
 from app.relay.ports import Channels, Choice, Exchange
 from app.relay.watch import Watch
 from app.store import Store
 
 Request = Mapping[str, Any]
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -51,54 +49,34 @@ class ChatRelay:
         """The upstream's completion, byte for byte. Raises GatewayError, or ClientGone when nobody waits any more."""
         recorder = ChatRecorder(self._store, token, request, asked.request_id, asked.entry)
         watch = Watch(asked.client, self._mover.pace.drain)
-
-        def whole(choice: Choice) -> bytes:
-            body, account = _whole(choice, request, watch)
-            choice.succeeded()
-            recorder.tried(choice)
-            recorder.finish(choice, account)
-            return body
-
-        return self._first(token, request, recorder, watch, whole)
+        with recorder.opening():
+            attempts = self._attempts(token, request, recorder, watch)
+            body, account, choice = attempts.first(_Unstreamed(request, watch))
+        recorder.finish(choice, account)
+        return body
 
     def stream(self, token: Token, request: Request, asked: Asked) -> Iterable[bytes]:
         """The upstream's chunks, opened: the first one has come. Raises as `create` does, unless that took so long that
         the client has been sent a sign of life before."""
         recorder = ChatRecorder(self._store, token, request, asked.request_id, asked.entry)
         watch = Watch(asked.client, self._mover.pace.drain)
-
         alive = _SignOfLife(asked, watch, self._mover.pace)
-
-        def opened(choice: Choice) -> _Line:
-            return _open_line(choice, request, asked, watch, self._mover)
-
         try:
-            return ChatStream(self._first(token, request, recorder, watch, opened), recorder)
+            with recorder.opening():
+                attempts = self._attempts(token, request, recorder, watch)
+                line = attempts.first(_Streamed(request, asked.connection, watch, self._mover))
+            return ChatStream(line, recorder)
         except GatewayError as error:
             if not alive.sent:
                 raise
             return [_failure(error)]
 
-    def _first(
-        self, token: Token, request: Request, recorder: ChatRecorder, watch: Watch, attempt: Callable[[Choice], T]
-    ) -> T:
-        """What the first channel gives that does not fail. Raises the last failure, or the one that speaks for all."""
-        last: UpstreamError | None = None
-        with recorder.opening():
-            if not token.may_use(request["model"]):
-                raise unknown_chat_model(request["model"])
-            for choice in self._channels.chat_choices(request["model"], owner=token.owner, wait=pausing(watch)):
-                recorder.trying()
-                try:
-                    return attempt(choice)
-                except UpstreamError as error:
-                    choice.failed(error)
-                    if not (isinstance(error, UpstreamLoading) and isinstance(last, UpstreamLoading)):
-                        recorder.tried(choice, error)
-                    if not error.elsewhere:
-                        raise
-                    last = error
-            raise last or UpstreamBroken("No channel is left to ask.")
+    def _attempts(self, token: Token, request: Request, recorder: ChatRecorder, watch: Watch) -> ChannelAttempts:
+        model = request["model"]
+        if not token.may_use(model):
+            raise unknown_chat_model(model)
+        choices = self._channels.chat_choices(model, owner=token.owner, wait=watch.wait)
+        return ChannelAttempts(choices, recorder.tried)
 
 
 class _SignOfLife:
@@ -129,31 +107,57 @@ def _failure(error: GatewayError) -> bytes:
 # --- one channel ------------------------------------------------------------------------------------------------
 
 
-def _post(choice: Choice, request: Request, accept: str, watch: Watch) -> Exchange:
-    """Raises UpstreamError for any answer but a 200."""
-    exchange = choice.post(PATH, passage.encode(request, choice.model), accept=accept, watch=watch)
-    if exchange.status == 200:
-        return exchange
-    with closing(exchange):
-        raise passage.decode_error(exchange.status, exchange.headers, exchange.read())
+@dataclass(frozen=True, slots=True)
+class _Unstreamed:
+    """The step that has a request answered in one piece."""
+
+    request: Request
+    watch: Watch
+
+    def run(self, attempt: ChannelAttempt) -> tuple[bytes, Account, Choice]:
+        body = _opened(attempt, self.request, JSON, self.watch).read()
+        return body, passage.read_whole(body), attempt.choice
 
 
-def _whole(choice: Choice, request: Request, watch: Watch) -> tuple[bytes, Account]:
-    with choice, closing(_post(choice, request, "application/json", watch)) as exchange:
-        body = exchange.read()
-    return body, passage.read_whole(body)
+@dataclass(frozen=True, slots=True)
+class _Streamed:
+    """The step that opens a stream: the first valid chunk has come."""
+
+    request: Request
+    connection: Client | None
+    watch: Watch
+    mover: Mover
+
+    def run(self, attempt: ChannelAttempt) -> _Line:
+        exchange = _opened(attempt, self.request, EVENTS, self.watch)
+        limits = attempt.choice.channel.timeouts
+        line = _Line(attempt, Flow(exchange, Passage(self.request), limits, self.watch, self.connection), self.mover)
+        line.accept()
+        attempt.choice.accepted()
+        if self.connection is not None:
+            self.connection.limit(self.mover.pace.stall)
+        attempt.go_on()
+        return line
+
+
+def _opened(attempt: ChannelAttempt, request: Request, accept: str, watch: Watch) -> Exchange:
+    body = passage.encode(request, attempt.choice.model)
+    return attempt.open(PATH, body, accept=accept, watch=watch, decode_error=passage.decode_error)
 
 
 class _Line:
-    """One channel at work on a stream: what it sends, watched by a passage. `opened` is all that has to be closed."""
+    """The attempt at work on a stream: what its channel sends, decoded by a passage."""
 
-    def __init__(self, choice: Choice, flow: Flow[Passage], mover: Mover) -> None:
-        self.choice = choice
-        self.opened = ExitStack()
+    def __init__(self, attempt: ChannelAttempt, flow: Flow[Passage], mover: Mover) -> None:
+        self.attempt = attempt
         self._flow = flow
         self._passage = flow.decoder
         self._mover = mover
         self._ready = b""
+
+    @property
+    def choice(self) -> Choice:
+        return self.attempt.choice
 
     @property
     def account(self) -> Account:
@@ -187,25 +191,11 @@ class _Line:
         return self._passage.ending or sse.DONE
 
     def close(self) -> None:
-        self.opened.close()
+        self.attempt.close()
 
     def _check(self) -> None:
         if self._passage.failure is not None:
             raise self._passage.failure
-
-
-def _open_line(choice: Choice, request: Request, asked: Asked, watch: Watch, mover: Mover) -> _Line:
-    with ExitStack() as opened:
-        opened.enter_context(choice)
-        exchange = opened.enter_context(closing(_post(choice, request, "text/event-stream", watch)))
-        flow = Flow(exchange, Passage(request), choice.channel.timeouts, watch, asked.connection)
-        line = _Line(choice, flow, mover)
-        line.accept()
-        choice.accepted()
-        if asked.connection is not None:
-            asked.connection.limit(mover.pace.stall)
-        line.opened = opened.pop_all()
-        return line
 
 
 # --- the stream -------------------------------------------------------------------------------------------------
@@ -245,8 +235,7 @@ class ChatStream:
 
     def _end(self) -> bytes:
         line = self._line
-        line.choice.succeeded()
-        self._recorder.tried(line.choice)
+        line.attempt.succeeded()
         self._recorder.finish(line.choice, line.account)
         return line.ending
 
@@ -254,8 +243,7 @@ class ChatStream:
         """What is left to be said when chunks have been sent; no [DONE] follows."""
         line = self._line
         if isinstance(error, UpstreamError):
-            line.choice.failed(error)
-            self._recorder.tried(line.choice, error)
+            line.attempt.failed(error)
         self._recorder.fail(error, line.choice, line.account)
         return _failure(error)
 

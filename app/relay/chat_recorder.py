@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from time import monotonic, time
 from typing import Any
 
@@ -11,7 +12,7 @@ import orjson
 
 from app import ids
 from app.contract.usage import estimate
-from app.errors import ClientGone, GatewayError, InvalidRequest, UpstreamError
+from app.errors import ClientGone, GatewayError, InvalidRequest
 from app.formats.chat_completions.passage import Account
 from app.records import Attempt, Draft, Outcome, Token, Usage
 from app.relay.journal import Entry
@@ -40,7 +41,7 @@ class ChatRecorder:
             request_id=request_id,
         )
         self._attempts: list[Attempt] = []
-        self._started = self._trying_since = monotonic()
+        self._started = monotonic()
         self._first_byte_ms: int | None = None
         self._ended = False
 
@@ -58,13 +59,9 @@ class ChatRecorder:
             self.leave()
             raise
 
-    def trying(self) -> None:
-        self._trying_since = monotonic()
-
-    def tried(self, choice: Choice, error: UpstreamError | None = None) -> None:
-        """How the try that was begun last has gone."""
-        status, code = (error.status, error.name) if error else (200, None)
-        self._attempts.append(Attempt(choice.channel.name, _since(self._trying_since), status, code))
+    def tried(self, attempt: Attempt) -> None:
+        """The upstream's own words may quote the prompt, which is not stored."""
+        self._attempts.append(replace(attempt, said=None))
 
     def first_byte(self) -> None:
         self._first_byte_ms = _since(self._started)

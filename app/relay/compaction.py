@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from time import monotonic
 from typing import Any, cast
 
 import orjson
@@ -25,7 +24,8 @@ from app.errors import (
 )
 from app.formats import Compacting
 from app.records import Chain, Link, Usage
-from app.relay.asking import Tried, ask, attempt, from_stream, post, whole_answer
+from app.relay.answers import StreamedInside, posted
+from app.relay.asking import ChannelAttempt, ChannelAttempts, Tried, TurnAttempts
 from app.relay.compacting import (
     Native,
     Plan,
@@ -147,40 +147,31 @@ class Compaction:
 
     def _native(self, asked: _Asked, family: str | None = None) -> _Pass:
         """By the first channel that can, of this family if one is given."""
-        last: UpstreamError | None = None
-        for choice in self._choices(asked):
-            if choice.channel.compact not in _NATIVE or family not in (None, choice.channel.family):
-                continue
-            began = monotonic()
-            with choice:
-                try:
-                    with self._limited(asked):
-                        made = self._native_pass(asked, choice)
-                except UpstreamError as error:
-                    if isinstance(error, _OF_THE_CHANNEL):
-                        choice.failed(error)
-                    asked.tried(attempt(choice, began, error))
-                    last = error
-                    continue
-                except CompactionFailed as error:
-                    asked.tried(attempt(choice, began, error))
-                    raise
-                choice.succeeded()
-                asked.tried(attempt(choice, began, None))
-                return made
-        if last is not None:
-            raise CompactionFailed(f"The compaction failed: {last.message}") from last
-        raise _not_supported(asked.turn.model)
+        choices = (
+            choice
+            for choice in self._choices(asked)
+            if choice.channel.compact in _NATIVE and family in (None, choice.channel.family)
+        )
+        attempts = ChannelAttempts(choices, asked.tried, counted=_OF_THE_CHANNEL)
+        try:
+            return attempts.first(_NativeStep(self, asked))
+        except UpstreamError as error:
+            if attempts.last is None:
+                raise _not_supported(asked.turn.model) from error
+            raise CompactionFailed(f"The compaction failed: {error.message}") from error
 
-    def _native_pass(self, asked: _Asked, choice: Choice) -> _Pass:
+    def native_pass(self, asked: _Asked, attempt: ChannelAttempt) -> _Pass:
+        choice = attempt.choice
         turn = self._contexts.fit(asked.internal(asked.turn.model, asked.plan.old), choice.channel.family)
-        if choice.channel.compact == "trigger":
-            turn = replace(turn, input=[*turn.input, _TRIGGER])
-            answer = whole_answer(turn, choice, asked.watch)
-        else:
-            format_ = cast(Compacting, choice.format)
-            body = format_.encode_compaction(turn, choice.channel, choice.model)
-            answer = post(turn, choice, format_.COMPACTION_PATH, body, asked.watch)
+        with self._limited(asked):
+            if choice.channel.compact == "trigger":
+                turn = replace(turn, input=[*turn.input, _TRIGGER])
+                body = choice.format.encode(turn, choice.channel, choice.model)
+                answer = posted(attempt, turn, choice.format.PATH, body, asked.watch)
+            else:
+                format_ = cast(Compacting, choice.format)
+                body = format_.encode_compaction(turn, choice.channel, choice.model)
+                answer = posted(attempt, turn, format_.COMPACTION_PATH, body, asked.watch)
         native = next((item for item in answer.output if item.get("type") == "compaction"), None)
         if native is None:
             raise UpstreamError("The model's server compacted and gave no compaction item.")
@@ -194,12 +185,11 @@ class Compaction:
         model = self._channels.compaction.model or asked.turn.model
         request = {"max_output_tokens": asked.wish.max_tokens or _longest_summary(plan.old)}
         turn = replace(asked.internal(model, to_summarise(plan, asked.wish.instructions), request), stream=True)
-        read = from_stream(asked.watch, self._mover)
+        fit, tried, watch = self._contexts.fit, asked.tried, asked.watch
         try:
+            attempts = TurnAttempts(turn, self._channels, fit, tried, watch, asked.prefer)
             with self._limited(asked):
-                answer, answered = ask(
-                    turn, self._channels, self._contexts.fit, asked.tried, read, watch=asked.watch, prefer=asked.prefer
-                )
+                answer, answered = attempts.first(StreamedInside(watch, self._mover))
         except FormatNotServed as error:
             raise _not_supported(model) from error
         except INTERRUPTIONS:
@@ -271,6 +261,21 @@ class _Asked:
             stream=False,
             preface=(),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _NativeStep:
+    """The step that has a channel compact the history itself. A pass that times out is recorded and ends the loop."""
+
+    compaction: Compaction
+    asked: _Asked
+
+    def run(self, attempt: ChannelAttempt) -> _Pass:
+        try:
+            return self.compaction.native_pass(self.asked, attempt)
+        except CompactionFailed as error:
+            self.asked.tried(attempt.record(error))
+            raise
 
 
 def split_for_answer(items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import cast
 
 from app.contract import usage
 from app.errors import ChannelsBusy, InvalidRequest, UpstreamError
 from app.formats import Counting, Format
-from app.relay.asking import Fit
+from app.records import Attempt
+from app.relay.asking import ChannelAttempt, ChannelAttempts, Fit
 from app.relay.compaction import context_tokens
-from app.relay.ports import ChannelRow, Channels, Choice
+from app.relay.ports import ChannelRow, Channels
 from app.relay.watch import Watch
 from app.turn import Turn
 
@@ -24,13 +24,12 @@ def count(turn: Turn, channels: Channels, fit: Fit, *, prefer: str | None, watch
 
     How a count goes says nothing of how a channel answers: its failures do not make it rest.
     """
-    for choice in _choices(turn, channels, prefer):
-        try:
-            with choice:
-                return _counted(fit(turn, choice.channel.family), choice, watch)
-        except (InvalidRequest, UpstreamError) as error:
-            log.info("channel %s did not count tokens: %s", choice.channel.name, error.name)
-    return None
+    choices = channels.choices(turn.model, prefer, _cannot, owner=turn.owner)
+    counting = (choice for choice in choices if choice.channel.count_tokens)
+    try:
+        return ChannelAttempts(counting, _log, counted=()).first(_Count(turn, fit, watch))
+    except (ChannelsBusy, InvalidRequest, UpstreamError):
+        return None
 
 
 def estimate(turn: Turn) -> int:
@@ -40,27 +39,27 @@ def estimate(turn: Turn) -> int:
     return context_tokens(turn) + (0 if counted else usage.estimate(len(turn.echo.settings())))
 
 
-def _choices(turn: Turn, channels: Channels, prefer: str | None) -> Iterator[Choice]:
-    choices = channels.choices(turn.model, prefer, _cannot, owner=turn.owner)
-    try:
-        yield from (choice for choice in choices if choice.channel.count_tokens)
-    except ChannelsBusy:
-        return
+class _Count:
+    """The step that has a channel count."""
+
+    def __init__(self, turn: Turn, fit: Fit, watch: Watch) -> None:
+        self._turn = turn
+        self._fit = fit
+        self._watch = watch
+
+    def run(self, attempt: ChannelAttempt) -> int:
+        choice = attempt.choice
+        format_ = cast(Counting, choice.format)
+        body = format_.encode_count(self._fit(self._turn, choice.channel.family), choice.channel, choice.model)
+        exchange = attempt.open(format_.COUNT_PATH, body, accept="application/json", watch=self._watch)
+        return format_.decode_count(exchange.read())
+
+
+def _log(attempt: Attempt) -> None:
+    if attempt.error is not None:
+        log.info("channel %s did not count tokens: %s", attempt.channel, attempt.error)
 
 
 def _cannot(row: ChannelRow, _: Format) -> int:
     """Those that count are asked before those that do not."""
     return 0 if row.count_tokens else 1
-
-
-def _counted(turn: Turn, choice: Choice, watch: Watch) -> int:
-    format_ = cast(Counting, choice.format)
-    body = format_.encode_count(turn, choice.channel, choice.model)
-    exchange = choice.post(format_.COUNT_PATH, body, accept="application/json", watch=watch)
-    try:
-        content = exchange.read()
-        if exchange.status != 200:
-            raise choice.format.decode_error(exchange.status, exchange.headers, content)
-        return format_.decode_count(content)
-    finally:
-        exchange.close()

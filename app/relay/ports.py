@@ -56,6 +56,10 @@ class ChannelRow(Row, Protocol):
     def count_tokens(self) -> bool: ...
 
 
+#: The error that a status, headers and body stand for.
+DecodeError = Callable[[int, Mapping[str, str], bytes], UpstreamError]
+
+
 class Choice(Protocol):
     """A channel chosen for one try; entered while it is at work."""
 
@@ -69,7 +73,12 @@ class Choice(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-    def post(self, path: str, body: bytes, *, accept: str, watch: Watch | None) -> Exchange: ...
+    def post(
+        self, path: str, body: bytes, *, accept: str, watch: Watch | None, decode_error: DecodeError | None = None
+    ) -> Exchange:
+        """An answer with status 200. Raises UpstreamError for any other, by `decode_error` or the format's own."""
+        ...
+
     def accepted(self) -> None: ...
     def succeeded(self) -> None: ...
     def took(self, path: str) -> None: ...

@@ -18,7 +18,8 @@ from app.errors import ClientGone, GatewayError, InternalError, UpstreamError
 from app.formats import Decoder, Emitter
 from app.records import CHAINABLE
 from app.relay.announcement import Announcement, head_events
-from app.relay.asking import Fit, Tries, Try, open_flow
+from app.relay.answers import open_flow
+from app.relay.asking import Fit, TurnAttempt, TurnAttempts
 from app.relay.mover import Client, Flow, Mover
 from app.relay.ports import Channels, Choice
 from app.relay.watch import Watch
@@ -100,16 +101,16 @@ def _terminal(event: Mapping[str, Any]) -> bytes:
 
 @dataclass(slots=True)
 class _Passage:
-    """One channel at work on the turn. Closed by whoever opened it."""
+    """The attempt that is at work on the turn."""
 
-    asked: Try
+    attempt: TurnAttempt
     flow: Flow[Decoder]
     ready: bytes = b""
     """What has come with the first valid event."""
 
     @property
     def choice(self) -> Choice:
-        return self.asked.choice
+        return self.attempt.choice
 
     @property
     def decoder(self) -> Decoder:
@@ -118,12 +119,6 @@ class _Passage:
     def take_ready(self) -> bytes:
         ready, self.ready = self.ready, b""
         return ready
-
-    def close(self) -> None:
-        try:
-            self.flow.exchange.close()
-        finally:
-            self.choice.__exit__(None, None, None)
 
 
 class EventStream:
@@ -149,7 +144,7 @@ class EventStream:
         self._watch = watch
         self._client = client
         self._mover = mover
-        self._tries = Tries(turn, channels, fit, self._recorder.tried, watch, prefer)
+        self._attempts = TurnAttempts(turn, channels, fit, self._recorder.tried, watch, prefer)
         self._passage: _Passage | None = None
         self._ended = False
         self._events = self._walk()
@@ -172,7 +167,7 @@ class EventStream:
     @property
     def dropped(self) -> Sequence[str]:
         """Types of the tools that the channel that has accepted was not told of."""
-        return self._at_work().asked.dropped
+        return self._at_work().attempt.dropped
 
     def __iter__(self) -> Iterator[bytes]:
         return self._events
@@ -222,31 +217,26 @@ class EventStream:
             except UpstreamError as error:
                 if passage.decoder.started:
                     raise
-                self._give_up(passage.asked, error)
+                self._give_up(passage, error)
                 self._go_on()
 
     def _go_on(self) -> None:
-        """To the next channel that accepts. Raises the last error when there is none, or when it speaks for all."""
-        while True:
-            asked = self._tries.next()
-            try:
-                self._passage = self._open_passage(asked)
-                self._passage.ready += self._mover.accept(self._passage.flow)
-                asked.choice.accepted()
-                return
-            except UpstreamError as error:
-                self._give_up(asked, error)
+        """To the next channel that accepts. Raises GatewayError when no attempt succeeds."""
+        self._attempts.first(self)
 
-    def _open_passage(self, asked: Try) -> _Passage:
-        asked.choice.__enter__()
+    def run(self, attempt: TurnAttempt) -> None:
+        """The step of one attempt: opens its stream up to the first valid event."""
+        passage = self._passage = _Passage(attempt, *open_flow(attempt, self._first, self._watch, self._client))
         try:
-            return _Passage(asked, *open_flow(asked, self._first, self._watch, self._client))
-        except BaseException:
-            asked.choice.__exit__(None, None, None)
+            passage.ready += self._mover.accept(passage.flow)
+        except UpstreamError:
+            self._passage = None
             raise
+        attempt.choice.accepted()
+        attempt.go_on()
 
-    def _give_up(self, asked: Try, error: UpstreamError) -> None:
-        self._tries.failed(asked, error)
+    def _give_up(self, passage: _Passage, error: UpstreamError) -> None:
+        passage.attempt.failed(error)
         self._shut()
 
     # --- what is ours to say
@@ -261,7 +251,8 @@ class EventStream:
         assert answer is not None
         if answer.status == "failed":
             raise _failed(answer)
-        self._tries.succeeded(passage.asked, passage.decoder.path)
+        passage.attempt.path = passage.decoder.path
+        passage.attempt.succeeded()
         number = passage.decoder.sequence
 
         def told(response: dict[str, Any]) -> bytes:
@@ -279,7 +270,7 @@ class EventStream:
             decoder = passage.decoder
             number = decoder.sequence
             if isinstance(error, UpstreamError):
-                self._give_up(passage.asked, error)
+                self._give_up(passage, error)
             ending = last_words(self._announcement, error, number, decoder.partial, passage.choice)
         self._ended = True
         return ending
@@ -313,7 +304,7 @@ class EventStream:
 
     def _shut(self) -> None:
         if self._passage is not None:
-            self._passage.close()
+            self._passage.attempt.close()
             self._passage = None
 
     def _at_work(self) -> _Passage:

@@ -4,13 +4,14 @@ time limit, and what the client of a stream is owed meanwhile.
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
 from time import monotonic
 
-from app.errors import EndedElsewhere, GatewayError, ShuttingDown, StoreUnavailable
+from app.errors import ClientGone, EndedElsewhere, GatewayError, ShuttingDown, StoreUnavailable
 
 #: How long a silent request may overlook that the worker is to end, or that it was stopped.
 TICK = 1.0
@@ -95,6 +96,17 @@ class Watch:
     def pause(self) -> float:
         """Seconds that may pass until the next `tick`."""
         return max(0.0, min(TICK, min(self._due, self._until) - monotonic()))
+
+    def wait(self, seconds: float) -> None:
+        """Waits for something else than an answer. Raises ClientGone, and what `tick` does."""
+        poll = select.poll()
+        if self.client is not None:
+            poll.register(self.client, select.POLLRDHUP)
+        until = monotonic() + seconds
+        while (left := until - monotonic()) > 0:
+            if poll.poll(1000 * min(left, self.pause())):
+                raise ClientGone
+            self.tick()
 
     def check(self) -> None:
         """Raises EndedElsewhere once a stop was asked for, ShuttingDown when the drain of the worker is over."""
