@@ -114,7 +114,7 @@ def test_every_key_of_the_table_that_the_readme_names_exists(tmp_path: Path) -> 
 
 
 def test_the_formats_of_the_readme_are_those_there_are() -> None:
-    table = README.split("### What speaks what")[1]
+    table = README.split("### Formats")[1]
     assert set(re.findall(r"^\| `([a-z_]+)` \|", table.split("\n\n")[1], re.M)) == set(formats.names())
 
 
