@@ -112,6 +112,10 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
         except (ConfigurationError, StoreUnavailable) as error:
             log.error("the configuration is not reloaded, the workers go on with the old one:\n%s", error.message)
             return
+        except Exception:
+            # The border that must not die: a fault in reading a configuration would end the gateway.
+            log.exception("the configuration is not reloaded, the workers go on with the old one")
+            return
         before = self.last.settings
         # The address needs a restart: an old one that is closed for a new one that is taken would be lost.
         candidate.settings = replace(candidate.settings, bind=before.bind)

@@ -118,8 +118,20 @@ class Settings:
 
 
 def home() -> Path:
-    """The directory whose `.env` counts: the current one, unless `antiphon serve` came from another."""
-    return Path(os.environ.get("ANTIPHON_HOME") or Path.cwd()).resolve()
+    """The directory whose `.env` counts: the current one, unless `antiphon serve` came from another. Raises
+    ConfigurationError.
+    """
+    return resolved("ANTIPHON_HOME", os.environ.get("ANTIPHON_HOME") or ".")
+
+
+def resolved(name: str, path: str | Path) -> Path:
+    """The path that the variable `name` gives, made absolute. Raises ConfigurationError for one that leads nowhere."""
+    try:
+        return Path(path).resolve()
+    except OSError as error:
+        raise ConfigurationError(f"{name} cannot be followed: {error.strerror}", "check the path") from error
+    except RuntimeError as error:
+        raise ConfigurationError(f"{name} is a link that leads back to itself", "check the path") from error
 
 
 def load_settings() -> Settings:
@@ -155,8 +167,9 @@ def _twin(name: str) -> str:
 
 
 def channels_path(environment: Mapping[str, str], directory: Path) -> Path:
-    """Where the channel table is."""
-    return (directory / Variables(environment, directory).text("ANTIPHON_CHANNELS", "channels.yaml")).resolve()
+    """Where the channel table is. Raises ConfigurationError."""
+    name = "ANTIPHON_CHANNELS"
+    return resolved(name, directory / Variables(environment, directory).text(name, "channels.yaml"))
 
 
 def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
@@ -367,7 +380,7 @@ def _database_file(path: str, directory: Path) -> str:
         raise _database_error("names no file: three slashes and a path follow sqlite:")
     if "?" in name or "#" in name:
         raise _database_error("holds a '?' or '#': the path of a file takes no options")
-    return quote(str((directory / unquote(name)).resolve()))
+    return quote(str(resolved("ANTIPHON_DATABASE_URL", directory / unquote(name))))
 
 
 def _database_error(why: str) -> ConfigurationError:

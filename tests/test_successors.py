@@ -82,6 +82,11 @@ def a_table_that_cannot_be_read(gateway: Gateway) -> None:
     gateway.channels_file.mkdir()
 
 
+def a_link_to_itself(gateway: Gateway) -> None:
+    gateway.channels_file.unlink()
+    gateway.channels_file.symlink_to(gateway.channels_file)
+
+
 def a_bad_setting(gateway: Gateway) -> None:
     (gateway.directory / ".env").write_text("ANTIPHON_STALL=never\n")
 
@@ -99,6 +104,7 @@ DAMAGES = (
     half_a_table,
     no_table,
     a_table_that_cannot_be_read,
+    a_link_to_itself,
     a_bad_setting,
     an_env_that_is_no_text,
     everything,

@@ -24,6 +24,7 @@ def said_by(directory: Gateway, *words: str) -> list[str]:
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     (tmp_path / "folder.db").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "text.db").write_text("no database, some words only")
     return tmp_path
 
@@ -38,6 +39,9 @@ def here(tmp_path: Path) -> Path:
         ("bind", "192.0.2.1:8080", "cannot listen on 192.0.2.1:8080: Cannot assign requested address"),
         ("channels", "none.yaml", "none.yaml:1:1: cannot be read: No such file or directory"),
         ("channels", ".", "is not a file"),
+        ("channels", "loop", "ANTIPHON_CHANNELS is a link that leads back to itself"),
+        ("database_url", "sqlite:///loop", "ANTIPHON_DATABASE_URL is a link that leads back to itself"),
+        ("home", "loop", "ANTIPHON_HOME is a link that leads back to itself"),
         ("database_url", "foo", "ANTIPHON_DATABASE_URL begins with neither"),
         ("database_url", "mysql://u:canary@no-such-host.invalid/x", "the host 'no-such-host.invalid'"),
         ("database_url", "mysql://u:canary@127.0.0.1", "ANTIPHON_DATABASE_URL names no database"),
