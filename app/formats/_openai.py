@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from app import ids
+from app import ids, nesting
 from app.contract.items import prefix_of
 from app.errors import (
     UpstreamBroken,
@@ -66,7 +66,7 @@ def bearer(api_key: str | None) -> dict[str, str]:
 def error_object(body: bytes) -> Mapping[str, Any]:
     """The `error` of a body, however loosely it follows the envelope; empty when there is none."""
     try:
-        parsed = orjson.loads(body)
+        parsed = nesting.loads(body, nesting.FROM_UPSTREAMS)
     except ValueError:
         return {}
     error = parsed.get("error", parsed) if isinstance(parsed, dict) else {}

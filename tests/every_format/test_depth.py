@@ -10,7 +10,7 @@ from tests.contract import check_error, check_stream
 from tests.depth import nested_text
 from tests.every_format.conversations import WEATHER, calls_of
 from tests.lanes import Lane
-from tests.upstream import Script, respelled
+from tests.upstream import Answer, Script, respelled
 
 TOO_DEEP = [FROM_UPSTREAMS + 1, 251, 254, 300, 1020, 1100]
 
@@ -48,6 +48,17 @@ def test_a_stream_that_is_too_deep_has_failed(lane: Lane, levels: int, after: in
     response = check_stream(answer.content, status="failed")[-1]["response"]
     assert response["error"]["code"] == "upstream_protocol_error"
     assert lane.gateway.get(f"/responses/{response['id']}").json() == response
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("member", ["message", "code", "type", "param"])
+@pytest.mark.parametrize("levels", TOO_DEEP)
+def test_an_error_that_is_too_deep_is_one_without_words(lane: Lane, member: str, levels: int, streamed: bool) -> None:
+    body = b'{"type":"error","error":{"%b":%b}}' % (member.encode(), nested_text(levels, "{"))
+    lane.enqueue(lambda exchange, answer: Answer(400, {"Content-Type": "application/json"}, [body]))
+    answer = lane.stream() if streamed else lane.post()
+    assert answer.status_code == 400, answer.text
+    check_error(answer.json())
 
 
 def test_the_deepest_answer_is_given(lane: Lane) -> None:
