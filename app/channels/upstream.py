@@ -363,8 +363,11 @@ class _Connections:
     def keep(self, connection: Any) -> None:
         if self._closed or len(self._kept) >= self._most:
             connection.close()
-        else:
-            self._kept.append(connection)
+            return
+        # What the other side still holds back until its answer is confirmed comes now, and not behind the next request.
+        with suppress(OSError):
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        self._kept.append(connection)
 
     def clear(self) -> None:
         with suppress(IndexError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ import requests
 from tests.contract import check_response, check_stream
 from tests.gateway import Gateway
 from tests.relay.conftest import PROMPTLY, on_both_movers, text_of
-from tests.upstream import FIN, Pause, Piece, ScriptedUpstream, followed, framed, self_signed
+from tests.upstream import FIN, Answer, Exchange, Pause, Piece, ScriptedUpstream, followed, framed, self_signed
 
 pytestmark = on_both_movers
 
@@ -31,6 +31,8 @@ STRAYS: dict[str, tuple[Piece, ...]] = {
     "the end": (FIN,),
 }
 DELAYS = [0.0, 0.02, 0.2]
+#: Answers on a new connection that Linux confirms at once.
+_QUICK = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,18 @@ class Side:
 def sides(tmp_path_factory: pytest.TempPathFactory, mover: str) -> Iterator[dict[str, Side]]:
     directory = tmp_path_factory.mktemp("sides")
     context, authority = self_signed(directory)
-    with ScriptedUpstream(models=["plain"]) as plain, ScriptedUpstream(models=["tls"], tls=context) as secure:
-        rows = [plain.channel("plain"), secure.channel("tls", ca_file=str(authority))]
+    with (
+        ScriptedUpstream(models=["plain"]) as plain,
+        ScriptedUpstream(models=["tls"], tls=context) as secure,
+        ScriptedUpstream(models=["holding"], nodelay=0) as holding,
+    ):
+        rows = [plain.channel("plain"), secure.channel("tls", ca_file=str(authority)), holding.channel("holding")]
         with Gateway(directory, rows, mover=mover) as gateway:
             stranger = gateway.new_token("bob", "--owner", "bob")
             yield {
                 "plain": Side(gateway, plain, "plain", stranger),
                 "tls": Side(gateway, secure, "tls", stranger),
+                "holding": Side(gateway, holding, "holding", stranger),
             }
 
 
@@ -92,6 +99,28 @@ def test_bytes_that_come_late_are_no_answer_to_another_owner(
 ) -> None:
     poisoned(side, streamed, framing, Pause(delay), WHOLE)
     assert "bob" in said(side.ask(streamed, "bob", side.stranger), streamed)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("side", ["holding"], indirect=True)
+def test_bytes_that_wait_for_a_confirmation_are_no_answer_to_another_owner(side: Side, streamed: bool) -> None:
+    """A kernel holds a small write back until the one before it is confirmed, for which Linux takes its time: what was
+    written behind an answer would come with the next request.
+    """
+    for _ in range(2):
+        for _ in range(_QUICK):
+            said(side.ask(streamed, "warm"), streamed)
+        written = threading.Event()
+        side.upstream.enqueue(twice, followed(written))
+        assert "alice" in said(side.ask(streamed, "alice"), streamed)
+        assert written.wait(PROMPTLY)
+        assert "bob" in said(side.ask(streamed, "bob", side.stranger), streamed)
+
+
+def twice(_: Exchange, answer: Answer) -> Answer:
+    """The whole answer with one write, and once more behind it."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {answer.headers['Content-Type']}\r\nContent-Length: {len(answer.body)}"
+    return replace(answer, lead=(head.encode() + b"\r\n\r\n" + answer.body,))
 
 
 @pytest.mark.parametrize("framing", ["chunked", "length"])

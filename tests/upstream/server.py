@@ -67,9 +67,11 @@ class ScriptedUpstream:
         dialect: Dialect = TOLERANT,
         port: int = 0,
         tls: ssl.SSLContext | None = None,
+        nodelay: int = 1,
     ) -> None:
         """`family`: upstreams of one family read each other's opaque items; by default each is its own.
-        `dialect`: how its chat completions deviate.
+        `dialect`: how its chat completions deviate. `nodelay`: TCP_NODELAY; with 0, as many servers have it, the kernel
+        holds a small write back until the one before it has been confirmed.
         """
         self._listener = socket.create_server(("127.0.0.1", port), backlog=128)
         self.port: int = self._listener.getsockname()[1]
@@ -88,6 +90,7 @@ class ScriptedUpstream:
             "/v1/messages": messages.Model(family, call_id_length).answer,
         }
         self._tls = tls
+        self._nodelay = nodelay
         self._changed = threading.Condition()
         self._scripts: deque[tuple[Script, ...]] = deque()
         self._standing: tuple[Script, ...] = ()
@@ -192,7 +195,7 @@ class ScriptedUpstream:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, self._nodelay)
             with self._changed:
                 if self._closing:
                     sock.close()
