@@ -4,33 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from app.contract.items import Item
 from app.echo import Echo
 from app.errors import UpstreamError
 from app.records import Chain, Usage
 
-__all__ = ["Answer", "Item", "Row", "Turn"]
-
-
-class Row(Protocol):
-    """What a format may know of the channel it encodes for."""
-
-    @property
-    def family(self) -> str: ...
-    @property
-    def compact(self) -> str: ...
-    @property
-    def encrypted_reasoning(self) -> bool: ...
-    @property
-    def reasoning_text(self) -> bool: ...
-    @property
-    def max_output_tokens(self) -> int | None: ...
-    @property
-    def hosted_tools(self) -> str: ...
-    @property
-    def system_messages(self) -> str: ...
+__all__ = ["Answer", "Item", "Turn"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from app import formats
 from app.channels.choice import Channels
 from app.channels.endpoints import ENDPOINTS
 from app.channels.exchange import checked
-from app.channels.table import Channel, Table
+from app.channels.table import Table
+from app.contract.channel import Channel
 from app.errors import UpstreamError
 
 log = logging.getLogger(__name__)

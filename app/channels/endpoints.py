@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app import formats
-from app.channels.table import Channel
+from app.contract.channel import Channel
 from app.errors import FormatNotServed, InvalidRequest, unknown_chat_model, unknown_model
 from app.formats import chat_completions
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from app.channels.table import Cooldown
+from app.contract.channel import Cooldown
 from app.errors import UpstreamDenied, UpstreamError, UpstreamLimited
 from app.records import ChannelStatus
 

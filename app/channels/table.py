@@ -9,7 +9,6 @@ import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,116 +16,14 @@ from typing import Any
 import yaml
 from marshmallow import ValidationError
 
-from app.channels.document import MASK, Document, Problem, parse
+from app.channels.document import Document, Problem, parse
 from app.channels.reading import REFERENCE, Place, Reading
+from app.contract.channel import Channel, Compaction, Cooldown, Timeouts
 from app.formats import counting
 from app.schemas.cells import Scalar, is_glob, suggestion
 from app.schemas.channels import UNUSED_KEYS, TableRow, shown_key
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-
-
-class Secret(str):
-    """Text that does not show itself in a repr."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return MASK
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds: to connect, to the first byte of a stream, between two of its bytes, for the whole exchange."""
-
-    connect: float = 5.0
-    first_byte: float = 90.0
-    idle: float = 120.0
-    total: float = 900.0
-    unstreamed_first_byte: float | None = None
-    """To the first byte of an answer in one piece, where the row itself has a `first_byte`; else only `total` bounds
-    it: a model may well write for minutes before it sends any of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cooldown:
-    """A channel rests for `seconds` after so many failures in a row."""
-
-    after: int = 5
-    seconds: float = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Channel:
-    """A row of the table: an upstream, what it serves and what it may be asked."""
-
-    name: str
-    format: str
-    base_url: str | None = None
-    api_key: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
-    models: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Public name → the name the upstream knows; literal names only."""
-    globs: tuple[str, ...] = ()
-    priority: int = 0
-    """Higher first."""
-    weight: int = 1
-    """Share among channels of the same priority."""
-    max_concurrency: int | None = None
-    timeouts: Timeouts = Timeouts()
-    cooldown: Cooldown = Cooldown()
-    family: str = ""
-    """Channels of one family can read each other's opaque items; the channel's own name unless given."""
-    compact: str = "gateway"
-    """`native`: the upstream has /responses/compact; `trigger`: it takes compaction_trigger; `gateway`: we compact."""
-    bridge: bool = True
-    """False: not for /v1/responses."""
-    chat: bool = False
-    """The base URL also answers /chat/completions."""
-    count_tokens: bool = False
-    """The upstream also counts the tokens of a request without answering it."""
-    encrypted_reasoning: bool = False
-    """The upstream understands `include: [reasoning.encrypted_content]`."""
-    reasoning_text: bool = False
-    """A server of open models wants its reasoning text back with the history."""
-    max_output_tokens: int | None = None
-    """How long an answer may be when the client does not say."""
-    hosted_tools: str = "drop"
-    system_messages: str = "merge"
-    retry_unanswered: bool = False
-    """A request that was accepted and never answered may be sent to another channel."""
-    ca_file: str | None = None
-    tags: tuple[str, ...] = ()
-    enabled: bool = True
-    line: int = 0
-    """Where the row begins in the file."""
-    lacks: str = ""
-    """Why it has to wait for its key."""
-
-    def __post_init__(self) -> None:
-        if not self.family:
-            object.__setattr__(self, "family", self.name)
-        if self.api_key is not None:
-            object.__setattr__(self, "api_key", Secret(self.api_key))
-        masked = {name: Secret(value) for name, value in self.headers.items()}
-        object.__setattr__(self, "headers", MappingProxyType(masked))
-
-    def upstream_model(self, model: str) -> str | None:
-        """What the upstream calls this model; None when the channel does not serve it."""
-        literal = self.models.get(model)
-        if literal is not None:
-            return literal
-        return model if any(fnmatchcase(model, glob) for glob in self.globs) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Compaction:
-    """How the gateway compacts; no model means the model of the conversation."""
-
-    model: str | None = None
-    strategy: str = "auto"
-    timeout: float = 120.0
-    """Seconds that one pass may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +33,7 @@ class Table:
     channels: tuple[Channel, ...]
     waiting: tuple[Channel, ...] = ()
     """Those that are left out because they have no key yet."""
-    compaction: Compaction = Compaction()
+    compaction: Compaction = field(default_factory=Compaction)
     warnings: tuple[Problem, ...] = ()
     unused: tuple[Problem, ...] = ()
     """The keys that the gateway checks and does not use yet."""
@@ -243,8 +140,8 @@ def _build(reading: Reading, rows: Mapping[str, Any]) -> Table:
     defaults = rows.get("defaults", _NOTHING)
     channels = [_channel(reading, index, row, defaults) for index, row in enumerate(rows["channels"])]
     return Table(
-        channels=tuple(channel for channel in channels if not channel.lacks),
-        waiting=tuple(channel for channel in channels if channel.lacks),
+        channels=tuple(channel for channel in channels if not channel.missing_key),
+        waiting=tuple(channel for channel in channels if channel.missing_key),
         compaction=Compaction(**rows.get("compaction", _NOTHING)),
         warnings=reading.document.warnings(),
         unused=tuple(_unused_keys(reading)),
@@ -280,7 +177,7 @@ def _channel(reading: Reading, index: int, row: Mapping[str, Any], defaults: Map
         cooldown=replace(Cooldown(), **{**defaults.get("cooldown", {}), **row.get("cooldown", {})}),
         ca_file=ca_file,
         line=reading.nodes["channels", index].start_mark.line + 1,
-        lacks=why if row.get("enabled", True) else "",
+        missing_key=why if row.get("enabled", True) else "",
     )
 
 

@@ -30,6 +30,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError
 
 from app import formats
 from app.channels import http
+from app.contract.channel import Channel
 from app.errors import (
     ClientGone,
     UpstreamBroken,
@@ -71,40 +72,6 @@ _SOCKET_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_AFTER * 1000),
     (socket.SOL_SOCKET, _ARRIVAL_TIMES, 1),
 )
-
-
-class Row(Protocol):
-    """What of a channel matters on the wire."""
-
-    @property
-    def format(self) -> str: ...
-    @property
-    def base_url(self) -> str | None: ...
-    @property
-    def api_key(self) -> str | None: ...
-    @property
-    def headers(self) -> Mapping[str, str]: ...
-    @property
-    def ca_file(self) -> str | None: ...
-    @property
-    def retry_unanswered(self) -> bool: ...
-    @property
-    def timeouts(self) -> Limits: ...
-
-
-class Limits(Protocol):
-    """Seconds."""
-
-    @property
-    def connect(self) -> float: ...
-    @property
-    def first_byte(self) -> float: ...
-    @property
-    def unstreamed_first_byte(self) -> float | None: ...
-    @property
-    def idle(self) -> float: ...
-    @property
-    def total(self) -> float: ...
 
 
 class Watch(Protocol):
@@ -153,7 +120,7 @@ class Exchange(Protocol):
 class Upstream:
     """The connections of one channel. Nothing is followed, remembered or repeated: no redirects, cookies, retries."""
 
-    def __init__(self, row: Row, connections: int, budget: Budget | None = None) -> None:
+    def __init__(self, row: Channel, connections: int, budget: Budget | None = None) -> None:
         """`budget`: of the memory for large bodies, where there is one."""
         self._row = row
         self._budget = budget or Budget(sys.maxsize)
@@ -325,7 +292,7 @@ def _await(descriptor: int, watch: Watch | None, timeout: float, events: int = s
 class _Connections:
     """Those of one channel: opened to its one address, kept while they can serve again, and used newest first."""
 
-    def __init__(self, row: Row, most: int) -> None:
+    def __init__(self, row: Channel, most: int) -> None:
         self._pool = _pool(row)
         self._most = most
         self._kept: deque[Any] = deque()
@@ -379,7 +346,7 @@ class _Connections:
         self.clear()
 
 
-def _pool(row: Row) -> urllib3.HTTPConnectionPool:
+def _pool(row: Channel) -> urllib3.HTTPConnectionPool:
     """urllib3's part: what it takes to open a connection to the one address of a channel."""
     url = urllib3.util.parse_url(row.base_url or "")
     host = url.host or "localhost"

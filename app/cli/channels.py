@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from app.channels.table import Channel, Table
+from app.channels.table import Table
 from app.cli.command_line import as_typed
 from app.cli.context import CHANNEL_FAILING, NOT_FOUND, as_json, print_json
 from app.cli.groups import Group
@@ -17,6 +17,7 @@ from app.cli.output import some, table
 from app.cli.parameters import Text
 from app.cli.states import living
 from app.cli.table import read_table
+from app.contract.channel import Channel
 from app.reports.channel_states import ChannelReport, all_channels, channel_reports
 from app.reports.channel_test import ChannelTestResult, try_channels
 from app.settings import load_settings

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
+from app.contract.channel import Channel
 from app.errors import UpstreamError
 from app.formats._events import Emitter, replay
-from app.turn import Answer, Item, Row, Turn
+from app.turn import Answer, Item, Turn
 
 __all__ = [
     "Compacting",
@@ -67,7 +68,7 @@ class Format(Protocol):
 
     PATH: str
 
-    def encode(self, turn: Turn, row: Row, model: str) -> bytes:
+    def encode(self, turn: Turn, row: Channel, model: str) -> bytes:
         """The upstream's request body. Raises InvalidRequest for what this format cannot carry."""
         ...
 
@@ -87,11 +88,11 @@ class Format(Protocol):
         """How a request shows the channel's key, and what else this format's servers ask for."""
         ...
 
-    def dropped(self, turn: Turn, row: Row) -> Sequence[str]:
+    def dropped(self, turn: Turn, row: Channel) -> Sequence[str]:
         """Types of the tools that `encode` leaves out for this row, fit for a header."""
         ...
 
-    def amended(self, turn: Turn, row: Row, error: UpstreamError) -> Turn | None:
+    def amended(self, turn: Turn, row: Channel, error: UpstreamError) -> Turn | None:
         """The turn as the same channel may be asked once more after this refusal; None when that is of no use."""
         ...
 
@@ -101,7 +102,7 @@ class Compacting(Protocol):
 
     COMPACTION_PATH: str
 
-    def encode_compaction(self, turn: Turn, row: Row, model: str) -> bytes: ...
+    def encode_compaction(self, turn: Turn, row: Channel, model: str) -> bytes: ...
 
 
 class Counting(Protocol):
@@ -109,7 +110,7 @@ class Counting(Protocol):
 
     COUNT_PATH: str
 
-    def encode_count(self, turn: Turn, row: Row, model: str) -> bytes:
+    def encode_count(self, turn: Turn, row: Channel, model: str) -> bytes:
         """Raises InvalidRequest for what this format cannot carry."""
         ...
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import orjson
 
+from app.contract.channel import Channel
 from app.errors import InvalidRequest
 from app.formats import _context
-from app.turn import Item, Row, Turn
+from app.turn import Item, Turn
 
 #: The one argument of a custom tool.
 INPUT = "input"
@@ -105,7 +106,7 @@ class Offer:
         return bool(self.functions) and (self.forced is not None or self.mode == "required")
 
 
-def offer(turn: Turn, row: Row, toolbox: Toolbox) -> Offer:
+def offer(turn: Turn, row: Channel, toolbox: Toolbox) -> Offer:
     """What is offered. Raises InvalidRequest where leaving a tool out would break a promise."""
     if toolbox.dropped and row.hosted_tools == "refuse":
         raise _refused(f"Tools of type {_listed(toolbox.dropped)} are not available with this model.", "tools")

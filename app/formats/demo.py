@@ -16,12 +16,13 @@ from typing import Any
 import orjson
 
 from app import ids
+from app.contract.channel import Channel
 from app.contract.usage import estimate
 from app.errors import InvalidRequest
 from app.formats import responses
 from app.formats._events import pieces
 from app.formats.responses import PATH, amended, decode, decode_error, decoder, dropped, headers
-from app.turn import Item, Row, Turn
+from app.turn import Item, Turn
 
 __all__ = ["PATH", "amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers", "serve"]
 
@@ -38,7 +39,7 @@ _ASKED = re.compile(r"\bwhat(?:'s|’s|\s+is|\s+was)\s+my\s+([\w'-]+(?:\s+[\w'-]
 _SUMMARISE = "Summarise the conversation above"
 
 
-def encode(turn: Turn, row: Row, model: str) -> bytes:
+def encode(turn: Turn, row: Channel, model: str) -> bytes:
     """As a Responses upstream would be sent it. There are no stored prompts here."""
     if "prompt" in turn.request:
         raise InvalidRequest(

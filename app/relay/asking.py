@@ -12,10 +12,11 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
+from app.contract.channel import Channel
 from app.errors import GatewayError, InvalidRequest, UpstreamBroken, UpstreamError, UpstreamLoading
 from app.formats import Format
 from app.records import Attempt
-from app.relay.ports import ChannelRow, Channels, Choice, DecodeError, Exchange
+from app.relay.ports import Channels, Choice, DecodeError, Exchange
 from app.relay.watch import Watch
 from app.turn import Turn
 
@@ -235,5 +236,5 @@ class TurnAttempts(Attempts[TurnAttempt]):
         turn = choice.format.amended(refused.turn, choice.channel, self.last)
         return TurnAttempt(self, choice, turn) if turn is not None else None
 
-    def _loss(self, row: ChannelRow, format_: Format) -> int:
+    def _loss(self, row: Channel, format_: Format) -> int:
         return len(format_.dropped(self._turn, row))

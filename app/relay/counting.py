@@ -6,12 +6,13 @@ import logging
 from typing import cast
 
 from app.contract import usage
+from app.contract.channel import Channel
 from app.errors import ChannelsBusy, InvalidRequest, UpstreamError
 from app.formats import Counting, Format
 from app.records import Attempt
 from app.relay.asking import ChannelAttempt, ChannelAttempts, Fit
 from app.relay.compaction import context_tokens
-from app.relay.ports import ChannelRow, Channels
+from app.relay.ports import Channels
 from app.relay.watch import Watch
 from app.turn import Turn
 
@@ -60,6 +61,6 @@ def _log(attempt: Attempt) -> None:
         log.info("channel %s did not count tokens: %s", attempt.channel, attempt.error)
 
 
-def _cannot(row: ChannelRow, _: Format) -> int:
+def _cannot(row: Channel, _: Format) -> int:
     """Those that count are asked before those that do not."""
     return 0 if row.count_tokens else 1

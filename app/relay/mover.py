@@ -15,8 +15,9 @@ from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 from app import sse
+from app.contract.channel import Timeouts
 from app.errors import ClientGone, UpstreamBroken, UpstreamStalled
-from app.relay.ports import Exchange, Limits
+from app.relay.ports import Exchange
 from app.relay.watch import TICK, Drain, Stop, Watch
 
 #: Bytes that may wait in the kernel for a client: more of a stream than that is better left upstream.
@@ -90,7 +91,7 @@ class Flow(Generic[M]):
 
     exchange: Exchange
     decoder: M
-    limits: Limits
+    limits: Timeouts
     watch: Watch
     client: Client | None
     heard: float = field(default_factory=monotonic)

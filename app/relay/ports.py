@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Protocol
 
+from app.contract.channel import Channel, Compaction
 from app.errors import UpstreamError
 from app.formats import Format
 from app.relay.watch import Watch
-from app.turn import Row
 
 
 class Queue(Protocol):
@@ -38,24 +38,6 @@ class Exchange(Protocol):
     def close(self) -> None: ...
 
 
-class Limits(Protocol):
-    """Seconds."""
-
-    @property
-    def idle(self) -> float: ...
-    @property
-    def total(self) -> float: ...
-
-
-class ChannelRow(Row, Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def timeouts(self) -> Limits: ...
-    @property
-    def count_tokens(self) -> bool: ...
-
-
 #: The error that a status, headers and body stand for.
 DecodeError = Callable[[int, Mapping[str, str], bytes], UpstreamError]
 
@@ -67,7 +49,7 @@ class Choice(Protocol):
     format: Format
 
     @property
-    def channel(self) -> ChannelRow: ...
+    def channel(self) -> Channel: ...
 
     def __enter__(self) -> Choice: ...
     def __exit__(
@@ -86,27 +68,16 @@ class Choice(Protocol):
 
 
 #: How much of a turn a channel would leave out.
-Loss = Callable[[ChannelRow, Format], int]
+Loss = Callable[[Channel, Format], int]
 
 
 #: Waits for so many seconds, or raises why there is nothing to wait for any more.
 Wait = Callable[[float], None]
 
 
-class CompactionRow(Protocol):
-    """The table's defaults for compaction."""
-
-    @property
-    def model(self) -> str | None: ...
-    @property
-    def strategy(self) -> str: ...
-    @property
-    def timeout(self) -> float: ...
-
-
 class Channels(Protocol):
     @property
-    def compaction(self) -> CompactionRow: ...
+    def compaction(self) -> Compaction: ...
 
     def choices(
         self,

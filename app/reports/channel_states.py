@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from app.channels.table import Channel, Table
+from app.channels.table import Table
+from app.contract.channel import Channel
 from app.records import ChannelStatus, WorkerStatus
 
 
@@ -77,7 +78,7 @@ def all_channels(table: Table) -> list[Channel]:
 
 def state_of(channel: Channel, workers: Sequence[WorkerStatus]) -> ChannelState:
     """The label that comes first of resting, full, on trial, ok wins: one worker that rests makes the channel rest."""
-    if channel.lacks:
+    if channel.missing_key:
         return ChannelState("no key", "no key", is_available=False)
     if not channel.enabled:
         return ChannelState("disabled", "disabled", is_available=False)

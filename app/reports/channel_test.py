@@ -10,8 +10,8 @@ from typing import Any
 
 from app import formats, ids
 from app.channels.choice import Channels
-from app.channels.table import Channel
 from app.channels.watch import WatchedTable
+from app.contract.channel import Channel
 from app.echo import Echo
 from app.errors import (
     GatewayError,
@@ -90,8 +90,8 @@ def _with_timeout(channel: Channel, timeout: int) -> Channel:
 
 def _try_channel(channels: Channels, channel: Channel, model: str | None) -> ChannelTestResult:
     model = model or next(iter(channel.models), None)
-    if channel.lacks or not channel.enabled:
-        return ChannelTestResult(channel, None, cause=channel.lacks or "it is disabled")
+    if channel.missing_key or not channel.enabled:
+        return ChannelTestResult(channel, None, cause=channel.missing_key or "it is disabled")
     if model is None:
         return ChannelTestResult(channel, None, cause="it names no model, only globs", fix="name one with --model")
     started_at = monotonic()

@@ -6,7 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from app.channels.table import Channel, Table
+from app.channels.table import Table
+from app.contract.channel import Channel
 
 
 @dataclass(frozen=True, slots=True)

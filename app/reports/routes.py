@@ -8,7 +8,8 @@ from itertools import groupby
 from typing import Any
 
 from app.channels.choice import MAX_TRIES
-from app.channels.table import Channel, Table
+from app.channels.table import Table
+from app.contract.channel import Channel
 from app.records import WorkerStatus
 from app.reports.channel_states import ChannelState, all_channels, state_of
 
@@ -97,5 +98,5 @@ def _entries(channels: Sequence[Channel], workers: Sequence[WorkerStatus]) -> It
 
 def _why_not(channel: Channel, state: ChannelState) -> str:
     if not state.is_available:
-        return f"{state.text}: {channel.lacks}" if channel.lacks else state.text
+        return f"{state.text}: {channel.missing_key}" if channel.missing_key else state.text
     return "" if channel.bridge else "bridge: false, so it does not serve /v1/responses"

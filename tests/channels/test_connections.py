@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from app.channels.table import Channel, Timeouts
 from app.channels.upstream import Upstream
+from app.contract.channel import Channel, Timeouts
 from app.errors import UpstreamBroken
 from tests.upstream import (
     FIN,

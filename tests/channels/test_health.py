@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from app.channels.health import Health, Need, Place, RetryBudget
-from app.channels.table import Cooldown
+from app.contract.channel import Cooldown
 from app.errors import UpstreamBroken, UpstreamDenied
 
 ONE_FAILURE = Cooldown(after=1, seconds=30.0)

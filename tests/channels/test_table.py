@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from app.channels.document import ChannelsInvalid
-from app.channels.table import Channel, Compaction, Cooldown, Table, Timeouts, load
+from app.channels.table import Table, load
+from app.contract.channel import Channel, Compaction, Cooldown, Timeouts
 from app.schemas.channels import KEYS
 from tests.channels.tables import CANARY, DEMO, FORMATS, REPOSITORY, rows
 

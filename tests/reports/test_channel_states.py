@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from app.channels.choice import MAX_TRIES
-from app.channels.table import Channel, Table
+from app.channels.table import Table
+from app.contract.channel import Channel
 from app.records import ChannelStatus, WorkerStatus
 from app.reports.channel_states import all_channels, channel_reports, state_of
 from app.reports.routes import route_of, serving
@@ -63,7 +64,7 @@ def test_what_workers_report_is_summed_over_them() -> None:
 
 
 def test_a_row_says_first_what_the_table_knows() -> None:
-    waiting = replace(A, name="w", lacks="the variable K is not set", line=2)
+    waiting = replace(A, name="w", missing_key="the variable K is not set", line=2)
     off = replace(A, name="off", enabled=False, line=3)
     table = Table((off, A), waiting=(waiting,))
     reports = channel_reports(table, _workers(OK))
@@ -89,7 +90,7 @@ def test_a_route_shares_requests_by_weight_and_gives_reasons() -> None:
             replace(A, name="off", enabled=False, line=5),
             replace(A, name="other", models={"n": "n"}, line=6),
         ),
-        waiting=(replace(A, name="w", lacks="no key yet", line=7),),
+        waiting=(replace(A, name="w", missing_key="no key yet", line=7),),
     )
     route = route_of(table, "m", _workers(OK))
     assert [(entry.channel.name, entry.place, entry.share, entry.why_not) for entry in route.entries] == [

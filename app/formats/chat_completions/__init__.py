@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from app.contract.channel import Channel
 from app.errors import UpstreamError
 from app.formats import _openai
 from app.formats._context import shortened
@@ -15,7 +16,7 @@ from app.formats._request import wants_truncation
 from app.formats._toolbox import Toolbox
 from app.formats.chat_completions._answer import ChatDecoder, decode
 from app.formats.chat_completions._request import encode
-from app.turn import Row, Turn
+from app.turn import Turn
 
 __all__ = ["PATH", "amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers"]
 
@@ -30,11 +31,11 @@ def headers(api_key: str | None) -> Mapping[str, str]:
     return _openai.bearer(api_key)
 
 
-def dropped(turn: Turn, row: Row) -> Sequence[str]:
+def dropped(turn: Turn, row: Channel) -> Sequence[str]:
     return Toolbox.of(turn).dropped
 
 
-def amended(turn: Turn, row: Row, error: UpstreamError) -> Turn | None:
+def amended(turn: Turn, row: Channel, error: UpstreamError) -> Turn | None:
     """A shorter one where the context was too long and the client allows it."""
     too_long = error.code == "context_length_exceeded"
     return shortened(turn) if too_long and wants_truncation(turn.request) else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from app.contract.channel import Channel
 from app.formats._conversation import (
     Acted,
     Call,
@@ -25,14 +26,14 @@ from app.formats._conversation import (
     unreadable,
 )
 from app.formats._toolbox import Toolbox
-from app.turn import Item, Row
+from app.turn import Item
 
 Message = dict[str, Any]
 
 _ELSEWHERE = "[The output is in the next message.]"
 
 
-def messages(items: Sequence[Item], instructions: str | None, row: Row, toolbox: Toolbox) -> list[Message]:
+def messages(items: Sequence[Item], instructions: str | None, row: Channel, toolbox: Toolbox) -> list[Message]:
     """The whole conversation. An item that a chat has no word for is left out."""
     chat = _Chat(row)
     if instructions:
@@ -56,7 +57,7 @@ def carries(part: Part) -> bool:
 class _Chat:
     """Messages in the making."""
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, row: Channel) -> None:
         self._row = row
         self._system: list[str] = []
         self._messages: list[Message] = []

@@ -7,11 +7,12 @@ from typing import Any
 
 import orjson
 
+from app.contract.channel import Channel
 from app.formats import _context, _conversation
 from app.formats._request import effort_of, in_force, instructions, refuse_prompt, text_format
 from app.formats._toolbox import Offer, Toolbox, offer
 from app.formats.chat_completions import _messages
-from app.turn import Row, Turn
+from app.turn import Turn
 
 #: What both APIs call by the same name, and sampling keys that servers of open models know besides.
 _PASSED = (
@@ -21,7 +22,7 @@ _PASSED = (
 LOGPROBS = "message.output_text.logprobs"
 
 
-def encode(turn: Turn, row: Row, model: str) -> bytes:
+def encode(turn: Turn, row: Channel, model: str) -> bytes:
     request = turn.request
     refuse_prompt(request)
     _conversation.check(turn.input, _messages.carries)
@@ -53,7 +54,7 @@ def _tools(offered: Offer, request: Mapping[str, Any]) -> dict[str, Any]:
     return body
 
 
-def _output(request: Mapping[str, Any], row: Row, offered: Offer) -> dict[str, Any]:
+def _output(request: Mapping[str, Any], row: Channel, offered: Offer) -> dict[str, Any]:
     """How long the answer may be, in what form, how hard to think about it, and what to tell of it."""
     body: dict[str, Any] = {}
     if limit := request.get("max_output_tokens") or row.max_output_tokens:

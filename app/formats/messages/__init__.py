@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from app.contract.channel import Channel
 from app.formats._openai import decode_count
 from app.formats._toolbox import Toolbox
 from app.formats.messages._answer import MessagesDecoder, decode
 from app.formats.messages._errors import decode_error
 from app.formats.messages._remedies import amended
 from app.formats.messages._request import encode, encode_count
-from app.turn import Row, Turn
+from app.turn import Turn
 
 __all__ = [
     "COUNT_PATH",
@@ -42,5 +43,5 @@ def headers(api_key: str | None) -> Mapping[str, str]:
     return {"x-api-key": api_key, **_VERSION} if api_key else _VERSION
 
 
-def dropped(turn: Turn, row: Row) -> Sequence[str]:
+def dropped(turn: Turn, row: Channel) -> Sequence[str]:
     return Toolbox.of(turn).dropped

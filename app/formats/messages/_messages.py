@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from app import nesting
+from app.contract.channel import Channel
 from app.formats._conversation import (
     Act,
     Acted,
@@ -30,7 +31,7 @@ from app.formats._conversation import (
 )
 from app.formats._toolbox import Toolbox
 from app.formats.messages import _thoughts
-from app.turn import Item, Row
+from app.turn import Item
 
 Block = dict[str, Any]
 
@@ -50,7 +51,7 @@ def carries(part: Part) -> bool:
 
 
 def conversation(
-    items: Sequence[Item], instructions: Iterable[str], row: Row, model: str, toolbox: Toolbox
+    items: Sequence[Item], instructions: Iterable[str], row: Channel, model: str, toolbox: Toolbox
 ) -> tuple[list[Block], list[Block]]:
     """The system prompt's blocks, and the messages."""
     said = _Said(row, model)
@@ -70,7 +71,7 @@ def conversation(
 class _Said:
     """Messages in the making. What one role says in a row is one message."""
 
-    def __init__(self, row: Row, model: str) -> None:
+    def __init__(self, row: Channel, model: str) -> None:
         self._row = row
         self._model = model
         self._system: list[str] = []

@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from app.contract.channel import Channel
 from app.errors import UpstreamError, UpstreamRefused
 from app.formats._context import items, shortened
 from app.formats._request import effort_of, wants_truncation
 from app.formats._toolbox import Toolbox, offer
 from app.formats.messages._request import max_tokens
 from app.records import Chain
-from app.turn import Row, Turn
+from app.turn import Turn
 
 _SAMPLING = ("temperature", "top_p", "top_k")
 #: The share of the answer that thinking may take, for models that want a number of tokens.
@@ -26,10 +27,10 @@ _LEAST_BUDGET = 1024
 _BETWEEN_TOOLS = "between_tools"
 _NO_THINKING = {"type": "disabled"}
 
-Remedy = Callable[[Turn, Row, str], Turn]
+Remedy = Callable[[Turn, Channel, str], Turn]
 
 
-def amended(turn: Turn, row: Row, error: UpstreamError) -> Turn | None:
+def amended(turn: Turn, row: Channel, error: UpstreamError) -> Turn | None:
     """The turn without what was refused; None where nothing of the kind is in it."""
     if not isinstance(error, UpstreamRefused):
         return None
@@ -54,14 +55,14 @@ def _reasoning(turn: Turn, effort: str | None) -> dict[str, Any] | None:
 # --- thinking ---------------------------------------------------------------------------------------------------
 
 
-def _think_least(turn: Turn, row: Row, sentence: str) -> Turn:
+def _think_least(turn: Turn, row: Channel, sentence: str) -> Turn:
     """For a model that cannot stop thinking."""
     if _BETWEEN_TOOLS in sentence:
         return _asking(turn, thinking={"type": _BETWEEN_TOOLS}, reasoning=_reasoning(turn, None))
     return _asking(turn, thinking=None, reasoning=_reasoning(turn, "low"))
 
 
-def _think_by_number(turn: Turn, row: Row, sentence: str) -> Turn:
+def _think_by_number(turn: Turn, row: Channel, sentence: str) -> Turn:
     """For a model that wants to be told how many tokens, or does not think at all."""
     effort = effort_of(turn.request)
     limit = max_tokens(turn.request, row)
@@ -71,17 +72,17 @@ def _think_by_number(turn: Turn, row: Row, sentence: str) -> Turn:
     return _asking(turn, thinking=thinking, reasoning=_reasoning(turn, None))
 
 
-def _think_less(turn: Turn, row: Row, sentence: str) -> Turn:
+def _think_less(turn: Turn, row: Channel, sentence: str) -> Turn:
     """For a model that does not have this effort."""
     effort = effort_of(turn.request)
     return _asking(turn, reasoning=_reasoning(turn, "high" if effort in ("xhigh", "max") else None))
 
 
-def _not_think(turn: Turn, row: Row, sentence: str) -> Turn:
+def _not_think(turn: Turn, row: Channel, sentence: str) -> Turn:
     return _asking(turn, thinking=_NO_THINKING, reasoning=_reasoning(turn, None))
 
 
-def _forget_thoughts(turn: Turn, row: Row, sentence: str) -> Turn:
+def _forget_thoughts(turn: Turn, row: Channel, sentence: str) -> Turn:
     return _without_thoughts(turn)
 
 
@@ -95,11 +96,11 @@ def _without_thoughts(turn: Turn) -> Turn:
 # --- other settings ---------------------------------------------------------------------------------------------
 
 
-def _as_by_default(turn: Turn, row: Row, sentence: str) -> Turn:
+def _as_by_default(turn: Turn, row: Channel, sentence: str) -> Turn:
     return _asking(turn, **dict.fromkeys(_SAMPLING))
 
 
-def _unenforced(turn: Turn, row: Row, sentence: str) -> Turn:
+def _unenforced(turn: Turn, row: Channel, sentence: str) -> Turn:
     """Schemas told but not enforced, the answer's and those of tools: they hold what only other models can enforce."""
     text = turn.request.get("text") or {}
     changes: dict[str, Any] = {}

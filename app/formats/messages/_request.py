@@ -7,11 +7,12 @@ from typing import Any
 
 import orjson
 
+from app.contract.channel import Channel
 from app.formats import _context, _conversation
 from app.formats._request import effort_of, in_force, instructions, refuse_prompt, text_format
 from app.formats._toolbox import Offer, Toolbox, offer
 from app.formats.messages import _messages
-from app.turn import Row, Turn
+from app.turn import Turn
 
 #: How long an answer may be when neither the client nor the row says so: here a request has to.
 MAX_TOKENS = 8192
@@ -29,7 +30,7 @@ _JSON = "Answer with one JSON object and nothing else, without a code fence."
 _SCHEMA = "Answer with one JSON value that fits the following JSON schema and nothing else, without a code fence.\n"
 
 
-def encode(turn: Turn, row: Row, model: str) -> bytes:
+def encode(turn: Turn, row: Channel, model: str) -> bytes:
     request = turn.request
     refuse_prompt(request)
     _conversation.check(turn.input, _messages.carries)
@@ -52,12 +53,12 @@ def encode(turn: Turn, row: Row, model: str) -> bytes:
     return orjson.dumps(body)
 
 
-def encode_count(turn: Turn, row: Row, model: str) -> bytes:
+def encode_count(turn: Turn, row: Channel, model: str) -> bytes:
     body = orjson.loads(encode(turn, row, model))
     return orjson.dumps({name: value for name, value in body.items() if name in _COUNTED_KEYS})
 
 
-def max_tokens(request: Mapping[str, Any], row: Row) -> int:
+def max_tokens(request: Mapping[str, Any], row: Channel) -> int:
     return int(request.get("max_output_tokens") or row.max_output_tokens or MAX_TOKENS)
 
 

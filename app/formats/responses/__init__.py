@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from app.contract.channel import Channel
 from app.contract.events import CREATED, IN_PROGRESS, terminal
 from app.formats import _openai
 from app.formats._events import Emitter
@@ -18,7 +19,7 @@ from app.formats._openai import decode_count
 from app.formats.responses._answer import decode
 from app.formats.responses._request import amended, encode, encode_compaction, encode_count, instructions_text
 from app.formats.responses._stream import ResponsesDecoder
-from app.turn import Row, Turn
+from app.turn import Turn
 
 __all__ = [
     "COMPACTION_PATH",
@@ -49,7 +50,7 @@ def headers(api_key: str | None) -> Mapping[str, str]:
     return _openai.bearer(api_key)
 
 
-def dropped(turn: Turn, row: Row) -> Sequence[str]:
+def dropped(turn: Turn, row: Channel) -> Sequence[str]:
     """Whatever the upstream cannot run, it says so itself."""
     return ()
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import orjson
 
+from app.contract.channel import Channel
 from app.contract.items import CALL_TYPES, OPAQUE_TYPES
 from app.errors import UpstreamError, UpstreamRefused
 from app.records import Link
 from app.sealing import is_sealed
-from app.turn import Item, Row, Turn
+from app.turn import Item, Turn
 
 _COMPACTION_KEYS = ("instructions", "prompt_cache_key", "service_tier")
 _COUNTED_KEYS = (
@@ -64,7 +65,7 @@ _NOTE: Item = {
 }
 
 
-def encode(turn: Turn, row: Row, model: str) -> bytes:
+def encode(turn: Turn, row: Channel, model: str) -> bytes:
     body = {name: value for name, value in turn.request.items() if name not in _NEVER_SENT}
     body["model"] = model
     body["store"] = False
@@ -78,17 +79,17 @@ def encode(turn: Turn, row: Row, model: str) -> bytes:
     return _with_input(body, turn, row)
 
 
-def encode_compaction(turn: Turn, row: Row, model: str) -> bytes:
+def encode_compaction(turn: Turn, row: Channel, model: str) -> bytes:
     """The body for `COMPACTION_PATH`, which takes little besides the context."""
     return _chosen(_COMPACTION_KEYS, turn, row, model)
 
 
-def encode_count(turn: Turn, row: Row, model: str) -> bytes:
+def encode_count(turn: Turn, row: Channel, model: str) -> bytes:
     """The body for `COUNT_PATH`: what takes tokens, and nothing else."""
     return _chosen(_COUNTED_KEYS, turn, row, model)
 
 
-def _chosen(keys: Iterable[str], turn: Turn, row: Row, model: str) -> bytes:
+def _chosen(keys: Iterable[str], turn: Turn, row: Channel, model: str) -> bytes:
     body: dict[str, Any] = {name: turn.request[name] for name in keys if name in turn.request}
     _write_plainly(body)
     body["model"] = model
@@ -112,7 +113,7 @@ def instructions_text(instructions: Mapping[str, Any]) -> str:
     return "\n".join(part["text"] for part in parts if isinstance(part, Mapping) and isinstance(part.get("text"), str))
 
 
-def amended(turn: Turn, row: Row, error: UpstreamError) -> Turn | None:
+def amended(turn: Turn, row: Channel, error: UpstreamError) -> Turn | None:
     """The turn without what only its maker can read, where the upstream says that it cannot. Those that know no
     compactions have no code for it."""
     if error.code != _UNREADABLE and not (_is_refusal(error) and _holds_compaction(turn)):
@@ -154,12 +155,12 @@ def _opened(item: Item) -> Item | None:
 # --- the context ------------------------------------------------------------------------------------------------
 
 
-def _with_input(body: Mapping[str, Any], turn: Turn, row: Row) -> bytes:
+def _with_input(body: Mapping[str, Any], turn: Turn, row: Channel) -> bytes:
     """The context spliced into the body: what was stored as JSON is not parsed to be sent."""
     return b'%b,"input":[%b]}' % (orjson.dumps(body)[:-1], b",".join(_input(turn, row)))
 
 
-def _input(turn: Turn, row: Row) -> Iterator[bytes]:
+def _input(turn: Turn, row: Channel) -> Iterator[bytes]:
     """The context as comma-separated pieces of JSON."""
     for position, link in enumerate(turn.chain.links):
         if not (turn.chain.compacted and position == 0):
@@ -168,14 +169,14 @@ def _input(turn: Turn, row: Row) -> Iterator[bytes]:
     yield from map(orjson.dumps, _given(turn.input, row))
 
 
-def _said_to(link: Link, row: Row) -> Iterable[bytes]:
+def _said_to(link: Link, row: Channel) -> Iterable[bytes]:
     """What a client gave. Only its reasoning, compactions and assistant's messages may have to be put otherwise."""
     if link.opaque or b'"assistant"' in link.input:
         return map(orjson.dumps, _given(orjson.loads(link.input), row))
     return _spliced(link.input)
 
 
-def _answered_by(link: Link, row: Row) -> Iterable[bytes]:
+def _answered_by(link: Link, row: Channel) -> Iterable[bytes]:
     if link.status == "completed" and (not link.opaque or (link.family == row.family and row.encrypted_reasoning)):
         return _spliced(link.output)
     replayed = (item for item in orjson.loads(link.output) if not _broke_off(item, link))
@@ -191,7 +192,7 @@ def _broke_off(item: Item, link: Link) -> bool:
     return link.status == "incomplete" and item.get("type") in CALL_TYPES and item.get("status") == "incomplete"
 
 
-def _given(items: Sequence[Item], row: Row) -> Iterator[Item]:
+def _given(items: Sequence[Item], row: Channel) -> Iterator[Item]:
     return _read(map(_typed, items), lambda item: _foreign(item, row))
 
 
@@ -206,7 +207,7 @@ def _read(items: Iterable[Item], opened: Callable[[Item], Item | None]) -> Itera
 # --- one item ---------------------------------------------------------------------------------------------------
 
 
-def _own(item: Item, link: Link, row: Row) -> Item | None:
+def _own(item: Item, link: Link, row: Channel) -> Item | None:
     """What an upstream said before, as this row's upstream can read it."""
     if item["type"] == "compaction":
         return item if link.family == row.family and not is_sealed(item.get("encrypted_content")) else _NOTE
@@ -215,7 +216,7 @@ def _own(item: Item, link: Link, row: Row) -> Item | None:
     return item if row.encrypted_reasoning and _is_secret(item) else _said_openly(item)
 
 
-def _foreign(item: Item, row: Row) -> Item | None:
+def _foreign(item: Item, row: Channel) -> Item | None:
     """What a client brings back. Nobody knows whose secret it holds; the upstream that reads such may try."""
     if item["type"] == "compaction":
         return _NOTE if is_sealed(item.get("encrypted_content")) else item
