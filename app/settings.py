@@ -31,6 +31,8 @@ _BODIES_IN_MEMORY = 4
 _PINS = ("auto", "on", "off")
 _DATABASES = ("sqlite", "mysql")
 _WHOLE = re.compile(r"[0-9]{1,10}", re.ASCII)
+_TENTHS = re.compile(r"[0-9]{1,5}(\.[0-9])?", re.ASCII)
+_LONGEST_SECONDS = 86_400
 _MOST = 2**31 - 1
 #: A name, an IPv4 address, or an IPv6 one in brackets.
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})|\[[0-9A-Fa-f:.]+\]", re.ASCII)
@@ -190,8 +192,8 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         socket_lifetime=variables.integer("ANTIPHON_SOCKET_LIFETIME", 3600, minimum=1),
         max_body=max_body,
         memory=_memory(variables, max_body),
-        heartbeat=float(variables.integer("ANTIPHON_HEARTBEAT", 15, minimum=1)),
-        header_after=float(variables.integer("ANTIPHON_HEADER_AFTER", 10, minimum=1)),
+        heartbeat=variables.seconds("ANTIPHON_HEARTBEAT", 15.0),
+        header_after=variables.seconds("ANTIPHON_HEADER_AFTER", 10.0),
         stall=float(variables.integer("ANTIPHON_STALL", 60, minimum=1)),
         mover=variables.choice("ANTIPHON_MOVER", MOVERS),
         drain=variables.integer("ANTIPHON_DRAIN", 20, minimum=0),
@@ -228,6 +230,17 @@ class Variables:
         if not _WHOLE.fullmatch(text) or not minimum <= int(text) <= maximum:
             raise ConfigurationError(f"{name} is {_shown(text)}", f"it is a whole number from {minimum} to {maximum}")
         return int(text)
+
+    def seconds(self, name: str, default: float) -> float:
+        """Tenths are the finest that is worth saying."""
+        text = self.text(name)
+        if not text:
+            return default
+        if not _TENTHS.fullmatch(text) or not 0.1 <= float(text) <= _LONGEST_SECONDS:
+            raise ConfigurationError(
+                f"{name} is {_shown(text)}", f"it is a number of seconds from 0.1 to {_LONGEST_SECONDS}"
+            )
+        return float(text)
 
     def choice(self, name: str, choices: Sequence[str]) -> str:
         """One of `choices`, by default the first."""

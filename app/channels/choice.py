@@ -16,8 +16,9 @@ from app import formats
 from app.channels.endpoints import CHAT, RESPONSES, Endpoint
 from app.channels.exchange import DecodeError, checked
 from app.channels.health import Health, Need, Place, RetryBudget
+from app.channels.readiness import Watch
 from app.channels.table import Table
-from app.channels.upstream import Exchange, LocalExchange, Upstream, Watch
+from app.channels.upstream import Exchange, LocalExchange, Upstream
 from app.channels.watch import WatchedTable
 from app.contract.channel import Channel, Compaction
 from app.errors import (

@@ -1,7 +1,7 @@
-"""One exchange with an upstream: requests says what a request is, urllib3 opens the connections, and neither ever
-waits, because whoever waits for an answer also watches the client.
+"""One exchange with an upstream: requests says what a request is, and nothing ever blocks, because the thread that
+waits for an answer also watches the client.
 
-Foreign exceptions end here: whatever requests, urllib3, the socket or the answer raise becomes an UpstreamError.
+Foreign exceptions end here: whatever requests, the socket or the answer raise becomes an UpstreamError.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from time import monotonic, time_ns
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3.exceptions import ConnectTimeoutError, HTTPError
 
 from app import formats
 from app.channels import http
+from app.channels.connector import ARRIVAL_TIMES, Connector
+from app.channels.readiness import Late, Watch, wait_ready
 from app.contract.channel import Channel
 from app.errors import (
-    ClientGone,
     UpstreamBroken,
     UpstreamError,
     UpstreamStalled,
@@ -55,40 +55,8 @@ _RECORD = 16384
 _MAX_STALE = 3
 #: Seconds that the end of a body may take after the end of what it says, for the connection to be kept.
 _LAST_CHUNK = 0.05
-#: Linux: the kernel notes when each segment arrived, and tells it beside the bytes.
-_ARRIVAL_TIMES = 35
 _TIME = struct.Struct("@qq")
 _ANCILLARY = socket.CMSG_SPACE(_TIME.size)
-#: A connection whose other end says nothing any more, not even that it is there, is ended after so many seconds: the
-#: first probe after `_PROBE_AFTER`, then one every `_PROBE_EVERY`.
-_DEAD_AFTER = 50
-_PROBE_AFTER = 20
-_PROBE_EVERY = 10
-_SOCKET_OPTIONS = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_AFTER),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _PROBE_EVERY),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, (_DEAD_AFTER - _PROBE_AFTER) // _PROBE_EVERY),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_AFTER * 1000),
-    (socket.SOL_SOCKET, _ARRIVAL_TIMES, 1),
-)
-
-
-class Watch(Protocol):
-    """What is seen to while an upstream is waited for."""
-
-    @property
-    def client(self) -> int | None:
-        """The descriptor on which the client's hanging up is seen."""
-        ...
-
-    def pause(self) -> float:
-        """Seconds that may pass until the next `tick`."""
-        ...
-
-    def tick(self) -> None:
-        """Does what is due, and raises what ends the waiting."""
-        ...
 
 
 class Exchange(Protocol):
@@ -169,27 +137,27 @@ class Upstream:
     def _send(self, message: Sequence[bytes], clock: _Clock, watch: Watch | None) -> Exchange:
         try:
             for _ in range(_MAX_STALE):
-                wire = self._connect()
+                wire = self._connect(watch)
                 try:
                     return self._ask(wire, message, clock, watch)
                 except _StaleConnection:
                     # Its server has most likely closed the others as well.
                     self._connections.clear()
             raise UpstreamUnreachable("The model's server keeps closing its connections.")
-        except _Late as error:
+        except Late as error:
             raise self._unanswered() from error
         except (HTTPException, OSError) as error:
             broken = UpstreamBroken("The model's server broke off before it answered.")
             broken.cause = _reason(error)
             raise broken from error
 
-    def _connect(self) -> _Wire:
+    def _connect(self, watch: Watch | None) -> _Wire:
         """On a connection that was kept, or on a new one."""
         try:
             if (kept := self._connections.take()) is not None:
                 return kept
-            return _Wire(self._connections, self._connections.open(self._row.timeouts.connect))
-        except (HTTPError, HTTPException, OSError, ValueError) as error:
+            return _Wire(self._connections, self._connections.open(self._row.timeouts.connect, watch))
+        except (OSError, ValueError, Late) as error:
             unreachable = UpstreamUnreachable("The model's server cannot be reached.")
             unreachable.cause = _reason(error)
             raise unreachable from error
@@ -226,7 +194,7 @@ def _reason(error: BaseException) -> str:
             return "errno=EAI"
         if isinstance(known, OSError) and known.errno is not None and known.errno in errno.errorcode:
             return f"errno={errno.errorcode[known.errno]}"
-        late = late or isinstance(known, TimeoutError | ConnectTimeoutError)
+        late = late or isinstance(known, TimeoutError | Late)
         inner = next((one for one in known.args if isinstance(one, BaseException)), None)
         known = known.__cause__ or known.__context__ or inner
     return "errno=ETIMEDOUT" if late else ""
@@ -249,10 +217,6 @@ def _text(value: str | bytes) -> str:
 # --- connections ------------------------------------------------------------------------------------------------
 
 
-class _Late(Exception):
-    """A deadline of ours has passed. (The kernel's own TimeoutError is a connection that is dead.)"""
-
-
 @dataclass(frozen=True, slots=True)
 class _Clock:
     """When an answer is given up, and how long a stream's body may be silent."""
@@ -267,35 +231,13 @@ class _StaleConnection(Exception):
     """A kept-alive connection was closed by the other side before one byte of the answer came."""
 
 
-def _await(descriptor: int, watch: Watch | None, timeout: float, events: int = select.POLLIN) -> None:
-    """Until it is ready. Raises _Late, ClientGone when the client leaves first, or what the watch raises."""
-    poll = select.poll()
-    poll.register(descriptor, events)
-    client = watch.client if watch is not None else None
-    if client is not None:
-        poll.register(client, select.POLLRDHUP)
-    until = monotonic() + timeout
-    while True:
-        left = max(0.0, until - monotonic())
-        pause = left if watch is None else min(left, watch.pause())
-        ready = dict(poll.poll(pause * 1000))
-        if descriptor in ready:
-            return
-        if client in ready:
-            raise ClientGone
-        if watch is not None:
-            watch.tick()
-        if pause >= left:
-            raise _Late
-
-
 class _Connections:
     """Those of one channel: opened to its one address, kept while they can serve again, and used newest first."""
 
     def __init__(self, row: Channel, most: int) -> None:
-        self._pool = _pool(row)
+        self._connector = _connector(row)
         self._most = most
-        self._kept: deque[Any] = deque()
+        self._kept: deque[socket.socket] = deque()
         self._closed = False
 
     def take(self) -> _Wire | None:
@@ -308,32 +250,20 @@ class _Connections:
             except IndexError:
                 return None
             silent_since = time_ns()
-            if _is_silent(connection.sock):
+            if _is_silent(connection):
                 return _Wire(self, connection, silent_since)
             connection.close()
 
-    def open(self, timeout: float) -> Any:
-        connection: Any = self._pool._new_conn()
-        try:
-            connection.timeout = timeout
-            connection.connect()
-            connection.sock.setblocking(False)
-            for level, option, value in _SOCKET_OPTIONS:
-                # A kernel without one of them serves all the same.
-                with suppress(OSError):
-                    connection.sock.setsockopt(level, option, value)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+    def open(self, seconds: float, watch: Watch | None) -> socket.socket:
+        return self._connector.connect(seconds, watch)
 
-    def keep(self, connection: Any) -> None:
+    def keep(self, connection: socket.socket) -> None:
         if self._closed or len(self._kept) >= self._most:
             connection.close()
             return
         # What the other side still holds back until its answer is confirmed comes now, and not behind the next request.
         with suppress(OSError):
-            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self._kept.append(connection)
 
     def clear(self) -> None:
@@ -346,15 +276,15 @@ class _Connections:
         self.clear()
 
 
-def _pool(row: Channel) -> urllib3.HTTPConnectionPool:
-    """urllib3's part: what it takes to open a connection to the one address of a channel."""
+def _connector(row: Channel) -> Connector:
     url = urllib3.util.parse_url(row.base_url or "")
     host = url.host or "localhost"
     if url.scheme != "https":
-        return urllib3.HTTPConnectionPool(host, url.port)
+        return Connector(host, url.port or 80, None)
     # One context a channel: its certificates are read once, not for every connection.
     tls = ssl.create_default_context(cafile=row.ca_file or DEFAULT_CA_BUNDLE_PATH)
-    return urllib3.HTTPSConnectionPool(host, url.port, ssl_context=tls)
+    tls.set_alpn_protocols(["http/1.1"])
+    return Connector(host, url.port or 443, tls)
 
 
 def _is_silent(sock: socket.socket) -> bool:
@@ -370,7 +300,6 @@ class _Wire:
     """A connection while one request has it. Its socket never blocks: whoever waits also watches the client."""
 
     __slots__ = (
-        "_connection",
         "_connections",
         "_premature",
         "_silent_since",
@@ -381,11 +310,10 @@ class _Wire:
         "reused",
     )
 
-    def __init__(self, connections: _Connections, connection: Any, silent_since: int | None = None) -> None:
+    def __init__(self, connections: _Connections, connection: socket.socket, silent_since: int | None = None) -> None:
         """`silent_since`: when a connection that was kept had nothing to read, in nanoseconds of the wall clock."""
         self._connections = connections
-        self._connection = connection
-        self._socket: socket.socket = connection.sock
+        self._socket = connection
         self._tls = self._socket if isinstance(self._socket, ssl.SSLSocket) else None
         self.descriptor = self._socket.fileno()
         self._silent_since = silent_since
@@ -424,13 +352,13 @@ class _Wire:
             except BrokenPipeError:
                 # It has heard enough, and may have said why.
                 return
-            _await(self.descriptor, watch, deadline - monotonic(), events)
+            wait_ready(self.descriptor, watch, deadline - monotonic(), events)
 
     def read_head(self, reader: http.HeadReader, deadline: float, watch: Watch | None) -> bytes:
         """Until the whole head is there, and what came with it: a trickle of bytes does not reset the clock."""
         while True:
             if not self.more:
-                _await(self.descriptor, watch, deadline - monotonic())
+                wait_ready(self.descriptor, watch, deadline - monotonic())
             data = self.receive()
             if data and self._premature:
                 raise HTTPException("bytes came before the request had left")
@@ -477,16 +405,16 @@ class _Wire:
         return b"".join(records) if records else None
 
     def keep(self) -> None:
-        self._connections.keep(self._connection)
+        self._connections.keep(self._socket)
 
     def drop(self) -> None:
-        self._connection.close()
+        self._socket.close()
 
 
 def _arrival(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
     """When what was looked at had come, in nanoseconds of the wall clock; 0 where the kernel does not say."""
     for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, _ARRIVAL_TIMES) and len(data) == _TIME.size:
+        if (level, kind) == (socket.SOL_SOCKET, ARRIVAL_TIMES) and len(data) == _TIME.size:
             seconds, nanoseconds = _TIME.unpack(data)
             return int(seconds) * 1_000_000_000 + int(nanoseconds)
     return 0
@@ -547,8 +475,8 @@ class _HttpExchange:
             descriptor = self.fileno()
             if descriptor is not None:
                 try:
-                    _await(descriptor, self._watch, self._patience())
-                except _Late as error:
+                    wait_ready(descriptor, self._watch, self._patience())
+                except Late as error:
                     raise UpstreamTimeout("The model's server stopped in the middle of its answer.") from error
             if (piece := self.receive()) is not None:
                 return piece
@@ -608,9 +536,9 @@ class _HttpExchange:
         """Whether the body ended where its framing said, with nothing behind it."""
         if not self._body.ended:
             # The last chunk says nothing, and nobody has waited for it.
-            with suppress(HTTPException, OSError, _Late):
+            with suppress(HTTPException, OSError, Late):
                 if not (self._early or wire.more):
-                    _await(wire.descriptor, None, _LAST_CHUNK)
+                    wait_ready(wire.descriptor, None, _LAST_CHUNK)
                 self._next(wire)
         return self._body.clean and not self._early
 

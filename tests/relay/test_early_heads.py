@@ -33,9 +33,11 @@ from tests.relay.conftest import (
 from tests.upstream import (
     Script,
     ScriptedUpstream,
+    black_hole,
     ended,
     failing_at_once,
     json_instead,
+    mute,
     refusal,
     silent,
     slammed,
@@ -44,8 +46,10 @@ from tests.upstream import (
 from tests.web_sockets import Socket, check_frames
 
 JSON = dict[str, Any]
-#: Seconds after which a head leaves here, and those between two heartbeats: the smallest there are.
-SOON = 1
+#: Seconds after which a head leaves here, and those between two heartbeats.
+SOON = 0.2
+#: Seconds to connect: longer than any test waits.
+NEVER = {**PATIENT, "connect": 60}
 BEGUN = ["response.created", "response.in_progress"]
 FILLER = " and much more was said about it" * 100
 DUE = [{"type": "compaction", "compact_threshold": 100}]
@@ -125,21 +129,27 @@ def kinds(raw: bytes) -> list[str]:
 def _slow(
     tmp_path_factory: pytest.TempPathFactory, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], mover: str
 ) -> Iterator[Gateway]:
-    with Gateway(
-        tmp_path_factory.mktemp("slow"),
-        rows(*upstreams),
-        mover=mover,
-        header_after=SOON,
-        heartbeat=SOON,
-        threads=64,
-        worker_processes=1,
-    ) as gateway:
+    with (
+        black_hole() as unconnected,
+        mute() as unsecured,
+        Gateway(
+            tmp_path_factory.mktemp("slow"),
+            rows(*upstreams, unconnected=unconnected, unsecured=unsecured),
+            mover=mover,
+            header_after=SOON,
+            heartbeat=SOON,
+            threads=64,
+            worker_processes=1,
+        ) as gateway,
+    ):
         yield gateway
 
 
-def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
+def rows(first: ScriptedUpstream, second: ScriptedUpstream, **unreachable: str) -> list[JSON]:
+    """`unreachable`: base URLs by the names of models that nothing else serves."""
     return [
         *pair("m", first, second, timeout=PATIENT, cooldown={"after": 1000}, chat=True),
+        *(first.channel(name, models=[name], base_url=url, timeout=dict(NEVER)) for name, url in unreachable.items()),
         first.channel("native", models=["native"], compact="native", timeout=PATIENT, api_key="${KEY_OF_FIRST}"),
     ]
 
@@ -262,6 +272,16 @@ def test_a_client_of_http_1_0_gets_them_too(slow: Stage) -> None:
         while data := sock.recv(65536):
             received += data
     check_stream(received.partition(b"\r\n\r\n")[2], status="completed")
+
+
+# --- an upstream that cannot be reached ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["unconnected", "unsecured"])
+def test_the_head_comes_and_a_hangup_is_seen_while_a_connection_is_opened(slow: Stage, model: str) -> None:
+    with slow.dial(model=model) as sock:
+        received = read_until(sock, HEARTBEAT)
+    slow.is_cancelled(response_id_in(received))
 
 
 # --- a compaction before the answer -----------------------------------------------------------------------------

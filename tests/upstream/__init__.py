@@ -80,7 +80,7 @@ from tests.upstream.scripts import (
     wire,
     zipped,
 )
-from tests.upstream.server import ScriptedUpstream, black_hole, closed_port, self_signed
+from tests.upstream.server import ScriptedUpstream, black_hole, closed_port, mute, self_signed
 
 __all__ = [
     "DEFAULTS",
@@ -124,6 +124,7 @@ __all__ = [
     "invalid_utf8",
     "json_instead",
     "line_ends",
+    "mute",
     "rate_limited",
     "raw",
     "redirect",

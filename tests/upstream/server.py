@@ -470,3 +470,12 @@ def black_hole() -> Iterator[str]:
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+
+
+@contextlib.contextmanager
+def mute() -> Iterator[str]:
+    """A base_url of a server that takes connections and says nothing, not even how TLS begins."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}/v1"
