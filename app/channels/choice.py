@@ -13,7 +13,7 @@ from time import monotonic
 from types import TracebackType
 
 from app import formats
-from app.channels.endpoints import CHAT, RESPONSES, Endpoint
+from app.channels.endpoints import PASSTHROUGH, RESPONSES, Endpoint
 from app.channels.exchange import DecodeError, checked
 from app.channels.health import Health, Need, Place, RetryBudget
 from app.channels.readiness import Watch
@@ -105,9 +105,9 @@ class Channels:
         ordered = sorted(_ordered(able, prefer), key=lambda channel: losses[channel.name])
         return self._tries(model, ordered, owner, wait)
 
-    def chat_choices(self, model: str, *, owner: str = "", wait: Wait | None = None) -> Iterator[Choice]:
-        """The same for a chat completion that is passed on as it is."""
-        able = self._able(model, CHAT)
+    def chat_choices(self, path: str, model: str, *, owner: str = "", wait: Wait | None = None) -> Iterator[Choice]:
+        """The same for a request to a passthrough endpoint, by its path."""
+        able = self._able(model, PASSTHROUGH[path])
         self._budget.deposit()
         return self._tries(model, _ordered(able, None), owner, wait)
 

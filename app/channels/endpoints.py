@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from app import formats
 from app.contract.channel import Channel
 from app.errors import FormatNotServed, InvalidRequest, unknown_chat_model, unknown_model
-from app.formats import chat_completions
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +32,23 @@ def _answers_turns(channel: Channel) -> bool:
     return channel.bridge
 
 
-def _takes_chats(channel: Channel) -> bool:
-    """A chat goes upstream as it is: where the format's own requests go there, or the row says so."""
-    if channel.base_url is None:
-        return False
-    return channel.chat or formats.load(channel.format).PATH == chat_completions.PATH
+def _passthrough(endpoint: formats.PassthroughEndpoint) -> Endpoint:
+    """The request goes upstream as it is: where the format's own requests go there, or the row says so."""
+
+    def serves(channel: Channel) -> bool:
+        if channel.base_url is None:
+            return False
+        return endpoint.in_row(channel) or _posts_to(channel, endpoint.path)
+
+    return Endpoint(f"/v1{endpoint.path}", endpoint.refusal, serves, lambda model, _: unknown_chat_model(model))
+
+
+def _posts_to(channel: Channel, path: str) -> bool:
+    """Whether the channel's format posts there, whatever the model's name."""
+    return formats.load(channel.format).path("", False) == path
 
 
 RESPONSES = Endpoint("/v1/responses", "responses_not_supported", _answers_turns, unknown_model)
-CHAT = Endpoint(
-    "/v1/chat/completions", "chat_completions_not_supported", _takes_chats, lambda model, _: unknown_chat_model(model)
-)
+PASSTHROUGH = {path: _passthrough(endpoint) for path, endpoint in formats.PASSTHROUGH.items()}
 
-ENDPOINTS = (RESPONSES, CHAT)
+ENDPOINTS = (RESPONSES, *PASSTHROUGH.values())

@@ -14,14 +14,19 @@ from typing import Protocol, cast
 from app.contract.channel import Channel
 from app.errors import UpstreamError
 from app.formats._events import Emitter, replay
+from app.formats._passthrough import PASSTHROUGH, PassthroughDecoder, PassthroughEndpoint, PassthroughSummary
 from app.turn import Answer, Item, Turn
 
 __all__ = [
+    "PASSTHROUGH",
     "Compacting",
     "Counting",
     "Decoder",
     "Emitter",
     "Format",
+    "PassthroughDecoder",
+    "PassthroughEndpoint",
+    "PassthroughSummary",
     "Serving",
     "counting",
     "load",
@@ -66,7 +71,9 @@ class Decoder(Protocol):
 class Format(Protocol):
     """The module itself."""
 
-    PATH: str
+    def path(self, model: str, stream: bool) -> str:
+        """Where a request for this model is posted, below the channel's `base_url`; some APIs stream elsewhere."""
+        ...
 
     def encode(self, turn: Turn, row: Channel, model: str) -> bytes:
         """The upstream's request body. Raises InvalidRequest for what this format cannot carry."""
@@ -100,7 +107,9 @@ class Format(Protocol):
 class Compacting(Protocol):
     """A format whose upstreams may compact by themselves."""
 
-    COMPACTION_PATH: str
+    def compaction_path(self, model: str) -> str:
+        """As `path`, for a compaction."""
+        ...
 
     def encode_compaction(self, turn: Turn, row: Channel, model: str) -> bytes: ...
 
@@ -108,7 +117,9 @@ class Compacting(Protocol):
 class Counting(Protocol):
     """A format whose upstreams may tell how many tokens a request would take, without answering it."""
 
-    COUNT_PATH: str
+    def count_path(self, model: str) -> str:
+        """As `path`, for a count of tokens."""
+        ...
 
     def encode_count(self, turn: Turn, row: Channel, model: str) -> bytes:
         """Raises InvalidRequest for what this format cannot carry."""
@@ -139,7 +150,7 @@ def load(name: str) -> Format:
 def counting(name: str) -> Counting | None:
     """The same module where its upstreams can count."""
     format_ = load(name)
-    return cast(Counting, format_) if hasattr(format_, "COUNT_PATH") else None
+    return cast(Counting, format_) if hasattr(format_, "count_path") else None
 
 
 def serving(name: str) -> Serving:

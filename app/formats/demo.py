@@ -21,10 +21,10 @@ from app.contract.usage import estimate
 from app.errors import InvalidRequest
 from app.formats import responses
 from app.formats._events import pieces
-from app.formats.responses import PATH, amended, decode, decode_error, decoder, dropped, headers
+from app.formats.responses import amended, decode, decode_error, decoder, dropped, headers, path
 from app.turn import Item, Turn
 
-__all__ = ["PATH", "amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers", "serve"]
+__all__ = ["amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers", "path", "serve"]
 
 #: As OpenAI's models have it.
 MIN_OUTPUT_TOKENS = 16

@@ -23,7 +23,7 @@ class Unstreamed:
         self._watch = watch
 
     def run(self, attempt: TurnAttempt) -> tuple[Answer, TurnAttempt]:
-        answer = posted(attempt, attempt.turn, attempt.choice.format.PATH, attempt.encoded(), self._watch)
+        answer = posted(attempt, attempt.turn, _path(attempt.turn, attempt.choice), attempt.encoded(), self._watch)
         attempt.path = answer.path
         return answer, attempt
 
@@ -47,13 +47,17 @@ def open_flow(attempt: TurnAttempt, number: int, watch: Watch, client: Client | 
     """The stream of a channel that has answered with 200, and the events that it begins with. The next event that is
     sent on has the number `number`. The attempt closes its exchange. Raises UpstreamError, ClientGone."""
     turn, format_ = attempt.turn, attempt.choice.format
-    exchange = attempt.open(format_.PATH, attempt.encoded(), accept=EVENTS, watch=watch)
+    exchange = attempt.open(_path(turn, attempt.choice), attempt.encoded(), accept=EVENTS, watch=watch)
     limits = attempt.choice.channel.timeouts
     if "json" in exchange.headers.get("content-type", ""):
         # Asked for a stream and answered in one piece: the client still gets its events.
         answer = replay(format_.decode(exchange.read(), turn), turn, number)
         return Flow(exchange, answer, limits, watch, client), answer.feed(b"")
     return Flow(exchange, format_.decoder(turn, number), limits, watch, client), b""
+
+
+def _path(turn: Turn, choice: Choice) -> str:
+    return choice.format.path(choice.model, turn.stream)
 
 
 def posted(attempt: ChannelAttempt, turn: Turn, path: str, body: bytes, watch: Watch) -> Answer:
@@ -65,7 +69,7 @@ def whole_answer(turn: Turn, choice: Choice, watch: Watch | None) -> Answer:
     """The answer of this very channel, without an attempt that counts for it."""
     format_ = choice.format
     body = format_.encode(turn, choice.channel, choice.model)
-    with closing(choice.post(format_.PATH, body, accept=JSON, watch=watch)) as exchange:
+    with closing(choice.post(_path(turn, choice), body, accept=JSON, watch=watch)) as exchange:
         return _decoded(format_, exchange, turn)
 
 

@@ -22,8 +22,7 @@ from app.errors import (
     UpstreamError,
     unknown_chat_model,
 )
-from app.formats.chat_completions import PATH, passage
-from app.formats.chat_completions.passage import Account, Passage
+from app.formats import PassthroughDecoder, PassthroughEndpoint, PassthroughSummary
 from app.records import Token
 from app.relay import Asked
 from app.relay.answers import EVENTS, JSON
@@ -45,17 +44,17 @@ class ChatRelay:
         self._channels = channels
         self._mover = mover
 
-    def create(self, token: Token, request: Request, asked: Asked) -> bytes:
+    def create(self, endpoint: PassthroughEndpoint, token: Token, request: Request, asked: Asked) -> bytes:
         """The upstream's completion, byte for byte. Raises GatewayError, or ClientGone when nobody waits any more."""
         recorder = ChatRecorder(self._store, token, request, asked.request_id, asked.entry)
         watch = Watch(asked.client, self._mover.pace.drain)
         with recorder.opening():
-            attempts = self._attempts(token, request, recorder, watch)
-            body, account, choice = attempts.first(_Unstreamed(request, watch))
+            attempts = self._attempts(endpoint.path, token, request, recorder, watch)
+            body, account, choice = attempts.first(_Unstreamed(endpoint, request, watch))
         recorder.finish(choice, account)
         return body
 
-    def stream(self, token: Token, request: Request, asked: Asked) -> Iterable[bytes]:
+    def stream(self, endpoint: PassthroughEndpoint, token: Token, request: Request, asked: Asked) -> Iterable[bytes]:
         """The upstream's chunks, opened: the first one has come. Raises as `create` does, unless that took so long that
         the client has been sent a sign of life before."""
         recorder = ChatRecorder(self._store, token, request, asked.request_id, asked.entry)
@@ -63,19 +62,21 @@ class ChatRelay:
         alive = _SignOfLife(asked, watch, self._mover.pace)
         try:
             with recorder.opening():
-                attempts = self._attempts(token, request, recorder, watch)
-                line = attempts.first(_Streamed(request, asked.connection, watch, self._mover))
+                attempts = self._attempts(endpoint.path, token, request, recorder, watch)
+                line = attempts.first(_Streamed(endpoint, request, asked.connection, watch, self._mover))
             return ChatStream(line, recorder)
         except GatewayError as error:
             if not alive.sent:
                 raise
             return [_failure(error)]
 
-    def _attempts(self, token: Token, request: Request, recorder: ChatRecorder, watch: Watch) -> ChannelAttempts:
+    def _attempts(
+        self, path: str, token: Token, request: Request, recorder: ChatRecorder, watch: Watch
+    ) -> ChannelAttempts:
         model = request["model"]
         if not token.may_use(model):
             raise unknown_chat_model(model)
-        choices = self._channels.chat_choices(model, owner=token.owner, wait=watch.wait)
+        choices = self._channels.chat_choices(path, model, owner=token.owner, wait=watch.wait)
         return ChannelAttempts(choices, recorder.tried)
 
 
@@ -111,27 +112,31 @@ def _failure(error: GatewayError) -> bytes:
 class _Unstreamed:
     """The step that has a request answered in one piece."""
 
+    endpoint: PassthroughEndpoint
     request: Request
     watch: Watch
 
-    def run(self, attempt: ChannelAttempt) -> tuple[bytes, Account, Choice]:
-        body = _opened(attempt, self.request, JSON, self.watch).read()
-        return body, passage.read_whole(body), attempt.choice
+    def run(self, attempt: ChannelAttempt) -> tuple[bytes, PassthroughSummary, Choice]:
+        body = _opened(attempt, self.endpoint, self.request, JSON, self.watch).read()
+        return body, self.endpoint.codec.read_whole(body), attempt.choice
 
 
 @dataclass(frozen=True, slots=True)
 class _Streamed:
     """The step that opens a stream: the first valid chunk has come."""
 
+    endpoint: PassthroughEndpoint
     request: Request
     connection: Client | None
     watch: Watch
     mover: Mover
 
     def run(self, attempt: ChannelAttempt) -> _Line:
-        exchange = _opened(attempt, self.request, EVENTS, self.watch)
+        exchange = _opened(attempt, self.endpoint, self.request, EVENTS, self.watch)
         limits = attempt.choice.channel.timeouts
-        line = _Line(attempt, Flow(exchange, Passage(self.request), limits, self.watch, self.connection), self.mover)
+        decoder = self.endpoint.codec.decoder(self.request)
+        flow = Flow(exchange, decoder, limits, self.watch, self.connection)
+        line = _Line(attempt, self.endpoint, flow, self.mover)
         line.accept()
         attempt.choice.accepted()
         if self.connection is not None:
@@ -140,16 +145,25 @@ class _Streamed:
         return line
 
 
-def _opened(attempt: ChannelAttempt, request: Request, accept: str, watch: Watch) -> Exchange:
-    body = passage.encode(request, attempt.choice.model)
-    return attempt.open(PATH, body, accept=accept, watch=watch, decode_error=passage.decode_error)
+def _opened(
+    attempt: ChannelAttempt, endpoint: PassthroughEndpoint, request: Request, accept: str, watch: Watch
+) -> Exchange:
+    body, decode_error = endpoint.codec.encode(request, attempt.choice.model), endpoint.codec.decode_error
+    return attempt.open(endpoint.path, body, accept=accept, watch=watch, decode_error=decode_error)
 
 
 class _Line:
-    """The attempt at work on a stream: what its channel sends, decoded by a passage."""
+    """The attempt at work on a stream: what its channel sends, decoded by the endpoint."""
 
-    def __init__(self, attempt: ChannelAttempt, flow: Flow[Passage], mover: Mover) -> None:
+    def __init__(
+        self,
+        attempt: ChannelAttempt,
+        endpoint: PassthroughEndpoint,
+        flow: Flow[PassthroughDecoder],
+        mover: Mover,
+    ) -> None:
         self.attempt = attempt
+        self._codec = endpoint.codec
         self._flow = flow
         self._passage = flow.decoder
         self._mover = mover
@@ -160,14 +174,14 @@ class _Line:
         return self.attempt.choice
 
     @property
-    def account(self) -> Account:
-        return self._passage.account
+    def account(self) -> PassthroughSummary:
+        return self._passage.summary
 
     def accept(self) -> None:
         """Reads up to the first valid chunk. Raises UpstreamError."""
         if "json" in self._flow.exchange.headers.get("content-type", ""):
             # Asked for a stream and answered in one piece: the client still gets its chunks.
-            self._ready = self._passage.feed(passage.as_stream(self._flow.exchange.read()))
+            self._ready = self._passage.feed(self._codec.as_stream(self._flow.exchange.read()))
         else:
             self._ready = self._mover.accept(self._flow)
         self._check()

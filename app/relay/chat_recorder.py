@@ -13,7 +13,7 @@ import orjson
 from app import ids
 from app.contract.usage import estimate
 from app.errors import ClientGone, GatewayError, InvalidRequest
-from app.formats.chat_completions.passage import Account
+from app.formats import PassthroughSummary
 from app.records import Attempt, Draft, Outcome, Token, Usage
 from app.relay.journal import Entry
 from app.relay.ports import Choice
@@ -66,14 +66,16 @@ class ChatRecorder:
     def first_byte(self) -> None:
         self._first_byte_ms = _since(self._started)
 
-    def finish(self, choice: Choice, account: Account) -> None:
+    def finish(self, choice: Choice, account: PassthroughSummary) -> None:
         self._end(account.status, choice, account)
 
-    def fail(self, error: GatewayError, choice: Choice | None = None, account: Account | None = None) -> None:
+    def fail(
+        self, error: GatewayError, choice: Choice | None = None, account: PassthroughSummary | None = None
+    ) -> None:
         wire = {"code": error.name, "message": error.message}
         self._end("failed", choice, account, wire)
 
-    def leave(self, choice: Choice | None = None, account: Account | None = None) -> None:
+    def leave(self, choice: Choice | None = None, account: PassthroughSummary | None = None) -> None:
         """Nobody listens any more. A client may well leave when it has heard why the answer has ended."""
         finished = account is not None and account.finished
         self._end(account.status if account is not None and finished else "cancelled", choice, account)
@@ -82,7 +84,7 @@ class ChatRecorder:
         self,
         status: str,
         choice: Choice | None,
-        account: Account | None,
+        account: PassthroughSummary | None,
         error: Mapping[str, Any] | None = None,
     ) -> None:
         if self._ended:
@@ -103,11 +105,11 @@ class ChatRecorder:
         self._entry.tell(self._draft, outcome)
         self._store.responses.note(self._draft, outcome)
 
-    def _usage(self, account: Account) -> Usage:
+    def _usage(self, account: PassthroughSummary) -> Usage:
         if account.usage:
             return account.usage
         asked = len(orjson.dumps(self._request))
-        return Usage(input_tokens=estimate(asked), output_tokens=estimate(account.said), estimated=True)
+        return Usage(input_tokens=estimate(asked), output_tokens=estimate(account.text_length), estimated=True)
 
 
 def _since(moment: float) -> int:

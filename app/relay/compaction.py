@@ -167,11 +167,11 @@ class Compaction:
             if choice.channel.compact == "trigger":
                 turn = replace(turn, input=[*turn.input, _TRIGGER])
                 body = choice.format.encode(turn, choice.channel, choice.model)
-                answer = posted(attempt, turn, choice.format.PATH, body, asked.watch)
+                answer = posted(attempt, turn, choice.format.path(choice.model, False), body, asked.watch)
             else:
                 format_ = cast(Compacting, choice.format)
                 body = format_.encode_compaction(turn, choice.channel, choice.model)
-                answer = posted(attempt, turn, format_.COMPACTION_PATH, body, asked.watch)
+                answer = posted(attempt, turn, format_.compaction_path(choice.model), body, asked.watch)
         native = next((item for item in answer.output if item.get("type") == "compaction"), None)
         if native is None:
             raise UpstreamError("The model's server compacted and gave no compaction item.")

@@ -52,7 +52,7 @@ class _Count:
         choice = attempt.choice
         format_ = cast(Counting, choice.format)
         body = format_.encode_count(self._fit(self._turn, choice.channel.family), choice.channel, choice.model)
-        exchange = attempt.open(format_.COUNT_PATH, body, accept="application/json", watch=self._watch)
+        exchange = attempt.open(format_.count_path(choice.model), body, accept="application/json", watch=self._watch)
         return format_.decode_count(exchange.read())
 
 

@@ -15,7 +15,7 @@ from app.formats import demo
 def answer(*items: dict[str, Any] | str) -> str:
     """A string is a message of the user."""
     given = [{"type": "message", "role": "user", "content": item} if isinstance(item, str) else item for item in items]
-    status, parts = demo.serve(demo.PATH, orjson.dumps({"model": "demo", "input": given}))
+    status, parts = demo.serve("/responses", orjson.dumps({"model": "demo", "input": given}))
     assert status == 200
     return str(orjson.loads(b"".join(parts))["output"][0]["content"][0]["text"])
 
@@ -50,7 +50,7 @@ def test_it_makes_nothing_up() -> None:
 
 def test_what_it_has_compacted_it_still_knows() -> None:
     said = [{"role": "user", "content": "My name is Ada."}, {"type": "compaction_trigger"}]
-    _, parts = demo.serve(demo.PATH, orjson.dumps({"model": "demo", "input": said}))
+    _, parts = demo.serve("/responses", orjson.dumps({"model": "demo", "input": said}))
     (item,) = orjson.loads(b"".join(parts))["output"]
     assert answer(item, "What is my name?") == "Your name is Ada."
     for seal in ("demo:", "demo:!", "demo:bm8=", "demo:WzFd", "other"):

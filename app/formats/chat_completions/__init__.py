@@ -14,13 +14,16 @@ from app.formats._context import shortened
 from app.formats._failures import http_error as decode_error
 from app.formats._request import wants_truncation
 from app.formats._toolbox import Toolbox
+from app.formats.chat_completions import passage
 from app.formats.chat_completions._answer import ChatDecoder, decode
 from app.formats.chat_completions._request import encode
 from app.turn import Turn
 
-__all__ = ["PATH", "amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers"]
+__all__ = ["amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers", "path"]
 
-PATH = "/chat/completions"
+
+def path(model: str, stream: bool) -> str:
+    return passage.PATH
 
 
 def decoder(turn: Turn, sequence: int) -> ChatDecoder:

@@ -26,6 +26,8 @@ from app.formats.chat_completions._chunks import (
 )
 from app.records import Usage
 
+PATH = "/chat/completions"
+
 #: Where text stands in a delta or a message.
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 #: How an event may begin.
@@ -62,19 +64,19 @@ def _as_asked(error: UpstreamError) -> UpstreamError:
 # --- the answer -------------------------------------------------------------------------------------------------
 
 
-class Account:
+class CompletionSummary:
     """What the books say of an answer: whose it was, how it ended, how long it was. Never a word of it."""
 
     def __init__(self) -> None:
         self.id: str | None = None
         self.model: str | None = None
         self.usage: Usage | None = None
-        self.said = 0
+        self.text_length = 0
         """Characters, for an estimate where the upstream counts nothing."""
         self._begun: set[object] = set()
         self._reasons: dict[object, str] = {}
 
-    def take(self, piece: Mapping[str, Any]) -> None:
+    def add_chunk(self, piece: Mapping[str, Any]) -> None:
         """A chunk, or a completion whole."""
         self.id = self.id or string(piece.get("id"))
         self.model = self.model or string(piece.get("model"))
@@ -86,7 +88,7 @@ class Account:
         index = at if isinstance(at := choice.get("index"), int) else 0
         self._begun.add(index)
         self.usage = usage_of(choice.get("usage")) or self.usage
-        self.said += _length(choice.get("delta") or choice.get("message"))
+        self.text_length += _length(choice.get("delta") or choice.get("message"))
         if reason := string(choice.get("finish_reason")):
             self._reasons[index] = reason
 
@@ -123,11 +125,11 @@ def _objects(value: object) -> list[dict[str, Any]]:
 # --- in one piece -----------------------------------------------------------------------------------------------
 
 
-def read_whole(body: bytes) -> Account:
+def read_whole(body: bytes) -> CompletionSummary:
     """Raises UpstreamError for what is no answer."""
-    account = Account()
-    account.take(_completion(body))
-    return account
+    summary = CompletionSummary()
+    summary.add_chunk(_completion(body))
+    return summary
 
 
 def as_stream(body: bytes) -> bytes:
@@ -165,7 +167,11 @@ def _as_delta(choice: Mapping[str, Any]) -> dict[str, Any]:
 # --- as a stream ------------------------------------------------------------------------------------------------
 
 
-class Passage:
+def decoder(request: Mapping[str, Any]) -> CompletionDecoder:
+    return CompletionDecoder(request)
+
+
+class CompletionDecoder:
     """A push machine over the bytes of one stream: gives whole events back as they came and watches how it goes.
 
     Once there is an `ending` or a `failure`, nothing more is taken.
@@ -177,7 +183,7 @@ class Passage:
         self.ending: bytes | None = None
         """The event that ends the stream, for the one to send who keeps the books."""
         self.failure: UpstreamError | None = None
-        self.account = Account()
+        self.summary = CompletionSummary()
         self._gives_usage = asks_for_usage(request)
         self._cutter = sse.Cutter()
         self._nonsense = 0
@@ -232,7 +238,7 @@ class Passage:
         if not isinstance(choices, list) and not isinstance(usage, dict):
             raise UpstreamBroken("The model's server sent an event that is not a piece of a chat completion.")
         self.accepted = True
-        self.account.take(chunk)
+        self.summary.add_chunk(chunk)
         return bool(choices) or self._gives_usage or not isinstance(usage, dict)
 
     def _end(self, raw: bytes) -> None:
@@ -242,7 +248,7 @@ class Passage:
 
     def _close(self) -> None:
         """Some servers never say [DONE]: an answer has ended when a reason was given."""
-        if self.account.finished:
+        if self.summary.finished:
             self.ending = sse.DONE
         else:
             self._fail(UpstreamBroken("The model's server closed the stream before the answer had ended."))

@@ -17,9 +17,8 @@ from app.formats.messages._request import encode, encode_count
 from app.turn import Turn
 
 __all__ = [
-    "COUNT_PATH",
-    "PATH",
     "amended",
+    "count_path",
     "decode",
     "decode_count",
     "decode_error",
@@ -28,11 +27,18 @@ __all__ = [
     "encode",
     "encode_count",
     "headers",
+    "path",
 ]
 
-PATH = "/messages"
-COUNT_PATH = "/messages/count_tokens"
 _VERSION = {"anthropic-version": "2023-06-01"}
+
+
+def path(model: str, stream: bool) -> str:
+    return "/messages"
+
+
+def count_path(model: str) -> str:
+    return "/messages/count_tokens"
 
 
 def decoder(turn: Turn, sequence: int) -> MessagesDecoder:

@@ -22,11 +22,10 @@ from app.formats.responses._stream import ResponsesDecoder
 from app.turn import Turn
 
 __all__ = [
-    "COMPACTION_PATH",
-    "COUNT_PATH",
-    "PATH",
     "ResponsesDecoder",
     "amended",
+    "compaction_path",
+    "count_path",
     "decode",
     "decode_count",
     "decode_error",
@@ -37,13 +36,21 @@ __all__ = [
     "encode_count",
     "headers",
     "instructions_text",
+    "path",
     "stream",
 ]
 
-PATH = "/responses"
-#: Where an upstream that compacts natively does it.
-COMPACTION_PATH = "/responses/compact"
-COUNT_PATH = "/responses/input_tokens"
+
+def path(model: str, stream: bool) -> str:
+    return "/responses"
+
+
+def compaction_path(model: str) -> str:
+    return "/responses/compact"
+
+
+def count_path(model: str) -> str:
+    return "/responses/input_tokens"
 
 
 def headers(api_key: str | None) -> Mapping[str, str]:

@@ -80,12 +80,12 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
 
 
 def encode_compaction(turn: Turn, row: Channel, model: str) -> bytes:
-    """The body for `COMPACTION_PATH`, which takes little besides the context."""
+    """The body for `compaction_path`, which takes little besides the context."""
     return _chosen(_COMPACTION_KEYS, turn, row, model)
 
 
 def encode_count(turn: Turn, row: Channel, model: str) -> bytes:
-    """The body for `COUNT_PATH`: what takes tokens, and nothing else."""
+    """The body for `count_path`: what takes tokens, and nothing else."""
     return _chosen(_COUNTED_KEYS, turn, row, model)
 
 

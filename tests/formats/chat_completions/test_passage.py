@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app import sse
 from app.errors import UpstreamBroken, UpstreamError, UpstreamFailed, UpstreamLimited, UpstreamRefused
-from app.formats.chat_completions.passage import Passage, as_stream, decode_error, encode, read_whole
+from app.formats.chat_completions.passage import CompletionDecoder, as_stream, decode_error, encode, read_whole
 from app.records import Usage
 from tests.test_sse import split
 
@@ -47,9 +47,9 @@ WHOLE = [COMMENT, FILTER, ROLE, HELLO, COMMENT, STOP, COUNT, sse.DONE]
 KEPT = [raw for raw in WHOLE if raw is not COUNT]
 
 
-def passed(*pieces: bytes, request: JSON = QUIET) -> tuple[bytes, Passage]:
+def passed(*pieces: bytes, request: JSON = QUIET) -> tuple[bytes, CompletionDecoder]:
     """What the client gets of these pieces and of the end behind them."""
-    passage = Passage(request)
+    passage = CompletionDecoder(request)
     given = [passage.feed(piece) for piece in pieces]
     given.append(passage.finish())
     return b"".join(given) + (passage.ending or b""), passage
@@ -98,7 +98,7 @@ def test_the_bytes_leave_as_they_came_however_they_were_split(
     out, passage = passed(*split(data, cuts), request=CURIOUS if curious else QUIET)
     assert out == begin + b"".join(WHOLE if curious else KEPT).replace(b"\n", ending)
     assert passage.failure is None
-    assert (passage.account.usage, passage.account.id, passage.account.status) == (USAGE, "chatcmpl_up", "completed")
+    assert (passage.summary.usage, passage.summary.id, passage.summary.status) == (USAGE, "chatcmpl_up", "completed")
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
@@ -115,19 +115,19 @@ def test_what_servers_have_sent_passes_through(recording: Path, cuts: list[int])
 def test_a_chunk_that_only_counts_is_known_in_every_spelling(count: bytes) -> None:
     out, passage = passed(ROLE, STOP, count, sse.DONE)
     assert out == ROLE + STOP + sse.DONE
-    assert passage.account.usage == USAGE
+    assert passage.summary.usage == USAGE
 
 
 def test_usage_beside_a_choice_is_the_clients_own() -> None:
     last = chunk(reason="stop", usage=COUNTED)
     out, passage = passed(ROLE, last, sse.DONE)
     assert out == ROLE + last + sse.DONE
-    assert passage.account.usage == USAGE
+    assert passage.summary.usage == USAGE
 
 
 def test_the_newest_count_holds() -> None:
     _, passage = passed(chunk({"content": "a"}, usage={**COUNTED, "completion_tokens": 1}), STOP, COUNT, sse.DONE)
-    assert passage.account.usage == USAGE
+    assert passage.summary.usage == USAGE
 
 
 def test_a_missing_sentinel_is_supplied_once_a_reason_was_given() -> None:
@@ -214,15 +214,15 @@ def test_whatever_comes_is_passed_on_or_refused(values: list[object]) -> None:
     ],
 )
 def test_the_reason_tells_how_it_ended(reason: str, status: str) -> None:
-    assert passed(ROLE, chunk(reason=reason))[1].account.status == status
+    assert passed(ROLE, chunk(reason=reason))[1].summary.status == status
 
 
 def test_what_was_said_is_counted_and_not_kept() -> None:
     call = {"tool_calls": [{"index": 0, "id": "call_1", "function": {"name": "now", "arguments": "{}"}}]}
     deltas = [{"content": "four"}, {"reasoning_content": "five!"}, {"refusal": "no"}, call, {"content": None}]
-    account = passed(*map(chunk, deltas))[1].account
-    assert account.said == len("four" + "five!" + "no" + "now" + "{}")
-    assert "four" not in str(vars(account))
+    summary = passed(*map(chunk, deltas))[1].summary
+    assert summary.text_length == len("four" + "five!" + "no" + "now" + "{}")
+    assert "four" not in str(vars(summary))
 
 
 # --- in one piece -----------------------------------------------------------------------------------------------
@@ -238,9 +238,9 @@ COMPLETION: JSON = {
 
 
 def test_a_whole_answer_is_read_for_the_books() -> None:
-    account = read_whole(orjson.dumps(COMPLETION))
-    assert (account.id, account.model, account.usage, account.status) == ("chatcmpl_up", "big", USAGE, "incomplete")
-    assert account.said == len("Hello" + "f")
+    summary = read_whole(orjson.dumps(COMPLETION))
+    assert (summary.id, summary.model, summary.usage, summary.status) == ("chatcmpl_up", "big", USAGE, "incomplete")
+    assert summary.text_length == len("Hello" + "f")
 
 
 @pytest.mark.parametrize("body", [b"", b"{half", b"[]", b"{}", b'{"choices":[]}', b'{"choices":[{}]}', HELLO])
@@ -264,7 +264,7 @@ def test_a_whole_answer_can_be_told_as_a_stream() -> None:
     assert said["choices"][0]["finish_reason"] == "length"
     assert orjson.loads(count.removeprefix(b"data: "))["usage"] == COUNTED
     assert done == sse.DONE
-    assert (passage.account.usage, passage.account.status) == (USAGE, "incomplete")
+    assert (passage.summary.usage, passage.summary.status) == (USAGE, "incomplete")
 
 
 def test_too_long_a_context_is_said_of_the_messages() -> None:
