@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, Protocol
 
+from gunicorn.http.errors import ParseException
+
 from app import nesting
 from app.errors import InvalidRequest, PayloadTooLarge, RequestTimeout, Unavailable
 from app.memory import MIB, Share
@@ -119,7 +121,8 @@ class Bodies:
         self._turn = threading.Lock()
 
     def read(self, environ: Mapping[str, Any], share: Share) -> bytearray:
-        """The whole body. Raises PayloadTooLarge, Unavailable, RequestTimeout, and InvalidRequest for half a body."""
+        """The whole body. Raises PayloadTooLarge, Unavailable, RequestTimeout, and InvalidRequest for half a body or
+        wrong chunks."""
         length = length_of(environ)
         if length is None:
             return self._read_chunks(environ, share) if is_chunked(environ) else bytearray()
@@ -159,6 +162,8 @@ class Bodies:
                 yield upload
             except TimeoutError:
                 raise RequestTimeout() from None
+            except ParseException as error:
+                raise InvalidRequest("The body of the request is not chunked as HTTP requires.") from error
             except OSError as error:
                 # The server's own word for a body that ends in the middle is an OSError as well.
                 raise RequestTimeout() if upload.ended else _half(upload.received, None) from error
@@ -174,7 +179,7 @@ class Bodies:
             return
         source = environ["wsgi.input"]
         with (
-            suppress(OSError),
+            suppress(OSError, ParseException),
             self.uploads.watch(environ, _DISCARDED_SILENCE, monotonic() + _DISCARDING),
         ):
             while left > 0 and (piece := source.read(min(left, _PIECE))):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import orjson
 import pytest
@@ -52,6 +52,32 @@ def answer(sock: socket.socket) -> tuple[int, http.client.HTTPMessage, JSON]:
     response = http.client.HTTPResponse(sock)
     response.begin()
     return response.status, response.headers, orjson.loads(response.read())
+
+
+WRONG_CHUNKS = [b"-5\r\nabc\r\n0\r\n\r\n", b"0x2\r\n{}\r\n0\r\n\r\n", b"2\r\n{}XX0\r\n\r\n", b"zz\r\n", b"F" * 20_000]
+
+
+@pytest.mark.parametrize(("known", "status"), [(True, 400), (False, 401)])
+@pytest.mark.parametrize("chunks", WRONG_CHUNKS)
+def test_wrong_chunks_are_the_clients_fault_and_end_the_connection(
+    patient: Gateway, chunks: bytes, known: bool, status: int
+) -> None:
+    token = patient.token if known else "ap_unknown"
+    head = f"POST /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
+    with socket.create_connection(("127.0.0.1", patient.port), timeout=STOP_WITHIN) as sock:
+        sock.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + chunks)
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert answer(sock)[0] == status
+        assert b"HTTP/1.1 200" not in rest_of(sock)
+
+
+def rest_of(sock: socket.socket) -> bytes:
+    """What comes until the other side has closed."""
+    pieces = []
+    with suppress(ConnectionResetError):
+        while piece := sock.recv(4096):
+            pieces.append(piece)
+    return b"".join(pieces)
 
 
 def request(size: int) -> bytes:
