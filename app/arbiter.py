@@ -1,4 +1,4 @@
-"""gunicorn's master, which outlives what it cannot start, and keeps the workers for background responses as well."""
+"""gunicorn's master. It survives workers that fail to start, and also runs the workers for background responses."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 
 class SteadyArbiter(Arbiter):  # type: ignore[misc]
-    """Once a worker has served, no successor's failure ends the gateway: it is tried again, ever more slowly. A signal
-    to reload (SIGHUP) with a configuration that is not good leaves the workers as they are.
+    """After a worker has served once, a later worker that fails to start does not end the gateway: the master retries
+    with growing pauses. SIGHUP with a bad configuration leaves the workers as they are.
     """
 
     crew: Crew
     served: mmap.mmap
-    """One byte that all processes share: whether a worker has been ready to serve."""
+    """One byte of shared memory: whether any worker has been ready to serve."""
 
     @classmethod
     def take_over(cls, server: Any) -> None:
-        """From here on `server`, which gunicorn has made, is one of these. Raises ConfigurationError."""
+        """Turns gunicorn's own `server` into a SteadyArbiter. Raises ConfigurationError."""
         server.__class__ = cls
         server.served = mmap.mmap(-1, 1)
         server.crew = Crew("antiphon-worker", server.work_in_background, 0)
@@ -48,7 +48,7 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
                 check_unix_socket(address)
 
     def settle(self) -> None:
-        """What the command line says stands above the variables."""
+        """Values of the command line override the variables."""
         last = self.last
         last.settings = replace(last.settings, workers=self.cfg.workers, threads=self.cfg.threads)
         self.crew.size = last.settings.worker_processes
@@ -67,12 +67,12 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
             self.last.table.poll()
             self.crew.tend()
         except Exception:
-            # The border that must not die: a fault in here would end every worker.
-            log.exception("the master could not look after its files and processes")
+            # The border that must not die: an exception here would end every worker.
+            log.exception("the master failed to check its files and processes")
         try:
             super().manage_workers()
         except OSError as error:
-            # No memory or no descriptor for another process; those that are there go on.
+            # No memory or no file descriptor for another process; the running workers continue.
             self._failed_to_start(error)
 
     def spawn_workers(self) -> None:
@@ -92,14 +92,16 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
                     before[pid].tmp.close()
 
     def _failed_to_start(self, error: Exception) -> None:
-        """Raises it while no worker has served yet."""
+        """Raises `error` while no worker has served yet."""
         if not self.served[0]:
             raise error
         self.failures.add()
-        log.error("a worker could not be started: %s; the next try is in %.1f s", error, self.failures.pause)
+        log.error("a worker could not be started: %s; next retry in %.1f s", error, self.failures.pause)
 
     def work_in_background(self) -> None:
-        """What a worker for background responses does. A server that is gone must not seem to listen."""
+        """The work of a background worker. It closes the listening sockets, or they would accept connections without a
+        server.
+        """
         for listener in self.LISTENERS:
             listener.close()
         background.work(self.last)
@@ -110,24 +112,24 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
         try:
             candidate = last_good.load(last_good.check_successor)
         except (ConfigurationError, StoreUnavailable) as error:
-            log.error("the configuration is not reloaded, the workers go on with the old one:\n%s", error.message)
+            log.error("the configuration is not reloaded, the workers continue with the old one:\n%s", error.message)
             return
         except Exception:
             # The border that must not die: a fault in reading a configuration would end the gateway.
             log.exception("the configuration is not reloaded, the workers go on with the old one")
             return
         before = self.last.settings
-        # The address needs a restart: an old one that is closed for a new one that is taken would be lost.
+        # A new address needs a restart: if it were in use, the old address would be closed already.
         candidate.settings = replace(candidate.settings, bind=before.bind)
         last_good.keep(candidate)
         try:
             super().reload()
         except SystemExit:
             if os.getpid() != self.pid:
-                # A worker that it has forked.
+                # This is a worker that super().reload() has forked.
                 raise
             self.app.cfg = self.cfg
-            log.error("gunicorn's own configuration cannot be read, the workers go on with the old one")
+            log.error("gunicorn's own configuration cannot be read, the workers continue with the old one")
         self.settle()
         if self.last.settings != before:
             self.crew.renew()
@@ -137,18 +139,18 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
         self.crew.stop()
         self.LISTENERS = list(self._still_ours())
         super().stop(graceful)
-        # The master ends last: systemd would kill what is left then.
+        # The master ends last: systemd kills the processes that are left when it ends.
         self.crew.wait(until - monotonic())
 
     def note_sockets(self) -> None:
-        """Which files the listening sockets have, once they are there."""
+        """Remembers the files of the listening unix sockets."""
         for listener in self.LISTENERS:
             if path := _path(listener):
                 self.own_files[path] = _identity(path)
 
     def _still_ours(self) -> Iterator[Any]:
-        """gunicorn removes the file of each listening socket by its name: one that another server has taken over since,
-        or that is gone, is only closed.
+        """The sockets whose file is still the one of this server. gunicorn removes the file by its name, which may be
+        another server's by now; such a socket is only closed.
         """
         for listener in self.LISTENERS:
             path = _path(listener)
@@ -162,17 +164,17 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
 
 
 def check_unix_socket(address: object) -> None:
-    """Raises ConfigurationError when a server listens there already; the file of one that has died is no hindrance."""
+    """Raises ConfigurationError when a server listens there already. The file of a dead server does not matter."""
     if not isinstance(address, str):
         return
     if not address.startswith("\0") and (mode := _mode(address)) and not stat.S_ISSOCK(mode):
-        raise ConfigurationError(f"{address} is there and is not a socket", "choose another path for the socket")
+        raise ConfigurationError(f"{address} exists and is not a socket", "choose another path for the socket")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         if probe.connect_ex(address) not in (0, errno.EAGAIN):
             return
     shown = address.replace("\0", "@")
-    raise ConfigurationError(f"unix:{shown} is in use", "stop what listens there, or choose another path")
+    raise ConfigurationError(f"unix:{shown} is in use", "stop the program that listens there, or choose another path")
 
 
 def _mode(path: str) -> int | None:
@@ -185,7 +187,7 @@ def _mode(path: str) -> int | None:
 
 
 def _path(listener: Any) -> str | None:
-    """Of a unix socket that has a file."""
+    """The path of a unix socket; None for other sockets."""
     name = listener.getsockname()
     return name if isinstance(name, str) and name and not name.startswith("\0") else None
 

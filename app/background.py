@@ -1,4 +1,4 @@
-"""A process that makes background responses and serves nobody: `antiphon worker`, or one of those beside a server."""
+"""A process that generates background responses and serves no requests: `antiphon worker`, or one beside a server."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _STOP = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 def work(last: LastGood) -> None:
-    """Until it is told to stop or its parent has gone; then what runs may finish within the drain."""
-    # Blocked here and in every thread to come, and waited for: a handler could find the locks taken that it needs.
+    """Runs until a stop signal, or until the parent has ended. Running responses may then finish within the drain."""
+    # Blocked in all threads, and waited for below: a signal handler could need locks that are held.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     memory.fix_thresholds()
@@ -38,12 +38,12 @@ def work(last: LastGood) -> None:
 
 
 def _told_to_stop() -> bool:
-    """Within the next second."""
+    """Whether a stop signal has come; waits up to `_TEND` seconds for one."""
     return signal.sigtimedwait(_STOP, _TEND) is not None
 
 
 def _consumer(gateway: Gateway) -> Consumer:
-    """Waits for a database that is away."""
+    """Retries while the database does not answer."""
     while True:
         try:
             return gateway.queue.consumer(gateway.background.run, gateway.settings.worker_threads)

@@ -1,6 +1,7 @@
-"""The body of an HTTP request: read into one place under a deadline and a budget, and parsed one large one at a time.
+"""The body of an HTTP request: read into one buffer, with a deadline and a memory budget. Large bodies are parsed one
+at a time.
 
-A body stays what it is until its last byte has come: behind a proxy that collects bodies all this is over at once.
+Behind a proxy that buffers request bodies, a body arrives at once and the deadlines do not matter.
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ from app import nesting
 from app.errors import InvalidRequest, PayloadTooLarge, RequestTimeout, Unavailable
 from app.memory import MIB, Share
 
-#: Bodies that are smaller are not worth counting.
+#: Bytes from which a body counts against the budget.
 COUNTED = 16 * 1024
-#: Larger ones are parsed one after the other.
+#: Bytes from which bodies are parsed one after the other.
 LARGE = MIB
 _PIECE = 256 * 1024
 
-#: Seconds without a byte, after which an upload has failed, at most.
+#: Longest timeout in seconds for an upload that brings no byte.
 SILENCE = 30.0
-#: Bytes a second that an upload has to bring once it has lasted longer than that.
+#: Least bytes a second of an upload that lasts longer than that.
 SLOWEST = 64 * 1024
-#: Seconds that taking off what nobody reads may take, and that it may be silent meanwhile.
+#: Timeouts in seconds for discarding an unread body: in all, and without a byte.
 _DISCARDING, _DISCARDED_SILENCE = 10.0, 5.0
-#: Seconds for which a large body may wait until those before it are parsed.
+#: Seconds for which a large body may wait for the bodies before it.
 _TURN = 10.0
 
-#: What orjson and Python need for an object, an array, and one more value, beside the bytes themselves; measured.
+#: Bytes that orjson and Python need for an object, an array and one more value, beside the text itself; measured.
 _OBJECT, _ARRAY, _VALUE = 230, 72, 64
-#: A text's own bytes while it is parsed: the parser's copy and the string.
+#: Copies of a string's bytes during the parse: the parser's and the result.
 _COPIES = 2
-#: What stands outside of strings, up to and with the next string.
+#: The text outside of strings, then the next string.
 _OUTSIDE = re.compile(rb'([^"]*)(?:"[^"\\]*(?:\\.[^"\\]*)*")?', re.DOTALL)
 
 
@@ -48,7 +49,7 @@ class Input(Protocol):
 
 
 class Uploads:
-    """Bodies that are being read. Silence ends one by itself; `look`, called now and then, those that trickle."""
+    """The uploads in progress. A silent one ends by its socket's timeout; `look`, called regularly, ends slow ones."""
 
     def __init__(self) -> None:
         self._running: dict[int, _Upload] = {}
@@ -56,10 +57,10 @@ class Uploads:
 
     @contextmanager
     def watch(self, environ: Mapping[str, Any], silence: float, until: float | None = None) -> Iterator[_Upload]:
-        """While its body is read. `until`: when it ends in any case."""
+        """Watches an upload while its body is read. `until`: the monotonic time at which it ends in any case."""
         sock = environ.get("gunicorn.socket")
         if sock is None or not environ.get("SERVER_PROTOCOL", "").startswith("HTTP/1."):
-            # Multiplexed: the server reads it.
+            # A multiplexed connection: only the server can read it.
             yield _Upload(None, silence, until)
             return
         upload = _Upload(sock, silence, until)
@@ -99,14 +100,14 @@ class _Upload:
         return is_too_slow(self.received, now - self._began - self._patience)
 
     def end(self) -> None:
-        """Its reader finds the end of the body; an answer can still be sent."""
+        """Shuts down reading: the reader gets an end of the body, and an answer can still be sent."""
         self.ended = True
         with suppress(OSError), socket.socket(fileno=os.dup(self._sock.fileno())) as plain:
             plain.shutdown(socket.SHUT_RD)
 
 
 def is_too_slow(received: int, seconds: float) -> bool:
-    """Whether so many seconds, beyond those that every upload has, were too long for what has come."""
+    """Whether `received` bytes are too few for so many seconds, counted after the allowed silence."""
     return received < seconds * SLOWEST - _PIECE
 
 
@@ -114,7 +115,7 @@ class Bodies:
     """Reads and parses the bodies of one process."""
 
     def __init__(self, longest: int, stall: float) -> None:
-        """`stall`: so many seconds a client may be silent within a body, at most."""
+        """`longest`: bytes of a body. `stall`: seconds without a byte that an upload may take, at most `SILENCE`."""
         self._longest = longest
         self._silence = min(SILENCE, stall)
         self.uploads = Uploads()
@@ -165,12 +166,12 @@ class Bodies:
             except ParseException as error:
                 raise InvalidRequest("The body of the request is not chunked as HTTP requires.") from error
             except OSError as error:
-                # The server's own word for a body that ends in the middle is an OSError as well.
+                # The server also raises an OSError for a body that ends early.
                 raise RequestTimeout() if upload.ended else _half(upload.received, None) from error
 
     def discard(self, environ: Mapping[str, Any]) -> None:
-        """Takes off the connection what was sent and not read: the client hears an answer only when it has sent all,
-        and the next request would begin with the rest. What takes too long or too much is left to the server."""
+        """Reads and drops the rest of a body. Many clients read the answer only after they have sent all, and the next
+        request would start with the rest. A body that is too slow or too large is left to the server."""
         left = length_of(environ)
         if left is None and not is_chunked(environ):
             return
@@ -186,8 +187,8 @@ class Bodies:
                 left -= len(piece)
 
     def parse(self, body: bytearray, share: Share) -> Any:
-        """The body's value, and an empty body. `share` grows by what that takes. Raises ValueError for what is no JSON,
-        PayloadTooLarge for what would take too much, and Unavailable."""
+        """The body's value; empties `body`. `share` grows by the memory of the parse. Raises ValueError for bad JSON,
+        PayloadTooLarge for a body whose values need more memory than allowed, and Unavailable."""
         size = len(body)
         if size < COUNTED:
             return nesting.take(body, nesting.FROM_CLIENTS)
@@ -212,8 +213,8 @@ class Bodies:
 
 
 def needed_to_parse(body: bytes | bytearray, most: int) -> int:
-    """An upper bound of the bytes that parsing takes beside the body. What stands in strings is looked at only where
-    the bound would be above `most` with it."""
+    """An upper bound of the bytes that parsing needs beside the body. Only when the quick bound is above `most`, the
+    characters inside strings are left out of the count."""
     bound = _bound(len(body), body.count(b"{"), body.count(b"["), body.count(b","))
     if bound <= most:
         return bound
@@ -231,7 +232,7 @@ def _bound(size: int, objects: int, arrays: int, values: int) -> int:
 
 
 def length_of(environ: Mapping[str, Any]) -> int | None:
-    """What the head says of the body's length; None where it says nothing."""
+    """The Content-Length; None without one."""
     length = environ.get("CONTENT_LENGTH") or ""
     return int(length) if length.isdecimal() else None
 

@@ -1,4 +1,4 @@
-"""gunicorn's threaded worker, a little more patient with a client that has more to ask."""
+"""gunicorn's threaded worker; a thread waits a moment for the next request of its connection."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from app.log import write_at_once
 
-#: Milliseconds for which a thread waits for a new connection's request before it does so as gunicorn does, with a
-#: selector of its own.
+#: Milliseconds for which a thread waits for the first request of a connection, before gunicorn's own, slower wait.
 _WELCOME = 100
-#: Milliseconds for which it waits for the next request before it hands the connection back.
+#: Milliseconds for which a thread waits for the next request, before it returns the connection to the main thread.
 _STAY = 2
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]
-    """After an answer the thread stays with its connection for a moment. Busy clients and proxies ask again at once;
-    the way back over the main thread would cost them more than all that Flask does.
+    """After an answer the thread keeps its connection for a moment. Busy clients and proxies send the next request at
+    once, and the way through the main thread would cost more than all of Flask.
     """
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -41,18 +40,18 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         return goes_on
 
     def _asks_again(self, conn: Any) -> bool:
-        # While there are more connections than threads, nobody keeps one to himself.
+        # With more connections than threads, no connection keeps its thread.
         if not self.alive or self.nr_conns > self.cfg.threads or isinstance(conn.sock, ssl.SSLSocket):
             return False
         return _asks(conn.sock, _STAY)
 
 
 def _part(sock: socket.socket) -> None:
-    """Ends our side and waits until the other has ended its own, so that the last words arrive. gunicorn does it in the
-    main thread, where a client that does not close would keep everybody else waiting; here nothing is left to wait for.
+    """Shuts down our side and waits for the client's close, so that the last bytes arrive. gunicorn does it in the main
+    thread, where a client that does not close would delay all other connections.
     """
     with suppress(OSError):
-        # Another descriptor of the same connection: this one is still the main thread's to close.
+        # A duplicate of the descriptor: the main thread still closes the original.
         close_graceful(socket.socket(fileno=os.dup(sock.fileno())))
         sock.shutdown(socket.SHUT_RDWR)
 

@@ -1,6 +1,6 @@
-"""The last good configuration: the settings and the channel table that the gateway was started with or has accepted
-since. The process that forks the others holds it in memory, and each of them begins with it, whatever has become of the
-files by then: a successor is never stricter than the process it follows. Nothing of it is written anywhere.
+"""The last good configuration: the settings and the channel table that the gateway started with or has accepted since.
+The master holds it in memory, and every forked process starts with it, even when the files have errors by then. It is
+never written to a file.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from app.store import Store
 
 log = logging.getLogger(__name__)
 
-#: What a configuration has to show of its database before it is accepted.
+#: Checks the database of a configuration before it is accepted.
 Check = Callable[[Store], None]
 
 
 @dataclass(slots=True)
 class LastGood:
-    """`table` follows its file; `settings` stay what they are until a reload brings others."""
+    """`table` follows its file; `settings` change only with a reload."""
 
     settings: Settings
     table: LastTable
@@ -40,23 +40,23 @@ _kept: LastGood | None = None
 
 
 def keep(last: LastGood) -> None:
-    """For this process and those that it forks."""
+    """Sets the configuration of this process and of those that it forks."""
     global _kept
     _kept = last
 
 
 def kept() -> LastGood | None:
-    """None in a process that no other one has started."""
+    """None before the first `keep` of this process and its parents."""
     return _kept
 
 
 def load(check: Check) -> LastGood:
-    """As the files are now. Raises ConfigurationError, and what `check` raises."""
+    """Reads the files. Raises ConfigurationError, and the errors of `check`."""
     last = LastGood.of(load_settings())
     store = Store(last.settings.database_url, peppers=last.settings.keys_for("tokens"))
     try:
         check(store)
-        # Its driver may not be installed.
+        # Fails when the driver of the queue is not installed.
         open_queue(last.settings.queue_url, store.database)
     finally:
         store.close()
@@ -64,14 +64,14 @@ def load(check: Check) -> LastGood:
 
 
 def check_first(store: Store) -> None:
-    """A schema that is not ours is refused; a database that does not answer yet is waited for in use."""
+    """Refuses a schema of another version. A database that does not answer yet only gives a warning."""
     try:
         store.schema.check()
     except StoreUnavailable as error:
-        log.warning("%s Serving anyway; /readyz says when it is back.", error.message)
+        log.warning("%s The gateway starts anyway; /readyz shows when the database is back.", error.message)
 
 
 def check_successor(store: Store) -> None:
-    """Workers that serve are not replaced by others that could not: the database answers, and its schema will do."""
+    """Refuses a configuration that new workers could not serve with: the database must answer, its schema be usable."""
     store.database.ping()
     store.schema.check_in_use()

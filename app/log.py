@@ -1,5 +1,5 @@
-"""The log of a process: gunicorn's lines and ours on one stream, as text or as JSON. Lines about requests are written
-by a thread, many at a time: whoever asked need not wait for them.
+"""The log of a process: gunicorn's lines and ours on one stream, as text or as JSON. A thread writes the lines
+about requests, many at a time, so that no request waits for them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import orjson
 from app.relay.journal import Line, requests
 
 TEXT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"
-#: Seconds for which lines about requests are gathered.
+#: Seconds during which lines about requests are collected before one write.
 GATHER = 0.05
-#: Lines that may wait to be written.
+#: Most lines that wait for the write; then the oldest are dropped.
 _MOST = 100_000
 
 
 class JsonLines(logging.Formatter):
-    """Each record an object on a line of its own; a request's facts are its members."""
+    """One JSON object a line; the facts of a request are members of its object."""
 
     def format(self, record: logging.LogRecord) -> str:
         facts = {
@@ -41,9 +41,9 @@ class JsonLines(logging.Formatter):
 
 
 class Gathered(logging.Handler):
-    """Writes its records from a thread of its own, all that came within a moment in one piece; the rest when it is
-    closed, which logging does as the process ends. Once the process is told to end, each is written at once: it may be
-    killed when its time is over. Where nobody reads the stream, the oldest make room for the newest.
+    """Writes its records from a thread, all records of `GATHER` seconds in one write. The rest is written on close, at
+    the end of the process. After a stop signal each record is written at once, because the process may be killed. When
+    no program reads the stream, the oldest records are dropped.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -51,7 +51,7 @@ class Gathered(logging.Handler):
         self._stream = stream
         self._records = deque[logging.LogRecord](maxlen=_MOST)
         self.at_once = False
-        """A plain flag, because a signal handler sets it."""
+        """A plain flag, because a signal handler sets it: it may take no lock."""
         self._renew()
         os.register_at_fork(after_in_child=self._renew)
 
@@ -70,7 +70,7 @@ class Gathered(logging.Handler):
         if not self._there.is_set():
             self._there.set()
         if self._thread is None or not self._thread.is_alive():
-            # Under the handler's lock: there is one.
+            # logging holds the handler's lock here: only one thread is started.
             self._thread = threading.Thread(target=self._run, name="log", daemon=True)
             self._thread.start()
 
@@ -99,15 +99,15 @@ class Gathered(logging.Handler):
 
 
 def write_at_once() -> None:
-    """From now on no line about a request waits for others."""
+    """From now on each line about a request is written at once."""
     for handler in requests.handlers:
         if isinstance(handler, Gathered):
             handler.at_once = True
 
 
 def speak(log: str) -> None:
-    """Our own log, as text or json; of what the queue says only what is wrong."""
-    # What no line of ours tells is not looked up for each.
+    """Sets up the log of this process. `log` is `text` or `json`. The queue's library logs only warnings and errors."""
+    # No line shows threads, processes or source files: logging need not look them up for each record.
     logging.logThreads = logging.logMultiprocessing = False
     vars(logging)["_srcfile"] = None
     ours, gathered = logging.StreamHandler(), Gathered(sys.stderr)

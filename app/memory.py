@@ -1,4 +1,4 @@
-"""What large bodies take of this process: the allocator's settings, and a budget that all of them share."""
+"""The memory that large bodies use in this process: the allocator's settings, and a budget for all bodies together."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from app.errors import PayloadTooLarge, Unavailable
 
 MIB = 1024 * 1024
 
-#: glibc's numbers of two settings, and their value here. By itself glibc raises both with the first large buffer that
-#: is freed, and each of its arenas may then keep as much.
+#: glibc's numbers of M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, and their values here. By itself glibc raises both with the
+#: first large buffer that is freed, and each of its arenas may then keep that much.
 _THRESHOLDS = {-3: MIB, -1: MIB}
-#: Seconds for which a request may wait until others have given back what it needs.
+#: Seconds for which a request may wait for memory that other requests hold.
 PATIENCE = 2.0
-#: Requests that may wait so at once: each holds a thread.
+#: Most requests that may wait at once: each holds a thread.
 _WAITING = 32
-#: Bytes that have to have been freed before it is worth a look at the heap.
+#: Freed bytes from which trimming the heap is worth its time.
 _WORTH_A_TRIM = 4 * MIB
 
 
 def fix_thresholds() -> None:
-    """Large buffers come from the system and go back to it. For a process that has no threads yet."""
+    """Makes the allocator map large buffers and return them to the system. Call it before the first thread starts."""
     # Only glibc has these settings.
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -33,7 +33,7 @@ def fix_thresholds() -> None:
 
 
 def _trim() -> None:
-    """Pages that are free inside the heap go back to the system: the small buffers that idle threads keep pin them."""
+    """Returns free pages inside the heap to the system. Small buffers of idle threads keep the heap from shrinking."""
     gc.collect(0)
     # Only glibc has the call.
     with suppress(AttributeError, OSError):
@@ -41,8 +41,9 @@ def _trim() -> None:
 
 
 class Budget:
-    """The bytes that large bodies may take of this process, all of them together. What was taken and given back is also
-    given back to the system, now and then."""
+    """The bytes that all large bodies together may use in this process. `give_back` returns freed memory to the
+    system.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -71,8 +72,8 @@ class Budget:
                 self._room.notify_all()
 
     def give_back(self) -> None:
-        """To the system; nothing while little was freed. Other threads may hold the last of it for a moment, hence once
-        more."""
+        """Trims the heap when enough was freed, and once more at the next call: other threads may have held the last
+        buffers for a moment."""
         with self._room:
             enough = self._freed >= _WORTH_A_TRIM
             self._freed = 0 if enough else self._freed
@@ -81,7 +82,7 @@ class Budget:
             _trim()
 
     def _wait(self, size: int, patience: float) -> bool:
-        """True once there is room, which the caller takes while he still holds the lock."""
+        """True when there is room. The caller still holds the lock and takes the room."""
         if self._waiting >= _WAITING:
             return False
         until = monotonic() + patience
@@ -93,7 +94,7 @@ class Budget:
 
 
 class Share:
-    """What one request, connection or exchange has of the budget. It is closed by whoever opened it."""
+    """The part of the budget that one request, connection or exchange uses. Its creator closes it."""
 
     __slots__ = ("_budget", "size")
 
@@ -106,7 +107,7 @@ class Share:
         return self._budget.limit
 
     def grow(self, size: int, patience: float = PATIENCE) -> None:
-        """Raises Unavailable, or PayloadTooLarge for what would not fit into an empty process."""
+        """Raises Unavailable, and PayloadTooLarge when the size is above the whole budget."""
         if self.size + size > self._budget.limit:
             raise PayloadTooLarge(
                 f"This request takes more memory than the {self._budget.limit // MIB} MiB that one may take here. "
@@ -116,7 +117,7 @@ class Share:
         self.size += size
 
     def shrink(self, size: int) -> None:
-        """To this size, where it is larger."""
+        """Gives back what is above `size`."""
         if size < self.size:
             given, self.size = self.size - size, size
             self._budget.give(given)

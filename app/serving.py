@@ -1,6 +1,6 @@
 """gunicorn's settings and hooks; the names are gunicorn's own. Used as `-c python:app.serving`.
 
-What a deployment chooses (address, workers, threads) comes on the command line from `antiphon serve`.
+`antiphon serve` passes the address, the workers and the threads of a deployment on the command line.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from app.settings import DRAIN_RESERVE
 from app.web import Gateway
 
 worker_class = "app.gthread.PatientWorker"
-#: A heartbeat of the worker's main thread, not a limit on requests: those have their own.
+#: Seconds without a heartbeat of a worker's main thread. It does not limit requests, which have their own timeouts.
 timeout = 60
-#: Running streams may finish within this; what then still runs is ended by us, with a terminal event, just before.
+#: Seconds for running requests to finish. The gateway ends the rest just before, with a terminal event.
 graceful_timeout = 25
-#: Longer than a proxy in front keeps an idle connection, or it would write into one that is being closed.
+#: Longer than the idle timeout of a proxy in front, which could otherwise write into a connection being closed.
 keepalive = 75
-#: Recycling would cut long streams: a worker is replaced by a restart only.
+#: No recycling, which would cut long streams: only a restart replaces a worker.
 max_requests = 0
 preload_app = False
 worker_tmp_dir = "/dev/shm"  # noqa: S108 - the heartbeat file must not wait for a disk
@@ -40,7 +40,7 @@ accesslog = None
 
 
 def configuration() -> LastGood:
-    """What this process serves with. The first start is strict: it ends with 78 when that is not good."""
+    """The last good configuration of this process. The first start is strict: a bad one ends it with exit code 78."""
     last = last_good.kept()
     if last is None:
         try:
@@ -57,8 +57,8 @@ def _refuse(error: ConfigurationError) -> NoReturn:
 
 
 def on_starting(server: Any) -> None:
-    """A master that is told to begin anew (SIGUSR2) loads everything again, however this one was begun: that is a first
-    start, and when it is refused the old master goes on.
+    """Sets the command for SIGUSR2, with which the new master loads everything again, like a first start. When the new
+    master refuses its configuration, the old one continues.
     """
     server.START_CTX["args"] = [sys.executable, "-P", "-m", "gunicorn", *sys.argv[1:]]
     configuration()
@@ -68,49 +68,49 @@ def on_starting(server: Any) -> None:
         _refuse(error)
 
 
-#: What a master tells its workers, or is told itself, to have them end.
+#: The signals that end a worker.
 _ENDS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Only here are all workers known: the new one gets the core that the fewest have."""
+    """Gives the new worker the core that the fewest workers have. Only the master knows them all."""
     taken = Counter(other.core for other in server.WORKERS.values())
     cores = _cores()
-    # Two gateways on one machine should not begin with the same core.
+    # Two gateways on one machine should start with different cores.
     first = server.pid % len(cores)
     worker.served = server.served
     worker.core = min(cores[first:] + cores[:first], key=taken.__getitem__)
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Until it takes signals itself, the new worker puts them where the master would look for its own."""
+    """The new worker still has the master's signal handlers: its first signals land in the master's queue."""
     worker.missed = server.SIG_QUEUE
     memory.fix_thresholds()
 
 
 def when_ready(server: Any) -> None:
-    """The master listens, and is about to fork its first worker."""
+    """The master listens and will fork its first worker next."""
     server.note_sockets()
     _share()
 
 
 def _share() -> None:
-    """All that is loaded by now is shared with every process forked from here on, for as long as none writes to it. The
-    collector would, in every process, as it marks what it walks over. `antiphon serve` has it disabled until now.
+    """Keeps the imported modules in memory that all forked processes share. Without the freeze, the garbage collector
+    of each process would write into these pages. `antiphon serve` has disabled the collector until now.
     """
     gc.freeze()
     gc.enable()
 
 
 def post_worker_init(worker: Any) -> None:
-    """The worker is about to serve: the running streams learn from it when it has to end."""
+    """The worker will serve next. Its streams learn from `drain` when it has to end."""
     gateway = _gateway(worker)
     _pin(worker, gateway.settings.pin)
     _take_turns()
     gateway.drain.grace = float(max(0, worker.cfg.graceful_timeout - DRAIN_RESERVE))
     gateway.drain.alive = lambda: worker.alive
     gateway.start()
-    # What is there now stays: the collector need not walk over it, which would stop every stream for 12 ms.
+    # These objects live as long as the worker. A collection that walks over them would stop every stream for 12 ms.
     gc.collect()
     gc.freeze()
     worker.served[0] = 1
@@ -118,20 +118,20 @@ def post_worker_init(worker: Any) -> None:
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """After the last request: what still waits to be written is written."""
+    """After the last request: writes the rows that still wait."""
     if getattr(worker, "wsgi", None) is not None:
         _gateway(worker).close()
 
 
 def _heed(worker: Any) -> None:
-    """A worker that was told to end before it could hear it would be waited for, and killed in the end."""
+    """Obeys a stop signal that came before the worker had its own handlers; the master would wait, then kill it."""
     while not worker.missed.empty():
         if worker.missed.get() in _ENDS:
             worker.alive = False
 
 
 class logger_class(glogging.Logger):  # type: ignore[misc]
-    """gunicorn's lines and ours, on one stream: set up before the first worker, so that all of them speak alike."""
+    """Puts gunicorn's lines and ours on one stream, in one form. The master sets it up before the first worker."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -143,7 +143,9 @@ class logger_class(glogging.Logger):  # type: ignore[misc]
 
 
 def _pin(worker: Any, wish: str) -> None:
-    """A worker's threads take turns with the interpreter, and each turn that changes cores costs twice as much."""
+    """Binds the worker to its core. Its threads take turns with the interpreter, and a turn on another core costs twice
+    as much.
+    """
     if wish == "on" or (wish == "auto" and worker.cfg.workers <= len(_cores())):
         # Not every system has the call, and a sandbox may not allow it.
         with suppress(AttributeError, OSError):
@@ -151,8 +153,8 @@ def _pin(worker: Any, wish: str) -> None:
 
 
 def _take_turns() -> None:
-    """A thread that wakes up does not push another one of them aside: that one has the interpreter, so whoever took its
-    core would only go back to waiting for it.
+    """A thread that wakes up does not preempt a running thread of this process: that one holds the interpreter, so the
+    new one could only wait for it.
     """
     # Not every system has the call, and a sandbox may not allow it.
     with suppress(AttributeError, OSError):
@@ -161,7 +163,7 @@ def _take_turns() -> None:
 
 
 def _cores() -> list[int]:
-    """Those that this process may use. Not every system tells, or lets itself be told."""
+    """The cores that this process may use. Not every system has the call."""
     try:
         return sorted(os.sched_getaffinity(0))
     except AttributeError:

@@ -1,5 +1,5 @@
-"""Forks processes and keeps some at work beside their parent: they end with it, and one that crashes is replaced, ever
-more slowly when it crashes again and again. It knows nothing of what they do.
+"""Forks child processes and replaces those that end, with growing pauses while they crash. The children end with their
+parent. This module does not know what they do.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ log = logging.getLogger(__name__)
 
 _STOP = frozenset({signal.SIGTERM, signal.SIGINT})
 _HEARD = _STOP | {signal.SIGCHLD}
-#: Seconds between two looks whether processes that were told to stop have ended.
+#: Seconds between two checks whether stopped processes have ended.
 _GLANCE = 0.05
-#: Seconds before the next try after a failure: at first, and at most.
+#: Seconds before the retry after a failure: the first pause, and the longest.
 _PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 #: Seconds without a failure after which the next one counts as the first.
 _STEADY = 60.0
-#: The exit code of a process whose end was seen elsewhere.
+#: The exit code of a process that another part of the program has waited for.
 _UNKNOWN = -1
 
 
 class Child:
-    """A process that shares with its parent what was in memory when it began, until one of them writes to it."""
+    """A forked process. It shares the parent's memory until one of them writes to a page."""
 
     def __init__(self, name: str, work: Callable[[], None]) -> None:
-        """It does `work` and ends with it. `name` is what `top` shows."""
-        # No signal reaches it while it has the parent's way of taking them.
+        """The process calls `work` and ends when it returns. `name` is the name that `top` shows."""
+        # The child must get no signal while it still has the parent's handlers.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
         self.pid = os.fork()
         if self.pid == 0:
@@ -43,17 +43,17 @@ class Child:
             os.kill(self.pid, signal.SIGTERM)
 
     def ended(self) -> int | None:
-        """How it has ended: its exit code, below 0 the signal that killed it; None while it is there."""
+        """The exit code; below 0 the signal that killed the process; None while it runs."""
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
-            # Whoever else waits for children of this process has taken the answer.
+            # Another part of this process waits for children as well, and has taken the status.
             return _UNKNOWN
         return os.waitstatus_to_exitcode(status) if pid else None
 
 
 class Backoff:
-    """How long to wait after a failure: ever longer while failures follow one another."""
+    """The pause after a failure. It doubles while failures follow one another."""
 
     def __init__(self) -> None:
         self.pause = _PAUSE
@@ -72,7 +72,7 @@ class Backoff:
 
 
 class Crew:
-    """Some processes of one kind, children of this one; each calls `work` and ends with it."""
+    """`size` child processes of one kind; each calls `work`."""
 
     def __init__(self, name: str, work: Callable[[], None], size: int) -> None:
         self.size = size
@@ -80,17 +80,17 @@ class Crew:
         self._work = work
         self._children: list[Child] = []
         self._leaving: list[Child] = []
-        """Those that were told to end and have not done so yet."""
+        """Stopped children that have not ended yet."""
         self._crashes = Backoff()
 
     def tend(self) -> None:
-        """Replaces those that have ended; due about once a second."""
+        """Replaces children that have ended. Call it about once a second."""
         self.bury()
         while len(self._children) < self.size and self._crashes.over:
             self._children.append(Child(self._name, self._work))
 
     def bury(self) -> None:
-        """Takes note of those that have ended."""
+        """Removes children that have ended from the lists, and logs them."""
         self._leaving = [child for child in self._leaving if child.ended() is None]
         for child in list(self._children):
             code = child.ended()
@@ -100,19 +100,19 @@ class Crew:
                 log.warning("worker %d has ended with status %d", child.pid, code)
 
     def renew(self) -> None:
-        """Those that are there end; others begin at once."""
+        """Stops the present children. `tend` starts new ones at once."""
         for child in self._children:
             child.stop()
         self._leaving += self._children
         self._children = []
 
     def stop(self) -> None:
-        """All of them end, and none follows."""
+        """Stops all children and starts no others."""
         self.size = 0
         self.renew()
 
     def wait(self, seconds: float) -> None:
-        """Until those that were told to end have done so, if that is soon enough."""
+        """Waits until all stopped children have ended, at most so many seconds."""
         until = monotonic() + seconds
         while self._leaving and monotonic() < until:
             sleep(_GLANCE)
@@ -120,7 +120,7 @@ class Crew:
 
 
 def _begin(name: str, work: Callable[[], None]) -> None:
-    """In the new process, which must never get back into what the old one was at."""
+    """Runs in the child, which must never return into the parent's code."""
     # Not every system has the file.
     with suppress(OSError):
         Path("/proc/self/comm").write_text(name)
@@ -133,7 +133,7 @@ def _begin(name: str, work: Callable[[], None]) -> None:
         work()
         code = 0
     except BaseException:
-        # The last to hear of it: behind this border there is nothing but the exit code.
+        # The last border of the process: after it there is only the exit code.
         log.exception("process %d has crashed", os.getpid())
     finally:
         logging.shutdown()

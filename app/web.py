@@ -1,4 +1,4 @@
-"""Flask's border: who asks, what is in the body, and how an answer, a stream or an error leaves."""
+"""Flask's edge: authentication, request bodies, and the way that answers, streams and errors leave."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ log = logging.getLogger(__name__)
 JSON = "application/json"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 
-#: How the server frames an answer whose length it is not told.
+#: How the server frames an answer without a Content-Length.
 _FRAMINGS = {"HTTP/1.1": chunked, "HTTP/1.0": unframed}
-#: What a client has to ask for that did not.
+#: Headers of the refusal of a request that had to be an upgrade.
 _UPGRADE = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
 
-#: What a client calls its own request, as WSGI has it; echoed, never used as a key.
+#: The client's own request id, a WSGI name. It is echoed and never used as a key.
 _CLIENT_REQUEST_ID = "HTTP_X_CLIENT_REQUEST_ID"
 
-#: Headers in which clients name their conversation, as WSGI has them.
+#: Headers in which clients name their conversation, as WSGI names.
 _SESSION = ("HTTP_SESSION_ID", "HTTP_THREAD_ID", "HTTP_CONVERSATION_ID", "HTTP_X_OPENWEBUI_CHAT_ID")
 
 
 class InFlight:
-    """How many requests are at work here, below a limit that leaves threads to say no with."""
+    """Counts the running requests. The limit leaves some threads free to refuse further ones."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -78,7 +78,7 @@ class InFlight:
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The rooms of one process, as `create_app` has put them together."""
+    """The parts of one process, as `build` makes them."""
 
     settings: Settings
     store: Store
@@ -97,7 +97,7 @@ class Gateway:
     sockets: InFlight = field(default_factory=lambda: InFlight(1))
 
     def start(self) -> None:
-        """Begins what runs beside the requests; for a process that serves, after it was forked."""
+        """Starts the threads beside the requests. Call it in a serving process, after the fork."""
         self.mover.start()
         self.keeper.start()
         self.catalog.warm()
@@ -110,7 +110,7 @@ class Gateway:
         self.store.close()
 
 
-#: Where a request's environment has its `Start`.
+#: The key of a request's `Start` in its WSGI environment.
 _START = "antiphon.start_response"
 
 
@@ -135,7 +135,7 @@ class Application(Flask):
         return super().wsgi_app(environ, start)
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Nothing here is a coroutine; Flask would look whether it is, for every function of every request."""
+        """No view is a coroutine. Flask would check that for every function of every request."""
         return func
 
 
@@ -153,12 +153,12 @@ def attach(app: Flask, gateway: Gateway) -> None:
 
 
 def public(view: Any) -> Any:
-    """Marks a view that answers without a token. All others are closed."""
+    """Marks a view that needs no token. All other views need one."""
     view.is_public = True
     return view
 
 
-# --- what a view asks for ---------------------------------------------------------------------------------------
+# --- for views --------------------------------------------------------------------------------------------------
 
 
 def gateway() -> Gateway:
@@ -166,14 +166,14 @@ def gateway() -> Gateway:
 
 
 def token() -> Token:
-    """Whose request this is."""
+    """The token of this request."""
     found = _arrival().token
     assert found is not None
     return found
 
 
 def body() -> object:
-    """The JSON of the body, whatever the content type says it is. Raises InvalidRequest."""
+    """The value of the JSON body; the content type is ignored. Raises InvalidRequest."""
     encoding = request.headers.get("Content-Encoding", "identity").lower()
     if encoding != "identity":
         raise UnsupportedMedia(f"Content-Encoding '{encoding}' is not supported. Send the body uncompressed.")
@@ -190,13 +190,13 @@ def body() -> object:
 
 
 def _parsed(arrival: Arrival, gateway: Gateway) -> object:
-    """The value of the body, which is gone by the end; what it takes is the request's share. Raises ValueError."""
+    """The value of the body. The request's share holds its memory; the bytes are freed. Raises ValueError."""
     bodies = gateway.bodies
     arrival.share = share = Share(gateway.budget)
     try:
         raw = bodies.read(arrival.environ, share)
     except (RequestTimeout, InvalidRequest):
-        # There is no more to come.
+        # The client sends no more bytes.
         arrival.body_read = True
         raise
     arrival.body_read, length = True, len(raw)
@@ -206,12 +206,12 @@ def _parsed(arrival: Arrival, gateway: Gateway) -> object:
 
 
 def listed_argument(name: str) -> list[str]:
-    """A query argument that may be given several times, with or without brackets."""
+    """The values of a query argument that may occur several times, with or without brackets."""
     return [*request.args.getlist(f"{name}[]"), *request.args.getlist(name)]
 
 
 def asked() -> Asked:
-    """Who waits: by the client's connection, where the server tells it, a hang-up is seen during silence."""
+    """The context of this request. With the client's socket, a disconnect is detected also while no bytes are sent."""
     arrival = _arrival()
     environ = arrival.environ
     sock = environ.get("gunicorn.socket")
@@ -221,17 +221,17 @@ def asked() -> Asked:
     if sock is None:
         found = Asked(arrival.request_id, key=key, session=session, say=say, share=arrival.share)
     else:
-        # Multiplexed, or encrypted by the server itself: nobody but the server can write to it.
+        # A multiplexed connection, or TLS that the server ends: only the server can write to it.
         frame = None if isinstance(sock, ssl.SSLSocket) else _FRAMINGS.get(environ["SERVER_PROTOCOL"])
         client = Client(sock, frame) if frame else None
         found = Asked(arrival.request_id, sock.fileno(), client, key, session, say, arrival.share)
-    # Not `found` itself, which refers to the arrival: what is in a cycle stays until the collector runs, and so does
-    # the body.
+    # Not `found` itself, which refers to the arrival: such a cycle, and the body with it, would stay in memory until
+    # the collector runs.
     arrival.entry, arrival.told = found.entry, found.told
     return found
 
 
-# --- how an answer leaves ---------------------------------------------------------------------------------------
+# --- answers ----------------------------------------------------------------------------------------------------
 
 
 def answer(value: Any, status: int = 200) -> Response:
@@ -239,14 +239,14 @@ def answer(value: Any, status: int = 200) -> Response:
 
 
 def event_stream(events: Iterable[bytes]) -> Response:
-    """Proxies must neither hold back nor compress it. Closing the response closes `events`."""
+    """A stream that proxies neither buffer nor compress. Closing the response closes `events`."""
     response = Response(events, content_type=EVENT_STREAM)
     response.headers["X-Accel-Buffering"] = "no"
     return response
 
 
 def _say(arrival: Arrival, events: bytes) -> None:
-    """Sends events of a stream whose view has not returned yet; the header goes before them. Raises ClientGone."""
+    """Sends the header, then events, of a stream whose view has not returned yet. Raises ClientGone."""
     start = arrival.environ[_START]
     response = event_stream(iter(()))
     response.headers.extend(_told(arrival))
@@ -260,7 +260,7 @@ def _say(arrival: Arrival, events: bytes) -> None:
 
 
 class Arrival:
-    """A request while it is here, looked up once: every look into Flask's context costs more than what it finds."""
+    """The facts of one request, read once: each access to Flask's context costs more than the fact itself."""
 
     __slots__ = (
         "admitted",
@@ -285,16 +285,16 @@ class Arrival:
         self.began = monotonic()
         self.token: Token | None = None
         self.entry: Entry | None = None
-        """What the request log will say, once a view has called `asked`."""
+        """The facts for the request log; set when a view calls `asked`."""
         self.told: Mapping[str, str] = {}
         """Headers that the relay adds to the answer."""
         self.error: str | None = None
         """Code of the refusal."""
         self.admitted = False
-        """It counts as in flight."""
+        """The request counts as in flight."""
         self.body_read = False
         self.share: Share | None = None
-        """What it has of the memory for large bodies."""
+        """Its share of the memory for large bodies."""
 
 
 def _arrival() -> Arrival:
@@ -302,7 +302,7 @@ def _arrival() -> Arrival:
 
 
 class Border:
-    """What happens to every request before its view and after it."""
+    """The steps before and after the view of every request."""
 
     def __init__(self, app: Flask, gateway: Gateway) -> None:
         self._views = app.view_functions
@@ -329,7 +329,7 @@ class Border:
         response.headers.extend(_told(arrival))
         if not arrival.body_read:
             self._bodies.discard(arrival.environ)
-        # Probes that go well are not worth a line.
+        # Successful probes get no line in the log.
         worth_a_line = response.status_code >= 500 or not arrival.public
         response.call_on_close(partial(self._left, arrival, response.status_code if worth_a_line else None))
         return response
@@ -371,7 +371,7 @@ def _visit(arrival: Arrival, status: int) -> Visit:
 
 
 def secret() -> str:
-    """What the client authenticates with. Raises Unauthenticated when that is nothing."""
+    """The secret of the Authorization header. Raises Unauthenticated without one."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not given.strip():
         raise Unauthenticated("Missing bearer or basic authentication in header")
@@ -379,7 +379,7 @@ def secret() -> str:
 
 
 def token_of(secret: str) -> Token:
-    """The token as it is now. Raises Unauthenticated."""
+    """The token of a secret. Raises Unauthenticated when it is unknown, revoked or expired."""
     found = gateway().store.tokens.check(secret)
     if found is None:
         raise Unauthenticated(
@@ -413,7 +413,7 @@ def _gateway_error(error: GatewayError) -> Response:
 
 
 def _client_gone(_: ClientGone) -> Response:
-    """Nobody reads it; the status is nginx's for the same thing."""
+    """No client receives it. 499 is nginx's status for a client that has disconnected."""
     return Response(status=499)
 
 

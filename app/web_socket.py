@@ -1,7 +1,7 @@
-"""The border of WebSockets: the handshake, frames on the wire, pings, and when a connection ends.
+"""The edge of WebSockets: the handshake, frames on the wire, pings, and the end of a connection.
 
-What a frame means is the relay's business; see `app.relay.socket`. A connection holds its request's thread, which runs
-its turns one after the other, and one more thread that reads.
+The relay interprets the frames; see `app.relay.socket`. A connection holds the thread of its request, which runs its
+turns one after the other, and one more thread that reads.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ from app.web import Gateway
 
 log = logging.getLogger(__name__)
 
-#: How long an idle connection may overlook that the worker or its own time is to end.
+#: Seconds between two checks whether the worker stops or the connection has reached its lifetime.
 _TICK = 1.0
-#: So long a client that is told goodbye may take to say it as well.
+#: Seconds to wait for the client's close frame.
 _FAREWELL = 1.0
-#: Frames that may wait for their turn.
+#: Most messages that may wait for their turn.
 _WAITING = 64
-#: Bytes that a message that grows takes of the budget at once.
+#: Bytes by which a growing message extends its share of the budget.
 _AHEAD = 256 * 1024
-#: What the handshake is made of, beside the key. No extensions: compression costs 300 KiB a connection.
+#: The headers of the handshake beside the key. No extensions: compression costs 300 KiB a connection.
 _HANDSHAKE = {
     "HTTP_HOST": "antiphon",
     "HTTP_CONNECTION": "Upgrade",
@@ -63,12 +63,12 @@ _HANDSHAKE = {
 }
 _KEY_BYTES = 16
 
-#: However a connection is lost, there is nobody left to be told.
+#: Errors of a lost connection. There is no client to report them to.
 _LOST = (simple_websocket.ConnectionClosed, LocalProtocolError, ConnectionError, ClientGone)
 
 
 def serve() -> Response:
-    """Turns over this request's connection, until one of both sides ends it."""
+    """Answers turns over this request's connection, until one side closes it."""
     gateway = web.gateway()
     line = _line(request.environ, gateway)
     if not gateway.sockets.enter():
@@ -87,7 +87,7 @@ def serve() -> Response:
 
 
 class _Ended(Response):
-    """After a WebSocket nothing of HTTP is left to be said: the server only closes the connection."""
+    """No HTTP response follows a WebSocket: the server only closes the connection."""
 
     def __call__(self, environ: Any, start_response: Any) -> NoReturn:
         self.close()
@@ -98,9 +98,9 @@ class _Ended(Response):
 
 
 def _line(environ: Mapping[str, Any], gateway: Gateway) -> _Line:
-    """The connection, once it is clear that it can become a WebSocket. Raises GatewayError."""
+    """The connection, when it can become a WebSocket. Raises GatewayError."""
     sock = environ.get("gunicorn.socket")
-    # TLS that the server itself ends cannot be read by one thread and written by another.
+    # TLS that the server itself ends: one thread cannot read it while another writes.
     if sock is None or isinstance(sock, ssl.SSLSocket) or gateway.sockets.limit == 0:
         raise UpgradeRequired("WebSockets are not served here. Send POST /v1/responses.")
     if environ.get("SERVER_PROTOCOL") != "HTTP/1.1" or environ.get("HTTP_SEC_WEBSOCKET_VERSION") != "13":
@@ -121,11 +121,11 @@ def _is_key(text: str) -> bool:
 
 
 class _Line:
-    """A client's connection as simple-websocket uses it: frames leave whole, whichever thread sends them, and its
-    descriptor stays the server's to close."""
+    """A client's connection, with the methods that simple-websocket uses. Several threads may send; each frame leaves
+    whole. The server closes the descriptor."""
 
     def __init__(self, sock: socket.socket, key: str, stall: float) -> None:
-        """`stall`: so many seconds a client may take nothing of what it is sent, or leave pings unanswered."""
+        """`stall`: seconds without progress of a write, or without a pong, after which the client is dropped."""
         self.key = key
         self.stall = stall
         self._sock = sock
@@ -143,12 +143,12 @@ class _Line:
             with self._sending:
                 self._sock.sendall(data)
         except OSError as error:
-            # Half a frame may have left: nothing that is sent now would be understood.
+            # Half a frame may have left: the client could not parse any further frame.
             self.close()
             raise ConnectionAbortedError from error
 
     def discard(self, seconds: float) -> None:
-        """Takes what a client goes on sending until it has heard the goodbye, which a reset would take from it."""
+        """Reads and drops what the client sends until it closes. A reset could destroy our close frame on its way."""
         until = monotonic() + seconds
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
@@ -157,13 +157,13 @@ class _Line:
                 pass
 
     def close(self) -> None:
-        """Both sides see the end at once, and so does a turn that watches the descriptor."""
+        """Shuts the connection down. A turn that watches the descriptor sees it at once."""
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
 
 class _Message:
-    """What a client says, as it comes: a text is the bytes of its JSON."""
+    """A message of the client, as its pieces arrive. A text message is kept as bytes."""
 
     __slots__ = ("_began", "_heard", "data", "is_text", "share")
 
@@ -177,7 +177,7 @@ class _Message:
         """Raises PayloadTooLarge and Unavailable."""
         size = len(self.data) + len(data)
         if size >= COUNTED and size > self.share.size:
-            # Room for some more: the budget is not looked at for every piece.
+            # Takes more than this piece needs, so that not every piece locks the budget.
             self.share.grow(max(size - self.share.size, _AHEAD), patience=0.0)
         self.data += data
         self._heard = monotonic()
@@ -187,13 +187,13 @@ class _Message:
 
 
 class _Wire(simple_websocket.Server):  # type: ignore[misc]
-    """Limits what may wait and for how long a message may be on its way, and is patient with pongs: a client that is
-    busy answers late."""
+    """Limits the waiting messages and the time that a message may take to arrive. Late pongs are accepted, because a
+    busy client answers late."""
 
     _heard = 0.0
 
     def __init__(self, environ: Mapping[str, Any], budget: Budget, patience: float, **options: Any) -> None:
-        """`patience`: so many seconds an unfinished message may be silent."""
+        """`patience`: seconds for which an unfinished message may bring no bytes."""
         self._budget = budget
         self._patience = patience
         self._incoming: _Message | None = None
@@ -210,7 +210,7 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
             self._heard = monotonic()
 
     def discard_waiting(self) -> None:
-        """What nobody will answer any more."""
+        """Drops the messages that will get no answer, and frees their memory."""
         for message in (*self.input_buffer, self._incoming):
             if message is not None:
                 message.share.close()
@@ -218,7 +218,7 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
         self._incoming = None
 
     def _handle_events(self) -> bool:
-        # Whoever sends a large frame cannot answer pings meanwhile.
+        # A client cannot answer pings while it sends a large frame.
         self._heard = monotonic()
         try:
             going = all(map(self._handle, self.ws.events()))
@@ -230,7 +230,7 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
         return going
 
     def _handle(self, event: Event) -> bool:
-        """False after the last."""
+        """False when the connection has ended."""
         if isinstance(event, TextMessage | BytesMessage):
             return self._take(event)
         if isinstance(event, Request):
@@ -246,7 +246,7 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
         return True
 
     def _take(self, event: TextMessage | BytesMessage) -> bool:
-        """One more piece of a message; False when it was refused."""
+        """Adds a piece to the message; False when the message was refused."""
         message = self._incoming or _Message(isinstance(event, TextMessage), Share(self._budget))
         self._incoming = message
         data = event.data.encode() if isinstance(event, TextMessage) else event.data
@@ -268,7 +268,7 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
         return True
 
     def _still_announced(self) -> int:
-        """What is left of the frame whose head has come. wsproto does not tell."""
+        """Bytes of the present frame that have not arrived yet. wsproto has no public name for it."""
         decoder = getattr(getattr(self.ws.connection, "_proto", None), "_frame_decoder", None)
         if decoder is None or decoder.header is None:
             return 0
@@ -311,13 +311,13 @@ class _Connection:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The thread that reads may still be answering a goodbye, or waiting for one."""
+        """The reading thread may still answer a close frame, or wait for one."""
         self._session.close()
         self._wire.thread.join(_FAREWELL)
         self._wire.discard_waiting()
 
     def run(self) -> None:
-        """Answers frames in the order in which they come. Raises what `_LOST` lists."""
+        """Answers messages in the order of their arrival. Raises the errors of `_LOST`."""
         while True:
             message: _Message | None = self._wire.receive(timeout=_TICK)
             if self._drain.begun:
@@ -348,7 +348,7 @@ class _Connection:
             asked.entry.write(Visit(asked.request_id, began, "WS", request.path, 101, token))
 
     def _send(self, frame: str) -> None:
-        """Raises ClientGone: what waits for an upstream knows nothing of WebSockets."""
+        """Raises ClientGone, because the relay does not know the errors of WebSockets."""
         try:
             self._wire.send(frame)
         except _LOST as error:
@@ -370,7 +370,7 @@ class _Connection:
         self._end(CloseReason.NORMAL_CLOSURE, error, message)
 
     def _end(self, reason: CloseReason, error: GatewayError, message: _Message | None) -> None:
-        """Says goodbye. Whoever still waits for an answer is told that there will be none."""
+        """Answers the waiting messages with `error`, then closes."""
         while message is not None:
             self._refuse(message, error)
             message = self._wire.receive(timeout=0)

@@ -7,11 +7,11 @@ from importlib import import_module
 
 from flask import Flask
 
-#: Where the API lives. People drop the /v1, so both work.
+#: URL prefixes of the API. Some clients leave out /v1, so both work.
 API = ("/v1", "")
 
 
-#: Imported with the package: no request and no forked worker ever loads code of its own.
+#: Imported with the package, so that no request and no forked worker imports a module.
 FAMILIES = {module.name: import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)}
 
 

@@ -1,4 +1,4 @@
-"""/v1/chat/completions: relayed to channels that speak it, not translated."""
+"""/v1/chat/completions: relayed without translation to channels of this format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/v1/conversations: create, retrieve, update, delete, and the items of one."""
+"""/v1/conversations: create, retrieve, update, delete, and their items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""/healthz: the process answers. /readyz: it can serve. Neither costs a token or asks a model."""
+"""/healthz: the process answers. /readyz: it can serve. Neither sends a request to an upstream."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from flask import Blueprint, Response
 from app import web
 from app.errors import ConfigurationError, StoreUnavailable
 
-#: Fingerprints of the settings, which show none of them.
+#: The header with fingerprints of the settings. The values cannot be read from them.
 SETTINGS = "X-Antiphon-Settings"
 
 PREFIXES = ("",)
@@ -23,8 +23,8 @@ def healthz() -> Response:
 @blueprint.get("/readyz")
 @web.public
 def readyz() -> Response:
-    """200 when the database, the schema and at least one channel are fit for use; else 503 with the reasons. What only
-    background responses suffer from is a warning: another host would not answer the rest any better.
+    """200 when the database, the schema and at least one channel are usable; else 503 with the reasons. Problems of
+    background responses are warnings: a load balancer gains nothing by using another host.
     """
     gateway = web.gateway()
     reasons: dict[str, str] = {}
@@ -33,19 +33,19 @@ def readyz() -> Response:
         gateway.store.database.ping()
         gateway.store.schema.check_in_use()
         if waiting := gateway.store.jobs.unattended():
-            warnings["background"] = f"{waiting} background responses wait and no worker for them lives"
+            warnings["background"] = f"{waiting} background responses wait, and no worker for them runs"
     except StoreUnavailable:
         reasons["database"] = "the database does not answer"
     except ConfigurationError as error:
         reasons["schema"] = f"{error.message}; {error.fix}"
     if not gateway.channels.usable():
-        reasons["channels"] = "no channel is usable: all rest, are full or lack a key"
+        reasons["channels"] = "no channel is usable: all are in cooldown, full or without a key"
     if gateway.drain.begun:
         reasons["worker"] = "shutting down"
     if not gateway.queue.answers():
-        warnings["queue"] = "Redis does not answer: background responses begin late"
+        warnings["queue"] = "Redis does not answer: background responses start late"
     ready = {"status": "unavailable" if reasons else "ok", "reasons": reasons, "warnings": warnings}
     answer = web.answer(ready, 503 if reasons else 200)
-    # For `antiphon doctor`, which compares them with its own.
+    # `antiphon doctor` compares them with the fingerprints of its own settings.
     answer.headers[SETTINGS] = ", ".join(f"{name}={print}" for name, print in gateway.settings.fingerprints().items())
     return answer

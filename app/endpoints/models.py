@@ -1,4 +1,4 @@
-"""/v1/models: what the token may use."""
+"""/v1/models: the models that the token may use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def list_models() -> Response:
     models = _models()
     listing: dict[str, Any] = {"object": "list", "data": models}
     if "client_version" in request.args:
-        # Codex decodes this key; an empty list makes it keep what it knows about models.
+        # Codex reads this key. With an empty list it keeps its built-in facts about models.
         listing["models"] = []
     response = web.answer(listing)
     response.add_etag()

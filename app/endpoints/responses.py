@@ -1,4 +1,4 @@
-"""/v1/responses: create (also over a WebSocket), retrieve, delete, cancel, list what it was given."""
+"""/v1/responses: create (also over a WebSocket), retrieve, delete, cancel, list the input items."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def connect() -> Response:
 
 @blueprint.get("/responses")
 def not_connected() -> Response:
-    raise UpgradeRequired("GET /v1/responses is for WebSockets. Send POST /v1/responses, or ask for an upgrade.")
+    raise UpgradeRequired("GET /v1/responses is for WebSockets. Send POST /v1/responses, or request an upgrade.")
 
 
 @blueprint.get("/responses/<response_id>")
