@@ -1,7 +1,7 @@
-"""Tools as they may be stored and shown: without the credentials that a client gives for an MCP server or a container.
+"""Removes credentials for MCP servers and containers from tools before they are stored or shown.
 
-Credentials go upstream in the turn that brings them, and nowhere else. A tool can stand in `tools`, in a namespace, in
-`tool_choice`, in items that bring tools, and in items whose type is unknown here: all of them are read in this module.
+Credentials go upstream in the turn that brings them, and nowhere else. A tool may stand in `tools`, in a namespace, in
+`tool_choice`, in items that bring tools and in items of unknown types: this module searches all of them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ JSON = dict[str, Any]
 
 #: Members of a tool that hold credentials, whatever the tool's type.
 _CREDENTIALS = frozenset({"authorization", "headers", "domain_secrets"})
-#: Members of a container's settings that do.
+#: Members of a container's settings that hold credentials.
 _OF_CONTAINERS = frozenset({"domain_secrets"})
-#: JSON schemas name arguments, and an argument may be called `headers`.
+#: Members that are JSON schemas: an argument may have the name `headers`.
 _SCHEMAS = frozenset({"input_schema", "output_schema", "parameters", "schema"})
 
 
 def redacted_items(items: Sequence[JSON]) -> Sequence[JSON]:
-    """The items without credentials; the same sequence where none can hold any."""
+    """The items without credentials; the same sequence if no item can hold any."""
     if {item.get("type") for item in items} <= WITHOUT_TOOLS:
         return items
     return [redacted_item(item) for item in items]
@@ -35,7 +35,7 @@ def brings_tools(item: Mapping[str, Any]) -> bool:
 
 
 def redacted_item(item: JSON) -> JSON:
-    """The item without credentials; itself where it holds none."""
+    """The item without credentials; the same object if it holds none."""
     if not brings_tools(item):
         return item
     redacted = _members(item, _OF_CONTAINERS)
@@ -43,7 +43,7 @@ def redacted_item(item: JSON) -> JSON:
 
 
 def redacted_tool(tool: Mapping[str, Any]) -> JSON:
-    """A tool without credentials, and those inside it; or what `tool_choice` says of one."""
+    """A tool, or an entry of `tool_choice`, without credentials, also those of tools inside it."""
     shown = _members(tool, _CREDENTIALS)
     if isinstance(url := shown.get("server_url"), str):
         shown["server_url"] = _address(url)
@@ -59,7 +59,7 @@ def redacted_request(request: Mapping[str, Any]) -> JSON:
 
 
 def _members(value: Mapping[str, Any], left_out: Iterable[str]) -> JSON:
-    """Without a call for each member: values may be nested as deep as a request may be."""
+    """The value without credentials. Few calls a level, because requests may be nested deep."""
     found = {}
     for name, inner in value.items():
         if name in left_out:
@@ -80,7 +80,7 @@ def _searched(value: Any) -> Any:
 
 
 def _address(url: str) -> str:
-    """A URL without user, password, query and fragment, of which any may be a key."""
+    """A URL without user, password, query and fragment: each of them may be a key."""
     try:
         parts = urlsplit(url)
     except ValueError:

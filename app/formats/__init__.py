@@ -1,7 +1,7 @@
 """Upstream wire formats. One file a format; its name is the `format:` of a channel. Pure: values in, values out.
 
-A format is a module with these names, and `Decoder` is what its streams are read with. Arguments are never changed,
-so that another channel may be asked with the same turn. State lives in the decoder, one per exchange.
+A format is a module with the names of `Format`; its `decoder` reads streams. No function changes its arguments, so a
+retry may encode the same turn again. Only decoders have state: each exchange has one.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ class Decoder(Protocol):
     accepted: bool
     """A first valid event has come."""
     started: bool
-    """The first output event has been given back: from here on no other channel can take over."""
+    """`feed` has returned the first output event: from here on there is no failover."""
     answer: Answer | None
-    """Set by the terminal event, which is never given back: the one who stores the response sends it."""
+    """Set by the terminal event. `feed` never returns that event: the relay sends it once the response is stored."""
     defaults: Mapping[str, object]
-    """What the upstream said of itself when it began."""
+    """The upstream's response object, from its first event."""
     path: str
-    """How the output events went: `bytes` as they came, `repaired`, or `translated`; empty until that is known."""
+    """How output events are relayed: `bytes`, `repaired` or `translated`; empty until the first one."""
 
     def feed(self, data: bytes) -> bytes:
-        """Takes any piece of the stream; gives back whole events to send on. Raises UpstreamError."""
+        """Takes the next bytes of the stream; returns whole events to send on. Raises UpstreamError."""
         ...
 
     def finish(self) -> None:
-        """The upstream has closed. Raises UpstreamBroken when that was not the end of an answer."""
+        """The upstream has closed. Raises UpstreamBroken if the answer had not ended."""
         ...
 
     def partial(self) -> list[Item]:
-        """The items so far, the unfinished last one with status `incomplete`."""
+        """The items so far; an unfinished last one has status `incomplete`."""
         ...
 
     @property
     def sequence(self) -> int:
-        """The number of the next event on this stream, whoever sends it."""
+        """`sequence_number` of the next event of this stream."""
         ...
 
 
@@ -76,7 +76,7 @@ class Format(Protocol):
         ...
 
     def encode(self, turn: Turn, row: Channel, model: str) -> bytes:
-        """The upstream's request body. Raises InvalidRequest for what this format cannot carry."""
+        """The upstream's request body. Raises InvalidRequest for content that this format cannot express."""
         ...
 
     def decode(self, body: bytes, turn: Turn) -> Answer:
@@ -88,11 +88,11 @@ class Format(Protocol):
         ...
 
     def decoder(self, turn: Turn, sequence: int) -> Decoder:
-        """A decoder whose first event to be sent on gets the number `sequence`."""
+        """A decoder whose first event has the number `sequence`."""
         ...
 
     def headers(self, api_key: str | None) -> Mapping[str, str]:
-        """How a request shows the channel's key, and what else this format's servers ask for."""
+        """Headers that carry the channel's key, and others that servers of this format require."""
         ...
 
     def dropped(self, turn: Turn, row: Channel) -> Sequence[str]:
@@ -100,12 +100,12 @@ class Format(Protocol):
         ...
 
     def amended(self, turn: Turn, row: Channel, error: UpstreamError) -> Turn | None:
-        """The turn as the same channel may be asked once more after this refusal; None when that is of no use."""
+        """The turn for a retry on the same channel after this refusal; None where a retry cannot help."""
         ...
 
 
 class Compacting(Protocol):
-    """A format whose upstreams may compact by themselves."""
+    """A format whose upstreams can compact a conversation."""
 
     def compaction_path(self, model: str) -> str:
         """As `path`, for a compaction."""
@@ -115,14 +115,14 @@ class Compacting(Protocol):
 
 
 class Counting(Protocol):
-    """A format whose upstreams may tell how many tokens a request would take, without answering it."""
+    """A format whose upstreams can count the tokens of a request without answering it."""
 
     def count_path(self, model: str) -> str:
         """As `path`, for a count of tokens."""
         ...
 
     def encode_count(self, turn: Turn, row: Channel, model: str) -> bytes:
-        """Raises InvalidRequest for what this format cannot carry."""
+        """Raises InvalidRequest for content that this format cannot express."""
         ...
 
     def decode_count(self, body: bytes) -> int:
@@ -131,7 +131,7 @@ class Counting(Protocol):
 
 
 class Serving(Protocol):
-    """A format that needs no upstream: it answers its own requests."""
+    """A format without an upstream: the module answers the requests."""
 
     def serve(self, path: str, body: bytes) -> tuple[int, Iterator[bytes]]:
         """Status and the pieces of the body, as an upstream would send them."""
@@ -139,7 +139,7 @@ class Serving(Protocol):
 
 
 def names() -> frozenset[str]:
-    """Every format there is: the listing of this folder."""
+    """All formats: the listing of this folder."""
     return frozenset(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
@@ -148,11 +148,11 @@ def load(name: str) -> Format:
 
 
 def counting(name: str) -> Counting | None:
-    """The same module where its upstreams can count."""
+    """The format as one that counts tokens; None if it cannot."""
     format_ = load(name)
     return cast(Counting, format_) if hasattr(format_, "count_path") else None
 
 
 def serving(name: str) -> Serving:
-    """The same module where it answers by itself."""
+    """The format as one that answers without an upstream."""
     return cast(Serving, load(name))

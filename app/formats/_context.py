@@ -1,4 +1,4 @@
-"""The items that a turn gives a model to read, and fewer of them where they are too many."""
+"""The items of a turn's context, and a shorter context where they are too many."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.turn import Item, Turn
 
 
 def items(turn: Turn, family: str | None = None) -> list[Item]:
-    """What was said before, oldest first, then the turn's own input; without what only other families can read."""
+    """The items of the chain, oldest first, then the turn's input; without the secrets of other channel families."""
     stored = (
         without_secret(item) if link.opaque and link.family != family else item
         for link, array in _stored(turn)
@@ -23,7 +23,7 @@ def items(turn: Turn, family: str | None = None) -> list[Item]:
 
 
 def arrays(turn: Turn) -> Iterator[bytes]:
-    """The stored part of the context as it lies in the store."""
+    """The stored part of the context, as JSON arrays."""
     return (array for _, array in _stored(turn))
 
 
@@ -35,16 +35,16 @@ def _stored(turn: Turn) -> Iterator[tuple[Link, bytes]]:
 
 
 def without_secret(item: Item) -> Item:
-    """The item without what only the family that made it can read."""
+    """The item without `encrypted_content`, which only the family that made it can read."""
     if item.get("type") != "reasoning" or "encrypted_content" not in item:
         return item
     return {name: value for name, value in item.items() if name != "encrypted_content"}
 
 
 def shortened(turn: Turn) -> Turn | None:
-    """The turn with about half of its context, the oldest left out first, or None when nothing can go.
+    """The turn with about half of its context; None if nothing can be left out.
 
-    What one user message set off stays or goes as a whole, instructions stay, and so does the newest part.
+    The oldest items go first. A user message and its answer stay or go together; instructions and the newest part stay.
     """
     blocks = _blocks(items(turn))
     sizes = [len(orjson.dumps(block)) for block in blocks]
@@ -60,7 +60,7 @@ def shortened(turn: Turn) -> Turn | None:
 
 
 def _blocks(whole: Sequence[Item]) -> list[list[Item]]:
-    """The items cut before each user message that follows something else than a user message."""
+    """The items in blocks. A block begins with a user message that follows an item of another kind."""
     blocks: list[list[Item]] = []
     said_by_user = False
     for item in whole:
@@ -73,7 +73,7 @@ def _blocks(whole: Sequence[Item]) -> list[list[Item]]:
 
 
 def _in_pairs(kept: Sequence[Item]) -> Iterable[Item]:
-    """Without outputs whose calls have gone: a message between the two may have parted them."""
+    """The items without outputs whose calls were left out: a message between the two may have separated them."""
     called = set()
     for item in kept:
         call_id = item.get("call_id")

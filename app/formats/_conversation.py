@@ -1,7 +1,7 @@
-"""What was said, told in the order that every translating format can send: items as the steps of a conversation.
+"""Items as the steps of a conversation, in an order that every translating format can send.
 
-Each step of the assistant holds all calls of one turn together with their results, whatever came between them. Knows
-the contract's items and no upstream's words for them.
+A step of the assistant holds all calls of one turn with their results, also if other items came between them. This
+module reads the contract's items; each format writes the steps in its own terms.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from app.turn import Item
 
 Part = Mapping[str, Any]
 
-#: Every kind of content part that there are words for.
+#: All content parts that the contract has.
 PARTS = ("input_text", "input_image", "input_file", "input_audio", *sorted(TEXT_PARTS - {"input_text"}))
 _UNREADABLE_COMPACTION = (
     "[An earlier part of this conversation was compacted by another model server and cannot be read here.]"
@@ -28,21 +28,21 @@ _UNREADABLE_COMPACTION = (
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """What a system or developer message says."""
+    """The text of a system or developer message."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """What the user says: a string, or content parts as the client sent them."""
+    """A user message: a string, or content parts as the client sent them."""
 
     content: str | Sequence[Part]
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What the assistant said."""
+    """Text of the assistant."""
 
     text: str
 
@@ -60,11 +60,11 @@ class Thought:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of the assistant with its result. `arguments` is always an object that can be parsed."""
+    """A call of the assistant with its result. `arguments` is always a valid JSON object."""
 
     id: str
     name: str
-    """As the upstream is told it."""
+    """Flat, as the upstream reads it."""
     arguments: str
     result: Sequence[Part]
 
@@ -74,7 +74,7 @@ Act = Words | Thought | Call
 
 @dataclass(frozen=True, slots=True)
 class Acted:
-    """What the assistant did before somebody else spoke, in its order."""
+    """Consecutive text, reasoning and calls of the assistant, in their order."""
 
     acts: Sequence[Act]
 
@@ -83,12 +83,12 @@ Step = Instruction | Spoken | Acted
 
 
 def steps(items: Sequence[Item], toolbox: Toolbox) -> Iterator[Step]:
-    """The conversation. An item that has no place in it is left out, and so is a call that was never answered."""
+    """The steps of a conversation. Items without a place in one are left out, and so are unanswered calls."""
     return _Walk(items, toolbox).steps()
 
 
 class _Walk:
-    """What an assistant did is collected until somebody else speaks."""
+    """Collects the assistant's items until an item of another role or an output follows."""
 
     def __init__(self, items: Sequence[Item], toolbox: Toolbox) -> None:
         self._items = items
@@ -140,7 +140,7 @@ class _Walk:
             self._acts.append(Call(_call_id(item), name, arguments, _result(answer)))
 
     def _remote_call(self, item: Item) -> Iterator[Step]:
-        """A call that its upstream has answered itself."""
+        """A call that the upstream has run itself."""
         said = item.get("output") or item.get("error")
         if said:
             name = self._toolbox.told(str(item.get("name")), str(item.get("server_label")))
@@ -152,7 +152,7 @@ class _Walk:
         if id(item) in self._answered:
             yield from self._close()
         elif item.get("type") != "tool_search_output":
-            # Searched by the upstream itself; what it found is among the tools.
+            # The upstream searched; the tools that it found are in the toolbox.
             parts = _result(item)
             named = f" {item['name']}" if isinstance(item.get("name"), str) else ""
             told = f"[Output of the tool{named}]\n{joined(parts)}"
@@ -186,12 +186,12 @@ def _is_output(item: Item) -> bool:
 
 
 def _call_id(item: Item) -> str:
-    # The outputs of a local shell name their call by their own id.
+    # An output of a local shell may name its call by its own id.
     return str(item.get("call_id") or item.get("id") or "")
 
 
 def _as_object(arguments: str) -> str:
-    """Arguments that an upstream can parse: some refuse a history in which a model once failed to write JSON."""
+    """Arguments as a JSON object. Some upstreams refuse a history with arguments that are not valid JSON."""
     if not arguments.strip():
         return "{}"
     try:
@@ -219,7 +219,7 @@ def _told(item: Item, toolbox: Toolbox) -> str:
 
 
 def _of(name: str, *members: str) -> Callable[[Item, Toolbox], tuple[str, str]]:
-    """A call whose tool this upstream does not have, so that the history stays whole."""
+    """A call of a tool that this upstream lacks: it stays in the history under a plain name."""
 
     def call(item: Item, toolbox: Toolbox) -> tuple[str, str]:
         return name, _json({member: item[member] for member in members if item.get(member) is not None})
@@ -267,7 +267,7 @@ def joined(parts: Sequence[Part]) -> str:
 
 
 def shown(parts: Sequence[Part]) -> list[Part]:
-    """The parts that are no text."""
+    """The parts that are not text."""
     return [part for part in parts if part.get("type") not in TEXT_PARTS]
 
 
@@ -276,7 +276,7 @@ def is_text(part: Part) -> bool:
 
 
 def check(items: Sequence[Item], carries: Callable[[Part], bool]) -> None:
-    """Raises InvalidRequest for content of a client's own input that would be lost."""
+    """Raises InvalidRequest for content of the client's input that this format cannot express."""
     for position, item in enumerate(items):
         for name in ("content", "output"):
             parts = item.get(name)
@@ -288,7 +288,7 @@ def check(items: Sequence[Item], carries: Callable[[Part], bool]) -> None:
 
 
 def unreadable(part: Part) -> str:
-    """What stands in the history for a part that cannot be carried."""
+    """The text that replaces a part of the history that the format cannot express."""
     return f"[An {part.get('type')} that cannot be read here.]"
 
 

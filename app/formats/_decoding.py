@@ -1,4 +1,4 @@
-"""What every decoder of a foreign stream does: cut it into events, find out that it is none, end it or break it off."""
+"""The common part of decoders that translate: split a stream into events, detect garbage, end or fail the answer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from app.formats._output import Output
 from app.records import Usage
 from app.turn import Answer, Item, Turn
 
-#: How an answer of another format is read.
+#: `Decoder.path` of a format that is not the contract's own.
 TRANSLATED = "translated"
 
-#: Bytes without one valid event: this is no event stream.
+#: Bytes without a valid event after which the answer is not an event stream.
 MAX_NONSENSE = 64 * 1024
 
 
@@ -39,7 +39,7 @@ class Ending:
 
 
 class StreamDecoder(ABC):
-    """Makes the contract's events of another format's. What an event means is up to the format."""
+    """Translates another format's events into the contract's. Subclasses read single events."""
 
     path = TRANSLATED
 
@@ -67,7 +67,7 @@ class StreamDecoder(ABC):
         return self._output.drain()
 
     def finish(self) -> None:
-        """What comes after the end is too late; before it, the end of the bytes is a failure."""
+        """After the terminal event, the end of the bytes is ignored; before it, it is a failure."""
         if self.answer is not None:
             return
         try:
@@ -82,15 +82,15 @@ class StreamDecoder(ABC):
 
     @abstractmethod
     def _read(self, raw: bytes) -> bool:
-        """Takes one event; False for what is none. Raises UpstreamError."""
+        """Reads one event; False if it is not an event. Raises UpstreamError."""
 
     @abstractmethod
     def _run_out(self, rest: bytes) -> None:
-        """The bytes have ended behind this unfinished event. Raises UpstreamError where the answer has not."""
+        """The bytes have ended within this event. Raises UpstreamError if the answer had not ended."""
 
     @abstractmethod
     def _identity(self) -> Mapping[str, Any]:
-        """What the upstream has said of itself, as fields of an answer."""
+        """The upstream's id, model and defaults, as fields of an answer."""
 
     # --- events
 
@@ -107,11 +107,11 @@ class StreamDecoder(ABC):
 
     @property
     def _spoke(self) -> bool:
-        """The client has heard something, or is about to."""
+        """Output has been sent, or is about to be."""
         return self.started or self._output.waiting
 
     def _break(self, error: UpstreamError) -> None:
-        """Before the first output a failure is an error, so that another channel may be asked; later an answer."""
+        """Before the first output a failure is raised and failover follows; afterwards the answer has failed."""
         if not self._spoke:
             raise error
         self.answer = Answer(
@@ -135,7 +135,7 @@ def whole(body: bytes) -> Any:
 
 
 def _read(data: bytes, otherwise: str) -> Any:
-    """`otherwise`: what is said of data that is no JSON."""
+    """`otherwise`: the error message for data that is not JSON."""
     try:
         return nesting.loads(data, nesting.FROM_UPSTREAMS)
     except nesting.TooDeep:
@@ -145,7 +145,7 @@ def _read(data: bytes, otherwise: str) -> Any:
 
 
 def parsed(data: bytes) -> dict[str, Any]:
-    """The object in `data`. One that cannot be read ends the stream: a lost delta would corrupt the text silently."""
+    """The object in `data`. Raises UpstreamBroken if it is unreadable: a lost delta would corrupt the text silently."""
     event = _read(data, "The model's server sent an event that is not JSON.")
     if not isinstance(event, dict):
         raise UpstreamBroken("The model's server sent an event that is not an object.")
@@ -153,7 +153,7 @@ def parsed(data: bytes) -> dict[str, Any]:
 
 
 def is_full(usage: Usage | None, turn: Turn) -> bool:
-    """Whether an answer that gives no reason for its end was cut off: all tokens that it may have are used."""
+    """Whether an answer without a reason for its end was cut off: it has used `max_output_tokens`."""
     limit = turn.request.get("max_output_tokens")
     return limit is not None and usage is not None and usage.output_tokens >= limit
 

@@ -1,4 +1,4 @@
-"""The contract's event order, written once: whatever becomes a stream here becomes it through an `Emitter`."""
+"""Writes the contract's stream events in their order. All streams that the gateway makes use an `Emitter`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _PIECES = re.compile(r"\s*\S+|\s+\Z")
 
 
 class Emitter:
-    """Numbers the events of one stream. Each method gives back bytes ready to be sent.
+    """Numbers the events of one stream. Each method returns bytes that are ready to be sent.
 
-    An item is opened, filled part by part and closed before the next one is opened; `item` does all of it at once.
+    The caller opens an item, fills it part by part and closes it before it opens the next; `item` does all at once.
     """
 
     def __init__(self, sequence: int = 0, output_index: int = 0) -> None:
@@ -30,7 +30,7 @@ class Emitter:
         return data
 
     def item(self, item: Item) -> Iterator[bytes]:
-        """All events of a finished item, from `added` to `done`; text and arguments in several pieces."""
+        """All events of a finished item, from `added` to `done`; text and arguments in several deltas."""
         yield self.open(item)
         for index, part in enumerate(item.get("content") or ()):
             yield from self._part(item, index, part)
@@ -60,7 +60,7 @@ class Emitter:
         )
 
     def delta(self, item: Item, index: int, kind: str, text: str, logprobs: Sequence[Any] = (), **extra: Any) -> bytes:
-        """More text of a part of type `kind`; `extra` is whatever else an upstream says in this event."""
+        """A text delta for a part of type `kind`; `extra` holds further members of the upstream's event."""
         logged = {"logprobs": logprobs} if kind == "output_text" else {}
         return self.event(f"{TEXT_EVENTS[kind][0]}.delta", **self._at(item, index, kind), delta=text, **logged, **extra)
 
@@ -86,7 +86,7 @@ class Emitter:
         yield from self.close_part(item, index, part)
 
     def summary(self, item: Item, index: int, part: Mapping[str, Any]) -> Iterator[bytes]:
-        """The four events of a summary part that is known already."""
+        """The four events of a finished summary part."""
         yield self.open_part(item, index, part)
         yield self.delta(item, index, part["type"], part["text"])
         yield from self.close_part(item, index, part)
@@ -94,7 +94,7 @@ class Emitter:
     # --- what a call is made with
 
     def argument(self, item: Item, text: str, **extra: Any) -> bytes:
-        """More of a call's arguments or input."""
+        """A delta of a call's arguments or input."""
         return self.event(f"{ARGUMENT_EVENTS[item['type']][0]}.delta", **self._of(item), delta=text, **extra)
 
     def close_arguments(self, item: Item) -> bytes:
@@ -109,7 +109,7 @@ class Emitter:
 
 
 def pieces(text: str) -> Sequence[str]:
-    """The text in words, as a model would speak it."""
+    """The text in words, as a model streams it."""
     return _PIECES.findall(text)
 
 
@@ -138,7 +138,7 @@ def _empty_part(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Replay:
-    """A decoder for an answer that came in one piece although a stream was asked for."""
+    """A decoder for an upstream that answered a streamed request with one JSON object."""
 
     path = "translated"
 
@@ -158,7 +158,7 @@ class Replay:
         return events
 
     def finish(self) -> None:
-        """There is nothing more to come."""
+        """The answer was complete from the start."""
 
     def partial(self) -> list[Item]:
         return list(self._whole.output)

@@ -1,4 +1,4 @@
-"""What OpenAI's formats have in common on the way back: error objects, usage, ids that can be kept."""
+"""Reads what answers of OpenAI's formats have in common: error objects, usage, ids."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_RETRY_AFTER = 60.0
 _QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "usage_limit_reached"})
 _LIMIT_CODES = frozenset({"rate_limit_exceeded", "too_many_requests"})
 
-#: Codes of an error event that speak of the request, not of the server: no other channel would take it either.
+#: Codes of errors in the request, not in the server: failover would not help.
 _REFUSAL_CODES = frozenset(
     {
         "bio_policy",
@@ -41,14 +41,14 @@ _REFUSAL_CODES = frozenset(
     }
 )
 
-#: Statuses of a server, or of what stands before it, that cannot answer anyone.
+#: Statuses of a server or proxy that cannot answer any request.
 _OF_THE_SERVER = frozenset({408, 502, 503, 504, 529})
 
 _FAILED = "The model's server failed while processing the request."
 
 
 def decode_count(body: bytes) -> int:
-    """The tokens that an upstream has counted. Raises UpstreamBroken."""
+    """The upstream's count of input tokens. Raises UpstreamBroken."""
     try:
         counted = orjson.loads(body)
     except ValueError:
@@ -64,7 +64,7 @@ def bearer(api_key: str | None) -> dict[str, str]:
 
 
 def error_object(body: bytes) -> Mapping[str, Any]:
-    """The `error` of a body, however loosely it follows the envelope; empty when there is none."""
+    """The `error` object of a body, also in loose forms; empty if there is none."""
     try:
         parsed = nesting.loads(body, nesting.FROM_UPSTREAMS)
     except ValueError:
@@ -76,7 +76,7 @@ def error_object(body: bytes) -> Mapping[str, Any]:
 
 
 def http_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
-    """The failure behind an HTTP status. Sentences of 4xx are for the client; those of 5xx stay here."""
+    """The failure for an HTTP status. Messages of 4xx reach the client; those of 5xx stay in the row."""
     error = error_object(body)
     code, param, message = _text(error.get("code")), _text(error.get("param")), _text(error.get("message"))
     if status == 429:
@@ -107,7 +107,7 @@ def http_error(status: int, headers: Mapping[str, str], body: bytes) -> Upstream
 
 
 def stream_error(error: Mapping[str, Any]) -> UpstreamError:
-    """The failure that an error event, or the error of a failed response, stands for."""
+    """The failure for an error event, or for the error of a failed response."""
     code, message, param = _text(error.get("code")), _text(error.get("message")), _text(error.get("param"))
     if code in _QUOTA_CODES or code in _LIMIT_CODES:
         return limited(code, message, None)
@@ -130,7 +130,7 @@ def limited(code: str | None, message: str | None, wait: float | None) -> Upstre
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that an upstream asks to wait, between 0 and a minute; None for what cannot be read."""
+    """The upstream's Retry-After in seconds, 0 to 60; None if absent or unreadable."""
     try:
         if text := headers.get("retry-after-ms"):
             seconds = float(text) / 1000
@@ -144,7 +144,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def usage(value: object) -> Usage | None:
-    """Usage as the Responses API gives it; None unless both totals are numbers."""
+    """Usage of a Responses answer; None unless both totals are numbers."""
     if not isinstance(value, dict):
         return None
     total_in, total_out = value.get("input_tokens"), value.get("output_tokens")
@@ -161,14 +161,14 @@ def usage(value: object) -> Usage | None:
 
 
 def usable_call_id(call_id: str) -> str:
-    """The call id itself, or a shorter one made of it: clients may only send back 64 characters."""
+    """The call id; one derived from it if it is longer than the 64 characters that clients may send back."""
     if len(call_id) <= ids.MAX_CALL_ID:
         return call_id
     return f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:48]}"
 
 
 def derived_item_id(turn_id: str, kind: str, index: int) -> str:
-    """An id that is the same whenever this turn's answer is read again."""
+    """An item id that is the same whenever this answer is decoded again."""
     return f"{prefix_of(kind)}_{hashlib.sha256(f'{turn_id}/{index}'.encode()).hexdigest()[:48]}"
 
 
@@ -187,7 +187,7 @@ def _text(value: object) -> str | None:
 
 
 def is_count(value: object) -> bool:
-    """A number of tokens."""
+    """Whether this is a number of tokens."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 

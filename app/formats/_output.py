@@ -1,6 +1,6 @@
-"""The items of an answer as they grow out of what an upstream says, and the events that tell of it.
+"""Builds the output items of an answer from an upstream's deltas, and their events.
 
-One item is open at a time, as the contract has it. Calls that an upstream sends side by side wait for their turn.
+The contract allows one open item at a time. Of calls that an upstream streams in parallel, the later ones wait.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from app.turn import Item, Turn
 
 
 class Output:
-    """What one answer has become so far. Everything said to it prepares events, `drain` gives them away."""
+    """The output of one answer so far. Each method prepares events; `drain` returns them."""
 
     def __init__(self, turn: Turn, sequence: int) -> None:
         self.items: list[Item] = []
-        """The finished ones."""
+        """Finished items."""
         self._turn = turn
         self._toolbox = Toolbox.of(turn)
         self._emitter = Emitter(sequence, len(turn.preface))
@@ -51,12 +51,12 @@ class Output:
         return events
 
     def partial(self) -> list[Item]:
-        """Everything that has been told of, the unfinished last item as such."""
+        """All items that events have announced; an unfinished last one is `incomplete`."""
         current = self._written or (self._calls[0] if self._calls and self._calls[0].item else None)
         return [*self.items, current.snapshot()] if current else list(self.items)
 
     def end(self, status: str) -> None:
-        """Closes what is open; with the status `incomplete` it was the last item that was cut off."""
+        """Closes open items. With the status `incomplete`, the last one was cut off."""
         self._close_calls("completed" if self._late else status)
         self._write_late()
         self._close_written(status)
@@ -64,7 +64,7 @@ class Output:
     # --- text
 
     def write(self, kind: str, text: str, logprobs: Sequence[Mapping[str, Any]] = ()) -> None:
-        """More text of a kind: output_text, refusal or reasoning_text."""
+        """Adds text of a kind: output_text, refusal or reasoning_text."""
         if not text:
             return
         if self._calls:
@@ -77,16 +77,16 @@ class Output:
         self._events += written.write(self._emitter, kind, text, logprobs)
 
     def seal(self, secret: str) -> None:
-        """The thought that is being written has ended, with what only its own upstream can read.
+        """Ends the reasoning item and adds the part that only its own upstream can read.
 
-        It may have no text at all. In the midst of calls there is no place for it.
+        It may have no text. Between calls it is left out: the contract has no place for it there.
         """
         if not self._calls:
             self._writing("reasoning").secret = secret
             self._close_written("completed")
 
     def _writing(self, item_type: str) -> _Written:
-        """The item of this type that is open, after what was open before it."""
+        """The open item of this type; closes an open item of another type first."""
         if self._written and self._written.item["type"] != item_type:
             self._close_written("completed")
         if self._written is None:
@@ -95,7 +95,7 @@ class Output:
         return self._written
 
     def _write_late(self) -> None:
-        """Text that came in the midst of calls."""
+        """Writes text that came between calls."""
         late, self._late = self._late, []
         for kind, text, logprobs in late:
             self.write(kind, text, logprobs)
@@ -119,13 +119,13 @@ class Output:
     # --- calls
 
     def begin(self) -> Call:
-        """A call of which something will be said, behind those that have begun before."""
+        """Adds a call behind those that have begun."""
         call = Call()
         self._calls.append(call)
         return call
 
     def extend(self, call: Call, call_id: str = "", name: str = "", arguments: str = "") -> None:
-        """More of a call. Raises UpstreamBroken when it has ended."""
+        """Adds to a call. Raises UpstreamBroken if it has ended."""
         if call.closed:
             if arguments.strip():
                 raise UpstreamBroken("The model's server went on with a call that had ended.")
@@ -134,14 +134,14 @@ class Output:
         self._advance()
 
     def finish(self, call: Call) -> None:
-        """There is no more of this call."""
+        """The call is complete."""
         call.finished = True
         self._advance()
         if not self._calls:
             self._write_late()
 
     def _advance(self) -> None:
-        """Tells of the first call, and of those behind it as soon as it is whole."""
+        """Emits the first call, and the next ones as soon as it is whole."""
         while self._calls:
             first = self._calls[0]
             if first.can_begin:
@@ -181,7 +181,7 @@ class Output:
             self._close_call("completed" if len(self._calls) > 1 else status)
 
     def _call_id(self, call: Call, item_id: str) -> str:
-        """The upstream's id of the call, unless it has none or has used it before."""
+        """The upstream's id of the call; a new one if that is missing or repeated."""
         made = f"call_{item_id.partition('_')[2]}"
         if not call.id:
             return made
@@ -230,7 +230,7 @@ class _Written:
 
 
 def _new_item(turn: Turn, kind: str, output_index: int) -> Item:
-    """An item under an id that is the same whenever this turn is read again. The upstream gives it none."""
+    """A new item. The upstream gives it no id; ours is the same whenever this answer is decoded again."""
     digest = hashlib.sha256(f"{turn.id}/{output_index}".encode()).hexdigest()[:48]
     item: Item = {"type": kind, "id": f"{prefix_of(kind)}_{digest}"}
     if kind == "message":
@@ -253,7 +253,7 @@ def _part(kind: str, text: str = "", logprobs: Sequence[Mapping[str, Any]] = ())
 
 
 def _finished_reasoning(item: Item, turn: Turn, secret: str) -> Item:
-    """Reasoning text as the client asked for it: said again as the summary, and sealed to be carried."""
+    """A reasoning item with what the client requested: its text as summary, and sealed as `encrypted_content`."""
     text = "".join(part["text"] for part in item["content"])
     asked = turn.request.get("reasoning") or {}
     if text and (asked.get("summary") or asked.get("generate_summary")):

@@ -1,4 +1,4 @@
-"""What every translating format reads of a request in the same way."""
+"""Reads the members of a request that all translating formats treat alike."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def instructions(request: Mapping[str, Any]) -> str | None:
 
 
 def in_force(request: Mapping[str, Any], items: Iterable[Item]) -> Mapping[str, Any]:
-    """The request with what the context has set for all later turns, where it says nothing itself."""
+    """The request with the settings of `configuration_update` items in its context; its own settings win."""
     merged = dict(request)
     for item in items:
         if item.get("type") == "configuration_update":
@@ -33,7 +33,7 @@ def in_force(request: Mapping[str, Any], items: Iterable[Item]) -> Mapping[str, 
 
 
 def text_format(request: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The form the answer is to have; empty for plain text. What a context sets is not checked before."""
+    """`text.format`; empty for plain text. Settings of the context are not validated, so it may be anything."""
     form = (request.get("text") or {}).get("format")
     return form if isinstance(form, Mapping) else {}
 

@@ -1,7 +1,7 @@
-"""Tools as upstreams know them that have functions only: under flat names, and what a called name stands for.
+"""Tools for upstreams that have functions only: flat names, and the tool that a called name means.
 
-Custom tools are functions with one string; the members of a namespace carry its name. Tools that only some upstreams
-can run themselves are left out and named.
+A custom tool becomes a function with one string; a tool of a namespace has the namespace in its name. Hosted tools are
+left out, and `dropped` lists their types.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _UNFIT = re.compile(r"[^a-zA-Z0-9_-]")
 _TYPE = re.compile(r"[a-z0-9_.-]{1,64}")
 _NO_PARAMETERS = {"type": "object", "properties": {}}
-#: Items that bring tools with them, and how to see from their JSON that there may be some.
+#: Items that bring callable tools, and the bytes that show such an item in JSON.
 _BRINGING_TOOLS = {"additional_tools": b'"additional_tools"', "tool_search_output": b'"tool_search_output"'}
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool that can be called, as the client knows it."""
+    """A callable tool, as the client defined it."""
 
     call: str
-    """The type of the item that calls it."""
+    """Type of the item that calls it."""
     name: str
     namespace: str | None = None
 
@@ -45,7 +45,7 @@ class Toolbox:
 
     def __init__(self, tools: Iterable[Mapping[str, Any]]) -> None:
         self.functions: dict[str, dict[str, Any]] = {}
-        """By the name the upstream is told."""
+        """By flat name."""
         self.dropped: list[str] = []
         self._tools: dict[str, Tool] = {}
         for tool, namespace in _flat(tools):
@@ -57,7 +57,7 @@ class Toolbox:
         return cls([*turn.request.get("tools", ()), *brought])
 
     def called(self, name: str) -> Tool:
-        """What a called name stands for. Models sometimes leave a namespace out."""
+        """The tool that a called name means. Models sometimes leave the namespace out."""
         known = self._tools.get(name)
         if known is not None:
             return known
@@ -65,7 +65,7 @@ class Toolbox:
         return meant[0] if len(meant) == 1 else Tool("function_call", name)
 
     def told(self, name: str, namespace: str | None) -> str:
-        """What the upstream is told instead of a name."""
+        """The flat name for the upstream."""
         for told, tool in self._tools.items():
             if (tool.name, tool.namespace) == (name, namespace):
                 return told
@@ -91,23 +91,22 @@ class Toolbox:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The functions a model may call, and whether it must."""
+    """The functions that a model may call, and whether it must call one."""
 
     functions: Sequence[Mapping[str, Any]]
     mode: str | None = None
-    """auto, none or required; None where the client left it open."""
+    """auto, none or required; None if the client set none."""
     forced: str | None = None
-    """The one function that has to be called."""
+    """The function that the model has to call."""
 
     @property
     def must_call(self) -> bool:
-        """The answer is a call: the form that the request wants of its text means nothing, and servers that enforce a
-        form would have the model write text."""
+        """The answer is a call. `text.format` does not apply then: servers that enforce it would force text."""
         return bool(self.functions) and (self.forced is not None or self.mode == "required")
 
 
 def offer(turn: Turn, row: Channel, toolbox: Toolbox) -> Offer:
-    """What is offered. Raises InvalidRequest where leaving a tool out would break a promise."""
+    """The functions to send. Raises InvalidRequest if `tool_choice` or the row forbids leaving a tool out."""
     if toolbox.dropped and row.hosted_tools == "refuse":
         raise _refused(f"Tools of type {_listed(toolbox.dropped)} are not available with this model.", "tools")
     offered = _chosen(turn.request.get("tool_choice"), toolbox)
@@ -131,7 +130,7 @@ def _chosen(choice: str | Mapping[str, Any] | None, toolbox: Toolbox) -> Offer:
 
 
 def _named(tool: Mapping[str, Any], toolbox: Toolbox) -> str | None:
-    """The function that an entry of `tool_choice` means, under the name the upstream is told."""
+    """The function of an entry of `tool_choice`, by its flat name."""
     if tool.get("type") not in _FUNCTIONS or not isinstance(tool.get("name"), str):
         return None
     known = toolbox.called(tool["name"])
@@ -159,7 +158,7 @@ def _function(tool: Mapping[str, Any], description: str) -> dict[str, Any]:
 
 
 def _custom(tool: Mapping[str, Any], description: str) -> dict[str, Any]:
-    """A function with one string; a grammar can only be asked for in words."""
+    """A function with one string. A grammar becomes part of the description."""
     text: dict[str, Any] = {"type": "string", "description": "The whole input of the tool, as plain text."}
     grammar = tool.get("format") or {}
     if grammar.get("type") == "grammar":
@@ -181,7 +180,7 @@ _CALLS = {"function": "function_call", "custom": "custom_tool_call"}
 
 
 def _introduced(tool: Mapping[str, Any], namespace: Mapping[str, Any] | None) -> str:
-    """A tool's description behind that of its namespace, which has no other place to go."""
+    """The description of the namespace, then the tool's own: flat functions have no namespaces."""
     texts = ((namespace or {}).get("description"), tool.get("description"))
     return "\n\n".join(text for text in texts if text)
 

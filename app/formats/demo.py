@@ -1,8 +1,7 @@
-"""A model that needs no server, no key and no network: it answers deterministically, by what it was sent.
+"""A demo model without server, key or network: it answers deterministically from the request.
 
-It speaks as a Responses upstream would, so a newcomer's first request works and clients can be tested: it streams,
-remembers what the user says of himself, calls a tool when asked, fills a schema, stops at `max_output_tokens` and
-compacts.
+It answers like a Responses upstream, so that a first request works and clients can be tested: it streams, remembers
+the user's statements, calls a tool on request, fills a schema, stops at `max_output_tokens` and compacts.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from app.turn import Item, Turn
 
 __all__ = ["amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers", "path", "serve"]
 
-#: As OpenAI's models have it.
+#: The minimum of OpenAI's models.
 MIN_OUTPUT_TOKENS = 16
 
 _DEEPEST, _LONGEST = 12, 100
@@ -40,7 +39,7 @@ _SUMMARISE = "Summarise the conversation above"
 
 
 def encode(turn: Turn, row: Channel, model: str) -> bytes:
-    """As a Responses upstream would be sent it. There are no stored prompts here."""
+    """The body for a Responses upstream. Stored prompts are refused."""
     if "prompt" in turn.request:
         raise InvalidRequest(
             f"The model '{turn.model}' does not take 'prompt'. Send 'input' instead.",
@@ -104,7 +103,7 @@ def _output(request: Mapping[str, Any]) -> list[Item]:
 
 
 def _wanted_calls(request: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """The tools to call: the one that is forced, else those whose names the user's last words contain."""
+    """The tools to call: a forced one, else those that the user's last message names."""
     tools = [tool for tool in _flat(request.get("tools", ())) if tool.get("type") in ("function", "custom")]
     choice = request.get("tool_choice", "auto")
     if not tools or choice == "none":
@@ -177,7 +176,7 @@ def _text(request: Mapping[str, Any]) -> str:
 
 
 def _recalled(question: str, before: Sequence[Item]) -> str:
-    """What the user has said of himself, where that is asked for: `My name is Ada.`, then `What is my name?`"""
+    """The answer to a question about an earlier statement: `My name is Ada.`, then `What is my name?`"""
     asked = _ASKED.search(question)
     if asked is None:
         return ""
@@ -191,7 +190,7 @@ def _words(text: str) -> str:
 
 
 def _user_texts(items: Sequence[Item]) -> Iterator[str]:
-    """In order; those that stand behind a compaction of our own included."""
+    """User messages in order, with those inside the demo's own compaction items."""
     for item in items:
         if item.get("role") == "user":
             yield _said(item)
@@ -218,7 +217,7 @@ def _message(text: str) -> Item:
 
 
 def _cut(output: list[Item], limit: int | None) -> tuple[list[Item], bool]:
-    """The output within `limit` tokens, a word being one, and whether anything had to go."""
+    """The output cut to `limit` tokens, one a word, and whether it was cut."""
     if limit is None or output[0]["type"] != "message":
         return output, False
     part = output[0]["content"][0]
@@ -249,14 +248,14 @@ def _tokens(value: object) -> int:
 
 
 def _compaction(items: Sequence[Item]) -> Item:
-    """The demo's own opaque item: what the users said, shortened."""
+    """The demo's own compaction item: the user messages, shortened."""
     said = [_said(item)[:80] for item in items if item.get("role") == "user"]
     sealed = base64.b64encode(orjson.dumps(said)).decode()
     return {"type": "compaction", "id": ids.new("cmp"), "encrypted_content": _SEAL + sealed}
 
 
 def _opened(sealed: str) -> Sequence[str]:
-    """What `_compaction` has put in; nothing of another one's."""
+    """The content that `_compaction` wrote; empty for items of other models."""
     if not sealed.startswith(_SEAL):
         return ()
     try:
