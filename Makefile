@@ -11,7 +11,7 @@ run: $(VENV)/.run
 test: packages $(VENV)/.test lint
 	$(BIN)/pytest -n 3 --dist loadgroup
 
-# `antiphon init` writes the table that is shipped in the package; both are the same file, twice.
+# `antiphon init` copies the table of the package, which must be equal to the one at the top.
 lint: $(VENV)/.test
 	cmp channels.yaml app/cli/channels.yaml
 	$(BIN)/ruff check .
@@ -19,15 +19,15 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two minutes; BENCH="--json FILE" and other options of `python -m tests.bench --help`.
+# Takes two minutes. BENCH="--json FILE" and other options: `python -m tests.bench --help`.
 bench: $(VENV)/.test
 	@$(BIN)/python -m tests.bench $(BENCH)
 
-# Ten minutes; LITELLM=/path/to/litellm where it is not on the PATH.
+# Takes ten minutes. LITELLM=/path/to/litellm when it is not on the PATH.
 bench-compare: $(VENV)/.test
 	@LITELLM="$(LITELLM)" $(BIN)/python -m tests.bench --tests all --compare litellm,nginx,flask --seconds 3 --rounds 3 $(BENCH)
 
-# Servers that the tests run against, from the system's packages; started by the tests, never as services.
+# Installs the servers that the tests start, from the system's packages. None of them runs as a service.
 packages:
 	@.ci/packages
 

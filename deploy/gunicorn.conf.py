@@ -1,17 +1,17 @@
-"""For those who start gunicorn themselves: `gunicorn -c deploy/gunicorn.conf.py wsgi:application`.
+"""For a start of gunicorn by hand: `gunicorn -c deploy/gunicorn.conf.py wsgi:application`.
 
-`antiphon serve`, which the systemd unit runs, needs no file: it hands over the same values.
+`antiphon serve`, which the systemd unit runs, needs no file: it passes the same values.
 """
 
-from app.serving import *  # noqa: F403 - gunicorn's settings and hooks; the reasons stand there
+from app.serving import *  # noqa: F403 - gunicorn's settings and hooks; see the reasons there
 from app.serving import configuration
 
-#: On a reload the last that were good.
+#: On a reload, the last good settings.
 _settings = configuration().settings
 
-#: Without effect when systemd hands over a listening socket.
+#: Has no effect when systemd passes a listening socket.
 bind = _settings.bind
 workers = _settings.workers
 threads = _settings.threads
-#: Above the threads, so that clients that wait for one are connected and keep-alive ones do not shut others out.
+#: More than the threads, so that waiting clients can connect and idle connections do not exclude others.
 worker_connections = _settings.threads + 256

@@ -110,22 +110,22 @@ def test_the_readme_promises_what_the_units_and_settings_say() -> None:
     assert grace == DEFAULTS.drain
     promises = [
         f"may finish within {grace} seconds",
-        f"up to {serving.graceful_timeout} seconds of waiting",
-        f"{2 * DEFAULTS.max_in_flight} requests at work",
+        f"they wait up to {serving.graceful_timeout} seconds",
+        f"run {2 * DEFAULTS.max_in_flight} requests at the same time",
         f"up to {DEFAULTS.max_sockets} WebSockets",
-        f"removes what is older than {DEFAULTS.retention // DAY} days",
+        f"removes responses older than {DEFAULTS.retention // DAY} days",
         f"may take {_setting('antiphon.service', 'MemoryMax')} of the machine's memory",
-        f"| {context.CONFIGURATION} | antiphon | the configuration is wrong",
+        f"| {context.CONFIGURATION} | antiphon | an error in the configuration",
         f"| {context.TRY_AGAIN} | antiphon | the database does not answer",
         f"Pruning** runs at {_time('antiphon-prune.timer')}",
         f"Backups** run at {_time('antiphon-backup.timer')}",
-        f"stay for {_days_of_backups()} days",
+        f"are kept for {_days_of_backups()} days",
     ]
     flat = " ".join(README.split())
     assert [promise for promise in promises if promise not in flat] == []
     service = "antiphon.service"
     assert (_setting(service, "StartLimitBurst"), _setting(service, "StartLimitIntervalSec")) == ("5", "120")
-    assert "After five attempts within two minutes systemd gives up" in flat
+    assert "systemd gives up after five attempts within two minutes" in flat
 
 
 def test_the_files_have_the_owners_and_modes_of_the_readme() -> None:
