@@ -14,6 +14,13 @@ from app.memory import Budget
 from app.queue import open_queue
 from app.relay import Background, Drain, Keeper, Mover, Pace, Pump, Relay
 from app.relay.chat import ChatRelay
+from app.relay.compaction import Compaction
+from app.relay.context import Contexts
+from app.relay.conversations import Conversations
+from app.relay.keeper import Running
+from app.relay.lineage import Lineage
+from app.relay.responses import StoredResponses
+from app.relay.turn_run import TurnParts
 from app.sealing import Seal, Seals
 from app.settings import Settings, read_environment
 from app.store import Store
@@ -55,10 +62,21 @@ def build(last: LastGood) -> Gateway:
     seals = Seals(*(Seal(purpose, settings.keys_for(purpose)) for purpose in ("compaction", "reasoning")))
     pace = Pace(settings.heartbeat, drain, settings.stall, settings.header_after)
     mover = MOVERS[settings.mover](pace)
-    relay = Relay(store, channels, seals, mover)
+    contexts = Contexts(store, seals)
+    responses = StoredResponses(store, contexts)
+    turns = TurnParts(
+        store=store,
+        seals=seals,
+        contexts=contexts,
+        channels=channels,
+        compaction=Compaction(channels, seals.compaction, mover),
+        lineage=Lineage(store),
+        running=Running(),
+        mover=mover,
+    )
     queue = open_queue(settings.queue_url, store.database)
     waiting = Seal("job", settings.keys_for("job"))
-    background = Background(store, relay, queue, waiting, pace, settings.events_kept)
+    background = Background(store, turns, responses, queue, waiting, pace, settings.events_kept)
     bodies = Bodies(settings.max_body, settings.stall)
 
     def tidy() -> None:
@@ -70,12 +88,15 @@ def build(last: LastGood) -> Gateway:
         store=store,
         channels=channels,
         catalog=Catalog(channels),
-        relay=relay,
+        turns=turns,
+        relay=Relay(turns),
+        responses=responses,
+        conversations=Conversations(store, contexts),
         chat=ChatRelay(store, channels, mover),
         background=background,
         queue=queue,
         mover=mover,
-        keeper=Keeper(store, relay.running, channels.statuses, background.tend, tidy),
+        keeper=Keeper(store, turns.running, channels.statuses, background.tend, tidy),
         drain=drain,
         budget=budget,
         bodies=bodies,

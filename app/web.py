@@ -35,7 +35,10 @@ from app.queue import RedisQueue, SqlQueue
 from app.records import Token
 from app.relay import Asked, Background, Client, Drain, Keeper, Mover, Relay, chunked, unframed
 from app.relay.chat import ChatRelay
+from app.relay.conversations import Conversations
 from app.relay.journal import Entry, Visit
+from app.relay.responses import StoredResponses
+from app.relay.turn_run import TurnParts
 from app.settings import Settings
 from app.store import Store
 
@@ -84,7 +87,10 @@ class Gateway:
     store: Store
     channels: Channels
     catalog: Catalog
+    turns: TurnParts
     relay: Relay
+    responses: StoredResponses
+    conversations: Conversations
     chat: ChatRelay
     background: Background
     queue: SqlQueue | RedisQueue

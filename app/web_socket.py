@@ -294,7 +294,7 @@ class _Connection:
         self._drain = gateway.drain
         self._secret = secret
         self._bodies = gateway.bodies
-        self._session = Session(gateway.relay, gateway.store, Share(gateway.budget))
+        self._session = Session(gateway.turns, Share(gateway.budget))
         self._minutes = round(settings.socket_lifetime / 60)
         self._until = monotonic() + settings.socket_lifetime
         self._wire = _Wire(

@@ -12,10 +12,8 @@ from typing import Any
 
 import orjson
 
-from app import formats
 from app.channels.choice import Channels
 from app.channels.endpoints import ENDPOINTS
-from app.channels.exchange import checked
 from app.channels.table import Table
 from app.contract.channel import Channel
 from app.errors import UpstreamError
@@ -65,8 +63,7 @@ class Catalog:
     def _fetch(self, channel: Channel) -> None:
         names: tuple[str, ...] = self._fetched.get(channel.name, (0.0, ()))[1]
         try:
-            exchange = self._channels.upstream(channel).get("/models")
-            with closing(checked(exchange, formats.load(channel.format).decode_error)):
+            with closing(self._channels.choice(channel, "").get("/models")) as exchange:
                 names = _names(exchange.read())
         except UpstreamError as error:
             log.warning("channel %s did not list its models: %s", channel.name, error.message)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from time import monotonic
 from types import TracebackType
 
 from app import formats
 from app.channels.endpoints import PASSTHROUGH, RESPONSES, Endpoint
-from app.channels.exchange import DecodeError, checked
 from app.channels.health import Health, Need, Place, RetryBudget
 from app.channels.readiness import Watch
 from app.channels.table import Table
@@ -39,6 +39,9 @@ _POLL_SECONDS = 1.0
 #: Seconds after which those who wait for a model to be loaded look again.
 _GLANCE = 0.2
 
+
+#: The error that a status, headers and body stand for; formats have one each.
+DecodeError = Callable[[int, Mapping[str, str], bytes], UpstreamError]
 
 #: How much of what is asked a channel would leave out.
 Loss = Callable[[Channel, Format], int]
@@ -302,7 +305,17 @@ class Choice:
             exchange = LocalExchange(*formats.serving(self.channel.format).serve(path, body))
         else:
             exchange = self._channels.upstream(self.channel).post(path, body, accept=accept, watch=watch)
-        return checked(exchange, decode_error or self.format.decode_error)
+        return self._checked(exchange, decode_error)
+
+    def get(self, path: str) -> Exchange:
+        """The same for a request without a body."""
+        return self._checked(self._channels.upstream(self.channel).get(path), None)
+
+    def _checked(self, exchange: Exchange, decode_error: DecodeError | None) -> Exchange:
+        if exchange.status == 200:
+            return exchange
+        with closing(exchange):
+            raise (decode_error or self.format.decode_error)(exchange.status, exchange.headers, exchange.read())
 
     def accepted(self) -> None:
         """The first valid event of its answer has come."""

@@ -68,18 +68,18 @@ def retrieve(response_id: str) -> Response:
     if incoming.args.get("stream", "").lower() == "true":
         after, client = read_starting_after(incoming.args), web.asked().client
         return web.event_stream(web.gateway().background.follow(web.token(), response_id, after, client, include))
-    return web.answer(web.gateway().relay.retrieve(web.token(), response_id, include))
+    return web.answer(web.gateway().responses.retrieve(web.token(), response_id, include))
 
 
 @blueprint.delete("/responses/<response_id>")
 def delete(response_id: str) -> Response:
-    return web.answer(web.gateway().relay.delete(web.token(), response_id))
+    return web.answer(web.gateway().responses.delete(web.token(), response_id))
 
 
 @blueprint.get("/responses/<response_id>/input_items")
 def input_items(response_id: str) -> Response:
     wanted, include = read_page(incoming.args), read_include(web.listed_argument("include"))
-    return web.answer(web.gateway().relay.input_items(web.token(), response_id, wanted, include))
+    return web.answer(web.gateway().responses.input_items(web.token(), response_id, wanted, include))
 
 
 @blueprint.post("/responses/<response_id>/cancel")

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from time import monotonic, sleep
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import orjson
 
@@ -38,7 +38,9 @@ from app.relay.keeper import Running
 from app.relay.mover import Pace
 from app.relay.ports import Choice, Queue
 from app.relay.recorder import Recorder, draft
+from app.relay.responses import StoredResponses, shown
 from app.relay.stream import told_of
+from app.relay.turn_run import TurnParts, opened, requested, run_of
 from app.sealing import Seal
 from app.store import Store
 from app.turn import Item, Turn
@@ -81,31 +83,21 @@ class Line:
         self._theirs.close()
 
 
-class Walk(Protocol):
-    """What the relay does for a request, step by step."""
-
-    @property
-    def running(self) -> Running: ...
-    def open(self, token: Token, request: Mapping[str, Any]) -> Turn: ...
-    def check_served(self, turn: Turn) -> None: ...
-    def once(
-        self,
-        turn: Turn,
-        token: Token,
-        asked: Asked,
-        make: Callable[[Recorder], T],
-        again: Callable[[dict[str, Any]], T],
-    ) -> T: ...
-    def events(self, turn: Turn, recorder: Recorder, client: int, say: Callable[[bytes], None]) -> Iterable[bytes]: ...
-    def stored(self, token: Token, response_id: str) -> Stored: ...
-    def shown(self, stored: Stored, include: Iterable[str] = ()) -> dict[str, Any]: ...
-
-
 class Background:
-    def __init__(self, store: Store, walk: Walk, queue: Queue, seal: Seal, pace: Pace, kept: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        parts: TurnParts,
+        responses: StoredResponses,
+        queue: Queue,
+        seal: Seal,
+        pace: Pace,
+        kept: int,
+    ) -> None:
         """`kept`: seconds for which the events of a response are kept after its end."""
         self._store = store
-        self._walk = walk
+        self._parts = parts
+        self._responses = responses
         self._queue = queue
         self._seal = seal
         self._pace = pace
@@ -119,12 +111,14 @@ class Background:
 
     def create(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
         """The response as it waits, stored. Raises GatewayError as an answer at once would."""
-        turn = self._walk.open(token, request)
+        run = requested(self._parts, token, request, asked)
         with suppress(ChannelsBusy):
-            self._walk.check_served(turn)
-        return self._walk.once(
-            turn, token, asked, lambda _: self._enqueue(turn, token, asked.request_id), lambda response: response
-        )
+            run.check_served()
+        once = run.claim()
+        if (earlier := once.earlier()) is not None:
+            return run.replayed(earlier)
+        with once:
+            return self._enqueue(run.turn, token, asked.request_id)
 
     def _enqueue(self, turn: Turn, token: Token, request_id: str) -> dict[str, Any]:
         waiting = turn.echo.response(
@@ -152,7 +146,7 @@ class Background:
         self, token: Token, response_id: str, after: int | None, client: int | None, include: Sequence[str] = ()
     ) -> Iterator[bytes]:
         """The events numbered higher than `after`, as they are made. Raises NotFound and InvalidRequest."""
-        stored = self._walk.stored(token, response_id)
+        stored = self._responses.stored(token, response_id)
         if not is_background(stored):
             raise InvalidRequest(
                 "Only a background response can be streamed again. Leave out 'stream'.",
@@ -161,20 +155,20 @@ class Background:
             )
 
         def ended() -> dict[str, Any]:
-            return self._walk.shown(self._walk.stored(token, response_id), include)
+            return shown(self._responses.stored(token, response_id), include)
 
-        begun = self._walk.shown(stored, include)
+        begun = shown(stored, include)
         return Follower(self._store, self._pace, client, token.owner, begun, ended).events(after)
 
     def cancel(self, token: Token, response_id: str) -> dict[str, Any]:
         """The response as it is then; one that has ended stays as it is."""
-        stored = self._walk.stored(token, response_id)
+        stored = self._responses.stored(token, response_id)
         if not is_background(stored):
             raise InvalidRequest("Cannot cancel a synchronous response.")
         if stored.status in RUNNING:
             self._store.responses.cancel(token.owner, response_id)
-            stored = self._walk.stored(token, response_id)
-        return self._walk.shown(stored)
+            stored = self._responses.stored(token, response_id)
+        return shown(stored)
 
     # --- making, in a worker of its own
 
@@ -186,7 +180,7 @@ class Background:
                 if run is not None and job is not None:
                     # Not before the claim has committed: until then the keeper finds no row in progress and would
                     # take the response for one that was ended elsewhere.
-                    self._walk.running.add(response_id, run.hang_up)
+                    self._parts.running.add(response_id, run.hang_up)
                     run.work(job)
         except NotFound:
             log.info("background response %s was deleted before it was begun", response_id)
@@ -224,7 +218,7 @@ class Background:
     @contextmanager
     def _entered(self, response_id: str) -> Iterator[Run | None]:
         """The run of a response; None when it is at work here already, or nothing is begun any more."""
-        run = Run(response_id, self._store, self._walk, self._queue, self._seal, self._ended)
+        run = Run(response_id, self._store, self._parts, self._responses, self._queue, self._seal, self._ended)
         with self._lock:
             free = response_id not in self._runs and not self._ended.is_set()
             if free:
@@ -235,7 +229,7 @@ class Background:
         try:
             yield run
         finally:
-            self._walk.running.remove(response_id)
+            self._parts.running.remove(response_id)
             with self._lock:
                 del self._runs[response_id]
             run.close()
@@ -260,11 +254,20 @@ class Run:
     """One response at work in this worker."""
 
     def __init__(
-        self, response_id: str, store: Store, walk: Walk, queue: Queue, seal: Seal, ended: threading.Event
+        self,
+        response_id: str,
+        store: Store,
+        parts: TurnParts,
+        responses: StoredResponses,
+        queue: Queue,
+        seal: Seal,
+        ended: threading.Event,
     ) -> None:
         self.id = response_id
         self._store = store
-        self._walk = walk
+        # The run itself is known as running here; its stream is not, a second time.
+        self._parts = replace(parts, running=Running())
+        self._responses = responses
         self._queue = queue
         self._seal = seal
         self._ended = ended
@@ -276,12 +279,12 @@ class Run:
         """Until the row says how it ended, or waits again."""
         token = Token(key=job.token, name="", owner=job.owner, prefix="")
         told = self._log = Log(self._store, job.id, job.last)
-        stored = self.insist(lambda: self._walk.stored(token, job.id), float("inf"))
+        stored = self.insist(lambda: self._responses.stored(token, job.id), float("inf"))
         recorder = _RunRecorder(self._store, self, told, _unopened(stored), token)
         try:
             turn = self._open(job, token)
             recorder = _RunRecorder(self._store, self, told, turn, token)
-            self._follow(self._opened(turn, recorder, told), told)
+            self._follow(self._opened(turn, token, recorder, told), told)
         except ClientGone:
             recorder.cancel()
         except GatewayError as error:
@@ -293,15 +296,16 @@ class Run:
 
     def _open(self, job: Job, token: Token) -> Turn:
         request = orjson.loads(self._seal.open(job.owner, job.request.decode()))
-        turn = self.insist(lambda: self._walk.open(token, request), _PATIENCE)
+        turn = self.insist(lambda: opened(self._parts, token, request), _PATIENCE)
         return replace(turn, id=job.id, created_at=job.created_at, stream=True)
 
-    def _opened(self, turn: Turn, recorder: Recorder, told: Log) -> Iterable[bytes]:
+    def _opened(self, turn: Turn, token: Token, recorder: Recorder, told: Log) -> Iterable[bytes]:
         """Nobody waits at a connection, so channels that are busy are asked again for a while."""
         until = monotonic() + _BUSY
         while True:
+            asked = Asked("", self._line.fileno(), say=told.add)
             try:
-                return self._walk.events(turn, recorder, self._line.fileno(), told.add)
+                return run_of(self._parts, token, turn, asked, recorder).events()
             except ChannelsBusy as error:
                 if monotonic() >= until:
                     raise

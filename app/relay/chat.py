@@ -25,8 +25,7 @@ from app.errors import (
 from app.formats import PassthroughDecoder, PassthroughEndpoint, PassthroughSummary
 from app.records import Token
 from app.relay import Asked
-from app.relay.answers import EVENTS, JSON
-from app.relay.asking import ChannelAttempt, ChannelAttempts
+from app.relay.asking import EVENTS, JSON, ChannelAttempt, ChannelAttempts
 from app.relay.chat_recorder import ChatRecorder
 from app.relay.mover import Client, Flow, Mover, Pace
 from app.relay.ports import Channels, Choice, Exchange

@@ -24,8 +24,7 @@ from app.errors import (
 )
 from app.formats import Compacting
 from app.records import Chain, Link, Usage
-from app.relay.answers import StreamedInside, posted
-from app.relay.asking import ChannelAttempt, ChannelAttempts, Tried, TurnAttempts
+from app.relay.asking import ChannelAttempt, ChannelAttempts, StreamedInside, Tried, TurnAttempts, posted
 from app.relay.compacting import (
     Native,
     Plan,
@@ -83,10 +82,9 @@ class _Pass:
 
 
 class Compaction:
-    def __init__(self, channels: Channels, contexts: Contexts, seal: Seal, mover: Mover) -> None:
+    def __init__(self, channels: Channels, seal: Seal, mover: Mover) -> None:
         self._channels = channels
         self._mover = mover
-        self._contexts = contexts
         self._seal = seal
 
     def wish(self, request: Mapping[str, Any]) -> Wish:
@@ -102,6 +100,7 @@ class Compaction:
         wish: Wish,
         keep_turns: int,
         *,
+        contexts: Contexts,
         prefer: str | None,
         watch: Watch,
         tried: Tried,
@@ -112,7 +111,7 @@ class Compaction:
         raises. Nothing is stored.
         """
         keep = wish.keep_turns if wish.keep_turns is not None else keep_turns
-        asked = _Asked(turn, history, keep, divide(history, keep), wish, prefer, watch, tried)
+        asked = _Asked(turn, history, keep, divide(history, keep), wish, contexts, prefer, watch, tried)
         made = self._strategies[wish.strategy](self, asked) if asked.plan.old else self._as_it_is(asked)
         kept = redacted_items([*portable([*made.context, *tail])])
         if made.native is None:
@@ -162,7 +161,7 @@ class Compaction:
 
     def native_pass(self, asked: _Asked, attempt: ChannelAttempt) -> _Pass:
         choice = attempt.choice
-        turn = self._contexts.fit(asked.internal(asked.turn.model, asked.plan.old), choice.channel.family)
+        turn = asked.contexts.fit(asked.internal(asked.turn.model, asked.plan.old), choice.channel.family)
         with self._limited(asked):
             if choice.channel.compact == "trigger":
                 turn = replace(turn, input=[*turn.input, _TRIGGER])
@@ -180,12 +179,12 @@ class Compaction:
         return _Pass("native", asked.plan.kept, usage, made, choice.channel.name)
 
     def _summary(self, asked: _Asked) -> _Pass:
-        history = self._contexts.originals(asked.turn.owner, asked.history)
+        history = asked.contexts.originals(asked.turn.owner, asked.history)
         plan = divide(history, asked.keep_turns)
         model = self._channels.compaction.model or asked.turn.model
         request = {"max_output_tokens": asked.wish.max_tokens or _longest_summary(plan.old)}
         turn = replace(asked.internal(model, to_summarise(plan, asked.wish.instructions), request), stream=True)
-        fit, tried, watch = self._contexts.fit, asked.tried, asked.watch
+        fit, tried, watch = asked.contexts.fit, asked.tried, asked.watch
         try:
             attempts = TurnAttempts(turn, self._channels, fit, tried, watch, asked.prefer)
             with self._limited(asked):
@@ -242,6 +241,7 @@ class _Asked:
     keep_turns: int
     plan: Plan
     wish: Wish
+    contexts: Contexts
     prefer: str | None
     watch: Watch
     tried: Tried

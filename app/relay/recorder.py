@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from time import monotonic, time
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
@@ -23,7 +23,13 @@ from app.turn import Answer, Item, Turn
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A response that has ended: what the client gets, and what is stored."""
+
+    response: dict[str, Any]
+    outcome: Outcome
 
 
 class Recorder:
@@ -71,32 +77,32 @@ class Recorder:
 
         Without a choice the answer is the gateway's own.
         """
-        return self.finish_as(answer, choice, lambda response: response)
+        ended = self.ended(answer, choice)
+        self.store(ended)
+        return ended.response
 
-    def finish_as(self, answer: Answer, choice: Choice | None, told: Callable[[dict[str, Any]], T]) -> T:
-        """The same, as `told` spells the response object. It does so before the commit: what cannot be spelt is not
-        stored."""
+    def ended(self, answer: Answer, choice: Choice | None) -> Ended:
+        """The response object and its row, not stored yet."""
         turn = self._turn
         output = redacted_items([*turn.preface, *answer.output])
         usage = answer.usage or _estimate(turn, answer.output)
         usage = usage + turn.spent if turn.spent else usage
         echo = turn.echo.filled(answer.defaults)
         now = int(time())
-        ending = told(
-            echo.response(
-                id=turn.id,
-                created_at=turn.created_at,
-                model=turn.model,
-                status=answer.status,
-                previous_response_id=turn.previous_response_id,
-                output=output,
-                usage=usage,
-                completed_at=now,
-                error=answer.error,
-                incomplete_details=answer.incomplete_details,
-            )
+        response = echo.response(
+            id=turn.id,
+            created_at=turn.created_at,
+            model=turn.model,
+            status=answer.status,
+            previous_response_id=turn.previous_response_id,
+            output=output,
+            usage=usage,
+            completed_at=now,
+            error=answer.error,
+            incomplete_details=answer.incomplete_details,
         )
-        written = self._save(
+        return Ended(
+            response,
             Outcome(
                 status=answer.status,
                 completed_at=now,
@@ -116,11 +122,13 @@ class Recorder:
                 compaction=turn.compaction,
                 first_byte_ms=self._first_byte_ms,
                 total_ms=self._elapsed(),
-            )
+            ),
         )
-        if not written:
+
+    def store(self, ended: Ended) -> None:
+        """Returns once it is committed. Raises StoreUnavailable, EndedElsewhere."""
+        if not self._save(ended.outcome):
             raise EndedElsewhere
-        return ending
 
     def refuse(self, error: GatewayError) -> None:
         """Nobody has heard of this response: that it was asked for is all that is kept."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from time import time
 from typing import Protocol, cast
 
 import orjson
@@ -16,10 +17,11 @@ from app.contract.events import FAILED
 from app.errors import ClientGone, GatewayError, InternalError, InvalidRequest
 from app.memory import Share
 from app.records import Token
-from app.relay import Asked, Relay
+from app.relay.asked import Asked
+from app.relay.opening import open_turn
 from app.relay.recent import Recent
+from app.relay.turn_run import TurnParts, WarmUpRun, requested
 from app.schemas.frames import Frame, FrameRequest, Parse, parse_frame, read_frame
-from app.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +37,10 @@ class _Events(Protocol):
 class Session:
     """What one connection remembers: its latest responses, also those that are not stored."""
 
-    def __init__(self, relay: Relay, store: Store, share: Share) -> None:
+    def __init__(self, parts: TurnParts, share: Share) -> None:
         """`share`: what the connection remembers has of the memory for large bodies."""
-        self._recent = Recent(store.responses, share)
-        self._relay = relay.over(store.with_responses(self._recent))
+        self._recent = Recent(parts.store.responses, share)
+        self._parts = parts.over(parts.store.with_responses(self._recent))
 
     def answer(
         self,
@@ -83,8 +85,11 @@ class Session:
             return error_frame(error)
 
     def _events(self, token: Token, wanted: FrameRequest, asked: Asked) -> Iterable[bytes]:
-        turn = self._relay.stream if wanted.generates else self._relay.warm_up
-        return turn(token, wanted.request, asked)
+        parts, request = self._parts, wanted.request
+        if wanted.generates:
+            return requested(parts, token, request, asked).stream()
+        turn = open_turn(parts.store, parts.contexts, token, request, int(time()))
+        return WarmUpRun(parts, token, turn, asked).stream()
 
     def _check_parent_is_stored(self, token: Token, wanted: FrameRequest) -> None:
         """A stored response without its history could never be gone on from anywhere else."""

@@ -18,10 +18,9 @@ from app.errors import ClientGone, GatewayError, InternalError, UpstreamError
 from app.formats import Decoder, Emitter
 from app.records import CHAINABLE
 from app.relay.announcement import Announcement, head_events
-from app.relay.answers import open_flow
-from app.relay.asking import Fit, TurnAttempt, TurnAttempts
+from app.relay.asking import TurnAttempt, TurnAttempts, open_flow
 from app.relay.mover import Client, Flow, Mover
-from app.relay.ports import Channels, Choice
+from app.relay.ports import Choice
 from app.relay.watch import Watch
 from app.turn import Answer, Item, Turn
 
@@ -127,11 +126,8 @@ class EventStream:
     def __init__(
         self,
         turn: Turn,
-        channels: Channels,
+        attempts: TurnAttempts,
         announcement: Announcement,
-        *,
-        fit: Fit,
-        prefer: str | None,
         watch: Watch,
         client: Client | None,
         mover: Mover,
@@ -144,7 +140,7 @@ class EventStream:
         self._watch = watch
         self._client = client
         self._mover = mover
-        self._attempts = TurnAttempts(turn, channels, fit, self._recorder.tried, watch, prefer)
+        self._attempts = attempts
         self._passage: _Passage | None = None
         self._ended = False
         self._events = self._walk()
@@ -255,10 +251,11 @@ class EventStream:
         passage.attempt.succeeded()
         number = passage.decoder.sequence
 
-        def told(response: dict[str, Any]) -> bytes:
-            return _terminal({"type": f"response.{answer.status}", "sequence_number": number, "response": response})
-
-        ending = self._recorder.finish_as(answer, passage.choice, told)
+        ended = self._recorder.ended(answer, passage.choice)
+        event = {"type": f"response.{answer.status}", "sequence_number": number, "response": ended.response}
+        # Before the commit: what cannot be encoded is not stored.
+        ending = _terminal(event)
+        self._recorder.store(ended)
         self._ended = True
         return ending
 

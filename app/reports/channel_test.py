@@ -24,7 +24,7 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from app.relay.answers import whole_answer
+from app.relay.asking import whole_answer
 from app.settings import Settings, read_environment
 from app.turn import Turn
 

@@ -161,13 +161,13 @@ def test_a_stream_ends_with_a_terminal_event(process: Gateway, token: Token, clo
         events = check_failed_stream(b"".join(stream))
     assert status(process, events[0]["response"]["id"]) == "failed"
     assert len(closed) == 1
-    assert process.relay.running.ids() == set()
+    assert process.turns.running.ids() == set()
     assert [one.in_flight for one in process.channels.statuses()] == [0]
 
 
 @every_fault
 def test_a_web_socket_gets_its_last_frame(process: Gateway, token: Token, closed: list[LocalExchange]) -> None:
-    session = Session(process.relay, process.store, Share(process.budget))
+    session = Session(process.turns, Share(process.budget))
     frame = bytearray(orjson.dumps({"type": "response.create", "model": "demo", "input": "hello"}))
     answer = session.answer(token, frame, Asked("req_1"), list[str]().append, orjson.loads)
     frames = [orjson.loads(text) for text in answer]

@@ -1,0 +1,61 @@
+"""Stored responses: retrieved, deleted, and the context that each was given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from app.echo import Echo
+from app.errors import response_not_found
+from app.records import Stored, Token
+from app.relay.context import Contexts
+from app.relay.listing import context_items, page
+from app.schemas.listing import Page
+from app.store import Store
+
+
+class StoredResponses:
+    def __init__(self, store: Store, contexts: Contexts) -> None:
+        self._store = store
+        self._contexts = contexts
+
+    def retrieve(self, token: Token, response_id: str, include: Iterable[str] = ()) -> dict[str, Any]:
+        return shown(self.stored(token, response_id), include)
+
+    def delete(self, token: Token, response_id: str) -> dict[str, Any]:
+        if not self._store.responses.delete(token.owner, response_id):
+            raise response_not_found(response_id)
+        return {"id": response_id, "object": "response", "deleted": True}
+
+    def input_items(self, token: Token, response_id: str, wanted: Page, include: Iterable[str] = ()) -> dict[str, Any]:
+        """The context of a response, paged."""
+        stored = self.stored(token, response_id)
+        chain = self._contexts.shown_chain(token.owner, self._contexts.before(stored))
+        stored = replace(stored, input=self._contexts.shown_array(token.owner, stored.input))
+        echo = Echo.stored(stored.settings, stored.echo).including(include)
+        return page([dict(echo.shown(item)) for item in context_items(chain, stored)], wanted)
+
+    def stored(self, token: Token, response_id: str) -> Stored:
+        """Raises NotFound."""
+        stored = self._store.responses.read(token.owner, response_id)
+        if stored is None:
+            raise response_not_found(response_id)
+        return stored
+
+
+def shown(stored: Stored, include: Iterable[str] = ()) -> dict[str, Any]:
+    """The response object of a GET: the same that the POST gave."""
+    echo = Echo.stored(stored.settings, stored.echo).including(include)
+    return echo.response(
+        id=stored.id,
+        created_at=stored.created_at,
+        model=stored.model,
+        status=stored.status,
+        previous_response_id=stored.parent,
+        output=stored.output_items(),
+        usage=stored.usage,
+        completed_at=stored.completed_at,
+        error=stored.error,
+        incomplete_details=stored.incomplete_details,
+    )
