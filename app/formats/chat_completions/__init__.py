@@ -1,6 +1,6 @@
-"""Upstreams that speak chat completions: the bridge between their messages and the contract's items, both ways.
+"""Upstreams of the chat completions API: translates between their messages and the contract's items.
 
-What a chat cannot carry is left out of the request; `dropped` names the tools this happens to.
+The request leaves out what a chat cannot express; `dropped` lists the tools among it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,6 @@ def dropped(turn: Turn, row: Channel) -> Sequence[str]:
 
 
 def amended(turn: Turn, row: Channel, error: UpstreamError) -> Turn | None:
-    """A shorter one where the context was too long and the client allows it."""
+    """A shorter turn if the context was too long and the client allows truncation."""
     too_long = error.code == "context_length_exceeded"
     return shortened(turn) if too_long and wants_truncation(turn.request) else None

@@ -1,4 +1,4 @@
-"""What a chat upstream answers, in one piece or as a stream, as an answer in the contract's terms."""
+"""Decodes the answer of a chat upstream, unstreamed or as a stream, into the contract's terms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from app.turn import Answer, Turn
 
 
 def _ending(finish_reason: str) -> Ending:
-    """By what the upstream gave as its reason. Raises UpstreamFailed."""
+    """The ending for the upstream's `finish_reason`. Raises UpstreamFailed."""
     if finish_reason in CUT:
         return Ending("incomplete", "max_output_tokens")
     if finish_reason in FILTERED:
@@ -36,12 +36,12 @@ def _ending(finish_reason: str) -> Ending:
 
 
 def _unexplained(usage: Usage | None, turn: Turn) -> Ending:
-    """The end of an answer that gives no reason: cut off where the limit has been reached."""
+    """The ending of an answer without a reason: cut off if it has reached the limit."""
     return _ending("length" if is_full(usage, turn) else "stop")
 
 
 def _identity(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What the upstream says of itself."""
+    """The upstream's id, model and defaults."""
     return {
         "defaults": _defaults(about),
         "upstream_id": string(about.get("id")),
@@ -73,7 +73,7 @@ def decode(body: bytes, turn: Turn) -> Answer:
 
 
 def _as_delta(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A whole message as one delta, its calls told apart by their places."""
+    """A whole message as one delta, its calls numbered by position."""
     calls = message.get("tool_calls")
     if not isinstance(calls, list):
         return message
@@ -81,7 +81,7 @@ def _as_delta(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _choice(choices: object) -> dict[str, Any] | None:
-    """The first choice. There are others only where nobody asked for them."""
+    """The first choice: the gateway never requests more than one."""
     for choice in choices if isinstance(choices, list) else ():
         if isinstance(choice, dict) and choice.get("index") in (0, None):
             return choice
@@ -92,7 +92,7 @@ def _choice(choices: object) -> dict[str, Any] | None:
 
 
 class ChatDecoder(StreamDecoder):
-    """Makes the contract's events of a chat's chunks."""
+    """Translates chunks into the contract's events."""
 
     def __init__(self, turn: Turn, sequence: int) -> None:
         super().__init__(turn, sequence)
@@ -106,7 +106,7 @@ class ChatDecoder(StreamDecoder):
         return _identity(self._about)
 
     def _run_out(self, rest: bytes) -> None:
-        """Some servers never say [DONE]: an answer has ended when a reason was given."""
+        """Some servers never send [DONE]: the answer has ended with its `finish_reason`."""
         chunk = _last_chunk(rest)
         if self._ending is None:
             raise error_of(chunk) or UpstreamBroken("The model's server closed the stream before the answer had ended.")
@@ -160,7 +160,7 @@ class ChatDecoder(StreamDecoder):
 
 
 def _last_chunk(rest: bytes) -> dict[str, Any]:
-    """An event that lacks its blank line, as far as it can be read."""
+    """The data of an event that lacks its blank line, if it is readable."""
     try:
         return parsed(data_of(rest)[1] or b"{}")
     except UpstreamBroken:

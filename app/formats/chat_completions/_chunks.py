@@ -1,4 +1,4 @@
-"""Reading what a chat upstream sends, piece by piece, whatever is made of it then."""
+"""Reads the objects of a chat upstream, for translation and for passthrough."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from app.records import Usage
 
 DONE = b"[DONE]"
 
-#: Reasons to have ended that are no proper end.
+#: Values of `finish_reason` that mean a failure.
 CUT = frozenset({"length", "max_tokens", "model_length"})
 FILTERED = frozenset({"content_filter"})
 BROKE_OFF = frozenset({"abort", "error", "insufficient_system_resource"})
 
 
 def completion_of(body: bytes) -> dict[str, Any]:
-    """The object of an unstreamed answer. Raises UpstreamError, also for the failure that it may tell of."""
+    """The object of an unstreamed answer. Raises UpstreamError, also if the object is an error."""
     completion = whole(body)
     if not isinstance(completion, dict):
         raise UpstreamBroken("The model's server answered with something that is not a chat completion.")
@@ -34,18 +34,18 @@ def data_of(raw: bytes) -> tuple[str | None, bytes | None]:
     """Name and data of one event."""
     name, data = sse.parse(raw)
     if data is None and raw.startswith(b"error:"):
-        # Older llama.cpp has a field of its own for it.
+        # Older llama.cpp has a field of its own for errors.
         return "error", raw.removeprefix(b"error:").strip()
     return name, data.strip() if data is not None else None
 
 
 def error_in(name: str | None, chunk: Mapping[str, Any]) -> UpstreamError | None:
-    """The failure that an event tells of, by its name or by its data."""
+    """The failure in an event, found by its name or its data; None if there is none."""
     return error_of({"error": chunk} if name == "error" and "error" not in chunk else chunk)
 
 
 def usage_of(value: object) -> Usage | None:
-    """A chat's usage; None where nothing was counted."""
+    """Usage of a chat completion; None if the upstream counted nothing."""
     if not isinstance(value, dict):
         return None
     read, written = value.get("prompt_tokens_details"), value.get("completion_tokens_details")

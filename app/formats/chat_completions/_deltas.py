@@ -1,4 +1,4 @@
-"""What a chat upstream says, delta by delta, as text and calls of an output."""
+"""Adds the deltas of a chat upstream to an output, as text and calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.turn import Turn
 
 
 class Deltas:
-    """Reads deltas, or a whole message as one, into an output. Calls go on under an index, or under none."""
+    """Adds deltas to an output. Deltas of a call have the call's index, or none."""
 
     def __init__(self, turn: Turn, output: Output) -> None:
         self._output = output
@@ -23,7 +23,7 @@ class Deltas:
         self._by_index: dict[int, Call] = {}
 
     def take(self, delta: Mapping[str, Any], logprobs: object = None) -> None:
-        """Raises UpstreamBroken for what fits nowhere."""
+        """Raises UpstreamBroken for a delta of an unknown call."""
         self._output.write("reasoning_text", _text(delta.get("reasoning_content")) or _text(delta.get("reasoning")))
         logged = logprobs.get("content") if self._logs and isinstance(logprobs, dict) else None
         self._output.write("output_text", _text(delta.get("content")), _logprobs(logged))
@@ -32,7 +32,7 @@ class Deltas:
             self._output.extend(self._find(call), *_told_of(call))
 
     def _find(self, delta: Mapping[str, Any]) -> Call:
-        """The call that a delta goes on with, or a new one."""
+        """The call that a delta continues, or a new one."""
         index = delta.get("index")
         at = index if isinstance(index, int) else None
         known = self._by_index.get(at) if at is not None else self._last
@@ -45,7 +45,7 @@ class Deltas:
 
 
 def _differs(call: Call, delta: Mapping[str, Any]) -> bool:
-    """Whether a delta under the same index, or under none, begins another call."""
+    """Whether a delta with the same index, or without one, begins another call."""
     call_id, name, arguments = _told_of(delta)
     if not name:
         return False
@@ -66,13 +66,13 @@ def _calls(delta: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     calls = delta.get("tool_calls")
     if isinstance(calls, list):
         return (call for call in calls if isinstance(call, dict))
-    # The form before there were several calls.
+    # The older form, which allows one call.
     legacy = delta.get("function_call")
     return [{"index": 0, "function": legacy}] if isinstance(legacy, dict) else ()
 
 
 def _told_of(delta: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Id, name and arguments in a delta of a call, each possibly empty."""
+    """Id, name and arguments of a call's delta; each may be empty."""
     function = delta.get("function")
     if not isinstance(function, dict):
         function = {}

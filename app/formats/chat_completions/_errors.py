@@ -1,4 +1,4 @@
-"""The ways in which chat upstreams say no in a 200: OpenAI's envelope, read as loosely as it is followed."""
+"""Errors that chat upstreams send with status 200: OpenAI's envelope, also in loose forms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.formats._failures import stream_error
 
 
 def error_of(chunk: Mapping[str, Any]) -> UpstreamError | None:
-    """The failure that a body or a chunk of a 200 tells of, if it does."""
+    """The failure in a body or chunk with status 200; None if there is none."""
     error = chunk.get("error")
     if isinstance(error, str) and error:
         error = {"message": error}

@@ -1,7 +1,6 @@
-"""The steps of a conversation as the messages of a chat, so that every upstream takes them.
+"""Writes the steps of a conversation as chat messages that every upstream accepts.
 
-One system message stands first, each assistant message holds all calls of its turn, and their results follow it at
-once.
+One system message comes first. An assistant message holds all calls of its turn, and their results follow it directly.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _ELSEWHERE = "[The output is in the next message.]"
 
 
 def messages(items: Sequence[Item], instructions: str | None, row: Channel, toolbox: Toolbox) -> list[Message]:
-    """The whole conversation. An item that a chat has no word for is left out."""
+    """The whole conversation. Items that a chat cannot express are left out."""
     chat = _Chat(row)
     if instructions:
         chat.instruct(instructions)
@@ -50,12 +49,12 @@ def messages(items: Sequence[Item], instructions: str | None, row: Channel, tool
 
 
 def carries(part: Part) -> bool:
-    """Whether there is a word for this content part."""
+    """Whether a chat can express this content part."""
     return _part(part) is not None
 
 
 class _Chat:
-    """Messages in the making."""
+    """Builds the messages in order."""
 
     def __init__(self, row: Channel) -> None:
         self._row = row
@@ -66,7 +65,7 @@ class _Chat:
         self._messages.append(message)
 
     def instruct(self, text: str) -> None:
-        """A system message; the leading ones are one, and later ones speak as the user where only one may be."""
+        """Adds an instruction: leading ones are merged, and later ones become user messages if only one is allowed."""
         if self._row.system_messages == "keep":
             self.add({"role": "system", "content": text})
         elif self._messages:
@@ -75,7 +74,7 @@ class _Chat:
             self._system.append(text)
 
     def act(self, acted: Acted) -> None:
-        """The assistant's message, the results of its calls, and what a result cannot hold."""
+        """Adds the assistant's message, the results of its calls, and the images that a result cannot hold."""
         calls = [act for act in acted.acts if isinstance(act, Call)]
         words = [act.text for act in acted.acts if isinstance(act, Words)]
         if not words and not calls:
@@ -84,7 +83,7 @@ class _Chat:
         if calls:
             message["tool_calls"] = [_tool_call(call) for call in calls]
         thought = "\n\n".join(act.text for act in acted.acts if isinstance(act, Thought) and act.text)
-        # Thinking models refuse their own calls without the reasoning that led there, be it empty.
+        # Thinking models refuse their own calls without `reasoning_content`, even an empty one.
         if self._row.reasoning_text and (thought or calls):
             message["reasoning_content"] = thought
         self.add(message)
@@ -110,7 +109,7 @@ def _result(call: Call) -> str:
 
 
 def _content(content: str | Sequence[Part]) -> str | list[Message]:
-    """What a user said: text as a string, which every upstream takes, else parts."""
+    """The content of a user message: text as a string, which every upstream accepts, else parts."""
     if isinstance(content, str):
         return content
     parts = list(_parts(content))

@@ -1,4 +1,4 @@
-"""The body of a chat completion, made of a turn."""
+"""Encodes a turn as the body of a chat completion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from app.formats._toolbox import Offer, Toolbox, offer
 from app.formats.chat_completions import _messages
 from app.turn import Turn
 
-#: What both APIs call by the same name, and sampling keys that servers of open models know besides.
+#: Members with the same name in both APIs, and sampling keys of servers for open models.
 _PASSED = (
     *("temperature", "top_p", "frequency_penalty", "presence_penalty", "user"),
     *("top_k", "min_p", "repetition_penalty", "seed", "stop", "logit_bias"),
@@ -41,7 +41,7 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
 
 
 def _tools(offered: Offer, request: Mapping[str, Any]) -> dict[str, Any]:
-    """`tools` and what goes only with them."""
+    """`tools` and the members that require them."""
     if not offered.functions:
         return {}
     body: dict[str, Any] = {"tools": [{"type": "function", "function": function} for function in offered.functions]}
@@ -55,7 +55,7 @@ def _tools(offered: Offer, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _output(request: Mapping[str, Any], row: Channel, offered: Offer) -> dict[str, Any]:
-    """How long the answer may be, in what form, how hard to think about it, and what to tell of it."""
+    """Length, format, reasoning effort and logprobs of the answer."""
     body: dict[str, Any] = {}
     if limit := request.get("max_output_tokens") or row.max_output_tokens:
         body["max_tokens"] = limit

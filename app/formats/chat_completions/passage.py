@@ -1,5 +1,5 @@
-"""A chat completion that is passed on as it is: the request under the upstream's name for the model, and what is to be
-known of the answer. Nothing is translated here and nothing that was said is kept.
+"""The codec of `/chat/completions` as a passthrough endpoint: changes the model's name in the request, and reads ids,
+status and usage of the answer. It translates nothing and stores no text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from app.records import Usage
 
 PATH = "/chat/completions"
 
-#: Where text stands in a delta or a message.
+#: Members of a delta or message that hold text.
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
 #: How an event may begin.
 _FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":")
@@ -38,7 +38,7 @@ _FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":")
 
 
 def encode(request: Mapping[str, Any], model: str) -> bytes:
-    """The client's own body, which asks for the usage of a stream besides."""
+    """The client's body; a stream also requests its usage."""
     body = {**request, "model": model}
     if request.get("stream") and not asks_for_usage(request):
         body["stream_options"] = {**(request.get("stream_options") or {}), "include_usage": True}
@@ -46,7 +46,7 @@ def encode(request: Mapping[str, Any], model: str) -> bytes:
 
 
 def asks_for_usage(request: Mapping[str, Any]) -> bool:
-    """Whether the client wants the last chunk of a stream, which only counts."""
+    """Whether the client requested the last chunk of a stream, which only holds usage."""
     return bool((request.get("stream_options") or {}).get("include_usage"))
 
 
@@ -55,7 +55,7 @@ def decode_error(status: int, headers: Mapping[str, str], body: bytes) -> Upstre
 
 
 def _as_asked(error: UpstreamError) -> UpstreamError:
-    """What a response calls its input are a chat's messages."""
+    """The error with `messages` as parameter in place of `input`."""
     if error.param == "input":
         error.param = "messages"
     return error
@@ -65,19 +65,19 @@ def _as_asked(error: UpstreamError) -> UpstreamError:
 
 
 class CompletionSummary:
-    """What the books say of an answer: whose it was, how it ended, how long it was. Never a word of it."""
+    """What is recorded of an answer: ids, model, usage, size and end; never its text."""
 
     def __init__(self) -> None:
         self.id: str | None = None
         self.model: str | None = None
         self.usage: Usage | None = None
         self.text_length = 0
-        """Characters, for an estimate where the upstream counts nothing."""
+        """Characters, for an estimate if the upstream counts no tokens."""
         self._begun: set[object] = set()
         self._reasons: dict[object, str] = {}
 
     def add_chunk(self, piece: Mapping[str, Any]) -> None:
-        """A chunk, or a completion whole."""
+        """Reads a chunk, or a whole completion."""
         self.id = self.id or string(piece.get("id"))
         self.model = self.model or string(piece.get("model"))
         self.usage = usage_of(piece.get("usage")) or self.usage
@@ -94,12 +94,12 @@ class CompletionSummary:
 
     @property
     def finished(self) -> bool:
-        """Every choice that was begun has said why it ended."""
+        """Every choice that has begun has a `finish_reason`."""
         return bool(self._begun) and self._begun == self._reasons.keys()
 
     @property
     def status(self) -> str:
-        """Of an answer that has come to its end."""
+        """Status of a finished answer."""
         reasons = set(self._reasons.values())
         if reasons & BROKE_OFF:
             return "failed"
@@ -107,7 +107,7 @@ class CompletionSummary:
 
 
 def _length(message: object) -> int:
-    """Characters that a message or a delta says."""
+    """Characters of a message or a delta."""
     if not isinstance(message, dict):
         return 0
     said = [message.get(name) for name in _TEXTS]
@@ -126,14 +126,14 @@ def _objects(value: object) -> list[dict[str, Any]]:
 
 
 def read_whole(body: bytes) -> CompletionSummary:
-    """Raises UpstreamError for what is no answer."""
+    """The summary of an unstreamed answer. Raises UpstreamError if it is not an answer."""
     summary = CompletionSummary()
     summary.add_chunk(_completion(body))
     return summary
 
 
 def as_stream(body: bytes) -> bytes:
-    """An answer in one piece as the stream that was asked for. Raises as `read_whole` does."""
+    """An unstreamed answer as the events of a stream. Raises as `read_whole` does."""
     completion = _completion(body)
     head = {**completion, "object": "chat.completion.chunk"}
     usage = head.pop("usage", None)
@@ -156,7 +156,7 @@ def _completion(body: bytes) -> dict[str, Any]:
 
 
 def _as_delta(choice: Mapping[str, Any]) -> dict[str, Any]:
-    """A message as one delta, its calls told apart by their places."""
+    """A message as one delta, its calls numbered by position."""
     message: dict[str, Any] = choice.get("message") or {}
     if not isinstance(message.get("tool_calls"), list):
         return message
@@ -172,16 +172,16 @@ def decoder(request: Mapping[str, Any]) -> CompletionDecoder:
 
 
 class CompletionDecoder:
-    """A push machine over the bytes of one stream: gives whole events back as they came and watches how it goes.
+    """A push machine over the bytes of one stream: returns whole events unchanged and reads their state.
 
-    Once there is an `ending` or a `failure`, nothing more is taken.
+    After an `ending` or a `failure` it takes no more.
     """
 
     def __init__(self, request: Mapping[str, Any]) -> None:
         self.accepted = False
         """A first valid chunk has come."""
         self.ending: bytes | None = None
-        """The event that ends the stream, for the one to send who keeps the books."""
+        """The event that ends the stream. The relay sends it after the row is written."""
         self.failure: UpstreamError | None = None
         self.summary = CompletionSummary()
         self._gives_usage = asks_for_usage(request)
@@ -189,7 +189,7 @@ class CompletionDecoder:
         self._nonsense = 0
 
     def feed(self, data: bytes) -> bytes:
-        """Takes any piece of the stream; gives back what the client is to have of it."""
+        """Takes the next bytes of the stream; returns those for the client."""
         given: list[bytes] = []
         try:
             for raw in self._cutter.feed(data):
@@ -204,7 +204,7 @@ class CompletionDecoder:
         return b"".join(given)
 
     def finish(self) -> bytes:
-        """The upstream has closed. Its last event may lack the blank line; half an event is nothing."""
+        """The upstream has closed. Its last event may lack the blank line; half an event is ignored."""
         given = b""
         rest = self._cutter.rest.rstrip(b"\r\n")
         if not self._over and _is_whole(rest):
@@ -215,7 +215,7 @@ class CompletionDecoder:
 
     @property
     def answer(self) -> object | None:
-        """Whatever it is that has ended the stream."""
+        """The ending or the failure; None while the stream goes on."""
         return self.failure if self.ending is None else self.ending
 
     @property
@@ -223,7 +223,7 @@ class CompletionDecoder:
         return self.answer is not None
 
     def _take(self, raw: bytes) -> bool:
-        """Whether the client is to have this event."""
+        """Whether to send this event to the client."""
         name, data = data_of(_plain(raw))
         if data is None:
             self._nonsense += len(raw)
@@ -247,7 +247,7 @@ class CompletionDecoder:
         self.ending = raw
 
     def _close(self) -> None:
-        """Some servers never say [DONE]: an answer has ended when a reason was given."""
+        """Some servers never send [DONE]: the answer has ended with its `finish_reason`."""
         if self.summary.finished:
             self.ending = sse.DONE
         else:
@@ -264,12 +264,12 @@ class CompletionDecoder:
 
 
 def _plain(raw: bytes) -> bytes:
-    """An event for reading: without a byte order mark, its lines ended in one way."""
+    """The event without a byte order mark, its line ends normalised."""
     return raw.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 def _is_whole(rest: bytes) -> bool:
-    """Whether an event lacks nothing but its blank line."""
+    """Whether an event is complete except for its blank line."""
     _, data = data_of(_plain(rest))
     try:
         return data is not None and (data == DONE or bool(parsed(data)))

@@ -1,6 +1,6 @@
-"""Upstreams that speak Anthropic's Messages API: the bridge between their content blocks and the contract's items.
+"""Upstreams of Anthropic's Messages API: translates between their content blocks and the contract's items.
 
-Their models differ in what they take. What one refuses by name is left out, and the model is asked once more.
+Their models accept different settings. A retry leaves out the setting that a refusal names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a Messages upstream answers, in one piece or as a stream, as an answer in the contract's terms."""
+"""Decodes the answer of a Messages upstream, unstreamed or as a stream, into the contract's terms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_toke
 
 
 def _ending(stop_reason: str | None, *, full: bool) -> Ending:
-    """By what the upstream gave as its reason; where it gave none, by whether the limit has been reached."""
+    """The ending for the upstream's `stop_reason`; without one, cut off if the limit has been reached."""
     if stop_reason is None:
         stop_reason = "max_tokens" if full else "end_turn"
     if stop_reason in _CUT:
@@ -33,7 +33,7 @@ def _ending(stop_reason: str | None, *, full: bool) -> Ending:
 
 
 def _close(output: Output, told: Mapping[str, Any], *, full: bool) -> Ending:
-    """Ends the output as `stop_reason` has it. Why a filter stepped in is told where models tell why they refuse."""
+    """Ends the output by `stop_reason`. The explanation of a content filter becomes a refusal part."""
     ending, details = _ending(string(told.get("stop_reason")), full=full), told.get("stop_details")
     if told.get("stop_reason") == _REFUSED and isinstance(details, dict):
         output.write("refusal", string(details.get("explanation")) or "")
@@ -46,7 +46,7 @@ def _identity(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _usage(counts: Mapping[str, int], thought: int) -> Usage | None:
-    """What came from the cache or went there is not among `input_tokens` here; in the contract it is."""
+    """Usage in the contract's terms: `input_tokens` includes cached tokens there, but not in this API."""
     if "input_tokens" not in counts or "output_tokens" not in counts:
         return None
     read, written = counts.get("cache_read_input_tokens", 0), counts.get("cache_creation_input_tokens", 0)
@@ -54,7 +54,7 @@ def _usage(counts: Mapping[str, int], thought: int) -> Usage | None:
 
 
 class _Meter:
-    """Counts that are cumulative: the largest of each is the last."""
+    """The larger of each count: counts are cumulative."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -99,7 +99,7 @@ def decode(body: bytes, turn: Turn) -> Answer:
 
 
 class MessagesDecoder(StreamDecoder):
-    """Makes the contract's events of a message's. Events that it has not heard of are passed over, as announced."""
+    """Translates a message's events into the contract's. Unknown events are skipped, as the API documents."""
 
     def __init__(self, turn: Turn, sequence: int) -> None:
         super().__init__(turn, sequence)
@@ -113,7 +113,7 @@ class MessagesDecoder(StreamDecoder):
         return _identity(self._about)
 
     def _run_out(self, rest: bytes) -> None:
-        """An answer has ended when its reason was given, whether the last event came or not."""
+        """The answer has ended with its `stop_reason`, with or without the last event."""
         if self._ending is None:
             event = _last_event(rest)
             if event.get("type") == "error":
@@ -173,7 +173,7 @@ class MessagesDecoder(StreamDecoder):
 
 
 def _last_event(rest: bytes) -> dict[str, Any]:
-    """An event that lacks its blank line, as far as it can be read."""
+    """The data of an event that lacks its blank line, if it is readable."""
     try:
         return parsed(sse.parse(rest)[1] or b"{}")
     except UpstreamBroken:

@@ -1,4 +1,4 @@
-"""Content blocks, one after the other, as text, thoughts and calls of an output."""
+"""Adds content blocks to an output, as text, reasoning and calls."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from app.turn import Turn
 
 
 class Blocks:
-    """Reads blocks into an output, as they grow. A whole block is one that has grown when it starts.
+    """Adds blocks to an output while they grow; the start of a whole block holds all of it.
 
-    Kinds that it has not heard of are left out: they are of tools that the upstream runs itself. So are citations.
+    Unknown types are left out: they belong to tools that the upstream runs. Citations are left out too.
     """
 
     def __init__(self, turn: Turn, output: Output) -> None:
@@ -57,7 +57,7 @@ class Blocks:
         return None
 
     def _finish_calls(self) -> None:
-        """What another block follows was not cut off."""
+        """A block that another one follows was not cut off."""
         while self._unfinished:
             self._output.finish(self._unfinished.pop(0))
 
@@ -69,10 +69,10 @@ class _Block:
         self._output = output
 
     def extend(self, delta: Mapping[str, Any]) -> None:
-        """Takes more of it."""
+        """Takes a delta."""
 
     def stop(self) -> None:
-        """There is no more of it, whether it was cut off or not."""
+        """The block has ended, cut off or not."""
 
 
 class _Text(_Block):
@@ -116,7 +116,7 @@ class _Redacted(_Block):
 
 
 class _ToolUse(_Block):
-    """A call. Whether its arguments are whole is only known when something follows, or by how the answer ends."""
+    """A call. The next block or the end of the answer shows whether its arguments are whole."""
 
     def __init__(self, output: Output, content: Mapping[str, Any], unfinished: list[Call]) -> None:
         super().__init__(output)

@@ -1,4 +1,4 @@
-"""The ways in which Anthropic says no. Its error types stand for the HTTP statuses that a stream can no longer send."""
+"""Errors of the Messages API. In a stream, the error's type takes the place of the HTTP status."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _STATUSES = {
     "timeout_error": 504,
     "overloaded_error": 529,
 }
-#: No money left is told as a request that is wrong.
+#: An exhausted balance comes as `invalid_request_error`.
 _SPENT = re.compile(r"credit balance is too low|(?:usage|spend\w*) limits?\b", re.IGNORECASE)
 
 
 def decode_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
-    """The failure behind an HTTP status."""
+    """The failure for an HTTP status."""
     message = str(_openai.error_object(body).get("message"))
     if status == 402 or (status in (400, 403) and _SPENT.search(message)):
         return _openai.limited("insufficient_quota", "The model's server has no quota left for this gateway.", None)
@@ -37,7 +37,7 @@ def decode_error(status: int, headers: Mapping[str, str], body: bytes) -> Upstre
 
 
 def failure(event: Mapping[str, Any]) -> UpstreamError:
-    """The failure that an error object in a 200 stands for."""
+    """The failure for an error object with status 200."""
     error = event.get("error")
     if not isinstance(error, dict):
         return UpstreamBroken("The model's server broke off with an error that it did not name.")

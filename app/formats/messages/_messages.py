@@ -1,6 +1,7 @@
-"""The steps of a conversation as Anthropic's messages: users and assistants in turn, each a list of content blocks.
+"""Writes the steps of a conversation as Anthropic's messages: user and assistant alternate, each with content blocks.
 
-A user begins and a user ends; results stand first in the message behind the calls; empty text is left out.
+The first and the last message are the user's; results come first in the message after their calls; empty text is left
+out.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _GO_ON = "[Please go on.]"
 
 
 def carries(part: Part) -> bool:
-    """Whether there is a block for this content part."""
+    """Whether a block can express this content part."""
     return is_text(part) or _shown(part) is not None
 
 
@@ -69,7 +70,7 @@ def conversation(
 
 
 class _Said:
-    """Messages in the making. What one role says in a row is one message."""
+    """Builds the messages in order. Consecutive blocks of one role are one message."""
 
     def __init__(self, row: Channel, model: str) -> None:
         self._row = row
@@ -79,7 +80,7 @@ class _Said:
         self._ids: set[str] = set()
 
     def instruct(self, text: str) -> None:
-        """The system prompt stands before everything; later instructions are the user's words."""
+        """Adds an instruction: leading ones form the system prompt, later ones become user text."""
         if self._messages:
             self.add("user", [_text(text)])
         else:
@@ -93,10 +94,10 @@ class _Said:
             self._messages.append({"role": role, "content": told})
 
     def act(self, acts: Sequence[Act]) -> None:
-        """What the assistant did, and the results of its calls."""
+        """Adds the assistant's message and the results of its calls."""
         told = list(acts)
         while told and isinstance(told[-1], Thought):
-            # Thinking that led to nothing may not end a message.
+            # The API refuses a message that ends with thinking.
             told.pop()
         ids = {id(act): self._id(act.id) for act in told if isinstance(act, Call)}
         self.add("assistant", (block for act in told for block in self._act(act, ids)))
@@ -123,14 +124,14 @@ class _Said:
                 yield {"type": "tool_use", "id": ids[id(act)], "name": name, "input": _input(arguments)}
 
     def _thought(self, thought: Thought) -> Block | None:
-        """Thinking as it was, for the model that it is from; unsigned for servers that want the text."""
+        """The original thinking block for the model that wrote it; unsigned text for servers that want it."""
         if block := _thoughts.opened(thought.item.get("encrypted_content"), self._model):
             return block
         unsigned = self._row.reasoning_text and thought.text
         return {"type": "thinking", "thinking": thought.text, "signature": ""} if unsigned else None
 
     def _id(self, call_id: str) -> str:
-        """An id that fits and that no other call of this conversation has."""
+        """A valid id that is unique among the calls of this conversation."""
         fit = call_id if call_id and not _UNFIT.search(call_id) and len(call_id) <= _LONGEST_ID else _fitted(call_id)
         unique, number = fit, 1
         while unique in self._ids:
@@ -141,7 +142,7 @@ class _Said:
 
 
 def _input(arguments: str) -> Any:
-    """A call's arguments as the object they are here; as text where that could not be written."""
+    """A call's arguments as an object, as this API requires; as text inside one if they cannot be written."""
     try:
         return nesting.loads(arguments, nesting.FROM_CLIENTS)
     except nesting.TooDeep:
@@ -161,7 +162,7 @@ def _result(call: Call, call_id: str) -> Block:
 
 
 def _says_something(block: Block) -> bool:
-    """Blank text is refused."""
+    """Whether the block may be sent: the API refuses blank text."""
     return block["type"] != "text" or bool(block["text"].strip())
 
 

@@ -1,6 +1,6 @@
-"""What to leave out of a turn that a model has refused, by the sentence it was refused with.
+"""Changes a turn for a retry, by the sentence of the refusal.
 
-Models take different settings, and which takes what changes with every generation; the refusal says it best.
+Models accept different settings, and each generation changes them; the refusal itself names the setting.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from app.records import Chain
 from app.turn import Turn
 
 _SAMPLING = ("temperature", "top_p", "top_k")
-#: The share of the answer that thinking may take, for models that want a number of tokens.
+#: The part of `max_tokens` for thinking, for models that need a number of tokens.
 _SHARES = {"minimal": 0.1, "low": 0.25, "medium": 0.5}
 _LARGEST_SHARE = 0.75
 _LEAST_BUDGET = 1024
@@ -31,7 +31,7 @@ Remedy = Callable[[Turn, Channel, str], Turn]
 
 
 def amended(turn: Turn, row: Channel, error: UpstreamError) -> Turn | None:
-    """The turn without what was refused; None where nothing of the kind is in it."""
+    """The turn without the refused setting; None if it has no such setting."""
     if not isinstance(error, UpstreamRefused):
         return None
     if error.code == "context_length_exceeded":
@@ -42,7 +42,7 @@ def amended(turn: Turn, row: Channel, error: UpstreamError) -> Turn | None:
 
 
 def _asking(turn: Turn, **changes: Any) -> Turn:
-    """The turn with other settings; None takes one away."""
+    """The turn with changed settings; None removes one."""
     changed = {**turn.request, **changes}
     return replace(turn, request={name: value for name, value in changed.items() if value is not None})
 
@@ -63,7 +63,7 @@ def _think_least(turn: Turn, row: Channel, sentence: str) -> Turn:
 
 
 def _think_by_number(turn: Turn, row: Channel, sentence: str) -> Turn:
-    """For a model that wants to be told how many tokens, or does not think at all."""
+    """For a model that needs a budget in tokens, or cannot think."""
     effort = effort_of(turn.request)
     limit = max_tokens(turn.request, row)
     budget = max(_LEAST_BUDGET, int(limit * _SHARES.get(effort or "medium", _LARGEST_SHARE)))
@@ -73,7 +73,7 @@ def _think_by_number(turn: Turn, row: Channel, sentence: str) -> Turn:
 
 
 def _think_less(turn: Turn, row: Channel, sentence: str) -> Turn:
-    """For a model that does not have this effort."""
+    """For a model without this effort."""
     effort = effort_of(turn.request)
     return _asking(turn, reasoning=_reasoning(turn, "high" if effort in ("xhigh", "max") else None))
 
@@ -87,7 +87,7 @@ def _forget_thoughts(turn: Turn, row: Channel, sentence: str) -> Turn:
 
 
 def _without_thoughts(turn: Turn) -> Turn:
-    """Thinking is bound to the model and to every word before it; a conversation goes on without it as well."""
+    """The turn without thinking blocks: their signatures fail on another model or after a changed history."""
     context = items(turn)
     kept = [item for item in context if item.get("type") != "reasoning"]
     return turn if len(kept) == len(context) else replace(turn, chain=Chain(), input=kept)
@@ -101,7 +101,7 @@ def _as_by_default(turn: Turn, row: Channel, sentence: str) -> Turn:
 
 
 def _unenforced(turn: Turn, row: Channel, sentence: str) -> Turn:
-    """Schemas told but not enforced, the answer's and those of tools: they hold what only other models can enforce."""
+    """The turn with schemas that are not enforced: they use features that this model cannot enforce."""
     text = turn.request.get("text") or {}
     changes: dict[str, Any] = {}
     if (text.get("format") or {}).get("strict"):
@@ -117,7 +117,7 @@ def _lenient(tool: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**tool, "strict": False} if tool.get("strict") else tool
 
 
-#: In order: the first sentence that is found decides.
+#: In order: the first pattern that matches decides.
 _REMEDIES: tuple[tuple[re.Pattern[str], Remedy], ...] = tuple(
     (re.compile(sentence, re.IGNORECASE), remedy)
     for sentence, remedy in (

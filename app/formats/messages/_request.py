@@ -1,4 +1,4 @@
-"""The body of a Messages request, made of a turn."""
+"""Encodes a turn as the body of a Messages request."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from app.formats._toolbox import Offer, Toolbox, offer
 from app.formats.messages import _messages
 from app.turn import Turn
 
-#: How long an answer may be when neither the client nor the row says so: here a request has to.
+#: `max_tokens` if neither the client nor the row sets a limit: this API requires one.
 MAX_TOKENS = 8192
 
 _CACHED = {"cache_control": {"type": "ephemeral"}}
-#: Messages of the user behind which the prompt is kept: the newest, and the one that the last request ended with.
+#: Newest user messages that get a cache mark: the last one, and the last one of the previous request.
 _KEPT_PROMPTS = 2
-#: The smallest `top_p` that thinking goes along with.
+#: The smallest `top_p` that the API allows with thinking.
 _LEAST_TOP_P = 0.95
 _EFFORTS = {"minimal": "low"}
-#: Whatever else a request has is refused where tokens are only counted.
+#: The only members that the counting endpoint accepts.
 _COUNTED_KEYS = frozenset({"messages", "model", "output_config", "system", "thinking", "tool_choice", "tools"})
 
 _JSON = "Answer with one JSON object and nothing else, without a code fence."
@@ -73,12 +73,12 @@ def _instructions(request: Mapping[str, Any], offered: Offer) -> Iterator[str]:
 
 
 def _form(request: Mapping[str, Any], offered: Offer) -> Mapping[str, Any]:
-    """The form that the text of the answer is to have; empty where the answer is a call."""
+    """`text.format`; empty if the model has to call a tool."""
     return {} if offered.must_call else text_format(request)
 
 
 def _is_enforced(form: Mapping[str, Any]) -> bool:
-    """A schema that was not written to be enforced is refused rather than followed."""
+    """Whether the upstream enforces the schema. It refuses a schema that does not follow the strict rules."""
     return form.get("type") == "json_schema" and form.get("strict") is True
 
 
@@ -86,7 +86,7 @@ def _is_enforced(form: Mapping[str, Any]) -> bool:
 
 
 def _tools(offered: Offer, request: Mapping[str, Any]) -> dict[str, Any]:
-    """`tools` and what goes only with them."""
+    """`tools` and the members that require them."""
     body: dict[str, Any] = {"tools": [_tool(function) for function in offered.functions]}
     choice = _choice(offered)
     if request.get("parallel_tool_calls") is False and choice != {"type": "none"}:
@@ -95,7 +95,7 @@ def _tools(offered: Offer, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tools_of_the_past(messages: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Calls in the history are refused where no tool is known; what was called may not be called again."""
+    """Tools for the calls in the history: the API refuses calls without tools. `tool_choice` forbids new calls."""
     blocks = [block for message in messages for block in message["content"] if block["type"] == "tool_use"]
     tools = [{"name": name, "input_schema": {"type": "object"}} for name in dict.fromkeys(b["name"] for b in blocks)]
     return {"tools": tools, "tool_choice": {"type": "none"}} if tools else {}
@@ -119,7 +119,7 @@ def _choice(offered: Offer) -> dict[str, Any] | None:
 
 
 def _output(request: Mapping[str, Any], offered: Offer) -> dict[str, Any]:
-    """How hard to think, and the form of the answer."""
+    """Reasoning effort and format of the answer."""
     body, effort = _thinking(request, offered), effort_of(request)
     config: dict[str, Any] = {}
     if effort and effort != "none":
@@ -131,27 +131,27 @@ def _output(request: Mapping[str, Any], offered: Offer) -> dict[str, Any]:
 
 
 def _thinking(request: Mapping[str, Any], offered: Offer) -> dict[str, Any]:
-    """`thinking` as the client gave it in this API's own words, else as `reasoning` means it."""
+    """`thinking` as the client gave it for this API, else derived from `reasoning`."""
     if isinstance(request.get("thinking"), Mapping):
         return {"thinking": request["thinking"]}
     reasoning, effort = request.get("reasoning") or {}, effort_of(request)
     summary = reasoning.get("summary") or reasoning.get("generate_summary")
     if effort == "none":
         return {"thinking": {"type": "disabled"}}
-    # No model thinks before a call that it is forced to make.
+    # The API refuses thinking with a forced call.
     if offered.must_call or not (effort or summary):
         return {}
     return {"thinking": {"type": "adaptive", **({"display": "summarized"} if summary else {})}}
 
 
 def _sampling(request: Mapping[str, Any], *, thinks: bool) -> dict[str, Any]:
-    """Where it differs from the default, which newer models insist on. The range of a temperature ends at 1 here."""
+    """Sampling settings that differ from the defaults: newer models refuse others. A temperature is at most 1 here."""
     body: dict[str, Any] = {}
     temperature, top_p = request.get("temperature", 1), request.get("top_p", 1)
     if temperature < 1 and not thinks:
         body["temperature"] = temperature
     elif top_p < 1 and (top_p >= _LEAST_TOP_P or not thinks):
-        # Many models take one of the two only.
+        # Many models accept only one of the two.
         body["top_p"] = top_p
     if request.get("top_k") is not None and not thinks:
         body["top_k"] = request["top_k"]
@@ -168,7 +168,7 @@ def _metadata(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keep_prompt(body: dict[str, Any]) -> None:
-    """Has the prompt kept for the next request where one is to be expected. OpenAI does so unasked."""
+    """Marks the prompt for the cache if another request is likely. OpenAI caches without a mark."""
     if len(body["messages"]) == 1 and "tools" not in body:
         return
     if "system" in body:

@@ -1,4 +1,4 @@
-"""Thinking blocks as the `encrypted_content` of a reasoning item: whole, for only an unchanged one is taken back."""
+"""Thinking blocks inside the `encrypted_content` of a reasoning item: whole, as the API refuses changed ones."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import orjson
 
 PREFIX = "anthropic:"
 
-#: What has to come back as it was, by the type of the block.
+#: The members that have to come back unchanged, by the type of the block.
 _MEMBERS = {"thinking": ("thinking", "signature"), "redacted_thinking": ("data",)}
 
 
 def sealed(block: Mapping[str, Any], model: str) -> str:
-    """The block with the model that it is bound to."""
+    """The block and the model that wrote it, encoded."""
     kept = {name: block[name] for name in ("type", *_MEMBERS[block["type"]])}
     return PREFIX + orjson.dumps({"model": model, "block": kept}).decode()
 
 
 def opened(secret: object, model: str) -> dict[str, Any] | None:
-    """The block, if this model made it. Whatever else comes in this place is somebody else's."""
+    """The block if this model wrote it; None for the content of other models and formats."""
     if not isinstance(secret, str) or not secret.startswith(PREFIX):
         return None
     try:

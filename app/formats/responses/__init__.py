@@ -1,8 +1,7 @@
-"""Upstreams that speak the Responses API themselves: a pass-through with our ids and our memory.
+"""Upstreams of the Responses API itself: their output is relayed under the gateway's response ids and history.
 
-When nothing of ours stands in front, the bytes of output events are relayed as they came; what does not keep the
-contract is repaired. Lifecycle events are never relayed: the head and the end of a stream are written by the one who
-keeps the response.
+Output events that keep the contract are relayed as bytes, unless items of the gateway precede them; others are
+repaired. Lifecycle events are never relayed: the relay writes the head and the end of a stream.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def headers(api_key: str | None) -> Mapping[str, str]:
 
 
 def dropped(turn: Turn, row: Channel) -> Sequence[str]:
-    """Whatever the upstream cannot run, it says so itself."""
+    """None: the upstream itself refuses tools that it cannot run."""
     return ()
 
 
@@ -67,7 +66,7 @@ def decoder(turn: Turn, sequence: int) -> ResponsesDecoder:
 
 
 def stream(answer: Mapping[str, Any]) -> Iterable[bytes]:
-    """A whole response object as the event stream that an upstream would have sent for it."""
+    """A whole response object as the event stream of an upstream."""
     emitter = Emitter()
     begun = {**answer, "status": "in_progress", "output": [], "usage": None, "completed_at": None}
     yield emitter.event(CREATED, response=begun)

@@ -1,4 +1,4 @@
-"""Whether a stream keeps the contract, by those of its events that are looked at."""
+"""Checks whether a stream keeps the contract, by the events that are parsed."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ _NAMES = ("id", "type", "call_id", "name")
 
 
 class Account:
-    """Goes through a stream item by item. What is not looked at is taken for exact."""
+    """Follows a stream item by item. Events that were not parsed count as exact."""
 
     __slots__ = ("_done", "_ids", "_in_part", "_turn_id", "item", "proved")
 
     def __init__(self, turn_id: str) -> None:
         self.item: Item | None = None
-        """The one that is being sent."""
+        """The open item."""
         self.proved = False
-        """A delta of this item has been looked at and was exact: the others will be."""
+        """A parsed delta of this item was exact, so the others are taken for exact."""
         self._turn_id = turn_id
         self._done = 0
         self._ids: set[str] = set()
         self._in_part = False
 
     def fits(self, event: Mapping[str, Any], last: str | None) -> bool:
-        """Whether the event may stand here as it is. `last` is the type of the one before it, None when unknown."""
+        """Whether the event is valid here. `last` is the type of the event before it; None if unknown."""
         kind = event["type"]
         if kind == ITEM_ADDED:
             return self._added(event)
@@ -102,7 +102,7 @@ class Account:
         return here and event.get("output_index") == self._done
 
     def _is_nowhere_else(self, event: Mapping[str, Any]) -> bool:
-        """An event of a hosted tool, or of a kind nobody here knows: it only must not speak of another item."""
+        """Whether an event of a hosted tool, or of an unknown type, names no other item than the open one."""
         if "item_id" not in event and "output_index" not in event:
             return True
         return self._is_here({"output_index": self._done, "item_id": self.item and self.item["id"], **event})
@@ -119,7 +119,7 @@ class Account:
         if step == "delta":
             self.proved = isinstance(event.get("delta"), str)
             return self.proved
-        # All at once at the end would be more than the sum of no deltas.
+        # A full text without deltas would be more than the client received.
         return step != "done" or (isinstance(event.get(key), str) and (self.proved or not event[key]))
 
     def _part(self, event: Mapping[str, Any], step: str, last: str | None) -> bool:
@@ -131,7 +131,7 @@ class Account:
         if step == "done" and last not in (None, *_ENDS_OF_TEXT) and part.get("type") in TEXT_EVENTS:
             return False
         if step == "added" and last is not None and last.rpartition(".")[0] in _TEXTS:
-            # The part before was not ended.
+            # The previous part has not ended.
             return False
         self._in_part = True
         return _items.complete_part(part, self.item["type"]) is part

@@ -1,4 +1,4 @@
-"""What became of a turn, by an upstream's own response object: unstreamed, or at the end of a stream."""
+"""Decodes an upstream's response object: an unstreamed answer, or the terminal event of a stream."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def decode(body: bytes, turn: Turn) -> Answer:
 
 
 def _output(response: Mapping[str, Any]) -> Sequence[Any] | None:
-    """The items as they came; None where there is no answer at all."""
+    """The items as they came; None if the object holds no answer."""
     output = response.get("output")
     if isinstance(output, list) and (output or not response.get("output_text")):
         return output
@@ -61,7 +61,7 @@ def answer_of(response: Mapping[str, Any], items: Sequence[Item], turn: Turn, *,
 
 
 def identity(response: Mapping[str, Any]) -> dict[str, Any]:
-    """What the upstream says of itself."""
+    """The upstream's id, model and defaults, as fields of an answer."""
     return {
         "defaults": response,
         "upstream_id": _string(response.get("id")),
@@ -70,7 +70,7 @@ def identity(response: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _can_be_cut(items: Sequence[Item]) -> bool:
-    """Whether the end may have been missed: not where the last item shows that it is whole."""
+    """Whether the answer may have been cut off: its last item does not show that it is whole."""
     return not items or (items[-1].get("type") in _CAN_BREAK and not _items.is_whole_call(items[-1]))
 
 

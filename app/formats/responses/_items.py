@@ -1,4 +1,4 @@
-"""Output items in the contract's shapes, however an upstream spells them. What lacks nothing stays the same object."""
+"""Completes output items of an upstream to the contract's shapes. A complete item stays the same object."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from app.turn import Item
 
 JSON = dict[str, Any]
 
-#: What the text of an assistant is called here and there.
+#: Types that some upstreams give to an assistant's text parts.
 _TEXT_NAMES = frozenset({"text", "input_text"})
 
 
 def complete(item: Item, turn_id: str, index: int) -> Item:
-    """The item with everything the contract requires of it; itself when it has it. Raises UpstreamBroken."""
+    """The item with all members that the contract requires; the same object if complete. Raises UpstreamBroken."""
     kind = item.get("type")
     changes: JSON = {}
     if not isinstance(kind, str) or not kind:
@@ -32,7 +32,7 @@ def complete(item: Item, turn_id: str, index: int) -> Item:
 
 
 def complete_all(items: Iterable[Any], turn_id: str) -> list[Item]:
-    """A whole output. No two items of it have the same id."""
+    """All items of an output, completed, with unique ids."""
     found: list[Item] = []
     taken: set[str] = set()
     for index, item in enumerate(item for item in items if isinstance(item, dict)):
@@ -45,17 +45,17 @@ def complete_all(items: Iterable[Any], turn_id: str) -> list[Item]:
 
 
 def message(text: str) -> Item:
-    """A message that was only text, to be completed."""
+    """A message with this text, not yet complete."""
     return {"type": "message", "content": text}
 
 
 def is_half_call(item: Mapping[str, Any]) -> bool:
-    """A function call whose arguments have not come to their end."""
+    """Whether this is a function call with incomplete arguments."""
     return item.get("type") == "function_call" and not is_whole_call(item)
 
 
 def is_whole_call(item: Mapping[str, Any]) -> bool:
-    """A function call whose arguments have come to their end."""
+    """Whether this is a function call with complete arguments."""
     if item.get("type") != "function_call":
         return False
     try:
@@ -72,7 +72,7 @@ def broken_off(item: Item) -> Item:
 
 
 def kind_of(item: Mapping[str, Any]) -> str:
-    """The type of an item that does not say it."""
+    """The type of an item that has none, by its members."""
     if "name" in item and "arguments" in item:
         return "function_call"
     return "reasoning" if "summary" in item else "message"
@@ -158,7 +158,7 @@ def _text(item: Mapping[str, Any], name: str, absent: str) -> JSON:
 
 
 def _parts(value: Any, part: Callable[[Any], JSON]) -> Sequence[Any]:
-    """The list of parts, each completed; the same list when nothing had to be done."""
+    """The parts, each completed; the same list if all were complete."""
     if not isinstance(value, list):
         return [part(value)] if value else []
     parts = [part(one) for one in value if isinstance(one, dict | str)]
@@ -186,7 +186,7 @@ def _output_text(part: JSON) -> JSON:
 
 
 def complete_part(part: Any, item_type: str) -> JSON:
-    """One part of a message's content, or of a reasoning item's."""
+    """One part of a message or a reasoning item, completed."""
     if item_type == "message":
         return _message_part(part)
     summary = isinstance(part, dict) and part.get("type") in SUMMARY_PARTS

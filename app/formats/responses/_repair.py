@@ -1,8 +1,8 @@
-"""A stream that does not keep the contract, told anew so that it does: one item after the other, each announced,
-filled and ended, under one id and with its own place.
+"""Rewrites a stream that does not keep the contract: one item after the other, each announced, filled and ended, with
+one id and an `output_index` of its own.
 
-What comes for an item before its turn waits. Only reasoning gives way: thinking is over when the answer begins, and
-some upstreams end it only with everything else.
+Events of a later item wait until the open item has ended. An open reasoning item ends when another item begins: some
+upstreams end it only with the whole answer.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ _TYPES: Mapping[str, tuple[str, ...]] = {
     SUMMARY_PART: ("reasoning",),
     MISNAMED_PART: ("reasoning",),
 }
-#: What an item is known by; it does not change.
+#: Members that identify an item and never change.
 _IDENTITY = ("id", "type", "call_id", "name")
 #: The streamed items that always have a status.
 _STATED = (TEXT_TYPES | STREAMED_CALLS) & WITH_STATUS
 
 
 class _Track:
-    """One item of the upstream's, and what is known of it that nobody has been told yet."""
+    """One item of the upstream, and its events that have not been sent."""
 
     def __init__(self, announced: Item) -> None:
         self.announced = announced
         self.type: str = announced["type"]
         self.item: Item | None = None
-        """As it was told of."""
+        """As it was announced to the client."""
         self.body: _written.Body | None = None
         self.waiting: list[Mapping[str, Any]] = []
         self.end: Item | None = None
-        """What the upstream says of it at its end."""
+        """The finished item, from the upstream."""
         self.spoken_id: object = None
-        """The id that the events of the item give it."""
+        """The `item_id` of its events."""
 
     def may_be(self, item: Mapping[str, Any]) -> bool:
-        """Whether an item that goes by no id we know may be this one."""
+        """Whether an item with an unknown id may be this one."""
         return self.is_like(item) and self._agrees(item, "call_id")
 
     def is_like(self, item: Mapping[str, Any]) -> bool:
@@ -73,11 +73,11 @@ class _Track:
 
 
 class Repair:
-    """Takes an upstream's output events and gives back the contract's."""
+    """Takes an upstream's output events and returns the contract's."""
 
     def __init__(self, turn: Turn, sequence: int, done: Sequence[Item] = ()) -> None:
         self.items: list[Item] = list(done)
-        """The finished ones, whole."""
+        """Finished items."""
         self._turn = turn
         self._emitter = Emitter(sequence, len(turn.preface) + len(done))
         self._events: list[bytes] = []
@@ -95,7 +95,7 @@ class Repair:
         return self._emitter.sequence
 
     def catch_up(self, events: Iterable[Mapping[str, Any]], sequence: int) -> None:
-        """Takes what has been told already."""
+        """Takes events that have been sent already."""
         for event in events:
             self.take(event)
         self._emitter.sequence = sequence
@@ -112,7 +112,7 @@ class Repair:
         return self._drain()
 
     def end(self, output: Sequence[Item], status: str) -> list[bytes]:
-        """Ends what is open, with what the upstream's own response says of it, and tells what only that one knows."""
+        """Ends open items by the upstream's response object, and adds items that only this object holds."""
         for item, track in self._matched(output):
             if track is None:
                 self._track(item).end = item
@@ -127,19 +127,19 @@ class Repair:
         return self._drain()
 
     def has_told(self, output: Sequence[Item]) -> bool:
-        """Whether nothing is open, and nothing new in the upstream's own response."""
+        """Whether no item is open and the upstream's response object holds no new one."""
         told = all(track is not None for _, track in self._matched(output))
         return told and not self._queue and self._held is None
 
     def release(self, *, cut: bool) -> list[bytes]:
-        """The last item's end, where it was held back."""
+        """The end of the last item, if it was held back."""
         if cut and self._held is not None:
             self._held = self.items[-1] = _items.broken_off(self._held)
         self._release()
         return self._drain()
 
     def partial(self) -> list[Item]:
-        """Everything that has been told of, the unfinished last item as such."""
+        """All items that were announced; an unfinished last one is `incomplete`."""
         current = self._queue[0] if self._queue else None
         if current is None or current.item is None or current.body is None:
             return list(self.items)
@@ -177,7 +177,7 @@ class Repair:
             track = self._track({"type": types[0], "id": event.get("item_id")})
             self._place(track, event)
         elif track is not None and track.end is not None and track.type in TEXT_TYPES and event.get("delta"):
-            # Text for an item that has ended is told as another one, rather than lost.
+            # Text for an item that has ended becomes another item, so that it is not lost.
             track = self._track({"type": track.type})
             self._place(track, event)
         if track is not None and track.end is None:
@@ -221,7 +221,7 @@ class Repair:
             self._by_id[name] = track
 
     def _speaker(self, event: Mapping[str, Any], types: Sequence[str]) -> _Track | None:
-        """The item an event belongs to: by id, by place, else the one that such an event can mean."""
+        """The item of an event: by id, by position, else the running item of a fitting type."""
         item_id, index = event.get("item_id"), event.get("output_index")
         named = self._by_id.get(item_id) if isinstance(item_id, str) else None
         if named is not None and (not types or named.type in types):
@@ -240,7 +240,7 @@ class Repair:
         return next((track for track in running if track.spoken_id is None), None)
 
     def _owner_of(self, item: Item, event: Mapping[str, Any]) -> _Track | None:
-        """The item that a finished one was before."""
+        """The running item that a finished one ends."""
         for name in (item.get("id"), item.get("call_id")):
             named = self._by_id.get(name) if isinstance(name, str) else None
             if named is not None and named.may_be(item):
@@ -252,8 +252,8 @@ class Repair:
         return next((track for track in self._tracks if track.end is None and track.may_be(item)), None)
 
     def _matched(self, output: Sequence[Item]) -> list[tuple[Item, _Track | None]]:
-        """Each item of the upstream's own response with the one it was in the stream: by id, else in order, for there
-        are servers that make new ids for it."""
+        """Each item of the upstream's response object with its item in the stream: by id, else in order, because some
+        servers make new ids for the object."""
         left = list(self._tracks)
         found: list[_Track | None] = []
         for item in output:
@@ -269,12 +269,12 @@ class Repair:
     # --- what is told
 
     def _tell(self) -> None:
-        """As much as can be told by now, in order."""
+        """Emits all events that are ready, in order."""
         while self._queue and self._tell_of(self._queue[0]):
             self._queue.pop(0)
 
     def _tell_of(self, track: _Track) -> bool:
-        """Whether the item has been told to its end."""
+        """Emits the ready events of an item; whether it has ended."""
         if not self._open(track):
             return False
         assert track.item is not None
@@ -289,7 +289,7 @@ class Repair:
         return True
 
     def _open(self, track: _Track) -> bool:
-        """False while the name of a call is not known."""
+        """Announces the item; False while the name of a call is unknown."""
         if track.item is not None:
             return True
         said = [track.announced, *track.waiting, track.end or {}]
@@ -306,7 +306,7 @@ class Repair:
         return True
 
     def _announced(self, track: _Track, known: Mapping[str, str]) -> Item:
-        """The item under the one id that it keeps, as it is before anything is said of it."""
+        """The item for its announcement, with the id that it keeps."""
         place = self._emitter.output_index
         named = known if track.type in ARGUMENT_EVENTS else {}
         item = _items.complete({**track.announced, **named, "type": track.type}, self._turn.id, place)
@@ -327,7 +327,7 @@ class Repair:
         self._events += body.end(self._emitter, finished)
         self._held = {**finished, **body.snapshot()}
         self.items.append(self._held)
-        # Only what comes next tells whether the answer was cut off in the midst of a call.
+        # The next event shows whether the answer was cut off within this call.
         if not _items.is_half_call(self._held):
             self._release()
 
@@ -342,7 +342,7 @@ class Repair:
 
 
 def _types_of(event: Mapping[str, Any]) -> tuple[str, ...]:
-    """The types of the items that such events belong to; none for those of hosted tools and for unknown ones."""
+    """Types of the items that the event may belong to; empty for hosted tools and unknown events."""
     part = event.get("part")
     if isinstance(part, dict) and part.get("type") == "reasoning_text":
         return ("reasoning",)

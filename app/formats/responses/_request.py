@@ -1,6 +1,6 @@
-"""The body for an upstream that speaks the Responses API: the client's request with the whole context in it.
+"""Encodes a turn for an upstream of the Responses API: the client's request with the whole context as `input`.
 
-Stored items are spliced as bytes; only arrays that may hold what not every upstream reads are looked into.
+Stored items are spliced as bytes; only arrays that may hold opaque items are parsed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _COUNTED_KEYS = (
     "truncation",
 )
 
-#: Ours alone. `store` is always false upstream: the memory is here.
+#: Members for the gateway alone. `store` is always false upstream: the gateway stores the conversation.
 _NEVER_SENT = frozenset(
     {
         "background",
@@ -50,7 +50,7 @@ _NEVER_SENT = frozenset(
 _ENCRYPTED = "reasoning.encrypted_content"
 _UNREADABLE = "invalid_encrypted_content"
 
-#: Refusals that leaving something unreadable out would not change.
+#: Codes of refusals that do not come from opaque items.
 _OF_THE_CONTEXT = frozenset({"context_length_exceeded", "content_filter", "invalid_prompt"})
 _NOTE: Item = {
     "type": "message",
@@ -80,12 +80,12 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
 
 
 def encode_compaction(turn: Turn, row: Channel, model: str) -> bytes:
-    """The body for `compaction_path`, which takes little besides the context."""
+    """The body for `compaction_path`, which accepts few members besides the context."""
     return _chosen(_COMPACTION_KEYS, turn, row, model)
 
 
 def encode_count(turn: Turn, row: Channel, model: str) -> bytes:
-    """The body for `count_path`: what takes tokens, and nothing else."""
+    """The body for `count_path`: only the members that take tokens."""
     return _chosen(_COUNTED_KEYS, turn, row, model)
 
 
@@ -97,7 +97,7 @@ def _chosen(keys: Iterable[str], turn: Turn, row: Channel, model: str) -> bytes:
 
 
 def _write_plainly(body: dict[str, Any]) -> None:
-    """What may be given as an object, as the string it means."""
+    """Replaces members that may be objects with the strings that they mean."""
     if isinstance(body.get("instructions"), Mapping):
         body["instructions"] = instructions_text(body["instructions"])
     if isinstance(body.get("truncation"), Mapping):
@@ -105,7 +105,7 @@ def _write_plainly(body: dict[str, Any]) -> None:
 
 
 def instructions_text(instructions: Mapping[str, Any]) -> str:
-    """Instructions given as a message, as the string they mean."""
+    """The text of instructions that are a message."""
     content = instructions.get("content", instructions.get("text"))
     if isinstance(content, str):
         return content
@@ -114,8 +114,8 @@ def instructions_text(instructions: Mapping[str, Any]) -> str:
 
 
 def amended(turn: Turn, row: Channel, error: UpstreamError) -> Turn | None:
-    """The turn without what only its maker can read, where the upstream says that it cannot. Those that know no
-    compactions have no code for it."""
+    """The turn without opaque items, for an upstream that cannot read them. Upstreams without compaction items have no
+    error code for these."""
     if error.code != _UNREADABLE and not (_is_refusal(error) and _holds_compaction(turn)):
         return None
     links = tuple(_without_secrets(link) for link in turn.chain.links)
@@ -142,7 +142,7 @@ def _without_secrets(link: Link) -> Link:
 
 
 def _open(items: Iterable[Item]) -> list[Item]:
-    """The items that hold no secret. A note stands where a compaction stood."""
+    """The items without secrets; a note replaces a compaction."""
     return list(_read(items, _opened))
 
 
@@ -156,7 +156,7 @@ def _opened(item: Item) -> Item | None:
 
 
 def _with_input(body: Mapping[str, Any], turn: Turn, row: Channel) -> bytes:
-    """The context spliced into the body: what was stored as JSON is not parsed to be sent."""
+    """The body with the context spliced in: stored JSON is not parsed."""
     return b'%b,"input":[%b]}' % (orjson.dumps(body)[:-1], b",".join(_input(turn, row)))
 
 
@@ -170,7 +170,7 @@ def _input(turn: Turn, row: Channel) -> Iterator[bytes]:
 
 
 def _said_to(link: Link, row: Channel) -> Iterable[bytes]:
-    """What a client gave. Only its reasoning, compactions and assistant's messages may have to be put otherwise."""
+    """A stored input. It is parsed only if it may hold reasoning, a compaction or an assistant message."""
     if link.opaque or b'"assistant"' in link.input:
         return map(orjson.dumps, _given(orjson.loads(link.input), row))
     return _spliced(link.input)
@@ -197,7 +197,7 @@ def _given(items: Sequence[Item], row: Channel) -> Iterator[Item]:
 
 
 def _read(items: Iterable[Item], opened: Callable[[Item], Item | None]) -> Iterator[Item]:
-    """The items, those that not everybody can read as `opened` gives them: None leaves one out."""
+    """The items, opaque ones replaced by `opened`; None leaves an item out."""
     for item in items:
         read = opened(item) if item.get("type") in OPAQUE_TYPES else item
         if read is not None:
@@ -208,7 +208,7 @@ def _read(items: Iterable[Item], opened: Callable[[Item], Item | None]) -> Itera
 
 
 def _own(item: Item, link: Link, row: Channel) -> Item | None:
-    """What an upstream said before, as this row's upstream can read it."""
+    """An opaque item of a stored output, for this row's upstream."""
     if item["type"] == "compaction":
         return item if link.family == row.family and not is_sealed(item.get("encrypted_content")) else _NOTE
     if link.family != row.family:
@@ -217,7 +217,7 @@ def _own(item: Item, link: Link, row: Channel) -> Item | None:
 
 
 def _foreign(item: Item, row: Channel) -> Item | None:
-    """What a client brings back. Nobody knows whose secret it holds; the upstream that reads such may try."""
+    """An opaque item from a client. Its family is unknown, so an upstream that reads such items gets it."""
     if item["type"] == "compaction":
         return _NOTE if is_sealed(item.get("encrypted_content")) else item
     if _is_secret(item) and row.encrypted_reasoning:
@@ -231,14 +231,14 @@ def _is_secret(item: Item) -> bool:
 
 
 def _said_openly(item: Item) -> Item | None:
-    """Reasoning without its encrypted twin; None when there was nothing else."""
+    """Reasoning without `encrypted_content`; None if it has no other content."""
     if not item.get("content"):
         return None
     return {name: value for name, value in item.items() if name != "encrypted_content"}
 
 
 def _typed(item: Item) -> Item:
-    """An assistant's message in its full form. The short ones are not known everywhere."""
+    """An assistant message in its full form: some upstreams refuse the short ones."""
     if item.get("role") != "assistant" or item.get("type") != "message":
         return item
     content = item.get("content")

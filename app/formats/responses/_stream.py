@@ -1,5 +1,5 @@
-"""Reads an upstream's event stream. What keeps the contract goes on as the bytes it came in, most of it unread; from
-the first event on that does not, the stream is told anew."""
+"""Decodes an upstream's event stream. Events that keep the contract are relayed as bytes, most of them unparsed; from
+the first event that does not, the stream is repaired."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.turn import Answer, Item, Turn
 _STEPS = ("delta", "done")
 _HEAD = frozenset(kind for kind, _ in QUEUED_HEAD)
 
-#: Events that hold nothing of ours and are passed on unread once their item has proved exact.
+#: Events that are relayed unparsed once their item has proved exact.
 _UNREAD = (
     *(f"{family}.{step}" for family, _ in (*TEXT_EVENTS.values(), *ARGUMENT_EVENTS.values()) for step in _STEPS),
     ANNOTATION_ADDED,
@@ -29,7 +29,7 @@ _UNREAD = (
     "response.code_interpreter_call_code.done",
     "response.image_generation_call.partial_image",
 )
-#: By the line that names them: how OpenAI begins such an event, the number right behind the type.
+#: By the line that names the event: its beginning as OpenAI writes it, with the number right after the type.
 _UNREAD_HEADS = {
     b"event: %b" % name: b'event: %b\ndata: {"type":"%b","sequence_number":%%d,' % (name, name)
     for name in map(str.encode, _UNREAD)
@@ -39,19 +39,19 @@ _NAME = b"event: "
 _FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":", b"\n")
 _SEQUENCE = re.compile(rb'"sequence_number":\s*(\d+)')
 
-#: Bytes of an event that are too few for JSON that is too deep.
+#: An event of fewer bytes cannot hold JSON that is nested too deep.
 _FLAT = 2 * FROM_UPSTREAMS
 
-#: Raw events since the last finished item, kept for the partial output of a stream that breaks.
+#: Bytes of raw events that are kept for the partial output of a broken stream.
 MAX_KEPT = 16 * 1024 * 1024
-#: Bytes without one valid event: this is no event stream.
+#: Bytes without a valid event after which the answer is not an event stream.
 MAX_NONSENSE = 64 * 1024
 
 Event = dict[str, Any]
 
 
 class ResponsesDecoder:
-    """Relays the output events of one stream and learns what it needs on the way."""
+    """Relays the output events of one stream and collects its answer."""
 
     __slots__ = (
         "_account",
@@ -85,7 +85,7 @@ class ResponsesDecoder:
         self._repair: Repair | None = None
         self._number = sequence
         self._usual = b""
-        """How the newest of the unread events began: the next one most likely begins as well."""
+        """The beginning of the newest unparsed event: the next one most likely begins alike."""
         self._index = len(turn.preface)
         self._done: list[Item] = []
         self._kept = _Kept()
@@ -93,7 +93,7 @@ class ResponsesDecoder:
 
     @property
     def sequence(self) -> int:
-        """Number of the next event on this stream, whoever sends it."""
+        """`sequence_number` of the next event of this stream."""
         return self._repair.sequence if self._repair else self._number
 
     def feed(self, data: bytes) -> bytes:
@@ -113,7 +113,7 @@ class ResponsesDecoder:
         if self.answer is not None:
             return
         try:
-            # The last event may lack its blank line where nothing is left to be told; half an output event is nothing.
+            # The terminal event may lack its blank line; half an output event is ignored.
             rest = self._splitter.rest.strip(b"\n")
             if (end := _end_in(rest)) is not None and self._has_told(_output_of(end)):
                 self._read(rest, [])
@@ -128,13 +128,13 @@ class ResponsesDecoder:
         try:
             return [*self._done, *self._opened().partial()[len(self._done) :]]
         except UpstreamError:
-            # Events that went by unread cannot be read.
+            # Events that were relayed unparsed may not be valid JSON.
             return list(self._done)
 
     # --- unread
 
     def _pass_run(self, block: bytes, start: int, out: list[bytes]) -> int:
-        """Passes on what can go unread and is written as OpenAI writes it; gives back where that ends."""
+        """Relays leading events that may go unparsed and are written as OpenAI writes them; returns their end."""
         number, at, head = self._number, start, self._usual
         while at < len(block):
             if not head or not block.startswith(head % number, at):
@@ -142,7 +142,7 @@ class ResponsesDecoder:
                 if found is None or not block.startswith(found % number, at):
                     break
                 head = found
-            # Its data is one line, as a rule: two letters are searched for much slower than one.
+            # Its data is usually one line: a search for two bytes is much slower than for one.
             end = block.find(b"\n", at + len(head) - 1)
             end = (end if block.startswith(b"\n", end + 1) else block.find(b"\n\n", end)) + 2
             if end - at > _FLAT and may_exceed(block, at, end, FROM_UPSTREAMS):
@@ -155,7 +155,7 @@ class ResponsesDecoder:
         return at
 
     def _is_next(self, raw: bytes) -> bool:
-        """The same for one event, however its members are ordered."""
+        """The same for one event with its members in any order."""
         if raw[: raw.find(b"\n")] not in _UNREAD_HEADS:
             return False
         if len(raw) > _FLAT and may_exceed(raw, 0, len(raw), FROM_UPSTREAMS):
@@ -168,7 +168,7 @@ class ResponsesDecoder:
     def _take(self, block: bytes, out: list[bytes]) -> None:
         valid, at = block.isascii() or _is_utf8(block), 0
         while at < len(block) and self.answer is None:
-            # The events of an item that has proved exact, so far as they have the right numbers.
+            # Events of an item that has proved exact, if their numbers are right.
             unread = valid and self._account.proved and self._repair is None and not self._index
             if unread and (end := self._pass_run(block, at, out)) > at:
                 at = end
@@ -204,7 +204,7 @@ class ResponsesDecoder:
             self.defaults = response
 
     def _output(self, event: Event, raw: bytes, out: list[bytes]) -> None:
-        """An output event: the raw bytes where nothing in it has to change."""
+        """Relays an output event: as raw bytes if nothing in it has to change."""
         self.accepted = True
         self._release(out, cut=False)
         if self._repair is None and not self._account.fits(event, self._kept.last):
@@ -212,7 +212,7 @@ class ResponsesDecoder:
         if self._repair is not None:
             out += self._repair.take(event)
         elif event["type"] == ITEM_DONE and _items.is_half_call(event["item"]):
-            # Only what comes next tells whether the answer was cut off there.
+            # The next event shows whether the answer was cut off there.
             self._held = event, raw
         else:
             self._relay(event, raw, out)
@@ -249,7 +249,7 @@ class ResponsesDecoder:
         return event if shown is item else {**event, "item": shown}
 
     def _release(self, out: list[bytes], *, cut: bool) -> None:
-        """The end of the last item, where it was held back."""
+        """Relays the end of the last item if it was held back."""
         if self._repair is not None:
             out += self._repair.release(cut=cut)
         elif self._held is not None:
@@ -262,14 +262,14 @@ class ResponsesDecoder:
     # --- repair
 
     def _start_repair(self) -> None:
-        """From here on the stream is told anew, the open item as far as it has come."""
+        """Starts the repair of the stream, with the events of the open item so far."""
         if not self._kept.whole:
             raise UpstreamBroken("The model's server broke the order of its events.")
         self._repair = self._opened()
         self.path = "repaired"
 
     def _opened(self) -> Repair:
-        """What would be repaired, told as far as the stream has been relayed."""
+        """A repair that has taken all events that were relayed."""
         repair = Repair(self._turn, self._number, self._done)
         repair.catch_up((self._unshifted(event) for event in self._kept.events()), self._number)
         return repair
@@ -287,7 +287,7 @@ class ResponsesDecoder:
         if not isinstance(response, dict):
             raise UpstreamBroken("The model's server ended the stream without a response.")
         if status == "completed" and response.get("status") in ("incomplete", "failed"):
-            # There are servers with one event for every end.
+            # Some servers use one event for every end.
             status = response["status"]
         if status == "failed":
             self._fail(response)
@@ -305,13 +305,13 @@ class ResponsesDecoder:
         self.answer = _answer.answer_of(response, list(items), self._turn, path=self.path)
 
     def _has_told(self, output: list[Item]) -> bool:
-        """Whether there is nothing to be said any more of what the upstream says that it has answered."""
+        """Whether the client has received all that the upstream's response object holds."""
         if self._repair is not None:
             return self._repair.has_told(output)
         return self._held is None and not self._lacks(output)
 
     def _lacks(self, output: list[Item]) -> bool:
-        """Whether what was relayed has no end, or is less than what the upstream says that it has answered."""
+        """Whether an item is open, or the upstream's response object holds more than was relayed."""
         return self._account.item is not None or len(output) > len(self._told())
 
     def _told(self) -> list[Item]:
@@ -327,7 +327,7 @@ class ResponsesDecoder:
         self._break(error)
 
     def _break(self, error: UpstreamError) -> None:
-        """Before the first output a failure is an error, so that another channel may be asked; later an answer."""
+        """Before the first output a failure is raised and failover follows; afterwards the answer has failed."""
         if not self.started:
             raise error
         self.answer = Answer(
@@ -347,7 +347,7 @@ class ResponsesDecoder:
 
 
 class _Kept:
-    """The events of the item that is being relayed, as they were sent on."""
+    """The events of the open item, as they were relayed."""
 
     __slots__ = ("_pieces", "_size", "whole")
 
@@ -365,7 +365,7 @@ class _Kept:
 
     @property
     def last(self) -> str | None:
-        """The type of the newest event; None when it was not kept."""
+        """The type of the newest event; None if it was not kept."""
         if not self.whole or not self._pieces:
             return None
         piece = self._pieces[-1]
@@ -385,7 +385,7 @@ def _name(raw: bytes) -> str | None:
 
 
 def _event(data: bytes, name: str | None) -> Event:
-    """The event in `data`, known by its type. Raises UpstreamBroken."""
+    """The event in `data`, with a type. Raises UpstreamBroken."""
     event = parsed(data)
     if not isinstance(event.get("type"), str):
         event["type"] = name or ("error" if event.get("error") else "")
@@ -403,7 +403,7 @@ def _is_utf8(block: bytes) -> bool:
 
 
 def _end_in(raw: bytes) -> Event | None:
-    """The terminal event in `raw`, if that is what it is."""
+    """The terminal event in `raw`; None if it is another event."""
     name, data = sse.parse(raw)
     try:
         event = _event(data, name) if data is not None else {}
@@ -413,7 +413,7 @@ def _end_in(raw: bytes) -> Event | None:
 
 
 def _output_of(end: Event) -> list[Item]:
-    """What the upstream itself says that it has answered."""
+    """The output items of the upstream's response object."""
     response = end.get("response")
     output = response.get("output") if isinstance(response, dict) else None
     return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []

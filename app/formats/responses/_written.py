@@ -1,5 +1,5 @@
-"""One item of a stream that is told anew, from its announcement to its end. Text that was told stays as it was told:
-what an upstream says of it afterwards can only add to its end."""
+"""One item of a repaired stream, from its announcement to its end. Text that was sent stays: later events of the
+upstream can only append to it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _FAMILIES_OF_PARTS = PART_FAMILIES | {MISNAMED_PART}
 
 
 class Body(Protocol):
-    """What an item consists of, while it is being told."""
+    """The content of an open item."""
 
     def take(self, emitter: Emitter, event: Mapping[str, Any]) -> Iterator[bytes]: ...
 
     def end(self, emitter: Emitter, item: Item) -> Iterator[bytes]:
-        """Tells what of the finished item has not been told."""
+        """Emits the content of the finished item that has not been sent."""
         ...
 
     def snapshot(self) -> JSON:
-        """The members of the item that have been told."""
+        """The members of the item, as far as they were sent."""
         ...
 
 
@@ -39,7 +39,7 @@ def body(item: Item) -> Body:
 
 
 class _Part:
-    """A part of a message or of a reasoning item, its text growing."""
+    """A growing part of a message or a reasoning item."""
 
     def __init__(self, index: int, part: JSON) -> None:
         self.index = index
@@ -57,17 +57,17 @@ class _Part:
         return logged
 
     def rest(self, text: object) -> str:
-        """What a text that is called the whole one adds to what was said."""
+        """The end of the whole text that has not been sent."""
         said = "".join(self._text)
         return text[len(said) :] if isinstance(text, str) and text.startswith(said) else ""
 
     def log(self, logprobs: object) -> None:
-        """All logprobs of the part, where the upstream gives them."""
+        """Sets all logprobs of the part, if the upstream sends them."""
         if isinstance(logprobs, list) and logprobs:
             self._logprobs = logprobs
 
     def adopt(self, part: Mapping[str, Any]) -> None:
-        """What the upstream says of the part besides its text."""
+        """Takes the other members of the part from the upstream."""
         self.log(part.get("logprobs"))
         self.annotations = part.get("annotations") or self.annotations
         self._part = {**self._part, **part}
@@ -110,7 +110,7 @@ class _Written:
         yield from self._close(emitter)
 
     def _untold(self, holder: str, parts: list[JSON]) -> list[JSON]:
-        """The open part and those behind it. Where the ends of parts were left out, fewer were told."""
+        """The open part and the parts after it. An upstream that leaves out the ends of parts has sent fewer."""
         untold = parts[len(self._told[holder]) :]
         whole = self.snapshot().get(holder) or []
         return [] if len(untold) > 1 and _text(parts) == _text(whole) else untold
@@ -122,7 +122,7 @@ class _Written:
             told[holder] = [*told[holder], self._part.snapshot()]
         if self._item["type"] == "message":
             return {"content": told["content"]}
-        # Reasoning has content only where an upstream shows it.
+        # Reasoning has content only if the upstream sends it.
         return {"summary": told["summary"], **({"content": told["content"]} if told["content"] else {})}
 
     # --- parts
@@ -134,7 +134,7 @@ class _Written:
         yield emitter.open_part(self._item, self._part.index, part)
 
     def _in_part(self, emitter: Emitter, kind: str) -> Iterator[bytes]:
-        """There is a part of this kind, and it takes more."""
+        """Makes sure that a part of this kind is open."""
         if self._part is None or self._part.kind != kind or self._part.ended:
             yield from self._begin(emitter, _items.complete_part({"type": kind}, self._item["type"]))
 
@@ -161,7 +161,7 @@ class _Written:
             self._part.ended = True
 
     def _finish(self, emitter: Emitter, part: JSON) -> Iterator[bytes]:
-        """The part as the upstream says it is at last."""
+        """Finishes the part by the upstream's final version."""
         if self._part is None or self._part.kind != part["type"]:
             if self._part is None and self._already(part):
                 return
@@ -172,7 +172,7 @@ class _Written:
         yield from self._close(emitter)
 
     def _already(self, part: JSON) -> bool:
-        """Whether it is the last part, said to be finished once more."""
+        """Whether this repeats the end of the last part."""
         told = self._told[holder_of(part["type"])]
         name = TEXT_EVENTS.get(part["type"], ("", ""))[1]
         return bool(told) and told[-1].get(name) == part.get(name)
@@ -204,12 +204,12 @@ class _Written:
 
 
 class _Called:
-    """A call, what it is made with growing."""
+    """A call with growing arguments."""
 
     def __init__(self, item: Item) -> None:
         self._item = item
         self._key = ARGUMENT_EVENTS[item["type"]][1]
-        # What an announcement holds, some repeat in their deltas and some do not: it is told when it is whole.
+        # Some upstreams repeat the announced arguments in deltas, others do not: they are sent when they are whole.
         self._announced: str = item.get(self._key) or ""
         self._held: list[str] = []
         self._said: list[str] = []
@@ -250,7 +250,7 @@ class _Called:
 
 
 class _Hosted:
-    """What the upstream does itself; its events are its own affair."""
+    """A call of a tool that the upstream runs: its events are relayed."""
 
     def __init__(self, item: Item) -> None:
         self._item = item
@@ -266,7 +266,7 @@ class _Hosted:
 
 
 def _passed(emitter: Emitter, item: Item, event: Mapping[str, Any]) -> bytes:
-    """An event that is none of those above, in its place."""
+    """Any other event, with the item's id and index."""
     fields = {name: value for name, value in event.items() if name not in ("type", "sequence_number")}
     return emitter.event(event["type"], **{**fields, "item_id": item["id"], "output_index": emitter.output_index})
 
