@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 
 MAX_CALL_ID = 64
-
-_RESPONSE_ID = re.compile(r"resp_[0-9a-f]{48}\Z")
-
 
 #: Bytes of the system's randomness that are fetched at a time: each fetch lets go of the interpreter's lock, and under
 #: load that costs more than all the rest of an id.
@@ -39,7 +35,3 @@ def _secret() -> bytes:
         except IndexError:
             fetched = os.urandom(_FETCHED)
             _random.extend(fetched[at : at + 20] for at in range(0, _FETCHED - 19, 20))
-
-
-def is_response_id(value: str) -> bool:
-    return _RESPONSE_ID.match(value) is not None

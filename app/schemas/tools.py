@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Mapping as AnyMapping
-from typing import Any, cast
+from typing import Any
 
 from app.schemas.fields import (
     Boolean,
@@ -25,24 +25,6 @@ Check = Callable[[dict[str, Any]], None]
 _TEXT = StrictText()
 _OBJECT = Mapping()
 _LABEL = StrictText(min=1)
-
-
-def read_tools(value: object, param: str = "tools") -> list[dict[str, Any]]:
-    """The tools as they came, or `InvalidRequest`."""
-    try:
-        check_tools(value)
-    except Fault as fault:
-        raise fault.at(param) from None
-    return cast(list[dict[str, Any]], value)
-
-
-def read_tool_choice(value: object, param: str = "tool_choice") -> str | dict[str, Any]:
-    """The choice as it came, or `InvalidRequest`. Whether the tool that it names exists is checked with the request."""
-    try:
-        check_tool_choice(value)
-    except Fault as fault:
-        raise fault.at(param) from None
-    return cast(str | dict[str, Any], value)
 
 
 # --- tools ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-"""What was said before: a response with its ancestors, in one query over the branches they lie in. A chain is complete
-or it is an error; it is never shortened silently.
+"""The chain of a response: the response and its ancestors, read with one query over their branches. A chain is complete
+or an error; it is never shortened silently.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from app.store.response_ids import known_id
 
 LONGEST = 10_000
 YOUNG = 43_200
-"""Seconds for which nobody needs to note that a response is gone on from: pruning begins far beyond (see `pruning`)."""
+"""Seconds for which the use of a response as a parent need not be noted: pruning begins far later (see `pruning`)."""
 
-# All but what was said is one array: a driver in Python pays for each column of each row. Bodies as bytes: as text they
-# would be decoded by the driver and encoded again by us, a quarter of the time.
+# All columns but the bodies are one array: a driver in Python pays for each column of each row. Bodies are read as
+# bytes: as text, the driver would decode them and we would encode them again, which takes a quarter of the time.
 _ANCESTOR = (
     "r.depth, JSON_ARRAY(r.pk, r.parent, r.branch, r.since, COALESCE(r.continued_at, r.created_at), r.conversation,"
     " r.seen, r.id, r.status, r.channel, r.family, r.opaque, r.input_tokens, r.output_tokens),"
     " CAST(c.input AS BLOB), CAST(c.output AS BLOB)"
 )
 
-# Sorted by us: a database would carry all that was said through its own sort, a third of the time it takes.
+# Sorted by us: a database would carry every body through its own sort, a third of the time it takes.
 # `high` is the last depth that is taken from a branch.
 _BY_BRANCH = (
     "WITH RECURSIVE lineage (branch, high, since, parent, fork) AS ("
@@ -93,7 +93,7 @@ WHOLE = Extent.of(since="0", length="t.depth", stop="0", stop_above="0", whole=T
 
 
 class Ancestor(NamedTuple):
-    """What is known of the first and of the last one beside its link."""
+    """Columns of the first and of the last row beside its link."""
 
     depth: int | None
     pk: int
@@ -144,7 +144,7 @@ class Line:
         return self.first.parent is None or (self.first.compacted and not extent.whole)
 
     def missing(self) -> str | None:
-        """Id of the newest one that cannot be gone on from; what was deleted has no content any more."""
+        """Id of the newest response that cannot be continued from; a deleted one has no content."""
         backwards = zip(reversed(self.links), reversed(self.inputs), reversed(self.outputs), strict=True)
         for link, input, output in backwards:
             if link.status not in CHAINABLE or input is None or output is None:
@@ -182,7 +182,7 @@ def _within(database: Database, owner: str, first: Ancestor, chain: Chain, exten
 
 
 def _renew(database: Database, pk: int, response_id: str) -> None:
-    """From here on it counts as new, so that it is not pruned before the turn that goes on from it is stored."""
+    """Marks the response as used now, so that it is not pruned before the turn that continues from it is stored."""
     renewed = database.transaction(
         lambda session: session.run(
             "UPDATE response SET continued_at = ? WHERE pk = ? AND id = ? AND deleted_at IS NULL",
@@ -204,7 +204,7 @@ def _find(session: Session, owner: str, response_id: str, extent: Extent) -> Lin
 
 
 def _refuse(session: Session, owner: str, response_id: str, extent: Extent) -> None:
-    """Raises when the response is none that a conversation can go on from."""
+    """Raises HistoryError when no conversation can continue from the response."""
     row = session.row(extent.why, (response_id, owner))
     if row is None:
         raise ResponseMissing(response_id)

@@ -1,5 +1,5 @@
-"""Who answers a request that may come twice: the first one with an Idempotency-Key claims it, the others are told what
-became of it. A claim holds for a day, and falls to the next one when its response failed or its worker died.
+"""Idempotency-Keys: the first request with a key claims it, later ones get the response of the first. A claim holds for a
+day; the next request takes it over when the response failed or its worker died.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ NOWHERE = -1
 """A position before all of them."""
 
 _ID = re.compile(r"conv_[0-9A-Za-z_-]{1,59}\Z")
-#: What can be told apart on every database, and stands in a path as it is.
+#: Ids that every database compares exactly, and that need no escaping in a path.
 _ITEM_ID = re.compile(r"[0-9A-Za-z_.:-]{1,191}\Z")
 
 _INSERT = "INSERT INTO conversation (id, owner, created_at, metadata, newest) VALUES (?, ?, ?, ?, 0)"
@@ -95,7 +95,7 @@ class Conversations:
     # --- the conversation itself --------------------------------------------------------------------------------
 
     def create(self, owner: str, conversation: Conversation, first: ConversationTurn) -> None:
-        """With what stands in it from the beginning, if that is anything."""
+        """Creates the conversation with its first items, if there are any."""
         first = named(first)
 
         def write(session: Session) -> None:
@@ -130,7 +130,7 @@ class Conversations:
         return changed == 1
 
     def delete(self, owner: str, conversation_id: str) -> bool:
-        """Removes it with its items; responses that were made in it stay."""
+        """Removes the conversation and its items; responses made in it stay."""
         if not known_id(conversation_id):
             return False
         return self._database.transaction(lambda session: self._delete(session, owner, conversation_id))
@@ -148,7 +148,7 @@ class Conversations:
         return True
 
     def _held(self, session: Session, owner: str, conversation_id: str) -> int | None:
-        """Its key; nobody appends to it before the commit."""
+        """Its key. Its row stays locked until the commit, so that no turn is appended meanwhile."""
         row = session.row(
             f"SELECT pk FROM conversation WHERE id = ? AND owner = ?{self._database.dialect.hold}",
             (conversation_id, owner),
@@ -229,7 +229,7 @@ class Conversations:
     # --- as the context of a turn -------------------------------------------------------------------------------
 
     def chain(self, owner: str, conversation_id: str, until: int = NOW) -> Chain:
-        """What stands in it up to a position, from the newest compaction on. Raises HistoryError."""
+        """The turns up to a position, from the newest compaction on. Raises HistoryError."""
         return self._load(owner, conversation_id, until, until)
 
     def full_chain(self, owner: str, conversation_id: str, until: int = NOW) -> Chain:
@@ -281,7 +281,7 @@ def append(session: Session, owner: str, conversation_id: str, turn: Conversatio
     if not item_ids:
         return turn
     name = (conversation_id, owner)
-    # Holds the row until the commit: whoever is next sees these items, and comes after them.
+    # Locks the row until the commit: the next writer sees these items and appends after them.
     if not session.run("UPDATE conversation SET newest = newest + 1 WHERE id = ? AND owner = ?", name):
         return None
     pk, position = session.row("SELECT pk, newest FROM conversation WHERE id = ? AND owner = ?", name) or (0, 0)

@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 TRIES = 5
 BACKOFF = 0.05
 PATIENCE = 2.0
-"""Seconds after which no further try is begun, where the caller sets no deadline of its own."""
+"""Seconds after which no further retry begins, unless the caller sets a deadline of its own."""
 REST = 1.0
-"""Seconds for which a server that could not be reached is not asked again."""
+"""Seconds after a failed connection before the next attempt to connect."""
 POOL = 20
 POOL_WAIT = 5
 SQLITE_WAIT_MS = 1000
@@ -46,7 +46,7 @@ _BUSY = frozenset(
     {"SQLITE_BUSY", "SQLITE_BUSY_SNAPSHOT", "SQLITE_BUSY_RECOVERY", "SQLITE_BUSY_TIMEOUT", "SQLITE_PROTOCOL"}
 )
 
-#: A key that is there already: the one foreign error that leaves this file, for those who reckon with it.
+#: A duplicate key: the only foreign error that leaves this file, for callers that expect it.
 Conflict = peewee.IntegrityError
 _translated = peewee.__exception_wrapper__  # type: ignore[attr-defined]
 """Turns the drivers' exceptions into peewee's, as its own statements do."""
@@ -54,7 +54,7 @@ _Foreign = (peewee.PeeweeException, MaxConnectionsExceeded, OverflowError)
 
 
 class Refused(StoreUnavailable):
-    """The database is there and will not take the statement: another row may fare better."""
+    """The database answers and refuses the statement: a statement for another row may succeed."""
 
 
 class Session:
@@ -86,7 +86,7 @@ class Session:
             self._pool.cursor().executemany(self._database.statement(sql), rows)
 
     def ask(self, query: Any) -> Any:
-        """A peewee query over the models, for what is not on a request's path."""
+        """Runs a peewee query over the models. Not for the path of a request."""
         return query.execute(self._pool)
 
 
@@ -102,16 +102,16 @@ class Database:
 
     @property
     def exists(self) -> bool:
-        """Whether the file is there; a server's database counts as there until a statement says otherwise."""
+        """Whether the file exists; a server's database counts as existing until a statement fails."""
         return self.dialect is not SQLITE or os.path.exists(self._pool.database)
 
     def create(self) -> None:
-        """Makes the file of a new SQLite database. Nothing else makes one: a file that is gone must not be replaced by
-        an empty one while the gateway runs.
+        """Creates the file of a new SQLite database. Nothing else does: while the gateway runs, an empty file must not
+        replace a missing one.
         """
         if self.dialect is SQLITE:
-            # What lies in it is nobody else's business. Its -wal and -shm take over the mode; a file that is there
-            # keeps its own, and what is wrong with the path SQLite says itself.
+            # Only the owner may read it. Its -wal and -shm files take the same mode. An existing file keeps its own,
+            # and SQLite itself reports a wrong path.
             with suppress(OSError):
                 os.close(os.open(self._pool.database, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
 
@@ -130,7 +130,7 @@ class Database:
         return text
 
     def read(self, work: Callable[[Session], T]) -> T:
-        """`work` in autocommit: SQLite takes no write lock for it, MySQL shows each statement what is committed."""
+        """Runs `work` in autocommit: SQLite takes no write lock, and each statement of MySQL sees what is committed."""
 
         def attempt() -> T:
             with self.session() as session:
@@ -139,7 +139,7 @@ class Database:
         return _retried(attempt, time.monotonic() + PATIENCE)
 
     def transaction(self, work: Callable[[Session], T], until: float | None = None) -> T:
-        """`work` as one transaction; all of it again when a lock or a lost connection got in its way."""
+        """Runs `work` as one transaction, and retries all of it after a lock conflict or a lost connection."""
 
         def attempt() -> T:
             with self.session() as session:
@@ -173,7 +173,7 @@ class Database:
 
     @property
     def packet(self) -> int | None:
-        """Bytes that one statement may have, once a connection has told."""
+        """Bytes that one statement may have; None until a connection has reported it."""
         limit: int | None = getattr(self._pool, "packet", None)
         return limit
 
@@ -192,7 +192,7 @@ class Database:
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """A connection for whoever speaks to `pool` directly. Raises StoreUnavailable."""
+        """A connection for a caller that uses `pool` directly. Raises StoreUnavailable."""
         try:
             with self.session():
                 yield
@@ -206,7 +206,7 @@ class Database:
                 pool.manual_close()
             elif _code(error) in _LOST:
                 pool.manual_close()
-                # Those that idle beside it have most likely gone the same way.
+                # The idle connections are most likely lost as well.
                 pool.close_idle()
             elif self.dialect is MYSQL or pool.connection().in_transaction:
                 pool.execute_sql("ROLLBACK")
@@ -246,13 +246,13 @@ def _passes(error: BaseException) -> bool:
 
 
 def unavailable(error: BaseException) -> StoreUnavailable:
-    log.error("The database did not do it: %s", describe(error))
+    log.error("database error: %s", describe(error))
     kind = StoreUnavailable if _passes(error) or _code(error) in _UNREACHABLE else Refused
     return kind("The response store is not available at the moment. Please try again.")
 
 
 def describe(error: BaseException) -> str:
-    """An error for the log. A server's sentence may quote the row's values, so of those only the number is told."""
+    """An error for the log. A server's sentence may quote values of the row, so only its number is logged."""
     code = _code(error)
     if code is None:
         return f"{type(error).__name__} {_sqlite_name(error) or error}"
@@ -350,8 +350,8 @@ class _SqlitePool(PooledDatabase, _SqliteFile):  # type: ignore[misc]
 
 
 class _MySQLServer(peewee.MySQLDatabase):
-    """Opens a connection. A server that cannot be reached is not asked again for a moment, so that those who wait
-    behind the first do not each wait out its timeout.
+    """Opens a connection. After a failure it refuses for a moment, so that waiting threads do not each wait for their
+    own timeout.
     """
 
     packet: int | None = None

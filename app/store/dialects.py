@@ -1,5 +1,5 @@
-"""What SQLite and MySQL say differently, in one place. Every other file of the store writes its SQL once, with `?` for
-a parameter, and asks its dialect for the few words that differ.
+"""The differences between SQLite and MySQL. Every other file of the store writes its SQL once, with `?` for each
+parameter, and takes the few words that differ from its dialect.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class Dialect(ABC):
     now: str
     """The database's own clock in unix seconds: leases of several hosts are compared on nothing else."""
     share: str
-    """Ends a SELECT inside a transaction whose row must not vanish before the commit."""
+    """Ends a SELECT inside a transaction that keeps its row from being deleted before the commit."""
     hold: str
-    """Ends a SELECT inside a transaction whose rows nobody else may change or share before the commit."""
+    """Ends a SELECT inside a transaction that locks its rows exclusively until the commit."""
     body: str
     """The parameter of a body, as `parameter` gives it."""
     types: Mapping[str, str]
@@ -26,11 +26,11 @@ class Dialect(ABC):
 
     @abstractmethod
     def statement(self, sql: str) -> str:
-        """The driver's own text of a statement of ours."""
+        """A statement in the driver's own spelling."""
 
     @abstractmethod
     def unless_there(self, table: str, columns: Sequence[str]) -> str:
-        """An INSERT that leaves a row with the same key as it is, and refuses every other fault."""
+        """An INSERT that leaves an existing row with the same key unchanged, and still fails for every other reason."""
 
     @abstractmethod
     def add(self, table: str, key: Sequence[str], counters: Sequence[str]) -> str:

@@ -1,5 +1,5 @@
-"""The events of background responses, kept in batches while they are made and for a while after: whoever follows a
-response reads them here, on whatever worker. Only the worker that holds a response adds to them.
+"""The events of background responses, stored in batches while the response runs and for a while after. A client that
+follows the response reads them on any worker. Only the worker that holds the response appends.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Events:
         return self._writer.do(lambda group: self._keep(group.session, response_id, batch))
 
     def read(self, owner: str, response_id: str, after: int) -> Page | None:
-        """What is numbered higher than `after`; None when there is no such response."""
+        """Events numbered above `after`; None when there is no such response."""
         return self._database.read(lambda session: _read(session, owner, response_id, after))
 
     def expire(self, age: int) -> int:
@@ -54,7 +54,7 @@ class Events:
         return len(found)
 
     def _keep(self, session: Session, response_id: str, batch: Batch) -> bool:
-        # Whoever ends the response waits for this transaction, or this one finds that it was ended.
+        # A cancel or delete waits for this transaction, or this one finds that the response has ended.
         row = session.row(self._holding, (response_id, self._leases.name))
         if row is None:
             return False
@@ -63,7 +63,7 @@ class Events:
 
 
 def add(session: Session, pk: int, batch: Batch) -> None:
-    """A batch that was written before, and whose commit was not heard of, may come again with more in it."""
+    """Writes a batch. A retry after a lost commit may bring the same batch with more events in it."""
     session.run("DELETE FROM event WHERE response = ? AND first = ?", (pk, batch.first))
     session.run(
         "INSERT INTO event (response, first, last, body, kept_at) VALUES (?, ?, ?, ?, ?)",
@@ -76,7 +76,7 @@ def forget(session: Session, keys: list[int]) -> None:
 
 
 def finished_items(session: Session, pk: int) -> list[dict[str, Any]]:
-    """The items that were told to be done, in their order."""
+    """The items with an `output_item.done` event, in order."""
     bodies = session.rows("SELECT body FROM event WHERE response = ? ORDER BY first", (pk,))
     events = (event for (body,) in bodies for event in body.split("\n\n") if ITEM_DONE in event)
     told = (orjson.loads(data) for _, data in (sse.parse(event.encode()) for event in events) if data is not None)
@@ -91,7 +91,7 @@ def _read(session: Session, owner: str, response_id: str, after: int) -> Page | 
     if found is None:
         return None
     pk, status = found
-    # After the status: nothing is kept any more of what has ended.
+    # Read after the status: no event is added to a response that has ended.
     rows = session.rows(_NEXT, (pk, after, PAGE + 1))
     batches = tuple(Batch(first, last, body.encode()) for first, last, body in rows[:PAGE])
     last = None

@@ -53,7 +53,7 @@ class Statements:
             usage=dialect.add("usage_day", ["day", "token", "model", "channel"], COUNTERS),
             setting=dialect.insert("setting", ["owner", "sha256", "json"]),
             prefix=dialect.unless_there("prefix", ["token", "hash", "response"]),
-            # Whoever deletes the last response that refers to it has to wait for us.
+            # The delete of the last response that refers to it has to wait for this transaction.
             find_setting=f"SELECT pk FROM setting WHERE owner = ? AND sha256 = ?{dialect.share}",
         )
 

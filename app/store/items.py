@@ -106,7 +106,7 @@ def _place(item_id: str) -> Place | None:
 
 
 def _by_id(body: Body, item_id: str) -> Mapping[str, Any] | None:
-    """The last of that id: what a response says comes after what it was told."""
+    """The last item with that id: output comes after input."""
     for items in (body.output, body.input):
         for item in reversed(items):
             if isinstance(item, dict) and item.get("id") == item_id:

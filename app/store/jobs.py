@@ -1,5 +1,5 @@
-"""Background responses as they wait, are claimed and given back. The row itself says who makes it: a claim is one
-compare-and-set, so that however often a doorbell rings, one worker at a time makes a response.
+"""Background responses: queued, claimed and queued again. The row names the worker that runs it. A claim is one
+compare-and-set, so that one worker at a time runs a response, however often its id is in the queue.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from app.store.responses import Responses, set_output
 from app.store.writer import Writer
 
 RUNS = 2
-"""How often a response is begun that told nothing of its answer before its worker died."""
+"""How often a response is started when its worker died before any output event."""
 
 UNATTENDED = 5
-"""Seconds that a response may wait before anyone is told that no worker makes it."""
+"""Seconds that a response may wait before operators see that no worker runs it."""
 
 #: Puts the id of a response into a queue; called within the transaction that makes it wait.
 Enlist = Callable[[str], object]
@@ -48,7 +48,7 @@ class Jobs:
         )
         self._held = f"SELECT pk FROM response JOIN job ON response = pk WHERE id = ? AND {HELD}"
         self._release = f"UPDATE response SET status = 'queued', worker = NULL WHERE pk = ? AND {HELD}"
-        # The longer nobody comes, the rarer it rings.
+        # The interval doubles while no worker claims the response.
         self._unheard = (
             "SELECT j.response, r.id, j.rung_at FROM job j JOIN response r ON r.pk = j.response"
             f" WHERE r.status = 'queued' AND {now} - j.rung_at > ? + (j.rung_at - j.created_at)"
@@ -61,7 +61,7 @@ class Jobs:
         self._ring = f"UPDATE job SET rung_at = {now} WHERE response = ? AND rung_at = ?"
 
     def add(self, draft: Draft, request: bytes, told: Batch, enlist: Enlist) -> None:
-        """Commits a `queued` row, what its run needs, the events that told of it and its place in the queue."""
+        """Commits a `queued` row, the request, the first events, and, by `enlist`, its place in the queue."""
 
         def write(group: Group) -> None:
             pk = self._responses.insert_queued(group, draft)
@@ -73,18 +73,18 @@ class Jobs:
         self._writer.do(write)
 
     def claim(self, response_id: str) -> Job | None:
-        """The response as this worker's, which runs it once at a time; None when it does not wait any more."""
+        """The response, now in progress on this worker; None when it is not queued any more."""
         job = self._database.transaction(lambda session: self._claim(session, response_id))
         if job is not None:
             self._responses.hold(response_id)
         return job
 
     def give_back(self, response_id: str, enlist: Enlist) -> bool:
-        """It waits again, as if it had not been begun. False when it was not this worker's."""
+        """Queues the response again, as if it had not started. False when it was not this worker's."""
         return self._database.transaction(lambda session: self._give_back(session, response_id, enlist))
 
     def unheard(self, enlist: Enlist) -> list[str]:
-        """Those that still wait a lease after their doorbell rang, with a new place in the queue."""
+        """Queues again the responses that have waited for a lease since they were queued; their ids."""
         return self._database.transaction(lambda session: self._ring_again(session, enlist))
 
     def unattended(self) -> int:
@@ -93,7 +93,7 @@ class Jobs:
         return int(row[0]) if row else 0
 
     def take_back(self, session: Session, worker: int) -> None:
-        """What a dead worker was making: what told nothing yet waits again, the rest keeps the items it finished."""
+        """Queues the responses of a dead worker again that have no output event; the others keep their finished items."""
         for pk, _, owner, runs, last in session.rows(_LEFT, (worker,)):
             if runs < RUNS and last < LIFECYCLE:
                 session.run("UPDATE response SET status = 'queued', worker = NULL WHERE pk = ?", (pk,))

@@ -1,5 +1,5 @@
-"""Which worker a response in progress belongs to, what becomes of the responses of one that died, and what the living
-say of their channels. Time is read on the database's clock only.
+"""Leases of workers: which worker a response in progress belongs to, and the channel states that living workers report.
+Time is read on the database's clock only.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from app.store.database import Database, Row, Session
 
 FORGOTTEN = 86_400
 
-#: That a response is being made by the worker of this name.
+#: Condition: the worker with this name runs the response.
 HELD = "status = 'in_progress' AND worker = (SELECT w.pk FROM worker w WHERE w.name = ?)"
 
 
 class Leases:
     def __init__(self, database: Database, lease: int, server: Mapping[str, str]) -> None:
-        """`lease`: seconds for which a worker is believed to be alive after it last said so. `server`: what it says of
-        the server that it belongs to.
+        """`lease`: seconds for which a worker counts as alive after its last renewal. `server`: what it reports of the
+        server that it belongs to.
         """
         self._database = database
         self._server = dict(server)
@@ -60,7 +60,7 @@ class Leases:
         return self._name
 
     def worker(self, session: Session) -> int:
-        """The key of this process's row, which is made when it first has a response to answer for."""
+        """The key of this process's row, which is created with its first response."""
         found = self._row(session)
         if found is None:
             session.run(self._take, (self._name, int(time.time())))
@@ -86,7 +86,7 @@ class Leases:
         self.background = 1
 
     def end(self) -> None:
-        """What this worker may have left in progress is anybody's to fail, from now on."""
+        """Ends the lease: from now on any worker may fail this worker's responses in progress."""
         self._database.transaction(lambda session: session.run(self._end, (self._name,)))
 
     def clock(self) -> int:
@@ -94,7 +94,7 @@ class Leases:
         return int(row[0]) if row else 0
 
     def statuses(self) -> list[WorkerStatus]:
-        """What the living workers said last, their rests as they are by now."""
+        """The last report of each living worker, with cooldowns as they are by now."""
         rows = self._database.read(lambda session: session.rows(self._living))
         return [_status(*row) for row in rows]
 

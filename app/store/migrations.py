@@ -148,7 +148,7 @@ def m001_everything(schema: Schema) -> None:
 @step
 @additive
 def m002_pruning(schema: Schema) -> None:
-    # When somebody last went on from a response that was no longer young: it counts as new from then on.
+    # When a turn last continued from a response that was no longer young: pruning counts its age from then.
     schema.column("response", "continued_at", "{int}")
     schema.index("response_parent", "response", "parent", where="parent IS NOT NULL")
 
@@ -156,7 +156,7 @@ def m002_pruning(schema: Schema) -> None:
 @step
 @additive
 def m003_worker_status(schema: Schema) -> None:
-    # What a worker says of its channels, and when, on the database's clock.
+    # A worker's report of its channels, and its time on the database's clock.
     schema.column("worker", "status", "{body}")
     schema.column("worker", "status_at", "{int}")
 
@@ -205,8 +205,8 @@ def m005_background(schema: Schema) -> None:
 @step
 @additive
 def m006_conversations(schema: Schema) -> None:
-    # newest is the position of the newest turn; it rises under the row's lock, so that what is committed has no gaps
-    # which somebody else is still about to fill.
+    # newest is the position of the newest turn; it rises under the row's lock, so that committed positions have
+    # no gap that an open transaction may still fill.
     schema.table(
         "conversation",
         """

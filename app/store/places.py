@@ -1,6 +1,4 @@
-"""Where responses lie in the tree. A place never changes once it is taken, so it is remembered, and the response that
-goes on from it need not be looked for again.
-"""
+"""Positions of responses in the tree. A position never changes, so it is cached, and a child needs no query for it."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ REMEMBERED = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """`branch` is None for what nothing can go on from: a response that is missing or has not ended well."""
+    """`branch` is None when no turn can continue from the response: it is missing, or failed, or was cancelled."""
 
     pk: int | None
     branch: int | None

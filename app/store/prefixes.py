@@ -17,7 +17,7 @@ CHUNK = 200
 
 class Prefixes:
     def __init__(self, writer: Writer[Group], pepper: bytes) -> None:
-        """`pepper` is mixed into each hash: the table alone does not tell whether something was said."""
+        """`pepper` keys each hash, so that the table alone cannot confirm a guessed text."""
         self._writer = writer
         self._pepper = pepper[: hashlib.blake2b.MAX_KEY_SIZE]
 

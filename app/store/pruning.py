@@ -1,7 +1,7 @@
-"""Removing what is past its age while everybody else goes on: in short transactions, the newest rows first, and never
-one that a row which stays was made from.
+"""Pruning: removes old responses while other work goes on. Transactions are short, the newest rows come first, and the
+parent of a response that stays is never removed.
 
-A response counts as used when it was created, and again when somebody goes on from it (see `chain`). That is noted
+A response counts as used when it was created, and again when a turn continues from it (see `chain`). That is noted
 before the turn begins, so a row that is past its age here is the parent of nothing that is still being made.
 """
 
@@ -44,7 +44,7 @@ _UNUSED_SETTINGS = (
 @dataclass(frozen=True, slots=True)
 class Pruned:
     responses: int = 0
-    """With what was said in them."""
+    """Removed with their content."""
     records: int = 0
     """Metadata of what was not kept, and the rows that deleted responses left."""
     share: float = 0.0
@@ -128,13 +128,13 @@ def _rows(session: Session, below: int) -> list[Old]:
 
 
 def _remove_window(database: Database, past: Sequence[Old], before: int) -> list[Old]:
-    # Read outside the transaction: what was said in a response that has ended is never changed, only deleted.
+    # Read outside the transaction: the content of a response that has ended never changes, it is only deleted.
     items = {row.pk: database.read(partial(_items, row=row)) for row in past}
     started = time.monotonic()
     removed = database.transaction(
         partial(_remove, hold=database.dialect.hold, past=past, items=items, before=before), started + PATIENCE
     )
-    # SQLite keeps no queue of those who wait for its lock: they must find it free now and then.
+    # SQLite has no queue for its lock: waiting writers must find it free now and then.
     time.sleep(time.monotonic() - started)
     return removed
 

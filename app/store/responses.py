@@ -1,5 +1,5 @@
-"""Responses as they begin, end, are read, cancelled and deleted. A response that ended well gets its place in the tree
-here: the first child goes on in its parent's branch, every other one opens a branch of its own.
+"""Responses: begun, ended, read, cancelled and deleted. A completed or incomplete response gets its position in the
+tree here: the first child continues its parent's branch, every other child opens a branch of its own.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Record:
     ended: tuple[Any, ...]
     counted: tuple[Any, ...]
     turn: ConversationTurn | None
-    """What is appended to its conversation together with its end."""
+    """Appended to its conversation in the same transaction."""
 
     @property
     def takes_place(self) -> bool:
@@ -196,7 +196,7 @@ class Responses:
         self._begun.add(draft.id)
 
     def finish(self, draft: Draft, outcome: Outcome) -> bool:
-        """False when it had been cancelled, deleted or given up before: then its row stays as it is."""
+        """False when the response had been cancelled, deleted or failed by the reaper before."""
         record = _record(draft, outcome, kept=draft.kept)
         self._check_size(draft.input, outcome.output, record.echo, draft.settings)
         begun = draft.id in self._begun
@@ -225,7 +225,7 @@ class Responses:
         )
 
     def note(self, draft: Draft, outcome: Outcome) -> None:
-        # It may wait for long; what was said does not wait with it.
+        # It may wait for long, so it holds no content.
         record = _record(replace(draft, input=b"[]"), replace(outcome, output=b"[]"), kept=False)
         begun = draft.id in self._begun
         self._begun.discard(draft.id)
@@ -359,12 +359,12 @@ class Responses:
         ended = group.session.run(self._end_held, (*values, self._leases.name))
         if ended:
             group.session.run("DELETE FROM job WHERE response = ?", values[-1:])
-            # A run reads its conversation when it begins: others may have gone on in it since it was asked for.
+            # A run reads its conversation when it starts, and other turns may have been appended since the request.
             group.session.run("UPDATE response SET seen = ? WHERE pk = ?", (draft.seen, *values[-1:]))
         return ended
 
     def _write_late(self, group: Group, record: Record, row: Row) -> Ended:
-        """Its row stays as something else ended it; what it has cost is recorded all the same, once."""
+        """The row stays as another caller ended it; the usage is recorded all the same, once."""
         pk, status, total_ms = row
         if total_ms is None and group.session.run(self._end_late, (*record.counted, pk)):
             group.count(record.counter, record.outcome.status, record.outcome.usage)
@@ -426,7 +426,7 @@ class Responses:
         )
         row = session.row(CONTENT, (response_id, owner)) if changed else None
         if row is not None:
-            # Whatever was told before now is seen here; what comes after is not kept any more.
+            # Every event committed before now is seen here; later ones are refused.
             set_output(session, self._database.dialect, row[0], owner, events.finished_items(session, row[0]))
             session.run("DELETE FROM job WHERE response = ?", row[:1])
         return changed == 1
@@ -462,7 +462,7 @@ class Responses:
 
 
 def set_output(session: Session, dialect: Dialect, pk: int, owner: str, items: Sequence[Mapping[str, Any]]) -> None:
-    """What a response has said when somebody else than its maker ends it."""
+    """Writes the output of a response that another worker ends."""
     if not items:
         return
     output = orjson.dumps(items).decode()
@@ -473,9 +473,9 @@ def set_output(session: Session, dialect: Dialect, pk: int, owner: str, items: S
 
 
 def forget_settings(session: Session, dialect: Dialect, keys: Sequence[int]) -> None:
-    """Deletes those of the settings that no response refers to any more."""
+    """Deletes the settings that no response refers to any more."""
     marks = ", ".join("?" * len(keys))
-    # Whoever is about to refer to one shares it until its response is committed; only then is it looked for.
+    # A transaction about to refer to a setting holds a shared lock on it until its commit; the check comes after.
     session.rows(f"SELECT pk FROM setting WHERE pk IN ({marks}) ORDER BY pk{dialect.hold}", keys)
     session.run(
         f"DELETE FROM setting WHERE pk IN ({marks})"
@@ -597,7 +597,7 @@ def _json(value: Mapping[str, Any] | None) -> str | None:
 
 
 def _bare_error(json: str | None) -> str | None:
-    """An error without its sentence, which may quote what was said."""
+    """An error without its sentence, which may quote content."""
     if json is None:
         return None
     error = orjson.loads(json)
@@ -605,14 +605,14 @@ def _bare_error(json: str | None) -> str | None:
 
 
 def _attempts(attempts: tuple[Attempt, ...]) -> str | None:
-    """NULL when one attempt sufficed and left nothing out: the row itself says all about it."""
+    """NULL when one attempt sufficed and left nothing out: the other columns describe it fully."""
     if not attempts or (len(attempts) == 1 and attempts[0].error is None and not attempts[0].dropped):
         return None
     return orjson.dumps([attempt.wire() for attempt in attempts]).decode()
 
 
 def _bare_attempts(json: str | None) -> str | None:
-    """Attempts without what the upstreams said, which may quote what was said to them."""
+    """Attempts without the upstreams' sentences, which may quote content."""
     if json is None:
         return None
     attempts = [{name: told for name, told in attempt.items() if name != "said"} for attempt in orjson.loads(json)]

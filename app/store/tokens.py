@@ -1,4 +1,4 @@
-"""Tokens: what a person or program authenticates with. Only a keyed hash of the secret is stored, and a check costs a
+"""Tokens, with which people and programs authenticate. Only a keyed hash of the secret is stored, and a check costs a
 query once a second.
 """
 
@@ -28,7 +28,7 @@ LONGEST_NAME = 191
 FRESH = 1.8
 """Seconds for which an answer is taken from memory: within two, a revoked token is refused by every process."""
 RENEWED = 0.9
-"""Seconds after which one request reads the token again, while the others go on with the answer that is there."""
+"""Seconds after which one request reads the token again, while other requests use the cached answer."""
 CACHED = 4096
 USE_NOTED = 60.0
 """Seconds between two notes of a token's use."""

@@ -88,7 +88,7 @@ class Node:
     attempts: tuple[Mapping[str, Any], ...]
     """Empty when the first one sufficed."""
     compacted: bool
-    """A chain that is loaded stops here, or its client begins anew from here."""
+    """The load of a chain stops here, since the output holds a compaction item, or the client compacted here."""
     compaction: Mapping[str, Any] | None
     error: Mapping[str, Any] | None
     incomplete_details: Mapping[str, Any] | None
@@ -119,7 +119,7 @@ class Detail:
     node: Node
     children: tuple[Node, ...]
     settings: Mapping[str, Any]
-    """What it was asked with, but for the input: where it differs from the defaults."""
+    """The request without its input, where it differs from the defaults."""
     input: tuple[Mapping[str, Any], ...]
     output: tuple[Mapping[str, Any], ...]
 

@@ -1,5 +1,5 @@
-"""Ends of responses that the database could not take when they came. Each is kept in memory and written when the
-database is back, so that the row says what the client was told and is not in progress for ever.
+"""Ends of responses that the database could not take. Each is held in memory and written when the database is back, so
+that the row agrees with what the client received and does not stay in progress for ever.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 LIMIT = 64 * 1024 * 1024
 """Bytes that the ends of one process may hold."""
 OVERHEAD = 2048
-"""Bytes that an end takes beside what was said in it."""
+"""Bytes that an end takes beside its content."""
 TOGETHER = 64
 """Ends that follow one that was written."""
 REFUSALS = 30
-"""How often a database that is there may refuse an end before it is written without what was said."""
+"""How often a reachable database may refuse an end before it is written without its content."""
 
 Write = Callable[[Group], object]
 

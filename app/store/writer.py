@@ -1,5 +1,5 @@
-"""One thread a process that writes what the others hand to it, many jobs in one transaction, so that a busy gateway
-pays for one commit and not for sixty-four. It knows no table: a job is a function of the open group.
+"""The writer: one thread per process that runs many write jobs in one transaction, so that a busy gateway pays for one
+commit and not for sixty-four. It knows no table: a job is a function of the open group.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from app.store.database import Conflict, Database, Refused, Session, unavailable
 log = logging.getLogger(__name__)
 
 SECONDS = 5.0
-"""How long a job may wait for its turn."""
+"""How long a job may wait in the queue."""
 GRACE = 10.0
-"""How long one that was begun may take: the database's own timeouts end it before."""
+"""How long a running job may take: the database's own timeouts end it before."""
 BACKLOG = 1000
-"""Jobs that wait, beyond which those nobody waits for are dropped."""
+"""Length of the queue from which on posted jobs are dropped: no caller waits for those."""
 CLOSING = 10.0
 
 
@@ -54,7 +54,7 @@ class _Job(Generic[G]):
         self._done.acquire()
 
     def claim(self) -> bool:
-        """True for the first who asks: the writer, which begins it, or the one who waits, who withdraws it."""
+        """True for the first caller: the writer begins the job, or the waiting thread withdraws it."""
         return self._claim.acquire(blocking=False)
 
     def end(self, result: Any = None, fault: BaseException | None = None) -> None:
@@ -108,7 +108,7 @@ class Writer(Generic[G]):
         return True
 
     def close(self) -> None:
-        """Writes what is waiting, then ends."""
+        """Writes the waiting jobs, then ends the thread."""
         with self._starting:
             self._closed = True
             thread = self._thread
@@ -172,8 +172,8 @@ class Writer(Generic[G]):
         try:
             results = self._transaction(jobs)
         except BaseException as fault:
-            # Whatever it is belongs to those who wait. A database that is away fails them all; any other fault may be
-            # one row's, and the rest must not suffer for it.
+            # Every error goes to the waiting callers. An unreachable database fails all jobs; any other error may come
+            # from one row, and the other rows are written without it.
             if len(jobs) > 1 and (isinstance(fault, Refused) or not isinstance(fault, StoreUnavailable)):
                 for job in jobs:
                     self._write([job])
@@ -199,5 +199,5 @@ class Writer(Generic[G]):
             fault = unavailable(fault)
         for job in jobs:
             if job.deadline == float("inf") and job.tried is None:
-                log.warning("A row nobody waits for was not written: %s", type(fault).__name__)
+                log.warning("metadata row dropped, database error: %s", type(fault).__name__)
             job.end(fault=fault)

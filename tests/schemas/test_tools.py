@@ -8,10 +8,28 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidRequest
-from app.schemas.tools import read_tool_choice, read_tools
+from app.schemas.fields import Fault
+from app.schemas.tools import check_tool_choice, check_tools
 
 FUNCTION = {"type": "function", "name": "get_weather"}
 MCP = {"type": "mcp", "server_label": "docs"}
+
+
+def read_tools(value: object, param: str = "tools") -> object:
+    """The tools as they came, or the error that a client reads."""
+    try:
+        check_tools(value)
+    except Fault as fault:
+        raise fault.at(param) from None
+    return value
+
+
+def read_tool_choice(value: object) -> object:
+    try:
+        check_tool_choice(value)
+    except Fault as fault:
+        raise fault.at("tool_choice") from None
+    return value
 
 
 def missing(param: str) -> str:

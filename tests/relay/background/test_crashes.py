@@ -196,7 +196,7 @@ def test_a_store_that_is_away_for_a_while_costs_no_answer(alone: Gateway, upstre
         eventually(lambda: _told(alone, waiting["id"]) > 5, "something to be told", 20)
         database.execute("BEGIN IMMEDIATE")
         upstream.release()
-        alone.wait_for_log("The database did not do it")
+        alone.wait_for_log("database error")
         database.execute("ROLLBACK")
         assert ended(alone, waiting["id"])["status"] == "completed"
     check_stream(alone.get(f"/responses/{waiting['id']}?stream=true").content, status="completed")
