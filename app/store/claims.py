@@ -1,5 +1,5 @@
-"""Idempotency-Keys: the first request with a key claims it, later ones get the response of the first. A claim holds for a
-day; the next request takes it over when the response failed or its worker died.
+"""Idempotency-Keys: the first request with a key claims it, later ones get the response of the first. A claim holds for
+a day; the next request takes it over when the response failed or its worker died.
 """
 
 from __future__ import annotations

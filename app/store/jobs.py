@@ -93,7 +93,7 @@ class Jobs:
         return int(row[0]) if row else 0
 
     def take_back(self, session: Session, worker: int) -> None:
-        """Queues the responses of a dead worker again that have no output event; the others keep their finished items."""
+        """Queues again those responses of a dead worker that have no output event. Others keep finished items."""
         for pk, _, owner, runs, last in session.rows(_LEFT, (worker,)):
             if runs < RUNS and last < LIFECYCLE:
                 session.run("UPDATE response SET status = 'queued', worker = NULL WHERE pk = ?", (pk,))
