@@ -1,6 +1,6 @@
-"""The response object around an answer: what the client asked for, with the contract's defaults, as OpenAI echoes it.
+"""The response object around an answer: the client's request echoed with the contract's defaults.
 
-What a client gave is echoed as the client gave it, never as an upstream repeats it; what it left open is the
+Settings of the client are echoed as the client sent them, never as an upstream repeats them. Others have the
 upstream's default, then the contract's.
 """
 
@@ -18,7 +18,7 @@ from app.records import Usage
 _TEXT = {"format": {"type": "text"}, "verbosity": "medium"}
 _REASONING = {"effort": None, "summary": None}
 
-#: Every echoed field and its value when nobody says anything.
+#: All echoed fields and their defaults.
 DEFAULTS: dict[str, Any] = {
     "background": False,
     "frequency_penalty": 0.0,
@@ -47,7 +47,7 @@ DEFAULTS: dict[str, Any] = {
 #: Echoed only when the client sent it.
 _OPTIONAL = ("conversation", "prompt", "prompt_cache_options")
 
-#: Defaults of the upstream's own that a client wants to see: its model may run at another temperature.
+#: Fields for which the upstream's default is echoed: its model may run at another temperature.
 _LEFT_OPEN = (
     "frequency_penalty",
     "parallel_tool_calls",
@@ -63,32 +63,32 @@ _LEFT_OPEN = (
 
 
 def _kinds(default: object) -> frozenset[type]:
-    """The types, as JSON is read, of values that could stand in a default's place."""
+    """The types of parsed JSON that may replace this default."""
     return frozenset({int, float} if type(default) in (int, float) else {type(default)})
 
 
 _KINDS = {name: _kinds(DEFAULTS[name]) for name in _LEFT_OPEN}
 
-#: Repeats from turn to turn and is large, so it is stored once by its content.
+#: Large fields that repeat from turn to turn: stored once, by content.
 _SETTINGS = ("instructions", "tools", "text")
 
-#: Kept with the echo, never shown: which optional parts of the items the client asked to see.
+#: Stored with the echo, never echoed: the optional parts of items that the client includes.
 _INCLUDE = "include"
 
-#: What a client includes to be given reasoning that it can send back.
+#: The `include` value for reasoning that a client can send back.
 ENCRYPTED = "reasoning.encrypted_content"
 
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """The echoed fields of one response that differ from the defaults, and what the client asked to see."""
+    """The echoed fields of one response that differ from the defaults, and its `include`."""
 
     fields: Mapping[str, Any]
     include: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, request: Mapping[str, Any], *, store: bool) -> Echo:
-        """What a validated request asks to be echoed. `store` is what holds, which a token may have changed."""
+        """The echo of a validated request. `store` is the effective value: a token may forbid storing."""
         fields = {name: request[name] for name in (*DEFAULTS, *_OPTIONAL) if name in request}
         if "tools" in fields:
             fields["tools"] = [_shown_tool(tool) for tool in fields["tools"]]
@@ -110,12 +110,12 @@ class Echo:
     def stored(cls, settings: bytes, echo: bytes) -> Echo:
         fields = {**orjson.loads(settings), **orjson.loads(echo)}
         if isinstance(fields.get("tool_choice"), Mapping):
-            # Rows of earlier versions hold it as it came.
+            # Rows of earlier versions hold it with credentials.
             fields["tool_choice"] = redacted_tool(fields["tool_choice"])
         return cls(fields, tuple(fields.pop(_INCLUDE, ())))
 
     def filled(self, upstream: Mapping[str, Any]) -> Echo:
-        """With the upstream's defaults where the client said nothing. Another kind of value than ours is not taken."""
+        """The echo with the upstream's defaults for open fields. Values of a wrong type are ignored."""
         fields = dict(self.fields)
         for name, kinds in _KINDS.items():
             value: Any = upstream.get(name)
@@ -130,14 +130,14 @@ class Echo:
         return Echo(fields, self.include)
 
     def shows(self, item: Mapping[str, Any]) -> bool:
-        """Whether nothing of this output item has to be hidden from the client."""
+        """Whether the client may see all of this output item."""
         if item.get("type") == "reasoning":
             return "encrypted_content" not in item or ENCRYPTED in self.include
         return not brings_tools(item)
 
     def shown(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The item without the optional parts that the client did not ask to see, which stay in the store, and without
-        credentials, which do not."""
+        """The item without credentials, and without optional parts that the client does not include. The store holds
+        those parts."""
         if self.shows(item):
             return item
         if brings_tools(item):
@@ -198,12 +198,12 @@ def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _open_text(text: Mapping[str, Any]) -> dict[str, Any]:
-    """Of an upstream's text settings only the verbosity is a default; the format was the client's to choose."""
+    """The verbosity of an upstream's text settings: the format is always the client's."""
     return {"verbosity": text["verbosity"]} if isinstance(text.get("verbosity"), str) else {}
 
 
 def _shown_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool as it is echoed: what the contract requires is present, what is secret is not."""
+    """A tool for the echo: with all members that the contract requires, without secrets."""
     return _completed(redacted_tool(tool))
 
 

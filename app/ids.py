@@ -7,18 +7,18 @@ import time
 
 MAX_CALL_ID = 64
 
-#: Bytes of the system's randomness that are fetched at a time: each fetch lets go of the interpreter's lock, and under
-#: load that costs more than all the rest of an id.
+#: Random bytes that one system call fetches. Each call releases the interpreter's lock, which under load costs more
+#: than the rest of an id.
 _FETCHED = 4096
 _random: list[bytes] = []
 os.register_at_fork(after_in_child=_random.clear)
 
 
 def new(prefix: str) -> str:
-    """`prefix_` and 48 hex digits: the second, as in OpenAI's own, then 160 random bits.
+    """`prefix_` and 48 hex digits: the time in seconds, as in OpenAI's ids, then 160 random bits.
 
-    Whoever is told of a response is told its time as well. Ids that lie anywhere dirty a page of their own in each
-    index; in the order of time all that is written together shares the last ones.
+    The time is no secret: clients see `created_at`. Fully random ids would dirty one index page each; ids in the order
+    of time share the last pages.
     """
     return f"{prefix}_{int(time.time()):08x}{_secret().hex()}"
 
@@ -28,7 +28,7 @@ def new_request_id() -> str:
 
 
 def _secret() -> bytes:
-    """20 bytes that nobody else is given: taking one off a list is atomic."""
+    """20 random bytes, used once: `pop` of a list is atomic."""
     while True:
         try:
             return _random.pop()

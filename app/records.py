@@ -1,7 +1,7 @@
-"""What the relay writes down about a response and the store keeps. Values only.
+"""Records of responses, conversations, tokens and channels, as the relay writes them and the store returns them.
 
-JSON columns travel as bytes: an array of items is written once and later spliced into a request, never parsed in
-between. Times are whole unix seconds, durations milliseconds.
+JSON columns travel as bytes: an array of items is written once and later spliced into a request without parsing.
+Times are whole unix seconds, durations milliseconds.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import orjson
 
-#: Statuses from which a conversation can go on.
+#: Statuses of a response that can be chained from.
 CHAINABLE = frozenset({"completed", "incomplete"})
-#: Statuses of a response that has not ended yet.
+#: Statuses of a response that has not ended.
 RUNNING = frozenset({"queued", "in_progress"})
 
-#: Events that a background response begins with: created, queued, in progress. What has a higher number is its answer.
+#: Number of events before the answer of a background response: created, queued, in progress.
 LIFECYCLE = 3
 
 
@@ -63,50 +63,50 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What is known of a response when its turn begins."""
+    """A response when its turn begins."""
 
     id: str
     owner: str
     token: int | None
-    """Key of the token that asked, None for work of our own."""
+    """Key of the client's token; None for requests of the gateway itself."""
     model: str
     created_at: int
     parent: str | None = None
     """Id of the previous response, already checked to be chainable."""
     conversation: str | None = None
-    """Id of the conversation it is a turn of: what was said is appended there when it has ended well."""
+    """Id of its conversation: a completed or incomplete response is appended there."""
     seen: int = 0
     """The position up to which that conversation was its context."""
     kept: bool = True
-    """`store`: content is kept and the id can be retrieved and chained from. Else only metadata."""
+    """`store`: content is stored, and the id can be retrieved and chained from. Otherwise only metadata is stored."""
     streamed: bool = False
     background: bool = False
-    """Made by a worker, which holds its row; see `Job`."""
+    """A worker makes it and holds its row; see `Job`."""
     request_id: str = ""
     settings: bytes = b"{}"
-    """JSON object of what repeats from turn to turn (instructions, tools, text); stored once by content."""
+    """JSON object of large fields that repeat from turn to turn (instructions, tools, text); stored by content."""
     echo: bytes = b"{}"
-    """JSON object of every other field the response echoes, where it differs from the contract's default."""
+    """JSON object of the other echoed fields that differ from the contract's defaults."""
     input: bytes = b"[]"
     """JSON array: the turn's own new input items."""
     item_ids: tuple[str, ...] = ()
-    """Ids of the input items that brought one."""
+    """Ids of the input items that have one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try on one channel. `error` is the code it failed with."""
+    """One try of an exchange on one channel. `error` is the code of its failure."""
 
     channel: str
     milliseconds: int
     status: int | None = None
     error: str | None = None
     path: str = ""
-    """How its stream was read: `bytes`, `repaired`, `translated`."""
+    """How the output was relayed: `bytes`, `repaired`, `translated`."""
     dropped: tuple[str, ...] = ()
-    """Types of the tools that the channel was not told of."""
+    """Types of the tools that the request to the channel left out."""
     said: str | None = None
-    """The upstream's own sentence, where it failed with one."""
+    """The upstream's error message, if it sent one."""
 
     def wire(self) -> dict[str, Any]:
         wire: dict[str, Any] = {
@@ -126,44 +126,44 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of it."""
+    """How a response ended."""
 
     status: str
     """completed, incomplete, failed, cancelled."""
     completed_at: int
     output: bytes = b"[]"
-    """JSON array of output items, whole: what a client did not ask to see is left out on the way out, not here."""
+    """JSON array of complete output items. Parts that the client does not include are left out when it is shown."""
     item_ids: tuple[str, ...] = ()
     usage: Usage | None = None
     error: Mapping[str, Any] | None = None
     incomplete_details: Mapping[str, Any] | None = None
     echo: bytes | None = None
-    """Replaces the draft's echo once the upstream's defaults are known."""
+    """Replaces the draft's echo, with the upstream's defaults."""
     channel: str | None = None
     family: str | None = None
-    """Which channels can read the opaque items in `output`."""
+    """Channel family that can read the opaque items in `output`."""
     upstream_model: str | None = None
     upstream_id: str | None = None
     attempts: tuple[Attempt, ...] = ()
     opaque: bool = False
-    """`output` holds items only this family can read (encrypted reasoning, a native compaction)."""
+    """The response holds items that only this family can read (encrypted reasoning, a native compaction)."""
     compacted: bool = False
     """`output` holds a compaction item: a load of the chain starts here."""
     first_byte_ms: int | None = None
     total_ms: int = 0
     compaction: Mapping[str, Any] | None = None
-    """What a compaction did: strategy, context tokens before and after, usage of the pass, or why it failed."""
+    """A compaction's strategy, context tokens before and after, usage of the pass, or its failure."""
 
 
 class Link(NamedTuple):
-    """One response of a chain as it was stored. A tuple, for a long conversation has thousands of them."""
+    """One stored response of a chain. A tuple, because a long conversation has thousands."""
 
     id: str
     status: str
     channel: str | None
     family: str | None
     opaque: int
-    """A flag, as databases keep them."""
+    """A flag, as databases store it."""
     input_tokens: int | None
     output_tokens: int | None
     input: bytes
@@ -178,9 +178,9 @@ class Chain:
     compacted: bool = False
     """The first link's output holds a compaction item; its input is not part of the context."""
     conversation: str | None = None
-    """Id of the conversation that these are the turns of. Its items come and go one by one."""
+    """Id of the conversation that has these turns. Its items can be added and deleted one by one."""
     seen: int = 0
-    """The position of its newest turn, in these links or left out of them."""
+    """The position of its newest turn, also if the links leave that out."""
 
     @property
     def tip(self) -> Link | None:
@@ -194,7 +194,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A response read back, with everything that is needed to answer a GET."""
+    """A stored response, with all that a GET returns."""
 
     id: str
     owner: str
@@ -231,12 +231,12 @@ class Job:
     id: str
     owner: str
     token: int
-    """Key of the token that asked."""
+    """Key of the client's token."""
     created_at: int
     request: bytes
-    """JSON: the request as it was validated."""
+    """JSON object: the validated request."""
     last: int
-    """Number of the newest event that is kept; -1 for none."""
+    """Number of the newest stored event; -1 if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,19 +250,19 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The next kept events of a response, and whether more may come."""
+    """The next stored events of a response, and whether more may follow."""
 
     status: str
     batches: tuple[Batch, ...]
     last: int | None = None
-    """Number of the newest event that is kept, None for none; known once the response has ended."""
+    """Number of the newest stored event once the response has ended; None if there is none."""
     more: bool = False
-    """There are others already."""
+    """More stored events follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation without what was said in it."""
+    """A conversation without its items."""
 
     id: str
     created_at: int
@@ -279,7 +279,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class ConversationTurn:
-    """What is appended to a conversation at once: a response's input and output, or items that a client adds."""
+    """Items that are appended to a conversation together: input and output of a response, or a client's items."""
 
     created_at: int
     response: str | None = None
@@ -287,9 +287,9 @@ class ConversationTurn:
     input: bytes = b"[]"
     output: bytes = b"[]"
     compacted: bool = False
-    """`output` holds a compaction item, which stands for all that was seen: a load starts here."""
+    """`output` holds a compaction item, which stands for all items before it: a load of the chain starts here."""
     seen: int | None = None
-    """The position up to which the conversation was its context; None for all that stands before it."""
+    """The position up to which the conversation was its context; None for all turns before it."""
     channel: str | None = None
     family: str | None = None
     opaque: bool = False
@@ -302,7 +302,7 @@ class ConversationTurn:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token as it is checked: never its secret."""
+    """A token without its secret."""
 
     key: int
     name: str
@@ -337,41 +337,41 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class ChannelStatus:
-    """How one channel fares in one worker."""
+    """Health of one channel in one worker."""
 
     name: str
     in_flight: int = 0
     failures: int = 0
-    """In a row, since it last went well or rested."""
+    """Consecutive failures since the last success or cooldown."""
     rests: int = 0
-    """In a row, since it last went well."""
+    """Consecutive cooldowns since the last success."""
     resting: float = field(default=0.0, compare=False)
-    """Seconds of rest that are left. They pass by themselves: that is no news."""
+    """Seconds of cooldown that are left. Not compared: a running cooldown is not a change of status."""
     on_trial: bool = False
-    """It has rested, and takes one request at a time until one has gone well."""
+    """Half-open: after a cooldown it takes one request at a time until one succeeds."""
     last_error: str | None = None
-    """Code of what it failed with since it last went well."""
+    """Code of the newest failure since the last success."""
     path: str = ""
-    """How its last stream was read: `bytes`, `repaired`, `translated`."""
+    """How its last output was relayed: `bytes`, `repaired`, `translated`."""
 
     def wire(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def of(cls, wire: Mapping[str, Any]) -> ChannelStatus:
-        """Workers of another version may tell more or less."""
+        """The status from JSON. Workers of other versions may write more or fewer members."""
         return cls(**{name: wire[name] for name in cls.__slots__ if name in wire})
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """What a living worker last said of its channels, and how many seconds ago."""
+    """The last channel statuses of a live worker, and their age in seconds."""
 
     worker: str
     age: int
     channels: tuple[ChannelStatus, ...] = ()
     server: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Where it listens, which table it reads, fingerprints of its other settings."""
+    """Its addresses, its channel table and fingerprints of its other settings."""
 
     @property
     def host(self) -> str:
@@ -380,7 +380,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An Idempotency-Key, and what tells the request that came with it from another one."""
+    """An Idempotency-Key and the fingerprint of its request."""
 
     key: str
     fingerprint: str
@@ -389,21 +389,21 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """The response that a key belongs to already."""
+    """The response that already has a key."""
 
     fingerprint: str
     response: str
     status: str | None
-    """None while there is no row of it."""
+    """None while it has no row."""
     running: bool
-    """A living worker is at it, or will be."""
+    """A live worker makes it, or will."""
     background: bool = False
-    """It waits for a worker of its own, or is with one."""
+    """It waits for a background worker, or one makes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredItem:
-    """An item found by its id: the JSON of the array it stands in, and where."""
+    """An item found by its id, and its response."""
 
     response_id: str
     item: Mapping[str, Any] = field(default_factory=dict)
@@ -411,11 +411,11 @@ class StoredItem:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What tells where a response goes on from when its client did not say: hashes of what was said, no text."""
+    """Hashes of a response's items, to infer the parent of requests without `previous_response_id`; no text."""
 
     response: str
     token: int
     starts: tuple[bytes, ...]
-    """Where earlier answers ended in its input, the longest beginning first."""
+    """Hashes of the prefixes of its input that end with an answer, the longest first."""
     end: bytes | None
-    """Where it ends itself; None when nobody can go on from it."""
+    """Hash of its input and output; None if it cannot be chained from."""

@@ -1,4 +1,4 @@
-"""One turn, as the relay opens it and a format translates it; and the answer a format makes of what came back."""
+"""A turn, which the relay builds and a format encodes, and the answer that the format decodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Answer", "Item", "Turn"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A request that is about to become a response. Nothing in it is ever changed: a retry encodes it again."""
+    """One request becoming one response. A turn never changes, so a retry can encode it again."""
 
     id: str
     owner: str
@@ -31,17 +31,17 @@ class Turn:
     store: bool = True
     stream: bool = False
     preface: Sequence[Item] = ()
-    """Items of ours that stand in the output before the answer: a compaction. `chain` is then what they open to."""
+    """Output items of the gateway before the answer: a compaction. `chain` then holds the items that it stands for."""
     spent: Usage | None = None
-    """What the pass that made them cost, to be summed with the answer's."""
+    """Usage of the pass that made them; the response reports it with the answer's."""
     compaction: Mapping[str, Any] | None = None
-    """What became of a compaction, for the operator."""
+    """The outcome of a compaction, for the operator."""
     seal: Callable[[str], str] | None = None
-    """Makes `encrypted_content` of reasoning text, for a client that asked for it."""
+    """Makes `encrypted_content` from reasoning text, for a client that includes it."""
 
     @property
     def background(self) -> bool:
-        """Made by a worker after the request was answered; see `app.relay.background`."""
+        """Whether a background worker makes the response; see `app.relay.background`."""
         return bool(self.request.get("background"))
 
     @property
@@ -51,7 +51,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an upstream answered, in the contract's terms."""
+    """The answer of an upstream, in the contract's terms."""
 
     status: str
     """completed, incomplete or failed."""
@@ -60,10 +60,10 @@ class Answer:
     error: Mapping[str, Any] | None = None
     incomplete_details: Mapping[str, Any] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """The upstream's own response object, for the defaults that a client left open."""
+    """The upstream's response object, for settings that the client left open."""
     upstream_id: str | None = None
     upstream_model: str | None = None
     failure: UpstreamError | None = field(default=None, compare=False)
-    """Of a failed one, what the channel failed with."""
+    """The channel's failure, if the answer has failed."""
     path: str = ""
-    """How it came to be what it is: `bytes` as the upstream sent it, `repaired`, or `translated`."""
+    """How the output was relayed: `bytes` as the upstream sent it, `repaired` or `translated`."""
