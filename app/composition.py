@@ -1,4 +1,4 @@
-"""The one place where the rooms meet: a process that serves is put together here, once, before the first request."""
+"""The only place where the parts meet: `build` makes a process's parts once, before the first request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from app.settings import Settings, read_environment
 from app.store import Store
 from app.web import Gateway, InFlight
 
-#: Loaded here, before any worker is forked: nothing is imported while requests are served.
+#: Imported before any worker is forked, so that no request has to import a module.
 FORMATS = {name: formats.load(name) for name in sorted(formats.names())}
 
 MOVERS = {"pump": Pump, "generator": Mover}

@@ -1,10 +1,10 @@
-"""Every way to fail, drawn once. An error knows its status, its code and whether another channel is worth trying.
+"""All errors of the gateway. An error knows its status, its code and whether another channel is worth trying.
 
     AntiphonError
     ├── ConfigurationError            cause and fix for a person at a terminal; exit code 78
-    ├── ClientGone                    nobody is left to be answered
+    ├── ClientGone                    the client has disconnected
     └── GatewayError                  becomes OpenAI's error object
-        ├── InvalidRequest       400  the request itself is wrong: nobody else would take it either
+        ├── InvalidRequest       400  the request itself is wrong: no other channel would accept it
         │   └── EndedElsewhere        it was cancelled or deleted while it was being made
         ├── Unauthenticated      401
         ├── NotFound             404
@@ -39,14 +39,14 @@ from typing import Any, ClassVar
 
 
 class AntiphonError(Exception):
-    """The root: whatever is raised on purpose."""
+    """The root of all errors that are raised on purpose."""
 
 
 class ConfigurationError(AntiphonError):
-    """Something an operator has to mend. `fix` is what to do, in one line."""
+    """An error that the operator has to correct. `fix` is one line that says how."""
 
     exit_code: ClassVar[int] = 78
-    """Of a first start that it ends."""
+    """The exit code of a first start that fails with this error."""
 
     def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ class ConfigurationError(AntiphonError):
 
 
 class ClientGone(AntiphonError):
-    """The client hung up: whatever would be said now, nobody hears it."""
+    """The client has disconnected: no answer can reach it."""
 
 
 class GatewayError(AntiphonError):
@@ -94,11 +94,11 @@ class GatewayError(AntiphonError):
 
     @property
     def name(self) -> str:
-        """What the log and the row call it: the code, or the type of an error that has none."""
+        """The name in the log and the row: the code, or the type of an error without a code."""
         return self.code or self.type
 
     def error(self) -> dict[str, Any]:
-        """The inner object: `{message, type, param, code}`, all four keys always."""
+        """The inner object `{message, type, param, code}`, always with all four keys."""
         return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
 
     def body(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class GatewayError(AntiphonError):
 
 
 class InternalError(GatewayError):
-    """A fault of ours; what happened stays in the log."""
+    """A bug of the gateway; only the log has the details."""
 
     def __init__(self) -> None:
         super().__init__("The server had an error while processing your request.", code="server_error")
@@ -121,7 +121,7 @@ class InvalidRequest(GatewayError):
 
 
 class EndedElsewhere(InvalidRequest):
-    """The response was cancelled or deleted while it was being made; what came after that is not kept."""
+    """The response was cancelled or deleted while it ran; later output is dropped."""
 
     code = "response_cancelled"
 
@@ -174,7 +174,7 @@ class UpgradeRequired(GatewayError):
     code = "upgrade_required"
 
 
-# --- nobody can serve it now ------------------------------------------------------------------------------------
+# --- no channel or worker can serve it now ----------------------------------------------------------------------
 
 
 class Unavailable(GatewayError):
@@ -183,13 +183,13 @@ class Unavailable(GatewayError):
 
 
 class FormatNotServed(Unavailable):
-    """The model exists, but no channel of it can speak this endpoint's format: retrying will not help."""
+    """The model exists, but none of its channels serves this endpoint: a retry will not help."""
 
     should_retry = False
 
 
 class CompactionFailed(GatewayError):
-    """A forced compaction could not be made; nothing has changed."""
+    """A requested compaction has failed; nothing has changed."""
 
     status = 502
     code = "compaction_failed"
@@ -201,7 +201,7 @@ class ChannelsBusy(Unavailable):
 
 
 class ShuttingDown(Unavailable):
-    """This worker ends before the stream does; another one can be asked."""
+    """This worker stops before the response has ended; a retry reaches another worker."""
 
     code = "server_shutting_down"
     retry_after = 1.0
@@ -231,9 +231,9 @@ class UpstreamError(GatewayError):
     perhaps_input: bool = False
     should_retry: bool | None = False
     cause: str = ""
-    """What the upstream's status, its code or the system call said: words of machines, never a sentence."""
+    """The status, the upstream's code or the errno: words for the log, never a sentence."""
     said: str | None = None
-    """The upstream's own sentence, which may quote the prompt."""
+    """The upstream's own message, which may quote the prompt."""
 
 
 class UpstreamUnreachable(UpstreamError):
@@ -241,7 +241,7 @@ class UpstreamUnreachable(UpstreamError):
 
 
 class UpstreamTimeout(UpstreamError):
-    """The upstream has the request and may be working on it: another channel would do the work twice."""
+    """The upstream has the request and may work on it: another channel could do the work twice."""
 
     status = 504
     code = "upstream_timeout"
@@ -249,14 +249,14 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamStalled(UpstreamTimeout):
-    """A stream that was accepted and fell silent before it said anything: nothing is lost by going elsewhere."""
+    """An accepted stream without any output that timed out: another channel loses nothing."""
 
     code = "upstream_idle_timeout"
     elsewhere = True
 
 
 class UpstreamRefused(UpstreamError):
-    """The upstream refused the request itself; its sentence is meant for the client."""
+    """The upstream refused the request itself; its message is for the client."""
 
     status = 400
     type = "invalid_request_error"
@@ -266,7 +266,7 @@ class UpstreamRefused(UpstreamError):
 
 
 class UpstreamLimited(UpstreamError):
-    """429. `retry_after` is what the upstream asked for; `exhausted` when waiting will not help."""
+    """429. `retry_after` comes from the upstream; `exhausted` when waiting will not help."""
 
     status = 429
     type = "requests"
@@ -277,7 +277,7 @@ class UpstreamLimited(UpstreamError):
 
 
 class UpstreamDenied(UpstreamError):
-    """401 or 403: our key, the operator's business; clients are not told which."""
+    """401 or 403: the channel's key is wrong. Only the operator gets the details."""
 
     code = "upstream_denied"
 
@@ -296,7 +296,7 @@ class UpstreamFailed(UpstreamError):
 
 
 class UpstreamLoading(UpstreamFailed):
-    """It will answer when its model is loaded: it is asked again, and nothing speaks against the channel."""
+    """The upstream still loads the model: the request is retried, and the channel does not count as failed."""
 
     status = 503
     type = "service_unavailable_error"
@@ -315,7 +315,7 @@ class UpstreamBroken(UpstreamError):
     code = "upstream_protocol_error"
 
 
-# --- sentences that clients match -------------------------------------------------------------------------------
+# --- messages that clients match --------------------------------------------------------------------------------
 
 
 def missing_parameter(param: str) -> InvalidRequest:
@@ -340,12 +340,12 @@ def conversation_not_found(conversation_id: str) -> NotFound:
 
 
 def unknown_after(item_id: str) -> InvalidRequest:
-    """A page cannot begin behind what is not listed."""
+    """The cursor of a page is not in the list."""
     return InvalidRequest(f"Item with id '{item_id[:64]}' not found.", code="invalid_value", param="after")
 
 
 def unknown_model(model: str, nearest: str | None = None) -> InvalidRequest:
-    """The same answer for a model that is not there and for one that the token may not use."""
+    """The answer for an unknown model, and for a model that the token may not use."""
     hint = f" Did you mean '{nearest}'?" if nearest else ""
     return InvalidRequest(
         f"The requested model '{model}' does not exist.{hint} GET /v1/models lists yours.",

@@ -23,14 +23,14 @@ from app.errors import ConfigurationError, StoreUnavailable
 log = logging.getLogger(__name__)
 
 NAME = "antiphon"
-#: Seconds between two looks of an idle worker; a run begins within 200 ms of being asked for.
+#: Seconds between two polls of an idle worker; a run starts within 200 ms of its request.
 LOOK = 0.05
-#: Seconds after which a thread that waits looks up, to see that it should end.
+#: Seconds after which a waiting thread checks whether it has to stop.
 _LOOK_UP = 1.0
 _REDIS_TIMEOUT = 3.0
-#: Seconds that a look whether Redis answers may take, to connect and then to hear.
+#: Timeouts in seconds of a check whether Redis answers: to connect, then to read.
 _PING_TIMEOUT = 1.0
-#: Seconds between two complaints of a queue that is away.
+#: Seconds between two log lines about a queue that does not answer.
 _COMPLAINT = 30.0
 
 Answer = Callable[[str], object]
@@ -50,7 +50,7 @@ class Shared(Protocol):
 
 
 class Consumer(consumer.Consumer):  # type: ignore[misc]
-    """Threads that answer the doorbell; `start` begins them."""
+    """The threads that run the tasks of the queue; `start` starts them."""
 
     def __init__(self, huey: Huey, threads: int) -> None:
         super().__init__(
@@ -62,11 +62,11 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
         self.check_worker_health()
 
     def end(self) -> None:
-        """No thread answers any more, once it has done what it is at."""
+        """Stops each thread after its present task."""
         self.stop_flag.set()
 
     def _set_signal_handlers(self) -> None:
-        """Signals are the business of whoever began the process."""
+        """Installs no signal handlers: the process that uses this consumer has its own."""
 
 
 class SqlQueue:
@@ -81,10 +81,10 @@ class SqlQueue:
         self._opened().ring(response_id)
 
     def ring(self, response_id: str) -> None:
-        """It is in the queue since it was enlisted."""
+        """Nothing to do: `enlist` has put the task into the queue."""
 
     def answers(self) -> bool:
-        """Whether the queue can be reached; the database is looked after by itself."""
+        """Always true: other checks cover the database."""
         return True
 
     def consumer(self, answer: Answer, threads: int) -> Consumer:
@@ -94,7 +94,7 @@ class SqlQueue:
         return bell.consumer(answer, threads)
 
     def _opened(self) -> _Bell:
-        """Opened with a connection at hand: huey asks the server for its version."""
+        """Opens the queue within a connection, because huey queries the version of the server."""
         with self._lock:
             if self._bell is None:
                 self._bell = _Bell(_OwnTable(NAME, database=self._database.pool, connected=self._database.connected))
@@ -123,7 +123,7 @@ class RedisQueue:
         self._bell = _Bell(_OwnList(NAME, connection_pool=pool, read_timeout=_LOOK_UP, lost=self._lost))
 
     def enlist(self, response_id: str) -> None:
-        """It would ring before there is anything to find."""
+        """Nothing to do yet: the row is not committed, and a consumer could not find it."""
 
     def ring(self, response_id: str) -> None:
         try:
@@ -216,7 +216,7 @@ class _OwnTable(SqlStorage):  # type: ignore[misc]
                 sleep(LOOK)
             return None
         except StoreUnavailable:
-            # The store has said so in the log.
+            # The store has logged the error.
             sleep(_LOOK_UP)
             return None
         finally:
@@ -244,7 +244,7 @@ class _OwnTable(SqlStorage):  # type: ignore[misc]
 
 
 class _OwnList(RedisStorage):  # type: ignore[misc]
-    """huey's list in Redis. A server that is away is waited for, and complained of now and then."""
+    """huey's list in Redis. While the server does not answer, it retries, with a log line now and then."""
 
     def __init__(self, name: str, *, lost: tuple[type[Exception], ...], **options: Any) -> None:
         super().__init__(name, **options)

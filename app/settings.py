@@ -19,14 +19,14 @@ from app.errors import ConfigurationError
 ENV_FILE = ".env"
 MIN_SECRET = 32
 DAY = 86_400
-#: Streams are told to end this many seconds before gunicorn would kill them.
+#: Seconds between the end of running streams and the time at which gunicorn kills their worker.
 DRAIN_RESERVE = 5
 LOGS = ("text", "json")
 MOVERS = ("pump", "generator")
 
 _DURATION = re.compile(r"(\d{1,9})([smhdw])\Z", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
-#: The budget of large bodies is so many times the largest at least.
+#: Least ratio of the memory budget to the largest body.
 _BODIES_IN_MEMORY = 4
 _PINS = ("auto", "on", "off")
 _DATABASES = ("sqlite", "mysql")
@@ -37,7 +37,7 @@ _MOST = 2**31 - 1
 #: A name, an IPv4 address, or an IPv6 one in brackets.
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 LAST_PORT = 65_535
-#: Bytes that the kernel takes for the path of a unix socket.
+#: Longest path of a unix socket in bytes, a limit of the kernel.
 _LONGEST_SOCKET = 107
 #: Hex digits of a fingerprint.
 _PRINT = 12
@@ -55,40 +55,40 @@ class Settings:
     old_secret_keys: tuple[str, ...] = field(default=(), repr=False)
     bind: str = "127.0.0.1:8080"
     url: str = ""
-    """The base URL that people use, where it is not this address."""
+    """The public base URL, when it is not the bind address."""
     log: str = "text"
-    """What a line of the log is: text, or a JSON object."""
+    """The format of a log line: `text` or `json`."""
     workers: int = 2
     threads: int = 512
     sockets: int = 128
-    """WebSockets that one worker may hold, as far as it has threads for them; see `max_sockets`."""
+    """WebSockets of one worker, as far as it has threads for them; see `max_sockets`."""
     socket_lifetime: int = 3600
     max_body: int = 64 * 1024 * 1024
     memory: int = 256 * 1024 * 1024
     """Bytes that large bodies may take of one worker together: those of requests and of answers, and histories."""
     heartbeat: float = 15.0
     header_after: float = 10.0
-    """After so long a stream begins, though no upstream has accepted yet."""
+    """Seconds after which a stream starts although no upstream has accepted the request yet."""
     stall: float = 60.0
-    """For so long the client of a stream may take nothing of it."""
+    """Write timeout in seconds: the client of a stream may make no progress for so long."""
     mover: str = "pump"
-    """Who moves the bytes of streams: the pump, one thread for all of them, or each request's own thread."""
+    """The transport of streams: `pump`, one thread for all of them, or `generator`, each request's own thread."""
     lease: int = 60
     drain: int = 20
     retention: int = 30 * DAY
-    """What was not used for so long may be pruned."""
+    """Seconds after which an unused response may be pruned."""
     pin: str = "auto"
-    """Whether each worker keeps to one core: on, off, or auto, where there are no more workers than cores."""
+    """Whether each worker binds to one core: `on`, `off`, or `auto`, when there are no more workers than cores."""
     queue_url: str | None = field(default=None, repr=False)
-    """Where the doorbells of background responses wait; None for the database."""
+    """The Redis queue of background responses; None for the database."""
     worker_processes: int = 1
     """Workers for background responses beside `antiphon serve`; 0 where `antiphon worker` runs by itself."""
     worker_threads: int = 32
-    """Background responses that one worker makes at once."""
+    """Background responses at the same time in one worker."""
     events_kept: int = 600
-    """For how long the events of a background response can be streamed again after its end."""
+    """Seconds after the end of a background response during which its events can be streamed again."""
     home: Path = Path()
-    """Where `.env` lies; relative paths start here."""
+    """The directory of `.env`; relative paths start here."""
 
     @property
     def max_in_flight(self) -> int:
@@ -101,13 +101,13 @@ class Settings:
         return min(self.sockets, (self.threads - 1) // 4)
 
     def fingerprints(self) -> dict[str, str]:
-        """They tell the settings of two processes apart and show none: each is a digest keyed by the secret."""
+        """Digests that compare the settings of two processes without showing them: each is keyed by the secret."""
         key = self.key_for("fingerprints")
         values = {"secret_key": "", "database": self.database_url, "channels": str(self.channels)}
         return {name: hmac.digest(key, value.encode(), "sha256").hex()[:_PRINT] for name, value in values.items()}
 
     def told(self) -> dict[str, str]:
-        """What a server says of itself to the commands of its operators."""
+        """The facts of a server that its row shows to the commands of operators."""
         return {**self.fingerprints(), "bind": self.bind, "table": str(self.channels)}
 
     def key_for(self, purpose: str) -> bytes:
@@ -115,7 +115,7 @@ class Settings:
         return _derived(self.secret_key, purpose)
 
     def keys_for(self, purpose: str) -> list[bytes]:
-        """The same, then those of the keys that were in use before: they still open what they closed."""
+        """The key for this purpose, then those of earlier secret keys, which still open old items."""
         return [_derived(secret, purpose) for secret in (self.secret_key, *self.old_secret_keys)]
 
 
