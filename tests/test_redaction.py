@@ -1,4 +1,4 @@
-"""Credentials of tools: wherever a tool can stand they are found, and nothing else is taken for one."""
+"""Credentials of tools are removed wherever a tool can stand, and nothing else is removed."""
 
 from __future__ import annotations
 

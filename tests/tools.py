@@ -1,4 +1,4 @@
-"""Tools with credentials, in every place where a client can put them."""
+"""Tools with credentials, in all places where a client can put them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WITH_CREDENTIALS: list[JSON] = [
     {"type": "code_interpreter", "container": {"type": "auto", "network_policy": _POLICY}},
 ]
 _SCHEMA = {"type": "object", "properties": {"headers": {"type": "object"}, "authorization": {"type": "string"}}}
-#: Tools that only look as if they held a credential.
+#: Tools without credentials that look as if they had some.
 WITHOUT_CREDENTIALS: list[JSON] = [
     {"type": "function", "name": "fetch", "parameters": _SCHEMA},
     {"type": "namespace", "name": "web", "tools": [{"type": "function", "name": "fetch", "parameters": _SCHEMA}]},

@@ -1,4 +1,4 @@
-"""Machines that run tests are busy: how long an example takes says nothing. HYPOTHESIS_EXAMPLES asks for more."""
+"""Hypothesis has no deadline: machines that run tests are busy. HYPOTHESIS_EXAMPLES sets the number of examples."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What the tests of formats share: turns, rows, recordings, and a stream framed as the relay frames it."""
+"""Turns, rows, recordings, and a stream framed as by the relay, for the tests of formats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.records import Chain, Link, Usage
 from app.turn import Answer, Item, Turn
 
 HERE = Path(__file__).parent
-#: Formats that translate, each with recordings of what its upstreams say.
+#: Formats that translate, each with recordings of its upstreams.
 TRANSLATING = ("chat_completions", "messages")
 ESTIMATED = Usage(1, 0, 0, 1, 0, True)
 
@@ -82,7 +82,7 @@ def answered(call_id: str, output: Any = "sunny") -> Item:
 
 @dataclass(frozen=True)
 class Recording:
-    """What an upstream sent, what it had been asked, and what has to come of it."""
+    """A request, the upstream's answer, and the expected result."""
 
     format: str
     name: str

@@ -23,7 +23,7 @@ def test_the_input_is_read_however_its_json_is_cut(text: str, cuts: list[int]) -
 
 
 def ascii_json(text: str) -> str:
-    """The same with every character as an escape, in pairs where that needs two."""
+    """The same text with every character escaped, as a surrogate pair where it needs one."""
     units = text.encode("utf-16-be")
     escaped = "".join(f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2))
     return f' {{ "input" : "{escaped}" }}'

@@ -1,4 +1,4 @@
-"""The demo model remembers what the user says of himself, in what it is sent and nowhere else."""
+"""The demo model answers from its input alone: it remembers the user's statements there and stores nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.formats import demo
 
 
 def answer(*items: dict[str, Any] | str) -> str:
-    """A string is a message of the user."""
+    """A string stands for a user message."""
     given = [{"type": "message", "role": "user", "content": item} if isinstance(item, str) else item for item in items]
     status, parts = demo.serve("/responses", orjson.dumps({"model": "demo", "input": given}))
     assert status == 200

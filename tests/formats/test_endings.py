@@ -1,4 +1,4 @@
-"""Why an answer ended, in every word that upstreams have for it, as JSON and as a stream."""
+"""The reasons with which upstreams end an answer, as JSON and as a stream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.formats.conversations import events, framed, read, said, turn
 
 LIMIT = 16
 ASKED = turn(said("user", "?"), stream=True, max_output_tokens=LIMIT)
-#: Tokens that an answer may have used; of them only a full count may mean anything, and only without a reason.
+#: Output tokens of an answer. Only a count at the limit matters, and only without a reason.
 COUNTS = [LIMIT - 1, LIMIT, LIMIT + 1]
 COMPLETED, CUT, FILTERED = ("completed", None), ("incomplete", "max_output_tokens"), ("incomplete", "content_filter")
 
@@ -81,7 +81,7 @@ SAYING = {"chat_completions": chat, "messages": messages}
 
 
 def both(name: str, reason: str | None, used: int, asked: Turn = ASKED) -> list[Answer]:
-    """What the JSON becomes, and what the stream does."""
+    """The status of the JSON answer, and of the stream."""
     whole, stream = SAYING[name](reason, used)
     out, decoder = read(name, [stream], asked)
     assert decoder.answer is not None
@@ -134,7 +134,7 @@ def test_the_status_of_a_response_is_the_end(status: str, used: int) -> None:
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_of_calls_that_were_cut_off_side_by_side_the_last_is_incomplete(count: int) -> None:
-    """The others were given up by the model itself: it began another one."""
+    """Only the last call can be cut off: the model itself ended the others when it began the next."""
     calls = [{"index": at, "id": f"call_{at}", "function": {"name": "f", "arguments": '{"a":'}} for at in range(count)]
     told: list[Any] = [{"delta": {"tool_calls": calls}}, {"delta": {}, "finish_reason": "length"}]
     body = b"".join(b"data: %b\n\n" % orjson.dumps({"choices": [choice]}) for choice in told)

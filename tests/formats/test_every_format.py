@@ -1,4 +1,4 @@
-"""What holds for every format that translates, on recordings of what its upstreams say."""
+"""Properties of all formats that translate, on recordings of their upstreams."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -76,7 +76,7 @@ JUNK = st.sampled_from([None, True, 1, -1.5, "", "x", [], ["x"], {}, {"x": 1}])
 
 
 def damaged(body: bytes, draw: st.DrawFn) -> bytes:
-    """The stream with one value of one event replaced by another kind of value."""
+    """The stream with one value of one event replaced by a value of another type."""
     whole = [raw for raw in body.split(b"\n\n") if b"data: {" in raw]
     at = draw(st.integers(0, len(whole) - 1))
     head, _, data = whole[at].partition(b"data: ")
@@ -132,7 +132,7 @@ def test_nothing_after_the_end_is_heard(one: Recording) -> None:
     decoder = formats.load(one.format).decoder(one.turn, 2)
     decoder.feed(one.body)
     if decoder.answer is None:
-        # Some never say that this was all.
+        # Some upstreams send no terminal event.
         decoder.finish()
     ended = decoder.answer
     assert decoder.feed(one.body + b"data: {\n\n") == b""

@@ -1,4 +1,4 @@
-"""Sentences of upstreams: what lies in the input is the client's 400 in every format, what loads is asked again."""
+"""Error messages of upstreams: faults of the input are a 400 in every format, and a loading model is retried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A call that is forced together with a form for the text: the upstream is asked for the call alone."""
+"""A forced call together with `text.format`: the request to the upstream has the call alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A conversation that goes from one format to the next: nothing is lost but what only its maker can read."""
+"""A conversation that moves between formats loses only the items that no other family can read."""
 
 import orjson
 import pytest
@@ -36,7 +36,7 @@ CHAIN = Chain(
         ),
     )
 )
-#: Each format with the family of its channel, and what that channel made and can read.
+#: Each format with the family of its channel, and an item that only this channel can read.
 STATIONS = [
     ("responses", "openai", "gAAAopaque"),
     ("chat_completions", "local", None),

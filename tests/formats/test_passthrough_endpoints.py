@@ -1,4 +1,4 @@
-"""The entries of endpoints that are relayed without translation, each as the relay uses it."""
+"""The entries of passthrough endpoints, through the functions that the relay calls."""
 
 from __future__ import annotations
 

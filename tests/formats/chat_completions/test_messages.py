@@ -1,4 +1,4 @@
-"""Items become messages that any chat upstream takes, whatever the items are and however they were ordered."""
+"""Items of any type and order become messages that every chat upstream accepts."""
 
 from typing import Any
 

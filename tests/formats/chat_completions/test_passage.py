@@ -1,4 +1,4 @@
-"""A chat that is passed on: no byte changes, the chunk that only counts is held back, and the books are right."""
+"""Passthrough of chat completions: no byte changes, the usage chunk is withheld, and the summary is right."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ KEPT = [raw for raw in WHOLE if raw is not COUNT]
 
 
 def passed(*pieces: bytes, request: JSON = QUIET) -> tuple[bytes, CompletionDecoder]:
-    """What the client gets of these pieces and of the end behind them."""
+    """The bytes for the client of these pieces and of the end after them."""
     passage = CompletionDecoder(request)
     given = [passage.feed(piece) for piece in pieces]
     given.append(passage.finish())

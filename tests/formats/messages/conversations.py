@@ -30,5 +30,5 @@ def text(said: str) -> dict[str, Any]:
 
 
 def without_marks(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Blocks without what has them cached."""
+    """The blocks without cache marks."""
     return [{name: value for name, value in block.items() if name != "cache_control"} for block in blocks]

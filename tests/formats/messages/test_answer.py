@@ -106,7 +106,7 @@ def test_a_streamed_answer_is_the_whole_one(content: list[Item], data: st.DataOb
 
 
 def test_an_answer_can_be_sent_back_as_it_is() -> None:
-    """What came out of a stream becomes the blocks that it was made of."""
+    """The output of a stream becomes the same blocks again in the next request."""
     one = recording("messages", "thinking-then-tool")
     _, decoder = read([one.body], one.turn)
     assert decoder.answer is not None

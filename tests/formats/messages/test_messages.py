@@ -1,4 +1,4 @@
-"""Items become messages that Anthropic takes, whatever the items are and however they were ordered."""
+"""Items of any type and order become messages that Anthropic accepts."""
 
 import base64
 import re
@@ -66,7 +66,7 @@ any_item = st.one_of(
 
 
 def check(sent: list[dict[str, Any]]) -> None:
-    """What Anthropic says of messages, and refuses a request for."""
+    """Anthropic's rules for messages: it refuses a request that breaks one."""
     assert [message["role"] for message in sent] == [("user", "assistant")[at % 2] for at in range(len(sent))]
     assert sent[-1]["role"] == "user"
     used: list[str] = []

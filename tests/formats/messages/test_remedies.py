@@ -1,4 +1,4 @@
-"""A model refuses what it does not take; asked once more, it is not asked for that again."""
+"""After a refusal that names a setting, the retry leaves this setting out."""
 
 from typing import Any
 

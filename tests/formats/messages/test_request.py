@@ -22,7 +22,7 @@ def body(keys: Any = None, **request: Any) -> dict[str, Any]:
 
 
 def settings(**request: Any) -> dict[str, Any]:
-    """What a request adds to the model, the messages and the limit."""
+    """The members of a request besides model, messages and `max_tokens`."""
     return {name: value for name, value in body(**request).items() if name not in ("model", "messages", "max_tokens")}
 
 

@@ -1,4 +1,4 @@
-"""Bodies that come in one piece: what lacks nothing is not touched."""
+"""Unstreamed bodies: complete items stay unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How servers other than OpenAI speak the Responses API, and what a client gets of it: the contract, nothing else."""
+"""Dialects of the Responses API on other servers than OpenAI's: the client gets the contract alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an upstream is sent: the whole context, in the form that every server knows, and only what this one can read."""
+"""The request for an upstream: the whole context in a form that all servers accept, with only readable items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes on as it came, what is told anew, and that nobody can tell the difference."""
+"""Streams that are relayed as bytes, streams that are repaired, and that clients see no difference."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def numbered(item: Item, place: int) -> Item:
 
 
 def exact(items: list[Item], usage: JSON | None = None) -> list[JSON]:
-    """As OpenAI tells of these items."""
+    """OpenAI's stream of these items."""
     emitter = Emitter(2)
     told = events(b"".join(event for item in items for event in emitter.item(item)))
     ended = {"id": "resp_up", "status": "completed", "output": items, "usage": usage}
@@ -98,7 +98,7 @@ def test_an_exact_stream_goes_on_in_its_own_bytes(items: list[Item], cuts: list[
 @settings(deadline=None, max_examples=50)
 @given(items=some_items, at=st.integers(0, 40))
 def test_told_anew_an_exact_stream_is_what_it_was(items: list[Item], at: int) -> None:
-    """Also when that begins in the middle, with an event that says nothing."""
+    """Also if the repair begins in the middle, with an event without content."""
     told = exact(items)
     at = min(2 + at, len(told) - 1)
     wrong = {"type": "response.output_item.done", "item": None}
@@ -154,7 +154,7 @@ def test_a_stream_behind_something_of_ours_is_repaired_in_its_places() -> None:
 
 @st.composite
 def sloppy(draw: st.DrawFn) -> tuple[list[Item], bytes]:
-    """Items, and a stream of them from a server that leaves out the same things all the time."""
+    """Items, and a stream of them from a server that always leaves out the same members."""
     items = draw(some_items)
     lost = draw(st.sets(st.sampled_from(DISPENSABLE)))
     absent = draw(st.sets(st.sampled_from(LOOSE)))
@@ -191,7 +191,7 @@ def test_whatever_is_left_out_the_contract_is_kept_and_nothing_is_lost(
 
 
 def joined(items: Any) -> list[Item]:
-    """Where the ends of parts are left out, nobody can tell one part from the next of its kind."""
+    """Without the ends of parts, one part cannot be distinguished from the next of its type."""
     return [
         {**item, "content": "".join(part.get("text", part.get("refusal")) for part in item["content"])}
         if item["type"] == "message"
@@ -264,7 +264,7 @@ HALF = '{"a":'
 
 
 def ended(items: list[Item], absent: str = "", **end: Any) -> tuple[list[JSON], responses.ResponsesDecoder, Turn]:
-    """A stream whose response ends like this, `absent` left out of its events."""
+    """A stream whose response has the members of `end`; its events lack the member `absent`."""
     asked = turn(max_output_tokens=16)
     told = exact(items)
     told[-1]["type"] = f"response.{end['status']}"
@@ -315,7 +315,7 @@ def test_an_answer_without_a_reason_was_cut_off_where_it_is_full(
 @pytest.mark.parametrize("absent", ["", "output_index"])
 @pytest.mark.parametrize(("arguments", "status"), [(HALF, "incomplete"), ("", "incomplete"), ('{"a":1}', "completed")])
 def test_half_a_call_of_a_cut_answer_is_incomplete(arguments: str, status: str, absent: str) -> None:
-    """Whatever the upstream says of it: a call that may be sent back must be whole."""
+    """A call without whole JSON is incomplete, whatever its status: only whole calls may be replayed."""
     first, last = called('{"b":2}', id="fc_0", call_id="call_0"), called(arguments)
     told, decoder, asked = ended([first, last], absent, status="incomplete", incomplete_details=FULL)
     body = {"id": "resp_up", "status": "incomplete", "output": [first, last], "incomplete_details": FULL}

@@ -1,6 +1,6 @@
-"""What the tests of the pass-through share: turns, rows, recordings of dialects, and a stream framed as the relay does.
+"""Turns, rows, recordings of dialects, and a stream framed as by the relay, for the tests of `responses`.
 
-A recording is what one kind of server sends, written by hand after its source, and what has to come of it.
+A recording is the stream of one kind of server, written by hand after its source, and the expected result.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def link(*output: Item, input: tuple[Item, ...] = (), status: str = "completed",
 
 
 def sent(asked: Turn, **keys: Any) -> list[Item]:
-    """The input that an upstream is sent."""
+    """The input of the request to the upstream."""
     items: list[Item] = orjson.loads(responses.encode(asked, row(**keys), "up"))["input"]
     return items
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What an upstream sent, what it had been asked, and what has to come of it."""
+    """A request, the upstream's answer, and the expected result."""
 
     name: str
     body: bytes
@@ -106,7 +106,7 @@ def events(out: bytes) -> list[dict[str, Any]]:
 
 
 def stream_of(*told: dict[str, Any]) -> bytes:
-    """These events as an upstream would send them."""
+    """These events as bytes of an upstream."""
     return b"".join(sse.encode(event) for event in told)
 
 
@@ -124,7 +124,7 @@ def summed(answer: Answer) -> dict[str, Any]:
 
 
 def framed(out: bytes, decoder: responses.ResponsesDecoder, asked: Turn) -> bytes:
-    """The whole stream as a client reads it, its beginning and end put around it as the relay does."""
+    """The whole stream as a client reads it, with the head and end of the relay."""
     answer = decoder.answer
     assert answer is not None
 
