@@ -1,4 +1,5 @@
-"""Sealed text: what a client carries for us without reading it. AES-GCM, a key for one purpose, the owner bound in.
+"""Sealed text, which a client carries for the gateway without reading it. AES-GCM with a key for one purpose; the owner
+is bound in.
 
 A seal is `antiphon.1.` and the key's id, then nonce and ciphertext in base64. The prefix is how a seal of ours is told
 from anybody else's opaque item.
@@ -24,7 +25,7 @@ _KEY_ID = 8
 
 
 class Seal:
-    """Seals with the first key, opens with any: after a rotation the old ones are kept for opening."""
+    """Seals with the first key and opens with any: after a rotation the old keys still open."""
 
     def __init__(self, purpose: str, keys: Sequence[bytes]) -> None:
         self._purpose = purpose
@@ -38,7 +39,7 @@ class Seal:
         return f"{PREFIX}{self._current}.{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
     def open(self, owner: str, text: str) -> bytes:
-        """Raises InvalidRequest for what is altered, cut, another owner's, or sealed with a key that is gone."""
+        """Raises InvalidRequest for text that is altered, cut, another owner's, or sealed with an unknown key."""
         key_id, _, sealed = text.removeprefix(PREFIX).partition(".")
         key = self._keys.get(key_id)
         if key is None or not text.startswith(PREFIX):
@@ -46,7 +47,7 @@ class Seal:
         try:
             raw = base64.b64decode(sealed, altchars=b"-_", validate=True)
             if base64.urlsafe_b64encode(raw).decode() != sealed:
-                # The last character has bits to spare, which could be changed unseen.
+                # The last character has unused bits, which could be changed unnoticed.
                 raise _invalid()
             return key.decrypt(raw[:_NONCE], raw[_NONCE:], self._bound(owner))
         except (InvalidTag, ValueError, binascii.Error):
@@ -58,7 +59,7 @@ class Seal:
 
 @dataclass(frozen=True, slots=True)
 class Seals:
-    """One for each thing that clients carry."""
+    """The seals of everything that clients carry."""
 
     compaction: Seal
     reasoning: Seal

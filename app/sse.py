@@ -64,7 +64,7 @@ class Splitter:
         self._at_start = True
 
     def feed(self, data: bytes) -> bytes:
-        """All events that are complete now, each followed by a blank line; the rest is kept."""
+        """All events that are complete now, each followed by a blank line; the rest is buffered."""
         if not data:
             return b""
         if self._at_start:
@@ -91,7 +91,7 @@ class Splitter:
 
     @property
     def rest(self) -> bytes:
-        """What has come since the last whole event."""
+        """The bytes after the last whole event."""
         return b"".join(self._pieces)
 
     def _keep(self, data: bytes) -> None:
@@ -126,7 +126,7 @@ class Cutter:
         self._searched = 0
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The events that are complete now, each with its blank line; the rest is kept."""
+        """The events that are complete now, each with its blank line; the rest is buffered."""
         self._held += data
         ends = [found.end() for found in _BLANK_LINE.finditer(self._held, self._searched)]
         events = [bytes(self._held[begin:end]) for begin, end in zip((0, *ends), ends, strict=False)]
@@ -139,5 +139,5 @@ class Cutter:
 
     @property
     def rest(self) -> bytes:
-        """What has come since the last whole event."""
+        """The bytes after the last whole event."""
         return bytes(self._held)

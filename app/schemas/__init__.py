@@ -1,1 +1,1 @@
-"""What may come in: the requests of clients and the rows of the channel table."""
+"""Schemas of what comes in: requests of clients and rows of the channel table."""

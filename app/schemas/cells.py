@@ -1,4 +1,4 @@
-"""What a value in the channel table can mean: each function takes one as it was written, or raises what is wrong.
+"""Values of the channel table: each function reads one as it was written, or raises the error.
 
 Values arrive as `Scalar`, text as it stands in the file: YAML 1.1 would turn `no` into a boolean, `012` into ten and
 `12:30` into 750. Knows neither the table's keys nor files, lines and variables.
@@ -34,7 +34,7 @@ _OUR_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A single value. Its text may be a secret, so it shows itself to nobody."""
+    """A single value. Its text may be a secret, so its repr hides it."""
 
     text: str = field(repr=False)
     plain: bool = True
@@ -190,7 +190,7 @@ def distinct(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
 
 
 def _each(pairs: Iterable[tuple[Any, Any]], read: Callable[[Any, Any], Any]) -> dict[Any, Any]:
-    """Read every entry, and gather under its key what is wrong with any of them."""
+    """Read every entry, and collect all errors under their keys."""
     good: dict[Any, Any] = {}
     wrong: dict[Any, Any] = {}
     for key, value in pairs:
@@ -204,7 +204,7 @@ def _each(pairs: Iterable[tuple[Any, Any]], read: Callable[[Any, Any], Any]) -> 
 
 
 def models(value: Any) -> dict[str, str]:
-    """`[name, glob-*]` or `{public: upstream}`; read as public name → the name the upstream knows."""
+    """`[name, glob-*]` or `{public: upstream}`; read as public name → the upstream's name."""
     if value and isinstance(value, list):
         return {name: name for name in distinct(model_name)(value)}
     if value and isinstance(value, dict):

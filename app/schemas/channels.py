@@ -1,4 +1,4 @@
-"""The rows of the channel table: which keys there are and what each may hold. Knows no file, line or variable."""
+"""The rows of the channel table: their keys and the values of each. Knows no file, line or variable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WITHOUT_UPSTREAM = frozenset({"demo"})
 
 
 class Value(fields.Field[Any]):
-    """What stands under a key, read by a function that raises what is wrong with it."""
+    """The value of a key, read by a function that raises its error."""
 
     default_error_messages = {"null": "must have a value"}
 
@@ -58,7 +58,7 @@ class Row(Schema):
         return {key: f"{UNKNOWN_KEY} '{shown_key(key)}'{cells.suggestion(key, known)}" for key in unknown}
 
     def misfits(self, data: Any, original: dict[str, Any]) -> dict[str, str]:
-        """What is wrong between keys, under the one it is said of."""
+        """Errors between keys, each under the key that it names."""
         return {}
 
 
@@ -173,5 +173,5 @@ class TableRow(Row):
 
 _ROWS = (TableRow, ChannelRow, DefaultsRow, TimeoutRow, CooldownRow, CompactionRow, FactsRow, PriceRow)
 
-#: Every key of the table, for those who show a line of it.
+#: Every key of the table, for messages that quote a line of it.
 KEYS = frozenset(key for row in _ROWS for key in keys_of(row()))

@@ -1,4 +1,4 @@
-"""The body of `POST /v1/chat/completions`: only what the gateway itself has to understand is looked at."""
+"""The body of `POST /v1/chat/completions`: only members that the gateway itself needs are checked."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _check_messages(value: Any) -> None:
 
 
 class ChatSchema(Schema):
-    """In the order in which faults are told."""
+    """Members in the order in which their errors are reported."""
 
     class Meta:
         unknown = INCLUDE

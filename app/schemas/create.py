@@ -1,5 +1,5 @@
-"""The body of `POST /v1/responses`: the top-level object by marshmallow, `input` and tools by their own rooms. Knows
-neither state nor channels: an id that is well formed passes, whether anything stands behind it or not."""
+"""The body of `POST /v1/responses`: the top-level object by marshmallow, `input` and tools by their own modules.
+Knows neither state nor channels: a well-formed id passes, whether it exists or not."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_create(body: object) -> dict[str, Any]:
 
 
 def read_warm_up(body: object) -> dict[str, Any]:
-    """The same of a turn that is not to be answered yet: there may be nothing said so far."""
+    """The same for a warm-up turn, which may have no input."""
     if not isinstance(body, dict):
         raise not_an_object(body)
     given = {name: value for name, value in body.items() if value is not None}
@@ -58,11 +58,11 @@ class CompactRequest:
 
     request: dict[str, Any]
     answers: bool
-    """There is a history and something to say to it, or plain words: they are to be answered."""
+    """There is a history and new input, or a string: the model answers it."""
 
 
 def read_compact(body: object) -> CompactRequest:
-    """The same parameters as of a response, of which an empty `input` counts as absent."""
+    """The parameters of a response; an empty `input` counts as absent."""
     if not isinstance(body, dict):
         raise not_an_object(body)
     given = {name: value for name, value in body.items() if value is not None}
@@ -89,7 +89,7 @@ def read_count(body: object) -> dict[str, Any]:
 
 
 def read_include(value: object, param: str = "include") -> list[str]:
-    """What more to show, of which a query argument may ask as well as a body."""
+    """The `include` values, which come in a query argument or in a body."""
     try:
         _INCLUDE.check(value)
     except Fault as fault:
@@ -98,7 +98,7 @@ def read_include(value: object, param: str = "include") -> list[str]:
 
 
 def _load(given: dict[str, Any]) -> dict[str, Any]:
-    """The border to marshmallow, which finds nothing by itself but required parameters that are missing."""
+    """Runs the schema. marshmallow itself only finds required parameters that are missing."""
     try:
         loaded: dict[str, Any] = _schema_for(_KNOWN.intersection(given)).load(given)
     except ValidationError as error:
@@ -133,7 +133,7 @@ class Input(fields.Field[list[dict[str, Any]]]):
 
 
 class Tools(Plain):
-    """A choice that names no tool is the first thing to say: what is wrong with the tools themselves comes behind."""
+    """A choice that names no tool is reported before errors of the tools themselves."""
 
     def _deserialize(self, value: Any, attr: str | None, data: AnyMapping[str, Any] | None, **kwargs: Any) -> Any:
         _check_choice_exists(data or {})
@@ -265,7 +265,7 @@ _INCLUDE = ListOf(_INCLUDABLE, of="strings")
 
 
 class CreateSchema(Schema):
-    """In the order in which faults are told. Unknown keys pass: clients send more than any specification lists."""
+    """Members in the order of their errors. Unknown keys pass: clients send more than any specification lists."""
 
     class Meta:
         unknown = INCLUDE

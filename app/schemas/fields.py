@@ -1,5 +1,5 @@
-"""What one value of a request may be: marshmallow fields that take nothing for something else, and the faults they
-find. Knows no parameter by name and no endpoint."""
+"""Values of a request: marshmallow fields that convert nothing, and the errors they raise. Knows no parameter by name
+and no endpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHOWN = 64
 
 
 class Fault(Exception):
-    """A value is wrong. Where it stands is learnt on the way out, so a good value never pays for its path."""
+    """A wrong value. Its path is collected while it is raised, so that valid values never pay for a path."""
 
     def __init__(self, code: str, sentence: Callable[[str], str]) -> None:
         super().__init__(code)
@@ -57,7 +57,7 @@ def wrong_type(expected: str, value: object) -> Fault:
 
 
 def absent_or_wrong(owner: AnyMapping[str, Any], name: str, expected: str) -> Fault:
-    """What to say of a required member that does not have its type."""
+    """The error of a required member that is missing or has the wrong type."""
     return wrong_type(expected, owner[name]).within(name) if name in owner else missing(name)
 
 
@@ -67,7 +67,7 @@ def unsupported_value(value: str, supported: tuple[str, ...]) -> Fault:
 
 
 def malformed(reason: str, value: str) -> Fault:
-    """A string of the right type that is not what it should be; `reason` is a whole sentence."""
+    """A string of the right type with a wrong value; `reason` is a whole sentence."""
     return Fault("invalid_value", lambda param: f"Invalid '{param}': '{shown(value)}'. {reason}")
 
 

@@ -23,7 +23,7 @@ _GENERATE = Boolean()
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame that is legible; whether it asks for something that can be had is still to be seen."""
+    """A frame that could be parsed. Its request is not checked yet."""
 
     body: dict[str, Any]
     fault: InvalidRequest | None = None
@@ -31,7 +31,7 @@ class Frame:
 
     @property
     def lane(self) -> str | None:
-        """What all frames that answer it are marked with."""
+        """The `stream_id` of all frames that answer it."""
         lane = self.body.get("stream_id")
         return lane if isinstance(lane, str) and lane else None
 
@@ -71,7 +71,7 @@ def parse_frame(message: bytearray | bytes, parse: Parse = _parse) -> Frame:
 
 
 def read_frame(frame: Frame) -> FrameRequest:
-    """Raises InvalidRequest. An empty `input` says nothing new, which is enough after a warm-up."""
+    """Raises InvalidRequest. An empty `input` adds nothing, which is enough after a warm-up."""
     body = frame.body
     if frame.fault is not None:
         raise frame.fault

@@ -1,5 +1,5 @@
-"""What `input` may be, and the one shape it leaves in: a list of items. Plain functions behind a dispatch table, for
-every request passes here with all it has to say. Item and part types it has not heard of pass."""
+"""The forms of `input`, read as a list of items. Plain functions behind a dispatch table, since every request passes
+here with all its items. Unknown item and part types pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The query of a listing: order, after, limit; and from where a stream is taken up again."""
+"""The query of a listing: order, after, limit; and the event after which a stream resumes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_page(arguments: Mapping[str, str]) -> Page:
 
 
 def read_starting_after(arguments: Mapping[str, str]) -> int | None:
-    """The number of the last event that was seen. Raises InvalidRequest."""
+    """The number of the last event that the client received. Raises InvalidRequest."""
     text = arguments.get("starting_after")
     if text is None or text == "":
         return None

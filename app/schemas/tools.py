@@ -1,4 +1,4 @@
-"""What `tools` and `tool_choice` may be. Of types this room has not heard of, nothing but `type` is checked."""
+"""Checks of `tools` and `tool_choice`. Of an unknown type only `type` itself is checked."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _check_each(tools: object, checks: AnyMapping[str, Check]) -> None:
 
 
 def check_typed(value: object, checks: AnyMapping[str, Check]) -> None:
-    """An object with a type, and what the table says of that type; one it has not heard of passes."""
+    """An object with a type, checked as the table says for that type; an unknown type passes."""
     if not isinstance(value, dict):
         raise wrong_type("an object", value)
     kind = value.get("type")
@@ -171,7 +171,7 @@ def _flat(tools: Iterable[Any], namespace: str = "") -> Iterator[tuple[dict[str,
 
 
 def _is_missing(choice: Any, tools: Iterable[tuple[dict[str, Any], str]]) -> bool:
-    """Whether it is certain that no tool is meant."""
+    """Whether the choice certainly means no tool."""
     if not isinstance(choice, dict):
         return False
     kind = choice.get("type")
