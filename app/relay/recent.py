@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import suppress
 
 from app.errors import PayloadTooLarge, Unavailable
 from app.memory import Share
 from app.records import CHAINABLE, Chain, Draft, Link, Outcome, Stored
 from app.store import ResponseStore
+from app.store.errors import HistoryError
 
 #: Responses that one connection may go back to, and the bytes of their contexts together.
 _RESPONSES = 16
@@ -36,7 +38,9 @@ class Recent:
 
     def note(self, draft: Draft, outcome: Outcome) -> None:
         if not draft.kept and outcome.status in CHAINABLE:
-            self._remember(draft, outcome)
+            # Without its parent, deleted meanwhile, the response cannot be continued from.
+            with suppress(HistoryError):
+                self._remember(draft, outcome)
         self._responses.note(draft, outcome)
 
     def begin(self, draft: Draft) -> None:

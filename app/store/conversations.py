@@ -23,7 +23,7 @@ Item = dict[str, Any]
 LONGEST = 10_000
 CHUNK = 500
 NOW = 2**63 - 1
-"""A position behind every turn there is."""
+"""A position behind every turn."""
 NOWHERE = -1
 """A position before all of them."""
 
@@ -58,7 +58,7 @@ _FIND_ITEMS = (
 
 
 class Loaded(NamedTuple):
-    """A row of the load."""
+    """One row of the query that loads a conversation."""
 
     newest: int
     head: int | None
@@ -158,7 +158,7 @@ class Conversations:
     # --- its items ----------------------------------------------------------------------------------------------
 
     def add(self, owner: str, conversation_id: str, turn: ConversationTurn) -> list[Item] | None:
-        """The items as they stand there now, each with an id; None when there is no such conversation."""
+        """Appends a turn and returns its items, each with an id; None when there is no such conversation."""
         if not known_id(conversation_id):
             return None
         turn = named(turn)
@@ -218,7 +218,7 @@ class Conversations:
         return True
 
     def find(self, owner: str, item_ids: Sequence[str]) -> dict[str, Item]:
-        """The newest copies of those that stand in any conversation of the owner, by their id."""
+        """The newest copy of each item that is in a conversation of the owner, by its id."""
         wanted = [item_id for item_id in item_ids if _ITEM_ID.match(item_id)]
         found: dict[str, Item] = {}
         for start in range(0, len(wanted), CHUNK):
@@ -246,7 +246,7 @@ class Conversations:
 
 
 def known_id(value: str) -> bool:
-    """False for what cannot be the id of a conversation, and is not worth a query."""
+    """False for a text that cannot be the id of a conversation: it costs no query."""
     return _ID.match(value) is not None
 
 
@@ -353,7 +353,7 @@ def load(session: Session, owner: str, conversation_id: str, until: int, newest_
 
 
 def _place(row: Loaded) -> tuple[bool, int]:
-    """The compaction, then what it does not stand for."""
+    """Sorts the compaction first, then the turns that it does not stand for."""
     return row.position != row.head, row.position or 0
 
 

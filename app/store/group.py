@@ -1,5 +1,5 @@
-"""What one transaction of the writer gathers and writes at its end: bodies and item ids in one statement for all its
-responses, and each counter once, in sorted order, so that two processes cannot lock each other out.
+"""Rows that one transaction of the writer gathers and writes at its end: bodies and item ids in one statement for all
+its responses, and each counter once, in sorted order, so that two processes cannot lock each other out.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Group:
         self._items.update((owner, item_id, response) for item_id in item_ids if len(item_id) <= MAX_ITEM_ID)
 
     def append(self, owner: str, conversation: str, turn: ConversationTurn) -> None:
-        """To a conversation, if it is still there."""
+        """Appends a turn to a conversation, if that still exists."""
         self._turns.append((conversation, owner, turn))
 
     def count(self, key: Counted, status: str, usage: Usage | None) -> None:
@@ -124,7 +124,7 @@ class Group:
         return int(found[0])
 
     def _bodies(self) -> Iterator[tuple[Any, ...]]:
-        """One by one: of those that are large, only one exists twice."""
+        """Bodies one by one, so that only one large body is copied at a time."""
         body = self._statements.body
         for response, input, output in self._contents:
             yield response, body(input), None if output is None else body(output)

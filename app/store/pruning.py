@@ -20,7 +20,7 @@ from app.store.responses import forget_settings, item_ids
 LEAST_AGE = 86_400
 """Seconds. A turn may take as long as this is above `chain.YOUNG` and still find its parent."""
 WINDOW = 300
-"""Rows that are looked at, and at most removed, at a time."""
+"""Rows that are read, and at most removed, at a time."""
 PATIENCE = 30.0
 NEWEST = 2**63 - 1
 
@@ -46,13 +46,13 @@ class Pruned:
     responses: int = 0
     """Removed with their content."""
     records: int = 0
-    """Metadata of what was not kept, and the rows that deleted responses left."""
+    """Rows of unstored responses, and tombstones of deleted ones."""
     share: float = 0.0
-    """How much has been looked at, from 0 to 1."""
+    """The share of the rows read so far, from 0 to 1."""
 
 
 class Old(NamedTuple):
-    """A row as it is judged."""
+    """The columns that decide whether a row is removed."""
 
     pk: int
     parent: int | None
@@ -102,7 +102,7 @@ def _added(pruned: Pruned, rows: Sequence[Old], share: float) -> Pruned:
 
 
 def _windows(database: Database, before: int) -> Iterator[tuple[list[Old], float]]:
-    """All rows in windows from the newest on; of each those that can go, and which share has been seen."""
+    """Yields for each window of rows, newest first, the removable rows and the share of all rows read so far."""
     lowest, highest = database.read(_extent)
     needed: set[int] = set()
     cursor = NEWEST
@@ -185,8 +185,8 @@ def _without_children(session: Session, rows: Sequence[Old]) -> list[Old]:
 
 
 def _sweep_branches(database: Database) -> None:
-    """A branch that is seen to be empty stays so, and so do those that fork from it: whoever goes on in a branch goes
-    on from a response in it, and that one keeps all that it came from.
+    """An empty branch stays empty, and so do the branches below it: a turn continues a branch only from a response in
+    it, and that response keeps its ancestors from being pruned.
     """
     for low, high in _ranges(database, _NEXT_BRANCHES):
         if empty := database.read(partial(_keys, sql=_EMPTY_BRANCHES, parameters=(low, high))):

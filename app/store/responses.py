@@ -207,7 +207,7 @@ class Responses:
         return ended.written
 
     def finish_later(self, draft: Draft, outcome: Outcome) -> None:
-        """Writes how it ended when the database can do it, if the row is still in progress then."""
+        """Keeps the end until the database can take it; written if the row is still in progress then."""
         begun = draft.id in self._begun
         self._begun.discard(draft.id)
         bare = replace(draft, input=b"[]", settings=b"{}", item_ids=())
@@ -240,7 +240,7 @@ class Responses:
         self._writer.post(write, tried)
 
     def insert_queued(self, group: Group, draft: Draft) -> int | None:
-        """The key of a new `queued` row; None when a transaction that is tried again had written it before."""
+        """The key of a new `queued` row; None when the first try of this transaction had committed it."""
         self._check_size(draft.input, draft.echo, draft.settings)
         values = (
             *_identity(draft, self._parent(group, draft).pk),
@@ -258,7 +258,7 @@ class Responses:
         return pk
 
     def hold(self, response_id: str) -> None:
-        """Its row is there, and `finish` ends it."""
+        """Notes that the row exists, so that `finish` updates it."""
         self._begun.add(response_id)
 
     def _check_size(self, *bodies: bytes) -> None:
@@ -332,7 +332,7 @@ class Responses:
         return Ended(True, _place(pk, columns))
 
     def _write_end(self, group: Group, record: Record, row: Row) -> Ended:
-        """Ends a row that was begun, unless something else has ended it meanwhile."""
+        """Ends an existing row, unless a cancel, a delete or the reaper was first."""
         draft, outcome = record.draft, record.outcome
         pk, status, _ = row
         values = (_text(record.echo) if record.kept else None, *record.ended)
@@ -413,7 +413,7 @@ class Responses:
         return _stored(row) if row is not None and row[-1] == response_id else None
 
     def cancel(self, owner: str, response_id: str) -> bool:
-        """True when this call has ended it: what was finished or cancelled before stays as it is."""
+        """True when this call ended it: a response that had ended before stays as it is."""
         if not known_id(response_id):
             return False
         return self._database.transaction(lambda session: self._cancel(session, owner, response_id))
@@ -588,7 +588,7 @@ def _name(value: str | None) -> str | None:
 
 
 def _text(json: bytes) -> str | None:
-    """The empty object is not worth its bytes."""
+    """NULL in place of the empty object, to save its bytes."""
     return None if json == b"{}" else json.decode()
 
 

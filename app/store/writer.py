@@ -27,7 +27,7 @@ CLOSING = 10.0
 
 
 class Group(Protocol):
-    """What the jobs of one transaction share; `flush` writes what they left for the end."""
+    """Shared by the jobs of one transaction; `flush` writes what they gathered."""
 
     def flush(self) -> None: ...
 
@@ -147,14 +147,14 @@ class Writer(Generic[G]):
             pass
 
     def _write_next(self, jobs: queue.SimpleQueue[_Job[G] | None]) -> bool:
-        """False after the last. A function of its own: while the next jobs are waited for, these are not held."""
+        """False after the last job. A function of its own, so that finished jobs are released during the next wait."""
         group, more = self._gather(jobs)
         if group:
             self._write(group)
         return more
 
     def _gather(self, jobs: queue.SimpleQueue[_Job[G] | None]) -> tuple[list[_Job[G]], bool]:
-        """The jobs that are there, at least one; False with them when they are the last."""
+        """The waiting jobs, at least one; False beside them when they are the last."""
         group: list[_Job[G]] = []
         job = jobs.get()
         while job is not None:

@@ -144,3 +144,14 @@ def test_what_is_remembered_has_its_part_of_the_memory_of_large_bodies(store: St
     assert budget.taken == 0
     other.grow(1000)
     assert unstored(recent) not in recent
+
+
+def test_a_response_whose_parent_was_deleted_meanwhile_is_not_remembered(store: Store) -> None:
+    recent = Recent(store.responses, Share(Budget(BUDGET)))
+    parent, other = turn(store), turn(store)
+    recent.chain(OWNER, parent)
+    recent.chain(OWNER, other)
+    store.responses.delete(OWNER, parent)
+    begun = draft(parent, kept=False)
+    recent.note(begun, outcome())
+    assert begun.id not in recent
