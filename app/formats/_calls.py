@@ -1,4 +1,4 @@
-"""A call while its arguments come in, and the one string that a custom tool's arguments hold."""
+"""A call whose arguments are streamed, and a reader for the one string in the arguments of a custom tool."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from app.turn import Item
 
 
 class Call:
-    """A call, its arguments growing. Told of once its name is known and its arguments have begun."""
+    """A call with growing arguments. It is announced once its name is known and its arguments have begun."""
 
     def __init__(self) -> None:
         self.id = ""
         self.name = ""
         self.item: Item | None = None
         self.finished = False
-        """The upstream has said that there is no more of it."""
+        """The upstream has ended it."""
         self.closed = False
         """Its last event has been made."""
         self._arguments: list[str] = []
@@ -31,7 +31,7 @@ class Call:
 
     def take(self, call_id: str, name: str, arguments: str) -> None:
         self.id = self.id or call_id
-        # Some send the name in pieces, some repeat it with every piece of the arguments.
+        # Some upstreams send the name in pieces, others repeat it with every delta of the arguments.
         if self.item is None and name != self.name:
             self.name += name
         if arguments:
@@ -44,7 +44,7 @@ class Call:
 
     @property
     def begun(self) -> bool:
-        """Some of its arguments have come."""
+        """Whether its arguments have begun."""
         return bool(self._arguments)
 
     @property
@@ -53,7 +53,7 @@ class Call:
 
     @property
     def whole(self) -> bool:
-        """The arguments are an object that has come to its end."""
+        """Whether the arguments are a complete object."""
         try:
             return isinstance(orjson.loads("".join(self._arguments)), dict)
         except ValueError:
@@ -65,12 +65,12 @@ class Call:
             self._reader = InputReader()
 
     def told(self, emitter: Emitter) -> Iterator[bytes]:
-        """The arguments that nobody has heard of yet."""
+        """The deltas of the arguments that have not been sent."""
         untold, self._untold = "".join(self._untold), []
         return self._tell(emitter, self._reader.feed(untold) if self._reader else untold)
 
     def ended(self, emitter: Emitter, status: str) -> Iterator[bytes]:
-        """What is still owed at the end; clients parse arguments, so that none at all are an empty object."""
+        """The rest of the arguments. Clients parse them, so a completed call without arguments gets an empty object."""
         self.closed = True
         if self._reader:
             return self._tell(emitter, self._reader.rest())
@@ -90,7 +90,7 @@ class Call:
 
 
 class InputReader:
-    """The string in `{"input": "…"}`, read while it is being written. What is no such object is the input itself."""
+    """Reads the string in `{"input": "…"}` while it is streamed. Text that is no such object is the input itself."""
 
     _BEGIN = re.compile(rf'\s*\{{\s*"{INPUT}"\s*:\s*"')
     _UNIT = re.compile(
@@ -100,7 +100,7 @@ class InputReader:
         r"|\\[^u]"
     )
     _LONGEST_UNIT = len(r"\ud83d\ude00")
-    #: What stands before the string is short; more than this is something else.
+    #: Characters before the string; more than this is not such an object.
     _MAX_BEGIN = 200
 
     def __init__(self) -> None:
@@ -120,14 +120,14 @@ class InputReader:
         return "".join(self._units(self._LONGEST_UNIT))
 
     def rest(self) -> str:
-        """What is left when nothing more comes."""
+        """The rest, once the arguments have ended."""
         if self._begun and not self._ended:
             return "".join(self._units(0))
         rest, self._held = self._held, ""
         return "" if self._ended else rest
 
     def _units(self, needed: int) -> Iterator[str]:
-        """Plain characters and escapes, unescaped; an escape only when it cannot become a longer one."""
+        """Characters and escapes, unescaped. An escape that may become a longer one waits."""
         at = 0
         while at < len(self._held):
             if self._held[at] == '"':

@@ -17,7 +17,7 @@ from tests.test_sse import split
 
 ALL = [one for format_ in TRANSLATING for one in recordings(format_)]
 STREAMS = [one for one in ALL if one.streamed]
-PROTOCOL = ("PATH", "amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers")
+PROTOCOL = ("amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers", "path")
 
 every_recording = pytest.mark.parametrize("one", ALL, ids=str)
 every_stream = pytest.mark.parametrize("one", STREAMS, ids=str)
