@@ -1,4 +1,4 @@
-"""A channel as values that all layers may import: its row, timeouts, cooldown, and the table's defaults for compaction."""
+"""A channel as values for all layers: its row, timeouts, cooldown, and the table's defaults for compaction."""
 
 from __future__ import annotations
 
