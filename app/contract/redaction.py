@@ -6,7 +6,7 @@ Credentials go upstream in the turn that brings them, and nowhere else. A tool m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -56,6 +56,35 @@ def redacted_request(request: Mapping[str, Any]) -> JSON:
     if isinstance(choice := request.get("tool_choice"), Mapping):
         redacted["tool_choice"] = redacted_tool(choice)
     return redacted
+
+
+#: Members whose texts are credentials, or may hold some.
+_SECRET = _CREDENTIALS | {"server_url"}
+#: Shorter texts are words that any sentence may hold.
+_SHORTEST = 6
+_REDACTED = "***"
+
+
+def without_credentials(text: str, request: Mapping[str, Any]) -> str:
+    """A text that may quote a validated request, such as a refusal, without the credentials of its tools."""
+    for credential in sorted(set(_credentials(request)), key=len, reverse=True):
+        text = text.replace(credential, _REDACTED)
+    return text
+
+
+def _credentials(value: Any, given: bool = False) -> Iterator[str]:
+    """`given`: what holds the value has a name of a credential."""
+    if isinstance(value, str):
+        if given and len(value) >= _SHORTEST:
+            yield value
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _credentials(inner, given)
+    elif isinstance(value, Mapping) and brings_tools(value):
+        for name, inner in value.items():
+            if name not in _SCHEMAS:
+                shown = name == "server_url" and isinstance(inner, str) and _address(inner) == inner
+                yield from _credentials(inner, given or (name in _SECRET and not shown))
 
 
 def _members(value: Mapping[str, Any], left_out: Iterable[str]) -> JSON:

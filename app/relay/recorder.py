@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from app.contract.items import OPAQUE_TYPES
-from app.contract.redaction import redacted_items
+from app.contract.redaction import redacted_items, without_credentials
 from app.contract.usage import estimate, estimate_items
 from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable
 from app.records import Attempt, Draft, Outcome, Token, Usage
@@ -65,8 +65,13 @@ class Recorder:
             self._store.responses.begin(self._draft)
 
     def tried(self, attempt: Attempt) -> None:
-        """What an upstream said may quote the prompt, which is not kept of a turn that is not stored."""
-        self._attempts.append(attempt if self._turn.store else replace(attempt, said=None))
+        """What an upstream said may quote the prompt, which is not kept of a turn that is not stored, and credentials,
+        which are kept of none.
+        """
+        if attempt.said is not None:
+            said = without_credentials(attempt.said, self._turn.request) if self._turn.store else None
+            attempt = replace(attempt, said=said)
+        self._attempts.append(attempt)
 
     def first_byte(self) -> None:
         if self._first_byte_ms is None:
@@ -88,6 +93,7 @@ class Recorder:
         usage = answer.usage or _estimate(turn, answer.output)
         usage = usage + turn.spent if turn.spent else usage
         echo = turn.echo.filled(answer.defaults)
+        error = self._stated(answer.error)
         now = int(time())
         response = echo.response(
             id=turn.id,
@@ -98,7 +104,7 @@ class Recorder:
             output=output,
             usage=usage,
             completed_at=now,
-            error=answer.error,
+            error=error,
             incomplete_details=answer.incomplete_details,
         )
         return Ended(
@@ -109,7 +115,7 @@ class Recorder:
                 output=orjson.dumps(output),
                 item_ids=item_ids(output),
                 usage=usage,
-                error=answer.error,
+                error=error,
                 incomplete_details=answer.incomplete_details,
                 echo=echo.rest(),
                 channel=choice.channel.name if choice else (turn.compaction or {}).get("channel"),
@@ -156,7 +162,7 @@ class Recorder:
             previous_response_id=self._turn.previous_response_id,
             output=partial,
             usage=usage,
-            error={"code": error.code or "server_error", "message": error.message},
+            error=self._stated({"code": error.code or "server_error", "message": error.message}),
         )
 
     def cancel(self, partial: Sequence[Item] = (), choice: Choice | None = None) -> None:
@@ -173,6 +179,12 @@ class Recorder:
             previous_response_id=self._turn.previous_response_id,
         )
 
+    def _stated(self, error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """As it is stored and shown: an upstream's words may quote the request."""
+        if error is None or not isinstance(message := error.get("message"), str):
+            return error
+        return {**error, "message": without_credentials(message, self._turn.request)}
+
     def _ended(
         self, status: str, error: Mapping[str, Any] | None, partial: Sequence[Item], choice: Choice | None
     ) -> Outcome:
@@ -182,7 +194,7 @@ class Recorder:
             output=orjson.dumps(redacted_items(partial)),
             item_ids=item_ids(partial),
             usage=_estimate(self._turn, partial) if partial else None,
-            error=error,
+            error=self._stated(error),
             channel=choice.channel.name if choice else None,
             family=choice.channel.family if choice else None,
             attempts=tuple(self._attempts),

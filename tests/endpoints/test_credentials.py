@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.contract import check_stream
 from tests.endpoints.conftest import EXACT, OPEN_MINDED
 from tests.endpoints.vocabulary import JSON, said
 from tests.gateway import Gateway
@@ -92,6 +93,33 @@ def test_an_upstream_that_repeats_them_is_not_passed_on(api: Gateway, exact: Scr
     answer = api.post("/responses", {"model": EXACT, "input": "a", "stream": streamed})
     assert '"tool_search_output"' in answer.text
     assert CANARY not in answer.text
+    assert CANARY.encode() not in written(api)
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if not way.get("background")])
+@pytest.mark.parametrize("place", ["tools", "input", "tool_choice"])
+def test_a_refusal_that_quotes_them_is_kept_without_them(
+    api: Gateway, exact: ScriptedUpstream, way: JSON, place: str
+) -> None:
+    """Servers that validate with pydantic quote what they do not understand."""
+    body = {"model": EXACT, "input": "a", "tools": [{**MCP, "authorization": "key of a tool"}]}
+    body |= {"input": [ADDED, said("a")]} if place == "input" else {}
+    body |= {"tool_choice": {"type": "mcp", **MCP}} if place == "tool_choice" else {}
+    words = f"Input should be a function [input={body['tools']} {body['input']} {body.get('tool_choice')}]"
+    exact.enqueue(raw(400, orjson.dumps({"error": {"message": words, "code": "not_understood"}})))
+    assert api.post("/responses", {**body, **way}).status_code == 400
+    assert CANARY.encode() not in written(api)
+    assert b"key of a tool" not in written(api)
+
+
+def test_a_stream_that_breaks_off_with_them_is_kept_without_them(api: Gateway, exact: ScriptedUpstream) -> None:
+    item = {"type": "message", "id": "msg_1", "role": "assistant", "status": "in_progress", "content": []}
+    added = {"type": "response.output_item.added", "sequence_number": 0, "output_index": 0, "item": item}
+    error = {"type": "error", "sequence_number": 1, "code": "server_error", "message": f"I cannot do {MCP}"}
+    exact.enqueue(sse(event_bytes(added), event_bytes(error)))
+    answer = api.post("/responses", {"model": EXACT, "input": "a", "tools": [MCP], "stream": True})
+    response = check_stream(answer.content, status="failed")[-1]["response"]
+    assert CANARY not in str(response)
     assert CANARY.encode() not in written(api)
 
 
