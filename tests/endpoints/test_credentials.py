@@ -37,7 +37,9 @@ def written(gateway: Gateway) -> bytes:
 def test_no_answer_and_no_row_holds_them(api: Gateway, data: st.DataObject) -> None:
     given_tools = data.draw(st.lists(tools(), max_size=2))
     body = {"model": OPEN_MINDED, "input": [*data.draw(st.lists(items(), max_size=2)), said("hello")]}
-    body |= {"tools": [*given_tools, MCP], "tool_choice": data.draw(choices())} if data.draw(st.booleans()) else {}
+    if data.draw(st.booleans()):
+        choice = data.draw(choices())
+        body |= {"tools": [*given_tools, MCP, *choice.get("tools", [])], "tool_choice": choice}
     body |= {"tools": given_tools} if given_tools and "tools" not in body else {}
     key = {"Idempotency-Key": uuid4().hex} if data.draw(st.booleans()) else {}
     answer = api.post("/responses", {**body, **data.draw(st.sampled_from(WAYS))}, headers=key)
