@@ -89,7 +89,7 @@ def test_responses_that_wait_for_no_worker_are_told_of(gateway: MakeGateway, ups
     alone.post("/responses", {"model": "m", "input": "hello", "background": True})
     warned = eventually(lambda: readiness(alone)["warnings"], "a warning", 20)
     assert warned == {"background": "1 background responses wait, and no worker for them runs"}
-    assert "problem  background   1 responses wait" in alone.command("doctor", exit_code=1)
+    assert "problem  background   1 response waiting" in alone.command("doctor", exit_code=1)
     with alone.worker():
         eventually(lambda: not readiness(alone)["warnings"], "the warning to go", 20)
     assert "background" not in alone.command("doctor")

@@ -11,6 +11,7 @@ from app import formats
 from app.channels.document import ChannelsInvalid
 from app.channels.table import load
 from app.cli.context import CONFIGURATION, as_json, print_json
+from app.cli.output import counted
 from app.errors import ConfigurationError
 from app.settings import channels_path, home, load_environment
 
@@ -47,8 +48,8 @@ def check(ctx: click.Context, file: Path | None, as_json: bool) -> None:
         click.echo(f"warning: {problem}", err=True)
     for problem in table.unused:
         click.echo(f"note: {problem}", err=True)
-    models = len(table.names())
-    click.echo(f"{path.name} ok: {len(table.channels)} channels, {models} models, {len(table.warnings)} warnings")
+    counts = ((table.channels, "channel"), (table.names(), "model"), (table.warnings, "warning"))
+    click.echo(f"{path.name} ok: {', '.join(counted(len(found), noun) for found, noun in counts)}")
 
 
 def _print_result(errors: Sequence[object] = (), warnings: Sequence[object] = (), **facts: object) -> None:

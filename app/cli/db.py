@@ -15,6 +15,7 @@ import click
 
 from app.cli.context import as_json, open_store, print_json
 from app.cli.groups import Group
+from app.cli.output import counted
 from app.errors import ConfigurationError
 from app.settings import load_settings, parse_duration
 from app.store import Pruned, Store
@@ -78,7 +79,9 @@ def prune(older_than: int | None, dry_run: bool, as_json: bool) -> None:
         print_json({"responses": pruned.responses, "records": pruned.records, "before": before, "dry_run": dry_run})
         return
     verb = "would remove" if dry_run else "removed"
-    click.echo(f"{verb} {pruned.responses} responses and {pruned.records} records without content")
+    click.echo(
+        f"{verb} {counted(pruned.responses, 'response')} and {counted(pruned.records, 'record')} without content"
+    )
 
 
 def _prune(store: Store, before: int) -> Pruned:

@@ -26,6 +26,7 @@ from app.channels.table import Table
 from app.cli.address import EVERYWHERE
 from app.cli.command_line import as_typed
 from app.cli.context import CONFIGURATION, FAILED, as_json, open_store, print_json
+from app.cli.output import counted
 from app.cli.table import read_table
 from app.errors import ConfigurationError, StoreUnavailable
 from app.queue import open_queue
@@ -196,7 +197,7 @@ def _database(settings: Settings) -> Generator[Finding, None, list[WorkerStatus]
 def _reached(settings: Settings, store: Store) -> Finding:
     tokens = sum(token.revoked_at is None for token in store.tokens.all())
     kind = settings.database_url.partition(":")[0]
-    told = f"{kind}, schema {store.schema.version()}, {tokens} tokens"
+    told = f"{kind}, schema {store.schema.version()}, {counted(tokens, 'token')}"
     if not tokens:
         return Finding(WARNING, "database", told, "create a token for clients: antiphon tokens create NAME")
     return Finding(OK, "database", told)
@@ -211,7 +212,7 @@ def _clock(store: Store) -> Iterator[Finding]:
 
 def _background(settings: Settings, store: Store) -> Iterator[Finding]:
     if waiting := store.jobs.unattended():
-        text = f"{waiting} responses wait, and no worker for background responses runs on any host"
+        text = f"{counted(waiting, 'response')} waiting, and no worker for background responses runs on any host"
         yield Finding(PROBLEM, "background", text, "start antiphon serve or antiphon worker", FAILED)
     if settings.queue_url is None:
         return
@@ -240,7 +241,7 @@ def _channels(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Findi
 
 def _usable(settings: Settings, channel_table: Table) -> Finding:
     usable = [channel for channel in channel_table.channels if channel.enabled]
-    told = f"{settings.channels.name}: {len(usable)} in use, {len(channel_table.names())} models"
+    told = f"{settings.channels.name}: {len(usable)} in use, {counted(len(channel_table.names()), 'model')}"
     if not usable:
         return Finding(PROBLEM, "channels", told, "set the key of a channel, or enable one", CONFIGURATION)
     return Finding(OK, "channels", told)
@@ -251,7 +252,7 @@ def _serving(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Findin
     with other variables than this command.
     """
     if workers:
-        yield Finding(OK, "workers", f"{len(workers)} workers use this database")
+        yield Finding(OK, "workers", f"{counted(len(workers), 'worker')} on this database")
     servers = {tuple(sorted(worker.server.items())): worker for worker in workers if worker.server}
     for worker in servers.values():
         yield from _differences(settings, worker)

@@ -38,6 +38,11 @@ def pairs(rows: Iterable[tuple[str, object]]) -> str:
     )
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 token`, `2 tokens`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def moment(seconds: int | None) -> str | None:
     """Unix seconds as a date and time in UTC, to the minute."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else None

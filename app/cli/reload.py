@@ -7,6 +7,7 @@ import click
 from app import formats
 from app.channels.table import load
 from app.channels.watch import stamp_of
+from app.cli.output import counted
 from app.errors import ConfigurationError
 from app.settings import channels_path, home, load_environment
 
@@ -27,4 +28,4 @@ def reload() -> None:
         ) from error
     for problem in table.warnings:
         click.echo(f"warning: {problem}", err=True)
-    click.echo(f"{path.name} ok: {len(table.channels)} channels; the workers read the file within seconds")
+    click.echo(f"{path.name} ok: {counted(len(table.channels), 'channel')}; the workers read the file within seconds")

@@ -21,6 +21,7 @@ from app.channels.table import Table
 from app.cli.address import url_of
 from app.cli.command_line import NAME, typed
 from app.cli.context import open_store
+from app.cli.output import counted
 from app.cli.parameters import Address
 from app.cli.preflight import check_queue
 from app.errors import ConfigurationError, StoreUnavailable
@@ -115,7 +116,7 @@ def _another(port: int) -> int:
 
 
 def _banner(settings: Settings, table: Table) -> str:
-    waiting = f", {len(table.warnings)} warnings ({typed()} check)" if table.warnings else ""
+    waiting = f", {counted(len(table.warnings), 'warning')} ({typed()} check)" if table.warnings else ""
     database = settings.database_url.partition(":")[0]
     elsewhere = "" if typed() == NAME else f"\n  {typed()} --help, in another terminal, lists the commands"
     return (

@@ -40,7 +40,7 @@ def test_keys_without_effect_are_noted_with_their_place(tmp_path: Path) -> None:
         "12:5: 'tags' is not used yet",
     ]
     assert all(line.startswith("note: ") for line in done.stderr.splitlines())
-    assert done.stdout.endswith("1 channels, 2 models, 0 warnings\n")
+    assert done.stdout.endswith("1 channel, 2 models, 0 warnings\n")
 
 
 def test_programs_read_the_same_as_json(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_database_that_is_away_is_a_problem(tmp_path: Path) -> None:
 def _until_known(running: Gateway) -> None:
     """A worker tells of itself within a second of its start."""
     asked = ("doctor", "--json")
-    eventually(lambda: "use this database" in running.attempt(*asked).stdout, "the worker to be known", 30)
+    eventually(lambda: "on this database" in running.attempt(*asked).stdout, "the worker to be known", 30)
 
 
 def test_a_server_that_was_started_with_another_address_is_found(gateway: MakeGateway) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.cli.output import clipped, moment, pairs, some, table
+from app.cli.output import clipped, counted, moment, pairs, some, table
 
 
 def test_columns_are_as_wide_as_what_stands_in_them() -> None:
@@ -33,6 +33,10 @@ def test_long_text_is_cut_to_one_line() -> None:
     assert clipped("x" * 10, 10) == "x" * 10
     assert clipped("x" * 11, 10) == "x" * 9 + "…"
     assert clipped("x y " * 1000, 10) == "x y x y x…"
+
+
+def test_one_thing_is_singular() -> None:
+    assert [counted(count, "token") for count in (0, 1, 2, 1000)] == ["0 tokens", "1 token", "2 tokens", "1,000 tokens"]
 
 
 def test_a_moment_is_told_in_utc() -> None:
