@@ -18,7 +18,7 @@ from app.relay.mover import Client, Mover, Pace, chunked, unframed
 from app.relay.opening import check_model, open_history, open_turn
 from app.relay.pump import Pump
 from app.relay.stream import EventStream
-from app.relay.turn_run import CompactedRun, TurnParts, WindowRun, opened_to_compact, preferred_channel, requested
+from app.relay.turn_run import CompactedRun, TurnParts, WindowRun, last_channel, run_of_request, turn_to_compact
 from app.relay.watch import Drain, Watch
 from app.schemas.create import CompactRequest
 
@@ -46,11 +46,11 @@ class Relay:
 
     def create(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
         """The response object, stored. Raises GatewayError, or ClientGone when the client has left."""
-        return requested(self._parts, token, request, asked).create()
+        return run_of_request(self._parts, token, request, asked).create()
 
     def stream(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterable[bytes]:
         """The response as events, opened: an upstream has accepted. Raises as `create` does."""
-        return requested(self._parts, token, request, asked).stream()
+        return run_of_request(self._parts, token, request, asked).stream()
 
     # --- compacting
 
@@ -72,7 +72,7 @@ class Relay:
 
     def window(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
         """OpenAI's compaction object: the users' messages word for word and one item."""
-        turn = opened_to_compact(self._parts, token, request)
+        turn = turn_to_compact(self._parts, token, request)
         response = WindowRun(self._parts, token, turn, asked).create()
         return {
             "id": response["id"],
@@ -93,7 +93,7 @@ class Relay:
         if model:
             check_model(token, model)
             watch = Watch(asked.client, parts.mover.pace.drain)
-            prefer = preferred_channel(turn, parts.contexts)
+            prefer = last_channel(turn, parts.contexts)
             tokens = count(turn, parts.channels, parts.contexts.fit, prefer=prefer, watch=watch)
         if tokens is None:
             asked.tell_estimated("input_tokens")

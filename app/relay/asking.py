@@ -137,7 +137,7 @@ class Attempts(ABC, Generic[A]):
         """`record` gets the entry of every attempt. `counted`: failures that speak of the whole channel; any other
         changes nothing of its health and is no reason to stop. With none of them, a success changes nothing either.
         """
-        self._choices = choices
+        self._selected = choices
         self._record = record
         self._counted = counted
         self.last: GatewayError | None = None
@@ -155,7 +155,7 @@ class Attempts(ABC, Generic[A]):
         """Raises GatewayError when no channel is left or another would fail too."""
         if isinstance(self.last, self._counted) and not self.last.elsewhere:
             raise self.last
-        for choice in self._choices:
+        for choice in self._selected:
             try:
                 return self._attempt_on(choice)
             except InvalidRequest as error:
@@ -215,7 +215,7 @@ class TurnAttempts(Attempts[TurnAttempt]):
     ) -> None:
         self._turn = turn
         self._fit = fit
-        choices = channels.choices(turn.model, prefer, self._loss, owner=turn.owner, wait=watch.wait)
+        choices = channels.choices(turn.model, prefer, self._count_losses, owner=turn.owner, wait=watch.wait)
         super().__init__(choices, record)
         self._refused: ChannelAttempt | None = None
         self._amended: Choice | None = None
@@ -242,7 +242,7 @@ class TurnAttempts(Attempts[TurnAttempt]):
         turn = choice.format.amended(refused.turn, choice.channel, self.last)
         return TurnAttempt(self, choice, turn) if turn is not None else None
 
-    def _loss(self, row: Channel, format_: Format) -> int:
+    def _count_losses(self, row: Channel, format_: Format) -> int:
         return len(format_.dropped(self._turn, row))
 
 

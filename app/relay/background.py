@@ -40,7 +40,7 @@ from app.relay.ports import Choice, Queue
 from app.relay.recorder import Recorder, draft
 from app.relay.responses import StoredResponses, shown
 from app.relay.stream import told_of
-from app.relay.turn_run import TurnParts, opened, requested, run_of
+from app.relay.turn_run import TurnParts, run_of, run_of_request, turn_of
 from app.sealing import Seal
 from app.store import Store
 from app.turn import Item, Turn
@@ -111,7 +111,7 @@ class Background:
 
     def create(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
         """The response as it waits, stored. Raises GatewayError as an answer at once would."""
-        run = requested(self._parts, token, request, asked)
+        run = run_of_request(self._parts, token, request, asked)
         with suppress(ChannelsBusy):
             run.check_served()
         once = run.claim()
@@ -296,7 +296,7 @@ class Run:
 
     def _open(self, job: Job, token: Token) -> Turn:
         request = orjson.loads(self._seal.open(job.owner, job.request.decode()))
-        turn = self.insist(lambda: opened(self._parts, token, request), _PATIENCE)
+        turn = self.insist(lambda: turn_of(self._parts, token, request), _PATIENCE)
         return replace(turn, id=job.id, created_at=job.created_at, stream=True)
 
     def _opened(self, turn: Turn, token: Token, recorder: Recorder, told: Log) -> Iterable[bytes]:

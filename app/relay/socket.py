@@ -20,7 +20,7 @@ from app.records import Token
 from app.relay.asked import Asked
 from app.relay.opening import open_turn
 from app.relay.recent import Recent
-from app.relay.turn_run import TurnParts, WarmUpRun, requested
+from app.relay.turn_run import TurnParts, WarmUpRun, run_of_request
 from app.schemas.frames import Frame, FrameRequest, Parse, parse_frame, read_frame
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Session:
     def __init__(self, parts: TurnParts, share: Share) -> None:
         """`share`: what the connection remembers has of the memory for large bodies."""
         self._recent = Recent(parts.store.responses, share)
-        self._parts = parts.over(parts.store.with_responses(self._recent))
+        self._parts = parts.with_store(parts.store.with_responses(self._recent))
 
     def answer(
         self,
@@ -87,7 +87,7 @@ class Session:
     def _events(self, token: Token, wanted: FrameRequest, asked: Asked) -> Iterable[bytes]:
         parts, request = self._parts, wanted.request
         if wanted.generates:
-            return requested(parts, token, request, asked).stream()
+            return run_of_request(parts, token, request, asked).stream()
         turn = open_turn(parts.store, parts.contexts, token, request, int(time()))
         return WarmUpRun(parts, token, turn, asked).stream()
 

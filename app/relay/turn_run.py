@@ -67,21 +67,21 @@ class TurnParts:
     running: Running
     mover: Mover
 
-    def over(self, store: Store) -> TurnParts:
+    def with_store(self, store: Store) -> TurnParts:
         """The same parts with another store in front."""
         return replace(self, store=store, contexts=Contexts(store, self.seals))
 
 
-def opened(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> Turn:
+def turn_of(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> Turn:
     """The turn of a request. Raises InvalidRequest and NotFound."""
     if not _ends_with_trigger(request):
         return open_turn(parts.store, parts.contexts, token, request, int(time()))
-    turn = opened_to_compact(parts, token, {**request, "input": request["input"][:-1]})
+    turn = turn_to_compact(parts, token, {**request, "input": request["input"][:-1]})
     return replace(turn, request=request)
 
 
-def opened_to_compact(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> Turn:
-    """A turn whose context is only compacted. Raises as `opened` does."""
+def turn_to_compact(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> Turn:
+    """A turn whose context is only compacted. Raises as `turn_of` does."""
     turn = open_history(parts.store, parts.contexts, token, request, int(time()))
     check_model(token, turn.model)
     if not turn.input and not turn.chain.links:
@@ -95,12 +95,12 @@ def run_of(parts: TurnParts, token: Token, turn: Turn, asked: Asked, recorder: R
     return kind(parts, token, turn, asked, recorder)
 
 
-def requested(parts: TurnParts, token: Token, request: Mapping[str, Any], asked: Asked) -> TurnRun:
-    """The run of a client's request. Raises as `opened` does."""
-    return run_of(parts, token, opened(parts, token, request), asked)
+def run_of_request(parts: TurnParts, token: Token, request: Mapping[str, Any], asked: Asked) -> TurnRun:
+    """The run of a client's request. Raises as `turn_of` does."""
+    return run_of(parts, token, turn_of(parts, token, request), asked)
 
 
-def preferred_channel(turn: Turn, contexts: Contexts) -> str | None:
+def last_channel(turn: Turn, contexts: Contexts) -> str | None:
     """The conversation's last channel: some items can be read there only."""
     channels = (link.channel for link in reversed(turn.chain.links) if link.channel is not None)
     return next(channels, None) if turn.chain.links else contexts.maker(turn)
@@ -222,7 +222,7 @@ class TurnRun:
             parts.compaction.wish(turn.request),
             keep_turns,
             contexts=parts.contexts,
-            prefer=preferred_channel(turn, parts.contexts),
+            prefer=last_channel(turn, parts.contexts),
             watch=self._watch,
             tried=self.recorder.tried,
         )
@@ -233,7 +233,7 @@ class TurnRun:
 
     def _attempts(self) -> TurnAttempts:
         parts = self._parts
-        prefer = preferred_channel(self.turn, parts.contexts)
+        prefer = last_channel(self.turn, parts.contexts)
         return TurnAttempts(self.turn, parts.channels, parts.contexts.fit, self.recorder.tried, self._watch, prefer)
 
     def _announcement(self) -> Announcement:
