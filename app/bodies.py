@@ -18,11 +18,11 @@ from typing import Any, Protocol
 from gunicorn.http.errors import ParseException
 
 from app import nesting
-from app.errors import InvalidRequest, PayloadTooLarge, RequestTimeout, Unavailable
+from app.errors import InvalidRequest, Overloaded, PayloadTooLarge, RequestTimeout
 from app.memory import MIB, Share
 
 #: Bytes from which a body counts against the budget.
-COUNTED = 16 * 1024
+COUNTED = 4 * 1024
 #: Bytes from which bodies are parsed one after the other.
 LARGE = MIB
 _PIECE = 256 * 1024
@@ -122,7 +122,7 @@ class Bodies:
         self._turn = threading.Lock()
 
     def read(self, environ: Mapping[str, Any], share: Share) -> bytearray:
-        """The whole body. Raises PayloadTooLarge, Unavailable, RequestTimeout, and InvalidRequest for half a body or
+        """The whole body. Raises PayloadTooLarge, Overloaded, RequestTimeout, and InvalidRequest for half a body or
         wrong chunks."""
         length = length_of(environ)
         if length is None:
@@ -187,29 +187,34 @@ class Bodies:
                 left -= len(piece)
 
     def parse(self, body: bytearray, share: Share) -> Any:
-        """The body's value; empties `body`. `share` grows by the memory of the parse. Raises ValueError for bad JSON,
-        PayloadTooLarge for a body whose values need more memory than allowed, and Unavailable."""
+        """The body's value; empties `body`. `share` grows by the memory of the parse and keeps the part of the value.
+        Raises ValueError for bad JSON, PayloadTooLarge for a body whose values need more memory than allowed, and
+        Overloaded.
+        """
         size = len(body)
         if size < COUNTED:
             return nesting.take(body, nesting.FROM_CLIENTS)
         needed = needed_to_parse(body, share.limit - size)
         if size < LARGE:
-            share.grow(needed)
-            return nesting.take(body, nesting.FROM_CLIENTS)
+            return _taken(body, share, needed)
         if not self._turn.acquire(timeout=_TURN):
-            raise Unavailable(
-                "This server has other large requests to read first. Please try again.",
-                code="server_is_overloaded",
-                retry_after=2,
-            )
+            raise Overloaded("This server has other large requests to read first. Please try again.")
         try:
-            share.grow(needed)
-            return nesting.take(body, nesting.FROM_CLIENTS)
+            return _taken(body, share, needed)
         finally:
             self._turn.release()
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(f"The body of the request is larger than {self._longest} bytes.")
+
+
+def _taken(body: bytearray, share: Share, needed: int) -> Any:
+    size = len(body)
+    share.grow(needed)
+    value = nesting.take(body, nesting.FROM_CLIENTS)
+    # The body is gone, and so is the parser's copy of it.
+    share.shrink(share.size - 2 * size)
+    return value
 
 
 def needed_to_parse(body: bytes | bytearray, most: int) -> int:

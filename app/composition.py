@@ -52,11 +52,15 @@ def build(last: LastGood) -> Gateway:
     that serves has to start, and a database that does not answer yet is waited for in use.
     """
     settings, home = last.settings, last.settings.home
+    budget = Budget(settings.memory)
     store = Store(
-        settings.database_url, peppers=settings.keys_for("tokens"), lease=settings.lease, server=settings.told()
+        settings.database_url,
+        peppers=settings.keys_for("tokens"),
+        lease=settings.lease,
+        server=settings.told(),
+        budget=budget,
     )
     table = WatchedTable(settings.channels, lambda: read_environment(home), FORMATS.keys(), last.table)
-    budget = Budget(settings.memory)
     channels = Channels(table, connections=settings.threads, memory=budget)
     drain = Drain()
     seals = Seals(*(Seal(purpose, settings.keys_for(purpose)) for purpose in ("compaction", "reasoning")))
@@ -76,7 +80,7 @@ def build(last: LastGood) -> Gateway:
     )
     queue = open_queue(settings.queue_url, store.database)
     waiting = Seal("job", settings.keys_for("job"))
-    background = Background(store, turns, responses, queue, waiting, pace, settings.events_kept)
+    background = Background(store, turns, responses, queue, waiting, pace, settings.events_kept, budget)
     bodies = Bodies(settings.max_body, settings.stall)
 
     def tidy() -> None:

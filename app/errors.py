@@ -182,6 +182,13 @@ class Unavailable(GatewayError):
     type = "service_unavailable_error"
 
 
+class Overloaded(Unavailable):
+    """The process has no memory left for large requests."""
+
+    code = "server_is_overloaded"
+    retry_after = 2.0
+
+
 class FormatNotServed(Unavailable):
     """The model exists, but none of its channels serves this endpoint: a retry will not help."""
 

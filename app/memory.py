@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from time import monotonic
 
-from app.errors import PayloadTooLarge, Unavailable
+from app.errors import Overloaded, PayloadTooLarge
 
 MIB = 1024 * 1024
 
@@ -19,6 +19,8 @@ _THRESHOLDS = {-3: MIB, -1: MIB}
 PATIENCE = 2.0
 #: Most requests that may wait at once: each holds a thread.
 _WAITING = 32
+#: Generations of the collector. A collection of all of them delays every stream, so it is rare.
+_YOUNGEST, _ALL = 0, 2
 #: Freed bytes from which trimming the heap is worth its time.
 _WORTH_A_TRIM = 4 * MIB
 
@@ -32,9 +34,9 @@ def fix_thresholds() -> None:
             mallopt(name, value)
 
 
-def _trim() -> None:
+def _trim(generation: int) -> None:
     """Returns free pages inside the heap to the system. Small buffers of idle threads keep the heap from shrinking."""
-    gc.collect(0)
+    gc.collect(generation)
     # Only glibc has the call.
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
@@ -54,14 +56,10 @@ class Budget:
         self._room = threading.Condition()
 
     def take(self, size: int, patience: float) -> None:
-        """Raises Unavailable when that much is not free within `patience` seconds."""
+        """Raises Overloaded when that much is not free within `patience` seconds."""
         with self._room:
             if self.taken + size > self.limit and not self._wait(size, patience):
-                raise Unavailable(
-                    "This server holds as many large requests as it can. Please try again.",
-                    code="server_is_overloaded",
-                    retry_after=2,
-                )
+                raise Overloaded("This server holds as many large requests as it can. Please try again.")
             self.taken += size
 
     def give(self, size: int) -> None:
@@ -72,14 +70,14 @@ class Budget:
                 self._room.notify_all()
 
     def give_back(self) -> None:
-        """Trims the heap when enough was freed, and once more at the next call: other threads may have held the last
-        buffers for a moment."""
+        """Trims the heap when enough was freed, and once more at the next quiet call: other threads may have held the
+        last buffers for a moment, and errors hold the requests that they ended until the collector runs."""
         with self._room:
             enough = self._freed >= _WORTH_A_TRIM
             self._freed = 0 if enough else self._freed
         if enough or self._again:
             self._again = enough
-            _trim()
+            _trim(_YOUNGEST if enough else _ALL)
 
     def _wait(self, size: int, patience: float) -> bool:
         """True when there is room. The caller still holds the lock and takes the room."""
@@ -107,7 +105,7 @@ class Share:
         return self._budget.limit
 
     def grow(self, size: int, patience: float = PATIENCE) -> None:
-        """Raises Unavailable, and PayloadTooLarge when the size is above the whole budget."""
+        """Raises Overloaded, and PayloadTooLarge when the size is above the whole budget."""
         if self.size + size > self._budget.limit:
             raise PayloadTooLarge(
                 f"This request takes more memory than the {self._budget.limit // MIB} MiB that one may take here. "

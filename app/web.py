@@ -205,10 +205,8 @@ def _parsed(arrival: Arrival, gateway: Gateway) -> object:
         # The client sends no more bytes.
         arrival.body_read = True
         raise
-    arrival.body_read, length = True, len(raw)
-    value = bodies.parse(raw, share)
-    share.shrink(share.size - length)
-    return value
+    arrival.body_read, arrival.size = True, len(raw)
+    return bodies.parse(raw, share)
 
 
 def listed_argument(name: str) -> list[str]:
@@ -225,12 +223,12 @@ def asked() -> Asked:
     session = next(filter(None, map(environ.get, _SESSION)), None)
     say = partial(_say, arrival)
     if sock is None:
-        found = Asked(arrival.request_id, key=key, session=session, say=say, share=arrival.share)
+        found = Asked(arrival.request_id, None, None, key, session, say, arrival.share, arrival.size)
     else:
         # A multiplexed connection, or TLS that the server ends: only the server can write to it.
         frame = None if isinstance(sock, ssl.SSLSocket) else _FRAMINGS.get(environ["SERVER_PROTOCOL"])
         client = Client(sock, frame) if frame else None
-        found = Asked(arrival.request_id, sock.fileno(), client, key, session, say, arrival.share)
+        found = Asked(arrival.request_id, sock.fileno(), client, key, session, say, arrival.share, arrival.size)
     # Not `found` itself, which refers to the arrival: such a cycle, and the body with it, would stay in memory until
     # the collector runs.
     arrival.entry, arrival.told = found.entry, found.told
@@ -279,6 +277,7 @@ class Arrival:
         "public",
         "request_id",
         "share",
+        "size",
         "token",
         "told",
     )
@@ -301,6 +300,8 @@ class Arrival:
         self.body_read = False
         self.share: Share | None = None
         """Its share of the memory for large bodies."""
+        self.size = 0
+        """Bytes of its body."""
 
 
 def _arrival() -> Arrival:

@@ -174,7 +174,7 @@ class _Message:
         self._began = self._heard = monotonic()
 
     def add(self, data: bytes | bytearray) -> None:
-        """Raises PayloadTooLarge and Unavailable."""
+        """Raises PayloadTooLarge and Overloaded."""
         size = len(self.data) + len(data)
         if size >= COUNTED and size > self.share.size:
             # Takes more than this piece needs, so that not every piece locks the budget.
@@ -337,7 +337,8 @@ class _Connection:
                     self._answer(token, message)
 
     def _answer(self, token: Token, message: _Message) -> None:
-        asked, began = Asked(ids.new_request_id(), self._line.fileno(), share=message.share), monotonic()
+        began, size = monotonic(), len(message.data)
+        asked = Asked(ids.new_request_id(), self._line.fileno(), share=message.share, size=size)
         data = message.data if message.is_text else bytes(message.data)
         parse = partial(self._bodies.parse, share=message.share)
         try:

@@ -6,13 +6,15 @@ import http.client
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from io import BytesIO
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.bodies import needed_to_parse
+from app.bodies import Bodies, needed_to_parse
+from app.memory import Budget, Share
 from tests.footprint import MIB
 from tests.gateway import STOP_WITHIN, Gateway
 from tests.relay.conftest import eventually
@@ -153,6 +155,18 @@ def test_a_text_about_json_is_a_text(patient: Gateway) -> None:
     text = orjson.dumps('{"a":[1,2,{}]},' * (MAX_BODY // 20))
     status, _, _ = post(patient, saying(text), chunked=False)
     assert status == 200
+
+
+def test_bodies_that_fit_a_page_or_two_are_counted_with_their_values() -> None:
+    """Every thread of a worker may have one."""
+    data = b'{"model":"m","x":[%b]}' % b",".join([b'{"a":1}'] * 1000)
+    share = Share(Budget(MIB))
+    bodies = Bodies(MAX_BODY, stall=1)
+    body = bodies.read({"CONTENT_LENGTH": str(len(data)), "wsgi.input": BytesIO(data)}, share)
+    assert share.size == len(data)
+    value = bodies.parse(body, share)
+    assert len(value["x"]) == 1000
+    assert share.size > 20 * len(data)
 
 
 VALUES = st.recursive(

@@ -89,6 +89,7 @@ class Relay:
         parts = self._parts
         model = request.get("model") or self._model_before(token, request)
         turn = open_history(parts.store, parts.contexts, token, {**request, "model": model}, int(time()))
+        asked.hold(turn)
         tokens = None
         if model:
             check_model(token, model)

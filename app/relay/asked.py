@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from app.memory import Share
-from app.records import Chain
 from app.relay.journal import Entry
 from app.relay.mover import Client
+from app.turn import Turn
 
-#: Bytes of a history from which on it is worth counting.
-_COUNTED = 65536
+#: Bytes from which on it is worth counting what is made of a request.
+_COUNTED = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,21 @@ class Asked:
     ClientGone."""
     share: Share | None = None
     """What the request has of the memory for large bodies, where that is counted; closed by whoever opened it."""
+    size: int = 0
+    """Bytes of the request's body."""
     came: float = field(default_factory=monotonic)
     """When the request was read."""
     told: dict[str, str] = field(default_factory=dict)
     """What they are told beside the answer, as headers; filled in while it is made."""
 
-    def hold(self, chain: Chain) -> None:
-        """Counts the history that was loaded for the request. Raises PayloadTooLarge and Unavailable."""
-        size = sum(len(link.input) + len(link.output) for link in chain.links)
+    def hold(self, turn: Turn) -> None:
+        """Counts what the turn takes beside the request's own value: the history, what is sent, and what is stored.
+        Raises PayloadTooLarge and Overloaded."""
+        history = sum(len(link.input) + len(link.output) for link in turn.chain.links)
+        self.hold_bytes(2 * history + self.size * (2 if turn.store else 1))
+
+    def hold_bytes(self, size: int) -> None:
+        """Counts so many more. Raises as `hold` does."""
         if self.share is not None and size >= _COUNTED:
             self.share.grow(size)
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 
 import orjson
 
+from app.bodies import needed_to_parse
 from app.echo import Echo
 from app.errors import (
     ChannelsBusy,
@@ -28,9 +29,11 @@ from app.errors import (
     InternalError,
     InvalidRequest,
     NotFound,
+    Overloaded,
     ShuttingDown,
     StoreUnavailable,
 )
+from app.memory import Budget, Share
 from app.records import RUNNING, Batch, Job, Outcome, Stored, Token
 from app.relay.asked import Asked
 from app.relay.events import TOGETHER, Follower, Log
@@ -93,8 +96,10 @@ class Background:
         seal: Seal,
         pace: Pace,
         kept: int,
+        budget: Budget,
     ) -> None:
-        """`kept`: seconds for which the events of a response are kept after its end."""
+        """`kept`: seconds for which the events of a response are kept after its end. `budget`: of the memory for large
+        bodies."""
         self._store = store
         self._parts = parts
         self._responses = responses
@@ -102,6 +107,7 @@ class Background:
         self._seal = seal
         self._pace = pace
         self._kept = kept
+        self._budget = budget
         self._runs: dict[str, Run] = {}
         self._unknown: set[str] = set()
         self._lock = threading.Lock()
@@ -218,7 +224,16 @@ class Background:
     @contextmanager
     def _entered(self, response_id: str) -> Iterator[Run | None]:
         """The run of a response; None when it is at work here already, or nothing is begun any more."""
-        run = Run(response_id, self._store, self._parts, self._responses, self._queue, self._seal, self._ended)
+        run = Run(
+            response_id,
+            self._store,
+            self._parts,
+            self._responses,
+            self._queue,
+            self._seal,
+            self._ended,
+            Share(self._budget),
+        )
         with self._lock:
             free = response_id not in self._runs and not self._ended.is_set()
             if free:
@@ -262,8 +277,11 @@ class Run:
         queue: Queue,
         seal: Seal,
         ended: threading.Event,
+        share: Share,
     ) -> None:
+        """`share`: what it has of the memory for large bodies, until it is closed."""
         self.id = response_id
+        self._share = share
         self._store = store
         # The run itself is known as running here; its stream is not, a second time.
         self._parts = replace(parts, running=Running())
@@ -295,8 +313,15 @@ class Run:
             recorder.fail(InternalError())
 
     def _open(self, job: Job, token: Token) -> Turn:
-        request = orjson.loads(self._seal.open(job.owner, job.request.decode()))
+        body = self._seal.open(job.owner, job.request.decode())
+        needed = needed_to_parse(body, self._share.limit)
+        asked = Asked("", share=self._share, size=len(body))
+        self.insist(lambda: asked.hold_bytes(needed), _BUSY)
+        request = orjson.loads(body)
+        self._share.shrink(needed - len(body))
+        del body
         turn = self.insist(lambda: turn_of(self._parts, token, request), _PATIENCE)
+        self.insist(lambda: asked.hold(turn), _BUSY)
         return replace(turn, id=job.id, created_at=job.created_at, stream=True)
 
     def _opened(self, turn: Turn, token: Token, recorder: Recorder, told: Log) -> Iterable[bytes]:
@@ -332,6 +357,7 @@ class Run:
 
     def close(self) -> None:
         self._line.close()
+        self._share.close()
 
     def flush(self) -> None:
         """What waits is kept. When that fails, whoever adds the next hears of it."""
@@ -346,12 +372,13 @@ class Run:
         return given
 
     def insist(self, work: Callable[[], T], seconds: float) -> T:
-        """`work`, again while the store does not answer. Raises StoreUnavailable when that takes too long."""
+        """`work`, again while the store does not answer or there is no memory. Raises StoreUnavailable and Overloaded
+        when that takes too long."""
         until = monotonic() + seconds
         while True:
             try:
                 return work()
-            except StoreUnavailable:
+            except (StoreUnavailable, Overloaded):
                 if monotonic() >= until or self._ended.wait(_PAUSE):
                     raise
 

@@ -45,6 +45,7 @@ class ChatRelay:
 
     def create(self, endpoint: PassthroughEndpoint, token: Token, request: Request, asked: Asked) -> bytes:
         """The upstream's completion, byte for byte. Raises GatewayError, or ClientGone when nobody waits any more."""
+        asked.hold_bytes(asked.size)
         recorder = ChatRecorder(self._store, token, request, asked.request_id, asked.entry)
         watch = Watch(asked.client, self._mover.pace.drain)
         with recorder.opening():
@@ -56,6 +57,7 @@ class ChatRelay:
     def stream(self, endpoint: PassthroughEndpoint, token: Token, request: Request, asked: Asked) -> Iterable[bytes]:
         """The upstream's chunks, opened: the first one has come. Raises as `create` does, unless that took so long that
         the client has been sent a sign of life before."""
+        asked.hold_bytes(asked.size)
         recorder = ChatRecorder(self._store, token, request, asked.request_id, asked.entry)
         watch = Watch(asked.client, self._mover.pace.drain)
         alive = _SignOfLife(asked, watch, self._mover.pace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from contextlib import suppress
 
-from app.errors import PayloadTooLarge, Unavailable
+from app.errors import Overloaded, PayloadTooLarge
 from app.memory import Share
 from app.records import CHAINABLE, Chain, Draft, Link, Outcome, Stored
 from app.store import ResponseStore
@@ -91,7 +91,7 @@ class Recent:
         self._share.shrink(held)
         try:
             self._share.grow(held - self._share.size, patience=0.0)
-        except (PayloadTooLarge, Unavailable):
+        except (PayloadTooLarge, Overloaded):
             return False
         return True
 

@@ -149,8 +149,8 @@ class TurnRun:
         self._parts.channels.choices(self.turn.model)
 
     def claim(self) -> Once:
-        """The claim on the request's idempotency key. Raises PayloadTooLarge and Unavailable for too long a history."""
-        self._asked.hold(self.turn.chain)
+        """The claim on the request's idempotency key. Raises PayloadTooLarge and Overloaded."""
+        self._asked.hold(self.turn)
         return Once(self._parts.store, self._token, self.turn, self._asked.key)
 
     def replayed(self, earlier: Stored) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from types import MappingProxyType
 
+from app.memory import Budget
 from app.store.claims import Claims
 from app.store.conversations import Conversations
 from app.store.database import Database, Session
@@ -49,12 +50,14 @@ class Store:
         group_limit: int = 64,
         lease: int = 60,
         server: Mapping[str, str] = _NO_SERVER,
+        budget: Budget | None = None,
     ) -> None:
         """`url`: sqlite:///relative.db, sqlite:////absolute.db or mysql://user:password@host:port/name. `peppers`: the
         key that new tokens are hashed with, then earlier keys. `lease`: seconds for which a silent worker counts as
-        alive. `server`: what this worker reports of its server.
+        alive. `server`: what this worker reports of its server. `budget`: of the memory for large bodies, where there
+        is one.
         """
-        self.database = Database(url)
+        self.database = Database(url, budget=budget)
         statements = Statements.of(self.database.dialect)
 
         def open_group(session: Session) -> Group:

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
 
 import orjson
 
+from app.memory import Share
 from app.records import CHAINABLE, Chain, Link
 from app.store import conversations
 from app.store.database import Database, Row, Session
@@ -30,6 +32,7 @@ _ANCESTOR = (
     " r.seen, r.id, r.status, r.channel, r.family, r.opaque, r.input_tokens, r.output_tokens),"
     " CAST(c.input AS BLOB), CAST(c.output AS BLOB)"
 )
+_CONTENTS = slice(2, 4)
 
 # Sorted by us: a database would carry every body through its own sort, a third of the time it takes.
 # `high` is the last depth that is taken from a branch.
@@ -155,7 +158,8 @@ class Line:
 def load(database: Database, places: Places, owner: str, response_id: str, extent: Extent) -> Chain:
     if not known_id(response_id):
         raise ResponseMissing(response_id)
-    line = database.read(lambda session: _find(session, owner, response_id, extent))
+    with closing(Share(database.budget)) as share:
+        line = database.read(lambda session: _find(session, owner, response_id, extent, share))
     missing = response_id if line.links[-1].id != response_id else line.missing()
     if missing is not None:
         raise ResponseMissing(missing)
@@ -172,7 +176,10 @@ def _within(database: Database, owner: str, first: Ancestor, chain: Chain, exten
     """The chain behind the conversation that its first response was made in, as that was then."""
     until, conversation = first.seen or 0, first.conversation or ""
     newest_compaction = conversations.NOWHERE if extent.whole else until
-    before = database.read(lambda session: conversations.load(session, owner, conversation, until, newest_compaction))
+    with closing(Share(database.budget)) as share:
+        before = database.read(
+            lambda session: conversations.load(session, owner, conversation, until, newest_compaction, share)
+        )
     if before is None:
         raise FirstConversationMissing(chain.links[0].id, conversation)
     links = before.links + chain.links
@@ -193,14 +200,14 @@ def _renew(database: Database, pk: int, response_id: str) -> None:
         raise ResponseMissing(response_id)
 
 
-def _find(session: Session, owner: str, response_id: str, extent: Extent) -> Line:
-    rows = session.rows(extent.by_branch, (response_id, owner, LONGEST, owner))
+def _find(session: Session, owner: str, response_id: str, extent: Extent, share: Share) -> Line:
+    rows = session.large_rows(extent.by_branch, _CONTENTS, (response_id, owner, LONGEST, owner), share)
     if rows:
         line = Line.of(sorted(rows, key=itemgetter(0)))
         if line.begins(extent) and line.leads_to(response_id):
             return line
     _refuse(session, owner, response_id, extent)
-    return _walk(session, owner, response_id, extent)
+    return _walk(session, owner, response_id, extent, share)
 
 
 def _refuse(session: Session, owner: str, response_id: str, extent: Extent) -> None:
@@ -215,8 +222,8 @@ def _refuse(session: Session, owner: str, response_id: str, extent: Extent) -> N
         raise ChainTooLong(response_id, LONGEST)
 
 
-def _walk(session: Session, owner: str, response_id: str, extent: Extent) -> Line:
-    rows = session.rows(extent.by_parent, (response_id, owner, owner, LONGEST))
+def _walk(session: Session, owner: str, response_id: str, extent: Extent, share: Share) -> Line:
+    rows = session.large_rows(extent.by_parent, _CONTENTS, (response_id, owner, owner, LONGEST), share)
     if len(rows) > LONGEST:
         raise ChainTooLong(response_id, LONGEST)
     line = Line.of(rows) if rows else None

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.contract.items import derive_item_id, new_item_id
+from app.memory import Share
 from app.records import Chain, Conversation, ConversationTurn, Link
 from app.store.database import Conflict, Database, Session
 from app.store.errors import ConversationMissing, ConversationTooLong, ItemMissing
@@ -49,6 +50,7 @@ _LOAD = (
     "  AND t.position > COALESCE(h.seen, 0) AND t.position <= ?"
     " WHERE c.id = ? AND c.owner = ? LIMIT ?"
 )
+_CONTENTS = slice(8, 10)
 
 _FIND_ITEMS = (
     "SELECT i.id, t.input, t.output FROM conversation_item i"
@@ -239,7 +241,10 @@ class Conversations:
     def _load(self, owner: str, conversation_id: str, until: int, newest_compaction: int) -> Chain:
         if not known_id(conversation_id):
             raise ConversationMissing(conversation_id)
-        chain = self._database.read(lambda session: load(session, owner, conversation_id, until, newest_compaction))
+        with closing(Share(self._database.budget)) as share:
+            chain = self._database.read(
+                lambda session: load(session, owner, conversation_id, until, newest_compaction, share)
+            )
         if chain is None:
             raise ConversationMissing(conversation_id)
         return chain
@@ -333,11 +338,14 @@ def _renamed(array: bytes, taken: set[str]) -> bytes:
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
-def load(session: Session, owner: str, conversation_id: str, until: int, newest_compaction: int) -> Chain | None:
+def load(
+    session: Session, owner: str, conversation_id: str, until: int, newest_compaction: int, share: Share
+) -> Chain | None:
     """The turns up to a position, from the newest compaction on that stands no later than at another; None when there
     is no such conversation. Raises ConversationTooLong.
     """
-    rows = session.rows(_LOAD, (newest_compaction, until, conversation_id, owner, LONGEST + 1))
+    wanted = (newest_compaction, until, conversation_id, owner, LONGEST + 1)
+    rows = session.large_rows(_LOAD, _CONTENTS, wanted, share)
     loaded = [Loaded._make(row) for row in rows]
     if not loaded:
         return None

@@ -7,9 +7,10 @@ from __future__ import annotations
 import logging
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -17,6 +18,7 @@ import peewee
 from playhouse.pool import MaxConnectionsExceeded, PooledDatabase
 
 from app.errors import ConfigurationError, StoreUnavailable
+from app.memory import Budget, Share
 from app.store import forks
 from app.store.dialects import MYSQL, SQLITE
 
@@ -36,6 +38,9 @@ POOL_WAIT = 5
 SQLITE_WAIT_MS = 1000
 MYSQL_WAIT = 3
 RECURSION = 20_000
+_COUNTED = 256 * 1024
+"""Bytes of large rows that are counted at once."""
+_ROOM_WITHIN = 0.5
 PRIVATE = 0o600
 
 #: Lock conflicts (1213, 1205, 1020), a cluster node that cannot take it now (1180, 1047), a lost connection.
@@ -69,6 +74,22 @@ class Session:
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         return list(self._pool.execute_sql(self._database.statement(sql), parameters).fetchall())
 
+    def large_rows(self, sql: str, contents: slice, parameters: Sequence[Any], share: Share) -> list[Row]:
+        """The same where rows are large: `share` is what has been read of `contents`, their columns. Raises
+        PayloadTooLarge and Overloaded before there is more than there is room for."""
+        share.shrink(0)
+        rows: list[Row] = []
+        size = 0
+        with closing(self._pool.execute_sql(self._database.statement(sql), parameters)) as cursor:
+            for row in cursor:
+                rows.append(row)
+                for content in row[contents]:
+                    size += len(content) if content else 0
+                if size - share.size >= _COUNTED:
+                    # Others cannot use the connection meanwhile.
+                    share.grow(size - share.size, _ROOM_WITHIN)
+        return rows
+
     def row(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
         found: Row | None = self._pool.execute_sql(self._database.statement(sql), parameters).fetchone()
         return found
@@ -91,8 +112,10 @@ class Session:
 
 
 class Database:
-    def __init__(self, url: str, *, wait: int = MYSQL_WAIT) -> None:
-        """`wait`: seconds for which a MySQL server may be silent."""
+    def __init__(self, url: str, *, wait: int = MYSQL_WAIT, budget: Budget | None = None) -> None:
+        """`wait`: seconds for which a MySQL server may be silent. `budget`: of the memory for large bodies, where
+        there is one."""
+        self.budget = budget or Budget(sys.maxsize)
         self._url = urlsplit(url)
         self._wait = wait
         self.dialect = SQLITE if self._url.scheme == "sqlite" else MYSQL

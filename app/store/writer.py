@@ -70,9 +70,14 @@ class _Job(Generic[G]):
                 raise StoreUnavailable("The response store is too busy at the moment. Please try again.")
             if not self._done.acquire(timeout=GRACE):
                 raise StoreUnavailable("The response store did not answer in time. Please try again.")
-        if self.fault is not None:
-            raise self.fault
-        return self.result
+        fault, self.fault = self.fault, None
+        if fault is None:
+            return self.result
+        try:
+            raise fault
+        finally:
+            # An error that refers to itself, by its traceback, would keep what could not be written.
+            del fault
 
 
 class Writer(Generic[G]):

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 
 import pytest
 
+from app.errors import Overloaded, PayloadTooLarge
+from app.memory import Budget
 from app.store import Store
 from app.store.chain import LONGEST
 from app.store.errors import ChainTooLong, HistoryError, ResponseMissing, ResponseNotChainable
 from tests.store import rows
+from tests.store.conftest import PEPPER
 from tests.store.turns import OWNER, chain_ids, draft, line, outcome, turn
 
 
@@ -275,3 +279,33 @@ def test_a_circle_of_parents_ends_in_an_error(store: Store, database_url: str) -
         (turns[-1], turns[0]),
     )
     assert isinstance(refused(store, turns[-1]), ChainTooLong)
+
+
+# --- histories that are large ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def budget() -> Budget:
+    return Budget(1024 * 1024)
+
+
+@pytest.fixture
+def counting(database_url: str, budget: Budget) -> Iterator[Store]:
+    store = Store(database_url, peppers=[PEPPER], budget=budget)
+    store.schema.upgrade()
+    yield store
+    store.close()
+
+
+def test_a_history_for_which_there_is_no_room_is_not_read(counting: Store, budget: Budget) -> None:
+    said = line(counting, 3, says="a" * 400_000)
+    with pytest.raises(PayloadTooLarge):
+        counting.responses.chain(OWNER, said[2])
+    budget.take(budget.limit - 500_000, 0)
+    with pytest.raises(Overloaded):
+        counting.responses.chain(OWNER, said[1])
+    before = budget.taken
+    assert len(counting.responses.chain(OWNER, said[0]).links) == 1
+    assert budget.taken == before
+    # No statement is left open on the connection.
+    assert len(counting.responses.chain(OWNER, turn(counting, said[0])).links) == 2

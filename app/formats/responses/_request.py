@@ -157,16 +157,21 @@ def _opened(item: Item) -> Item | None:
 
 def _with_input(body: Mapping[str, Any], turn: Turn, row: Channel) -> bytes:
     """The body with the context spliced in: stored JSON is not parsed."""
-    return b'%b,"input":[%b]}' % (orjson.dumps(body)[:-1], b",".join(_input(turn, row)))
+    pieces: list[bytes | memoryview] = [orjson.dumps(body)[:-1]]
+    for piece in _input(turn, row):
+        pieces += (b"," if len(pieces) > 1 else b',"input":[', piece)
+    # In one go: each step between would be another copy of what may be large.
+    return b"".join((*pieces, b"]}" if len(pieces) > 1 else b',"input":[]}'))
 
 
-def _input(turn: Turn, row: Channel) -> Iterator[bytes]:
+def _input(turn: Turn, row: Channel) -> Iterator[bytes | memoryview]:
     """The context as comma-separated pieces of JSON."""
     for position, link in enumerate(turn.chain.links):
         if not (turn.chain.compacted and position == 0):
             yield from _said_to(link, row)
         yield from _answered_by(link, row)
-    yield from map(orjson.dumps, _given(turn.input, row))
+    if own := list(_given(turn.input, row)):
+        yield memoryview(orjson.dumps(own))[1:-1]
 
 
 def _said_to(link: Link, row: Channel) -> Iterable[bytes]:
