@@ -301,6 +301,7 @@ class WarmUpRun(TurnRun):
 
     def stream(self) -> Iterable[bytes]:
         self.check_served()
+        self._asked.hold(self.turn)
         return whole(self.recorder.finish(Answer("completed", (), Usage()), None))
 
     def _follow(self) -> Follow:
