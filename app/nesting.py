@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from app import lone_surrogates
+
 #: Levels of a request.
 FROM_CLIENTS = 200
 #: Levels of an upstream's answer: fewer, for a client may send back every item that it was given.
@@ -31,6 +33,19 @@ def loads(data: bytes | str, levels: int) -> Any:
     value = orjson.loads(data)
     check(value, len(data), levels)
     return value
+
+
+def from_upstream(data: bytes) -> Any:
+    """The value of an upstream's JSON; halves of characters in it are replaced. Raises ValueError and TooDeep."""
+    try:
+        return loads(data, FROM_UPSTREAMS)
+    except TooDeep:
+        raise
+    except ValueError:
+        readable = lone_surrogates.replace_escapes(data)
+        if readable == data:
+            raise
+        return loads(readable, FROM_UPSTREAMS)
 
 
 def take(data: bytearray, levels: int) -> Any:

@@ -137,7 +137,7 @@ def whole(body: bytes) -> Any:
 def _read(data: bytes, otherwise: str) -> Any:
     """`otherwise`: the error message for data that is not JSON."""
     try:
-        return nesting.loads(data, nesting.FROM_UPSTREAMS)
+        return nesting.from_upstream(data)
     except nesting.TooDeep:
         raise UpstreamBroken("The model's server sent JSON that is nested too deep.") from None
     except ValueError:

@@ -24,6 +24,8 @@ from app.errors import (
 from app.records import Usage
 
 MAX_RETRY_AFTER = 60.0
+#: More tokens than that are no count.
+MAX_COUNT = 10**12
 
 _QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "usage_limit_reached"})
 _LIMIT_CODES = frozenset({"rate_limit_exceeded", "too_many_requests"})
@@ -66,7 +68,7 @@ def bearer(api_key: str | None) -> dict[str, str]:
 def error_object(body: bytes) -> Mapping[str, Any]:
     """The `error` object of a body, also in loose forms; empty if there is none."""
     try:
-        parsed = nesting.loads(body, nesting.FROM_UPSTREAMS)
+        parsed = nesting.from_upstream(body)
     except ValueError:
         return {}
     error = parsed.get("error", parsed) if isinstance(parsed, dict) else {}
@@ -188,7 +190,7 @@ def _text(value: object) -> str | None:
 
 def is_count(value: object) -> bool:
     """Whether this is a number of tokens."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
 
 
 def _count(details: object, name: str) -> int:

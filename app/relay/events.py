@@ -4,6 +4,7 @@ follows it. A reader never waits for a worker nor a worker for a reader.
 
 from __future__ import annotations
 
+import logging
 import select
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -13,11 +14,22 @@ from typing import Any
 import orjson
 
 from app import sse
-from app.errors import EndedElsewhere, GatewayError, ShuttingDown, StoreUnavailable
+from app.errors import (
+    EndedElsewhere,
+    GatewayError,
+    InternalError,
+    NotFound,
+    ShuttingDown,
+    StoreUnavailable,
+    UpstreamBroken,
+    response_not_found,
+)
 from app.records import LIFECYCLE, RUNNING, Batch, Page
 from app.relay.mover import Pace
 from app.relay.stream import ending, whole
 from app.store import Store
+
+log = logging.getLogger(__name__)
 
 #: Seconds that an event waits for others to be kept with it.
 TOGETHER = 0.05
@@ -52,8 +64,8 @@ class Log:
         return self._last >= LIFECYCLE
 
     def add(self, data: bytes) -> None:
-        """Whole events. A store that does not answer is not waited for before much has gathered. Raises EndedElsewhere
-        and StoreUnavailable.
+        """Whole events. A store that does not answer is not waited for before much has gathered. Raises EndedElsewhere,
+        StoreUnavailable, and UpstreamBroken for an event that is not JSON.
         """
         with self._lock:
             if self._closed:
@@ -88,7 +100,11 @@ class Log:
         _, data = sse.parse(event)
         if data is None:
             return
-        number = orjson.loads(data)["sequence_number"]
+        try:
+            number = orjson.loads(data)["sequence_number"]
+        except ValueError:
+            # An event that was passed on unread.
+            raise UpstreamBroken("The model's server sent an event that is not JSON.") from None
         if number > self._last:
             self._last = number
             self._pending.append(event + b"\n\n")
@@ -129,28 +145,36 @@ class Follower:
         self._owner = owner
         self._begun = begun
         self._ended = ended
+        self._last = -1
 
     def events(self, after: int | None) -> Iterator[bytes]:
-        """All events that are numbered higher, as they are kept, then how the response ended."""
-        last = -1 if after is None else after
+        """All events with a higher number, as they are stored, then the end of the response. Whatever fails, the stream
+        ends with an event.
+        """
+        self._last = -1 if after is None else after
+        try:
+            yield from self._followed()
+        except NotFound:
+            yield ending(_cut_off(self._begun), self._last + 1, self._last)
+        except GatewayError as error:
+            yield _broken_off(error, self._last)
+        except Exception:  # The last border of this stream.
+            log.exception("response %s: its events cannot be streamed", self._begun["id"])
+            yield _broken_off(InternalError(), self._last)
+
+    def _followed(self) -> Iterator[bytes]:
+        """Raises NotFound when the response was deleted, and GatewayError when the store does not answer."""
         pause, beaten = _SOON, monotonic()
         while True:
-            try:
-                page = self._read(last)
-            except GatewayError as error:
-                yield _broken_off(error, last)
-                return
-            if page is None:
-                yield ending(_cut_off(self._begun), last + 1, last)
-                return
+            page = self._read(self._last)
             for batch in page.batches:
-                yield _numbered_after(batch, last)
-                last = max(last, batch.last)
+                yield _numbered_after(batch, self._last)
+                self._last = max(self._last, batch.last)
                 pause, beaten = _SOON, monotonic()
             if page.more:
                 continue
             if page.status not in RUNNING:
-                yield from self._end(page, last)
+                yield from self._end(page, self._last)
                 return
             if monotonic() - beaten >= self._pace.heartbeat:
                 beaten = monotonic()
@@ -173,18 +197,22 @@ class Follower:
         else:
             yield ending(response, last + 1)
 
-    def _read(self, last: int) -> Page | None:
-        """Raises GatewayError when it cannot be waited for any longer."""
+    def _read(self, last: int) -> Page:
+        """Raises NotFound for a deleted response, GatewayError when the store cannot be waited for any longer."""
         until = monotonic() + _PATIENCE
         while True:
             if self._pace.drain.expired:
                 raise ShuttingDown
             try:
-                return self._store.events.read(self._owner, self._begun["id"], last)
+                page = self._store.events.read(self._owner, self._begun["id"], last)
             except StoreUnavailable:
                 if monotonic() >= until:
                     raise
-            sleep(_LATE)
+                sleep(_LATE)
+            else:
+                if page is None:
+                    raise response_not_found(self._begun["id"])
+                return page
 
     def _has_left(self, seconds: float) -> bool:
         """Whether the client has hung up by then."""

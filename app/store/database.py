@@ -17,7 +17,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import peewee
 from playhouse.pool import MaxConnectionsExceeded, PooledDatabase
 
-from app.errors import ConfigurationError, StoreUnavailable
+from app import lone_surrogates
+from app.errors import AntiphonError, ConfigurationError, StoreUnavailable
 from app.memory import Budget, Share
 from app.store import forks
 from app.store.dialects import MYSQL, SQLITE
@@ -56,10 +57,15 @@ Conflict = peewee.IntegrityError
 _translated = peewee.__exception_wrapper__  # type: ignore[attr-defined]
 """Turns the drivers' exceptions into peewee's, as its own statements do."""
 _Foreign = (peewee.PeeweeException, MaxConnectionsExceeded, OverflowError)
+_NeverWritten = (peewee.DataError, OverflowError)
 
 
 class Refused(StoreUnavailable):
     """The database answers and refuses the statement: a statement for another row may succeed."""
+
+
+class Unwritable(AntiphonError):
+    """A value that no try can write: a number too large, a text too long for its column."""
 
 
 class Session:
@@ -72,7 +78,7 @@ class Session:
         self._pool = pool
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        return list(self._pool.execute_sql(self._database.statement(sql), parameters).fetchall())
+        return list(self._execute(sql, parameters).fetchall())
 
     def large_rows(self, sql: str, contents: slice, parameters: Sequence[Any], share: Share) -> list[Row]:
         """The same where rows are large: `share` is what has been read of `contents`, their columns. Raises
@@ -80,7 +86,7 @@ class Session:
         share.shrink(0)
         rows: list[Row] = []
         size = 0
-        with closing(self._pool.execute_sql(self._database.statement(sql), parameters)) as cursor:
+        with closing(self._execute(sql, parameters)) as cursor:
             for row in cursor:
                 rows.append(row)
                 for content in row[contents]:
@@ -91,24 +97,43 @@ class Session:
         return rows
 
     def row(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
-        found: Row | None = self._pool.execute_sql(self._database.statement(sql), parameters).fetchone()
+        found: Row | None = self._execute(sql, parameters).fetchone()
         return found
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """How many rows it touched."""
-        return int(self._pool.execute_sql(self._database.statement(sql), parameters).rowcount)
+        return int(self._execute(sql, parameters).rowcount)
 
     def insert(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """The key of the new row."""
-        return int(self._pool.execute_sql(self._database.statement(sql), parameters).lastrowid)
+        return int(self._execute(sql, parameters).lastrowid)
 
     def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         with _translated:
             self._pool.cursor().executemany(self._database.statement(sql), rows)
 
+    def _execute(self, sql: str, parameters: Sequence[Any]) -> Any:
+        return self._pool.execute_sql(self._database.statement(sql), parameters)
+
     def ask(self, query: Any) -> Any:
         """Runs a peewee query over the models. Not for the path of a request."""
         return query.execute(self._pool)
+
+
+class _EncodingSession(Session):
+    """Replaces what UTF-8 cannot hold in every parameter, which would cost too much as a rule."""
+
+    __slots__ = ()
+
+    def run_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        super().run_many(sql, map(_encodable, rows))
+
+    def _execute(self, sql: str, parameters: Sequence[Any]) -> Any:
+        return super()._execute(sql, _encodable(parameters))
+
+
+def _encodable(parameters: Sequence[Any]) -> Sequence[Any]:
+    return [lone_surrogates.replace_characters(value) if isinstance(value, str) else value for value in parameters]
 
 
 class Database:
@@ -155,23 +180,23 @@ class Database:
     def read(self, work: Callable[[Session], T]) -> T:
         """Runs `work` in autocommit: SQLite takes no write lock, and each statement of MySQL sees what is committed."""
 
-        def attempt() -> T:
-            with self.session() as session:
+        def attempt(kind: type[Session]) -> T:
+            with self.session(kind) as session:
                 return work(session)
 
-        return _retried(attempt, time.monotonic() + PATIENCE)
+        return _encoded(attempt, time.monotonic() + PATIENCE)
 
     def transaction(self, work: Callable[[Session], T], until: float | None = None) -> T:
         """Runs `work` as one transaction, and retries all of it after a lock conflict or a lost connection."""
 
-        def attempt() -> T:
-            with self.session() as session:
+        def attempt(kind: type[Session]) -> T:
+            with self.session(kind) as session:
                 session.run(self.dialect.begin)
                 result = work(session)
                 session.run("COMMIT")
                 return result
 
-        return _retried(attempt, time.monotonic() + PATIENCE if until is None else until)
+        return _encoded(attempt, time.monotonic() + PATIENCE if until is None else until)
 
     @property
     def address(self) -> str:
@@ -201,12 +226,12 @@ class Database:
         return limit
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
+    def session(self, kind: type[Session] = Session) -> Iterator[Session]:
         """A connection of this thread's, for one call. Foreign errors leave it as they are."""
         pool = self._pool
         pool.connect()
         try:
-            yield Session(self, pool)
+            yield kind(self, pool)
         except BaseException as error:
             self._mend(pool, error)
             raise
@@ -240,6 +265,17 @@ class Database:
 # --- errors -----------------------------------------------------------------------------------------------------
 
 
+def _encoded(attempt: Callable[[type[Session]], T], until: float) -> T:
+    """With text that no UTF-8 can hold, the attempt is made once more without it. Raises Unwritable."""
+    # Suppressed, not handled: its traceback would hold the cursor, and with it SQLite's lock.
+    with suppress(UnicodeEncodeError):
+        return _retried(lambda: attempt(Session), until)
+    try:
+        return _retried(lambda: attempt(_EncodingSession), until)
+    except UnicodeEncodeError as error:
+        raise Unwritable(error.reason) from None
+
+
 def _retried(attempt: Callable[[], T], until: float) -> T:
     tried = 0
     while True:
@@ -247,6 +283,9 @@ def _retried(attempt: Callable[[], T], until: float) -> T:
             return attempt()
         except Conflict:
             raise
+        except _NeverWritten as error:
+            log.error("database error: %s", describe(error))
+            raise Unwritable(describe(error)) from None
         except _Foreign as error:
             tried += 1
             pause = random.uniform(0, BACKOFF * 2 ** (tried - 1))  # noqa: S311

@@ -13,7 +13,7 @@ from functools import partial
 
 from app.errors import StoreUnavailable
 from app.store import forks
-from app.store.database import Refused
+from app.store.database import Refused, Unwritable
 from app.store.group import Group
 from app.store.writer import Writer
 
@@ -104,6 +104,9 @@ class Unwritten:
             if isinstance(fault, Refused):
                 self._note_refusal(end)
             self._rest(end)
+        elif isinstance(fault, Unwritable) and end.write is not end.bare:
+            self._shorten(end)
+            self._rest(end)
         else:
             log.error("the end of %s cannot be written: %r", end.name, fault)
             self._forget(end)
@@ -111,10 +114,13 @@ class Unwritten:
     def _note_refusal(self, end: _End) -> None:
         end.refusals += 1
         if end.refusals == REFUSALS:
-            with self._changed:
-                self._size -= end.size
-                end.shorten()
-                self._size += end.size
+            self._shorten(end)
+
+    def _shorten(self, end: _End) -> None:
+        with self._changed:
+            self._size -= end.size
+            end.shorten()
+            self._size += end.size
 
     def _rest(self, end: _End) -> None:
         """Behind the others, so that one which is refused holds up none of them."""

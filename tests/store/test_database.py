@@ -14,7 +14,7 @@ import pytest
 
 from app.errors import ConfigurationError, StoreUnavailable
 from app.store import Store
-from app.store.database import Database, Session
+from app.store.database import Database, Session, Unwritable
 from tests.databases import Server
 from tests.store import rows
 from tests.store.turns import OWNER, chain_ids, draft, line, outcome, turn
@@ -83,11 +83,12 @@ def test_a_database_that_is_not_there_is_unavailable_and_quotes_nothing(
             store.responses.finish(draft(says="private words"), outcome())
         store.close()
     assert "private words" not in caplog.text
+    assert "database error" in caplog.text
     assert "hidden" not in caplog.text
 
 
 def test_a_fault_of_a_row_is_logged_without_its_values(store: Store, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(Unwritable):
         store.responses.finish(draft(created_at=2**70, says="private words"), outcome())
     assert "private words" not in caplog.text
 

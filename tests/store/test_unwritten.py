@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -13,6 +14,7 @@ from app import ids
 from app.errors import StoreUnavailable
 from app.records import Batch, Claim, Conversation, ConversationTurn, Outcome, Usage
 from app.store import Store
+from app.store.database import Unwritable
 from tests.outages import outage
 from tests.relay.conftest import eventually
 from tests.store import rows
@@ -65,6 +67,29 @@ def test_all_follow_once_one_is_written(store: Store, database_url: str) -> None
     store.unwritten.retry()
     sql = "SELECT COUNT(*) FROM response WHERE status = 'failed'"
     eventually(lambda: rows.execute(database_url, sql) == [(len(begun),)], "the ends to be written", PATIENCE)
+
+
+def test_half_a_character_is_replaced_and_the_row_written(store: Store) -> None:
+    begun = replace(draft(), model="m\udcff")
+    end = replace(outcome("failed", error=None), upstream_id="up_\ud83d", upstream_model="\ude00")
+    store.responses.begin(begun)
+    assert store.responses.finish(begun, end)
+    found = store.responses.read(OWNER, begun.id)
+    assert found is not None
+    assert (found.status, found.model) == ("failed", "m\N{REPLACEMENT CHARACTER}")
+    assert store.responses.read(OWNER, "resp_\ud83d") is None
+
+
+def test_what_no_try_can_write_is_given_up(store: Store) -> None:
+    """As a number too large for its column: no return of a database will help."""
+    begun, endless = draft(), outcome("failed", usage=Usage(input_tokens=2**70, output_tokens=0))
+    store.responses.begin(begun)
+    with pytest.raises(Unwritable):
+        store.responses.finish(begun, endless)
+    store.responses.finish_later(begun, endless)
+    eventually(lambda: _all_written(store), "the end to be given up", PATIENCE)
+    assert store.responses.read(OWNER, begun.id).status == "in_progress"  # type: ignore[union-attr]
+    assert store.reaper.running() == {begun.id}
 
 
 def test_what_was_ended_meanwhile_stays_as_it_is(store: Store) -> None:

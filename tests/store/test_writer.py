@@ -10,7 +10,7 @@ import pytest
 from app.errors import StoreUnavailable
 from app.records import Usage
 from app.store import Store
-from app.store.database import Database, Session
+from app.store.database import Database, Session, Unwritable
 from app.store.writer import BACKLOG, Writer
 from tests.store import rows
 from tests.store.turns import OWNER, draft, outcome
@@ -138,6 +138,6 @@ def test_a_bad_response_among_good_ones_fails_alone(store: Store) -> None:
         written = [threads.submit(finish, number) for number in range(20)]
         failed = [number for number, job in enumerate(written) if job.exception() is not None]
     assert failed == [7]
-    assert isinstance(written[7].exception(), StoreUnavailable)
+    assert isinstance(written[7].exception(), Unwritable)
     assert [store.responses.read(OWNER, it.id) is not None for it in drafts].count(True) == 19
     assert store.usage.since("2000-01-01")[0]["requests"] == 19

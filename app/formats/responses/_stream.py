@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from app import sse
+from app import lone_surrogates, sse
 from app.contract.events import ANNOTATION_ADDED, ARGUMENT_EVENTS, ITEM_DONE, QUEUED_HEAD, TERMINAL, TEXT_EVENTS
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats._decoding import parsed
@@ -166,6 +166,7 @@ class ResponsesDecoder:
     # --- events
 
     def _take(self, block: bytes, out: list[bytes]) -> None:
+        block = lone_surrogates.replace_escapes(block)
         valid, at = block.isascii() or _is_utf8(block), 0
         while at < len(block) and self.answer is None:
             # Events of an item that has proved exact, if their numbers are right.

@@ -14,7 +14,8 @@ from tests.gateway import portions
 from tests.relay.background.conftest import FORMATS, Stage, await_post
 from tests.relay.conftest import SOME_TEXT, check_failed_stream, response_id_in, text_of
 from tests.sse_reader import SENTINEL, follow
-from tests.upstream import failing, refusal, silent, stalled
+from tests.store import rows
+from tests.upstream import Script, failing, refusal, respelled, silent, stalled
 
 JSON = dict[str, Any]
 OPENING = ["response.created", "response.queued", "response.in_progress"]
@@ -83,6 +84,42 @@ def test_a_failure_in_the_middle_keeps_what_was_said(stage: Stage) -> None:
     stage.upstream.enqueue(failing(after=SOME_TEXT, code="server_error"))
     ended = check_response(stage.ended(stage.create()["id"]), status="failed")
     assert text_of(ended)
+
+
+def in_delta(number: int, spelling: bytes) -> Script:
+    """The delta of that number begins with these bytes; its event is passed on unread."""
+
+    def change(body: bytes) -> bytes:
+        deltas = body.split(b'"delta":"')
+        deltas[number] = spelling + deltas[number]
+        return b'"delta":"'.join(deltas)
+
+    return respelled(change)
+
+
+def test_an_event_that_is_no_json_is_the_upstreams_fault(stage: Stage) -> None:
+    stage.upstream.enqueue(in_delta(3, rb"\q"))
+    ended = check_response(stage.ended(stage.create()["id"]), status="failed")
+    assert ended["error"]["code"] == "upstream_protocol_error"
+
+
+def test_half_a_character_in_an_event_is_replaced(stage: Stage) -> None:
+    stage.upstream.enqueue(in_delta(3, rb"\ud83d"))
+    waiting = stage.create()
+    check_response(stage.ended(waiting["id"]), status="completed")
+    deltas = [event for event in follow([stage.follow(waiting["id"]).content]) if "delta" in (event.name or "")]
+    assert any("\N{REPLACEMENT CHARACTER}" in orjson.loads(event.data)["delta"] for event in deltas)
+
+
+@pytest.mark.parametrize("after", [0, TOLD])
+def test_events_that_cannot_be_read_end_a_stream_all_the_same(stage: Stage, after: int) -> None:
+    waiting = stage.create()
+    stage.ended(waiting["id"])
+    damage = "UPDATE event SET body = ? WHERE response = (SELECT pk FROM response WHERE id = ?)"
+    rows.execute(stage.gateway.database_url, damage, ("data: {\n\n", waiting["id"]))
+    *_, error = follow([stage.follow(waiting["id"], after).content])
+    assert error.name == "error"
+    assert orjson.loads(error.data)["error"]["code"] == "server_error"
 
 
 def test_a_conversation_goes_on_from_it_and_in_it(anyway: Stage) -> None:

@@ -1,0 +1,24 @@
+"""Halves of a surrogate pair that stand alone: JSON can spell them, and no UTF-8 can hold them. Model servers send them
+when they cut a text inside a character. Each is replaced by U+FFFD.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: An escape of JSON: a whole pair, or half of one (the only group), or any other.
+_ESCAPES = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+_CHARACTERS = re.compile("[\ud800-\udfff]")
+
+
+def replace_escapes(json: bytes) -> bytes:
+    """The JSON with readable escapes; the same object where it has no lone ones."""
+    if b"\\ud" not in json and b"\\uD" not in json:
+        return json
+    return _ESCAPES.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], json)
+
+
+def replace_characters(text: str) -> str:
+    return _CHARACTERS.sub("\N{REPLACEMENT CHARACTER}", text)
