@@ -1,4 +1,4 @@
-"""For those who run gunicorn themselves: `gunicorn -c python:app.serving wsgi:application`."""
+"""For those who run gunicorn themselves: `gunicorn -c python:app.server.gunicorn_conf wsgi:application`."""
 
 from app import create_app
 

@@ -15,6 +15,17 @@ __version__ = "0.1.0"
 def create_app(settings: Settings | None = None) -> Flask:
     """The gateway as a WSGI application. Raises ConfigurationError when this process must not serve."""
     # The commands of an operator must not wait for what only a server needs.
-    from app import composition
+    from app import endpoints, last_good
+    from app.gateway import build
+    from app.last_good import LastGood
+    from app.web import application
 
-    return composition.create_app(settings)
+    if settings is not None:
+        last = LastGood.of(settings)
+    else:
+        last = last_good.kept() or last_good.load(last_good.check_first)
+    gateway = build(last)
+    app = application.Application(__name__, static_folder=None)
+    application.attach(app, gateway)
+    endpoints.register(app)
+    return app

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app import formats
-from app.channels.watch import LastTable
+from app.channels.watched_table import LastTable
 from app.errors import StoreUnavailable
-from app.queue import open_queue
+from app.server.job_queue import open_queue
 from app.settings import Settings, load_settings, read_environment
-from app.store import Store
+from app.store.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -6,16 +6,48 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Any, TextIO
 
 import orjson
 
-from app.relay.journal import Line, requests
+requests = logging.getLogger("app.requests")
+#: What needs no quotes in a line of `name=value`.
+_PLAIN = re.compile(r"[\w.:/*@+,-]+", re.ASCII)
+
+
+class Line:
+    """A line of the log, whose facts and text are made when it is written: `name=value name="a value"`."""
+
+    __slots__ = ("_told",)
+
+    def __init__(self, told: Callable[[], Iterable[tuple[str, Any]]]) -> None:
+        self._told = told
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Without what is not known."""
+        return {name: value for name, value in self._told() if value is not None}
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={_text(value)}" for name, value in self.facts.items())
+
+
+def _text(value: Any) -> str:
+    if type(value) is int:
+        return str(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = str(value)
+    # JSON's quotes: nobody can begin a line of his own.
+    return text if _PLAIN.fullmatch(text) else orjson.dumps(text).decode()
+
 
 TEXT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"
 #: Seconds during which lines about requests are collected before one write.

@@ -3,8 +3,8 @@
 `antiphon serve`, which the systemd unit runs, needs no file: it passes the same values.
 """
 
-from app.serving import *  # noqa: F403 - gunicorn's settings and hooks; see the reasons there
-from app.serving import configuration
+from app.server.gunicorn_conf import *  # noqa: F403 - gunicorn's settings and hooks; see the reasons there
+from app.server.gunicorn_conf import configuration
 
 #: On a reload, the last good settings.
 _settings = configuration().settings

@@ -11,8 +11,8 @@ import pytest
 
 from tests.databases import mariadb, module_database_url, shared_database_url
 from tests.gateway import Gateway
-from tests.lanes import _lanes, bridge, lane, lanes, model, served
 from tests.upstream import ScriptedUpstream
+from tests.upstream_formats import _lanes, bridge, lane, lanes, model, served
 
 __all__ = [
     "_lanes",

@@ -10,7 +10,7 @@ import openai
 import pytest
 from agents.memory import SQLiteSession
 
-from tests.lanes import Lane
+from tests.upstream_formats import Lane
 
 PLACES: list[str] = []
 

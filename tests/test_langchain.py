@@ -13,7 +13,7 @@ from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
 from tests.gateway import Gateway
-from tests.lanes import Lane
+from tests.upstream_formats import Lane
 
 
 class Place(BaseModel):

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.log import Gathered, write_at_once
-from app.relay.journal import requests
+from app.log import Gathered, requests, write_at_once
 from tests.conftest import MakeGateway
 from tests.relay.conftest import eventually
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from tests.endpoints.vocabulary import WEATHER
 from tests.gateway import Gateway
-from tests.lanes import Lane
 from tests.upstream import refusal
+from tests.upstream_formats import Lane
 
 UNKNOWN = "resp_" + "0" * 48
 EXACT = "exact"

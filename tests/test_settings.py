@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.errors import ConfigurationError
 from app.settings import database_file, load_environment, read_settings
-from app.store import Store
+from app.store.store import Store
 from tests.gateway import ROOT
 
 SECRET = "s" * 40

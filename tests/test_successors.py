@@ -267,7 +267,7 @@ def by_itself(gateway: Gateway, *options: str) -> list[str]:
 
 
 @pytest.mark.parametrize("damage", [half_a_table, no_table, a_bad_setting, an_env_that_is_no_text])
-@pytest.mark.parametrize("config", ["python:app.serving", "deploy/gunicorn.conf.py"])
+@pytest.mark.parametrize("config", ["python:app.server.gunicorn_conf", "deploy/gunicorn.conf.py"])
 def test_a_first_start_of_gunicorn_itself_is_refused_with_two_lines(
     kept: Gateway, damage: Callable[[Gateway], None], config: str
 ) -> None:
@@ -322,7 +322,9 @@ application = create_app()
 def test_a_successor_that_cannot_start_is_tried_again_while_the_others_serve(kept: Gateway, tmp_path: Path) -> None:
     kept.stop()
     (tmp_path / "breakable.py").write_text(BREAKABLE)
-    command = by_itself(kept, "--config", "python:app.serving", "--workers", "2", "--pythonpath", str(tmp_path))
+    command = by_itself(
+        kept, "--config", "python:app.server.gunicorn_conf", "--workers", "2", "--pythonpath", str(tmp_path)
+    )
     with (
         (tmp_path / "log").open("wb") as log,
         subprocess.Popen(

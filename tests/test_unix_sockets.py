@@ -85,7 +85,16 @@ def refused(gateway: Gateway, command: list[str], directory: Path) -> str:
 
 def test_a_second_server_on_the_same_socket_is_refused(prepared: Gateway, path: Path) -> None:
     serve = [*COMMAND, "serve", "--bind", f"unix:{path}"]
-    itself = [sys.executable, "-P", "-m", "gunicorn", "--config", "python:app.serving", "--bind", f"unix:{path}"]
+    itself = [
+        sys.executable,
+        "-P",
+        "-m",
+        "gunicorn",
+        "--config",
+        "python:app.server.gunicorn_conf",
+        "--bind",
+        f"unix:{path}",
+    ]
     with serving(prepared, path):
         assert f"unix:{path} is in use" in refused(prepared, serve, prepared.directory)
         assert f"unix:{path} is in use" in refused(prepared, [*itself, "app:create_app()"], ROOT)

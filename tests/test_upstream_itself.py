@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from tests.conftest import MakeUpstream
-from tests.contract import check_error, check_response, check_stream, check_window
+from tests.response_contract import check_error, check_response, check_stream, check_window
 from tests.sse_reader import follow, read
 from tests.upstream import (
     DIALECTS,

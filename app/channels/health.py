@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from app.contract.channel import Cooldown
+from app.contract.records import ChannelStatus
 from app.errors import UpstreamDenied, UpstreamError, UpstreamLimited
-from app.records import ChannelStatus
 
 MAX_COOLDOWN = 300.0
 _EXHAUSTED_COOLDOWN = 60.0

@@ -16,12 +16,12 @@ from typing import Any
 import yaml
 from marshmallow import ValidationError
 
-from app.channels.document import Document, Problem, parse
-from app.channels.reading import REFERENCE, Place, Reading
+from app.channels.interpolation import REFERENCE, Place, Reading
+from app.channels.yaml_document import Document, Problem, parse
 from app.contract.channel import Channel, Compaction, Cooldown, Timeouts
 from app.formats import counting
-from app.schemas.cells import Scalar, is_glob, suggestion
 from app.schemas.channels import UNUSED_KEYS, TableRow, shown_key
+from app.schemas.table_values import Scalar, is_glob, suggestion
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 

@@ -28,17 +28,11 @@ import urllib3
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from app import formats
-from app.channels import http
+from app.channels import http1
 from app.channels.connector import ARRIVAL_TIMES, Connector
 from app.channels.readiness import Late, Watch, wait_ready
 from app.contract.channel import Channel
-from app.errors import (
-    UpstreamBroken,
-    UpstreamError,
-    UpstreamStalled,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-)
+from app.errors import UpstreamBroken, UpstreamError, UpstreamStalled, UpstreamTimeout, UpstreamUnreachable
 from app.memory import Budget, Share
 
 #: What is accepted by those who want a stream.
@@ -163,7 +157,7 @@ class Upstream:
             raise unreachable from error
 
     def _ask(self, wire: _Wire, message: Sequence[bytes], clock: _Clock, watch: Watch | None) -> Exchange:
-        reader = http.HeadReader()
+        reader = http1.HeadReader()
         try:
             wire.send(message, clock.head, watch)
             early = wire.read_head(reader, clock.head, watch)
@@ -354,7 +348,7 @@ class _Wire:
                 return
             wait_ready(self.descriptor, watch, deadline - monotonic(), events)
 
-    def read_head(self, reader: http.HeadReader, deadline: float, watch: Watch | None) -> bytes:
+    def read_head(self, reader: http1.HeadReader, deadline: float, watch: Watch | None) -> bytes:
         """Until the whole head is there, and what came with it: a trickle of bytes does not reset the clock."""
         while True:
             if not self.more:
@@ -445,15 +439,15 @@ class _HttpExchange:
     )
 
     def __init__(
-        self, wire: _Wire, head: http.Head, early: bytes, clock: _Clock, watch: Watch | None, share: Share
+        self, wire: _Wire, head: http1.Head, early: bytes, clock: _Clock, watch: Watch | None, share: Share
     ) -> None:
         """`share`: what a body that is read whole has of the memory for large bodies, until the exchange is closed."""
         self.status = head.status
         self.headers = head.headers
         self._wire: _Wire | None = wire
         self._early = early
-        self._body = http.body_of(head)
-        self._coding = http.coding_of(head)
+        self._body = http1.body_of(head)
+        self._coding = http1.coding_of(head)
         self._persistent = head.persistent
         self._clock = clock
         self._watch = watch

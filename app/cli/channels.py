@@ -87,7 +87,7 @@ def test(ctx: click.Context, name: str | None, model: str | None, timeout: int, 
         click.echo(f"antiphon: there is no channel {name!r}\n  {hint}", err=True)
         ctx.exit(NOT_FOUND)
     # The results name a missing key; the warning in the log would repeat it.
-    logging.getLogger("app.channels.watch").setLevel(logging.ERROR)
+    logging.getLogger("app.channels.watched_table").setLevel(logging.ERROR)
     width = max(len(channel.name) for channel in chosen)
     results = []
     for result in try_channels(settings, chosen, model, timeout):

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from app import formats
-from app.channels.document import ChannelsInvalid
 from app.channels.table import load
+from app.channels.yaml_document import ChannelsInvalid
 from app.cli.context import CONFIGURATION, as_json, print_json
 from app.cli.output import counted
 from app.errors import ConfigurationError

@@ -11,7 +11,7 @@ import orjson
 
 from app.cli.preflight import check_database
 from app.settings import Settings, load_settings
-from app.store import Store
+from app.store.store import Store
 
 #: Exit codes beside click's own 0 and 2. A script or systemd decides by them what to do next.
 FAILED = 1

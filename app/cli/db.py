@@ -18,7 +18,8 @@ from app.cli.groups import Group
 from app.cli.output import counted
 from app.errors import ConfigurationError
 from app.settings import load_settings, parse_duration
-from app.store import Pruned, Store
+from app.store.pruning import Pruned
+from app.store.store import Store
 
 BAR = 1000
 """Steps of a progress bar."""

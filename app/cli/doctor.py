@@ -21,19 +21,19 @@ from typing import Any
 import click
 
 from app import __version__
-from app.channels.document import ChannelsInvalid
 from app.channels.table import Table
+from app.channels.yaml_document import ChannelsInvalid
 from app.cli.address import EVERYWHERE
 from app.cli.command_line import as_typed
 from app.cli.context import CONFIGURATION, FAILED, as_json, open_store, print_json
 from app.cli.output import counted
 from app.cli.table import read_table
+from app.contract.records import WorkerStatus
 from app.errors import ConfigurationError, StoreUnavailable
-from app.queue import open_queue
-from app.records import WorkerStatus
 from app.reports.channel_states import channel_reports
+from app.server.job_queue import open_queue
 from app.settings import ENV_FILE, Settings, database_file, home, load_settings, read_environment, read_settings
-from app.store import Store
+from app.store.store import Store
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 

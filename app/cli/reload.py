@@ -6,7 +6,7 @@ import click
 
 from app import formats
 from app.channels.table import load
-from app.channels.watch import stamp_of
+from app.channels.watched_table import stamp_of
 from app.cli.output import counted
 from app.errors import ConfigurationError
 from app.settings import channels_path, home, load_environment

@@ -16,7 +16,6 @@ from gunicorn.app.wsgiapp import run
 from gunicorn.util import parse_address
 
 from app import __version__, last_good
-from app.arbiter import check_unix_socket
 from app.channels.table import Table
 from app.cli.address import url_of
 from app.cli.command_line import NAME, typed
@@ -26,11 +25,12 @@ from app.cli.parameters import Address
 from app.cli.preflight import check_queue
 from app.errors import ConfigurationError, StoreUnavailable
 from app.last_good import LastGood
+from app.server.arbiter import check_unix_socket
 from app.settings import DRAIN_RESERVE, LAST_PORT, Settings, home, load_settings
 
 #: The file descriptor of the first socket that systemd passes.
 _FIRST_HANDED = 3
-#: Default seconds for running streams to finish when the server stops; see `app.serving`.
+#: Default seconds for running streams to finish when the server stops; see `app.server.gunicorn_conf`.
 _DRAIN = 20
 
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
@@ -143,13 +143,13 @@ def _become_gunicorn(settings: Settings, listen: list[str]) -> NoReturn:
         os.environ.pop(f"ANTIPHON_{name}_FILE", None)
         os.environ[f"ANTIPHON_{name}"] = value
     os.chdir(PACKAGE_PARENT)
-    options = ["--config", "python:app.serving"]
+    options = ["--config", "python:app.server.gunicorn_conf"]
     options += ["--workers", str(settings.workers), "--threads", str(settings.threads)]
     options += ["--worker-connections", str(settings.threads + 256)]
     if settings.drain != _DRAIN:
         options += ["--graceful-timeout", str(settings.drain + DRAIN_RESERVE)]
     sys.argv = ["gunicorn", *options, *listen, "app:create_app()"]
-    # `app.serving` enables the collector when everything is imported.
+    # `app.server.gunicorn_conf` enables the collector when everything is imported.
     gc.disable()
     run()
     sys.exit()

@@ -10,9 +10,9 @@ import orjson
 
 from app.cli.context import as_json, find_response, open_store, print_json
 from app.cli.output import clipped, moment, pairs, plain
-from app.records import Usage
+from app.contract.usage import Usage
 from app.reports.trees import compaction_note
-from app.store import Detail, Node
+from app.store.tree import Detail, Node
 
 _WIDTH = 100
 _CHILDREN = 8

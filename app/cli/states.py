@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from app.cli.context import open_store
+from app.contract.records import WorkerStatus
 from app.errors import ConfigurationError, StoreUnavailable
-from app.records import WorkerStatus
 from app.settings import Settings
 
 

@@ -11,7 +11,7 @@ from app.cli.context import NOT_FOUND, as_json, open_ready_store, print_json
 from app.cli.groups import Group
 from app.cli.output import moment, some, table
 from app.cli.parameters import Names, Text
-from app.records import Token
+from app.contract.records import Token
 from app.settings import parse_duration
 
 

@@ -7,7 +7,7 @@ import click
 from app.cli.context import as_json, find_response, open_store, print_json
 from app.cli.output import moment, table
 from app.reports.trees import drawn, notes, summary
-from app.store import Node, Tree
+from app.store.tree import Node, Tree
 
 #: Enough of an id to find the response by: its prefix, its second, and the start of its random part.
 _SHORT = 19

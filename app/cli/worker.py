@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import click
 
-from app import background
 from app.cli.context import open_store
 from app.cli.preflight import check_queue
 from app.errors import StoreUnavailable
 from app.last_good import LastGood
 from app.log import speak
+from app.server import background_worker
 from app.settings import Settings, load_settings
 
 
@@ -29,7 +29,7 @@ def worker(threads: int | None) -> None:
     speak(settings.log)
     _check_schema(settings)
     check_queue(settings)
-    background.work(LastGood.of(settings))
+    background_worker.work(LastGood.of(settings))
 
 
 def _check_schema(settings: Settings) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import orjson
 from flask import Blueprint, Response
 
-from app import web
 from app.endpoints import API
 from app.formats import PASSTHROUGH
 from app.schemas.chat import read_chat
+from app.web import bodies, current_request, event_streams
 
 PREFIXES = API
 blueprint = Blueprint("chat_completions", __name__)
@@ -19,8 +19,8 @@ ENDPOINT = PASSTHROUGH["/chat/completions"]
 
 @blueprint.post(ENDPOINT.path)
 def create() -> Response:
-    asked = read_chat(web.body())
-    chat, token = web.gateway().chat, web.token()
+    asked = read_chat(bodies.body())
+    chat, token = current_request.gateway().chat, current_request.token()
     if asked.get("stream"):
-        return web.event_stream(chat.stream(ENDPOINT, token, asked, web.asked()))
-    return web.answer(orjson.Fragment(chat.create(ENDPOINT, token, asked, web.asked())))
+        return event_streams.event_stream(chat.stream(ENDPOINT, token, asked, current_request.asked()))
+    return bodies.answer(orjson.Fragment(chat.create(ENDPOINT, token, asked, current_request.asked())))

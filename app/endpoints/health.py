@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from app import web
 from app.errors import ConfigurationError, StoreUnavailable
+from app.web import authentication, bodies, current_request
 
 #: The header with fingerprints of the settings. The values cannot be read from them.
 SETTINGS = "X-Antiphon-Settings"
@@ -15,18 +15,18 @@ blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/healthz")
-@web.public
+@authentication.public
 def healthz() -> Response:
-    return web.answer({"status": "ok"})
+    return bodies.answer({"status": "ok"})
 
 
 @blueprint.get("/readyz")
-@web.public
+@authentication.public
 def readyz() -> Response:
     """200 when the database, the schema and at least one channel are usable; else 503 with the reasons. Problems of
     background responses are warnings: a load balancer gains nothing by using another host.
     """
-    gateway = web.gateway()
+    gateway = current_request.gateway()
     reasons: dict[str, str] = {}
     warnings: dict[str, str] = {}
     try:
@@ -45,7 +45,7 @@ def readyz() -> Response:
     if not gateway.queue.answers():
         warnings["queue"] = "Redis does not answer: background responses start late"
     ready = {"status": "unavailable" if reasons else "ok", "reasons": reasons, "warnings": warnings}
-    answer = web.answer(ready, 503 if reasons else 200)
+    answer = bodies.answer(ready, 503 if reasons else 200)
     # `antiphon doctor` compares them with the fingerprints of its own settings.
     answer.headers[SETTINGS] = ", ".join(f"{name}={print}" for name, print in gateway.settings.fingerprints().items())
     return answer

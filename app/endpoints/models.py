@@ -6,9 +6,9 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from app import web
 from app.endpoints import API
 from app.errors import NotFound
+from app.web import bodies, current_request
 
 PREFIXES = API
 blueprint = Blueprint("models", __name__)
@@ -21,7 +21,7 @@ def list_models() -> Response:
     if "client_version" in request.args:
         # Codex reads this key. With an empty list it keeps its built-in facts about models.
         listing["models"] = []
-    response = web.answer(listing)
+    response = bodies.answer(listing)
     response.add_etag()
     response.make_conditional(request)
     return response
@@ -31,10 +31,10 @@ def list_models() -> Response:
 def retrieve_model(model: str) -> Response:
     for found in _models():
         if found["id"] == model:
-            return web.answer(found)
+            return bodies.answer(found)
     raise NotFound(f"The model '{model}' does not exist", code="model_not_found", param="model")
 
 
 def _models() -> list[dict[str, Any]]:
-    token = web.token()
-    return [model for model in web.gateway().catalog.models() if token.may_use(model["id"])]
+    token = current_request.token()
+    return [model for model in current_request.gateway().catalog.models() if token.may_use(model["id"])]

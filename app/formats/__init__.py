@@ -12,10 +12,11 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from app.contract.channel import Channel
+from app.contract.items import Item
+from app.contract.turn import Answer, Turn
 from app.errors import UpstreamError
 from app.formats._events import Emitter, replay
 from app.formats._passthrough import PASSTHROUGH, PassthroughDecoder, PassthroughEndpoint, PassthroughSummary
-from app.turn import Answer, Item, Turn
 
 __all__ = [
     "PASSTHROUGH",

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import orjson
 
-from app.contract.items import INSTRUCTION_ROLES, is_client_side
-from app.records import Chain, Link
-from app.turn import Item, Turn
+from app.contract.items import INSTRUCTION_ROLES, Item, is_client_side
+from app.contract.records import Chain, Link
+from app.contract.turn import Turn
 
 
 def items(turn: Turn, family: str | None = None) -> list[Item]:

@@ -12,10 +12,9 @@ from typing import Any
 
 import orjson
 
-from app.contract.items import INSTRUCTION_ROLES, OUTPUT_TYPES, TEXT_PARTS
+from app.contract.items import INSTRUCTION_ROLES, OUTPUT_TYPES, TEXT_PARTS, Item
 from app.errors import InvalidRequest
 from app.formats._toolbox import INPUT, Toolbox
-from app.turn import Item
 
 Part = Mapping[str, Any]
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from app import nesting, sse
+from app.contract.items import Item
+from app.contract.turn import Answer, Turn
+from app.contract.usage import Usage
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats._output import Output
-from app.records import Usage
-from app.turn import Answer, Item, Turn
 
 #: `Decoder.path` of a format that is not the contract's own.
 TRANSLATED = "translated"

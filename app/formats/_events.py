@@ -8,8 +8,8 @@ from typing import Any
 
 from app import sse
 from app.contract.events import ARGUMENT_EVENTS, ITEM_ADDED, ITEM_DONE, TEXT_EVENTS, part_family
-from app.contract.items import SUMMARY_PARTS, TYPES
-from app.turn import Answer, Item, Turn
+from app.contract.items import SUMMARY_PARTS, TYPES, Item
+from app.contract.turn import Answer, Turn
 
 _PIECES = re.compile(r"\s*\S+|\s+\Z")
 

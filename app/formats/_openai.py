@@ -12,6 +12,7 @@ import orjson
 
 from app import ids, nesting
 from app.contract.items import prefix_of
+from app.contract.usage import Usage
 from app.errors import (
     UpstreamBroken,
     UpstreamDenied,
@@ -21,7 +22,6 @@ from app.errors import (
     UpstreamLimited,
     UpstreamRefused,
 )
-from app.records import Usage
 
 MAX_RETRY_AFTER = 60.0
 #: More tokens than that are no count.

@@ -12,14 +12,14 @@ from typing import Any
 
 import orjson
 
-from app.contract.items import prefix_of
+from app.contract.items import Item, prefix_of
+from app.contract.turn import Turn
 from app.errors import UpstreamBroken
-from app.formats._calls import Call
 from app.formats._context import arrays
 from app.formats._events import Emitter
 from app.formats._openai import usable_call_id
+from app.formats._tool_call_stream import Call
 from app.formats._toolbox import Tool, Toolbox
-from app.turn import Item, Turn
 
 
 class Output:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.contract.channel import Channel
+from app.contract.usage import Usage
 from app.errors import UpstreamError
-from app.formats.chat_completions import passage
-from app.records import Usage
+from app.formats.chat_completions import passthrough
 
 
 class PassthroughSummary(Protocol):
@@ -76,6 +76,6 @@ class PassthroughEndpoint:
 PASSTHROUGH: Mapping[str, PassthroughEndpoint] = {
     endpoint.path: endpoint
     for endpoint in (
-        PassthroughEndpoint(passage.PATH, "chat_completions_not_supported", lambda row: row.chat, passage),
+        PassthroughEndpoint(passthrough.PATH, "chat_completions_not_supported", lambda row: row.chat, passthrough),
     )
 }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from app.contract.items import Item
 from app.errors import InvalidRequest
 from app.formats.responses import instructions_text
-from app.turn import Item
 
 
 def refuse_prompt(request: Mapping[str, Any]) -> None:

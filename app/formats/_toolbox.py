@@ -15,9 +15,10 @@ from typing import Any
 import orjson
 
 from app.contract.channel import Channel
+from app.contract.items import Item
+from app.contract.turn import Turn
 from app.errors import InvalidRequest
 from app.formats import _context
-from app.turn import Item, Turn
 
 #: The one argument of a custom tool.
 INPUT = "input"

@@ -16,12 +16,13 @@ import orjson
 
 from app import ids
 from app.contract.channel import Channel
+from app.contract.items import Item
+from app.contract.turn import Turn
 from app.contract.usage import estimate
 from app.errors import InvalidRequest
 from app.formats import responses
 from app.formats._events import pieces
 from app.formats.responses import amended, decode, decode_error, decoder, dropped, headers, path
-from app.turn import Item, Turn
 
 __all__ = ["amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers", "path", "serve"]
 

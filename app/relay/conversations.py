@@ -11,17 +11,17 @@ from typing import Any
 import orjson
 
 from app import ids
+from app.contract.items import Item
+from app.contract.records import Conversation, ConversationTurn, Token
 from app.contract.redaction import redacted_items
-from app.echo import Echo
+from app.contract.response import Echo
 from app.errors import InvalidRequest, NotFound, conversation_not_found
-from app.records import Conversation, ConversationTurn, Token
-from app.relay.context import Contexts
+from app.relay.compaction.context import Contexts
 from app.relay.history_errors import history_errors
-from app.relay.listing import listed, returned
-from app.relay.opening import resolve
+from app.relay.item_lists import listed, returned
+from app.relay.turn_builder import resolve
 from app.schemas.listing import Page
-from app.store import Store
-from app.turn import Item
+from app.store.store import Store
 
 
 class Conversations:

@@ -9,7 +9,7 @@ from typing import Protocol
 from app.contract.channel import Channel, Compaction
 from app.errors import UpstreamError
 from app.formats import Format
-from app.relay.watch import Watch
+from app.relay.request_watch import Watch
 
 
 class Queue(Protocol):

@@ -10,16 +10,16 @@ from typing import Any
 
 import orjson
 
-from app.contract.items import OPAQUE_TYPES
+from app.contract.items import OPAQUE_TYPES, Item
+from app.contract.records import Attempt, Draft, Outcome, Token
 from app.contract.redaction import redacted_items, without_credentials
-from app.contract.usage import estimate, estimate_items
+from app.contract.turn import Answer, Turn
+from app.contract.usage import Usage, estimate, estimate_items
 from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable
-from app.records import Attempt, Draft, Outcome, Token, Usage
-from app.relay.journal import Entry
-from app.relay.lineage import Follow, unfollowed
+from app.relay.inferred_parents import Follow, unfollowed
 from app.relay.ports import Choice
-from app.store import Store
-from app.turn import Answer, Item, Turn
+from app.relay.request_context import Entry
+from app.store.store import Store
 
 log = logging.getLogger(__name__)
 

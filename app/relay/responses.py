@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from app.echo import Echo
+from app.contract.records import Stored, Token
+from app.contract.response import Echo
 from app.errors import response_not_found
-from app.records import Stored, Token
-from app.relay.context import Contexts
-from app.relay.listing import context_items, page
+from app.relay.compaction.context import Contexts
+from app.relay.item_lists import context_items, page
 from app.schemas.listing import Page
-from app.store import Store
+from app.store.store import Store
 
 
 class StoredResponses:

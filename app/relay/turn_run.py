@@ -14,36 +14,31 @@ from functools import cached_property
 from time import time
 from typing import Any
 
-from app.contract.items import new_item_id
-from app.errors import (
-    ClientGone,
-    CompactionFailed,
-    GatewayError,
-    InternalError,
-    InvalidRequest,
-    Unavailable,
-)
-from app.records import Chain, Stored, Token, Usage
-from app.relay.announcement import Announcement
-from app.relay.asked import Asked
-from app.relay.asking import TurnAttempts, Unstreamed
-from app.relay.compacting import is_summary
-from app.relay.compaction import Compacted, Compaction, context_tokens, pseudo_chain, split_for_answer
-from app.relay.context import Contexts
-from app.relay.keeper import Running
-from app.relay.lineage import Follow, Lineage, unfollowed
-from app.relay.listing import returned
-from app.relay.mover import Mover
-from app.relay.once import Once
-from app.relay.opening import check_model, open_history, open_turn
+from app.contract.items import Item, new_item_id
+from app.contract.records import Chain, Stored, Token
+from app.contract.turn import Answer, Turn
+from app.contract.usage import Usage
+from app.errors import ClientGone, CompactionFailed, GatewayError, InternalError, InvalidRequest, Unavailable
+from app.relay.attempts import TurnAttempts, Unstreamed
+from app.relay.compaction.context import Contexts
+from app.relay.compaction.sealed_item import is_summary
+from app.relay.compaction.service import Compacted, Compaction, context_tokens, pseudo_chain, split_for_answer
+from app.relay.idempotency import Once
+from app.relay.inferred_parents import Follow, Lineage, unfollowed
+from app.relay.item_lists import returned
+from app.relay.lease_keeper import Running
 from app.relay.ports import Channels
 from app.relay.recorder import Recorder
+from app.relay.request_context import Asked
+from app.relay.request_watch import INTERRUPTIONS, Watch
 from app.relay.responses import shown
-from app.relay.stream import EventStream, last_words, whole
-from app.relay.watch import INTERRUPTIONS, Watch
+from app.relay.streaming.event_stream import EventStream, last_words
+from app.relay.streaming.lifecycle_events import whole
+from app.relay.streaming.stream_start import Announcement
+from app.relay.streaming.transport import Mover
+from app.relay.turn_builder import check_model, open_history, open_turn
 from app.sealing import Seals
-from app.store import Store
-from app.turn import Answer, Item, Turn
+from app.store.store import Store
 
 log = logging.getLogger(__name__)
 

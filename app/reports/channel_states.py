@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from app.channels.table import Table
 from app.contract.channel import Channel
-from app.records import ChannelStatus, WorkerStatus
+from app.contract.records import ChannelStatus, WorkerStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ from time import monotonic, time
 from typing import Any
 
 from app import formats, ids
-from app.channels.choice import Channels
-from app.channels.watch import WatchedTable
+from app.channels.selection import Channels
+from app.channels.watched_table import WatchedTable
 from app.contract.channel import Channel
-from app.echo import Echo
+from app.contract.response import Echo
+from app.contract.turn import Turn
 from app.errors import (
     GatewayError,
     UpstreamBroken,
@@ -24,9 +25,8 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from app.relay.asking import whole_answer
+from app.relay.attempts import whole_answer
 from app.settings import Settings, read_environment
-from app.turn import Turn
 
 _PROMPT = "ping"
 #: The fewest output tokens that OpenAI's own models accept.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from app.channels.choice import MAX_TRIES
+from app.channels.selection import MAX_TRIES
 from app.channels.table import Table
 from app.contract.channel import Channel
-from app.records import WorkerStatus
+from app.contract.records import WorkerStatus
 from app.reports.channel_states import ChannelState, all_channels, state_of
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from app.store import Node, Tree
+from app.store.tree import Node, Tree
 
 #: In front of a response: the first of a tree, the child of the response above, a branch, the last branch.
 #: The keys say whether the link to the parent is inferred.

@@ -8,7 +8,7 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validates_schema
 
-from app.schemas import cells
+from app.schemas import table_values
 
 #: How the message about an unknown key begins; it belongs to the key, every other one to the value.
 UNKNOWN_KEY = "unknown key"
@@ -55,7 +55,7 @@ class Row(Schema):
     def _unknown(self, original: dict[str, Any]) -> dict[str, str]:
         known = keys_of(self)
         unknown = [key for key in original if key not in known][:MAX_UNKNOWN]
-        return {key: f"{UNKNOWN_KEY} '{shown_key(key)}'{cells.suggestion(key, known)}" for key in unknown}
+        return {key: f"{UNKNOWN_KEY} '{shown_key(key)}'{table_values.suggestion(key, known)}" for key in unknown}
 
     def misfits(self, data: Any, original: dict[str, Any]) -> dict[str, str]:
         """Errors between keys, each under the key that it names."""
@@ -73,20 +73,20 @@ def shown_key(key: str) -> str:
 
 
 class TimeoutRow(Row):
-    connect = Value(cells.duration)
-    first_byte = Value(cells.duration)
-    idle = Value(cells.duration)
-    total = Value(cells.duration)
+    connect = Value(table_values.duration)
+    first_byte = Value(table_values.duration)
+    idle = Value(table_values.duration)
+    total = Value(table_values.duration)
 
 
 def timeout_of(value: Any) -> Any:
     """One duration, or a mapping of the four."""
-    return TimeoutRow().load(value) if isinstance(value, dict) else cells.duration(value)
+    return TimeoutRow().load(value) if isinstance(value, dict) else table_values.duration(value)
 
 
 class CooldownRow(Row):
-    after = Value(cells.number(int, 1, 1000))
-    seconds = Value(cells.duration, data_key="for")
+    after = Value(table_values.number(int, 1, 1000))
+    seconds = Value(table_values.duration, data_key="for")
 
 
 class DefaultsRow(Row):
@@ -95,49 +95,49 @@ class DefaultsRow(Row):
 
 
 class CompactionRow(Row):
-    model = Value(cells.model_name, allow_none=True)
-    strategy = Value(cells.one_of("auto", "native", "summary", "trim"))
-    timeout = Value(cells.duration)
+    model = Value(table_values.model_name, allow_none=True)
+    strategy = Value(table_values.one_of("auto", "native", "summary", "trim"))
+    timeout = Value(table_values.duration)
 
 
 class PriceRow(Row):
-    input = Value(cells.number(float, 0, 1e6))
-    cached_input = Value(cells.number(float, 0, 1e6))
-    output = Value(cells.number(float, 0, 1e6))
+    input = Value(table_values.number(float, 0, 1e6))
+    cached_input = Value(table_values.number(float, 0, 1e6))
+    output = Value(table_values.number(float, 0, 1e6))
 
 
 class FactsRow(Row):
-    context_window = Value(cells.number(int, 1, 1_000_000_000))
-    max_output_tokens = Value(cells.number(int, 1, 1_000_000_000))
+    context_window = Value(table_values.number(int, 1, 1_000_000_000))
+    max_output_tokens = Value(table_values.number(int, 1, 1_000_000_000))
     price = Value(PriceRow().load)
-    compact_at = Value(cells.number(float, 0.05, 1))
+    compact_at = Value(table_values.number(float, 0.05, 1))
 
 
 class ChannelRow(DefaultsRow):
-    name = Value(cells.identifier, required=True)
-    format = Value(cells.text, required=True)
-    base_url = Value(cells.base_url)
-    api_key = Value(cells.text)
-    api_key_file = Value(cells.text)
-    headers = Value(cells.mapping(cells.header))
-    ca_file = Value(cells.text)
-    models = Value(cells.models, required=True)
-    priority = Value(cells.number(int, -1_000_000, 1_000_000))
-    weight = Value(cells.number(int, 1, 1000))
-    max_concurrency = Value(cells.number(int, 1, 1_000_000), allow_none=True)
-    max_output_tokens = Value(cells.number(int, 1, 1_000_000_000))
-    family = Value(cells.identifier)
-    compact = Value(cells.one_of("native", "trigger", "gateway"))
-    bridge = Value(cells.flag)
-    chat = Value(cells.flag)
-    count_tokens = Value(cells.flag)
-    encrypted_reasoning = Value(cells.flag)
-    reasoning_text = Value(cells.flag)
-    hosted_tools = Value(cells.one_of("drop", "refuse"))
-    system_messages = Value(cells.one_of("merge", "keep"))
-    retry_unanswered = Value(cells.flag)
-    tags = Value(cells.distinct(cells.identifier))
-    enabled = Value(cells.flag)
+    name = Value(table_values.identifier, required=True)
+    format = Value(table_values.text, required=True)
+    base_url = Value(table_values.base_url)
+    api_key = Value(table_values.text)
+    api_key_file = Value(table_values.text)
+    headers = Value(table_values.mapping(table_values.header))
+    ca_file = Value(table_values.text)
+    models = Value(table_values.models, required=True)
+    priority = Value(table_values.number(int, -1_000_000, 1_000_000))
+    weight = Value(table_values.number(int, 1, 1000))
+    max_concurrency = Value(table_values.number(int, 1, 1_000_000), allow_none=True)
+    max_output_tokens = Value(table_values.number(int, 1, 1_000_000_000))
+    family = Value(table_values.identifier)
+    compact = Value(table_values.one_of("native", "trigger", "gateway"))
+    bridge = Value(table_values.flag)
+    chat = Value(table_values.flag)
+    count_tokens = Value(table_values.flag)
+    encrypted_reasoning = Value(table_values.flag)
+    reasoning_text = Value(table_values.flag)
+    hosted_tools = Value(table_values.one_of("drop", "refuse"))
+    system_messages = Value(table_values.one_of("merge", "keep"))
+    retry_unanswered = Value(table_values.flag)
+    tags = Value(table_values.distinct(table_values.identifier))
+    enabled = Value(table_values.flag)
 
     def misfits(self, data: Any, original: dict[str, Any]) -> dict[str, str]:
         wrong = {}
@@ -149,7 +149,7 @@ class ChannelRow(DefaultsRow):
 
 
 def version_of(value: Any) -> int:
-    if cells.scalar(value).text != "1":
+    if table_values.scalar(value).text != "1":
         raise ValidationError("must be 1: this gateway reads no other version of the table")
     return 1
 
@@ -165,7 +165,7 @@ class TableRow(Row):
         required=True,
         error_messages={"invalid": "must be a list of channels", "null": "must be a list of channels"},
     )
-    models = Value(cells.mapping(lambda _, facts: FactsRow().load(facts)))
+    models = Value(table_values.mapping(lambda _, facts: FactsRow().load(facts)))
 
     def misfits(self, data: Any, original: dict[str, Any]) -> dict[str, str]:
         return {"channels": "must hold at least one channel"} if original.get("channels") == [] else {}

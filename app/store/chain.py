@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import orjson
 
+from app.contract.records import CHAINABLE, Chain, Link
 from app.memory import Share
-from app.records import CHAINABLE, Chain, Link
 from app.store import conversations
 from app.store.database import Database, Row, Session
 from app.store.errors import ChainTooLong, FirstConversationMissing, ResponseMissing, ResponseNotChainable
-from app.store.places import Place, Places
 from app.store.response_ids import known_id
+from app.store.tree_positions import Place, Places
 
 LONGEST = 10_000
 YOUNG = 43_200

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.contract.items import derive_item_id, new_item_id
+from app.contract.records import Chain, Conversation, ConversationTurn, Link
 from app.memory import Share
-from app.records import Chain, Conversation, ConversationTurn, Link
 from app.store.database import Conflict, Database, Session
 from app.store.errors import ConversationMissing, ConversationTooLong, ItemMissing
 

@@ -20,7 +20,7 @@ from playhouse.pool import MaxConnectionsExceeded, PooledDatabase
 from app import lone_surrogates
 from app.errors import AntiphonError, ConfigurationError, StoreUnavailable
 from app.memory import Budget, Share
-from app.store import forks
+from app.store import at_fork
 from app.store.dialects import MYSQL, SQLITE
 
 T = TypeVar("T")
@@ -146,7 +146,7 @@ class Database:
         self.dialect = SQLITE if self._url.scheme == "sqlite" else MYSQL
         self._statements: dict[str, str] = {}
         self._pool: Any = _open(self._url, wait)
-        forks.watch(self)
+        at_fork.watch(self)
 
     @property
     def exists(self) -> bool:

@@ -11,9 +11,9 @@ import orjson
 
 from app import sse
 from app.contract.events import ITEM_DONE
-from app.records import RUNNING, Batch, Page
+from app.contract.records import RUNNING, Batch, Page
 from app.store.database import Database, Session
-from app.store.group import Group
+from app.store.grouped_writes import Group
 from app.store.leases import HELD, Leases
 from app.store.writer import Writer
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.contract.items import parse_derived_item_id
-from app.records import StoredItem
+from app.contract.records import StoredItem
 from app.store.conversations import Conversations
 from app.store.database import Database, Session
-from app.store.group import MAX_ITEM_ID
+from app.store.grouped_writes import MAX_ITEM_ID
 from app.store.response_ids import known_id
 
 CHUNK = 500

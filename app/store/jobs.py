@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.records import LIFECYCLE, Batch, Draft, Job
+from app.contract.records import LIFECYCLE, Batch, Draft, Job
 from app.store import events
 from app.store.database import Database, Session
-from app.store.group import Group
+from app.store.grouped_writes import Group
 from app.store.leases import HELD, Leases
 from app.store.responses import Responses, set_output
 from app.store.writer import Writer

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import orjson
 
-from app.records import ChannelStatus, WorkerStatus
-from app.store import forks
+from app.contract.records import ChannelStatus, WorkerStatus
+from app.store import at_fork
 from app.store.database import Database, Row, Session
 
 FORGOTTEN = 86_400
@@ -50,7 +50,7 @@ class Leases:
         )
         self._forget = f"DELETE FROM worker WHERE lease_until < {now} - {FORGOTTEN}"
         self.renew()
-        forks.watch(self)
+        at_fork.watch(self)
 
     def renew(self) -> None:
         self._name = f"{socket.gethostname()[:100]}:{os.getpid()}:{secrets.token_hex(4)}"

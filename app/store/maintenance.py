@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from app.store import backup, claims, pruning, stats
+from app.store import backup, idempotency, pruning, stats
 from app.store.database import Database
-from app.store.group import Group
+from app.store.grouped_writes import Group
 from app.store.pruning import Pruned
 from app.store.unwritten import Unwritten
 from app.store.writer import Writer
@@ -40,7 +40,7 @@ class Maintenance:
         its progress after each window of rows; other work goes on meanwhile. Raises ConfigurationError for a time less
         than a day ago.
         """
-        claims.forget(self._database)
+        idempotency.forget(self._database)
         return pruning.prune(self._database, before)
 
     def backup(self, file: Path) -> None:

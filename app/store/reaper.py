@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 import orjson
 
-from app.store import forks
+from app.store import at_fork
 from app.store.database import Database, Session
 from app.store.jobs import Jobs
 from app.store.leases import HELD, Leases
@@ -37,7 +37,7 @@ class Reaper:
             f" WHERE id = ? AND {HELD} AND NOT EXISTS (SELECT 1 FROM job WHERE job.response = response.pk)"
         )
         self.renew()
-        forks.watch(self)
+        at_fork.watch(self)
 
     def renew(self) -> None:
         self._unknown: dict[str, float] = {}

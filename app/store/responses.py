@@ -11,15 +11,16 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
+from app.contract.records import CHAINABLE, Attempt, Chain, ConversationTurn, Draft, Outcome, Stored
+from app.contract.usage import Usage
 from app.errors import StoreUnavailable
-from app.records import CHAINABLE, Attempt, Chain, ConversationTurn, Draft, Outcome, Stored, Usage
 from app.store import chain, conversations, events
 from app.store.database import Conflict, Database, Row, Session
 from app.store.dialects import Dialect
-from app.store.group import MAX_ITEM_ID, Counted, Group
+from app.store.grouped_writes import MAX_ITEM_ID, Counted, Group
 from app.store.leases import HELD, Leases
-from app.store.places import LOST, ROOT, Place, Places
 from app.store.response_ids import known_id
+from app.store.tree_positions import LOST, ROOT, Place, Places
 from app.store.unwritten import Unwritten
 from app.store.writer import Writer
 

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from app.contract.records import Token
 from app.errors import ConfigurationError, StoreUnavailable
-from app.records import Token
 from app.store import models
 from app.store.database import Conflict, Database, Row, Session
-from app.store.group import Group
+from app.store.grouped_writes import Group
 from app.store.writer import Writer
 
 PREFIX = "ap_"

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from app.records import Usage
+from app.contract.usage import Usage
 from app.store.database import Database, Row, Session
 from app.store.response_ids import known_id
 

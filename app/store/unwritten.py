@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from app.errors import StoreUnavailable
-from app.store import forks
+from app.store import at_fork
 from app.store.database import Refused, Unwritable
-from app.store.group import Group
+from app.store.grouped_writes import Group
 from app.store.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Unwritten:
     def __init__(self, writer: Writer[Group]) -> None:
         self._writer = writer
         self.renew()
-        forks.watch(self)
+        at_fork.watch(self)
 
     def renew(self) -> None:
         self._ends: dict[str, _End] = {}

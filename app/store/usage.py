@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.store.database import Database
-from app.store.group import COUNTERS
+from app.store.grouped_writes import COUNTERS
 from app.store.models import Token, UsageDay
 
 

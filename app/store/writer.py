@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from app.errors import StoreUnavailable
-from app.store import forks
+from app.store import at_fork
 from app.store.database import Conflict, Database, Refused, Session, unavailable
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Writer(Generic[G]):
         self._limit = limit
         self._closed = False
         self.renew()
-        forks.watch(self)
+        at_fork.watch(self)
 
     def renew(self) -> None:
         self._jobs: queue.SimpleQueue[_Job[G] | None] = queue.SimpleQueue()

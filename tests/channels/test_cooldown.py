@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from app.channels.choice import Channels, Choice
-from app.channels.watch import WatchedTable
+from app.channels.selection import Channels, Choice
+from app.channels.watched_table import WatchedTable
 from app.errors import (
     ChannelsBusy,
     UpstreamBroken,

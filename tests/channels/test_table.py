@@ -3,8 +3,8 @@ import re
 import pytest
 import yaml
 
-from app.channels.document import ChannelsInvalid
 from app.channels.table import Table, load
+from app.channels.yaml_document import ChannelsInvalid
 from app.contract.channel import Channel, Compaction, Cooldown, Timeouts
 from app.schemas.channels import KEYS
 from tests.channels.tables import CANARY, DEMO, FORMATS, REPOSITORY, rows

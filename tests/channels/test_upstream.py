@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.channels.http import Chunks, HeadReader, Zipped, body_of, coding_of
+from app.channels.http1 import Chunks, HeadReader, Zipped, body_of, coding_of
 
 
 @given(

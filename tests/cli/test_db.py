@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from app.store import Store
+from app.store.store import Store
 from tests.conftest import MakeGateway
 from tests.databases import Server, database_url, mariadb
 from tests.gateway import COMMAND, Gateway

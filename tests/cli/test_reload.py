@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from app.channels.watch import stamp_of
+from app.channels.watched_table import stamp_of
 from tests.conftest import MakeGateway
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually

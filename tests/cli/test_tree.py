@@ -11,9 +11,11 @@ from typing import Any
 import orjson
 import pytest
 
-from app.records import Attempt, Usage
+from app.contract.records import Attempt
+from app.contract.usage import Usage
 from app.reports.trees import drawn
-from app.store import Node, Store
+from app.store.store import Store
+from app.store.tree import Node
 from tests.cli.codex import Codex
 from tests.databases import database_url, mariadb, shared_database_url
 from tests.gateway import Gateway

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
-from app.records import Usage
-from app.store import Store
+from app.contract.usage import Usage
+from app.store.store import Store
 from tests.databases import database_url, mariadb
 from tests.gateway import Gateway
 from tests.store.turns import draft, outcome

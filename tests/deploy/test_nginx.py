@@ -15,12 +15,12 @@ import pytest
 import requests
 from websockets.exceptions import InvalidStatus
 
-from tests.contract import check_error, check_response, check_stream
 from tests.deploy.conftest import Proxy, Service
 from tests.gateway import portions
+from tests.response_contract import check_error, check_response, check_stream
 from tests.sse_reader import follow
 from tests.upstream import ScriptedUpstream, silent, stalled
-from tests.web_sockets import Socket
+from tests.websocket_client import Socket
 
 pytestmark = pytest.mark.xdist_group("deploy")
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import click
 import pytest
 
-from app import serving
 from app.channels import table
-from app.channels.watch import stamp_of
+from app.channels.watched_table import stamp_of
 from app.cli import antiphon, context
 from app.errors import ConfigurationError
+from app.server import gunicorn_conf
 from app.settings import DAY, Settings
 from tests.deploy.conftest import DEPLOY, UNITS
 from tests.gateway import COMMAND, ROOT
@@ -67,13 +67,15 @@ def test_a_timer_has_its_service(timer: str) -> None:
 
 def test_streams_get_their_time_before_systemd_kills() -> None:
     stop = int(_setting("antiphon.service", "TimeoutStopSec"))
-    assert serving.DRAIN_RESERVE < serving.graceful_timeout < stop
+    assert gunicorn_conf.DRAIN_RESERVE < gunicorn_conf.graceful_timeout < stop
 
 
 def test_systemd_waits_until_the_background_workers_have_ended() -> None:
     """The master waits for them as long as that, and what it leaves behind systemd kills."""
-    assert serving.graceful_timeout + serving.DRAIN_RESERVE < int(_setting("antiphon.service", "TimeoutStopSec"))
-    assert DEFAULTS.drain + serving.DRAIN_RESERVE < int(_setting("antiphon-worker.service", "TimeoutStopSec"))
+    assert gunicorn_conf.graceful_timeout + gunicorn_conf.DRAIN_RESERVE < int(
+        _setting("antiphon.service", "TimeoutStopSec")
+    )
+    assert DEFAULTS.drain + gunicorn_conf.DRAIN_RESERVE < int(_setting("antiphon-worker.service", "TimeoutStopSec"))
     assert _setting("antiphon.service", "KillMode") == "mixed"
 
 
@@ -106,11 +108,11 @@ def test_nginx_takes_what_the_gateway_takes_and_holds_nothing_back() -> None:
 
 
 def test_the_readme_promises_what_the_units_and_settings_say() -> None:
-    grace = serving.graceful_timeout - serving.DRAIN_RESERVE
+    grace = gunicorn_conf.graceful_timeout - gunicorn_conf.DRAIN_RESERVE
     assert grace == DEFAULTS.drain
     promises = [
         f"may finish within {grace} seconds",
-        f"they wait up to {serving.graceful_timeout} seconds",
+        f"they wait up to {gunicorn_conf.graceful_timeout} seconds",
         f"run {2 * DEFAULTS.max_in_flight} requests at the same time",
         f"up to {DEFAULTS.max_sockets} WebSockets",
         f"removes responses older than {DEFAULTS.retention // DAY} days",
@@ -151,7 +153,7 @@ def test_the_example_of_the_settings_shows_the_defaults() -> None:
 def test_nginx_lets_go_of_a_connection_before_gunicorn_does() -> None:
     idle = re.search(r"upstream antiphon \{.*?keepalive_timeout (\d+)s;", _read("nginx/antiphon.conf"), re.S)
     assert idle is not None
-    assert int(idle[1]) < serving.keepalive
+    assert int(idle[1]) < gunicorn_conf.keepalive
 
 
 def test_nginx_and_systemd_mean_the_same_socket() -> None:
@@ -175,7 +177,7 @@ def test_gunicorn_takes_the_shipped_file(tmp_path: Path) -> None:
     values = dict(re.findall(r"^(\w+) += (.*)$", done.stdout, re.M))
     assert values["bind"] == "['127.0.0.1:18999']"
     assert (values["workers"], values["threads"], values["worker_connections"]) == ("3", "40", "296")
-    assert (values["worker_class"], values["max_requests"]) == ("app.gthread.PatientWorker", "0")
+    assert (values["worker_class"], values["max_requests"]) == ("app.server.gunicorn_worker.PatientWorker", "0")
     assert values["control_socket_disable"] == "True"
     assert "post_worker_init" in values["post_worker_init"]
 

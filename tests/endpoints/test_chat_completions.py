@@ -9,8 +9,8 @@ import openai
 import orjson
 import pytest
 
-from tests.contract import check_error
 from tests.gateway import Gateway
+from tests.response_contract import check_error
 from tests.upstream import ScriptedUpstream
 
 JSON = dict[str, Any]

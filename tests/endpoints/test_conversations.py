@@ -8,10 +8,10 @@ from typing import Any
 import openai
 import pytest
 
-from tests.contract import check_error, check_item_list
 from tests.endpoints.conftest import EXACT
 from tests.endpoints.vocabulary import ITEMS, JSON, said, user_texts
 from tests.gateway import Gateway
+from tests.response_contract import check_error, check_item_list
 from tests.upstream import ScriptedUpstream
 
 Create = Callable[..., JSON]

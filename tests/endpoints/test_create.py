@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.contract import check_response, check_stream
 from tests.endpoints.conftest import EXACT
 from tests.endpoints.vocabulary import ITEMS, JSON, PIXEL, WEATHER, answered, calls_of, said, text_of, user_texts
 from tests.gateway import Gateway
+from tests.response_contract import check_response, check_stream
 from tests.upstream import ScriptedUpstream
 
 Create = Callable[..., JSON]

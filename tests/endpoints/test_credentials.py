@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.contract import check_stream
 from tests.endpoints.conftest import EXACT, OPEN_MINDED
 from tests.endpoints.vocabulary import JSON, said
 from tests.gateway import Gateway
+from tests.response_contract import check_stream
 from tests.tools import CANARY, MCP, choices, items, tools
 from tests.upstream import ScriptedUpstream, event_bytes, raw, sse
-from tests.web_sockets import Socket
+from tests.websocket_client import Socket
 
 ADDED: JSON = {"type": "additional_tools", "role": "developer", "tools": [MCP]}
 

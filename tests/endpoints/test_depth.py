@@ -8,12 +8,12 @@ import orjson
 import pytest
 
 from app.nesting import FROM_CLIENTS
-from tests.contract import check_error, check_stream
 from tests.depth import nested, nested_text
 from tests.endpoints.conftest import OPEN_MINDED
 from tests.endpoints.vocabulary import JSON, said
 from tests.gateway import Gateway
-from tests.web_sockets import Socket
+from tests.response_contract import check_error, check_stream
+from tests.websocket_client import Socket
 
 CREATE: JSON = {"model": OPEN_MINDED, "input": "a"}
 #: Every path that takes JSON, the rest of its body, and a member of it that takes anything.

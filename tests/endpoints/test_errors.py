@@ -11,10 +11,10 @@ import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.contract import check_error, check_response
 from tests.endpoints.conftest import EXACT, OPEN_MINDED
 from tests.endpoints.vocabulary import ITEMS, JSON, said
 from tests.gateway import Gateway
+from tests.response_contract import check_error, check_response
 from tests.upstream import ScriptedUpstream, refusal
 
 CALL: JSON = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}

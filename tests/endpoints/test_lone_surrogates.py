@@ -8,10 +8,10 @@ import orjson
 import pytest
 import requests
 
-from tests.contract import check_error, check_response, check_stream
 from tests.endpoints.conftest import EXACT
 from tests.endpoints.test_depth import BODIES
 from tests.gateway import Gateway
+from tests.response_contract import check_error, check_response, check_stream
 from tests.upstream import ScriptedUpstream, refusal, respelled
 
 HALF = rb"\ud83d"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from openai.types import Model
 
-from tests.contract import check_error
 from tests.endpoints.conftest import FORMATS, OPEN_MINDED
 from tests.gateway import Gateway
+from tests.response_contract import check_error
 
 NAMES = sorted({OPEN_MINDED} | {model for model, _ in FORMATS.values()})
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.contract import check_error, check_response, check_stream
 from tests.endpoints.conftest import EXACT
 from tests.endpoints.vocabulary import JSON, WEATHER, said
 from tests.gateway import Gateway
+from tests.response_contract import check_error, check_response, check_stream
 from tests.upstream import ScriptedUpstream, failing
 
 Create = Callable[..., JSON]

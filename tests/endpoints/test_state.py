@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.contract import check_error, check_response, check_stream
 from tests.endpoints.conftest import EXACT
 from tests.endpoints.vocabulary import ITEMS, JSON, WEATHER, answered, calls_of, said, text_of, user_texts
 from tests.gateway import Gateway
+from tests.response_contract import check_error, check_response, check_stream
 from tests.upstream import ScriptedUpstream, failing, refusal, rewritten
 
 Create = Callable[..., JSON]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.contract import check_error, check_response
 from tests.endpoints.conftest import EXACT
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
+from tests.response_contract import check_error, check_response
 from tests.upstream import ScriptedUpstream
 
 ROUTES = [

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.contract import check_error, check_response
 from tests.gateway import Gateway
+from tests.response_contract import check_error, check_response
 
 UPGRADE = {
     "Connection": "Upgrade",

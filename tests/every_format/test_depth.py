@@ -6,11 +6,11 @@ import orjson
 import pytest
 
 from app.nesting import FROM_UPSTREAMS
-from tests.contract import check_error, check_stream
 from tests.depth import nested_text
 from tests.every_format.conversations import WEATHER, calls_of
-from tests.lanes import Lane
+from tests.response_contract import check_error, check_stream
 from tests.upstream import Answer, Script, respelled
+from tests.upstream_formats import Lane
 
 TOO_DEEP = [FROM_UPSTREAMS + 1, 251, 254, 300, 1020, 1100]
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.every_format.conversations import WEATHER, answered, calls_of, essence, said, text_of
 from tests.gateway import Gateway
-from tests.lanes import Lane
 from tests.upstream import DIALECTS, ScriptedUpstream
+from tests.upstream_formats import Lane
 
 #: What a row has to say for a dialect.
 ROWS: dict[str, dict[str, Any]] = {"deepseek": {"reasoning_text": True}, "openai": {"system_messages": "keep"}}

@@ -8,11 +8,11 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.contract import check_error
 from tests.every_format.conversations import CUSTOM, IMAGE, WEATHER, answered, called, calls_of, essence, said, text_of
 from tests.every_format.conversations import tool as constant
-from tests.lanes import Lane, Line
+from tests.response_contract import check_error
 from tests.upstream import Script, respelled
+from tests.upstream_formats import Lane, Line
 
 JSON = dict[str, Any]
 HI: Line = ("user", "hi")

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.contract import check_item_list
 from tests.every_format.conversations import CUSTOM, IMAGE, SKY, WEATHER, answered, called, calls_of, said, text_of
 from tests.gateway import Gateway
-from tests.lanes import MANNERS, Lane, Line, lines, row_of
 from tests.relay.conftest import eventually
+from tests.response_contract import check_item_list
 from tests.upstream import ScriptedUpstream
+from tests.upstream_formats import MANNERS, Lane, Line, lines, row_of
 
 JSON = dict[str, Any]
 WORLDS = [name for name in MANNERS if name != "sloppy"]

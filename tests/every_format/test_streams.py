@@ -8,9 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.contract import check_error, check_response, check_stream
 from tests.every_format.conversations import WEATHER, calls_of, essence, text_of, tool
-from tests.lanes import Lane
+from tests.response_contract import check_error, check_response, check_stream
 from tests.upstream import (
     Script,
     byte_by_byte,
@@ -30,6 +29,7 @@ from tests.upstream import (
     too_long,
     unterminated,
 )
+from tests.upstream_formats import Lane
 
 JSON = dict[str, Any]
 #: Every format has said a word or two by its eighth event, and nothing by its first.

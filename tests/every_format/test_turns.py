@@ -7,7 +7,6 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.contract import check_error, check_item_list
 from tests.every_format.conversations import (
     CLOSED,
     CUSTOM,
@@ -24,8 +23,9 @@ from tests.every_format.conversations import (
     text_of,
     tool,
 )
-from tests.lanes import Lane
+from tests.response_contract import check_error, check_item_list
 from tests.upstream import refusal, too_long
+from tests.upstream_formats import Lane
 
 JSON = dict[str, Any]
 BERGEN: JSON = {**WEATHER, "name": "get_tides"}

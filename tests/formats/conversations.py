@@ -10,10 +10,12 @@ from typing import Any
 import orjson
 
 from app import formats, sse
-from app.echo import Echo
+from app.contract.items import Item
+from app.contract.records import Chain, Link
+from app.contract.response import Echo
+from app.contract.turn import Answer, Turn
+from app.contract.usage import Usage
 from app.formats import Decoder
-from app.records import Chain, Link, Usage
-from app.turn import Answer, Item, Turn
 
 HERE = Path(__file__).parent
 #: Formats that translate, each with recordings of its upstreams.

@@ -1,7 +1,7 @@
 import pytest
 
+from app.contract.records import Chain
 from app.formats._context import shortened
-from app.records import Chain
 from tests.formats.conversations import answered, called, link, said, turn
 
 OLD = "old " * 50

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import formats
-from app.echo import Echo
+from app.contract.response import Echo
+from app.contract.turn import Turn
 from app.errors import UpstreamBroken, UpstreamError, UpstreamFailed, UpstreamLimited, UpstreamRefused
 from app.formats import responses
-from app.turn import Turn
 from tests.sse_reader import Event, read
 from tests.test_sse import split
 

@@ -10,11 +10,11 @@ import orjson
 import pytest
 
 from app import formats
+from app.contract.turn import Answer, Turn
 from app.errors import UpstreamFailed
 from app.formats import replay
-from app.turn import Answer, Turn
-from tests.contract import check_stream
 from tests.formats.conversations import events, framed, read, said, turn
+from tests.response_contract import check_stream
 
 LIMIT = 16
 ASKED = turn(said("user", "?"), stream=True, max_output_tokens=LIMIT)

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import formats
+from app.contract.turn import Turn
 from app.errors import UpstreamBroken, UpstreamError
-from app.turn import Turn
-from tests.contract import check_stream
 from tests.formats.conversations import TRANSLATING, Recording, events, framed, read, recordings, summed
+from tests.response_contract import check_stream
 from tests.test_sse import split
 
 ALL = [one for format_ in TRANSLATING for one in recordings(format_)]

@@ -4,9 +4,9 @@ import orjson
 import pytest
 
 from app import formats
-from app.formats.messages import _thoughts
-from app.records import Chain, Link
-from app.turn import Item
+from app.contract.items import Item
+from app.contract.records import Chain, Link
+from app.formats.messages import _thinking_blocks
 from tests.formats.conversations import answered, called, link, row, said, turn
 
 SIGNED = {"type": "thinking", "thinking": "Third thought.", "signature": "sig"}
@@ -29,7 +29,7 @@ CHAIN = Chain(
         made_by(
             "anthropic",
             "Three?",
-            reasoned("3", SIGNED["thinking"], _thoughts.sealed(SIGNED, "m")),
+            reasoned("3", SIGNED["thinking"], _thinking_blocks.sealed(SIGNED, "m")),
             said("assistant", "THREE"),
             called("call_3", arguments='{"cut', status="incomplete"),
             status="incomplete",

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from app import formats
-from app.channels.endpoints import ENDPOINTS
+from app.channels.surfaces import ENDPOINTS
 from app.errors import UpstreamError
 from app.formats import PASSTHROUGH, PassthroughEndpoint
 

@@ -14,8 +14,8 @@ import pytest
 import requests
 
 from app.settings import MOVERS
-from tests.contract import ANY, check_stream
 from tests.gateway import Gateway
+from tests.response_contract import ANY, check_stream
 from tests.upstream import Answer, Exchange, ScriptedUpstream
 
 JSON = dict[str, Any]

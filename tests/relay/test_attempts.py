@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from app.channels.choice import Channels
-from app.channels.watch import WatchedTable
+from app.channels.selection import Channels
+from app.channels.watched_table import WatchedTable
+from app.contract.records import Attempt
 from app.errors import InvalidRequest, UpstreamError, UpstreamFailed, UpstreamRefused, UpstreamUnreachable
-from app.records import Attempt
-from app.relay.asking import ChannelAttempt, ChannelAttempts
+from app.relay.attempts import ChannelAttempt, ChannelAttempts
 from tests.channels.tables import FORMATS, rows, write
 
 TABLE = """

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests.contract import check_error, check_response, check_stream
 from tests.gateway import Gateway
 from tests.relay.conftest import SOME_TEXT, check_failed_stream, eventually
+from tests.response_contract import check_error, check_response, check_stream
 from tests.upstream import Pause, Script, ScriptedUpstream, closed_port, failing, failing_at_once, refusal, silent
 
 SAID = "canary: the prompt as the upstream quotes it"

@@ -13,10 +13,10 @@ import agents
 import openai
 import pytest
 
-from tests.contract import check_error, check_item_list, check_response, check_stream
 from tests.endpoints.vocabulary import WEATHER, answered, calls_of, said, text_of, user_texts
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
+from tests.response_contract import check_error, check_item_list, check_response, check_stream
 from tests.upstream import Answer, Exchange, ScriptedUpstream, failing, rewritten, stalled
 
 JSON = dict[str, Any]

@@ -16,7 +16,6 @@ import pytest
 import requests
 
 from app.sse import HEARTBEAT
-from tests.contract import check_error, check_response, check_stream
 from tests.gateway import Gateway, portions, reset
 from tests.relay.conftest import (
     PATIENT,
@@ -30,6 +29,7 @@ from tests.relay.conftest import (
     response_id_in,
     text_of,
 )
+from tests.response_contract import check_error, check_response, check_stream
 from tests.upstream import (
     Script,
     ScriptedUpstream,
@@ -43,7 +43,7 @@ from tests.upstream import (
     slammed,
     stalled,
 )
-from tests.web_sockets import Socket, check_frames
+from tests.websocket_client import Socket, check_frames
 
 JSON = dict[str, Any]
 #: Seconds after which a head leaves here, and those between two heartbeats.

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import requests
 
-from tests.contract import check_error, check_response, check_stream
 from tests.gateway import Gateway
 from tests.relay.conftest import (
     FIRST_KEY,
@@ -25,6 +24,7 @@ from tests.relay.conftest import (
     read_until,
     response_id_in,
 )
+from tests.response_contract import check_error, check_response, check_stream
 from tests.upstream import (
     RESET,
     Script,

@@ -14,19 +14,18 @@ import orjson
 import pytest
 
 from app.channels.upstream import LocalExchange
-from app.composition import build
+from app.contract.records import Token
+from app.contract.turn import Answer
 from app.errors import UpstreamBroken
 from app.formats import demo
+from app.gateway import Gateway, build
 from app.last_good import LastGood
 from app.memory import Share
-from app.records import Token
-from app.relay import Asked
-from app.relay.socket import Session
+from app.relay.request_context import Asked
+from app.relay.websocket_session import Session
 from app.schemas.create import read_create
 from app.settings import Settings
-from app.store import Store
-from app.turn import Answer
-from app.web import Gateway
+from app.store.store import Store
 from tests.relay.conftest import check_failed_stream
 from tests.upstream import event_bytes
 

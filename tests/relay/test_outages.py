@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 import requests
 
-from app.composition import build
+from app.gateway import Gateway as Parts
+from app.gateway import build
 from app.last_good import LastGood
 from app.settings import Settings
-from app.store import Store
-from app.web import Gateway as Parts
-from tests.contract import check_error, check_response
+from app.store.store import Store
 from tests.gateway import Gateway, portions
 from tests.outages import outage
 from tests.relay.conftest import SOME_TEXT, check_failed_stream, eventually, read_until, response_id_in, text_of
+from tests.response_contract import check_error, check_response
 from tests.store import rows
 from tests.store.turns import OWNER, draft, outcome
 from tests.upstream import ScriptedUpstream, silent, stalled
-from tests.web_sockets import Socket
+from tests.websocket_client import Socket
 
 JSON = dict[str, Any]
 BODY = {"model": "m", "input": "Say something"}

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.contract import check_error
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
+from tests.response_contract import check_error
 from tests.store import rows
 from tests.upstream import HOLD, ScriptedUpstream, silent, wire
 

@@ -12,7 +12,6 @@ import orjson
 import pytest
 import requests
 
-from tests.contract import check_error, check_response, check_stream
 from tests.gateway import Gateway, portions
 from tests.relay.conftest import (
     FIRST_KEY,
@@ -25,9 +24,10 @@ from tests.relay.conftest import (
     response_id_in,
     text_of,
 )
+from tests.response_contract import check_error, check_response, check_stream
 from tests.sse_reader import Event, follow
 from tests.upstream import ScriptedUpstream, stalled
-from tests.web_sockets import Socket
+from tests.websocket_client import Socket
 
 BODY = {"model": "m", "input": "Say something"}
 #: Two seconds are promised; a loaded machine gets one more.

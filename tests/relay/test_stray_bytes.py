@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests.contract import check_response, check_stream
 from tests.gateway import Gateway
 from tests.relay.conftest import PROMPTLY, on_both_movers, text_of
+from tests.response_contract import check_response, check_stream
 from tests.upstream import FIN, Answer, Exchange, Pause, Piece, ScriptedUpstream, followed, framed, self_signed
 
 pytestmark = on_both_movers

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from app.channels.choice import MAX_TRIES
+from app.channels.selection import MAX_TRIES
 from app.channels.table import Table
 from app.contract.channel import Channel
-from app.records import ChannelStatus, WorkerStatus
+from app.contract.records import ChannelStatus, WorkerStatus
 from app.reports.channel_states import all_channels, channel_reports, state_of
 from app.reports.routes import route_of, serving
 

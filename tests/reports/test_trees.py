@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.reports.trees import branch_count, compaction_note, drawn, notes, rounded, summary
-from app.store import Node, Tree
+from app.store.tree import Node, Tree
 
 
 def _node(id: str, parent: str | None = None, inferred: bool = False, compacted: bool = False) -> Node:

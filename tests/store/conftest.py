@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.store import Store
+from app.store.store import Store
 from tests.databases import database_url, mariadb
 
 __all__ = ["database_url", "mariadb", "store"]

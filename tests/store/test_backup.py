@@ -8,7 +8,7 @@ from threading import Event
 import pytest
 
 from app.errors import ConfigurationError
-from app.store import Store
+from app.store.store import Store
 from tests.databases import Server
 from tests.store.conftest import PEPPER
 from tests.store.turns import OWNER, line, turn

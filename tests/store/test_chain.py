@@ -7,9 +7,9 @@ import pytest
 
 from app.errors import Overloaded, PayloadTooLarge
 from app.memory import Budget
-from app.store import Store
 from app.store.chain import LONGEST
 from app.store.errors import ChainTooLong, HistoryError, ResponseMissing, ResponseNotChainable
+from app.store.store import Store
 from tests.store import rows
 from tests.store.conftest import PEPPER
 from tests.store.turns import OWNER, chain_ids, draft, line, outcome, turn

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from app import ids
 from app.contract.items import derive_item_id
-from app.records import Batch, Chain, Conversation, ConversationTurn
-from app.store import Store
+from app.contract.records import Batch, Chain, Conversation, ConversationTurn
 from app.store.conversations import LONGEST
 from app.store.errors import ConversationMissing, ConversationTooLong, FirstConversationMissing, ItemMissing
+from app.store.store import Store
 from tests.store import rows
 from tests.store.turns import OWNER, draft, outcome, turn
 

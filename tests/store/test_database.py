@@ -13,8 +13,8 @@ import pymysql
 import pytest
 
 from app.errors import ConfigurationError, StoreUnavailable
-from app.store import Store
 from app.store.database import Database, Session, Unwritable
+from app.store.store import Store
 from tests.databases import Server
 from tests.store import rows
 from tests.store.turns import OWNER, chain_ids, draft, line, outcome, turn

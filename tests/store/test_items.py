@@ -3,7 +3,7 @@ from __future__ import annotations
 import orjson
 
 from app.contract.items import derive_item_id
-from app.store import Store
+from app.store.store import Store
 from tests.store.turns import OWNER, draft, outcome, turn
 
 

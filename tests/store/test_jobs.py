@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import orjson
 import pytest
 
-from app.records import LIFECYCLE, Batch, Job
-from app.store import Store
+from app.contract.records import LIFECYCLE, Batch, Job
+from app.store.store import Store
 from tests.store import rows
 from tests.store.turns import OWNER, draft, outcome
 

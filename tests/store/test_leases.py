@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import orjson
 import pymysql
 
-from app.records import ChannelStatus, Usage
-from app.store import Store
+from app.contract.records import ChannelStatus
+from app.contract.usage import Usage
+from app.store.store import Store
 from tests.databases import Server
 from tests.relay.conftest import eventually
 from tests.store import rows

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from app.errors import ConfigurationError, StoreUnavailable
-from app.store import Store, migrations
+from app.store import migrations
 from app.store.database import Database, Session
 from app.store.models import TABLES
+from app.store.store import Store
 from tests.store import rows
 from tests.store.turns import turn
 

@@ -8,9 +8,9 @@ from threading import Event
 import pytest
 
 from app.errors import ConfigurationError
-from app.store import Pruned, Store
 from app.store.errors import ResponseMissing
-from app.store.pruning import WINDOW
+from app.store.pruning import WINDOW, Pruned
+from app.store.store import Store
 from tests.store import rows
 from tests.store.turns import OWNER, chain_ids, draft, line, outcome, turn
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from app.records import Attempt, Usage
-from app.store import Store
+from app.contract.records import Attempt
+from app.contract.usage import Usage
+from app.store.store import Store
 from tests.store import rows
 from tests.store.turns import OWNER, draft, outcome, turn
 

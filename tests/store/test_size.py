@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from app.store import Store
+from app.store.store import Store
 from tests.bench.storage import measure_bytes
 
 

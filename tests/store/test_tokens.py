@@ -5,7 +5,7 @@ import time
 import pytest
 
 from app.errors import ConfigurationError
-from app.store import Store
+from app.store.store import Store
 from tests.relay.conftest import eventually
 from tests.store import rows
 from tests.store.conftest import PEPPER

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from app.records import Attempt, Trace, Usage
-from app.store import Node, Store, Tree
+from app.contract.records import Attempt, Trace
+from app.contract.usage import Usage
+from app.store.store import Store
+from app.store.tree import Node, Tree
 from tests.store import rows
 from tests.store.turns import OWNER, draft, line, outcome, turn
 

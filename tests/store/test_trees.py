@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.store import Store
 from app.store.chain import RECENT, WHOLE, Extent
 from app.store.errors import ResponseMissing, ResponseNotChainable
+from app.store.store import Store
 from tests.store.turns import draft, outcome, turn
 
 

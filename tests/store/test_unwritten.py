@@ -11,10 +11,11 @@ import orjson
 import pytest
 
 from app import ids
+from app.contract.records import Batch, Claim, Conversation, ConversationTurn, Outcome
+from app.contract.usage import Usage
 from app.errors import StoreUnavailable
-from app.records import Batch, Claim, Conversation, ConversationTurn, Outcome, Usage
-from app.store import Store
 from app.store.database import Unwritable
+from app.store.store import Store
 from tests.outages import outage
 from tests.relay.conftest import eventually
 from tests.store import rows

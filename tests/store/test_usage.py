@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from app.records import Usage
-from app.store import Store
+from app.contract.usage import Usage
+from app.store.store import Store
 from tests.store.turns import draft, outcome
 
 

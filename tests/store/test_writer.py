@@ -7,10 +7,10 @@ from functools import partial
 
 import pytest
 
+from app.contract.usage import Usage
 from app.errors import StoreUnavailable
-from app.records import Usage
-from app.store import Store
 from app.store.database import Database, Session, Unwritable
+from app.store.store import Store
 from app.store.writer import BACKLOG, Writer
 from tests.store import rows
 from tests.store.turns import OWNER, draft, outcome

@@ -9,8 +9,9 @@ import orjson
 
 from app import ids
 from app.contract.items import new_item_id
-from app.records import Draft, Outcome, Usage
-from app.store import Store
+from app.contract.records import Draft, Outcome
+from app.contract.usage import Usage
+from app.store.store import Store
 
 OWNER = "ada"
 

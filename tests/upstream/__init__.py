@@ -21,19 +21,7 @@ By hand: `python -m tests.upstream --port 19001 [--sloppy] [--dialect vllm] [--c
 """
 
 from tests.upstream.chat_completions import DIALECTS, STRICT, Dialect
-from tests.upstream.exchange import (
-    FIN,
-    HOLD,
-    RESET,
-    Act,
-    Answer,
-    Exchange,
-    Pause,
-    Piece,
-    Recorded,
-    Script,
-    event_bytes,
-)
+from tests.upstream.exchange import FIN, HOLD, RESET, Act, Answer, Exchange, Pause, Piece, Recorded, Script, event_bytes
 from tests.upstream.responses import DEFAULTS, SEAL
 from tests.upstream.scripts import (
     bomb,

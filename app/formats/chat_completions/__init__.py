@@ -8,22 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from app.contract.channel import Channel
+from app.contract.turn import Turn
 from app.errors import UpstreamError
 from app.formats import _openai
 from app.formats._context import shortened
 from app.formats._failures import http_error as decode_error
 from app.formats._request import wants_truncation
 from app.formats._toolbox import Toolbox
-from app.formats.chat_completions import passage
+from app.formats.chat_completions import passthrough
 from app.formats.chat_completions._answer import ChatDecoder, decode
 from app.formats.chat_completions._request import encode
-from app.turn import Turn
 
 __all__ = ["amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers", "path"]
 
 
 def path(model: str, stream: bool) -> str:
-    return passage.PATH
+    return passthrough.PATH
 
 
 def decoder(turn: Turn, sequence: int) -> ChatDecoder:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from app.contract.turn import Answer, Turn
+from app.contract.usage import Usage
 from app.errors import UpstreamBroken, UpstreamFailed
 from app.formats._decoding import Ending, StreamDecoder, is_full, parsed, string
 from app.formats._output import Output
@@ -20,8 +22,6 @@ from app.formats.chat_completions._chunks import (
 )
 from app.formats.chat_completions._deltas import Deltas
 from app.formats.chat_completions._errors import error_of
-from app.records import Usage
-from app.turn import Answer, Turn
 
 
 def _ending(finish_reason: str) -> Ending:

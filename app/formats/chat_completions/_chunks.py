@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from app import sse
+from app.contract.usage import Usage
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats import _openai
 from app.formats._decoding import whole
 from app.formats.chat_completions._errors import error_of
-from app.records import Usage
 
 DONE = b"[DONE]"
 

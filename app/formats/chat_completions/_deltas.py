@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from app.formats._calls import Call
+from app.contract.turn import Turn
 from app.formats._output import Output
+from app.formats._tool_call_stream import Call
 from app.formats.chat_completions._request import LOGPROBS
-from app.turn import Turn
 
 
 class Deltas:

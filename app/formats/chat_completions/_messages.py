@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from app.contract.channel import Channel
+from app.contract.items import Item
 from app.formats._conversation import (
     Acted,
     Call,
@@ -25,7 +26,6 @@ from app.formats._conversation import (
     unreadable,
 )
 from app.formats._toolbox import Toolbox
-from app.turn import Item
 
 Message = dict[str, Any]
 

@@ -8,11 +8,11 @@ from typing import Any
 import orjson
 
 from app.contract.channel import Channel
+from app.contract.turn import Turn
 from app.formats import _context, _conversation
 from app.formats._request import effort_of, in_force, instructions, refuse_prompt, text_format
 from app.formats._toolbox import Offer, Toolbox, offer
 from app.formats.chat_completions import _messages
-from app.turn import Turn
 
 #: Members with the same name in both APIs, and sampling keys of servers for open models.
 _PASSED = (

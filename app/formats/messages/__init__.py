@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from app.contract.channel import Channel
+from app.contract.turn import Turn
 from app.formats._openai import decode_count
 from app.formats._toolbox import Toolbox
 from app.formats.messages._answer import MessagesDecoder, decode
 from app.formats.messages._errors import decode_error
-from app.formats.messages._remedies import amended
 from app.formats.messages._request import encode, encode_count
-from app.turn import Turn
+from app.formats.messages._retry_without import amended
 
 __all__ = [
     "amended",

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from app import sse
+from app.contract.turn import Answer, Turn
+from app.contract.usage import Usage
 from app.errors import UpstreamBroken
 from app.formats import _openai
 from app.formats._decoding import Ending, StreamDecoder, is_full, parsed, string, whole
 from app.formats._output import Output
 from app.formats.messages._blocks import Blocks
 from app.formats.messages._errors import failure
-from app.records import Usage
-from app.turn import Answer, Turn
 
 _CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
 _REFUSED = "refusal"

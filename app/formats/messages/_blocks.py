@@ -7,11 +7,11 @@ from typing import Any
 
 import orjson
 
+from app.contract.turn import Turn
 from app.errors import UpstreamBroken
-from app.formats._calls import Call
 from app.formats._output import Output
-from app.formats.messages import _thoughts
-from app.turn import Turn
+from app.formats._tool_call_stream import Call
+from app.formats.messages import _thinking_blocks
 
 
 class Blocks:
@@ -101,7 +101,7 @@ class _Thinking(_Block):
     def stop(self) -> None:
         if self._signature:
             block = {"type": "thinking", "thinking": "".join(self._pieces), "signature": self._signature}
-            self._output.seal(_thoughts.sealed(block, self._model))
+            self._output.seal(_thinking_blocks.sealed(block, self._model))
 
 
 class _Redacted(_Block):
@@ -112,7 +112,7 @@ class _Redacted(_Block):
 
     def stop(self) -> None:
         if self._data:
-            self._output.seal(_thoughts.sealed({"type": "redacted_thinking", "data": self._data}, self._model))
+            self._output.seal(_thinking_blocks.sealed({"type": "redacted_thinking", "data": self._data}, self._model))
 
 
 class _ToolUse(_Block):

@@ -16,6 +16,7 @@ from typing import Any
 
 from app import nesting
 from app.contract.channel import Channel
+from app.contract.items import Item
 from app.formats._conversation import (
     Act,
     Acted,
@@ -31,8 +32,7 @@ from app.formats._conversation import (
     unreadable,
 )
 from app.formats._toolbox import Toolbox
-from app.formats.messages import _thoughts
-from app.turn import Item
+from app.formats.messages import _thinking_blocks
 
 Block = dict[str, Any]
 
@@ -125,7 +125,7 @@ class _Said:
 
     def _thought(self, thought: Thought) -> Block | None:
         """The original thinking block for the model that wrote it; unsigned text for servers that want it."""
-        if block := _thoughts.opened(thought.item.get("encrypted_content"), self._model):
+        if block := _thinking_blocks.opened(thought.item.get("encrypted_content"), self._model):
             return block
         unsigned = self._row.reasoning_text and thought.text
         return {"type": "thinking", "thinking": thought.text, "signature": ""} if unsigned else None

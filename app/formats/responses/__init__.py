@@ -11,6 +11,7 @@ from typing import Any
 
 from app.contract.channel import Channel
 from app.contract.events import CREATED, IN_PROGRESS, terminal
+from app.contract.turn import Turn
 from app.formats import _openai
 from app.formats._events import Emitter
 from app.formats._failures import http_error as decode_error
@@ -18,7 +19,6 @@ from app.formats._openai import decode_count
 from app.formats.responses._answer import decode
 from app.formats.responses._request import amended, encode, encode_compaction, encode_count, instructions_text
 from app.formats.responses._stream import ResponsesDecoder
-from app.turn import Turn
 
 __all__ = [
     "ResponsesDecoder",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.contract.items import STREAMED_CALLS, TEXT_TYPES
+from app.contract.items import STREAMED_CALLS, TEXT_TYPES, Item
+from app.contract.turn import Answer, Turn
 from app.errors import UpstreamBroken
 from app.formats import _openai
 from app.formats._decoding import is_full, whole
 from app.formats._failures import stream_error
 from app.formats.responses import _items
-from app.turn import Answer, Item, Turn
 
 #: Items that grow while they are streamed, and so may be cut off.
 _CAN_BREAK = TEXT_TYPES | STREAMED_CALLS

@@ -8,10 +8,9 @@ from typing import Any
 import orjson
 
 from app import ids
-from app.contract.items import STATUSES, STREAMED_CALLS, SUMMARY_PARTS
+from app.contract.items import STATUSES, STREAMED_CALLS, SUMMARY_PARTS, Item
 from app.errors import UpstreamBroken
 from app.formats import _openai
-from app.turn import Item
 
 JSON = dict[str, Any]
 

@@ -20,12 +20,12 @@ from app.contract.events import (
     SUMMARY_PART,
     TEXT_EVENTS,
 )
-from app.contract.items import STREAMED_CALLS, TEXT_TYPES, TYPES, WITH_STATUS
+from app.contract.items import STREAMED_CALLS, TEXT_TYPES, TYPES, WITH_STATUS, Item
+from app.contract.turn import Turn
 from app.errors import UpstreamBroken
 from app.formats import _openai
 from app.formats._events import Emitter
-from app.formats.responses import _items, _written
-from app.turn import Item, Turn
+from app.formats.responses import _item_stream, _items
 
 #: The types of the items that an event of a family can belong to, the likeliest first.
 _TYPES: Mapping[str, tuple[str, ...]] = {
@@ -53,7 +53,7 @@ class _Track:
         self.type: str = announced["type"]
         self.item: Item | None = None
         """As it was announced to the client."""
-        self.body: _written.Body | None = None
+        self.body: _item_stream.Body | None = None
         self.waiting: list[Mapping[str, Any]] = []
         self.end: Item | None = None
         """The finished item, from the upstream."""
@@ -301,7 +301,7 @@ class Repair:
             return False
         self._release()
         track.item = self._announced(track, {name: value for name, value in known.items() if value is not None})
-        track.body = _written.body(track.item)
+        track.body = _item_stream.body(track.item)
         self._events.append(self._emitter.open(dict(self._turn.echo.shown(track.item))))
         return True
 
@@ -316,7 +316,7 @@ class Repair:
         begins = track.type in _STATED or (track.announced is track.end and "status" in item)
         return {**item, "status": "in_progress"} if begins else item
 
-    def _close(self, item: Item, body: _written.Body, end: Item) -> None:
+    def _close(self, item: Item, body: _item_stream.Body, end: Item) -> None:
         finished: Item = {**item, **end}
         finished |= {name: item[name] for name in _IDENTITY if name in item}
         if item["type"] in TEXT_TYPES | STREAMED_CALLS and "status" in finished:

@@ -12,11 +12,11 @@ from typing import Any
 import orjson
 
 from app.contract.channel import Channel
-from app.contract.items import CALL_TYPES, OPAQUE_TYPES
+from app.contract.items import CALL_TYPES, OPAQUE_TYPES, Item
+from app.contract.records import Link
+from app.contract.turn import Turn
 from app.errors import UpstreamError, UpstreamRefused
-from app.records import Link
 from app.sealing import is_sealed
-from app.turn import Item, Turn
 
 _COMPACTION_KEYS = ("instructions", "prompt_cache_key", "service_tier")
 _COUNTED_KEYS = (

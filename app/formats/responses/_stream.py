@@ -9,14 +9,15 @@ from typing import Any
 
 from app import lone_surrogates, sse
 from app.contract.events import ANNOTATION_ADDED, ARGUMENT_EVENTS, ITEM_DONE, QUEUED_HEAD, TERMINAL, TEXT_EVENTS
+from app.contract.items import Item
+from app.contract.turn import Answer, Turn
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats._decoding import parsed
 from app.formats._failures import stream_error
 from app.formats.responses import _answer, _items
-from app.formats.responses._account import Account
+from app.formats.responses._conformance import Account
 from app.formats.responses._repair import Repair
 from app.nesting import FROM_UPSTREAMS, may_exceed
-from app.turn import Answer, Item, Turn
 
 _STEPS = ("delta", "done")
 _HEAD = frozenset(kind for kind, _ in QUEUED_HEAD)

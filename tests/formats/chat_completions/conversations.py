@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
+from app.contract.turn import Turn
 from app.formats import Decoder, chat_completions
-from app.turn import Turn
 from tests.formats import conversations
 from tests.formats.conversations import row
 

@@ -5,21 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.contract.turn import Turn
 from app.errors import UpstreamBroken, UpstreamError, UpstreamFailed, UpstreamLimited, UpstreamRefused
 from app.formats import chat_completions
-from app.turn import Turn
-from tests.contract import check_stream
 from tests.formats.chat_completions.conversations import read
-from tests.formats.conversations import (
-    called,
-    events,
-    framed,
-    link,
-    recording,
-    said,
-    turn,
-    without_ids,
-)
+from tests.formats.conversations import called, events, framed, link, recording, said, turn, without_ids
+from tests.response_contract import check_stream
 
 TOOL = {"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {}}}
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.contract.items import Item
+from app.contract.records import Chain
 from app.errors import InvalidRequest
-from app.records import Chain
-from app.turn import Item
 from tests.formats.chat_completions.conversations import encoded, results_after
 from tests.formats.conversations import answered, called, link, said, turn
 

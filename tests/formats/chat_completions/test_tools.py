@@ -2,11 +2,11 @@ from typing import Any
 
 import pytest
 
+from app.contract.items import Item
+from app.contract.records import Chain
 from app.errors import InvalidRequest
 from app.formats import chat_completions
 from app.formats._toolbox import Toolbox
-from app.records import Chain
-from app.turn import Item
 from tests.formats.chat_completions.conversations import encoded
 from tests.formats.conversations import link, row, said, turn
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
+from app.contract.turn import Turn
 from app.formats import Decoder, messages
-from app.turn import Turn
 from tests.formats import conversations
 from tests.formats.conversations import row
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.contract.items import Item
 from app.errors import (
     UpstreamBroken,
     UpstreamDenied,
@@ -15,10 +16,9 @@ from app.errors import (
     UpstreamRefused,
 )
 from app.formats import messages
-from app.turn import Item
-from tests.contract import check_stream
 from tests.formats.conversations import answered, called, events, framed, recording, said, turn
 from tests.formats.messages.conversations import encoded, event, read
+from tests.response_contract import check_stream
 
 WEATHER = {"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {}}}
 TOOLS = [

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.contract.items import Item
+from app.contract.records import Chain
 from app.errors import InvalidRequest
-from app.formats.messages import _thoughts
-from app.records import Chain
-from app.turn import Item
+from app.formats.messages import _thinking_blocks
 from tests.formats.conversations import answered, called, link, said, turn
 from tests.formats.messages.conversations import encoded, text, without_marks
 
@@ -27,7 +27,7 @@ def messages(*items: Item, chain: Chain | None = None, request: Any = None, **ke
 
 
 def thought(block: Item | None, model: str = "m", spoken: str = "Hm.") -> Item:
-    secret = {} if block is None else {"encrypted_content": _thoughts.sealed(block, model)}
+    secret = {} if block is None else {"encrypted_content": _thinking_blocks.sealed(block, model)}
     content = [{"type": "reasoning_text", "text": spoken}] if spoken else []
     return {"type": "reasoning", "id": "rs_1", "summary": [], "content": content, **secret}
 
@@ -206,7 +206,7 @@ def test_thinking_goes_back_unchanged_to_the_model_it_is_from() -> None:
         'anthropic:{"model":"m"}',
         'anthropic:{"model":"m","block":{"type":"text","text":"x"}}',
         'anthropic:{"model":"m","block":{"type":"thinking","thinking":"x"}}',
-        _thoughts.sealed(SIGNED, "another-model"),
+        _thinking_blocks.sealed(SIGNED, "another-model"),
     ],
 )
 def test_thinking_of_somebody_else_is_left_out(secret: str) -> None:

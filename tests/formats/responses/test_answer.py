@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
+from app.contract.items import Item
 from app.errors import UpstreamBroken, UpstreamFailed
 from app.formats import responses
 from app.formats.responses import _items
-from app.turn import Item
 from tests.formats.responses.transcripts import turn
 
 PART: dict[str, Any] = {"type": "output_text", "text": "Hi", "annotations": [], "logprobs": []}

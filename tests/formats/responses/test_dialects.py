@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from app.errors import UpstreamBroken
 from app.formats import responses
-from tests.contract import check_stream
 from tests.formats.responses.transcripts import Recording, events, framed, read, recording, recordings, summed
+from tests.response_contract import check_stream
 from tests.test_sse import split
 
 ALL = recordings()

@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
+from app.contract.items import Item
+from app.contract.records import Chain
 from app.errors import UpstreamRefused
 from app.formats import responses
-from app.records import Chain
 from app.sealing import PREFIX
-from app.turn import Item
 from tests.formats.responses.transcripts import link, row, sent, turn
 
 USER: Item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]}

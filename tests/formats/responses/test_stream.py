@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import sse
+from app.contract.items import Item
+from app.contract.turn import Turn
 from app.formats import responses
 from app.formats._events import Emitter
-from app.turn import Item, Turn
-from tests.contract import check_stream
 from tests.depth import nested_text
 from tests.formats.responses.transcripts import events, framed, read, stream_of, turn
+from tests.response_contract import check_stream
 from tests.test_sse import split
 
 JSON = dict[str, Any]

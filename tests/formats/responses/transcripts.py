@@ -13,10 +13,12 @@ from typing import Any
 import orjson
 
 from app import sse
-from app.echo import Echo
+from app.contract.items import Item
+from app.contract.records import Chain, Link
+from app.contract.response import Echo
+from app.contract.turn import Answer, Turn
+from app.contract.usage import Usage
 from app.formats import responses
-from app.records import Chain, Link, Usage
-from app.turn import Answer, Item, Turn
 
 RECORDINGS = Path(__file__).parent / "recordings"
 _ESTIMATED = Usage(1, 0, 0, 1, 0, True)

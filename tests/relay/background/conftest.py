@@ -10,10 +10,10 @@ import openai
 import pytest
 import requests
 
-from tests.contract import check_response
 from tests.gateway import Gateway
 from tests.queues import redis_url
 from tests.relay.conftest import eventually
+from tests.response_contract import check_response
 from tests.upstream import ScriptedUpstream
 
 __all__ = ["redis_url"]

@@ -9,13 +9,12 @@ from pathlib import Path
 import pymysql
 import pytest
 
-from app.composition import build
+from app.gateway import Gateway, build
 from app.last_good import LastGood
-from app.relay import Asked
+from app.relay.request_context import Asked
 from app.schemas.create import read_create
 from app.settings import Settings
-from app.store import Store
-from app.web import Gateway
+from app.store.store import Store
 from tests.databases import Server
 from tests.relay.conftest import eventually
 

@@ -20,10 +20,10 @@ import pytest
 import requests
 
 from tests.conftest import MakeGateway
-from tests.contract import check_stream
 from tests.gateway import Gateway, portions
 from tests.relay.background.conftest import await_post
 from tests.relay.conftest import SOME_TEXT, eventually
+from tests.response_contract import check_stream
 from tests.sse_reader import SENTINEL, follow
 from tests.store import rows
 from tests.upstream import Answer, Exchange, Pause, Piece, ScriptedUpstream, silent, stalled

@@ -9,10 +9,10 @@ import openai
 import orjson
 import pytest
 
-from tests.contract import check_error, check_response, check_stream
 from tests.gateway import portions
 from tests.relay.background.conftest import FORMATS, Stage, await_post
 from tests.relay.conftest import SOME_TEXT, check_failed_stream, response_id_in, text_of
+from tests.response_contract import check_error, check_response, check_stream
 from tests.sse_reader import SENTINEL, follow
 from tests.store import rows
 from tests.upstream import Script, failing, refusal, respelled, silent, stalled

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract import check_error, check_item_list, check_window
 from tests.gateway import Gateway
 from tests.relay.compaction.conftest import (
     FILLER,
@@ -28,6 +27,7 @@ from tests.relay.compaction.conftest import (
     words,
 )
 from tests.relay.conftest import eventually
+from tests.response_contract import check_error, check_item_list, check_window
 from tests.upstream import ScriptedUpstream, refusal
 
 everywhere = pytest.mark.parametrize("model", [*FORMATS.values(), *NATIVE], ids=[*FORMATS, *NATIVE])

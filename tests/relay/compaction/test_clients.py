@@ -12,7 +12,6 @@ import pytest
 from agents.items import TResponseInputItem
 from agents.memory import OpenAIResponsesCompactionSession, SQLiteSession
 
-from tests.contract import check_stream
 from tests.relay.compaction.conftest import (
     FILLER,
     FORMATS,
@@ -27,6 +26,7 @@ from tests.relay.compaction.conftest import (
     users,
     words,
 )
+from tests.response_contract import check_stream
 
 everywhere = pytest.mark.parametrize("model", [*FORMATS.values(), *NATIVE], ids=[*FORMATS, *NATIVE])
 TRIGGER = {"type": "compaction_trigger"}

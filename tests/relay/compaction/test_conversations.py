@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.contract import check_error, check_item_list, check_window
 from tests.relay.compaction.conftest import FORMATS, JSON, NATIVE, House, conversation, facts, kinds, numbered, users
+from tests.response_contract import check_error, check_item_list, check_window
 
 everywhere = pytest.mark.parametrize("model", [*FORMATS.values(), *NATIVE], ids=[*FORMATS, *NATIVE])
 TRIGGER = {"type": "compaction_trigger"}

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from tests.contract import check_error, check_response, check_stream, check_window
 from tests.relay.compaction.conftest import (
     FILLER,
     FORMATS,
@@ -26,6 +25,7 @@ from tests.relay.compaction.conftest import (
     users,
     words,
 )
+from tests.response_contract import check_error, check_response, check_stream, check_window
 from tests.upstream import Answer, Exchange, json_instead, refusal, retold, rewritten
 
 COMPACT = "/responses/compact"

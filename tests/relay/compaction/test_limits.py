@@ -8,10 +8,10 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from tests.contract import check_error, check_response, check_stream, check_window
 from tests.gateway import Gateway
 from tests.relay.compaction.conftest import FILLER, JSON, House, conversation, kinds, saying, summarising, words
 from tests.relay.conftest import PROMPTLY, SOME_TEXT
+from tests.response_contract import check_error, check_response, check_stream, check_window
 from tests.upstream import Answer, Exchange, Pause, Piece, Script, ScriptedUpstream, ended, silent, stalled
 
 COMPACT = "/responses/compact"

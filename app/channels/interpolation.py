@@ -1,0 +1,111 @@
+"""From the file's nodes to what the schema takes: plain values with the variables put in, and where each came from.
+Knows which keys may hold a secret, so it is here that a line's harmless parts are told from the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from app.channels.yaml_document import MASK, Document, is_null
+from app.schemas.channels import KEYS, UNKNOWN_KEY, shown_key
+from app.schemas.table_values import Scalar
+
+Place = tuple[str | int, ...]
+
+_HIDDEN = frozenset({"api_key", "api_key_file", "headers"})
+#: Keys below which the operator chooses the keys.
+_FREE = frozenset({"models", "headers"})
+#: Keys with nothing but rows below them: a word right there is one that has lost its key.
+_ROWS = frozenset({"channels", "defaults"})
+# A default holds no brace: an unclosed one would be sought again and again to the end of the text.
+REFERENCE = re.compile(r"(?P<escaped>\$\$\{)|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^{}]*))?\}|\$\{", re.ASCII)
+
+
+class Reading:
+    """Turns nodes into plain values with the variables put in, and remembers where each came from."""
+
+    def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
+        self.document = document
+        self.nodes: dict[Place, yaml.Node] = {}
+        self.unset: dict[Place, str] = {}
+        """What to say of the values whose variable is missing; whether that is an error depends on the key."""
+        self._keys: dict[Place, yaml.Node] = {}
+        self._broken: set[Place] = set()
+        self._environment = environment
+
+    def value(self, node: yaml.Node, place: Place = ()) -> Any:
+        self.nodes[place] = node
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, place)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(child, (*place, index)) for index, child in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)
+        key = next(part for part in reversed(place) if isinstance(part, str))
+        words_only = key in _ROWS or (key == "base_url" and re.search("[@?#]", node.value))
+        if not words_only and _HIDDEN.isdisjoint(place):
+            self.document.show(node)
+        return None if is_null(node) else self._scalar(node, place)
+
+    def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
+        read: dict[str, Any] = {}
+        free = bool(place) and place[-1] in _FREE
+        for key, child in node.value:
+            if wrong := _wrong_key(key, read):
+                self.document.error(key, wrong)
+                continue
+            below = (*place, key.value)
+            self._keys[below] = key
+            if _HIDDEN.isdisjoint(place) and (free or shown_key(key.value) == key.value):
+                self.document.show(key)
+            # What stands under a key nobody knows may be anything, even a secret: it stays unread and unshown.
+            read[key.value] = self.value(child, below) if free or key.value in KEYS else None
+        return read
+
+    def key_nodes(self) -> Mapping[Place, yaml.Node]:
+        return self._keys
+
+    def _scalar(self, node: yaml.ScalarNode, place: Place) -> Scalar:
+        plain = not node.style
+        if "${" not in node.value:
+            return Scalar(node.value, plain)
+        references = [match for match in REFERENCE.finditer(node.value) if not match["escaped"]]
+        if any(match["name"] is None for match in references):
+            self.complain(place, "'${' begins a reference: ${NAME} or ${NAME:-default}; '$${' is a plain '${'")
+            return self._without(place)
+        unset = [match["name"] for match in references if match["default"] is None and not self._of(match)]
+        if unset:
+            self.unset[place] = f"the variable {', '.join(unset)} is not set, in the environment or in .env"
+            return self._without(place)
+        filled = REFERENCE.sub(lambda match: "${" if match["escaped"] else self._of(match), node.value)
+        return Scalar(filled, plain, literal=False)
+
+    def _of(self, match: re.Match[str]) -> str:
+        return self._environment.get(match["name"]) or match["default"] or ""
+
+    def _without(self, place: Place) -> Scalar:
+        """There is no such value, and nobody shall complain of what stands in for it."""
+        self._broken.add(place)
+        return Scalar(MASK)
+
+    def complain(self, place: Place, message: str) -> None:
+        """An unknown key is shown at the key, a bad value at the value, a missing key at its row."""
+        unknown = message.startswith(UNKNOWN_KEY)
+        if place in self._broken and not unknown:
+            return
+        at = self._keys.get(place) if unknown else self.nodes.get(place)
+        while at is None:
+            place = place[:-1]
+            at = self.nodes.get(place)
+        self.document.error(at, message)
+
+
+def _wrong_key(key: yaml.Node, read: Mapping[str, Any]) -> str:
+    if not isinstance(key, yaml.ScalarNode) or not key.value:
+        return "a key must be a plain word"
+    if key.value == "<<" and not key.style:
+        return "merge keys are not supported; use defaults:"
+    return f"the key '{shown_key(key.value)}' stands here twice" if key.value in read else ""

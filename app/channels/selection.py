@@ -1,0 +1,348 @@
+"""Which channel next: those that serve the model, the preferred first, the resting and the full ones left out.
+
+How each channel fares is `app.channels.health`.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from time import monotonic
+from types import TracebackType
+
+from app import formats
+from app.channels.health import Health, Need, Place, RetryBudget
+from app.channels.readiness import Watch
+from app.channels.surfaces import PASSTHROUGH, RESPONSES, Endpoint
+from app.channels.table import Table
+from app.channels.upstream import Exchange, LocalExchange, Upstream
+from app.channels.watched_table import WatchedTable
+from app.contract.channel import Channel, Compaction
+from app.contract.records import ChannelStatus
+from app.errors import ChannelsBusy, UpstreamError, UpstreamLoading, UpstreamRefused
+from app.formats import Format
+from app.memory import Budget
+
+log = logging.getLogger(__name__)
+
+MAX_TRIES = 3
+_POLL_SECONDS = 1.0
+
+#: Seconds after which those who wait for a model to be loaded look again.
+_GLANCE = 0.2
+
+
+#: The error that a status, headers and body stand for; formats have one each.
+DecodeError = Callable[[int, Mapping[str, str], bytes], UpstreamError]
+
+#: How much of what is asked a channel would leave out.
+Loss = Callable[[Channel, Format], int]
+
+
+#: Waits for so many seconds; raises what ends the wait before.
+Wait = Callable[[float], None]
+
+
+class Channels:
+    """The channel table at work in this process."""
+
+    def __init__(
+        self,
+        watched: WatchedTable,
+        connections: int,
+        clock: Callable[[], float] = monotonic,
+        memory: Budget | None = None,
+    ) -> None:
+        """`memory`: what answers of upstreams share with all large bodies."""
+        self._memory = memory
+        self._watched = watched
+        self._connections = connections
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._polled = clock()
+        self._health: dict[str, Health] = {}
+        self._upstreams: dict[str, tuple[Channel, Upstream]] = {}
+        self._budget = RetryBudget()
+
+    @property
+    def table(self) -> Table:
+        """The table as the file has it now; looked at once a second, never waited for."""
+        now = self._clock()
+        if now - self._polled >= _POLL_SECONDS and self._lock.acquire(blocking=False):
+            try:
+                self._polled = now
+                self._watched.poll()
+            finally:
+                self._lock.release()
+        return self._watched.current
+
+    def choices(
+        self,
+        model: str,
+        prefer: str | None = None,
+        loss: Loss | None = None,
+        *,
+        owner: str = "",
+        wait: Wait | None = None,
+    ) -> Iterator[Choice]:
+        """The channels to try for a model, one after the other; each is to be used in a `with`. Those that leave less
+        out of the turn come first. `owner` is who asks; `wait` is how one waits for a model that is being loaded,
+        without it there is no waiting.
+
+        Raises, before the first is given: InvalidRequest for a model nobody serves, FormatNotServed when none of its
+        channels can, ChannelsBusy when all are full or resting. Ends early when the retry budget is spent.
+        """
+        able = self._able(model, RESPONSES)
+        self._budget.deposit()
+        if loss is None or len(able) == 1:
+            return self._tries(model, _ordered(able, prefer), owner, wait)
+        losses = {channel.name: loss(channel, formats.load(channel.format)) for channel in able}
+        ordered = sorted(_ordered(able, prefer), key=lambda channel: losses[channel.name])
+        return self._tries(model, ordered, owner, wait)
+
+    def chat_choices(self, path: str, model: str, *, owner: str = "", wait: Wait | None = None) -> Iterator[Choice]:
+        """The same for a request to a passthrough endpoint, by its path."""
+        able = self._able(model, PASSTHROUGH[path])
+        self._budget.deposit()
+        return self._tries(model, _ordered(able, None), owner, wait)
+
+    @property
+    def compaction(self) -> Compaction:
+        return self.table.compaction
+
+    def usable(self) -> list[Channel]:
+        """Channels that could take a request now."""
+        return [channel for channel in self.table.channels if self._is_available(channel)]
+
+    def statuses(self) -> tuple[ChannelStatus, ...]:
+        """How the channels that were looked at fare in this process, in the table's order."""
+        return tuple(
+            self._health[channel.name].status(channel.name)
+            for channel in self.table.channels
+            if channel.name in self._health
+        )
+
+    def choice(self, channel: Channel, model: str) -> Choice:
+        """This very channel, however it fares."""
+        return Choice(self, channel, channel.upstream_model(model) or model, self._health_of(channel))
+
+    def upstream(self, channel: Channel) -> Upstream:
+        """The connections of this very row; a row that was changed gets new ones."""
+        with self._lock:
+            row, upstream = self._upstreams.get(channel.name, (None, None))
+            if upstream is None or row != channel:
+                if upstream is not None:
+                    upstream.close()
+                upstream = Upstream(channel, self._connections, self._memory)
+                self._upstreams[channel.name] = (channel, upstream)
+        return upstream
+
+    def close(self) -> None:
+        with self._lock:
+            for _, upstream in self._upstreams.values():
+                upstream.close()
+            self._upstreams.clear()
+
+    def _able(self, model: str, endpoint: Endpoint) -> list[Channel]:
+        table = self.table
+        serving = table.serving(model)
+        if not serving:
+            raise endpoint.unknown(model, table.nearest(model))
+        able = [channel for channel in serving if endpoint.serves(channel)]
+        if not able:
+            raise endpoint.not_served(model, serving)
+        return able
+
+    def _tries(self, model: str, ordered: Sequence[Channel], owner: str, wait: Wait | None) -> Iterator[Choice]:
+        """Those that are well; else the one in cooldown that is due for a trial; then those that load their model."""
+        began = self._clock()
+        tries, asked = 0, False
+        for channel in ordered:
+            if tries == MAX_TRIES:
+                break
+            if tries and not self._is_available(channel):
+                continue
+            if tries and not self._budget.withdraw():
+                return
+            if (choice := self._claim(channel, model, owner, Need.AVAILABLE)) is None:
+                continue
+            asked = True
+            yield from _offered(choice)
+            # A server that only needs time has not cost an attempt.
+            tries += not choice.loads
+        if not asked and (choice := self._trial(model, ordered, owner)) is not None:
+            asked = True
+            yield from _offered(choice)
+        if wait is not None:
+            for choice in self._until_loaded(model, ordered, owner, began, wait):
+                asked = True
+                yield from _offered(choice)
+        if not asked:
+            raise self._busy(model, ordered)
+
+    def _trial(self, model: str, ordered: Sequence[Channel], owner: str) -> Choice | None:
+        """When all channels are in cooldown: the one that was not tried for longest, or whose cooldown ends first."""
+        if not all(self._health_of(channel).needs_trial for channel in ordered):
+            return None
+        for channel in sorted(ordered, key=lambda channel: self._health_of(channel).trial_order):
+            if (choice := self._claim(channel, model, owner, Need.TRIAL)) is not None:
+                return choice
+        return None
+
+    def _until_loaded(
+        self, model: str, ordered: Sequence[Channel], owner: str, began: float, wait: Wait
+    ) -> Iterator[Choice]:
+        """The channels that load their model, each asked once a second whoever waits, up to its `first_byte`."""
+        waiting = [channel for channel in ordered if self._health_of(channel).loading]
+        while waiting := [channel for channel in waiting if self._is_waited_for(channel, began)]:
+            for channel in tuple(waiting):
+                if (choice := self._claim(channel, model, owner, Need.LOADED)) is None:
+                    continue
+                yield choice
+                if not choice.loads:
+                    # It has failed in another way.
+                    waiting.remove(channel)
+            wait(_GLANCE)
+
+    def _is_waited_for(self, channel: Channel, began: float) -> bool:
+        health = self._health_of(channel)
+        return self._clock() - began < channel.timeouts.first_byte and (health.loading or not health.cooldown_left)
+
+    def _claim(self, channel: Channel, model: str, owner: str, need: Need) -> Choice | None:
+        """A place in the channel, entered at once; None where there is none."""
+        health = self._health_of(channel)
+        if (place := health.claim(need, channel.max_concurrency)) is None:
+            return None
+        return Choice(self, channel, channel.upstream_model(model) or model, health, owner, claimed=place)
+
+    def _is_available(self, channel: Channel) -> bool:
+        return self._health_of(channel).available(channel.max_concurrency)
+
+    def _busy(self, model: str, channels: Sequence[Channel]) -> ChannelsBusy:
+        states = [(channel.name, self._health_of(channel)) for channel in channels]
+        waits = [left for _, health in states if (left := health.cooldown_left)]
+        reasons = ", ".join(
+            f"{name}: {health.last_error or 'failed'}" if health.cooldown_left else f"{name}: full"
+            for name, health in states
+        )
+        # A channel in cooldown may be tried within a second, unless its cooldown is firm.
+        wait = min(waits) if waits and all(health.is_firm for _, health in states) else 1.0
+        return ChannelsBusy(
+            f"All channels that serve the model '{model}' are busy or resting ({reasons}). Please try again later.",
+            retry_after=max(1.0, wait),
+        )
+
+    def _health_of(self, channel: Channel) -> Health:
+        health = self._health.get(channel.name)
+        return health if health is not None else self._health.setdefault(channel.name, Health(self._clock))
+
+
+def _offered(choice: Choice) -> Iterator[Choice]:
+    """Its place is given back when no one takes it."""
+    try:
+        yield choice
+    finally:
+        choice.give_up()
+
+
+class Choice:
+    """One channel, chosen for one try. Entering it takes a place in the channel, leaving gives it back."""
+
+    def __init__(
+        self,
+        channels: Channels,
+        channel: Channel,
+        model: str,
+        health: Health,
+        owner: str = "",
+        *,
+        claimed: Place | None = None,
+    ) -> None:
+        """`claimed`: the place in the channel that is taken already."""
+        self.channel = channel
+        self.model = model
+        self.format = formats.load(channel.format)
+        self.loads = False
+        """It has answered that it loads its model."""
+        self._channels = channels
+        self._health = health
+        self._owner = owner
+        self._is_claimed = claimed is not None
+        self._place = claimed or Place.ORDINARY
+
+    def __enter__(self) -> Choice:
+        if not self._is_claimed:
+            self._health.enter(self._place)
+        self._is_claimed = False
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._health.leave(self._place)
+
+    def give_up(self) -> None:
+        """The place that was taken and not used."""
+        if self._is_claimed:
+            self._is_claimed = False
+            self._health.leave(self._place)
+
+    def post(
+        self, path: str, body: bytes, *, accept: str, watch: Watch | None, decode_error: DecodeError | None = None
+    ) -> Exchange:
+        """An answer with status 200. Raises UpstreamError for any other, by `decode_error` or the format's own, and
+        when there is no answer at all."""
+        exchange: Exchange
+        if self.channel.base_url is None:
+            exchange = LocalExchange(*formats.serving(self.channel.format).serve(path, body))
+        else:
+            exchange = self._channels.upstream(self.channel).post(path, body, accept=accept, watch=watch)
+        return self._checked(exchange, decode_error)
+
+    def get(self, path: str) -> Exchange:
+        """The same for a request without a body."""
+        return self._checked(self._channels.upstream(self.channel).get(path), None)
+
+    def _checked(self, exchange: Exchange, decode_error: DecodeError | None) -> Exchange:
+        if exchange.status == 200:
+            return exchange
+        with closing(exchange):
+            raise (decode_error or self.format.decode_error)(exchange.status, exchange.headers, exchange.read())
+
+    def accepted(self) -> None:
+        """The first valid event of its answer has come."""
+        self._health.accepted(self._place)
+
+    def succeeded(self) -> None:
+        self._health.succeeded(self._owner, self._place)
+
+    def took(self, path: str) -> None:
+        """How its stream was read: `bytes`, `repaired`, `translated`; empty when there was none to read."""
+        self._health.note_path(path)
+
+    def failed(self, error: UpstreamError) -> None:
+        self.loads = isinstance(error, UpstreamLoading)
+        if not self.loads:
+            # The upstream's sentence may quote the prompt: it stands in the row.
+            level = logging.INFO if isinstance(error, UpstreamRefused) else logging.WARNING
+            log.log(level, "channel %s failed: %s", self.channel.name, _facts(error))
+            self._health.failed(error, self.channel.cooldown, self._owner, self._place)
+        elif self._health.note_loading():
+            log.warning("channel %s loads its model: %s", self.channel.name, _facts(error))
+
+
+def _facts(error: UpstreamError) -> str:
+    return " ".join(filter(None, (error.name, error.cause)))
+
+
+def _ordered(channels: Sequence[Channel], prefer: str | None) -> list[Channel]:
+    """By priority, higher first; among equals the preferred one, then a draw by weight."""
+    return sorted(channels, key=lambda channel: (-channel.priority, channel.name != prefer, -_draw(channel.weight)))
+
+
+def _draw(weight: int) -> float:
+    """Sorting by these gives each its share of first places (Efraimidis and Spirakis)."""
+    return float(random.random() ** (1 / weight)) if weight else -1.0  # noqa: S311 - a share of load, not a secret

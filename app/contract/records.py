@@ -1,0 +1,385 @@
+"""Records of responses, conversations, tokens and channels, as the relay writes them and the store returns them.
+
+JSON columns travel as bytes: an array of items is written once and later spliced into a request without parsing.
+Times are whole unix seconds, durations milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+import orjson
+
+from app.contract.usage import Usage
+
+#: Statuses of a response that can be chained from.
+CHAINABLE = frozenset({"completed", "incomplete"})
+
+#: Statuses of a response that has not ended.
+RUNNING = frozenset({"queued", "in_progress"})
+
+#: Number of events before the answer of a background response: created, queued, in progress.
+LIFECYCLE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A response when its turn begins."""
+
+    id: str
+    owner: str
+    token: int | None
+    """Key of the client's token; None for requests of the gateway itself."""
+    model: str
+    created_at: int
+    parent: str | None = None
+    """Id of the previous response, already checked to be chainable."""
+    conversation: str | None = None
+    """Id of its conversation: a completed or incomplete response is appended there."""
+    seen: int = 0
+    """The position up to which that conversation was its context."""
+    kept: bool = True
+    """`store`: content is stored, and the id can be retrieved and chained from. Otherwise only metadata is stored."""
+    streamed: bool = False
+    background: bool = False
+    """A worker makes it and holds its row; see `Job`."""
+    request_id: str = ""
+    settings: bytes = b"{}"
+    """JSON object of large fields that repeat from turn to turn (instructions, tools, text); stored by content."""
+    echo: bytes = b"{}"
+    """JSON object of the other echoed fields that differ from the contract's defaults."""
+    input: bytes = b"[]"
+    """JSON array: the turn's own new input items."""
+    item_ids: tuple[str, ...] = ()
+    """Ids of the input items that have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of an exchange on one channel. `error` is the code of its failure."""
+
+    channel: str
+    milliseconds: int
+    status: int | None = None
+    error: str | None = None
+    path: str = ""
+    """How the output was relayed: `bytes`, `repaired`, `translated`."""
+    dropped: tuple[str, ...] = ()
+    """Types of the tools that the request to the channel left out."""
+    said: str | None = None
+    """The upstream's error message, if it sent one."""
+
+    def wire(self) -> dict[str, Any]:
+        wire: dict[str, Any] = {
+            "channel": self.channel,
+            "ms": self.milliseconds,
+            "status": self.status,
+            "error": self.error,
+        }
+        if self.path:
+            wire["path"] = self.path
+        if self.dropped:
+            wire["dropped"] = list(self.dropped)
+        if self.said:
+            wire["said"] = self.said
+        return wire
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a response ended."""
+
+    status: str
+    """completed, incomplete, failed, cancelled."""
+    completed_at: int
+    output: bytes = b"[]"
+    """JSON array of complete output items. Parts that the client does not include are left out when it is shown."""
+    item_ids: tuple[str, ...] = ()
+    usage: Usage | None = None
+    error: Mapping[str, Any] | None = None
+    incomplete_details: Mapping[str, Any] | None = None
+    echo: bytes | None = None
+    """Replaces the draft's echo, with the upstream's defaults."""
+    channel: str | None = None
+    family: str | None = None
+    """Channel family that can read the opaque items in `output`."""
+    upstream_model: str | None = None
+    upstream_id: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    opaque: bool = False
+    """The response holds items that only this family can read (encrypted reasoning, a native compaction)."""
+    compacted: bool = False
+    """`output` holds a compaction item: a load of the chain starts here."""
+    first_byte_ms: int | None = None
+    total_ms: int = 0
+    compaction: Mapping[str, Any] | None = None
+    """A compaction's strategy, context tokens before and after, usage of the pass, or its failure."""
+
+
+class Link(NamedTuple):
+    """One stored response of a chain. A tuple, because a long conversation has thousands."""
+
+    id: str
+    status: str
+    channel: str | None
+    family: str | None
+    opaque: int
+    """A flag, as databases store it."""
+    input_tokens: int | None
+    output_tokens: int | None
+    input: bytes
+    output: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A response and its ancestors, oldest first, from the newest compaction on (or from the root)."""
+
+    links: tuple[Link, ...] = ()
+    compacted: bool = False
+    """The first link's output holds a compaction item; its input is not part of the context."""
+    conversation: str | None = None
+    """Id of the conversation that has these turns. Its items can be added and deleted one by one."""
+    seen: int = 0
+    """The position of its newest turn, also if the links leave that out."""
+
+    @property
+    def tip(self) -> Link | None:
+        return self.links[-1] if self.links else None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the items in all links."""
+        return sum(len(link.input) + len(link.output) for link in self.links)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A stored response, with all that a GET returns."""
+
+    id: str
+    owner: str
+    parent: str | None
+    status: str
+    model: str
+    created_at: int
+    completed_at: int | None
+    settings: bytes
+    echo: bytes
+    input: bytes
+    output: bytes
+    usage: Usage | None
+    error: Mapping[str, Any] | None
+    incomplete_details: Mapping[str, Any] | None
+    streamed: bool = False
+    conversation: str | None = None
+    seen: int = 0
+    """The position up to which the conversation was its context."""
+
+    def input_items(self) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = orjson.loads(self.input)
+        return items
+
+    def output_items(self) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = orjson.loads(self.output)
+        return items
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A background response that a worker has claimed."""
+
+    id: str
+    owner: str
+    token: int
+    """Key of the client's token."""
+    created_at: int
+    request: bytes
+    """JSON object: the validated request."""
+    last: int
+    """Number of the newest stored event; -1 if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Events of a response, numbered from `first` to `last`, as they are sent."""
+
+    first: int
+    last: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The next stored events of a response, and whether more may follow."""
+
+    status: str
+    batches: tuple[Batch, ...]
+    last: int | None = None
+    """Number of the newest stored event once the response has ended; None if there is none."""
+    more: bool = False
+    """More stored events follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation without its items."""
+
+    id: str
+    created_at: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def wire(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": "conversation",
+            "created_at": self.created_at,
+            "metadata": dict(self.metadata),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationTurn:
+    """Items that are appended to a conversation together: input and output of a response, or a client's items."""
+
+    created_at: int
+    response: str | None = None
+    status: str = "completed"
+    input: bytes = b"[]"
+    output: bytes = b"[]"
+    compacted: bool = False
+    """`output` holds a compaction item, which stands for all items before it: a load of the chain starts here."""
+    seen: int | None = None
+    """The position up to which the conversation was its context; None for all turns before it."""
+    channel: str | None = None
+    family: str | None = None
+    opaque: bool = False
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+    def items(self) -> list[dict[str, Any]]:
+        return [*orjson.loads(self.input), *orjson.loads(self.output)]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token without its secret."""
+
+    key: int
+    name: str
+    owner: str
+    prefix: str
+    models: tuple[str, ...] = ()
+    """Names or globs; empty means every model."""
+    created_at: int = 0
+    expires_at: int | None = None
+    revoked_at: int | None = None
+    last_used_at: int | None = None
+    keeps: bool = True
+    """False: every request is treated as `store: false`."""
+
+    def may_use(self, model: str) -> bool:
+        return not self.models or any(fnmatchcase(model, allowed) for allowed in self.models)
+
+    def wire(self) -> dict[str, Any]:
+        return {
+            "id": self.key,
+            "name": self.name,
+            "owner": self.owner,
+            "prefix": self.prefix,
+            "models": list(self.models),
+            "created_at": self.created_at,
+            "expires_at": self.expires_at,
+            "revoked_at": self.revoked_at,
+            "last_used_at": self.last_used_at,
+            "store": self.keeps,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStatus:
+    """Health of one channel in one worker."""
+
+    name: str
+    in_flight: int = 0
+    failures: int = 0
+    """Consecutive failures since the last success or cooldown."""
+    rests: int = 0
+    """Consecutive cooldowns since the last success."""
+    resting: float = field(default=0.0, compare=False)
+    """Seconds of cooldown that are left. Not compared: a running cooldown is not a change of status."""
+    on_trial: bool = False
+    """Half-open: after a cooldown it takes one request at a time until one succeeds."""
+    last_error: str | None = None
+    """Code of the newest failure since the last success."""
+    path: str = ""
+    """How its last output was relayed: `bytes`, `repaired`, `translated`."""
+
+    def wire(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, wire: Mapping[str, Any]) -> ChannelStatus:
+        """The status from JSON. Workers of other versions may write more or fewer members."""
+        return cls(**{name: wire[name] for name in cls.__slots__ if name in wire})
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """The last channel statuses of a live worker, and their age in seconds."""
+
+    worker: str
+    age: int
+    channels: tuple[ChannelStatus, ...] = ()
+    server: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Its addresses, its channel table and fingerprints of its other settings."""
+
+    @property
+    def host(self) -> str:
+        return self.worker.partition(":")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An Idempotency-Key and the fingerprint of its request."""
+
+    key: str
+    fingerprint: str
+    """Hex digits of a SHA-256."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The response that already has a key."""
+
+    fingerprint: str
+    response: str
+    status: str | None
+    """None while it has no row."""
+    running: bool
+    """A live worker makes it, or will."""
+    background: bool = False
+    """It waits for a background worker, or one makes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """An item found by its id, and its response."""
+
+    response_id: str
+    item: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Hashes of a response's items, to infer the parent of requests without `previous_response_id`; no text."""
+
+    response: str
+    token: int
+    starts: tuple[bytes, ...]
+    """Hashes of the prefixes of its input that end with an answer, the longest first."""
+    end: bytes | None
+    """Hash of its input and output; None if it cannot be chained from."""

@@ -1,0 +1,68 @@
+"""A turn, which the relay builds and a format encodes, and the answer that the format decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.contract.items import Item
+from app.contract.records import Chain
+from app.contract.response import Echo
+from app.contract.usage import Usage
+from app.errors import UpstreamError
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One request becoming one response. A turn never changes, so a retry can encode it again."""
+
+    id: str
+    owner: str
+    created_at: int
+    model: str
+    request: Mapping[str, Any]
+    """The client's body as validated: nulls dropped, `input` a list of items."""
+    input: Sequence[Item]
+    """The turn's own new items, references resolved."""
+    echo: Echo
+    chain: Chain = field(default_factory=Chain)
+    store: bool = True
+    stream: bool = False
+    preface: Sequence[Item] = ()
+    """Output items of the gateway before the answer: a compaction. `chain` then holds the items that it stands for."""
+    spent: Usage | None = None
+    """Usage of the pass that made them; the response reports it with the answer's."""
+    compaction: Mapping[str, Any] | None = None
+    """The outcome of a compaction, for the operator."""
+    seal: Callable[[str], str] | None = None
+    """Makes `encrypted_content` from reasoning text, for a client that includes it."""
+
+    @property
+    def background(self) -> bool:
+        """Whether a background worker makes the response; see `app.relay.background.jobs`."""
+        return bool(self.request.get("background"))
+
+    @property
+    def previous_response_id(self) -> str | None:
+        return self.request.get("previous_response_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer of an upstream, in the contract's terms."""
+
+    status: str
+    """completed, incomplete or failed."""
+    output: Sequence[Item]
+    usage: Usage | None = None
+    error: Mapping[str, Any] | None = None
+    incomplete_details: Mapping[str, Any] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """The upstream's response object, for settings that the client left open."""
+    upstream_id: str | None = None
+    upstream_model: str | None = None
+    failure: UpstreamError | None = field(default=None, compare=False)
+    """The channel's failure, if the answer has failed."""
+    path: str = ""
+    """How the output was relayed: `bytes` as the upstream sent it, `repaired` or `translated`."""

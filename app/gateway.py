@@ -1,0 +1,159 @@
+"""What one process consists of, and `build`: the only place where the parts meet."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+
+from app import formats
+from app.channels.model_list import Catalog
+from app.channels.selection import Channels
+from app.channels.watched_table import WatchedTable
+from app.last_good import LastGood
+from app.memory import Budget
+from app.relay.background.jobs import Background
+from app.relay.compaction.context import Contexts
+from app.relay.compaction.service import Compaction
+from app.relay.conversations import Conversations
+from app.relay.inferred_parents import Lineage
+from app.relay.lease_keeper import Keeper, Running
+from app.relay.passthrough import ChatRelay
+from app.relay.responses import StoredResponses
+from app.relay.service import Relay
+from app.relay.streaming.pump import Pump
+from app.relay.streaming.timing import Drain, Pace
+from app.relay.streaming.transport import Mover
+from app.relay.turn_run import TurnParts
+from app.request_bodies import Bodies
+from app.sealing import Seal, Seals
+from app.server.job_queue import RedisQueue, SqlQueue, open_queue
+from app.settings import Settings, read_environment
+from app.store.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class InFlight:
+    """Counts the running requests. The limit leaves some threads free to refuse further ones."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def enter(self) -> bool:
+        with self._lock:
+            if self.count >= self.limit:
+                return False
+            self.count += 1
+            return True
+
+    def leave(self) -> None:
+        with self._lock:
+            self.count -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The parts of one process, as `build` makes them."""
+
+    settings: Settings
+    store: Store
+    channels: Channels
+    catalog: Catalog
+    turns: TurnParts
+    relay: Relay
+    responses: StoredResponses
+    conversations: Conversations
+    chat: ChatRelay
+    background: Background
+    queue: SqlQueue | RedisQueue
+    mover: Mover
+    keeper: Keeper
+    drain: Drain
+    budget: Budget
+    bodies: Bodies
+    in_flight: InFlight = field(default_factory=lambda: InFlight(1))
+    sockets: InFlight = field(default_factory=lambda: InFlight(1))
+
+    def start(self) -> None:
+        """Starts the threads beside the requests. Call it in a serving process, after the fork."""
+        self.mover.start()
+        self.keeper.start()
+        self.catalog.warm()
+        log.info("streams are moved by the %s", self.settings.mover)
+
+    def close(self) -> None:
+        self.mover.close()
+        self.keeper.close()
+        self.channels.close()
+        self.store.close()
+
+
+#: Imported before any worker is forked, so that no request has to import a module.
+FORMATS = {name: formats.load(name) for name in sorted(formats.names())}
+
+MOVERS = {"pump": Pump, "generator": Mover}
+
+
+def build(last: LastGood) -> Gateway:
+    """Everything behind the endpoints, put together. It asks neither the files nor the database: what follows a process
+    that serves has to start, and a database that does not answer yet is waited for in use.
+    """
+    settings, home = last.settings, last.settings.home
+    budget = Budget(settings.memory)
+    store = Store(
+        settings.database_url,
+        peppers=settings.keys_for("tokens"),
+        lease=settings.lease,
+        server=settings.told(),
+        budget=budget,
+    )
+    table = WatchedTable(settings.channels, lambda: read_environment(home), FORMATS.keys(), last.table)
+    channels = Channels(table, connections=settings.threads, memory=budget)
+    drain = Drain()
+    seals = Seals(*(Seal(purpose, settings.keys_for(purpose)) for purpose in ("compaction", "reasoning")))
+    pace = Pace(settings.heartbeat, drain, settings.stall, settings.header_after)
+    mover = MOVERS[settings.mover](pace)
+    contexts = Contexts(store, seals)
+    responses = StoredResponses(store, contexts)
+    turns = TurnParts(
+        store=store,
+        seals=seals,
+        contexts=contexts,
+        channels=channels,
+        compaction=Compaction(channels, seals.compaction, mover),
+        lineage=Lineage(store),
+        running=Running(),
+        mover=mover,
+    )
+    queue = open_queue(settings.queue_url, store.database)
+    waiting = Seal("job", settings.keys_for("job"))
+    background = Background(store, turns, responses, queue, waiting, pace, settings.events_kept, budget)
+    bodies = Bodies(settings.max_body, settings.stall)
+
+    def tidy() -> None:
+        bodies.uploads.look()
+        budget.give_back()
+
+    return Gateway(
+        settings=settings,
+        store=store,
+        channels=channels,
+        catalog=Catalog(channels),
+        turns=turns,
+        relay=Relay(turns),
+        responses=responses,
+        conversations=Conversations(store, contexts),
+        chat=ChatRelay(store, channels, mover),
+        background=background,
+        queue=queue,
+        mover=mover,
+        keeper=Keeper(store, turns.running, channels.statuses, background.tend, tidy),
+        drain=drain,
+        budget=budget,
+        bodies=bodies,
+        in_flight=InFlight(settings.max_in_flight),
+        sockets=InFlight(settings.max_sockets),
+    )

@@ -1,0 +1,328 @@
+"""The attempts of one exchange: one channel after the other, until one succeeds.
+
+Every exchange with a channel goes through `Attempts.first`: answers, streams, passthrough, compaction passes, counts.
+What is done on a channel is a `Step`; which failures count, what is recorded and which channel is next is decided here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from time import monotonic
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from app.contract.channel import Channel
+from app.contract.records import Attempt
+from app.contract.turn import Answer, Turn
+from app.errors import GatewayError, InvalidRequest, UpstreamBroken, UpstreamError, UpstreamLoading
+from app.formats import Decoder, Format, replay
+from app.relay.ports import Channels, Choice, DecodeError, Exchange
+from app.relay.request_watch import Watch
+from app.relay.streaming.client_connection import Client
+from app.relay.streaming.transport import Flow, Mover
+
+JSON = "application/json"
+EVENTS = "text/event-stream"
+
+#: Called with the record of every attempt.
+Tried = Callable[[Attempt], None]
+#: The turn as one channel can read it.
+Fit = Callable[[Turn, str], Turn]
+
+
+class ChannelAttempt:
+    """One attempt on one channel. It holds a place in the channel while entered, and closes the exchange it opens."""
+
+    def __init__(self, attempts: Attempts[Any], choice: Choice) -> None:
+        self.choice = choice
+        self.dropped: Sequence[str] = ()
+        """Types of the tools that the channel does not get."""
+        self.path = ""
+        """How the answer was read: `bytes`, `repaired`, `translated`; empty for an unstreamed one."""
+        self._attempts = attempts
+        self._exchange: Exchange | None = None
+        self._started_at = monotonic()
+        self._goes_on = False
+        self._closed = False
+
+    def __enter__(self) -> ChannelAttempt:
+        self.choice.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Suppresses a failure after which another channel may be tried; `Attempts.next` raises it when none is."""
+        if error is None and self._goes_on:
+            return False
+        try:
+            return self._settle(error)
+        finally:
+            self.close()
+
+    def open(
+        self, path: str, body: bytes, *, accept: str, watch: Watch, decode_error: DecodeError | None = None
+    ) -> Exchange:
+        """An answer with status 200. Raises UpstreamError, and ClientGone."""
+        self._exchange = self.choice.post(path, body, accept=accept, watch=watch, decode_error=decode_error)
+        return self._exchange
+
+    def go_on(self) -> None:
+        """Leaving the `with` does not end the attempt: its stream is still read. `close` ends it."""
+        self._goes_on = True
+
+    def succeeded(self) -> None:
+        self._attempts.succeeded(self)
+
+    def failed(self, error: UpstreamError) -> None:
+        self._attempts.failed(self, error)
+
+    def record(self, error: GatewayError | None) -> Attempt:
+        """The row's entry for this attempt."""
+        milliseconds = round((monotonic() - self._started_at) * 1000)
+        channel = self.choice.channel.name
+        if error is None:
+            return Attempt(channel, milliseconds, 200, None, self.path, tuple(self.dropped))
+        said = error.said if isinstance(error, UpstreamError) else None
+        return Attempt(channel, milliseconds, error.status, error.name, said=said)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._exchange is not None:
+                self._exchange.close()
+        finally:
+            self.choice.__exit__(None, None, None)
+
+    def _settle(self, error: BaseException | None) -> bool:
+        if error is None:
+            self.succeeded()
+        elif isinstance(error, UpstreamError):
+            self.failed(error)
+            return True
+        elif isinstance(error, InvalidRequest) and self._exchange is None:
+            # Nothing was sent: what one format cannot carry, another may.
+            self._attempts.skipped(error)
+            return True
+        return False
+
+
+A = TypeVar("A", bound=ChannelAttempt)
+A_contra = TypeVar("A_contra", bound=ChannelAttempt, contravariant=True)
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Step(Protocol[A_contra, T_co]):
+    """What one exchange does on a channel."""
+
+    def run(self, attempt: A_contra, /) -> T_co:
+        """Raises UpstreamError for a failure of the channel, InvalidRequest before anything is sent for what the
+        channel's format cannot carry."""
+        ...
+
+
+class Attempts(ABC, Generic[A]):
+    """The attempts on the channels that were selected for one exchange, in their order."""
+
+    def __init__(
+        self,
+        choices: Iterator[Choice],
+        record: Tried,
+        counted: tuple[type[UpstreamError], ...] = (UpstreamError,),
+    ) -> None:
+        """`record` gets the entry of every attempt. `counted`: failures that speak of the whole channel; any other
+        changes nothing of its health and is no reason to stop. With none of them, a success changes nothing either.
+        """
+        self._selected = choices
+        self._record = record
+        self._counted = counted
+        self.last: GatewayError | None = None
+        """The last failure, or else the first reason why a channel was skipped."""
+
+    def first(self, step: Step[A, T]) -> T:
+        """The result of the first attempt that succeeds. Raises GatewayError: the last failure, or the one that holds
+        for every channel."""
+        while True:
+            attempt = self.next()
+            with attempt:
+                return step.run(attempt)
+
+    def next(self) -> A:
+        """Raises GatewayError when no channel is left or another would fail too."""
+        if isinstance(self.last, self._counted) and not self.last.elsewhere:
+            raise self.last
+        for choice in self._selected:
+            try:
+                return self._attempt_on(choice)
+            except InvalidRequest as error:
+                self.skipped(error)
+        raise self.last or UpstreamBroken("No channel is left to ask.")
+
+    def succeeded(self, attempt: ChannelAttempt) -> None:
+        if self._counted:
+            attempt.choice.succeeded()
+            if attempt.path:
+                attempt.choice.took(attempt.path)
+        self._record(attempt.record(None))
+
+    def failed(self, attempt: ChannelAttempt, error: UpstreamError) -> None:
+        if isinstance(error, self._counted):
+            attempt.choice.failed(error)
+        if not (isinstance(error, UpstreamLoading) and isinstance(self.last, UpstreamLoading)):
+            # That a model is still being loaded is recorded once, however many attempts were made meanwhile.
+            self._record(attempt.record(error))
+        self.last = error
+
+    def skipped(self, error: InvalidRequest) -> None:
+        self.last = self.last or error
+
+    @abstractmethod
+    def _attempt_on(self, choice: Choice) -> A: ...
+
+
+class ChannelAttempts(Attempts[ChannelAttempt]):
+    """The attempts of an exchange that is made in the same way on every channel."""
+
+    def _attempt_on(self, choice: Choice) -> ChannelAttempt:
+        return ChannelAttempt(self, choice)
+
+
+class TurnAttempt(ChannelAttempt):
+    """An attempt to have a turn answered."""
+
+    def __init__(self, attempts: Attempts[Any], choice: Choice, turn: Turn) -> None:
+        super().__init__(attempts, choice)
+        self.turn = turn
+        """As the channel can read it."""
+
+    def encoded(self) -> bytes:
+        """The body to send. Raises InvalidRequest for what the channel's format cannot carry."""
+        format_, row = self.choice.format, self.choice.channel
+        body = format_.encode(self.turn, row, self.choice.model)
+        self.dropped = format_.dropped(self.turn, row)
+        return body
+
+
+class TurnAttempts(Attempts[TurnAttempt]):
+    """The attempts to have a turn answered. A channel that refuses a part of it is tried once more without it."""
+
+    def __init__(
+        self, turn: Turn, channels: Channels, fit: Fit, record: Tried, watch: Watch, prefer: str | None
+    ) -> None:
+        self._turn = turn
+        self._fit = fit
+        choices = channels.choices(turn.model, prefer, self._count_losses, owner=turn.owner, wait=watch.wait)
+        super().__init__(choices, record)
+        self._refused: ChannelAttempt | None = None
+        self._amended: Choice | None = None
+
+    def next(self) -> TurnAttempt:
+        refused, self._refused = self._refused, None
+        if isinstance(refused, TurnAttempt) and (amended := self._without_refused(refused)) is not None:
+            return amended
+        return super().next()
+
+    def failed(self, attempt: ChannelAttempt, error: UpstreamError) -> None:
+        super().failed(attempt, error)
+        self._refused = attempt
+
+    def _attempt_on(self, choice: Choice) -> TurnAttempt:
+        return TurnAttempt(self, choice, self._fit(self._turn, choice.channel.family))
+
+    def _without_refused(self, refused: TurnAttempt) -> TurnAttempt | None:
+        """The same channel, tried once more with what it may accept instead."""
+        choice = refused.choice
+        if choice is self._amended or not isinstance(self.last, UpstreamError):
+            return None
+        self._amended = choice
+        turn = choice.format.amended(refused.turn, choice.channel, self.last)
+        return TurnAttempt(self, choice, turn) if turn is not None else None
+
+    def _count_losses(self, row: Channel, format_: Format) -> int:
+        return len(format_.dropped(self._turn, row))
+
+
+# --- how the answer to a turn is read -----------------------------------------------------------------------------
+
+
+class Unstreamed:
+    """The step that has a turn answered in one piece."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def run(self, attempt: TurnAttempt) -> tuple[Answer, TurnAttempt]:
+        answer = posted(attempt, attempt.turn, _path(attempt.turn, attempt.choice), attempt.encoded(), self._watch)
+        attempt.path = answer.path
+        return answer, attempt
+
+
+class StreamedInside:
+    """The step that reads a stream for no client. A hang-up closes the upstream while it still writes."""
+
+    def __init__(self, watch: Watch, mover: Mover) -> None:
+        self._watch = watch
+        self._mover = mover
+
+    def run(self, attempt: TurnAttempt) -> tuple[Answer, TurnAttempt]:
+        flow, _ = open_flow(attempt, 0, self._watch, None)
+        self._mover.read(flow)
+        answer = _whole(flow.decoder.answer)
+        attempt.path = answer.path
+        return answer, attempt
+
+
+def open_flow(attempt: TurnAttempt, number: int, watch: Watch, client: Client | None) -> tuple[Flow[Decoder], bytes]:
+    """The stream of a channel that has answered with 200, and the events that it begins with. The next event that is
+    sent on has the number `number`. The attempt closes its exchange. Raises UpstreamError, ClientGone."""
+    turn, format_ = attempt.turn, attempt.choice.format
+    exchange = attempt.open(_path(turn, attempt.choice), attempt.encoded(), accept=EVENTS, watch=watch)
+    limits = attempt.choice.channel.timeouts
+    if "json" in exchange.headers.get("content-type", ""):
+        # Asked for a stream and answered in one piece: the client still gets its events.
+        answer = replay(format_.decode(exchange.read(), turn), turn, number)
+        return Flow(exchange, answer, limits, watch, client), answer.feed(b"")
+    return Flow(exchange, format_.decoder(turn, number), limits, watch, client), b""
+
+
+def _path(turn: Turn, choice: Choice) -> str:
+    return choice.format.path(choice.model, turn.stream)
+
+
+def posted(attempt: ChannelAttempt, turn: Turn, path: str, body: bytes, watch: Watch) -> Answer:
+    """The answer to one unstreamed request of an attempt."""
+    return _decoded(attempt.choice.format, attempt.open(path, body, accept=JSON, watch=watch), turn)
+
+
+def whole_answer(turn: Turn, choice: Choice, watch: Watch | None) -> Answer:
+    """The answer of this very channel, without an attempt that counts for it."""
+    format_ = choice.format
+    body = format_.encode(turn, choice.channel, choice.model)
+    with closing(choice.post(_path(turn, choice), body, accept=JSON, watch=watch)) as exchange:
+        return _decoded(format_, exchange, turn)
+
+
+def _decoded(format_: Format, exchange: Exchange, turn: Turn) -> Answer:
+    content = exchange.read()
+    if "event-stream" not in exchange.headers.get("content-type", ""):
+        return format_.decode(content, turn)
+    # Some upstreams stream whether they were asked to or not.
+    decoder = format_.decoder(turn, 0)
+    decoder.feed(content)
+    decoder.finish()
+    return _whole(decoder.answer)
+
+
+def _whole(answer: Answer | None) -> Answer:
+    """Raises UpstreamBroken for an answer that has failed after it had begun."""
+    if answer is None or answer.status == "failed":
+        if answer is not None and answer.failure is not None:
+            raise answer.failure
+        error = answer.error if answer else None
+        raise UpstreamBroken((error or {}).get("message") or "The model's server failed.")
+    return answer

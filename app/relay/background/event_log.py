@@ -1,0 +1,245 @@
+"""The events of a background response: kept in the store by the worker that makes it, read there by everybody who
+follows it. A reader never waits for a worker nor a worker for a reader.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from time import monotonic, sleep
+from typing import Any
+
+import orjson
+
+from app import sse
+from app.contract.records import LIFECYCLE, RUNNING, Batch, Page
+from app.errors import (
+    EndedElsewhere,
+    GatewayError,
+    InternalError,
+    NotFound,
+    ShuttingDown,
+    StoreUnavailable,
+    UpstreamBroken,
+    response_not_found,
+)
+from app.relay.streaming.lifecycle_events import ending, whole
+from app.relay.streaming.timing import Pace
+from app.store.store import Store
+
+log = logging.getLogger(__name__)
+
+#: Seconds that an event waits for others to be kept with it.
+TOGETHER = 0.05
+#: Bytes that are kept at once, though less time has passed.
+_BATCH = 64 * 1024
+#: Bytes that may wait for a store that does not answer.
+_TOO_MUCH = 4 * 1024 * 1024
+#: Seconds between two looks for new events: the first after some have come, and the longest.
+_SOON, _LATE = 0.05, 0.25
+#: Seconds for which a reader waits for a store that does not answer.
+_PATIENCE = 30.0
+
+
+class Log:
+    """The events of one run on their way into the store. What is kept already, an earlier run has told."""
+
+    def __init__(self, store: Store, response_id: str, last: int) -> None:
+        self._store = store
+        self._id = response_id
+        self._last = last
+        self._pending: list[bytes] = []
+        self._first = last + 1
+        self._size = 0
+        self._flushed = monotonic()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+
+    @property
+    def answered(self) -> bool:
+        """Whether something of the answer was told."""
+        return self._last >= LIFECYCLE
+
+    def add(self, data: bytes) -> None:
+        """Whole events. A store that does not answer is not waited for before much has gathered. Raises EndedElsewhere,
+        StoreUnavailable, and UpstreamBroken for an event that is not JSON.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            for event in data.split(b"\n\n"):
+                self._add(event)
+        if self._size >= _BATCH or monotonic() - self._flushed >= TOGETHER:
+            try:
+                self.flush()
+            except StoreUnavailable:
+                if self._size >= _TOO_MUCH:
+                    raise
+
+    def flush(self) -> None:
+        """Returns once all that was added is kept. Raises EndedElsewhere and StoreUnavailable."""
+        with self._flushing:
+            batch = self._take()
+            if batch is None:
+                return
+            try:
+                if not self._store.events.keep(self._id, batch):
+                    raise EndedElsewhere
+            except StoreUnavailable:
+                self._put_back(batch)
+                raise
+
+    def close(self) -> None:
+        """What comes from now on tells of the end, which the row itself does."""
+        self._closed = True
+
+    def _add(self, event: bytes) -> None:
+        _, data = sse.parse(event)
+        if data is None:
+            return
+        try:
+            number = orjson.loads(data)["sequence_number"]
+        except ValueError:
+            # An event that was passed on unread.
+            raise UpstreamBroken("The model's server sent an event that is not JSON.") from None
+        if number > self._last:
+            self._last = number
+            self._pending.append(event + b"\n\n")
+            self._size += len(event)
+
+    def _take(self) -> Batch | None:
+        with self._lock:
+            self._flushed = monotonic()
+            if not self._pending:
+                return None
+            batch = Batch(self._first, self._last, b"".join(self._pending))
+            self._pending, self._size, self._first = [], 0, self._last + 1
+            return batch
+
+    def _put_back(self, batch: Batch) -> None:
+        with self._lock:
+            self._pending.insert(0, batch.body)
+            self._size += len(batch.body)
+            self._first = batch.first
+
+
+class Follower:
+    """One reader of the events of one response, from any worker."""
+
+    def __init__(
+        self,
+        store: Store,
+        pace: Pace,
+        client: int | None,
+        owner: str,
+        begun: Mapping[str, Any],
+        ended: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """`begun`: the response object as it was found; `ended` reads it once more."""
+        self._store = store
+        self._pace = pace
+        self._client = client
+        self._owner = owner
+        self._begun = begun
+        self._ended = ended
+        self._last = -1
+
+    def events(self, after: int | None) -> Iterator[bytes]:
+        """All events with a higher number, as they are stored, then the end of the response. Whatever fails, the stream
+        ends with an event.
+        """
+        self._last = -1 if after is None else after
+        try:
+            yield from self._followed()
+        except NotFound:
+            yield ending(_cut_off(self._begun), self._last + 1, self._last)
+        except GatewayError as error:
+            yield _broken_off(error, self._last)
+        except Exception:  # The last border of this stream.
+            log.exception("response %s: its events cannot be streamed", self._begun["id"])
+            yield _broken_off(InternalError(), self._last)
+
+    def _followed(self) -> Iterator[bytes]:
+        """Raises NotFound when the response was deleted, and GatewayError when the store does not answer."""
+        pause, beaten = _SOON, monotonic()
+        while True:
+            page = self._read(self._last)
+            for batch in page.batches:
+                yield _numbered_after(batch, self._last)
+                self._last = max(self._last, batch.last)
+                pause, beaten = _SOON, monotonic()
+            if page.more:
+                continue
+            if page.status not in RUNNING:
+                yield from self._end(page, self._last)
+                return
+            if monotonic() - beaten >= self._pace.heartbeat:
+                beaten = monotonic()
+                yield sse.HEARTBEAT
+            if self._has_left(pause):
+                return
+            pause = min(_LATE, pause * 1.5)
+
+    def _end(self, page: Page, last: int) -> Iterator[bytes]:
+        """Where the events are gone, a reader that has seen none gets them again from the stored response, one that has
+        seen some gets the end alone.
+        """
+        response = self._ended()
+        if response["status"] == "cancelled":
+            response = _cut_off(response)
+        if page.last is not None:
+            yield ending(response, page.last + 1, last)
+        elif last < 0:
+            yield from whole(response)
+        else:
+            yield ending(response, last + 1)
+
+    def _read(self, last: int) -> Page:
+        """Raises NotFound for a deleted response, GatewayError when the store cannot be waited for any longer."""
+        until = monotonic() + _PATIENCE
+        while True:
+            if self._pace.drain.expired:
+                raise ShuttingDown
+            try:
+                page = self._store.events.read(self._owner, self._begun["id"], last)
+            except StoreUnavailable:
+                if monotonic() >= until:
+                    raise
+                sleep(_LATE)
+            else:
+                if page is None:
+                    raise response_not_found(self._begun["id"])
+                return page
+
+    def _has_left(self, seconds: float) -> bool:
+        """Whether the client has hung up by then."""
+        poll = select.poll()
+        if self._client is not None:
+            poll.register(self._client, select.POLLRDHUP)
+        return bool(poll.poll(seconds * 1000))
+
+
+def _numbered_after(batch: Batch, last: int) -> bytes:
+    if batch.first > last:
+        return batch.body
+    events = [event for event in batch.body.split(b"\n\n") if event]
+    return b"".join(event + b"\n\n" for event in events if _number(event) > last)
+
+
+def _number(event: bytes) -> int:
+    _, data = sse.parse(event)
+    return int(orjson.loads(data or b"{}").get("sequence_number", -1))
+
+
+def _broken_off(error: GatewayError, last: int) -> bytes:
+    """The response goes on elsewhere: whoever asks for what comes after `last` misses nothing."""
+    return sse.encode({"type": "error", "sequence_number": max(last, 0), "error": error.error()})
+
+
+def _cut_off(response: Mapping[str, Any]) -> dict[str, Any]:
+    """A cancelled or deleted response as its stream tells of it: there is no event for a third way to end."""
+    error = EndedElsewhere()
+    return {**response, "status": "failed", "error": {"code": error.code, "message": error.message}}

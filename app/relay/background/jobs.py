@@ -1,0 +1,221 @@
+"""Background responses: asked for, made by a worker later, followed and cancelled from anywhere.
+
+A run drives the same walk as a streamed request does. The client that it works for is a `Line` of its own, which is
+hung up when the run shall end.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from time import monotonic, sleep
+from typing import Any
+
+import orjson
+
+from app.contract.records import RUNNING, Batch, Stored, Token
+from app.contract.response import Echo
+from app.contract.turn import Turn
+from app.errors import ChannelsBusy, InvalidRequest, NotFound, ShuttingDown, StoreUnavailable
+from app.memory import Budget, Share
+from app.relay.background.event_log import TOGETHER, Follower
+from app.relay.background.run import Run
+from app.relay.ports import Queue
+from app.relay.recorder import draft
+from app.relay.request_context import Asked
+from app.relay.responses import StoredResponses, shown
+from app.relay.streaming.lifecycle_events import told_of
+from app.relay.streaming.timing import Pace
+from app.relay.turn_run import TurnParts, run_of_request
+from app.sealing import Seal
+from app.store.store import Store
+
+log = logging.getLogger(__name__)
+
+#: Seconds that runs may take to end once they were told to.
+_LAST_WORDS = 5.0
+
+
+class Background:
+    def __init__(
+        self,
+        store: Store,
+        parts: TurnParts,
+        responses: StoredResponses,
+        queue: Queue,
+        seal: Seal,
+        pace: Pace,
+        kept: int,
+        budget: Budget,
+    ) -> None:
+        """`kept`: seconds for which the events of a response are kept after its end. `budget`: of the memory for large
+        bodies."""
+        self._store = store
+        self._parts = parts
+        self._responses = responses
+        self._queue = queue
+        self._seal = seal
+        self._pace = pace
+        self._kept = kept
+        self._budget = budget
+        self._runs: dict[str, Run] = {}
+        self._unknown: set[str] = set()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+
+    # --- asking, in a worker that serves
+
+    def create(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+        """The response as it waits, stored. Raises GatewayError as an answer at once would."""
+        run = run_of_request(self._parts, token, request, asked)
+        with suppress(ChannelsBusy):
+            run.check_served()
+        once = run.claim()
+        if (earlier := once.earlier()) is not None:
+            return run.replayed(earlier)
+        with once:
+            return self._enqueue(run.turn, token, asked.request_id)
+
+    def _enqueue(self, turn: Turn, token: Token, request_id: str) -> dict[str, Any]:
+        waiting = turn.echo.response(
+            id=turn.id,
+            created_at=turn.created_at,
+            model=turn.model,
+            status="queued",
+            previous_response_id=turn.previous_response_id,
+        )
+        told = told_of(waiting)
+        self._store.jobs.add(
+            draft(turn, token, request_id),
+            self._seal.close(token.owner, orjson.dumps(turn.request)).encode(),
+            Batch(0, len(told) - 1, b"".join(told)),
+            self._queue.enlist,
+        )
+        self._queue.ring(turn.id)
+        return waiting
+
+    def stream(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterator[bytes]:
+        waiting = self.create(token, request, asked)
+        return self.follow(token, waiting["id"], None, asked.client)
+
+    def follow(
+        self, token: Token, response_id: str, after: int | None, client: int | None, include: Sequence[str] = ()
+    ) -> Iterator[bytes]:
+        """The events numbered higher than `after`, as they are made. Raises NotFound and InvalidRequest."""
+        stored = self._responses.stored(token, response_id)
+        if not is_background(stored):
+            raise InvalidRequest(
+                "Only a background response can be streamed again. Leave out 'stream'.",
+                code="unsupported_value",
+                param="stream",
+            )
+
+        def ended() -> dict[str, Any]:
+            return shown(self._responses.stored(token, response_id), include)
+
+        begun = shown(stored, include)
+        return Follower(self._store, self._pace, client, token.owner, begun, ended).events(after)
+
+    def cancel(self, token: Token, response_id: str) -> dict[str, Any]:
+        """The response as it is then; one that has ended stays as it is."""
+        stored = self._responses.stored(token, response_id)
+        if not is_background(stored):
+            raise InvalidRequest("Cannot cancel a synchronous response.")
+        if stored.status in RUNNING:
+            self._store.responses.cancel(token.owner, response_id)
+            stored = self._responses.stored(token, response_id)
+        return shown(stored)
+
+    # --- making, in a worker of its own
+
+    def run(self, response_id: str) -> None:
+        """Makes one response, if it still waits."""
+        try:
+            with self._entered(response_id) as run:
+                job = self._store.jobs.claim(response_id) if run is not None else None
+                if run is not None and job is not None:
+                    # Not before the claim has committed: until then the keeper finds no row in progress and would
+                    # take the response for one that was ended elsewhere.
+                    self._parts.running.add(response_id, run.hang_up)
+                    run.work(job)
+        except NotFound:
+            log.info("background response %s was deleted before it was begun", response_id)
+        except StoreUnavailable:
+            log.warning("background response %s could not be begun; it is rung for again", response_id)
+
+    def start(self) -> None:
+        threading.Thread(target=self._keep_together, name="events", daemon=True).start()
+
+    def drain(self, seconds: float) -> None:
+        """Runs may finish within that time; what still runs then is given back, or fails."""
+        self._wait(seconds)
+        with self._lock:
+            self._ended.set()
+            runs = list(self._runs.values())
+        for run in runs:
+            run.end(ShuttingDown())
+        self._wait(_LAST_WORDS)
+
+    def tend(self) -> None:
+        """Rings again for what waits, and forgets what was told long ago. Any worker does it now and then."""
+        self._recover()
+        for response_id in self._store.jobs.unheard(self._queue.enlist):
+            self._queue.ring(response_id)
+        self._store.events.expire(self._kept)
+
+    def _recover(self) -> None:
+        """What was claimed while the store was leaving, so that nobody here heard of it, waits again."""
+        unknown = self._store.reaper.running() - self._runs.keys()
+        for response_id in unknown & self._unknown:
+            if self._store.jobs.give_back(response_id, self._queue.enlist):
+                self._queue.ring(response_id)
+        self._unknown = unknown
+
+    @contextmanager
+    def _entered(self, response_id: str) -> Iterator[Run | None]:
+        """The run of a response; None when it is at work here already, or nothing is begun any more."""
+        run = Run(
+            response_id,
+            self._store,
+            self._parts,
+            self._responses,
+            self._queue,
+            self._seal,
+            self._ended,
+            Share(self._budget),
+        )
+        with self._lock:
+            free = response_id not in self._runs and not self._ended.is_set()
+            if free:
+                self._runs[response_id] = run
+        if not free:
+            yield None
+            return
+        try:
+            yield run
+        finally:
+            self._parts.running.remove(response_id)
+            with self._lock:
+                del self._runs[response_id]
+            run.close()
+
+    def _keep_together(self) -> None:
+        """Keeps what was told last before an upstream fell silent."""
+        while True:
+            with self._lock:
+                runs = list(self._runs.values())
+            for run in runs:
+                run.flush()
+            if self._ended.wait(TOGETHER) and not runs:
+                return
+
+    def _wait(self, seconds: float) -> None:
+        until = monotonic() + seconds
+        while self._runs and monotonic() < until:
+            sleep(TOGETHER)
+
+
+def is_background(stored: Stored) -> bool:
+    return Echo.stored(stored.settings, stored.echo).fields.get("background") is True

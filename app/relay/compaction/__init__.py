@@ -1,0 +1,1 @@
+"""Compaction: what is kept, who makes the summary, and the sealed item."""

@@ -1,0 +1,252 @@
+"""The context of a turn where compaction items stand in it: what they open to, and how one channel can read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from operator import is_
+
+import orjson
+
+from app.contract.items import CALL_TYPES, CLIENT_ROLES, Item
+from app.contract.records import Chain, Link, Stored
+from app.contract.turn import Turn
+from app.errors import InvalidRequest
+from app.relay.compaction.plan import same_words
+from app.relay.compaction.sealed_item import Native, Opened, is_ours, open_item, portable, unreadable
+from app.relay.history_errors import history_errors
+from app.sealing import PREFIX, Seals, is_sealed
+from app.store.errors import HistoryError
+from app.store.store import Store
+
+_MARK = PREFIX.encode()
+#: No channel is of this family: nothing native can be read by it.
+_NOBODY = ""
+
+
+class Contexts:
+    def __init__(self, store: Store, seals: Seals) -> None:
+        self._store = store
+        self._seal = seals.compaction
+        self._reasoning = seals.reasoning
+
+    @history_errors()
+    def load(self, owner: str, response_id: str) -> Chain:
+        """The chain from its newest compaction on, which is opened; a native one stays for `fit`."""
+        chain = self._store.responses.chain(owner, response_id)
+        return self._opened(owner, chain, lambda: self._store.responses.full_chain(owner, response_id))
+
+    @history_errors()
+    def converse(self, owner: str, conversation_id: str) -> Chain:
+        """The same of a conversation."""
+        conversations = self._store.conversations
+        chain = conversations.chain(owner, conversation_id)
+        return self._opened(owner, chain, lambda: conversations.full_chain(owner, conversation_id))
+
+    @history_errors()
+    def before(self, stored: Stored) -> Chain:
+        """What a response was given besides its own input."""
+        owner, conversations = stored.owner, self._store.conversations
+        if stored.parent is not None:
+            return self.load(owner, stored.parent)
+        if stored.conversation is None:
+            return Chain()
+        place = (owner, stored.conversation, stored.seen)
+        return self._opened(owner, conversations.chain(*place), lambda: conversations.full_chain(*place))
+
+    def expand(self, owner: str, items: Sequence[Item]) -> list[Item]:
+        """A client's own input with sealed reasoning and its newest compaction item opened; a native one stays for
+        `fit`.
+
+        Of what stands before it the messages of users and instructors are sent on; the rest is what the item stands
+        for.
+        """
+        items = [self._legible(owner, item) for item in items]
+        newest = next((at for at in range(len(items) - 1, -1, -1) if items[at].get("type") == "compaction"), None)
+        if newest is None:
+            return items
+        sent_on = [item for item in items[:newest] if item.get("role") in CLIENT_ROLES]
+        return self._open(owner, [*sent_on, *items[newest:]])
+
+    def checked(self, owner: str, items: Iterable[Item]) -> list[Item]:
+        """Items that are kept as they are, once what was sealed here has been opened for a look: reasoning is kept with
+        its text. Raises InvalidRequest."""
+        for item in items:
+            if is_ours(item):
+                open_item(self._seal, owner, item)
+        return [{**item, **self._legible(owner, item), **_sealed_part(item)} for item in items]
+
+    def sealer(self, owner: str) -> Callable[[str], str]:
+        """Makes `encrypted_content` of reasoning text."""
+        return lambda text: self._reasoning.close(owner, text.encode())
+
+    def _legible(self, owner: str, item: Item) -> Item:
+        """Reasoning that was sealed here, as the text it is. Raises InvalidRequest."""
+        if not _is_sealed_reasoning(item):
+            return item
+        text = self._reasoning.open(owner, item["encrypted_content"]).decode()
+        return {**_unsealed(item), "content": [{"type": "reasoning_text", "text": text}]}
+
+    def fit(self, turn: Turn, family: str) -> Turn:
+        """The turn as a channel of this family can read it. On another family's channel the originals take the place
+        of a native compaction, or a note where nothing was stored."""
+        turn = _over(turn, [self._fitted(turn.owner, link, family) for link in turn.chain.links])
+        if any(is_ours(item) for item in turn.input):
+            turn = replace(turn, input=self._read(turn.owner, turn.input, family))
+        return turn
+
+    def items(self, turn: Turn) -> list[Item]:
+        """The whole context before the turn's own input, as items. Native compactions stay sealed."""
+        return [item for link in turn.chain.links for item in items_of(link)]
+
+    def originals(self, owner: str, items: Sequence[Item]) -> list[Item]:
+        """The items with what native compactions among them stand for."""
+        return self._read(owner, items, _NOBODY)
+
+    def shown(self, turn: Turn) -> Turn:
+        """The turn with, in place of native compactions, what was kept behind them: the items that can be named."""
+        turn = _over(turn, [self._shown_link(turn.owner, link) for link in turn.chain.links])
+        if any(is_ours(item) for item in turn.input):
+            turn = replace(turn, input=self._kept(turn.owner, turn.input))
+        return turn
+
+    def shown_chain(self, owner: str, chain: Chain) -> Chain:
+        return replace(chain, links=tuple(self._shown_link(owner, link) for link in chain.links))
+
+    def _shown_link(self, owner: str, link: Link) -> Link:
+        if _MARK not in link.input and _MARK not in link.output:
+            return link
+        return link._replace(input=self.shown_array(owner, link.input), output=self.shown_array(owner, link.output))
+
+    def shown_array(self, owner: str, array: bytes) -> bytes:
+        return orjson.dumps(self._kept(owner, orjson.loads(array))) if _MARK in array else array
+
+    def maker(self, turn: Turn) -> str | None:
+        """The channel that made the newest native compaction of the turn's own input."""
+        made = (open_item(self._seal, turn.owner, item).native for item in reversed(turn.input) if is_ours(item))
+        return next((native.channel for native in made if native is not None), None)
+
+    # --- opening
+
+    def _opened(self, owner: str, chain: Chain, whole: Callable[[], Chain]) -> Chain:
+        if not chain.compacted:
+            return chain
+        head, *rest = chain.links
+        try:
+            items = self._open(owner, orjson.loads(head.output))
+        except InvalidRequest:
+            # Sealed with a key that is gone: the originals are still here.
+            return replace(chain, links=tuple(map(_without_compactions, whole().links)), compacted=False)
+        # The tokens that it reports are also those of the pass: they do not tell how large the context is now.
+        opened = head._replace(input=b"[]", output=orjson.dumps(items), input_tokens=None, output_tokens=None)
+        # Of two compactions made at once in a conversation the later one is its head.
+        return replace(chain, links=(opened, *map(_without_compactions, rest)), compacted=False)
+
+    def _open(self, owner: str, items: Iterable[Item]) -> list[Item]:
+        """The items of which ours are opened, but for native ones: only the channel that is asked decides how those
+        are read."""
+        out: list[Item] = []
+        for item in items:
+            if not is_ours(item):
+                out.append(item)
+                continue
+            opened = open_item(self._seal, owner, item)
+            out = [*_not_repeated(out, opened.items), *(opened.items if opened.native is None else [item])]
+        return out
+
+    def _kept(self, owner: str, items: Iterable[Item]) -> list[Item]:
+        kept: list[Item] = []
+        for item in items:
+            kept += open_item(self._seal, owner, item).items if is_ours(item) else [item]
+        return kept
+
+    # --- reading what is native
+
+    def _fitted(self, owner: str, link: Link, family: str) -> Link:
+        """A response of another family than the channel's is given without anything native: it may hold both kinds."""
+        if _MARK not in link.input and _MARK not in link.output:
+            return link
+        reader = family if link.family in (None, family) else _NOBODY
+        input, output = (self._read(owner, orjson.loads(array), reader) for array in (link.input, link.output))
+        return link._replace(input=orjson.dumps(input), output=orjson.dumps(output), family=link.family or family)
+
+    def _read(self, owner: str, items: Iterable[Item], family: str) -> list[Item]:
+        out: list[Item] = []
+        for item in items:
+            if is_ours(item):
+                read = self._for_family(owner, open_item(self._seal, owner, item), family)
+                out = [*_not_repeated(out, read), *read]
+            else:
+                out.append(_unsealed(item) if _is_sealed_reasoning(item) else item)
+        return out
+
+    def _for_family(self, owner: str, opened: Opened, family: str) -> list[Item]:
+        native = opened.native
+        if native is None:
+            return self._read(owner, opened.items, family)
+        if native.family == family:
+            return [native.item, *opened.items]
+        if native.originals is not None:
+            return [*portable(self._read(owner, native.originals, family))]
+        stored = self._stored(owner, native)
+        return [unreadable(), *opened.items] if stored is None else [*portable(self._read(owner, stored, family))]
+
+    def _stored(self, owner: str, native: Native) -> list[Item] | None:
+        """The context that the compacted response had, behind every compaction; None when it is not there any more."""
+        if native.response is None:
+            return None
+        try:
+            *before, own = self._store.responses.full_chain(owner, native.response).links
+        except HistoryError:
+            return None
+        own = own._replace(output=b"[]")
+        return [item for link in (*before, own) for item in items_of(_without_compactions(link))]
+
+
+def _over(turn: Turn, links: Sequence[Link]) -> Turn:
+    """The turn over these links; most often it is as it was."""
+    if all(map(is_, links, turn.chain.links)):
+        return turn
+    return replace(turn, chain=replace(turn.chain, links=tuple(links)))
+
+
+def _is_sealed_reasoning(item: Item) -> bool:
+    return item.get("type") == "reasoning" and is_sealed(item.get("encrypted_content"))
+
+
+def _unsealed(item: Item) -> Item:
+    return {name: value for name, value in item.items() if name != "encrypted_content"}
+
+
+def _sealed_part(item: Item) -> Item:
+    return {"encrypted_content": item["encrypted_content"]} if _is_sealed_reasoning(item) else {}
+
+
+def items_of(link: Link) -> Iterator[Item]:
+    """What the model is given of a response: not a call that broke off before it was whole."""
+    yield from orjson.loads(link.input)
+    yield from given_items(link.output, link.status)
+
+
+def given_items(output: bytes, status: str) -> Iterator[Item]:
+    """The same of a response's output alone."""
+    for item in orjson.loads(output):
+        broken = status == "incomplete" and item.get("type") in CALL_TYPES and item.get("status") == "incomplete"
+        if not broken:
+            yield item
+
+
+def _not_repeated(before: Iterable[Item], opened: Iterable[Item]) -> list[Item]:
+    """Messages that an item kept word for word, or stands for, are not sent twice."""
+    known = {same_words(item) for item in opened if item.get("role") in CLIENT_ROLES}
+    return [item for item in before if item.get("role") not in CLIENT_ROLES or same_words(item) not in known]
+
+
+def _without_compactions(link: Link) -> Link:
+    """What it said, without the item and without a window's copies of the users' messages."""
+    if b'"compaction"' not in link.output:
+        return link
+    items = orjson.loads(link.output)
+    if any(item.get("type") == "compaction" for item in items):
+        items = [item for item in items if item.get("type") != "compaction" and item.get("role") != "user"]
+    return link._replace(output=orjson.dumps(items))

@@ -1,0 +1,205 @@
+"""What a compaction keeps, what it sums up, and how the sealed item is made and opened. Values in, values out.
+
+A compaction item of ours stands for everything before it. Opened, it is one user message that says what it is, then the
+kept items in their order: system and developer messages, the newest turns, calls that still wait for their outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from app.contract.items import (
+    CALL_TYPES,
+    INSTRUCTION_ROLES,
+    OUTPUT_TYPES,
+    TYPES,
+    Item,
+    answered_call_id,
+    call_ids,
+    is_call,
+    is_output,
+    unanswered,
+)
+from app.contract.redaction import redacted_items
+from app.relay.compaction.sealed_item import _message, is_summary
+
+INSTRUCTION = (
+    "Summarise the conversation above so that it can be continued from your summary alone. Keep every fact, name, "
+    "number, decision, file name, open task and preference that may still matter, in the language of the "
+    "conversation, and say what was being done last. Do not answer anything and do not call tools: write only the "
+    "summary."
+)
+
+_SHOWN_OUTPUT = 4000
+
+#: Of no use in words: what an image or a secret is made of.
+_UNSPEAKABLE = frozenset({"id", "result", "encrypted_content"})
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request asks of compaction, with the table's defaults filled in."""
+
+    strategy: str = "auto"
+    threshold: int | None = None
+    keep_turns: int | None = None
+    max_tokens: int | None = None
+    instructions: str | None = None
+    answer: bool | None = None
+
+    @classmethod
+    def of(cls, request: Mapping[str, Any], strategy: str) -> Wish | None:
+        """The first entry of `context_management` that means compaction; None when there is none."""
+        entries = request.get("context_management") or []
+        for entry in [entries] if isinstance(entries, Mapping) else entries:
+            if entry.get("type") in (None, "compaction"):
+                return cls(
+                    strategy=entry.get("strategy") or strategy,
+                    threshold=entry.get("compact_threshold"),
+                    keep_turns=entry.get("keep_turns"),
+                    max_tokens=entry.get("max_tokens"),
+                    instructions=entry.get("instructions"),
+                    answer=entry.get("answer"),
+                )
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A context divided: `old` is summed up, `kept` stays word for word. Both keep their order."""
+
+    old: Sequence[Item]
+    kept: Sequence[Item]
+
+
+def divide(items: Sequence[Item], keep_turns: int) -> Plan:
+    """What is kept never loses a call's output nor an output's call, and keeps its order."""
+    keep = _newest_turns(items, keep_turns)
+    keep |= {at for at, item in enumerate(items) if item.get("role") in INSTRUCTION_ROLES}
+    keep |= _waiting(items)
+    keep |= _callers(items, keep)
+    return Plan(
+        old=[item for at, item in enumerate(items) if at not in keep],
+        kept=[item for at, item in enumerate(items) if at in keep],
+    )
+
+
+def _newest_turns(items: Sequence[Item], count: int) -> set[int]:
+    """Places of the newest turns. One that alone is more than half of the context is not kept: it is the problem."""
+    kept: set[int] = set()
+    sizes = [len(orjson.dumps(item)) for item in items]
+    for turn in _turns(items)[-count:] if count else []:
+        if sum(sizes[at] for at in turn) * 2 <= sum(sizes):
+            kept.update(turn)
+    return kept
+
+
+def _turns(items: Sequence[Item]) -> list[list[int]]:
+    """Places by turn: each begins with what the user says after the model has spoken."""
+    turns: list[list[int]] = []
+    said = True
+    for at, item in enumerate(items):
+        if item.get("role") == "user" and not is_summary(item):
+            if said:
+                turns.append([])
+            said = False
+        elif item.get("role") not in INSTRUCTION_ROLES:
+            said = True
+        if turns:
+            turns[-1].append(at)
+    return turns
+
+
+def _waiting(items: Sequence[Item]) -> set[int]:
+    """Places of calls without an output."""
+    waiting = {id(call) for call in unanswered(items)}
+    return {at for at, item in enumerate(items) if id(item) in waiting}
+
+
+def _callers(items: Sequence[Item], keep: set[int]) -> set[int]:
+    """Places of the other half of every call of which one half is kept."""
+    names = {at: _names(item) for at, item in enumerate(items) if is_call(item) or is_output(item)}
+    wanted = {name for at in names if at in keep for name in names[at]}
+    return {at for at in names if not wanted.isdisjoint(names[at])}
+
+
+def _names(item: Item) -> tuple[str, ...]:
+    """The ids that a call and its output have in common."""
+    if is_call(item):
+        return call_ids(item)
+    named = answered_call_id(item)
+    return () if named is None else (named,)
+
+
+def to_summarise(plan: Plan, instructions: str | None) -> list[Item]:
+    """The input of the pass: the old items as a conversation in plain words, then the instruction."""
+    return [*_plain(redacted_items(plan.old)), _message("user", instructions or INSTRUCTION)]
+
+
+def _plain(items: Iterable[Item]) -> Iterable[Item]:
+    for item in items:
+        kind = item.get("type")
+        if kind == "message":
+            yield _message(_speaker(item), _words(item.get("content")))
+        elif kind in CALL_TYPES:
+            yield _message("assistant", f"[calls {item.get('name') or kind}: {_arguments(item)}]")
+        elif kind in OUTPUT_TYPES:
+            yield _message("user", f"[result of the call: {_result(item)}]")
+        elif kind == "compaction":
+            # Somebody else's: only the model that is asked may be able to read it.
+            yield item
+        elif kind != "reasoning":
+            told = {name: value for name, value in item.items() if name not in _UNSPEAKABLE}
+            yield _message("assistant", f"[{kind}: {_brief(told)}]")
+
+
+def _arguments(call: Item) -> str:
+    """What the tool is called with; of a call that says it in another member, all that it says."""
+    arguments = call.get(TYPES[call["type"]].arguments or "")
+    if isinstance(arguments, str):
+        return arguments
+    return _brief(arguments or {name: value for name, value in call.items() if name not in ("type", *_UNSPEAKABLE)})
+
+
+def _result(output: Item) -> str:
+    """What a tool gave: text, or the tools that a search has found."""
+    found = output.get("output")
+    return _brief(output["tools"]) if found is None and "tools" in output else _words(found)[:_SHOWN_OUTPUT]
+
+
+def _speaker(item: Item) -> str:
+    return "assistant" if item.get("role") == "assistant" else "user"
+
+
+def _words(content: object) -> str:
+    """Text of a content; images and files are named, not sent."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "\n".join(_word(part) for part in parts if isinstance(part, Mapping))
+
+
+def _word(part: Mapping[str, Any]) -> str:
+    for key in ("text", "refusal"):
+        if isinstance(part.get(key), str):
+            return str(part[key])
+    name = part.get("filename") or part.get("file_id") or part.get("file_url")
+    if name is None and str(part.get("image_url", "")).startswith("http"):
+        name = part["image_url"]
+    return f"[{str(part.get('type', 'part')).removeprefix('input_')}{f': {name}' if name else ''}]"
+
+
+def _brief(value: object) -> str:
+    return orjson.dumps(value).decode()[:_SHOWN_OUTPUT]
+
+
+def same_words(item: Item) -> bytes:
+    """Equal for messages that say the same, whatever shorthand they came in."""
+    content = item.get("content")
+    parts = content if isinstance(content, list) else [content]
+    plain = [part.get("text", part) if isinstance(part, Mapping) else part for part in parts]
+    return orjson.dumps([item.get("role"), plain])

@@ -1,0 +1,124 @@
+"""Unstored responses of one connection, so that its later turns can continue from them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from contextlib import suppress
+
+from app.contract.records import CHAINABLE, Chain, Draft, Link, Outcome, Stored
+from app.errors import Overloaded, PayloadTooLarge
+from app.memory import Share
+from app.store.errors import HistoryError
+from app.store.responses import ResponseStore
+
+#: Responses that one connection may go back to, and the bytes of their contexts together.
+_RESPONSES = 16
+_BYTES = 64 * 1024 * 1024
+
+
+class Recent:
+    """The responses of the store, and the latest unstored ones of this connection. The store has no row with content
+    for the latter, so only `chain` and `note` differ.
+    """
+
+    def __init__(self, responses: ResponseStore, share: Share) -> None:
+        """`share`: part of the memory for large bodies; `clear` closes it."""
+        self._responses = responses
+        self._share = share
+        self._chains: OrderedDict[str, Chain] = OrderedDict()
+        self._read: tuple[str | None, Chain] = (None, Chain())
+
+    def __contains__(self, response_id: object) -> bool:
+        return response_id in self._chains
+
+    def chain(self, owner: str, response_id: str) -> Chain:
+        chain = self._chains.get(response_id) or self._responses.chain(owner, response_id)
+        self._read = (response_id, chain)
+        return chain
+
+    def note(self, draft: Draft, outcome: Outcome) -> None:
+        if not draft.kept and outcome.status in CHAINABLE:
+            # Without its parent, deleted meanwhile, the response cannot be continued from.
+            with suppress(HistoryError):
+                self._remember(draft, outcome)
+        self._responses.note(draft, outcome)
+
+    def begin(self, draft: Draft) -> None:
+        self._responses.begin(draft)
+
+    def finish(self, draft: Draft, outcome: Outcome) -> bool:
+        return self._responses.finish(draft, outcome)
+
+    def finish_later(self, draft: Draft, outcome: Outcome) -> None:
+        self._responses.finish_later(draft, outcome)
+
+    def full_chain(self, owner: str, response_id: str) -> Chain:
+        return self._responses.full_chain(owner, response_id)
+
+    def read(self, owner: str, response_id: str) -> Stored | None:
+        return self._responses.read(owner, response_id)
+
+    def cancel(self, owner: str, response_id: str) -> bool:
+        return self._responses.cancel(owner, response_id)
+
+    def delete(self, owner: str, response_id: str) -> bool:
+        return self._responses.delete(owner, response_id)
+
+    # --- the connection's own
+
+    def forget(self, response_id: str) -> None:
+        self._chains.pop(response_id, None)
+
+    def clear(self) -> None:
+        """The connection has ended: nothing can go on from here any more."""
+        self._chains.clear()
+        self._read = (None, Chain())
+        self._share.close()
+
+    def _remember(self, draft: Draft, outcome: Outcome) -> None:
+        before = Chain() if outcome.compacted or draft.parent is None else self._before(draft.owner, draft.parent)
+        links = (*before.links, _link(draft, outcome))
+        self._chains[draft.id] = Chain(links, compacted=outcome.compacted or before.compacted)
+        while len(self._chains) > _RESPONSES or sum(map(_size, self._chains.values())) > _BYTES:
+            self._chains.popitem(last=False)
+        while not self._has_room():
+            self._chains.popitem(last=False)
+
+    def _has_room(self) -> bool:
+        """Chains share the links that they have in common. Nothing waits for others to give room back."""
+        links = {link.id: link for chain in self._chains.values() for link in chain.links}
+        held = sum(map(_link_size, links.values()))
+        self._share.shrink(held)
+        try:
+            self._share.grow(held - self._share.size, patience=0.0)
+        except (PayloadTooLarge, Overloaded):
+            return False
+        return True
+
+    def _before(self, owner: str, parent: str) -> Chain:
+        """As the turn read it when it was opened: the parent may be gone by now."""
+        read, chain = self._read
+        return chain if read == parent else self.chain(owner, parent)
+
+
+def _link(draft: Draft, outcome: Outcome) -> Link:
+    usage = outcome.usage
+    return Link(
+        id=draft.id,
+        status=outcome.status,
+        channel=outcome.channel,
+        family=outcome.family,
+        opaque=outcome.opaque,
+        input=draft.input,
+        output=outcome.output,
+        input_tokens=usage.input_tokens if usage else None,
+        output_tokens=usage.output_tokens if usage else None,
+    )
+
+
+def _size(chain: Chain) -> int:
+    return sum(map(_link_size, chain.links))
+
+
+def _link_size(link: Link) -> int:
+    return len(link.input) + len(link.output)

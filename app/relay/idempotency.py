@@ -1,0 +1,85 @@
+"""A request with an Idempotency-Key is answered once: whoever repeats it is given the same answer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import orjson
+
+from app.contract.records import Claim, Claimed, Stored, Token
+from app.contract.redaction import redacted_request
+from app.contract.turn import Turn
+from app.errors import AntiphonError, GatewayError, InvalidRequest
+from app.store.store import Store
+
+HEADER = "Idempotency-Key"
+LONGEST = 255
+
+
+def claim_of(key: str, request: Mapping[str, Any]) -> Claim:
+    """Raises InvalidRequest for what is no key."""
+    if len(key) > LONGEST or not key.isascii() or not key.isprintable():
+        raise InvalidRequest(
+            f"Invalid '{HEADER}': up to {LONGEST} printable characters are expected.",
+            code="invalid_value",
+            param=HEADER,
+        )
+    told = orjson.dumps(redacted_request(request), option=orjson.OPT_SORT_KEYS)
+    return Claim(key, hashlib.sha256(told).hexdigest())
+
+
+class Once:
+    """The claim of one turn on its key. Nothing happens where the client gave none."""
+
+    def __init__(self, store: Store, token: Token, turn: Turn, key: str | None) -> None:
+        self._store = store
+        self._owner = token.owner
+        self._token = token.key
+        self._turn = turn
+        self._claim = claim_of(key, turn.request) if key else None
+
+    def earlier(self) -> Stored | None:
+        """The response that the same request has been given already. Raises InvalidRequest while that is still made,
+        and for another request under the same key."""
+        if self._claim is None:
+            return None
+        claimed = self._store.idempotency.take(self._token, self._claim, self._turn.id)
+        return self._replay(self._claim, claimed) if claimed else None
+
+    def __enter__(self) -> Once:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """When nothing came of it, a second try is a first one."""
+        if self._claim is not None and isinstance(error, AntiphonError):
+            self._store.idempotency.release(self._token, self._claim, self._turn.id)
+
+    def _replay(self, claim: Claim, claimed: Claimed) -> Stored:
+        if claimed.fingerprint != claim.fingerprint:
+            raise InvalidRequest(
+                f"This {HEADER} was used for another request. Use a new one for each request.",
+                code="idempotency_key_reused",
+                param=HEADER,
+            )
+        if claimed.running and not claimed.background:
+            raise _conflict(
+                f"A request with this {HEADER} is at work. Please try again.", "idempotency_key_in_use", retry_after=1.0
+            )
+        stored = self._store.responses.read(self._owner, claimed.response)
+        if stored is None:
+            raise _conflict(
+                f"The request with this {HEADER} has been answered, and its answer was not kept.",
+                "idempotency_key_used",
+            )
+        return stored
+
+
+def _conflict(message: str, code: str, retry_after: float | None = None) -> GatewayError:
+    error = InvalidRequest(message, code=code, param=HEADER, status=409, retry_after=retry_after)
+    error.should_retry = retry_after is not None
+    return error

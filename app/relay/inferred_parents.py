@@ -1,0 +1,177 @@
+"""Which response a request goes on from when its client keeps the conversation and sends all of it each turn.
+
+Found by hashes over what was said, within one session of one token; only hashes leave this room, behind the answer,
+and nothing that is sent depends on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+import orjson
+
+from app.contract.items import CALL_TYPES, Item, is_client_side
+from app.contract.records import CHAINABLE, Outcome, Token, Trace
+from app.contract.redaction import redacted_item
+from app.contract.turn import Turn
+from app.store.store import Store
+
+#: Turns that wait to be traced, beyond which they are not: their trees have a gap.
+BACKLOG = 100
+
+#: Told how a turn has ended.
+Follow = Callable[[Outcome], None]
+
+_DIGEST = 16
+#: Who gives one of these names what it goes on from.
+_STATE = frozenset({"previous_response_id", "conversation"})
+#: Clients send these back or not, and as they like.
+_PASSED_OVER = frozenset({"reasoning", "compaction_trigger"})
+#: Keys that come and go while an item travels.
+_FLEETING = frozenset(
+    {
+        "annotations",
+        "created_by",
+        "encrypted_content",
+        "id",
+        "internal_chat_message_metadata_passthrough",
+        "logprobs",
+        "phase",
+        "status",
+    }
+)
+
+
+def unfollowed(_: Outcome) -> None:
+    """Follows nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What is kept of a turn until it is traced."""
+
+    id: str
+    owner: str
+    token: int
+    session: str
+    input: Iterable[Item]
+    outcome: Outcome
+
+
+class Lineage:
+    """One a process. Its thread starts with the first turn there is to trace."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._turns: SimpleQueue[_Turn] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def follow(self, turn: Turn, token: Token, session: str | None) -> Follow:
+        """`session`: what the client's headers call its conversation, for a body that does not say."""
+        named = turn.request.get("prompt_cache_key") or session
+        if not named or not turn.request.get("input") or not turn.request.keys().isdisjoint(_STATE):
+            return unfollowed
+        items = turn.request["input"]
+        return lambda outcome: self._put(_Turn(turn.id, turn.owner, token.key, named, items, outcome))
+
+    def _put(self, turn: _Turn) -> None:
+        if self._turns.qsize() >= BACKLOG:
+            return
+        self._turns.put(turn)
+        if self._thread is None or not self._thread.is_alive():
+            self._start()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="lineage", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            turn = self._turns.get()
+            output = orjson.loads(turn.outcome.output) if turn.outcome.status in CHAINABLE else None
+            self._store.prefixes.trace(turn.owner, trace(turn.id, turn.token, turn.session, turn.input, output))
+
+
+def trace(response: str, token: int, session: str, input: Iterable[Item], output: Iterable[Item] | None) -> Trace:
+    """The places in `input` from which it may go on, the longest first, and the one that it ends at. Without an output
+    nobody goes on from it.
+    """
+    line = _Line(session)
+    for item in input:
+        line.add(item)
+    starts = line.ends()
+    if output is None:
+        return Trace(response, token, starts, None)
+    for item in output:
+        line.add(item)
+    return Trace(response, token, starts, line.state)
+
+
+class _Line:
+    """A rolling hash over items. A compaction stands for whatever precedes it, so that it begins anew there."""
+
+    def __init__(self, session: str) -> None:
+        self._root = self.state = _digest(session.encode())
+        self._answered = False
+        self._ends: list[bytes] = []
+
+    def add(self, item: Item) -> None:
+        said = identity(item)
+        if said is None:
+            return
+        if self._answered and is_client_side(item):
+            self._ends.append(self.state)
+        before = self._root if item.get("type") == "compaction" else self.state
+        self.state = _digest(before + orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
+        self._answered = not is_client_side(item)
+
+    def ends(self) -> tuple[bytes, ...]:
+        """Where an answer had ended and the client spoke again."""
+        ends = [*self._ends, self.state] if self._answered else self._ends
+        return tuple(reversed(ends))
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=_DIGEST).digest()
+
+
+# --- what makes an item the same --------------------------------------------------------------------------------
+
+
+def identity(item: Item) -> list[Any] | None:
+    """What stays of an item when a client sends it back; None for what it may leave out."""
+    kind = item.get("type") or "message"
+    if kind in _PASSED_OVER:
+        return None
+    if kind == "message":
+        return [item.get("role"), _words(item.get("content"))]
+    if kind == "compaction":
+        return [kind, item.get("encrypted_content")]
+    if kind in CALL_TYPES and item.get("call_id"):
+        # Arguments are parsed and written anew by many clients.
+        return [kind, item["call_id"], item.get("name")]
+    return [kind, _lasting(redacted_item(item))]
+
+
+def _words(content: Any) -> list[Any]:
+    """A string is one part of text, and text is the same whoever said it."""
+    if isinstance(content, str):
+        return [content]
+    parts = content if isinstance(content, list) else []
+    return [part["text"] if isinstance(part.get("text"), str) else _lasting(part) for part in parts]
+
+
+def _lasting(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            name: _lasting(inner) for name, inner in value.items() if name not in _FLEETING and inner not in (None, [])
+        }
+    return [_lasting(inner) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,89 @@
+"""Items as they are listed: the whole context a model was given, each item with what the contract wants returned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from app.contract.items import WITH_STATUS, Item, derive_item_id
+from app.contract.records import Chain, Stored
+from app.contract.redaction import redacted_item
+from app.errors import unknown_after
+from app.schemas.listing import Page
+
+_PLAIN_PART = {"assistant": "output_text"}
+
+
+def context_items(chain: Chain, stored: Stored) -> list[Item]:
+    """Ancestors' input and output, then the response's own input; oldest first. Compactions are not listed."""
+    listed: list[Item] = []
+    for position, link in enumerate(chain.links):
+        if not (chain.compacted and position == 0):
+            listed += _listed(orjson.loads(link.input), link.id)
+        listed += _listed(orjson.loads(link.output), link.id)
+    listed += _listed(stored.input_items(), stored.id)
+    return [item for item in listed if item.get("type") != "compaction"]
+
+
+def page(items: Sequence[Item], wanted: Page) -> dict[str, Any]:
+    """One page as the SDKs walk it. Raises InvalidRequest when `after` names nothing that is listed."""
+    ordered = list(items) if wanted.order == "asc" else list(reversed(items))
+    start = 0
+    if wanted.after is not None:
+        start = next((at + 1 for at, item in enumerate(ordered) if item["id"] == wanted.after), 0)
+        if not start:
+            raise unknown_after(wanted.after)
+    end = start + wanted.limit
+    return listed(ordered[start:end], has_more=end < len(ordered))
+
+
+def listed(data: Sequence[Item], *, has_more: bool) -> dict[str, Any]:
+    """The contract's list object."""
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+        "has_more": has_more,
+    }
+
+
+def _listed(items: Sequence[Item], response_id: str) -> Iterator[Item]:
+    for position, item in enumerate(items):
+        yield returned(item, response_id, position)
+
+
+def returned(item: Item, response_id: str, position: int) -> Item:
+    """The item with an id, a status and content as parts, whatever shorthand it came in."""
+    kind = str(item.get("type"))
+    # Rows of earlier versions hold credentials.
+    whole = {name: value for name, value in redacted_item(item).items() if name != "id"}
+    whole = {"id": item.get("id") or derive_item_id(kind, response_id, position), **whole}
+    if kind in WITH_STATUS:
+        whole["status"] = item.get("status") or "completed"
+    if kind == "message":
+        whole["content"] = _parts(item.get("content"), item.get("role"))
+    elif isinstance(item.get("output"), list) and kind in ("function_call_output", "custom_tool_call_output"):
+        whole["output"] = [_part(part) for part in item["output"]]
+    elif kind == "reasoning":
+        whole.setdefault("summary", [])
+    return whole
+
+
+def _parts(content: object, role: object) -> list[Any]:
+    kind = _PLAIN_PART.get(str(role), "input_text")
+    if isinstance(content, str):
+        content = [{"type": kind, "text": content}]
+    return [_part(part) for part in content] if isinstance(content, list) else []
+
+
+def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+    whole = dict(part)
+    if part.get("type") == "output_text":
+        whole["annotations"] = part.get("annotations") or []
+        whole["logprobs"] = part.get("logprobs") or []
+    elif part.get("type") == "input_image":
+        whole["detail"] = part.get("detail") or "auto"
+    return whole

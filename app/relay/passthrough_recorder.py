@@ -1,0 +1,116 @@
+"""Writes down that a chat completion was asked for and how it went: who, which model and channel, tokens and times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from time import monotonic, time
+from typing import Any
+
+import orjson
+
+from app import ids
+from app.contract.records import Attempt, Draft, Outcome, Token
+from app.contract.usage import Usage, estimate
+from app.errors import ClientGone, GatewayError, InvalidRequest
+from app.formats import PassthroughSummary
+from app.relay.ports import Choice
+from app.relay.request_context import Entry
+from app.store.store import Store
+
+
+class ChatRecorder:
+    """Follows one request; the first way in which it ends is the one that is written."""
+
+    def __init__(
+        self, store: Store, token: Token, request: Mapping[str, Any], request_id: str, entry: Entry | None = None
+    ) -> None:
+        """`entry` is told how it ended, for the request log."""
+        self._store = store
+        self._entry = entry or Entry()
+        self._request = request
+        self._draft = Draft(
+            id=ids.new("chatcmpl"),
+            owner=token.owner,
+            token=token.key,
+            model=request["model"],
+            created_at=int(time()),
+            kept=False,
+            streamed=bool(request.get("stream")),
+            request_id=request_id,
+        )
+        self._attempts: list[Attempt] = []
+        self._started = monotonic()
+        self._first_byte_ms: int | None = None
+        self._ended = False
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Until something can be answered: how it fails is written down, but for a request that was no good."""
+        try:
+            yield
+        except InvalidRequest:
+            raise
+        except GatewayError as error:
+            self.fail(error)
+            raise
+        except ClientGone:
+            self.leave()
+            raise
+
+    def tried(self, attempt: Attempt) -> None:
+        """The upstream's own words may quote the prompt, which is not stored."""
+        self._attempts.append(replace(attempt, said=None))
+
+    def first_byte(self) -> None:
+        self._first_byte_ms = _since(self._started)
+
+    def finish(self, choice: Choice, account: PassthroughSummary) -> None:
+        self._end(account.status, choice, account)
+
+    def fail(
+        self, error: GatewayError, choice: Choice | None = None, account: PassthroughSummary | None = None
+    ) -> None:
+        wire = {"code": error.name, "message": error.message}
+        self._end("failed", choice, account, wire)
+
+    def leave(self, choice: Choice | None = None, account: PassthroughSummary | None = None) -> None:
+        """Nobody listens any more. A client may well leave when it has heard why the answer has ended."""
+        finished = account is not None and account.finished
+        self._end(account.status if account is not None and finished else "cancelled", choice, account)
+
+    def _end(
+        self,
+        status: str,
+        choice: Choice | None,
+        account: PassthroughSummary | None,
+        error: Mapping[str, Any] | None = None,
+    ) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        outcome = Outcome(
+            status=status,
+            completed_at=int(time()),
+            usage=self._usage(account) if account else None,
+            error=error,
+            channel=choice.channel.name if choice else None,
+            upstream_model=(account.model if account else None) or (choice.model if choice else None),
+            upstream_id=account.id if account else None,
+            attempts=tuple(self._attempts),
+            first_byte_ms=self._first_byte_ms,
+            total_ms=_since(self._started),
+        )
+        self._entry.tell(self._draft, outcome)
+        self._store.responses.note(self._draft, outcome)
+
+    def _usage(self, account: PassthroughSummary) -> Usage:
+        if account.usage:
+            return account.usage
+        asked = len(orjson.dumps(self._request))
+        return Usage(input_tokens=estimate(asked), output_tokens=estimate(account.text_length), estimated=True)
+
+
+def _since(moment: float) -> int:
+    return round((monotonic() - moment) * 1000)

@@ -1,0 +1,88 @@
+"""What the gateway does with a request: a turn is built and run, or its tokens are counted.
+
+The relay is handed its store and its channels; it knows no Flask, no requests and no peewee.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from time import time
+from typing import Any
+
+from app.contract.records import Token
+from app.relay.request_context import Asked
+from app.relay.request_watch import Watch
+from app.relay.token_counting import count, estimate
+from app.relay.turn_builder import check_model, open_history, open_turn
+from app.relay.turn_run import CompactedRun, TurnParts, WindowRun, last_channel, run_of_request, turn_to_compact
+from app.schemas.create import CompactRequest
+
+
+class Relay:
+    """The turns of HTTP requests."""
+
+    def __init__(self, parts: TurnParts) -> None:
+        self._parts = parts
+
+    def create(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+        """The response object, stored. Raises GatewayError, or ClientGone when the client has left."""
+        return run_of_request(self._parts, token, request, asked).create()
+
+    def stream(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterable[bytes]:
+        """The response as events, opened: an upstream has accepted. Raises as `create` does."""
+        return run_of_request(self._parts, token, request, asked).stream()
+
+    # --- compacting
+
+    def answers(self, compact: CompactRequest) -> bool:
+        """Whether a compaction is followed by an answer. The request's `answer` decides where there is new input."""
+        answer = self._parts.compaction.wish(compact.request).answer
+        return compact.answers if answer is None else answer and bool(compact.request.get("input"))
+
+    def compact(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+        """The history is compacted, then the input is answered: an ordinary response."""
+        return self._compacted(token, request, asked).create()
+
+    def compact_stream(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterable[bytes]:
+        return self._compacted(token, request, asked).stream()
+
+    def _compacted(self, token: Token, request: Mapping[str, Any], asked: Asked) -> CompactedRun:
+        parts = self._parts
+        return CompactedRun(parts, token, open_turn(parts.store, parts.contexts, token, request, int(time())), asked)
+
+    def window(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+        """OpenAI's compaction object: the users' messages word for word and one item."""
+        turn = turn_to_compact(self._parts, token, request)
+        response = WindowRun(self._parts, token, turn, asked).create()
+        return {
+            "id": response["id"],
+            "object": "response.compaction",
+            "created_at": response["created_at"],
+            "output": response["output"],
+            "usage": response["usage"],
+        }
+
+    # --- counting
+
+    def count(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+        """How many tokens the request would take. Nothing is stored."""
+        parts = self._parts
+        model = request.get("model") or self._model_before(token, request)
+        turn = open_history(parts.store, parts.contexts, token, {**request, "model": model}, int(time()))
+        asked.hold(turn)
+        tokens = None
+        if model:
+            check_model(token, model)
+            watch = Watch(asked.client, parts.mover.pace.drain)
+            prefer = last_channel(turn, parts.contexts)
+            tokens = count(turn, parts.channels, parts.contexts.fit, prefer=prefer, watch=watch)
+        if tokens is None:
+            asked.tell_estimated("input_tokens")
+            tokens = estimate(turn)
+        return {"object": "response.input_tokens", "input_tokens": tokens}
+
+    def _model_before(self, token: Token, request: Mapping[str, Any]) -> str:
+        """The model of the previous response; empty without one."""
+        previous = request.get("previous_response_id")
+        stored = self._parts.store.responses.read(token.owner, previous) if previous else None
+        return stored.model if stored else ""

@@ -1,0 +1,1 @@
+"""A streamed turn: its events, and the transport that moves their bytes."""

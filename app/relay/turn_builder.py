@@ -1,0 +1,178 @@
+"""From a validated request to a turn: what was said before, what is said now, and whether the two fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from app import ids
+from app.contract.items import Item, answered_call_id, answers, call_ids, call_of, is_call, is_output, is_waiting
+from app.contract.items import unanswered as unanswered_calls
+from app.contract.records import Chain, Link, Token
+from app.contract.response import ENCRYPTED, Echo
+from app.contract.turn import Turn
+from app.errors import InvalidRequest, item_not_found, missing_parameter, unknown_model
+from app.relay.compaction.context import Contexts, given_items, items_of
+from app.store.store import Store
+
+
+def open_turn(store: Store, contexts: Contexts, token: Token, request: Mapping[str, Any], now: int) -> Turn:
+    """The turn that a request asks for. Raises InvalidRequest and NotFound, as the contract says them."""
+    turn = open_history(store, contexts, token, request, now)
+    shown = contexts.shown(turn)
+    _check_calls(shown.chain, shown.input)
+    check_model(token, turn.model)
+    return turn
+
+
+def open_history(store: Store, contexts: Contexts, token: Token, request: Mapping[str, Any], now: int) -> Turn:
+    """The same for a context that is only to be compacted: calls may still wait for their outputs there."""
+    keeps = bool(request.get("store", True)) and token.keeps
+    if request.get("background") and not keeps:
+        raise InvalidRequest("background can only be used when `store` is true", param="background")
+    chain = _context(contexts, token.owner, request)
+    items = contexts.expand(token.owner, _new_items(store, token.owner, chain, request.get("input", ())))
+    if chain.conversation and not chain.links and not items and "prompt" not in request:
+        raise missing_parameter("input")
+    return Turn(
+        id=ids.new("resp"),
+        owner=token.owner,
+        created_at=now,
+        model=request["model"],
+        request=request,
+        input=items,
+        echo=Echo.of(request, store=keeps),
+        chain=chain,
+        store=keeps,
+        stream=bool(request.get("stream")),
+        seal=contexts.sealer(token.owner) if ENCRYPTED in request.get("include", ()) else None,
+    )
+
+
+def _context(contexts: Contexts, owner: str, request: Mapping[str, Any]) -> Chain:
+    previous, conversation = request.get("previous_response_id"), request.get("conversation")
+    if previous:
+        return contexts.load(owner, previous)
+    if conversation:
+        return contexts.converse(owner, conversation["id"] if isinstance(conversation, Mapping) else conversation)
+    return Chain()
+
+
+def check_model(token: Token, model: str) -> None:
+    """A model that the token may not use gets the same answer as an unknown one."""
+    if not token.may_use(model):
+        raise unknown_model(model)
+
+
+# --- items ------------------------------------------------------------------------------------------------------
+
+
+def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) -> list[Item]:
+    """The items with references resolved, without those that the context holds already."""
+    resolved = resolve(store, owner, items)
+    if not chain.links:
+        return resolved
+    # Upstreams that count their calls give the same id in every turn: what answers a waiting call is new.
+    waiting = _waiting(chain)
+    return [
+        item
+        for item in resolved
+        if (is_output(item) and answered_call_id(item) in waiting) or not _is_known(chain, item)
+    ]
+
+
+def resolve(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
+    """The items that references stand for. Raises NotFound."""
+    wanted = [item["id"] for item in items if item.get("type") == "item_reference"]
+    if not wanted:
+        return list(items)
+    found = store.items.find(owner, wanted)
+    for item_id in wanted:
+        if item_id not in found:
+            raise item_not_found(item_id)
+    return [dict(found[item["id"]]) if item.get("type") == "item_reference" else item for item in items]
+
+
+def _is_known(chain: Chain, item: Item) -> bool:
+    """Whether the context holds this item: the same id, or the same kind with the same call id."""
+    item_id, call_id, kind = item.get("id"), item.get("call_id"), item.get("type")
+    return (isinstance(item_id, str) and any(known.get("id") == item_id for known in _mentioning(chain, item_id))) or (
+        isinstance(call_id, str)
+        and any(known.get("type") == kind and known.get("call_id") == call_id for known in _mentioning(chain, call_id))
+    )
+
+
+def _mentioning(chain: Chain, text: str) -> Iterable[Item]:
+    """Items of the arrays in which a text occurs: most arrays need not be parsed to be ruled out."""
+    needle = orjson.dumps(text)[1:-1]
+    for link in chain.links:
+        for array in (link.input, link.output):
+            if needle in array:
+                yield from orjson.loads(array)
+
+
+# --- calls and their outputs ------------------------------------------------------------------------------------
+
+
+def _check_calls(chain: Chain, items: Sequence[Item]) -> None:
+    """Every call needs its output and every output its call, before an upstream is asked.
+
+    Earlier turns were checked when they were made, so only the newest output can hold calls that still wait. Not so in
+    a conversation: its turns may have been made at once, its items added or removed one by one.
+    """
+    if chain.conversation:
+        chain, items = Chain(), [*_halves(chain), *items]
+    calls: dict[str, Item] = {}
+    waiting: dict[str, Item] = {}
+    for item in (*unanswered(chain.tip), *items):
+        if is_waiting(item):
+            calls |= dict.fromkeys(call_ids(item), item)
+            waiting[item["call_id"]] = item
+        elif is_output(item):
+            call = calls.get(answered_call_id(item) or "", item)
+            if not answers(item, call):
+                _check_is_answer(chain, item)
+            waiting.pop(call.get("call_id", ""), None)
+    for call_id, call in waiting.items():
+        raise InvalidRequest(f"No tool output found for {_spelled(call['type'])} {call_id}.", param="input")
+
+
+def _check_is_answer(chain: Chain, output: Item) -> None:
+    """Raises InvalidRequest where the context holds no call that this output names by `call_id`."""
+    call_id = output.get("call_id")
+    if isinstance(call_id, str) and not any(answers(output, known) for known in _mentioning(chain, call_id)):
+        sentence = f"No tool call found for {_spelled(call_of(output['type']))} output with call_id {call_id}."
+        raise InvalidRequest(sentence, param="input")
+
+
+def _spelled(item_type: str) -> str:
+    return item_type.replace("_", " ")
+
+
+def unanswered(link: Link | None) -> list[Item]:
+    """Calls in a response's output that it does not answer itself; an unfinished one is no call."""
+    if link is None or b'"call_id"' not in link.output:
+        return []
+    return unanswered_calls([*given_items(link.output, link.status)])
+
+
+def _waiting(chain: Chain) -> set[str]:
+    """Ids of the calls that still wait for their outputs."""
+    if not chain.conversation:
+        return {call_id for call in unanswered(chain.tip) for call_id in call_ids(call)}
+    waiting: set[str] = set()
+    for item in _halves(chain):
+        if is_call(item):
+            waiting.update(call_ids(item))
+        elif call_id := answered_call_id(item):
+            waiting.discard(call_id)
+    return waiting
+
+
+def _halves(chain: Chain) -> Iterable[Item]:
+    """All calls and outputs of a conversation."""
+    for link in chain.links:
+        if b'"call_id"' in link.input or b'"call_id"' in link.output:
+            yield from (item for item in items_of(link) if is_waiting(item) or is_output(item))

@@ -1,0 +1,147 @@
+"""The turns of one WebSocket: frames in, frames out. Knows the text of frames and nothing of the wire they come by."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from time import time
+from typing import Protocol, cast
+
+import orjson
+
+from app import sse
+from app.contract.events import FAILED
+from app.contract.records import Token
+from app.errors import ClientGone, GatewayError, InternalError, InvalidRequest
+from app.memory import Share
+from app.relay.connection_store import Recent
+from app.relay.request_context import Asked
+from app.relay.turn_builder import open_turn
+from app.relay.turn_run import TurnParts, WarmUpRun, run_of_request
+from app.schemas.frames import Frame, FrameRequest, Parse, parse_frame, read_frame
+
+log = logging.getLogger(__name__)
+
+#: A turn ends in one frame: over SSE this comes before `response.failed`, which says the same.
+_FIRST_OF_A_PAIR = "error"
+
+
+class _Events(Protocol):
+    def __iter__(self) -> Iterator[bytes]: ...
+    def close(self) -> None: ...
+
+
+class Session:
+    """What one connection remembers: its latest responses, also those that are not stored."""
+
+    def __init__(self, parts: TurnParts, share: Share) -> None:
+        """`share`: what the connection remembers has of the memory for large bodies."""
+        self._recent = Recent(parts.store.responses, share)
+        self._parts = parts.with_store(parts.store.with_responses(self._recent))
+
+    def answer(
+        self,
+        token: Token,
+        message: bytearray | bytes,
+        asked: Asked,
+        send: Callable[[str], None],
+        parse: Parse,
+    ) -> Generator[str]:
+        """The frames that answer a client's message; closed before their end, they end the turn. What cannot wait for
+        the first of them is given to `send`. Raises ClientGone.
+        """
+        frame: Frame | None = None
+        try:
+            frame = parse_frame(message, parse)
+            wanted = read_frame(frame)
+            self._check_parent_is_stored(token, wanted)
+            asked = replace(asked, say=partial(_say, send, frame.lane))
+            with closing(_unpacked(self._events(token, wanted, asked))) as events:
+                for kind, event in events:
+                    if kind == FAILED:
+                        self._evict_parent(frame)
+                    yield _in_lane(event, frame.lane)
+        except GatewayError as error:
+            self._evict_parent(frame)
+            yield error_frame(error, frame)
+        except ClientGone:
+            raise
+        except Exception:
+            # An error ends the turn, never the connection.
+            log.exception("a turn of request %s failed", asked.request_id)
+            yield error_frame(InternalError(), frame)
+
+    def close(self) -> None:
+        self._recent.clear()
+
+    def refuse(self, message: bytearray | bytes, error: GatewayError) -> str:
+        """What answers a client's frame that nobody looks at any more."""
+        try:
+            return error_frame(error, parse_frame(message))
+        except InvalidRequest:
+            return error_frame(error)
+
+    def _events(self, token: Token, wanted: FrameRequest, asked: Asked) -> Iterable[bytes]:
+        parts, request = self._parts, wanted.request
+        if wanted.generates:
+            return run_of_request(parts, token, request, asked).stream()
+        turn = open_turn(parts.store, parts.contexts, token, request, int(time()))
+        return WarmUpRun(parts, token, turn, asked).stream()
+
+    def _check_parent_is_stored(self, token: Token, wanted: FrameRequest) -> None:
+        """A stored response without its history could never be gone on from anywhere else."""
+        parent, stores = wanted.request.get("previous_response_id"), wanted.request.get("store", True) and token.keeps
+        if stores and parent in self._recent:
+            raise InvalidRequest(
+                f"Previous response with id '{parent}' not found in storage: it was made with 'store' false. Send "
+                "'store' false to go on from it.",
+                code="previous_response_not_found",
+                param="previous_response_id",
+            )
+
+    def _evict_parent(self, frame: Frame | None) -> None:
+        """Whoever could not go on from a response starts anew."""
+        if frame is not None and frame.parent is not None:
+            self._recent.forget(frame.parent)
+
+
+def error_frame(error: GatewayError, frame: Frame | None = None) -> str:
+    """The one frame of a turn that was refused, or of a connection that ends."""
+    told = error.error()
+    told["code"] = told["code"] or "invalid_request_error"
+    if error.retry_after is not None:
+        told["headers"] = {"retry-after": str(max(1, round(error.retry_after)))}
+    event = orjson.dumps({"type": "error", "status": error.status, "error": told})
+    return _in_lane(event, frame.lane if frame else None)
+
+
+def _say(send: Callable[[str], None], lane: str | None, events: bytes) -> None:
+    for _, event in _read(events):
+        send(_in_lane(event, lane))
+
+
+def _unpacked(events: Iterable[bytes]) -> Generator[tuple[str, bytes]]:
+    """The events of a stream by their types, as they were spelt, without what only SSE needs."""
+    splitter = sse.Splitter()
+    with closing(cast(_Events, events)):
+        for piece in events:
+            yield from _read(splitter.feed(piece))
+
+
+def _read(events: bytes) -> Iterator[tuple[str, bytes]]:
+    for raw in events.split(b"\n\n"):
+        kind, data = sse.parse(raw)
+        if data is None or data == sse.END:
+            continue
+        kind = kind or orjson.loads(data)["type"]
+        if kind != _FIRST_OF_A_PAIR:
+            yield kind, data
+
+
+def _in_lane(event: bytes, lane: str | None) -> str:
+    if lane is not None:
+        event = event.rstrip()[:-1] + b"," + orjson.dumps({"stream_id": lane})[1:]
+    return event.decode("utf-8", "replace")

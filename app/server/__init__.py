@@ -1,0 +1,1 @@
+"""gunicorn's settings and worker, the processes beside it, the background worker, the job queue."""

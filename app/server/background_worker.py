@@ -1,0 +1,51 @@
+"""A process that generates background responses and serves no requests: `antiphon worker`, or one beside a server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+
+from app import memory
+from app.errors import StoreUnavailable
+from app.gateway import Gateway, build
+from app.last_good import LastGood
+from app.server.job_queue import Consumer
+
+_TEND = 1.0
+_STOP = frozenset({signal.SIGTERM, signal.SIGINT})
+
+
+def work(last: LastGood) -> None:
+    """Runs until a stop signal, or until the parent has ended. Running responses may then finish within the drain."""
+    # Blocked in all threads, and waited for below: a signal handler could need locks that are held.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    memory.fix_thresholds()
+    gateway, settings, parent = build(last), last.settings, os.getppid()
+    gateway.store.leases.make_background()
+    gateway.keeper.start()
+    gateway.background.start()
+    consumer = _consumer(gateway)
+    consumer.start()
+    logging.getLogger("app").info("background responses are made here, %d at once", settings.worker_threads)
+    while not _told_to_stop() and os.getppid() == parent:
+        consumer.tend()
+    consumer.end()
+    gateway.background.drain(settings.drain)
+    gateway.close()
+
+
+def _told_to_stop() -> bool:
+    """Whether a stop signal has come; waits up to `_TEND` seconds for one."""
+    return signal.sigtimedwait(_STOP, _TEND) is not None
+
+
+def _consumer(gateway: Gateway) -> Consumer:
+    """Retries while the database does not answer."""
+    while True:
+        try:
+            return gateway.queue.consumer(gateway.background.run, gateway.settings.worker_threads)
+        except StoreUnavailable:
+            if _told_to_stop():
+                raise

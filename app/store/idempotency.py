@@ -1,0 +1,113 @@
+"""Idempotency-Keys: the first request with a key claims it, later ones get the response of the first. A claim holds for
+a day; the next request takes it over when the response failed or its worker died.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from functools import partial
+
+from app.contract.records import Claim, Claimed
+from app.errors import StoreUnavailable
+from app.store.database import Conflict, Database, Row, Session
+from app.store.grouped_writes import Group
+from app.store.leases import Leases
+from app.store.unwritten import Unwritten
+
+KEPT = 86_400
+"""Seconds for which a key is remembered."""
+
+_RUNNING = frozenset({None, "queued", "in_progress"})
+_FAILED = frozenset({"failed", "cancelled"})
+
+
+class Claims:
+    def __init__(self, database: Database, leases: Leases, unwritten: Unwritten) -> None:
+        self._database = database
+        self._leases = leases
+        self._unwritten = unwritten
+        self._insert = database.dialect.insert(
+            "claim", ["token", "hash", "fingerprint", "response", "worker", "created_at"]
+        )
+        self._read = (
+            "SELECT c.fingerprint, c.response, c.created_at, r.status,"
+            f" COALESCE(w.lease_until, 0) >= {database.dialect.now}, j.response IS NOT NULL"
+            " FROM claim c LEFT JOIN response r ON r.id = c.response LEFT JOIN worker w ON w.pk = c.worker"
+            " LEFT JOIN job j ON j.response = r.pk"
+            " WHERE c.token = ? AND c.hash = ?"
+        )
+
+    def take(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
+        """None when the key is the response's from now on, else the response that has it already."""
+        try:
+            return self._try_to_take(token, claim, response_id)
+        except StoreUnavailable:
+            # It may have been committed all the same.
+            self._release_later(token, claim, response_id)
+            raise
+
+    def release(self, token: int, claim: Claim, response_id: str) -> None:
+        """The response came to nothing: the key is free again, at the latest when the database is back."""
+        try:
+            self._database.transaction(partial(_release, token=token, claim=claim, response_id=response_id))
+        except StoreUnavailable:
+            self._release_later(token, claim, response_id)
+
+    def _release_later(self, token: int, claim: Claim, response_id: str) -> None:
+        def write(group: Group) -> None:
+            _release(group.session, token, claim, response_id)
+
+        self._unwritten.keep(f"the key of {response_id}", write, write, 0)
+
+    def _try_to_take(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
+        try:
+            return self._database.transaction(lambda session: self._take(session, token, claim, response_id))
+        except Conflict:
+            # Another request took the key at the same time and was first.
+            return self._database.transaction(lambda session: self._take(session, token, claim, response_id))
+
+    def _take(self, session: Session, token: int, claim: Claim, response_id: str) -> Claimed | None:
+        key = (token, _hash(claim.key))
+        worker, now = self._leases.worker(session), int(time.time())
+        found = session.row(self._read, key)
+        if found is None:
+            session.insert(self._insert, (*key, claim.fingerprint, response_id, worker, now))
+            return None
+        earlier, expired = _claimed(found), found[2] < now - KEPT
+        if earlier.response == response_id:
+            # A commit whose answer was lost is tried again, and then finds its own claim.
+            return None
+        if not expired and (earlier.fingerprint != claim.fingerprint or not _is_free(earlier)):
+            return earlier
+        taken = session.run(
+            "UPDATE claim SET fingerprint = ?, response = ?, worker = ?, created_at = ?"
+            " WHERE token = ? AND hash = ? AND response = ?",
+            (claim.fingerprint, response_id, worker, now, *key, earlier.response),
+        )
+        return None if taken else earlier
+
+
+def _release(session: Session, token: int, claim: Claim, response_id: str) -> None:
+    sql = "DELETE FROM claim WHERE token = ? AND hash = ? AND response = ?"
+    session.run(sql, (token, _hash(claim.key), response_id))
+
+
+def forget(database: Database) -> None:
+    """Removes the claims that hold no more."""
+    before = int(time.time()) - KEPT
+    database.transaction(lambda session: session.run("DELETE FROM claim WHERE created_at < ?", (before,)))
+
+
+def _claimed(row: Row) -> Claimed:
+    fingerprint, response, _, status, alive, waiting = row
+    running = status in _RUNNING and bool(alive or waiting)
+    return Claimed(fingerprint, response, status, running, background=bool(waiting))
+
+
+def _is_free(claimed: Claimed) -> bool:
+    return claimed.status in _FAILED or (claimed.status in _RUNNING and not claimed.running)
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,90 @@
+"""The store: responses, conversations, tokens and usage in SQLite or MySQL. It knows nothing of HTTP, of upstreams or
+of wire formats; JSON passes through it as bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from types import MappingProxyType
+
+from app.memory import Budget
+from app.store.conversations import Conversations
+from app.store.database import Database, Session
+from app.store.events import Events
+from app.store.grouped_writes import Group, Statements
+from app.store.idempotency import Claims
+from app.store.items import Items
+from app.store.jobs import Jobs
+from app.store.leases import Leases
+from app.store.maintenance import Maintenance
+from app.store.migrations import Migrations
+from app.store.prefix_hashes import Prefixes
+from app.store.reaper import Reaper
+from app.store.responses import Responses, ResponseStore
+from app.store.tokens import Tokens
+from app.store.tree import Trees
+from app.store.tree_positions import Places
+from app.store.unwritten import Unwritten
+from app.store.usage import UsageSums
+from app.store.writer import Writer
+
+_NO_SERVER: Mapping[str, str] = MappingProxyType({})
+
+
+class Store:
+    """One per process, for all its threads. Nothing is opened before the first call, and no connection crosses a fork.
+
+    Each attribute is a part with its own functions. A function that touches an owner's data takes the owner first.
+    Every part raises StoreUnavailable when the database cannot answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        peppers: Sequence[bytes],
+        group_limit: int = 64,
+        lease: int = 60,
+        server: Mapping[str, str] = _NO_SERVER,
+        budget: Budget | None = None,
+    ) -> None:
+        """`url`: sqlite:///relative.db, sqlite:////absolute.db or mysql://user:password@host:port/name. `peppers`: the
+        key that new tokens are hashed with, then earlier keys. `lease`: seconds for which a silent worker counts as
+        alive. `server`: what this worker reports of its server. `budget`: of the memory for large bodies, where there
+        is one.
+        """
+        self.database = Database(url, budget=budget)
+        statements = Statements.of(self.database.dialect)
+
+        def open_group(session: Session) -> Group:
+            return Group(session, statements)
+
+        self._writer: Writer[Group] = Writer(self.database, open_group, limit=group_limit)
+        self.unwritten = Unwritten(self._writer)
+        self.leases = Leases(self.database, lease, server)
+        responses = Responses(self.database, self._writer, self.leases, Places(), self.unwritten)
+        self.responses: ResponseStore = responses
+        self.conversations = Conversations(self.database)
+        self.items = Items(self.database, self.conversations)
+        self.prefixes = Prefixes(self._writer, peppers[0])
+        self.idempotency = Claims(self.database, self.leases, self.unwritten)
+        self.jobs = Jobs(self.database, self._writer, self.leases, responses)
+        self.events = Events(self.database, self._writer, self.leases)
+        self.reaper = Reaper(self.database, self.leases, self.jobs, self.unwritten)
+        self.tokens = Tokens(self.database, self._writer, peppers)
+        self.usage = UsageSums(self.database)
+        self.trees = Trees(self.database)
+        self.schema = Migrations(self.database, url)
+        self.maintenance = Maintenance(self.database, self._writer, self.unwritten)
+
+    def with_responses(self, responses: ResponseStore) -> Store:
+        """The same store, except that responses are read and written through `responses`."""
+        store = copy(self)
+        store.responses = responses
+        return store
+
+    def close(self) -> None:
+        """Writes the waiting jobs and closes the connections."""
+        self._writer.close()
+        self.database.close()

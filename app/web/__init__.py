@@ -1,0 +1,1 @@
+"""Flask's edge: authentication, bodies, error shapes, event streams, WebSockets, the access log."""

@@ -1,0 +1,66 @@
+from app.contract.response import DEFAULTS, Echo
+from app.contract.usage import Usage
+
+WHOLE = {"id": "resp_1", "created_at": 1, "model": "m", "status": "completed", "previous_response_id": None}
+
+
+def test_nothing_asked_echoes_the_defaults() -> None:
+    response = Echo.of({}, store=True).response(**WHOLE)
+    assert {name: response[name] for name in DEFAULTS} == DEFAULTS
+
+
+def test_what_the_client_gave_is_never_overwritten_by_the_upstream() -> None:
+    echo = Echo.of({"temperature": 0.2, "reasoning": {"effort": "low"}, "service_tier": "flex"}, store=True)
+    filled = echo.filled(
+        {"temperature": 1.0, "top_p": 0.9, "reasoning": {"effort": "high", "summary": "auto"}, "service_tier": "x"}
+    ).response(**WHOLE)
+    assert filled["temperature"] == 0.2
+    assert filled["top_p"] == 0.9
+    assert filled["reasoning"] == {"effort": "low", "summary": "auto"}
+    assert filled["service_tier"] == "flex"
+
+
+def test_an_upstream_default_of_another_kind_is_not_taken() -> None:
+    echo = Echo.of({}, store=True).filled({"temperature": "hot", "parallel_tool_calls": 1, "truncation": None})
+    assert echo.response(**WHOLE)["temperature"] == 1.0
+    assert echo.response(**WHOLE)["parallel_tool_calls"] is True
+
+
+def test_tools_are_echoed_whole_and_without_secrets() -> None:
+    tools = [
+        {"type": "function", "name": "f"},
+        {"type": "mcp", "server_label": "s", "authorization": "secret", "headers": {"x": "y"}},
+        {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "g", "strict": True}]},
+    ]
+    echoed = Echo.of({"tools": tools}, store=True).response(**WHOLE)["tools"]
+    assert echoed[0] == {"type": "function", "name": "f", "description": None, "parameters": None, "strict": None}
+    assert echoed[1] == {"type": "mcp", "server_label": "s"}
+    assert echoed[2]["tools"][0]["strict"] is True
+    assert echoed[2]["tools"][0]["parameters"] is None
+
+
+def test_storing_and_reading_back_gives_the_same_response() -> None:
+    request = {
+        "instructions": "Be brief.",
+        "tools": [{"type": "custom", "name": "c"}],
+        "metadata": {"a": "b"},
+        "include": ["reasoning.encrypted_content"],
+        "truncation": {"type": "auto"},
+        "text": {"verbosity": "low"},
+    }
+    echo = Echo.of(request, store=True).filled({"temperature": 0.5})
+    usage = Usage(input_tokens=3, output_tokens=4)
+    output = [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}]
+    read = Echo.stored(echo.settings(), echo.rest())
+    assert read.response(**WHOLE, output=output, usage=usage) == echo.response(**WHOLE, output=output, usage=usage)
+
+
+def test_encrypted_reasoning_is_shown_to_those_who_asked() -> None:
+    item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
+    assert "encrypted_content" not in Echo.of({}, store=True).shown(item)
+    assert Echo.of({}, store=True).including(["reasoning.encrypted_content"]).shown(item) is item
+
+
+def test_defaults_take_no_room_in_the_store() -> None:
+    echo = Echo.of({"temperature": 1.0, "tools": [], "metadata": {}}, store=True)
+    assert (echo.settings(), echo.rest()) == (b"{}", b"{}")

@@ -1,0 +1,125 @@
+"""After a refusal that names a setting, the retry leaves this setting out."""
+
+from typing import Any
+
+import pytest
+
+from app.contract.records import Chain
+from app.contract.turn import Turn
+from app.errors import UpstreamError, UpstreamFailed, UpstreamRefused
+from app.formats import messages
+from app.formats.messages import _thinking_blocks
+from tests.formats.conversations import answered, called, link, row, said, turn
+from tests.formats.messages.conversations import encoded
+
+CLOCK = {"type": "function", "name": "clock", "strict": True}
+SIGNED = {"type": "thinking", "thinking": "Hm.", "signature": "sig"}
+THOUGHT = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": _thinking_blocks.sealed(SIGNED, "m")}
+NO_DISABLED = (
+    '"thinking.type.disabled" is not supported for this model. '
+    'Use "thinking.type.adaptive" and "output_config.effort" to control thinking behavior.'
+)
+BETWEEN = '"thinking.type.disabled" is not supported for this model. Send "thinking": {"type": "between_tools"}.'
+NO_ADAPTIVE = "adaptive thinking is not supported on this model"
+NO_EFFORT = "This model does not support the effort parameter."
+NO_TEMPERATURE = "`temperature` is deprecated for this model."
+TOO_LONG = UpstreamRefused("prompt is too long", code="context_length_exceeded", param="input")
+
+
+def asked(**request: Any) -> Turn:
+    return turn(said("user", "U"), **request)
+
+
+def again(sentence: str, refused: Turn, **keys: Any) -> dict[str, Any]:
+    better = messages.amended(refused, row(**keys), UpstreamRefused(sentence))
+    assert better is not None
+    return encoded(better, **keys)
+
+
+def test_sampling_is_left_to_models_that_will_not_be_told() -> None:
+    sent = again(NO_TEMPERATURE, asked(temperature=0.2, top_k=5))
+    assert sent.keys().isdisjoint(("temperature", "top_p", "top_k"))
+
+
+@pytest.mark.parametrize("sentence", [NO_ADAPTIVE, NO_EFFORT])
+def test_models_that_count_their_thinking_get_a_number_below_the_limit(sentence: str) -> None:
+    effort = {"reasoning": {"effort": "high", "summary": "auto"}}
+    sent = again(sentence, asked(max_output_tokens=4000, **effort))
+    assert sent["thinking"] == {"type": "enabled", "budget_tokens": 3000}
+    assert "output_config" not in sent
+    assert again(sentence, asked(**effort), max_output_tokens=20_000)["thinking"]["budget_tokens"] == 15_000
+    for refused in (asked(max_output_tokens=500, **effort), asked(tools=[CLOCK], tool_choice="required", **effort)):
+        assert again(sentence, refused)["thinking"] == {"type": "disabled"}
+
+
+def test_models_that_cannot_stop_thinking_think_as_little_as_they_can() -> None:
+    sent = again(NO_DISABLED, asked(reasoning={"effort": "none"}))
+    assert (sent["thinking"], sent["output_config"]) == ({"type": "adaptive"}, {"effort": "low"})
+    assert again(BETWEEN, asked(reasoning={"effort": "none"}))["thinking"] == {"type": "between_tools"}
+
+
+@pytest.mark.parametrize(("effort", "better"), [("xhigh", {"effort": "high"}), ("low", None)])
+def test_an_effort_that_a_model_does_not_have_is_the_next_it_has(effort: str, better: Any) -> None:
+    sent = again("output_config.effort: level 'xhigh' is not supported", asked(reasoning={"effort": effort}))
+    assert sent.get("output_config") == better
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Thinking may not be enabled when tool_choice forces tool use.",
+        "messages.1.content.0.type: Expected `thinking` or `redacted_thinking`, but found `tool_use`.",
+    ],
+)
+def test_thinking_gives_way_to_what_excludes_it(sentence: str) -> None:
+    assert again(sentence, asked(reasoning={"effort": "low"}))["thinking"] == {"type": "disabled"}
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "messages.1.content.0: Invalid `signature` in `thinking` block. It is bound to a different conversation.",
+        "messages.3.content.8: `thinking` or `redacted_thinking` blocks in the latest message cannot be modified.",
+        "messages.3.content.0.thinking.signature: Field required",
+    ],
+)
+def test_thinking_that_is_not_taken_back_is_forgotten(sentence: str) -> None:
+    chain = Chain((link(THOUGHT, called("a"), input=(said("user", "U"),), opaque=True),))
+    refused = turn(answered("a"), chain=chain)
+    assert encoded(refused, family="other")["messages"][1]["content"][0] == SIGNED
+    sent = again(sentence, refused, family="other")
+    assert [block["type"] for block in sent["messages"][1]["content"]] == ["tool_use"]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "tools.0.custom: For 'object' type, 'additionalProperties' must be explicitly set to false",
+        "output_config.format.schema: For 'integer' type, property 'minimum' is not supported",
+        "Schema is too complex.",
+    ],
+)
+def test_schemas_that_cannot_be_enforced_are_only_told(sentence: str) -> None:
+    form = {"type": "json_schema", "name": "x", "schema": {"type": "object"}, "strict": True}
+    crm = {"type": "namespace", "name": "crm", "tools": [CLOCK]}
+    sent = again(sentence, asked(tools=[CLOCK, crm], text={"format": form}))
+    assert "output_config" not in sent
+    assert all("strict" not in tool for tool in sent["tools"])
+    assert "JSON schema" in sent["system"][0]["text"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [UpstreamRefused("No."), UpstreamRefused(NO_TEMPERATURE), UpstreamFailed(NO_TEMPERATURE), TOO_LONG],
+)
+def test_what_nothing_can_be_done_about_is_not_asked_again(error: UpstreamError) -> None:
+    assert messages.amended(asked(), row(), error) is None
+
+
+def test_a_context_that_is_too_long_is_shortened_where_the_client_allows_it() -> None:
+    items = [said("user", "old " * 50), THOUGHT, said("assistant", "old " * 50), said("user", "new")]
+    assert messages.amended(turn(*items), row(), TOO_LONG) is None
+    for truncation in ("auto", {"type": "auto"}):
+        shorter = messages.amended(turn(*items, truncation=truncation), row(), TOO_LONG)
+        assert shorter is not None
+        assert shorter.input == [said("user", "new")]

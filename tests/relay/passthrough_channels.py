@@ -1,0 +1,111 @@
+"""Lanes for chat completions: a model with two channels of its own that speak them, and what is written down of it."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+import requests
+
+from app.store.store import Store
+from tests.gateway import Gateway
+from tests.relay.conftest import eventually
+from tests.upstream import Answer, Exchange, Script, ScriptedUpstream
+
+JSON = dict[str, Any]
+PATH = "/chat/completions"
+MESSAGES = [{"role": "user", "content": "Say something to me"}]
+#: The chunk with the role, and two with words.
+SOME_WORDS = 3
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatLane:
+    """A model that `first` serves and, when it cannot, `second`."""
+
+    gateway: Gateway
+    first: ScriptedUpstream
+    second: ScriptedUpstream
+    model: str
+
+    def on(self, model: str) -> ChatLane:
+        return replace(self, model=model)
+
+    def body(self, **keys: Any) -> JSON:
+        return {"model": self.model, "messages": MESSAGES, **keys}
+
+    def post(self, **keys: Any) -> requests.Response:
+        return self.gateway.post(PATH, self.body(**keys))
+
+    def stream(self, **keys: Any) -> requests.Response:
+        return self.gateway.stream(self.body(**keys), PATH)
+
+    def ask(self, streamed: bool, **keys: Any) -> requests.Response:
+        return self.stream(**keys) if streamed else self.post(**keys)
+
+    def dial(self, **keys: Any) -> socket.socket:
+        return self.gateway.dial(self.body(**keys), PATH)
+
+    def rows(self, count: int) -> list[JSON]:
+        """So many rows of this model, as soon as they are written, oldest first."""
+        return list(eventually(lambda: len(found := self._rows()) >= count and found, f"{count} rows"))
+
+    def row(self) -> JSON:
+        return self.rows(1)[-1]
+
+    def usage(self) -> list[JSON]:
+        """What `antiphon usage` sums up for this model."""
+        store = Store(self.gateway.database_url, peppers=[b"unused"])
+        try:
+            return [row for row in store.usage.since("2000-01-01") if row["model"] == self.model]
+        finally:
+            store.close()
+
+    def _rows(self) -> list[JSON]:
+        with closing(sqlite3.connect(self.gateway.directory / "antiphon.db")) as database:
+            database.row_factory = sqlite3.Row
+            found = database.execute("SELECT * FROM response WHERE model = ? ORDER BY pk", [self.model])
+            return [dict(row) for row in found]
+
+
+def event(chunk: object) -> bytes:
+    return b"data: %b\n\n" % orjson.dumps(chunk)
+
+
+def chat_error(after: int, error: object = None) -> Script:
+    """An error in the place of a chunk, then the end."""
+    told = event({"error": error or {"message": "The model broke.", "type": "server_error", "code": None}})
+    return with_pieces(lambda pieces: (*pieces[:after], told))
+
+
+def with_pieces(change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Script:
+    def script(exchange: Exchange, answer: Answer) -> Answer:
+        return replace(answer, pieces=change(tuple(answer.pieces)))
+
+    return script
+
+
+def chunks_of(raw: bytes) -> list[JSON]:
+    """The parsed chunks of a stream, comments and the sentinel left out."""
+    data = [block.partition(b"data: ")[2] for block in raw.split(b"\n\n") if block.startswith(b"data: ")]
+    return [orjson.loads(line) for line in data if line != b"[DONE]"]
+
+
+def words_of(raw: bytes) -> str:
+    choices = [choice for chunk in chunks_of(raw) for choice in chunk.get("choices", ())]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def error_of(raw: bytes) -> JSON:
+    """The error at the end of a stream that broke; no sentinel follows."""
+    assert DONE not in raw
+    last = chunks_of(raw)[-1]
+    assert list(last) == ["error"]
+    assert list(last["error"]) == ["message", "type", "param", "code"]
+    return dict(last["error"])

@@ -1,0 +1,262 @@
+"""Clients that leave: the upstream is let go at once, what was said is kept, and nobody can go on from it.
+
+The gateway's heart beats rarely here, so a hang-up during silence is noticed by watching or not at all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from tests.gateway import Gateway, reset
+from tests.relay.conftest import (
+    BRISK,
+    PROMPTLY,
+    SOME_TEXT,
+    Lane,
+    eventually,
+    on_both_movers,
+    read_until,
+    response_id_in,
+    text_of,
+)
+from tests.response_contract import check_error, check_response
+from tests.upstream import (
+    HOLD,
+    Answer,
+    Exchange,
+    Pause,
+    Piece,
+    Script,
+    ScriptedUpstream,
+    event_bytes,
+    silent,
+    slammed,
+    stalled,
+    wire,
+)
+
+pytestmark = on_both_movers
+
+LEAVINGS: dict[str, Callable[[socket.socket], None]] = {
+    "FIN": lambda sock: sock.close(),
+    "RST": reset,
+    "half closed": lambda sock: sock.shutdown(socket.SHUT_WR),
+}
+
+
+def talking(pause: float = 0.005, size: int = 10) -> Script:
+    """Never stops talking."""
+
+    def script(exchange: Exchange, answer: Answer) -> Answer:
+        *head, _ = itertools.islice(answer.pieces, SOME_TEXT)
+        return Answer(answer.status, answer.headers, itertools.chain(head, _deltas(pause, size)), answer.framing)
+
+    return script
+
+
+def _deltas(pause: float, size: int) -> Iterator[Piece]:
+    for number in itertools.count(5):
+        yield delta(number, "x" * size)
+        if pause:
+            yield Pause(pause)
+
+
+def delta(number: int, text: str) -> bytes:
+    place = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "logprobs": []}
+    return event_bytes({"type": "response.output_text.delta", "sequence_number": number, **place, "delta": text})
+
+
+def check_cancelled(lane: Lane, response_id: str) -> None:
+    stored = eventually(
+        lambda: (found := lane.stored(response_id))["status"] != "in_progress" and found, "the row to be closed"
+    )
+    check_response(stored, status="cancelled")
+    answer = lane.post(previous_response_id=response_id)
+    check_error(answer, 400, "previous_response_failed", "previous_response_id")
+
+
+@pytest.mark.parametrize("leaving", LEAVINGS)
+def test_leaving_while_the_upstream_is_silent(lane: Lane, leaving: str) -> None:
+    lane.first.enqueue(stalled(SOME_TEXT))
+    with lane.dial(stream=True) as sock:
+        received = read_until(sock, b'"delta":" said:"')
+        LEAVINGS[leaving](sock)
+        lane.first.wait_hangup(timeout=PROMPTLY)
+    response_id = response_id_in(received)
+    check_cancelled(lane, response_id)
+    assert text_of(lane.stored(response_id)) == "You said:"
+    assert lane.second.requests == []
+
+
+@pytest.mark.parametrize("leaving", LEAVINGS)
+def test_leaving_while_the_upstream_speaks(lane: Lane, leaving: str) -> None:
+    lane.first.enqueue(talking())
+    with lane.dial(stream=True) as sock:
+        received = read_until(sock, b"xxxxxxxxxx")
+        LEAVINGS[leaving](sock)
+        lane.first.wait_hangup(timeout=PROMPTLY)
+    check_cancelled(lane, response_id_in(received))
+
+
+@pytest.mark.parametrize("leaving", LEAVINGS)
+def test_leaving_after_the_head_and_before_any_output(lane: Lane, leaving: str) -> None:
+    lane.first.enqueue(stalled(1))
+    with lane.dial(stream=True) as sock:
+        received = read_until(sock, b"response.in_progress")
+        LEAVINGS[leaving](sock)
+        lane.first.wait_hangup(timeout=PROMPTLY)
+    check_cancelled(lane, response_id_in(received))
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("leaving", LEAVINGS)
+def test_leaving_before_the_upstream_has_answered(lane: Lane, leaving: str, streamed: bool) -> None:
+    lane.first.enqueue(silent())
+    with lane.dial(stream=streamed) as sock:
+        lane.first.wait_for_request()
+        LEAVINGS[leaving](sock)
+        lane.first.wait_hangup(timeout=PROMPTLY)
+    assert lane.second.requests == []
+
+
+@pytest.mark.parametrize("leaving", LEAVINGS)
+def test_leaving_in_the_middle_of_an_unstreamed_answer(lane: Lane, leaving: str) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n"
+    lane.first.enqueue(wire(head + b'{"id":', HOLD))
+    with lane.dial() as sock:
+        lane.first.wait_for_request()
+        LEAVINGS[leaving](sock)
+        lane.first.wait_hangup(timeout=PROMPTLY)
+    assert lane.second.requests == []
+
+
+def test_leaving_while_another_channel_is_asked(lane: Lane) -> None:
+    lane.first.enqueue(slammed())
+    lane.second.enqueue(silent())
+    with lane.dial(stream=True):
+        lane.second.wait_for_request()
+    lane.second.wait_hangup(timeout=PROMPTLY)
+
+
+def test_leaving_after_the_end_changes_nothing(lane: Lane) -> None:
+    with lane.dial(stream=True) as sock:
+        received = read_until(sock, b"[DONE]")
+        reset(sock)
+    response_id = response_id_in(received)
+    check_response(lane.stored(response_id), status="completed")
+    assert lane.post(previous_response_id=response_id).status_code == 200
+
+
+def test_a_client_that_never_reads_slows_its_upstream_and_nobody_else(lane: Lane) -> None:
+    said = Counted(itertools.repeat(b"x" * 4000, 10_000))
+    lane.first.enqueue(said.script)
+    with lane.gateway.dial(lane.body(stream=True), receive_buffer=2048) as sock:
+        lane.first.wait_for_request()
+        behind = settled(lambda: said.count)
+        assert behind < 5_000, "the kernel's buffers hold less than half of it"
+        for _ in range(20):
+            assert lane.post().status_code == 200
+        (worker,) = lane.gateway.workers
+        assert _resident(worker) < 250 << 20
+        assert said.count == behind
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        response_id = response_id_in(read_until(sock, b"response.in_progress"))
+        assert b"data: [DONE]" in last_of(sock)
+        assert said.count == 10_000
+    assert lane.stored(response_id)["status"] == "completed"
+
+
+def test_a_client_that_rests_for_longer_than_the_upstream_may_gets_all(calm: Lane) -> None:
+    """The upstream is held back by the client, and its silence is not its own."""
+    brisk = calm.on("brisk")
+    said = Counted(itertools.repeat(b"x" * 4000, 10_000))
+    brisk.first.enqueue(said.script)
+    with brisk.gateway.dial(brisk.body(stream=True), receive_buffer=2048) as sock:
+        brisk.first.wait_for_request()
+        behind = settled(lambda: said.count)
+        until = monotonic() + 3 * BRISK["idle"]
+        eventually(lambda: monotonic() > until, "more than the upstream may be silent for")
+        assert said.count == behind < 5_000
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        response_id = response_id_in(read_until(sock, b"response.in_progress"))
+        assert b"data: [DONE]" in last_of(sock)
+    assert said.count == 10_000
+    assert brisk.stored(response_id)["status"] == "completed"
+
+
+def test_a_client_that_takes_nothing_is_given_up(
+    tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], mover: str
+) -> None:
+    upstream, _ = upstreams
+    upstream.reset()
+    upstream.enqueue(talking(pause=0, size=4000))
+    with Gateway(tmp_path, [upstream.channel()], stall=1, mover=mover) as gateway:
+        body = {"model": "m", "input": "Say something", "stream": True}
+        with gateway.dial(body, receive_buffer=2048) as sock:
+            upstream.wait_hangup()
+            response_id = response_id_in(read_until(sock, b"response.in_progress"))
+        stored = eventually(
+            lambda: (found := gateway.get(f"/responses/{response_id}").json())["status"] != "in_progress" and found,
+            "the row to be closed",
+        )
+        check_response(stored, status="cancelled")
+
+
+class Counted:
+    """An upstream that says so many texts, and how many of them it could."""
+
+    def __init__(self, texts: Iterable[bytes]) -> None:
+        self.count = 0
+        self._texts = texts
+
+    def script(self, exchange: Exchange, answer: Answer) -> Answer:
+        *head, terminal = (*itertools.islice(answer.pieces, 4), tuple(answer.pieces)[-1])
+        return replace(answer, pieces=itertools.chain(head, self._deltas(), (terminal,)))
+
+    def _deltas(self) -> Iterator[Piece]:
+        for number, text in enumerate(self._texts, 4):
+            yield delta(number, text.decode())
+            self.count += 1
+
+
+def last_of(sock: socket.socket) -> bytes:
+    """The end of a stream that is too long to be kept."""
+    last = b""
+    while not last.endswith(b"\r\n0\r\n\r\n"):
+        last = last[-100_000:] + sock.recv(1 << 20)
+    return last
+
+
+def settled(look: Callable[[], int]) -> int:
+    """What a number is once it has stood still for many looks."""
+    seen = [look()]
+
+    def still() -> bool:
+        seen.append(look())
+        return seen[-1] > 0 and len(set(seen[-50:])) == 1 and len(seen) > 50
+
+    eventually(still, "standing still", within=4 * PROMPTLY)
+    return seen[-1]
+
+
+def _resident(pid: int) -> int:
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmRSS"))
+
+
+def test_many_that_leave_at_once_are_all_let_go(lane: Lane) -> None:
+    lane.first.always(stalled(SOME_TEXT))
+    socks = [lane.dial(stream=True) for _ in range(30)]
+    told = [response_id_in(read_until(sock, b"output_text.delta")) for sock in socks]
+    for sock in socks:
+        sock.close()
+    lane.first.wait_hangup(30, timeout=2 * PROMPTLY)
+    for response_id in told:
+        eventually(lambda rid=response_id: lane.stored(rid)["status"] == "cancelled", "the row to be cancelled")

@@ -1,0 +1,529 @@
+"""Chat completions on their way: failover before the first chunk, one clear error after it, hang-ups, the books."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.gateway import Gateway, portions, reset
+from tests.relay.conftest import HASTY, PATIENT, PROMPTLY, Tape, pair, read_until
+from tests.relay.passthrough_channels import (
+    DONE,
+    SOME_WORDS,
+    ChatLane,
+    chat_error,
+    chunks_of,
+    error_of,
+    event,
+    with_pieces,
+    words_of,
+)
+from tests.response_contract import check_error
+from tests.upstream import (
+    HOLD,
+    RESET,
+    Script,
+    ScriptedUpstream,
+    byte_by_byte,
+    commented,
+    dripping,
+    dropped,
+    ended,
+    endless_line,
+    framed,
+    garbage,
+    going_stale,
+    html,
+    json_instead,
+    line_ends,
+    rate_limited,
+    raw,
+    redirect,
+    refusal,
+    silent,
+    slammed,
+    split_randomly,
+    sse,
+    stalled,
+    stream_instead,
+    wire,
+)
+
+LANES = {"spare": 110, "brisk": 12}
+CANARY = "canary: https://10.0.0.7/v1 sk-canary-of-the-upstream"
+NO_JSON = b"data: {not json}\n\n"
+SAID = "You said: Say something to me. I have seen 1 messages."
+
+
+@pytest.fixture(scope="module")
+def chat_road(
+    tmp_path_factory: pytest.TempPathFactory, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]
+) -> Iterator[Gateway]:
+    keys = {"format": "chat_completions", "bridge": False}
+    rows = [
+        *pair("steady", *upstreams, timeout=PATIENT, cooldown={"after": 1000}, **keys),
+        *pair("insistent", *upstreams, timeout=HASTY, cooldown={"after": 1000}, retry_unanswered=True, **keys),
+    ]
+    for pace, timeout in (("spare", PATIENT), ("brisk", HASTY)):
+        for number in range(LANES[pace]):
+            rows += pair(f"{pace}-{number}", *upstreams, timeout=timeout, **keys)
+    with Gateway(tmp_path_factory.mktemp("chat-road"), rows, threads=64) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Iterator[str]]:
+    """The models that no test has had yet."""
+    return {pace: iter([f"{pace}-{number}" for number in range(count)]) for pace, count in LANES.items()}
+
+
+@pytest.fixture
+def lane(
+    chat_road: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], models: dict[str, Iterator[str]]
+) -> Iterator[ChatLane]:
+    """A lane of this test alone; the second tries that it may need have been earned."""
+    for upstream in upstreams:
+        upstream.reset()
+    fresh = ChatLane(chat_road, *upstreams, next(models["spare"]))
+    for _ in range(10):
+        assert fresh.on("steady").post().status_code == 200
+    fresh.first.reset()
+    yield fresh
+    for upstream in upstreams:
+        upstream.reset()
+
+
+@pytest.fixture
+def brisk(lane: ChatLane, models: dict[str, Iterator[str]]) -> ChatLane:
+    """A lane whose channels lose patience after half a second."""
+    return lane.on(next(models["brisk"]))
+
+
+def check_answered(answer: object, streamed: bool) -> None:
+    assert answer.status_code == 200, answer.text  # type: ignore[attr-defined]
+    content: bytes = answer.content  # type: ignore[attr-defined]
+    if streamed:
+        assert words_of(content) == SAID
+        assert content.endswith(DONE)
+    else:
+        assert orjson.loads(content)["choices"][0]["message"]["content"] == SAID
+
+
+# --- bytes ------------------------------------------------------------------------------------------------------
+
+SPELLINGS: dict[str, tuple[Script, ...]] = {
+    "plain": (),
+    "CRLF": (line_ends(b"\r\n"),),
+    "comments": (commented(),),
+    "byte by byte": (byte_by_byte(),),
+    "split": (split_randomly(7),),
+    "until the connection closes": (framed("close"),),
+    "continuous usage": (with_pieces(lambda pieces: tuple(piece.replace(b"null}", b"0}") for piece in pieces)),),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_stream_that_asks_for_its_usage_leaves_byte_for_byte(lane: ChatLane, spelling: str) -> None:
+    tape = Tape()
+    lane.first.enqueue(*SPELLINGS[spelling], tape)
+    answer = lane.stream(stream_options={"include_usage": True})
+    assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert [answer.content] == tape.bodies
+    assert answer.content.count(b'"prompt_tokens"') == 1
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_only_the_chunk_that_counts_is_withheld_from_who_did_not_ask(lane: ChatLane, spelling: str) -> None:
+    tape = Tape()
+    lane.first.enqueue(*SPELLINGS[spelling], tape)
+    sent = lane.stream().content
+    (said,) = tape.bodies
+    blank_line = b"\r\n\r\n" if spelling == "CRLF" else b"\n\n"
+    count = said.index(b'"prompt_tokens"')
+    begin, end = said.rindex(b"data: ", 0, count), said.index(blank_line, count) + len(blank_line)
+    assert sent == said[:begin] + said[end:]
+    assert lane.first.bodies[-1]["stream_options"] == {"include_usage": True}
+
+
+def test_an_unstreamed_answer_leaves_byte_for_byte(lane: ChatLane) -> None:
+    body = b'{ "object":"chat.completion", "x" : 1.50, "choices":[{"message":{"content":"\\u00e4"}}] }\n'
+    lane.first.enqueue(raw(200, body, "application/json; charset=utf-8"))
+    answer = lane.post()
+    assert (answer.status_code, answer.headers["Content-Type"], answer.content) == (200, "application/json", body)
+
+
+def test_a_request_goes_up_as_it_came_but_for_the_models_name(tmp_path: Path, lane: ChatLane) -> None:
+    row = lane.first.channel("named", format="chat_completions", models={"fast": "Qwen/Qwen3-32B"})
+    with Gateway(tmp_path, [{**row, "api_key": "canary-key-of-first"}]) as gateway:
+        sent = {"x_extra": None, "model": "fast", "messages": [{"role": "user", "content": "x", "y": 1.5}], "n": 1}
+        assert gateway.post("/chat/completions", sent).status_code == 200
+    assert lane.first.requests[-1].raw == orjson.dumps({**sent, "model": "Qwen/Qwen3-32B"})
+    assert lane.first.requests[-1].path == "/v1/chat/completions"
+
+
+def test_a_whole_answer_to_a_stream_is_told_as_one(lane: ChatLane) -> None:
+    lane.first.enqueue(json_instead())
+    answer = lane.stream()
+    check_answered(answer, True)
+    assert b'"prompt_tokens"' not in answer.content
+    assert not lane.row()["estimated"]
+
+
+# --- another channel --------------------------------------------------------------------------------------------
+
+REFUSALS: dict[str, Script] = {
+    "429": rate_limited(),
+    **{str(status): refusal(status, CANARY) for status in (500, 503, 401, 403)},
+    "404 model": refusal(404, "The model does not exist.", "model_not_found"),
+    "redirect": redirect("http://127.0.0.1:9/elsewhere"),
+    "HTML 200": html(),
+    "HTML 502": html(502),
+    "no JSON": raw(200, b"{half"),
+    "no completion": raw(200, b'{"object":"list","data":[]}'),
+    "an error in a 200": raw(200, b'{"error":{"message":"Boom.","code":500}}'),
+    "empty 200": raw(200, b""),
+    "slammed": slammed(),
+    "reset": slammed(RESET),
+}
+BEFORE_OUTPUT: dict[str, Script] = {
+    "dropped at once": dropped(0),
+    "reset at once": dropped(0, RESET),
+    "ended at once": ended(0),
+    "error at once": chat_error(0),
+    "garbage at once": garbage(0, NO_JSON),
+    "no chunk": sse(event({"hello": 1})),
+    "no events": sse(b"hello\n\n" * 10),
+    "only comments": sse(b": hello\n\n" * 10),
+    "only the sentinel": sse(DONE),
+    "half a chunk": sse(b'data: {"choices":[{"del'),
+}
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("refused", REFUSALS)
+def test_a_refusal_that_is_not_the_clients_fault_is_made_good_elsewhere(
+    lane: ChatLane, refused: str, streamed: bool
+) -> None:
+    lane.first.enqueue(REFUSALS[refused])
+    check_answered(lane.ask(streamed), streamed)
+    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 1)
+    assert lane.first.bodies == lane.second.bodies
+    row = lane.row()
+    tries = orjson.loads(row["attempts"])
+    assert [entry["channel"] for entry in tries] == [f"{lane.model}-first", f"{lane.model}-second"]
+    assert tries[0]["error"]
+    assert (row["status"], row["channel"]) == ("completed", f"{lane.model}-second")
+
+
+@pytest.mark.parametrize("fault", BEFORE_OUTPUT)
+def test_a_stream_that_fails_before_its_first_chunk_goes_on_elsewhere(lane: ChatLane, fault: str) -> None:
+    lane.first.enqueue(BEFORE_OUTPUT[fault])
+    check_answered(lane.stream(), True)
+    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize("fault", ["error at once", "dropped at once", "no events"])
+def test_when_all_fail_the_client_learns_it_by_the_status(lane: ChatLane, fault: str) -> None:
+    for upstream in (lane.first, lane.second):
+        upstream.enqueue(BEFORE_OUTPUT[fault])
+    answer = lane.stream()
+    check_error(answer, 502, type="server_error")
+    assert answer.headers["x-should-retry"] == "false"
+    assert lane.row()["status"] == "failed"
+
+
+def test_an_unstreamed_answer_that_is_a_stream_is_no_answer(lane: ChatLane) -> None:
+    lane.first.enqueue(stream_instead())
+    check_answered(lane.post(), False)
+    assert len(lane.second.requests) == 1
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_the_upstreams_400_is_the_clients_with_its_sentence(lane: ChatLane, streamed: bool) -> None:
+    lane.first.enqueue(refusal(400, "Unsupported value: 'n'.", "unsupported_value", "n"))
+    error = check_error(lane.ask(streamed), 400, "unsupported_value", "n", "invalid_request_error")
+    assert error["message"] == "Unsupported value: 'n'."
+    assert lane.second.requests == []
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_nothing_of_the_upstream_leaks(lane: ChatLane, streamed: bool) -> None:
+    for upstream in (lane.first, lane.second):
+        upstream.enqueue(refusal(500, CANARY))
+    answer = lane.ask(streamed)
+    check_error(answer, 502)
+    told = answer.text + str(answer.headers)
+    for secret in ("canary", "sk-", "10.0.0.7", str(lane.first.port), str(lane.second.port)):
+        assert secret not in told
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_unanswered_request_is_not_sent_twice(brisk: ChatLane, streamed: bool) -> None:
+    brisk.first.enqueue(silent())
+    check_error(brisk.ask(streamed), 504, "upstream_timeout")
+    brisk.first.wait_hangup()
+    assert brisk.second.requests == []
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_unanswered_request_is_sent_elsewhere_where_the_table_allows_it(lane: ChatLane, streamed: bool) -> None:
+    lane.first.enqueue(silent())
+    check_answered(lane.on("insistent").ask(streamed), streamed)
+
+
+def test_a_stream_that_is_silent_before_its_first_chunk_goes_on_elsewhere(brisk: ChatLane) -> None:
+    brisk.first.enqueue(stalled(0))
+    check_answered(brisk.stream(), True)
+
+
+def test_limited_channels_rest_and_when_all_rest_nobody_is_asked(lane: ChatLane) -> None:
+    for upstream in (lane.first, lane.second):
+        upstream.enqueue(rate_limited("30"))
+    check_error(lane.post(), 429, "rate_limit_exceeded")
+    answer = lane.stream()
+    check_error(answer, 503, type="service_unavailable_error")
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 1)
+
+
+def test_a_channel_that_keeps_failing_rests(lane: ChatLane) -> None:
+    lane.first.always(refusal(500))
+    for _ in range(8):
+        check_answered(lane.post(), False)
+    assert len(lane.first.requests) == 5
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_connection_that_went_stale_is_replaced(lane: ChatLane, streamed: bool) -> None:
+    lane.first.always(going_stale())
+    for _ in range(3):
+        check_answered(lane.ask(streamed), streamed)
+    assert lane.second.requests == []
+
+
+# --- after the first chunk --------------------------------------------------------------------------------------
+
+BREAKS: dict[str, tuple[Script, ...]] = {
+    "chunks cut": (dropped(SOME_WORDS),),
+    "ended properly": (ended(SOME_WORDS),),
+    "closed without length": (ended(SOME_WORDS), framed("close")),
+    "no JSON": (garbage(SOME_WORDS, NO_JSON),),
+    "no object": (garbage(SOME_WORDS, b"data: [1]\n\n"),),
+    "no UTF-8": (garbage(SOME_WORDS, b'data: {"choices":[],"x":"\xff"}\n\n'),),
+    "half a chunk": (garbage(SOME_WORDS, b'data: {"choices"'), ended(SOME_WORDS + 1)),
+    "its own error": (chat_error(SOME_WORDS),),
+}
+
+
+@pytest.mark.parametrize("fault", BREAKS)
+def test_a_stream_that_breaks_says_so_and_nothing_more(lane: ChatLane, fault: str) -> None:
+    # The words have left before the break comes.
+    lane.first.enqueue(*BREAKS[fault], with_pieces(lambda pieces: (*pieces[:SOME_WORDS], HOLD, *pieces[SOME_WORDS:])))
+    received = b""
+    for portion in portions(lane.stream()):
+        received += portion
+        lane.first.release()
+    assert words_of(received) == "You said:"
+    assert error_of(received)["type"] == "server_error"
+    assert lane.second.requests == []
+    row = lane.row()
+    assert (row["status"], row["estimated"], row["channel"]) == ("failed", 1, f"{lane.model}-first")
+    assert row["output_tokens"] == len("You said:") // 4
+
+
+def test_a_chunk_without_an_end_is_not_waited_for(lane: ChatLane) -> None:
+    lane.first.enqueue(endless_line(SOME_WORDS))
+    received = lane.stream().content
+    assert words_of(received) == "You said:"
+    assert error_of(received)["code"] == "upstream_protocol_error"
+    lane.first.wait_hangup(timeout=PROMPTLY)
+
+
+@pytest.mark.parametrize("fault", [stalled(SOME_WORDS), dripping(SOME_WORDS)], ids=["stalled", "dripping"])
+def test_a_stream_that_falls_silent_fails_in_time(brisk: ChatLane, fault: Script) -> None:
+    brisk.first.enqueue(fault)
+    received = brisk.stream().content
+    assert words_of(received) == "You said:"
+    assert error_of(received)["code"] == "upstream_idle_timeout"
+    brisk.first.wait_hangup()
+
+
+def test_the_upstreams_own_error_is_told_in_its_words(lane: ChatLane) -> None:
+    error = {"message": "Slow down.", "type": "requests", "code": "rate_limit_exceeded", "param": None}
+    lane.first.enqueue(chat_error(SOME_WORDS, error), stalled(SOME_WORDS))
+    received = b""
+    for portion in portions(lane.stream()):
+        received += portion
+        lane.first.release()
+    assert error_of(received) == error
+
+
+@pytest.mark.parametrize("how", ["ended", "closed", "cut", "reset", "silent"])
+def test_an_answer_that_gave_its_reason_is_whole(brisk: ChatLane, how: str) -> None:
+    """Only the sentinel is missing, and it is supplied."""
+    scripts: dict[str, tuple[Script, ...]] = {
+        "ended": (with_pieces(lambda pieces: pieces[:-1]),),
+        "closed": (with_pieces(lambda pieces: pieces[:-1]), framed("close")),
+        "cut": (with_pieces(lambda pieces: (*pieces[:-1], b"data: [DO")),),
+        "reset": (with_pieces(lambda pieces: (*pieces[:-1], HOLD, RESET)),),
+        "silent": (with_pieces(lambda pieces: (*pieces[:-1], HOLD)),),
+    }
+    brisk.first.enqueue(*scripts[how])
+    received = b""
+    for portion in portions(brisk.stream()):
+        received += portion
+        if how == "reset" and b'"stop"' in received:
+            brisk.first.release()
+    assert words_of(received) == SAID
+    assert received.endswith(DONE)
+    assert received.count(DONE) == 1
+    assert (brisk.row()["status"], brisk.row()["estimated"]) == ("completed", 0)
+
+
+# --- clients that leave -----------------------------------------------------------------------------------------
+
+LEAVINGS: dict[str, Callable[[socket.socket], None]] = {
+    "FIN": lambda sock: sock.close(),
+    "RST": reset,
+    "half closed": lambda sock: sock.shutdown(socket.SHUT_WR),
+}
+
+
+@pytest.mark.parametrize("leaving", LEAVINGS)
+def test_leaving_while_the_upstream_is_silent(lane: ChatLane, leaving: str) -> None:
+    lane.first.enqueue(stalled(SOME_WORDS))
+    with lane.dial(stream=True) as sock:
+        read_until(sock, b" said:")
+        LEAVINGS[leaving](sock)
+        lane.first.wait_hangup(timeout=PROMPTLY)
+    row = lane.row()
+    assert (row["status"], row["estimated"], row["output_tokens"]) == ("cancelled", 1, len("You said:") // 4)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("leaving", LEAVINGS)
+def test_leaving_before_the_upstream_has_answered(lane: ChatLane, leaving: str, streamed: bool) -> None:
+    lane.first.enqueue(silent())
+    with lane.dial(stream=streamed) as sock:
+        lane.first.wait_for_request()
+        LEAVINGS[leaving](sock)
+        lane.first.wait_hangup(timeout=PROMPTLY)
+    assert lane.second.requests == []
+    assert lane.row()["status"] == "cancelled"
+
+
+def test_leaving_before_the_first_chunk(lane: ChatLane) -> None:
+    lane.first.enqueue(stalled(0))
+    with lane.dial(stream=True):
+        lane.first.wait_for_request()
+    lane.first.wait_hangup(timeout=PROMPTLY)
+
+
+def test_leaving_in_the_middle_of_an_unstreamed_answer(lane: ChatLane) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n"
+    lane.first.enqueue(wire(head + b'{"id":', HOLD))
+    with lane.dial():
+        lane.first.wait_for_request()
+    lane.first.wait_hangup(timeout=PROMPTLY)
+    assert lane.second.requests == []
+
+
+def test_leaving_when_the_reason_was_told_is_no_cancelling(lane: ChatLane) -> None:
+    lane.first.enqueue(with_pieces(lambda pieces: (*pieces[:-2], HOLD)))
+    with lane.dial(stream=True) as sock:
+        read_until(sock, b'"stop"')
+    lane.first.wait_hangup(timeout=PROMPTLY)
+    assert (lane.row()["status"], lane.row()["estimated"]) == ("completed", 1)
+
+
+# --- silence and shutting down ----------------------------------------------------------------------------------
+
+
+def test_a_comment_keeps_a_silent_stream_alive(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    row = upstream.channel(format="chat_completions")
+    with Gateway(tmp_path, [row], heartbeat=1) as gateway:
+        upstream.enqueue(stalled(SOME_WORDS))
+        with gateway.client().chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "hi"}], stream=True
+        ) as heard:
+            lane = ChatLane(gateway, upstream, upstream, "m")
+            upstream.enqueue(stalled(SOME_WORDS))
+            with lane.dial(stream=True) as sock:
+                assert b" said:" in read_until(sock, b": keep-alive\n\n")
+            upstream.release(2)
+            words = [chunk.choices[0].delta.content or "" for chunk in heard]
+    assert "".join(words) == "You said: hi. I have seen 1 messages."
+
+
+def test_a_worker_that_ends_says_so(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    row = upstream.channel(format="chat_completions")
+    with Gateway(tmp_path, [row], drain=1) as gateway:
+        lane = ChatLane(gateway, upstream, upstream, "m")
+        upstream.enqueue(stalled(SOME_WORDS))
+        with lane.dial(stream=True) as sock:
+            received = read_until(sock, b" said:")
+            gateway.stop()
+            received += read_until(sock, b"server_shutting_down")
+        assert DONE not in received
+        assert lane.row()["status"] == "failed"
+
+
+# --- the books --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_every_request_is_counted_with_the_upstreams_numbers(lane: ChatLane, streamed: bool) -> None:
+    tape = Tape()
+    lane.first.enqueue(tape)
+    assert lane.ask(streamed).content
+    row = lane.row()
+    last = chunks_of(tape.bodies[0])[-1] if streamed else orjson.loads(tape.bodies[0])
+    usage = last["usage"]
+    assert (row["input_tokens"], row["output_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
+    assert row["id"].startswith("chatcmpl_")
+    assert len(row["id"]) == len("chatcmpl_") + 48
+    assert (row["kept"], row["streamed"], row["status"]) == (0, streamed, "completed")
+    assert (row["channel"], row["upstream_id"]) == (f"{lane.model}-first", last["id"])
+    assert (row["first_byte_ms"] is not None) == streamed
+    (sums,) = lane.usage()
+    assert (sums["token_name"], sums["channel"], sums["requests"]) == ("tests", f"{lane.model}-first", 1)
+    assert (sums["input_tokens"], sums["estimated"], sums["failed"]) == (usage["prompt_tokens"], 0, 0)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_what_the_upstream_does_not_count_is_estimated(lane: ChatLane, streamed: bool) -> None:
+    def uncounted(pieces: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        return tuple(piece for piece in pieces if b'"prompt_tokens"' not in piece)
+
+    body = {"choices": [{"message": {"role": "assistant", "content": SAID}, "finish_reason": "length"}]}
+    lane.first.enqueue(with_pieces(uncounted) if streamed else raw(200, orjson.dumps(body)))
+    check_answered(lane.ask(streamed), streamed)
+    row = lane.row()
+    assert (row["estimated"], row["output_tokens"]) == (1, len(SAID) // 4)
+    assert row["input_tokens"] >= len(orjson.dumps(lane.body())) // 4
+    assert row["status"] == ("completed" if streamed else "incomplete")
+
+
+def test_no_content_is_kept(lane: ChatLane) -> None:
+    canary = "canary-of-the-conversation"
+    assert canary in lane.post(messages=[{"role": "user", "content": canary}]).text
+    assert lane.row()["error"] is None
+    for file in lane.gateway.directory.glob("antiphon.db*"):
+        assert canary.encode() not in file.read_bytes()
+    assert canary not in lane.gateway.log
+
+
+def test_a_completions_id_can_neither_be_retrieved_nor_chained_from(lane: ChatLane) -> None:
+    lane.post()
+    assert lane.gateway.get(f"/responses/{lane.row()['id']}").status_code == 404
+
+
+def test_a_bad_request_is_no_row_and_a_failed_one_is(lane: ChatLane) -> None:
+    assert lane.post(messages=[]).status_code == 400
+    lane.first.enqueue(refusal(400, "No."))
+    assert lane.post().status_code == 400
+    assert [row["status"] for row in lane.rows(1)] == ["failed"]

@@ -1,0 +1,89 @@
+"""The doorbell: on both databases and on Redis it rings in another process's ears, and never before there is a row."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+
+import pytest
+
+from app.server.job_queue import RedisQueue, SqlQueue, open_queue
+from app.store.database import Session
+from app.store.store import Store
+from tests.databases import database_url, mariadb
+from tests.queues import redis_url
+
+__all__ = ["database_url", "mariadb", "redis_url"]
+
+WITHIN = 10.0
+Queue = SqlQueue | RedisQueue
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    store = Store(database_url, peppers=[b"p"])
+    store.schema.upgrade()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def bell(store: Store) -> Queue:
+    return open_queue(None, store.database)
+
+
+@pytest.fixture
+def redis_bell(redis_url: str) -> Queue:
+    return RedisQueue(redis_url)
+
+
+def heard(bell: Queue, count: int) -> list[str]:
+    """What the next so many rings say."""
+    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+    consumer = bell.consumer(answers.put, threads=4)
+    consumer.start()
+    try:
+        return [answers.get(timeout=WITHIN) for _ in range(count)]
+    finally:
+        consumer.end()
+        for _, thread in consumer.worker_threads:
+            thread.join()
+
+
+def test_what_was_enlisted_rings_once(bell: Queue, store: Store) -> None:
+    names = [f"resp_{number}" for number in range(50)]
+    for name in names:
+        store.database.transaction(lambda session, name=name: bell.enlist(name))
+        bell.ring(name)
+    assert sorted(heard(bell, len(names))) == sorted(names)
+    store.database.transaction(lambda session: bell.enlist("last"))
+    assert heard(bell, 1) == ["last"]
+
+
+def test_what_was_rolled_back_never_rings(bell: Queue, store: Store) -> None:
+    def fail(session: Session) -> None:
+        bell.enlist("never")
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        store.database.transaction(fail)
+    store.database.transaction(lambda session: bell.enlist("resp_1"))
+    assert heard(bell, 1) == ["resp_1"]
+
+
+def test_over_redis_it_rings_once_its_row_is_there(redis_bell: Queue) -> None:
+    redis_bell.enlist("before")
+    redis_bell.ring("resp_1")
+    assert heard(redis_bell, 1) == ["resp_1"]
+
+
+def test_a_redis_that_is_away_fails_nobody() -> None:
+    RedisQueue("redis://127.0.0.1:1/0").ring("resp_1")
+
+
+def test_nothing_in_a_queue_is_run_as_code(redis_bell: Queue, redis_url: str) -> None:
+    import redis
+
+    with redis.Redis.from_url(redis_url) as client:
+        client.lpush("huey.redis.antiphon", b"cos\nsystem\n(S'exit 1'\ntR.")
+    assert heard(redis_bell, 1) == ["cos\nsystem\n(S'exit 1'\ntR."]

@@ -1,0 +1,271 @@
+"""One gateway in front of an upstream of every format: a lane is a model, the upstream behind it, and how that speaks.
+
+What upstreams of different formats were sent is read here as one kind of script, so that a test need not know which
+format it was translated into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+import pytest
+import requests
+
+from app.formats import names
+from tests.gateway import Gateway
+from tests.response_contract import check_response, check_stream
+from tests.upstream import STRICT, Script, ScriptedUpstream, sloppy
+
+JSON = dict[str, Any]
+#: A line of what an upstream was told: who speaks, and what; calls and outputs have the call's name or id as well.
+Line = tuple[str, ...]
+
+
+#: It needs no upstream: what holds for every model holds for this one.
+DEMO: JSON = {"name": "demo", "format": "demo", "models": ["demo"]}
+#: Channels for the one test that makes them rest.
+DEAD_ENDS = ("denied", "limited")
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """A format, what its row of the channel table says besides, and a dialect that all its answers are put into."""
+
+    format: str
+    keys: Mapping[str, Any]
+    dialect: tuple[Script, ...] = ()
+
+
+MANNERS = {
+    name: manner
+    for name, manner in {
+        "exact": Manner("responses", {"encrypted_reasoning": True}),
+        "sloppy": Manner("responses", {}, (sloppy(),)),
+        "chat": Manner("chat_completions", {}),
+        "messages": Manner("messages", {}),
+    }.items()
+    if manner.format in names()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """`model` is served by this upstream alone; `model-first` by it and, when it fails, by one of another format.
+    `model-strict` refuses hosted tools. Those of DEAD_ENDS rest once they have failed.
+    """
+
+    name: str
+    gateway: Gateway
+    upstream: ScriptedUpstream
+    dialect: tuple[Script, ...]
+    model: str
+
+    def on(self, suffix: str) -> Lane:
+        """The same upstream under another model."""
+        return replace(self, model=f"{self.name}-{suffix}")
+
+    def post(self, **keys: Any) -> requests.Response:
+        return self.gateway.post("/responses", {"model": self.model, "input": "hello", **keys})
+
+    def stream(self, **keys: Any) -> requests.Response:
+        return self.gateway.stream({"model": self.model, "input": "hello", **keys})
+
+    def create(self, **keys: Any) -> JSON:
+        """An answer that keeps the contract."""
+        answer = self.post(**keys)
+        assert answer.status_code == 200, answer.text
+        return check_response(answer.json())
+
+    def events(self, **keys: Any) -> list[JSON]:
+        """A stream that keeps the contract."""
+        answer = self.stream(**keys)
+        assert answer.status_code == 200, answer.text
+        return check_stream(answer.content)
+
+    def ask(self, streamed: bool, **keys: Any) -> JSON:
+        """The response, either way."""
+        return dict(self.events(**keys)[-1]["response"]) if streamed else self.create(**keys)
+
+    def enqueue(self, *scripts: Script) -> None:
+        """The next answer, in this lane's dialect, goes through these scripts."""
+        self.upstream.enqueue(*self.dialect, *scripts)
+
+    def reset(self) -> None:
+        self.upstream.reset()
+        self.upstream.always(*self.dialect)
+
+    @property
+    def sent(self) -> JSON:
+        """The body of the newest request to the upstream."""
+        return dict(self.upstream.bodies[-1])
+
+    @property
+    def told(self) -> list[Line]:
+        """What that request says."""
+        return lines(self.sent)
+
+
+@pytest.fixture(scope="session")
+def _lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Lane]]:
+    with ExitStack() as stack:
+        upstreams = {name: stack.enter_context(ScriptedUpstream(dialect=STRICT)) for name in MANNERS}
+        rows = [row for name in MANNERS for row in rows_of(name, upstreams)]
+        gateway = stack.enter_context(Gateway(tmp_path_factory.mktemp("lanes"), [DEMO, *rows]))
+        yield {name: Lane(name, gateway, upstreams[name], manner.dialect, name) for name, manner in MANNERS.items()}
+
+
+def rows_of(name: str, upstreams: Mapping[str, ScriptedUpstream]) -> list[JSON]:
+    """The rows that a lane has in the channel table."""
+    order = list(MANNERS)
+    following = order[order.index(name) + 1 :] + order
+    second = next(other for other in following if MANNERS[other].format != MANNERS[name].format)
+    return [
+        row_of(name, upstreams[name], models=[name, f"{name}-first"], priority=10),
+        row_of(second, upstreams[second], name=f"{second}-after-{name}", models=[f"{name}-first"]),
+        row_of(name, upstreams[name], name=f"{name}-strict", models=[f"{name}-strict"], hosted_tools="refuse"),
+        *(row_of(name, upstreams[name], name=f"{name}-{end}", models=[f"{name}-{end}"]) for end in DEAD_ENDS),
+    ]
+
+
+def row_of(lane: str, upstream: ScriptedUpstream, **keys: Any) -> JSON:
+    """A channel to an upstream that speaks like this lane. It never rests: tests make it fail often."""
+    manner = MANNERS[lane]
+    return upstream.channel(
+        **{"name": lane, "format": manner.format, "cooldown": {"after": 1000}, **manner.keys, **keys}
+    )
+
+
+@pytest.fixture
+def lanes(_lanes: dict[str, Lane]) -> Iterator[dict[str, Lane]]:
+    """All of them, by name."""
+    for lane in _lanes.values():
+        lane.reset()
+    yield _lanes
+    for lane in _lanes.values():
+        lane.reset()
+
+
+@pytest.fixture(params=[*DEMO["models"], *MANNERS])
+def model(request: pytest.FixtureRequest, lanes: dict[str, Lane]) -> str:
+    """The model of each lane, and the one that answers by itself."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def served(lanes: dict[str, Lane]) -> Gateway:
+    """The gateway of all lanes."""
+    return next(iter(lanes.values())).gateway
+
+
+@pytest.fixture(params=MANNERS)
+def lane(request: pytest.FixtureRequest, lanes: dict[str, Lane]) -> Lane:
+    """Each in turn."""
+    return lanes[request.param]
+
+
+@pytest.fixture(params=[name for name, manner in MANNERS.items() if manner.format != "responses"])
+def bridge(request: pytest.FixtureRequest, lanes: dict[str, Lane]) -> Lane:
+    """Each lane whose format is not the client's own."""
+    return lanes[request.param]
+
+
+# --- what an upstream was told ----------------------------------------------------------------------------------
+
+
+def lines(body: Mapping[str, Any]) -> list[Line]:
+    """The conversation in a request body of any format: ("user", text), ("call", name, arguments), ("output", text)."""
+    if "input" in body:
+        return [*_instructed(body.get("instructions")), *_of_items(body["input"])]
+    return [*_instructed(_joined(body.get("system") or "")), *_of_messages(body["messages"])]
+
+
+def _instructed(text: str | None) -> list[Line]:
+    return [("system", text)] if text else []
+
+
+def _of_items(items: str | list[JSON]) -> list[Line]:
+    if isinstance(items, str):
+        return [("user", items)]
+    return [line for item in items for line in _ITEMS[item.get("type") or "message"](item)]
+
+
+def _of_messages(messages: list[JSON]) -> list[Line]:
+    return [line for message in messages for line in _of_message(message)]
+
+
+def _of_message(message: JSON) -> Iterator[Line]:
+    """Of a chat or of Anthropic's: their blocks do not share names."""
+    if message["role"] == "tool":
+        yield ("output", _joined(message["content"]))
+        return
+    content = message.get("content") or []
+    for block in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        yield from _BLOCKS[block["type"]](block, message["role"])
+    for call in message.get("tool_calls") or ():
+        yield ("call", call["function"]["name"], call["function"]["arguments"])
+
+
+def _joined(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] for part in content if part.get("text"))
+
+
+def _message_item(item: JSON) -> Iterator[Line]:
+    content = item["content"]
+    for part in [{"type": "input_text", "text": content}] if isinstance(content, str) else content:
+        text = part.get("text", part.get("refusal"))
+        role = "system" if item["role"] == "developer" else item["role"]
+        yield (role, text) if text is not None else (role, f"<{part['type'].removeprefix('input_')}>")
+
+
+def _call_item(item: JSON) -> Iterator[Line]:
+    yield ("call", item["name"], str(item.get("arguments", item.get("input"))))
+
+
+def _output_item(item: JSON) -> Iterator[Line]:
+    yield ("output", _joined(item["output"]))
+
+
+def _text_block(block: JSON, role: str) -> Iterator[Line]:
+    yield (role, block["text"])
+
+
+def _call_block(block: JSON, role: str) -> Iterator[Line]:
+    yield ("call", block["name"], orjson.dumps(block["input"]).decode())
+
+
+def _result_block(block: JSON, role: str) -> Iterator[Line]:
+    yield ("output", _joined(block.get("content") or ""))
+    if isinstance(block.get("content"), list):
+        yield from (("user", "<image>") for inner in block["content"] if inner["type"] == "image")
+
+
+def _nothing(*_: Any) -> Iterator[Line]:
+    yield from ()
+
+
+_ITEMS: dict[str, Callable[[JSON], Iterator[Line]]] = {
+    "message": _message_item,
+    "function_call": _call_item,
+    "custom_tool_call": _call_item,
+    "function_call_output": _output_item,
+    "custom_tool_call_output": _output_item,
+    "reasoning": _nothing,
+}
+_BLOCKS: dict[str, Callable[[JSON, str], Iterator[Line]]] = {
+    "text": _text_block,
+    "image": lambda block, role: iter([(role, "<image>")]),
+    "image_url": lambda block, role: iter([(role, "<image>")]),
+    "file": lambda block, role: iter([(role, "<file>")]),
+    "document": lambda block, role: iter([(role, "<file>")]),
+    "tool_use": _call_block,
+    "tool_result": _result_block,
+    "thinking": _nothing,
+    "redacted_thinking": _nothing,
+}
