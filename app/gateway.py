@@ -7,23 +7,23 @@ import threading
 from dataclasses import dataclass, field
 
 from app import formats
-from app.channels.model_list import Catalog
+from app.channels.model_list import ModelList
 from app.channels.selection import Channels
 from app.channels.watched_table import WatchedTable
 from app.last_good import LastGood
 from app.memory import Budget
-from app.relay.background.jobs import Background
+from app.relay.background.jobs import BackgroundJobs
 from app.relay.compaction.context import Contexts
-from app.relay.compaction.service import Compaction
+from app.relay.compaction.service import CompactionService
 from app.relay.conversations import Conversations
-from app.relay.inferred_parents import Lineage
-from app.relay.lease_keeper import Keeper, Running
-from app.relay.passthrough import ChatRelay
+from app.relay.inferred_parents import InferredParents
+from app.relay.lease_keeper import LeaseKeeper, RunningStreams
+from app.relay.passthrough import PassthroughRelay
 from app.relay.responses import StoredResponses
 from app.relay.service import Relay
 from app.relay.streaming.pump import Pump
-from app.relay.streaming.timing import Drain, Pace
-from app.relay.streaming.transport import Mover
+from app.relay.streaming.timing import Drain, StreamTiming
+from app.relay.streaming.transport import ThreadTransport
 from app.relay.turn_run import TurnParts
 from app.request_bodies import Bodies
 from app.sealing import Seal, Seals
@@ -61,16 +61,16 @@ class Gateway:
     settings: Settings
     store: Store
     channels: Channels
-    catalog: Catalog
+    model_list: ModelList
     turns: TurnParts
     relay: Relay
     responses: StoredResponses
     conversations: Conversations
-    chat: ChatRelay
-    background: Background
+    passthrough: PassthroughRelay
+    background: BackgroundJobs
     queue: SqlQueue | RedisQueue
-    mover: Mover
-    keeper: Keeper
+    transport: ThreadTransport
+    lease_keeper: LeaseKeeper
     drain: Drain
     budget: Budget
     bodies: Bodies
@@ -79,14 +79,14 @@ class Gateway:
 
     def start(self) -> None:
         """Starts the threads beside the requests. Call it in a serving process, after the fork."""
-        self.mover.start()
-        self.keeper.start()
-        self.catalog.warm()
-        log.info("streams are moved by the %s", self.settings.mover)
+        self.transport.start()
+        self.lease_keeper.start()
+        self.model_list.prefetch()
+        log.info("streams are moved by the %s", self.settings.stream_transport)
 
     def close(self) -> None:
-        self.mover.close()
-        self.keeper.close()
+        self.transport.close()
+        self.lease_keeper.close()
         self.channels.close()
         self.store.close()
 
@@ -94,7 +94,7 @@ class Gateway:
 #: Imported before any worker is forked, so that no request has to import a module.
 FORMATS = {name: formats.load(name) for name in sorted(formats.names())}
 
-MOVERS = {"pump": Pump, "generator": Mover}
+TRANSPORTS = {"pump": Pump, "generator": ThreadTransport}
 
 
 def build(last: LastGood) -> Gateway:
@@ -114,8 +114,8 @@ def build(last: LastGood) -> Gateway:
     channels = Channels(table, connections=settings.threads, memory=budget)
     drain = Drain()
     seals = Seals(*(Seal(purpose, settings.keys_for(purpose)) for purpose in ("compaction", "reasoning")))
-    pace = Pace(settings.heartbeat, drain, settings.stall, settings.header_after)
-    mover = MOVERS[settings.mover](pace)
+    timing = StreamTiming(settings.heartbeat, drain, settings.client_write_timeout, settings.header_after)
+    transport = TRANSPORTS[settings.stream_transport](timing)
     contexts = Contexts(store, seals)
     responses = StoredResponses(store, contexts)
     turns = TurnParts(
@@ -123,15 +123,15 @@ def build(last: LastGood) -> Gateway:
         seals=seals,
         contexts=contexts,
         channels=channels,
-        compaction=Compaction(channels, seals.compaction, mover),
-        lineage=Lineage(store),
-        running=Running(),
-        mover=mover,
+        compaction=CompactionService(channels, seals.compaction, transport),
+        lineage=InferredParents(store),
+        running=RunningStreams(),
+        transport=transport,
     )
     queue = open_queue(settings.queue_url, store.database)
-    waiting = Seal("job", settings.keys_for("job"))
-    background = Background(store, turns, responses, queue, waiting, pace, settings.events_kept, budget)
-    bodies = Bodies(settings.max_body, settings.stall)
+    job_seal = Seal("job", settings.keys_for("job"))
+    background = BackgroundJobs(store, turns, responses, queue, job_seal, timing, settings.events_kept, budget)
+    bodies = Bodies(settings.max_body, settings.client_write_timeout)
 
     def tidy() -> None:
         bodies.uploads.look()
@@ -141,16 +141,16 @@ def build(last: LastGood) -> Gateway:
         settings=settings,
         store=store,
         channels=channels,
-        catalog=Catalog(channels),
+        model_list=ModelList(channels),
         turns=turns,
         relay=Relay(turns),
         responses=responses,
         conversations=Conversations(store, contexts),
-        chat=ChatRelay(store, channels, mover),
+        passthrough=PassthroughRelay(store, channels, transport),
         background=background,
         queue=queue,
-        mover=mover,
-        keeper=Keeper(store, turns.running, channels.statuses, background.tend, tidy),
+        transport=transport,
+        lease_keeper=LeaseKeeper(store, turns.running, channels.statuses, background.housekeeping, tidy),
         drain=drain,
         budget=budget,
         bodies=bodies,

@@ -17,23 +17,23 @@ from typing import Any, TextIO
 
 import orjson
 
-requests = logging.getLogger("app.requests")
+request_log = logging.getLogger("app.requests")
 #: What needs no quotes in a line of `name=value`.
 _PLAIN = re.compile(r"[\w.:/*@+,-]+", re.ASCII)
 
 
-class Line:
+class LogLine:
     """A line of the log, whose facts and text are made when it is written: `name=value name="a value"`."""
 
-    __slots__ = ("_told",)
+    __slots__ = ("_make_facts",)
 
-    def __init__(self, told: Callable[[], Iterable[tuple[str, Any]]]) -> None:
-        self._told = told
+    def __init__(self, make_facts: Callable[[], Iterable[tuple[str, Any]]]) -> None:
+        self._make_facts = make_facts
 
     @property
     def facts(self) -> dict[str, Any]:
         """Without what is not known."""
-        return {name: value for name, value in self._told() if value is not None}
+        return {name: value for name, value in self._make_facts() if value is not None}
 
     def __str__(self) -> str:
         return " ".join(f"{name}={_text(value)}" for name, value in self.facts.items())
@@ -51,9 +51,9 @@ def _text(value: Any) -> str:
 
 TEXT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(name)s: %(message)s"
 #: Seconds during which lines about requests are collected before one write.
-GATHER = 0.05
+FLUSH_SECONDS = 0.05
 #: Most lines that wait for the write; then the oldest are dropped.
-_MOST = 100_000
+_MAX_WAITING = 100_000
 
 
 class JsonLines(logging.Formatter):
@@ -65,32 +65,32 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "pid": record.process,
-            **(record.msg.facts if isinstance(record.msg, Line) else {"message": record.getMessage()}),
+            **(record.msg.facts if isinstance(record.msg, LogLine) else {"message": record.getMessage()}),
         }
         if record.exc_info:
             facts["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(facts, default=str).decode()
 
 
-class Gathered(logging.Handler):
-    """Writes its records from a thread, all records of `GATHER` seconds in one write. The rest is written on close, at
-    the end of the process. After a stop signal each record is written at once, because the process may be killed. When
-    no program reads the stream, the oldest records are dropped.
+class BufferedHandler(logging.Handler):
+    """Writes its records from a thread, all records of `FLUSH_SECONDS` seconds in one write. The rest is written on
+    close, at the end of the process. After a stop signal each record is written at once, because the process may be
+    killed. When no program reads the stream, the oldest records are dropped.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._records = deque[logging.LogRecord](maxlen=_MOST)
+        self._records = deque[logging.LogRecord](maxlen=_MAX_WAITING)
         self.at_once = False
         """A plain flag, because a signal handler sets it: it may take no lock."""
-        self._renew()
-        os.register_at_fork(after_in_child=self._renew)
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)
 
-    def _renew(self) -> None:
+    def _reset(self) -> None:
         self._records.clear()
         self._writing = threading.Lock()
-        self._there = threading.Event()
+        self._has_records = threading.Event()
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -99,8 +99,8 @@ class Gathered(logging.Handler):
         if self.at_once:
             self.flush()
             return
-        if not self._there.is_set():
-            self._there.set()
+        if not self._has_records.is_set():
+            self._has_records.set()
         if self._thread is None or not self._thread.is_alive():
             # logging holds the handler's lock here: only one thread is started.
             self._thread = threading.Thread(target=self._run, name="log", daemon=True)
@@ -124,31 +124,31 @@ class Gathered(logging.Handler):
 
     def _run(self) -> None:
         while not self._ending.is_set():
-            self._there.wait()
-            self._ending.wait(GATHER)
-            self._there.clear()
+            self._has_records.wait()
+            self._ending.wait(FLUSH_SECONDS)
+            self._has_records.clear()
             self.flush()
 
 
 def write_at_once() -> None:
     """From now on each line about a request is written at once."""
-    for handler in requests.handlers:
-        if isinstance(handler, Gathered):
+    for handler in request_log.handlers:
+        if isinstance(handler, BufferedHandler):
             handler.at_once = True
 
 
-def speak(log: str) -> None:
+def configure_logging(log: str) -> None:
     """Sets up the log of this process. `log` is `text` or `json`. The queue's library logs only warnings and errors."""
     # No line shows threads, processes or source files: logging need not look them up for each record.
     logging.logThreads = logging.logMultiprocessing = False
     vars(logging)["_srcfile"] = None
-    ours, gathered = logging.StreamHandler(), Gathered(sys.stderr)
-    ours.setFormatter(JsonLines() if log == "json" else logging.Formatter(TEXT))
-    gathered.setFormatter(ours.formatter)
+    direct, buffered = logging.StreamHandler(), BufferedHandler(sys.stderr)
+    direct.setFormatter(JsonLines() if log == "json" else logging.Formatter(TEXT))
+    buffered.setFormatter(direct.formatter)
     for logger, handler, level in (
-        (logging.getLogger("app"), ours, logging.INFO),
-        (requests, gathered, logging.INFO),
-        (logging.getLogger("huey"), ours, logging.WARNING),
+        (logging.getLogger("app"), direct, logging.INFO),
+        (request_log, buffered, logging.INFO),
+        (logging.getLogger("huey"), direct, logging.WARNING),
     ):
         logger.handlers = [handler]
         logger.setLevel(level)

@@ -22,7 +22,7 @@ DAY = 86_400
 #: Seconds between the end of running streams and the time at which gunicorn kills their worker.
 DRAIN_RESERVE = 5
 LOGS = ("text", "json")
-MOVERS = ("pump", "generator")
+TRANSPORTS = ("pump", "generator")
 
 _DURATION = re.compile(r"(\d{1,9})([smhdw])\Z", re.ASCII)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
@@ -69,9 +69,9 @@ class Settings:
     heartbeat: float = 15.0
     header_after: float = 10.0
     """Seconds after which a stream starts although no upstream has accepted the request yet."""
-    stall: float = 60.0
+    client_write_timeout: float = 60.0
     """Write timeout in seconds: the client of a stream may make no progress for so long."""
-    mover: str = "pump"
+    stream_transport: str = "pump"
     """The transport of streams: `pump`, one thread for all of them, or `generator`, each request's own thread."""
     lease: int = 60
     drain: int = 20
@@ -194,8 +194,8 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         memory=_memory(variables, max_body),
         heartbeat=variables.seconds("ANTIPHON_HEARTBEAT", 15.0),
         header_after=variables.seconds("ANTIPHON_HEADER_AFTER", 10.0),
-        stall=float(variables.integer("ANTIPHON_STALL", 60, minimum=1)),
-        mover=variables.choice("ANTIPHON_MOVER", MOVERS),
+        client_write_timeout=float(variables.integer("ANTIPHON_STALL", 60, minimum=1)),
+        stream_transport=variables.choice("ANTIPHON_MOVER", TRANSPORTS),
         drain=variables.integer("ANTIPHON_DRAIN", 20, minimum=0),
         lease=variables.integer("ANTIPHON_LEASE", 60, minimum=4),
         retention=variables.duration("ANTIPHON_RETENTION", "30d", minimum=DAY),

@@ -12,13 +12,13 @@ import pytest
 from tests.databases import mariadb, module_database_url, shared_database_url
 from tests.gateway import Gateway
 from tests.upstream import ScriptedUpstream
-from tests.upstream_formats import _lanes, bridge, lane, lanes, model, served
+from tests.upstream_formats import _format_cases, bridge, format_case, format_cases, model, served
 
 __all__ = [
-    "_lanes",
+    "_format_cases",
     "bridge",
-    "lane",
-    "lanes",
+    "format_case",
+    "format_cases",
     "mariadb",
     "model",
     "module_database_url",

@@ -10,7 +10,7 @@ import openai
 import pytest
 from agents.memory import SQLiteSession
 
-from tests.upstream_formats import Lane
+from tests.upstream_formats import FormatCase
 
 PLACES: list[str] = []
 
@@ -28,7 +28,7 @@ def _unseen() -> None:
     PLACES.clear()
 
 
-async def converse(lane: Lane, streamed: bool, *said: str, **settings: Any) -> list[str]:
+async def converse(lane: FormatCase, streamed: bool, *said: str, **settings: Any) -> list[str]:
     """What the agent answers; the conversation is kept by the gateway or, with a session, by the SDK."""
     transport = openai.DefaultAsyncHttpxClient(trust_env=False)
     session: Any = settings.pop("session", None)
@@ -61,12 +61,12 @@ async def run(agent: Any, text: str, streamed: bool, keys: Any) -> Any:
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
-def test_an_agent_calls_its_tool_and_goes_on(lane: Lane, streamed: bool) -> None:
-    first, second = asyncio.run(converse(lane, streamed, "How is the weather?", "And what did I ask?"))
+def test_an_agent_calls_its_tool_and_goes_on(format_case: FormatCase, streamed: bool) -> None:
+    first, second = asyncio.run(converse(format_case, streamed, "How is the weather?", "And what did I ask?"))
     assert "The tools said: sunny in Oslo." in first
     assert "You said: And what did I ask?." in second
     assert PLACES == ["Oslo"]
-    assert [line for line in lane.told if line[0] != "system"] == [
+    assert [line for line in format_case.sent_lines if line[0] != "system"] == [
         ("user", "How is the weather?"),
         ("call", "get_weather", '{"city":"Oslo"}'),
         ("output", "sunny in Oslo"),
@@ -76,13 +76,19 @@ def test_an_agent_calls_its_tool_and_goes_on(lane: Lane, streamed: bool) -> None
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
-def test_an_agent_that_keeps_its_own_history_does_the_same(lane: Lane, streamed: bool) -> None:
+def test_an_agent_that_keeps_its_own_history_does_the_same(format_case: FormatCase, streamed: bool) -> None:
     session = SQLiteSession("tests")
     settings: Any = {"store": False, "response_include": ["reasoning.encrypted_content"], "session": session}
     settings["reasoning"] = openai.types.shared.Reasoning(effort="medium", summary="auto")
     said = ("Please think: how is the weather?", "And what did I ask?")
-    first, second = asyncio.run(converse(lane, streamed, *said, **settings))
+    first, second = asyncio.run(converse(format_case, streamed, *said, **settings))
     session.close()
     assert "sunny in Oslo" in first
     assert "And what did I ask?" in second
-    assert [line[0] for line in lane.told if line[0] != "system"] == ["user", "call", "output", "assistant", "user"]
+    assert [line[0] for line in format_case.sent_lines if line[0] != "system"] == [
+        "user",
+        "call",
+        "output",
+        "assistant",
+        "user",
+    ]

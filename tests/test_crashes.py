@@ -148,7 +148,7 @@ def test_a_response_deleted_while_it_streams_ends_at_once_on_whatever_worker(
 
 
 @dataclass
-class Told:
+class Acknowledged:
     """What the clients were told, under one lock."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -175,10 +175,10 @@ class Told:
 class Client(threading.Thread):
     """Holds conversations, streamed and not; whatever breaks off is asked again from the last thing that was told."""
 
-    def __init__(self, gateway: Gateway, told: Told, seed: int, over: threading.Event) -> None:
+    def __init__(self, gateway: Gateway, acknowledged: Acknowledged, seed: int, over: threading.Event) -> None:
         super().__init__(daemon=True)
         self._gateway = gateway
-        self._told = told
+        self._acknowledged = acknowledged
         self._random = random.Random(seed)
         self._over = over
         self._session = requests.Session()
@@ -190,7 +190,7 @@ class Client(threading.Thread):
         while not self._over.is_set():
             with suppress(requests.RequestException):
                 parent = self._turn(parent) or parent
-                if parent is not None and self._told.depth(parent) == 20:
+                if parent is not None and self._acknowledged.depth(parent) == 20:
                     parent = None
         self._session.close()
 
@@ -210,13 +210,13 @@ class Client(threading.Thread):
             response = self._end_of_stream(answer) if streamed else answer.json()
         if response is None:
             return None
-        self._told.complete(response["id"], parent)
+        self._acknowledged.complete(response["id"], parent)
         return str(response["id"])
 
     def _end_of_stream(self, answer: requests.Response) -> JSON | None:
         for event in follow(portions(answer)):
             if event.name == "response.created":
-                self._told.begin(orjson.loads(event.data)["response"]["id"])
+                self._acknowledged.begin(orjson.loads(event.data)["response"]["id"])
             elif event.name == "response.completed":
                 return dict(orjson.loads(event.data)["response"])
             elif event.data != SENTINEL and event.name == "response.failed":
@@ -231,32 +231,33 @@ def test_no_completed_response_is_lost_to_many_kills_under_load(
     gateway: MakeGateway, upstream: ScriptedUpstream, capsys: pytest.CaptureFixture[str], kills: int
 ) -> None:
     running = gateway([upstream.channel()], workers=2, lease=LEASE)
-    told, over = Told(), threading.Event()
-    clients = [Client(running, told, SEED + number, over) for number in range(CLIENTS)]
+    acknowledged, over = Acknowledged(), threading.Event()
+    clients = [Client(running, acknowledged, SEED + number, over) for number in range(CLIENTS)]
     for client in clients:
         client.start()
     try:
-        killed = _kill_again_and_again(running, told, kills)
+        killed = _kill_again_and_again(running, acknowledged, kills)
     finally:
         over.set()
         for client in clients:
             client.join(30)
     assert killed >= FEWEST_KILLS
-    assert told.begun - set(told.parents), "nothing was interrupted"
+    assert acknowledged.begun - set(acknowledged.parents), "nothing was interrupted"
     assert [fault for client in clients for fault in client.faults] == []
     eventually(lambda: "in_progress" not in statuses(running), "all that was begun to end", WITHIN)
-    _check_completed(running, upstream, told)
-    _check_interrupted(running, told)
+    _check_completed(running, upstream, acknowledged)
+    _check_interrupted(running, acknowledged)
+    completed = set(acknowledged.parents)
     with capsys.disabled():
-        print(f"\n{killed} kills: {len(told.parents)} responses completed, {len(told.begun - set(told.parents))} not")
+        print(f"\n{killed} kills: {len(completed)} responses completed, {len(acknowledged.begun - completed)} not")
 
 
-def _kill_again_and_again(gateway: Gateway, told: Told, kills: int) -> int:
+def _kill_again_and_again(gateway: Gateway, acknowledged: Acknowledged, kills: int) -> int:
     """Some turns after the last kill one of the workers that serve is killed; how often."""
     chance, until, killed = random.Random(SEED), time.monotonic() + ENOUGH * kills, 0
     while killed < kills and time.monotonic() < until:
-        enough = len(told.parents) + chance.randrange(1, 6)
-        eventually(lambda enough=enough: len(told.parents) >= enough, "turns to complete", 20)
+        enough = len(acknowledged.parents) + chance.randrange(1, 6)
+        eventually(lambda enough=enough: len(acknowledged.parents) >= enough, "turns to complete", 20)
         victim = chance.choice(eventually(lambda: serving(gateway), "a worker to serve", 20))
         os.kill(victim, signal.SIGKILL)
         eventually(lambda victim=victim: victim not in gateway.workers, "the master to notice", 20)
@@ -264,21 +265,21 @@ def _kill_again_and_again(gateway: Gateway, told: Told, kills: int) -> int:
     return killed
 
 
-def _check_completed(gateway: Gateway, upstream: ScriptedUpstream, told: Told) -> None:
+def _check_completed(gateway: Gateway, upstream: ScriptedUpstream, acknowledged: Acknowledged) -> None:
     """Each is there, and each conversation goes on with all that was said in it."""
-    for response_id in told.parents:
+    for response_id in acknowledged.parents:
         assert gateway.get(f"/responses/{response_id}").json()["status"] == "completed"
-    for tip in told.tips():
+    for tip in acknowledged.tips():
         answer = gateway.post("/responses", {"model": "m", "input": "once more", "previous_response_id": tip})
         assert answer.status_code == 200
         items = upstream.bodies[-1]["input"]
-        assert len(items) == 2 * told.depth(tip) + 1
+        assert len(items) == 2 * acknowledged.depth(tip) + 1
         seen = [int(number) for item in items for number in re.findall(r"I have seen (\d+) items", str(item))]
-        assert seen == list(range(1, 2 * told.depth(tip), 2))
+        assert seen == list(range(1, 2 * acknowledged.depth(tip), 2))
 
 
-def _check_interrupted(gateway: Gateway, told: Told) -> None:
+def _check_interrupted(gateway: Gateway, acknowledged: Acknowledged) -> None:
     """What was begun and never told to be completed has an end all the same."""
-    for response_id in told.begun - set(told.parents):
+    for response_id in acknowledged.begun - set(acknowledged.parents):
         status = gateway.get(f"/responses/{response_id}").json()["status"]
         assert status in ("failed", "cancelled", "completed")

@@ -22,7 +22,7 @@ from app.contract.items import (
     unanswered,
 )
 from app.errors import InvalidRequest
-from app.schemas.fields import Fault
+from app.schemas.fields import Violation
 from app.schemas.items import read_input
 
 Item = dict[str, Any]
@@ -40,7 +40,7 @@ def output(kind: str, call_id: str = "call_1") -> Item:
 def test_the_schema_of_an_input_knows_every_type(kind: str) -> None:
     """An empty item of a known type lacks something; one of an unknown type passes."""
     if kind not in ("web_search_call", "image_generation_call", "code_interpreter_call", "tool_search_call"):
-        with pytest.raises((Fault, InvalidRequest)):
+        with pytest.raises((Violation, InvalidRequest)):
             read_input([{"type": kind, "content": 1, "encrypted_content": 1}])
     assert read_input([{"type": "of_a_new_kind"}])
 

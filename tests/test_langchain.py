@@ -13,7 +13,7 @@ from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
 from tests.gateway import Gateway
-from tests.upstream_formats import Lane
+from tests.upstream_formats import FormatCase
 
 
 class Place(BaseModel):
@@ -63,8 +63,8 @@ def test_streamed_pieces_add_up(served: Gateway, model: str, transport: httpx.Cl
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
-def test_a_tool_is_called_and_its_result_read(lane: Lane, transport: httpx.Client, streamed: bool) -> None:
-    bound = chat(lane.gateway, lane.model, transport).bind_tools([get_weather])
+def test_a_tool_is_called_and_its_result_read(format_case: FormatCase, transport: httpx.Client, streamed: bool) -> None:
+    bound = chat(format_case.gateway, format_case.model, transport).bind_tools([get_weather])
     messages: list[Any] = [HumanMessage("How is the weather?")]
     for _ in range(2):
         if streamed:
@@ -81,23 +81,25 @@ def test_a_tool_is_called_and_its_result_read(lane: Lane, transport: httpx.Clien
     assert "The tools said: sunny in Oslo." in messages[-1].text
 
 
-def test_the_gateway_may_keep_the_conversation(lane: Lane, transport: httpx.Client) -> None:
-    bound = chat(lane.gateway, lane.model, transport, use_previous_response_id=True).bind_tools([get_weather])
+def test_the_gateway_may_keep_the_conversation(format_case: FormatCase, transport: httpx.Client) -> None:
+    bound = chat(format_case.gateway, format_case.model, transport, use_previous_response_id=True).bind_tools(
+        [get_weather]
+    )
     first = bound.invoke("How is the weather?")
     result = get_weather.invoke(first.tool_calls[0])
     second = bound.invoke([HumanMessage("How is the weather?"), first, result])
     assert "sunny in Oslo" in second.text
-    assert [line[0] for line in lane.told] == ["user", "call", "output"]
+    assert [line[0] for line in format_case.sent_lines] == ["user", "call", "output"]
 
 
-def test_a_form_is_filled_in(lane: Lane, transport: httpx.Client) -> None:
-    shaped = chat(lane.gateway, lane.model, transport).with_structured_output(Place, strict=True)
+def test_a_form_is_filled_in(format_case: FormatCase, transport: httpx.Client) -> None:
+    shaped = chat(format_case.gateway, format_case.model, transport).with_structured_output(Place, strict=True)
     assert shaped.invoke("Where?") == Place(city="Oslo", inhabitants=7)
 
 
-def test_reasoning_comes_along_and_goes_back(lane: Lane, transport: httpx.Client) -> None:
+def test_reasoning_comes_along_and_goes_back(format_case: FormatCase, transport: httpx.Client) -> None:
     keys: Any = {"reasoning": {"effort": "medium", "summary": "auto"}, "include": ["reasoning.encrypted_content"]}
-    thinker = chat(lane.gateway, lane.model, transport, store=False, **keys).bind_tools([get_weather])
+    thinker = chat(format_case.gateway, format_case.model, transport, store=False, **keys).bind_tools([get_weather])
     first = thinker.invoke("Please think: how is the weather?")
     asked: list[Any] = [HumanMessage("Please think: how is the weather?"), first]
     second = thinker.invoke([*asked, get_weather.invoke(first.tool_calls[0])])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.log import Gathered, requests, write_at_once
+from app.log import BufferedHandler, request_log, write_at_once
 from tests.conftest import MakeGateway
 from tests.relay.conftest import eventually
 
@@ -22,7 +22,7 @@ def stream() -> io.StringIO:
 @pytest.fixture
 def log(stream: io.StringIO) -> Iterator[logging.Logger]:
     log = logging.Logger("gathered")
-    log.addHandler(Gathered(stream))
+    log.addHandler(BufferedHandler(stream))
     yield log
     log.handlers[0].close()
 
@@ -50,7 +50,7 @@ def test_a_line_that_comes_after_the_end_is_written_as_well(log: logging.Logger,
 
 
 def test_no_line_waits_once_the_process_is_told_to_end(stream: io.StringIO) -> None:
-    before, requests.handlers = requests.handlers, [gathered := Gathered(stream)]
+    before, request_log.handlers = request_log.handlers, [gathered := BufferedHandler(stream)]
     try:
         log = logging.Logger("ending")
         log.addHandler(gathered)
@@ -61,14 +61,14 @@ def test_no_line_waits_once_the_process_is_told_to_end(stream: io.StringIO) -> N
             assert stream.getvalue().endswith(f"\n{number}\n")
         assert stream.getvalue().split() == ["before", *map(str, range(100))]
     finally:
-        requests.handlers = before
+        request_log.handlers = before
         gathered.close()
 
 
 def test_a_child_writes_its_own_lines_only(tmp_path) -> None:
     with (tmp_path / "log").open("w") as stream:
         log = logging.Logger("gathered")
-        log.addHandler(gathered := Gathered(stream))
+        log.addHandler(gathered := BufferedHandler(stream))
         with gathered._writing:
             # The parent's thread cannot have written it yet, and holds what a child must not wait for.
             log.info("parent")

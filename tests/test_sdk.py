@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from tests.endpoints.vocabulary import WEATHER
 from tests.gateway import Gateway
 from tests.upstream import refusal
-from tests.upstream_formats import Lane
+from tests.upstream_formats import FormatCase
 
 UNKNOWN = "resp_" + "0" * 48
 EXACT = "exact"
@@ -173,10 +173,10 @@ def test_explicit_nones_are_as_if_left_out(client: openai.OpenAI, model: str) ->
     assert client.responses.retrieve(response.id).output_text == response.output_text
 
 
-def test_extra_keys_pass(client: openai.OpenAI, lanes: dict[str, Lane]) -> None:
+def test_extra_keys_pass(client: openai.OpenAI, format_cases: dict[str, FormatCase]) -> None:
     client.responses.create(model=EXACT, input="hello", extra_body={"client_metadata": {"a": "b"}})
 
-    assert lanes[EXACT].sent["client_metadata"] == {"a": "b"}
+    assert format_cases[EXACT].sent_body["client_metadata"] == {"a": "b"}
 
 
 # --- afterwards -------------------------------------------------------------------------------------------------
@@ -251,8 +251,10 @@ def test_a_bad_request_says_what_was_wrong(
     assert str(caught.value.request_id).startswith("req_")
 
 
-def test_the_upstreams_refusal_is_a_bad_request_too(client: openai.OpenAI, lanes: dict[str, Lane]) -> None:
-    lanes[EXACT].enqueue(refusal(400, "Your input exceeds the context window.", "context_length_exceeded", "input"))
+def test_the_upstreams_refusal_is_a_bad_request_too(client: openai.OpenAI, format_cases: dict[str, FormatCase]) -> None:
+    format_cases[EXACT].enqueue(
+        refusal(400, "Your input exceeds the context window.", "context_length_exceeded", "input")
+    )
 
     with pytest.raises(openai.BadRequestError, match="exceeds the context window") as caught:
         client.responses.create(model=EXACT, input="hello")

@@ -166,15 +166,15 @@ class Asked(dict[str, str]):
 
 def variables_read(tmp_path: Path) -> set[str]:
     """Every variable that the settings are read from."""
-    asked = Asked({"ANTIPHON_SECRET_KEY": SECRET})
-    read_settings(asked, tmp_path)
-    return {name for name in asked.names if not name.endswith("_FILE")}
+    context = Asked({"ANTIPHON_SECRET_KEY": SECRET})
+    read_settings(context, tmp_path)
+    return {name for name in context.names if not name.endswith("_FILE")}
 
 
 def test_every_variable_may_stand_in_a_file(tmp_path: Path) -> None:
-    asked = Asked({"ANTIPHON_SECRET_KEY": SECRET})
-    read_settings(asked, tmp_path)
-    assert {f"{name}_FILE" for name in variables_read(tmp_path)} <= asked.names
+    context = Asked({"ANTIPHON_SECRET_KEY": SECRET})
+    read_settings(context, tmp_path)
+    assert {f"{name}_FILE" for name in variables_read(tmp_path)} <= context.names
     (tmp_path / "workers").write_text("7\n")
     chosen = {"ANTIPHON_SECRET_KEY": SECRET, "ANTIPHON_WORKERS_FILE": "workers"}
     assert read_settings(chosen, tmp_path).workers == 7

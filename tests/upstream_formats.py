@@ -22,7 +22,7 @@ from tests.upstream import STRICT, Script, ScriptedUpstream, sloppy
 
 JSON = dict[str, Any]
 #: A line of what an upstream was told: who speaks, and what; calls and outputs have the call's name or id as well.
-Line = tuple[str, ...]
+SentLine = tuple[str, ...]
 
 
 #: It needs no upstream: what holds for every model holds for this one.
@@ -32,7 +32,7 @@ DEAD_ENDS = ("denied", "limited")
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class FormatSetup:
     """A format, what its row of the channel table says besides, and a dialect that all its answers are put into."""
 
     format: str
@@ -40,20 +40,20 @@ class Manner:
     dialect: tuple[Script, ...] = ()
 
 
-MANNERS = {
+FORMAT_SETUPS = {
     name: manner
     for name, manner in {
-        "exact": Manner("responses", {"encrypted_reasoning": True}),
-        "sloppy": Manner("responses", {}, (sloppy(),)),
-        "chat": Manner("chat_completions", {}),
-        "messages": Manner("messages", {}),
+        "exact": FormatSetup("responses", {"encrypted_reasoning": True}),
+        "sloppy": FormatSetup("responses", {}, (sloppy(),)),
+        "chat": FormatSetup("chat_completions", {}),
+        "messages": FormatSetup("messages", {}),
     }.items()
     if manner.format in names()
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class FormatCase:
     """`model` is served by this upstream alone; `model-first` by it and, when it fails, by one of another format.
     `model-strict` refuses hosted tools. Those of DEAD_ENDS rest once they have failed.
     """
@@ -64,7 +64,7 @@ class Lane:
     dialect: tuple[Script, ...]
     model: str
 
-    def on(self, suffix: str) -> Lane:
+    def on(self, suffix: str) -> FormatCase:
         """The same upstream under another model."""
         return replace(self, model=f"{self.name}-{suffix}")
 
@@ -99,30 +99,33 @@ class Lane:
         self.upstream.always(*self.dialect)
 
     @property
-    def sent(self) -> JSON:
+    def sent_body(self) -> JSON:
         """The body of the newest request to the upstream."""
         return dict(self.upstream.bodies[-1])
 
     @property
-    def told(self) -> list[Line]:
+    def sent_lines(self) -> list[SentLine]:
         """What that request says."""
-        return lines(self.sent)
+        return lines(self.sent_body)
 
 
 @pytest.fixture(scope="session")
-def _lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Lane]]:
+def _format_cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, FormatCase]]:
     with ExitStack() as stack:
-        upstreams = {name: stack.enter_context(ScriptedUpstream(dialect=STRICT)) for name in MANNERS}
-        rows = [row for name in MANNERS for row in rows_of(name, upstreams)]
+        upstreams = {name: stack.enter_context(ScriptedUpstream(dialect=STRICT)) for name in FORMAT_SETUPS}
+        rows = [row for name in FORMAT_SETUPS for row in rows_of(name, upstreams)]
         gateway = stack.enter_context(Gateway(tmp_path_factory.mktemp("lanes"), [DEMO, *rows]))
-        yield {name: Lane(name, gateway, upstreams[name], manner.dialect, name) for name, manner in MANNERS.items()}
+        yield {
+            name: FormatCase(name, gateway, upstreams[name], setup.dialect, name)
+            for name, setup in FORMAT_SETUPS.items()
+        }
 
 
 def rows_of(name: str, upstreams: Mapping[str, ScriptedUpstream]) -> list[JSON]:
     """The rows that a lane has in the channel table."""
-    order = list(MANNERS)
+    order = list(FORMAT_SETUPS)
     following = order[order.index(name) + 1 :] + order
-    second = next(other for other in following if MANNERS[other].format != MANNERS[name].format)
+    second = next(other for other in following if FORMAT_SETUPS[other].format != FORMAT_SETUPS[name].format)
     return [
         row_of(name, upstreams[name], models=[name, f"{name}-first"], priority=10),
         row_of(second, upstreams[second], name=f"{second}-after-{name}", models=[f"{name}-first"]),
@@ -133,72 +136,70 @@ def rows_of(name: str, upstreams: Mapping[str, ScriptedUpstream]) -> list[JSON]:
 
 def row_of(lane: str, upstream: ScriptedUpstream, **keys: Any) -> JSON:
     """A channel to an upstream that speaks like this lane. It never rests: tests make it fail often."""
-    manner = MANNERS[lane]
-    return upstream.channel(
-        **{"name": lane, "format": manner.format, "cooldown": {"after": 1000}, **manner.keys, **keys}
-    )
+    setup = FORMAT_SETUPS[lane]
+    return upstream.channel(**{"name": lane, "format": setup.format, "cooldown": {"after": 1000}, **setup.keys, **keys})
 
 
 @pytest.fixture
-def lanes(_lanes: dict[str, Lane]) -> Iterator[dict[str, Lane]]:
+def format_cases(_format_cases: dict[str, FormatCase]) -> Iterator[dict[str, FormatCase]]:
     """All of them, by name."""
-    for lane in _lanes.values():
-        lane.reset()
-    yield _lanes
-    for lane in _lanes.values():
-        lane.reset()
+    for format_case in _format_cases.values():
+        format_case.reset()
+    yield _format_cases
+    for format_case in _format_cases.values():
+        format_case.reset()
 
 
-@pytest.fixture(params=[*DEMO["models"], *MANNERS])
-def model(request: pytest.FixtureRequest, lanes: dict[str, Lane]) -> str:
+@pytest.fixture(params=[*DEMO["models"], *FORMAT_SETUPS])
+def model(request: pytest.FixtureRequest, format_cases: dict[str, FormatCase]) -> str:
     """The model of each lane, and the one that answers by itself."""
     name: str = request.param
     return name
 
 
 @pytest.fixture
-def served(lanes: dict[str, Lane]) -> Gateway:
+def served(format_cases: dict[str, FormatCase]) -> Gateway:
     """The gateway of all lanes."""
-    return next(iter(lanes.values())).gateway
+    return next(iter(format_cases.values())).gateway
 
 
-@pytest.fixture(params=MANNERS)
-def lane(request: pytest.FixtureRequest, lanes: dict[str, Lane]) -> Lane:
+@pytest.fixture(params=FORMAT_SETUPS)
+def format_case(request: pytest.FixtureRequest, format_cases: dict[str, FormatCase]) -> FormatCase:
     """Each in turn."""
-    return lanes[request.param]
+    return format_cases[request.param]
 
 
-@pytest.fixture(params=[name for name, manner in MANNERS.items() if manner.format != "responses"])
-def bridge(request: pytest.FixtureRequest, lanes: dict[str, Lane]) -> Lane:
+@pytest.fixture(params=[name for name, manner in FORMAT_SETUPS.items() if manner.format != "responses"])
+def bridge(request: pytest.FixtureRequest, format_cases: dict[str, FormatCase]) -> FormatCase:
     """Each lane whose format is not the client's own."""
-    return lanes[request.param]
+    return format_cases[request.param]
 
 
 # --- what an upstream was told ----------------------------------------------------------------------------------
 
 
-def lines(body: Mapping[str, Any]) -> list[Line]:
+def lines(body: Mapping[str, Any]) -> list[SentLine]:
     """The conversation in a request body of any format: ("user", text), ("call", name, arguments), ("output", text)."""
     if "input" in body:
         return [*_instructed(body.get("instructions")), *_of_items(body["input"])]
     return [*_instructed(_joined(body.get("system") or "")), *_of_messages(body["messages"])]
 
 
-def _instructed(text: str | None) -> list[Line]:
+def _instructed(text: str | None) -> list[SentLine]:
     return [("system", text)] if text else []
 
 
-def _of_items(items: str | list[JSON]) -> list[Line]:
+def _of_items(items: str | list[JSON]) -> list[SentLine]:
     if isinstance(items, str):
         return [("user", items)]
     return [line for item in items for line in _ITEMS[item.get("type") or "message"](item)]
 
 
-def _of_messages(messages: list[JSON]) -> list[Line]:
+def _of_messages(messages: list[JSON]) -> list[SentLine]:
     return [line for message in messages for line in _of_message(message)]
 
 
-def _of_message(message: JSON) -> Iterator[Line]:
+def _of_message(message: JSON) -> Iterator[SentLine]:
     """Of a chat or of Anthropic's: their blocks do not share names."""
     if message["role"] == "tool":
         yield ("output", _joined(message["content"]))
@@ -216,7 +217,7 @@ def _joined(content: Any) -> str:
     return "\n".join(part["text"] for part in content if part.get("text"))
 
 
-def _message_item(item: JSON) -> Iterator[Line]:
+def _message_item(item: JSON) -> Iterator[SentLine]:
     content = item["content"]
     for part in [{"type": "input_text", "text": content}] if isinstance(content, str) else content:
         text = part.get("text", part.get("refusal"))
@@ -224,33 +225,33 @@ def _message_item(item: JSON) -> Iterator[Line]:
         yield (role, text) if text is not None else (role, f"<{part['type'].removeprefix('input_')}>")
 
 
-def _call_item(item: JSON) -> Iterator[Line]:
+def _call_item(item: JSON) -> Iterator[SentLine]:
     yield ("call", item["name"], str(item.get("arguments", item.get("input"))))
 
 
-def _output_item(item: JSON) -> Iterator[Line]:
+def _output_item(item: JSON) -> Iterator[SentLine]:
     yield ("output", _joined(item["output"]))
 
 
-def _text_block(block: JSON, role: str) -> Iterator[Line]:
+def _text_block(block: JSON, role: str) -> Iterator[SentLine]:
     yield (role, block["text"])
 
 
-def _call_block(block: JSON, role: str) -> Iterator[Line]:
+def _call_block(block: JSON, role: str) -> Iterator[SentLine]:
     yield ("call", block["name"], orjson.dumps(block["input"]).decode())
 
 
-def _result_block(block: JSON, role: str) -> Iterator[Line]:
+def _result_block(block: JSON, role: str) -> Iterator[SentLine]:
     yield ("output", _joined(block.get("content") or ""))
     if isinstance(block.get("content"), list):
         yield from (("user", "<image>") for inner in block["content"] if inner["type"] == "image")
 
 
-def _nothing(*_: Any) -> Iterator[Line]:
+def _nothing(*_: Any) -> Iterator[SentLine]:
     yield from ()
 
 
-_ITEMS: dict[str, Callable[[JSON], Iterator[Line]]] = {
+_ITEMS: dict[str, Callable[[JSON], Iterator[SentLine]]] = {
     "message": _message_item,
     "function_call": _call_item,
     "custom_tool_call": _call_item,
@@ -258,7 +259,7 @@ _ITEMS: dict[str, Callable[[JSON], Iterator[Line]]] = {
     "custom_tool_call_output": _output_item,
     "reasoning": _nothing,
 }
-_BLOCKS: dict[str, Callable[[JSON, str], Iterator[Line]]] = {
+_BLOCKS: dict[str, Callable[[JSON, str], Iterator[SentLine]]] = {
     "text": _text_block,
     "image": lambda block, role: iter([(role, "<image>")]),
     "image_url": lambda block, role: iter([(role, "<image>")]),

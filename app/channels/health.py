@@ -129,9 +129,9 @@ class Health:
             name=name,
             in_flight=self._in_flight,
             failures=self._failures,
-            rests=self._cooldowns,
-            resting=self.cooldown_left,
-            on_trial=self._half_open,
+            cooldowns=self._cooldowns,
+            cooldown_left=self.cooldown_left,
+            half_open=self._half_open,
             last_error=self.last_error,
             path=self._path,
         )

@@ -121,7 +121,7 @@ def body_of(head: Head) -> Body:
     length = head.headers.get("content-length")
     if length is None:
         return Open()
-    lengths = {one.strip() for one in length.split(",")}
+    lengths = {value.strip() for value in length.split(",")}
     text = lengths.pop()
     if lengths or not (text.isascii() and text.isdigit()):
         raise HTTPException("the length is not a number")

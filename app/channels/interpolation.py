@@ -25,7 +25,7 @@ _ROWS = frozenset({"channels", "defaults"})
 REFERENCE = re.compile(r"(?P<escaped>\$\$\{)|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^{}]*))?\}|\$\{", re.ASCII)
 
 
-class Reading:
+class Interpolation:
     """Turns nodes into plain values with the variables put in, and remembers where each came from."""
 
     def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
@@ -47,7 +47,7 @@ class Reading:
         key = next(part for part in reversed(place) if isinstance(part, str))
         words_only = key in _ROWS or (key == "base_url" and re.search("[@?#]", node.value))
         if not words_only and _HIDDEN.isdisjoint(place):
-            self.document.show(node)
+            self.document.unmask(node)
         return None if is_null(node) else self._scalar(node, place)
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class Reading:
             below = (*place, key.value)
             self._keys[below] = key
             if _HIDDEN.isdisjoint(place) and (free or shown_key(key.value) == key.value):
-                self.document.show(key)
+                self.document.unmask(key)
             # What stands under a key nobody knows may be anything, even a secret: it stays unread and unshown.
             read[key.value] = self.value(child, below) if free or key.value in KEYS else None
         return read
@@ -74,24 +74,24 @@ class Reading:
             return Scalar(node.value, plain)
         references = [match for match in REFERENCE.finditer(node.value) if not match["escaped"]]
         if any(match["name"] is None for match in references):
-            self.complain(place, "'${' begins a reference: ${NAME} or ${NAME:-default}; '$${' is a plain '${'")
-            return self._without(place)
+            self.report(place, "'${' begins a reference: ${NAME} or ${NAME:-default}; '$${' is a plain '${'")
+            return self._masked(place)
         unset = [match["name"] for match in references if match["default"] is None and not self._of(match)]
         if unset:
             self.unset[place] = f"the variable {', '.join(unset)} is not set, in the environment or in .env"
-            return self._without(place)
+            return self._masked(place)
         filled = REFERENCE.sub(lambda match: "${" if match["escaped"] else self._of(match), node.value)
         return Scalar(filled, plain, literal=False)
 
     def _of(self, match: re.Match[str]) -> str:
         return self._environment.get(match["name"]) or match["default"] or ""
 
-    def _without(self, place: Place) -> Scalar:
+    def _masked(self, place: Place) -> Scalar:
         """There is no such value, and nobody shall complain of what stands in for it."""
         self._broken.add(place)
         return Scalar(MASK)
 
-    def complain(self, place: Place, message: str) -> None:
+    def report(self, place: Place, message: str) -> None:
         """An unknown key is shown at the key, a bad value at the value, a missing key at its row."""
         unknown = message.startswith(UNKNOWN_KEY)
         if place in self._broken and not unknown:

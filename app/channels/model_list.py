@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from app.channels.selection import Channels
-from app.channels.surfaces import ENDPOINTS
+from app.channels.surfaces import SURFACES
 from app.channels.table import Table
 from app.contract.channel import Channel
 from app.errors import UpstreamError
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _REFRESH_SECONDS = 300.0
 
 
-class Catalog:
+class ModelList:
     def __init__(self, channels: Channels) -> None:
         self._channels = channels
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class Catalog:
                 owners.setdefault(name, channel.name)
         return [_model(name, owners[name], table) for name in sorted(owners)]
 
-    def warm(self) -> None:
+    def prefetch(self) -> None:
         """Asks the upstreams of all globs, so that the first listing has an answer."""
         for channel in _enabled(self._channels.table):
             self._matching(channel)
@@ -63,7 +63,7 @@ class Catalog:
     def _fetch(self, channel: Channel) -> None:
         names: tuple[str, ...] = self._fetched.get(channel.name, (0.0, ()))[1]
         try:
-            with closing(self._channels.choice(channel, "").get("/models")) as exchange:
+            with closing(self._channels.selected(channel, "").get("/models")) as exchange:
                 names = _names(exchange.read())
         except UpstreamError as error:
             log.warning("channel %s did not list its models: %s", channel.name, error.message)
@@ -96,6 +96,6 @@ def _model(name: str, owner: str, table: Table) -> dict[str, Any]:
         "object": "model",
         "created": 0,
         "owned_by": owner,
-        "supported_endpoints": [endpoint.path for endpoint in ENDPOINTS if any(map(endpoint.serves, serving))],
+        "supported_endpoints": [surface.path for surface in SURFACES if any(map(surface.serves, serving))],
         **known,
     }

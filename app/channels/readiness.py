@@ -13,7 +13,7 @@ class Watch(Protocol):
     """What is seen to while an upstream is waited for."""
 
     @property
-    def client(self) -> int | None:
+    def client_fd(self) -> int | None:
         """The descriptor on which the client's hanging up is seen."""
         ...
 
@@ -34,9 +34,9 @@ def wait_ready(descriptor: int, watch: Watch | None, timeout: float, events: int
     """Until it is ready. Raises Late, ClientGone when the client leaves first, or what the watch raises."""
     poll = select.poll()
     poll.register(descriptor, events)
-    client = watch.client if watch is not None else None
-    if client is not None:
-        poll.register(client, select.POLLRDHUP)
+    client_fd = watch.client_fd if watch is not None else None
+    if client_fd is not None:
+        poll.register(client_fd, select.POLLRDHUP)
     until = monotonic() + timeout
     while True:
         left = max(0.0, until - monotonic())
@@ -44,7 +44,7 @@ def wait_ready(descriptor: int, watch: Watch | None, timeout: float, events: int
         ready = dict(poll.poll(pause * 1000))
         if descriptor in ready:
             return
-        if client in ready:
+        if client_fd in ready:
             raise ClientGone
         if watch is not None:
             watch.tick()

@@ -16,7 +16,7 @@ from types import TracebackType
 from app import formats
 from app.channels.health import Health, Need, Place, RetryBudget
 from app.channels.readiness import Watch
-from app.channels.surfaces import PASSTHROUGH, RESPONSES, Endpoint
+from app.channels.surfaces import PASSTHROUGH, RESPONSES, Surface
 from app.channels.table import Table
 from app.channels.upstream import Exchange, LocalExchange, Upstream
 from app.channels.watched_table import WatchedTable
@@ -28,7 +28,7 @@ from app.memory import Budget
 
 log = logging.getLogger(__name__)
 
-MAX_TRIES = 3
+MAX_ATTEMPTS = 3
 _POLL_SECONDS = 1.0
 
 #: Seconds after which those who wait for a model to be loaded look again.
@@ -39,7 +39,7 @@ _GLANCE = 0.2
 DecodeError = Callable[[int, Mapping[str, str], bytes], UpstreamError]
 
 #: How much of what is asked a channel would leave out.
-Loss = Callable[[Channel, Format], int]
+CountLosses = Callable[[Channel, Format], int]
 
 
 #: Waits for so many seconds; raises what ends the wait before.
@@ -79,15 +79,15 @@ class Channels:
                 self._lock.release()
         return self._watched.current
 
-    def choices(
+    def select(
         self,
         model: str,
-        prefer: str | None = None,
-        loss: Loss | None = None,
+        preferred_channel: str | None = None,
+        count_losses: CountLosses | None = None,
         *,
         owner: str = "",
         wait: Wait | None = None,
-    ) -> Iterator[Choice]:
+    ) -> Iterator[SelectedChannel]:
         """The channels to try for a model, one after the other; each is to be used in a `with`. Those that leave less
         out of the turn come first. `owner` is who asks; `wait` is how one waits for a model that is being loaded,
         without it there is no waiting.
@@ -95,19 +95,21 @@ class Channels:
         Raises, before the first is given: InvalidRequest for a model nobody serves, FormatNotServed when none of its
         channels can, ChannelsBusy when all are full or resting. Ends early when the retry budget is spent.
         """
-        able = self._able(model, RESPONSES)
+        eligible = self._eligible(model, RESPONSES)
         self._budget.deposit()
-        if loss is None or len(able) == 1:
-            return self._tries(model, _ordered(able, prefer), owner, wait)
-        losses = {channel.name: loss(channel, formats.load(channel.format)) for channel in able}
-        ordered = sorted(_ordered(able, prefer), key=lambda channel: losses[channel.name])
-        return self._tries(model, ordered, owner, wait)
+        if count_losses is None or len(eligible) == 1:
+            return self._attempts(model, _by_preference(eligible, preferred_channel), owner, wait)
+        losses = {channel.name: count_losses(channel, formats.load(channel.format)) for channel in eligible}
+        ordered = sorted(_by_preference(eligible, preferred_channel), key=lambda channel: losses[channel.name])
+        return self._attempts(model, ordered, owner, wait)
 
-    def chat_choices(self, path: str, model: str, *, owner: str = "", wait: Wait | None = None) -> Iterator[Choice]:
+    def select_for_passthrough(
+        self, path: str, model: str, *, owner: str = "", wait: Wait | None = None
+    ) -> Iterator[SelectedChannel]:
         """The same for a request to a passthrough endpoint, by its path."""
-        able = self._able(model, PASSTHROUGH[path])
+        eligible = self._eligible(model, PASSTHROUGH[path])
         self._budget.deposit()
-        return self._tries(model, _ordered(able, None), owner, wait)
+        return self._attempts(model, _by_preference(eligible, None), owner, wait)
 
     @property
     def compaction(self) -> Compaction:
@@ -125,9 +127,9 @@ class Channels:
             if channel.name in self._health
         )
 
-    def choice(self, channel: Channel, model: str) -> Choice:
+    def selected(self, channel: Channel, model: str) -> SelectedChannel:
         """This very channel, however it fares."""
-        return Choice(self, channel, channel.upstream_model(model) or model, self._health_of(channel))
+        return SelectedChannel(self, channel, channel.upstream_model(model) or model, self._health_of(channel))
 
     def upstream(self, channel: Channel) -> Upstream:
         """The connections of this very row; a row that was changed gets new ones."""
@@ -146,63 +148,65 @@ class Channels:
                 upstream.close()
             self._upstreams.clear()
 
-    def _able(self, model: str, endpoint: Endpoint) -> list[Channel]:
+    def _eligible(self, model: str, surface: Surface) -> list[Channel]:
         table = self.table
         serving = table.serving(model)
         if not serving:
-            raise endpoint.unknown(model, table.nearest(model))
-        able = [channel for channel in serving if endpoint.serves(channel)]
-        if not able:
-            raise endpoint.not_served(model, serving)
-        return able
+            raise surface.unknown(model, table.nearest(model))
+        eligible = [channel for channel in serving if surface.serves(channel)]
+        if not eligible:
+            raise surface.not_served(model, serving)
+        return eligible
 
-    def _tries(self, model: str, ordered: Sequence[Channel], owner: str, wait: Wait | None) -> Iterator[Choice]:
+    def _attempts(
+        self, model: str, ordered: Sequence[Channel], owner: str, wait: Wait | None
+    ) -> Iterator[SelectedChannel]:
         """Those that are well; else the one in cooldown that is due for a trial; then those that load their model."""
         began = self._clock()
-        tries, asked = 0, False
+        attempts, asked = 0, False
         for channel in ordered:
-            if tries == MAX_TRIES:
+            if attempts == MAX_ATTEMPTS:
                 break
-            if tries and not self._is_available(channel):
+            if attempts and not self._is_available(channel):
                 continue
-            if tries and not self._budget.withdraw():
+            if attempts and not self._budget.withdraw():
                 return
-            if (choice := self._claim(channel, model, owner, Need.AVAILABLE)) is None:
+            if (selected := self._claim(channel, model, owner, Need.AVAILABLE)) is None:
                 continue
             asked = True
-            yield from _offered(choice)
+            yield from _offered(selected)
             # A server that only needs time has not cost an attempt.
-            tries += not choice.loads
-        if not asked and (choice := self._trial(model, ordered, owner)) is not None:
+            attempts += not selected.loads
+        if not asked and (selected := self._trial(model, ordered, owner)) is not None:
             asked = True
-            yield from _offered(choice)
+            yield from _offered(selected)
         if wait is not None:
-            for choice in self._until_loaded(model, ordered, owner, began, wait):
+            for selected in self._until_loaded(model, ordered, owner, began, wait):
                 asked = True
-                yield from _offered(choice)
+                yield from _offered(selected)
         if not asked:
             raise self._busy(model, ordered)
 
-    def _trial(self, model: str, ordered: Sequence[Channel], owner: str) -> Choice | None:
+    def _trial(self, model: str, ordered: Sequence[Channel], owner: str) -> SelectedChannel | None:
         """When all channels are in cooldown: the one that was not tried for longest, or whose cooldown ends first."""
         if not all(self._health_of(channel).needs_trial for channel in ordered):
             return None
         for channel in sorted(ordered, key=lambda channel: self._health_of(channel).trial_order):
-            if (choice := self._claim(channel, model, owner, Need.TRIAL)) is not None:
-                return choice
+            if (selected := self._claim(channel, model, owner, Need.TRIAL)) is not None:
+                return selected
         return None
 
     def _until_loaded(
         self, model: str, ordered: Sequence[Channel], owner: str, began: float, wait: Wait
-    ) -> Iterator[Choice]:
+    ) -> Iterator[SelectedChannel]:
         """The channels that load their model, each asked once a second whoever waits, up to its `first_byte`."""
         waiting = [channel for channel in ordered if self._health_of(channel).loading]
         while waiting := [channel for channel in waiting if self._is_waited_for(channel, began)]:
             for channel in tuple(waiting):
-                if (choice := self._claim(channel, model, owner, Need.LOADED)) is None:
+                if (selected := self._claim(channel, model, owner, Need.LOADED)) is None:
                     continue
-                yield choice
-                if not choice.loads:
+                yield selected
+                if not selected.loads:
                     # It has failed in another way.
                     waiting.remove(channel)
             wait(_GLANCE)
@@ -211,12 +215,12 @@ class Channels:
         health = self._health_of(channel)
         return self._clock() - began < channel.timeouts.first_byte and (health.loading or not health.cooldown_left)
 
-    def _claim(self, channel: Channel, model: str, owner: str, need: Need) -> Choice | None:
+    def _claim(self, channel: Channel, model: str, owner: str, need: Need) -> SelectedChannel | None:
         """A place in the channel, entered at once; None where there is none."""
         health = self._health_of(channel)
         if (place := health.claim(need, channel.max_concurrency)) is None:
             return None
-        return Choice(self, channel, channel.upstream_model(model) or model, health, owner, claimed=place)
+        return SelectedChannel(self, channel, channel.upstream_model(model) or model, health, owner, claimed=place)
 
     def _is_available(self, channel: Channel) -> bool:
         return self._health_of(channel).available(channel.max_concurrency)
@@ -240,15 +244,15 @@ class Channels:
         return health if health is not None else self._health.setdefault(channel.name, Health(self._clock))
 
 
-def _offered(choice: Choice) -> Iterator[Choice]:
+def _offered(selected: SelectedChannel) -> Iterator[SelectedChannel]:
     """Its place is given back when no one takes it."""
     try:
-        yield choice
+        yield selected
     finally:
-        choice.give_up()
+        selected.give_up()
 
 
-class Choice:
+class SelectedChannel:
     """One channel, chosen for one try. Entering it takes a place in the channel, leaving gives it back."""
 
     def __init__(
@@ -273,7 +277,7 @@ class Choice:
         self._is_claimed = claimed is not None
         self._place = claimed or Place.ORDINARY
 
-    def __enter__(self) -> Choice:
+    def __enter__(self) -> SelectedChannel:
         if not self._is_claimed:
             self._health.enter(self._place)
         self._is_claimed = False
@@ -319,7 +323,7 @@ class Choice:
     def succeeded(self) -> None:
         self._health.succeeded(self._owner, self._place)
 
-    def took(self, path: str) -> None:
+    def note_path(self, path: str) -> None:
         """How its stream was read: `bytes`, `repaired`, `translated`; empty when there was none to read."""
         self._health.note_path(path)
 
@@ -338,9 +342,11 @@ def _facts(error: UpstreamError) -> str:
     return " ".join(filter(None, (error.name, error.cause)))
 
 
-def _ordered(channels: Sequence[Channel], prefer: str | None) -> list[Channel]:
+def _by_preference(channels: Sequence[Channel], preferred_channel: str | None) -> list[Channel]:
     """By priority, higher first; among equals the preferred one, then a draw by weight."""
-    return sorted(channels, key=lambda channel: (-channel.priority, channel.name != prefer, -_draw(channel.weight)))
+    return sorted(
+        channels, key=lambda channel: (-channel.priority, channel.name != preferred_channel, -_draw(channel.weight))
+    )
 
 
 def _draw(weight: int) -> float:

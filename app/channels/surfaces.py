@@ -11,7 +11,7 @@ from app.errors import FormatNotServed, InvalidRequest, unknown_chat_model, unkn
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoint:
+class Surface:
     path: str
     code: str
     """Of the refusal for a model that no channel serves here."""
@@ -21,7 +21,7 @@ class Endpoint:
 
     def not_served(self, model: str, serving: Sequence[Channel]) -> FormatNotServed:
         """The refusal; it names the endpoints that do serve the model."""
-        others = [endpoint.path for endpoint in ENDPOINTS if any(map(endpoint.serves, serving))]
+        others = [surface.path for surface in SURFACES if any(map(surface.serves, serving))]
         hint = f" Use POST {' or '.join(others)} for it." if others else ""
         return FormatNotServed(
             f"No channel serves the model '{model}' at {self.path}.{hint}", code=self.code, param="model"
@@ -32,7 +32,7 @@ def _answers_turns(channel: Channel) -> bool:
     return channel.bridge
 
 
-def _passthrough(endpoint: formats.PassthroughEndpoint) -> Endpoint:
+def _passthrough(endpoint: formats.PassthroughEndpoint) -> Surface:
     """The request goes upstream as it is: where the format's own requests go there, or the row says so."""
 
     def serves(channel: Channel) -> bool:
@@ -40,7 +40,7 @@ def _passthrough(endpoint: formats.PassthroughEndpoint) -> Endpoint:
             return False
         return endpoint.in_row(channel) or _posts_to(channel, endpoint.path)
 
-    return Endpoint(f"/v1{endpoint.path}", endpoint.refusal, serves, lambda model, _: unknown_chat_model(model))
+    return Surface(f"/v1{endpoint.path}", endpoint.refusal, serves, lambda model, _: unknown_chat_model(model))
 
 
 def _posts_to(channel: Channel, path: str) -> bool:
@@ -48,7 +48,7 @@ def _posts_to(channel: Channel, path: str) -> bool:
     return formats.load(channel.format).path("", False) == path
 
 
-RESPONSES = Endpoint("/v1/responses", "responses_not_supported", _answers_turns, unknown_model)
+RESPONSES = Surface("/v1/responses", "responses_not_supported", _answers_turns, unknown_model)
 PASSTHROUGH = {path: _passthrough(endpoint) for path, endpoint in formats.PASSTHROUGH.items()}
 
-ENDPOINTS = (RESPONSES, *PASSTHROUGH.values())
+SURFACES = (RESPONSES, *PASSTHROUGH.values())

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from marshmallow import ValidationError
 
-from app.channels.interpolation import REFERENCE, Place, Reading
+from app.channels.interpolation import REFERENCE, Interpolation, Place
 from app.channels.yaml_document import Document, Problem, parse
 from app.contract.channel import Channel, Compaction, Cooldown, Timeouts
 from app.formats import counting
@@ -31,7 +31,7 @@ class Table:
     """Everything the file says, checked. Never changed: a reload makes a new one."""
 
     channels: tuple[Channel, ...]
-    waiting: tuple[Channel, ...] = ()
+    without_key: tuple[Channel, ...] = ()
     """Those that are left out because they have no key yet."""
     compaction: Compaction = field(default_factory=Compaction)
     warnings: tuple[Problem, ...] = ()
@@ -64,28 +64,28 @@ class Table:
 def load(path: Path, environment: Mapping[str, str], formats: Collection[str]) -> Table:
     """Read a table whole, or raise `ChannelsInvalid` with everything that is wrong with it."""
     document = Document(path)
-    reading = Reading(document, environment)
-    written = reading.value(parse(document))
-    _check_variables(reading)
-    _check_names(reading, written.get("channels"), formats)
-    rows = _check(reading, written)
-    _check_counting(reading, rows, formats)
+    values = Interpolation(document, environment)
+    written = values.value(parse(document))
+    _check_variables(values)
+    _check_names(values, written.get("channels"), formats)
+    rows = _check(values, written)
+    _check_counting(values, rows, formats)
     document.stop_if_wrong()
-    table = _build(reading, rows)
+    table = _build(values, rows)
     document.stop_if_wrong()
     return table
 
 
-def _check_variables(reading: Reading) -> None:
+def _check_variables(values: Interpolation) -> None:
     """A channel whose key is unset waits; anything else has to be there."""
-    for place, message in reading.unset.items():
+    for place, message in values.unset.items():
         match place:
             case ("channels", int(), "api_key"):
                 continue
-        reading.document.error(reading.nodes[place], message)
+        values.document.error(values.nodes[place], message)
 
 
-def _check_names(reading: Reading, rows: Any, formats: Collection[str]) -> None:
+def _check_names(values: Interpolation, rows: Any, formats: Collection[str]) -> None:
     """What one row cannot know: the formats there are, and the names of the other rows."""
     taken: dict[str, int] = {}
     for index, row in enumerate(rows if isinstance(rows, list) else []):
@@ -94,25 +94,25 @@ def _check_names(reading: Reading, rows: Any, formats: Collection[str]) -> None:
         if isinstance(given := row.get("format"), Scalar) and given.text not in {"", *formats}:
             quoted = f" '{shown_key(given.text)}'{suggestion(given.text, formats)}" if given.literal else ""
             known = ", ".join(sorted(formats))
-            reading.complain(("channels", index, "format"), f"unknown format{quoted}; there are {known}")
+            values.report(("channels", index, "format"), f"unknown format{quoted}; there are {known}")
         if isinstance(name := row.get("name"), Scalar) and name.text:
             place = ("channels", index, "name")
             if name.text in taken:
-                reading.complain(place, f"this name is taken by the channel at line {taken[name.text]}")
-            taken.setdefault(name.text, reading.nodes[place].start_mark.line + 1)
+                values.report(place, f"this name is taken by the channel at line {taken[name.text]}")
+            taken.setdefault(name.text, values.nodes[place].start_mark.line + 1)
 
 
-def _check_counting(reading: Reading, rows: Mapping[str, Any], formats: Collection[str]) -> None:
+def _check_counting(values: Interpolation, rows: Mapping[str, Any], formats: Collection[str]) -> None:
     for index, row in enumerate(rows.get("channels", ())):
         if row.get("count_tokens") and row["format"] in formats and counting(row["format"]) is None:
             able = ", ".join(sorted(name for name in formats if counting(name) is not None))
-            reading.complain(
+            values.report(
                 ("channels", index, "count_tokens"),
                 f"the format {row['format']} has no request that counts tokens; {able} have one",
             )
 
 
-def _check(reading: Reading, written: Any) -> Mapping[str, Any]:
+def _check(values: Interpolation, written: Any) -> Mapping[str, Any]:
     """What the schema makes of it; its complaints go to their places."""
     try:
         return TableRow().load(written)  # type: ignore[no-any-return]
@@ -120,7 +120,7 @@ def _check(reading: Reading, written: Any) -> Mapping[str, Any]:
         messages = error.messages_dict
     # Outside the except, so that no exception drags the values along as its context.
     for place, message in _messages(messages, ()):
-        reading.complain(place, message)
+        values.report(place, message)
     return {}
 
 
@@ -136,37 +136,37 @@ def _messages(messages: Any, place: Place) -> Iterator[tuple[Place, str]]:
 # --- from rows to channels --------------------------------------------------------------------------------------
 
 
-def _build(reading: Reading, rows: Mapping[str, Any]) -> Table:
+def _build(values: Interpolation, rows: Mapping[str, Any]) -> Table:
     defaults = rows.get("defaults", _NOTHING)
-    channels = [_channel(reading, index, row, defaults) for index, row in enumerate(rows["channels"])]
+    channels = [_channel(values, index, row, defaults) for index, row in enumerate(rows["channels"])]
     return Table(
         channels=tuple(channel for channel in channels if not channel.missing_key),
-        waiting=tuple(channel for channel in channels if channel.missing_key),
+        without_key=tuple(channel for channel in channels if channel.missing_key),
         compaction=Compaction(**rows.get("compaction", _NOTHING)),
-        warnings=reading.document.warnings(),
-        unused=tuple(_unused_keys(reading)),
-        digest=reading.document.digest,
+        warnings=values.document.warnings(),
+        unused=tuple(_unused_keys(values)),
+        digest=values.document.digest,
         models=MappingProxyType(rows.get("models", {})),
     )
 
 
-def _unused_keys(reading: Reading) -> Iterator[Problem]:
-    for place, key in reading.key_nodes().items():
+def _unused_keys(values: Interpolation) -> Iterator[Problem]:
+    for place, key in values.key_nodes().items():
         match place:
             case ("channels" | "models", _, str(name)) if name in UNUSED_KEYS:
-                yield reading.document.problem(key, f"'{name}' is not used yet")
+                yield values.document.problem(key, f"'{name}' is not used yet")
 
 
 #: Keys of a row that become something else in a channel; the others are its fields as they are.
 _READ_ON = frozenset({"api_key", "api_key_file", "ca_file", "models", "timeout", "cooldown"})
 
 
-def _channel(reading: Reading, index: int, row: Mapping[str, Any], defaults: Mapping[str, Any]) -> Channel:
-    key, why = _key(reading, index, row)
-    ca_file = _ca_file(reading, index, row)
+def _channel(values: Interpolation, index: int, row: Mapping[str, Any], defaults: Mapping[str, Any]) -> Channel:
+    key, why = _key(values, index, row)
+    ca_file = _ca_file(values, index, row)
     if why and row.get("enabled", True):
-        source = reading.nodes["channels", index, "api_key" if "api_key" in row else "api_key_file"]
-        reading.document.warn(source, f"{why}; channel '{row['name']}' is left out")
+        source = values.nodes["channels", index, "api_key" if "api_key" in row else "api_key_file"]
+        values.document.warn(source, f"{why}; channel '{row['name']}' is left out")
     names = row["models"]
     return Channel(
         **{name: value for name, value in row.items() if name not in _READ_ON},
@@ -176,7 +176,7 @@ def _channel(reading: Reading, index: int, row: Mapping[str, Any], defaults: Map
         timeouts=_of_the_row(_timeouts(Timeouts(), defaults.get("timeout")), row.get("timeout")),
         cooldown=replace(Cooldown(), **{**defaults.get("cooldown", {}), **row.get("cooldown", {})}),
         ca_file=ca_file,
-        line=reading.nodes["channels", index].start_mark.line + 1,
+        line=values.nodes["channels", index].start_mark.line + 1,
         missing_key=why if row.get("enabled", True) else "",
     )
 
@@ -194,14 +194,14 @@ def _timeouts(base: Timeouts, given: Any) -> Timeouts:
     return replace(base, **(given or {}))
 
 
-def _key(reading: Reading, index: int, row: Mapping[str, Any]) -> tuple[str | None, str]:
+def _key(values: Interpolation, index: int, row: Mapping[str, Any]) -> tuple[str | None, str]:
     """The channel's key, if it needs one, and why it cannot be had."""
     if "api_key" in row:
         place = ("channels", index, "api_key")
-        _warn_of_literal(reading.document, reading.nodes[place])
-        key, why = row["api_key"], reading.unset.get(place, "")
+        _warn_of_literal(values.document, values.nodes[place])
+        key, why = row["api_key"], values.unset.get(place, "")
     elif "api_key_file" in row:
-        key, why = _key_in_file(reading.document.path.parent / row["api_key_file"])
+        key, why = _key_in_file(values.document.path.parent / row["api_key_file"])
     else:
         return None, ""
     if not why and not re.fullmatch(r"[\x21-\x7e]+", key):
@@ -234,12 +234,12 @@ def _contents(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _ca_file(reading: Reading, index: int, row: Mapping[str, Any]) -> str | None:
+def _ca_file(values: Interpolation, index: int, row: Mapping[str, Any]) -> str | None:
     if "ca_file" not in row:
         return None
-    path = reading.document.path.parent / row["ca_file"]
+    path = values.document.path.parent / row["ca_file"]
     try:
         _contents(path)
     except (OSError, ValueError):
-        reading.complain(("channels", index, "ca_file"), "is not a file that can be read")
+        values.report(("channels", index, "ca_file"), "is not a file that can be read")
     return str(path)

@@ -133,7 +133,7 @@ class Upstream:
             for _ in range(_MAX_STALE):
                 wire = self._connect(watch)
                 try:
-                    return self._ask(wire, message, clock, watch)
+                    return self._request(wire, message, clock, watch)
                 except _StaleConnection:
                     # Its server has most likely closed the others as well.
                     self._connections.clear()
@@ -148,15 +148,15 @@ class Upstream:
     def _connect(self, watch: Watch | None) -> _Wire:
         """On a connection that was kept, or on a new one."""
         try:
-            if (kept := self._connections.take()) is not None:
-                return kept
+            if (idle := self._connections.take()) is not None:
+                return idle
             return _Wire(self._connections, self._connections.open(self._row.timeouts.connect, watch))
         except (OSError, ValueError, Late) as error:
             unreachable = UpstreamUnreachable("The model's server cannot be reached.")
             unreachable.cause = _reason(error)
             raise unreachable from error
 
-    def _ask(self, wire: _Wire, message: Sequence[bytes], clock: _Clock, watch: Watch | None) -> Exchange:
+    def _request(self, wire: _Wire, message: Sequence[bytes], clock: _Clock, watch: Watch | None) -> Exchange:
         reader = http1.HeadReader()
         try:
             wire.send(message, clock.head, watch)
@@ -231,7 +231,7 @@ class _Connections:
     def __init__(self, row: Channel, most: int) -> None:
         self._connector = _connector(row)
         self._most = most
-        self._kept: deque[socket.socket] = deque()
+        self._idle: deque[socket.socket] = deque()
         self._closed = False
 
     def take(self) -> _Wire | None:
@@ -240,7 +240,7 @@ class _Connections:
         """
         while True:
             try:
-                connection = self._kept.pop()
+                connection = self._idle.pop()
             except IndexError:
                 return None
             silent_since = time_ns()
@@ -251,19 +251,19 @@ class _Connections:
     def open(self, seconds: float, watch: Watch | None) -> socket.socket:
         return self._connector.connect(seconds, watch)
 
-    def keep(self, connection: socket.socket) -> None:
-        if self._closed or len(self._kept) >= self._most:
+    def release(self, connection: socket.socket) -> None:
+        if self._closed or len(self._idle) >= self._most:
             connection.close()
             return
         # What the other side still holds back until its answer is confirmed comes now, and not behind the next request.
         with suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        self._kept.append(connection)
+        self._idle.append(connection)
 
     def clear(self) -> None:
         with suppress(IndexError):
             while True:
-                self._kept.pop().close()
+                self._idle.pop().close()
 
     def close(self) -> None:
         self._closed = True
@@ -398,8 +398,8 @@ class _Wire:
             self.more = True
         return b"".join(records) if records else None
 
-    def keep(self) -> None:
-        self._connections.keep(self._socket)
+    def release(self) -> None:
+        self._connections.release(self._socket)
 
     def drop(self) -> None:
         self._socket.close()
@@ -469,13 +469,13 @@ class _HttpExchange:
             descriptor = self.fileno()
             if descriptor is not None:
                 try:
-                    wait_ready(descriptor, self._watch, self._patience())
+                    wait_ready(descriptor, self._watch, self._timeout())
                 except Late as error:
                     raise UpstreamTimeout("The model's server stopped in the middle of its answer.") from error
             if (piece := self.receive()) is not None:
                 return piece
 
-    def _patience(self) -> float:
+    def _timeout(self) -> float:
         """Seconds that the next piece may take. A refusal is short: only an answer may take all the time."""
         left = self._clock.end - monotonic()
         return min(left, self._clock.idle) if self._clock.streams or self.status != 200 else left
@@ -522,7 +522,7 @@ class _HttpExchange:
         if wire is None:
             return
         if self._persistent and self._finished(wire):
-            wire.keep()
+            wire.release()
         else:
             wire.drop()
 

@@ -94,7 +94,7 @@ class Document:
     def line(self, number: int) -> str:
         return self._lines[number] if number < len(self._lines) else ""
 
-    def show(self, node: yaml.Node) -> None:
+    def unmask(self, node: yaml.Node) -> None:
         """This value holds no secret; everything else stays masked."""
         if node.start_mark.line == node.end_mark.line:
             self._shown[node.start_mark.line].append((node.start_mark.column, node.end_mark.column))

@@ -52,14 +52,14 @@ def main() -> None:
     try:
         antiphon(standalone_mode=True)
     except ConfigurationError as error:
-        _say(error.message, error.fix)
+        _print_error(error.message, error.fix)
         sys.exit(CONFIGURATION)
     except StoreUnavailable as error:
-        _say(error.message, "check the database of ANTIPHON_DATABASE_URL: antiphon doctor")
+        _print_error(error.message, "check the database of ANTIPHON_DATABASE_URL: antiphon doctor")
         sys.exit(TRY_AGAIN)
 
 
-def _say(cause: str, fix: str) -> None:
+def _print_error(cause: str, fix: str) -> None:
     click.echo(f"antiphon: {as_typed(cause)}", err=True)
     if fix:
         click.echo(f"  {as_typed(fix)}", err=True)

@@ -15,7 +15,7 @@ from app.cli.context import CHANNEL_FAILING, NOT_FOUND, as_json, print_json
 from app.cli.groups import Group
 from app.cli.output import some, table
 from app.cli.parameters import Text
-from app.cli.states import living
+from app.cli.states import worker_statuses
 from app.cli.table import read_table
 from app.contract.channel import Channel
 from app.reports.channel_states import ChannelReport, all_channels, channel_reports
@@ -39,7 +39,7 @@ def list_(as_json: bool) -> None:
     """List the channels with their state over all workers. Without a running gateway, the state is unknown."""
     settings = load_settings()
     channel_table = read_table(settings)
-    workers = living(settings)
+    workers = worker_statuses(settings)
     reports = channel_reports(channel_table, workers)
     if as_json:
         print_json({"workers": len(workers), "channels": [report.wire() for report in reports]})

@@ -197,10 +197,10 @@ def _database(settings: Settings) -> Generator[Finding, None, list[WorkerStatus]
 def _reached(settings: Settings, store: Store) -> Finding:
     tokens = sum(token.revoked_at is None for token in store.tokens.all())
     kind = settings.database_url.partition(":")[0]
-    told = f"{kind}, schema {store.schema.version()}, {counted(tokens, 'token')}"
+    text = f"{kind}, schema {store.schema.version()}, {counted(tokens, 'token')}"
     if not tokens:
-        return Finding(WARNING, "database", told, "create a token for clients: antiphon tokens create NAME")
-    return Finding(OK, "database", told)
+        return Finding(WARNING, "database", text, "create a token for clients: antiphon tokens create NAME")
+    return Finding(OK, "database", text)
 
 
 def _clock(store: Store) -> Iterator[Finding]:
@@ -241,10 +241,10 @@ def _channels(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Findi
 
 def _usable(settings: Settings, channel_table: Table) -> Finding:
     usable = [channel for channel in channel_table.channels if channel.enabled]
-    told = f"{settings.channels.name}: {len(usable)} in use, {counted(len(channel_table.names()), 'model')}"
+    text = f"{settings.channels.name}: {len(usable)} in use, {counted(len(channel_table.names()), 'model')}"
     if not usable:
-        return Finding(PROBLEM, "channels", told, "set the key of a channel, or enable one", CONFIGURATION)
-    return Finding(OK, "channels", told)
+        return Finding(PROBLEM, "channels", text, "set the key of a channel, or enable one", CONFIGURATION)
+    return Finding(OK, "channels", text)
 
 
 def _serving(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Finding]:
@@ -309,8 +309,8 @@ def _readyz(address: str) -> tuple[int, dict[str, str] | None, str]:
     try:
         connection.request("GET", "/readyz", headers={"Host": "localhost"})
         answer = connection.getresponse()
-        told = answer.getheader(_SETTINGS)
-        prints = dict(part.split("=", 1) for part in told.split(", ")) if told else None
+        text = answer.getheader(_SETTINGS)
+        prints = dict(part.split("=", 1) for part in text.split(", ")) if text else None
         return answer.status, prints, answer.read(2000).decode(errors="replace")
     finally:
         connection.close()

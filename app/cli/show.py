@@ -17,7 +17,7 @@ from app.store.tree import Detail, Node
 _WIDTH = 100
 _CHILDREN = 8
 #: The members of an item that describe it when it has no content.
-_WORDS = ("name", "arguments", "output", "input", "action", "encrypted_content")
+_STATUS_TEXTS = ("name", "arguments", "output", "input", "action", "encrypted_content")
 
 
 @click.command(short_help="Show one response with its input and output.")
@@ -77,37 +77,37 @@ def _facts(detail: Detail) -> Iterator[tuple[str, object]]:
 
 def _status(node: Node) -> str:
     reason = (node.incomplete_details or {}).get("reason")
-    kept = "deleted" if node.deleted else None if node.stored else "not stored"
-    return ", ".join(filter(None, (node.status, reason, kept, "streamed" if node.streamed else None)))
+    storage = "deleted" if node.deleted else None if node.stored else "not stored"
+    return ", ".join(filter(None, (node.status, reason, storage, "streamed" if node.streamed else None)))
 
 
 def _attempt(attempt: Mapping[str, Any]) -> str:
     """One attempt: its channel, its result, its duration."""
-    told = [f"{attempt['channel']}: {attempt.get('error') or 'ok'}", f"{attempt.get('ms', 0):,} ms"]
+    facts = [f"{attempt['channel']}: {attempt.get('error') or 'ok'}", f"{attempt.get('ms', 0):,} ms"]
     if attempt.get("path"):
-        told.append(str(attempt["path"]))
+        facts.append(str(attempt["path"]))
     if attempt.get("dropped"):
-        told.append(f"left out: {', '.join(attempt['dropped'])}")
+        facts.append(f"left out: {', '.join(attempt['dropped'])}")
     if attempt.get("said"):
-        told.append(f"error message: {clipped(str(attempt['said']), _WIDTH)}")
-    return ", ".join(told)
+        facts.append(f"error message: {clipped(str(attempt['said']), _WIDTH)}")
+    return ", ".join(facts)
 
 
 def _time(node: Node) -> str:
-    told = [f"{moment(node.created_at)} UTC"]
+    facts = [f"{moment(node.created_at)} UTC"]
     if node.total_ms is not None:
-        told.append(f"{node.total_ms:,} ms")
+        facts.append(f"{node.total_ms:,} ms")
     if node.first_byte_ms is not None:
-        told.append(f"first byte after {node.first_byte_ms:,} ms")
-    return ", ".join(told)
+        facts.append(f"first byte after {node.first_byte_ms:,} ms")
+    return ", ".join(facts)
 
 
 def _usage(usage: Usage | None) -> str | None:
     if usage is None:
         return None
     about = "≈" if usage.estimated else ""
-    told = f"{about}{usage.input_tokens:,} in ({usage.cached_tokens:,} cached), {about}{usage.output_tokens:,} out"
-    return told + (f" ({usage.reasoning_tokens:,} reasoning)" if usage.reasoning_tokens else "")
+    text = f"{about}{usage.input_tokens:,} in ({usage.cached_tokens:,} cached), {about}{usage.output_tokens:,} out"
+    return text + (f" ({usage.reasoning_tokens:,} reasoning)" if usage.reasoning_tokens else "")
 
 
 def _parent(node: Node) -> str | None:
@@ -126,8 +126,8 @@ def _compaction(note: Mapping[str, Any]) -> str:
     return _joined(compaction_note(note), note.get("strategy"), note.get("channel"))
 
 
-def _joined(*told: object) -> str:
-    return ", ".join(str(one) for one in told if one)
+def _joined(*facts: object) -> str:
+    return ", ".join(str(one) for one in facts if one)
 
 
 # --- items ------------------------------------------------------------------------------------------------------
@@ -135,16 +135,16 @@ def _joined(*told: object) -> str:
 
 def _item(item: Mapping[str, Any]) -> str:
     """One line: the role or the type, and the beginning of the content."""
-    said = " ".join(_text(part) for part in _said(item))
-    return f"{plain(str(item.get('role') or item.get('type')))}: {clipped(said, _WIDTH)}"
+    text = " ".join(_text(part) for part in _content_text(item))
+    return f"{plain(str(item.get('role') or item.get('type')))}: {clipped(text, _WIDTH)}"
 
 
-def _said(item: Mapping[str, Any]) -> Iterator[Any]:
+def _content_text(item: Mapping[str, Any]) -> Iterator[Any]:
     content = item.get("content")
     parts = content if isinstance(content, list) else [content] if content else []
     for part in [*parts, *(item.get("summary") or ())]:
         yield part.get("text") or part.get("refusal") or f"[{part.get('type')}]" if isinstance(part, dict) else part
-    yield from (item[name] for name in _WORDS if item.get(name))
+    yield from (item[name] for name in _STATUS_TEXTS if item.get(name))
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ from app.errors import ConfigurationError, StoreUnavailable
 from app.settings import Settings
 
 
-def living(settings: Settings) -> list[WorkerStatus]:
+def worker_statuses(settings: Settings) -> list[WorkerStatus]:
     """One status a living worker. Empty, with the reason on stderr, when none lives or the database does not answer."""
     try:
         with open_store(settings) as store:

@@ -67,7 +67,7 @@ def create(
     """Create the token NAME. Its secret is printed once and cannot be shown again."""
     with open_ready_store() as store:
         token, secret = store.tokens.create(
-            name, name if owner is None else owner, models=models, expires_at=expires, keeps=not no_store
+            name, name if owner is None else owner, models=models, expires_at=expires, stores=not no_store
         )
     if as_json:
         print_json({"token": secret, **token.wire()})

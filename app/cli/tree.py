@@ -12,7 +12,7 @@ from app.store.tree import Node, Tree
 #: Enough of an id to find the response by: its prefix, its second, and the start of its random part.
 _SHORT = 19
 #: Behind the response that was given.
-_HERE = " ◀"
+_MARK = " ◀"
 
 _HEAD = ("response", "time (UTC)", "status", "model", "channel", "context", "output", "")
 
@@ -36,8 +36,8 @@ def tree(response_id: str, as_json: bool) -> None:
     click.echo(summary(read))
 
 
-def _row(drawing: str, node: Node, here: str) -> tuple[object, ...]:
-    name = f"{drawing}{node.id[:_SHORT]}{_HERE if node.id == here else ''}"
+def _row(drawing: str, node: Node, marked: str) -> tuple[object, ...]:
+    name = f"{drawing}{node.id[:_SHORT]}{_MARK if node.id == marked else ''}"
     status = "deleted" if node.deleted else node.status
     usage = node.usage
     tokens = (usage.input_tokens, usage.output_tokens) if usage else (None, None)

@@ -10,7 +10,7 @@ from app.cli.context import open_store
 from app.cli.preflight import check_queue
 from app.errors import StoreUnavailable
 from app.last_good import LastGood
-from app.log import speak
+from app.log import configure_logging
 from app.server import background_worker
 from app.settings import Settings, load_settings
 
@@ -26,7 +26,7 @@ def worker(threads: int | None) -> None:
     """
     settings = load_settings()
     settings = replace(settings, worker_threads=threads or settings.worker_threads)
-    speak(settings.log)
+    configure_logging(settings.log)
     _check_schema(settings)
     check_queue(settings)
     background_worker.work(LastGood.of(settings))

@@ -22,7 +22,7 @@ CHAINABLE = frozenset({"completed", "incomplete"})
 RUNNING = frozenset({"queued", "in_progress"})
 
 #: Number of events before the answer of a background response: created, queued, in progress.
-LIFECYCLE = 3
+LIFECYCLE_EVENTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class Draft:
     """Id of the previous response, already checked to be chainable."""
     conversation: str | None = None
     """Id of its conversation: a completed or incomplete response is appended there."""
-    seen: int = 0
+    conversation_position: int = 0
     """The position up to which that conversation was its context."""
-    kept: bool = True
+    stored: bool = True
     """`store`: content is stored, and the id can be retrieved and chained from. Otherwise only metadata is stored."""
     streamed: bool = False
     background: bool = False
@@ -143,7 +143,7 @@ class Chain:
     """The first link's output holds a compaction item; its input is not part of the context."""
     conversation: str | None = None
     """Id of the conversation that has these turns. Its items can be added and deleted one by one."""
-    seen: int = 0
+    conversation_position: int = 0
     """The position of its newest turn, also if the links leave that out."""
 
     @property
@@ -157,7 +157,7 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredResponse:
     """A stored response, with all that a GET returns."""
 
     id: str
@@ -176,7 +176,7 @@ class Stored:
     incomplete_details: Mapping[str, Any] | None
     streamed: bool = False
     conversation: str | None = None
-    seen: int = 0
+    conversation_position: int = 0
     """The position up to which the conversation was its context."""
 
     def input_items(self) -> list[dict[str, Any]]:
@@ -204,7 +204,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class EventBatch:
     """Events of a response, numbered from `first` to `last`, as they are sent."""
 
     first: int
@@ -213,11 +213,11 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class EventPage:
     """The next stored events of a response, and whether more may follow."""
 
     status: str
-    batches: tuple[Batch, ...]
+    batches: tuple[EventBatch, ...]
     last: int | None = None
     """Number of the newest stored event once the response has ended; None if there is none."""
     more: bool = False
@@ -252,7 +252,7 @@ class ConversationTurn:
     output: bytes = b"[]"
     compacted: bool = False
     """`output` holds a compaction item, which stands for all items before it: a load of the chain starts here."""
-    seen: int | None = None
+    conversation_position: int | None = None
     """The position up to which the conversation was its context; None for all turns before it."""
     channel: str | None = None
     family: str | None = None
@@ -278,7 +278,7 @@ class Token:
     expires_at: int | None = None
     revoked_at: int | None = None
     last_used_at: int | None = None
-    keeps: bool = True
+    stores: bool = True
     """False: every request is treated as `store: false`."""
 
     def may_use(self, model: str) -> bool:
@@ -295,7 +295,7 @@ class Token:
             "expires_at": self.expires_at,
             "revoked_at": self.revoked_at,
             "last_used_at": self.last_used_at,
-            "store": self.keeps,
+            "store": self.stores,
         }
 
 
@@ -307,11 +307,11 @@ class ChannelStatus:
     in_flight: int = 0
     failures: int = 0
     """Consecutive failures since the last success or cooldown."""
-    rests: int = 0
+    cooldowns: int = 0
     """Consecutive cooldowns since the last success."""
-    resting: float = field(default=0.0, compare=False)
+    cooldown_left: float = field(default=0.0, compare=False)
     """Seconds of cooldown that are left. Not compared: a running cooldown is not a change of status."""
-    on_trial: bool = False
+    half_open: bool = False
     """Half-open: after a cooldown it takes one request at a time until one succeeds."""
     last_error: str | None = None
     """Code of the newest failure since the last success."""

@@ -48,7 +48,7 @@ DEFAULTS: dict[str, Any] = {
 _OPTIONAL = ("conversation", "prompt", "prompt_cache_options")
 
 #: Fields for which the upstream's default is echoed: its model may run at another temperature.
-_LEFT_OPEN = (
+_UPSTREAM_DEFAULTS = (
     "frequency_penalty",
     "parallel_tool_calls",
     "presence_penalty",
@@ -67,7 +67,7 @@ def _kinds(default: object) -> frozenset[type]:
     return frozenset({int, float} if type(default) in (int, float) else {type(default)})
 
 
-_KINDS = {name: _kinds(DEFAULTS[name]) for name in _LEFT_OPEN}
+_KINDS = {name: _kinds(DEFAULTS[name]) for name in _UPSTREAM_DEFAULTS}
 
 #: Large fields that repeat from turn to turn: stored once, by content.
 _SETTINGS = ("instructions", "tools", "text")
@@ -91,7 +91,7 @@ class Echo:
         """The echo of a validated request. `store` is the effective value: a token may forbid storing."""
         fields = {name: request[name] for name in (*DEFAULTS, *_OPTIONAL) if name in request}
         if "tools" in fields:
-            fields["tools"] = [_shown_tool(tool) for tool in fields["tools"]]
+            fields["tools"] = [_echoed_tool(tool) for tool in fields["tools"]]
         if isinstance(fields.get("tool_choice"), Mapping):
             fields["tool_choice"] = redacted_tool(fields["tool_choice"])
         if "text" in fields:
@@ -101,8 +101,8 @@ class Echo:
         if isinstance(fields.get("truncation"), Mapping):
             fields["truncation"] = fields["truncation"].get("type", "disabled")
         if "conversation" in fields:
-            given = fields["conversation"]
-            fields["conversation"] = {"id": given["id"] if isinstance(given, Mapping) else given}
+            conversation = fields["conversation"]
+            fields["conversation"] = {"id": conversation["id"] if isinstance(conversation, Mapping) else conversation}
         fields["store"] = store
         return cls(fields, tuple(request.get("include", ())))
 
@@ -114,7 +114,7 @@ class Echo:
             fields["tool_choice"] = redacted_tool(fields["tool_choice"])
         return cls(fields, tuple(fields.pop(_INCLUDE, ())))
 
-    def filled(self, upstream: Mapping[str, Any]) -> Echo:
+    def with_upstream_defaults(self, upstream: Mapping[str, Any]) -> Echo:
         """The echo with the upstream's defaults for open fields. Values of a wrong type are ignored."""
         fields = dict(self.fields)
         for name, kinds in _KINDS.items():
@@ -122,9 +122,9 @@ class Echo:
             if type(value) not in kinds:
                 continue
             if name == "text":
-                fields["text"] = {**_TEXT, **_open_text(value), **self.fields.get("text", {})}
+                fields["text"] = {**_TEXT, **_text_defaults(value), **self.fields.get("text", {})}
             elif name == "reasoning":
-                fields["reasoning"] = {**_REASONING, **value, **_given(self.fields.get("reasoning", {}))}
+                fields["reasoning"] = {**_REASONING, **value, **_without_nulls(self.fields.get("reasoning", {}))}
             elif name not in fields:
                 fields[name] = value
         return Echo(fields, self.include)
@@ -147,11 +147,11 @@ class Echo:
     def including(self, include: Iterable[str]) -> Echo:
         return Echo(self.fields, tuple(dict.fromkeys((*self.include, *include))))
 
-    def settings(self) -> bytes:
+    def shared_settings(self) -> bytes:
         """The part that is stored by content."""
         return orjson.dumps({name: self.fields[name] for name in _SETTINGS if self._differs(name)})
 
-    def rest(self) -> bytes:
+    def row_fields(self) -> bytes:
         """The part that is stored with the row."""
         fields = {name: value for name, value in self.fields.items() if name not in _SETTINGS and self._differs(name)}
         if self.include:
@@ -193,16 +193,16 @@ class Echo:
         return name in self.fields and (name not in DEFAULTS or self.fields[name] != DEFAULTS[name])
 
 
-def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _open_text(text: Mapping[str, Any]) -> dict[str, Any]:
+def _text_defaults(text: Mapping[str, Any]) -> dict[str, Any]:
     """The verbosity of an upstream's text settings: the format is always the client's."""
     return {"verbosity": text["verbosity"]} if isinstance(text.get("verbosity"), str) else {}
 
 
-def _shown_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+def _echoed_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     """A tool for the echo: with all members that the contract requires, without secrets."""
     return _completed(redacted_tool(tool))
 

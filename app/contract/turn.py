@@ -29,9 +29,9 @@ class Turn:
     chain: Chain = field(default_factory=Chain)
     store: bool = True
     stream: bool = False
-    preface: Sequence[Item] = ()
+    leading_items: Sequence[Item] = ()
     """Output items of the gateway before the answer: a compaction. `chain` then holds the items that it stands for."""
-    spent: Usage | None = None
+    compaction_usage: Usage | None = None
     """Usage of the pass that made them; the response reports it with the answer's."""
     compaction: Mapping[str, Any] | None = None
     """The outcome of a compaction, for the operator."""

@@ -19,8 +19,10 @@ ENDPOINT = PASSTHROUGH["/chat/completions"]
 
 @blueprint.post(ENDPOINT.path)
 def create() -> Response:
-    asked = read_chat(bodies.body())
-    chat, token = current_request.gateway().chat, current_request.token()
-    if asked.get("stream"):
-        return event_streams.event_stream(chat.stream(ENDPOINT, token, asked, current_request.asked()))
-    return bodies.answer(orjson.Fragment(chat.create(ENDPOINT, token, asked, current_request.asked())))
+    body = read_chat(bodies.read_json())
+    passthrough, token = current_request.gateway().passthrough, current_request.token()
+    if body.get("stream"):
+        return event_streams.sse_response(passthrough.stream(ENDPOINT, token, body, current_request.request_context()))
+    return bodies.json_response(
+        orjson.Fragment(passthrough.create(ENDPOINT, token, body, current_request.request_context()))
+    )

@@ -17,56 +17,60 @@ blueprint = Blueprint("conversations", __name__)
 
 @blueprint.post("/conversations")
 def create() -> Response:
-    asked = read_conversation(bodies.body())
-    return bodies.answer(
-        current_request.gateway().conversations.create(current_request.token(), asked["items"], asked["metadata"])
+    body = read_conversation(bodies.read_json())
+    return bodies.json_response(
+        current_request.gateway().conversations.create(current_request.token(), body["items"], body["metadata"])
     )
 
 
 @blueprint.get("/conversations/<conversation_id>")
 def retrieve(conversation_id: str) -> Response:
-    return bodies.answer(current_request.gateway().conversations.retrieve(current_request.token(), conversation_id))
+    return bodies.json_response(
+        current_request.gateway().conversations.retrieve(current_request.token(), conversation_id)
+    )
 
 
 @blueprint.post("/conversations/<conversation_id>")
 def update(conversation_id: str) -> Response:
-    metadata = read_metadata(bodies.body())
-    return bodies.answer(
+    metadata = read_metadata(bodies.read_json())
+    return bodies.json_response(
         current_request.gateway().conversations.update(current_request.token(), conversation_id, metadata)
     )
 
 
 @blueprint.delete("/conversations/<conversation_id>")
 def delete(conversation_id: str) -> Response:
-    return bodies.answer(current_request.gateway().conversations.delete(current_request.token(), conversation_id))
+    return bodies.json_response(
+        current_request.gateway().conversations.delete(current_request.token(), conversation_id)
+    )
 
 
 @blueprint.post("/conversations/<conversation_id>/items")
 def add(conversation_id: str) -> Response:
-    items, include = read_added_items(bodies.body()), read_include(bodies.listed_argument("include"))
-    return bodies.answer(
+    items, include = read_added_items(bodies.read_json()), read_include(bodies.list_argument("include"))
+    return bodies.json_response(
         current_request.gateway().conversations.add(current_request.token(), conversation_id, items, include)
     )
 
 
 @blueprint.get("/conversations/<conversation_id>/items")
 def items(conversation_id: str) -> Response:
-    wanted, include = read_page(incoming.args), read_include(bodies.listed_argument("include"))
-    return bodies.answer(
-        current_request.gateway().conversations.items(current_request.token(), conversation_id, wanted, include)
+    page, include = read_page(incoming.args), read_include(bodies.list_argument("include"))
+    return bodies.json_response(
+        current_request.gateway().conversations.items(current_request.token(), conversation_id, page, include)
     )
 
 
 @blueprint.get("/conversations/<conversation_id>/items/<item_id>")
 def item(conversation_id: str, item_id: str) -> Response:
-    include = read_include(bodies.listed_argument("include"))
-    return bodies.answer(
+    include = read_include(bodies.list_argument("include"))
+    return bodies.json_response(
         current_request.gateway().conversations.item(current_request.token(), conversation_id, item_id, include)
     )
 
 
 @blueprint.delete("/conversations/<conversation_id>/items/<item_id>")
 def delete_item(conversation_id: str, item_id: str) -> Response:
-    return bodies.answer(
+    return bodies.json_response(
         current_request.gateway().conversations.delete_item(current_request.token(), conversation_id, item_id)
     )

@@ -17,7 +17,7 @@ blueprint = Blueprint("health", __name__)
 @blueprint.get("/healthz")
 @authentication.public
 def healthz() -> Response:
-    return bodies.answer({"status": "ok"})
+    return bodies.json_response({"status": "ok"})
 
 
 @blueprint.get("/readyz")
@@ -45,7 +45,7 @@ def readyz() -> Response:
     if not gateway.queue.answers():
         warnings["queue"] = "Redis does not answer: background responses start late"
     ready = {"status": "unavailable" if reasons else "ok", "reasons": reasons, "warnings": warnings}
-    answer = bodies.answer(ready, 503 if reasons else 200)
+    answer = bodies.json_response(ready, 503 if reasons else 200)
     # `antiphon doctor` compares them with the fingerprints of its own settings.
     answer.headers[SETTINGS] = ", ".join(f"{name}={print}" for name, print in gateway.settings.fingerprints().items())
     return answer

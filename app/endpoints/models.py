@@ -21,7 +21,7 @@ def list_models() -> Response:
     if "client_version" in request.args:
         # Codex reads this key. With an empty list it keeps its built-in facts about models.
         listing["models"] = []
-    response = bodies.answer(listing)
+    response = bodies.json_response(listing)
     response.add_etag()
     response.make_conditional(request)
     return response
@@ -31,10 +31,10 @@ def list_models() -> Response:
 def retrieve_model(model: str) -> Response:
     for found in _models():
         if found["id"] == model:
-            return bodies.answer(found)
+            return bodies.json_response(found)
     raise NotFound(f"The model '{model}' does not exist", code="model_not_found", param="model")
 
 
 def _models() -> list[dict[str, Any]]:
     token = current_request.token()
-    return [model for model in current_request.gateway().catalog.models() if token.may_use(model["id"])]
+    return [model for model in current_request.gateway().model_list.models() if token.may_use(model["id"])]

@@ -17,27 +17,27 @@ blueprint = Blueprint("responses", __name__)
 
 @blueprint.post("/responses")
 def create() -> Response:
-    request = read_create(bodies.body())
-    relay, background, token, asked = (
+    request = read_create(bodies.read_json())
+    relay, background, token, context = (
         current_request.gateway().relay,
         current_request.gateway().background,
         current_request.token(),
-        current_request.asked(),
+        current_request.request_context(),
     )
     if request.get("background"):
         if request.get("stream"):
-            return event_streams.event_stream(background.stream(token, request, asked))
-        return bodies.answer(background.create(token, request, asked))
+            return event_streams.sse_response(background.stream(token, request, context))
+        return bodies.json_response(background.create(token, request, context))
     if request.get("stream"):
-        return event_streams.event_stream(relay.stream(token, request, asked))
-    return bodies.answer(relay.create(token, request, asked))
+        return event_streams.sse_response(relay.stream(token, request, context))
+    return bodies.json_response(relay.create(token, request, context))
 
 
 @blueprint.post("/responses/compact")
 def compact() -> Response:
-    wanted = read_compact(bodies.body())
-    request, relay, token = wanted.request, current_request.gateway().relay, current_request.token()
-    if not relay.answers(wanted):
+    compact_request = read_compact(bodies.read_json())
+    request, relay, token = compact_request.request, current_request.gateway().relay, current_request.token()
+    if not relay.wants_answer(compact_request):
         if request.get("stream"):
             raise InvalidRequest(
                 "A compaction window cannot be streamed. Give 'previous_response_id' together with 'input' to get an "
@@ -45,16 +45,18 @@ def compact() -> Response:
                 code="unsupported_value",
                 param="stream",
             )
-        return bodies.answer(relay.window(token, request, current_request.asked()))
+        return bodies.json_response(relay.compact_window(token, request, current_request.request_context()))
     if request.get("stream"):
-        return event_streams.event_stream(relay.compact_stream(token, request, current_request.asked()))
-    return bodies.answer(relay.compact(token, request, current_request.asked()))
+        return event_streams.sse_response(relay.compact_stream(token, request, current_request.request_context()))
+    return bodies.json_response(relay.compact(token, request, current_request.request_context()))
 
 
 @blueprint.post("/responses/input_tokens")
 def input_tokens() -> Response:
-    asked = read_count(bodies.body())
-    return bodies.answer(current_request.gateway().relay.count(current_request.token(), asked, current_request.asked()))
+    body = read_count(bodies.read_json())
+    return bodies.json_response(
+        current_request.gateway().relay.count(current_request.token(), body, current_request.request_context())
+    )
 
 
 @blueprint.route("/responses", websocket=True, endpoint="connect")
@@ -69,28 +71,32 @@ def not_connected() -> Response:
 
 @blueprint.get("/responses/<response_id>")
 def retrieve(response_id: str) -> Response:
-    include = read_include(bodies.listed_argument("include"))
+    include = read_include(bodies.list_argument("include"))
     if incoming.args.get("stream", "").lower() == "true":
-        after, client = read_starting_after(incoming.args), current_request.asked().client
-        return event_streams.event_stream(
-            current_request.gateway().background.follow(current_request.token(), response_id, after, client, include)
+        after, client_fd = read_starting_after(incoming.args), current_request.request_context().client_fd
+        return event_streams.sse_response(
+            current_request.gateway().background.events_after(
+                current_request.token(), response_id, after, client_fd, include
+            )
         )
-    return bodies.answer(current_request.gateway().responses.retrieve(current_request.token(), response_id, include))
+    return bodies.json_response(
+        current_request.gateway().responses.retrieve(current_request.token(), response_id, include)
+    )
 
 
 @blueprint.delete("/responses/<response_id>")
 def delete(response_id: str) -> Response:
-    return bodies.answer(current_request.gateway().responses.delete(current_request.token(), response_id))
+    return bodies.json_response(current_request.gateway().responses.delete(current_request.token(), response_id))
 
 
 @blueprint.get("/responses/<response_id>/input_items")
 def input_items(response_id: str) -> Response:
-    wanted, include = read_page(incoming.args), read_include(bodies.listed_argument("include"))
-    return bodies.answer(
-        current_request.gateway().responses.input_items(current_request.token(), response_id, wanted, include)
+    page, include = read_page(incoming.args), read_include(bodies.list_argument("include"))
+    return bodies.json_response(
+        current_request.gateway().responses.input_items(current_request.token(), response_id, page, include)
     )
 
 
 @blueprint.post("/responses/<response_id>/cancel")
 def cancel(response_id: str) -> Response:
-    return bodies.answer(current_request.gateway().background.cancel(current_request.token(), response_id))
+    return bodies.json_response(current_request.gateway().background.cancel(current_request.token(), response_id))

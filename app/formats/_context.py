@@ -55,27 +55,27 @@ def shortened(turn: Turn) -> Turn | None:
     if first == 0:
         return None
     instructions = [item for block in blocks[:first] for item in block if item.get("role") in INSTRUCTION_ROLES]
-    kept = [item for block in blocks[first:] for item in block]
-    return replace(turn, chain=Chain(), input=[*instructions, *_in_pairs(kept)])
+    remaining = [item for block in blocks[first:] for item in block]
+    return replace(turn, chain=Chain(), input=[*instructions, *_in_pairs(remaining)])
 
 
 def _blocks(whole: Sequence[Item]) -> list[list[Item]]:
     """The items in blocks. A block begins with a user message that follows an item of another kind."""
     blocks: list[list[Item]] = []
-    said_by_user = False
+    from_user = False
     for item in whole:
         by_user = item.get("role") == "user"
-        if not blocks or (by_user and not said_by_user):
+        if not blocks or (by_user and not from_user):
             blocks.append([])
         blocks[-1].append(item)
-        said_by_user = by_user
+        from_user = by_user
     return blocks
 
 
-def _in_pairs(kept: Sequence[Item]) -> Iterable[Item]:
+def _in_pairs(remaining: Sequence[Item]) -> Iterable[Item]:
     """The items without outputs whose calls were left out: a message between the two may have separated them."""
     called = set()
-    for item in kept:
+    for item in remaining:
         call_id = item.get("call_id")
         if is_client_side(item) and call_id is not None and call_id not in called:
             continue

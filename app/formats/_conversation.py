@@ -33,21 +33,21 @@ class Instruction:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class ClientMessage:
     """A user message: a string, or content parts as the client sent them."""
 
     content: str | Sequence[Part]
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class AssistantText:
     """Text of the assistant."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Thought:
+class Reasoning:
     """A reasoning item."""
 
     item: Item
@@ -68,25 +68,25 @@ class Call:
     result: Sequence[Part]
 
 
-Act = Words | Thought | Call
+AssistantPart = AssistantText | Reasoning | Call
 
 
 @dataclass(frozen=True, slots=True)
-class Acted:
+class AssistantTurn:
     """Consecutive text, reasoning and calls of the assistant, in their order."""
 
-    acts: Sequence[Act]
+    parts: Sequence[AssistantPart]
 
 
-Step = Instruction | Spoken | Acted
+Step = Instruction | ClientMessage | AssistantTurn
 
 
 def steps(items: Sequence[Item], toolbox: Toolbox) -> Iterator[Step]:
     """The steps of a conversation. Items without a place in one are left out, and so are unanswered calls."""
-    return _Walk(items, toolbox).steps()
+    return _StepBuilder(items, toolbox).steps()
 
 
-class _Walk:
+class _StepBuilder:
     """Collects the assistant's items until an item of another role or an output follows."""
 
     def __init__(self, items: Sequence[Item], toolbox: Toolbox) -> None:
@@ -94,7 +94,7 @@ class _Walk:
         self._toolbox = toolbox
         self._answers = _answers(items)
         self._answered = {id(answer) for answer in self._answers.values()}
-        self._acts: list[Act] = []
+        self._parts: list[AssistantPart] = []
 
     def steps(self) -> Iterator[Step]:
         for item in self._items:
@@ -106,7 +106,7 @@ class _Walk:
         if kind == "message":
             yield from self._message(item)
         elif kind == "reasoning":
-            self._acts.append(Thought(item))
+            self._parts.append(Reasoning(item))
         elif kind in _CALLS:
             self._call(item)
         elif kind == "mcp_call":
@@ -114,7 +114,7 @@ class _Walk:
         elif _is_output(item):
             yield from self._output(item)
         elif kind == "compaction":
-            yield from self._spoken(_UNREADABLE_COMPACTION)
+            yield from self._client_message(_UNREADABLE_COMPACTION)
 
     def _message(self, item: Item) -> Iterator[Step]:
         role, content = item.get("role"), item.get("content")
@@ -124,27 +124,27 @@ class _Walk:
                 yield Instruction(text)
         elif role == "assistant":
             if text := text_of(content):
-                self._acts.append(Words(text))
+                self._parts.append(AssistantText(text))
         elif content and (text_of(content) or (isinstance(content, list) and shown(content))):
-            yield from self._spoken(content)
+            yield from self._client_message(content)
 
-    def _spoken(self, content: str | Sequence[Part]) -> Iterator[Step]:
+    def _client_message(self, content: str | Sequence[Part]) -> Iterator[Step]:
         yield from self._close()
-        yield Spoken(content)
+        yield ClientMessage(content)
 
     def _call(self, item: Item) -> None:
         answer = self._answers.get(id(item))
         if answer is not None:
             name, arguments = _CALLS[item["type"]](item, self._toolbox)
-            self._acts.append(Call(_call_id(item), name, arguments, _result(answer)))
+            self._parts.append(Call(_call_id(item), name, arguments, _result(answer)))
 
     def _remote_call(self, item: Item) -> Iterator[Step]:
         """A call that the upstream has run itself."""
-        said = item.get("output") or item.get("error")
-        if said:
-            name = self._toolbox.told(str(item.get("name")), str(item.get("server_label")))
+        output = item.get("output") or item.get("error")
+        if output:
+            name = self._toolbox.flat_name(str(item.get("name")), str(item.get("server_label")))
             arguments = _as_object(str(item.get("arguments")))
-            self._acts.append(Call(str(item.get("id")), name, arguments, _result({"output": said})))
+            self._parts.append(Call(str(item.get("id")), name, arguments, _result({"output": output})))
             yield from self._close()
 
     def _output(self, item: Item) -> Iterator[Step]:
@@ -154,13 +154,13 @@ class _Walk:
             # The upstream searched; the tools that it found are in the toolbox.
             parts = _result(item)
             named = f" {item['name']}" if isinstance(item.get("name"), str) else ""
-            told = f"[Output of the tool{named}]\n{joined(parts)}"
-            yield from self._spoken([{"type": "input_text", "text": told}, *shown(parts)])
+            text = f"[Output of the tool{named}]\n{joined(parts)}"
+            yield from self._client_message([{"type": "input_text", "text": text}, *shown(parts)])
 
     def _close(self) -> Iterator[Step]:
-        acts, self._acts = self._acts, []
-        if acts:
-            yield Acted(acts)
+        parts, self._parts = self._parts, []
+        if parts:
+            yield AssistantTurn(parts)
 
 
 # --- calls and outputs ------------------------------------------------------------------------------------------
@@ -206,15 +206,15 @@ def _json(value: object) -> str:
 
 
 def _function_call(item: Item, toolbox: Toolbox) -> tuple[str, str]:
-    return _told(item, toolbox), _as_object(str(item.get("arguments") or ""))
+    return _flat_name(item, toolbox), _as_object(str(item.get("arguments") or ""))
 
 
 def _custom_call(item: Item, toolbox: Toolbox) -> tuple[str, str]:
-    return _told(item, toolbox), _json({INPUT: item.get("input") or ""})
+    return _flat_name(item, toolbox), _json({INPUT: item.get("input") or ""})
 
 
-def _told(item: Item, toolbox: Toolbox) -> str:
-    return toolbox.told(str(item.get("name")), item.get("namespace"))
+def _flat_name(item: Item, toolbox: Toolbox) -> str:
+    return toolbox.flat_name(str(item.get("name")), item.get("namespace"))
 
 
 def _of(name: str, *members: str) -> Callable[[Item, Toolbox], tuple[str, str]]:

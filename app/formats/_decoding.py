@@ -18,7 +18,7 @@ from app.formats._output import Output
 TRANSLATED = "translated"
 
 #: Bytes without a valid event after which the answer is not an event stream.
-MAX_NONSENSE = 64 * 1024
+MAX_UNREADABLE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class StreamDecoder(ABC):
         self.defaults: Mapping[str, Any] = {}
         self._output = Output(turn, sequence)
         self._splitter = sse.Splitter()
-        self._nonsense = 0
+        self._unreadable = 0
 
     @property
     def sequence(self) -> int:
@@ -102,9 +102,9 @@ class StreamDecoder(ABC):
             raise UpstreamBroken("The model's server sent an event without an end.") from None
         for raw in block.split(b"\n\n"):
             if raw and self.answer is None and not self._read(raw.strip(b"\n")):
-                self._nonsense += len(raw)
+                self._unreadable += len(raw)
         if not self.accepted:
-            self._refuse_nonsense()
+            self._check_unreadable()
 
     @property
     def _spoke(self) -> bool:
@@ -123,10 +123,10 @@ class StreamDecoder(ABC):
             **self._identity(),
         )
 
-    def _refuse_nonsense(self) -> None:
+    def _check_unreadable(self) -> None:
         rest = self._splitter.rest
         unknown = 0 if rest.startswith((b"event:", b"data:", b":")) else len(rest)
-        if self._nonsense + unknown > MAX_NONSENSE:
+        if self._unreadable + unknown > MAX_UNREADABLE:
             raise UpstreamBroken("The model's server answered with something that is not an event stream.")
 
 

@@ -30,7 +30,7 @@ class Output:
         """Finished items."""
         self._turn = turn
         self._toolbox = Toolbox.of(turn)
-        self._emitter = Emitter(sequence, len(turn.preface))
+        self._emitter = Emitter(sequence, len(turn.leading_items))
         self._events: list[bytes] = []
         self._written: _Written | None = None
         self._calls: deque[Call] = deque()
@@ -146,7 +146,7 @@ class Output:
             first = self._calls[0]
             if first.can_begin:
                 self._open_call(first)
-                self._events += first.told(self._emitter)
+                self._events += first.emit(self._emitter)
             overtaken = len(self._calls) > 1 and first.can_begin and first.whole
             if not (first.finished or overtaken):
                 return
@@ -167,7 +167,7 @@ class Output:
         if not call.name:
             return
         self._open_call(call)
-        self._events += call.told(self._emitter)
+        self._events += call.emit(self._emitter)
         self._events += call.ended(self._emitter, status)
         item = call.snapshot(status)
         self._events.append(self._emitter.close_arguments(item))
@@ -182,13 +182,13 @@ class Output:
 
     def _call_id(self, call: Call, item_id: str) -> str:
         """The upstream's id of the call; a new one if that is missing or repeated."""
-        made = f"call_{item_id.partition('_')[2]}"
+        call_id_made = f"call_{item_id.partition('_')[2]}"
         if not call.id:
-            return made
+            return call_id_made
         call_id = usable_call_id(call.id)
         taken = any(item.get("call_id") == call_id for item in (*self.items, *self._turn.input))
         quoted = orjson.dumps(call_id)
-        return made if taken or any(quoted in array for array in arrays(self._turn)) else call_id
+        return call_id_made if taken or any(quoted in array for array in arrays(self._turn)) else call_id
 
 
 class _Written:
@@ -255,8 +255,8 @@ def _part(kind: str, text: str = "", logprobs: Sequence[Mapping[str, Any]] = ())
 def _finished_reasoning(item: Item, turn: Turn, secret: str) -> Item:
     """A reasoning item with what the client requested: its text as summary, and sealed as `encrypted_content`."""
     text = "".join(part["text"] for part in item["content"])
-    asked = turn.request.get("reasoning") or {}
-    if text and (asked.get("summary") or asked.get("generate_summary")):
+    summary_mode = turn.request.get("reasoning") or {}
+    if text and (summary_mode.get("summary") or summary_mode.get("generate_summary")):
         item = {**item, "summary": [{"type": "summary_text", "text": text}]}
     if text and not secret and turn.seal is not None:
         secret = turn.seal(text)

@@ -25,8 +25,8 @@ class Call:
         self.closed = False
         """Its last event has been made."""
         self._arguments: list[str] = []
-        self._untold: list[str] = []
-        self._told: list[str] = []
+        self._unsent: list[str] = []
+        self._sent: list[str] = []
         self._reader: InputReader | None = None
 
     def take(self, call_id: str, name: str, arguments: str) -> None:
@@ -36,7 +36,7 @@ class Call:
             self.name += name
         if arguments:
             self._arguments.append(arguments)
-            self._untold.append(arguments)
+            self._unsent.append(arguments)
 
     def require_name(self) -> None:
         if self._arguments and not self.name:
@@ -49,7 +49,7 @@ class Call:
 
     @property
     def can_begin(self) -> bool:
-        return self.item is not None or bool(self.name and self._untold)
+        return self.item is not None or bool(self.name and self._unsent)
 
     @property
     def whole(self) -> bool:
@@ -64,28 +64,28 @@ class Call:
         if item["type"] == "custom_tool_call":
             self._reader = InputReader()
 
-    def told(self, emitter: Emitter) -> Iterator[bytes]:
+    def emit(self, emitter: Emitter) -> Iterator[bytes]:
         """The deltas of the arguments that have not been sent."""
-        untold, self._untold = "".join(self._untold), []
-        return self._tell(emitter, self._reader.feed(untold) if self._reader else untold)
+        unsent, self._unsent = "".join(self._unsent), []
+        return self._emit(emitter, self._reader.feed(unsent) if self._reader else unsent)
 
     def ended(self, emitter: Emitter, status: str) -> Iterator[bytes]:
         """The rest of the arguments. Clients parse them, so a completed call without arguments gets an empty object."""
         self.closed = True
         if self._reader:
-            return self._tell(emitter, self._reader.rest())
-        return self._tell(emitter, "{}" if status == "completed" and not self._arguments else "")
+            return self._emit(emitter, self._reader.rest())
+        return self._emit(emitter, "{}" if status == "completed" and not self._arguments else "")
 
     def snapshot(self, status: str = "incomplete") -> Item:
         assert self.item is not None
         if self._reader:
-            return {**self.item, "input": "".join(self._told)}
-        return {**self.item, "arguments": "".join(self._told), "status": status}
+            return {**self.item, "input": "".join(self._sent)}
+        return {**self.item, "arguments": "".join(self._sent), "status": status}
 
-    def _tell(self, emitter: Emitter, text: str) -> Iterator[bytes]:
+    def _emit(self, emitter: Emitter, text: str) -> Iterator[bytes]:
         assert self.item is not None
         if text:
-            self._told.append(text)
+            self._sent.append(text)
             yield emitter.argument(self.item, text)
 
 

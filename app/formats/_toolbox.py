@@ -62,14 +62,14 @@ class Toolbox:
         known = self._tools.get(name)
         if known is not None:
             return known
-        meant = [tool for tool in self._tools.values() if tool.name == name]
-        return meant[0] if len(meant) == 1 else Tool("function_call", name)
+        candidates = [tool for tool in self._tools.values() if tool.name == name]
+        return candidates[0] if len(candidates) == 1 else Tool("function_call", name)
 
-    def told(self, name: str, namespace: str | None) -> str:
+    def flat_name(self, name: str, namespace: str | None) -> str:
         """The flat name for the upstream."""
-        for told, tool in self._tools.items():
+        for flat, tool in self._tools.items():
             if (tool.name, tool.namespace) == (name, namespace):
-                return told
+                return flat
         return _flat_name(name, namespace)
 
     def _add(self, tool: Mapping[str, Any], namespace: Mapping[str, Any] | None) -> None:
@@ -77,11 +77,11 @@ class Toolbox:
             self._drop(tool)
             return
         known = Tool(_CALLS[tool["type"]], tool["name"], namespace["name"] if namespace else None)
-        told = _flat_name(known.name, known.namespace)
-        if self._tools.get(told, known) != known:
-            told = _shorter(told, orjson.dumps((known.name, known.namespace)))
-        self._tools[told] = known
-        self.functions[told] = {"name": told, **_FUNCTIONS[tool["type"]](tool, _introduced(tool, namespace))}
+        flat = _flat_name(known.name, known.namespace)
+        if self._tools.get(flat, known) != known:
+            flat = _shorter(flat, orjson.dumps((known.name, known.namespace)))
+        self._tools[flat] = known
+        self.functions[flat] = {"name": flat, **_FUNCTIONS[tool["type"]](tool, _introduced(tool, namespace))}
 
     def _drop(self, tool: Mapping[str, Any]) -> None:
         kind = str(tool.get("type"))
@@ -135,8 +135,8 @@ def _named(tool: Mapping[str, Any], toolbox: Toolbox) -> str | None:
     if tool.get("type") not in _FUNCTIONS or not isinstance(tool.get("name"), str):
         return None
     known = toolbox.called(tool["name"])
-    told = toolbox.told(tool["name"], tool.get("namespace") or known.namespace)
-    return told if told in toolbox.functions else None
+    flat = toolbox.flat_name(tool["name"], tool.get("namespace") or known.namespace)
+    return flat if flat in toolbox.functions else None
 
 
 def _refused(message: str, param: str = "tool_choice") -> InvalidRequest:
@@ -199,8 +199,8 @@ def _flat_name(name: str, namespace: str | None) -> str:
     return full if _NAME.fullmatch(full) else _shorter(full, full.encode())
 
 
-def _shorter(name: str, told_apart_by: bytes) -> str:
-    return f"{_UNFIT.sub('_', name)[:54]}_{hashlib.sha256(told_apart_by).hexdigest()[:8]}"
+def _shorter(name: str, salt: bytes) -> str:
+    return f"{_UNFIT.sub('_', name)[:54]}_{hashlib.sha256(salt).hexdigest()[:8]}"
 
 
 def _bringing_tools(turn: Turn) -> Iterator[Item]:

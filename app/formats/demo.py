@@ -112,8 +112,8 @@ def _wanted_calls(request: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     if isinstance(choice, Mapping) and "name" in choice:
         return [tool for tool in tools if tool["name"] == choice["name"]][:1]
     last = request["input"][-1] if request["input"] else {}
-    said = _said(last) if last.get("role") == "user" else ""
-    named = [tool for tool in tools if tool["name"].lower() in said.lower()]
+    user_text = _text_of(last) if last.get("role") == "user" else ""
+    named = [tool for tool in tools if tool["name"].lower() in user_text.lower()]
     if not named and choice == "required" and last.get("role") == "user":
         named = tools[:1]
     return named if request.get("parallel_tool_calls", True) else named[:1]
@@ -130,7 +130,7 @@ def _flat(tools: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
 def _call(tool: Mapping[str, Any], request: Mapping[str, Any]) -> Item:
     where = {"namespace": tool["namespace"]} if "namespace" in tool else {}
     if tool["type"] == "custom":
-        text = _said(request["input"][-1])
+        text = _text_of(request["input"][-1])
         return {
             "type": "custom_tool_call",
             "id": ids.new("ctc"),
@@ -164,16 +164,16 @@ def _text(request: Mapping[str, Any]) -> str:
     last = items[-1] if items else {}
     turns = sum(1 for item in items if item.get("role") == "user")
     if str(last.get("type", "")).endswith("_output"):
-        return f"The tool answered: {_said(last)}"
-    said = _said(last)
-    if said.startswith(_SUMMARISE):
-        return "The user said: " + "; ".join(_said(item)[:80] for item in items[:-1] if item.get("role") == "user")
-    if known := _recalled(said, items[:-1]):
+        return f"The tool answered: {_text_of(last)}"
+    user_text = _text_of(last)
+    if user_text.startswith(_SUMMARISE):
+        return "The user said: " + "; ".join(_text_of(item)[:80] for item in items[:-1] if item.get("role") == "user")
+    if known := _recalled(user_text, items[:-1]):
         return known
     hello = "Hello! I am Antiphon's demo model: I live in the gateway and need neither a key nor a network."
     if turns <= 1 and not any(item.get("type") == "compaction" for item in items):
-        return f"{hello} You said: {said}"
-    return f"You said: {said} I remember the {len(items) - 1} items before it; this is turn {turns}."
+        return f"{hello} You said: {user_text}"
+    return f"You said: {user_text} I remember the {len(items) - 1} items before it; this is turn {turns}."
 
 
 def _recalled(question: str, before: Sequence[Item]) -> str:
@@ -194,12 +194,12 @@ def _user_texts(items: Sequence[Item]) -> Iterator[str]:
     """User messages in order, with those inside the demo's own compaction items."""
     for item in items:
         if item.get("role") == "user":
-            yield _said(item)
+            yield _text_of(item)
         elif item.get("type") == "compaction":
             yield from _opened(str(item.get("encrypted_content", "")))
 
 
-def _said(item: Mapping[str, Any]) -> str:
+def _text_of(item: Mapping[str, Any]) -> str:
     content = item.get("content", item.get("output", ""))
     if isinstance(content, str):
         return content
@@ -231,13 +231,13 @@ def _cut(output: list[Item], limit: int | None) -> tuple[list[Item], bool]:
 
 def _usage(request: Mapping[str, Any], output: Sequence[Item]) -> dict[str, Any]:
     given = _tokens(request["input"]) + _tokens(request.get("instructions") or "")
-    made = sum(len(pieces(_said(item))) or 8 for item in output)
+    output_tokens = sum(len(pieces(_text_of(item))) or 8 for item in output)
     return {
         "input_tokens": given,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-        "output_tokens": made,
+        "output_tokens": output_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": given + made,
+        "total_tokens": given + output_tokens,
     }
 
 
@@ -250,8 +250,8 @@ def _tokens(value: object) -> int:
 
 def _compaction(items: Sequence[Item]) -> Item:
     """The demo's own compaction item: the user messages, shortened."""
-    said = [_said(item)[:80] for item in items if item.get("role") == "user"]
-    sealed = base64.b64encode(orjson.dumps(said)).decode()
+    texts = [_text_of(item)[:80] for item in items if item.get("role") == "user"]
+    sealed = base64.b64encode(orjson.dumps(texts)).decode()
     return {"type": "compaction", "id": ids.new("cmp"), "encrypted_content": _SEAL + sealed}
 
 

@@ -18,25 +18,25 @@ from app.contract.records import Attempt
 from app.contract.turn import Answer, Turn
 from app.errors import GatewayError, InvalidRequest, UpstreamBroken, UpstreamError, UpstreamLoading
 from app.formats import Decoder, Format, replay
-from app.relay.ports import Channels, Choice, DecodeError, Exchange
+from app.relay.ports import Channels, DecodeError, Exchange, SelectedChannel
 from app.relay.request_watch import Watch
-from app.relay.streaming.client_connection import Client
-from app.relay.streaming.transport import Flow, Mover
+from app.relay.streaming.client_connection import ClientConnection
+from app.relay.streaming.transport import Flow, ThreadTransport
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
 
 #: Called with the record of every attempt.
-Tried = Callable[[Attempt], None]
+OnAttempt = Callable[[Attempt], None]
 #: The turn as one channel can read it.
-Fit = Callable[[Turn, str], Turn]
+ForFamily = Callable[[Turn, str], Turn]
 
 
 class ChannelAttempt:
     """One attempt on one channel. It holds a place in the channel while entered, and closes the exchange it opens."""
 
-    def __init__(self, attempts: Attempts[Any], choice: Choice) -> None:
-        self.choice = choice
+    def __init__(self, attempts: Attempts[Any], selected: SelectedChannel) -> None:
+        self.selected = selected
         self.dropped: Sequence[str] = ()
         """Types of the tools that the channel does not get."""
         self.path = ""
@@ -48,7 +48,7 @@ class ChannelAttempt:
         self._closed = False
 
     def __enter__(self) -> ChannelAttempt:
-        self.choice.__enter__()
+        self.selected.__enter__()
         return self
 
     def __exit__(
@@ -66,7 +66,7 @@ class ChannelAttempt:
         self, path: str, body: bytes, *, accept: str, watch: Watch, decode_error: DecodeError | None = None
     ) -> Exchange:
         """An answer with status 200. Raises UpstreamError, and ClientGone."""
-        self._exchange = self.choice.post(path, body, accept=accept, watch=watch, decode_error=decode_error)
+        self._exchange = self.selected.post(path, body, accept=accept, watch=watch, decode_error=decode_error)
         return self._exchange
 
     def go_on(self) -> None:
@@ -82,7 +82,7 @@ class ChannelAttempt:
     def record(self, error: GatewayError | None) -> Attempt:
         """The row's entry for this attempt."""
         milliseconds = round((monotonic() - self._started_at) * 1000)
-        channel = self.choice.channel.name
+        channel = self.selected.channel.name
         if error is None:
             return Attempt(channel, milliseconds, 200, None, self.path, tuple(self.dropped))
         said = error.said if isinstance(error, UpstreamError) else None
@@ -96,7 +96,7 @@ class ChannelAttempt:
             if self._exchange is not None:
                 self._exchange.close()
         finally:
-            self.choice.__exit__(None, None, None)
+            self.selected.__exit__(None, None, None)
 
     def _settle(self, error: BaseException | None) -> bool:
         if error is None:
@@ -131,8 +131,8 @@ class Attempts(ABC, Generic[A]):
 
     def __init__(
         self,
-        choices: Iterator[Choice],
-        record: Tried,
+        choices: Iterator[SelectedChannel],
+        record: OnAttempt,
         counted: tuple[type[UpstreamError], ...] = (UpstreamError,),
     ) -> None:
         """`record` gets the entry of every attempt. `counted`: failures that speak of the whole channel; any other
@@ -156,23 +156,23 @@ class Attempts(ABC, Generic[A]):
         """Raises GatewayError when no channel is left or another would fail too."""
         if isinstance(self.last, self._counted) and not self.last.elsewhere:
             raise self.last
-        for choice in self._selected:
+        for selected in self._selected:
             try:
-                return self._attempt_on(choice)
+                return self._attempt_on(selected)
             except InvalidRequest as error:
                 self.skipped(error)
         raise self.last or UpstreamBroken("No channel is left to ask.")
 
     def succeeded(self, attempt: ChannelAttempt) -> None:
         if self._counted:
-            attempt.choice.succeeded()
+            attempt.selected.succeeded()
             if attempt.path:
-                attempt.choice.took(attempt.path)
+                attempt.selected.note_path(attempt.path)
         self._record(attempt.record(None))
 
     def failed(self, attempt: ChannelAttempt, error: UpstreamError) -> None:
         if isinstance(error, self._counted):
-            attempt.choice.failed(error)
+            attempt.selected.failed(error)
         if not (isinstance(error, UpstreamLoading) and isinstance(self.last, UpstreamLoading)):
             # That a model is still being loaded is recorded once, however many attempts were made meanwhile.
             self._record(attempt.record(error))
@@ -182,28 +182,28 @@ class Attempts(ABC, Generic[A]):
         self.last = self.last or error
 
     @abstractmethod
-    def _attempt_on(self, choice: Choice) -> A: ...
+    def _attempt_on(self, selected: SelectedChannel) -> A: ...
 
 
 class ChannelAttempts(Attempts[ChannelAttempt]):
     """The attempts of an exchange that is made in the same way on every channel."""
 
-    def _attempt_on(self, choice: Choice) -> ChannelAttempt:
-        return ChannelAttempt(self, choice)
+    def _attempt_on(self, selected: SelectedChannel) -> ChannelAttempt:
+        return ChannelAttempt(self, selected)
 
 
 class TurnAttempt(ChannelAttempt):
     """An attempt to have a turn answered."""
 
-    def __init__(self, attempts: Attempts[Any], choice: Choice, turn: Turn) -> None:
-        super().__init__(attempts, choice)
+    def __init__(self, attempts: Attempts[Any], selected: SelectedChannel, turn: Turn) -> None:
+        super().__init__(attempts, selected)
         self.turn = turn
         """As the channel can read it."""
 
     def encoded(self) -> bytes:
         """The body to send. Raises InvalidRequest for what the channel's format cannot carry."""
-        format_, row = self.choice.format, self.choice.channel
-        body = format_.encode(self.turn, row, self.choice.model)
+        format_, row = self.selected.format, self.selected.channel
+        body = format_.encode(self.turn, row, self.selected.model)
         self.dropped = format_.dropped(self.turn, row)
         return body
 
@@ -212,14 +212,20 @@ class TurnAttempts(Attempts[TurnAttempt]):
     """The attempts to have a turn answered. A channel that refuses a part of it is tried once more without it."""
 
     def __init__(
-        self, turn: Turn, channels: Channels, fit: Fit, record: Tried, watch: Watch, prefer: str | None
+        self,
+        turn: Turn,
+        channels: Channels,
+        for_family: ForFamily,
+        record: OnAttempt,
+        watch: Watch,
+        preferred_channel: str | None,
     ) -> None:
         self._turn = turn
-        self._fit = fit
-        choices = channels.choices(turn.model, prefer, self._count_losses, owner=turn.owner, wait=watch.wait)
+        self._for_family = for_family
+        choices = channels.select(turn.model, preferred_channel, self._count_losses, owner=turn.owner, wait=watch.wait)
         super().__init__(choices, record)
         self._refused: ChannelAttempt | None = None
-        self._amended: Choice | None = None
+        self._amended: SelectedChannel | None = None
 
     def next(self) -> TurnAttempt:
         refused, self._refused = self._refused, None
@@ -231,17 +237,17 @@ class TurnAttempts(Attempts[TurnAttempt]):
         super().failed(attempt, error)
         self._refused = attempt
 
-    def _attempt_on(self, choice: Choice) -> TurnAttempt:
-        return TurnAttempt(self, choice, self._fit(self._turn, choice.channel.family))
+    def _attempt_on(self, selected: SelectedChannel) -> TurnAttempt:
+        return TurnAttempt(self, selected, self._for_family(self._turn, selected.channel.family))
 
     def _without_refused(self, refused: TurnAttempt) -> TurnAttempt | None:
         """The same channel, tried once more with what it may accept instead."""
-        choice = refused.choice
-        if choice is self._amended or not isinstance(self.last, UpstreamError):
+        selected = refused.selected
+        if selected is self._amended or not isinstance(self.last, UpstreamError):
             return None
-        self._amended = choice
-        turn = choice.format.amended(refused.turn, choice.channel, self.last)
-        return TurnAttempt(self, choice, turn) if turn is not None else None
+        self._amended = selected
+        turn = selected.format.amended(refused.turn, selected.channel, self.last)
+        return TurnAttempt(self, selected, turn) if turn is not None else None
 
     def _count_losses(self, row: Channel, format_: Format) -> int:
         return len(format_.dropped(self._turn, row))
@@ -257,7 +263,7 @@ class Unstreamed:
         self._watch = watch
 
     def run(self, attempt: TurnAttempt) -> tuple[Answer, TurnAttempt]:
-        answer = posted(attempt, attempt.turn, _path(attempt.turn, attempt.choice), attempt.encoded(), self._watch)
+        answer = posted(attempt, attempt.turn, _path(attempt.turn, attempt.selected), attempt.encoded(), self._watch)
         attempt.path = answer.path
         return answer, attempt
 
@@ -265,45 +271,47 @@ class Unstreamed:
 class StreamedInside:
     """The step that reads a stream for no client. A hang-up closes the upstream while it still writes."""
 
-    def __init__(self, watch: Watch, mover: Mover) -> None:
+    def __init__(self, watch: Watch, transport: ThreadTransport) -> None:
         self._watch = watch
-        self._mover = mover
+        self._transport = transport
 
     def run(self, attempt: TurnAttempt) -> tuple[Answer, TurnAttempt]:
         flow, _ = open_flow(attempt, 0, self._watch, None)
-        self._mover.read(flow)
+        self._transport.read(flow)
         answer = _whole(flow.decoder.answer)
         attempt.path = answer.path
         return answer, attempt
 
 
-def open_flow(attempt: TurnAttempt, number: int, watch: Watch, client: Client | None) -> tuple[Flow[Decoder], bytes]:
+def open_flow(
+    attempt: TurnAttempt, number: int, watch: Watch, connection: ClientConnection | None
+) -> tuple[Flow[Decoder], bytes]:
     """The stream of a channel that has answered with 200, and the events that it begins with. The next event that is
     sent on has the number `number`. The attempt closes its exchange. Raises UpstreamError, ClientGone."""
-    turn, format_ = attempt.turn, attempt.choice.format
-    exchange = attempt.open(_path(turn, attempt.choice), attempt.encoded(), accept=EVENTS, watch=watch)
-    limits = attempt.choice.channel.timeouts
+    turn, format_ = attempt.turn, attempt.selected.format
+    exchange = attempt.open(_path(turn, attempt.selected), attempt.encoded(), accept=EVENTS, watch=watch)
+    limits = attempt.selected.channel.timeouts
     if "json" in exchange.headers.get("content-type", ""):
         # Asked for a stream and answered in one piece: the client still gets its events.
         answer = replay(format_.decode(exchange.read(), turn), turn, number)
-        return Flow(exchange, answer, limits, watch, client), answer.feed(b"")
-    return Flow(exchange, format_.decoder(turn, number), limits, watch, client), b""
+        return Flow(exchange, answer, limits, watch, connection), answer.feed(b"")
+    return Flow(exchange, format_.decoder(turn, number), limits, watch, connection), b""
 
 
-def _path(turn: Turn, choice: Choice) -> str:
-    return choice.format.path(choice.model, turn.stream)
+def _path(turn: Turn, selected: SelectedChannel) -> str:
+    return selected.format.path(selected.model, turn.stream)
 
 
 def posted(attempt: ChannelAttempt, turn: Turn, path: str, body: bytes, watch: Watch) -> Answer:
     """The answer to one unstreamed request of an attempt."""
-    return _decoded(attempt.choice.format, attempt.open(path, body, accept=JSON, watch=watch), turn)
+    return _decoded(attempt.selected.format, attempt.open(path, body, accept=JSON, watch=watch), turn)
 
 
-def whole_answer(turn: Turn, choice: Choice, watch: Watch | None) -> Answer:
+def unstreamed_answer(turn: Turn, selected: SelectedChannel, watch: Watch | None) -> Answer:
     """The answer of this very channel, without an attempt that counts for it."""
-    format_ = choice.format
-    body = format_.encode(turn, choice.channel, choice.model)
-    with closing(choice.post(_path(turn, choice), body, accept=JSON, watch=watch)) as exchange:
+    format_ = selected.format
+    body = format_.encode(turn, selected.channel, selected.model)
+    with closing(selected.post(_path(turn, selected), body, accept=JSON, watch=watch)) as exchange:
         return _decoded(format_, exchange, turn)
 
 

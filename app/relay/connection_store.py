@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from contextlib import suppress
 
-from app.contract.records import CHAINABLE, Chain, Draft, Link, Outcome, Stored
+from app.contract.records import CHAINABLE, Chain, Draft, Link, Outcome, StoredResponse
 from app.errors import Overloaded, PayloadTooLarge
 from app.memory import Share
 from app.store.errors import HistoryError
@@ -16,7 +16,7 @@ _RESPONSES = 16
 _BYTES = 64 * 1024 * 1024
 
 
-class Recent:
+class ConnectionStore:
     """The responses of the store, and the latest unstored ones of this connection. The store has no row with content
     for the latter, so only `chain` and `note` differ.
     """
@@ -37,7 +37,7 @@ class Recent:
         return chain
 
     def note(self, draft: Draft, outcome: Outcome) -> None:
-        if not draft.kept and outcome.status in CHAINABLE:
+        if not draft.stored and outcome.status in CHAINABLE:
             # Without its parent, deleted meanwhile, the response cannot be continued from.
             with suppress(HistoryError):
                 self._remember(draft, outcome)
@@ -55,7 +55,7 @@ class Recent:
     def full_chain(self, owner: str, response_id: str) -> Chain:
         return self._responses.full_chain(owner, response_id)
 
-    def read(self, owner: str, response_id: str) -> Stored | None:
+    def read(self, owner: str, response_id: str) -> StoredResponse | None:
         return self._responses.read(owner, response_id)
 
     def cancel(self, owner: str, response_id: str) -> bool:

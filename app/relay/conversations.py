@@ -18,9 +18,9 @@ from app.contract.response import Echo
 from app.errors import InvalidRequest, NotFound, conversation_not_found
 from app.relay.compaction.context import Contexts
 from app.relay.history_errors import history_errors
-from app.relay.item_lists import listed, returned
+from app.relay.item_lists import as_listed, list_object
 from app.relay.turn_builder import resolve
-from app.schemas.listing import Page
+from app.schemas.listing import PageRequest
 from app.store.store import Store
 
 
@@ -33,7 +33,7 @@ class Conversations:
     # --- the conversation itself
 
     def create(self, token: Token, items: Sequence[Item], metadata: Mapping[str, str]) -> dict[str, Any]:
-        _check_keeps(token)
+        _check_stores(token)
         conversation = Conversation(ids.new("conv"), int(time()), metadata)
         self._conversations.create(token.owner, conversation, self._turn(token.owner, items))
         return conversation.wire()
@@ -42,7 +42,7 @@ class Conversations:
         return self._found(token, conversation_id).wire()
 
     def update(self, token: Token, conversation_id: str, metadata: Mapping[str, str]) -> dict[str, Any]:
-        _check_keeps(token)
+        _check_stores(token)
         if not self._conversations.update(token.owner, conversation_id, metadata):
             raise conversation_not_found(conversation_id)
         return self.retrieve(token, conversation_id)
@@ -56,20 +56,20 @@ class Conversations:
     # --- its items
 
     def add(self, token: Token, conversation_id: str, items: Sequence[Item], include: Iterable[str]) -> dict[str, Any]:
-        _check_keeps(token)
+        _check_stores(token)
         added = self._conversations.add(token.owner, conversation_id, self._turn(token.owner, items))
         if added is None:
             raise conversation_not_found(conversation_id)
-        return listed(_shown(added, include), has_more=False)
+        return list_object(_shown(added, include), has_more=False)
 
-    def items(self, token: Token, conversation_id: str, wanted: Page, include: Iterable[str]) -> dict[str, Any]:
+    def items(self, token: Token, conversation_id: str, page: PageRequest, include: Iterable[str]) -> dict[str, Any]:
         with history_errors():
             found = self._conversations.items(
-                token.owner, conversation_id, order=wanted.order, after=wanted.after, limit=wanted.limit + 1
+                token.owner, conversation_id, order=page.order, after=page.after, limit=page.limit + 1
             )
         if found is None:
             raise conversation_not_found(conversation_id)
-        return listed(_shown(found[: wanted.limit], include), has_more=len(found) > wanted.limit)
+        return list_object(_shown(found[: page.limit], include), has_more=len(found) > page.limit)
 
     def item(self, token: Token, conversation_id: str, item_id: str, include: Iterable[str]) -> Item:
         found = self._conversations.item(token.owner, conversation_id, item_id)
@@ -85,9 +85,9 @@ class Conversations:
 
     # --- what they have in common
 
-    def _turn(self, owner: str, given: Sequence[Item]) -> ConversationTurn:
+    def _turn(self, owner: str, added: Sequence[Item]) -> ConversationTurn:
         """What a client adds. A compaction among it stands for all that was there before, as one that was answered."""
-        items = redacted_items(self._contexts.checked(owner, resolve(self._store, owner, given)))
+        items = redacted_items(self._contexts.checked(owner, resolve(self._store, owner, added)))
         compacted = any(item.get("type") == "compaction" for item in items)
         none: Sequence[Item] = ()
         input, output = (none, items) if compacted else (items, none)
@@ -112,11 +112,11 @@ class Conversations:
 
 def _shown(items: Iterable[Item], include: Iterable[str]) -> list[Item]:
     echo = Echo({}, tuple(include))
-    return [dict(echo.shown(returned(item, "", 0))) for item in items]
+    return [dict(echo.shown(as_listed(item, "", 0))) for item in items]
 
 
-def _check_keeps(token: Token) -> None:
-    if not token.keeps:
+def _check_stores(token: Token) -> None:
+    if not token.stores:
         raise InvalidRequest(
             "Nothing that is sent with this token is stored, so that it cannot keep conversations.",
             code="unsupported_parameter",

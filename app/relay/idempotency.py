@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from app.contract.records import Claim, Claimed, Stored, Token
+from app.contract.records import Claim, Claimed, StoredResponse, Token
 from app.contract.redaction import redacted_request
 from app.contract.turn import Turn
 from app.errors import AntiphonError, GatewayError, InvalidRequest
@@ -27,11 +27,11 @@ def claim_of(key: str, request: Mapping[str, Any]) -> Claim:
             code="invalid_value",
             param=HEADER,
         )
-    told = orjson.dumps(redacted_request(request), option=orjson.OPT_SORT_KEYS)
-    return Claim(key, hashlib.sha256(told).hexdigest())
+    body = orjson.dumps(redacted_request(request), option=orjson.OPT_SORT_KEYS)
+    return Claim(key, hashlib.sha256(body).hexdigest())
 
 
-class Once:
+class IdempotentTurn:
     """The claim of one turn on its key. Nothing happens where the client gave none."""
 
     def __init__(self, store: Store, token: Token, turn: Turn, key: str | None) -> None:
@@ -41,15 +41,15 @@ class Once:
         self._turn = turn
         self._claim = claim_of(key, turn.request) if key else None
 
-    def earlier(self) -> Stored | None:
+    def earlier_response(self) -> StoredResponse | None:
         """The response that the same request has been given already. Raises InvalidRequest while that is still made,
         and for another request under the same key."""
         if self._claim is None:
             return None
-        claimed = self._store.idempotency.take(self._token, self._claim, self._turn.id)
+        claimed = self._store.idempotency.claim(self._token, self._claim, self._turn.id)
         return self._replay(self._claim, claimed) if claimed else None
 
-    def __enter__(self) -> Once:
+    def __enter__(self) -> IdempotentTurn:
         return self
 
     def __exit__(
@@ -59,7 +59,7 @@ class Once:
         if self._claim is not None and isinstance(error, AntiphonError):
             self._store.idempotency.release(self._token, self._claim, self._turn.id)
 
-    def _replay(self, claim: Claim, claimed: Claimed) -> Stored:
+    def _replay(self, claim: Claim, claimed: Claimed) -> StoredResponse:
         if claimed.fingerprint != claim.fingerprint:
             raise InvalidRequest(
                 f"This {HEADER} was used for another request. Use a new one for each request.",

@@ -25,15 +25,15 @@ from app.store.store import Store
 BACKLOG = 100
 
 #: Told how a turn has ended.
-Follow = Callable[[Outcome], None]
+OnOutcome = Callable[[Outcome], None]
 
 _DIGEST = 16
 #: Who gives one of these names what it goes on from.
-_STATE = frozenset({"previous_response_id", "conversation"})
+_PARENT_FIELDS = frozenset({"previous_response_id", "conversation"})
 #: Clients send these back or not, and as they like.
-_PASSED_OVER = frozenset({"reasoning", "compaction_trigger"})
+_IGNORED_TYPES = frozenset({"reasoning", "compaction_trigger"})
 #: Keys that come and go while an item travels.
-_FLEETING = frozenset(
+_VOLATILE_KEYS = frozenset(
     {
         "annotations",
         "created_by",
@@ -47,12 +47,12 @@ _FLEETING = frozenset(
 )
 
 
-def unfollowed(_: Outcome) -> None:
+def not_tracked(_: Outcome) -> None:
     """Follows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
+class _TracedTurn:
     """What is kept of a turn until it is traced."""
 
     id: str
@@ -63,24 +63,24 @@ class _Turn:
     outcome: Outcome
 
 
-class Lineage:
+class InferredParents:
     """One a process. Its thread starts with the first turn there is to trace."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._turns: SimpleQueue[_Turn] = SimpleQueue()
+        self._turns: SimpleQueue[_TracedTurn] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
-    def follow(self, turn: Turn, token: Token, session: str | None) -> Follow:
+    def track(self, turn: Turn, token: Token, session: str | None) -> OnOutcome:
         """`session`: what the client's headers call its conversation, for a body that does not say."""
-        named = turn.request.get("prompt_cache_key") or session
-        if not named or not turn.request.get("input") or not turn.request.keys().isdisjoint(_STATE):
-            return unfollowed
+        session_key = turn.request.get("prompt_cache_key") or session
+        if not session_key or not turn.request.get("input") or not turn.request.keys().isdisjoint(_PARENT_FIELDS):
+            return not_tracked
         items = turn.request["input"]
-        return lambda outcome: self._put(_Turn(turn.id, turn.owner, token.key, named, items, outcome))
+        return lambda outcome: self._put(_TracedTurn(turn.id, turn.owner, token.key, session_key, items, outcome))
 
-    def _put(self, turn: _Turn) -> None:
+    def _put(self, turn: _TracedTurn) -> None:
         if self._turns.qsize() >= BACKLOG:
             return
         self._turns.put(turn)
@@ -104,18 +104,18 @@ def trace(response: str, token: int, session: str, input: Iterable[Item], output
     """The places in `input` from which it may go on, the longest first, and the one that it ends at. Without an output
     nobody goes on from it.
     """
-    line = _Line(session)
+    rolling_hash = _RollingHash(session)
     for item in input:
-        line.add(item)
-    starts = line.ends()
+        rolling_hash.add(item)
+    starts = rolling_hash.ends()
     if output is None:
         return Trace(response, token, starts, None)
     for item in output:
-        line.add(item)
-    return Trace(response, token, starts, line.state)
+        rolling_hash.add(item)
+    return Trace(response, token, starts, rolling_hash.state)
 
 
-class _Line:
+class _RollingHash:
     """A rolling hash over items. A compaction stands for whatever precedes it, so that it begins anew there."""
 
     def __init__(self, session: str) -> None:
@@ -124,13 +124,13 @@ class _Line:
         self._ends: list[bytes] = []
 
     def add(self, item: Item) -> None:
-        said = identity(item)
-        if said is None:
+        stable = identity(item)
+        if stable is None:
             return
         if self._answered and is_client_side(item):
             self._ends.append(self.state)
         before = self._root if item.get("type") == "compaction" else self.state
-        self.state = _digest(before + orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
+        self.state = _digest(before + orjson.dumps(stable, option=orjson.OPT_SORT_KEYS))
         self._answered = not is_client_side(item)
 
     def ends(self) -> tuple[bytes, ...]:
@@ -149,29 +149,31 @@ def _digest(data: bytes) -> bytes:
 def identity(item: Item) -> list[Any] | None:
     """What stays of an item when a client sends it back; None for what it may leave out."""
     kind = item.get("type") or "message"
-    if kind in _PASSED_OVER:
+    if kind in _IGNORED_TYPES:
         return None
     if kind == "message":
-        return [item.get("role"), _words(item.get("content"))]
+        return [item.get("role"), _content(item.get("content"))]
     if kind == "compaction":
         return [kind, item.get("encrypted_content")]
     if kind in CALL_TYPES and item.get("call_id"):
         # Arguments are parsed and written anew by many clients.
         return [kind, item["call_id"], item.get("name")]
-    return [kind, _lasting(redacted_item(item))]
+    return [kind, _stable(redacted_item(item))]
 
 
-def _words(content: Any) -> list[Any]:
+def _content(content: Any) -> list[Any]:
     """A string is one part of text, and text is the same whoever said it."""
     if isinstance(content, str):
         return [content]
     parts = content if isinstance(content, list) else []
-    return [part["text"] if isinstance(part.get("text"), str) else _lasting(part) for part in parts]
+    return [part["text"] if isinstance(part.get("text"), str) else _stable(part) for part in parts]
 
 
-def _lasting(value: Any) -> Any:
+def _stable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {
-            name: _lasting(inner) for name, inner in value.items() if name not in _FLEETING and inner not in (None, [])
+            name: _stable(inner)
+            for name, inner in value.items()
+            if name not in _VOLATILE_KEYS and inner not in (None, [])
         }
-    return [_lasting(inner) for inner in value] if isinstance(value, list) else value
+    return [_stable(inner) for inner in value] if isinstance(value, list) else value

@@ -8,38 +8,38 @@ from typing import Any
 import orjson
 
 from app.contract.items import WITH_STATUS, Item, derive_item_id
-from app.contract.records import Chain, Stored
+from app.contract.records import Chain, StoredResponse
 from app.contract.redaction import redacted_item
 from app.errors import unknown_after
-from app.schemas.listing import Page
+from app.schemas.listing import PageRequest
 
 _PLAIN_PART = {"assistant": "output_text"}
 
 
-def context_items(chain: Chain, stored: Stored) -> list[Item]:
+def context_items(chain: Chain, stored: StoredResponse) -> list[Item]:
     """Ancestors' input and output, then the response's own input; oldest first. Compactions are not listed."""
     listed: list[Item] = []
     for position, link in enumerate(chain.links):
         if not (chain.compacted and position == 0):
-            listed += _listed(orjson.loads(link.input), link.id)
-        listed += _listed(orjson.loads(link.output), link.id)
-    listed += _listed(stored.input_items(), stored.id)
+            listed += _as_listed_all(orjson.loads(link.input), link.id)
+        listed += _as_listed_all(orjson.loads(link.output), link.id)
+    listed += _as_listed_all(stored.input_items(), stored.id)
     return [item for item in listed if item.get("type") != "compaction"]
 
 
-def page(items: Sequence[Item], wanted: Page) -> dict[str, Any]:
+def list_page(items: Sequence[Item], page: PageRequest) -> dict[str, Any]:
     """One page as the SDKs walk it. Raises InvalidRequest when `after` names nothing that is listed."""
-    ordered = list(items) if wanted.order == "asc" else list(reversed(items))
+    ordered = list(items) if page.order == "asc" else list(reversed(items))
     start = 0
-    if wanted.after is not None:
-        start = next((at + 1 for at, item in enumerate(ordered) if item["id"] == wanted.after), 0)
+    if page.after is not None:
+        start = next((at + 1 for at, item in enumerate(ordered) if item["id"] == page.after), 0)
         if not start:
-            raise unknown_after(wanted.after)
-    end = start + wanted.limit
-    return listed(ordered[start:end], has_more=end < len(ordered))
+            raise unknown_after(page.after)
+    end = start + page.limit
+    return list_object(ordered[start:end], has_more=end < len(ordered))
 
 
-def listed(data: Sequence[Item], *, has_more: bool) -> dict[str, Any]:
+def list_object(data: Sequence[Item], *, has_more: bool) -> dict[str, Any]:
     """The contract's list object."""
     return {
         "object": "list",
@@ -50,12 +50,12 @@ def listed(data: Sequence[Item], *, has_more: bool) -> dict[str, Any]:
     }
 
 
-def _listed(items: Sequence[Item], response_id: str) -> Iterator[Item]:
+def _as_listed_all(items: Sequence[Item], response_id: str) -> Iterator[Item]:
     for position, item in enumerate(items):
-        yield returned(item, response_id, position)
+        yield as_listed(item, response_id, position)
 
 
-def returned(item: Item, response_id: str, position: int) -> Item:
+def as_listed(item: Item, response_id: str, position: int) -> Item:
     """The item with an id, a status and content as parts, whatever shorthand it came in."""
     kind = str(item.get("type"))
     # Rows of earlier versions hold credentials.

@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 
 #: How often running streams are compared with their rows: within this, one that was ended elsewhere stops, and what
 #: has changed with a channel is told.
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 #: How long a worker that ends waits for the ends that are still to be written.
 LAST_TRY = 2.0
 
 
-class Running:
+class RunningStreams:
     """The streams of this worker whose rows are in progress, and how each is stopped. A response is added after the
     commit that makes it this worker's, never before: a row that is not in progress counts as ended elsewhere.
     """
@@ -51,24 +51,24 @@ class Running:
             stop()
 
 
-class Keeper:
+class LeaseKeeper:
     """One thread a worker. It must not die: what the database refuses now is tried again at the next tick."""
 
     def __init__(
         self,
         store: Store,
-        running: Running,
+        running: RunningStreams,
         status: Callable[[], Sequence[ChannelStatus]],
-        tend: Callable[[], None],
+        housekeeping: Callable[[], None],
         tidy: Callable[[], None],
     ) -> None:
-        """`tend` is called now and then, by some worker or other; `tidy` at every tick, by each."""
+        """`housekeeping` is called now and then, by some worker or other; `tidy` at every tick, by each."""
         self._store = store
         self._running = running
         self._status = status
-        self._tend = tend
+        self._housekeeping = housekeeping
         self._tidy = tidy
-        self._told: Sequence[ChannelStatus] | None = None
+        self._last_status: Sequence[ChannelStatus] | None = None
         self._reaps_from = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
@@ -79,9 +79,9 @@ class Keeper:
     def close(self) -> None:
         self._ended.set()
         if self._thread.is_alive():
-            self._thread.join(LOOK_SECONDS)
+            self._thread.join(CHECK_SECONDS)
             self._store.unwritten.drain(LAST_TRY)
-            self._leave()
+            self._end_lease()
 
     def look(self) -> None:
         """Stops the streams whose rows were ended elsewhere."""
@@ -91,10 +91,10 @@ class Keeper:
                 self._running.stop(response_id)
 
     def _run(self) -> None:
-        every = max(LOOK_SECONDS, self._store.leases.lease / 4)
+        every = max(CHECK_SECONDS, self._store.leases.lease / 4)
         since_renewal = every * random.random()  # noqa: S311 - workers that started together should not tick together
-        while not self._ended.wait(LOOK_SECONDS):
-            since_renewal += LOOK_SECONDS
+        while not self._ended.wait(CHECK_SECONDS):
+            since_renewal += CHECK_SECONDS
             self._tidy()
             self._store.unwritten.retry()
             try:
@@ -103,8 +103,8 @@ class Keeper:
                     self._renew(self._status())
                     since_renewal = 0.0
                     self._reap()
-                    self._tend()
-                elif (status := self._status()) != self._told:
+                    self._housekeeping()
+                elif (status := self._status()) != self._last_status:
                     self._renew(status)
             except StoreUnavailable as error:
                 log.warning("the lease of this worker could not be renewed: %s", error.message)
@@ -113,9 +113,9 @@ class Keeper:
 
     def _renew(self, status: Sequence[ChannelStatus]) -> None:
         self._store.leases.extend(status)
-        self._told = status
+        self._last_status = status
 
-    def _leave(self) -> None:
+    def _end_lease(self) -> None:
         """Nobody shall take this worker for a living one until its lease runs out."""
         try:
             self._store.leases.end()

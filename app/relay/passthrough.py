@@ -19,13 +19,13 @@ from app.contract.records import Token
 from app.errors import ClientGone, GatewayError, InternalError, UpstreamError, unknown_chat_model
 from app.formats import PassthroughDecoder, PassthroughEndpoint, PassthroughSummary
 from app.relay.attempts import EVENTS, JSON, ChannelAttempt, ChannelAttempts
-from app.relay.passthrough_recorder import ChatRecorder
-from app.relay.ports import Channels, Choice, Exchange
-from app.relay.request_context import Asked
+from app.relay.passthrough_recorder import PassthroughRecorder
+from app.relay.ports import Channels, Exchange, SelectedChannel
+from app.relay.request_context import RequestContext
 from app.relay.request_watch import Watch
-from app.relay.streaming.client_connection import Client
-from app.relay.streaming.timing import Pace
-from app.relay.streaming.transport import Flow, Mover
+from app.relay.streaming.client_connection import ClientConnection
+from app.relay.streaming.timing import StreamTiming
+from app.relay.streaming.transport import Flow, ThreadTransport
 from app.store.store import Store
 
 Request = Mapping[str, Any]
@@ -33,69 +33,71 @@ Request = Mapping[str, Any]
 log = logging.getLogger(__name__)
 
 
-class ChatRelay:
-    def __init__(self, store: Store, channels: Channels, mover: Mover) -> None:
+class PassthroughRelay:
+    def __init__(self, store: Store, channels: Channels, transport: ThreadTransport) -> None:
         self._store = store
         self._channels = channels
-        self._mover = mover
+        self._transport = transport
 
-    def create(self, endpoint: PassthroughEndpoint, token: Token, request: Request, asked: Asked) -> bytes:
+    def create(self, endpoint: PassthroughEndpoint, token: Token, request: Request, context: RequestContext) -> bytes:
         """The upstream's completion, byte for byte. Raises GatewayError, or ClientGone when nobody waits any more."""
-        asked.hold_bytes(asked.size)
-        recorder = ChatRecorder(self._store, token, request, asked.request_id, asked.entry)
-        watch = Watch(asked.client, self._mover.pace.drain)
+        context.hold_bytes(context.size)
+        recorder = PassthroughRecorder(self._store, token, request, context.request_id, context.facts)
+        watch = Watch(context.client_fd, self._transport.timing.drain)
         with recorder.opening():
             attempts = self._attempts(endpoint.path, token, request, recorder, watch)
-            body, account, choice = attempts.first(_Unstreamed(endpoint, request, watch))
-        recorder.finish(choice, account)
+            body, account, selected = attempts.first(_Unstreamed(endpoint, request, watch))
+        recorder.finish(selected, account)
         return body
 
-    def stream(self, endpoint: PassthroughEndpoint, token: Token, request: Request, asked: Asked) -> Iterable[bytes]:
+    def stream(
+        self, endpoint: PassthroughEndpoint, token: Token, request: Request, context: RequestContext
+    ) -> Iterable[bytes]:
         """The upstream's chunks, opened: the first one has come. Raises as `create` does, unless that took so long that
         the client has been sent a sign of life before."""
-        asked.hold_bytes(asked.size)
-        recorder = ChatRecorder(self._store, token, request, asked.request_id, asked.entry)
-        watch = Watch(asked.client, self._mover.pace.drain)
-        alive = _SignOfLife(asked, watch, self._mover.pace)
+        context.hold_bytes(context.size)
+        recorder = PassthroughRecorder(self._store, token, request, context.request_id, context.facts)
+        watch = Watch(context.client_fd, self._transport.timing.drain)
+        alive = _SignOfLife(context, watch, self._transport.timing)
         try:
             with recorder.opening():
                 attempts = self._attempts(endpoint.path, token, request, recorder, watch)
-                line = attempts.first(_Streamed(endpoint, request, asked.connection, watch, self._mover))
-            return ChatStream(line, recorder)
+                active = attempts.first(_Streamed(endpoint, request, context.connection, watch, self._transport))
+            return PassthroughStream(active, recorder)
         except GatewayError as error:
             if not alive.sent:
                 raise
             return [_failure(error)]
 
     def _attempts(
-        self, path: str, token: Token, request: Request, recorder: ChatRecorder, watch: Watch
+        self, path: str, token: Token, request: Request, recorder: PassthroughRecorder, watch: Watch
     ) -> ChannelAttempts:
         model = request["model"]
         if not token.may_use(model):
             raise unknown_chat_model(model)
-        choices = self._channels.chat_choices(path, model, owner=token.owner, wait=watch.wait)
-        return ChannelAttempts(choices, recorder.tried)
+        choices = self._channels.select_for_passthrough(path, model, owner=token.owner, wait=watch.wait)
+        return ChannelAttempts(choices, recorder.add_attempt)
 
 
 class _SignOfLife:
     """Keeps a client informed whose upstream takes long to accept: the header leaves, and comments."""
 
-    def __init__(self, asked: Asked, watch: Watch, pace: Pace) -> None:
+    def __init__(self, context: RequestContext, watch: Watch, timing: StreamTiming) -> None:
         self.sent = False
-        self._asked = asked
-        self._pace = pace
-        if asked.say is not None:
-            watch.owe(asked.came + pace.header, self._speak)
+        self._context = context
+        self._timing = timing
+        if context.send_early is not None:
+            watch.schedule(context.received_at + timing.header_timeout, self._speak)
 
     def _speak(self) -> float:
         """Raises ClientGone."""
-        say = self._asked.say
+        say = self._context.send_early
         assert say is not None
-        if not self.sent and self._asked.connection is not None:
-            self._asked.connection.limit(self._pace.stall)
+        if not self.sent and self._context.connection is not None:
+            self._context.connection.set_write_timeout(self._timing.client_write_timeout)
         say(sse.HEARTBEAT)
         self.sent = True
-        return monotonic() + self._pace.heartbeat
+        return monotonic() + self._timing.heartbeat
 
 
 def _failure(error: GatewayError) -> bytes:
@@ -113,9 +115,9 @@ class _Unstreamed:
     request: Request
     watch: Watch
 
-    def run(self, attempt: ChannelAttempt) -> tuple[bytes, PassthroughSummary, Choice]:
+    def run(self, attempt: ChannelAttempt) -> tuple[bytes, PassthroughSummary, SelectedChannel]:
         body = _opened(attempt, self.endpoint, self.request, JSON, self.watch).read()
-        return body, self.endpoint.codec.read_whole(body), attempt.choice
+        return body, self.endpoint.codec.read_whole(body), attempt.selected
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,32 +126,32 @@ class _Streamed:
 
     endpoint: PassthroughEndpoint
     request: Request
-    connection: Client | None
+    connection: ClientConnection | None
     watch: Watch
-    mover: Mover
+    transport: ThreadTransport
 
-    def run(self, attempt: ChannelAttempt) -> _Line:
+    def run(self, attempt: ChannelAttempt) -> _ActiveAttempt:
         exchange = _opened(attempt, self.endpoint, self.request, EVENTS, self.watch)
-        limits = attempt.choice.channel.timeouts
+        limits = attempt.selected.channel.timeouts
         decoder = self.endpoint.codec.decoder(self.request)
         flow = Flow(exchange, decoder, limits, self.watch, self.connection)
-        line = _Line(attempt, self.endpoint, flow, self.mover)
-        line.accept()
-        attempt.choice.accepted()
+        active = _ActiveAttempt(attempt, self.endpoint, flow, self.transport)
+        active.accept()
+        attempt.selected.accepted()
         if self.connection is not None:
-            self.connection.limit(self.mover.pace.stall)
+            self.connection.set_write_timeout(self.transport.timing.client_write_timeout)
         attempt.go_on()
-        return line
+        return active
 
 
 def _opened(
     attempt: ChannelAttempt, endpoint: PassthroughEndpoint, request: Request, accept: str, watch: Watch
 ) -> Exchange:
-    body, decode_error = endpoint.codec.encode(request, attempt.choice.model), endpoint.codec.decode_error
+    body, decode_error = endpoint.codec.encode(request, attempt.selected.model), endpoint.codec.decode_error
     return attempt.open(endpoint.path, body, accept=accept, watch=watch, decode_error=decode_error)
 
 
-class _Line:
+class _ActiveAttempt:
     """The attempt at work on a stream: what its channel sends, decoded by the endpoint."""
 
     def __init__(
@@ -157,30 +159,30 @@ class _Line:
         attempt: ChannelAttempt,
         endpoint: PassthroughEndpoint,
         flow: Flow[PassthroughDecoder],
-        mover: Mover,
+        transport: ThreadTransport,
     ) -> None:
         self.attempt = attempt
         self._codec = endpoint.codec
         self._flow = flow
-        self._passage = flow.decoder
-        self._mover = mover
+        self._decoder = flow.decoder
+        self._transport = transport
         self._ready = b""
 
     @property
-    def choice(self) -> Choice:
-        return self.attempt.choice
+    def choice(self) -> SelectedChannel:
+        return self.attempt.selected
 
     @property
-    def account(self) -> PassthroughSummary:
-        return self._passage.summary
+    def summary(self) -> PassthroughSummary:
+        return self._decoder.summary
 
     def accept(self) -> None:
         """Reads up to the first valid chunk. Raises UpstreamError."""
         if "json" in self._flow.exchange.headers.get("content-type", ""):
             # Asked for a stream and answered in one piece: the client still gets its chunks.
-            self._ready = self._passage.feed(self._codec.as_stream(self._flow.exchange.read()))
+            self._ready = self._decoder.feed(self._codec.as_stream(self._flow.exchange.read()))
         else:
-            self._ready = self._mover.accept(self._flow)
+            self._ready = self._transport.accept(self._flow)
         self._check()
 
     def events(self) -> Iterator[bytes]:
@@ -188,37 +190,37 @@ class _Line:
         if self._ready:
             yield self._ready
         try:
-            yield from self._mover.move(self._flow)
+            yield from self._transport.transfer(self._flow)
         except UpstreamError:
             # Once every reason has been given the answer is whole, however the connection ended.
-            if not self.account.finished:
+            if not self.summary.finished:
                 raise
-            if rest := self._passage.finish():
+            if rest := self._decoder.finish():
                 yield rest
         self._check()
 
     @property
     def ending(self) -> bytes:
-        return self._passage.ending or sse.DONE
+        return self._decoder.ending or sse.DONE
 
     def close(self) -> None:
         self.attempt.close()
 
     def _check(self) -> None:
-        if self._passage.failure is not None:
-            raise self._passage.failure
+        if self._decoder.failure is not None:
+            raise self._decoder.failure
 
 
 # --- the stream -------------------------------------------------------------------------------------------------
 
 
-class ChatStream:
+class PassthroughStream:
     """A streamed completion as bytes. Iterated by the server; `close` ends it at any time."""
 
-    def __init__(self, line: _Line, recorder: ChatRecorder) -> None:
-        self._line = line
+    def __init__(self, active: _ActiveAttempt, recorder: PassthroughRecorder) -> None:
+        self._active = active
         self._recorder = recorder
-        self._events = self._walk()
+        self._events = self._run()
 
     def __iter__(self) -> Iterator[bytes]:
         return self._events
@@ -226,12 +228,12 @@ class ChatStream:
     def close(self) -> None:
         """Whoever stops listening: the upstream is closed and what came is counted."""
         self._events.close()
-        self._leave()
+        self._cancel()
 
-    def _walk(self) -> Generator[bytes, None, None]:
+    def _run(self) -> Generator[bytes, None, None]:
         try:
             self._recorder.first_byte()
-            yield from self._line.events()
+            yield from self._active.events()
             yield self._end()
         except ClientGone:
             pass
@@ -242,22 +244,22 @@ class ChatStream:
             log.exception("a streamed chat completion failed")
             yield self._failure(InternalError())
         finally:
-            self._leave()
+            self._cancel()
 
     def _end(self) -> bytes:
-        line = self._line
-        line.attempt.succeeded()
-        self._recorder.finish(line.choice, line.account)
-        return line.ending
+        active = self._active
+        active.attempt.succeeded()
+        self._recorder.finish(active.choice, active.summary)
+        return active.ending
 
     def _failure(self, error: GatewayError) -> bytes:
         """What is left to be said when chunks have been sent; no [DONE] follows."""
-        line = self._line
+        active = self._active
         if isinstance(error, UpstreamError):
-            line.attempt.failed(error)
-        self._recorder.fail(error, line.choice, line.account)
+            active.attempt.failed(error)
+        self._recorder.fail(error, active.choice, active.summary)
         return _failure(error)
 
-    def _leave(self) -> None:
-        self._recorder.leave(self._line.choice, self._line.account)
-        self._line.close()
+    def _cancel(self) -> None:
+        self._recorder.client_left(self._active.choice, self._active.summary)
+        self._active.close()

@@ -15,20 +15,25 @@ from app.contract.records import Attempt, Draft, Outcome, Token
 from app.contract.usage import Usage, estimate
 from app.errors import ClientGone, GatewayError, InvalidRequest
 from app.formats import PassthroughSummary
-from app.relay.ports import Choice
-from app.relay.request_context import Entry
+from app.relay.ports import SelectedChannel
+from app.relay.request_context import ResponseFacts
 from app.store.store import Store
 
 
-class ChatRecorder:
+class PassthroughRecorder:
     """Follows one request; the first way in which it ends is the one that is written."""
 
     def __init__(
-        self, store: Store, token: Token, request: Mapping[str, Any], request_id: str, entry: Entry | None = None
+        self,
+        store: Store,
+        token: Token,
+        request: Mapping[str, Any],
+        request_id: str,
+        facts: ResponseFacts | None = None,
     ) -> None:
-        """`entry` is told how it ended, for the request log."""
+        """`facts` is told how it ended, for the request log."""
         self._store = store
-        self._entry = entry or Entry()
+        self._facts = facts or ResponseFacts()
         self._request = request
         self._draft = Draft(
             id=ids.new("chatcmpl"),
@@ -36,7 +41,7 @@ class ChatRecorder:
             token=token.key,
             model=request["model"],
             created_at=int(time()),
-            kept=False,
+            stored=False,
             streamed=bool(request.get("stream")),
             request_id=request_id,
         )
@@ -56,34 +61,34 @@ class ChatRecorder:
             self.fail(error)
             raise
         except ClientGone:
-            self.leave()
+            self.client_left()
             raise
 
-    def tried(self, attempt: Attempt) -> None:
+    def add_attempt(self, attempt: Attempt) -> None:
         """The upstream's own words may quote the prompt, which is not stored."""
         self._attempts.append(replace(attempt, said=None))
 
     def first_byte(self) -> None:
         self._first_byte_ms = _since(self._started)
 
-    def finish(self, choice: Choice, account: PassthroughSummary) -> None:
-        self._end(account.status, choice, account)
+    def finish(self, selected: SelectedChannel, account: PassthroughSummary) -> None:
+        self._end(account.status, selected, account)
 
     def fail(
-        self, error: GatewayError, choice: Choice | None = None, account: PassthroughSummary | None = None
+        self, error: GatewayError, selected: SelectedChannel | None = None, account: PassthroughSummary | None = None
     ) -> None:
         wire = {"code": error.name, "message": error.message}
-        self._end("failed", choice, account, wire)
+        self._end("failed", selected, account, wire)
 
-    def leave(self, choice: Choice | None = None, account: PassthroughSummary | None = None) -> None:
+    def client_left(self, selected: SelectedChannel | None = None, account: PassthroughSummary | None = None) -> None:
         """Nobody listens any more. A client may well leave when it has heard why the answer has ended."""
         finished = account is not None and account.finished
-        self._end(account.status if account is not None and finished else "cancelled", choice, account)
+        self._end(account.status if account is not None and finished else "cancelled", selected, account)
 
     def _end(
         self,
         status: str,
-        choice: Choice | None,
+        selected: SelectedChannel | None,
         account: PassthroughSummary | None,
         error: Mapping[str, Any] | None = None,
     ) -> None:
@@ -95,21 +100,21 @@ class ChatRecorder:
             completed_at=int(time()),
             usage=self._usage(account) if account else None,
             error=error,
-            channel=choice.channel.name if choice else None,
-            upstream_model=(account.model if account else None) or (choice.model if choice else None),
+            channel=selected.channel.name if selected else None,
+            upstream_model=(account.model if account else None) or (selected.model if selected else None),
             upstream_id=account.id if account else None,
             attempts=tuple(self._attempts),
             first_byte_ms=self._first_byte_ms,
             total_ms=_since(self._started),
         )
-        self._entry.tell(self._draft, outcome)
+        self._facts.record(self._draft, outcome)
         self._store.responses.note(self._draft, outcome)
 
     def _usage(self, account: PassthroughSummary) -> Usage:
         if account.usage:
             return account.usage
-        asked = len(orjson.dumps(self._request))
-        return Usage(input_tokens=estimate(asked), output_tokens=estimate(account.text_length), estimated=True)
+        request_bytes = len(orjson.dumps(self._request))
+        return Usage(input_tokens=estimate(request_bytes), output_tokens=estimate(account.text_length), estimated=True)
 
 
 def _since(moment: float) -> int:

@@ -15,11 +15,11 @@ from app.relay.request_watch import Watch
 class Queue(Protocol):
     """Carries ids of responses that wait to whoever makes them; one that is lost rings again."""
 
-    def enlist(self, response_id: str) -> None:
+    def add_in_transaction(self, response_id: str) -> None:
         """Called in the transaction that makes it wait, for a queue that lies in the same database."""
         ...
 
-    def ring(self, response_id: str) -> None:
+    def add_after_commit(self, response_id: str) -> None:
         """Called once that is committed, for every other queue."""
         ...
 
@@ -42,7 +42,7 @@ class Exchange(Protocol):
 DecodeError = Callable[[int, Mapping[str, str], bytes], UpstreamError]
 
 
-class Choice(Protocol):
+class SelectedChannel(Protocol):
     """A channel chosen for one try; entered while it is at work."""
 
     model: str
@@ -51,7 +51,7 @@ class Choice(Protocol):
     @property
     def channel(self) -> Channel: ...
 
-    def __enter__(self) -> Choice: ...
+    def __enter__(self) -> SelectedChannel: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
@@ -63,12 +63,12 @@ class Choice(Protocol):
 
     def accepted(self) -> None: ...
     def succeeded(self) -> None: ...
-    def took(self, path: str) -> None: ...
+    def note_path(self, path: str) -> None: ...
     def failed(self, error: UpstreamError) -> None: ...
 
 
 #: How much of a turn a channel would leave out.
-Loss = Callable[[Channel, Format], int]
+CountLosses = Callable[[Channel, Format], int]
 
 
 #: Waits for so many seconds, or raises why there is nothing to wait for any more.
@@ -79,14 +79,16 @@ class Channels(Protocol):
     @property
     def compaction(self) -> Compaction: ...
 
-    def choices(
+    def select(
         self,
         model: str,
-        prefer: str | None = None,
-        loss: Loss | None = None,
+        preferred_channel: str | None = None,
+        count_losses: CountLosses | None = None,
         *,
         owner: str = "",
         wait: Wait | None = None,
-    ) -> Iterator[Choice]: ...
+    ) -> Iterator[SelectedChannel]: ...
 
-    def chat_choices(self, path: str, model: str, *, owner: str = "", wait: Wait | None = None) -> Iterator[Choice]: ...
+    def select_for_passthrough(
+        self, path: str, model: str, *, owner: str = "", wait: Wait | None = None
+    ) -> Iterator[SelectedChannel]: ...

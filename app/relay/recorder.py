@@ -16,9 +16,9 @@ from app.contract.redaction import redacted_items, without_credentials
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage, estimate, estimate_items
 from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable
-from app.relay.inferred_parents import Follow, unfollowed
-from app.relay.ports import Choice
-from app.relay.request_context import Entry
+from app.relay.inferred_parents import OnOutcome, not_tracked
+from app.relay.ports import SelectedChannel
+from app.relay.request_context import ResponseFacts
 from app.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -41,13 +41,13 @@ class Recorder:
         turn: Turn,
         token: Token,
         request_id: str,
-        entry: Entry | None = None,
-        follow: Follow = unfollowed,
+        facts: ResponseFacts | None = None,
+        on_outcome: OnOutcome = not_tracked,
     ) -> None:
-        """`entry` is told how it ended, for the request log; `follow`, once that is written."""
+        """`facts` is told how it ended, for the request log; `on_outcome`, once that is written."""
         self._store = store
-        self._follow = follow
-        self._entry = entry or Entry()
+        self._on_outcome = on_outcome
+        self._facts = facts or ResponseFacts()
         self._turn = turn
         self._draft = draft(turn, token, request_id)
         self._attempts: list[Attempt] = []
@@ -55,7 +55,7 @@ class Recorder:
         self._first_byte_ms: int | None = None
         self._saved = False
 
-    def compacted(self, turn: Turn) -> None:
+    def use_compacted(self, turn: Turn) -> None:
         """The turn goes on over a shorter history; what the client sent is stored as it was."""
         self._turn = turn
 
@@ -64,7 +64,7 @@ class Recorder:
         if self._turn.store:
             self._store.responses.begin(self._draft)
 
-    def tried(self, attempt: Attempt) -> None:
+    def add_attempt(self, attempt: Attempt) -> None:
         """What an upstream said may quote the prompt, which is not kept of a turn that is not stored, and credentials,
         which are kept of none.
         """
@@ -77,22 +77,22 @@ class Recorder:
         if self._first_byte_ms is None:
             self._first_byte_ms = self._elapsed()
 
-    def finish(self, answer: Answer, choice: Choice | None) -> dict[str, Any]:
+    def finish(self, answer: Answer, selected: SelectedChannel | None) -> dict[str, Any]:
         """Stores the answer; the whole response object, once it is committed. Raises StoreUnavailable, EndedElsewhere.
 
         Without a choice the answer is the gateway's own.
         """
-        ended = self.ended(answer, choice)
+        ended = self.ended(answer, selected)
         self.store(ended)
         return ended.response
 
-    def ended(self, answer: Answer, choice: Choice | None) -> Ended:
+    def ended(self, answer: Answer, selected: SelectedChannel | None) -> Ended:
         """The response object and its row, not stored yet."""
         turn = self._turn
-        output = redacted_items([*turn.preface, *answer.output])
+        output = redacted_items([*turn.leading_items, *answer.output])
         usage = answer.usage or _estimate(turn, answer.output)
-        usage = usage + turn.spent if turn.spent else usage
-        echo = turn.echo.filled(answer.defaults)
+        usage = usage + turn.compaction_usage if turn.compaction_usage else usage
+        echo = turn.echo.with_upstream_defaults(answer.defaults)
         error = self._stated(answer.error)
         now = int(time())
         response = echo.response(
@@ -117,10 +117,10 @@ class Recorder:
                 usage=usage,
                 error=error,
                 incomplete_details=answer.incomplete_details,
-                echo=echo.rest(),
-                channel=choice.channel.name if choice else (turn.compaction or {}).get("channel"),
-                family=choice.channel.family if choice else None,
-                upstream_model=answer.upstream_model or (choice.model if choice else None),
+                echo=echo.row_fields(),
+                channel=selected.channel.name if selected else (turn.compaction or {}).get("channel"),
+                family=selected.channel.family if selected else None,
+                upstream_model=answer.upstream_model or (selected.model if selected else None),
                 upstream_id=answer.upstream_id,
                 attempts=tuple(self._attempts),
                 opaque=any(item.get("type") in OPAQUE_TYPES for item in (*turn.input, *output)),
@@ -139,18 +139,20 @@ class Recorder:
     def refuse(self, error: GatewayError) -> None:
         """Nobody has heard of this response: that it was asked for is all that is kept."""
         wire = {"code": error.name, "message": error.message}
-        ended = self._ended("failed", wire, (), None)
-        self._entry.tell(self._draft, ended)
+        outcome = self._failed_outcome("failed", wire, (), None)
+        self._facts.record(self._draft, outcome)
         if not isinstance(error, InvalidRequest):
-            self._store.responses.note(replace(self._draft, kept=False), ended)
-            self._follow(ended)
+            self._store.responses.note(replace(self._draft, stored=False), outcome)
+            self._on_outcome(outcome)
 
-    def fail(self, error: GatewayError, partial: Sequence[Item] = (), choice: Choice | None = None) -> dict[str, Any]:
+    def fail(
+        self, error: GatewayError, partial: Sequence[Item] = (), selected: SelectedChannel | None = None
+    ) -> dict[str, Any]:
         """Stores a failure; the response object that says so."""
         wire = {"code": error.name, "message": error.message}
-        ended = self._ended("failed", wire, partial, choice)
-        self._save_failure(error, ended)
-        return self.failed(error, partial, ended.usage)
+        outcome = self._failed_outcome("failed", wire, partial, selected)
+        self._save_failure(error, outcome)
+        return self.failed(error, partial, outcome.usage)
 
     def failed(self, error: GatewayError, partial: Sequence[Item] = (), usage: Usage | None = None) -> dict[str, Any]:
         """The response object of a failure."""
@@ -165,13 +167,13 @@ class Recorder:
             error=self._stated({"code": error.code or "server_error", "message": error.message}),
         )
 
-    def cancel(self, partial: Sequence[Item] = (), choice: Choice | None = None) -> None:
+    def cancel(self, partial: Sequence[Item] = (), selected: SelectedChannel | None = None) -> None:
         """The client has left: what it was told so far is kept, nobody can go on from it."""
-        self._save_lost(self._ended("cancelled", None, partial, choice))
+        self._save_lost(self._failed_outcome("cancelled", None, partial, selected))
 
-    def begun(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    def in_progress_response(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
         """The response object of the head of a stream."""
-        return self._turn.echo.filled(defaults).response(
+        return self._turn.echo.with_upstream_defaults(defaults).response(
             id=self._turn.id,
             created_at=self._turn.created_at,
             model=self._turn.model,
@@ -185,8 +187,8 @@ class Recorder:
             return error
         return {**error, "message": without_credentials(message, self._turn.request)}
 
-    def _ended(
-        self, status: str, error: Mapping[str, Any] | None, partial: Sequence[Item], choice: Choice | None
+    def _failed_outcome(
+        self, status: str, error: Mapping[str, Any] | None, partial: Sequence[Item], selected: SelectedChannel | None
     ) -> Outcome:
         return Outcome(
             status=status,
@@ -195,8 +197,8 @@ class Recorder:
             item_ids=item_ids(partial),
             usage=_estimate(self._turn, partial) if partial else None,
             error=self._stated(error),
-            channel=choice.channel.name if choice else None,
-            family=choice.channel.family if choice else None,
+            channel=selected.channel.name if selected else None,
+            family=selected.channel.family if selected else None,
             attempts=tuple(self._attempts),
             first_byte_ms=self._first_byte_ms,
             total_ms=self._elapsed(),
@@ -204,7 +206,7 @@ class Recorder:
 
     def _save(self, outcome: Outcome) -> bool:
         """False when somebody else has ended it before."""
-        self._entry.tell(self._draft, outcome)
+        self._facts.record(self._draft, outcome)
         if self._saved:
             return True
         written = True
@@ -214,15 +216,15 @@ class Recorder:
             # Whoever stands in front of the store may remember what was said; a stream does not hold it until now.
             self._store.responses.note(replace(self._draft, input=_input(self._turn)), outcome)
         self._saved = True
-        self._follow(outcome)
+        self._on_outcome(outcome)
         return written
 
-    def _save_failure(self, error: GatewayError, ended: Outcome) -> None:
+    def _save_failure(self, error: GatewayError, failure: Outcome) -> None:
         if isinstance(error, StoreUnavailable):
             # The store has been waited for once; now the client waits.
-            self._save_later(ended)
+            self._save_later(failure)
         else:
-            self._save_lost(ended)
+            self._save_lost(failure)
 
     def _save_lost(self, outcome: Outcome) -> None:
         """Nothing was promised, so a store that does not answer is no reason to fail once more."""
@@ -234,7 +236,7 @@ class Recorder:
 
     def _save_later(self, outcome: Outcome) -> None:
         """The row is ended when the store can do it, as the client has been told."""
-        self._entry.tell(self._draft, outcome)
+        self._facts.record(self._draft, outcome)
         self._saved = True
         if self._turn.store:
             self._store.responses.finish_later(self._draft, outcome)
@@ -251,7 +253,7 @@ def item_ids(items: Sequence[Item]) -> tuple[str, ...]:
 
 def draft(turn: Turn, token: Token, request_id: str) -> Draft:
     """What is stored of a turn before it is answered."""
-    kept = turn.store
+    stored = turn.store
     return Draft(
         id=turn.id,
         owner=turn.owner,
@@ -260,15 +262,15 @@ def draft(turn: Turn, token: Token, request_id: str) -> Draft:
         created_at=turn.created_at,
         parent=turn.previous_response_id,
         conversation=turn.chain.conversation,
-        seen=turn.chain.seen,
-        kept=kept,
+        conversation_position=turn.chain.conversation_position,
+        stored=stored,
         streamed=turn.stream,
         background=turn.background,
         request_id=request_id,
-        settings=_trimmed(turn.echo.settings()) if kept else b"{}",
-        echo=_trimmed(turn.echo.rest()) if kept else b"{}",
-        input=_trimmed(_input(turn)) if kept else b"[]",
-        item_ids=item_ids(turn.input) if kept else (),
+        settings=_trimmed(turn.echo.shared_settings()) if stored else b"{}",
+        echo=_trimmed(turn.echo.row_fields()) if stored else b"{}",
+        input=_trimmed(_input(turn)) if stored else b"[]",
+        item_ids=item_ids(turn.input) if stored else (),
     )
 
 
@@ -284,5 +286,5 @@ def _trimmed(data: bytes) -> bytes:
 
 def _estimate(turn: Turn, output: Sequence[Item]) -> Usage:
     """Usage where the upstream counted none."""
-    own = len(orjson.dumps(turn.input)) + len(turn.echo.settings())
+    own = len(orjson.dumps(turn.input)) + len(turn.echo.shared_settings())
     return Usage(input_tokens=estimate(turn.chain.size + own), output_tokens=estimate_items(output), estimated=True)

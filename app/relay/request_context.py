@@ -9,10 +9,10 @@ from time import monotonic
 from app.contract.records import Draft, Outcome
 from app.contract.turn import Turn
 from app.memory import Share
-from app.relay.streaming.client_connection import Client
+from app.relay.streaming.client_connection import ClientConnection
 
 
-class Entry:
+class ResponseFacts:
     """What the log will say of one request. Whoever writes a response down tells it, the border writes it."""
 
     __slots__ = ("draft", "outcome")
@@ -21,7 +21,7 @@ class Entry:
         self.draft: Draft | None = None
         self.outcome: Outcome | None = None
 
-    def tell(self, draft: Draft, outcome: Outcome) -> None:
+    def record(self, draft: Draft, outcome: Outcome) -> None:
         self.draft, self.outcome = draft, outcome
 
 
@@ -30,29 +30,29 @@ _COUNTED = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Who waits for an answer. `client` is the descriptor of their connection, where there is one to watch."""
+class RequestContext:
+    """Who waits for an answer. `client_fd` is the descriptor of their connection, where there is one to watch."""
 
-    entry: Entry = field(default_factory=Entry, kw_only=True)
+    facts: ResponseFacts = field(default_factory=ResponseFacts, kw_only=True)
     """What the request log will say."""
     request_id: str
-    client: int | None = None
-    connection: Client | None = None
+    client_fd: int | None = None
+    connection: ClientConnection | None = None
     """The same, where it may be written to beside the server."""
-    key: str | None = None
+    idempotency_key: str | None = None
     """The Idempotency-Key, where there is one."""
-    session: str | None = None
+    session_key: str | None = None
     """What their headers call the conversation."""
-    say: Callable[[bytes], None] | None = None
+    send_early: Callable[[bytes], None] | None = None
     """Sends whole events of a stream before the stream itself is handed over, behind the header that they need. Raises
     ClientGone."""
     share: Share | None = None
     """What the request has of the memory for large bodies, where that is counted; closed by whoever opened it."""
     size: int = 0
     """Bytes of the request's body."""
-    came: float = field(default_factory=monotonic)
+    received_at: float = field(default_factory=monotonic)
     """When the request was read."""
-    told: dict[str, str] = field(default_factory=dict)
+    response_headers: dict[str, str] = field(default_factory=dict)
     """What they are told beside the answer, as headers; filled in while it is made."""
 
     def hold(self, turn: Turn) -> None:
@@ -66,12 +66,12 @@ class Asked:
         if self.share is not None and size >= _COUNTED:
             self.share.grow(size)
 
-    def tell_dropped(self, tools: Sequence[str]) -> None:
+    def note_dropped_tools(self, tools: Sequence[str]) -> None:
         if tools:
-            self.told["X-Antiphon-Dropped-Tools"] = ", ".join(tools)
+            self.response_headers["X-Antiphon-Dropped-Tools"] = ", ".join(tools)
 
-    def tell_estimated(self, field: str) -> None:
-        self.told["X-Antiphon-Estimated"] = field
+    def note_estimated(self, field: str) -> None:
+        self.response_headers["X-Antiphon-Estimated"] = field
 
-    def tell_replayed(self) -> None:
-        self.told["Idempotent-Replayed"] = "true"
+    def note_replayed(self) -> None:
+        self.response_headers["Idempotent-Replayed"] = "true"

@@ -23,69 +23,69 @@ INTERRUPTIONS = (EndedElsewhere, ShuttingDown, StoreUnavailable)
 class Stop:
     """Asks a stream to end, from any thread."""
 
-    __slots__ = ("asked", "heard")
+    __slots__ = ("requested", "wake")
 
     def __init__(self) -> None:
-        self.asked = False
-        self.heard: Callable[[], None] | None = None
+        self.requested = False
+        self.wake: Callable[[], None] | None = None
         """Wakes whoever waits for something else meanwhile."""
 
-    def ask(self) -> None:
-        self.asked = True
-        if heard := self.heard:
-            heard()
+    def request(self) -> None:
+        self.requested = True
+        if wake := self.wake:
+            wake()
 
 
 #: Sends the client what is due; returns when the next is.
-Speak = Callable[[], float]
+OnDue = Callable[[], float]
 
 
 class Watch:
-    """One a request. Code that waits polls `client`, waits no longer than `pause` says, then calls `tick`."""
+    """One a request. Code that waits polls `client_fd`, waits no longer than `pause` says, then calls `tick`."""
 
-    __slots__ = ("_drain", "_due", "_late", "_speak", "_until", "client", "stop")
+    __slots__ = ("_deadline", "_drain", "_due", "_on_due", "_timeout_error", "client_fd", "stop")
 
-    def __init__(self, client: int | None, drain: Drain, stop: Stop | None = None) -> None:
-        """`client`: the descriptor on which a hang-up is seen, where there is one."""
-        self.client = client
+    def __init__(self, client_fd: int | None, drain: Drain, stop: Stop | None = None) -> None:
+        """`client_fd`: the descriptor on which a hang-up is seen, where there is one."""
+        self.client_fd = client_fd
         self.stop = stop or Stop()
         self._drain = drain
         self._due = inf
-        self._speak: Speak | None = None
-        self._until = inf
-        self._late: GatewayError | None = None
+        self._on_due: OnDue | None = None
+        self._deadline = inf
+        self._timeout_error: GatewayError | None = None
 
-    def owe(self, due: float, speak: Speak) -> None:
-        """From the moment `due` on, `speak` is called whenever the time that it returned has come."""
-        self._due, self._speak = due, speak
+    def schedule(self, due: float, on_due: OnDue) -> None:
+        """From the moment `due` on, `on_due` is called whenever the time that it returned has come."""
+        self._due, self._on_due = due, on_due
 
     @contextmanager
-    def limited(self, seconds: float, late: GatewayError) -> Iterator[None]:
-        """Waiting that goes on for longer than this raises `late`."""
-        self._until, self._late = monotonic() + seconds, late
+    def limited(self, seconds: float, timeout_error: GatewayError) -> Iterator[None]:
+        """Waiting that goes on for longer than this raises `timeout_error`."""
+        self._deadline, self._timeout_error = monotonic() + seconds, timeout_error
         try:
             yield
         finally:
-            self._until, self._late = inf, None
+            self._deadline, self._timeout_error = inf, None
 
     def pause(self) -> float:
         """Seconds that may pass until the next `tick`."""
-        return max(0.0, min(TICK, min(self._due, self._until) - monotonic()))
+        return max(0.0, min(TICK, min(self._due, self._deadline) - monotonic()))
 
     def wait(self, seconds: float) -> None:
         """Waits for something else than an answer. Raises ClientGone, and what `tick` does."""
         poll = select.poll()
-        if self.client is not None:
-            poll.register(self.client, select.POLLRDHUP)
-        until = monotonic() + seconds
-        while (left := until - monotonic()) > 0:
+        if self.client_fd is not None:
+            poll.register(self.client_fd, select.POLLRDHUP)
+        deadline = monotonic() + seconds
+        while (left := deadline - monotonic()) > 0:
             if poll.poll(1000 * min(left, self.pause())):
                 raise ClientGone
             self.tick()
 
     def check(self) -> None:
         """Raises EndedElsewhere once a stop was asked for, ShuttingDown when the drain of the worker is over."""
-        if self.stop.asked:
+        if self.stop.requested:
             raise EndedElsewhere
         if self._drain.expired:
             raise ShuttingDown
@@ -94,7 +94,7 @@ class Watch:
         """Raises what `check` does, the error of a limit that has passed, and what sending raises."""
         self.check()
         now = monotonic()
-        if now >= self._until and self._late is not None:
-            raise self._late
-        if now >= self._due and self._speak is not None:
-            self._due = self._speak()
+        if now >= self._deadline and self._timeout_error is not None:
+            raise self._timeout_error
+        if now >= self._due and self._on_due is not None:
+            self._due = self._on_due()

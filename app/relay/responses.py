@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from app.contract.records import Stored, Token
+from app.contract.records import StoredResponse, Token
 from app.contract.response import Echo
 from app.errors import response_not_found
 from app.relay.compaction.context import Contexts
-from app.relay.item_lists import context_items, page
-from app.schemas.listing import Page
+from app.relay.item_lists import context_items, list_page
+from app.schemas.listing import PageRequest
 from app.store.store import Store
 
 
@@ -28,15 +28,17 @@ class StoredResponses:
             raise response_not_found(response_id)
         return {"id": response_id, "object": "response", "deleted": True}
 
-    def input_items(self, token: Token, response_id: str, wanted: Page, include: Iterable[str] = ()) -> dict[str, Any]:
+    def input_items(
+        self, token: Token, response_id: str, page: PageRequest, include: Iterable[str] = ()
+    ) -> dict[str, Any]:
         """The context of a response, paged."""
         stored = self.stored(token, response_id)
         chain = self._contexts.shown_chain(token.owner, self._contexts.before(stored))
         stored = replace(stored, input=self._contexts.shown_array(token.owner, stored.input))
         echo = Echo.stored(stored.settings, stored.echo).including(include)
-        return page([dict(echo.shown(item)) for item in context_items(chain, stored)], wanted)
+        return list_page([dict(echo.shown(item)) for item in context_items(chain, stored)], page)
 
-    def stored(self, token: Token, response_id: str) -> Stored:
+    def stored(self, token: Token, response_id: str) -> StoredResponse:
         """Raises NotFound."""
         stored = self._store.responses.read(token.owner, response_id)
         if stored is None:
@@ -44,7 +46,7 @@ class StoredResponses:
         return stored
 
 
-def shown(stored: Stored, include: Iterable[str] = ()) -> dict[str, Any]:
+def shown(stored: StoredResponse, include: Iterable[str] = ()) -> dict[str, Any]:
     """The response object of a GET: the same that the POST gave."""
     echo = Echo.stored(stored.settings, stored.echo).including(include)
     return echo.response(

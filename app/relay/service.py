@@ -10,10 +10,10 @@ from time import time
 from typing import Any
 
 from app.contract.records import Token
-from app.relay.request_context import Asked
+from app.relay.request_context import RequestContext
 from app.relay.request_watch import Watch
 from app.relay.token_counting import count, estimate
-from app.relay.turn_builder import check_model, open_history, open_turn
+from app.relay.turn_builder import build_history, build_turn, check_model
 from app.relay.turn_run import CompactedRun, TurnParts, WindowRun, last_channel, run_of_request, turn_to_compact
 from app.schemas.create import CompactRequest
 
@@ -24,36 +24,36 @@ class Relay:
     def __init__(self, parts: TurnParts) -> None:
         self._parts = parts
 
-    def create(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+    def create(self, token: Token, request: Mapping[str, Any], context: RequestContext) -> dict[str, Any]:
         """The response object, stored. Raises GatewayError, or ClientGone when the client has left."""
-        return run_of_request(self._parts, token, request, asked).create()
+        return run_of_request(self._parts, token, request, context).create()
 
-    def stream(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterable[bytes]:
+    def stream(self, token: Token, request: Mapping[str, Any], context: RequestContext) -> Iterable[bytes]:
         """The response as events, opened: an upstream has accepted. Raises as `create` does."""
-        return run_of_request(self._parts, token, request, asked).stream()
+        return run_of_request(self._parts, token, request, context).stream()
 
     # --- compacting
 
-    def answers(self, compact: CompactRequest) -> bool:
+    def wants_answer(self, compact: CompactRequest) -> bool:
         """Whether a compaction is followed by an answer. The request's `answer` decides where there is new input."""
-        answer = self._parts.compaction.wish(compact.request).answer
-        return compact.answers if answer is None else answer and bool(compact.request.get("input"))
+        answer = self._parts.compaction.settings(compact.request).answer
+        return compact.has_new_input if answer is None else answer and bool(compact.request.get("input"))
 
-    def compact(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+    def compact(self, token: Token, request: Mapping[str, Any], context: RequestContext) -> dict[str, Any]:
         """The history is compacted, then the input is answered: an ordinary response."""
-        return self._compacted(token, request, asked).create()
+        return self._compacted(token, request, context).create()
 
-    def compact_stream(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterable[bytes]:
-        return self._compacted(token, request, asked).stream()
+    def compact_stream(self, token: Token, request: Mapping[str, Any], context: RequestContext) -> Iterable[bytes]:
+        return self._compacted(token, request, context).stream()
 
-    def _compacted(self, token: Token, request: Mapping[str, Any], asked: Asked) -> CompactedRun:
+    def _compacted(self, token: Token, request: Mapping[str, Any], context: RequestContext) -> CompactedRun:
         parts = self._parts
-        return CompactedRun(parts, token, open_turn(parts.store, parts.contexts, token, request, int(time())), asked)
+        return CompactedRun(parts, token, build_turn(parts.store, parts.contexts, token, request, int(time())), context)
 
-    def window(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+    def compact_window(self, token: Token, request: Mapping[str, Any], context: RequestContext) -> dict[str, Any]:
         """OpenAI's compaction object: the users' messages word for word and one item."""
         turn = turn_to_compact(self._parts, token, request)
-        response = WindowRun(self._parts, token, turn, asked).create()
+        response = WindowRun(self._parts, token, turn, context).create()
         return {
             "id": response["id"],
             "object": "response.compaction",
@@ -64,20 +64,22 @@ class Relay:
 
     # --- counting
 
-    def count(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+    def count(self, token: Token, request: Mapping[str, Any], context: RequestContext) -> dict[str, Any]:
         """How many tokens the request would take. Nothing is stored."""
         parts = self._parts
         model = request.get("model") or self._model_before(token, request)
-        turn = open_history(parts.store, parts.contexts, token, {**request, "model": model}, int(time()))
-        asked.hold(turn)
+        turn = build_history(parts.store, parts.contexts, token, {**request, "model": model}, int(time()))
+        context.hold(turn)
         tokens = None
         if model:
             check_model(token, model)
-            watch = Watch(asked.client, parts.mover.pace.drain)
-            prefer = last_channel(turn, parts.contexts)
-            tokens = count(turn, parts.channels, parts.contexts.fit, prefer=prefer, watch=watch)
+            watch = Watch(context.client_fd, parts.transport.timing.drain)
+            preferred_channel = last_channel(turn, parts.contexts)
+            tokens = count(
+                turn, parts.channels, parts.contexts.for_family, preferred_channel=preferred_channel, watch=watch
+            )
         if tokens is None:
-            asked.tell_estimated("input_tokens")
+            context.note_estimated("input_tokens")
             tokens = estimate(turn)
         return {"object": "response.input_tokens", "input_tokens": tokens}
 

@@ -11,7 +11,7 @@ from app.contract.records import Attempt
 from app.contract.turn import Turn
 from app.errors import ChannelsBusy, InvalidRequest, UpstreamError
 from app.formats import Counting, Format
-from app.relay.attempts import ChannelAttempt, ChannelAttempts, Fit
+from app.relay.attempts import ChannelAttempt, ChannelAttempts, ForFamily
 from app.relay.compaction.service import context_tokens
 from app.relay.ports import Channels
 from app.relay.request_watch import Watch
@@ -19,16 +19,18 @@ from app.relay.request_watch import Watch
 log = logging.getLogger(__name__)
 
 
-def count(turn: Turn, channels: Channels, fit: Fit, *, prefer: str | None, watch: Watch) -> int | None:
+def count(
+    turn: Turn, channels: Channels, for_family: ForFamily, *, preferred_channel: str | None, watch: Watch
+) -> int | None:
     """As the first channel that can has counted; None when none could. Raises InvalidRequest and FormatNotServed for
     a model that would not be answered either.
 
     How a count goes says nothing of how a channel answers: its failures do not make it rest.
     """
-    choices = channels.choices(turn.model, prefer, _cannot, owner=turn.owner)
-    counting = (choice for choice in choices if choice.channel.count_tokens)
+    choices = channels.select(turn.model, preferred_channel, _cannot_count, owner=turn.owner)
+    counting = (selected for selected in choices if selected.channel.count_tokens)
     try:
-        return ChannelAttempts(counting, _log, counted=()).first(_Count(turn, fit, watch))
+        return ChannelAttempts(counting, _log, counted=()).first(_Count(turn, for_family, watch))
     except (ChannelsBusy, InvalidRequest, UpstreamError):
         return None
 
@@ -37,22 +39,24 @@ def estimate(turn: Turn) -> int:
     """The size of the context, and of the instructions and tools where no upstream has counted them with it."""
     tip = turn.chain.tip
     counted = tip is not None and tip.input_tokens
-    return context_tokens(turn) + (0 if counted else usage.estimate(len(turn.echo.settings())))
+    return context_tokens(turn) + (0 if counted else usage.estimate(len(turn.echo.shared_settings())))
 
 
 class _Count:
     """The step that has a channel count."""
 
-    def __init__(self, turn: Turn, fit: Fit, watch: Watch) -> None:
+    def __init__(self, turn: Turn, for_family: ForFamily, watch: Watch) -> None:
         self._turn = turn
-        self._fit = fit
+        self._for_family = for_family
         self._watch = watch
 
     def run(self, attempt: ChannelAttempt) -> int:
-        choice = attempt.choice
-        format_ = cast(Counting, choice.format)
-        body = format_.encode_count(self._fit(self._turn, choice.channel.family), choice.channel, choice.model)
-        exchange = attempt.open(format_.count_path(choice.model), body, accept="application/json", watch=self._watch)
+        selected = attempt.selected
+        format_ = cast(Counting, selected.format)
+        body = format_.encode_count(
+            self._for_family(self._turn, selected.channel.family), selected.channel, selected.model
+        )
+        exchange = attempt.open(format_.count_path(selected.model), body, accept="application/json", watch=self._watch)
         return format_.decode_count(exchange.read())
 
 
@@ -61,6 +65,6 @@ def _log(attempt: Attempt) -> None:
         log.info("channel %s did not count tokens: %s", attempt.channel, attempt.error)
 
 
-def _cannot(row: Channel, _: Format) -> int:
+def _cannot_count(row: Channel, _: Format) -> int:
     """Those that count are asked before those that do not."""
     return 0 if row.count_tokens else 1

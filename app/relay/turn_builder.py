@@ -18,19 +18,19 @@ from app.relay.compaction.context import Contexts, given_items, items_of
 from app.store.store import Store
 
 
-def open_turn(store: Store, contexts: Contexts, token: Token, request: Mapping[str, Any], now: int) -> Turn:
+def build_turn(store: Store, contexts: Contexts, token: Token, request: Mapping[str, Any], now: int) -> Turn:
     """The turn that a request asks for. Raises InvalidRequest and NotFound, as the contract says them."""
-    turn = open_history(store, contexts, token, request, now)
+    turn = build_history(store, contexts, token, request, now)
     shown = contexts.shown(turn)
     _check_calls(shown.chain, shown.input)
     check_model(token, turn.model)
     return turn
 
 
-def open_history(store: Store, contexts: Contexts, token: Token, request: Mapping[str, Any], now: int) -> Turn:
+def build_history(store: Store, contexts: Contexts, token: Token, request: Mapping[str, Any], now: int) -> Turn:
     """The same for a context that is only to be compacted: calls may still wait for their outputs there."""
-    keeps = bool(request.get("store", True)) and token.keeps
-    if request.get("background") and not keeps:
+    stores = bool(request.get("store", True)) and token.stores
+    if request.get("background") and not stores:
         raise InvalidRequest("background can only be used when `store` is true", param="background")
     chain = _context(contexts, token.owner, request)
     items = contexts.expand(token.owner, _new_items(store, token.owner, chain, request.get("input", ())))
@@ -43,9 +43,9 @@ def open_history(store: Store, contexts: Contexts, token: Token, request: Mappin
         model=request["model"],
         request=request,
         input=items,
-        echo=Echo.of(request, store=keeps),
+        echo=Echo.of(request, store=stores),
         chain=chain,
-        store=keeps,
+        store=stores,
         stream=bool(request.get("stream")),
         seal=contexts.sealer(token.owner) if ENCRYPTED in request.get("include", ()) else None,
     )
@@ -56,7 +56,9 @@ def _context(contexts: Contexts, owner: str, request: Mapping[str, Any]) -> Chai
     if previous:
         return contexts.load(owner, previous)
     if conversation:
-        return contexts.converse(owner, conversation["id"] if isinstance(conversation, Mapping) else conversation)
+        return contexts.load_conversation(
+            owner, conversation["id"] if isinstance(conversation, Mapping) else conversation
+        )
     return Chain()
 
 
@@ -75,21 +77,21 @@ def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) ->
     if not chain.links:
         return resolved
     # Upstreams that count their calls give the same id in every turn: what answers a waiting call is new.
-    waiting = _waiting(chain)
+    open_calls = _unanswered_ids(chain)
     return [
         item
         for item in resolved
-        if (is_output(item) and answered_call_id(item) in waiting) or not _is_known(chain, item)
+        if (is_output(item) and answered_call_id(item) in open_calls) or not _is_known(chain, item)
     ]
 
 
 def resolve(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
     """The items that references stand for. Raises NotFound."""
-    wanted = [item["id"] for item in items if item.get("type") == "item_reference"]
-    if not wanted:
+    referenced = [item["id"] for item in items if item.get("type") == "item_reference"]
+    if not referenced:
         return list(items)
-    found = store.items.find(owner, wanted)
-    for item_id in wanted:
+    found = store.items.find(owner, referenced)
+    for item_id in referenced:
         if item_id not in found:
             raise item_not_found(item_id)
     return [dict(found[item["id"]]) if item.get("type") == "item_reference" else item for item in items]
@@ -98,13 +100,17 @@ def resolve(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
 def _is_known(chain: Chain, item: Item) -> bool:
     """Whether the context holds this item: the same id, or the same kind with the same call id."""
     item_id, call_id, kind = item.get("id"), item.get("call_id"), item.get("type")
-    return (isinstance(item_id, str) and any(known.get("id") == item_id for known in _mentioning(chain, item_id))) or (
+    return (
+        isinstance(item_id, str) and any(known.get("id") == item_id for known in _items_containing(chain, item_id))
+    ) or (
         isinstance(call_id, str)
-        and any(known.get("type") == kind and known.get("call_id") == call_id for known in _mentioning(chain, call_id))
+        and any(
+            known.get("type") == kind and known.get("call_id") == call_id for known in _items_containing(chain, call_id)
+        )
     )
 
 
-def _mentioning(chain: Chain, text: str) -> Iterable[Item]:
+def _items_containing(chain: Chain, text: str) -> Iterable[Item]:
     """Items of the arrays in which a text occurs: most arrays need not be parsed to be ruled out."""
     needle = orjson.dumps(text)[1:-1]
     for link in chain.links:
@@ -123,26 +129,26 @@ def _check_calls(chain: Chain, items: Sequence[Item]) -> None:
     a conversation: its turns may have been made at once, its items added or removed one by one.
     """
     if chain.conversation:
-        chain, items = Chain(), [*_halves(chain), *items]
+        chain, items = Chain(), [*_calls_and_outputs(chain), *items]
     calls: dict[str, Item] = {}
-    waiting: dict[str, Item] = {}
+    open_calls: dict[str, Item] = {}
     for item in (*unanswered(chain.tip), *items):
         if is_waiting(item):
             calls |= dict.fromkeys(call_ids(item), item)
-            waiting[item["call_id"]] = item
+            open_calls[item["call_id"]] = item
         elif is_output(item):
             call = calls.get(answered_call_id(item) or "", item)
             if not answers(item, call):
                 _check_is_answer(chain, item)
-            waiting.pop(call.get("call_id", ""), None)
-    for call_id, call in waiting.items():
+            open_calls.pop(call.get("call_id", ""), None)
+    for call_id, call in open_calls.items():
         raise InvalidRequest(f"No tool output found for {_spelled(call['type'])} {call_id}.", param="input")
 
 
 def _check_is_answer(chain: Chain, output: Item) -> None:
     """Raises InvalidRequest where the context holds no call that this output names by `call_id`."""
     call_id = output.get("call_id")
-    if isinstance(call_id, str) and not any(answers(output, known) for known in _mentioning(chain, call_id)):
+    if isinstance(call_id, str) and not any(answers(output, known) for known in _items_containing(chain, call_id)):
         sentence = f"No tool call found for {_spelled(call_of(output['type']))} output with call_id {call_id}."
         raise InvalidRequest(sentence, param="input")
 
@@ -158,20 +164,20 @@ def unanswered(link: Link | None) -> list[Item]:
     return unanswered_calls([*given_items(link.output, link.status)])
 
 
-def _waiting(chain: Chain) -> set[str]:
+def _unanswered_ids(chain: Chain) -> set[str]:
     """Ids of the calls that still wait for their outputs."""
     if not chain.conversation:
         return {call_id for call in unanswered(chain.tip) for call_id in call_ids(call)}
-    waiting: set[str] = set()
-    for item in _halves(chain):
+    open_calls: set[str] = set()
+    for item in _calls_and_outputs(chain):
         if is_call(item):
-            waiting.update(call_ids(item))
+            open_calls.update(call_ids(item))
         elif call_id := answered_call_id(item):
-            waiting.discard(call_id)
-    return waiting
+            open_calls.discard(call_id)
+    return open_calls
 
 
-def _halves(chain: Chain) -> Iterable[Item]:
+def _calls_and_outputs(chain: Chain) -> Iterable[Item]:
     """All calls and outputs of a conversation."""
     for link in chain.links:
         if b'"call_id"' in link.input or b'"call_id"' in link.output:

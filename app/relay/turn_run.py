@@ -15,28 +15,28 @@ from time import time
 from typing import Any
 
 from app.contract.items import Item, new_item_id
-from app.contract.records import Chain, Stored, Token
+from app.contract.records import Chain, StoredResponse, Token
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import ClientGone, CompactionFailed, GatewayError, InternalError, InvalidRequest, Unavailable
 from app.relay.attempts import TurnAttempts, Unstreamed
 from app.relay.compaction.context import Contexts
 from app.relay.compaction.sealed_item import is_summary
-from app.relay.compaction.service import Compacted, Compaction, context_tokens, pseudo_chain, split_for_answer
-from app.relay.idempotency import Once
-from app.relay.inferred_parents import Follow, Lineage, unfollowed
-from app.relay.item_lists import returned
-from app.relay.lease_keeper import Running
+from app.relay.compaction.service import Compacted, CompactionService, context_tokens, pseudo_chain, split_for_answer
+from app.relay.idempotency import IdempotentTurn
+from app.relay.inferred_parents import InferredParents, OnOutcome, not_tracked
+from app.relay.item_lists import as_listed
+from app.relay.lease_keeper import RunningStreams
 from app.relay.ports import Channels
 from app.relay.recorder import Recorder
-from app.relay.request_context import Asked
+from app.relay.request_context import RequestContext
 from app.relay.request_watch import INTERRUPTIONS, Watch
 from app.relay.responses import shown
-from app.relay.streaming.event_stream import EventStream, last_words
-from app.relay.streaming.lifecycle_events import whole
-from app.relay.streaming.stream_start import Announcement
-from app.relay.streaming.transport import Mover
-from app.relay.turn_builder import check_model, open_history, open_turn
+from app.relay.streaming.event_stream import EventStream, failure_events
+from app.relay.streaming.lifecycle_events import replayed_events
+from app.relay.streaming.stream_start import StreamStart
+from app.relay.streaming.transport import ThreadTransport
+from app.relay.turn_builder import build_history, build_turn, check_model
 from app.sealing import Seals
 from app.store.store import Store
 
@@ -57,10 +57,10 @@ class TurnParts:
     seals: Seals
     contexts: Contexts
     channels: Channels
-    compaction: Compaction
-    lineage: Lineage
-    running: Running
-    mover: Mover
+    compaction: CompactionService
+    lineage: InferredParents
+    running: RunningStreams
+    transport: ThreadTransport
 
     def with_store(self, store: Store) -> TurnParts:
         """The same parts with another store in front."""
@@ -70,49 +70,51 @@ class TurnParts:
 def turn_of(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> Turn:
     """The turn of a request. Raises InvalidRequest and NotFound."""
     if not _ends_with_trigger(request):
-        return open_turn(parts.store, parts.contexts, token, request, int(time()))
+        return build_turn(parts.store, parts.contexts, token, request, int(time()))
     turn = turn_to_compact(parts, token, {**request, "input": request["input"][:-1]})
     return replace(turn, request=request)
 
 
 def turn_to_compact(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> Turn:
     """A turn whose context is only compacted. Raises as `turn_of` does."""
-    turn = open_history(parts.store, parts.contexts, token, request, int(time()))
+    turn = build_history(parts.store, parts.contexts, token, request, int(time()))
     check_model(token, turn.model)
     if not turn.input and not turn.chain.links:
         raise InvalidRequest("There is nothing to compact.", code="empty_array", param="input")
     return turn
 
 
-def run_of(parts: TurnParts, token: Token, turn: Turn, asked: Asked, recorder: Recorder | None = None) -> TurnRun:
+def run_of(
+    parts: TurnParts, token: Token, turn: Turn, context: RequestContext, recorder: Recorder | None = None
+) -> TurnRun:
     """The run that fits the turn's request."""
     kind = CompactionRun if _ends_with_trigger(turn.request) else TurnRun
-    return kind(parts, token, turn, asked, recorder)
+    return kind(parts, token, turn, context, recorder)
 
 
-def run_of_request(parts: TurnParts, token: Token, request: Mapping[str, Any], asked: Asked) -> TurnRun:
+def run_of_request(parts: TurnParts, token: Token, request: Mapping[str, Any], context: RequestContext) -> TurnRun:
     """The run of a client's request. Raises as `turn_of` does."""
-    return run_of(parts, token, turn_of(parts, token, request), asked)
+    return run_of(parts, token, turn_of(parts, token, request), context)
 
 
 def last_channel(turn: Turn, contexts: Contexts) -> str | None:
     """The conversation's last channel: some items can be read there only."""
     channels = (link.channel for link in reversed(turn.chain.links) if link.channel is not None)
-    return next(channels, None) if turn.chain.links else contexts.maker(turn)
+    return next(channels, None) if turn.chain.links else contexts.native_channel(turn)
 
 
 class TurnRun:
     """A turn that a channel answers. Its history is compacted first when it is over the request's threshold."""
 
     def __init__(
-        self, parts: TurnParts, token: Token, turn: Turn, asked: Asked, recorder: Recorder | None = None
+        self, parts: TurnParts, token: Token, turn: Turn, context: RequestContext, recorder: Recorder | None = None
     ) -> None:
         """`recorder`: for a response whose row is there already."""
         self.turn = turn
         self._parts = parts
         self._token = token
-        self._asked = asked
-        self._watch = Watch(asked.client, parts.mover.pace.drain)
+        self._context = context
+        self._watch = Watch(context.client_fd, parts.transport.timing.drain)
         if recorder is not None:
             self.recorder = recorder
 
@@ -121,7 +123,7 @@ class TurnRun:
     def create(self) -> dict[str, Any]:
         """The response object, stored. Raises GatewayError, or ClientGone when the client has left."""
         once = self.claim()
-        if (earlier := once.earlier()) is not None:
+        if (earlier := once.earlier_response()) is not None:
             return self.replayed(earlier)
         with once, _recorded(self.recorder):
             return self._respond()
@@ -129,8 +131,8 @@ class TurnRun:
     def stream(self) -> Iterable[bytes]:
         """The events, opened: an upstream has accepted, or the head has left. Raises as `create` does until then."""
         once = self.claim()
-        if (earlier := once.earlier()) is not None:
-            return whole(self.replayed(earlier))
+        if (earlier := once.earlier_response()) is not None:
+            return replayed_events(self.replayed(earlier))
         with once:
             return self._stream()
 
@@ -141,45 +143,45 @@ class TurnRun:
 
     def check_served(self) -> None:
         """Raises GatewayError when no channel serves the model."""
-        self._parts.channels.choices(self.turn.model)
+        self._parts.channels.select(self.turn.model)
 
-    def claim(self) -> Once:
+    def claim(self) -> IdempotentTurn:
         """The claim on the request's idempotency key. Raises PayloadTooLarge and Overloaded."""
-        self._asked.hold(self.turn)
-        return Once(self._parts.store, self._token, self.turn, self._asked.key)
+        self._context.hold(self.turn)
+        return IdempotentTurn(self._parts.store, self._token, self.turn, self._context.idempotency_key)
 
-    def replayed(self, earlier: Stored) -> dict[str, Any]:
+    def replayed(self, earlier: StoredResponse) -> dict[str, Any]:
         """The response that the same request got before."""
-        self._asked.tell_replayed()
+        self._context.note_replayed()
         return shown(earlier)
 
     # --- steps
 
     @cached_property
     def recorder(self) -> Recorder:
-        asked = self._asked
-        return Recorder(self._parts.store, self.turn, self._token, asked.request_id, asked.entry, self._follow())
+        context = self._context
+        return Recorder(self._parts.store, self.turn, self._token, context.request_id, context.facts, self._follow())
 
-    def _follow(self) -> Follow:
-        return self._parts.lineage.follow(self.turn, self._token, self._asked.session)
+    def _follow(self) -> OnOutcome:
+        return self._parts.lineage.track(self.turn, self._token, self._context.session_key)
 
     def _respond(self) -> dict[str, Any]:
         self._shorten()
         answer, attempt = self._attempts().first(Unstreamed(self._watch))
-        self._asked.tell_dropped(attempt.dropped)
-        return self.recorder.finish(answer, attempt.choice)
+        self._context.note_dropped_tools(attempt.dropped)
+        return self.recorder.finish(answer, attempt.selected)
 
-    def _events(self, announcement: Announcement) -> Iterable[bytes]:
+    def _events(self, stream_start: StreamStart) -> Iterable[bytes]:
         self._shorten()
         events = EventStream(
-            self.turn, self._attempts(), announcement, self._watch, self._asked.connection, self._parts.mover
+            self.turn, self._attempts(), stream_start, self._watch, self._context.connection, self._parts.transport
         ).open()
-        self._asked.tell_dropped(events.dropped)
+        self._context.note_dropped_tools(events.dropped)
         return events
 
     def _shorten(self) -> None:
         """Compacts the history if it is over the threshold. If that fails, the turn goes on as it is."""
-        settings = self._parts.compaction.wish(self.turn.request)
+        settings = self._parts.compaction.settings(self.turn.request)
         if settings.threshold is None or context_tokens(self.turn) <= settings.threshold:
             return
         try:
@@ -199,7 +201,9 @@ class TurnRun:
         if not history:
             return
         compacted = self._compacted(history, tail, _KEEP_BEFORE_ANSWER)
-        shorter = replace(turn, preface=(compacted.item,), spent=compacted.usage, compaction=compacted.note)
+        shorter = replace(
+            turn, leading_items=(compacted.item,), compaction_usage=compacted.usage, compaction=compacted.note
+        )
         if turn.chain.links:
             shorter = replace(shorter, chain=pseudo_chain(turn, compacted))
         else:
@@ -214,48 +218,55 @@ class TurnRun:
             turn,
             history,
             tail,
-            parts.compaction.wish(turn.request),
+            parts.compaction.settings(turn.request),
             keep_turns,
             contexts=parts.contexts,
-            prefer=last_channel(turn, parts.contexts),
+            preferred_channel=last_channel(turn, parts.contexts),
             watch=self._watch,
-            tried=self.recorder.tried,
+            on_attempt=self.recorder.add_attempt,
         )
 
     def _go_on_with(self, turn: Turn) -> None:
         self.turn = turn
-        self.recorder.compacted(turn)
+        self.recorder.use_compacted(turn)
 
     def _attempts(self) -> TurnAttempts:
         parts = self._parts
-        prefer = last_channel(self.turn, parts.contexts)
-        return TurnAttempts(self.turn, parts.channels, parts.contexts.fit, self.recorder.tried, self._watch, prefer)
+        preferred_channel = last_channel(self.turn, parts.contexts)
+        return TurnAttempts(
+            self.turn,
+            parts.channels,
+            parts.contexts.for_family,
+            self.recorder.add_attempt,
+            self._watch,
+            preferred_channel,
+        )
 
-    def _announcement(self) -> Announcement:
+    def _announcement(self) -> StreamStart:
         parts = self._parts
-        return Announcement(self.turn, self.recorder, self._asked, self._watch, parts.running, parts.mover.pace)
+        return StreamStart(self.turn, self.recorder, self._context, self._watch, parts.running, parts.transport.timing)
 
     def _stream(self) -> Iterable[bytes]:
         """Once the head has left, a failure is told by events; until then it raises."""
-        announcement = self._announcement()
+        stream_start = self._announcement()
         try:
-            return self._events(announcement)
+            return self._events(stream_start)
         except ClientGone:
-            announcement.end()
+            stream_start.end()
             self.recorder.cancel()
             raise
         except GatewayError as error:
-            if announcement.sent:
-                return _failed(announcement, error)
-            announcement.end()
+            if stream_start.sent:
+                return _failed(stream_start, error)
+            stream_start.end()
             self.recorder.refuse(error)
             raise
         except Exception:
-            if not announcement.sent:
-                announcement.end()
+            if not stream_start.sent:
+                stream_start.end()
                 raise
             log.exception("response %s failed", self.turn.id)
-            return _failed(announcement, InternalError())
+            return _failed(stream_start, InternalError())
 
 
 class CompactedRun(TurnRun):
@@ -275,10 +286,10 @@ class CompactionRun(TurnRun):
         output = self._output(history, compacted.item)
         return self.recorder.finish(Answer("completed", output, compacted.usage), None)
 
-    def _events(self, announcement: Announcement) -> Iterable[bytes]:
+    def _events(self, stream_start: StreamStart) -> Iterable[bytes]:
         response = self._respond()
-        announcement.end()
-        return whole(response, announcement.sent)
+        stream_start.end()
+        return replayed_events(response, stream_start.sent)
 
     def _output(self, history: Sequence[Item], item: Item) -> Sequence[Item]:
         return [item]
@@ -296,11 +307,11 @@ class WarmUpRun(TurnRun):
 
     def stream(self) -> Iterable[bytes]:
         self.check_served()
-        self._asked.hold(self.turn)
-        return whole(self.recorder.finish(Answer("completed", (), Usage()), None))
+        self._context.hold(self.turn)
+        return replayed_events(self.recorder.finish(Answer("completed", (), Usage()), None))
 
-    def _follow(self) -> Follow:
-        return unfollowed
+    def _follow(self) -> OnOutcome:
+        return not_tracked
 
 
 @contextmanager
@@ -316,12 +327,12 @@ def _recorded(recorder: Recorder) -> Iterator[None]:
         raise
 
 
-def _failed(announcement: Announcement, error: GatewayError) -> Iterator[bytes]:
+def _failed(stream_start: StreamStart, error: GatewayError) -> Iterator[bytes]:
     """The rest of a stream that has failed: its end, which is stored at once."""
     try:
-        ending = last_words(announcement, error)
+        ending = failure_events(stream_start, error)
     finally:
-        announcement.end()
+        stream_start.end()
     return (event for event in (ending,))
 
 
@@ -334,4 +345,4 @@ def _user_messages(history: Sequence[Item]) -> Iterator[Item]:
     for position, item in enumerate(history):
         if item.get("role") == "user" and not is_summary(item):
             named = item if item.get("id") else {**item, "id": new_item_id("message")}
-            yield returned(named, "", position)
+            yield as_listed(named, "", position)

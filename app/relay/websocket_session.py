@@ -17,16 +17,16 @@ from app.contract.events import FAILED
 from app.contract.records import Token
 from app.errors import ClientGone, GatewayError, InternalError, InvalidRequest
 from app.memory import Share
-from app.relay.connection_store import Recent
-from app.relay.request_context import Asked
-from app.relay.turn_builder import open_turn
+from app.relay.connection_store import ConnectionStore
+from app.relay.request_context import RequestContext
+from app.relay.turn_builder import build_turn
 from app.relay.turn_run import TurnParts, WarmUpRun, run_of_request
 from app.schemas.frames import Frame, FrameRequest, Parse, parse_frame, read_frame
 
 log = logging.getLogger(__name__)
 
 #: A turn ends in one frame: over SSE this comes before `response.failed`, which says the same.
-_FIRST_OF_A_PAIR = "error"
+_SSE_ERROR = "error"
 
 
 class _Events(Protocol):
@@ -34,19 +34,19 @@ class _Events(Protocol):
     def close(self) -> None: ...
 
 
-class Session:
+class WebSocketSession:
     """What one connection remembers: its latest responses, also those that are not stored."""
 
     def __init__(self, parts: TurnParts, share: Share) -> None:
         """`share`: what the connection remembers has of the memory for large bodies."""
-        self._recent = Recent(parts.store.responses, share)
-        self._parts = parts.with_store(parts.store.with_responses(self._recent))
+        self._connection_store = ConnectionStore(parts.store.responses, share)
+        self._parts = parts.with_store(parts.store.with_responses(self._connection_store))
 
     def answer(
         self,
         token: Token,
         message: bytearray | bytes,
-        asked: Asked,
+        context: RequestContext,
         send: Callable[[str], None],
         parse: Parse,
     ) -> Generator[str]:
@@ -56,14 +56,14 @@ class Session:
         frame: Frame | None = None
         try:
             frame = parse_frame(message, parse)
-            wanted = read_frame(frame)
-            self._check_parent_is_stored(token, wanted)
-            asked = replace(asked, say=partial(_say, send, frame.lane))
-            with closing(_unpacked(self._events(token, wanted, asked))) as events:
+            frame_request = read_frame(frame)
+            self._check_parent_is_stored(token, frame_request)
+            context = replace(context, send_early=partial(_say, send, frame.stream_id))
+            with closing(_unpacked(self._events(token, frame_request, context))) as events:
                 for kind, event in events:
                     if kind == FAILED:
                         self._evict_parent(frame)
-                    yield _in_lane(event, frame.lane)
+                    yield _with_stream_id(event, frame.stream_id)
         except GatewayError as error:
             self._evict_parent(frame)
             yield error_frame(error, frame)
@@ -71,11 +71,11 @@ class Session:
             raise
         except Exception:
             # An error ends the turn, never the connection.
-            log.exception("a turn of request %s failed", asked.request_id)
+            log.exception("a turn of request %s failed", context.request_id)
             yield error_frame(InternalError(), frame)
 
     def close(self) -> None:
-        self._recent.clear()
+        self._connection_store.clear()
 
     def refuse(self, message: bytearray | bytes, error: GatewayError) -> str:
         """What answers a client's frame that nobody looks at any more."""
@@ -84,17 +84,20 @@ class Session:
         except InvalidRequest:
             return error_frame(error)
 
-    def _events(self, token: Token, wanted: FrameRequest, asked: Asked) -> Iterable[bytes]:
-        parts, request = self._parts, wanted.request
-        if wanted.generates:
-            return run_of_request(parts, token, request, asked).stream()
-        turn = open_turn(parts.store, parts.contexts, token, request, int(time()))
-        return WarmUpRun(parts, token, turn, asked).stream()
+    def _events(self, token: Token, frame_request: FrameRequest, context: RequestContext) -> Iterable[bytes]:
+        parts, request = self._parts, frame_request.request
+        if frame_request.generates:
+            return run_of_request(parts, token, request, context).stream()
+        turn = build_turn(parts.store, parts.contexts, token, request, int(time()))
+        return WarmUpRun(parts, token, turn, context).stream()
 
-    def _check_parent_is_stored(self, token: Token, wanted: FrameRequest) -> None:
+    def _check_parent_is_stored(self, token: Token, frame_request: FrameRequest) -> None:
         """A stored response without its history could never be gone on from anywhere else."""
-        parent, stores = wanted.request.get("previous_response_id"), wanted.request.get("store", True) and token.keeps
-        if stores and parent in self._recent:
+        parent, stores = (
+            frame_request.request.get("previous_response_id"),
+            frame_request.request.get("store", True) and token.stores,
+        )
+        if stores and parent in self._connection_store:
             raise InvalidRequest(
                 f"Previous response with id '{parent}' not found in storage: it was made with 'store' false. Send "
                 "'store' false to go on from it.",
@@ -105,22 +108,22 @@ class Session:
     def _evict_parent(self, frame: Frame | None) -> None:
         """Whoever could not go on from a response starts anew."""
         if frame is not None and frame.parent is not None:
-            self._recent.forget(frame.parent)
+            self._connection_store.forget(frame.parent)
 
 
 def error_frame(error: GatewayError, frame: Frame | None = None) -> str:
     """The one frame of a turn that was refused, or of a connection that ends."""
-    told = error.error()
-    told["code"] = told["code"] or "invalid_request_error"
+    body = error.error()
+    body["code"] = body["code"] or "invalid_request_error"
     if error.retry_after is not None:
-        told["headers"] = {"retry-after": str(max(1, round(error.retry_after)))}
-    event = orjson.dumps({"type": "error", "status": error.status, "error": told})
-    return _in_lane(event, frame.lane if frame else None)
+        body["headers"] = {"retry-after": str(max(1, round(error.retry_after)))}
+    event = orjson.dumps({"type": "error", "status": error.status, "error": body})
+    return _with_stream_id(event, frame.stream_id if frame else None)
 
 
-def _say(send: Callable[[str], None], lane: str | None, events: bytes) -> None:
+def _say(send: Callable[[str], None], stream_id: str | None, events: bytes) -> None:
     for _, event in _read(events):
-        send(_in_lane(event, lane))
+        send(_with_stream_id(event, stream_id))
 
 
 def _unpacked(events: Iterable[bytes]) -> Generator[tuple[str, bytes]]:
@@ -137,11 +140,11 @@ def _read(events: bytes) -> Iterator[tuple[str, bytes]]:
         if data is None or data == sse.END:
             continue
         kind = kind or orjson.loads(data)["type"]
-        if kind != _FIRST_OF_A_PAIR:
+        if kind != _SSE_ERROR:
             yield kind, data
 
 
-def _in_lane(event: bytes, lane: str | None) -> str:
-    if lane is not None:
-        event = event.rstrip()[:-1] + b"," + orjson.dumps({"stream_id": lane})[1:]
+def _with_stream_id(event: bytes, stream_id: str | None) -> str:
+    if stream_id is not None:
+        event = event.rstrip()[:-1] + b"," + orjson.dumps({"stream_id": stream_id})[1:]
     return event.decode("utf-8", "replace")

@@ -73,7 +73,7 @@ def channel_reports(table: Table, workers: Sequence[WorkerStatus]) -> list[Chann
 
 def all_channels(table: Table) -> list[Channel]:
     """Every row in the order of the file, including the rows that wait for a key."""
-    return sorted((*table.channels, *table.waiting), key=lambda channel: channel.line)
+    return sorted((*table.channels, *table.without_key), key=lambda channel: channel.line)
 
 
 def state_of(channel: Channel, workers: Sequence[WorkerStatus]) -> ChannelState:
@@ -87,7 +87,7 @@ def state_of(channel: Channel, workers: Sequence[WorkerStatus]) -> ChannelState:
     statuses = [_status_in(worker, channel) for worker in workers]
     labels = [_label(channel, status) for status in statuses]
     label = next(label for label in ("resting", "full", "on trial", "ok") if label in labels)
-    cooldown_left = max(round(status.resting) for status in statuses)
+    cooldown_left = max(round(status.cooldown_left) for status in statuses)
     errors = sorted({status.last_error for status in statuses if status.last_error})
     return ChannelState(
         label,
@@ -106,11 +106,11 @@ def _status_in(worker: WorkerStatus, channel: Channel) -> ChannelStatus:
 
 
 def _label(channel: Channel, status: ChannelStatus) -> str:
-    if status.resting > 0:
+    if status.cooldown_left > 0:
         return "resting"
     if channel.max_concurrency is not None and status.in_flight >= channel.max_concurrency:
         return "full"
-    return "on trial" if status.on_trial else "ok"
+    return "on trial" if status.half_open else "ok"
 
 
 def _text(label: str, labels: Sequence[str], cooldown_left: int, errors: Sequence[str]) -> Iterator[str]:

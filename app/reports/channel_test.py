@@ -25,7 +25,7 @@ from app.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
-from app.relay.attempts import whole_answer
+from app.relay.attempts import unstreamed_answer
 from app.settings import Settings, read_environment
 
 _PROMPT = "ping"
@@ -97,8 +97,8 @@ def _try_channel(channels: Channels, channel: Channel, model: str | None) -> Cha
     started_at = monotonic()
     cause, fix = "", ""
     try:
-        with channels.choice(channel, model) as choice:
-            answer = whole_answer(_turn(model), choice, None)
+        with channels.selected(channel, model) as selected:
+            answer = unstreamed_answer(_turn(model), selected, None)
             if answer.status == "failed":
                 raise UpstreamFailed((answer.error or {}).get("message") or "The upstream's response has failed.")
     except GatewayError as error:

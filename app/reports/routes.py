@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from app.channels.selection import MAX_TRIES
+from app.channels.selection import MAX_ATTEMPTS
 from app.channels.table import Table
 from app.contract.channel import Channel
 from app.contract.records import WorkerStatus
@@ -59,8 +59,8 @@ class Route:
         """One sentence each."""
         if not self.eligible:
             yield "no channel can take a request for this model now"
-        if len(self.eligible) > MAX_TRIES:
-            yield f"one request tries at most {MAX_TRIES} of these channels"
+        if len(self.eligible) > MAX_ATTEMPTS:
+            yield f"one request tries at most {MAX_ATTEMPTS} of these channels"
         if self.others:
             yield f"channels that do not serve this model: {', '.join(self.others)}"
 

@@ -49,7 +49,7 @@ class Row(Schema):
 
     @validates_schema(pass_original=True, skip_on_field_errors=False)
     def _as_a_whole(self, data: Any, original: Any, **kwargs: Any) -> None:
-        if isinstance(original, dict) and (wrong := self._unknown(original) | self.misfits(data, original)):
+        if isinstance(original, dict) and (wrong := self._unknown(original) | self.violations(data, original)):
             raise ValidationError({key: [message] for key, message in wrong.items()})
 
     def _unknown(self, original: dict[str, Any]) -> dict[str, str]:
@@ -57,7 +57,7 @@ class Row(Schema):
         unknown = [key for key in original if key not in known][:MAX_UNKNOWN]
         return {key: f"{UNKNOWN_KEY} '{shown_key(key)}'{table_values.suggestion(key, known)}" for key in unknown}
 
-    def misfits(self, data: Any, original: dict[str, Any]) -> dict[str, str]:
+    def violations(self, data: Any, original: dict[str, Any]) -> dict[str, str]:
         """Errors between keys, each under the key that it names."""
         return {}
 
@@ -139,7 +139,7 @@ class ChannelRow(DefaultsRow):
     tags = Value(table_values.distinct(table_values.identifier))
     enabled = Value(table_values.flag)
 
-    def misfits(self, data: Any, original: dict[str, Any]) -> dict[str, str]:
+    def violations(self, data: Any, original: dict[str, Any]) -> dict[str, str]:
         wrong = {}
         if data.get("format", "demo") not in WITHOUT_UPSTREAM and "base_url" not in original:
             wrong["base_url"] = "missing key 'base_url': where the upstream is, such as https://host/v1"
@@ -167,7 +167,7 @@ class TableRow(Row):
     )
     models = Value(table_values.mapping(lambda _, facts: FactsRow().load(facts)))
 
-    def misfits(self, data: Any, original: dict[str, Any]) -> dict[str, str]:
+    def violations(self, data: Any, original: dict[str, Any]) -> dict[str, str]:
         return {"channels": "must hold at least one channel"} if original.get("channels") == [] else {}
 
 

@@ -7,19 +7,19 @@ from typing import Any
 from marshmallow import INCLUDE, Schema, ValidationError
 
 from app.errors import missing_parameter
-from app.schemas.fields import Boolean, Mapping, Plain, StrictText, empty, not_an_object, wrong_type
+from app.schemas.fields import Boolean, CheckedBy, Object, String, empty, not_an_object, wrong_type
 
 
 def read_chat(body: object) -> dict[str, Any]:
     """The client's body as it came, nulls and unknown keys included; or `InvalidRequest`."""
     if not isinstance(body, dict):
         raise not_an_object(body)
-    given = {name: value for name, value in body.items() if value is not None}
+    members = {name: value for name, value in body.items() if value is not None}
     try:
-        CHAT.load(given)
+        CHAT.load(members)
     except ValidationError as error:
         raise missing_parameter(next(iter(error.messages_dict))) from None
-    if "messages" not in given:
+    if "messages" not in members:
         raise missing_parameter("messages")
     return body
 
@@ -37,10 +37,10 @@ class ChatSchema(Schema):
     class Meta:
         unknown = INCLUDE
 
-    model = StrictText(min=1, required=True)
-    messages = Plain(_check_messages)
+    model = String(min=1, required=True)
+    messages = CheckedBy(_check_messages)
     stream = Boolean()
-    stream_options = Mapping({"include_usage": Boolean()})
+    stream_options = Object({"include_usage": Boolean()})
 
 
 CHAT = ChatSchema()

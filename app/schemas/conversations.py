@@ -6,33 +6,33 @@ from typing import Any
 
 from app.contract.items import Item
 from app.errors import InvalidRequest, missing_parameter
-from app.schemas.fields import Fault, TextPairs, array_too_long, empty, not_an_object, wrong_type
+from app.schemas.fields import StringMap, Violation, array_too_long, empty, not_an_object, wrong_type
 from app.schemas.items import read_input
 
 MAX_ITEMS = 20
 
-_METADATA = TextPairs(max=16, max_key=64, max_value=512)
+_METADATA = StringMap(max=16, max_key=64, max_value=512)
 
 
 def read_conversation(body: object) -> dict[str, Any]:
     """`items` and `metadata`, empty where they are not given. Raises InvalidRequest."""
-    given = _object(body)
-    items = given.get("items")
-    return {"items": [] if items is None else _items(items), "metadata": _metadata(given.get("metadata"))}
+    members = _object(body)
+    items = members.get("items")
+    return {"items": [] if items is None else _items(items), "metadata": _metadata(members.get("metadata"))}
 
 
 def read_metadata(body: object) -> dict[str, str]:
-    given = _object(body)
-    if "metadata" not in given:
+    members = _object(body)
+    if "metadata" not in members:
         raise missing_parameter("metadata")
-    return _metadata(given["metadata"])
+    return _metadata(members["metadata"])
 
 
 def read_added_items(body: object) -> list[Item]:
-    given = _object(body)
-    if "items" not in given:
+    members = _object(body)
+    if "items" not in members:
         raise missing_parameter("items")
-    items = _items(given["items"])
+    items = _items(members["items"])
     if not items:
         raise empty("array").at("items")
     return items
@@ -49,8 +49,8 @@ def _metadata(value: Any) -> dict[str, str]:
         return {}
     try:
         _METADATA.check(value)
-    except Fault as fault:
-        raise fault.at("metadata") from None
+    except Violation as violation:
+        raise violation.at("metadata") from None
     return dict(value)
 
 

@@ -13,16 +13,16 @@ from marshmallow import INCLUDE, Schema, ValidationError, fields
 
 from app.errors import InvalidRequest, missing_parameter
 from app.schemas.fields import (
+    Array,
     Boolean,
-    Choice,
-    Fault,
+    CheckedBy,
     Integer,
-    ListOf,
-    Mapping,
     Number,
-    Plain,
-    StrictText,
-    TextPairs,
+    Object,
+    OneOf,
+    String,
+    StringMap,
+    Violation,
     malformed,
     missing,
     not_an_object,
@@ -45,11 +45,11 @@ def read_warm_up(body: object) -> dict[str, Any]:
     """The same for a warm-up turn, which may have no input."""
     if not isinstance(body, dict):
         raise not_an_object(body)
-    given = {name: value for name, value in body.items() if value is not None}
-    _refuse_two_states(given)
-    loaded = _load(given)
+    members = {name: value for name, value in body.items() if value is not None}
+    _refuse_two_states(members)
+    loaded = _load(members)
     # marshmallow puts unknown keys in the order of a set, which differs from process to process.
-    return {name: loaded[name] for name in given}
+    return {name: loaded[name] for name in members}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class CompactRequest:
     """A body of `POST /v1/responses/compact`, and what it means when it does not say."""
 
     request: dict[str, Any]
-    answers: bool
+    has_new_input: bool
     """There is a history and new input, or a string: the model answers it."""
 
 
@@ -65,49 +65,49 @@ def read_compact(body: object) -> CompactRequest:
     """The parameters of a response; an empty `input` counts as absent."""
     if not isinstance(body, dict):
         raise not_an_object(body)
-    given = {name: value for name, value in body.items() if value is not None}
-    if given.get("input") in ("", []):
-        del given["input"]
-    _refuse_two_states(given)
-    loaded = _load(given)
-    histories = given.keys() & {"previous_response_id", "conversation"}
-    if "input" not in given and not histories:
+    members = {name: value for name, value in body.items() if value is not None}
+    if members.get("input") in ("", []):
+        del members["input"]
+    _refuse_two_states(members)
+    loaded = _load(members)
+    histories = members.keys() & {"previous_response_id", "conversation"}
+    if "input" not in members and not histories:
         raise missing_parameter("input")
-    said = given.get("input")
-    answers = isinstance(said, str) or (said is not None and bool(histories))
-    return CompactRequest({name: loaded[name] for name in given}, answers)
+    new_input = members.get("input")
+    has_new_input = isinstance(new_input, str) or (new_input is not None and bool(histories))
+    return CompactRequest({name: loaded[name] for name in members}, has_new_input)
 
 
 def read_count(body: object) -> dict[str, Any]:
     """A body of `POST /v1/responses/input_tokens`: the same parameters, of which none has to be there."""
     if not isinstance(body, dict):
         raise not_an_object(body)
-    given = {name: value for name, value in body.items() if value is not None}
-    _refuse_two_states(given)
-    loaded = _load({"model": "any", **given})
-    return {name: loaded[name] for name in given}
+    members = {name: value for name, value in body.items() if value is not None}
+    _refuse_two_states(members)
+    loaded = _load({"model": "any", **members})
+    return {name: loaded[name] for name in members}
 
 
 def read_include(value: object, param: str = "include") -> list[str]:
     """The `include` values, which come in a query argument or in a body."""
     try:
         _INCLUDE.check(value)
-    except Fault as fault:
-        raise fault.at(param) from None
+    except Violation as violation:
+        raise violation.at(param) from None
     return cast(list[str], value)
 
 
-def _load(given: dict[str, Any]) -> dict[str, Any]:
+def _load(members: dict[str, Any]) -> dict[str, Any]:
     """Runs the schema. marshmallow itself only finds required parameters that are missing."""
     try:
-        loaded: dict[str, Any] = _schema_for(_KNOWN.intersection(given)).load(given)
+        loaded: dict[str, Any] = _schema_for(_KNOWN.intersection(members)).load(members)
     except ValidationError as error:
         raise missing_parameter(next(iter(error.messages_dict))) from None
     return loaded
 
 
-def _refuse_two_states(given: dict[str, Any]) -> None:
-    if "previous_response_id" in given and "conversation" in given:
+def _refuse_two_states(members: dict[str, Any]) -> None:
+    if "previous_response_id" in members and "conversation" in members:
         raise InvalidRequest(
             "Mutually exclusive parameters. Ensure you are only providing one of: "
             "'previous_response_id' or 'conversation'.",
@@ -132,7 +132,7 @@ class Input(fields.Field[list[dict[str, Any]]]):
         return read_input(value, attr or "input")
 
 
-class Tools(Plain):
+class Tools(CheckedBy):
     """A choice that names no tool is reported before errors of the tools themselves."""
 
     def _deserialize(self, value: Any, attr: str | None, data: AnyMapping[str, Any] | None, **kwargs: Any) -> Any:
@@ -140,7 +140,7 @@ class Tools(Plain):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
-class ToolChoice(Plain):
+class ToolChoice(CheckedBy):
     def _deserialize(self, value: Any, attr: str | None, data: AnyMapping[str, Any] | None, **kwargs: Any) -> Any:
         choice = super()._deserialize(value, attr, data, **kwargs)
         _check_choice_exists(data or {})
@@ -150,8 +150,8 @@ class ToolChoice(Plain):
 def _check_choice_exists(request: AnyMapping[str, Any]) -> None:
     try:
         check_choice_exists(request.get("tool_choice"), request)
-    except Fault as fault:
-        raise fault.at("tool_choice") from None
+    except Violation as violation:
+        raise violation.at("tool_choice") from None
 
 
 def _check_instructions(value: Any) -> None:
@@ -213,42 +213,42 @@ def _check_text_format(value: Any) -> None:
         _JSON_SCHEMA.check(value)
 
 
-_TEXT = StrictText()
-_ID = StrictText(min=1)
-_TEXT_MEMBER = Mapping({"text": _TEXT})
-_TYPE_MEMBER = Mapping({"type": _TEXT})
-_ID_MEMBER = Mapping({"id": _TEXT}, needs=("id",))
-_TRUNCATION = Choice("auto", "disabled")
-_TRUNCATION_MEMBER = Mapping({"type": _TRUNCATION}, needs=("type",))
-_CONTEXT_EDITS = ListOf(Plain(_check_context_edit))
-_COMPACTION = Mapping(
+_TEXT = String()
+_ID = String(min=1)
+_TEXT_MEMBER = Object({"text": _TEXT})
+_TYPE_MEMBER = Object({"type": _TEXT})
+_ID_MEMBER = Object({"id": _TEXT}, needs=("id",))
+_TRUNCATION = OneOf("auto", "disabled")
+_TRUNCATION_MEMBER = Object({"type": _TRUNCATION}, needs=("type",))
+_CONTEXT_EDITS = Array(CheckedBy(_check_context_edit))
+_COMPACTION = Object(
     {
         "compact_threshold": Integer(min=1),
-        "strategy": Choice("auto", "native", "summary", "trim"),
+        "strategy": OneOf("auto", "native", "summary", "trim"),
         "keep_turns": Integer(min=0),
         "max_tokens": Integer(min=1),
         "instructions": _TEXT,
         "answer": Boolean(),
     }
 )
-_SUMMARY = Choice("auto", "concise", "detailed")
+_SUMMARY = OneOf("auto", "concise", "detailed")
 _REASONING = {
-    "effort": Choice("none", "minimal", "low", "medium", "high", "xhigh", "max"),
+    "effort": OneOf("none", "minimal", "low", "medium", "high", "xhigh", "max"),
     "summary": _SUMMARY,
     "generate_summary": _SUMMARY,
-    "context": Choice("auto", "current_turn", "all_turns"),
+    "context": OneOf("auto", "current_turn", "all_turns"),
 }
-_FORMAT_TYPE = Mapping({"type": Choice("text", "json_object", "json_schema")}, needs=("type",))
-_JSON_SCHEMA = Mapping(
+_FORMAT_TYPE = Object({"type": OneOf("text", "json_object", "json_schema")}, needs=("type",))
+_JSON_SCHEMA = Object(
     {
-        "name": StrictText(min=1, max=64, pattern="[a-zA-Z0-9_-]+"),
-        "schema": Mapping(),
+        "name": String(min=1, max=64, pattern="[a-zA-Z0-9_-]+"),
+        "schema": Object(),
         "description": _TEXT,
         "strict": Boolean(),
     },
     needs=("name", "schema"),
 )
-_INCLUDABLE = Choice(
+_INCLUDABLE = OneOf(
     "file_search_call.results",
     "web_search_call.results",
     "web_search_call.action.sources",
@@ -258,7 +258,7 @@ _INCLUDABLE = Choice(
     "reasoning.encrypted_content",
     "message.output_text.logprobs",
 )
-_INCLUDE = ListOf(_INCLUDABLE, of="strings")
+_INCLUDE = Array(_INCLUDABLE, of="strings")
 
 
 # --- the body ---------------------------------------------------------------------------------------------------
@@ -270,14 +270,14 @@ class CreateSchema(Schema):
     class Meta:
         unknown = INCLUDE
 
-    model = StrictText(min=1, required=True)
+    model = String(min=1, required=True)
     input = Input()
-    instructions = Plain(_check_instructions)
-    previous_response_id = Plain(_check_previous_response_id)
-    conversation = Plain(_check_conversation)
-    prompt = Mapping({"id": _ID, "version": _TEXT, "variables": Mapping()}, needs=("id",))
+    instructions = CheckedBy(_check_instructions)
+    previous_response_id = CheckedBy(_check_previous_response_id)
+    conversation = CheckedBy(_check_conversation)
+    prompt = Object({"id": _ID, "version": _TEXT, "variables": Object()}, needs=("id",))
     stream = Boolean()
-    stream_options = Mapping({"include_obfuscation": Boolean()})
+    stream_options = Object({"include_obfuscation": Boolean()})
     store = Boolean()
     background = Boolean()
     include = _INCLUDE
@@ -291,13 +291,13 @@ class CreateSchema(Schema):
     presence_penalty = Number(min=-2, max=2)
     frequency_penalty = Number(min=-2, max=2)
     top_logprobs = Integer(min=0, max=20)
-    reasoning = Mapping(_REASONING)
-    text = Mapping({"format": Plain(_check_text_format), "verbosity": Choice("low", "medium", "high")})
-    truncation = Plain(_check_truncation)
-    context_management = Plain(_check_context_management)
-    metadata = TextPairs(max=16, max_key=64, max_value=512)
-    service_tier = Choice("auto", "default", "flex", "scale", "priority", "fast", "ultrafast")
-    safety_identifier = StrictText(max=128)
+    reasoning = Object(_REASONING)
+    text = Object({"format": CheckedBy(_check_text_format), "verbosity": OneOf("low", "medium", "high")})
+    truncation = CheckedBy(_check_truncation)
+    context_management = CheckedBy(_check_context_management)
+    metadata = StringMap(max=16, max_key=64, max_value=512)
+    service_tier = OneOf("auto", "default", "flex", "scale", "priority", "fast", "ultrafast")
+    safety_identifier = String(max=128)
     prompt_cache_key = _TEXT
     user = _TEXT
 

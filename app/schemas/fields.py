@@ -20,7 +20,7 @@ _SHOWN = 64
 # --- faults -----------------------------------------------------------------------------------------------------
 
 
-class Fault(Exception):
+class Violation(Exception):
     """A wrong value. Its path is collected while it is raised, so that valid values never pay for a path."""
 
     def __init__(self, code: str, sentence: Callable[[str], str]) -> None:
@@ -29,7 +29,7 @@ class Fault(Exception):
         self.sentence = sentence
         self.path: tuple[str | int, ...] = ()
 
-    def within(self, *outer: str | int) -> Fault:
+    def within(self, *outer: str | int) -> Violation:
         self.path = outer + self.path
         return self
 
@@ -45,41 +45,41 @@ def not_an_object(body: object) -> InvalidRequest:
     )
 
 
-def missing(name: str) -> Fault:
-    return Fault("missing_required_parameter", lambda param: missing_parameter(param).message).within(name)
+def missing(name: str) -> Violation:
+    return Violation("missing_required_parameter", lambda param: missing_parameter(param).message).within(name)
 
 
-def wrong_type(expected: str, value: object) -> Fault:
+def wrong_type(expected: str, value: object) -> Violation:
     got = type_name(value)
-    return Fault(
+    return Violation(
         "invalid_type", lambda param: f"Invalid type for '{param}': expected {expected}, but got {got} instead."
     )
 
 
-def absent_or_wrong(owner: AnyMapping[str, Any], name: str, expected: str) -> Fault:
+def absent_or_wrong(owner: AnyMapping[str, Any], name: str, expected: str) -> Violation:
     """The error of a required member that is missing or has the wrong type."""
     return wrong_type(expected, owner[name]).within(name) if name in owner else missing(name)
 
 
-def unsupported_value(value: str, supported: tuple[str, ...]) -> Fault:
+def unsupported_value(value: str, supported: tuple[str, ...]) -> Violation:
     sentence = f"Invalid value: '{shown(value)}'. Supported values are: {_listed(supported, 'and')}."
-    return Fault("invalid_value", lambda _: sentence)
+    return Violation("invalid_value", lambda _: sentence)
 
 
-def malformed(reason: str, value: str) -> Fault:
+def malformed(reason: str, value: str) -> Violation:
     """A string of the right type with a wrong value; `reason` is a whole sentence."""
-    return Fault("invalid_value", lambda param: f"Invalid '{param}': '{shown(value)}'. {reason}")
+    return Violation("invalid_value", lambda param: f"Invalid '{param}': '{shown(value)}'. {reason}")
 
 
-def string_too_long(value: str, maximum: int) -> Fault:
+def string_too_long(value: str, maximum: int) -> Violation:
     lengths = f"Expected a string with maximum length {maximum}, but got a string with length {len(value)} instead."
-    return Fault("string_above_max_length", lambda param: f"Invalid '{param}': string too long. {lengths}")
+    return Violation("string_above_max_length", lambda param: f"Invalid '{param}': string too long. {lengths}")
 
 
-def empty(kind: str) -> Fault:
+def empty(kind: str) -> Violation:
     """`kind` is what is empty: string or array."""
     article = "an" if kind == "array" else "a"
-    return Fault(
+    return Violation(
         f"empty_{kind}",
         lambda param: (
             f"Invalid '{param}': empty {kind}. Expected {article} {kind} with minimum length 1, "
@@ -88,16 +88,16 @@ def empty(kind: str) -> Fault:
     )
 
 
-def array_too_long(value: list[Any], maximum: int) -> Fault:
+def array_too_long(value: list[Any], maximum: int) -> Violation:
     lengths = f"Expected an array with maximum length {maximum}, but got an array with length {len(value)} instead."
-    return Fault("array_above_max_length", lambda param: f"Invalid '{param}': array too long. {lengths}")
+    return Violation("array_above_max_length", lambda param: f"Invalid '{param}': array too long. {lengths}")
 
 
-def out_of_range(kind: str, value: float, bound: float, side: str) -> Fault:
+def out_of_range(kind: str, value: float, bound: float, side: str) -> Violation:
     """`kind` is integer or decimal, `side` is below or above."""
     limit, sign = ("minimum", ">=") if side == "below" else ("maximum", "<=")
     expected = f"Expected a value {sign} {bound}, but got {_shown_number(value)} instead."
-    return Fault(
+    return Violation(
         f"{kind}_{side}_{limit[:3]}_value", lambda param: f"Invalid '{param}': {kind} {side} {limit} value. {expected}"
     )
 
@@ -141,7 +141,8 @@ def _listed(values: tuple[str, ...], last: str) -> str:
 
 
 class Checked(fields.Field[Any]):
-    """A field that converts nothing. It nests without schemas: what it finds is a `Fault` until the top knows where."""
+    """A field that converts nothing. It nests without schemas: what it finds is a `Violation` until the top knows
+    where."""
 
     @abstractmethod
     def check(self, value: Any) -> None: ...
@@ -149,12 +150,12 @@ class Checked(fields.Field[Any]):
     def _deserialize(self, value: Any, attr: str | None, data: AnyMapping[str, Any] | None, **kwargs: Any) -> Any:
         try:
             self.check(value)
-        except Fault as fault:
-            raise fault.at(attr or "") from None
+        except Violation as violation:
+            raise violation.at(attr or "") from None
         return value
 
 
-class Plain(Checked):
+class CheckedBy(Checked):
     """A field whose rule is a plain function: for unions, and for what the request path must do fast."""
 
     def __init__(self, rule: Callable[[Any], None]) -> None:
@@ -165,7 +166,7 @@ class Plain(Checked):
         self._rule(value)
 
 
-class StrictText(Checked):
+class String(Checked):
     def __init__(
         self, *, min: int = 0, max: int | None = None, pattern: str | None = None, required: bool = False
     ) -> None:
@@ -186,7 +187,7 @@ class StrictText(Checked):
 
     def _refuse_pattern(self, pattern: str) -> NoReturn:
         expected = f"Expected a string that matches the pattern '^{pattern}$'."
-        raise Fault("invalid_value", lambda param: f"Invalid '{param}': string does not match pattern. {expected}")
+        raise Violation("invalid_value", lambda param: f"Invalid '{param}': string does not match pattern. {expected}")
 
 
 class Boolean(Checked):
@@ -225,7 +226,7 @@ class Number(Checked):
             raise out_of_range("decimal", value, self._max, "above")
 
 
-class Choice(Checked):
+class OneOf(Checked):
     def __init__(self, *values: str) -> None:
         super().__init__()
         self._values = values
@@ -237,7 +238,7 @@ class Choice(Checked):
             raise unsupported_value(value, self._values)
 
 
-class Mapping(Checked):
+class Object(Checked):
     """An object whose known members are checked: null stands for absent, unknown keys pass."""
 
     def __init__(self, members: AnyMapping[str, Checked] | None = None, *, needs: tuple[str, ...] = ()) -> None:
@@ -256,12 +257,12 @@ class Mapping(Checked):
                 raise missing(name)
             try:
                 member.check(inner)
-            except Fault as fault:
-                fault.within(name)
+            except Violation as violation:
+                violation.within(name)
                 raise
 
 
-class ListOf(Checked):
+class Array(Checked):
     """An array; `of` names its elements in messages."""
 
     def __init__(self, member: Checked, *, of: str = "objects") -> None:
@@ -275,19 +276,19 @@ class ListOf(Checked):
         for index, inner in enumerate(value):
             try:
                 self._member.check(inner)
-            except Fault as fault:
-                fault.within(index)
+            except Violation as violation:
+                violation.within(index)
                 raise
 
 
-class TextPairs(Checked):
+class StringMap(Checked):
     """An object of strings, such as `metadata`."""
 
     def __init__(self, *, max: int, max_key: int, max_value: int) -> None:
         super().__init__()
         self._max = max
         self._max_key = max_key
-        self._value = StrictText(max=max_value)
+        self._value = String(max=max_value)
 
     def check(self, value: Any) -> None:
         if not isinstance(value, dict):
@@ -299,21 +300,23 @@ class TextPairs(Checked):
                 raise self._key_too_long(key)
             try:
                 self._value.check(text)
-            except Fault as fault:
-                fault.within(key)
+            except Violation as violation:
+                violation.within(key)
                 raise
 
-    def _too_many(self, count: int) -> Fault:
+    def _too_many(self, count: int) -> Violation:
         expected = f"Expected an object with at most {self._max} properties"
         counts = f"{expected}, but got an object with {count} properties instead."
-        return Fault("object_above_max_properties", lambda param: f"Invalid '{param}': too many properties. {counts}")
+        return Violation(
+            "object_above_max_properties", lambda param: f"Invalid '{param}': too many properties. {counts}"
+        )
 
-    def _key_too_long(self, key: str) -> Fault:
+    def _key_too_long(self, key: str) -> Violation:
         sentence = (
             f"is too long. Expected a string with maximum length {self._max_key}, "
             f"but got a string with length {len(key)} instead."
         )
-        return Fault(
+        return Violation(
             "property_name_above_max_length",
             lambda param: f"Invalid property name in '{param}': '{shown(key)}' {sentence}",
         )

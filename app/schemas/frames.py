@@ -9,7 +9,7 @@ from typing import Any
 from app import nesting
 from app.errors import InvalidRequest, nested_too_deep
 from app.schemas.create import read_create, read_warm_up
-from app.schemas.fields import Boolean, Fault, StrictText
+from app.schemas.fields import Boolean, String, Violation
 
 #: The value of a text's JSON. Raises ValueError, and TooDeep of `app.nesting`.
 Parse = Callable[[bytearray], Any]
@@ -17,7 +17,7 @@ Parse = Callable[[bytearray], Any]
 _CREATE = "response.create"
 #: Belong to the frame, not to the request in it; and what a socket does in its own way.
 _ENVELOPE = frozenset({"type", "stream_id", "generate", "stream", "stream_options", "background"})
-_LANE = StrictText(min=1, max=512)
+_STREAM_ID = String(min=1, max=512)
 _GENERATE = Boolean()
 
 
@@ -30,10 +30,10 @@ class Frame:
     """Why its request cannot be read, although the frame can."""
 
     @property
-    def lane(self) -> str | None:
+    def stream_id(self) -> str | None:
         """The `stream_id` of all frames that answer it."""
-        lane = self.body.get("stream_id")
-        return lane if isinstance(lane, str) and lane else None
+        stream_id = self.body.get("stream_id")
+        return stream_id if isinstance(stream_id, str) and stream_id else None
 
     @property
     def parent(self) -> str | None:
@@ -81,7 +81,7 @@ def read_frame(frame: Frame) -> FrameRequest:
             code="unsupported_frame",
             param="type",
         )
-    _check(_LANE, body, "stream_id")
+    _check(_STREAM_ID, body, "stream_id")
     _check(_GENERATE, body, "generate")
     request = {name: value for name, value in body.items() if name not in _ENVELOPE}
     if request.get("input") in ("", []):
@@ -92,13 +92,13 @@ def read_frame(frame: Frame) -> FrameRequest:
     return FrameRequest(read_create(request), generates=True)
 
 
-def _check(cell: StrictText | Boolean, body: dict[str, Any], name: str) -> None:
+def _check(cell: String | Boolean, body: dict[str, Any], name: str) -> None:
     if body.get(name) is None:
         return
     try:
         cell.check(body[name])
-    except Fault as fault:
-        raise fault.at(name) from None
+    except Violation as violation:
+        raise violation.at(name) from None
 
 
 def _shown(kind: object) -> str:

@@ -10,14 +10,14 @@ from typing import Any
 from app.contract.items import BARE_PARTS, ROLES, TRIGGER, Item
 from app.ids import MAX_CALL_ID
 from app.schemas.fields import (
+    Array,
     Boolean,
     Checked,
-    Choice,
-    Fault,
-    ListOf,
-    Mapping,
-    Plain,
-    StrictText,
+    CheckedBy,
+    Object,
+    OneOf,
+    String,
+    Violation,
     absent_or_wrong,
     array_too_long,
     empty,
@@ -36,8 +36,8 @@ def read_input(value: object, param: str = "input") -> list[Item]:
     """The items of an `input`, as they came where that was an item already. Arguments are never changed."""
     try:
         return _items(value)
-    except Fault as fault:
-        raise fault.at(param) from None
+    except Violation as violation:
+        raise violation.at(param) from None
 
 
 def _items(value: object) -> list[Item]:
@@ -62,8 +62,8 @@ def _checked(values: list[Any]) -> list[Item]:
     for index, value in enumerate(values):
         try:
             items.append(_item(value))
-        except Fault as fault:
-            fault.within(index)
+        except Violation as violation:
+            violation.within(index)
             raise
     return items
 
@@ -98,7 +98,7 @@ def _check_trigger(items: list[Item]) -> None:
     first = next(index for index, item in enumerate(items) if item["type"] == TRIGGER)
     if first != len(items) - 1:
         sentence = f"Invalid value: '{TRIGGER}'. An item of this type must be the last item of the input."
-        raise Fault("invalid_value", lambda _: sentence).within(first)
+        raise Violation("invalid_value", lambda _: sentence).within(first)
 
 
 def _joined(items: list[Item]) -> Iterator[Item]:
@@ -144,8 +144,8 @@ def check_content(owner: Item, name: str) -> None:
     for index, part in enumerate(value):
         try:
             _check_part(part)
-        except Fault as fault:
-            fault.within(name, index)
+        except Violation as violation:
+            violation.within(name, index)
             raise
 
 
@@ -219,28 +219,28 @@ def _custom_tool_call_output(item: Item) -> None:
     check_content(item, "output")
 
 
-_TEXT = StrictText()
-_ID = StrictText(min=1)
-_CALL_ID = StrictText(min=1, max=MAX_CALL_ID)
-_LONG = StrictText(max=MAX_TEXT)
-_BLOB = StrictText(max=MAX_BLOB)
-_OBJECT = Mapping()
-_ANYTHING = ListOf(Plain(lambda _: None))
-_PART_LIST = ListOf(Plain(_check_part))
-_STRINGS = ListOf(_TEXT, of="strings")
-_TOOL_LIST = Plain(check_tools)
-_EXECUTION = Choice("server", "client")
-_INPUT_TEXT = StrictText(min=1, max=MAX_TEXT)
+_TEXT = String()
+_ID = String(min=1)
+_CALL_ID = String(min=1, max=MAX_CALL_ID)
+_LONG = String(max=MAX_TEXT)
+_BLOB = String(max=MAX_BLOB)
+_OBJECT = Object()
+_ANYTHING = Array(CheckedBy(lambda _: None))
+_PART_LIST = Array(CheckedBy(_check_part))
+_STRINGS = Array(_TEXT, of="strings")
+_TOOL_LIST = CheckedBy(check_tools)
+_EXECUTION = OneOf("server", "client")
+_INPUT_TEXT = String(min=1, max=MAX_TEXT)
 
-_ROLE = Mapping({"role": Choice(*ROLES)}, needs=("role",))
-_IMAGE = Mapping({"image_url": _BLOB, "file_id": _TEXT, "detail": Choice("low", "high", "auto", "original")})
-_FILE = Mapping(
+_ROLE = Object({"role": OneOf(*ROLES)}, needs=("role",))
+_IMAGE = Object({"image_url": _BLOB, "file_id": _TEXT, "detail": OneOf("low", "high", "auto", "original")})
+_FILE = Object(
     {
         "file_data": _TEXT,
         "file_id": _TEXT,
         "file_url": _TEXT,
         "filename": _TEXT,
-        "detail": Choice("auto", "low", "high"),
+        "detail": OneOf("auto", "low", "high"),
     }
 )
 
@@ -257,7 +257,7 @@ _PARTS: dict[str, Callable[[Item], None]] = {
 
 
 def _members(*needs: str, **members: Checked) -> Callable[[Item], None]:
-    return Mapping(members, needs=needs).check
+    return Object(members, needs=needs).check
 
 
 #: Required is what an item means nothing without; whatever upstreams leave out now and then is optional, because
@@ -273,33 +273,33 @@ _ITEMS: dict[str, Callable[[Item], None]] = {
     "reasoning": _members("summary", summary=_PART_LIST, content=_PART_LIST, encrypted_content=_BLOB),
     "compaction": _members("encrypted_content", encrypted_content=_BLOB),
     "configuration_update": _members(reasoning=_OBJECT, text=_OBJECT),
-    "additional_tools": _members("role", "tools", role=Choice("developer"), tools=_TOOL_LIST),
+    "additional_tools": _members("role", "tools", role=OneOf("developer"), tools=_TOOL_LIST),
     "tool_search_call": _members(call_id=_CALL_ID, execution=_EXECUTION),
     "tool_search_output": _members("tools", call_id=_CALL_ID, tools=_TOOL_LIST, execution=_EXECUTION),
     "shell_call": _members(
-        "call_id", "action", call_id=_CALL_ID, action=Mapping({"commands": _STRINGS}, needs=("commands",))
+        "call_id", "action", call_id=_CALL_ID, action=Object({"commands": _STRINGS}, needs=("commands",))
     ),
-    "shell_call_output": _members("call_id", "output", call_id=_CALL_ID, output=ListOf(_OBJECT)),
+    "shell_call_output": _members("call_id", "output", call_id=_CALL_ID, output=Array(_OBJECT)),
     "local_shell_call": _members("call_id", "action", call_id=_CALL_ID, action=_OBJECT),
     "local_shell_call_output": _members("output", call_id=_CALL_ID, output=_LONG),
     "apply_patch_call": _members(
         "call_id",
         "operation",
         call_id=_CALL_ID,
-        operation=Mapping({"type": _TEXT, "path": _TEXT, "diff": _TEXT}, needs=("type", "path")),
+        operation=Object({"type": _TEXT, "path": _TEXT, "diff": _TEXT}, needs=("type", "path")),
     ),
     "apply_patch_call_output": _members(
-        "call_id", "status", call_id=_CALL_ID, status=Choice("completed", "failed"), output=_LONG
+        "call_id", "status", call_id=_CALL_ID, status=OneOf("completed", "failed"), output=_LONG
     ),
     "computer_call": _members(
-        "call_id", call_id=_CALL_ID, pending_safety_checks=ListOf(_OBJECT), action=_OBJECT, actions=ListOf(_OBJECT)
+        "call_id", call_id=_CALL_ID, pending_safety_checks=Array(_OBJECT), action=_OBJECT, actions=Array(_OBJECT)
     ),
     "computer_call_output": _members("call_id", "output", call_id=_CALL_ID, output=_OBJECT),
     "web_search_call": _members(action=_OBJECT),
-    "file_search_call": _members("queries", queries=_STRINGS, results=ListOf(_OBJECT)),
+    "file_search_call": _members("queries", queries=_STRINGS, results=Array(_OBJECT)),
     "image_generation_call": _members(result=_TEXT),
-    "code_interpreter_call": _members(code=_TEXT, container_id=_TEXT, outputs=ListOf(_OBJECT)),
-    "mcp_list_tools": _members("server_label", "tools", server_label=_TEXT, tools=ListOf(_OBJECT)),
+    "code_interpreter_call": _members(code=_TEXT, container_id=_TEXT, outputs=Array(_OBJECT)),
+    "mcp_list_tools": _members("server_label", "tools", server_label=_TEXT, tools=Array(_OBJECT)),
     "mcp_call": _members(
         "server_label", "name", "arguments", server_label=_TEXT, name=_TEXT, arguments=_TEXT, output=_TEXT
     ),
@@ -311,6 +311,6 @@ _ITEMS: dict[str, Callable[[Item], None]] = {
     ),
     "program": _members("call_id", "code", call_id=_CALL_ID, code=_TEXT, fingerprint=_TEXT),
     "program_output": _members(
-        "call_id", "result", call_id=_CALL_ID, result=_LONG, status=Choice("completed", "incomplete")
+        "call_id", "result", call_id=_CALL_ID, result=_LONG, status=OneOf("completed", "incomplete")
     ),
 }

@@ -13,7 +13,7 @@ _ORDERS = ("asc", "desc")
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class PageRequest:
     """Which part of a list is wanted. `after` is the id of the item before it."""
 
     order: str = "desc"
@@ -21,7 +21,7 @@ class Page:
     limit: int = _DEFAULT_LIMIT
 
 
-def read_page(arguments: Mapping[str, str]) -> Page:
+def read_page(arguments: Mapping[str, str]) -> PageRequest:
     """Raises InvalidRequest."""
     order = arguments.get("order") or "desc"
     if order not in _ORDERS:
@@ -30,7 +30,7 @@ def read_page(arguments: Mapping[str, str]) -> Page:
             code="invalid_value",
             param="order",
         )
-    return Page(order, arguments.get("after") or None, _limit(arguments.get("limit")))
+    return PageRequest(order, arguments.get("after") or None, _limit(arguments.get("limit")))
 
 
 def read_starting_after(arguments: Mapping[str, str]) -> int | None:

@@ -7,13 +7,13 @@ from collections.abc import Mapping as AnyMapping
 from typing import Any
 
 from app.schemas.fields import (
+    Array,
     Boolean,
-    Choice,
-    Fault,
-    ListOf,
-    Mapping,
-    Plain,
-    StrictText,
+    CheckedBy,
+    Object,
+    OneOf,
+    String,
+    Violation,
     absent_or_wrong,
     missing,
     shown,
@@ -22,9 +22,9 @@ from app.schemas.fields import (
 
 Check = Callable[[dict[str, Any]], None]
 
-_TEXT = StrictText()
-_OBJECT = Mapping()
-_LABEL = StrictText(min=1)
+_TEXT = String()
+_OBJECT = Object()
+_LABEL = String(min=1)
 
 
 # --- tools ------------------------------------------------------------------------------------------------------
@@ -40,8 +40,8 @@ def _check_each(tools: object, checks: AnyMapping[str, Check]) -> None:
     for index, tool in enumerate(tools):
         try:
             check_typed(tool, checks)
-        except Fault as fault:
-            fault.within(index)
+        except Violation as violation:
+            violation.within(index)
             raise
 
 
@@ -72,20 +72,20 @@ def _check_mcp(tool: dict[str, Any]) -> None:
         raise missing(_MCP_SERVERS[0])
 
 
-_FUNCTION = Mapping(
+_FUNCTION = Object(
     {
-        "name": StrictText(min=1, max=128, pattern="[a-zA-Z0-9_-]+"),
+        "name": String(min=1, max=128, pattern="[a-zA-Z0-9_-]+"),
         "description": _TEXT,
         "parameters": _OBJECT,
         "strict": Boolean(),
     },
     needs=("name",),
 )
-_GRAMMAR = Mapping({"definition": _TEXT, "syntax": Choice("lark", "regex")}, needs=("definition", "syntax"))
-_CUSTOM = Mapping({"name": _LABEL, "description": _TEXT, "format": Plain(_check_format)}, needs=("name",))
-_NAMESPACE = Mapping({"name": _LABEL, "description": _TEXT, "tools": Plain(_check_members)}, needs=("name", "tools"))
+_GRAMMAR = Object({"definition": _TEXT, "syntax": OneOf("lark", "regex")}, needs=("definition", "syntax"))
+_CUSTOM = Object({"name": _LABEL, "description": _TEXT, "format": CheckedBy(_check_format)}, needs=("name",))
+_NAMESPACE = Object({"name": _LABEL, "description": _TEXT, "tools": CheckedBy(_check_members)}, needs=("name", "tools"))
 _MCP_SERVERS = ("server_url", "connector_id", "tunnel_id")
-_MCP = Mapping(
+_MCP = Object(
     {
         "server_label": _LABEL,
         **dict.fromkeys(_MCP_SERVERS, _LABEL),
@@ -115,14 +115,14 @@ def _check_any_tool(value: Any) -> None:
     check_typed(value, {})
 
 
-_MODE = Choice("none", "auto", "required")
-_NAMED = Mapping({"name": _LABEL}, needs=("name",))
+_MODE = OneOf("none", "auto", "required")
+_NAMED = Object({"name": _LABEL}, needs=("name",))
 _CHOICES: dict[str, Check] = {
     "function": _NAMED.check,
     "custom": _NAMED.check,
-    "mcp": Mapping({"server_label": _LABEL, "name": _TEXT}, needs=("server_label",)).check,
-    "allowed_tools": Mapping(
-        {"mode": Choice("auto", "required"), "tools": ListOf(Plain(_check_any_tool))}, needs=("mode", "tools")
+    "mcp": Object({"server_label": _LABEL, "name": _TEXT}, needs=("server_label",)).check,
+    "allowed_tools": Object(
+        {"mode": OneOf("auto", "required"), "tools": Array(CheckedBy(_check_any_tool))}, needs=("mode", "tools")
     ).check,
 }
 
@@ -193,6 +193,6 @@ def _is_called(tool: dict[str, Any], namespace: str, name: str) -> bool:
     return own == name or (namespace != "" and name.startswith(namespace) and name.endswith(own))
 
 
-def _not_found(choice: dict[str, Any]) -> Fault:
+def _not_found(choice: dict[str, Any]) -> Violation:
     name = str(choice.get("name") or choice.get("server_label") or choice["type"])
-    return Fault("invalid_value", lambda _: f"Tool choice '{shown(name)}' not found in 'tools' parameter.")
+    return Violation("invalid_value", lambda _: f"Tool choice '{shown(name)}' not found in 'tools' parameter.")

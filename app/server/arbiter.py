@@ -20,7 +20,7 @@ from app import last_good
 from app.errors import ConfigurationError, StoreUnavailable
 from app.last_good import LastGood
 from app.server import background_worker
-from app.server.processes import Backoff, Crew
+from app.server.processes import Backoff, Supervisor
 from app.settings import DRAIN_RESERVE
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
     with growing pauses. SIGHUP with a bad configuration leaves the workers as they are.
     """
 
-    crew: Crew
+    supervisor: Supervisor
     served: mmap.mmap
     """One byte of shared memory: whether any worker has been ready to serve."""
 
@@ -40,7 +40,7 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
         """Turns gunicorn's own `server` into a SteadyArbiter. Raises ConfigurationError."""
         server.__class__ = cls
         server.served = mmap.mmap(-1, 1)
-        server.crew = Crew("antiphon-worker", server.work_in_background, 0)
+        server.supervisor = Supervisor("antiphon-worker", server.work_in_background, 0)
         server.failures = Backoff()
         server.own_files = {}
         server.settle()
@@ -52,7 +52,7 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
         """Values of the command line override the variables."""
         last = self.last
         last.settings = replace(last.settings, workers=self.cfg.workers, threads=self.cfg.threads)
-        self.crew.size = last.settings.worker_processes
+        self.supervisor.size = last.settings.worker_processes
 
     @property
     def last(self) -> LastGood:
@@ -66,7 +66,7 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
         """Called about once a second."""
         try:
             self.last.table.poll()
-            self.crew.tend()
+            self.supervisor.start_missing()
         except Exception:
             # The border that must not die: an exception here would end every worker.
             log.exception("the master failed to check its files and processes")
@@ -81,7 +81,7 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
             super().spawn_workers()
 
     def reap_workers(self) -> None:
-        self.crew.bury()
+        self.supervisor.reap()
         before = dict(self.WORKERS)
         while True:
             try:
@@ -133,15 +133,15 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
             log.error("gunicorn's own configuration cannot be read, the workers continue with the old one")
         self.settle()
         if self.last.settings != before:
-            self.crew.renew()
+            self.supervisor.renew()
 
     def stop(self, graceful: bool = True) -> None:
         until = monotonic() + self.cfg.graceful_timeout + DRAIN_RESERVE
-        self.crew.stop()
+        self.supervisor.stop()
         self.LISTENERS = list(self._still_ours())
         super().stop(graceful)
         # The master ends last: systemd kills the processes that are left when it ends.
-        self.crew.wait(until - monotonic())
+        self.supervisor.wait(until - monotonic())
 
     def note_sockets(self) -> None:
         """Remembers the files of the listening unix sockets."""

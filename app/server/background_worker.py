@@ -12,7 +12,7 @@ from app.gateway import Gateway, build
 from app.last_good import LastGood
 from app.server.job_queue import Consumer
 
-_TEND = 1.0
+_CHECK_SECONDS = 1.0
 _STOP = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
@@ -24,21 +24,21 @@ def work(last: LastGood) -> None:
     memory.fix_thresholds()
     gateway, settings, parent = build(last), last.settings, os.getppid()
     gateway.store.leases.make_background()
-    gateway.keeper.start()
+    gateway.lease_keeper.start()
     gateway.background.start()
     consumer = _consumer(gateway)
     consumer.start()
     logging.getLogger("app").info("background responses are made here, %d at once", settings.worker_threads)
     while not _told_to_stop() and os.getppid() == parent:
-        consumer.tend()
+        consumer.check_threads()
     consumer.end()
     gateway.background.drain(settings.drain)
     gateway.close()
 
 
 def _told_to_stop() -> bool:
-    """Whether a stop signal has come; waits up to `_TEND` seconds for one."""
-    return signal.sigtimedwait(_STOP, _TEND) is not None
+    """Whether a stop signal has come; waits up to `_CHECK_SECONDS` seconds for one."""
+    return signal.sigtimedwait(_STOP, _CHECK_SECONDS) is not None
 
 
 def _consumer(gateway: Gateway) -> Consumer:

@@ -19,7 +19,7 @@ from app import last_good, memory
 from app.errors import ConfigurationError
 from app.gateway import Gateway
 from app.last_good import LastGood
-from app.log import JsonLines, speak
+from app.log import JsonLines, configure_logging
 from app.server.arbiter import SteadyArbiter
 from app.settings import DRAIN_RESERVE
 
@@ -69,7 +69,7 @@ def on_starting(server: Any) -> None:
 
 
 #: The signals that end a worker.
-_ENDS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+_STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
 def pre_fork(server: Any, worker: Any) -> None:
@@ -91,10 +91,10 @@ def post_fork(server: Any, worker: Any) -> None:
 def when_ready(server: Any) -> None:
     """The master listens and will fork its first worker next."""
     server.note_sockets()
-    _share()
+    _freeze_heap()
 
 
-def _share() -> None:
+def _freeze_heap() -> None:
     """Keeps the imported modules in memory that all forked processes share. Without the freeze, the garbage collector
     of each process would write into these pages. `antiphon serve` has disabled the collector until now.
     """
@@ -106,7 +106,7 @@ def post_worker_init(worker: Any) -> None:
     """The worker will serve next. Its streams learn from `drain` when it has to end."""
     gateway = _gateway(worker)
     _pin(worker, gateway.settings.pin)
-    _take_turns()
+    _use_batch_scheduling()
     gateway.drain.grace = float(max(0, worker.cfg.graceful_timeout - DRAIN_RESERVE))
     gateway.drain.alive = lambda: worker.alive
     gateway.start()
@@ -114,7 +114,7 @@ def post_worker_init(worker: Any) -> None:
     gc.collect()
     gc.freeze()
     worker.served[0] = 1
-    _heed(worker)
+    _take_missed_signals(worker)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
@@ -123,10 +123,10 @@ def worker_exit(server: Any, worker: Any) -> None:
         _gateway(worker).close()
 
 
-def _heed(worker: Any) -> None:
+def _take_missed_signals(worker: Any) -> None:
     """Obeys a stop signal that came before the worker had its own handlers; the master would wait, then kill it."""
     while not worker.missed.empty():
-        if worker.missed.get() in _ENDS:
+        if worker.missed.get() in _STOP_SIGNALS:
             worker.alive = False
 
 
@@ -136,23 +136,23 @@ class logger_class(glogging.Logger):  # type: ignore[misc]
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
         log = configuration().settings.log
-        speak(log)
+        configure_logging(log)
         if log == "json":
-            for theirs in self.error_log.handlers:
-                theirs.setFormatter(JsonLines())
+            for handler in self.error_log.handlers:
+                handler.setFormatter(JsonLines())
 
 
-def _pin(worker: Any, wish: str) -> None:
+def _pin(worker: Any, mode: str) -> None:
     """Binds the worker to its core. Its threads take turns with the interpreter, and a turn on another core costs twice
     as much.
     """
-    if wish == "on" or (wish == "auto" and worker.cfg.workers <= len(_cores())):
+    if mode == "on" or (mode == "auto" and worker.cfg.workers <= len(_cores())):
         # Not every system has the call, and a sandbox may not allow it.
         with suppress(AttributeError, OSError):
             os.sched_setaffinity(0, {worker.core})
 
 
-def _take_turns() -> None:
+def _use_batch_scheduling() -> None:
     """A thread that wakes up does not preempt a running thread of this process: that one holds the interpreter, so the
     new one could only wait for it.
     """

@@ -15,9 +15,9 @@ from gunicorn.workers.gthread import ThreadWorker
 from app.log import write_at_once
 
 #: Milliseconds for which a thread waits for the first request of a connection, before gunicorn's own, slower wait.
-_WELCOME = 100
+_FIRST_REQUEST_MS = 100
 #: Milliseconds for which a thread waits for the next request, before it returns the connection to the main thread.
-_STAY = 2
+_NEXT_REQUEST_MS = 2
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]
@@ -31,22 +31,22 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
 
     def handle(self, conn: Any) -> Any:
         if not conn.initialized and not conn.data_ready:
-            conn.data_ready = _asks(conn.sock, _WELCOME)
-        goes_on = super().handle(conn)
-        while goes_on is True and self._asks_again(conn):
-            goes_on = super().handle(conn)
-        if goes_on is False:
-            _part(conn.sock)
-        return goes_on
+            conn.data_ready = _is_readable(conn.sock, _FIRST_REQUEST_MS)
+        keep_alive = super().handle(conn)
+        while keep_alive is True and self._has_next_request(conn):
+            keep_alive = super().handle(conn)
+        if keep_alive is False:
+            _close_gracefully(conn.sock)
+        return keep_alive
 
-    def _asks_again(self, conn: Any) -> bool:
+    def _has_next_request(self, conn: Any) -> bool:
         # With more connections than threads, no connection keeps its thread.
         if not self.alive or self.nr_conns > self.cfg.threads or isinstance(conn.sock, ssl.SSLSocket):
             return False
-        return _asks(conn.sock, _STAY)
+        return _is_readable(conn.sock, _NEXT_REQUEST_MS)
 
 
-def _part(sock: socket.socket) -> None:
+def _close_gracefully(sock: socket.socket) -> None:
     """Shuts down our side and waits for the client's close, so that the last bytes arrive. gunicorn does it in the main
     thread, where a client that does not close would delay all other connections.
     """
@@ -56,7 +56,7 @@ def _part(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-def _asks(sock: socket.socket, within: int) -> bool:
+def _is_readable(sock: socket.socket, within: int) -> bool:
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(within))

@@ -24,19 +24,19 @@ log = logging.getLogger(__name__)
 
 NAME = "antiphon"
 #: Seconds between two polls of an idle worker; a run starts within 200 ms of its request.
-LOOK = 0.05
+POLL_SECONDS = 0.05
 #: Seconds after which a waiting thread checks whether it has to stop.
-_LOOK_UP = 1.0
+_REDIS_POLL_SECONDS = 1.0
 _REDIS_TIMEOUT = 3.0
 #: Timeouts in seconds of a check whether Redis answers: to connect, then to read.
 _PING_TIMEOUT = 1.0
 #: Seconds between two log lines about a queue that does not answer.
-_COMPLAINT = 30.0
+_WARNING_SECONDS = 30.0
 
 Answer = Callable[[str], object]
 
 
-class Shared(Protocol):
+class SharedDatabase(Protocol):
     """The gateway's own database; see `app.store.database`."""
 
     @property
@@ -54,10 +54,15 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
 
     def __init__(self, huey: Huey, threads: int) -> None:
         super().__init__(
-            huey, workers=threads, periodic=False, initial_delay=LOOK, max_delay=LOOK, scheduler_interval=60
+            huey,
+            workers=threads,
+            periodic=False,
+            initial_delay=POLL_SECONDS,
+            max_delay=POLL_SECONDS,
+            scheduler_interval=60,
         )
 
-    def tend(self) -> None:
+    def check_threads(self) -> None:
         """Replaces threads that have died."""
         self.check_worker_health()
 
@@ -72,16 +77,16 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
 class SqlQueue:
     """In the gateway's own database: a task is committed with the row that it rings for."""
 
-    def __init__(self, database: Shared) -> None:
+    def __init__(self, database: SharedDatabase) -> None:
         self._database = database
         self._lock = threading.Lock()
-        self._bell: _Bell | None = None
+        self._huey_queue: _HueyQueue | None = None
 
-    def enlist(self, response_id: str) -> None:
-        self._opened().ring(response_id)
+    def add_in_transaction(self, response_id: str) -> None:
+        self._opened().add(response_id)
 
-    def ring(self, response_id: str) -> None:
-        """Nothing to do: `enlist` has put the task into the queue."""
+    def add_after_commit(self, response_id: str) -> None:
+        """Nothing to do: `add_in_transaction` has put the task into the queue."""
 
     def answers(self) -> bool:
         """Always true: other checks cover the database."""
@@ -90,15 +95,17 @@ class SqlQueue:
     def consumer(self, answer: Answer, threads: int) -> Consumer:
         """Raises StoreUnavailable."""
         with self._database.connected():
-            bell = self._opened()
-        return bell.consumer(answer, threads)
+            huey_queue = self._opened()
+        return huey_queue.consumer(answer, threads)
 
-    def _opened(self) -> _Bell:
+    def _opened(self) -> _HueyQueue:
         """Opens the queue within a connection, because huey queries the version of the server."""
         with self._lock:
-            if self._bell is None:
-                self._bell = _Bell(_OwnTable(NAME, database=self._database.pool, connected=self._database.connected))
-            return self._bell
+            if self._huey_queue is None:
+                self._huey_queue = _HueyQueue(
+                    _JobTable(NAME, database=self._database.pool, connected=self._database.connected)
+                )
+            return self._huey_queue
 
 
 class RedisQueue:
@@ -113,43 +120,47 @@ class RedisQueue:
             raise ConfigurationError(
                 "The driver for Redis is not installed.", fix="Run in the checkout: pip install '.[redis]'"
             ) from None
-        self._lost = (redis.RedisError, OSError)
+        self._connection_errors = (redis.RedisError, OSError)
         pool = redis.ConnectionPool.from_url(
-            url, socket_connect_timeout=_REDIS_TIMEOUT, socket_timeout=_REDIS_TIMEOUT + _LOOK_UP
+            url, socket_connect_timeout=_REDIS_TIMEOUT, socket_timeout=_REDIS_TIMEOUT + _REDIS_POLL_SECONDS
         )
         self._probe = redis.Redis.from_url(
             url, socket_connect_timeout=_PING_TIMEOUT, socket_timeout=_PING_TIMEOUT, retry=Retry(NoBackoff(), 0)
         )
-        self._bell = _Bell(_OwnList(NAME, connection_pool=pool, read_timeout=_LOOK_UP, lost=self._lost))
+        self._huey_queue = _HueyQueue(
+            _JobList(
+                NAME, connection_pool=pool, read_timeout=_REDIS_POLL_SECONDS, connection_errors=self._connection_errors
+            )
+        )
 
-    def enlist(self, response_id: str) -> None:
+    def add_in_transaction(self, response_id: str) -> None:
         """Nothing to do yet: the row is not committed, and a consumer could not find it."""
 
-    def ring(self, response_id: str) -> None:
+    def add_after_commit(self, response_id: str) -> None:
         try:
-            self._bell.ring(response_id)
-        except self._lost as error:
+            self._huey_queue.add(response_id)
+        except self._connection_errors as error:
             log.warning("the queue did not take %s, which is sent again later: %s", response_id, type(error).__name__)
 
     def answers(self) -> bool:
         """Whether Redis can be reached, within about two seconds."""
         try:
             return bool(self._probe.ping())
-        except self._lost:
+        except self._connection_errors:
             return False
 
     def consumer(self, answer: Answer, threads: int) -> Consumer:
-        return self._bell.consumer(answer, threads)
+        return self._huey_queue.consumer(answer, threads)
 
 
-def open_queue(url: str | None, database: Shared) -> SqlQueue | RedisQueue:
+def open_queue(url: str | None, database: SharedDatabase) -> SqlQueue | RedisQueue:
     return RedisQueue(url) if url else SqlQueue(database)
 
 
 # --- huey -------------------------------------------------------------------------------------------------------
 
 
-class _Bell:
+class _HueyQueue:
     """The one task there is."""
 
     def __init__(self, storage: Any) -> None:
@@ -157,7 +168,7 @@ class _Bell:
         self._answer: Answer | None = None
         self._task = self._huey.task(name=_Ids.TASK)(self._run)
 
-    def ring(self, response_id: str) -> None:
+    def add(self, response_id: str) -> None:
         self._task(response_id)
 
     def consumer(self, answer: Answer, threads: int) -> Consumer:
@@ -183,7 +194,7 @@ class _Ids(Serializer):  # type: ignore[misc]
         return Message(response_id, f"{__name__}.{self.TASK}", retries=0, retry_delay=0, args=(response_id,), kwargs={})
 
 
-class _OwnTable(SqlStorage):  # type: ignore[misc]
+class _JobTable(SqlStorage):  # type: ignore[misc]
     """huey's SQL storage in a table that our migrations have made, on connections that the store looks after.
 
     Only tasks are kept: results, schedules and revocations do not exist. One idle thread looks for all.
@@ -194,7 +205,7 @@ class _OwnTable(SqlStorage):  # type: ignore[misc]
     def __init__(self, name: str, *, database: Any, connected: Callable[[], AbstractContextManager[None]]) -> None:
         super().__init__(name, database=database, create_tables=False)
         self._connected = connected
-        self._looking = threading.Lock()
+        self._polling = threading.Lock()
 
     def create_models(self) -> Any:
         models = super().create_models()
@@ -206,21 +217,21 @@ class _OwnTable(SqlStorage):  # type: ignore[misc]
         """The session that it is called in has a connection."""
 
     def dequeue(self) -> bytes | None:
-        if not self._looking.acquire(timeout=_LOOK_UP):
+        if not self._polling.acquire(timeout=_REDIS_POLL_SECONDS):
             return None
         try:
-            until = monotonic() + _LOOK_UP
-            while monotonic() < until:
+            deadline = monotonic() + _REDIS_POLL_SECONDS
+            while monotonic() < deadline:
                 if (data := self._next()) is not None:
                     return data
-                sleep(LOOK)
+                sleep(POLL_SECONDS)
             return None
         except StoreUnavailable:
             # The store has logged the error.
-            sleep(_LOOK_UP)
+            sleep(_REDIS_POLL_SECONDS)
             return None
         finally:
-            self._looking.release()
+            self._polling.release()
 
     def _next(self) -> bytes | None:
         with self._connected():
@@ -243,21 +254,21 @@ class _OwnTable(SqlStorage):  # type: ignore[misc]
         raise HueyException("a doorbell rings at once")
 
 
-class _OwnList(RedisStorage):  # type: ignore[misc]
+class _JobList(RedisStorage):  # type: ignore[misc]
     """huey's list in Redis. While the server does not answer, it retries, with a log line now and then."""
 
-    def __init__(self, name: str, *, lost: tuple[type[Exception], ...], **options: Any) -> None:
+    def __init__(self, name: str, *, connection_errors: tuple[type[Exception], ...], **options: Any) -> None:
         super().__init__(name, **options)
-        self._lost = lost
-        self._complained = -_COMPLAINT
+        self._connection_errors = connection_errors
+        self._warned_at = -_WARNING_SECONDS
 
     def dequeue(self) -> bytes | None:
         try:
             data: bytes | None = super().dequeue()
             return data
-        except self._lost as error:
-            if monotonic() - self._complained >= _COMPLAINT:
-                self._complained = monotonic()
+        except self._connection_errors as error:
+            if monotonic() - self._warned_at >= _WARNING_SECONDS:
+                self._warned_at = monotonic()
                 log.warning("the queue does not answer: %s", type(error).__name__)
-            sleep(_LOOK_UP)
+            sleep(_REDIS_POLL_SECONDS)
             return None

@@ -15,13 +15,13 @@ from time import monotonic, sleep
 log = logging.getLogger(__name__)
 
 _STOP = frozenset({signal.SIGTERM, signal.SIGINT})
-_HEARD = _STOP | {signal.SIGCHLD}
+_WATCHED_SIGNALS = _STOP | {signal.SIGCHLD}
 #: Seconds between two checks whether stopped processes have ended.
-_GLANCE = 0.05
+_POLL_SECONDS = 0.05
 #: Seconds before the retry after a failure: the first pause, and the longest.
-_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_RESTART_DELAY, _LONGEST_RESTART_DELAY = 0.5, 30.0
 #: Seconds without a failure after which the next one counts as the first.
-_STEADY = 60.0
+_STEADY_SECONDS = 60.0
 #: The exit code of a process that another part of the program has waited for.
 _UNKNOWN = -1
 
@@ -32,7 +32,7 @@ class Child:
     def __init__(self, name: str, work: Callable[[], None]) -> None:
         """The process calls `work` and ends when it returns. `name` is the name that `top` shows."""
         # The child must get no signal while it still has the parent's handlers.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED_SIGNALS)
         self.pid = os.fork()
         if self.pid == 0:
             _begin(name, work)
@@ -56,8 +56,8 @@ class Backoff:
     """The pause after a failure. It doubles while failures follow one another."""
 
     def __init__(self) -> None:
-        self.pause = _PAUSE
-        self._last = -_STEADY
+        self.pause = _RESTART_DELAY
+        self._last = -_STEADY_SECONDS
         self._until = 0.0
 
     @property
@@ -66,12 +66,12 @@ class Backoff:
 
     def add(self) -> None:
         now = monotonic()
-        steady = now - self._last >= _STEADY
-        self.pause = _PAUSE if steady else min(_LONGEST_PAUSE, self.pause * 2)
+        steady = now - self._last >= _STEADY_SECONDS
+        self.pause = _RESTART_DELAY if steady else min(_LONGEST_RESTART_DELAY, self.pause * 2)
         self._last, self._until = now, now + self.pause
 
 
-class Crew:
+class Supervisor:
     """`size` child processes of one kind; each calls `work`."""
 
     def __init__(self, name: str, work: Callable[[], None], size: int) -> None:
@@ -83,13 +83,13 @@ class Crew:
         """Stopped children that have not ended yet."""
         self._crashes = Backoff()
 
-    def tend(self) -> None:
+    def start_missing(self) -> None:
         """Replaces children that have ended. Call it about once a second."""
-        self.bury()
+        self.reap()
         while len(self._children) < self.size and self._crashes.over:
             self._children.append(Child(self._name, self._work))
 
-    def bury(self) -> None:
+    def reap(self) -> None:
         """Removes children that have ended from the lists, and logs them."""
         self._leaving = [child for child in self._leaving if child.ended() is None]
         for child in list(self._children):
@@ -100,7 +100,7 @@ class Crew:
                 log.warning("worker %d has ended with status %d", child.pid, code)
 
     def renew(self) -> None:
-        """Stops the present children. `tend` starts new ones at once."""
+        """Stops the present children. `start_missing` starts new ones at once."""
         for child in self._children:
             child.stop()
         self._leaving += self._children
@@ -113,10 +113,10 @@ class Crew:
 
     def wait(self, seconds: float) -> None:
         """Waits until all stopped children have ended, at most so many seconds."""
-        until = monotonic() + seconds
-        while self._leaving and monotonic() < until:
-            sleep(_GLANCE)
-            self.bury()
+        deadline = monotonic() + seconds
+        while self._leaving and monotonic() < deadline:
+            sleep(_POLL_SECONDS)
+            self.reap()
 
 
 def _begin(name: str, work: Callable[[], None]) -> None:
@@ -127,7 +127,7 @@ def _begin(name: str, work: Callable[[], None]) -> None:
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED_SIGNALS)
     code = 1
     try:
         work()

@@ -14,8 +14,8 @@ class Renewable(Protocol):
 _known: weakref.WeakSet[Renewable] = weakref.WeakSet()
 
 
-def watch(thing: Renewable) -> None:
-    _known.add(thing)
+def renew_after_fork(renewable: Renewable) -> None:
+    _known.add(renewable)
 
 
 def _renew_all() -> None:

@@ -19,7 +19,7 @@ from app.store import conversations
 from app.store.database import Database, Row, Session
 from app.store.errors import ChainTooLong, FirstConversationMissing, ResponseMissing, ResponseNotChainable
 from app.store.response_ids import known_id
-from app.store.tree_positions import Place, Places
+from app.store.tree_positions import TreePosition, TreePositions
 
 LONGEST = 10_000
 YOUNG = 43_200
@@ -113,7 +113,7 @@ class Ancestor(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ChainRows:
     """What either query found, oldest first; by columns, for an object for each row costs as much as reading it."""
 
     links: tuple[Link, ...]
@@ -125,9 +125,9 @@ class Line:
     tip: Ancestor
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Line:
-        depths, told, inputs, outputs = zip(*rows, strict=True)
-        columns = tuple(zip(*map(orjson.loads, told), strict=True))
+    def of(cls, rows: Sequence[Row]) -> ChainRows:
+        depths, packed, inputs, outputs = zip(*rows, strict=True)
+        columns = tuple(zip(*map(orjson.loads, packed), strict=True))
         places = (depths, *columns[:7])
         return cls(
             links=tuple(map(Link, *columns[7:], inputs, outputs)),
@@ -155,20 +155,20 @@ class Line:
         return None
 
 
-def load(database: Database, places: Places, owner: str, response_id: str, extent: Extent) -> Chain:
+def load(database: Database, positions: TreePositions, owner: str, response_id: str, extent: Extent) -> Chain:
     if not known_id(response_id):
         raise ResponseMissing(response_id)
     with closing(Share(database.budget)) as share:
-        line = database.read(lambda session: _find(session, owner, response_id, extent, share))
-    missing = response_id if line.links[-1].id != response_id else line.missing()
+        chain_rows = database.read(lambda session: _find_by_branches(session, owner, response_id, extent, share))
+    missing = response_id if chain_rows.links[-1].id != response_id else chain_rows.missing()
     if missing is not None:
         raise ResponseMissing(missing)
-    first, tip = line.first, line.tip
+    first, tip = chain_rows.first, chain_rows.tip
     if not extent.whole and tip.used_at < time.time() - YOUNG:
-        _renew(database, tip.pk, response_id)
+        _mark_used(database, tip.pk, response_id)
     if tip.branch is not None:
-        places.remember(owner, response_id, Place(tip.pk, tip.branch, tip.depth or 0, tip.since))
-    chain = Chain(links=line.links, compacted=first.compacted and not extent.whole)
+        positions.remember(owner, response_id, TreePosition(tip.pk, tip.branch, tip.depth or 0, tip.since))
+    chain = Chain(links=chain_rows.links, compacted=first.compacted and not extent.whole)
     return chain if chain.compacted or first.conversation is None else _within(database, owner, first, chain, extent)
 
 
@@ -188,26 +188,26 @@ def _within(database: Database, owner: str, first: Ancestor, chain: Chain, exten
     return Chain(links, before.compacted)
 
 
-def _renew(database: Database, pk: int, response_id: str) -> None:
+def _mark_used(database: Database, pk: int, response_id: str) -> None:
     """Marks the response as used now, so that it is not pruned before the turn that continues from it is stored."""
-    renewed = database.transaction(
+    changed = database.transaction(
         lambda session: session.run(
             "UPDATE response SET continued_at = ? WHERE pk = ? AND id = ? AND deleted_at IS NULL",
             (int(time.time()), pk, response_id),
         )
     )
-    if not renewed:
+    if not changed:
         raise ResponseMissing(response_id)
 
 
-def _find(session: Session, owner: str, response_id: str, extent: Extent, share: Share) -> Line:
+def _find_by_branches(session: Session, owner: str, response_id: str, extent: Extent, share: Share) -> ChainRows:
     rows = session.large_rows(extent.by_branch, _CONTENTS, (response_id, owner, LONGEST, owner), share)
     if rows:
-        line = Line.of(sorted(rows, key=itemgetter(0)))
-        if line.begins(extent) and line.leads_to(response_id):
-            return line
+        chain_rows = ChainRows.of(sorted(rows, key=itemgetter(0)))
+        if chain_rows.begins(extent) and chain_rows.leads_to(response_id):
+            return chain_rows
     _refuse(session, owner, response_id, extent)
-    return _walk(session, owner, response_id, extent, share)
+    return _find_by_parents(session, owner, response_id, extent, share)
 
 
 def _refuse(session: Session, owner: str, response_id: str, extent: Extent) -> None:
@@ -222,12 +222,12 @@ def _refuse(session: Session, owner: str, response_id: str, extent: Extent) -> N
         raise ChainTooLong(response_id, LONGEST)
 
 
-def _walk(session: Session, owner: str, response_id: str, extent: Extent, share: Share) -> Line:
+def _find_by_parents(session: Session, owner: str, response_id: str, extent: Extent, share: Share) -> ChainRows:
     rows = session.large_rows(extent.by_parent, _CONTENTS, (response_id, owner, owner, LONGEST), share)
     if len(rows) > LONGEST:
         raise ChainTooLong(response_id, LONGEST)
-    line = Line.of(rows) if rows else None
-    if line is None or not line.begins(extent):
+    chain_rows = ChainRows.of(rows) if rows else None
+    if chain_rows is None or not chain_rows.begins(extent):
         # The row above it is gone, and its id with it.
         raise ResponseMissing(response_id)
-    return line
+    return chain_rows

@@ -303,7 +303,7 @@ def _row(pk: int, position: int, turn: ConversationTurn) -> tuple[Any, ...]:
     return (
         pk,
         position,
-        position - 1 if turn.seen is None else turn.seen,
+        position - 1 if turn.conversation_position is None else turn.conversation_position,
         int(turn.compacted),
         int(turn.opaque),
         turn.response,
@@ -356,7 +356,7 @@ def load(
         links=tuple(turn.link() for turn in turns),
         compacted=loaded[0].head is not None,
         conversation=conversation_id,
-        seen=min(until, loaded[0].newest),
+        conversation_position=min(until, loaded[0].newest),
     )
 
 

@@ -28,11 +28,11 @@ Row = tuple[Any, ...]
 
 log = logging.getLogger(__name__)
 
-TRIES = 5
+MAX_ATTEMPTS = 5
 BACKOFF = 0.05
 PATIENCE = 2.0
 """Seconds after which no further retry begins, unless the caller sets a deadline of its own."""
-REST = 1.0
+RECONNECT_SECONDS = 1.0
 """Seconds after a failed connection before the next attempt to connect."""
 POOL = 20
 POOL_WAIT = 5
@@ -146,7 +146,7 @@ class Database:
         self.dialect = SQLITE if self._url.scheme == "sqlite" else MYSQL
         self._statements: dict[str, str] = {}
         self._pool: Any = _open(self._url, wait)
-        at_fork.watch(self)
+        at_fork.renew_after_fork(self)
 
     @property
     def exists(self) -> bool:
@@ -186,7 +186,7 @@ class Database:
 
         return _encoded(attempt, time.monotonic() + PATIENCE)
 
-    def transaction(self, work: Callable[[Session], T], until: float | None = None) -> T:
+    def transaction(self, work: Callable[[Session], T], deadline: float | None = None) -> T:
         """Runs `work` as one transaction, and retries all of it after a lock conflict or a lost connection."""
 
         def attempt(kind: type[Session]) -> T:
@@ -196,7 +196,7 @@ class Database:
                 session.run("COMMIT")
                 return result
 
-        return _encoded(attempt, time.monotonic() + PATIENCE if until is None else until)
+        return _encoded(attempt, time.monotonic() + PATIENCE if deadline is None else deadline)
 
     @property
     def address(self) -> str:
@@ -233,7 +233,7 @@ class Database:
         try:
             yield kind(self, pool)
         except BaseException as error:
-            self._mend(pool, error)
+            self._reconnect(pool, error)
             raise
         finally:
             pool.close()
@@ -247,7 +247,7 @@ class Database:
         except _Foreign as error:
             raise unavailable(error) from None
 
-    def _mend(self, pool: Any, error: BaseException) -> None:
+    def _reconnect(self, pool: Any, error: BaseException) -> None:
         """The connection goes back without a transaction, or not at all."""
         try:
             if not isinstance(error, Exception):
@@ -265,19 +265,19 @@ class Database:
 # --- errors -----------------------------------------------------------------------------------------------------
 
 
-def _encoded(attempt: Callable[[type[Session]], T], until: float) -> T:
+def _encoded(attempt: Callable[[type[Session]], T], deadline: float) -> T:
     """With text that no UTF-8 can hold, the attempt is made once more without it. Raises Unwritable."""
     # Suppressed, not handled: its traceback would hold the cursor, and with it SQLite's lock.
     with suppress(UnicodeEncodeError):
-        return _retried(lambda: attempt(Session), until)
+        return _retried(lambda: attempt(Session), deadline)
     try:
-        return _retried(lambda: attempt(_EncodingSession), until)
+        return _retried(lambda: attempt(_EncodingSession), deadline)
     except UnicodeEncodeError as error:
         raise Unwritable(error.reason) from None
 
 
-def _retried(attempt: Callable[[], T], until: float) -> T:
-    tried = 0
+def _retried(attempt: Callable[[], T], deadline: float) -> T:
+    attempt_number = 0
     while True:
         try:
             return attempt()
@@ -287,9 +287,9 @@ def _retried(attempt: Callable[[], T], until: float) -> T:
             log.error("database error: %s", describe(error))
             raise Unwritable(describe(error)) from None
         except _Foreign as error:
-            tried += 1
-            pause = random.uniform(0, BACKOFF * 2 ** (tried - 1))  # noqa: S311
-            if tried == TRIES or not _passes(error) or time.monotonic() + pause > until:
+            attempt_number += 1
+            pause = random.uniform(0, BACKOFF * 2 ** (attempt_number - 1))  # noqa: S311
+            if attempt_number == MAX_ATTEMPTS or not _passes(error) or time.monotonic() + pause > deadline:
                 raise unavailable(error) from None
         time.sleep(pause)
 
@@ -417,16 +417,16 @@ class _MySQLServer(peewee.MySQLDatabase):
     """
 
     packet: int | None = None
-    _rests_until = 0.0
+    _reconnect_at = 0.0
 
     def _connect(self) -> Any:
-        if time.monotonic() < self._rests_until:
+        if time.monotonic() < self._reconnect_at:
             raise peewee.OperationalError(2003, "it could not be reached a moment ago")
         try:
             connection = super()._connect()  # type: ignore[misc]
             self._prepare(connection)
         except BaseException:
-            self._rests_until = time.monotonic() + REST
+            self._reconnect_at = time.monotonic() + RECONNECT_SECONDS
             raise
         return connection
 
@@ -436,9 +436,9 @@ class _MySQLServer(peewee.MySQLDatabase):
             "cte_max_recursion_depth": RECURSION,
             "wsrep_sync_wait": 1,
         }
-        asked = ", ".join(f"'{name}'" for name in [*wanted, "max_allowed_packet"])
+        query = ", ".join(f"'{name}'" for name in [*wanted, "max_allowed_packet"])
         with connection.cursor() as cursor:
-            cursor.execute(f"SHOW VARIABLES WHERE Variable_name IN ({asked})")
+            cursor.execute(f"SHOW VARIABLES WHERE Variable_name IN ({query})")
             known = dict(cursor.fetchall())
             self.packet = int(known["max_allowed_packet"])
             settings = [f"{name} = {value}" for name, value in wanted.items() if name in known]

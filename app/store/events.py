@@ -11,7 +11,7 @@ import orjson
 
 from app import sse
 from app.contract.events import ITEM_DONE
-from app.contract.records import RUNNING, Batch, Page
+from app.contract.records import RUNNING, EventBatch, EventPage
 from app.store.database import Database, Session
 from app.store.grouped_writes import Group
 from app.store.leases import HELD, Leases
@@ -37,11 +37,11 @@ class Events:
         self._leases = leases
         self._holding = f"SELECT pk FROM response WHERE id = ? AND {HELD}{database.dialect.share}"
 
-    def keep(self, response_id: str, batch: Batch) -> bool:
+    def append(self, response_id: str, batch: EventBatch) -> bool:
         """Returns after the commit. False when the response is not this worker's any more: then nothing is kept."""
-        return self._writer.do(lambda group: self._keep(group.session, response_id, batch))
+        return self._writer.do(lambda group: self._append(group.session, response_id, batch))
 
-    def read(self, owner: str, response_id: str, after: int) -> Page | None:
+    def read(self, owner: str, response_id: str, after: int) -> EventPage | None:
         """Events numbered above `after`; None when there is no such response."""
         return self._database.read(lambda session: _read(session, owner, response_id, after))
 
@@ -53,7 +53,7 @@ class Events:
             self._database.transaction(lambda session: forget(session, found))
         return len(found)
 
-    def _keep(self, session: Session, response_id: str, batch: Batch) -> bool:
+    def _append(self, session: Session, response_id: str, batch: EventBatch) -> bool:
         # A cancel or delete waits for this transaction, or this one finds that the response has ended.
         row = session.row(self._holding, (response_id, self._leases.name))
         if row is None:
@@ -62,7 +62,7 @@ class Events:
         return True
 
 
-def add(session: Session, pk: int, batch: Batch) -> None:
+def add(session: Session, pk: int, batch: EventBatch) -> None:
     """Writes a batch. A retry after a lost commit may bring the same batch with more events in it."""
     session.run("DELETE FROM event WHERE response = ? AND first = ?", (pk, batch.first))
     session.run(
@@ -79,11 +79,11 @@ def finished_items(session: Session, pk: int) -> list[dict[str, Any]]:
     """The items with an `output_item.done` event, in order."""
     bodies = session.rows("SELECT body FROM event WHERE response = ? ORDER BY first", (pk,))
     events = (event for (body,) in bodies for event in body.split("\n\n") if ITEM_DONE in event)
-    told = (orjson.loads(data) for _, data in (sse.parse(event.encode()) for event in events) if data is not None)
-    return [event["item"] for event in told if event.get("type") == ITEM_DONE]
+    decoded = (orjson.loads(data) for _, data in (sse.parse(event.encode()) for event in events) if data is not None)
+    return [event["item"] for event in decoded if event.get("type") == ITEM_DONE]
 
 
-def _read(session: Session, owner: str, response_id: str, after: int) -> Page | None:
+def _read(session: Session, owner: str, response_id: str, after: int) -> EventPage | None:
     found = session.row(
         "SELECT pk, status FROM response WHERE id = ? AND owner = ? AND kept = 1 AND deleted_at IS NULL",
         (response_id, owner),
@@ -93,9 +93,9 @@ def _read(session: Session, owner: str, response_id: str, after: int) -> Page | 
     pk, status = found
     # Read after the status: no event is added to a response that has ended.
     rows = session.rows(_NEXT, (pk, after, PAGE + 1))
-    batches = tuple(Batch(first, last, body.encode()) for first, last, body in rows[:PAGE])
+    batches = tuple(EventBatch(first, last, body.encode()) for first, last, body in rows[:PAGE])
     last = None
     if status not in RUNNING:
         newest = session.row("SELECT MAX(last) FROM event WHERE response = ?", (pk,))
         last = newest[0] if newest else None
-    return Page(status, batches, last, more=len(rows) > PAGE)
+    return EventPage(status, batches, last, more=len(rows) > PAGE)

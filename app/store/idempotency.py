@@ -15,14 +15,14 @@ from app.store.grouped_writes import Group
 from app.store.leases import Leases
 from app.store.unwritten import Unwritten
 
-KEPT = 86_400
+LIFETIME = 86_400
 """Seconds for which a key is remembered."""
 
 _RUNNING = frozenset({None, "queued", "in_progress"})
 _FAILED = frozenset({"failed", "cancelled"})
 
 
-class Claims:
+class IdempotencyKeys:
     def __init__(self, database: Database, leases: Leases, unwritten: Unwritten) -> None:
         self._database = database
         self._leases = leases
@@ -38,7 +38,7 @@ class Claims:
             " WHERE c.token = ? AND c.hash = ?"
         )
 
-    def take(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
+    def claim(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
         """None when the key is the response's from now on, else the response that has it already."""
         try:
             return self._try_to_take(token, claim, response_id)
@@ -62,19 +62,19 @@ class Claims:
 
     def _try_to_take(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
         try:
-            return self._database.transaction(lambda session: self._take(session, token, claim, response_id))
+            return self._database.transaction(lambda session: self._claim(session, token, claim, response_id))
         except Conflict:
             # Another request took the key at the same time and was first.
-            return self._database.transaction(lambda session: self._take(session, token, claim, response_id))
+            return self._database.transaction(lambda session: self._claim(session, token, claim, response_id))
 
-    def _take(self, session: Session, token: int, claim: Claim, response_id: str) -> Claimed | None:
+    def _claim(self, session: Session, token: int, claim: Claim, response_id: str) -> Claimed | None:
         key = (token, _hash(claim.key))
         worker, now = self._leases.worker(session), int(time.time())
         found = session.row(self._read, key)
         if found is None:
             session.insert(self._insert, (*key, claim.fingerprint, response_id, worker, now))
             return None
-        earlier, expired = _claimed(found), found[2] < now - KEPT
+        earlier, expired = _claimed(found), found[2] < now - LIFETIME
         if earlier.response == response_id:
             # A commit whose answer was lost is tried again, and then finds its own claim.
             return None
@@ -95,7 +95,7 @@ def _release(session: Session, token: int, claim: Claim, response_id: str) -> No
 
 def forget(database: Database) -> None:
     """Removes the claims that hold no more."""
-    before = int(time.time()) - KEPT
+    before = int(time.time()) - LIFETIME
     database.transaction(lambda session: session.run("DELETE FROM claim WHERE created_at < ?", (before,)))
 
 

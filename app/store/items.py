@@ -20,7 +20,7 @@ from app.store.response_ids import known_id
 CHUNK = 500
 
 
-class Place(NamedTuple):
+class ItemPosition(NamedTuple):
     """Where an item without an id of its own stood, by the id it was given."""
 
     response_id: str
@@ -59,8 +59,8 @@ class Items:
 
 def _find(session: Session, owner: str, wanted: Sequence[str]) -> dict[str, StoredItem]:
     newest = _newest(session, owner, wanted)
-    derived = {item_id: place for item_id in wanted if (place := _place(item_id)) is not None}
-    bodies = _bodies(session, owner, newest.values(), [place.response_id for place in derived.values()])
+    derived = {item_id: position for item_id in wanted if (position := _place(item_id)) is not None}
+    bodies = _bodies(session, owner, newest.values(), [position.response_id for position in derived.values()])
     found = {}
     for item_id in wanted:
         body = bodies.get(newest.get(item_id, 0))
@@ -100,9 +100,9 @@ def _bodies(session: Session, owner: str, keys: Iterable[int], response_ids: Ite
     return bodies
 
 
-def _place(item_id: str) -> Place | None:
+def _place(item_id: str) -> ItemPosition | None:
     parsed = parse_derived_item_id(item_id)
-    return Place(*parsed) if parsed is not None and known_id(parsed[0]) else None
+    return ItemPosition(*parsed) if parsed is not None and known_id(parsed[0]) else None
 
 
 def _by_id(body: Body, item_id: str) -> Mapping[str, Any] | None:

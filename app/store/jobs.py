@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.contract.records import LIFECYCLE, Batch, Draft, Job
+from app.contract.records import LIFECYCLE_EVENTS, Draft, EventBatch, Job
 from app.store import events
 from app.store.database import Database, Session
 from app.store.grouped_writes import Group
@@ -21,7 +21,7 @@ UNATTENDED = 5
 """Seconds that a response may wait before operators see that no worker runs it."""
 
 #: Puts the id of a response into a queue; called within the transaction that makes it wait.
-Enlist = Callable[[str], object]
+AddInTransaction = Callable[[str], object]
 
 _CLAIMED = (
     "SELECT r.pk, r.owner, r.token, r.created_at, j.request,"
@@ -49,7 +49,7 @@ class Jobs:
         self._held = f"SELECT pk FROM response JOIN job ON response = pk WHERE id = ? AND {HELD}"
         self._release = f"UPDATE response SET status = 'queued', worker = NULL WHERE pk = ? AND {HELD}"
         # The interval doubles while no worker claims the response.
-        self._unheard = (
+        self._waiting_long = (
             "SELECT j.response, r.id, j.rung_at FROM job j JOIN response r ON r.pk = j.response"
             f" WHERE r.status = 'queued' AND {now} - j.rung_at > ? + (j.rung_at - j.created_at)"
         )
@@ -58,17 +58,17 @@ class Jobs:
             f" WHERE r.status = 'queued' AND {now} - j.created_at >= {UNATTENDED}"
             f" AND NOT EXISTS (SELECT 1 FROM worker w WHERE w.background = 1 AND w.lease_until >= {now})"
         )
-        self._ring = f"UPDATE job SET rung_at = {now} WHERE response = ? AND rung_at = ?"
+        self._mark_requeued = f"UPDATE job SET rung_at = {now} WHERE response = ? AND rung_at = ?"
 
-    def add(self, draft: Draft, request: bytes, told: Batch, enlist: Enlist) -> None:
-        """Commits a `queued` row, the request, the first events, and, by `enlist`, its place in the queue."""
+    def add(self, draft: Draft, request: bytes, first_events: EventBatch, add_in_transaction: AddInTransaction) -> None:
+        """Commits a `queued` row, the request and the first events; `add_in_transaction` puts it in the queue."""
 
         def write(group: Group) -> None:
             pk = self._responses.insert_queued(group, draft)
             if pk is not None:
                 group.session.run(self._add, (pk, request.decode()))
-                events.add(group.session, pk, told)
-                enlist(draft.id)
+                events.add(group.session, pk, first_events)
+                add_in_transaction(draft.id)
 
         self._writer.do(write)
 
@@ -79,13 +79,13 @@ class Jobs:
             self._responses.hold(response_id)
         return job
 
-    def give_back(self, response_id: str, enlist: Enlist) -> bool:
+    def requeue(self, response_id: str, add_in_transaction: AddInTransaction) -> bool:
         """Queues the response again, as if it had not started. False when it was not this worker's."""
-        return self._database.transaction(lambda session: self._give_back(session, response_id, enlist))
+        return self._database.transaction(lambda session: self._requeue(session, response_id, add_in_transaction))
 
-    def unheard(self, enlist: Enlist) -> list[str]:
+    def requeue_waiting(self, add_in_transaction: AddInTransaction) -> list[str]:
         """Queues again the responses that have waited for a lease since they were queued; their ids."""
-        return self._database.transaction(lambda session: self._ring_again(session, enlist))
+        return self._database.transaction(lambda session: self._requeue_waiting(session, add_in_transaction))
 
     def unattended(self) -> int:
         """How many responses wait while no background worker lives, on any host."""
@@ -95,7 +95,7 @@ class Jobs:
     def take_back(self, session: Session, worker: int) -> None:
         """Queues again those responses of a dead worker that have no output event. Others keep finished items."""
         for pk, _, owner, runs, last in session.rows(_LEFT, (worker,)):
-            if runs < RUNS and last < LIFECYCLE:
+            if runs < RUNS and last < LIFECYCLE_EVENTS:
                 session.run("UPDATE response SET status = 'queued', worker = NULL WHERE pk = ?", (pk,))
                 session.run("UPDATE job SET rung_at = 0 WHERE response = ?", (pk,))
             else:
@@ -114,18 +114,18 @@ class Jobs:
         session.run("UPDATE job SET runs = runs + 1 WHERE response = ?", (pk,))
         return Job(response_id, owner, token or 0, created_at, request.encode(), last)
 
-    def _give_back(self, session: Session, response_id: str, enlist: Enlist) -> bool:
+    def _requeue(self, session: Session, response_id: str, add_in_transaction: AddInTransaction) -> bool:
         row = session.row(self._held, (response_id, self._leases.name))
         if row is None or session.run(self._release, (*row, self._leases.name)) != 1:
             return False
         session.run("UPDATE job SET runs = runs - 1 WHERE response = ?", row)
-        enlist(response_id)
+        add_in_transaction(response_id)
         return True
 
-    def _ring_again(self, session: Session, enlist: Enlist) -> list[str]:
+    def _requeue_waiting(self, session: Session, add_in_transaction: AddInTransaction) -> list[str]:
         rung = []
-        for pk, response_id, rung_at in session.rows(self._unheard, (self._leases.lease,)):
-            if session.run(self._ring, (pk, rung_at)) == 1:
-                enlist(response_id)
+        for pk, response_id, rung_at in session.rows(self._waiting_long, (self._leases.lease,)):
+            if session.run(self._mark_requeued, (pk, rung_at)) == 1:
+                add_in_transaction(response_id)
                 rung.append(response_id)
         return rung

@@ -50,7 +50,7 @@ class Leases:
         )
         self._forget = f"DELETE FROM worker WHERE lease_until < {now} - {FORGOTTEN}"
         self.renew()
-        at_fork.watch(self)
+        at_fork.renew_after_fork(self)
 
     def renew(self) -> None:
         self._name = f"{socket.gethostname()[:100]}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -103,13 +103,16 @@ class Leases:
         session.run(self._forget)
 
 
-def _status(worker: str, text: str, told_at: int, now: int) -> WorkerStatus:
+def _status(worker: str, text: str, reported_at: int, now: int) -> WorkerStatus:
     read = orjson.loads(text)
     # Workers of an older version say nothing of their server.
     channels, server = (read, {}) if isinstance(read, list) else (read["channels"], read["server"])
-    told = [ChannelStatus.of(channel) for channel in channels]
+    reported = [ChannelStatus.of(channel) for channel in channels]
     # The clocks of a cluster's nodes differ.
-    age = max(0, now - told_at)
+    age = max(0, now - reported_at)
     return WorkerStatus(
-        worker, age, tuple(replace(channel, resting=max(0.0, channel.resting - age)) for channel in told), server
+        worker,
+        age,
+        tuple(replace(channel, cooldown_left=max(0.0, channel.cooldown_left - age)) for channel in reported),
+        server,
     )

@@ -343,9 +343,9 @@ def _mark(session: Session, dialect: Dialect) -> None:
 
 
 def _await_lease(database: Database, holder: str) -> None:
-    until = time.monotonic() + LEASE_WAIT
+    deadline = time.monotonic() + LEASE_WAIT
     while not _take_lease(database, holder):
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             raise StoreUnavailable("Another upgrade of the database has been running for minutes.")
         time.sleep(POLL)
 

@@ -15,7 +15,7 @@ from app.store.writer import Writer
 CHUNK = 200
 
 
-class Prefixes:
+class PrefixHashes:
     def __init__(self, writer: Writer[Group], pepper: bytes) -> None:
         """`pepper` keys each hash, so that the table alone cannot confirm a guessed text."""
         self._writer = writer

@@ -149,13 +149,13 @@ def _remove(session: Session, *, hold: str, past: Sequence[Old], items: dict[int
     held = session.rows(f"{_ROW} WHERE pk IN ({_marks(keys)}) ORDER BY pk{hold}", keys)
     rows = _without_children(session, [row for row in map(Old._make, held) if row.is_past(before)])
     if rows:
-        gone = [row.pk for row in rows]
+        removed_keys = [row.pk for row in rows]
         entries = [(row.owner, item_id, row.pk) for row in rows for item_id in items[row.pk]]
         if entries:
             session.run_many("DELETE FROM item WHERE owner = ? AND id = ? AND response = ?", sorted(entries))
-        session.run(f"DELETE FROM content WHERE response IN ({_marks(gone)})", gone)
-        session.run(f"DELETE FROM prefix WHERE response IN ({_marks(gone)})", gone)
-        session.run(f"DELETE FROM response WHERE pk IN ({_marks(gone)})", gone)
+        session.run(f"DELETE FROM content WHERE response IN ({_marks(removed_keys)})", removed_keys)
+        session.run(f"DELETE FROM prefix WHERE response IN ({_marks(removed_keys)})", removed_keys)
+        session.run(f"DELETE FROM response WHERE pk IN ({_marks(removed_keys)})", removed_keys)
     return rows
 
 

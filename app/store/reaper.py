@@ -37,7 +37,7 @@ class Reaper:
             f" WHERE id = ? AND {HELD} AND NOT EXISTS (SELECT 1 FROM job WHERE job.response = response.pk)"
         )
         self.renew()
-        at_fork.watch(self)
+        at_fork.renew_after_fork(self)
 
     def renew(self) -> None:
         self._unknown: dict[str, float] = {}

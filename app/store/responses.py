@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from app.contract.records import CHAINABLE, Attempt, Chain, ConversationTurn, Draft, Outcome, Stored
+from app.contract.records import CHAINABLE, Attempt, Chain, ConversationTurn, Draft, Outcome, StoredResponse
 from app.contract.usage import Usage
 from app.errors import StoreUnavailable
 from app.store import chain, conversations, events
@@ -20,14 +20,14 @@ from app.store.dialects import Dialect
 from app.store.grouped_writes import MAX_ITEM_ID, Counted, Group
 from app.store.leases import HELD, Leases
 from app.store.response_ids import known_id
-from app.store.tree_positions import LOST, ROOT, Place, Places
+from app.store.tree_positions import LOST, ROOT, TreePosition, TreePositions
 from app.store.unwritten import Unwritten
 from app.store.writer import Writer
 
 MAX_NAME = 191
 PACKET_MARGIN = 65_536
 
-BEGUN = (
+BEGUN_COLUMNS = (
     "id",
     "owner",
     "parent",
@@ -43,7 +43,7 @@ BEGUN = (
     "conversation",
     "seen",
 )
-ENDED = (
+ENDED_COLUMNS = (
     "status",
     "opaque",
     "estimated",
@@ -64,8 +64,8 @@ ENDED = (
     "attempts",
     "compaction",
 )
-PLACED = ("branch", "depth", "since")
-COUNTED = (
+POSITION_COLUMNS = ("branch", "depth", "since")
+USAGE_COLUMNS = (
     "estimated",
     "total_ms",
     "input_tokens",
@@ -97,7 +97,7 @@ Columns = tuple[int | None, int | None, int]
 
 class Ended(NamedTuple):
     written: bool
-    place: Place | None
+    position: TreePosition | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Record:
 
     draft: Draft
     outcome: Outcome
-    kept: bool
+    stored: bool
     echo: bytes
     ended: tuple[Any, ...]
     counted: tuple[Any, ...]
@@ -114,8 +114,8 @@ class Record:
     """Appended to its conversation in the same transaction."""
 
     @property
-    def takes_place(self) -> bool:
-        return self.kept and self.outcome.status in CHAINABLE
+    def is_in_tree(self) -> bool:
+        return self.stored and self.outcome.status in CHAINABLE
 
     @property
     def counter(self) -> Counted:
@@ -153,7 +153,7 @@ class ResponseStore(Protocol):
         """The response and all its ancestors, behind every compaction. Raises HistoryError."""
         ...
 
-    def read(self, owner: str, response_id: str) -> Stored | None:
+    def read(self, owner: str, response_id: str) -> StoredResponse | None:
         """The stored response; None when it is missing, deleted or another owner's."""
         ...
 
@@ -168,25 +168,27 @@ class ResponseStore(Protocol):
 
 class Responses:
     def __init__(
-        self, database: Database, writer: Writer[Group], leases: Leases, places: Places, unwritten: Unwritten
+        self, database: Database, writer: Writer[Group], leases: Leases, positions: TreePositions, unwritten: Unwritten
     ) -> None:
         self._database = database
         self._writer = writer
         self._unwritten = unwritten
         self._leases = leases
-        self._places = places
+        self._positions = positions
         insert = database.dialect.insert
-        self._insert_begun = insert("response", [*BEGUN, "worker"])
-        self._insert_queued = insert("response", BEGUN)
-        self._insert_whole = insert("response", [*BEGUN[:3], *BEGUN[4:], *ENDED, *PLACED])
+        self._insert_begun = insert("response", [*BEGUN_COLUMNS, "worker"])
+        self._insert_queued = insert("response", BEGUN_COLUMNS)
+        self._insert_whole = insert(
+            "response", [*BEGUN_COLUMNS[:3], *BEGUN_COLUMNS[4:], *ENDED_COLUMNS, *POSITION_COLUMNS]
+        )
         self._end = (
-            f"UPDATE response SET worker = NULL, echo = ?, {_assign(ENDED)}, {_assign(PLACED)}"
+            f"UPDATE response SET worker = NULL, echo = ?, {_assign(ENDED_COLUMNS)}, {_assign(POSITION_COLUMNS)}"
             " WHERE pk = ? AND status IN ('queued', 'in_progress') AND deleted_at IS NULL"
         )
         self._add_output = f"UPDATE content SET output = {database.dialect.body} WHERE response = ?"
         self._body = database.dialect.parameter
         self._end_held = f"{self._end} AND {HELD}"
-        self._end_late = f"UPDATE response SET {_assign(COUNTED)} WHERE pk = ? AND total_ms IS NULL"
+        self._end_late = f"UPDATE response SET {_assign(USAGE_COLUMNS)} WHERE pk = ? AND total_ms IS NULL"
         self._begun: set[str] = set()
 
     # --- writing ------------------------------------------------------------------------------------------------
@@ -198,13 +200,13 @@ class Responses:
 
     def finish(self, draft: Draft, outcome: Outcome) -> bool:
         """False when the response had been cancelled, deleted or failed by the reaper before."""
-        record = _record(draft, outcome, kept=draft.kept)
+        record = _record(draft, outcome, stored=draft.stored)
         self._check_size(draft.input, outcome.output, record.echo, draft.settings)
         begun = draft.id in self._begun
         ended = self._writer.do(lambda group: self._finish(group, record, begun))
         self._begun.discard(draft.id)
-        if ended.place is not None:
-            self._places.remember(draft.owner, draft.id, ended.place)
+        if ended.position is not None:
+            self._positions.remember(draft.owner, draft.id, ended.position)
         return ended.written
 
     def finish_later(self, draft: Draft, outcome: Outcome) -> None:
@@ -213,9 +215,9 @@ class Responses:
         self._begun.discard(draft.id)
         bare = replace(draft, input=b"[]", settings=b"{}", item_ids=())
         silent = replace(outcome, output=b"[]", item_ids=())
-        whole = _record(bare if begun else draft, outcome, kept=draft.kept)
+        whole = _record(bare if begun else draft, outcome, stored=draft.stored)
         # A row that was begun keeps its input; one that was not is written without its content.
-        short = _record(bare, silent, kept=draft.kept and begun)
+        short = _record(bare, silent, stored=draft.stored and begun)
         if not self._fits(whole.draft.input, outcome.output, whole.echo, whole.draft.settings):
             whole = short
         self._unwritten.keep(
@@ -227,7 +229,7 @@ class Responses:
 
     def note(self, draft: Draft, outcome: Outcome) -> None:
         # It may wait for long, so it holds no content.
-        record = _record(replace(draft, input=b"[]"), replace(outcome, output=b"[]"), kept=False)
+        record = _record(replace(draft, input=b"[]"), replace(outcome, output=b"[]"), stored=False)
         begun = draft.id in self._begun
         self._begun.discard(draft.id)
 
@@ -246,7 +248,7 @@ class Responses:
         values = (
             *_identity(draft, self._parent(group, draft).pk),
             "queued",
-            *self._request(group, draft, draft.kept, draft.echo),
+            *self._request(group, draft, draft.stored, draft.echo),
         )
         try:
             pk = group.session.insert(self._insert_queued, values)
@@ -277,7 +279,7 @@ class Responses:
         values = (
             *_identity(draft, self._parent(group, draft).pk),
             "in_progress",
-            *self._request(group, draft, draft.kept, draft.echo),
+            *self._request(group, draft, draft.stored, draft.echo),
             self._leases.worker(group.session),
         )
         try:
@@ -287,7 +289,7 @@ class Responses:
             if self._row(group, draft) is None:
                 raise
             return
-        if draft.kept:
+        if draft.stored:
             group.add_content(pk, draft.input, None)
             group.add_items(draft.owner, draft.item_ids, pk)
 
@@ -319,13 +321,13 @@ class Responses:
         parent = self._parent(group, draft)
         values = (
             *_identity(draft, parent.pk),
-            *self._request(group, draft, record.kept, record.echo),
+            *self._request(group, draft, record.stored, record.echo),
             *record.ended,
         )
-        pk, columns = _placed(
+        pk, columns = _position_in_tree(
             group, record, parent, lambda columns: group.session.insert(self._insert_whole, (*values, *columns))
         )
-        if record.kept:
+        if record.stored:
             group.add_content(pk, draft.input, outcome.output)
             group.add_items(draft.owner, draft.item_ids + outcome.item_ids, pk)
         _append(group, record)
@@ -336,10 +338,10 @@ class Responses:
         """Ends an existing row, unless a cancel, a delete or the reaper was first."""
         draft, outcome = record.draft, record.outcome
         pk, status, _ = row
-        values = (_text(record.echo) if record.kept else None, *record.ended)
+        values = (_text(record.echo) if record.stored else None, *record.ended)
         if status not in ("queued", "in_progress"):
             return self._write_late(group, record, row)
-        written, columns = _placed(
+        written, columns = _position_in_tree(
             group,
             record,
             self._parent(group, draft),
@@ -347,7 +349,7 @@ class Responses:
         )
         if not written:
             return self._write_late(group, record, row)
-        if record.kept:
+        if record.stored:
             group.session.run(self._add_output, (self._body(outcome.output), pk))
             group.add_items(draft.owner, outcome.item_ids, pk)
         _append(group, record)
@@ -361,7 +363,7 @@ class Responses:
         if ended:
             group.session.run("DELETE FROM job WHERE response = ?", values[-1:])
             # A run reads its conversation when it starts, and other turns may have been appended since the request.
-            group.session.run("UPDATE response SET seen = ? WHERE pk = ?", (draft.seen, *values[-1:]))
+            group.session.run("UPDATE response SET seen = ? WHERE pk = ?", (draft.conversation_position, *values[-1:]))
         return ended
 
     def _write_late(self, group: Group, record: Record, row: Row) -> Ended:
@@ -372,10 +374,10 @@ class Responses:
         # A commit whose answer was lost is tried again, and then finds its own row.
         return Ended(total_ms is not None and status == record.outcome.status, None)
 
-    def _parent(self, group: Group, draft: Draft) -> Place:
+    def _parent(self, group: Group, draft: Draft) -> TreePosition:
         if draft.parent is None:
             return ROOT
-        known = self._places.find(draft.owner, draft.parent)
+        known = self._positions.find(draft.owner, draft.parent)
         if known is not None:
             return known
         row = group.session.row(
@@ -384,30 +386,30 @@ class Responses:
         if row is None:
             return LOST
         pk, branch, depth, since = row
-        return Place(pk=pk, branch=branch, depth=depth or 0, since=since)
+        return TreePosition(pk=pk, branch=branch, depth=depth or 0, since=since)
 
-    def _request(self, group: Group, draft: Draft, kept: bool, echo: bytes) -> tuple[Any, ...]:
+    def _request(self, group: Group, draft: Draft, stored: bool, echo: bytes) -> tuple[Any, ...]:
         return (
-            int(kept),
+            int(stored),
             int(draft.streamed),
             draft.token,
             draft.model[:MAX_NAME],
             draft.request_id[:MAX_NAME] or None,
             draft.created_at,
-            group.setting(draft.owner, draft.settings) if kept else None,
-            _text(echo) if kept else None,
-            *((draft.conversation, draft.seen) if kept and draft.conversation else (None, None)),
+            group.setting(draft.owner, draft.settings) if stored else None,
+            _text(echo) if stored else None,
+            *((draft.conversation, draft.conversation_position) if stored and draft.conversation else (None, None)),
         )
 
     # --- reading and ending from outside ------------------------------------------------------------------------
 
     def chain(self, owner: str, response_id: str) -> Chain:
-        return chain.load(self._database, self._places, owner, response_id, chain.RECENT)
+        return chain.load(self._database, self._positions, owner, response_id, chain.RECENT)
 
     def full_chain(self, owner: str, response_id: str) -> Chain:
-        return chain.load(self._database, self._places, owner, response_id, chain.WHOLE)
+        return chain.load(self._database, self._positions, owner, response_id, chain.WHOLE)
 
-    def read(self, owner: str, response_id: str) -> Stored | None:
+    def read(self, owner: str, response_id: str) -> StoredResponse | None:
         if not known_id(response_id):
             return None
         row = self._database.read(lambda session: session.row(READ, (response_id, owner)))
@@ -488,12 +490,14 @@ def forget_settings(session: Session, dialect: Dialect, keys: Sequence[int]) -> 
 # --- values -----------------------------------------------------------------------------------------------------
 
 
-def _placed(group: Group, record: Record, parent: Place, write: Callable[[Columns], int]) -> tuple[int, Columns]:
+def _position_in_tree(
+    group: Group, record: Record, parent: TreePosition, write: Callable[[Columns], int]
+) -> tuple[int, Columns]:
     """Writes a response into its parent's branch, or into a new one when another child was there first; what `write`
     returned, and with which columns.
     """
     columns: Columns = NOWHERE
-    if not record.takes_place:
+    if not record.is_in_tree:
         return write(columns), columns
     depth = parent.depth + 1
     since = depth if record.outcome.compacted else parent.since
@@ -503,8 +507,8 @@ def _placed(group: Group, record: Record, parent: Place, write: Callable[[Column
             return write(columns), columns
         except Conflict:
             pass
-    fork = parent.depth if parent.branch is not None else None
-    branch = group.session.insert("INSERT INTO branch (parent, fork) VALUES (?, ?)", (parent.branch, fork))
+    branch_point = parent.depth if parent.branch is not None else None
+    branch = group.session.insert("INSERT INTO branch (parent, fork) VALUES (?, ?)", (parent.branch, branch_point))
     columns = (branch, depth, since)
     return write(columns), columns
 
@@ -514,12 +518,12 @@ def _append(group: Group, record: Record) -> None:
         group.append(record.draft.owner, record.draft.conversation, record.turn)
 
 
-def _place(pk: int, columns: Columns) -> Place | None:
+def _place(pk: int, columns: Columns) -> TreePosition | None:
     branch, depth, since = columns
-    return None if branch is None or depth is None else Place(pk, branch, depth, since)
+    return None if branch is None or depth is None else TreePosition(pk, branch, depth, since)
 
 
-def _record(draft: Draft, outcome: Outcome, *, kept: bool) -> Record:
+def _record(draft: Draft, outcome: Outcome, *, stored: bool) -> Record:
     usage = outcome.usage
     counts = (
         (usage.input_tokens, usage.cached_tokens, usage.cache_write_tokens, usage.output_tokens, usage.reasoning_tokens)
@@ -540,7 +544,7 @@ def _record(draft: Draft, outcome: Outcome, *, kept: bool) -> Record:
         outcome.first_byte_ms,
         outcome.total_ms,
         *counts,
-        error if kept else _bare_error(error),
+        error if stored else _bare_error(error),
         _json(outcome.incomplete_details),
         _attempts(outcome.attempts),
         _json(outcome.compaction),
@@ -548,11 +552,11 @@ def _record(draft: Draft, outcome: Outcome, *, kept: bool) -> Record:
     return Record(
         draft=draft,
         outcome=outcome,
-        kept=kept,
+        stored=stored,
         echo=outcome.echo if outcome.echo is not None else draft.echo,
         ended=ended,
         counted=(estimated, outcome.total_ms, *counts),
-        turn=_turn(draft, outcome) if kept and draft.conversation and outcome.status in CHAINABLE else None,
+        turn=_turn(draft, outcome) if stored and draft.conversation and outcome.status in CHAINABLE else None,
     )
 
 
@@ -566,7 +570,7 @@ def _turn(draft: Draft, outcome: Outcome) -> ConversationTurn:
             input=draft.input,
             output=outcome.output,
             compacted=outcome.compacted,
-            seen=draft.seen,
+            conversation_position=draft.conversation_position,
             channel=_name(outcome.channel),
             family=_name(outcome.family),
             opaque=outcome.opaque,
@@ -631,7 +635,7 @@ def item_ids(bodies: Iterable[str | None]) -> set[str]:
     }
 
 
-def _stored(row: Row) -> Stored:
+def _stored(row: Row) -> StoredResponse:
     (
         owner,
         parent,
@@ -659,7 +663,7 @@ def _stored(row: Row) -> Stored:
     usage = None
     if input_tokens is not None:
         usage = Usage(input_tokens, cached_tokens, cache_write_tokens, output_tokens, reasoning_tokens, bool(estimated))
-    return Stored(
+    return StoredResponse(
         id=response_id,
         owner=owner,
         parent=parent,
@@ -676,5 +680,5 @@ def _stored(row: Row) -> Stored:
         incomplete_details=None if incomplete_details is None else orjson.loads(incomplete_details),
         streamed=bool(streamed),
         conversation=conversation,
-        seen=seen or 0,
+        conversation_position=seen or 0,
     )

@@ -13,18 +13,18 @@ from app.store.conversations import Conversations
 from app.store.database import Database, Session
 from app.store.events import Events
 from app.store.grouped_writes import Group, Statements
-from app.store.idempotency import Claims
+from app.store.idempotency import IdempotencyKeys
 from app.store.items import Items
 from app.store.jobs import Jobs
 from app.store.leases import Leases
 from app.store.maintenance import Maintenance
 from app.store.migrations import Migrations
-from app.store.prefix_hashes import Prefixes
+from app.store.prefix_hashes import PrefixHashes
 from app.store.reaper import Reaper
 from app.store.responses import Responses, ResponseStore
 from app.store.tokens import Tokens
 from app.store.tree import Trees
-from app.store.tree_positions import Places
+from app.store.tree_positions import TreePositions
 from app.store.unwritten import Unwritten
 from app.store.usage import UsageSums
 from app.store.writer import Writer
@@ -63,12 +63,12 @@ class Store:
         self._writer: Writer[Group] = Writer(self.database, open_group, limit=group_limit)
         self.unwritten = Unwritten(self._writer)
         self.leases = Leases(self.database, lease, server)
-        responses = Responses(self.database, self._writer, self.leases, Places(), self.unwritten)
+        responses = Responses(self.database, self._writer, self.leases, TreePositions(), self.unwritten)
         self.responses: ResponseStore = responses
         self.conversations = Conversations(self.database)
         self.items = Items(self.database, self.conversations)
-        self.prefixes = Prefixes(self._writer, peppers[0])
-        self.idempotency = Claims(self.database, self.leases, self.unwritten)
+        self.prefixes = PrefixHashes(self._writer, peppers[0])
+        self.idempotency = IdempotencyKeys(self.database, self.leases, self.unwritten)
         self.jobs = Jobs(self.database, self._writer, self.leases, responses)
         self.events = Events(self.database, self._writer, self.leases)
         self.reaper = Reaper(self.database, self.leases, self.jobs, self.unwritten)

@@ -43,7 +43,7 @@ Hashes = tuple[str, ...]
 class Answer(NamedTuple):
     token: Token | None
     renewed: float
-    until: float
+    deadline: float
 
 
 class Tokens:
@@ -65,7 +65,7 @@ class Tokens:
         *,
         models: Sequence[str] | None = None,
         expires_at: int | None = None,
-        keeps: bool = True,
+        stores: bool = True,
     ) -> tuple[Token, str]:
         """The secret is not kept: this is the only time it is seen. Without `models` it may use every model."""
         _check_name("name", name)
@@ -80,7 +80,7 @@ class Tokens:
             "models": orjson.dumps(list(models or ())).decode(),
             "created_at": int(time.time()),
             "expires_at": expires_at,
-            "keeps": keeps,
+            "keeps": stores,
         }
         try:
             self._database.transaction(lambda session: _insert(session, row))
@@ -117,11 +117,11 @@ class Tokens:
     def _answer(self, hashes: Hashes) -> Token | None:
         now = time.monotonic()
         known = self._good.get(hashes) or self._bad.get(hashes)
-        if known is not None and known.until > now:
+        if known is not None and known.deadline > now:
             if known.renewed > now or known.token is None:
                 return known.token
             # No other request renews it meanwhile. While the database is away the answer holds until its own end.
-            self._good[hashes] = known._replace(renewed=known.until)
+            self._good[hashes] = known._replace(renewed=known.deadline)
             with suppress(StoreUnavailable):
                 return self._read(hashes, now)
             return known.token
@@ -192,7 +192,7 @@ def _check_models(models: Sequence[str] | None) -> None:
 
 
 def _token(row: Row) -> Token:
-    key, name, owner, prefix, names, created_at, expires_at, revoked_at, last_used_at, keeps = row
+    key, name, owner, prefix, names, created_at, expires_at, revoked_at, last_used_at, stores = row
     return Token(
         key=key,
         name=name,
@@ -203,5 +203,5 @@ def _token(row: Row) -> Token:
         expires_at=expires_at,
         revoked_at=revoked_at,
         last_used_at=last_used_at,
-        keeps=bool(keeps),
+        stores=bool(stores),
     )

@@ -8,7 +8,7 @@ REMEMBERED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TreePosition:
     """`branch` is None when no turn can continue from the response: it is missing, or failed, or was cancelled."""
 
     pk: int | None
@@ -17,19 +17,19 @@ class Place:
     since: int
 
 
-ROOT = Place(pk=None, branch=None, depth=0, since=0)
+ROOT = TreePosition(pk=None, branch=None, depth=0, since=0)
 #: The parent of a response whose parent has vanished: no row has this key, so that its chain is seen to be broken.
-LOST = Place(pk=0, branch=None, depth=0, since=0)
+LOST = TreePosition(pk=0, branch=None, depth=0, since=0)
 
 
-class Places:
+class TreePositions:
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], Place] = {}
+        self._known: dict[tuple[str, str], TreePosition] = {}
 
-    def remember(self, owner: str, response_id: str, place: Place) -> None:
+    def remember(self, owner: str, response_id: str, position: TreePosition) -> None:
         if len(self._known) >= REMEMBERED:
             self._known.clear()
-        self._known[owner, response_id] = place
+        self._known[owner, response_id] = position
 
-    def find(self, owner: str, response_id: str) -> Place | None:
+    def find(self, owner: str, response_id: str) -> TreePosition | None:
         return self._known.get((owner, response_id))

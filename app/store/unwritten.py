@@ -47,7 +47,7 @@ class Unwritten:
     def __init__(self, writer: Writer[Group]) -> None:
         self._writer = writer
         self.renew()
-        at_fork.watch(self)
+        at_fork.renew_after_fork(self)
 
     def renew(self) -> None:
         self._ends: dict[str, _End] = {}

@@ -41,14 +41,14 @@ Tried = Callable[[BaseException | None], None]
 
 
 class _Job(Generic[G]):
-    __slots__ = ("_claim", "_done", "deadline", "fault", "result", "tried", "write")
+    __slots__ = ("_claim", "_done", "deadline", "error", "result", "tried", "write")
 
     def __init__(self, write: Callable[[G], Any], deadline: float, tried: Tried | None = None) -> None:
         self.write = write
         self.deadline = deadline
         self.tried = tried
         self.result: Any = None
-        self.fault: BaseException | None = None
+        self.error: BaseException | None = None
         self._claim = threading.Lock()
         self._done = threading.Lock()
         self._done.acquire()
@@ -57,12 +57,12 @@ class _Job(Generic[G]):
         """True for the first caller: the writer begins the job, or the waiting thread withdraws it."""
         return self._claim.acquire(blocking=False)
 
-    def end(self, result: Any = None, fault: BaseException | None = None) -> None:
+    def end(self, result: Any = None, error: BaseException | None = None) -> None:
         self.result = result
-        self.fault = fault
+        self.error = error
         self._done.release()
         if self.tried is not None:
-            self.tried(fault)
+            self.tried(error)
 
     def wait(self) -> Any:
         if not self._done.acquire(timeout=max(0.0, self.deadline - time.monotonic())):
@@ -70,14 +70,14 @@ class _Job(Generic[G]):
                 raise StoreUnavailable("The response store is too busy at the moment. Please try again.")
             if not self._done.acquire(timeout=GRACE):
                 raise StoreUnavailable("The response store did not answer in time. Please try again.")
-        fault, self.fault = self.fault, None
-        if fault is None:
+        error, self.error = self.error, None
+        if error is None:
             return self.result
         try:
-            raise fault
+            raise error
         finally:
             # An error that refers to itself, by its traceback, would keep what could not be written.
-            del fault
+            del error
 
 
 class Writer(Generic[G]):
@@ -87,7 +87,7 @@ class Writer(Generic[G]):
         self._limit = limit
         self._closed = False
         self.renew()
-        at_fork.watch(self)
+        at_fork.renew_after_fork(self)
 
     def renew(self) -> None:
         self._jobs: queue.SimpleQueue[_Job[G] | None] = queue.SimpleQueue()
@@ -176,14 +176,14 @@ class Writer(Generic[G]):
     def _write(self, jobs: list[_Job[G]]) -> None:
         try:
             results = self._transaction(jobs)
-        except BaseException as fault:
+        except BaseException as error:
             # Every error goes to the waiting callers. An unreachable database fails all jobs; any other error may come
             # from one row, and the other rows are written without it.
-            if len(jobs) > 1 and (isinstance(fault, Refused) or not isinstance(fault, StoreUnavailable)):
+            if len(jobs) > 1 and (isinstance(error, Refused) or not isinstance(error, StoreUnavailable)):
                 for job in jobs:
                     self._write([job])
             else:
-                self._fail(jobs, fault)
+                self._fail(jobs, error)
         else:
             for job, result in zip(jobs, results, strict=True):
                 job.end(result)
@@ -196,13 +196,13 @@ class Writer(Generic[G]):
             return results
 
         now = time.monotonic()
-        until = max(now, min(now + SECONDS, *(job.deadline for job in jobs)))
-        return self._database.transaction(write, until)
+        deadline = max(now, min(now + SECONDS, *(job.deadline for job in jobs)))
+        return self._database.transaction(write, deadline)
 
-    def _fail(self, jobs: list[_Job[G]], fault: BaseException) -> None:
-        if isinstance(fault, Conflict):
-            fault = unavailable(fault)
+    def _fail(self, jobs: list[_Job[G]], error: BaseException) -> None:
+        if isinstance(error, Conflict):
+            error = unavailable(error)
         for job in jobs:
             if job.deadline == float("inf") and job.tried is None:
-                log.warning("metadata row dropped, database error: %s", type(fault).__name__)
-            job.end(fault=fault)
+                log.warning("metadata row dropped, database error: %s", type(error).__name__)
+            job.end(error=error)

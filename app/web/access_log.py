@@ -12,18 +12,18 @@ from time import monotonic
 from typing import Any
 
 from app.contract.records import Attempt, Draft, Outcome, Token
-from app.log import Line, requests
-from app.relay.request_context import Entry
+from app.log import LogLine, request_log
+from app.relay.request_context import ResponseFacts
 
 _MAX_PATH = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class AccessRecord:
     """A request as the border saw it."""
 
     request_id: str
-    began: float
+    started_at: float
     method: str
     path: str
     status: int
@@ -32,29 +32,31 @@ class Visit:
     """Code of the refusal."""
 
 
-def write(visit: Visit, entry: Entry) -> None:
-    if requests.isEnabledFor(logging.INFO):
-        requests.info(Line(partial(_facts, visit, monotonic(), entry.draft, entry.outcome)))
+def log_access(record: AccessRecord, facts: ResponseFacts) -> None:
+    if request_log.isEnabledFor(logging.INFO):
+        request_log.info(LogLine(partial(_facts, record, monotonic(), facts.draft, facts.outcome)))
 
 
-def _facts(visit: Visit, ended: float, draft: Draft | None, outcome: Outcome | None) -> Iterator[tuple[str, Any]]:
-    yield from _of_visit(visit, ended)
-    error = visit.error
+def _facts(
+    record: AccessRecord, ended_at: float, draft: Draft | None, outcome: Outcome | None
+) -> Iterator[tuple[str, Any]]:
+    yield from _of_request(record, ended_at)
+    error = record.error
     if draft is not None and outcome is not None:
         yield from _of_response(draft, outcome)
         error = (outcome.error or {}).get("code") or error
     yield "error", error
 
 
-def _of_visit(visit: Visit, ended: float) -> Iterator[tuple[str, Any]]:
-    yield "request_id", visit.request_id
-    yield "method", visit.method
-    yield "path", visit.path[:_MAX_PATH]
-    yield "status", visit.status
-    yield "ms", round((ended - visit.began) * 1000)
-    if visit.token is not None:
-        yield "token", visit.token.name
-        yield "owner", visit.token.owner
+def _of_request(record: AccessRecord, ended_at: float) -> Iterator[tuple[str, Any]]:
+    yield "request_id", record.request_id
+    yield "method", record.method
+    yield "path", record.path[:_MAX_PATH]
+    yield "status", record.status
+    yield "ms", round((ended_at - record.started_at) * 1000)
+    if record.token is not None:
+        yield "token", record.token.name
+        yield "owner", record.token.owner
 
 
 def _of_response(draft: Draft, outcome: Outcome) -> Iterator[tuple[str, Any]]:

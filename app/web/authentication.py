@@ -17,12 +17,12 @@ def public(view: Any) -> Any:
     return view
 
 
-def secret() -> str:
+def bearer_secret() -> str:
     """The secret of the Authorization header. Raises Unauthenticated without one."""
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not given.strip():
+    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not credentials.strip():
         raise Unauthenticated("Missing bearer or basic authentication in header")
-    return given.strip()
+    return credentials.strip()
 
 
 def token_of(secret: str) -> Token:

@@ -11,19 +11,19 @@ from app import errors, nesting
 from app.errors import InvalidRequest, RequestTimeout, UnsupportedMedia
 from app.gateway import Gateway
 from app.memory import Share
-from app.web.current_request import Arrival, _arrival, gateway
+from app.web.current_request import CurrentRequest, gateway, this_request
 
 JSON = "application/json"
 
 
-def body() -> object:
+def read_json() -> object:
     """The value of the JSON body; the content type is ignored. Raises InvalidRequest."""
     encoding = request.headers.get("Content-Encoding", "identity").lower()
     if encoding != "identity":
         raise UnsupportedMedia(f"Content-Encoding '{encoding}' is not supported. Send the body uncompressed.")
-    arrival = _arrival()
+    current = this_request()
     try:
-        return _parsed(arrival, gateway())
+        return _parsed(current, gateway())
     except nesting.TooDeep as deep:
         raise errors.nested_too_deep(deep.member, nesting.FROM_CLIENTS) from None
     except ValueError:
@@ -33,24 +33,24 @@ def body() -> object:
         ) from None
 
 
-def _parsed(arrival: Arrival, gateway: Gateway) -> object:
+def _parsed(current: CurrentRequest, gateway: Gateway) -> object:
     """The value of the body. The request's share holds its memory; the bytes are freed. Raises ValueError."""
     bodies = gateway.bodies
-    arrival.share = share = Share(gateway.budget)
+    current.share = share = Share(gateway.budget)
     try:
-        raw = bodies.read(arrival.environ, share)
+        raw = bodies.read(current.environ, share)
     except (RequestTimeout, InvalidRequest):
         # The client sends no more bytes.
-        arrival.body_read = True
+        current.body_read = True
         raise
-    arrival.body_read, arrival.size = True, len(raw)
+    current.body_read, current.size = True, len(raw)
     return bodies.parse(raw, share)
 
 
-def listed_argument(name: str) -> list[str]:
+def list_argument(name: str) -> list[str]:
     """The values of a query argument that may occur several times, with or without brackets."""
     return [*request.args.getlist(f"{name}[]"), *request.args.getlist(name)]
 
 
-def answer(value: Any, status: int = 200) -> Response:
+def json_response(value: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(value), status, content_type=JSON)

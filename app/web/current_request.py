@@ -15,10 +15,10 @@ from app.contract.records import Token
 from app.errors import ClientGone
 from app.gateway import Gateway
 from app.memory import Share
-from app.relay.request_context import Asked, Entry
-from app.relay.streaming.client_connection import Client, chunked, unframed
-from app.web.event_streams import event_stream
-from app.web.response_start import _START
+from app.relay.request_context import RequestContext, ResponseFacts
+from app.relay.streaming.client_connection import ClientConnection, chunked, unframed
+from app.web.event_streams import sse_response
+from app.web.response_start import START
 
 #: How the server frames an answer without a Content-Length.
 _FRAMINGS = {"HTTP/1.1": chunked, "HTTP/1.0": unframed}
@@ -27,7 +27,7 @@ _FRAMINGS = {"HTTP/1.1": chunked, "HTTP/1.0": unframed}
 _CLIENT_REQUEST_ID = "HTTP_X_CLIENT_REQUEST_ID"
 
 #: Headers in which clients name their conversation, as WSGI names.
-_SESSION = ("HTTP_SESSION_ID", "HTTP_THREAD_ID", "HTTP_CONVERSATION_ID", "HTTP_X_OPENWEBUI_CHAT_ID")
+_SESSION_HEADERS = ("HTTP_SESSION_ID", "HTTP_THREAD_ID", "HTTP_CONVERSATION_ID", "HTTP_X_OPENWEBUI_CHAT_ID")
 
 
 def gateway() -> Gateway:
@@ -36,58 +36,60 @@ def gateway() -> Gateway:
 
 def token() -> Token:
     """The token of this request."""
-    found = _arrival().token
+    found = this_request().token
     assert found is not None
     return found
 
 
-def asked() -> Asked:
+def request_context() -> RequestContext:
     """The context of this request. With the client's socket, a disconnect is detected also while no bytes are sent."""
-    arrival = _arrival()
-    environ = arrival.environ
+    current = this_request()
+    environ = current.environ
     sock = environ.get("gunicorn.socket")
     key = environ.get("HTTP_IDEMPOTENCY_KEY")
-    session = next(filter(None, map(environ.get, _SESSION)), None)
-    say = partial(_say, arrival)
+    session = next(filter(None, map(environ.get, _SESSION_HEADERS)), None)
+    say = partial(_send_early, current)
     if sock is None:
-        found = Asked(arrival.request_id, None, None, key, session, say, arrival.share, arrival.size)
+        found = RequestContext(current.request_id, None, None, key, session, say, current.share, current.size)
     else:
         # A multiplexed connection, or TLS that the server ends: only the server can write to it.
         frame = None if isinstance(sock, ssl.SSLSocket) else _FRAMINGS.get(environ["SERVER_PROTOCOL"])
-        client = Client(sock, frame) if frame else None
-        found = Asked(arrival.request_id, sock.fileno(), client, key, session, say, arrival.share, arrival.size)
+        connection = ClientConnection(sock, frame) if frame else None
+        found = RequestContext(
+            current.request_id, sock.fileno(), connection, key, session, say, current.share, current.size
+        )
     # Not `found` itself, which refers to the arrival: such a cycle, and the body with it, would stay in memory until
     # the collector runs.
-    arrival.entry, arrival.told = found.entry, found.told
+    current.facts, current.told = found.facts, found.response_headers
     return found
 
 
-def _say(arrival: Arrival, events: bytes) -> None:
+def _send_early(current: CurrentRequest, events: bytes) -> None:
     """Sends the header, then events, of a stream whose view has not returned yet. Raises ClientGone."""
-    start = arrival.environ[_START]
-    response = event_stream(iter(()))
-    response.headers.extend(_told(arrival))
+    start = current.environ[START]
+    response = sse_response(iter(()))
+    response.headers.extend(standard_headers(current))
     try:
         start(response.status, response.headers.to_wsgi_list())(events)
     except OSError:
         raise ClientGone from None
 
 
-class Arrival:
+class CurrentRequest:
     """The facts of one request, read once: each access to Flask's context costs more than the fact itself."""
 
     __slots__ = (
         "admitted",
-        "began",
         "body_read",
-        "entry",
         "environ",
         "error",
+        "facts",
         "path",
         "public",
         "request_id",
         "share",
         "size",
+        "started_at",
         "token",
         "told",
     )
@@ -97,10 +99,10 @@ class Arrival:
         self.path = path
         self.public = getattr(view, "is_public", False)
         self.request_id = ids.new_request_id()
-        self.began = monotonic()
+        self.started_at = monotonic()
         self.token: Token | None = None
-        self.entry: Entry | None = None
-        """The facts for the request log; set when a view calls `asked`."""
+        self.facts: ResponseFacts | None = None
+        """The facts for the request log; set when a view calls `request_context`."""
         self.told: Mapping[str, str] = {}
         """Headers that the relay adds to the answer."""
         self.error: str | None = None
@@ -114,20 +116,20 @@ class Arrival:
         """Bytes of its body."""
 
 
-def _arrival() -> Arrival:
-    return cast(Arrival, g.arrival)
+def this_request() -> CurrentRequest:
+    return cast(CurrentRequest, g.current_request)
 
 
-def _told(arrival: Arrival) -> dict[str, str]:
+def standard_headers(current: CurrentRequest) -> dict[str, str]:
     """The headers of every answer."""
-    told = {
-        "X-Request-Id": arrival.request_id,
-        "OpenAI-Processing-Ms": str(round((monotonic() - arrival.began) * 1000)),
+    headers = {
+        "X-Request-Id": current.request_id,
+        "OpenAI-Processing-Ms": str(round((monotonic() - current.started_at) * 1000)),
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
     }
-    told.update(arrival.told)
-    theirs = arrival.environ.get(_CLIENT_REQUEST_ID, "")
-    if 0 < len(theirs) <= 512 and theirs.isascii() and theirs.isprintable():
-        told["X-Client-Request-Id"] = theirs
-    return told
+    headers.update(current.told)
+    client_request_id = current.environ.get(_CLIENT_REQUEST_ID, "")
+    if 0 < len(client_request_id) <= 512 and client_request_id.isascii() and client_request_id.isprintable():
+        headers["X-Client-Request-Id"] = client_request_id
+    return headers

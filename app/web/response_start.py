@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 #: The key of a request's `Start` in its WSGI environment.
-_START = "antiphon.start_response"
+START = "antiphon.start_response"
 
 
 class Start:

@@ -39,20 +39,20 @@ from app.errors import (
 )
 from app.gateway import Gateway
 from app.memory import Budget, Share
-from app.relay.request_context import Asked
-from app.relay.websocket_session import Session, error_frame
+from app.relay.request_context import RequestContext
+from app.relay.websocket_session import WebSocketSession, error_frame
 from app.request_bodies import COUNTED, SILENCE, is_too_slow
 from app.web import authentication, current_request
-from app.web.access_log import Visit, write
+from app.web.access_log import AccessRecord, log_access
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two checks whether the worker stops or the connection has reached its lifetime.
 _TICK = 1.0
 #: Seconds to wait for the client's close frame.
-_FAREWELL = 1.0
+_CLOSE_TIMEOUT = 1.0
 #: Most messages that may wait for their turn.
-_WAITING = 64
+_MAX_WAITING_FRAMES = 64
 #: Bytes by which a growing message extends its share of the budget.
 _AHEAD = 256 * 1024
 #: The headers of the handshake beside the key. No extensions: compression costs 300 KiB a connection.
@@ -65,13 +65,13 @@ _HANDSHAKE = {
 _KEY_BYTES = 16
 
 #: Errors of a lost connection. There is no client to report them to.
-_LOST = (simple_websocket.ConnectionClosed, LocalProtocolError, ConnectionError, ClientGone)
+_CONNECTION_LOST = (simple_websocket.ConnectionClosed, LocalProtocolError, ConnectionError, ClientGone)
 
 
 def serve() -> Response:
     """Answers turns over this request's connection, until one side closes it."""
     gateway = current_request.gateway()
-    line = _line(request.environ, gateway)
+    client_socket = _accept(request.environ, gateway)
     if not gateway.sockets.enter():
         raise Unavailable(
             "This server holds as many WebSockets as it can. Please try again, or send POST /v1/responses.",
@@ -79,15 +79,18 @@ def serve() -> Response:
             retry_after=1,
         )
     try:
-        with suppress(*_LOST), _Connection(line, gateway, authentication.secret()) as connection:
+        with (
+            suppress(*_CONNECTION_LOST),
+            _Connection(client_socket, gateway, authentication.bearer_secret()) as connection,
+        ):
             connection.run()
     finally:
-        line.close()
+        client_socket.close()
         gateway.sockets.leave()
-    return _Ended(status=101)
+    return _NoResponse(status=101)
 
 
-class _Ended(Response):
+class _NoResponse(Response):
     """No HTTP response follows a WebSocket: the server only closes the connection."""
 
     def __call__(self, environ: Any, start_response: Any) -> NoReturn:
@@ -98,7 +101,7 @@ class _Ended(Response):
 # --- the handshake ----------------------------------------------------------------------------------------------
 
 
-def _line(environ: Mapping[str, Any], gateway: Gateway) -> _Line:
+def _accept(environ: Mapping[str, Any], gateway: Gateway) -> _ClientSocket:
     """The connection, when it can become a WebSocket. Raises GatewayError."""
     sock = environ.get("gunicorn.socket")
     # TLS that the server itself ends: one thread cannot read it while another writes.
@@ -109,7 +112,7 @@ def _line(environ: Mapping[str, Any], gateway: Gateway) -> _Line:
     key = environ.get("HTTP_SEC_WEBSOCKET_KEY", "")
     if not _is_key(key):
         raise InvalidRequest(f"Sec-WebSocket-Key is not {_KEY_BYTES} bytes in base64.")
-    return _Line(sock, key, gateway.settings.stall)
+    return _ClientSocket(sock, key, gateway.settings.client_write_timeout)
 
 
 def _is_key(text: str) -> bool:
@@ -121,17 +124,17 @@ def _is_key(text: str) -> bool:
 # --- the wire ---------------------------------------------------------------------------------------------------
 
 
-class _Line:
+class _ClientSocket:
     """A client's connection, with the methods that simple-websocket uses. Several threads may send; each frame leaves
     whole. The server closes the descriptor."""
 
-    def __init__(self, sock: socket.socket, key: str, stall: float) -> None:
-        """`stall`: seconds without progress of a write, or without a pong, after which the client is dropped."""
+    def __init__(self, sock: socket.socket, key: str, write_timeout: float) -> None:
+        """`write_timeout`: seconds without progress of a write, or without a pong, until the client is dropped."""
         self.key = key
-        self.stall = stall
+        self.write_timeout = write_timeout
         self._sock = sock
         self._sending = threading.Lock()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", max(1, round(stall)), 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", max(1, round(write_timeout)), 0))
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -150,11 +153,11 @@ class _Line:
 
     def discard(self, seconds: float) -> None:
         """Reads and drops what the client sends until it closes. A reset could destroy our close frame on its way."""
-        until = monotonic() + seconds
+        deadline = monotonic() + seconds
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         with suppress(OSError):
-            while poll.poll(max(0.0, until - monotonic()) * 1000) and self._sock.recv(65536):
+            while poll.poll(max(0.0, deadline - monotonic()) * 1000) and self._sock.recv(65536):
                 pass
 
     def close(self) -> None:
@@ -191,7 +194,7 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
     """Limits the waiting messages and the time that a message may take to arrive. Late pongs are accepted, because a
     busy client answers late."""
 
-    _heard = 0.0
+    _last_pong = 0.0
 
     def __init__(self, environ: Mapping[str, Any], budget: Budget, patience: float, **options: Any) -> None:
         """`patience`: seconds for which an unfinished message may bring no bytes."""
@@ -202,13 +205,13 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
 
     @property
     def pong_received(self) -> bool:
-        silence: float = monotonic() - self._heard
-        return bool(silence < self.sock.stall) and not self._is_late()
+        silence: float = monotonic() - self._last_pong
+        return bool(silence < self.sock.write_timeout) and not self._is_late()
 
     @pong_received.setter
     def pong_received(self, received: bool) -> None:
         if received:
-            self._heard = monotonic()
+            self._last_pong = monotonic()
 
     def discard_waiting(self) -> None:
         """Drops the messages that will get no answer, and frees their memory."""
@@ -220,7 +223,7 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
 
     def _handle_events(self) -> bool:
         # A client cannot answer pings while it sends a large frame.
-        self._heard = monotonic()
+        self._last_pong = monotonic()
         try:
             going = all(map(self._handle, self.ws.events()))
         except LocalProtocolError:
@@ -264,7 +267,7 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
         waiting = self.input_buffer
         waiting.append(message)
         self.event.set()
-        if len(waiting) > _WAITING or sum(len(each.data) for each in waiting) > longest:
+        if len(waiting) > _MAX_WAITING_FRAMES or sum(len(each.data) for each in waiting) > longest:
             return self._refuse(CloseReason.POLICY_VIOLATION, "Too many frames wait for their turn.")
         return True
 
@@ -281,7 +284,7 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
     def _refuse(self, reason: CloseReason, why: str) -> bool:
         self.close(reason, why)
         self.event.set()
-        self.sock.discard(_FAREWELL)
+        self.sock.discard(_CLOSE_TIMEOUT)
         return False
 
 
@@ -289,19 +292,19 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
 
 
 class _Connection:
-    def __init__(self, line: _Line, gateway: Gateway, secret: str) -> None:
+    def __init__(self, client_socket: _ClientSocket, gateway: Gateway, secret: str) -> None:
         settings = gateway.settings
-        self._line = line
+        self._client_socket = client_socket
         self._drain = gateway.drain
         self._secret = secret
         self._bodies = gateway.bodies
-        self._session = Session(gateway.turns, Share(gateway.budget))
+        self._session = WebSocketSession(gateway.turns, Share(gateway.budget))
         self._minutes = round(settings.socket_lifetime / 60)
-        self._until = monotonic() + settings.socket_lifetime
+        self._deadline = monotonic() + settings.socket_lifetime
         self._wire = _Wire(
-            {**_HANDSHAKE, "HTTP_SEC_WEBSOCKET_KEY": line.key, "gunicorn.socket": line},
+            {**_HANDSHAKE, "HTTP_SEC_WEBSOCKET_KEY": client_socket.key, "gunicorn.socket": client_socket},
             gateway.budget,
-            min(SILENCE, settings.stall),
+            min(SILENCE, settings.client_write_timeout),
             receive_bytes=65536,
             ping_interval=settings.heartbeat,
             max_message_size=settings.max_body,
@@ -314,16 +317,16 @@ class _Connection:
     def __exit__(self, *_: object) -> None:
         """The reading thread may still answer a close frame, or wait for one."""
         self._session.close()
-        self._wire.thread.join(_FAREWELL)
+        self._wire.thread.join(_CLOSE_TIMEOUT)
         self._wire.discard_waiting()
 
     def run(self) -> None:
-        """Answers messages in the order of their arrival. Raises the errors of `_LOST`."""
+        """Answers messages in the order of their arrival. Raises the errors of `_CONNECTION_LOST`."""
         while True:
             message: _Message | None = self._wire.receive(timeout=_TICK)
             if self._drain.begun:
                 return self._end(CloseReason.GOING_AWAY, ShuttingDown(), message)
-            if monotonic() >= self._until:
+            if monotonic() >= self._deadline:
                 return self._expire(message)
             if message is None:
                 continue
@@ -338,22 +341,22 @@ class _Connection:
                     self._answer(token, message)
 
     def _answer(self, token: Token, message: _Message) -> None:
-        began, size = monotonic(), len(message.data)
-        asked = Asked(ids.new_request_id(), self._line.fileno(), share=message.share, size=size)
+        started_at, size = monotonic(), len(message.data)
+        context = RequestContext(ids.new_request_id(), self._client_socket.fileno(), share=message.share, size=size)
         data = message.data if message.is_text else bytes(message.data)
         parse = partial(self._bodies.parse, share=message.share)
         try:
-            with closing(self._session.answer(token, data, asked, self._send, parse)) as frames:
+            with closing(self._session.answer(token, data, context, self._send, parse)) as frames:
                 for frame in frames:
                     self._wire.send(frame)
         finally:
-            write(Visit(asked.request_id, began, "WS", request.path, 101, token), asked.entry)
+            log_access(AccessRecord(context.request_id, started_at, "WS", request.path, 101, token), context.facts)
 
     def _send(self, frame: str) -> None:
         """Raises ClientGone, because the relay does not know the errors of WebSockets."""
         try:
             self._wire.send(frame)
-        except _LOST as error:
+        except _CONNECTION_LOST as error:
             raise ClientGone from error
 
     def _refuse(self, message: _Message, error: GatewayError) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.channels.selection import Channels, Choice
+from app.channels.selection import Channels, SelectedChannel
 from app.channels.watched_table import WatchedTable
 from app.errors import (
     ChannelsBusy,
@@ -64,13 +64,13 @@ def channels(tmp_path: Path, clock: Clock) -> Iterator[Channels]:
 def ask(channels: Channels, model: str, *errors: UpstreamError | None, **keys: Any) -> list[str]:
     """The channels that were asked, each failing with the next error, until one has none."""
     asked = []
-    for choice, error in zip(channels.choices(model, **keys), errors, strict=False):
-        asked.append(choice.channel.name)
-        with choice:
+    for selected, error in zip(channels.select(model, **keys), errors, strict=False):
+        asked.append(selected.channel.name)
+        with selected:
             if error is None:
-                choice.succeeded()
+                selected.succeeded()
                 break
-            choice.failed(error)
+            selected.failed(error)
     return asked
 
 
@@ -97,23 +97,23 @@ def test_the_only_channel_gets_one_trial_a_second(channels: Channels, clock: Clo
         assert busy.value.retry_after == 1.0
         clock.wait(1.0)
     (status,) = channels.statuses()
-    assert clock.now + status.resting == pytest.approx(ends)
-    assert status.rests == 1
+    assert clock.now + status.cooldown_left == pytest.approx(ends)
+    assert status.cooldowns == 1
 
 
 def test_one_trial_at_a_time_until_the_first_event(channels: Channels, clock: Clock) -> None:
     put_into_cooldown(channels)
-    with next(channels.choices("one")) as trial:
+    with next(channels.select("one")) as trial:
         clock.wait(5)
         with pytest.raises(ChannelsBusy):
-            next(channels.choices("one"))
+            next(channels.select("one"))
         trial.accepted()
         assert ask(channels, "one", None) == ["a"]
 
 
 def test_a_trial_that_is_not_made_is_given_back(channels: Channels) -> None:
     put_into_cooldown(channels)
-    assert next(channels.choices("one"), None) is not None
+    assert next(channels.select("one"), None) is not None
     (status,) = channels.statuses()
     assert status.in_flight == 0
 
@@ -151,18 +151,18 @@ def test_a_burst_after_a_cooldown_lets_one_request_through(channels: Channels, c
     burst = 12
     barrier = Barrier(burst)
 
-    def choose(_: int) -> Choice | None:
-        tries = channels.choices("one")
+    def choose(_: int) -> SelectedChannel | None:
+        tries = channels.select("one")
         barrier.wait()
         try:
-            choice = next(tries)
+            selected = next(tries)
         except ChannelsBusy:
             return None
-        choice.__enter__()
-        return choice
+        selected.__enter__()
+        return selected
 
     with ThreadPoolExecutor(burst) as pool:
-        assert len([choice for choice in pool.map(choose, range(burst)) if choice]) == 1
+        assert len([selected for selected in pool.map(choose, range(burst)) if selected]) == 1
 
 
 # --- whose fault it is ------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_one_owners_server_errors_do_not_shut_out_another_who_was_served(channel
     clock.wait(61)
     ask(channels, "one", failed(), owner="alice")
     (status,) = channels.statuses()
-    assert status.resting > 0
+    assert status.cooldown_left > 0
 
 
 def test_the_owners_own_success_proves_nothing(channels: Channels) -> None:
@@ -183,7 +183,7 @@ def test_the_owners_own_success_proves_nothing(channels: Channels) -> None:
     for _ in range(2):
         ask(channels, "one", failed(), owner="alice")
     (status,) = channels.statuses()
-    assert status.resting > 0
+    assert status.cooldown_left > 0
 
 
 def test_two_owners_server_errors_count(channels: Channels) -> None:
@@ -191,7 +191,7 @@ def test_two_owners_server_errors_count(channels: Channels) -> None:
     for owner in ("alice", "bob"):
         ask(channels, "one", failed(), owner=owner)
     (status,) = channels.statuses()
-    assert status.resting > 0
+    assert status.cooldown_left > 0
 
 
 @pytest.mark.parametrize("error", [UpstreamUnreachable("no"), UpstreamTimeout("no"), UpstreamBroken("no")])
@@ -200,7 +200,7 @@ def test_what_is_the_channels_own_always_counts(channels: Channels, error: Upstr
     for _ in range(2):
         ask(channels, "one", error, owner="alice")
     (status,) = channels.statuses()
-    assert status.resting > 0
+    assert status.cooldown_left > 0
 
 
 # --- a model that is being loaded -------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_a_server_that_loads_is_asked_once_a_second_up_to_its_first_byte(channel
     assert asked == ["a"] * 5
     assert clock.now - began == pytest.approx(5, abs=0.5)
     (status,) = channels.statuses()
-    assert (status.failures, status.resting, status.last_error) == (0, 0, None)
+    assert (status.failures, status.cooldown_left, status.last_error) == (0, 0, None)
 
 
 def test_it_is_asked_after_the_other_channels(channels: Channels, clock: Clock) -> None:
@@ -225,12 +225,12 @@ def test_it_is_asked_after_the_other_channels(channels: Channels, clock: Clock) 
 
 def test_those_who_wait_go_on_when_one_has_found_it_loaded(channels: Channels, clock: Clock) -> None:
     ask(channels, "one", UpstreamLoading())
-    waiting = channels.choices("one", wait=lambda seconds: (clock.wait(0.3), ask(channels, "one", None))[0])
+    waiting = channels.select("one", wait=lambda seconds: (clock.wait(0.3), ask(channels, "one", None))[0])
     with pytest.raises(ChannelsBusy):
-        next(channels.choices("one"))
+        next(channels.select("one"))
     clock.wait(0.7)
-    with next(waiting) as choice:
-        assert choice.channel.name == "a"
+    with next(waiting) as selected:
+        assert selected.channel.name == "a"
 
 
 def test_loading_costs_nothing_of_the_retry_budget(channels: Channels, clock: Clock) -> None:

@@ -25,30 +25,30 @@ def test_the_path_of_the_last_stream_is_remembered_and_is_no_line_of_the_log(
     channels: Channels, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "app.channels.selection")
-    choice = next(channels.choices("m"))
+    selected = next(channels.select("m"))
     for path in ("", "repaired", "bytes", ""):
-        choice.took(path)
+        selected.note_path(path)
     assert [status.path for status in channels.statuses()] == ["bytes"]
     assert caplog.records == []
 
 
 def test_a_status_counts_what_speaks_against_a_channel(channels: Channels) -> None:
-    choice = next(channels.choices("m"))
-    choice.failed(UpstreamBroken("no"))
+    selected = next(channels.select("m"))
+    selected.failed(UpstreamBroken("no"))
     (status,) = channels.statuses()
-    assert (status.failures, status.last_error, status.resting) == (1, "upstream_protocol_error", 0)
-    with choice:
-        choice.failed(UpstreamFailed("no"))
+    assert (status.failures, status.last_error, status.cooldown_left) == (1, "upstream_protocol_error", 0)
+    with selected:
+        selected.failed(UpstreamFailed("no"))
         (status,) = channels.statuses()
-    assert (status.in_flight, status.failures, status.rests, status.on_trial) == (1, 0, 1, True)
-    assert 0 < status.resting <= 60
+    assert (status.in_flight, status.failures, status.cooldowns, status.half_open) == (1, 0, 1, True)
+    assert 0 < status.cooldown_left <= 60
 
 
 def test_a_rest_that_passes_is_no_news(channels: Channels) -> None:
-    choice = next(channels.choices("m"))
-    choice.failed(UpstreamBroken("no"))
-    choice.failed(UpstreamBroken("no"))
+    selected = next(channels.select("m"))
+    selected.failed(UpstreamBroken("no"))
+    selected.failed(UpstreamBroken("no"))
     assert channels.statuses() == channels.statuses()
     before = channels.statuses()
-    choice.succeeded()
+    selected.succeeded()
     assert channels.statuses() != before

@@ -147,7 +147,7 @@ def test_a_tree_tells_what_is_out_of_the_ordinary(directory: Gateway, store: Sto
     note = {"strategy": "summary", "before": 12_400, "after": 1_000}
     used = Usage(1234, 0, 0, 56, 0, estimated=True)
     store.responses.finish(begun, outcome("incomplete", channel="b", attempts=tried, compaction=note, usage=used))
-    turn(store, begun.id, "failed", kept=False)
+    turn(store, begun.id, "failed", stored=False)
     head, *drawing, summary = directory.command("tree", begun.id[:15]).splitlines()
     assert head.split() == ["response", "time", "(UTC)", "status", "model", "channel", "context", "output"]
     assert [row[:3] for row in drawing] == ["┌ r", "├─ ", "└─ ", "   "]
@@ -190,7 +190,7 @@ def test_show_tells_everything_about_a_response(directory: Gateway, store: Store
 
 
 def test_what_was_not_kept_and_what_was_deleted_is_shown_without_content(directory: Gateway, store: Store) -> None:
-    fleeting = turn(store, kept=False)
+    fleeting = turn(store, stored=False)
     deleted = turn(store)
     store.responses.delete("ada", deleted)
     for response_id in (fleeting, deleted):

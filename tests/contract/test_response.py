@@ -11,7 +11,7 @@ def test_nothing_asked_echoes_the_defaults() -> None:
 
 def test_what_the_client_gave_is_never_overwritten_by_the_upstream() -> None:
     echo = Echo.of({"temperature": 0.2, "reasoning": {"effort": "low"}, "service_tier": "flex"}, store=True)
-    filled = echo.filled(
+    filled = echo.with_upstream_defaults(
         {"temperature": 1.0, "top_p": 0.9, "reasoning": {"effort": "high", "summary": "auto"}, "service_tier": "x"}
     ).response(**WHOLE)
     assert filled["temperature"] == 0.2
@@ -21,7 +21,9 @@ def test_what_the_client_gave_is_never_overwritten_by_the_upstream() -> None:
 
 
 def test_an_upstream_default_of_another_kind_is_not_taken() -> None:
-    echo = Echo.of({}, store=True).filled({"temperature": "hot", "parallel_tool_calls": 1, "truncation": None})
+    echo = Echo.of({}, store=True).with_upstream_defaults(
+        {"temperature": "hot", "parallel_tool_calls": 1, "truncation": None}
+    )
     assert echo.response(**WHOLE)["temperature"] == 1.0
     assert echo.response(**WHOLE)["parallel_tool_calls"] is True
 
@@ -48,10 +50,10 @@ def test_storing_and_reading_back_gives_the_same_response() -> None:
         "truncation": {"type": "auto"},
         "text": {"verbosity": "low"},
     }
-    echo = Echo.of(request, store=True).filled({"temperature": 0.5})
+    echo = Echo.of(request, store=True).with_upstream_defaults({"temperature": 0.5})
     usage = Usage(input_tokens=3, output_tokens=4)
     output = [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}]
-    read = Echo.stored(echo.settings(), echo.rest())
+    read = Echo.stored(echo.shared_settings(), echo.row_fields())
     assert read.response(**WHOLE, output=output, usage=usage) == echo.response(**WHOLE, output=output, usage=usage)
 
 
@@ -63,4 +65,4 @@ def test_encrypted_reasoning_is_shown_to_those_who_asked() -> None:
 
 def test_defaults_take_no_room_in_the_store() -> None:
     echo = Echo.of({"temperature": 1.0, "tools": [], "metadata": {}}, store=True)
-    assert (echo.settings(), echo.rest()) == (b"{}", b"{}")
+    assert (echo.shared_settings(), echo.row_fields()) == (b"{}", b"{}")

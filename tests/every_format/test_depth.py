@@ -10,7 +10,7 @@ from tests.depth import nested_text
 from tests.every_format.conversations import WEATHER, calls_of
 from tests.response_contract import check_error, check_stream
 from tests.upstream import Answer, Script, respelled
-from tests.upstream_formats import Lane
+from tests.upstream_formats import FormatCase
 
 TOO_DEEP = [FROM_UPSTREAMS + 1, 251, 254, 300, 1020, 1100]
 
@@ -28,51 +28,53 @@ def deepened(levels: int, after: int = 0) -> Script:
 
 
 @pytest.mark.parametrize("levels", TOO_DEEP)
-def test_an_answer_that_is_too_deep_has_failed(lane: Lane, levels: int) -> None:
-    lane.enqueue(deepened(levels))
-    answer = lane.post()
+def test_an_answer_that_is_too_deep_has_failed(format_case: FormatCase, levels: int) -> None:
+    format_case.enqueue(deepened(levels))
+    answer = format_case.post()
     assert answer.status_code == 502
     check_error(answer.json(), code="upstream_protocol_error")
 
 
 @pytest.mark.parametrize("levels", TOO_DEEP)
 @pytest.mark.parametrize("after", [0, 8])
-def test_a_stream_that_is_too_deep_has_failed(lane: Lane, levels: int, after: int) -> None:
+def test_a_stream_that_is_too_deep_has_failed(format_case: FormatCase, levels: int, after: int) -> None:
     """Before the first word with a status line, later with a terminal event."""
-    lane.enqueue(deepened(levels, after))
-    answer = lane.stream()
+    format_case.enqueue(deepened(levels, after))
+    answer = format_case.stream()
     if not after:
         assert answer.status_code == 502
         check_error(answer.json(), code="upstream_protocol_error")
         return
     response = check_stream(answer.content, status="failed")[-1]["response"]
     assert response["error"]["code"] == "upstream_protocol_error"
-    assert lane.gateway.get(f"/responses/{response['id']}").json() == response
+    assert format_case.gateway.get(f"/responses/{response['id']}").json() == response
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("member", ["message", "code", "type", "param"])
 @pytest.mark.parametrize("levels", TOO_DEEP)
-def test_an_error_that_is_too_deep_is_one_without_words(lane: Lane, member: str, levels: int, streamed: bool) -> None:
+def test_an_error_that_is_too_deep_is_one_without_words(
+    format_case: FormatCase, member: str, levels: int, streamed: bool
+) -> None:
     body = b'{"type":"error","error":{"%b":%b}}' % (member.encode(), nested_text(levels, "{"))
-    lane.enqueue(lambda exchange, answer: Answer(400, {"Content-Type": "application/json"}, [body]))
-    answer = lane.stream() if streamed else lane.post()
+    format_case.enqueue(lambda exchange, answer: Answer(400, {"Content-Type": "application/json"}, [body]))
+    answer = format_case.stream() if streamed else format_case.post()
     assert answer.status_code == 400, answer.text
     check_error(answer.json())
 
 
-def test_the_deepest_answer_is_given(lane: Lane) -> None:
-    lane.enqueue(deepened(FROM_UPSTREAMS - 1))
-    assert lane.create()["status"] == "completed"
+def test_the_deepest_answer_is_given(format_case: FormatCase) -> None:
+    format_case.enqueue(deepened(FROM_UPSTREAMS - 1))
+    assert format_case.create()["status"] == "completed"
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("levels", [FROM_UPSTREAMS - 20, 300, 1020, 1100])
-def test_arguments_are_text_however_deep_they_are(lane: Lane, streamed: bool, levels: int) -> None:
+def test_arguments_are_text_however_deep_they_are(format_case: FormatCase, streamed: bool, levels: int) -> None:
     arguments = b'{"city":%b}' % nested_text(levels)
     call = {"type": "function_call", "call_id": "call_1", "name": "get_weather", "arguments": arguments.decode()}
     output = {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
-    response = lane.ask(streamed, input=[call, output], tools=[WEATHER])
+    response = format_case.ask(streamed, input=[call, output], tools=[WEATHER])
     assert response["status"] == "completed"
     assert not calls_of(response)
-    assert b"[[[[" in orjson.dumps(lane.sent)
+    assert b"[[[[" in orjson.dumps(format_case.sent_body)

@@ -11,7 +11,7 @@ import pytest
 from tests.every_format.conversations import WEATHER, answered, calls_of, essence, said, text_of
 from tests.gateway import Gateway
 from tests.upstream import DIALECTS, ScriptedUpstream
-from tests.upstream_formats import Lane
+from tests.upstream_formats import FormatCase
 
 #: What a row has to say for a dialect.
 ROWS: dict[str, dict[str, Any]] = {"deepseek": {"reasoning_text": True}, "openai": {"system_messages": "keep"}}
@@ -19,7 +19,7 @@ TOOLS = {"tools": [WEATHER]}
 
 
 @pytest.fixture(scope="module")
-def _dialects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Lane]]:
+def _dialects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, FormatCase]]:
     with ExitStack() as stack:
         upstreams = {name: stack.enter_context(ScriptedUpstream(dialect=DIALECTS[name])) for name in DIALECTS}
         rows = [
@@ -27,17 +27,17 @@ def _dialects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, La
             for name, upstream in upstreams.items()
         ]
         gateway = stack.enter_context(Gateway(tmp_path_factory.mktemp("dialects"), rows))
-        yield {name: Lane(name, gateway, upstream, (), name) for name, upstream in upstreams.items()}
+        yield {name: FormatCase(name, gateway, upstream, (), name) for name, upstream in upstreams.items()}
 
 
 @pytest.fixture(params=DIALECTS)
-def dialect(request: pytest.FixtureRequest, _dialects: dict[str, Lane]) -> Lane:
-    lane = _dialects[request.param]
-    lane.reset()
-    return lane
+def dialect(request: pytest.FixtureRequest, _dialects: dict[str, FormatCase]) -> FormatCase:
+    format_case = _dialects[request.param]
+    format_case.reset()
+    return format_case
 
 
-def test_a_stream_says_what_the_json_says(dialect: Lane) -> None:
+def test_a_stream_says_what_the_json_says(dialect: FormatCase) -> None:
     asked: dict[str, Any] = {"input": "think and explain both weathers", **TOOLS}
     whole = dialect.create(**asked)
     assert [item["type"] for item in whole["output"]] == ["reasoning", "message", "function_call", "function_call"]
@@ -45,7 +45,7 @@ def test_a_stream_says_what_the_json_says(dialect: Lane) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
-def test_a_thinking_tool_loop_goes_on_by_its_id(dialect: Lane, streamed: bool) -> None:
+def test_a_thinking_tool_loop_goes_on_by_its_id(dialect: FormatCase, streamed: bool) -> None:
     first = dialect.ask(streamed, input="think of both weathers", **TOOLS)
     results = [answered(call, "fine") for call in calls_of(first)]
     second = dialect.ask(streamed, input=results, previous_response_id=first["id"], **TOOLS)
@@ -54,7 +54,7 @@ def test_a_thinking_tool_loop_goes_on_by_its_id(dialect: Lane, streamed: bool) -
     assert calls_of(third)
 
 
-def test_a_thinking_tool_loop_goes_on_without_a_store(dialect: Lane) -> None:
+def test_a_thinking_tool_loop_goes_on_without_a_store(dialect: FormatCase) -> None:
     keys: dict[str, Any] = {"store": False, "include": ["reasoning.encrypted_content"], **TOOLS}
     items = [said("think of both weathers")]
     items += dialect.create(input=items, **keys)["output"]
@@ -62,10 +62,10 @@ def test_a_thinking_tool_loop_goes_on_without_a_store(dialect: Lane) -> None:
     assert "The tools said: fine, fine." in text_of(dialect.create(input=items, **keys))
 
 
-def test_developers_are_heard_wherever_they_speak(dialect: Lane) -> None:
+def test_developers_are_heard_wherever_they_speak(dialect: FormatCase) -> None:
     items = [said("Be kind.", "developer"), said("hi"), said("Hello.", "assistant"), said("In French.", "developer")]
     dialect.create(input=[*items, said("go on")], instructions="Be wise.")
-    told = "\n".join(line[1] for line in dialect.told)
+    told = "\n".join(line[1] for line in dialect.sent_lines)
     assert [word for word in ("Be wise.", "Be kind.", "In French.") if word in told] == [
         "Be wise.",
         "Be kind.",

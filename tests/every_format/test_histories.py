@@ -12,11 +12,11 @@ from tests.every_format.conversations import CUSTOM, IMAGE, WEATHER, answered, c
 from tests.every_format.conversations import tool as constant
 from tests.response_contract import check_error
 from tests.upstream import Script, respelled
-from tests.upstream_formats import Lane, Line
+from tests.upstream_formats import FormatCase, SentLine
 
 JSON = dict[str, Any]
-HI: Line = ("user", "hi")
-CALLED: Line = ("call", "get_weather", '{"city":"Oslo"}')
+HI: SentLine = ("user", "hi")
+CALLED: SentLine = ("call", "get_weather", '{"city":"Oslo"}')
 streamed = pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
 
 
@@ -28,11 +28,11 @@ def renamed(pattern: bytes, put: Any) -> Script:
 # --- order ------------------------------------------------------------------------------------------------------
 
 
-def test_results_out_of_order_with_a_message_between(lane: Lane) -> None:
+def test_results_out_of_order_with_a_message_between(format_case: FormatCase) -> None:
     one, two = called("call_1"), called("call_2", arguments='{"city":"Rome"}')
     items = [said("hi"), one, two, answered(two, "hot"), said("wait"), answered(one, "cold")]
-    lane.create(input=items, tools=[WEATHER])
-    assert sorted(lane.told) == sorted(
+    format_case.create(input=items, tools=[WEATHER])
+    assert sorted(format_case.sent_lines) == sorted(
         [
             HI,
             CALLED,
@@ -44,7 +44,7 @@ def test_results_out_of_order_with_a_message_between(lane: Lane) -> None:
     )
 
 
-def test_text_around_calls_stays(lane: Lane) -> None:
+def test_text_around_calls_stays(format_case: FormatCase) -> None:
     items = [
         said("hi"),
         said("Let me look.", "assistant"),
@@ -53,20 +53,20 @@ def test_text_around_calls_stays(lane: Lane) -> None:
         said("It is sunny.", "assistant"),
         said("thanks"),
     ]
-    lane.create(input=items)
-    texts = [line for line in lane.told if line[0] in ("user", "assistant")]
+    format_case.create(input=items)
+    texts = [line for line in format_case.sent_lines if line[0] in ("user", "assistant")]
     assert texts == [HI, ("assistant", "Let me look."), ("assistant", "It is sunny."), ("user", "thanks")]
-    assert lane.told[2:4] == [CALLED, ("output", "sunny")]
+    assert format_case.sent_lines[2:4] == [CALLED, ("output", "sunny")]
 
 
-def test_text_after_a_call_stays(lane: Lane) -> None:
+def test_text_after_a_call_stays(format_case: FormatCase) -> None:
     items = [said("hi"), called("call_1"), said("I have asked.", "assistant"), answered(called("call_1"))]
-    response = lane.create(input=items, tools=[WEATHER])
-    assert ("assistant", "I have asked.") in lane.told
+    response = format_case.create(input=items, tools=[WEATHER])
+    assert ("assistant", "I have asked.") in format_case.sent_lines
     assert "sunny" in text_of(response)
 
 
-def test_instructions_may_come_at_any_time(lane: Lane) -> None:
+def test_instructions_may_come_at_any_time(format_case: FormatCase) -> None:
     items = [
         said("Be kind.", "system"),
         said("Be brief.", "developer"),
@@ -75,8 +75,8 @@ def test_instructions_may_come_at_any_time(lane: Lane) -> None:
         said("Now in French.", "developer"),
         said("go on"),
     ]
-    lane.create(input=items, instructions="Be wise.")
-    whole = "\n".join(line[1] for line in lane.told)
+    format_case.create(input=items, instructions="Be wise.")
+    whole = "\n".join(line[1] for line in format_case.sent_lines)
     places = [whole.index(text) for text in ("Be wise.", "Be kind.", "Be brief.", "hi", "Hello.", "Now in French.")]
     assert places == sorted(places)
 
@@ -107,8 +107,8 @@ ORDERS: dict[str, list[JSON]] = {
 
 @pytest.mark.parametrize("order", ORDERS)
 @streamed
-def test_any_order_is_taken(lane: Lane, streamed: bool, order: str) -> None:
-    assert lane.ask(streamed, input=ORDERS[order])["status"] == "completed"
+def test_any_order_is_taken(format_case: FormatCase, streamed: bool, order: str) -> None:
+    assert format_case.ask(streamed, input=ORDERS[order])["status"] == "completed"
 
 
 # --- emptiness --------------------------------------------------------------------------------------------------
@@ -130,21 +130,21 @@ EMPTY: dict[str, list[JSON]] = {
 
 
 @pytest.mark.parametrize("items", EMPTY)
-def test_what_is_empty_breaks_nothing(bridge: Lane, items: str) -> None:
+def test_what_is_empty_breaks_nothing(bridge: FormatCase, items: str) -> None:
     assert bridge.create(input=EMPTY[items], tools=[WEATHER])["status"] == "completed"
 
 
 @streamed
-def test_a_call_without_arguments_has_an_empty_object(lane: Lane, streamed: bool) -> None:
-    first = lane.ask(streamed, input="weather", tools=[constant()])
+def test_a_call_without_arguments_has_an_empty_object(format_case: FormatCase, streamed: bool) -> None:
+    first = format_case.ask(streamed, input="weather", tools=[constant()])
     (call,) = calls_of(first)
     assert orjson.loads(call["arguments"]) == {}
-    assert "sunny" in text_of(lane.create(input=[answered(call)], previous_response_id=first["id"]))
+    assert "sunny" in text_of(format_case.create(input=[answered(call)], previous_response_id=first["id"]))
 
 
 @streamed
-def test_a_chat_may_leave_arguments_empty(lanes: dict[str, Lane], streamed: bool) -> None:
-    chat = lanes["chat"]
+def test_a_chat_may_leave_arguments_empty(format_cases: dict[str, FormatCase], streamed: bool) -> None:
+    chat = format_cases["chat"]
     chat.enqueue(respelled(lambda body: body.replace(b'"arguments":"{}"', b'"arguments":""')))
     (call,) = calls_of(chat.ask(streamed, input="weather", tools=[constant()]))
     assert orjson.loads(call["arguments"]) == {}
@@ -161,30 +161,38 @@ IDS: dict[str, tuple[bytes, Any]] = {
 
 @pytest.mark.parametrize("ids", IDS)
 @streamed
-def test_a_tool_loop_goes_through_whatever_the_upstreams_ids_are(lane: Lane, streamed: bool, ids: str) -> None:
+def test_a_tool_loop_goes_through_whatever_the_upstreams_ids_are(
+    format_case: FormatCase, streamed: bool, ids: str
+) -> None:
     keys: JSON = {"tools": [WEATHER]}
     parent: JSON = {}
     for turn in range(3):
-        lane.enqueue(renamed(*IDS[ids]))
-        first = lane.ask(streamed, input=f"weather {turn}", **keys, **parent)
+        format_case.enqueue(renamed(*IDS[ids]))
+        first = format_case.ask(streamed, input=f"weather {turn}", **keys, **parent)
         (call,) = calls_of(first)
         assert len(call["call_id"]) <= 64
-        second = lane.ask(streamed, input=[answered(call, f"{turn} degrees")], previous_response_id=first["id"], **keys)
+        second = format_case.ask(
+            streamed, input=[answered(call, f"{turn} degrees")], previous_response_id=first["id"], **keys
+        )
         assert f"The tools said: {turn} degrees." in text_of(second)
         parent = {"previous_response_id": second["id"]}
-    assert [line[1] for line in lane.told if line[0] == "output"] == ["0 degrees", "1 degrees", "2 degrees"]
+    assert [line[1] for line in format_case.sent_lines if line[0] == "output"] == [
+        "0 degrees",
+        "1 degrees",
+        "2 degrees",
+    ]
 
 
 @pytest.mark.parametrize("ids", IDS)
-def test_a_stateless_client_may_send_such_ids_back(lane: Lane, ids: str) -> None:
+def test_a_stateless_client_may_send_such_ids_back(format_case: FormatCase, ids: str) -> None:
     items: list[JSON] = []
     for turn in range(3):
         items.append(said(f"weather {turn}"))
-        lane.enqueue(renamed(*IDS[ids]))
-        output = lane.create(input=items, tools=[WEATHER], store=False)["output"]
+        format_case.enqueue(renamed(*IDS[ids]))
+        output = format_case.create(input=items, tools=[WEATHER], store=False)["output"]
         calls = [item for item in output if item["type"] == "function_call"]
         items += [*output, *(answered(call, f"{turn} degrees") for call in calls)]
-        items += lane.create(input=items, tools=[WEATHER], store=False)["output"]
+        items += format_case.create(input=items, tools=[WEATHER], store=False)["output"]
     assert "The tools said: 2 degrees." in text_of({"output": items[-1:]})
 
 
@@ -201,58 +209,60 @@ RESULTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("result", RESULTS)
-def test_a_tool_may_answer_in_parts(lane: Lane, result: str) -> None:
+def test_a_tool_may_answer_in_parts(format_case: FormatCase, result: str) -> None:
     one, two = called("call_1"), called("call_2")
     items = [said("hi"), one, two, answered(one, RESULTS[result]), answered(two, "fine")]
-    lane.create(input=items, tools=[WEATHER])
-    assert str(lane.sent).count("A map.") == ("A map." in str(RESULTS[result]))
-    assert ("image" in str(lane.sent)) == (IMAGE in RESULTS[result])
-    assert ("output", "fine") in lane.told
+    format_case.create(input=items, tools=[WEATHER])
+    assert str(format_case.sent_body).count("A map.") == ("A map." in str(RESULTS[result]))
+    assert ("image" in str(format_case.sent_body)) == (IMAGE in RESULTS[result])
+    assert ("output", "fine") in format_case.sent_lines
 
 
-def test_files_are_carried(lane: Lane) -> None:
+def test_files_are_carried(format_case: FormatCase) -> None:
     file = {"type": "input_file", "filename": "a.pdf", "file_data": PDF}
-    lane.create(input=[{"role": "user", "content": [{"type": "input_text", "text": "read"}, file]}])
-    assert ("user", "<file>") in lane.told
-    assert "JVBERi0xLjQK" in str(lane.sent)
+    format_case.create(input=[{"role": "user", "content": [{"type": "input_text", "text": "read"}, file]}])
+    assert ("user", "<file>") in format_case.sent_lines
+    assert "JVBERi0xLjQK" in str(format_case.sent_body)
 
 
 @pytest.mark.parametrize("part", [{"type": "input_image", "file_id": "file-1"}, {"type": "antiphon:invented"}])
-def test_a_part_that_cannot_be_carried_is_named(bridge: Lane, part: JSON) -> None:
+def test_a_part_that_cannot_be_carried_is_named(bridge: FormatCase, part: JSON) -> None:
     answer = bridge.post(input=[{"role": "user", "content": [{"type": "input_text", "text": "look"}, part]}])
     error = check_error(answer, 400)
     assert str(error["param"]).startswith("input[0].content[1]")
     assert bridge.upstream.bodies == []
 
 
-def test_a_clients_own_output_items_are_taken_back(lane: Lane) -> None:
+def test_a_clients_own_output_items_are_taken_back(format_case: FormatCase) -> None:
     include = ["message.output_text.logprobs", "reasoning.encrypted_content"]
-    first = lane.create(input="think", include=include, reasoning={"effort": "low", "summary": "auto"}, store=False)
+    first = format_case.create(
+        input="think", include=include, reasoning={"effort": "low", "summary": "auto"}, store=False
+    )
     items = [said("think"), *first["output"], said("go on")]
-    again = lane.create(input=items, include=include, reasoning={"effort": "low"}, store=False)
+    again = format_case.create(input=items, include=include, reasoning={"effort": "low"}, store=False)
     assert again["status"] == "completed"
-    assert ("assistant", text_of(first)) in lane.told
+    assert ("assistant", text_of(first)) in format_case.sent_lines
 
 
 @streamed
 @pytest.mark.parametrize("bare", [False, True], ids=["whole", "without id"])
-def test_a_stateless_client_thinks_and_calls(lane: Lane, streamed: bool, bare: bool) -> None:
+def test_a_stateless_client_thinks_and_calls(format_case: FormatCase, streamed: bool, bare: bool) -> None:
     keys: JSON = {"tools": [WEATHER], "store": False, "include": ["reasoning.encrypted_content"]}
     keys["reasoning"] = {"effort": "medium", "summary": "auto"}
     items = [said("think of the weather")]
-    first = lane.ask(streamed, input=items, **keys)
+    first = format_case.ask(streamed, input=items, **keys)
     output = [{k: v for k, v in item.items() if k != "id"} if bare else item for item in first["output"]]
     assert [item["type"] for item in output] in (["reasoning", "function_call"], ["function_call"])
-    second = lane.ask(streamed, input=[*items, *output, answered(output[-1])], **keys)
+    second = format_case.ask(streamed, input=[*items, *output, answered(output[-1])], **keys)
     assert "sunny" in text_of(second)
 
 
-def test_a_foreign_thought_is_left_out(bridge: Lane, lanes: dict[str, Lane]) -> None:
+def test_a_foreign_thought_is_left_out(bridge: FormatCase, format_cases: dict[str, FormatCase]) -> None:
     keys: JSON = {"store": False, "include": ["reasoning.encrypted_content"], "reasoning": {"effort": "low"}}
-    output = lanes["exact"].create(input="think", **keys)["output"]
+    output = format_cases["exact"].create(input="think", **keys)["output"]
     assert output[0]["encrypted_content"]
     bridge.create(input=[said("think"), *output, said("go on")], **keys)
-    assert output[0]["encrypted_content"] not in str(bridge.sent)
+    assert output[0]["encrypted_content"] not in str(bridge.sent_body)
 
 
 # --- tools ------------------------------------------------------------------------------------------------------
@@ -263,24 +273,28 @@ HEADER = "X-Antiphon-Dropped-Tools"
 
 
 @streamed
-def test_hosted_tools_are_dropped_said_so_and_echoed(bridge: Lane, streamed: bool) -> None:
+def test_hosted_tools_are_dropped_said_so_and_echoed(bridge: FormatCase, streamed: bool) -> None:
     answer = bridge.post(tools=HOSTED, stream=streamed)
     assert answer.status_code == 200
     assert answer.headers[HEADER] == "web_search, code_interpreter"
-    assert len(bridge.sent["tools"]) == 1
+    assert len(bridge.sent_body["tools"]) == 1
     response = bridge.ask(streamed, tools=HOSTED)
     assert [tool["type"] for tool in response["tools"]] == ["web_search", "code_interpreter", "function"]
 
 
-def test_hosted_tools_alone_leave_none(bridge: Lane) -> None:
+def test_hosted_tools_alone_leave_none(bridge: FormatCase) -> None:
     assert bridge.create(tools=[SEARCH])["tools"] == [SEARCH]
-    assert "tools" not in bridge.sent
+    assert "tools" not in bridge.sent_body
 
 
-def test_hosted_tools_pass_where_they_are_understood(lanes: dict[str, Lane]) -> None:
-    answer = lanes["exact"].post(tools=HOSTED)
+def test_hosted_tools_pass_where_they_are_understood(format_cases: dict[str, FormatCase]) -> None:
+    answer = format_cases["exact"].post(tools=HOSTED)
     assert HEADER not in answer.headers
-    assert [tool["type"] for tool in lanes["exact"].sent["tools"]] == ["web_search", "code_interpreter", "function"]
+    assert [tool["type"] for tool in format_cases["exact"].sent_body["tools"]] == [
+        "web_search",
+        "code_interpreter",
+        "function",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -291,20 +305,20 @@ def test_hosted_tools_pass_where_they_are_understood(lanes: dict[str, Lane]) -> 
     ],
     ids=["named", "required"],
 )
-def test_a_hosted_tool_that_is_demanded_cannot_be_dropped(bridge: Lane, keys: JSON) -> None:
+def test_a_hosted_tool_that_is_demanded_cannot_be_dropped(bridge: FormatCase, keys: JSON) -> None:
     check_error(bridge.post(**keys), 400, param="tool_choice")
     assert bridge.upstream.bodies == []
 
 
-def test_a_row_may_refuse_hosted_tools(bridge: Lane) -> None:
+def test_a_row_may_refuse_hosted_tools(bridge: FormatCase) -> None:
     check_error(bridge.on("strict").post(tools=[SEARCH, WEATHER]), 400, param="tools")
     assert bridge.on("strict").create(tools=[WEATHER])["status"] == "completed"
 
 
 @pytest.mark.parametrize("choice", ["auto", "none"])
-def test_a_choice_without_tools_is_none(lane: Lane, choice: str) -> None:
-    assert lane.create(tool_choice=choice)["tool_choice"] == choice
-    assert lane.create(tool_choice=choice, tools=[], parallel_tool_calls=True)["tools"] == []
+def test_a_choice_without_tools_is_none(format_case: FormatCase, choice: str) -> None:
+    assert format_case.create(tool_choice=choice)["tool_choice"] == choice
+    assert format_case.create(tool_choice=choice, tools=[], parallel_tool_calls=True)["tools"] == []
 
 
 ODD_TOOLS: dict[str, JSON] = {
@@ -319,19 +333,19 @@ ODD_TOOLS: dict[str, JSON] = {
 
 @pytest.mark.parametrize("odd", ODD_TOOLS)
 @streamed
-def test_odd_tools_are_called_by_their_own_names(lane: Lane, streamed: bool, odd: str) -> None:
+def test_odd_tools_are_called_by_their_own_names(format_case: FormatCase, streamed: bool, odd: str) -> None:
     asked = ODD_TOOLS[odd]
-    first = lane.ask(streamed, input="weather", tools=[asked])
+    first = format_case.ask(streamed, input="weather", tools=[asked])
     (call,) = calls_of(first)
     assert call["name"] == (asked["tools"][0]["name"] if "tools" in asked else asked["name"])
     assert call.get("namespace") == (asked["name"] if "tools" in asked else None)
-    second = lane.ask(streamed, input=[answered(call)], previous_response_id=first["id"], tools=[asked])
+    second = format_case.ask(streamed, input=[answered(call)], previous_response_id=first["id"], tools=[asked])
     assert "sunny" in text_of(second)
 
 
-def test_two_namespaces_may_have_a_tool_of_one_name(lane: Lane) -> None:
+def test_two_namespaces_may_have_a_tool_of_one_name(format_case: FormatCase) -> None:
     spaces = [{"type": "namespace", "name": name, "description": "x", "tools": [WEATHER]} for name in ("sky", "sea")]
-    calls = calls_of(lane.create(input="both weathers", tools=spaces))
+    calls = calls_of(format_case.create(input="both weathers", tools=spaces))
     assert [(call["namespace"], call["name"]) for call in calls] == [("sky", "get_weather"), ("sea", "get_weather")]
 
 
@@ -363,24 +377,24 @@ ANYTHING: JSON = {
 
 
 @streamed
-def test_everything_a_client_may_send_is_taken(bridge: Lane, streamed: bool) -> None:
+def test_everything_a_client_may_send_is_taken(bridge: FormatCase, streamed: bool) -> None:
     response = bridge.ask(streamed, **ANYTHING)
     assert (response["status"], response["temperature"], response["metadata"]) == ("completed", 1.7, {"k": "v"})
 
 
 @pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "xhigh", "max"])
-def test_every_effort_is_taken(bridge: Lane, effort: str) -> None:
+def test_every_effort_is_taken(bridge: FormatCase, effort: str) -> None:
     forced: JSON = {"tools": [WEATHER], "tool_choice": "required", "temperature": 0.2}
     assert bridge.create(reasoning={"effort": effort})["reasoning"]["effort"] == effort
     assert calls_of(bridge.create(reasoning={"effort": effort}, **forced))
 
 
-def test_a_small_limit_leaves_room_to_think(bridge: Lane) -> None:
+def test_a_small_limit_leaves_room_to_think(bridge: FormatCase) -> None:
     assert bridge.create(reasoning={"effort": "high"}, max_output_tokens=100)["status"] == "completed"
 
 
 @streamed
-def test_a_request_that_is_made_twice_is_encoded_alike(bridge: Lane, streamed: bool) -> None:
+def test_a_request_that_is_made_twice_is_encoded_alike(bridge: FormatCase, streamed: bool) -> None:
     items = [said("hi"), called("call_1"), answered(called("call_1"), [WORDS, IMAGE]), said("Hm.", "assistant")]
     one = bridge.ask(streamed, input=[*items, said("go on")], tools=[WEATHER])
     other = bridge.ask(streamed, input=[*items, said("go on")], tools=[WEATHER])

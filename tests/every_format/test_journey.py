@@ -13,10 +13,10 @@ from tests.gateway import Gateway
 from tests.relay.conftest import eventually
 from tests.response_contract import check_item_list
 from tests.upstream import ScriptedUpstream
-from tests.upstream_formats import MANNERS, Lane, Line, lines, row_of
+from tests.upstream_formats import FORMAT_SETUPS, FormatCase, SentLine, lines, row_of
 
 JSON = dict[str, Any]
-WORLDS = [name for name in MANNERS if name != "sloppy"]
+WORLDS = [name for name in FORMAT_SETUPS if name != "sloppy"]
 ENCRYPTED: JSON = {"include": ["reasoning.encrypted_content"], "reasoning": {"effort": "low"}}
 
 
@@ -24,21 +24,21 @@ class Conversation:
     """Turns over `previous_response_id`, and what an upstream must have been told by now."""
 
     def __init__(self) -> None:
-        self.lines: list[Line] = []
+        self.lines: list[SentLine] = []
         self._parent: JSON = {}
 
-    def turn(self, lane: Lane, streamed: bool, *items: JSON, **keys: Any) -> JSON:
-        response = lane.ask(streamed, input=list(items), **self._parent, **keys)
+    def turn(self, format_case: FormatCase, streamed: bool, *items: JSON, **keys: Any) -> JSON:
+        response = format_case.ask(streamed, input=list(items), **self._parent, **keys)
         self.lines += lines({"input": list(items)})
-        assert [line for line in lane.told if line[0] != "system"] == self.lines
+        assert [line for line in format_case.sent_lines if line[0] != "system"] == self.lines
         self.lines += lines({"input": response["output"]})
         self._parent = {"previous_response_id": response["id"]}
         return response
 
 
 @pytest.mark.parametrize("road", [*itertools.permutations(WORLDS)], ids="-".join)
-def test_five_turns_over_all_formats_lose_nothing(lanes: dict[str, Lane], road: tuple[str, ...]) -> None:
-    conversation, stops = Conversation(), itertools.cycle(lanes[name] for name in road)
+def test_five_turns_over_all_formats_lose_nothing(format_cases: dict[str, FormatCase], road: tuple[str, ...]) -> None:
+    conversation, stops = Conversation(), itertools.cycle(format_cases[name] for name in road)
     keys: JSON = {"tools": [WEATHER, {**WEATHER, "name": "get_tides"}], "instructions": "Be brief."}
     conversation.turn(next(stops), True, said("think: my name is Ada."), **ENCRYPTED, **keys)
     asked = conversation.turn(next(stops), False, said("explain both weathers"), **keys)
@@ -50,44 +50,52 @@ def test_five_turns_over_all_formats_lose_nothing(lanes: dict[str, Lane], road: 
     assert "Grüße 👋🏽" in text_of(last)
 
     listed = (
-        lanes[road[0]].gateway.get(f"/responses/{last['id']}/input_items", params={"order": "asc", "limit": 100}).json()
+        format_cases[road[0]]
+        .gateway.get(f"/responses/{last['id']}/input_items", params={"order": "asc", "limit": 100})
+        .json()
     )
     items = [item for item in check_item_list(listed) if item["type"] != "reasoning"]
     assert lines({"input": items}) == conversation.lines[: -len(lines({"input": last["output"]}))]
 
 
 @pytest.mark.parametrize("road", [*itertools.permutations(WORLDS, 2)], ids="-".join)
-def test_every_kind_of_call_moves_on(lanes: dict[str, Lane], road: tuple[str, str]) -> None:
-    start, end = (lanes[name] for name in road)
+def test_every_kind_of_call_moves_on(format_cases: dict[str, FormatCase], road: tuple[str, str]) -> None:
+    start, end = (format_cases[name] for name in road)
     for tool in (WEATHER, CUSTOM, SKY):
         first = start.create(input="weather", tools=[tool])
         (call,) = calls_of(first)
         second = end.create(input=[answered(call)], previous_response_id=first["id"], tools=[tool])
         assert "The tools said: sunny." in text_of(second)
         third = start.create(input="and now?", previous_response_id=second["id"], tools=[tool])
-        assert ("output", "sunny") in start.told
+        assert ("output", "sunny") in start.sent_lines
         assert third["status"] == "completed"
 
 
 @pytest.mark.parametrize("road", [*itertools.permutations(WORLDS, 2)], ids="-".join)
-def test_whatever_id_a_call_has_it_moves_on(lanes: dict[str, Lane], road: tuple[str, str]) -> None:
-    start, end = (lanes[name] for name in road)
+def test_whatever_id_a_call_has_it_moves_on(format_cases: dict[str, FormatCase], road: tuple[str, str]) -> None:
+    start, end = (format_cases[name] for name in road)
     for call_id in ("call_" + "x" * 59, "functions.get_weather:0", "chatcmpl-tool-ä", "a"):
         call = called(call_id)
         first = start.create(input=[said("hi"), call, answered(call)], tools=[WEATHER])
         second = end.create(input="go on", previous_response_id=first["id"], tools=[WEATHER])
-        assert end.told[1:3] == [("call", "get_weather", '{"city":"Oslo"}'), ("output", "sunny")]
+        assert end.sent_lines[1:3] == [("call", "get_weather", '{"city":"Oslo"}'), ("output", "sunny")]
         assert second["status"] == "completed"
 
 
 @pytest.mark.parametrize("road", [*itertools.permutations(WORLDS, 2)], ids="-".join)
-def test_images_cuts_and_refusals_move_on(lanes: dict[str, Lane], road: tuple[str, str]) -> None:
-    start, end = (lanes[name] for name in road)
+def test_images_cuts_and_refusals_move_on(format_cases: dict[str, FormatCase], road: tuple[str, str]) -> None:
+    start, end = (format_cases[name] for name in road)
     look = {"role": "user", "content": [{"type": "input_text", "text": "look"}, IMAGE]}
     first = start.create(input=[look], max_output_tokens=16)
     second = start.create(input="refuse", previous_response_id=first["id"])
     third = end.create(input="go on", previous_response_id=second["id"])
-    assert [line[0] for line in end.told if line[1] != "<image>"] == ["user", "assistant", "user", "assistant", "user"]
+    assert [line[0] for line in end.sent_lines if line[1] != "<image>"] == [
+        "user",
+        "assistant",
+        "user",
+        "assistant",
+        "user",
+    ]
     assert "I see 1 images." in text_of(third)
 
 
@@ -99,9 +107,9 @@ def test_a_model_that_is_served_by_another_format_from_now_on_goes_on(tmp_path: 
             if number:
                 gateway.write_channels([serving(upstream, name, number)])
             eventually(lambda n=number: f"since-{n}" in listed_models(gateway), f"table {number}", within=20)
-            lane = Lane(name, gateway, upstream, (), "m")
+            format_case = FormatCase(name, gateway, upstream, (), "m")
             for streamed in (False, True):
-                response = conversation.turn(lane, streamed, said(f"turn {number}"))
+                response = conversation.turn(format_case, streamed, said(f"turn {number}"))
                 assert response["model"] == "m"
                 assert upstream.requests[-1].path == PATHS[name]
 

@@ -29,7 +29,7 @@ from tests.upstream import (
     too_long,
     unterminated,
 )
-from tests.upstream_formats import Lane
+from tests.upstream_formats import FormatCase
 
 JSON = dict[str, Any]
 #: Every format has said a word or two by its eighth event, and nothing by its first.
@@ -65,23 +65,23 @@ SAYING: dict[str, JSON] = {
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("saying", SAYING)
-def test_any_spelling_and_any_split_says_the_same(lane: Lane, saying: str, spelling: str) -> None:
-    plain = lane.events(**SAYING[saying])[-1]["response"]
-    lane.enqueue(*SPELLINGS[spelling])
-    assert essence(lane.events(**SAYING[saying])[-1]["response"]) == essence(plain)
+def test_any_spelling_and_any_split_says_the_same(format_case: FormatCase, saying: str, spelling: str) -> None:
+    plain = format_case.events(**SAYING[saying])[-1]["response"]
+    format_case.enqueue(*SPELLINGS[spelling])
+    assert essence(format_case.events(**SAYING[saying])[-1]["response"]) == essence(plain)
 
 
-def test_whatever_characters_there_are_arrive(lane: Lane) -> None:
-    assert ODD in text_of(lane.events(input=ODD)[-1]["response"])
-    (call,) = calls_of(lane.events(input="weather", tools=[tool(a=ODD)])[-1]["response"])
+def test_whatever_characters_there_are_arrive(format_case: FormatCase) -> None:
+    assert ODD in text_of(format_case.events(input=ODD)[-1]["response"])
+    (call,) = calls_of(format_case.events(input="weather", tools=[tool(a=ODD)])[-1]["response"])
     assert orjson.loads(call["arguments"]) == {"a": ODD}
 
 
-def test_huge_arguments_arrive_whole(lane: Lane) -> None:
+def test_huge_arguments_arrive_whole(format_case: FormatCase) -> None:
     huge = "0123456789" * 10_000
     for response in (
-        lane.create(input="weather", tools=[tool(a=huge)]),
-        lane.events(input="weather", tools=[tool(a=huge)])[-1]["response"],
+        format_case.create(input="weather", tools=[tool(a=huge)]),
+        format_case.events(input="weather", tools=[tool(a=huge)])[-1]["response"],
     ):
         (call,) = calls_of(response)
         assert orjson.loads(call["arguments"]) == {"a": huge}
@@ -100,14 +100,14 @@ BROKEN: dict[str, tuple[Script, ...]] = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_stream_ends_as_failed_and_keeps_what_was_said(lane: Lane, fault: str) -> None:
-    lane.enqueue(*BROKEN[fault])
-    answer = lane.on("first").stream(input=f"hello {ODD}")
+def test_a_broken_stream_ends_as_failed_and_keeps_what_was_said(format_case: FormatCase, fault: str) -> None:
+    format_case.enqueue(*BROKEN[fault])
+    answer = format_case.on("first").stream(input=f"hello {ODD}")
     failed = check_stream(answer.content, status="failed")[-1]["response"]
-    stored = check_response(lane.gateway.get(f"/responses/{failed['id']}").json(), status="failed")
+    stored = check_response(format_case.gateway.get(f"/responses/{failed['id']}").json(), status="failed")
     assert "You said" in text_of(stored)
     assert stored["error"] == failed["error"]
-    check_error(lane.post(previous_response_id=failed["id"]), 400, "previous_response_failed")
+    check_error(format_case.post(previous_response_id=failed["id"]), 400, "previous_response_failed")
 
 
 # --- broken before anything was said ----------------------------------------------------------------------------
@@ -123,51 +123,55 @@ EARLY: dict[str, Script] = {
 
 
 @pytest.fixture
-def first(lane: Lane) -> Lane:
+def first(format_case: FormatCase) -> FormatCase:
     """A lane with another format's behind it, and with enough answered that a second try is granted."""
     for _ in range(THRIFT):
-        lane.create()
-    lane.upstream.requests.clear()
-    return lane.on("first")
+        format_case.create()
+    format_case.upstream.requests.clear()
+    return format_case.on("first")
 
 
 @pytest.mark.parametrize("fault", EARLY)
 def test_a_channel_of_another_format_goes_on_with_the_same_stream(
-    first: Lane, lanes: dict[str, Lane], fault: str
+    first: FormatCase, format_cases: dict[str, FormatCase], fault: str
 ) -> None:
     first.enqueue(EARLY[fault])
     response = first.events(input="weather", tools=[WEATHER])[-1]["response"]
     assert [call["name"] for call in calls_of(response)] == ["get_weather"]
-    assert asked_of(lanes) == [1, 1]
+    assert asked_of(format_cases) == [1, 1]
     assert len(first.upstream.bodies) == 1
 
 
 @pytest.mark.parametrize("fault", ["a web page", "an overload"])
-def test_a_channel_of_another_format_answers_instead(first: Lane, lanes: dict[str, Lane], fault: str) -> None:
+def test_a_channel_of_another_format_answers_instead(
+    first: FormatCase, format_cases: dict[str, FormatCase], fault: str
+) -> None:
     first.enqueue(EARLY[fault])
     response = first.create(input="weather", tools=[WEATHER])
     assert [call["name"] for call in calls_of(response)] == ["get_weather"]
-    assert asked_of(lanes) == [1, 1]
+    assert asked_of(format_cases) == [1, 1]
 
 
-def asked_of(lanes: dict[str, Lane]) -> list[int]:
+def asked_of(format_cases: dict[str, FormatCase]) -> list[int]:
     """How often each upstream was asked that was asked at all."""
-    return [len(lane.upstream.bodies) for lane in lanes.values() if lane.upstream.bodies]
+    return [len(format_case.upstream.bodies) for format_case in format_cases.values() if format_case.upstream.bodies]
 
 
 @pytest.mark.parametrize("script", [refusal(400, "Not this."), too_long()], ids=["refused", "too long"])
-def test_what_one_refuses_no_other_is_asked(lane: Lane, lanes: dict[str, Lane], script: Script) -> None:
-    lane.enqueue(script)
-    check_error(lane.on("first").post(), 400)
-    assert asked_of(lanes) == [1]
+def test_what_one_refuses_no_other_is_asked(
+    format_case: FormatCase, format_cases: dict[str, FormatCase], script: Script
+) -> None:
+    format_case.enqueue(script)
+    check_error(format_case.on("first").post(), 400)
+    assert asked_of(format_cases) == [1]
 
 
-def test_when_all_fail_the_client_is_told(first: Lane, lanes: dict[str, Lane]) -> None:
-    for lane in lanes.values():
-        lane.upstream.always(*lane.dialect, failing(after=NO_TEXT))
+def test_when_all_fail_the_client_is_told(first: FormatCase, format_cases: dict[str, FormatCase]) -> None:
+    for format_case in format_cases.values():
+        format_case.upstream.always(*format_case.dialect, failing(after=NO_TEXT))
     answer = first.stream()
     if answer.status_code == 200:
         check_stream(answer.content, status="failed")
     else:
         check_error(answer, 502)
-    assert asked_of(lanes) == [1, 1]
+    assert asked_of(format_cases) == [1, 1]

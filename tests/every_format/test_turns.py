@@ -25,7 +25,7 @@ from tests.every_format.conversations import (
 )
 from tests.response_contract import check_error, check_item_list
 from tests.upstream import refusal, too_long
-from tests.upstream_formats import Lane
+from tests.upstream_formats import FormatCase
 
 JSON = dict[str, Any]
 BERGEN: JSON = {**WEATHER, "name": "get_tides"}
@@ -51,31 +51,31 @@ streamed = pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_a_stream_says_what_the_json_says_and_both_are_kept(lane: Lane, turn: str) -> None:
-    whole, ended = lane.create(**TURNS[turn]), lane.events(**TURNS[turn])[-1]["response"]
+def test_a_stream_says_what_the_json_says_and_both_are_kept(format_case: FormatCase, turn: str) -> None:
+    whole, ended = format_case.create(**TURNS[turn]), format_case.events(**TURNS[turn])[-1]["response"]
     assert essence(ended) == essence(whole)
     assert whole["output"]
     for response in (whole, ended):
         included = {"include[]": TURNS[turn].get("include", [])}
-        assert lane.gateway.get(f"/responses/{response['id']}", params=included).json() == response
+        assert format_case.gateway.get(f"/responses/{response['id']}", params=included).json() == response
 
 
-def test_text_goes_there_and_back(lane: Lane) -> None:
-    response = lane.create(input="Grüße, 世界 👋🏽")
-    assert lane.told == [("user", "Grüße, 世界 👋🏽")]
+def test_text_goes_there_and_back(format_case: FormatCase) -> None:
+    response = format_case.create(input="Grüße, 世界 👋🏽")
+    assert format_case.sent_lines == [("user", "Grüße, 世界 👋🏽")]
     assert text_of(response).startswith("You said: Grüße, 世界 👋🏽.")
-    assert response["model"] == lane.model
+    assert response["model"] == format_case.model
 
 
 # --- memory -----------------------------------------------------------------------------------------------------
 
 
 @streamed
-def test_a_conversation_is_remembered(lane: Lane, streamed: bool) -> None:
-    first = lane.ask(streamed, input="My name is Ada.")
-    second = lane.ask(streamed, input="And?", previous_response_id=first["id"])
-    third = lane.ask(streamed, input="Well?", previous_response_id=second["id"])
-    assert lane.told == [
+def test_a_conversation_is_remembered(format_case: FormatCase, streamed: bool) -> None:
+    first = format_case.ask(streamed, input="My name is Ada.")
+    second = format_case.ask(streamed, input="And?", previous_response_id=first["id"])
+    third = format_case.ask(streamed, input="Well?", previous_response_id=second["id"])
+    assert format_case.sent_lines == [
         ("user", "My name is Ada."),
         ("assistant", text_of(first)),
         ("user", "And?"),
@@ -86,71 +86,75 @@ def test_a_conversation_is_remembered(lane: Lane, streamed: bool) -> None:
     assert tokens == sorted(set(tokens))
 
 
-def test_instructions_are_for_one_turn(lane: Lane) -> None:
-    first = lane.create(instructions="Speak like a pirate.")
-    assert lane.told[0] == ("system", "Speak like a pirate.")
-    second = lane.create(input="And?", previous_response_id=first["id"])
-    assert "pirate" not in str(lane.sent)
+def test_instructions_are_for_one_turn(format_case: FormatCase) -> None:
+    first = format_case.create(instructions="Speak like a pirate.")
+    assert format_case.sent_lines[0] == ("system", "Speak like a pirate.")
+    second = format_case.create(input="And?", previous_response_id=first["id"])
+    assert "pirate" not in str(format_case.sent_body)
     assert (first["instructions"], second["instructions"]) == ("Speak like a pirate.", None)
 
 
-def test_what_is_not_stored_is_not_found(lane: Lane) -> None:
-    response = lane.create(store=False)
+def test_what_is_not_stored_is_not_found(format_case: FormatCase) -> None:
+    response = format_case.create(store=False)
     assert response["store"] is False
-    check_error(lane.gateway.get(f"/responses/{response['id']}"), 404)
-    check_error(lane.post(previous_response_id=response["id"]), 400, "previous_response_not_found")
+    check_error(format_case.gateway.get(f"/responses/{response['id']}"), 404)
+    check_error(format_case.post(previous_response_id=response["id"]), 400, "previous_response_not_found")
 
 
-def test_the_whole_context_is_listed(lane: Lane) -> None:
-    first = lane.create(input="weather", tools=[WEATHER])
+def test_the_whole_context_is_listed(format_case: FormatCase) -> None:
+    first = format_case.create(input="weather", tools=[WEATHER])
     (call,) = calls_of(first)
-    second = lane.create(input=[answered(call)], previous_response_id=first["id"], tools=[WEATHER])
-    listed = lane.gateway.get(f"/responses/{second['id']}/input_items", params={"order": "asc"})
+    second = format_case.create(input=[answered(call)], previous_response_id=first["id"], tools=[WEATHER])
+    listed = format_case.gateway.get(f"/responses/{second['id']}/input_items", params={"order": "asc"})
     items = [item for item in check_item_list(listed.json()) if item["type"] != "reasoning"]
     assert [item["type"] for item in items] == ["message", "function_call", "function_call_output"]
     assert items[1] == call
 
 
-def test_a_response_can_be_continued_although_it_was_cut(lane: Lane) -> None:
-    cut = lane.create(max_output_tokens=16)
+def test_a_response_can_be_continued_although_it_was_cut(format_case: FormatCase) -> None:
+    cut = format_case.create(max_output_tokens=16)
     assert (cut["status"], cut["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
-    lane.create(input="Go on.", previous_response_id=cut["id"])
-    assert lane.told == [("user", "hello"), ("assistant", text_of(cut)), ("user", "Go on.")]
+    format_case.create(input="Go on.", previous_response_id=cut["id"])
+    assert format_case.sent_lines == [("user", "hello"), ("assistant", text_of(cut)), ("user", "Go on.")]
 
 
-def test_a_refusal_is_a_refusal_and_the_conversation_goes_on(lane: Lane) -> None:
-    response = lane.create(input="refuse")
+def test_a_refusal_is_a_refusal_and_the_conversation_goes_on(format_case: FormatCase) -> None:
+    response = format_case.create(input="refuse")
     words = refused(response)
     assert words
-    assert "hello" in text_of(lane.create(input="hello", previous_response_id=response["id"]))
-    assert lane.told == [("user", "refuse"), ("assistant", words), ("user", "hello")]
+    assert "hello" in text_of(format_case.create(input="hello", previous_response_id=response["id"]))
+    assert format_case.sent_lines == [("user", "refuse"), ("assistant", words), ("user", "hello")]
 
 
 # --- tools ------------------------------------------------------------------------------------------------------
 
 
 @streamed
-def test_a_tool_is_called_and_its_result_read(lane: Lane, streamed: bool) -> None:
-    first = lane.ask(streamed, input="weather", tools=[WEATHER])
+def test_a_tool_is_called_and_its_result_read(format_case: FormatCase, streamed: bool) -> None:
+    first = format_case.ask(streamed, input="weather", tools=[WEATHER])
     (call,) = calls_of(first)
     assert (call["name"], orjson.loads(call["arguments"])) == ("get_weather", {"city": "Oslo"})
-    second = lane.ask(streamed, input=[answered(call)], previous_response_id=first["id"], tools=[WEATHER])
+    second = format_case.ask(streamed, input=[answered(call)], previous_response_id=first["id"], tools=[WEATHER])
     assert "The tools said: sunny." in text_of(second)
-    assert lane.told == [("user", "weather"), ("call", "get_weather", '{"city":"Oslo"}'), ("output", "sunny")]
+    assert format_case.sent_lines == [
+        ("user", "weather"),
+        ("call", "get_weather", '{"city":"Oslo"}'),
+        ("output", "sunny"),
+    ]
 
 
-def test_calls_are_answered_in_any_order(lane: Lane) -> None:
-    first = lane.create(input="both weathers", tools=[WEATHER, BERGEN])
+def test_calls_are_answered_in_any_order(format_case: FormatCase) -> None:
+    first = format_case.create(input="both weathers", tools=[WEATHER, BERGEN])
     one, two = calls_of(first)
     assert one["call_id"] != two["call_id"]
     results = [answered(two, "windy"), answered(one, "sunny")]
-    second = lane.create(input=results, previous_response_id=first["id"], tools=[WEATHER, BERGEN])
-    assert set(lane.told[-2:]) == {("output", "sunny"), ("output", "windy")}
+    second = format_case.create(input=results, previous_response_id=first["id"], tools=[WEATHER, BERGEN])
+    assert set(format_case.sent_lines[-2:]) == {("output", "sunny"), ("output", "windy")}
     assert {"sunny", "windy"} <= set(text_of(second).replace(",", " ").replace(".", " ").split())
 
 
-def test_one_call_at_a_time_can_be_asked_for(lane: Lane) -> None:
-    assert len(calls_of(lane.create(input="both weathers", tools=[WEATHER], parallel_tool_calls=False))) == 1
+def test_one_call_at_a_time_can_be_asked_for(format_case: FormatCase) -> None:
+    assert len(calls_of(format_case.create(input="both weathers", tools=[WEATHER], parallel_tool_calls=False))) == 1
 
 
 CHOICES: dict[str, tuple[Any, list[str]]] = {
@@ -165,67 +169,69 @@ CHOICES: dict[str, tuple[Any, list[str]]] = {
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_a_tool_can_be_demanded(lane: Lane, choice: str) -> None:
+def test_a_tool_can_be_demanded(format_case: FormatCase, choice: str) -> None:
     asked, names = CHOICES[choice]
-    response = lane.create(tools=[WEATHER, BERGEN], tool_choice=asked)
+    response = format_case.create(tools=[WEATHER, BERGEN], tool_choice=asked)
     assert [call["name"] for call in calls_of(response)] == names
     assert response["tool_choice"] == asked
 
 
-def test_tools_can_be_forbidden(lane: Lane) -> None:
-    assert calls_of(lane.create(input="weather", tools=[WEATHER], tool_choice="none")) == []
+def test_tools_can_be_forbidden(format_case: FormatCase) -> None:
+    assert calls_of(format_case.create(input="weather", tools=[WEATHER], tool_choice="none")) == []
 
 
-def test_an_unknown_tool_cannot_be_demanded(lane: Lane) -> None:
-    check_error(lane.post(tools=[WEATHER], tool_choice={"type": "function", "name": "f"}), 400, param="tool_choice")
+def test_an_unknown_tool_cannot_be_demanded(format_case: FormatCase) -> None:
+    check_error(
+        format_case.post(tools=[WEATHER], tool_choice={"type": "function", "name": "f"}), 400, param="tool_choice"
+    )
 
 
 @streamed
-def test_a_custom_tool_takes_text(lane: Lane, streamed: bool) -> None:
-    first = lane.ask(streamed, input="weather", tools=[CUSTOM])
+def test_a_custom_tool_takes_text(format_case: FormatCase, streamed: bool) -> None:
+    first = format_case.ask(streamed, input="weather", tools=[CUSTOM])
     (call,) = calls_of(first)
     assert (call["type"], call["name"]) == ("custom_tool_call", "run")
     assert call["input"]
-    second = lane.ask(streamed, input=[answered(call, "done")], previous_response_id=first["id"], tools=[CUSTOM])
+    second = format_case.ask(streamed, input=[answered(call, "done")], previous_response_id=first["id"], tools=[CUSTOM])
     assert "The tools said: done." in text_of(second)
-    assert [line[0] for line in lane.told] == ["user", "call", "output"]
+    assert [line[0] for line in format_case.sent_lines] == ["user", "call", "output"]
 
 
 @streamed
-def test_a_tool_in_a_namespace_keeps_it(lane: Lane, streamed: bool) -> None:
-    first = lane.ask(streamed, input="weather", tools=[SKY])
+def test_a_tool_in_a_namespace_keeps_it(format_case: FormatCase, streamed: bool) -> None:
+    first = format_case.ask(streamed, input="weather", tools=[SKY])
     (call,) = calls_of(first)
     assert (call["namespace"], call["name"]) == ("sky", "get_weather")
-    second = lane.ask(streamed, input=[answered(call)], previous_response_id=first["id"], tools=[SKY])
+    second = format_case.ask(streamed, input=[answered(call)], previous_response_id=first["id"], tools=[SKY])
     assert "sunny" in text_of(second)
 
 
-def test_a_call_needs_its_result_and_a_result_its_call(lane: Lane) -> None:
-    check_error(lane.post(input=[said("x"), called("call_1")]), 400, param="input")
-    check_error(lane.post(input=[said("x"), answered(called("call_1"))]), 400, param="input")
-    assert lane.upstream.bodies == []
+def test_a_call_needs_its_result_and_a_result_its_call(format_case: FormatCase) -> None:
+    check_error(format_case.post(input=[said("x"), called("call_1")]), 400, param="input")
+    check_error(format_case.post(input=[said("x"), answered(called("call_1"))]), 400, param="input")
+    assert format_case.upstream.bodies == []
 
 
 # --- forms and images -------------------------------------------------------------------------------------------
 
 
 @streamed
-def test_a_schema_is_kept(lane: Lane, streamed: bool) -> None:
-    response = lane.ask(streamed, text=form(CLOSED))
+def test_a_schema_is_kept(format_case: FormatCase, streamed: bool) -> None:
+    response = format_case.ask(streamed, text=form(CLOSED))
     assert orjson.loads(text_of(response)) == {"city": "Oslo", "days": [7]}
     assert response["text"]["format"] == form(CLOSED)["format"]
 
 
-def test_images_are_seen(lane: Lane) -> None:
+def test_images_are_seen(format_case: FormatCase) -> None:
     look = {"role": "user", "content": [{"type": "input_text", "text": "look"}, IMAGE, IMAGE]}
-    assert "I see 2 images." in text_of(lane.create(input=[look]))
+    assert "I see 2 images." in text_of(format_case.create(input=[look]))
 
 
-def test_images_from_tools_are_seen(lane: Lane) -> None:
+def test_images_from_tools_are_seen(format_case: FormatCase) -> None:
     shown = answered(called("call_1"), [{"type": "input_text", "text": "A map."}, IMAGE])
-    response = lane.create(input=[said("look"), called("call_1"), shown], tools=[WEATHER])
-    assert "image" in str(lane.sent)
-    assert ("output", "A map.") in lane.told
+    response = format_case.create(input=[said("look"), called("call_1"), shown], tools=[WEATHER])
+    assert "image" in str(format_case.sent_body)
+    assert ("output", "A map.") in format_case.sent_lines
     assert response["status"] == "completed"
 
 
@@ -248,14 +254,14 @@ ECHOED: JSON = {
 
 
 @streamed
-def test_the_request_is_echoed(lane: Lane, streamed: bool) -> None:
-    response = lane.ask(streamed, **ECHOED)
+def test_the_request_is_echoed(format_case: FormatCase, streamed: bool) -> None:
+    response = format_case.ask(streamed, **ECHOED)
     assert {key: response[key] for key in ECHOED} == ECHOED
 
 
-def test_defaults_are_the_contracts(lane: Lane) -> None:
+def test_defaults_are_the_contracts(format_case: FormatCase) -> None:
     defaults = {"temperature": 1.0, "top_p": 1.0, "tool_choice": "auto", "tools": [], "metadata": {}, "store": True}
-    response = lane.create()
+    response = format_case.create()
     assert {key: response[key] for key in defaults} == defaults
 
 
@@ -263,26 +269,26 @@ def test_defaults_are_the_contracts(lane: Lane) -> None:
 
 
 @streamed
-def test_an_upstreams_refusal_keeps_its_sentence(lane: Lane, streamed: bool) -> None:
-    lane.enqueue(refusal(400, "You may not say that here."))
-    error = check_error(lane.post(stream=streamed), 400, type="invalid_request_error")
+def test_an_upstreams_refusal_keeps_its_sentence(format_case: FormatCase, streamed: bool) -> None:
+    format_case.enqueue(refusal(400, "You may not say that here."))
+    error = check_error(format_case.post(stream=streamed), 400, type="invalid_request_error")
     assert error["message"] == "You may not say that here."
 
 
 @streamed
-def test_a_context_too_long_is_told_by_its_code(lane: Lane, streamed: bool) -> None:
-    lane.enqueue(too_long())
-    check_error(lane.post(stream=streamed, truncation="disabled"), 400, "context_length_exceeded")
+def test_a_context_too_long_is_told_by_its_code(format_case: FormatCase, streamed: bool) -> None:
+    format_case.enqueue(too_long())
+    check_error(format_case.post(stream=streamed, truncation="disabled"), 400, "context_length_exceeded")
 
 
-def test_a_wrong_key_is_the_operators_business(lane: Lane) -> None:
-    lane.enqueue(refusal(401, "Incorrect API key provided: sk-secret."))
-    error = check_error(lane.on("denied").post(), 502, "upstream_denied")
+def test_a_wrong_key_is_the_operators_business(format_case: FormatCase) -> None:
+    format_case.enqueue(refusal(401, "Incorrect API key provided: sk-secret."))
+    error = check_error(format_case.on("denied").post(), 502, "upstream_denied")
     assert "sk-secret" not in error["message"]
 
 
-def test_too_many_requests_are_too_many(lane: Lane) -> None:
-    lane.enqueue(refusal(429, "Slow down.", "rate_limit_exceeded", Retry_After="7"))
-    answer = lane.on("limited").post()
+def test_too_many_requests_are_too_many(format_case: FormatCase) -> None:
+    format_case.enqueue(refusal(429, "Slow down.", "rate_limit_exceeded", Retry_After="7"))
+    answer = format_case.on("limited").post()
     check_error(answer, 429, "rate_limit_exceeded")
     assert answer.headers["Retry-After"] == "7"

@@ -148,7 +148,7 @@ def test_of_calls_that_were_cut_off_side_by_side_the_last_is_incomplete(count: i
 
 @pytest.mark.parametrize("before", [0, 1, 2])
 def test_a_whole_answer_told_as_a_stream_stands_behind_what_is_ours(before: int) -> None:
-    asked = replace(ASKED, preface=({"type": "compaction", "id": "cmp_1"},) * before)
+    asked = replace(ASKED, leading_items=({"type": "compaction", "id": "cmp_1"},) * before)
     whole, _ = chat("stop", 3)
     decoder = replay(formats.load("chat_completions").decode(whole, asked), asked, 7)
     told = events(decoder.feed(b""))

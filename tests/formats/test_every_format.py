@@ -119,7 +119,7 @@ def test_every_item_that_is_begun_is_done_and_is_in_the_answer(one: Recording) -
 
 @every_stream
 def test_items_of_ours_and_a_later_start_move_every_number(one: Recording) -> None:
-    shifted = Turn(**{name: getattr(one.turn, name) for name in Turn.__slots__} | {"preface": ({}, {})})
+    shifted = Turn(**{name: getattr(one.turn, name) for name in Turn.__slots__} | {"leading_items": ({}, {})})
     out, decoder = read(one.format, [one.body], shifted, sequence=6)
     told = events(out)
     assert [event["sequence_number"] for event in told] == list(range(6, decoder.sequence))

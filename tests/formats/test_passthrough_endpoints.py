@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from app import formats
-from app.channels.surfaces import ENDPOINTS
+from app.channels.surfaces import SURFACES
 from app.errors import UpstreamError
 from app.formats import PASSTHROUGH, PassthroughEndpoint
 
@@ -15,8 +15,8 @@ entries = pytest.mark.parametrize("endpoint", PASSTHROUGH.values(), ids=PASSTHRO
 
 @entries
 def test_an_entry_is_an_endpoint_with_a_refusal_of_its_own(endpoint: PassthroughEndpoint) -> None:
-    assert f"/v1{endpoint.path}" in [known.path for known in ENDPOINTS]
-    assert len({known.code for known in ENDPOINTS}) == len(ENDPOINTS)
+    assert f"/v1{endpoint.path}" in [known.path for known in SURFACES]
+    assert len({known.code for known in SURFACES}) == len(SURFACES)
 
 
 @entries

@@ -13,13 +13,13 @@ import orjson
 import pytest
 import requests
 
-from app.settings import MOVERS
+from app.settings import TRANSPORTS
 from tests.gateway import Gateway
 from tests.response_contract import ANY, check_stream
 from tests.upstream import Answer, Exchange, ScriptedUpstream
 
 JSON = dict[str, Any]
-LANES = {"patient": 220, "hasty": 40}
+PAIR_COUNTS = {"patient": 220, "hasty": 40}
 #: Long enough for a loaded machine, far below anything that would end by itself.
 PROMPTLY = 5.0
 GLANCE = 0.01
@@ -34,7 +34,7 @@ ERROR_ENDING = ["error", "response.failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class ChannelPair:
     """A model that `first` serves and, when it cannot, `second`."""
 
     gateway: Gateway
@@ -42,7 +42,7 @@ class Lane:
     second: ScriptedUpstream
     model: str
 
-    def on(self, model: str) -> Lane:
+    def on(self, model: str) -> ChannelPair:
         """The same road, another lane."""
         return replace(self, model=model)
 
@@ -79,27 +79,27 @@ def upstreams() -> Iterator[tuple[ScriptedUpstream, ScriptedUpstream]]:
 
 
 @pytest.fixture(scope="session")
-def mover(request: pytest.FixtureRequest) -> str:
-    """Who moves the bytes of streams; `on_both_movers` has a module's tests run with each."""
-    return getattr(request, "param", MOVERS[0])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Who moves the bytes of streams; `on_both_transports` has a module's tests run with each."""
+    return getattr(request, "param", TRANSPORTS[0])
 
 
-on_both_movers = pytest.mark.parametrize("mover", MOVERS, indirect=True, scope="session")
+on_both_transports = pytest.mark.parametrize("transport", TRANSPORTS, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
-def road(
-    tmp_path_factory: pytest.TempPathFactory, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], mover: str
+def shared_gateway(
+    tmp_path_factory: pytest.TempPathFactory, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], transport: str
 ) -> Iterator[Gateway]:
     """The gateway of all lanes. Its heart beats rarely: hang-ups must be noticed without it."""
-    with Gateway(tmp_path_factory.mktemp("road"), rows(*upstreams), threads=64, mover=mover) as gateway:
+    with Gateway(tmp_path_factory.mktemp("road"), rows(*upstreams), threads=64, mover=transport) as gateway:
         yield gateway
 
 
 def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
     paces = (("patient", PATIENT), ("hasty", HASTY))
-    names = [(f"{pace}-{number}", timeout) for pace, timeout in paces for number in range(LANES[pace])]
-    lanes = [row for model, timeout in names for row in pair(model, first, second, timeout=timeout)]
+    names = [(f"{pace}-{number}", timeout) for pace, timeout in paces for number in range(PAIR_COUNTS[pace])]
+    pairs = [row for model, timeout in names for row in pair(model, first, second, timeout=timeout)]
     return [
         *pair("calm", first, second, timeout=PATIENT, cooldown={"after": 1000}),
         *pair("insistent", first, second, timeout=HASTY, cooldown={"after": 1000}, retry_unanswered=True),
@@ -108,7 +108,7 @@ def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
         first.channel("narrowest", models=["narrowest"], timeout=dict(PATIENT), max_concurrency=1, **FIRST_KEY),
         first.channel("equal-first", models=["equal"], **FIRST_KEY),
         second.channel("equal-second", models=["equal"], **SECOND_KEY),
-        *lanes,
+        *pairs,
     ]
 
 
@@ -121,41 +121,43 @@ def pair(model: str, first: ScriptedUpstream, second: ScriptedUpstream, **keys: 
 
 
 @pytest.fixture(scope="session")
-def numbers(road: Gateway) -> dict[str, Iterator[int]]:
+def numbers(shared_gateway: Gateway) -> dict[str, Iterator[int]]:
     """The lanes that no test has had yet."""
-    return {pace: iter(range(count)) for pace, count in LANES.items()}
+    return {pace: iter(range(count)) for pace, count in PAIR_COUNTS.items()}
 
 
 @pytest.fixture
-def calm(road: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]) -> Iterator[Lane]:
+def calm(shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]) -> Iterator[ChannelPair]:
     """The one lane for tests that bring no failures."""
-    yield from _lane(road, upstreams, "calm")
+    yield from _channel_pair(shared_gateway, upstreams, "calm")
 
 
 @pytest.fixture
-def lane(
-    road: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], numbers: dict[str, Iterator[int]]
-) -> Iterator[Lane]:
+def channel_pair(
+    shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], numbers: dict[str, Iterator[int]]
+) -> Iterator[ChannelPair]:
     """A lane whose channels have time."""
-    yield from _lane(road, upstreams, _fresh("patient", numbers))
+    yield from _channel_pair(shared_gateway, upstreams, _fresh("patient", numbers))
 
 
 @pytest.fixture
 def hasty(
-    road: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], numbers: dict[str, Iterator[int]]
-) -> Iterator[Lane]:
+    shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], numbers: dict[str, Iterator[int]]
+) -> Iterator[ChannelPair]:
     """A lane whose channels lose patience after half a second."""
-    yield from _lane(road, upstreams, _fresh("hasty", numbers))
+    yield from _channel_pair(shared_gateway, upstreams, _fresh("hasty", numbers))
 
 
 def _fresh(pace: str, numbers: dict[str, Iterator[int]]) -> str:
     return f"{pace}-{next(numbers[pace])}"
 
 
-def _lane(road: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], model: str) -> Iterator[Lane]:
+def _channel_pair(
+    shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], model: str
+) -> Iterator[ChannelPair]:
     for upstream in upstreams:
         upstream.reset()
-    yield Lane(road, *upstreams, model)
+    yield ChannelPair(shared_gateway, *upstreams, model)
     for upstream in upstreams:
         upstream.reset()
 
@@ -169,7 +171,7 @@ def eventually(reached: Callable[[], Any], what: str, within: float = PROMPTLY) 
     return found
 
 
-class Tape:
+class RequestTape:
     """A script that changes nothing and keeps what was sent."""
 
     def __init__(self) -> None:

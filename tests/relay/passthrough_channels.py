@@ -26,7 +26,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
-class ChatLane:
+class PassthroughPair:
     """A model that `first` serves and, when it cannot, `second`."""
 
     gateway: Gateway
@@ -34,7 +34,7 @@ class ChatLane:
     second: ScriptedUpstream
     model: str
 
-    def on(self, model: str) -> ChatLane:
+    def on(self, model: str) -> PassthroughPair:
         return replace(self, model=model)
 
     def body(self, **keys: Any) -> JSON:

@@ -30,7 +30,7 @@ class Script:
     def run(self, attempt: ChannelAttempt) -> str:
         if self._failures:
             raise self._failures.pop(0)
-        return attempt.choice.channel.name
+        return attempt.selected.channel.name
 
 
 class StreamStep:
@@ -58,7 +58,7 @@ def statuses(channels: Channels) -> dict[str, tuple[int, int]]:
 
 
 def test_a_failure_of_a_channel_goes_on_to_the_next(channels: Channels, recorded: list[Attempt]) -> None:
-    attempts = ChannelAttempts(channels.choices("m"), recorded.append)
+    attempts = ChannelAttempts(channels.select("m"), recorded.append)
     assert attempts.first(Script(UpstreamFailed("no"))) == "b"
     assert [(attempt.channel, attempt.status) for attempt in recorded] == [("a", 502), ("b", 200)]
     assert statuses(channels) == {"a": (0, 1), "b": (0, 0)}
@@ -66,7 +66,7 @@ def test_a_failure_of_a_channel_goes_on_to_the_next(channels: Channels, recorded
 
 def test_a_refusal_of_the_request_ends_the_loop(channels: Channels, recorded: list[Attempt]) -> None:
     refusal = UpstreamRefused("no")
-    attempts = ChannelAttempts(channels.choices("m"), recorded.append)
+    attempts = ChannelAttempts(channels.select("m"), recorded.append)
     with pytest.raises(UpstreamRefused) as raised:
         attempts.first(Script(refusal))
     assert raised.value is refusal
@@ -75,7 +75,7 @@ def test_a_refusal_of_the_request_ends_the_loop(channels: Channels, recorded: li
 
 def test_the_last_failure_is_raised_when_no_channel_is_left(channels: Channels, recorded: list[Attempt]) -> None:
     last = UpstreamUnreachable("no")
-    attempts = ChannelAttempts(channels.choices("m"), recorded.append)
+    attempts = ChannelAttempts(channels.select("m"), recorded.append)
     with pytest.raises(UpstreamUnreachable) as raised:
         attempts.first(Script(UpstreamFailed("no"), last))
     assert raised.value is last
@@ -85,7 +85,7 @@ def test_the_last_failure_is_raised_when_no_channel_is_left(channels: Channels, 
 def test_a_channel_that_cannot_carry_the_request_is_skipped_and_not_recorded(
     channels: Channels, recorded: list[Attempt]
 ) -> None:
-    attempts = ChannelAttempts(channels.choices("m"), recorded.append)
+    attempts = ChannelAttempts(channels.select("m"), recorded.append)
     assert attempts.first(Script(InvalidRequest("no"))) == "b"
     assert [attempt.channel for attempt in recorded] == ["b"]
 
@@ -93,7 +93,7 @@ def test_a_channel_that_cannot_carry_the_request_is_skipped_and_not_recorded(
 def test_the_first_reason_for_skipping_is_raised_when_all_were_skipped(
     channels: Channels, recorded: list[Attempt]
 ) -> None:
-    attempts = ChannelAttempts(channels.choices("m"), recorded.append)
+    attempts = ChannelAttempts(channels.select("m"), recorded.append)
     with pytest.raises(InvalidRequest, match="first"):
         attempts.first(Script(InvalidRequest("first"), InvalidRequest("second")))
 
@@ -101,22 +101,22 @@ def test_the_first_reason_for_skipping_is_raised_when_all_were_skipped(
 def test_a_failure_that_does_not_count_changes_no_health_and_ends_no_loop(
     channels: Channels, recorded: list[Attempt]
 ) -> None:
-    attempts = ChannelAttempts(channels.choices("m"), recorded.append, counted=(UpstreamUnreachable,))
+    attempts = ChannelAttempts(channels.select("m"), recorded.append, counted=(UpstreamUnreachable,))
     assert attempts.first(Script(UpstreamRefused("no"))) == "b"
     assert statuses(channels)["a"] == (0, 0)
-    attempts = ChannelAttempts(channels.choices("m"), recorded.append, counted=(UpstreamUnreachable,))
+    attempts = ChannelAttempts(channels.select("m"), recorded.append, counted=(UpstreamUnreachable,))
     assert attempts.first(Script(UpstreamUnreachable("no"))) == "b"
     assert statuses(channels)["a"] == (0, 1)
 
 
 def test_with_nothing_counted_a_success_forgives_nothing(channels: Channels, recorded: list[Attempt]) -> None:
-    ChannelAttempts(channels.choices("m"), recorded.append).first(Script(UpstreamFailed("no")))
-    assert ChannelAttempts(channels.choices("m"), recorded.append, counted=()).first(Script()) == "a"
+    ChannelAttempts(channels.select("m"), recorded.append).first(Script(UpstreamFailed("no")))
+    assert ChannelAttempts(channels.select("m"), recorded.append, counted=()).first(Script()) == "a"
     assert statuses(channels)["a"] == (0, 1)
 
 
 def test_another_error_leaves_the_loop_and_the_channel(channels: Channels, recorded: list[Attempt]) -> None:
-    attempts = ChannelAttempts(channels.choices("m"), recorded.append)
+    attempts = ChannelAttempts(channels.select("m"), recorded.append)
     with pytest.raises(ZeroDivisionError):
         attempts.first(Script(ZeroDivisionError()))
     assert statuses(channels) == {"a": (0, 0)}
@@ -126,7 +126,7 @@ def test_another_error_leaves_the_loop_and_the_channel(channels: Channels, recor
 def test_an_attempt_that_goes_on_keeps_its_place_until_it_is_closed(
     channels: Channels, recorded: list[Attempt]
 ) -> None:
-    attempts = ChannelAttempts(channels.choices("m"), recorded.append)
+    attempts = ChannelAttempts(channels.select("m"), recorded.append)
     attempt = attempts.first(StreamStep())
     assert statuses(channels) == {"a": (1, 0)}
     assert recorded == []

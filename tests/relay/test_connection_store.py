@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.memory import Budget, Share
-from app.relay.connection_store import Recent
+from app.relay.connection_store import ConnectionStore
 from app.store.errors import ResponseMissing
 from app.store.store import Store
 from tests.store.turns import OWNER, draft, outcome, turn
@@ -30,16 +30,18 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     store.close()
 
 
-def unstored(recent: Recent, parent: str | None = None, status: str = "completed", compacted: bool = False) -> str:
+def unstored(
+    recent: ConnectionStore, parent: str | None = None, status: str = "completed", compacted: bool = False
+) -> str:
     """A turn as the recorder writes one that is not kept, opened from its parent first."""
     if parent is not None:
         recent.chain(OWNER, parent)
-    begun = draft(parent, kept=False)
+    begun = draft(parent, stored=False)
     recent.note(begun, outcome(status, compacted=compacted))
     return begun.id
 
 
-def path(recent: Recent, response_id: str) -> list[str]:
+def path(recent: ConnectionStore, response_id: str) -> list[str]:
     return [link.id for link in recent.chain(OWNER, response_id).links]
 
 
@@ -53,7 +55,7 @@ def path(recent: Recent, response_id: str) -> list[str]:
 def test_a_chain_is_the_way_from_its_root_or_its_newest_compaction(
     store: Store, turns: list[tuple[int, bool, bool]]
 ) -> None:
-    recent = Recent(store.responses, Share(Budget(BUDGET)))
+    recent = ConnectionStore(store.responses, Share(Budget(BUDGET)))
     ways: list[tuple[str, list[str], bool]] = []
     for place, is_root, compacted in turns:
         parent = None if is_root or not ways else ways[place % len(ways)]
@@ -66,7 +68,7 @@ def test_a_chain_is_the_way_from_its_root_or_its_newest_compaction(
 
 
 def test_a_link_is_what_a_stored_one_would_be(store: Store) -> None:
-    recent = Recent(store.responses, Share(Budget(BUDGET)))
+    recent = ConnectionStore(store.responses, Share(Budget(BUDGET)))
     stored = turn(store)
     first = unstored(recent, stored)
     link = recent.chain(OWNER, first).links[-1]
@@ -78,22 +80,22 @@ def test_a_link_is_what_a_stored_one_would_be(store: Store) -> None:
 
 
 def test_nothing_of_it_is_in_the_store(store: Store) -> None:
-    recent = Recent(store.responses, Share(Budget(BUDGET)))
+    recent = ConnectionStore(store.responses, Share(Budget(BUDGET)))
     made = unstored(recent)
     assert made in recent
     assert store.responses.read(OWNER, made) is None
     with pytest.raises(ResponseMissing):
-        Recent(store.responses, Share(Budget(BUDGET))).chain(OWNER, made)
+        ConnectionStore(store.responses, Share(Budget(BUDGET))).chain(OWNER, made)
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
 def test_what_has_failed_is_not_remembered(store: Store, status: str) -> None:
-    recent = Recent(store.responses, Share(Budget(BUDGET)))
+    recent = ConnectionStore(store.responses, Share(Budget(BUDGET)))
     assert unstored(recent, status=status) not in recent
 
 
 def test_what_is_forgotten_is_gone_but_not_for_those_who_went_on(store: Store) -> None:
-    recent = Recent(store.responses, Share(Budget(BUDGET)))
+    recent = ConnectionStore(store.responses, Share(Budget(BUDGET)))
     root = unstored(recent)
     child = unstored(recent, root)
     recent.forget(root)
@@ -104,36 +106,36 @@ def test_what_is_forgotten_is_gone_but_not_for_those_who_went_on(store: Store) -
 
 
 def test_a_turn_that_was_opened_before_its_parent_went_is_whole(store: Store) -> None:
-    recent = Recent(store.responses, Share(Budget(BUDGET)))
+    recent = ConnectionStore(store.responses, Share(Budget(BUDGET)))
     parent = turn(store)
     recent.chain(OWNER, parent)
     store.responses.delete(OWNER, parent)
-    begun = draft(parent, kept=False)
+    begun = draft(parent, stored=False)
     recent.note(begun, outcome())
     assert path(recent, begun.id) == [parent, begun.id]
 
 
 def test_only_the_latest_are_remembered(store: Store) -> None:
-    recent = Recent(store.responses, Share(Budget(BUDGET)))
+    recent = ConnectionStore(store.responses, Share(Budget(BUDGET)))
     made = [unstored(recent) for _ in range(REMEMBERED + 3)]
     assert [response_id in recent for response_id in made] == [False] * 3 + [True] * REMEMBERED
 
 
 def test_contexts_that_are_too_large_together_are_forgotten_from_the_oldest_on(store: Store) -> None:
-    recent = Recent(store.responses, Share(Budget(BUDGET)))
+    recent = ConnectionStore(store.responses, Share(Budget(BUDGET)))
     half = b"x" * (LARGEST // 2)
-    drafts = [draft(kept=False, input=half), draft(kept=False, input=b"[]"), draft(kept=False, input=half)]
+    drafts = [draft(stored=False, input=half), draft(stored=False, input=b"[]"), draft(stored=False, input=half)]
     for begun in drafts:
         recent.note(begun, outcome(output=b"[]"))
     assert [begun.id in recent for begun in drafts] == [False, True, True]
-    huge = draft(kept=False, input=half + half)
+    huge = draft(stored=False, input=half + half)
     recent.note(huge, outcome(output=b"[]"))
     assert huge.id not in recent
 
 
 def test_what_is_remembered_has_its_part_of_the_memory_of_large_bodies(store: Store) -> None:
     budget = Budget(1000)
-    recent = Recent(store.responses, Share(budget))
+    recent = ConnectionStore(store.responses, Share(budget))
     ids = [unstored(recent) for _ in range(REMEMBERED)]
     assert 0 < budget.taken <= 1000
     assert ids[-1] in recent
@@ -147,11 +149,11 @@ def test_what_is_remembered_has_its_part_of_the_memory_of_large_bodies(store: St
 
 
 def test_a_response_whose_parent_was_deleted_meanwhile_is_not_remembered(store: Store) -> None:
-    recent = Recent(store.responses, Share(Budget(BUDGET)))
+    recent = ConnectionStore(store.responses, Share(Budget(BUDGET)))
     parent, other = turn(store), turn(store)
     recent.chain(OWNER, parent)
     recent.chain(OWNER, other)
     store.responses.delete(OWNER, parent)
-    begun = draft(parent, kept=False)
+    begun = draft(parent, stored=False)
     recent.note(begun, outcome())
     assert begun.id not in recent

@@ -26,7 +26,7 @@ OPAQUE = "reasoning.encrypted_content"
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class ConversationGateway:
     gateway: Gateway
     one: ScriptedUpstream
     two: ScriptedUpstream
@@ -56,7 +56,9 @@ def kinds(items: list[JSON]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def _house(tmp_path_factory: pytest.TempPathFactory, module_database_url: str) -> Iterator[House]:
+def _conversation_gateway(
+    tmp_path_factory: pytest.TempPathFactory, module_database_url: str
+) -> Iterator[ConversationGateway]:
     with ScriptedUpstream(family="one") as one, ScriptedUpstream(family="two") as two:
         rows = [
             one.channel("one", models=["one/exact"], family="one", encrypted_reasoning=True),
@@ -69,19 +71,19 @@ def _house(tmp_path_factory: pytest.TempPathFactory, module_database_url: str) -
         table = {"defaults": {"cooldown": {"after": 1000}}}
         directory = tmp_path_factory.mktemp("conversations")
         with Gateway(directory, rows, table, workers=2, database_url=module_database_url) as gateway:
-            yield House(gateway, one, two)
+            yield ConversationGateway(gateway, one, two)
 
 
 @pytest.fixture
-def house(_house: House) -> House:
-    _house.one.reset()
-    _house.two.reset()
-    return _house
+def conversation_gateway(_conversation_gateway: ConversationGateway) -> ConversationGateway:
+    _conversation_gateway.one.reset()
+    _conversation_gateway.two.reset()
+    return _conversation_gateway
 
 
 @pytest.fixture
-def client(house: House) -> Iterator[openai.OpenAI]:
-    with house.gateway.client() as client:
+def client(conversation_gateway: ConversationGateway) -> Iterator[openai.OpenAI]:
+    with conversation_gateway.gateway.client() as client:
         yield client
 
 
@@ -89,7 +91,9 @@ def client(house: House) -> Iterator[openai.OpenAI]:
 
 
 @pytest.mark.parametrize("model", FORMATS)
-def test_each_turn_knows_all_that_stands_in_the_conversation(client: openai.OpenAI, house: House, model: str) -> None:
+def test_each_turn_knows_all_that_stands_in_the_conversation(
+    client: openai.OpenAI, conversation_gateway: ConversationGateway, model: str
+) -> None:
     made = client.conversations.create(items=[{"role": "user", "content": "My name is Ada."}])
     first = client.responses.create(model=model, input="one", conversation=made.id)
     *_, end = client.responses.create(model=model, input="two", conversation={"id": made.id}, stream=True)
@@ -106,7 +110,7 @@ def test_each_turn_knows_all_that_stands_in_the_conversation(client: openai.Open
     assert second.usage
     assert third.usage
     assert first.usage.input_tokens < second.usage.input_tokens < third.usage.input_tokens
-    items = house.items(made.id)
+    items = conversation_gateway.items(made.id)
     assert user_texts(items) == ["My name is Ada.", "one", "two", "added", "three"]
     kept = [item["id"] for item in items]
     for response in (first, second, third):
@@ -115,101 +119,109 @@ def test_each_turn_knows_all_that_stands_in_the_conversation(client: openai.Open
         ]
 
 
-def test_the_upstream_is_given_the_items_and_never_the_name(house: House) -> None:
-    conversation = house.begin(said("zero"), said("Be brief.", "developer"))
-    house.say(conversation, "one")
-    house.say(conversation, "two")
-    assert user_texts(house.given()) == ["zero", "one", "two"]
-    roles = [item["role"] for item in house.given() if item["type"] == "message"]
+def test_the_upstream_is_given_the_items_and_never_the_name(conversation_gateway: ConversationGateway) -> None:
+    conversation = conversation_gateway.begin(said("zero"), said("Be brief.", "developer"))
+    conversation_gateway.say(conversation, "one")
+    conversation_gateway.say(conversation, "two")
+    assert user_texts(conversation_gateway.given()) == ["zero", "one", "two"]
+    roles = [item["role"] for item in conversation_gateway.given() if item["type"] == "message"]
     assert roles == ["user", "developer", "user", "assistant", "user"]
-    assert all("conversation" not in body for body in house.one.bodies)
+    assert all("conversation" not in body for body in conversation_gateway.one.bodies)
 
 
-def test_input_items_lists_the_context_as_it_was_then(house: House) -> None:
-    conversation = house.begin(said("zero"))
-    first = house.say(conversation, "one")
-    house.say(conversation, "two")
-    found = check_item_list(house.gateway.get(f"/responses/{first['id']}/input_items?order=asc").json())
+def test_input_items_lists_the_context_as_it_was_then(conversation_gateway: ConversationGateway) -> None:
+    conversation = conversation_gateway.begin(said("zero"))
+    first = conversation_gateway.say(conversation, "one")
+    conversation_gateway.say(conversation, "two")
+    found = check_item_list(conversation_gateway.gateway.get(f"/responses/{first['id']}/input_items?order=asc").json())
     assert user_texts(found) == ["zero", "one"]
-    assert [item["id"] for item in found] == [item["id"] for item in house.items(conversation)[:2]]
+    assert [item["id"] for item in found] == [item["id"] for item in conversation_gateway.items(conversation)[:2]]
 
 
-def test_a_turn_that_is_not_stored_reads_and_adds_nothing(house: House) -> None:
-    conversation = house.begin(said("zero"))
-    house.say(conversation, "one", store=False)
-    assert user_texts(house.given()) == ["zero", "one"]
-    assert user_texts(house.items(conversation)) == ["zero"]
+def test_a_turn_that_is_not_stored_reads_and_adds_nothing(conversation_gateway: ConversationGateway) -> None:
+    conversation = conversation_gateway.begin(said("zero"))
+    conversation_gateway.say(conversation, "one", store=False)
+    assert user_texts(conversation_gateway.given()) == ["zero", "one"]
+    assert user_texts(conversation_gateway.items(conversation)) == ["zero"]
 
 
-def test_a_turn_cut_short_is_kept(house: House) -> None:
-    conversation = house.begin()
-    cut = house.say(conversation, "one", max_output_tokens=16)
+def test_a_turn_cut_short_is_kept(conversation_gateway: ConversationGateway) -> None:
+    conversation = conversation_gateway.begin()
+    cut = conversation_gateway.say(conversation, "one", max_output_tokens=16)
     assert cut["status"] == "incomplete"
-    assert [item["id"] for item in house.items(conversation)][1:] == [item["id"] for item in cut["output"]]
+    assert [item["id"] for item in conversation_gateway.items(conversation)][1:] == [
+        item["id"] for item in cut["output"]
+    ]
 
 
-def test_a_turn_that_fails_adds_nothing(house: House) -> None:
-    conversation = house.begin(said("zero"))
-    house.one.always(failing(4))
+def test_a_turn_that_fails_adds_nothing(conversation_gateway: ConversationGateway) -> None:
+    conversation = conversation_gateway.begin(said("zero"))
+    conversation_gateway.one.always(failing(4))
     check_stream(
-        house.gateway.stream(house.body(conversation, "one")).content,
+        conversation_gateway.gateway.stream(conversation_gateway.body(conversation, "one")).content,
         status="failed",
         conversation={"id": conversation},
     )
-    assert user_texts(house.items(conversation)) == ["zero"]
-    house.one.reset()
-    house.say(conversation, "two")
-    assert user_texts(house.given()) == ["zero", "two"]
+    assert user_texts(conversation_gateway.items(conversation)) == ["zero"]
+    conversation_gateway.one.reset()
+    conversation_gateway.say(conversation, "two")
+    assert user_texts(conversation_gateway.given()) == ["zero", "two"]
 
 
-def test_a_turn_whose_client_left_adds_nothing(house: House) -> None:
-    conversation = house.begin(said("zero"))
-    house.one.always(stalled(5))
-    with house.gateway.stream(house.body(conversation, "one")) as answer:
+def test_a_turn_whose_client_left_adds_nothing(conversation_gateway: ConversationGateway) -> None:
+    conversation = conversation_gateway.begin(said("zero"))
+    conversation_gateway.one.always(stalled(5))
+    with conversation_gateway.gateway.stream(conversation_gateway.body(conversation, "one")) as answer:
         name = str(next(answer.iter_content(chunk_size=None)).split(b'"id":"')[1].split(b'"')[0], "ascii")
         answer.raw.close()
-    eventually(lambda: house.gateway.get(f"/responses/{name}").json()["status"] == "cancelled", "the row to end")
-    assert user_texts(house.items(conversation)) == ["zero"]
+    eventually(
+        lambda: conversation_gateway.gateway.get(f"/responses/{name}").json()["status"] == "cancelled", "the row to end"
+    )
+    assert user_texts(conversation_gateway.items(conversation)) == ["zero"]
 
 
-def test_whoever_has_seen_the_end_finds_the_turn_on_any_worker(house: House) -> None:
-    conversation = house.begin()
+def test_whoever_has_seen_the_end_finds_the_turn_on_any_worker(conversation_gateway: ConversationGateway) -> None:
+    conversation = conversation_gateway.begin()
     for number in range(12):
-        end = check_stream(house.gateway.stream(house.body(conversation, f"turn {number}", "demo")).content)[-1]
-        with house.gateway.client() as other:
+        end = check_stream(
+            conversation_gateway.gateway.stream(
+                conversation_gateway.body(conversation, f"turn {number}", "demo")
+            ).content
+        )[-1]
+        with conversation_gateway.gateway.client() as other:
             newest = other.conversations.items.list(conversation, limit=1).data[0]
         assert newest.id == end["response"]["output"][-1]["id"]
 
 
-def test_turns_at_once_all_land_whole_and_in_one_order(house: House) -> None:
-    conversation = house.begin(said("zero"))
+def test_turns_at_once_all_land_whole_and_in_one_order(conversation_gateway: ConversationGateway) -> None:
+    conversation = conversation_gateway.begin(said("zero"))
 
     def say(number: int) -> JSON:
-        body = house.body(conversation, f"turn {number}", "demo", stream=bool(number % 2))
-        answer = house.gateway.request("POST", "/responses", json=body)
+        body = conversation_gateway.body(conversation, f"turn {number}", "demo", stream=bool(number % 2))
+        answer = conversation_gateway.gateway.request("POST", "/responses", json=body)
         return dict(check_stream(answer.content)[-1]["response"] if number % 2 else answer.json())
 
     with ThreadPoolExecutor(8) as threads:
         responses = {response["output"][-1]["id"]: response for response in threads.map(say, range(24))}
-    zero, *items = house.items(conversation)
+    zero, *items = conversation_gateway.items(conversation)
     assert len(items) == 48
     for asked, told in zip(items[::2], items[1::2], strict=True):
         response = responses.pop(told["id"])
         assert asked["id"].startswith(f"msg_{response['id'].removeprefix('resp_')}")
     assert responses == {}
-    assert house.items(conversation, "desc") == [zero, *items][::-1]
+    assert conversation_gateway.items(conversation, "desc") == [zero, *items][::-1]
 
 
-def test_ids_that_an_upstream_gives_twice_are_told_apart(house: House) -> None:
+def test_ids_that_an_upstream_gives_twice_are_told_apart(conversation_gateway: ConversationGateway) -> None:
     def same(body: JSON) -> JSON:
         body["output"][-1]["id"] = "msg_same"
         return body
 
-    house.one.always(rewritten(same))
-    conversation = house.begin()
+    conversation_gateway.one.always(rewritten(same))
+    conversation = conversation_gateway.begin()
     for text in ("one", "two"):
-        assert house.say(conversation, text)["output"][-1]["id"] == "msg_same"
-    kept = house.items(conversation)
+        assert conversation_gateway.say(conversation, text)["output"][-1]["id"] == "msg_same"
+    kept = conversation_gateway.items(conversation)
     assert len({item["id"] for item in kept}) == len(kept)
     assert [item["id"] == "msg_same" for item in kept if item.get("role") == "assistant"] == [True, False]
 
@@ -218,123 +230,142 @@ def test_ids_that_an_upstream_gives_twice_are_told_apart(house: House) -> None:
 
 
 @pytest.mark.parametrize("model", FORMATS)
-def test_a_call_waits_in_the_conversation_for_its_output(house: House, model: str) -> None:
-    conversation = house.begin()
-    (call,) = calls_of(house.say(conversation, ASKED, model, tools=[WEATHER]))
-    error = check_error(house.gateway.post("/responses", house.body(conversation, "Well?", model)), status=400)
+def test_a_call_waits_in_the_conversation_for_its_output(conversation_gateway: ConversationGateway, model: str) -> None:
+    conversation = conversation_gateway.begin()
+    (call,) = calls_of(conversation_gateway.say(conversation, ASKED, model, tools=[WEATHER]))
+    error = check_error(
+        conversation_gateway.gateway.post("/responses", conversation_gateway.body(conversation, "Well?", model)),
+        status=400,
+    )
     assert error["message"] == f"No tool output found for function call {call['call_id']}."
-    house.say(conversation, [answered(call)], model, tools=[WEATHER])
-    assert kinds(house.items(conversation))[:3] == ["message", "function_call", "function_call_output"]
+    conversation_gateway.say(conversation, [answered(call)], model, tools=[WEATHER])
+    assert kinds(conversation_gateway.items(conversation))[:3] == ["message", "function_call", "function_call_output"]
 
 
-def test_calls_that_are_counted_anew_in_every_turn_are_told_apart(house: House) -> None:
+def test_calls_that_are_counted_anew_in_every_turn_are_told_apart(conversation_gateway: ConversationGateway) -> None:
     def counted(body: JSON) -> JSON:
         for item in body["output"]:
             if item["type"] == "function_call":
                 item["call_id"] = "call_0"
         return body
 
-    house.one.always(rewritten(counted))
-    conversation = house.begin()
+    conversation_gateway.one.always(rewritten(counted))
+    conversation = conversation_gateway.begin()
     for _ in range(2):
-        house.say(conversation, ASKED, tools=[WEATHER])
-        refused = house.gateway.post("/responses", house.body(conversation, "Well?"))
+        conversation_gateway.say(conversation, ASKED, tools=[WEATHER])
+        refused = conversation_gateway.gateway.post("/responses", conversation_gateway.body(conversation, "Well?"))
         assert check_error(refused, status=400)["message"].endswith("function call call_0.")
-        house.say(conversation, [answered({"type": "function_call", "call_id": "call_0"})], tools=[WEATHER])
-    assert kinds(house.items(conversation)).count("function_call_output") == 2
+        conversation_gateway.say(
+            conversation, [answered({"type": "function_call", "call_id": "call_0"})], tools=[WEATHER]
+        )
+    assert kinds(conversation_gateway.items(conversation)).count("function_call_output") == 2
 
 
-def test_calls_of_turns_made_at_once_all_wait(house: House) -> None:
-    conversation, both = house.begin(), Barrier(2)
+def test_calls_of_turns_made_at_once_all_wait(conversation_gateway: ConversationGateway) -> None:
+    conversation, both = conversation_gateway.begin(), Barrier(2)
 
     def together(exchange: Exchange, answer: Answer) -> Answer:
         both.wait(10)
         return answer
 
-    house.one.always(together)
+    conversation_gateway.one.always(together)
     with ThreadPoolExecutor(2) as threads:
-        turns = list(threads.map(lambda _: house.say(conversation, ASKED, tools=[WEATHER]), range(2)))
-    house.one.reset()
+        turns = list(threads.map(lambda _: conversation_gateway.say(conversation, ASKED, tools=[WEATHER]), range(2)))
+    conversation_gateway.one.reset()
     calls = [call for turn in turns for call in calls_of(turn)]
     assert len(calls) == 2
-    refused = house.gateway.post("/responses", house.body(conversation, [answered(calls[0])], tools=[WEATHER]))
+    refused = conversation_gateway.gateway.post(
+        "/responses", conversation_gateway.body(conversation, [answered(calls[0])], tools=[WEATHER])
+    )
     assert calls[1]["call_id"] in check_error(refused, status=400)["message"]
-    house.say(conversation, [answered(call) for call in calls], tools=[WEATHER])
+    conversation_gateway.say(conversation, [answered(call) for call in calls], tools=[WEATHER])
 
 
-def test_an_output_whose_call_was_removed_is_named_and_can_be_removed(house: House) -> None:
-    conversation = house.begin()
-    (call,) = calls_of(house.say(conversation, ASKED, tools=[WEATHER]))
-    house.say(conversation, [answered(call)], tools=[WEATHER])
+def test_an_output_whose_call_was_removed_is_named_and_can_be_removed(
+    conversation_gateway: ConversationGateway,
+) -> None:
+    conversation = conversation_gateway.begin()
+    (call,) = calls_of(conversation_gateway.say(conversation, ASKED, tools=[WEATHER]))
+    conversation_gateway.say(conversation, [answered(call)], tools=[WEATHER])
     path = f"/conversations/{conversation}/items"
-    assert house.gateway.delete(f"{path}/{call['id']}").status_code == 200
-    error = check_error(house.gateway.post("/responses", house.body(conversation, "Well?")), status=400)
+    assert conversation_gateway.gateway.delete(f"{path}/{call['id']}").status_code == 200
+    error = check_error(
+        conversation_gateway.gateway.post("/responses", conversation_gateway.body(conversation, "Well?")), status=400
+    )
     assert error["message"] == f"No tool call found for function call output with call_id {call['call_id']}."
-    (orphan,) = [item for item in house.items(conversation) if item["type"] == "function_call_output"]
-    assert house.gateway.delete(f"{path}/{orphan['id']}").status_code == 200
-    house.say(conversation, "Well?")
+    (orphan,) = [item for item in conversation_gateway.items(conversation) if item["type"] == "function_call_output"]
+    assert conversation_gateway.gateway.delete(f"{path}/{orphan['id']}").status_code == 200
+    conversation_gateway.say(conversation, "Well?")
 
 
-def test_a_call_that_a_client_added_is_answered_in_a_turn(house: House) -> None:
+def test_a_call_that_a_client_added_is_answered_in_a_turn(conversation_gateway: ConversationGateway) -> None:
     call = {"type": "function_call", "call_id": "call_mine", "name": "get_weather", "arguments": "{}"}
-    conversation = house.begin(said(ASKED), call)
-    check_error(house.gateway.post("/responses", house.body(conversation, "Well?")), status=400, param="input")
-    assert text_of(house.say(conversation, [answered(call)]))
+    conversation = conversation_gateway.begin(said(ASKED), call)
+    check_error(
+        conversation_gateway.gateway.post("/responses", conversation_gateway.body(conversation, "Well?")),
+        status=400,
+        param="input",
+    )
+    assert text_of(conversation_gateway.say(conversation, [answered(call)]))
 
 
 # --- moving -----------------------------------------------------------------------------------------------------
 
 
-def test_a_conversation_moves_between_formats_and_nobody_is_shown_anothers_secrets(house: House) -> None:
-    conversation = house.begin(said("zero"))
+def test_a_conversation_moves_between_formats_and_nobody_is_shown_anothers_secrets(
+    conversation_gateway: ConversationGateway,
+) -> None:
+    conversation = conversation_gateway.begin(said("zero"))
     for number, model in enumerate(("one/exact", "bridged", "two/exact", "demo", "one/exact")):
-        house.say(conversation, f"turn {number}", model, include=[OPAQUE])
-    given = house.given()
+        conversation_gateway.say(conversation, f"turn {number}", model, include=[OPAQUE])
+    given = conversation_gateway.given()
     assert user_texts(given) == ["zero", "turn 0", "turn 1", "turn 2", "turn 3", "turn 4"]
     secrets = [item["encrypted_content"] for item in given if item.get("encrypted_content")]
-    mine = house.one.bodies[0]
+    mine = conversation_gateway.one.bodies[0]
     assert mine["include"] == [OPAQUE]
     assert len(secrets) == 1
 
 
-def test_the_channel_of_the_last_turn_is_asked_again(house: House) -> None:
-    conversation = house.begin()
+def test_the_channel_of_the_last_turn_is_asked_again(conversation_gateway: ConversationGateway) -> None:
+    conversation = conversation_gateway.begin()
     for number in range(6):
-        house.say(conversation, f"turn {number}", "pair")
-        house.gateway.post(f"/conversations/{conversation}/items", {"items": [said("aside")]})
-    assert sorted([len(house.one.bodies), len(house.two.bodies)]) == [0, 6]
+        conversation_gateway.say(conversation, f"turn {number}", "pair")
+        conversation_gateway.gateway.post(f"/conversations/{conversation}/items", {"items": [said("aside")]})
+    assert sorted([len(conversation_gateway.one.bodies), len(conversation_gateway.two.bodies)]) == [0, 6]
 
 
-def test_a_chain_may_go_on_from_a_response_of_a_conversation(house: House) -> None:
-    conversation = house.begin(said("zero"))
-    first = house.say(conversation, "one")
-    house.say(conversation, "two")
-    answer = house.gateway.post(
+def test_a_chain_may_go_on_from_a_response_of_a_conversation(conversation_gateway: ConversationGateway) -> None:
+    conversation = conversation_gateway.begin(said("zero"))
+    first = conversation_gateway.say(conversation, "one")
+    conversation_gateway.say(conversation, "two")
+    answer = conversation_gateway.gateway.post(
         "/responses", {"model": "one/exact", "input": "aside", "previous_response_id": first["id"]}
     )
     aside = check_response(answer.json(), previous_response_id=first["id"])
     assert aside.get("conversation") is None
-    assert user_texts(house.given()) == ["zero", "one", "aside"]
-    assert user_texts(house.items(conversation)) == ["zero", "one", "two"]
-    listing = house.gateway.get(f"/responses/{aside['id']}/input_items?order=asc").json()
+    assert user_texts(conversation_gateway.given()) == ["zero", "one", "aside"]
+    assert user_texts(conversation_gateway.items(conversation)) == ["zero", "one", "two"]
+    listing = conversation_gateway.gateway.get(f"/responses/{aside['id']}/input_items?order=asc").json()
     assert user_texts(listing["data"]) == ["zero", "one", "aside"]
 
-    assert house.gateway.delete(f"/conversations/{conversation}").status_code == 200
+    assert conversation_gateway.gateway.delete(f"/conversations/{conversation}").status_code == 200
     error = check_error(
-        house.gateway.post("/responses", {"model": "one/exact", "input": "x", "previous_response_id": aside["id"]}),
+        conversation_gateway.gateway.post(
+            "/responses", {"model": "one/exact", "input": "x", "previous_response_id": aside["id"]}
+        ),
         status=400,
         code="previous_response_not_found",
     )
     assert conversation in error["message"]
-    assert house.gateway.get(f"/responses/{first['id']}").json()["conversation"] == {"id": conversation}
+    assert conversation_gateway.gateway.get(f"/responses/{first['id']}").json()["conversation"] == {"id": conversation}
 
 
-def test_what_is_said_outlives_its_response(house: House) -> None:
-    conversation = house.begin()
-    first = house.say(conversation, "one")
-    assert house.gateway.delete(f"/responses/{first['id']}").status_code == 200
-    house.say(conversation, "two")
-    assert user_texts(house.given()) == ["one", "two"]
+def test_what_is_said_outlives_its_response(conversation_gateway: ConversationGateway) -> None:
+    conversation = conversation_gateway.begin()
+    first = conversation_gateway.say(conversation, "one")
+    assert conversation_gateway.gateway.delete(f"/responses/{first['id']}").status_code == 200
+    conversation_gateway.say(conversation, "two")
+    assert user_texts(conversation_gateway.given()) == ["one", "two"]
 
 
 # --- the Agents SDK ---------------------------------------------------------------------------------------------
@@ -348,7 +379,9 @@ def get_weather(city: str) -> str:
 
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("model", FORMATS)
-def test_an_agent_keeps_its_conversation_here(house: House, model: str, streamed: bool) -> None:
+def test_an_agent_keeps_its_conversation_here(
+    conversation_gateway: ConversationGateway, model: str, streamed: bool
+) -> None:
     agents.set_tracing_disabled(True)
 
     async def run(agent: Any, text: str, conversation: str) -> str:
@@ -361,14 +394,14 @@ def test_an_agent_keeps_its_conversation_here(house: House, model: str, streamed
 
     async def converse(conversation: str) -> list[str]:
         transport = openai.DefaultAsyncHttpxClient(trust_env=False)
-        key, base_url = house.gateway.token, house.gateway.base_url
+        key, base_url = conversation_gateway.gateway.token, conversation_gateway.gateway.base_url
         async with openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, http_client=transport) as client:
             agent = agents.Agent(name="Ada", model=agents.OpenAIResponsesModel(model, client), tools=[get_weather])
             return [await run(agent, text, conversation) for text in (ASKED, "Thank you.")]
 
-    conversation = house.begin()
+    conversation = conversation_gateway.begin()
     assert all(asyncio.run(converse(conversation)))
-    assert kinds(house.items(conversation)) == [
+    assert kinds(conversation_gateway.items(conversation)) == [
         "message",
         "function_call",
         "function_call_output",

@@ -23,7 +23,7 @@ from tests.relay.conftest import (
     SOME_TEXT,
     check_failed_stream,
     eventually,
-    on_both_movers,
+    on_both_transports,
     pair,
     read_until,
     response_id_in,
@@ -58,7 +58,7 @@ LEAVINGS: dict[str, Callable[[socket.socket], None]] = {
     "RST": reset,
 }
 
-pytestmark = on_both_movers
+pytestmark = on_both_transports
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def kinds(raw: bytes) -> list[str]:
 
 @pytest.fixture(scope="session")
 def _slow(
-    tmp_path_factory: pytest.TempPathFactory, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], mover: str
+    tmp_path_factory: pytest.TempPathFactory, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], transport: str
 ) -> Iterator[Gateway]:
     with (
         black_hole() as unconnected,
@@ -135,7 +135,7 @@ def _slow(
         Gateway(
             tmp_path_factory.mktemp("slow"),
             rows(*upstreams, unconnected=unconnected, unsecured=unsecured),
-            mover=mover,
+            mover=transport,
             header_after=SOON,
             heartbeat=SOON,
             threads=64,
@@ -426,12 +426,12 @@ def test_a_background_response_fails_once(slow: Stage) -> None:
 
 
 def test_a_worker_that_ends_tells_the_client_so(
-    tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], mover: str
+    tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], transport: str
 ) -> None:
     first, _ = upstreams
     first.reset()
     first.always(silent())
-    with Gateway(tmp_path, rows(*upstreams), mover=mover, header_after=SOON, heartbeat=SOON, drain=1) as gateway:
+    with Gateway(tmp_path, rows(*upstreams), mover=transport, header_after=SOON, heartbeat=SOON, drain=1) as gateway:
         stage = Stage(gateway, *upstreams)
         stream = stage.stream()
         response_id = stream.begun()

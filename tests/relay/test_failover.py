@@ -18,7 +18,7 @@ from tests.relay.conftest import (
     FIRST_KEY,
     PROMPTLY,
     SOME_TEXT,
-    Lane,
+    ChannelPair,
     check_failed_stream,
     eventually,
     read_until,
@@ -85,11 +85,11 @@ BEFORE_OUTPUT: dict[str, Script] = {
 @pytest.fixture(autouse=True)
 def _budget(request: pytest.FixtureRequest) -> None:
     """Second tries are rationed: ordinary requests earn them back."""
-    for name in {"lane", "calm"} & set(request.fixturenames):
-        lane: Lane = request.getfixturevalue(name)
+    for name in {"channel_pair", "calm"} & set(request.fixturenames):
+        channel_pair: ChannelPair = request.getfixturevalue(name)
         for _ in range(15):
-            assert lane.gateway.post("/responses", {"model": "calm", "input": "x"}).status_code == 200
-        lane.first.reset()
+            assert channel_pair.gateway.post("/responses", {"model": "calm", "input": "x"}).status_code == 200
+        channel_pair.first.reset()
 
 
 def answered(answer: requests.Response, streamed: bool) -> dict[str, Any]:
@@ -98,9 +98,9 @@ def answered(answer: requests.Response, streamed: bool) -> dict[str, Any]:
     return check_response(response, status="completed")
 
 
-def check_nothing_leaks(lane: Lane, answer: requests.Response) -> None:
+def check_nothing_leaks(channel_pair: ChannelPair, answer: requests.Response) -> None:
     told = answer.text + str(answer.headers)
-    for secret in ("canary", "sk-", "10.0.0.7", str(lane.first.port), str(lane.second.port)):
+    for secret in ("canary", "sk-", "10.0.0.7", str(channel_pair.first.port), str(channel_pair.second.port)):
         assert secret not in told
 
 
@@ -110,43 +110,43 @@ def check_nothing_leaks(lane: Lane, answer: requests.Response) -> None:
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("refused", REFUSALS)
 def test_a_refusal_that_is_not_the_clients_fault_is_made_good_elsewhere(
-    lane: Lane, refused: str, streamed: bool
+    channel_pair: ChannelPair, refused: str, streamed: bool
 ) -> None:
-    lane.first.enqueue(REFUSALS[refused])
-    answered(lane.ask(streamed), streamed)
-    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 1)
+    channel_pair.first.enqueue(REFUSALS[refused])
+    answered(channel_pair.ask(streamed), streamed)
+    assert (len(channel_pair.first.requests), len(channel_pair.second.requests)) == (1, 1)
 
 
 @pytest.mark.parametrize("fault", BEFORE_OUTPUT)
-def test_a_stream_that_fails_before_its_first_output_goes_on_elsewhere(lane: Lane, fault: str) -> None:
-    lane.first.enqueue(BEFORE_OUTPUT[fault])
-    response = answered(lane.stream(), True)
-    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 1)
-    assert lane.stored(response["id"])["output"] == response["output"]
+def test_a_stream_that_fails_before_its_first_output_goes_on_elsewhere(channel_pair: ChannelPair, fault: str) -> None:
+    channel_pair.first.enqueue(BEFORE_OUTPUT[fault])
+    response = answered(channel_pair.stream(), True)
+    assert (len(channel_pair.first.requests), len(channel_pair.second.requests)) == (1, 1)
+    assert channel_pair.stored(response["id"])["output"] == response["output"]
 
 
-def test_a_head_that_was_sent_is_not_sent_again(lane: Lane) -> None:
+def test_a_head_that_was_sent_is_not_sent_again(channel_pair: ChannelPair) -> None:
     """The first channel is held behind its own beginning; the client has ours; then it breaks."""
-    lane.first.enqueue(dropped(2), stalled(1))
-    with lane.dial(stream=True) as sock:
+    channel_pair.first.enqueue(dropped(2), stalled(1))
+    with channel_pair.dial(stream=True) as sock:
         head = read_until(sock, b"response.in_progress")
-        lane.first.release()
+        channel_pair.first.release()
         rest = read_until(sock, b"[DONE]")
     assert head.count(b"event: response.created") == 1
     assert b"event: response.created" not in rest
     assert b"response.failed" not in rest
     assert response_id_in(head) in rest.decode()
-    assert len(lane.second.requests) == 1
+    assert len(channel_pair.second.requests) == 1
     numbers = [int(part.split(b",")[0]) for part in (head + rest).split(b'"sequence_number":')[1:]]
     assert numbers == list(range(len(numbers)))
 
 
-def test_the_request_is_the_same_on_every_channel(lane: Lane) -> None:
-    lane.first.enqueue(REFUSALS["500"])
-    lane.post(metadata={"a": "b"}, temperature=0.5)
-    assert lane.first.bodies == lane.second.bodies
-    assert lane.first.requests[0].headers["authorization"] == "Bearer canary-key-of-first"
-    assert lane.second.requests[0].headers["authorization"] == "Bearer canary-key-of-second"
+def test_the_request_is_the_same_on_every_channel(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(REFUSALS["500"])
+    channel_pair.post(metadata={"a": "b"}, temperature=0.5)
+    assert channel_pair.first.bodies == channel_pair.second.bodies
+    assert channel_pair.first.requests[0].headers["authorization"] == "Bearer canary-key-of-first"
+    assert channel_pair.second.requests[0].headers["authorization"] == "Bearer canary-key-of-second"
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -175,94 +175,96 @@ def test_connections_that_cannot_be_made_are_made_elsewhere(tmp_path: Path, stre
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_the_upstreams_400_is_the_clients_with_its_sentence(lane: Lane, streamed: bool) -> None:
+def test_the_upstreams_400_is_the_clients_with_its_sentence(channel_pair: ChannelPair, streamed: bool) -> None:
     sentence = "Unsupported parameter: 'temperature' is not supported with this model."
-    lane.first.enqueue(refusal(400, sentence, "unsupported_parameter", "temperature"))
-    error = check_error(lane.ask(streamed), 400, "unsupported_parameter", "temperature", "invalid_request_error")
+    channel_pair.first.enqueue(refusal(400, sentence, "unsupported_parameter", "temperature"))
+    error = check_error(
+        channel_pair.ask(streamed), 400, "unsupported_parameter", "temperature", "invalid_request_error"
+    )
     assert error["message"] == sentence
-    assert lane.second.requests == []
+    assert channel_pair.second.requests == []
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_a_400_does_not_make_a_channel_rest(lane: Lane, streamed: bool) -> None:
-    lane.first.enqueue(refusal(400, "No."), times=8)
+def test_a_400_does_not_make_a_channel_rest(channel_pair: ChannelPair, streamed: bool) -> None:
+    channel_pair.first.enqueue(refusal(400, "No."), times=8)
     for _ in range(8):
-        assert lane.ask(streamed).status_code == 400
-    answered(lane.ask(streamed), streamed)
-    assert lane.second.requests == []
+        assert channel_pair.ask(streamed).status_code == 400
+    answered(channel_pair.ask(streamed), streamed)
+    assert channel_pair.second.requests == []
 
 
 TOO_LONG = "Your input exceeds the context window of this model. Please adjust your input and try again."
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_too_long_a_context_is_the_clients_400(lane: Lane, streamed: bool) -> None:
-    lane.first.enqueue(refusal(400, TOO_LONG, "context_length_exceeded", "input"))
-    assert check_error(lane.ask(streamed), 400, "context_length_exceeded", "input")["message"] == TOO_LONG
-    assert lane.second.requests == []
+def test_too_long_a_context_is_the_clients_400(channel_pair: ChannelPair, streamed: bool) -> None:
+    channel_pair.first.enqueue(refusal(400, TOO_LONG, "context_length_exceeded", "input"))
+    assert check_error(channel_pair.ask(streamed), 400, "context_length_exceeded", "input")["message"] == TOO_LONG
+    assert channel_pair.second.requests == []
 
 
-def test_too_long_a_context_said_as_the_first_event_is_the_clients_400(lane: Lane) -> None:
-    lane.first.enqueue(failing_at_once("context_length_exceeded", TOO_LONG))
-    assert check_error(lane.stream(), 400, "context_length_exceeded")["message"] == TOO_LONG
-    assert lane.second.requests == []
+def test_too_long_a_context_said_as_the_first_event_is_the_clients_400(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(failing_at_once("context_length_exceeded", TOO_LONG))
+    assert check_error(channel_pair.stream(), 400, "context_length_exceeded")["message"] == TOO_LONG
+    assert channel_pair.second.requests == []
 
 
-def test_too_long_a_context_said_after_the_head_fails_the_stream_at_once(lane: Lane) -> None:
-    lane.first.enqueue(failing(2, "context_length_exceeded", TOO_LONG))
-    answer = lane.stream()
+def test_too_long_a_context_said_after_the_head_fails_the_stream_at_once(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(failing(2, "context_length_exceeded", TOO_LONG))
+    answer = channel_pair.stream()
     if answer.status_code == 200:
         assert check_failed_stream(answer.content, "context_length_exceeded")[-2]["error"]["message"] == TOO_LONG
     else:
         check_error(answer, 400, "context_length_exceeded")
-    assert lane.second.requests == []
+    assert channel_pair.second.requests == []
 
 
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("refused", [name for name in REFUSALS if name not in ("429", "429 quota", "404 model")])
 def test_when_all_channels_fail_the_client_learns_that_and_nothing_else(
-    lane: Lane, refused: str, streamed: bool
+    channel_pair: ChannelPair, refused: str, streamed: bool
 ) -> None:
-    for upstream in (lane.first, lane.second):
+    for upstream in (channel_pair.first, channel_pair.second):
         upstream.enqueue(REFUSALS[refused])
-    answer = lane.ask(streamed)
+    answer = channel_pair.ask(streamed)
     assert check_error(answer)["type"] in ("server_error", "service_unavailable_error")
     assert answer.status_code in (502, 503, 504)
     assert answer.headers["x-should-retry"] == "false"
-    check_nothing_leaks(lane, answer)
+    check_nothing_leaks(channel_pair, answer)
 
 
 @pytest.mark.parametrize("fault", BEFORE_OUTPUT)
-def test_when_all_streams_fail_before_their_output_the_client_learns_it(lane: Lane, fault: str) -> None:
-    for upstream in (lane.first, lane.second):
+def test_when_all_streams_fail_before_their_output_the_client_learns_it(channel_pair: ChannelPair, fault: str) -> None:
+    for upstream in (channel_pair.first, channel_pair.second):
         upstream.enqueue(BEFORE_OUTPUT[fault])
-    answer = lane.stream()
+    answer = channel_pair.stream()
     if answer.status_code == 200:
         failed = check_failed_stream(answer.content)[-1]["response"]
-        assert lane.stored(failed["id"])["status"] == "failed"
+        assert channel_pair.stored(failed["id"])["status"] == "failed"
     else:
         check_error(answer, type="server_error")
         assert answer.status_code == 502
-    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 1)
+    assert (len(channel_pair.first.requests), len(channel_pair.second.requests)) == (1, 1)
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_a_model_that_no_upstream_has_is_not_found(lane: Lane, streamed: bool) -> None:
-    for upstream in (lane.first, lane.second):
+def test_a_model_that_no_upstream_has_is_not_found(channel_pair: ChannelPair, streamed: bool) -> None:
+    for upstream in (channel_pair.first, channel_pair.second):
         upstream.enqueue(REFUSALS["404 model"])
-    check_error(lane.ask(streamed), 404, "model_not_found", type="invalid_request_error")
+    check_error(channel_pair.ask(streamed), 404, "model_not_found", type="invalid_request_error")
 
 
-def test_redirects_are_not_followed_and_keys_not_handed_on(lane: Lane) -> None:
+def test_redirects_are_not_followed_and_keys_not_handed_on(channel_pair: ChannelPair) -> None:
     with ScriptedUpstream() as trap:
         for status in (301, 302, 303, 307, 308):
-            lane.first.enqueue(redirect(f"{trap.base_url}/responses", status))
-            assert lane.post().status_code == 200
+            channel_pair.first.enqueue(redirect(f"{trap.base_url}/responses", status))
+            assert channel_pair.post().status_code == 200
         assert trap.requests == []
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_an_unanswered_request_is_not_sent_twice(hasty: Lane, streamed: bool) -> None:
+def test_an_unanswered_request_is_not_sent_twice(hasty: ChannelPair, streamed: bool) -> None:
     hasty.first.enqueue(silent())
     check_error(hasty.ask(streamed), 504, "upstream_timeout")
     hasty.first.wait_hangup()
@@ -270,7 +272,7 @@ def test_an_unanswered_request_is_not_sent_twice(hasty: Lane, streamed: bool) ->
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_an_unanswered_request_is_sent_elsewhere_where_the_table_allows_it(calm: Lane, streamed: bool) -> None:
+def test_an_unanswered_request_is_sent_elsewhere_where_the_table_allows_it(calm: ChannelPair, streamed: bool) -> None:
     calm.first.enqueue(silent())
     answered(calm.on("insistent").ask(streamed), streamed)
     assert len(calm.second.requests) == 1
@@ -300,60 +302,62 @@ def limited(wait: str) -> Script:
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_a_limit_of_all_channels_is_told_with_a_wait_that_makes_sense(lane: Lane, wait: str) -> None:
-    for upstream in (lane.first, lane.second):
+def test_a_limit_of_all_channels_is_told_with_a_wait_that_makes_sense(channel_pair: ChannelPair, wait: str) -> None:
+    for upstream in (channel_pair.first, channel_pair.second):
         upstream.enqueue(limited(wait))
-    answer = lane.post()
+    answer = channel_pair.post()
     check_error(answer, 429, "rate_limit_exceeded")
     assert 1 <= int(answer.headers["Retry-After"]) <= 60
     assert answer.headers.get("x-should-retry") != "true"
 
 
 @pytest.mark.parametrize("wait", ["seconds", "a date", "huge"])
-def test_a_limited_channel_rests_and_when_all_rest_nobody_is_asked(lane: Lane, wait: str) -> None:
-    lane.first.enqueue(limited(wait))
-    answered(lane.post(), False)
-    answered(lane.post(), False)
-    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 2)
-    lane.second.enqueue(limited(wait))
-    lane.post()
-    answer = lane.post()
+def test_a_limited_channel_rests_and_when_all_rest_nobody_is_asked(channel_pair: ChannelPair, wait: str) -> None:
+    channel_pair.first.enqueue(limited(wait))
+    answered(channel_pair.post(), False)
+    answered(channel_pair.post(), False)
+    assert (len(channel_pair.first.requests), len(channel_pair.second.requests)) == (1, 2)
+    channel_pair.second.enqueue(limited(wait))
+    channel_pair.post()
+    answer = channel_pair.post()
     check_error(answer, 503, type="service_unavailable_error")
     assert 1 <= int(answer.headers["Retry-After"]) <= 60
-    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 3)
-    check_nothing_leaks(lane, answer)
+    assert (len(channel_pair.first.requests), len(channel_pair.second.requests)) == (1, 3)
+    check_nothing_leaks(channel_pair, answer)
 
 
-def test_a_channel_is_asked_again_after_its_rest(lane: Lane) -> None:
-    lane.first.enqueue(rate_limited("1"))
-    answered(lane.post(), False)
-    eventually(lambda: lane.post().status_code == 200 and len(lane.first.requests) > 1, "the rest to end")
+def test_a_channel_is_asked_again_after_its_rest(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(rate_limited("1"))
+    answered(channel_pair.post(), False)
+    eventually(
+        lambda: channel_pair.post().status_code == 200 and len(channel_pair.first.requests) > 1, "the rest to end"
+    )
 
 
-def test_a_used_up_quota_is_said_by_its_name_and_rests_longer_than_asked(lane: Lane) -> None:
-    for upstream in (lane.first, lane.second):
+def test_a_used_up_quota_is_said_by_its_name_and_rests_longer_than_asked(channel_pair: ChannelPair) -> None:
+    for upstream in (channel_pair.first, channel_pair.second):
         upstream.enqueue(rate_limited("1", "insufficient_quota"))
-    check_error(lane.post(), 429, "insufficient_quota")
-    answer = lane.post()
+    check_error(channel_pair.post(), 429, "insufficient_quota")
+    answer = channel_pair.post()
     check_error(answer, 503)
     assert int(answer.headers["Retry-After"]) > 5
 
 
-def test_a_channel_that_keeps_failing_rests_and_the_next_one_serves(lane: Lane) -> None:
-    lane.first.always(REFUSALS["500"])
+def test_a_channel_that_keeps_failing_rests_and_the_next_one_serves(channel_pair: ChannelPair) -> None:
+    channel_pair.first.always(REFUSALS["500"])
     for _ in range(10):
-        answered(lane.post(), False)
-    assert len(lane.first.requests) == 5
+        answered(channel_pair.post(), False)
+    assert len(channel_pair.first.requests) == 5
 
 
-def test_a_key_that_is_not_taken_is_not_tried_again_at_once(lane: Lane) -> None:
-    lane.first.always(REFUSALS["401"])
+def test_a_key_that_is_not_taken_is_not_tried_again_at_once(channel_pair: ChannelPair) -> None:
+    channel_pair.first.always(REFUSALS["401"])
     for _ in range(4):
-        answered(lane.post(), False)
-    assert len(lane.first.requests) == 1
+        answered(channel_pair.post(), False)
+    assert len(channel_pair.first.requests) == 1
 
 
-def test_a_storm_of_failures_does_not_multiply(calm: Lane) -> None:
+def test_a_storm_of_failures_does_not_multiply(calm: ChannelPair) -> None:
     """Channels that do not rest: only the budget bounds what is added."""
     for upstream in (calm.first, calm.second):
         upstream.always(REFUSALS["500"])
@@ -365,7 +369,7 @@ def test_a_storm_of_failures_does_not_multiply(calm: Lane) -> None:
     assert asked <= sent <= asked * 1.2 + 12
 
 
-def test_a_full_channel_is_passed_over_and_when_all_are_full_the_client_waits(calm: Lane) -> None:
+def test_a_full_channel_is_passed_over_and_when_all_are_full_the_client_waits(calm: ChannelPair) -> None:
     narrow = calm.on("narrow")
     for upstream in (narrow.first, narrow.second):
         upstream.always(stalled(SOME_TEXT))
@@ -384,7 +388,7 @@ def test_a_full_channel_is_passed_over_and_when_all_are_full_the_client_waits(ca
     eventually(lambda: narrow.post().status_code == 200, "a place")
 
 
-def test_a_client_that_leaves_gives_its_place_back(calm: Lane) -> None:
+def test_a_client_that_leaves_gives_its_place_back(calm: ChannelPair) -> None:
     narrowest = calm.on("narrowest")
     narrowest.first.enqueue(stalled(SOME_TEXT))
     with narrowest.dial(stream=True) as sock:
@@ -393,7 +397,7 @@ def test_a_client_that_leaves_gives_its_place_back(calm: Lane) -> None:
     eventually(lambda: narrowest.post().status_code == 200, "the place")
 
 
-def test_a_conversation_stays_with_its_channel_while_that_one_serves(calm: Lane) -> None:
+def test_a_conversation_stays_with_its_channel_while_that_one_serves(calm: ChannelPair) -> None:
     equal = calm.on("equal")
     upstreams = (equal.first, equal.second)
     for _ in range(4):
@@ -415,24 +419,26 @@ def test_a_conversation_stays_with_its_channel_while_that_one_serves(calm: Lane)
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_a_connection_that_went_stale_is_replaced_without_anybody_noticing(lane: Lane, streamed: bool) -> None:
-    lane.first.always(going_stale())
+def test_a_connection_that_went_stale_is_replaced_without_anybody_noticing(
+    channel_pair: ChannelPair, streamed: bool
+) -> None:
+    channel_pair.first.always(going_stale())
     for _ in range(4):
-        answered(lane.ask(streamed), streamed)
-    assert (len(lane.first.requests), len(lane.second.requests)) == (4, 0)
+        answered(channel_pair.ask(streamed), streamed)
+    assert (len(channel_pair.first.requests), len(channel_pair.second.requests)) == (4, 0)
 
 
-def test_connections_that_went_stale_together_are_replaced_by_one(lane: Lane) -> None:
+def test_connections_that_went_stale_together_are_replaced_by_one(channel_pair: ChannelPair) -> None:
     together = 6
-    lane.first.enqueue(silent(), going_stale(), times=together)
+    channel_pair.first.enqueue(silent(), going_stale(), times=together)
     with ThreadPoolExecutor(together) as clients:
-        asked = [clients.submit(lane.ask, False) for _ in range(together)]
-        lane.first.wait_for_request(together)
-        lane.first.release(together)
+        asked = [clients.submit(channel_pair.ask, False) for _ in range(together)]
+        channel_pair.first.wait_for_request(together)
+        channel_pair.first.release(together)
         for answer in asked:
             answered(answer.result(), False)
-    answered(lane.ask(False), False)
-    assert (len(lane.first.requests), len(lane.second.requests)) == (together + 1, 0)
+    answered(channel_pair.ask(False), False)
+    assert (len(channel_pair.first.requests), len(channel_pair.second.requests)) == (together + 1, 0)
 
 
 def test_a_hostile_environment_changes_nothing(
@@ -463,9 +469,9 @@ def test_a_hostile_environment_changes_nothing(
             assert "canary-key" not in gateway.log
 
 
-def test_no_cookie_of_an_upstream_comes_back_to_it_or_reaches_a_client(lane: Lane) -> None:
-    lane.first.enqueue(raw(500, b"{}", Set_Cookie="session=1; Path=/"))
-    lane.post()
-    answer = lane.post()
+def test_no_cookie_of_an_upstream_comes_back_to_it_or_reaches_a_client(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(raw(500, b"{}", Set_Cookie="session=1; Path=/"))
+    channel_pair.post()
+    answer = channel_pair.post()
     assert "Set-Cookie" not in answer.headers
-    assert "cookie" not in lane.first.requests[-1].headers
+    assert "cookie" not in channel_pair.first.requests[-1].headers

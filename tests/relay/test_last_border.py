@@ -21,8 +21,8 @@ from app.formats import demo
 from app.gateway import Gateway, build
 from app.last_good import LastGood
 from app.memory import Share
-from app.relay.request_context import Asked
-from app.relay.websocket_session import Session
+from app.relay.request_context import RequestContext
+from app.relay.websocket_session import WebSocketSession
 from app.schemas.create import read_create
 from app.settings import Settings
 from app.store.store import Store
@@ -156,7 +156,7 @@ def status(process: Gateway, response_id: str) -> str:
 
 @every_fault
 def test_a_stream_ends_with_a_terminal_event(process: Gateway, token: Token, closed: list[LocalExchange]) -> None:
-    with closing(cast(Any, process.relay.stream(token, ask(), Asked("req_1")))) as stream:
+    with closing(cast(Any, process.relay.stream(token, ask(), RequestContext("req_1")))) as stream:
         events = check_failed_stream(b"".join(stream))
     assert status(process, events[0]["response"]["id"]) == "failed"
     assert len(closed) == 1
@@ -166,9 +166,9 @@ def test_a_stream_ends_with_a_terminal_event(process: Gateway, token: Token, clo
 
 @every_fault
 def test_a_web_socket_gets_its_last_frame(process: Gateway, token: Token, closed: list[LocalExchange]) -> None:
-    session = Session(process.turns, Share(process.budget))
+    session = WebSocketSession(process.turns, Share(process.budget))
     frame = bytearray(orjson.dumps({"type": "response.create", "model": "demo", "input": "hello"}))
-    answer = session.answer(token, frame, Asked("req_1"), list[str]().append, orjson.loads)
+    answer = session.answer(token, frame, RequestContext("req_1"), list[str]().append, orjson.loads)
     frames = [orjson.loads(text) for text in answer]
     kinds = [frame["type"] for frame in frames]
     assert kinds[-1] == "response.failed"
@@ -179,13 +179,13 @@ def test_a_web_socket_gets_its_last_frame(process: Gateway, token: Token, closed
 
 @every_fault
 def test_a_background_run_ends(process: Gateway, token: Token, closed: list[LocalExchange]) -> None:
-    response_id = process.background.create(token, ask(background=True), Asked(""))["id"]
+    response_id = process.background.create(token, ask(background=True), RequestContext(""))["id"]
     process.background.run(response_id)
     stored = process.store.responses.read("ada", response_id)
     assert stored is not None
     assert stored.status == "failed"
     assert (stored.error or {})["code"] != "response_cancelled"
-    told = process.background.follow(token, response_id, None, None)
+    told = process.background.events_after(token, response_id, None, None)
     check_failed_stream(b"".join(told))
     assert len(closed) == 1
 
@@ -194,7 +194,7 @@ def test_a_background_run_ends(process: Gateway, token: Token, closed: list[Loca
 def test_a_client_that_leaves_leaves_nothing_behind(
     process: Gateway, token: Token, closed: list[LocalExchange], fault: Fault
 ) -> None:
-    with closing(cast(Any, process.relay.stream(token, ask(), Asked("req_1")))) as stream:
+    with closing(cast(Any, process.relay.stream(token, ask(), RequestContext("req_1")))) as stream:
         head = next(iter(stream))
     response_id = orjson.loads(head.split(b"\n")[1].removeprefix(b"data: "))["response"]["id"]
     assert status(process, response_id) == "cancelled"

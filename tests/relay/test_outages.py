@@ -126,7 +126,7 @@ def parts(tmp_path: Path) -> Iterator[Parts]:
     table = tmp_path / "channels.yaml"
     table.write_text("version: 1\nchannels:\n  - {name: demo, format: demo, models: [demo]}\n")
     parts = build(LastGood.of(Settings(channels=table, database_url=url, secret_key="s" * 43, lease=4)))
-    parts.keeper.start()
+    parts.lease_keeper.start()
     yield parts
     parts.close()
 

@@ -10,11 +10,11 @@ import orjson
 import pytest
 
 from tests.gateway import Gateway, portions, reset
-from tests.relay.conftest import HASTY, PATIENT, PROMPTLY, Tape, pair, read_until
+from tests.relay.conftest import HASTY, PATIENT, PROMPTLY, RequestTape, pair, read_until
 from tests.relay.passthrough_channels import (
     DONE,
     SOME_WORDS,
-    ChatLane,
+    PassthroughPair,
     chat_error,
     chunks_of,
     error_of,
@@ -60,7 +60,7 @@ SAID = "You said: Say something to me. I have seen 1 messages."
 
 
 @pytest.fixture(scope="module")
-def chat_road(
+def passthrough_gateway(
     tmp_path_factory: pytest.TempPathFactory, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]
 ) -> Iterator[Gateway]:
     keys = {"format": "chat_completions", "bridge": False}
@@ -82,13 +82,13 @@ def models() -> dict[str, Iterator[str]]:
 
 
 @pytest.fixture
-def lane(
-    chat_road: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], models: dict[str, Iterator[str]]
-) -> Iterator[ChatLane]:
+def passthrough_pair(
+    passthrough_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], models: dict[str, Iterator[str]]
+) -> Iterator[PassthroughPair]:
     """A lane of this test alone; the second tries that it may need have been earned."""
     for upstream in upstreams:
         upstream.reset()
-    fresh = ChatLane(chat_road, *upstreams, next(models["spare"]))
+    fresh = PassthroughPair(passthrough_gateway, *upstreams, next(models["spare"]))
     for _ in range(10):
         assert fresh.on("steady").post().status_code == 200
     fresh.first.reset()
@@ -98,9 +98,9 @@ def lane(
 
 
 @pytest.fixture
-def brisk(lane: ChatLane, models: dict[str, Iterator[str]]) -> ChatLane:
+def brisk(passthrough_pair: PassthroughPair, models: dict[str, Iterator[str]]) -> PassthroughPair:
     """A lane whose channels lose patience after half a second."""
-    return lane.on(next(models["brisk"]))
+    return passthrough_pair.on(next(models["brisk"]))
 
 
 def check_answered(answer: object, streamed: bool) -> None:
@@ -127,50 +127,56 @@ SPELLINGS: dict[str, tuple[Script, ...]] = {
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_stream_that_asks_for_its_usage_leaves_byte_for_byte(lane: ChatLane, spelling: str) -> None:
-    tape = Tape()
-    lane.first.enqueue(*SPELLINGS[spelling], tape)
-    answer = lane.stream(stream_options={"include_usage": True})
+def test_a_stream_that_asks_for_its_usage_leaves_byte_for_byte(
+    passthrough_pair: PassthroughPair, spelling: str
+) -> None:
+    tape = RequestTape()
+    passthrough_pair.first.enqueue(*SPELLINGS[spelling], tape)
+    answer = passthrough_pair.stream(stream_options={"include_usage": True})
     assert answer.headers["Content-Type"] == "text/event-stream; charset=utf-8"
     assert [answer.content] == tape.bodies
     assert answer.content.count(b'"prompt_tokens"') == 1
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_only_the_chunk_that_counts_is_withheld_from_who_did_not_ask(lane: ChatLane, spelling: str) -> None:
-    tape = Tape()
-    lane.first.enqueue(*SPELLINGS[spelling], tape)
-    sent = lane.stream().content
+def test_only_the_chunk_that_counts_is_withheld_from_who_did_not_ask(
+    passthrough_pair: PassthroughPair, spelling: str
+) -> None:
+    tape = RequestTape()
+    passthrough_pair.first.enqueue(*SPELLINGS[spelling], tape)
+    sent = passthrough_pair.stream().content
     (said,) = tape.bodies
     blank_line = b"\r\n\r\n" if spelling == "CRLF" else b"\n\n"
     count = said.index(b'"prompt_tokens"')
     begin, end = said.rindex(b"data: ", 0, count), said.index(blank_line, count) + len(blank_line)
     assert sent == said[:begin] + said[end:]
-    assert lane.first.bodies[-1]["stream_options"] == {"include_usage": True}
+    assert passthrough_pair.first.bodies[-1]["stream_options"] == {"include_usage": True}
 
 
-def test_an_unstreamed_answer_leaves_byte_for_byte(lane: ChatLane) -> None:
+def test_an_unstreamed_answer_leaves_byte_for_byte(passthrough_pair: PassthroughPair) -> None:
     body = b'{ "object":"chat.completion", "x" : 1.50, "choices":[{"message":{"content":"\\u00e4"}}] }\n'
-    lane.first.enqueue(raw(200, body, "application/json; charset=utf-8"))
-    answer = lane.post()
+    passthrough_pair.first.enqueue(raw(200, body, "application/json; charset=utf-8"))
+    answer = passthrough_pair.post()
     assert (answer.status_code, answer.headers["Content-Type"], answer.content) == (200, "application/json", body)
 
 
-def test_a_request_goes_up_as_it_came_but_for_the_models_name(tmp_path: Path, lane: ChatLane) -> None:
-    row = lane.first.channel("named", format="chat_completions", models={"fast": "Qwen/Qwen3-32B"})
+def test_a_request_goes_up_as_it_came_but_for_the_models_name(
+    tmp_path: Path, passthrough_pair: PassthroughPair
+) -> None:
+    row = passthrough_pair.first.channel("named", format="chat_completions", models={"fast": "Qwen/Qwen3-32B"})
     with Gateway(tmp_path, [{**row, "api_key": "canary-key-of-first"}]) as gateway:
         sent = {"x_extra": None, "model": "fast", "messages": [{"role": "user", "content": "x", "y": 1.5}], "n": 1}
         assert gateway.post("/chat/completions", sent).status_code == 200
-    assert lane.first.requests[-1].raw == orjson.dumps({**sent, "model": "Qwen/Qwen3-32B"})
-    assert lane.first.requests[-1].path == "/v1/chat/completions"
+    assert passthrough_pair.first.requests[-1].raw == orjson.dumps({**sent, "model": "Qwen/Qwen3-32B"})
+    assert passthrough_pair.first.requests[-1].path == "/v1/chat/completions"
 
 
-def test_a_whole_answer_to_a_stream_is_told_as_one(lane: ChatLane) -> None:
-    lane.first.enqueue(json_instead())
-    answer = lane.stream()
+def test_a_whole_answer_to_a_stream_is_told_as_one(passthrough_pair: PassthroughPair) -> None:
+    passthrough_pair.first.enqueue(json_instead())
+    answer = passthrough_pair.stream()
     check_answered(answer, True)
     assert b'"prompt_tokens"' not in answer.content
-    assert not lane.row()["estimated"]
+    assert not passthrough_pair.row()["estimated"]
 
 
 # --- another channel --------------------------------------------------------------------------------------------
@@ -206,63 +212,68 @@ BEFORE_OUTPUT: dict[str, Script] = {
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("refused", REFUSALS)
 def test_a_refusal_that_is_not_the_clients_fault_is_made_good_elsewhere(
-    lane: ChatLane, refused: str, streamed: bool
+    passthrough_pair: PassthroughPair, refused: str, streamed: bool
 ) -> None:
-    lane.first.enqueue(REFUSALS[refused])
-    check_answered(lane.ask(streamed), streamed)
-    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 1)
-    assert lane.first.bodies == lane.second.bodies
-    row = lane.row()
+    passthrough_pair.first.enqueue(REFUSALS[refused])
+    check_answered(passthrough_pair.ask(streamed), streamed)
+    assert (len(passthrough_pair.first.requests), len(passthrough_pair.second.requests)) == (1, 1)
+    assert passthrough_pair.first.bodies == passthrough_pair.second.bodies
+    row = passthrough_pair.row()
     tries = orjson.loads(row["attempts"])
-    assert [entry["channel"] for entry in tries] == [f"{lane.model}-first", f"{lane.model}-second"]
+    assert [entry["channel"] for entry in tries] == [
+        f"{passthrough_pair.model}-first",
+        f"{passthrough_pair.model}-second",
+    ]
     assert tries[0]["error"]
-    assert (row["status"], row["channel"]) == ("completed", f"{lane.model}-second")
+    assert (row["status"], row["channel"]) == ("completed", f"{passthrough_pair.model}-second")
 
 
 @pytest.mark.parametrize("fault", BEFORE_OUTPUT)
-def test_a_stream_that_fails_before_its_first_chunk_goes_on_elsewhere(lane: ChatLane, fault: str) -> None:
-    lane.first.enqueue(BEFORE_OUTPUT[fault])
-    check_answered(lane.stream(), True)
-    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 1)
+def test_a_stream_that_fails_before_its_first_chunk_goes_on_elsewhere(
+    passthrough_pair: PassthroughPair, fault: str
+) -> None:
+    passthrough_pair.first.enqueue(BEFORE_OUTPUT[fault])
+    check_answered(passthrough_pair.stream(), True)
+    assert (len(passthrough_pair.first.requests), len(passthrough_pair.second.requests)) == (1, 1)
 
 
 @pytest.mark.parametrize("fault", ["error at once", "dropped at once", "no events"])
-def test_when_all_fail_the_client_learns_it_by_the_status(lane: ChatLane, fault: str) -> None:
-    for upstream in (lane.first, lane.second):
+def test_when_all_fail_the_client_learns_it_by_the_status(passthrough_pair: PassthroughPair, fault: str) -> None:
+    for upstream in (passthrough_pair.first, passthrough_pair.second):
         upstream.enqueue(BEFORE_OUTPUT[fault])
-    answer = lane.stream()
+    answer = passthrough_pair.stream()
     check_error(answer, 502, type="server_error")
     assert answer.headers["x-should-retry"] == "false"
-    assert lane.row()["status"] == "failed"
+    assert passthrough_pair.row()["status"] == "failed"
 
 
-def test_an_unstreamed_answer_that_is_a_stream_is_no_answer(lane: ChatLane) -> None:
-    lane.first.enqueue(stream_instead())
-    check_answered(lane.post(), False)
-    assert len(lane.second.requests) == 1
+def test_an_unstreamed_answer_that_is_a_stream_is_no_answer(passthrough_pair: PassthroughPair) -> None:
+    passthrough_pair.first.enqueue(stream_instead())
+    check_answered(passthrough_pair.post(), False)
+    assert len(passthrough_pair.second.requests) == 1
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_the_upstreams_400_is_the_clients_with_its_sentence(lane: ChatLane, streamed: bool) -> None:
-    lane.first.enqueue(refusal(400, "Unsupported value: 'n'.", "unsupported_value", "n"))
-    error = check_error(lane.ask(streamed), 400, "unsupported_value", "n", "invalid_request_error")
+def test_the_upstreams_400_is_the_clients_with_its_sentence(passthrough_pair: PassthroughPair, streamed: bool) -> None:
+    passthrough_pair.first.enqueue(refusal(400, "Unsupported value: 'n'.", "unsupported_value", "n"))
+    error = check_error(passthrough_pair.ask(streamed), 400, "unsupported_value", "n", "invalid_request_error")
     assert error["message"] == "Unsupported value: 'n'."
-    assert lane.second.requests == []
+    assert passthrough_pair.second.requests == []
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_nothing_of_the_upstream_leaks(lane: ChatLane, streamed: bool) -> None:
-    for upstream in (lane.first, lane.second):
+def test_nothing_of_the_upstream_leaks(passthrough_pair: PassthroughPair, streamed: bool) -> None:
+    for upstream in (passthrough_pair.first, passthrough_pair.second):
         upstream.enqueue(refusal(500, CANARY))
-    answer = lane.ask(streamed)
+    answer = passthrough_pair.ask(streamed)
     check_error(answer, 502)
     told = answer.text + str(answer.headers)
-    for secret in ("canary", "sk-", "10.0.0.7", str(lane.first.port), str(lane.second.port)):
+    for secret in ("canary", "sk-", "10.0.0.7", str(passthrough_pair.first.port), str(passthrough_pair.second.port)):
         assert secret not in told
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_an_unanswered_request_is_not_sent_twice(brisk: ChatLane, streamed: bool) -> None:
+def test_an_unanswered_request_is_not_sent_twice(brisk: PassthroughPair, streamed: bool) -> None:
     brisk.first.enqueue(silent())
     check_error(brisk.ask(streamed), 504, "upstream_timeout")
     brisk.first.wait_hangup()
@@ -270,39 +281,41 @@ def test_an_unanswered_request_is_not_sent_twice(brisk: ChatLane, streamed: bool
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_an_unanswered_request_is_sent_elsewhere_where_the_table_allows_it(lane: ChatLane, streamed: bool) -> None:
-    lane.first.enqueue(silent())
-    check_answered(lane.on("insistent").ask(streamed), streamed)
+def test_an_unanswered_request_is_sent_elsewhere_where_the_table_allows_it(
+    passthrough_pair: PassthroughPair, streamed: bool
+) -> None:
+    passthrough_pair.first.enqueue(silent())
+    check_answered(passthrough_pair.on("insistent").ask(streamed), streamed)
 
 
-def test_a_stream_that_is_silent_before_its_first_chunk_goes_on_elsewhere(brisk: ChatLane) -> None:
+def test_a_stream_that_is_silent_before_its_first_chunk_goes_on_elsewhere(brisk: PassthroughPair) -> None:
     brisk.first.enqueue(stalled(0))
     check_answered(brisk.stream(), True)
 
 
-def test_limited_channels_rest_and_when_all_rest_nobody_is_asked(lane: ChatLane) -> None:
-    for upstream in (lane.first, lane.second):
+def test_limited_channels_rest_and_when_all_rest_nobody_is_asked(passthrough_pair: PassthroughPair) -> None:
+    for upstream in (passthrough_pair.first, passthrough_pair.second):
         upstream.enqueue(rate_limited("30"))
-    check_error(lane.post(), 429, "rate_limit_exceeded")
-    answer = lane.stream()
+    check_error(passthrough_pair.post(), 429, "rate_limit_exceeded")
+    answer = passthrough_pair.stream()
     check_error(answer, 503, type="service_unavailable_error")
     assert 1 <= int(answer.headers["Retry-After"]) <= 60
-    assert (len(lane.first.requests), len(lane.second.requests)) == (1, 1)
+    assert (len(passthrough_pair.first.requests), len(passthrough_pair.second.requests)) == (1, 1)
 
 
-def test_a_channel_that_keeps_failing_rests(lane: ChatLane) -> None:
-    lane.first.always(refusal(500))
+def test_a_channel_that_keeps_failing_rests(passthrough_pair: PassthroughPair) -> None:
+    passthrough_pair.first.always(refusal(500))
     for _ in range(8):
-        check_answered(lane.post(), False)
-    assert len(lane.first.requests) == 5
+        check_answered(passthrough_pair.post(), False)
+    assert len(passthrough_pair.first.requests) == 5
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_a_connection_that_went_stale_is_replaced(lane: ChatLane, streamed: bool) -> None:
-    lane.first.always(going_stale())
+def test_a_connection_that_went_stale_is_replaced(passthrough_pair: PassthroughPair, streamed: bool) -> None:
+    passthrough_pair.first.always(going_stale())
     for _ in range(3):
-        check_answered(lane.ask(streamed), streamed)
-    assert lane.second.requests == []
+        check_answered(passthrough_pair.ask(streamed), streamed)
+    assert passthrough_pair.second.requests == []
 
 
 # --- after the first chunk --------------------------------------------------------------------------------------
@@ -320,31 +333,33 @@ BREAKS: dict[str, tuple[Script, ...]] = {
 
 
 @pytest.mark.parametrize("fault", BREAKS)
-def test_a_stream_that_breaks_says_so_and_nothing_more(lane: ChatLane, fault: str) -> None:
+def test_a_stream_that_breaks_says_so_and_nothing_more(passthrough_pair: PassthroughPair, fault: str) -> None:
     # The words have left before the break comes.
-    lane.first.enqueue(*BREAKS[fault], with_pieces(lambda pieces: (*pieces[:SOME_WORDS], HOLD, *pieces[SOME_WORDS:])))
+    passthrough_pair.first.enqueue(
+        *BREAKS[fault], with_pieces(lambda pieces: (*pieces[:SOME_WORDS], HOLD, *pieces[SOME_WORDS:]))
+    )
     received = b""
-    for portion in portions(lane.stream()):
+    for portion in portions(passthrough_pair.stream()):
         received += portion
-        lane.first.release()
+        passthrough_pair.first.release()
     assert words_of(received) == "You said:"
     assert error_of(received)["type"] == "server_error"
-    assert lane.second.requests == []
-    row = lane.row()
-    assert (row["status"], row["estimated"], row["channel"]) == ("failed", 1, f"{lane.model}-first")
+    assert passthrough_pair.second.requests == []
+    row = passthrough_pair.row()
+    assert (row["status"], row["estimated"], row["channel"]) == ("failed", 1, f"{passthrough_pair.model}-first")
     assert row["output_tokens"] == len("You said:") // 4
 
 
-def test_a_chunk_without_an_end_is_not_waited_for(lane: ChatLane) -> None:
-    lane.first.enqueue(endless_line(SOME_WORDS))
-    received = lane.stream().content
+def test_a_chunk_without_an_end_is_not_waited_for(passthrough_pair: PassthroughPair) -> None:
+    passthrough_pair.first.enqueue(endless_line(SOME_WORDS))
+    received = passthrough_pair.stream().content
     assert words_of(received) == "You said:"
     assert error_of(received)["code"] == "upstream_protocol_error"
-    lane.first.wait_hangup(timeout=PROMPTLY)
+    passthrough_pair.first.wait_hangup(timeout=PROMPTLY)
 
 
 @pytest.mark.parametrize("fault", [stalled(SOME_WORDS), dripping(SOME_WORDS)], ids=["stalled", "dripping"])
-def test_a_stream_that_falls_silent_fails_in_time(brisk: ChatLane, fault: Script) -> None:
+def test_a_stream_that_falls_silent_fails_in_time(brisk: PassthroughPair, fault: Script) -> None:
     brisk.first.enqueue(fault)
     received = brisk.stream().content
     assert words_of(received) == "You said:"
@@ -352,18 +367,18 @@ def test_a_stream_that_falls_silent_fails_in_time(brisk: ChatLane, fault: Script
     brisk.first.wait_hangup()
 
 
-def test_the_upstreams_own_error_is_told_in_its_words(lane: ChatLane) -> None:
+def test_the_upstreams_own_error_is_told_in_its_words(passthrough_pair: PassthroughPair) -> None:
     error = {"message": "Slow down.", "type": "requests", "code": "rate_limit_exceeded", "param": None}
-    lane.first.enqueue(chat_error(SOME_WORDS, error), stalled(SOME_WORDS))
+    passthrough_pair.first.enqueue(chat_error(SOME_WORDS, error), stalled(SOME_WORDS))
     received = b""
-    for portion in portions(lane.stream()):
+    for portion in portions(passthrough_pair.stream()):
         received += portion
-        lane.first.release()
+        passthrough_pair.first.release()
     assert error_of(received) == error
 
 
 @pytest.mark.parametrize("how", ["ended", "closed", "cut", "reset", "silent"])
-def test_an_answer_that_gave_its_reason_is_whole(brisk: ChatLane, how: str) -> None:
+def test_an_answer_that_gave_its_reason_is_whole(brisk: PassthroughPair, how: str) -> None:
     """Only the sentinel is missing, and it is supplied."""
     scripts: dict[str, tuple[Script, ...]] = {
         "ended": (with_pieces(lambda pieces: pieces[:-1]),),
@@ -394,50 +409,52 @@ LEAVINGS: dict[str, Callable[[socket.socket], None]] = {
 
 
 @pytest.mark.parametrize("leaving", LEAVINGS)
-def test_leaving_while_the_upstream_is_silent(lane: ChatLane, leaving: str) -> None:
-    lane.first.enqueue(stalled(SOME_WORDS))
-    with lane.dial(stream=True) as sock:
+def test_leaving_while_the_upstream_is_silent(passthrough_pair: PassthroughPair, leaving: str) -> None:
+    passthrough_pair.first.enqueue(stalled(SOME_WORDS))
+    with passthrough_pair.dial(stream=True) as sock:
         read_until(sock, b" said:")
         LEAVINGS[leaving](sock)
-        lane.first.wait_hangup(timeout=PROMPTLY)
-    row = lane.row()
+        passthrough_pair.first.wait_hangup(timeout=PROMPTLY)
+    row = passthrough_pair.row()
     assert (row["status"], row["estimated"], row["output_tokens"]) == ("cancelled", 1, len("You said:") // 4)
 
 
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("leaving", LEAVINGS)
-def test_leaving_before_the_upstream_has_answered(lane: ChatLane, leaving: str, streamed: bool) -> None:
-    lane.first.enqueue(silent())
-    with lane.dial(stream=streamed) as sock:
-        lane.first.wait_for_request()
+def test_leaving_before_the_upstream_has_answered(
+    passthrough_pair: PassthroughPair, leaving: str, streamed: bool
+) -> None:
+    passthrough_pair.first.enqueue(silent())
+    with passthrough_pair.dial(stream=streamed) as sock:
+        passthrough_pair.first.wait_for_request()
         LEAVINGS[leaving](sock)
-        lane.first.wait_hangup(timeout=PROMPTLY)
-    assert lane.second.requests == []
-    assert lane.row()["status"] == "cancelled"
+        passthrough_pair.first.wait_hangup(timeout=PROMPTLY)
+    assert passthrough_pair.second.requests == []
+    assert passthrough_pair.row()["status"] == "cancelled"
 
 
-def test_leaving_before_the_first_chunk(lane: ChatLane) -> None:
-    lane.first.enqueue(stalled(0))
-    with lane.dial(stream=True):
-        lane.first.wait_for_request()
-    lane.first.wait_hangup(timeout=PROMPTLY)
+def test_leaving_before_the_first_chunk(passthrough_pair: PassthroughPair) -> None:
+    passthrough_pair.first.enqueue(stalled(0))
+    with passthrough_pair.dial(stream=True):
+        passthrough_pair.first.wait_for_request()
+    passthrough_pair.first.wait_hangup(timeout=PROMPTLY)
 
 
-def test_leaving_in_the_middle_of_an_unstreamed_answer(lane: ChatLane) -> None:
+def test_leaving_in_the_middle_of_an_unstreamed_answer(passthrough_pair: PassthroughPair) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n"
-    lane.first.enqueue(wire(head + b'{"id":', HOLD))
-    with lane.dial():
-        lane.first.wait_for_request()
-    lane.first.wait_hangup(timeout=PROMPTLY)
-    assert lane.second.requests == []
+    passthrough_pair.first.enqueue(wire(head + b'{"id":', HOLD))
+    with passthrough_pair.dial():
+        passthrough_pair.first.wait_for_request()
+    passthrough_pair.first.wait_hangup(timeout=PROMPTLY)
+    assert passthrough_pair.second.requests == []
 
 
-def test_leaving_when_the_reason_was_told_is_no_cancelling(lane: ChatLane) -> None:
-    lane.first.enqueue(with_pieces(lambda pieces: (*pieces[:-2], HOLD)))
-    with lane.dial(stream=True) as sock:
+def test_leaving_when_the_reason_was_told_is_no_cancelling(passthrough_pair: PassthroughPair) -> None:
+    passthrough_pair.first.enqueue(with_pieces(lambda pieces: (*pieces[:-2], HOLD)))
+    with passthrough_pair.dial(stream=True) as sock:
         read_until(sock, b'"stop"')
-    lane.first.wait_hangup(timeout=PROMPTLY)
-    assert (lane.row()["status"], lane.row()["estimated"]) == ("completed", 1)
+    passthrough_pair.first.wait_hangup(timeout=PROMPTLY)
+    assert (passthrough_pair.row()["status"], passthrough_pair.row()["estimated"]) == ("completed", 1)
 
 
 # --- silence and shutting down ----------------------------------------------------------------------------------
@@ -450,9 +467,9 @@ def test_a_comment_keeps_a_silent_stream_alive(tmp_path: Path, upstream: Scripte
         with gateway.client().chat.completions.create(
             model="m", messages=[{"role": "user", "content": "hi"}], stream=True
         ) as heard:
-            lane = ChatLane(gateway, upstream, upstream, "m")
+            passthrough_pair = PassthroughPair(gateway, upstream, upstream, "m")
             upstream.enqueue(stalled(SOME_WORDS))
-            with lane.dial(stream=True) as sock:
+            with passthrough_pair.dial(stream=True) as sock:
                 assert b" said:" in read_until(sock, b": keep-alive\n\n")
             upstream.release(2)
             words = [chunk.choices[0].delta.content or "" for chunk in heard]
@@ -462,68 +479,68 @@ def test_a_comment_keeps_a_silent_stream_alive(tmp_path: Path, upstream: Scripte
 def test_a_worker_that_ends_says_so(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     row = upstream.channel(format="chat_completions")
     with Gateway(tmp_path, [row], drain=1) as gateway:
-        lane = ChatLane(gateway, upstream, upstream, "m")
+        passthrough_pair = PassthroughPair(gateway, upstream, upstream, "m")
         upstream.enqueue(stalled(SOME_WORDS))
-        with lane.dial(stream=True) as sock:
+        with passthrough_pair.dial(stream=True) as sock:
             received = read_until(sock, b" said:")
             gateway.stop()
             received += read_until(sock, b"server_shutting_down")
         assert DONE not in received
-        assert lane.row()["status"] == "failed"
+        assert passthrough_pair.row()["status"] == "failed"
 
 
 # --- the books --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_every_request_is_counted_with_the_upstreams_numbers(lane: ChatLane, streamed: bool) -> None:
-    tape = Tape()
-    lane.first.enqueue(tape)
-    assert lane.ask(streamed).content
-    row = lane.row()
+def test_every_request_is_counted_with_the_upstreams_numbers(passthrough_pair: PassthroughPair, streamed: bool) -> None:
+    tape = RequestTape()
+    passthrough_pair.first.enqueue(tape)
+    assert passthrough_pair.ask(streamed).content
+    row = passthrough_pair.row()
     last = chunks_of(tape.bodies[0])[-1] if streamed else orjson.loads(tape.bodies[0])
     usage = last["usage"]
     assert (row["input_tokens"], row["output_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
     assert row["id"].startswith("chatcmpl_")
     assert len(row["id"]) == len("chatcmpl_") + 48
     assert (row["kept"], row["streamed"], row["status"]) == (0, streamed, "completed")
-    assert (row["channel"], row["upstream_id"]) == (f"{lane.model}-first", last["id"])
+    assert (row["channel"], row["upstream_id"]) == (f"{passthrough_pair.model}-first", last["id"])
     assert (row["first_byte_ms"] is not None) == streamed
-    (sums,) = lane.usage()
-    assert (sums["token_name"], sums["channel"], sums["requests"]) == ("tests", f"{lane.model}-first", 1)
+    (sums,) = passthrough_pair.usage()
+    assert (sums["token_name"], sums["channel"], sums["requests"]) == ("tests", f"{passthrough_pair.model}-first", 1)
     assert (sums["input_tokens"], sums["estimated"], sums["failed"]) == (usage["prompt_tokens"], 0, 0)
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_what_the_upstream_does_not_count_is_estimated(lane: ChatLane, streamed: bool) -> None:
+def test_what_the_upstream_does_not_count_is_estimated(passthrough_pair: PassthroughPair, streamed: bool) -> None:
     def uncounted(pieces: tuple[bytes, ...]) -> tuple[bytes, ...]:
         return tuple(piece for piece in pieces if b'"prompt_tokens"' not in piece)
 
     body = {"choices": [{"message": {"role": "assistant", "content": SAID}, "finish_reason": "length"}]}
-    lane.first.enqueue(with_pieces(uncounted) if streamed else raw(200, orjson.dumps(body)))
-    check_answered(lane.ask(streamed), streamed)
-    row = lane.row()
+    passthrough_pair.first.enqueue(with_pieces(uncounted) if streamed else raw(200, orjson.dumps(body)))
+    check_answered(passthrough_pair.ask(streamed), streamed)
+    row = passthrough_pair.row()
     assert (row["estimated"], row["output_tokens"]) == (1, len(SAID) // 4)
-    assert row["input_tokens"] >= len(orjson.dumps(lane.body())) // 4
+    assert row["input_tokens"] >= len(orjson.dumps(passthrough_pair.body())) // 4
     assert row["status"] == ("completed" if streamed else "incomplete")
 
 
-def test_no_content_is_kept(lane: ChatLane) -> None:
+def test_no_content_is_kept(passthrough_pair: PassthroughPair) -> None:
     canary = "canary-of-the-conversation"
-    assert canary in lane.post(messages=[{"role": "user", "content": canary}]).text
-    assert lane.row()["error"] is None
-    for file in lane.gateway.directory.glob("antiphon.db*"):
+    assert canary in passthrough_pair.post(messages=[{"role": "user", "content": canary}]).text
+    assert passthrough_pair.row()["error"] is None
+    for file in passthrough_pair.gateway.directory.glob("antiphon.db*"):
         assert canary.encode() not in file.read_bytes()
-    assert canary not in lane.gateway.log
+    assert canary not in passthrough_pair.gateway.log
 
 
-def test_a_completions_id_can_neither_be_retrieved_nor_chained_from(lane: ChatLane) -> None:
-    lane.post()
-    assert lane.gateway.get(f"/responses/{lane.row()['id']}").status_code == 404
+def test_a_completions_id_can_neither_be_retrieved_nor_chained_from(passthrough_pair: PassthroughPair) -> None:
+    passthrough_pair.post()
+    assert passthrough_pair.gateway.get(f"/responses/{passthrough_pair.row()['id']}").status_code == 404
 
 
-def test_a_bad_request_is_no_row_and_a_failed_one_is(lane: ChatLane) -> None:
-    assert lane.post(messages=[]).status_code == 400
-    lane.first.enqueue(refusal(400, "No."))
-    assert lane.post().status_code == 400
-    assert [row["status"] for row in lane.rows(1)] == ["failed"]
+def test_a_bad_request_is_no_row_and_a_failed_one_is(passthrough_pair: PassthroughPair) -> None:
+    assert passthrough_pair.post(messages=[]).status_code == 400
+    passthrough_pair.first.enqueue(refusal(400, "No."))
+    assert passthrough_pair.post().status_code == 400
+    assert [row["status"] for row in passthrough_pair.rows(1)] == ["failed"]

@@ -16,7 +16,7 @@ from tests.gateway import Gateway, portions
 from tests.relay.conftest import (
     FIRST_KEY,
     SOME_TEXT,
-    Lane,
+    ChannelPair,
     asked_items,
     check_failed_stream,
     eventually,
@@ -93,46 +93,46 @@ def test_whoever_has_the_body_can_go_on_at_once_on_any_worker(twins: Gateway, up
         assert len(asked_items(upstream)) == 2 * turn + 1
 
 
-def test_a_running_response_is_there_but_cannot_be_gone_on_from(lane: Lane) -> None:
-    lane.first.enqueue(stalled(SOME_TEXT))
-    with lane.dial(stream=True) as sock:
+def test_a_running_response_is_there_but_cannot_be_gone_on_from(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(stalled(SOME_TEXT))
+    with channel_pair.dial(stream=True) as sock:
         response_id = response_id_in(read_until(sock, b"output_text.delta"))
-        check_response(lane.stored(response_id), status="in_progress")
-        answer = lane.post(previous_response_id=response_id)
+        check_response(channel_pair.stored(response_id), status="in_progress")
+        answer = channel_pair.post(previous_response_id=response_id)
         check_error(answer, 400, "previous_response_not_ready", "previous_response_id")
-        check_error(lane.gateway.post(f"/responses/{response_id}/cancel", {}), 400)
-        lane.first.release()
+        check_error(channel_pair.gateway.post(f"/responses/{response_id}/cancel", {}), 400)
+        channel_pair.first.release()
         read_until(sock, b"[DONE]")
-    assert lane.post(previous_response_id=response_id).status_code == 200
+    assert channel_pair.post(previous_response_id=response_id).status_code == 200
 
 
-def test_a_stream_that_is_not_stored_is_not_taken_for_one_that_was_deleted(lane: Lane) -> None:
-    lane.first.enqueue(stalled(SOME_TEXT), times=2)
-    with lane.dial(stream=True, store=False) as unstored, lane.dial(stream=True) as stored:
+def test_a_stream_that_is_not_stored_is_not_taken_for_one_that_was_deleted(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(stalled(SOME_TEXT), times=2)
+    with channel_pair.dial(stream=True, store=False) as unstored, channel_pair.dial(stream=True) as stored:
         read_until(unstored, b"output_text.delta")
         response_id = response_id_in(read_until(stored, b"output_text.delta"))
-        lane.gateway.delete(f"/responses/{response_id}")
+        channel_pair.gateway.delete(f"/responses/{response_id}")
         read_until(stored, b"response_cancelled")
-        lane.first.release(2)
+        channel_pair.first.release(2)
         assert b"response.completed" in read_until(unstored, b"[DONE]")
 
 
-def test_what_was_streamed_is_what_is_stored(lane: Lane) -> None:
-    told = check_stream(lane.stream(metadata={"a": "b"}).content)[-1]["response"]
-    assert lane.stored(told["id"]) == told
+def test_what_was_streamed_is_what_is_stored(channel_pair: ChannelPair) -> None:
+    told = check_stream(channel_pair.stream(metadata={"a": "b"}).content)[-1]["response"]
+    assert channel_pair.stored(told["id"]) == told
 
 
-def test_a_row_that_was_ended_elsewhere_just_before_the_commit_fails_the_stream(lane: Lane) -> None:
-    lane.first.enqueue(stalled(SOME_TEXT))
-    pieces, head = portions(lane.stream()), b""
+def test_a_row_that_was_ended_elsewhere_just_before_the_commit_fails_the_stream(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(stalled(SOME_TEXT))
+    pieces, head = portions(channel_pair.stream()), b""
     while b"output_text.delta" not in head:
         head += next(pieces)
     response_id = response_id_in(head)
-    assert lane.gateway.delete(f"/responses/{response_id}").status_code == 200
+    assert channel_pair.gateway.delete(f"/responses/{response_id}").status_code == 200
     # At once: the keeper, which looks every second, would stop the stream before it comes to its end.
-    lane.first.release()
+    channel_pair.first.release()
     check_failed_stream(head + b"".join(pieces), "response_cancelled")
-    assert lane.gateway.get(f"/responses/{response_id}").status_code == 404
+    assert channel_pair.gateway.get(f"/responses/{response_id}").status_code == 404
 
 
 def test_an_end_that_cannot_be_stored_is_never_told_as_an_end(twins: Gateway, upstream: ScriptedUpstream) -> None:

@@ -11,11 +11,11 @@ import pytest
 import requests
 
 from tests.gateway import Gateway
-from tests.relay.conftest import PROMPTLY, on_both_movers, text_of
+from tests.relay.conftest import PROMPTLY, on_both_transports, text_of
 from tests.response_contract import check_response, check_stream
 from tests.upstream import FIN, Answer, Exchange, Pause, Piece, ScriptedUpstream, followed, framed, self_signed
 
-pytestmark = on_both_movers
+pytestmark = on_both_transports
 
 POISON = b'{"id":"resp_p","object":"response","status":"completed","output":[{"type":"message","id":"msg_p",\
 "role":"assistant","status":"completed","content":[{"type":"output_text","text":"POISON","annotations":[]}]}]}'
@@ -51,7 +51,7 @@ class Side:
 
 
 @pytest.fixture(scope="module")
-def sides(tmp_path_factory: pytest.TempPathFactory, mover: str) -> Iterator[dict[str, Side]]:
+def sides(tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator[dict[str, Side]]:
     directory = tmp_path_factory.mktemp("sides")
     context, authority = self_signed(directory)
     with (
@@ -60,7 +60,7 @@ def sides(tmp_path_factory: pytest.TempPathFactory, mover: str) -> Iterator[dict
         ScriptedUpstream(models=["holding"], nodelay=0) as holding,
     ):
         rows = [plain.channel("plain"), secure.channel("tls", ca_file=str(authority)), holding.channel("holding")]
-        with Gateway(directory, rows, mover=mover) as gateway:
+        with Gateway(directory, rows, mover=transport) as gateway:
             stranger = gateway.new_token("bob", "--owner", "bob")
             yield {
                 "plain": Side(gateway, plain, "plain", stranger),

@@ -115,13 +115,17 @@ def test_however_an_upstream_spells_its_events_each_is_a_frame(
     assert sock.answer()["output"]
 
 
-@pytest.mark.parametrize("lane", [None, "a", '"\\é'])
-def test_an_event_is_spelt_as_the_upstream_spelt_it(sock: Socket, upstream: ScriptedUpstream, lane: str | None) -> None:
+@pytest.mark.parametrize("channel_pair", [None, "a", '"\\é'])
+def test_an_event_is_spelt_as_the_upstream_spelt_it(
+    sock: Socket, upstream: ScriptedUpstream, channel_pair: str | None
+) -> None:
     upstream.enqueue(respelled(lambda raw: raw.replace(b'"delta":', b'"n": 123456789012345678901234, "delta":')))
-    frames = sock.turn(stream_id=lane)
+    frames = sock.turn(stream_id=channel_pair)
     assert frames[-1]["type"] == "response.completed"
     said = [frame for frame in frames if frame["type"] == "response.output_text.delta"]
-    assert [(frame["n"], frame.get("stream_id")) for frame in said] == [(123456789012345678901234, lane)] * len(said)
+    assert [(frame["n"], frame.get("stream_id")) for frame in said] == [(123456789012345678901234, channel_pair)] * len(
+        said
+    )
 
 
 # --- lanes ------------------------------------------------------------------------------------------------------
@@ -136,11 +140,11 @@ def test_every_frame_of_a_turn_names_its_lane(sock: Socket, upstream: ScriptedUp
 
 
 def test_turns_are_answered_in_the_order_in_which_they_were_asked(sock: Socket) -> None:
-    lanes = ["a", "b", "a", "c", "b"]
-    for number, lane in enumerate(lanes):
+    pairs = ["a", "b", "a", "c", "b"]
+    for number, lane in enumerate(pairs):
         sock.ask(stream_id=lane, input=f"This is {number}")
-    turns = [sock.rest() for _ in lanes]
-    assert [turn[-1]["stream_id"] for turn in turns] == lanes
+    turns = [sock.rest() for _ in pairs]
+    assert [turn[-1]["stream_id"] for turn in turns] == pairs
     assert [f"This is {number}" in str(turn[-1]["response"]["output"]) for number, turn in enumerate(turns)]
 
 

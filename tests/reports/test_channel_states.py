@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.channels.selection import MAX_TRIES
+from app.channels.selection import MAX_ATTEMPTS
 from app.channels.table import Table
 from app.contract.channel import Channel
 from app.contract.records import ChannelStatus, WorkerStatus
@@ -66,7 +66,7 @@ def test_what_workers_report_is_summed_over_them() -> None:
 def test_a_row_says_first_what_the_table_knows() -> None:
     waiting = replace(A, name="w", missing_key="the variable K is not set", line=2)
     off = replace(A, name="off", enabled=False, line=3)
-    table = Table((off, A), waiting=(waiting,))
+    table = Table((off, A), without_key=(waiting,))
     reports = channel_reports(table, _workers(OK))
     assert [(report.channel.name, report.state.label) for report in reports] == [
         ("a", "ok"),
@@ -90,7 +90,7 @@ def test_a_route_shares_requests_by_weight_and_gives_reasons() -> None:
             replace(A, name="off", enabled=False, line=5),
             replace(A, name="other", models={"n": "n"}, line=6),
         ),
-        waiting=(replace(A, name="w", missing_key="no key yet", line=7),),
+        without_key=(replace(A, name="w", missing_key="no key yet", line=7),),
     )
     route = route_of(table, "m", _workers(OK))
     assert [(entry.channel.name, entry.place, entry.share, entry.why_not) for entry in route.entries] == [
@@ -113,7 +113,7 @@ def test_a_channel_at_its_limit_leaves_the_route() -> None:
 
 
 def test_a_route_says_that_one_request_tries_only_some_of_many() -> None:
-    many = tuple(replace(A, name=f"c{at}", line=at) for at in range(MAX_TRIES + 1))
+    many = tuple(replace(A, name=f"c{at}", line=at) for at in range(MAX_ATTEMPTS + 1))
     assert list(route_of(Table(many), "m", ()).remarks()) == [
-        f"one request tries at most {MAX_TRIES} of these channels"
+        f"one request tries at most {MAX_ATTEMPTS} of these channels"
     ]

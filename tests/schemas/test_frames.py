@@ -72,8 +72,10 @@ def test_nothing_new_is_enough_where_something_was_said_before(nothing: Any) -> 
 
 
 def test_a_lane_is_a_text() -> None:
-    assert framed({"stream_id": "left"}).lane == "left"
-    assert [framed(body).lane for body in ({}, {"stream_id": 7}, {"stream_id": ""}, {"stream_id": None})] == [None] * 4
+    assert framed({"stream_id": "left"}).stream_id == "left"
+    assert [framed(body).stream_id for body in ({}, {"stream_id": 7}, {"stream_id": ""}, {"stream_id": None})] == [
+        None
+    ] * 4
     for lane in ("", "x" * 513):
         with pytest.raises(InvalidRequest) as refused:
             read_frame(framed({**CREATE, "stream_id": lane}))

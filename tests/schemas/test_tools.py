@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidRequest
-from app.schemas.fields import Fault
+from app.schemas.fields import Violation
 from app.schemas.tools import check_tool_choice, check_tools
 
 FUNCTION = {"type": "function", "name": "get_weather"}
@@ -19,7 +19,7 @@ def read_tools(value: object, param: str = "tools") -> object:
     """The tools as they came, or the error that a client reads."""
     try:
         check_tools(value)
-    except Fault as fault:
+    except Violation as fault:
         raise fault.at(param) from None
     return value
 
@@ -27,7 +27,7 @@ def read_tools(value: object, param: str = "tools") -> object:
 def read_tool_choice(value: object) -> object:
     try:
         check_tool_choice(value)
-    except Fault as fault:
+    except Violation as fault:
         raise fault.at("tool_choice") from None
     return value
 

@@ -53,32 +53,32 @@ def heard(bell: Queue, count: int) -> list[str]:
 def test_what_was_enlisted_rings_once(bell: Queue, store: Store) -> None:
     names = [f"resp_{number}" for number in range(50)]
     for name in names:
-        store.database.transaction(lambda session, name=name: bell.enlist(name))
-        bell.ring(name)
+        store.database.transaction(lambda session, name=name: bell.add_in_transaction(name))
+        bell.add_after_commit(name)
     assert sorted(heard(bell, len(names))) == sorted(names)
-    store.database.transaction(lambda session: bell.enlist("last"))
+    store.database.transaction(lambda session: bell.add_in_transaction("last"))
     assert heard(bell, 1) == ["last"]
 
 
 def test_what_was_rolled_back_never_rings(bell: Queue, store: Store) -> None:
     def fail(session: Session) -> None:
-        bell.enlist("never")
+        bell.add_in_transaction("never")
         raise LookupError
 
     with pytest.raises(LookupError):
         store.database.transaction(fail)
-    store.database.transaction(lambda session: bell.enlist("resp_1"))
+    store.database.transaction(lambda session: bell.add_in_transaction("resp_1"))
     assert heard(bell, 1) == ["resp_1"]
 
 
 def test_over_redis_it_rings_once_its_row_is_there(redis_bell: Queue) -> None:
-    redis_bell.enlist("before")
-    redis_bell.ring("resp_1")
+    redis_bell.add_in_transaction("before")
+    redis_bell.add_after_commit("resp_1")
     assert heard(redis_bell, 1) == ["resp_1"]
 
 
 def test_a_redis_that_is_away_fails_nobody() -> None:
-    RedisQueue("redis://127.0.0.1:1/0").ring("resp_1")
+    RedisQueue("redis://127.0.0.1:1/0").add_after_commit("resp_1")
 
 
 def test_nothing_in_a_queue_is_run_as_code(redis_bell: Queue, redis_url: str) -> None:

@@ -172,7 +172,7 @@ def test_unknown_foreign_and_deleted_parents_answer_alike(store: Store) -> None:
 
 
 def test_what_is_not_kept_cannot_be_continued(store: Store) -> None:
-    unkept = draft(kept=False)
+    unkept = draft(stored=False)
     store.responses.finish(unkept, outcome())
     assert isinstance(refused(store, unkept.id), ResponseMissing)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from app import ids
 from app.contract.items import derive_item_id
-from app.contract.records import Batch, Chain, Conversation, ConversationTurn
+from app.contract.records import Chain, Conversation, ConversationTurn, EventBatch
 from app.store.conversations import LONGEST
 from app.store.errors import ConversationMissing, ConversationTooLong, FirstConversationMissing, ItemMissing
 from app.store.store import Store
@@ -46,8 +46,8 @@ def begin(store: Store, *texts: str, owner: str = OWNER) -> str:
 def say(store: Store, conversation: str, text: str, *, status: str = "completed", **fields: Any) -> str:
     """A response in the conversation; its id."""
     if "seen" not in fields:
-        fields["seen"] = store.conversations.chain(OWNER, conversation).seen
-    begun = draft(says=text, conversation=conversation, seen=fields.pop("seen"))
+        fields["seen"] = store.conversations.chain(OWNER, conversation).conversation_position
+    begun = draft(says=text, conversation=conversation, conversation_position=fields.pop("seen"))
     ended = outcome(status, says=f"answer to {text}", **fields)
     store.responses.finish(begun, ended)
     return begun.id
@@ -92,7 +92,7 @@ def test_a_turn_is_appended_with_the_end_of_its_response(store: Store) -> None:
     ]
     stored = store.responses.read(OWNER, response)
     assert stored is not None
-    assert (stored.conversation, stored.seen, chain.seen) == (conversation, 1, 2)
+    assert (stored.conversation, stored.conversation_position, chain.conversation_position) == (conversation, 1, 2)
 
 
 @pytest.mark.parametrize(("status", "appended"), [("completed", 2), ("incomplete", 2), ("failed", 0), ("cancelled", 0)])
@@ -114,7 +114,7 @@ def test_what_is_not_kept_or_was_cancelled_before_appends_nothing(store: Store) 
     store.responses.begin(cancelled)
     store.responses.cancel(OWNER, cancelled.id)
     assert not store.responses.finish(cancelled, outcome())
-    store.responses.note(draft(conversation=conversation, kept=False), outcome())
+    store.responses.note(draft(conversation=conversation, stored=False), outcome())
     store.close()
     assert listed(store, conversation) == []
 
@@ -122,7 +122,7 @@ def test_what_is_not_kept_or_was_cancelled_before_appends_nothing(store: Store) 
 def test_a_run_that_lost_its_lease_appends_nothing(store: Store, database_url: str) -> None:
     conversation, heir = begin(store), Store(database_url, peppers=[b"p"])
     waiting = draft(says="one", conversation=conversation, background=True)
-    store.jobs.add(waiting, b"{}", Batch(0, 0, b""), lambda _: None)
+    store.jobs.add(waiting, b"{}", EventBatch(0, 0, b""), lambda _: None)
     assert store.jobs.claim(waiting.id)
     rows.execute(database_url, "UPDATE worker SET lease_until = 1")
     heir.reaper.reap()
@@ -285,7 +285,7 @@ def test_a_load_starts_at_the_newest_compaction(store: Store) -> None:
 
 def test_what_was_said_while_a_compaction_was_made_is_not_lost(store: Store) -> None:
     conversation = begin(store, "old")
-    seen = store.conversations.chain(OWNER, conversation).seen
+    seen = store.conversations.chain(OWNER, conversation).conversation_position
     say(store, conversation, "meanwhile", seen=seen)
     compact(store, conversation, "one", seen=seen)
     compact(store, conversation, "two", seen=seen)
@@ -321,11 +321,11 @@ def test_a_chain_from_a_response_has_the_conversation_as_it_was_then(store: Stor
 
 def test_a_background_run_has_the_conversation_as_it_was_when_it_began(store: Store) -> None:
     conversation = begin(store, "first")
-    waiting = draft(says="asked early", conversation=conversation, seen=1, background=True)
-    store.jobs.add(waiting, b"sealed", Batch(0, 0, b"event: response.created\ndata: {}\n\n"), [].append)
+    waiting = draft(says="asked early", conversation=conversation, conversation_position=1, background=True)
+    store.jobs.add(waiting, b"sealed", EventBatch(0, 0, b"event: response.created\ndata: {}\n\n"), [].append)
     say(store, conversation, "one")
     assert store.jobs.claim(waiting.id) is not None
-    begun = replace(waiting, seen=store.conversations.chain(OWNER, conversation).seen)
+    begun = replace(waiting, conversation_position=store.conversations.chain(OWNER, conversation).conversation_position)
     assert store.responses.finish(begun, outcome(says="late"))
     child = turn(store, waiting.id, says="aside")
     assert loaded(store.responses.chain(OWNER, child)) == [
@@ -403,7 +403,7 @@ def test_no_turn_is_lost_however_compactions_and_turns_overtake_each_other(
     for position, name in enumerate(seen_by, 1):
         assert position <= stands_for or name in given_to_model
     assert chain.compacted == (newest_compaction is not None)
-    assert chain.seen == len(turns)
+    assert chain.conversation_position == len(turns)
 
 
 def test_a_conversation_of_too_many_turns_is_refused_until_it_is_compacted(store: Store, database_url: str) -> None:

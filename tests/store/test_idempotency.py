@@ -14,8 +14,8 @@ CLAIM = Claim("key-1", "a" * 64)
 
 def test_the_first_has_it_and_the_next_is_told_who(store: Store) -> None:
     first = ids.new("resp")
-    assert store.idempotency.take(TOKEN, CLAIM, first) is None
-    earlier = store.idempotency.take(TOKEN, CLAIM, ids.new("resp"))
+    assert store.idempotency.claim(TOKEN, CLAIM, first) is None
+    earlier = store.idempotency.claim(TOKEN, CLAIM, ids.new("resp"))
     assert earlier is not None
     assert (earlier.response, earlier.running, earlier.status) == (first, True, None)
 
@@ -23,65 +23,65 @@ def test_the_first_has_it_and_the_next_is_told_who(store: Store) -> None:
 def test_one_of_many_at_once_has_it(store: Store) -> None:
     names = [ids.new("resp") for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda name: store.idempotency.take(TOKEN, CLAIM, name), names))
+        found = list(pool.map(lambda name: store.idempotency.claim(TOKEN, CLAIM, name), names))
     winner = names[found.index(None)]
     assert found.count(None) == 1
     assert {claimed.response for claimed in found if claimed} == {winner}
 
 
 def test_another_token_and_another_key_are_others(store: Store) -> None:
-    assert store.idempotency.take(TOKEN, CLAIM, ids.new("resp")) is None
-    assert store.idempotency.take(TOKEN + 1, CLAIM, ids.new("resp")) is None
-    assert store.idempotency.take(TOKEN, Claim("key-2", CLAIM.fingerprint), ids.new("resp")) is None
+    assert store.idempotency.claim(TOKEN, CLAIM, ids.new("resp")) is None
+    assert store.idempotency.claim(TOKEN + 1, CLAIM, ids.new("resp")) is None
+    assert store.idempotency.claim(TOKEN, Claim("key-2", CLAIM.fingerprint), ids.new("resp")) is None
 
 
 def test_what_has_ended_well_keeps_its_key_and_what_failed_gives_it_up(store: Store) -> None:
     done, failed = turn(store), turn(store, status="failed")
-    assert store.idempotency.take(TOKEN, CLAIM, done) is None
-    earlier = store.idempotency.take(TOKEN, CLAIM, ids.new("resp"))
+    assert store.idempotency.claim(TOKEN, CLAIM, done) is None
+    earlier = store.idempotency.claim(TOKEN, CLAIM, ids.new("resp"))
     assert earlier is not None
     assert (earlier.status, earlier.running) == ("completed", False)
     other = Claim("key-2", CLAIM.fingerprint)
-    assert store.idempotency.take(TOKEN, other, failed) is None
-    assert store.idempotency.take(TOKEN, other, ids.new("resp")) is None
+    assert store.idempotency.claim(TOKEN, other, failed) is None
+    assert store.idempotency.claim(TOKEN, other, ids.new("resp")) is None
 
 
 def test_a_dead_workers_key_is_free_and_another_request_is_still_another(store: Store, database_url: str) -> None:
     begun = draft()
     store.responses.begin(begun)
-    assert store.idempotency.take(TOKEN, CLAIM, begun.id) is None
+    assert store.idempotency.claim(TOKEN, CLAIM, begun.id) is None
     rows.execute(database_url, "UPDATE worker SET lease_until = 1")
     other = Store(database_url, peppers=[b"p"])
-    stranger = other.idempotency.take(TOKEN, Claim(CLAIM.key, "b" * 64), ids.new("resp"))
+    stranger = other.idempotency.claim(TOKEN, Claim(CLAIM.key, "b" * 64), ids.new("resp"))
     assert stranger is not None
     assert stranger.fingerprint == CLAIM.fingerprint
-    assert other.idempotency.take(TOKEN, CLAIM, ids.new("resp")) is None
+    assert other.idempotency.claim(TOKEN, CLAIM, ids.new("resp")) is None
     other.close()
 
 
 def test_a_released_key_and_an_old_one_are_free(store: Store, database_url: str) -> None:
     done = turn(store)
-    assert store.idempotency.take(TOKEN, CLAIM, done) is None
+    assert store.idempotency.claim(TOKEN, CLAIM, done) is None
     store.idempotency.release(TOKEN, CLAIM, ids.new("resp"))
-    assert store.idempotency.take(TOKEN, CLAIM, ids.new("resp")) is not None
+    assert store.idempotency.claim(TOKEN, CLAIM, ids.new("resp")) is not None
     store.idempotency.release(TOKEN, CLAIM, done)
-    assert store.idempotency.take(TOKEN, CLAIM, done) is None
+    assert store.idempotency.claim(TOKEN, CLAIM, done) is None
     rows.execute(database_url, "UPDATE claim SET created_at = created_at - 90000")
-    assert store.idempotency.take(TOKEN, Claim(CLAIM.key, "b" * 64), ids.new("resp")) is None
+    assert store.idempotency.claim(TOKEN, Claim(CLAIM.key, "b" * 64), ids.new("resp")) is None
 
 
 def test_pruning_forgets_old_claims(store: Store, database_url: str) -> None:
-    assert store.idempotency.take(TOKEN, CLAIM, ids.new("resp")) is None
+    assert store.idempotency.claim(TOKEN, CLAIM, ids.new("resp")) is None
     rows.execute(database_url, "UPDATE claim SET created_at = created_at - 90000")
     list(store.maintenance.prune(1))
     assert rows.count(database_url, "claim") == 0
 
 
 def test_a_response_that_is_not_kept_keeps_its_key(store: Store) -> None:
-    begun = draft(kept=False)
-    assert store.idempotency.take(TOKEN, CLAIM, begun.id) is None
+    begun = draft(stored=False)
+    assert store.idempotency.claim(TOKEN, CLAIM, begun.id) is None
     store.responses.note(begun, outcome())
     store.responses.begin(draft())  # what was written behind has been written when this has
-    earlier = store.idempotency.take(TOKEN, CLAIM, ids.new("resp"))
+    earlier = store.idempotency.claim(TOKEN, CLAIM, ids.new("resp"))
     assert earlier is not None
     assert (earlier.status, earlier.running) == ("completed", False)

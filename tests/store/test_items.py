@@ -61,7 +61,7 @@ def test_a_replayed_copy_of_a_derived_id_outlives_the_original(store: Store) -> 
 def test_items_of_others_unkept_ones_and_unknown_ones_are_not_found(store: Store) -> None:
     foreign = draft(owner="bob", item_ids=("msg_bob",), input=b'[{"id":"msg_bob"}]')
     store.responses.finish(foreign, outcome())
-    unkept = draft(kept=False, item_ids=("msg_unkept",), input=b'[{"id":"msg_unkept"}]')
+    unkept = draft(stored=False, item_ids=("msg_unkept",), input=b'[{"id":"msg_unkept"}]')
     store.responses.finish(unkept, outcome())
     wrong = ["msg_bob", "msg_unkept", "msg_none", "", "x" * 500, "MSG_BOB", derive_item_id("message", foreign.id, 0)]
     assert store.items.find(OWNER, wrong) == {}

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import orjson
 import pytest
 
-from app.contract.records import LIFECYCLE, Batch, Job
+from app.contract.records import LIFECYCLE_EVENTS, EventBatch, Job
 from app.store.store import Store
 from tests.store import rows
 from tests.store.turns import OWNER, draft, outcome
 
-TOLD = Batch(0, 1, b"event: response.created\ndata: {}\n\nevent: response.queued\ndata: {}\n\n")
+TOLD = EventBatch(0, 1, b"event: response.created\ndata: {}\n\nevent: response.queued\ndata: {}\n\n")
 
 
 def enqueue(store: Store, heard: list[str] | None = None) -> str:
@@ -34,11 +34,11 @@ def held(store: Store, response_id: str) -> Job:
     return job
 
 
-def said(first: int, last: int, item: str = "") -> Batch:
+def said(first: int, last: int, item: str = "") -> EventBatch:
     """Events of which the last finishes an item, where there is one."""
     event = {"type": "response.output_item.done", "item": {"type": "message", "id": item}}
     body = b"event: x\ndata: {}\n\n" * (last - first + (not item))
-    return Batch(first, last, body + (b"event: %b\ndata: %b\n\n" % (b"x", orjson.dumps(event)) if item else b""))
+    return EventBatch(first, last, body + (b"event: %b\ndata: %b\n\n" % (b"x", orjson.dumps(event)) if item else b""))
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_whoever_does_not_hold_it_neither_tells_nor_ends_it(store: Store, other:
     store.jobs.add(waiting, b"sealed", TOLD, [].append)
     held(store, waiting.id)
     other.jobs.claim(waiting.id)
-    assert not other.events.keep(waiting.id, said(2, 4))
+    assert not other.events.append(waiting.id, said(2, 4))
     assert not other.responses.finish(waiting, outcome())
     assert status(store, waiting.id) == "in_progress"
     assert store.responses.finish(waiting, outcome())
@@ -103,22 +103,22 @@ def test_what_was_given_back_waits_as_before(store: Store, other: Store) -> None
     heard: list[str] = []
     response_id = enqueue(store)
     held(store, response_id)
-    assert not other.jobs.give_back(response_id, heard.append)
-    assert store.jobs.give_back(response_id, heard.append)
+    assert not other.jobs.requeue(response_id, heard.append)
+    assert store.jobs.requeue(response_id, heard.append)
     assert (status(store, response_id), heard) == ("queued", [response_id])
     held(other, response_id)
-    assert not store.jobs.give_back(response_id, heard.append)
+    assert not store.jobs.requeue(response_id, heard.append)
 
 
 def test_a_dead_worker_loses_what_told_nothing_once(store: Store, other: Store, database_url: str) -> None:
     response_id = enqueue(store)
     held(other, response_id)
-    assert other.events.keep(response_id, said(2, LIFECYCLE - 1))
+    assert other.events.append(response_id, said(2, LIFECYCLE_EVENTS - 1))
     kill(database_url, response_id)
     assert store.reaper.reap() == 0
     heard: list[str] = []
-    assert store.jobs.unheard(heard.append) == heard == [response_id]
-    assert store.jobs.unheard(heard.append) == []
+    assert store.jobs.requeue_waiting(heard.append) == heard == [response_id]
+    assert store.jobs.requeue_waiting(heard.append) == []
     held(store, response_id)
     kill(database_url, response_id)
     assert store.reaper.reap() == 1
@@ -128,8 +128,8 @@ def test_a_dead_worker_loses_what_told_nothing_once(store: Store, other: Store, 
 def test_a_dead_worker_leaves_the_items_it_had_finished(store: Store, other: Store, database_url: str) -> None:
     response_id = enqueue(store)
     held(other, response_id)
-    assert other.events.keep(response_id, said(2, 5, "msg_1"))
-    assert other.events.keep(response_id, said(6, 8))
+    assert other.events.append(response_id, said(2, 5, "msg_1"))
+    assert other.events.append(response_id, said(6, 8))
     kill(database_url, response_id)
     assert store.reaper.reap() == 1
     failed = store.responses.read(OWNER, response_id)
@@ -145,7 +145,7 @@ def test_one_that_comes_back_finds_it_gone(store: Store, other: Store, database_
     kill(database_url, waiting.id)
     assert store.reaper.reap() == 0
     held(store, waiting.id)
-    assert not other.events.keep(waiting.id, said(2, 4))
+    assert not other.events.append(waiting.id, said(2, 4))
     assert not other.responses.finish(waiting, outcome())
     assert other.reaper.running() == set()
     assert store.responses.finish(waiting, outcome())
@@ -155,7 +155,7 @@ def test_events_are_read_from_anywhere_in_their_order(store: Store, other: Store
     response_id = enqueue(store)
     held(store, response_id)
     for first in range(2, 200, 2):
-        assert store.events.keep(response_id, said(first, first + 1))
+        assert store.events.append(response_id, said(first, first + 1))
     after, seen = -1, []
     while (page := other.events.read(OWNER, response_id, after)) is not None and page.batches:
         seen += [(batch.first, batch.last) for batch in page.batches]
@@ -167,8 +167,8 @@ def test_events_are_read_from_anywhere_in_their_order(store: Store, other: Store
 def test_a_batch_that_is_written_again_has_more_in_it(store: Store) -> None:
     response_id = enqueue(store)
     held(store, response_id)
-    assert store.events.keep(response_id, said(2, 3))
-    assert store.events.keep(response_id, said(2, 7))
+    assert store.events.append(response_id, said(2, 3))
+    assert store.events.append(response_id, said(2, 7))
     page = store.events.read(OWNER, response_id, 1)
     assert page is not None
     assert [(batch.first, batch.last) for batch in page.batches] == [(2, 7)]
@@ -197,5 +197,5 @@ def test_a_deleted_response_leaves_no_event(store: Store, database_url: str) -> 
 def test_only_what_waited_in_the_queue_can_be_given_back(store: Store) -> None:
     begun = draft()
     store.responses.begin(begun)
-    assert not store.jobs.give_back(begun.id, [].append)
+    assert not store.jobs.requeue(begun.id, [].append)
     assert status(store, begun.id) == "in_progress"

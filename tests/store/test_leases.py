@@ -80,7 +80,7 @@ def test_a_workers_row_may_be_written_by_two_of_its_threads_at_once(mariadb: Ser
 def test_living_workers_tell_of_their_channels(store: Store, database_url: str) -> None:
     other = Store(database_url, peppers=[b"p"])
     full = ChannelStatus("a", in_flight=3, path="bytes")
-    resting = ChannelStatus("a", rests=1, resting=300.0, on_trial=True, last_error="upstream_error")
+    resting = ChannelStatus("a", cooldowns=1, cooldown_left=300.0, half_open=True, last_error="upstream_error")
     store.leases.extend([ChannelStatus("a"), ChannelStatus("b")])
     store.leases.extend([full])
     other.leases.extend([resting])
@@ -93,13 +93,13 @@ def test_living_workers_tell_of_their_channels(store: Store, database_url: str) 
 
 
 def test_a_rest_goes_on_while_nobody_tells_of_it(store: Store, database_url: str) -> None:
-    store.leases.extend([ChannelStatus("a", resting=300.0), ChannelStatus("b", resting=50.0)])
+    store.leases.extend([ChannelStatus("a", cooldown_left=300.0), ChannelStatus("b", cooldown_left=50.0)])
     rows.execute(database_url, "UPDATE worker SET status_at = status_at - 100")
     (status,) = store.leases.statuses()
     long, short = status.channels
     assert 100 <= status.age <= 130
-    assert 170 <= long.resting <= 200
-    assert short.resting == 0
+    assert 170 <= long.cooldown_left <= 200
+    assert short.cooldown_left == 0
 
 
 def test_a_worker_of_another_version_tells_more(store: Store, database_url: str) -> None:

@@ -84,7 +84,7 @@ def test_a_tombstone_stays_while_a_chain_leads_over_it(store: Store, database_ur
 
 
 def test_metadata_goes_as_well_and_the_sums_stay(store: Store, database_url: str) -> None:
-    unkept, failed = draft(kept=False), turn(store, status="failed")
+    unkept, failed = draft(stored=False), turn(store, status="failed")
     assert store.responses.finish(unkept, outcome())
     rows.age(database_url, [unkept.id, failed], 40)
     assert prune(store) == Pruned(responses=1, records=1, share=1.0)

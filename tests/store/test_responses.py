@@ -195,7 +195,7 @@ def test_what_was_deleted_while_it_ran_stays_deleted(store: Store, database_url:
 @pytest.mark.parametrize("written", ["finish", "note", "begin and finish"])
 def test_what_is_not_kept_leaves_no_content(store: Store, database_url: str, written: str) -> None:
     secret = draft(
-        kept=False,
+        stored=False,
         says=SECRET,
         settings=orjson.dumps({"instructions": SECRET}),
         echo=orjson.dumps({"metadata": {"a": SECRET}}),
@@ -221,7 +221,7 @@ def test_what_is_not_kept_leaves_no_content(store: Store, database_url: str, wri
 def test_the_file_of_sqlite_holds_nothing_of_what_was_not_kept_or_was_deleted(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/grep.db", peppers=[b"p"])
     store.schema.upgrade()
-    store.responses.note(draft(kept=False, says=SECRET), outcome(says=SECRET))
+    store.responses.note(draft(stored=False, says=SECRET), outcome(says=SECRET))
     kept = turn(store, says=SECRET, settings=orjson.dumps({"instructions": SECRET}))
     store.responses.delete(OWNER, kept)
     store.close()
@@ -233,7 +233,7 @@ def test_the_file_of_sqlite_holds_nothing_of_what_was_not_kept_or_was_deleted(tm
 
 
 def test_a_note_can_follow_a_begin(store: Store, database_url: str) -> None:
-    begun = draft(kept=False)
+    begun = draft(stored=False)
     store.responses.begin(begun)
     store.responses.note(begun, outcome("cancelled"))
     store.close()

@@ -15,13 +15,13 @@ REVOKED_WITHIN = 3.0
 
 
 def test_a_token_is_recognised_by_its_secret(store: Store) -> None:
-    token, secret = store.tokens.create("laptop", "ada", models=["gpt-*", "small"], keeps=False)
+    token, secret = store.tokens.create("laptop", "ada", models=["gpt-*", "small"], stores=False)
     assert secret.startswith("ap_")
     assert len(secret) == 46
     assert token.prefix == secret[:9]
     assert store.tokens.all() == [token]
     assert store.tokens.check(secret) == token
-    assert (token.owner, token.models, token.keeps) == ("ada", ("gpt-*", "small"), False)
+    assert (token.owner, token.models, token.stores) == ("ada", ("gpt-*", "small"), False)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def _node(store: Store, response_id: str) -> Node:
 
 def _noted(store: Store, trace: Trace, **fields: Any) -> str:
     """A response that was not kept, and is traced."""
-    begun = draft(kept=False, id=trace.response, token=trace.token, **fields)
+    begun = draft(stored=False, id=trace.response, token=trace.token, **fields)
     store.responses.note(begun, outcome())
     store.prefixes.trace(begun.owner, trace)
     return begun.id

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from app import ids
-from app.contract.records import Batch, Claim, Conversation, ConversationTurn, Outcome
+from app.contract.records import Claim, Conversation, ConversationTurn, EventBatch, Outcome
 from app.contract.usage import Usage
 from app.errors import StoreUnavailable
 from app.store.database import Unwritable
@@ -32,10 +32,10 @@ def failed(says: str = "half an answer") -> Outcome:
 
 def test_what_could_not_be_written_is_written_later(store: Store, database_url: str) -> None:
     """One outage for all: it takes as long as the database's own timeouts."""
-    begun, end, unstored = draft(), failed(), draft(kept=False)
+    begun, end, unstored = draft(), failed(), draft(stored=False)
     claim, first, second = Claim("key", "f"), ids.new("resp"), ids.new("resp")
     store.responses.begin(begun)
-    assert store.idempotency.take(1, claim, first) is None
+    assert store.idempotency.claim(1, claim, first) is None
     with outage(database_url):
         store.responses.note(unstored, failed())
         with pytest.raises(StoreUnavailable):
@@ -52,7 +52,7 @@ def test_what_could_not_be_written_is_written_later(store: Store, database_url: 
     assert (written.input, written.output, written.usage) == (begun.input, end.output, end.usage)
     assert rows.execute(database_url, "SELECT status FROM response WHERE id = ?", (unstored.id,)) == [("failed",)]
     assert sum(day["requests"] for day in store.usage.since("2000-01-01")) == 2
-    assert store.idempotency.take(1, claim, second) is None
+    assert store.idempotency.claim(1, claim, second) is None
 
 
 def _all_written(store: Store) -> bool:
@@ -161,8 +161,8 @@ def test_an_end_that_no_statement_can_hold_is_written_without_its_output(store: 
 
 def test_a_claim_whose_commit_was_not_heard_of_is_its_own(store: Store) -> None:
     claim, response_id = Claim("key", "f"), ids.new("resp")
-    assert store.idempotency.take(1, claim, response_id) is None
-    assert store.idempotency.take(1, claim, response_id) is None
+    assert store.idempotency.claim(1, claim, response_id) is None
+    assert store.idempotency.claim(1, claim, response_id) is None
 
 
 # --- rows that their own worker does not know -------------------------------------------------------------------
@@ -180,7 +180,7 @@ def test_a_living_worker_fails_what_it_does_not_know_after_a_lease(hasty: Store)
     unknown, known, late, job = (draft() for _ in range(4))
     for each in (unknown, known, late):
         hasty.responses.begin(each)
-    hasty.jobs.add(job, b"{}", Batch(0, 0, b""), lambda _: None)
+    hasty.jobs.add(job, b"{}", EventBatch(0, 0, b""), lambda _: None)
     hasty.jobs.claim(job.id)
     hasty.responses.finish_later(late, failed())
     assert hasty.reaper.reap_own({known.id}) == 0

@@ -38,7 +38,7 @@ def test_counters_are_exact_under_threads_and_stores(store: Store, database_url:
                 mine.responses.finish(begun, ended)
             else:
                 mine.responses.finish(draft(), ended)
-            mine.responses.note(draft(kept=False), ended)
+            mine.responses.note(draft(stored=False), ended)
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(8)))

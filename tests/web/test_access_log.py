@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.log import Line
+from app.log import LogLine
 from tests.conftest import MakeGateway, MakeUpstream
 from tests.gateway import Gateway
 from tests.relay.conftest import SOME_TEXT, eventually, read_until
@@ -126,7 +126,7 @@ def test_a_log_of_another_shape_is_a_matter_of_configuration(tmp_path: Path) -> 
 
 @given(st.text())
 def test_no_value_can_begin_a_line_or_a_name_of_its_own(value: str) -> None:
-    text = str(Line({"path": value, "status": 200}.items))
+    text = str(LogLine({"path": value, "status": 200}.items))
     assert text.endswith(" status=200")
     assert "\n" not in text
     told = text.removeprefix("path=").removesuffix(" status=200")

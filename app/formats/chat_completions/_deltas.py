@@ -29,7 +29,7 @@ class Deltas:
         self._output.write("output_text", _text(delta.get("content")), _logprobs(logged))
         self._output.write("refusal", _text(delta.get("refusal")))
         for call in _calls(delta):
-            self._output.extend(self._find(call), *_told_of(call))
+            self._output.extend(self._find(call), *_call_fields(call))
 
     def _find(self, delta: Mapping[str, Any]) -> Call:
         """The call that a delta continues, or a new one."""
@@ -46,7 +46,7 @@ class Deltas:
 
 def _differs(call: Call, delta: Mapping[str, Any]) -> bool:
     """Whether a delta with the same index, or without one, begins another call."""
-    call_id, name, arguments = _told_of(delta)
+    call_id, name, arguments = _call_fields(delta)
     if not name:
         return False
     if call_id and call.id:
@@ -71,7 +71,7 @@ def _calls(delta: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
     return [{"index": 0, "function": legacy}] if isinstance(legacy, dict) else ()
 
 
-def _told_of(delta: Mapping[str, Any]) -> tuple[str, str, str]:
+def _call_fields(delta: Mapping[str, Any]) -> tuple[str, str, str]:
     """Id, name and arguments of a call's delta; each may be empty."""
     function = delta.get("function")
     if not isinstance(function, dict):

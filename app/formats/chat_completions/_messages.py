@@ -11,13 +11,13 @@ from typing import Any
 from app.contract.channel import Channel
 from app.contract.items import Item
 from app.formats._conversation import (
-    Acted,
+    AssistantText,
+    AssistantTurn,
     Call,
+    ClientMessage,
     Instruction,
     Part,
-    Spoken,
-    Thought,
-    Words,
+    Reasoning,
     is_text,
     joined,
     shown,
@@ -34,18 +34,18 @@ _ELSEWHERE = "[The output is in the next message.]"
 
 def messages(items: Sequence[Item], instructions: str | None, row: Channel, toolbox: Toolbox) -> list[Message]:
     """The whole conversation. Items that a chat cannot express are left out."""
-    chat = _Chat(row)
+    builder = _MessageBuilder(row)
     if instructions:
-        chat.instruct(instructions)
+        builder.add_instruction(instructions)
     for step in steps(items, toolbox):
         match step:
             case Instruction(text):
-                chat.instruct(text)
-            case Spoken(content):
-                chat.add({"role": "user", "content": _content(content)})
-            case Acted():
-                chat.act(step)
-    return chat.finished()
+                builder.add_instruction(text)
+            case ClientMessage(content):
+                builder.add({"role": "user", "content": _content(content)})
+            case AssistantTurn():
+                builder.add_assistant_turn(step)
+    return builder.finished()
 
 
 def carries(part: Part) -> bool:
@@ -53,7 +53,7 @@ def carries(part: Part) -> bool:
     return _part(part) is not None
 
 
-class _Chat:
+class _MessageBuilder:
     """Builds the messages in order."""
 
     def __init__(self, row: Channel) -> None:
@@ -64,7 +64,7 @@ class _Chat:
     def add(self, message: Message) -> None:
         self._messages.append(message)
 
-    def instruct(self, text: str) -> None:
+    def add_instruction(self, text: str) -> None:
         """Adds an instruction: leading ones are merged, and later ones become user messages if only one is allowed."""
         if self._row.system_messages == "keep":
             self.add({"role": "system", "content": text})
@@ -73,19 +73,19 @@ class _Chat:
         else:
             self._system.append(text)
 
-    def act(self, acted: Acted) -> None:
+    def add_assistant_turn(self, turn: AssistantTurn) -> None:
         """Adds the assistant's message, the results of its calls, and the images that a result cannot hold."""
-        calls = [act for act in acted.acts if isinstance(act, Call)]
-        words = [act.text for act in acted.acts if isinstance(act, Words)]
-        if not words and not calls:
+        calls = [act for act in turn.parts if isinstance(act, Call)]
+        texts = [act.text for act in turn.parts if isinstance(act, AssistantText)]
+        if not texts and not calls:
             return
-        message: Message = {"role": "assistant", "content": "\n\n".join(words) or None}
+        message: Message = {"role": "assistant", "content": "\n\n".join(texts) or None}
         if calls:
             message["tool_calls"] = [_tool_call(call) for call in calls]
-        thought = "\n\n".join(act.text for act in acted.acts if isinstance(act, Thought) and act.text)
+        reasoning = "\n\n".join(act.text for act in turn.parts if isinstance(act, Reasoning) and act.text)
         # Thinking models refuse their own calls without `reasoning_content`, even an empty one.
-        if self._row.reasoning_text and (thought or calls):
-            message["reasoning_content"] = thought
+        if self._row.reasoning_text and (reasoning or calls):
+            message["reasoning_content"] = reasoning
         self.add(message)
         for call in calls:
             self.add({"role": "tool", "tool_call_id": call.id, "content": _result(call)})

@@ -13,7 +13,7 @@ import orjson
 from app import sse
 from app.contract.usage import Usage
 from app.errors import UpstreamBroken, UpstreamError
-from app.formats._decoding import MAX_NONSENSE, parsed, string
+from app.formats._decoding import MAX_UNREADABLE, parsed, string
 from app.formats._failures import http_error
 from app.formats.chat_completions._chunks import (
     BROKE_OFF,
@@ -110,12 +110,12 @@ def _length(message: object) -> int:
     """Characters of a message or a delta."""
     if not isinstance(message, dict):
         return 0
-    said = [message.get(name) for name in _TEXTS]
+    texts = [message.get(name) for name in _TEXTS]
     for call in _objects(message.get("tool_calls")):
         function = call.get("function")
         if isinstance(function, dict):
-            said += [function.get("name"), function.get("arguments")]
-    return sum([len(text) for text in said if isinstance(text, str)])
+            texts += [function.get("name"), function.get("arguments")]
+    return sum([len(text) for text in texts if isinstance(text, str)])
 
 
 def _objects(value: object) -> list[dict[str, Any]]:
@@ -186,7 +186,7 @@ class CompletionDecoder:
         self.summary = CompletionSummary()
         self._gives_usage = asks_for_usage(request)
         self._cutter = sse.Cutter()
-        self._nonsense = 0
+        self._unreadable = 0
 
     def feed(self, data: bytes) -> bytes:
         """Takes the next bytes of the stream; returns those for the client."""
@@ -196,7 +196,7 @@ class CompletionDecoder:
                 if not self._over and self._take(raw):
                     given.append(raw)
             if not self.accepted:
-                self._refuse_nonsense()
+                self._check_unreadable()
         except sse.EventTooLong:
             self._fail(UpstreamBroken("The model's server sent an event without an end."))
         except UpstreamError as error:
@@ -226,7 +226,7 @@ class CompletionDecoder:
         """Whether to send this event to the client."""
         name, data = data_of(_plain(raw))
         if data is None:
-            self._nonsense += len(raw)
+            self._unreadable += len(raw)
             return True
         if data == DONE:
             self._end(raw)
@@ -257,9 +257,9 @@ class CompletionDecoder:
         if not self._over:
             self.failure = _as_asked(error)
 
-    def _refuse_nonsense(self) -> None:
+    def _check_unreadable(self) -> None:
         rest = self._cutter.rest
-        if self._nonsense + (0 if rest.startswith(_FIELDS) else len(rest)) > MAX_NONSENSE:
+        if self._unreadable + (0 if rest.startswith(_FIELDS) else len(rest)) > MAX_UNREADABLE:
             raise UpstreamBroken("The model's server answered with something that is not an event stream.")
 
 

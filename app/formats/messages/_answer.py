@@ -32,10 +32,10 @@ def _ending(stop_reason: str | None, *, full: bool) -> Ending:
     return Ending("completed")
 
 
-def _close(output: Output, told: Mapping[str, Any], *, full: bool) -> Ending:
+def _close(output: Output, delta: Mapping[str, Any], *, full: bool) -> Ending:
     """Ends the output by `stop_reason`. The explanation of a content filter becomes a refusal part."""
-    ending, details = _ending(string(told.get("stop_reason")), full=full), told.get("stop_details")
-    if told.get("stop_reason") == _REFUSED and isinstance(details, dict):
+    ending, details = _ending(string(delta.get("stop_reason")), full=full), delta.get("stop_details")
+    if delta.get("stop_reason") == _REFUSED and isinstance(details, dict):
         output.write("refusal", string(details.get("explanation")) or "")
     output.end(ending.status)
     return ending
@@ -45,12 +45,12 @@ def _identity(about: Mapping[str, Any]) -> dict[str, Any]:
     return {"upstream_id": string(about.get("id")), "upstream_model": string(about.get("model"))}
 
 
-def _usage(counts: Mapping[str, int], thought: int) -> Usage | None:
+def _usage(counts: Mapping[str, int], reasoning: int) -> Usage | None:
     """Usage in the contract's terms: `input_tokens` includes cached tokens there, but not in this API."""
     if "input_tokens" not in counts or "output_tokens" not in counts:
         return None
     read, written = counts.get("cache_read_input_tokens", 0), counts.get("cache_creation_input_tokens", 0)
-    return Usage(counts["input_tokens"] + read + written, read, written, counts["output_tokens"], thought)
+    return Usage(counts["input_tokens"] + read + written, read, written, counts["output_tokens"], reasoning)
 
 
 class _Meter:
@@ -58,7 +58,7 @@ class _Meter:
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
-        self._thought = 0
+        self._reasoning = 0
 
     def read(self, usage: object) -> None:
         if not isinstance(usage, dict):
@@ -67,13 +67,13 @@ class _Meter:
             if _openai.is_count(usage.get(name)):
                 self._counts[name] = max(self._counts.get(name, 0), usage[name])
         details = usage.get("output_tokens_details")
-        thought = details.get("thinking_tokens") if isinstance(details, dict) else None
-        if isinstance(thought, int) and _openai.is_count(thought):
-            self._thought = max(self._thought, thought)
+        reasoning = details.get("thinking_tokens") if isinstance(details, dict) else None
+        if isinstance(reasoning, int) and _openai.is_count(reasoning):
+            self._reasoning = max(self._reasoning, reasoning)
 
     @property
     def usage(self) -> Usage | None:
-        return _usage(self._counts, self._thought)
+        return _usage(self._counts, self._reasoning)
 
 
 # --- in one piece -----------------------------------------------------------------------------------------------
@@ -158,9 +158,9 @@ class MessagesDecoder(StreamDecoder):
 
     def _end(self, event: Mapping[str, Any]) -> None:
         self._meter.read(event.get("usage"))
-        told = event.get("delta")
-        if isinstance(told, dict) and string(told.get("stop_reason")) and self._ending is None:
-            self._ending = _close(self._output, told, full=False)
+        delta = event.get("delta")
+        if isinstance(delta, dict) and string(delta.get("stop_reason")) and self._ending is None:
+            self._ending = _close(self._output, delta, full=False)
 
     def _stop(self) -> None:
         if self.answer is not None:

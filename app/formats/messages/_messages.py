@@ -18,14 +18,14 @@ from app import nesting
 from app.contract.channel import Channel
 from app.contract.items import Item
 from app.formats._conversation import (
-    Act,
-    Acted,
+    AssistantPart,
+    AssistantText,
+    AssistantTurn,
     Call,
+    ClientMessage,
     Instruction,
     Part,
-    Spoken,
-    Thought,
-    Words,
+    Reasoning,
     is_text,
     steps,
     text_of,
@@ -55,21 +55,21 @@ def conversation(
     items: Sequence[Item], instructions: Iterable[str], row: Channel, model: str, toolbox: Toolbox
 ) -> tuple[list[Block], list[Block]]:
     """The system prompt's blocks, and the messages."""
-    said = _Said(row, model)
+    builder = _MessageBuilder(row, model)
     for text in instructions:
-        said.instruct(text)
+        builder.add_instruction(text)
     for step in steps(items, toolbox):
         match step:
             case Instruction(text):
-                said.instruct(text)
-            case Spoken(content):
-                said.add("user", _content(content))
-            case Acted(acts):
-                said.act(acts)
-    return said.finished()
+                builder.add_instruction(text)
+            case ClientMessage(content):
+                builder.add("user", _content(content))
+            case AssistantTurn(parts):
+                builder.add_assistant_turn(parts)
+    return builder.finished()
 
 
-class _Said:
+class _MessageBuilder:
     """Builds the messages in order. Consecutive blocks of one role are one message."""
 
     def __init__(self, row: Channel, model: str) -> None:
@@ -79,7 +79,7 @@ class _Said:
         self._messages: list[Block] = []
         self._ids: set[str] = set()
 
-    def instruct(self, text: str) -> None:
+    def add_instruction(self, text: str) -> None:
         """Adds an instruction: leading ones form the system prompt, later ones become user text."""
         if self._messages:
             self.add("user", [_text(text)])
@@ -87,21 +87,21 @@ class _Said:
             self._system.append(text)
 
     def add(self, role: str, blocks: Iterable[Block]) -> None:
-        told = [block for block in blocks if _says_something(block)]
-        if told and self._messages and self._messages[-1]["role"] == role:
-            self._messages[-1]["content"] += told
-        elif told:
-            self._messages.append({"role": role, "content": told})
+        content = [block for block in blocks if _has_content(block)]
+        if content and self._messages and self._messages[-1]["role"] == role:
+            self._messages[-1]["content"] += content
+        elif content:
+            self._messages.append({"role": role, "content": content})
 
-    def act(self, acts: Sequence[Act]) -> None:
+    def add_assistant_turn(self, parts: Sequence[AssistantPart]) -> None:
         """Adds the assistant's message and the results of its calls."""
-        told = list(acts)
-        while told and isinstance(told[-1], Thought):
+        blocks = list(parts)
+        while blocks and isinstance(blocks[-1], Reasoning):
             # The API refuses a message that ends with thinking.
-            told.pop()
-        ids = {id(act): self._id(act.id) for act in told if isinstance(act, Call)}
-        self.add("assistant", (block for act in told for block in self._act(act, ids)))
-        self.add("user", (_result(act, ids[id(act)]) for act in told if isinstance(act, Call)))
+            blocks.pop()
+        ids = {id(part): self._id(part.id) for part in blocks if isinstance(part, Call)}
+        self.add("assistant", (block for part in blocks for block in self._blocks_of(part, ids)))
+        self.add("user", (_result(part, ids[id(part)]) for part in blocks if isinstance(part, Call)))
 
     def finished(self) -> tuple[list[Block], list[Block]]:
         system = [_text("\n\n".join(self._system))] if self._system else []
@@ -113,30 +113,30 @@ class _Said:
             self.add("user", [_text(_GO_ON)])
         return system, self._messages
 
-    def _act(self, act: Act, ids: Mapping[int, str]) -> Iterator[Block]:
-        match act:
-            case Words(text):
+    def _blocks_of(self, part: AssistantPart, ids: Mapping[int, str]) -> Iterator[Block]:
+        match part:
+            case AssistantText(text):
                 yield _text(text)
-            case Thought():
-                if block := self._thought(act):
+            case Reasoning():
+                if block := self._thinking_block(part):
                     yield block
             case Call(_, name, arguments):
-                yield {"type": "tool_use", "id": ids[id(act)], "name": name, "input": _input(arguments)}
+                yield {"type": "tool_use", "id": ids[id(part)], "name": name, "input": _input(arguments)}
 
-    def _thought(self, thought: Thought) -> Block | None:
+    def _thinking_block(self, reasoning: Reasoning) -> Block | None:
         """The original thinking block for the model that wrote it; unsigned text for servers that want it."""
-        if block := _thinking_blocks.opened(thought.item.get("encrypted_content"), self._model):
+        if block := _thinking_blocks.opened(reasoning.item.get("encrypted_content"), self._model):
             return block
-        unsigned = self._row.reasoning_text and thought.text
-        return {"type": "thinking", "thinking": thought.text, "signature": ""} if unsigned else None
+        unsigned = self._row.reasoning_text and reasoning.text
+        return {"type": "thinking", "thinking": reasoning.text, "signature": ""} if unsigned else None
 
     def _id(self, call_id: str) -> str:
         """A valid id that is unique among the calls of this conversation."""
-        fit = call_id if call_id and not _UNFIT.search(call_id) and len(call_id) <= _LONGEST_ID else _fitted(call_id)
-        unique, number = fit, 1
+        fitted = call_id if call_id and not _UNFIT.search(call_id) and len(call_id) <= _LONGEST_ID else _fitted(call_id)
+        unique, number = fitted, 1
         while unique in self._ids:
             number += 1
-            unique = _fitted(f"{fit}/{number}")
+            unique = _fitted(f"{fitted}/{number}")
         self._ids.add(unique)
         return unique
 
@@ -154,14 +154,14 @@ def _fitted(call_id: str) -> str:
 
 
 def _result(call: Call, call_id: str) -> Block:
-    told = [block for block in _blocks(call.result) if _says_something(block)]
-    return {"type": "tool_result", "tool_use_id": call_id, **({"content": told} if told else {})}
+    blocks = [block for block in _blocks(call.result) if _has_content(block)]
+    return {"type": "tool_result", "tool_use_id": call_id, **({"content": blocks} if blocks else {})}
 
 
 # --- content ----------------------------------------------------------------------------------------------------
 
 
-def _says_something(block: Block) -> bool:
+def _has_content(block: Block) -> bool:
     """Whether the block may be sent: the API refuses blank text."""
     return block["type"] != "text" or bool(block["text"].strip())
 

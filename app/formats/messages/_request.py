@@ -19,7 +19,7 @@ MAX_TOKENS = 8192
 
 _CACHED = {"cache_control": {"type": "ephemeral"}}
 #: Newest user messages that get a cache mark: the last one, and the last one of the previous request.
-_KEPT_PROMPTS = 2
+_CACHED_PROMPTS = 2
 #: The smallest `top_p` that the API allows with thinking.
 _LEAST_TOP_P = 0.95
 _EFFORTS = {"minimal": "low"}
@@ -35,21 +35,21 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
     refuse_prompt(request)
     _conversation.check(turn.input, _messages.carries)
     toolbox, items = Toolbox.of(turn), _context.items(turn, row.family)
-    asked, offered = in_force(request, items), offer(turn, row, toolbox)
-    system, messages = _messages.conversation(items, _instructions(asked, offered), row, turn.model, toolbox)
+    effective, offered = in_force(request, items), offer(turn, row, toolbox)
+    system, messages = _messages.conversation(items, _instructions(effective, offered), row, turn.model, toolbox)
     body: dict[str, Any] = {
         "model": model,
         "max_tokens": max_tokens(request, row),
         **({"system": system} if system else {}),
         "messages": messages,
         **(_tools(offered, request) if offered.functions else _tools_of_the_past(messages)),
-        **_output(asked, offered),
+        **_output(effective, offered),
         **_metadata(request),
     }
     body |= _sampling(request, thinks=body.get("thinking", {}).get("type") in ("adaptive", "enabled"))
     if turn.stream:
         body["stream"] = True
-    _keep_prompt(body)
+    _cache_prompt(body)
     return orjson.dumps(body)
 
 
@@ -157,8 +157,8 @@ def _sampling(request: Mapping[str, Any], *, thinks: bool) -> dict[str, Any]:
         body["top_k"] = request["top_k"]
     stop = request.get("stop")
     stops = stop if isinstance(stop, list) else [stop]
-    if told := [text for text in stops if isinstance(text, str) and text.strip()]:
-        body["stop_sequences"] = told
+    if notes := [text for text in stops if isinstance(text, str) and text.strip()]:
+        body["stop_sequences"] = notes
     return body
 
 
@@ -167,12 +167,12 @@ def _metadata(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"metadata": {"user_id": user}} if user else {}
 
 
-def _keep_prompt(body: dict[str, Any]) -> None:
+def _cache_prompt(body: dict[str, Any]) -> None:
     """Marks the prompt for the cache if another request is likely. OpenAI caches without a mark."""
     if len(body["messages"]) == 1 and "tools" not in body:
         return
     if "system" in body:
         body["system"][-1] |= _CACHED
     users = [message for message in body["messages"] if message["role"] == "user"]
-    for message in users[-_KEPT_PROMPTS:]:
+    for message in users[-_CACHED_PROMPTS:]:
         message["content"][-1] |= _CACHED

@@ -27,7 +27,7 @@ _LEAST_BUDGET = 1024
 _BETWEEN_TOOLS = "between_tools"
 _NO_THINKING = {"type": "disabled"}
 
-Remedy = Callable[[Turn, Channel, str], Turn]
+Change = Callable[[Turn, Channel, str], Turn]
 
 
 def amended(turn: Turn, row: Channel, error: UpstreamError) -> Turn | None:
@@ -35,13 +35,13 @@ def amended(turn: Turn, row: Channel, error: UpstreamError) -> Turn | None:
     if not isinstance(error, UpstreamRefused):
         return None
     if error.code == "context_length_exceeded":
-        return shortened(_without_thoughts(turn)) if wants_truncation(turn.request) else None
-    remedy = next((remedy for sentence, remedy in _REMEDIES if sentence.search(error.message)), None)
-    better = remedy(turn, row, error.message) if remedy else turn
+        return shortened(_turn_without_reasoning(turn)) if wants_truncation(turn.request) else None
+    change = next((change for sentence, change in _CHANGES if sentence.search(error.message)), None)
+    better = change(turn, row, error.message) if change else turn
     return None if (better.request, better.input, better.chain) == (turn.request, turn.input, turn.chain) else better
 
 
-def _asking(turn: Turn, **changes: Any) -> Turn:
+def _with_request(turn: Turn, **changes: Any) -> Turn:
     """The turn with changed settings; None removes one."""
     changed = {**turn.request, **changes}
     return replace(turn, request={name: value for name, value in changed.items() if value is not None})
@@ -55,49 +55,49 @@ def _reasoning(turn: Turn, effort: str | None) -> dict[str, Any] | None:
 # --- thinking ---------------------------------------------------------------------------------------------------
 
 
-def _think_least(turn: Turn, row: Channel, sentence: str) -> Turn:
+def _minimal_thinking(turn: Turn, row: Channel, sentence: str) -> Turn:
     """For a model that cannot stop thinking."""
     if _BETWEEN_TOOLS in sentence:
-        return _asking(turn, thinking={"type": _BETWEEN_TOOLS}, reasoning=_reasoning(turn, None))
-    return _asking(turn, thinking=None, reasoning=_reasoning(turn, "low"))
+        return _with_request(turn, thinking={"type": _BETWEEN_TOOLS}, reasoning=_reasoning(turn, None))
+    return _with_request(turn, thinking=None, reasoning=_reasoning(turn, "low"))
 
 
-def _think_by_number(turn: Turn, row: Channel, sentence: str) -> Turn:
+def _thinking_by_budget(turn: Turn, row: Channel, sentence: str) -> Turn:
     """For a model that needs a budget in tokens, or cannot think."""
     effort = effort_of(turn.request)
     limit = max_tokens(turn.request, row)
     budget = max(_LEAST_BUDGET, int(limit * _SHARES.get(effort or "medium", _LARGEST_SHARE)))
     thinks = budget < limit and not offer(turn, row, Toolbox.of(turn)).must_call
     thinking = {"type": "enabled", "budget_tokens": budget} if thinks else _NO_THINKING
-    return _asking(turn, thinking=thinking, reasoning=_reasoning(turn, None))
+    return _with_request(turn, thinking=thinking, reasoning=_reasoning(turn, None))
 
 
-def _think_less(turn: Turn, row: Channel, sentence: str) -> Turn:
+def _less_effort(turn: Turn, row: Channel, sentence: str) -> Turn:
     """For a model without this effort."""
     effort = effort_of(turn.request)
-    return _asking(turn, reasoning=_reasoning(turn, "high" if effort in ("xhigh", "max") else None))
+    return _with_request(turn, reasoning=_reasoning(turn, "high" if effort in ("xhigh", "max") else None))
 
 
-def _not_think(turn: Turn, row: Channel, sentence: str) -> Turn:
-    return _asking(turn, thinking=_NO_THINKING, reasoning=_reasoning(turn, None))
+def _without_thinking(turn: Turn, row: Channel, sentence: str) -> Turn:
+    return _with_request(turn, thinking=_NO_THINKING, reasoning=_reasoning(turn, None))
 
 
-def _forget_thoughts(turn: Turn, row: Channel, sentence: str) -> Turn:
-    return _without_thoughts(turn)
+def _without_thinking_blocks(turn: Turn, row: Channel, sentence: str) -> Turn:
+    return _turn_without_reasoning(turn)
 
 
-def _without_thoughts(turn: Turn) -> Turn:
+def _turn_without_reasoning(turn: Turn) -> Turn:
     """The turn without thinking blocks: their signatures fail on another model or after a changed history."""
     context = items(turn)
-    kept = [item for item in context if item.get("type") != "reasoning"]
-    return turn if len(kept) == len(context) else replace(turn, chain=Chain(), input=kept)
+    remaining = [item for item in context if item.get("type") != "reasoning"]
+    return turn if len(remaining) == len(context) else replace(turn, chain=Chain(), input=remaining)
 
 
 # --- other settings ---------------------------------------------------------------------------------------------
 
 
 def _as_by_default(turn: Turn, row: Channel, sentence: str) -> Turn:
-    return _asking(turn, **dict.fromkeys(_SAMPLING))
+    return _with_request(turn, **dict.fromkeys(_SAMPLING))
 
 
 def _unenforced(turn: Turn, row: Channel, sentence: str) -> Turn:
@@ -108,7 +108,7 @@ def _unenforced(turn: Turn, row: Channel, sentence: str) -> Turn:
         changes["text"] = {**text, "format": {**text["format"], "strict": False}}
     if "tools" in turn.request:
         changes["tools"] = [_lenient(tool) for tool in turn.request["tools"]]
-    return _asking(turn, **changes)
+    return _with_request(turn, **changes)
 
 
 def _lenient(tool: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -118,15 +118,18 @@ def _lenient(tool: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 #: In order: the first pattern that matches decides.
-_REMEDIES: tuple[tuple[re.Pattern[str], Remedy], ...] = tuple(
-    (re.compile(sentence, re.IGNORECASE), remedy)
-    for sentence, remedy in (
-        (r"thinking\.type\.disabled", _think_least),
-        (r"adaptive thinking is not supported|thinking\.type\.adaptive\W+is not|support the effort", _think_by_number),
-        (r"forces tool use|expected `(?:redacted_)?thinking`", _not_think),
-        (r"output_config\.effort|effort level", _think_less),
+_CHANGES: tuple[tuple[re.Pattern[str], Change], ...] = tuple(
+    (re.compile(sentence, re.IGNORECASE), change_request)
+    for sentence, change_request in (
+        (r"thinking\.type\.disabled", _minimal_thinking),
+        (
+            r"adaptive thinking is not supported|thinking\.type\.adaptive\W+is not|support the effort",
+            _thinking_by_budget,
+        ),
+        (r"forces tool use|expected `(?:redacted_)?thinking`", _without_thinking),
+        (r"output_config\.effort|effort level", _less_effort),
         (r"`?(?:temperature|top_p|top_k)\b", _as_by_default),
-        (r"(?:redacted_)?thinking`? blocks?\b|thinking\.signature|`signature`", _forget_thoughts),
+        (r"(?:redacted_)?thinking`? blocks?\b|thinking\.signature|`signature`", _without_thinking_blocks),
         (r"output_config\.format|output_format|strict|additionalProperties|\bschema\b|grammar", _unenforced),
     )
 )

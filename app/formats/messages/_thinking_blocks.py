@@ -15,8 +15,8 @@ _MEMBERS = {"thinking": ("thinking", "signature"), "redacted_thinking": ("data",
 
 def sealed(block: Mapping[str, Any], model: str) -> str:
     """The block and the model that wrote it, encoded."""
-    kept = {name: block[name] for name in ("type", *_MEMBERS[block["type"]])}
-    return PREFIX + orjson.dumps({"model": model, "block": kept}).decode()
+    members = {name: block[name] for name in ("type", *_MEMBERS[block["type"]])}
+    return PREFIX + orjson.dumps({"model": model, "block": members}).decode()
 
 
 def opened(secret: object, model: str) -> dict[str, Any] | None:
@@ -24,11 +24,11 @@ def opened(secret: object, model: str) -> dict[str, Any] | None:
     if not isinstance(secret, str) or not secret.startswith(PREFIX):
         return None
     try:
-        kept = orjson.loads(secret.removeprefix(PREFIX))
+        members = orjson.loads(secret.removeprefix(PREFIX))
     except ValueError:
         return None
-    if not isinstance(kept, dict) or kept.get("model") != model:
+    if not isinstance(members, dict) or members.get("model") != model:
         return None
-    block = kept.get("block")
-    fits = isinstance(block, dict) and block.keys() == {"type", *_MEMBERS.get(str(block.get("type")), ())}
-    return block if fits else None
+    block = members.get("block")
+    is_whole = isinstance(block, dict) and block.keys() == {"type", *_MEMBERS.get(str(block.get("type")), ())}
+    return block if is_whole else None

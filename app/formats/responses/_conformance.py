@@ -29,22 +29,22 @@ _INPUTS = {family: (key, kind) for kind, (family, key) in ARGUMENT_EVENTS.items(
 _NAMES = ("id", "type", "call_id", "name")
 
 
-class Account:
+class StreamConformance:
     """Follows a stream item by item. Events that were not parsed count as exact."""
 
-    __slots__ = ("_done", "_ids", "_in_part", "_turn_id", "item", "proved")
+    __slots__ = ("_done", "_ids", "_in_part", "_turn_id", "is_complete", "item")
 
     def __init__(self, turn_id: str) -> None:
         self.item: Item | None = None
         """The open item."""
-        self.proved = False
+        self.is_complete = False
         """A parsed delta of this item was exact, so the others are taken for exact."""
         self._turn_id = turn_id
         self._done = 0
         self._ids: set[str] = set()
         self._in_part = False
 
-    def fits(self, event: Mapping[str, Any], last: str | None) -> bool:
+    def conforms(self, event: Mapping[str, Any], last: str | None) -> bool:
         """Whether the event is valid here. `last` is the type of the event before it; None if unknown."""
         kind = event["type"]
         if kind == ITEM_ADDED:
@@ -57,7 +57,7 @@ class Account:
         if family in PART_FAMILIES:
             return self._is_here(event) and self._part(event, step, last)
         if family in _INPUTS:
-            return self._is_here(event) and self._said(event, step, _INPUTS[family][0])
+            return self._is_here(event) and self._text_of(event, step, _INPUTS[family][0])
         return family != MISNAMED_PART and self._is_nowhere_else(event)
 
     # --- an item
@@ -70,7 +70,7 @@ class Account:
         if item["id"] in self._ids or any(item.get(name) for name in _EMPTY.get(item["type"], ())):
             return False
         self._ids.add(item["id"])
-        self.item, self.proved, self._in_part = item, False, False
+        self.item, self.is_complete, self._in_part = item, False, False
         return True
 
     def _ended(self, event: Mapping[str, Any], last: str | None) -> bool:
@@ -83,7 +83,7 @@ class Account:
         filled = item["type"] in ARGUMENT_EVENTS or any(item.get(name) for name in _EMPTY.get(item["type"], ()))
         if filled and last is not None and last not in _LAST_OF.get(item["type"], (last,)):
             return False
-        self.item, self.proved = None, False
+        self.item, self.is_complete = None, False
         self._done += 1
         return True
 
@@ -112,14 +112,14 @@ class Account:
             return False
         if kind == "output_text" and step in ("delta", "done") and not isinstance(event.get("logprobs"), list):
             return False
-        return self._said(event, step, key)
+        return self._text_of(event, step, key)
 
-    def _said(self, event: Mapping[str, Any], step: str, key: str) -> bool:
+    def _text_of(self, event: Mapping[str, Any], step: str, key: str) -> bool:
         if step == "delta":
-            self.proved = isinstance(event.get("delta"), str)
-            return self.proved
+            self.is_complete = isinstance(event.get("delta"), str)
+            return self.is_complete
         # A full text without deltas would be more than the client received.
-        return step != "done" or (isinstance(event.get(key), str) and (self.proved or not event[key]))
+        return step != "done" or (isinstance(event.get(key), str) and (self.is_complete or not event[key]))
 
     def _part(self, event: Mapping[str, Any], step: str, last: str | None) -> bool:
         assert self.item is not None

@@ -17,7 +17,7 @@ _KINDS = {family: kind for kind, (family, _) in TEXT_EVENTS.items()}
 _FAMILIES_OF_PARTS = PART_FAMILIES | {MISNAMED_PART}
 
 
-class Body(Protocol):
+class ItemStream(Protocol):
     """The content of an open item."""
 
     def take(self, emitter: Emitter, event: Mapping[str, Any]) -> Iterator[bytes]: ...
@@ -31,10 +31,10 @@ class Body(Protocol):
         ...
 
 
-def body(item: Item) -> Body:
+def body(item: Item) -> ItemStream:
     if item["type"] in TEXT_TYPES:
-        return _Written(item)
-    return _Called(item) if item["type"] in ARGUMENT_EVENTS else _Hosted(item)
+        return _TextItem(item)
+    return _CallItem(item) if item["type"] in ARGUMENT_EVENTS else _HostedItem(item)
 
 
 class _Part:
@@ -49,7 +49,7 @@ class _Part:
         self._text: list[str] = []
         self._logprobs: list[Any] = []
 
-    def say(self, text: str, logprobs: object) -> list[Any]:
+    def append(self, text: str, logprobs: object) -> list[Any]:
         self._text.append(text)
         logged = logprobs if isinstance(logprobs, list) else []
         self._logprobs += logged
@@ -57,8 +57,8 @@ class _Part:
 
     def rest(self, text: object) -> str:
         """The end of the whole text that has not been sent."""
-        said = "".join(self._text)
-        return text[len(said) :] if isinstance(text, str) and text.startswith(said) else ""
+        sent = "".join(self._text)
+        return text[len(sent) :] if isinstance(text, str) and text.startswith(sent) else ""
 
     def log(self, logprobs: object) -> None:
         """Sets all logprobs of the part, if the upstream sends them."""
@@ -80,12 +80,12 @@ class _Part:
         return {**self._part, "type": self.kind, TEXT_EVENTS[self.kind][1]: "".join(self._text), **lists}
 
 
-class _Written:
+class _TextItem:
     """A message or a reasoning item: parts, one after the other."""
 
     def __init__(self, item: Item) -> None:
         self._item = item
-        self._told: dict[str, list[JSON]] = {"content": [], "summary": []}
+        self._sent: dict[str, list[JSON]] = {"content": [], "summary": []}
         self._part: _Part | None = None
 
     def take(self, emitter: Emitter, event: Mapping[str, Any]) -> Iterator[bytes]:
@@ -94,7 +94,7 @@ class _Written:
             part = _items.complete_part(event.get("part") or {}, self._item["type"])
             yield from self._begin(emitter, part) if step == "added" else self._finish(emitter, part)
         elif family in _KINDS and step == "delta":
-            yield from self._say(emitter, _KINDS[family], event)
+            yield from self._append(emitter, _KINDS[family], event)
         elif family in _KINDS and step == "done":
             yield from self._end_text(emitter, _KINDS[family], event)
         elif event["type"] == ANNOTATION_ADDED:
@@ -104,32 +104,32 @@ class _Written:
 
     def end(self, emitter: Emitter, item: Item) -> Iterator[bytes]:
         for holder in ("content", "summary"):
-            for part in self._untold(holder, item.get(holder) or []):
+            for part in self._unsent(holder, item.get(holder) or []):
                 yield from self._finish(emitter, part)
         yield from self._close(emitter)
 
-    def _untold(self, holder: str, parts: list[JSON]) -> list[JSON]:
+    def _unsent(self, holder: str, parts: list[JSON]) -> list[JSON]:
         """The open part and the parts after it. An upstream that leaves out the ends of parts has sent fewer."""
-        untold = parts[len(self._told[holder]) :]
+        unsent = parts[len(self._sent[holder]) :]
         whole = self.snapshot().get(holder) or []
-        return [] if len(untold) > 1 and _text(parts) == _text(whole) else untold
+        return [] if len(unsent) > 1 and _text(parts) == _text(whole) else unsent
 
     def snapshot(self) -> JSON:
-        told = dict(self._told)
+        sent = dict(self._sent)
         if self._part:
             holder = holder_of(self._part.kind)
-            told[holder] = [*told[holder], self._part.snapshot()]
+            sent[holder] = [*sent[holder], self._part.snapshot()]
         if self._item["type"] == "message":
-            return {"content": told["content"]}
+            return {"content": sent["content"]}
         # Reasoning has content only if the upstream sends it.
-        return {"summary": told["summary"], **({"content": told["content"]} if told["content"] else {})}
+        return {"summary": sent["summary"], **({"content": sent["content"]} if sent["content"] else {})}
 
     # --- parts
 
     def _begin(self, emitter: Emitter, part: JSON) -> Iterator[bytes]:
         yield from self._close(emitter)
         empty = {**part, **({TEXT_EVENTS[part["type"]][1]: ""} if part["type"] in TEXT_EVENTS else {})}
-        self._part = _Part(len(self._told[holder_of(part["type"])]), empty)
+        self._part = _Part(len(self._sent[holder_of(part["type"])]), empty)
         yield emitter.open_part(self._item, self._part.index, part)
 
     def _in_part(self, emitter: Emitter, kind: str) -> Iterator[bytes]:
@@ -137,13 +137,13 @@ class _Written:
         if self._part is None or self._part.kind != kind or self._part.ended:
             yield from self._begin(emitter, _items.complete_part({"type": kind}, self._item["type"]))
 
-    def _say(self, emitter: Emitter, kind: str, event: Mapping[str, Any]) -> Iterator[bytes]:
+    def _append(self, emitter: Emitter, kind: str, event: Mapping[str, Any]) -> Iterator[bytes]:
         text = event.get("delta")
         if not isinstance(text, str) or not text:
             return
         yield from self._in_part(emitter, kind)
         assert self._part is not None
-        logged = self._part.say(text, event.get("logprobs"))
+        logged = self._part.append(text, event.get("logprobs"))
         yield emitter.delta(self._item, self._part.index, kind, text, logged, **_extra(event))
 
     def _end_text(self, emitter: Emitter, kind: str, event: Mapping[str, Any]) -> Iterator[bytes]:
@@ -172,16 +172,16 @@ class _Written:
 
     def _already(self, part: JSON) -> bool:
         """Whether this repeats the end of the last part."""
-        told = self._told[holder_of(part["type"])]
+        sent = self._sent[holder_of(part["type"])]
         name = TEXT_EVENTS.get(part["type"], ("", ""))[1]
-        return bool(told) and told[-1].get(name) == part.get(name)
+        return bool(sent) and sent[-1].get(name) == part.get(name)
 
     def _complete(self, emitter: Emitter, whole: Mapping[str, Any]) -> Iterator[bytes]:
         assert self._part is not None
         kind = self._part.kind
         rest = self._part.rest(whole.get(TEXT_EVENTS[kind][1])) if kind in TEXT_EVENTS and not self._part.ended else ""
         if rest:
-            yield emitter.delta(self._item, self._part.index, kind, rest, self._part.say(rest, None))
+            yield emitter.delta(self._item, self._part.index, kind, rest, self._part.append(rest, None))
 
     def _close(self, emitter: Emitter) -> Iterator[bytes]:
         if self._part is None:
@@ -190,7 +190,7 @@ class _Written:
         if part["type"] in TEXT_EVENTS and not self._part.ended:
             yield emitter.end_text(self._item, self._part.index, part)
         yield emitter.end_part(self._item, self._part.index, part)
-        self._told[holder_of(part["type"])].append(part)
+        self._sent[holder_of(part["type"])].append(part)
         self._part = None
 
     def _annotate(self, emitter: Emitter, event: Mapping[str, Any]) -> Iterator[bytes]:
@@ -202,7 +202,7 @@ class _Written:
         yield _passed(emitter, self._item, {**event, **where})
 
 
-class _Called:
+class _CallItem:
     """A call with growing arguments."""
 
     def __init__(self, item: Item) -> None:
@@ -211,7 +211,7 @@ class _Called:
         # Some upstreams repeat the announced arguments in deltas, others do not: they are sent when they are whole.
         self._announced: str = item.get(self._key) or ""
         self._held: list[str] = []
-        self._said: list[str] = []
+        self._sent: list[str] = []
         self._ended = False
 
     def take(self, emitter: Emitter, event: Mapping[str, Any]) -> Iterator[bytes]:
@@ -223,32 +223,32 @@ class _Called:
         elif step == "delta" and self._announced:
             self._held.append(str(event.get("delta") or ""))
         elif step == "delta" and not self._ended:
-            yield from self._say(emitter, event.get("delta"), event)
+            yield from self._append(emitter, event.get("delta"), event)
 
     def end(self, emitter: Emitter, item: Item) -> Iterator[bytes]:
         if not self._ended:
             yield from self._complete(emitter, item.get(self._key))
 
     def snapshot(self) -> JSON:
-        return {self._key: "".join(self._said)}
+        return {self._key: "".join(self._sent)}
 
-    def _say(self, emitter: Emitter, text: object, event: Mapping[str, Any]) -> Iterator[bytes]:
+    def _append(self, emitter: Emitter, text: object, event: Mapping[str, Any]) -> Iterator[bytes]:
         if isinstance(text, str) and text:
-            self._said.append(text)
+            self._sent.append(text)
             yield emitter.argument(self._item, text, **_extra(event))
 
     def _complete(self, emitter: Emitter, whole: object) -> Iterator[bytes]:
-        said = "".join(self._said)
+        sent = "".join(self._sent)
         if not whole and self._announced:
             held = "".join(self._held)
             whole = held if held.startswith(self._announced) else self._announced + held
-        if isinstance(whole, str) and whole.startswith(said):
-            yield from self._say(emitter, whole[len(said) :], {})
+        if isinstance(whole, str) and whole.startswith(sent):
+            yield from self._append(emitter, whole[len(sent) :], {})
         yield emitter.close_arguments({**self._item, **self.snapshot()})
         self._ended = True
 
 
-class _Hosted:
+class _HostedItem:
     """A call of a tool that the upstream runs: its events are relayed."""
 
     def __init__(self, item: Item) -> None:

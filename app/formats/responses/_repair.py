@@ -45,7 +45,7 @@ _IDENTITY = ("id", "type", "call_id", "name")
 _STATED = (TEXT_TYPES | STREAMED_CALLS) & WITH_STATUS
 
 
-class _Track:
+class _ItemTrack:
     """One item of the upstream, and its events that have not been sent."""
 
     def __init__(self, announced: Item) -> None:
@@ -53,11 +53,11 @@ class _Track:
         self.type: str = announced["type"]
         self.item: Item | None = None
         """As it was announced to the client."""
-        self.body: _item_stream.Body | None = None
+        self.body: _item_stream.ItemStream | None = None
         self.waiting: list[Mapping[str, Any]] = []
         self.end: Item | None = None
         """The finished item, from the upstream."""
-        self.spoken_id: object = None
+        self.sent_id: object = None
         """The `item_id` of its events."""
 
     def may_be(self, item: Mapping[str, Any]) -> bool:
@@ -79,12 +79,12 @@ class Repair:
         self.items: list[Item] = list(done)
         """Finished items."""
         self._turn = turn
-        self._emitter = Emitter(sequence, len(turn.preface) + len(done))
+        self._emitter = Emitter(sequence, len(turn.leading_items) + len(done))
         self._events: list[bytes] = []
-        self._queue: list[_Track] = []
-        self._tracks: list[_Track] = []
-        self._by_id: dict[str, _Track] = {}
-        self._by_index: dict[int, _Track] = {}
+        self._queue: list[_ItemTrack] = []
+        self._tracks: list[_ItemTrack] = []
+        self._by_id: dict[str, _ItemTrack] = {}
+        self._by_index: dict[int, _ItemTrack] = {}
         self._taken: set[str] = set()
         self._held: Item | None = None
         for item in done:
@@ -107,8 +107,8 @@ class Repair:
         elif kind == ITEM_DONE:
             self._finish(event)
         else:
-            self._hear(event)
-        self._tell()
+            self._on_delta(event)
+        self._emit_ready()
         return self._drain()
 
     def end(self, output: Sequence[Item], status: str) -> list[bytes]:
@@ -121,15 +121,15 @@ class Repair:
         for track in self._queue:
             if track.end is None:
                 track.end = {"status": status}
-        self._tell()
+        self._emit_ready()
         if self._queue:
             raise UpstreamBroken("The model's server sent a call without a name.")
         return self._drain()
 
-    def has_told(self, output: Sequence[Item]) -> bool:
+    def has_sent(self, output: Sequence[Item]) -> bool:
         """Whether no item is open and the upstream's response object holds no new one."""
-        told = all(track is not None for _, track in self._matched(output))
-        return told and not self._queue and self._held is None
+        sent = all(track is not None for _, track in self._matched(output))
+        return sent and not self._queue and self._held is None
 
     def release(self, *, cut: bool) -> list[bytes]:
         """The end of the last item, if it was held back."""
@@ -167,13 +167,13 @@ class Repair:
         if track.end is None:
             track.end = item
 
-    def _hear(self, event: Mapping[str, Any]) -> None:
+    def _on_delta(self, event: Mapping[str, Any]) -> None:
         types = _types_of(event)
-        track = self._speaker(event, types)
+        track = self._track_of(event, types)
         if not types and (track is None or track.end is not None):
             self._pass(event)
             return
-        if track is None and types and _says_something(event):
+        if track is None and types and _has_content(event):
             track = self._track({"type": types[0], "id": event.get("item_id")})
             self._place(track, event)
         elif track is not None and track.end is not None and track.type in TEXT_TYPES and event.get("delta"):
@@ -181,7 +181,7 @@ class Repair:
             track = self._track({"type": track.type})
             self._place(track, event)
         if track is not None and track.end is None:
-            track.spoken_id = track.spoken_id or event.get("item_id")
+            track.sent_id = track.sent_id or event.get("item_id")
             track.waiting.append(event)
 
     def _pass(self, event: Mapping[str, Any]) -> None:
@@ -191,10 +191,10 @@ class Repair:
 
     # --- which item is meant
 
-    def _track(self, announced: Item) -> _Track:
+    def _track(self, announced: Item) -> _ItemTrack:
         if not isinstance(announced.get("type"), str):
             announced = {**announced, "type": _items.kind_of(announced)}
-        track = _Track(announced)
+        track = _ItemTrack(announced)
         for earlier in self._queue:
             if earlier.type == "reasoning" and earlier.end is None:
                 earlier.end = {}
@@ -210,17 +210,17 @@ class Repair:
         self._queue.remove(track)
         self._taken.add(item["id"])
 
-    def _place(self, track: _Track, event: Mapping[str, Any]) -> None:
+    def _place(self, track: _ItemTrack, event: Mapping[str, Any]) -> None:
         index = event.get("output_index")
         if isinstance(index, int):
             self._by_index[index] = track
         self._alias(track, event.get("item_id"))
 
-    def _alias(self, track: _Track, name: object) -> None:
+    def _alias(self, track: _ItemTrack, name: object) -> None:
         if isinstance(name, str) and name:
             self._by_id[name] = track
 
-    def _speaker(self, event: Mapping[str, Any], types: Sequence[str]) -> _Track | None:
+    def _track_of(self, event: Mapping[str, Any], types: Sequence[str]) -> _ItemTrack | None:
         """The item of an event: by id, by position, else the running item of a fitting type."""
         item_id, index = event.get("item_id"), event.get("output_index")
         named = self._by_id.get(item_id) if isinstance(item_id, str) else None
@@ -228,18 +228,18 @@ class Repair:
             return named
         placed = self._by_index.get(index) if isinstance(index, int) else None
         if placed is None or placed.end is not None or (types and placed.type not in types):
-            placed = self._meant(types, item_id)
+            placed = self._candidate(types, item_id)
         if placed is not None:
             self._alias(placed, item_id)
         return placed
 
-    def _meant(self, types: Sequence[str], item_id: object) -> _Track | None:
+    def _candidate(self, types: Sequence[str], item_id: object) -> _ItemTrack | None:
         running = [track for track in self._tracks if track.type in types and track.end is None]
         if not item_id:
             return running[-1] if running else None
-        return next((track for track in running if track.spoken_id is None), None)
+        return next((track for track in running if track.sent_id is None), None)
 
-    def _owner_of(self, item: Item, event: Mapping[str, Any]) -> _Track | None:
+    def _owner_of(self, item: Item, event: Mapping[str, Any]) -> _ItemTrack | None:
         """The running item that a finished one ends."""
         for name in (item.get("id"), item.get("call_id")):
             named = self._by_id.get(name) if isinstance(name, str) else None
@@ -251,11 +251,11 @@ class Repair:
             return placed
         return next((track for track in self._tracks if track.end is None and track.may_be(item)), None)
 
-    def _matched(self, output: Sequence[Item]) -> list[tuple[Item, _Track | None]]:
+    def _matched(self, output: Sequence[Item]) -> list[tuple[Item, _ItemTrack | None]]:
         """Each item of the upstream's response object with its item in the stream: by id, else in order, because some
         servers make new ids for the object."""
         left = list(self._tracks)
-        found: list[_Track | None] = []
+        found: list[_ItemTrack | None] = []
         for item in output:
             named = (self._by_id.get(name) for name in (item.get("id"), item.get("call_id")) if isinstance(name, str))
             found.append(next((track for track in named if track in left), None))
@@ -268,12 +268,12 @@ class Repair:
 
     # --- what is told
 
-    def _tell(self) -> None:
+    def _emit_ready(self) -> None:
         """Emits all events that are ready, in order."""
-        while self._queue and self._tell_of(self._queue[0]):
+        while self._queue and self._emit(self._queue[0]):
             self._queue.pop(0)
 
-    def _tell_of(self, track: _Track) -> bool:
+    def _emit(self, track: _ItemTrack) -> bool:
         """Emits the ready events of an item; whether it has ended."""
         if not self._open(track):
             return False
@@ -288,13 +288,13 @@ class Repair:
         self._close(track.item, track.body, track.end)
         return True
 
-    def _open(self, track: _Track) -> bool:
+    def _open(self, track: _ItemTrack) -> bool:
         """Announces the item; False while the name of a call is unknown."""
         if track.item is not None:
             return True
-        said = [track.announced, *track.waiting, track.end or {}]
+        sources = [track.announced, *track.waiting, track.end or {}]
         known = {
-            name: next((one[name] for one in said if isinstance(one.get(name), str) and one[name]), None)
+            name: next((source[name] for source in sources if isinstance(source.get(name), str) and source[name]), None)
             for name in ("name", "call_id")
         }
         if track.type in STREAMED_CALLS and not known["name"]:
@@ -305,7 +305,7 @@ class Repair:
         self._events.append(self._emitter.open(dict(self._turn.echo.shown(track.item))))
         return True
 
-    def _announced(self, track: _Track, known: Mapping[str, str]) -> Item:
+    def _announced(self, track: _ItemTrack, known: Mapping[str, str]) -> Item:
         """The item for its announcement, with the id that it keeps."""
         place = self._emitter.output_index
         named = known if track.type in ARGUMENT_EVENTS else {}
@@ -316,7 +316,7 @@ class Repair:
         begins = track.type in _STATED or (track.announced is track.end and "status" in item)
         return {**item, "status": "in_progress"} if begins else item
 
-    def _close(self, item: Item, body: _item_stream.Body, end: Item) -> None:
+    def _close(self, item: Item, body: _item_stream.ItemStream, end: Item) -> None:
         finished: Item = {**item, **end}
         finished |= {name: item[name] for name in _IDENTITY if name in item}
         if item["type"] in TEXT_TYPES | STREAMED_CALLS and "status" in finished:
@@ -349,7 +349,7 @@ def _types_of(event: Mapping[str, Any]) -> tuple[str, ...]:
     return _TYPES.get(event["type"].rpartition(".")[0], ())
 
 
-def _says_something(event: Mapping[str, Any]) -> bool:
+def _has_content(event: Mapping[str, Any]) -> bool:
     part = event.get("part")
-    told = part if isinstance(part, dict) else event
-    return any(told.get(name) for name in ("delta", "text", "refusal", "arguments", "input", "annotation"))
+    content = part if isinstance(part, dict) else event
+    return any(content.get(name) for name in ("delta", "text", "refusal", "arguments", "input", "annotation"))

@@ -149,7 +149,7 @@ def _open(items: Iterable[Item]) -> list[Item]:
 def _opened(item: Item) -> Item | None:
     if item["type"] == "compaction":
         return _NOTE
-    return _said_openly(item) if item.get("encrypted_content") else item
+    return _without_secret(item) if item.get("encrypted_content") else item
 
 
 # --- the context ------------------------------------------------------------------------------------------------
@@ -168,13 +168,13 @@ def _input(turn: Turn, row: Channel) -> Iterator[bytes | memoryview]:
     """The context as comma-separated pieces of JSON."""
     for position, link in enumerate(turn.chain.links):
         if not (turn.chain.compacted and position == 0):
-            yield from _said_to(link, row)
+            yield from _output_for(link, row)
         yield from _answered_by(link, row)
     if own := list(_given(turn.input, row)):
         yield memoryview(orjson.dumps(own))[1:-1]
 
 
-def _said_to(link: Link, row: Channel) -> Iterable[bytes]:
+def _output_for(link: Link, row: Channel) -> Iterable[bytes]:
     """A stored input. It is parsed only if it may hold reasoning, a compaction or an assistant message."""
     if link.opaque or b'"assistant"' in link.input:
         return map(orjson.dumps, _given(orjson.loads(link.input), row))
@@ -217,8 +217,8 @@ def _own(item: Item, link: Link, row: Channel) -> Item | None:
     if item["type"] == "compaction":
         return item if link.family == row.family and not is_sealed(item.get("encrypted_content")) else _NOTE
     if link.family != row.family:
-        return _said_openly(item) if row.reasoning_text else None
-    return item if row.encrypted_reasoning and _is_secret(item) else _said_openly(item)
+        return _without_secret(item) if row.reasoning_text else None
+    return item if row.encrypted_reasoning and _is_secret(item) else _without_secret(item)
 
 
 def _foreign(item: Item, row: Channel) -> Item | None:
@@ -227,7 +227,7 @@ def _foreign(item: Item, row: Channel) -> Item | None:
         return _NOTE if is_sealed(item.get("encrypted_content")) else item
     if _is_secret(item) and row.encrypted_reasoning:
         return item
-    return _said_openly(item) if row.reasoning_text else None
+    return _without_secret(item) if row.reasoning_text else None
 
 
 def _is_secret(item: Item) -> bool:
@@ -235,7 +235,7 @@ def _is_secret(item: Item) -> bool:
     return bool(secret) and not is_sealed(secret)
 
 
-def _said_openly(item: Item) -> Item | None:
+def _without_secret(item: Item) -> Item | None:
     """Reasoning without `encrypted_content`; None if it has no other content."""
     if not item.get("content"):
         return None

@@ -15,7 +15,7 @@ from app.errors import UpstreamBroken, UpstreamError
 from app.formats._decoding import parsed
 from app.formats._failures import stream_error
 from app.formats.responses import _answer, _items
-from app.formats.responses._conformance import Account
+from app.formats.responses._conformance import StreamConformance
 from app.formats.responses._repair import Repair
 from app.nesting import FROM_UPSTREAMS, may_exceed
 
@@ -46,7 +46,7 @@ _FLAT = 2 * FROM_UPSTREAMS
 #: Bytes of raw events that are kept for the partial output of a broken stream.
 MAX_KEPT = 16 * 1024 * 1024
 #: Bytes without a valid event after which the answer is not an event stream.
-MAX_NONSENSE = 64 * 1024
+MAX_UNREADABLE = 64 * 1024
 
 Event = dict[str, Any]
 
@@ -55,16 +55,16 @@ class ResponsesDecoder:
     """Relays the output events of one stream and collects its answer."""
 
     __slots__ = (
-        "_account",
+        "_backlog",
+        "_conformance",
         "_done",
         "_held",
         "_index",
-        "_kept",
-        "_nonsense",
         "_number",
         "_repair",
         "_splitter",
         "_turn",
+        "_unreadable",
         "_usual",
         "accepted",
         "answer",
@@ -81,15 +81,15 @@ class ResponsesDecoder:
         self.path = ""
         self._turn = turn
         self._splitter = sse.Splitter()
-        self._nonsense = 0
-        self._account = Account(turn.id)
+        self._unreadable = 0
+        self._conformance = StreamConformance(turn.id)
         self._repair: Repair | None = None
         self._number = sequence
         self._usual = b""
         """The beginning of the newest unparsed event: the next one most likely begins alike."""
-        self._index = len(turn.preface)
+        self._index = len(turn.leading_items)
         self._done: list[Item] = []
-        self._kept = _Kept()
+        self._backlog = _Backlog()
         self._held: tuple[Event, bytes] | None = None
 
     @property
@@ -116,7 +116,7 @@ class ResponsesDecoder:
         try:
             # The terminal event may lack its blank line; half an output event is ignored.
             rest = self._splitter.rest.strip(b"\n")
-            if (end := _end_in(rest)) is not None and self._has_told(_output_of(end)):
+            if (end := _end_in(rest)) is not None and self._has_sent(_output_of(end)):
                 self._read(rest, [])
             if self.answer is None:
                 raise UpstreamBroken("The model's server closed the stream before the response had ended.")
@@ -171,7 +171,7 @@ class ResponsesDecoder:
         valid, at = block.isascii() or _is_utf8(block), 0
         while at < len(block) and self.answer is None:
             # Events of an item that has proved exact, if their numbers are right.
-            unread = valid and self._account.proved and self._repair is None and not self._index
+            unread = valid and self._conformance.is_complete and self._repair is None and not self._index
             if unread and (end := self._pass_run(block, at, out)) > at:
                 at = end
                 continue
@@ -182,7 +182,7 @@ class ResponsesDecoder:
             elif raw:
                 self._read(raw.strip(b"\n"), out)
         if not self.accepted:
-            self._count_nonsense(block)
+            self._count_unreadable(block)
 
     def _read(self, raw: bytes, out: list[bytes]) -> None:
         name, data = sse.parse(raw)
@@ -209,7 +209,7 @@ class ResponsesDecoder:
         """Relays an output event: as raw bytes if nothing in it has to change."""
         self.accepted = True
         self._release(out, cut=False)
-        if self._repair is None and not self._account.fits(event, self._kept.last):
+        if self._repair is None and not self._conformance.conforms(event, self._backlog.last):
             self._start_repair()
         if self._repair is not None:
             out += self._repair.take(event)
@@ -232,7 +232,7 @@ class ResponsesDecoder:
         self._pass(raw + b"\n\n" if changed is event and named else sse.encode(changed), out)
         if event["type"] == ITEM_DONE:
             self._done.append(event["item"])
-            self._kept = _Kept()
+            self._backlog = _Backlog()
 
     def _pass(self, event: bytes, out: list[bytes]) -> None:
         self._number += 1
@@ -240,7 +240,7 @@ class ResponsesDecoder:
 
     def _send(self, events: bytes, out: list[bytes]) -> None:
         self.path = self.path or "bytes"
-        self._kept.add(events)
+        self._backlog.add(events)
         out.append(events)
 
     def _shown(self, event: Event) -> Event:
@@ -265,7 +265,7 @@ class ResponsesDecoder:
 
     def _start_repair(self) -> None:
         """Starts the repair of the stream, with the events of the open item so far."""
-        if not self._kept.whole:
+        if not self._backlog.whole:
             raise UpstreamBroken("The model's server broke the order of its events.")
         self._repair = self._opened()
         self.path = "repaired"
@@ -273,7 +273,7 @@ class ResponsesDecoder:
     def _opened(self) -> Repair:
         """A repair that has taken all events that were relayed."""
         repair = Repair(self._turn, self._number, self._done)
-        repair.catch_up((self._unshifted(event) for event in self._kept.events()), self._number)
+        repair.catch_up((self._unshifted(event) for event in self._backlog.events()), self._number)
         return repair
 
     def _unshifted(self, event: Event) -> Event:
@@ -296,7 +296,7 @@ class ResponsesDecoder:
         self._conclude({**response, "status": status}, _output_of(event), out)
 
     def _conclude(self, response: Mapping[str, Any], final: list[Item], out: list[bytes]) -> None:
-        if self._repair is None and self._lacks(final):
+        if self._repair is None and self._is_missing(final):
             self._release(out, cut=False)
             self._start_repair()
         if self._repair is not None:
@@ -306,17 +306,17 @@ class ResponsesDecoder:
         self.path = self.path or "bytes"
         self.answer = _answer.answer_of(response, list(items), self._turn, path=self.path)
 
-    def _has_told(self, output: list[Item]) -> bool:
+    def _has_sent(self, output: list[Item]) -> bool:
         """Whether the client has received all that the upstream's response object holds."""
         if self._repair is not None:
-            return self._repair.has_told(output)
-        return self._held is None and not self._lacks(output)
+            return self._repair.has_sent(output)
+        return self._held is None and not self._is_missing(output)
 
-    def _lacks(self, output: list[Item]) -> bool:
+    def _is_missing(self, output: list[Item]) -> bool:
         """Whether an item is open, or the upstream's response object holds more than was relayed."""
-        return self._account.item is not None or len(output) > len(self._told())
+        return self._conformance.item is not None or len(output) > len(self._items_so_far())
 
-    def _told(self) -> list[Item]:
+    def _items_so_far(self) -> list[Item]:
         return [*self._done, *([self._held[0]["item"]] if self._held else ())]
 
     def _fail(self, holder: Mapping[str, Any]) -> None:
@@ -341,14 +341,14 @@ class ResponsesDecoder:
             **_answer.identity(self.defaults),
         )
 
-    def _count_nonsense(self, block: bytes) -> None:
+    def _count_unreadable(self, block: bytes) -> None:
         rest = self._splitter.rest
-        self._nonsense += sum(len(raw) for raw in block.split(b"\n\n") if not raw.startswith(_FIELDS))
-        if self._nonsense + (0 if rest.startswith(_FIELDS) else len(rest)) > MAX_NONSENSE:
+        self._unreadable += sum(len(raw) for raw in block.split(b"\n\n") if not raw.startswith(_FIELDS))
+        if self._unreadable + (0 if rest.startswith(_FIELDS) else len(rest)) > MAX_UNREADABLE:
             raise UpstreamBroken("The model's server answered with something that is not an event stream.")
 
 
-class _Kept:
+class _Backlog:
     """The events of the open item, as they were relayed."""
 
     __slots__ = ("_pieces", "_size", "whole")

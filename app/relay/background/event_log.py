@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from app import sse
-from app.contract.records import LIFECYCLE, RUNNING, Batch, Page
+from app.contract.records import LIFECYCLE_EVENTS, RUNNING, EventBatch, EventPage
 from app.errors import (
     EndedElsewhere,
     GatewayError,
@@ -25,25 +25,25 @@ from app.errors import (
     UpstreamBroken,
     response_not_found,
 )
-from app.relay.streaming.lifecycle_events import ending, whole
-from app.relay.streaming.timing import Pace
+from app.relay.streaming.lifecycle_events import replayed_events, terminal_events
+from app.relay.streaming.timing import StreamTiming
 from app.store.store import Store
 
 log = logging.getLogger(__name__)
 
 #: Seconds that an event waits for others to be kept with it.
-TOGETHER = 0.05
+BATCH_SECONDS = 0.05
 #: Bytes that are kept at once, though less time has passed.
-_BATCH = 64 * 1024
+_BATCH_BYTES = 64 * 1024
 #: Bytes that may wait for a store that does not answer.
-_TOO_MUCH = 4 * 1024 * 1024
+_MAX_WAITING = 4 * 1024 * 1024
 #: Seconds between two looks for new events: the first after some have come, and the longest.
-_SOON, _LATE = 0.05, 0.25
+_FIRST_POLL, _LONGEST_POLL = 0.05, 0.25
 #: Seconds for which a reader waits for a store that does not answer.
-_PATIENCE = 30.0
+_STORE_TIMEOUT = 30.0
 
 
-class Log:
+class EventLog:
     """The events of one run on their way into the store. What is kept already, an earlier run has told."""
 
     def __init__(self, store: Store, response_id: str, last: int) -> None:
@@ -61,7 +61,7 @@ class Log:
     @property
     def answered(self) -> bool:
         """Whether something of the answer was told."""
-        return self._last >= LIFECYCLE
+        return self._last >= LIFECYCLE_EVENTS
 
     def add(self, data: bytes) -> None:
         """Whole events. A store that does not answer is not waited for before much has gathered. Raises EndedElsewhere,
@@ -72,11 +72,11 @@ class Log:
                 return
             for event in data.split(b"\n\n"):
                 self._add(event)
-        if self._size >= _BATCH or monotonic() - self._flushed >= TOGETHER:
+        if self._size >= _BATCH_BYTES or monotonic() - self._flushed >= BATCH_SECONDS:
             try:
                 self.flush()
             except StoreUnavailable:
-                if self._size >= _TOO_MUCH:
+                if self._size >= _MAX_WAITING:
                     raise
 
     def flush(self) -> None:
@@ -86,7 +86,7 @@ class Log:
             if batch is None:
                 return
             try:
-                if not self._store.events.keep(self._id, batch):
+                if not self._store.events.append(self._id, batch):
                     raise EndedElsewhere
             except StoreUnavailable:
                 self._put_back(batch)
@@ -110,40 +110,40 @@ class Log:
             self._pending.append(event + b"\n\n")
             self._size += len(event)
 
-    def _take(self) -> Batch | None:
+    def _take(self) -> EventBatch | None:
         with self._lock:
             self._flushed = monotonic()
             if not self._pending:
                 return None
-            batch = Batch(self._first, self._last, b"".join(self._pending))
+            batch = EventBatch(self._first, self._last, b"".join(self._pending))
             self._pending, self._size, self._first = [], 0, self._last + 1
             return batch
 
-    def _put_back(self, batch: Batch) -> None:
+    def _put_back(self, batch: EventBatch) -> None:
         with self._lock:
             self._pending.insert(0, batch.body)
             self._size += len(batch.body)
             self._first = batch.first
 
 
-class Follower:
+class EventFollower:
     """One reader of the events of one response, from any worker."""
 
     def __init__(
         self,
         store: Store,
-        pace: Pace,
-        client: int | None,
+        timing: StreamTiming,
+        client_fd: int | None,
         owner: str,
-        begun: Mapping[str, Any],
+        in_progress: Mapping[str, Any],
         ended: Callable[[], Mapping[str, Any]],
     ) -> None:
-        """`begun`: the response object as it was found; `ended` reads it once more."""
+        """`in_progress`: the response object as it was found; `ended` reads it once more."""
         self._store = store
-        self._pace = pace
-        self._client = client
+        self._timing = timing
+        self._client_fd = client_fd
         self._owner = owner
-        self._begun = begun
+        self._in_progress = in_progress
         self._ended = ended
         self._last = -1
 
@@ -155,35 +155,35 @@ class Follower:
         try:
             yield from self._followed()
         except NotFound:
-            yield ending(_cut_off(self._begun), self._last + 1, self._last)
+            yield terminal_events(_cut_off(self._in_progress), self._last + 1, self._last)
         except GatewayError as error:
             yield _broken_off(error, self._last)
         except Exception:  # The last border of this stream.
-            log.exception("response %s: its events cannot be streamed", self._begun["id"])
+            log.exception("response %s: its events cannot be streamed", self._in_progress["id"])
             yield _broken_off(InternalError(), self._last)
 
     def _followed(self) -> Iterator[bytes]:
         """Raises NotFound when the response was deleted, and GatewayError when the store does not answer."""
-        pause, beaten = _SOON, monotonic()
+        pause, beaten = _FIRST_POLL, monotonic()
         while True:
             page = self._read(self._last)
             for batch in page.batches:
                 yield _numbered_after(batch, self._last)
                 self._last = max(self._last, batch.last)
-                pause, beaten = _SOON, monotonic()
+                pause, beaten = _FIRST_POLL, monotonic()
             if page.more:
                 continue
             if page.status not in RUNNING:
                 yield from self._end(page, self._last)
                 return
-            if monotonic() - beaten >= self._pace.heartbeat:
+            if monotonic() - beaten >= self._timing.heartbeat:
                 beaten = monotonic()
                 yield sse.HEARTBEAT
             if self._has_left(pause):
                 return
-            pause = min(_LATE, pause * 1.5)
+            pause = min(_LONGEST_POLL, pause * 1.5)
 
-    def _end(self, page: Page, last: int) -> Iterator[bytes]:
+    def _end(self, page: EventPage, last: int) -> Iterator[bytes]:
         """Where the events are gone, a reader that has seen none gets them again from the stored response, one that has
         seen some gets the end alone.
         """
@@ -191,38 +191,38 @@ class Follower:
         if response["status"] == "cancelled":
             response = _cut_off(response)
         if page.last is not None:
-            yield ending(response, page.last + 1, last)
+            yield terminal_events(response, page.last + 1, last)
         elif last < 0:
-            yield from whole(response)
+            yield from replayed_events(response)
         else:
-            yield ending(response, last + 1)
+            yield terminal_events(response, last + 1)
 
-    def _read(self, last: int) -> Page:
+    def _read(self, last: int) -> EventPage:
         """Raises NotFound for a deleted response, GatewayError when the store cannot be waited for any longer."""
-        until = monotonic() + _PATIENCE
+        deadline = monotonic() + _STORE_TIMEOUT
         while True:
-            if self._pace.drain.expired:
+            if self._timing.drain.expired:
                 raise ShuttingDown
             try:
-                page = self._store.events.read(self._owner, self._begun["id"], last)
+                page = self._store.events.read(self._owner, self._in_progress["id"], last)
             except StoreUnavailable:
-                if monotonic() >= until:
+                if monotonic() >= deadline:
                     raise
-                sleep(_LATE)
+                sleep(_LONGEST_POLL)
             else:
                 if page is None:
-                    raise response_not_found(self._begun["id"])
+                    raise response_not_found(self._in_progress["id"])
                 return page
 
     def _has_left(self, seconds: float) -> bool:
         """Whether the client has hung up by then."""
         poll = select.poll()
-        if self._client is not None:
-            poll.register(self._client, select.POLLRDHUP)
+        if self._client_fd is not None:
+            poll.register(self._client_fd, select.POLLRDHUP)
         return bool(poll.poll(seconds * 1000))
 
 
-def _numbered_after(batch: Batch, last: int) -> bytes:
+def _numbered_after(batch: EventBatch, last: int) -> bytes:
     if batch.first > last:
         return batch.body
     events = [event for event in batch.body.split(b"\n\n") if event]

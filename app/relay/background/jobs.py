@@ -15,19 +15,19 @@ from typing import Any
 
 import orjson
 
-from app.contract.records import RUNNING, Batch, Stored, Token
+from app.contract.records import RUNNING, EventBatch, StoredResponse, Token
 from app.contract.response import Echo
 from app.contract.turn import Turn
 from app.errors import ChannelsBusy, InvalidRequest, NotFound, ShuttingDown, StoreUnavailable
 from app.memory import Budget, Share
-from app.relay.background.event_log import TOGETHER, Follower
+from app.relay.background.event_log import BATCH_SECONDS, EventFollower
 from app.relay.background.run import Run
 from app.relay.ports import Queue
 from app.relay.recorder import draft
-from app.relay.request_context import Asked
+from app.relay.request_context import RequestContext
 from app.relay.responses import StoredResponses, shown
-from app.relay.streaming.lifecycle_events import told_of
-from app.relay.streaming.timing import Pace
+from app.relay.streaming.lifecycle_events import queued_events
+from app.relay.streaming.timing import StreamTiming
 from app.relay.turn_run import TurnParts, run_of_request
 from app.sealing import Seal
 from app.store.store import Store
@@ -35,10 +35,10 @@ from app.store.store import Store
 log = logging.getLogger(__name__)
 
 #: Seconds that runs may take to end once they were told to.
-_LAST_WORDS = 5.0
+_END_TIMEOUT = 5.0
 
 
-class Background:
+class BackgroundJobs:
     def __init__(
         self,
         store: Store,
@@ -46,19 +46,19 @@ class Background:
         responses: StoredResponses,
         queue: Queue,
         seal: Seal,
-        pace: Pace,
-        kept: int,
+        timing: StreamTiming,
+        events_ttl: int,
         budget: Budget,
     ) -> None:
-        """`kept`: seconds for which the events of a response are kept after its end. `budget`: of the memory for large
-        bodies."""
+        """`events_ttl`: seconds for which the events of a response are kept after its end. `budget`: of the memory for
+        large bodies."""
         self._store = store
         self._parts = parts
         self._responses = responses
         self._queue = queue
         self._seal = seal
-        self._pace = pace
-        self._kept = kept
+        self._timing = timing
+        self._events_ttl = events_ttl
         self._budget = budget
         self._runs: dict[str, Run] = {}
         self._unknown: set[str] = set()
@@ -67,41 +67,41 @@ class Background:
 
     # --- asking, in a worker that serves
 
-    def create(self, token: Token, request: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+    def create(self, token: Token, request: Mapping[str, Any], context: RequestContext) -> dict[str, Any]:
         """The response as it waits, stored. Raises GatewayError as an answer at once would."""
-        run = run_of_request(self._parts, token, request, asked)
+        run = run_of_request(self._parts, token, request, context)
         with suppress(ChannelsBusy):
             run.check_served()
         once = run.claim()
-        if (earlier := once.earlier()) is not None:
+        if (earlier := once.earlier_response()) is not None:
             return run.replayed(earlier)
         with once:
-            return self._enqueue(run.turn, token, asked.request_id)
+            return self._enqueue(run.turn, token, context.request_id)
 
     def _enqueue(self, turn: Turn, token: Token, request_id: str) -> dict[str, Any]:
-        waiting = turn.echo.response(
+        queued = turn.echo.response(
             id=turn.id,
             created_at=turn.created_at,
             model=turn.model,
             status="queued",
             previous_response_id=turn.previous_response_id,
         )
-        told = told_of(waiting)
+        events = queued_events(queued)
         self._store.jobs.add(
             draft(turn, token, request_id),
             self._seal.close(token.owner, orjson.dumps(turn.request)).encode(),
-            Batch(0, len(told) - 1, b"".join(told)),
-            self._queue.enlist,
+            EventBatch(0, len(events) - 1, b"".join(events)),
+            self._queue.add_in_transaction,
         )
-        self._queue.ring(turn.id)
-        return waiting
+        self._queue.add_after_commit(turn.id)
+        return queued
 
-    def stream(self, token: Token, request: Mapping[str, Any], asked: Asked) -> Iterator[bytes]:
-        waiting = self.create(token, request, asked)
-        return self.follow(token, waiting["id"], None, asked.client)
+    def stream(self, token: Token, request: Mapping[str, Any], context: RequestContext) -> Iterator[bytes]:
+        queued = self.create(token, request, context)
+        return self.events_after(token, queued["id"], None, context.client_fd)
 
-    def follow(
-        self, token: Token, response_id: str, after: int | None, client: int | None, include: Sequence[str] = ()
+    def events_after(
+        self, token: Token, response_id: str, after: int | None, client_fd: int | None, include: Sequence[str] = ()
     ) -> Iterator[bytes]:
         """The events numbered higher than `after`, as they are made. Raises NotFound and InvalidRequest."""
         stored = self._responses.stored(token, response_id)
@@ -115,8 +115,8 @@ class Background:
         def ended() -> dict[str, Any]:
             return shown(self._responses.stored(token, response_id), include)
 
-        begun = shown(stored, include)
-        return Follower(self._store, self._pace, client, token.owner, begun, ended).events(after)
+        in_progress = shown(stored, include)
+        return EventFollower(self._store, self._timing, client_fd, token.owner, in_progress, ended).events(after)
 
     def cancel(self, token: Token, response_id: str) -> dict[str, Any]:
         """The response as it is then; one that has ended stays as it is."""
@@ -133,7 +133,7 @@ class Background:
     def run(self, response_id: str) -> None:
         """Makes one response, if it still waits."""
         try:
-            with self._entered(response_id) as run:
+            with self._registered(response_id) as run:
                 job = self._store.jobs.claim(response_id) if run is not None else None
                 if run is not None and job is not None:
                     # Not before the claim has committed: until then the keeper finds no row in progress and would
@@ -146,7 +146,7 @@ class Background:
             log.warning("background response %s could not be begun; it is rung for again", response_id)
 
     def start(self) -> None:
-        threading.Thread(target=self._keep_together, name="events", daemon=True).start()
+        threading.Thread(target=self._flush_periodically, name="events", daemon=True).start()
 
     def drain(self, seconds: float) -> None:
         """Runs may finish within that time; what still runs then is given back, or fails."""
@@ -156,25 +156,25 @@ class Background:
             runs = list(self._runs.values())
         for run in runs:
             run.end(ShuttingDown())
-        self._wait(_LAST_WORDS)
+        self._wait(_END_TIMEOUT)
 
-    def tend(self) -> None:
+    def housekeeping(self) -> None:
         """Rings again for what waits, and forgets what was told long ago. Any worker does it now and then."""
         self._recover()
-        for response_id in self._store.jobs.unheard(self._queue.enlist):
-            self._queue.ring(response_id)
-        self._store.events.expire(self._kept)
+        for response_id in self._store.jobs.requeue_waiting(self._queue.add_in_transaction):
+            self._queue.add_after_commit(response_id)
+        self._store.events.expire(self._events_ttl)
 
     def _recover(self) -> None:
         """What was claimed while the store was leaving, so that nobody here heard of it, waits again."""
         unknown = self._store.reaper.running() - self._runs.keys()
         for response_id in unknown & self._unknown:
-            if self._store.jobs.give_back(response_id, self._queue.enlist):
-                self._queue.ring(response_id)
+            if self._store.jobs.requeue(response_id, self._queue.add_in_transaction):
+                self._queue.add_after_commit(response_id)
         self._unknown = unknown
 
     @contextmanager
-    def _entered(self, response_id: str) -> Iterator[Run | None]:
+    def _registered(self, response_id: str) -> Iterator[Run | None]:
         """The run of a response; None when it is at work here already, or nothing is begun any more."""
         run = Run(
             response_id,
@@ -201,21 +201,21 @@ class Background:
                 del self._runs[response_id]
             run.close()
 
-    def _keep_together(self) -> None:
+    def _flush_periodically(self) -> None:
         """Keeps what was told last before an upstream fell silent."""
         while True:
             with self._lock:
                 runs = list(self._runs.values())
             for run in runs:
                 run.flush()
-            if self._ended.wait(TOGETHER) and not runs:
+            if self._ended.wait(BATCH_SECONDS) and not runs:
                 return
 
     def _wait(self, seconds: float) -> None:
-        until = monotonic() + seconds
-        while self._runs and monotonic() < until:
-            sleep(TOGETHER)
+        deadline = monotonic() + seconds
+        while self._runs and monotonic() < deadline:
+            sleep(BATCH_SECONDS)
 
 
-def is_background(stored: Stored) -> bool:
+def is_background(stored: StoredResponse) -> bool:
     return Echo.stored(stored.settings, stored.echo).fields.get("background") is True

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import orjson
 
 from app.contract.items import Item
-from app.contract.records import Job, Outcome, Stored, Token
+from app.contract.records import Job, Outcome, StoredResponse, Token
 from app.contract.response import Echo
 from app.contract.turn import Turn
 from app.errors import (
@@ -30,11 +30,11 @@ from app.errors import (
     StoreUnavailable,
 )
 from app.memory import Share
-from app.relay.background.event_log import Log
-from app.relay.lease_keeper import Running
-from app.relay.ports import Choice, Queue
+from app.relay.background.event_log import EventLog
+from app.relay.lease_keeper import RunningStreams
+from app.relay.ports import Queue, SelectedChannel
 from app.relay.recorder import Recorder
-from app.relay.request_context import Asked
+from app.relay.request_context import RequestContext
 from app.relay.responses import StoredResponses
 from app.relay.turn_run import TurnParts, run_of, turn_of
 from app.request_bodies import needed_to_parse
@@ -46,15 +46,15 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 #: Seconds for which an answer that is there waits for a store that does not answer.
-_PATIENCE = 60.0
+_STORE_TIMEOUT = 60.0
 
 _PAUSE, _LONGEST_PAUSE = 1.0, 5.0
 
 #: Seconds for which channels may be busy before a response fails for it.
-_BUSY = 600.0
+_BUSY_TIMEOUT = 600.0
 
 
-class Line:
+class CancelSocket:
     """Stands where a client's connection stands: whoever waits for an upstream sees at once that it was hung up."""
 
     def __init__(self) -> None:
@@ -98,25 +98,25 @@ class Run:
         self._share = share
         self._store = store
         # The run itself is known as running here; its stream is not, a second time.
-        self._parts = replace(parts, running=Running())
+        self._parts = replace(parts, running=RunningStreams())
         self._responses = responses
         self._queue = queue
         self._seal = seal
         self._ended = ended
-        self._line = Line()
-        self._log: Log | None = None
+        self._cancel_socket = CancelSocket()
+        self._log: EventLog | None = None
         self.reason: GatewayError = EndedElsewhere()
 
     def work(self, job: Job) -> None:
         """Until the row says how it ended, or waits again."""
         token = Token(key=job.token, name="", owner=job.owner, prefix="")
-        told = self._log = Log(self._store, job.id, job.last)
-        stored = self.insist(lambda: self._responses.stored(token, job.id), float("inf"))
-        recorder = _RunRecorder(self._store, self, told, _unopened(stored), token)
+        event_log = self._log = EventLog(self._store, job.id, job.last)
+        stored = self.retried(lambda: self._responses.stored(token, job.id), float("inf"))
+        recorder = _RunRecorder(self._store, self, event_log, _unopened_turn(stored), token)
         try:
             turn = self._open(job, token)
-            recorder = _RunRecorder(self._store, self, told, turn, token)
-            self._follow(self._opened(turn, token, recorder, told), told)
+            recorder = _RunRecorder(self._store, self, event_log, turn, token)
+            self._record_events(self._opened(turn, token, recorder, event_log), event_log)
         except ClientGone:
             recorder.cancel()
         except GatewayError as error:
@@ -129,32 +129,32 @@ class Run:
     def _open(self, job: Job, token: Token) -> Turn:
         body = self._seal.open(job.owner, job.request.decode())
         needed = needed_to_parse(body, self._share.limit)
-        asked = Asked("", share=self._share, size=len(body))
-        self.insist(lambda: asked.hold_bytes(needed), _BUSY)
+        context = RequestContext("", share=self._share, size=len(body))
+        self.retried(lambda: context.hold_bytes(needed), _BUSY_TIMEOUT)
         request = orjson.loads(body)
         self._share.shrink(needed - len(body))
         del body
-        turn = self.insist(lambda: turn_of(self._parts, token, request), _PATIENCE)
-        self.insist(lambda: asked.hold(turn), _BUSY)
+        turn = self.retried(lambda: turn_of(self._parts, token, request), _STORE_TIMEOUT)
+        self.retried(lambda: context.hold(turn), _BUSY_TIMEOUT)
         return replace(turn, id=job.id, created_at=job.created_at, stream=True)
 
-    def _opened(self, turn: Turn, token: Token, recorder: Recorder, told: Log) -> Iterable[bytes]:
+    def _opened(self, turn: Turn, token: Token, recorder: Recorder, event_log: EventLog) -> Iterable[bytes]:
         """Nobody waits at a connection, so channels that are busy are asked again for a while."""
-        until = monotonic() + _BUSY
+        deadline = monotonic() + _BUSY_TIMEOUT
         while True:
-            asked = Asked("", self._line.fileno(), say=told.add)
+            context = RequestContext("", self._cancel_socket.fileno(), send_early=event_log.add)
             try:
-                return run_of(self._parts, token, turn, asked, recorder).events()
+                return run_of(self._parts, token, turn, context, recorder).events()
             except ChannelsBusy as error:
-                if monotonic() >= until:
+                if monotonic() >= deadline:
                     raise
-                self._line.wait(min(error.retry_after or _PAUSE, _LONGEST_PAUSE))
+                self._cancel_socket.wait(min(error.retry_after or _PAUSE, _LONGEST_PAUSE))
 
-    def _follow(self, events: Iterable[bytes], told: Log) -> None:
+    def _record_events(self, events: Iterable[bytes], event_log: EventLog) -> None:
         with closing(cast(Any, events)):
             try:
                 for data in events:
-                    told.add(data)
+                    event_log.add(data)
             except GatewayError as error:
                 self.reason = error
                 raise
@@ -167,10 +167,10 @@ class Run:
         self.hang_up()
 
     def hang_up(self) -> None:
-        self._line.hang_up()
+        self._cancel_socket.hang_up()
 
     def close(self) -> None:
-        self._line.close()
+        self._cancel_socket.close()
         self._share.close()
 
     def flush(self) -> None:
@@ -179,31 +179,31 @@ class Run:
             with suppress(GatewayError):
                 self._log.flush()
 
-    def give_back(self) -> bool:
-        given = self._store.jobs.give_back(self.id, self._queue.enlist)
-        if given:
-            self._queue.ring(self.id)
-        return given
+    def requeue(self) -> bool:
+        requeued = self._store.jobs.requeue(self.id, self._queue.add_in_transaction)
+        if requeued:
+            self._queue.add_after_commit(self.id)
+        return requeued
 
-    def insist(self, work: Callable[[], T], seconds: float) -> T:
-        """`work`, again while the store does not answer or there is no memory. Raises StoreUnavailable and Overloaded
-        when that takes too long."""
-        until = monotonic() + seconds
+    def retried(self, attempt: Callable[[], T], seconds: float) -> T:
+        """`attempt`, again while the store does not answer or there is no memory. Raises StoreUnavailable and
+        Overloaded when that takes too long."""
+        deadline = monotonic() + seconds
         while True:
             try:
-                return work()
+                return attempt()
             except (StoreUnavailable, Overloaded):
-                if monotonic() >= until or self._ended.wait(_PAUSE):
+                if monotonic() >= deadline or self._ended.wait(_PAUSE):
                     raise
 
 
 class _RunRecorder(Recorder):
     """Writes down a response whose row is there before the run begins."""
 
-    def __init__(self, store: Store, run: Run, told: Log, turn: Turn, token: Token) -> None:
+    def __init__(self, store: Store, run: Run, event_log: EventLog, turn: Turn, token: Token) -> None:
         super().__init__(store, turn, token, "")
         self._run = run
-        self._told = told
+        self._event_log = event_log
 
     def begin(self) -> None:
         """Its row was there before it was asked for."""
@@ -211,38 +211,40 @@ class _RunRecorder(Recorder):
     def refuse(self, error: GatewayError) -> None:
         """The run hears of it as well, and may try again."""
 
-    def cancel(self, partial: Sequence[Item] = (), choice: Choice | None = None) -> None:
-        self.fail(self._run.reason, partial, choice)
+    def cancel(self, partial: Sequence[Item] = (), selected: SelectedChannel | None = None) -> None:
+        self.fail(self._run.reason, partial, selected)
 
-    def fail(self, error: GatewayError, partial: Sequence[Item] = (), choice: Choice | None = None) -> dict[str, Any]:
+    def fail(
+        self, error: GatewayError, partial: Sequence[Item] = (), selected: SelectedChannel | None = None
+    ) -> dict[str, Any]:
         if not self._saved:
             with suppress(GatewayError):
-                self._told.flush()
-            self._told.close()
-            if isinstance(error, ShuttingDown) and not self._told.answered:
-                self._saved = self._run.give_back()
-        return super().fail(error, partial, choice)
+                self._event_log.flush()
+            self._event_log.close()
+            if isinstance(error, ShuttingDown) and not self._event_log.answered:
+                self._saved = self._run.requeue()
+        return super().fail(error, partial, selected)
 
     def _save(self, outcome: Outcome) -> bool:
         if self._saved:
             return True
-        return self._run.insist(lambda: self._kept(outcome), _PATIENCE)
+        return self._run.retried(lambda: self._save_after_events(outcome), _STORE_TIMEOUT)
 
-    def _save_failure(self, error: GatewayError, ended: Outcome) -> None:
+    def _save_failure(self, error: GatewayError, failure: Outcome) -> None:
         """Nobody waits for it, so the run waits for the store; what cannot be written by then is written later."""
         try:
-            self._run.insist(partial(super()._save, ended), _PATIENCE)
+            self._run.retried(partial(super()._save, failure), _STORE_TIMEOUT)
         except StoreUnavailable:
-            self._save_later(ended)
+            self._save_later(failure)
 
-    def _kept(self, outcome: Outcome) -> bool:
+    def _save_after_events(self, outcome: Outcome) -> bool:
         with suppress(EndedElsewhere):
-            self._told.flush()
-        self._told.close()
+            self._event_log.flush()
+        self._event_log.close()
         return super()._save(outcome)
 
 
-def _unopened(stored: Stored) -> Turn:
+def _unopened_turn(stored: StoredResponse) -> Turn:
     """As much of a turn as it takes to write down that it failed."""
     return Turn(
         id=stored.id,

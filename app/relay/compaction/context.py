@@ -9,10 +9,10 @@ from operator import is_
 import orjson
 
 from app.contract.items import CALL_TYPES, CLIENT_ROLES, Item
-from app.contract.records import Chain, Link, Stored
+from app.contract.records import Chain, Link, StoredResponse
 from app.contract.turn import Turn
 from app.errors import InvalidRequest
-from app.relay.compaction.plan import same_words
+from app.relay.compaction.plan import content_key
 from app.relay.compaction.sealed_item import Native, Opened, is_ours, open_item, portable, unreadable
 from app.relay.history_errors import history_errors
 from app.sealing import PREFIX, Seals, is_sealed
@@ -21,7 +21,7 @@ from app.store.store import Store
 
 _MARK = PREFIX.encode()
 #: No channel is of this family: nothing native can be read by it.
-_NOBODY = ""
+_NO_FAMILY = ""
 
 
 class Contexts:
@@ -32,36 +32,36 @@ class Contexts:
 
     @history_errors()
     def load(self, owner: str, response_id: str) -> Chain:
-        """The chain from its newest compaction on, which is opened; a native one stays for `fit`."""
+        """The chain from its newest compaction on, which is opened; a native one stays for `for_family`."""
         chain = self._store.responses.chain(owner, response_id)
         return self._opened(owner, chain, lambda: self._store.responses.full_chain(owner, response_id))
 
     @history_errors()
-    def converse(self, owner: str, conversation_id: str) -> Chain:
+    def load_conversation(self, owner: str, conversation_id: str) -> Chain:
         """The same of a conversation."""
         conversations = self._store.conversations
         chain = conversations.chain(owner, conversation_id)
         return self._opened(owner, chain, lambda: conversations.full_chain(owner, conversation_id))
 
     @history_errors()
-    def before(self, stored: Stored) -> Chain:
+    def before(self, stored: StoredResponse) -> Chain:
         """What a response was given besides its own input."""
         owner, conversations = stored.owner, self._store.conversations
         if stored.parent is not None:
             return self.load(owner, stored.parent)
         if stored.conversation is None:
             return Chain()
-        place = (owner, stored.conversation, stored.seen)
+        place = (owner, stored.conversation, stored.conversation_position)
         return self._opened(owner, conversations.chain(*place), lambda: conversations.full_chain(*place))
 
     def expand(self, owner: str, items: Sequence[Item]) -> list[Item]:
         """A client's own input with sealed reasoning and its newest compaction item opened; a native one stays for
-        `fit`.
+        `for_family`.
 
         Of what stands before it the messages of users and instructors are sent on; the rest is what the item stands
         for.
         """
-        items = [self._legible(owner, item) for item in items]
+        items = [self._opened_reasoning(owner, item) for item in items]
         newest = next((at for at in range(len(items) - 1, -1, -1) if items[at].get("type") == "compaction"), None)
         if newest is None:
             return items
@@ -74,23 +74,23 @@ class Contexts:
         for item in items:
             if is_ours(item):
                 open_item(self._seal, owner, item)
-        return [{**item, **self._legible(owner, item), **_sealed_part(item)} for item in items]
+        return [{**item, **self._opened_reasoning(owner, item), **_sealed_part(item)} for item in items]
 
     def sealer(self, owner: str) -> Callable[[str], str]:
         """Makes `encrypted_content` of reasoning text."""
         return lambda text: self._reasoning.close(owner, text.encode())
 
-    def _legible(self, owner: str, item: Item) -> Item:
+    def _opened_reasoning(self, owner: str, item: Item) -> Item:
         """Reasoning that was sealed here, as the text it is. Raises InvalidRequest."""
         if not _is_sealed_reasoning(item):
             return item
         text = self._reasoning.open(owner, item["encrypted_content"]).decode()
         return {**_unsealed(item), "content": [{"type": "reasoning_text", "text": text}]}
 
-    def fit(self, turn: Turn, family: str) -> Turn:
+    def for_family(self, turn: Turn, family: str) -> Turn:
         """The turn as a channel of this family can read it. On another family's channel the originals take the place
         of a native compaction, or a note where nothing was stored."""
-        turn = _over(turn, [self._fitted(turn.owner, link, family) for link in turn.chain.links])
+        turn = _with_links(turn, [self._fitted(turn.owner, link, family) for link in turn.chain.links])
         if any(is_ours(item) for item in turn.input):
             turn = replace(turn, input=self._read(turn.owner, turn.input, family))
         return turn
@@ -101,13 +101,13 @@ class Contexts:
 
     def originals(self, owner: str, items: Sequence[Item]) -> list[Item]:
         """The items with what native compactions among them stand for."""
-        return self._read(owner, items, _NOBODY)
+        return self._read(owner, items, _NO_FAMILY)
 
     def shown(self, turn: Turn) -> Turn:
         """The turn with, in place of native compactions, what was kept behind them: the items that can be named."""
-        turn = _over(turn, [self._shown_link(turn.owner, link) for link in turn.chain.links])
+        turn = _with_links(turn, [self._shown_link(turn.owner, link) for link in turn.chain.links])
         if any(is_ours(item) for item in turn.input):
-            turn = replace(turn, input=self._kept(turn.owner, turn.input))
+            turn = replace(turn, input=self._visible(turn.owner, turn.input))
         return turn
 
     def shown_chain(self, owner: str, chain: Chain) -> Chain:
@@ -119,12 +119,12 @@ class Contexts:
         return link._replace(input=self.shown_array(owner, link.input), output=self.shown_array(owner, link.output))
 
     def shown_array(self, owner: str, array: bytes) -> bytes:
-        return orjson.dumps(self._kept(owner, orjson.loads(array))) if _MARK in array else array
+        return orjson.dumps(self._visible(owner, orjson.loads(array))) if _MARK in array else array
 
-    def maker(self, turn: Turn) -> str | None:
+    def native_channel(self, turn: Turn) -> str | None:
         """The channel that made the newest native compaction of the turn's own input."""
-        made = (open_item(self._seal, turn.owner, item).native for item in reversed(turn.input) if is_ours(item))
-        return next((native.channel for native in made if native is not None), None)
+        natives = (open_item(self._seal, turn.owner, item).native for item in reversed(turn.input) if is_ours(item))
+        return next((native.channel for native in natives if native is not None), None)
 
     # --- opening
 
@@ -151,14 +151,14 @@ class Contexts:
                 out.append(item)
                 continue
             opened = open_item(self._seal, owner, item)
-            out = [*_not_repeated(out, opened.items), *(opened.items if opened.native is None else [item])]
+            out = [*_without_repeats(out, opened.items), *(opened.items if opened.native is None else [item])]
         return out
 
-    def _kept(self, owner: str, items: Iterable[Item]) -> list[Item]:
-        kept: list[Item] = []
+    def _visible(self, owner: str, items: Iterable[Item]) -> list[Item]:
+        visible: list[Item] = []
         for item in items:
-            kept += open_item(self._seal, owner, item).items if is_ours(item) else [item]
-        return kept
+            visible += open_item(self._seal, owner, item).items if is_ours(item) else [item]
+        return visible
 
     # --- reading what is native
 
@@ -166,7 +166,7 @@ class Contexts:
         """A response of another family than the channel's is given without anything native: it may hold both kinds."""
         if _MARK not in link.input and _MARK not in link.output:
             return link
-        reader = family if link.family in (None, family) else _NOBODY
+        reader = family if link.family in (None, family) else _NO_FAMILY
         input, output = (self._read(owner, orjson.loads(array), reader) for array in (link.input, link.output))
         return link._replace(input=orjson.dumps(input), output=orjson.dumps(output), family=link.family or family)
 
@@ -174,13 +174,13 @@ class Contexts:
         out: list[Item] = []
         for item in items:
             if is_ours(item):
-                read = self._for_family(owner, open_item(self._seal, owner, item), family)
-                out = [*_not_repeated(out, read), *read]
+                read = self._opened_for_family(owner, open_item(self._seal, owner, item), family)
+                out = [*_without_repeats(out, read), *read]
             else:
                 out.append(_unsealed(item) if _is_sealed_reasoning(item) else item)
         return out
 
-    def _for_family(self, owner: str, opened: Opened, family: str) -> list[Item]:
+    def _opened_for_family(self, owner: str, opened: Opened, family: str) -> list[Item]:
         native = opened.native
         if native is None:
             return self._read(owner, opened.items, family)
@@ -203,7 +203,7 @@ class Contexts:
         return [item for link in (*before, own) for item in items_of(_without_compactions(link))]
 
 
-def _over(turn: Turn, links: Sequence[Link]) -> Turn:
+def _with_links(turn: Turn, links: Sequence[Link]) -> Turn:
     """The turn over these links; most often it is as it was."""
     if all(map(is_, links, turn.chain.links)):
         return turn
@@ -236,10 +236,10 @@ def given_items(output: bytes, status: str) -> Iterator[Item]:
             yield item
 
 
-def _not_repeated(before: Iterable[Item], opened: Iterable[Item]) -> list[Item]:
+def _without_repeats(before: Iterable[Item], opened: Iterable[Item]) -> list[Item]:
     """Messages that an item kept word for word, or stands for, are not sent twice."""
-    known = {same_words(item) for item in opened if item.get("role") in CLIENT_ROLES}
-    return [item for item in before if item.get("role") not in CLIENT_ROLES or same_words(item) not in known]
+    known = {content_key(item) for item in opened if item.get("role") in CLIENT_ROLES}
+    return [item for item in before if item.get("role") not in CLIENT_ROLES or content_key(item) not in known]
 
 
 def _without_compactions(link: Link) -> Link:

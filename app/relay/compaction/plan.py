@@ -25,7 +25,7 @@ from app.contract.items import (
     unanswered,
 )
 from app.contract.redaction import redacted_items
-from app.relay.compaction.sealed_item import _message, is_summary
+from app.relay.compaction.sealed_item import is_summary, text_message
 
 INSTRUCTION = (
     "Summarise the conversation above so that it can be continued from your summary alone. Keep every fact, name, "
@@ -34,14 +34,14 @@ INSTRUCTION = (
     "summary."
 )
 
-_SHOWN_OUTPUT = 4000
+_MAX_RENDERED = 4000
 
 #: Of no use in words: what an image or a secret is made of.
-_UNSPEAKABLE = frozenset({"id", "result", "encrypted_content"})
+_NOT_RENDERED = frozenset({"id", "result", "encrypted_content"})
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class CompactionSettings:
     """What a request asks of compaction, with the table's defaults filled in."""
 
     strategy: str = "auto"
@@ -52,7 +52,7 @@ class Wish:
     answer: bool | None = None
 
     @classmethod
-    def of(cls, request: Mapping[str, Any], strategy: str) -> Wish | None:
+    def of(cls, request: Mapping[str, Any], strategy: str) -> CompactionSettings | None:
         """The first entry of `context_management` that means compaction; None when there is none."""
         entries = request.get("context_management") or []
         for entry in [entries] if isinstance(entries, Mapping) else entries:
@@ -70,61 +70,61 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A context divided: `old` is summed up, `kept` stays word for word. Both keep their order."""
+    """A context divided: `old` is summed up, `verbatim` stays word for word. Both keep their order."""
 
     old: Sequence[Item]
-    kept: Sequence[Item]
+    verbatim: Sequence[Item]
 
 
 def divide(items: Sequence[Item], keep_turns: int) -> Plan:
     """What is kept never loses a call's output nor an output's call, and keeps its order."""
-    keep = _newest_turns(items, keep_turns)
-    keep |= {at for at, item in enumerate(items) if item.get("role") in INSTRUCTION_ROLES}
-    keep |= _waiting(items)
-    keep |= _callers(items, keep)
+    verbatim = _newest_turns(items, keep_turns)
+    verbatim |= {at for at, item in enumerate(items) if item.get("role") in INSTRUCTION_ROLES}
+    verbatim |= _unanswered(items)
+    verbatim |= _other_halves(items, verbatim)
     return Plan(
-        old=[item for at, item in enumerate(items) if at not in keep],
-        kept=[item for at, item in enumerate(items) if at in keep],
+        old=[item for at, item in enumerate(items) if at not in verbatim],
+        verbatim=[item for at, item in enumerate(items) if at in verbatim],
     )
 
 
 def _newest_turns(items: Sequence[Item], count: int) -> set[int]:
     """Places of the newest turns. One that alone is more than half of the context is not kept: it is the problem."""
-    kept: set[int] = set()
+    verbatim: set[int] = set()
     sizes = [len(orjson.dumps(item)) for item in items]
     for turn in _turns(items)[-count:] if count else []:
         if sum(sizes[at] for at in turn) * 2 <= sum(sizes):
-            kept.update(turn)
-    return kept
+            verbatim.update(turn)
+    return verbatim
 
 
 def _turns(items: Sequence[Item]) -> list[list[int]]:
     """Places by turn: each begins with what the user says after the model has spoken."""
     turns: list[list[int]] = []
-    said = True
+    answered = True
     for at, item in enumerate(items):
         if item.get("role") == "user" and not is_summary(item):
-            if said:
+            if answered:
                 turns.append([])
-            said = False
+            answered = False
         elif item.get("role") not in INSTRUCTION_ROLES:
-            said = True
+            answered = True
         if turns:
             turns[-1].append(at)
     return turns
 
 
-def _waiting(items: Sequence[Item]) -> set[int]:
+def _unanswered(items: Sequence[Item]) -> set[int]:
     """Places of calls without an output."""
     waiting = {id(call) for call in unanswered(items)}
     return {at for at, item in enumerate(items) if id(item) in waiting}
 
 
-def _callers(items: Sequence[Item], keep: set[int]) -> set[int]:
+def _other_halves(items: Sequence[Item], verbatim: set[int]) -> set[int]:
     """Places of the other half of every call of which one half is kept."""
     names = {at: _names(item) for at, item in enumerate(items) if is_call(item) or is_output(item)}
-    wanted = {name for at in names if at in keep for name in names[at]}
-    return {at for at in names if not wanted.isdisjoint(names[at])}
+    call_ids = {name for at in names if at in verbatim for name in names[at]}
+    return {at for at in names if not call_ids.isdisjoint(names[at])}
 
 
 def _names(item: Item) -> tuple[str, ...]:
@@ -137,24 +137,24 @@ def _names(item: Item) -> tuple[str, ...]:
 
 def to_summarise(plan: Plan, instructions: str | None) -> list[Item]:
     """The input of the pass: the old items as a conversation in plain words, then the instruction."""
-    return [*_plain(redacted_items(plan.old)), _message("user", instructions or INSTRUCTION)]
+    return [*_rendered(redacted_items(plan.old)), text_message("user", instructions or INSTRUCTION)]
 
 
-def _plain(items: Iterable[Item]) -> Iterable[Item]:
+def _rendered(items: Iterable[Item]) -> Iterable[Item]:
     for item in items:
         kind = item.get("type")
         if kind == "message":
-            yield _message(_speaker(item), _words(item.get("content")))
+            yield text_message(_role(item), _text(item.get("content")))
         elif kind in CALL_TYPES:
-            yield _message("assistant", f"[calls {item.get('name') or kind}: {_arguments(item)}]")
+            yield text_message("assistant", f"[calls {item.get('name') or kind}: {_arguments(item)}]")
         elif kind in OUTPUT_TYPES:
-            yield _message("user", f"[result of the call: {_result(item)}]")
+            yield text_message("user", f"[result of the call: {_result(item)}]")
         elif kind == "compaction":
             # Somebody else's: only the model that is asked may be able to read it.
             yield item
         elif kind != "reasoning":
-            told = {name: value for name, value in item.items() if name not in _UNSPEAKABLE}
-            yield _message("assistant", f"[{kind}: {_brief(told)}]")
+            members = {name: value for name, value in item.items() if name not in _NOT_RENDERED}
+            yield text_message("assistant", f"[{kind}: {_clipped_json(members)}]")
 
 
 def _arguments(call: Item) -> str:
@@ -162,28 +162,30 @@ def _arguments(call: Item) -> str:
     arguments = call.get(TYPES[call["type"]].arguments or "")
     if isinstance(arguments, str):
         return arguments
-    return _brief(arguments or {name: value for name, value in call.items() if name not in ("type", *_UNSPEAKABLE)})
+    return _clipped_json(
+        arguments or {name: value for name, value in call.items() if name not in ("type", *_NOT_RENDERED)}
+    )
 
 
 def _result(output: Item) -> str:
     """What a tool gave: text, or the tools that a search has found."""
     found = output.get("output")
-    return _brief(output["tools"]) if found is None and "tools" in output else _words(found)[:_SHOWN_OUTPUT]
+    return _clipped_json(output["tools"]) if found is None and "tools" in output else _text(found)[:_MAX_RENDERED]
 
 
-def _speaker(item: Item) -> str:
+def _role(item: Item) -> str:
     return "assistant" if item.get("role") == "assistant" else "user"
 
 
-def _words(content: object) -> str:
+def _text(content: object) -> str:
     """Text of a content; images and files are named, not sent."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
-    return "\n".join(_word(part) for part in parts if isinstance(part, Mapping))
+    return "\n".join(_part_text(part) for part in parts if isinstance(part, Mapping))
 
 
-def _word(part: Mapping[str, Any]) -> str:
+def _part_text(part: Mapping[str, Any]) -> str:
     for key in ("text", "refusal"):
         if isinstance(part.get(key), str):
             return str(part[key])
@@ -193,11 +195,11 @@ def _word(part: Mapping[str, Any]) -> str:
     return f"[{str(part.get('type', 'part')).removeprefix('input_')}{f': {name}' if name else ''}]"
 
 
-def _brief(value: object) -> str:
-    return orjson.dumps(value).decode()[:_SHOWN_OUTPUT]
+def _clipped_json(value: object) -> str:
+    return orjson.dumps(value).decode()[:_MAX_RENDERED]
 
 
-def same_words(item: Item) -> bytes:
+def content_key(item: Item) -> bytes:
     """Equal for messages that say the same, whatever shorthand they came in."""
     content = item.get("content")
     parts = content if isinstance(content, list) else [content]

@@ -18,13 +18,13 @@ TRIMMED = "The earlier part of this conversation was left out to shorten it."
 UNREADABLE = "[Part of the earlier conversation was compacted elsewhere and cannot be read here.]"
 
 
-def _message(role: str, text: str) -> Item:
+def text_message(role: str, text: str) -> Item:
     kind = "output_text" if role == "assistant" else "input_text"
     return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
 
 
 def summary_message(summary: str | None) -> Item:
-    return _message("user", f"{HEADER}\n\n{summary}" if summary else TRIMMED)
+    return text_message("user", f"{HEADER}\n\n{summary}" if summary else TRIMMED)
 
 
 def is_summary(item: Item) -> bool:
@@ -54,9 +54,9 @@ class Native:
     """What it stands for; within one turn only, never sent out."""
 
 
-def seal_native(seal: Seal, owner: str, native: Native, kept: Sequence[Item]) -> Item:
+def seal_native(seal: Seal, owner: str, native: Native, verbatim: Sequence[Item]) -> Item:
     """An upstream's own compaction item, wrapped; behind it come the items that are kept word for word."""
-    return _sealed(seal, owner, {"native": asdict(native), "items": kept})
+    return _sealed(seal, owner, {"native": asdict(native), "items": verbatim})
 
 
 def portable(items: Iterable[Item]) -> Iterable[Item]:
@@ -94,4 +94,4 @@ def open_item(seal: Seal, owner: str, item: Item) -> Opened:
 
 def unreadable() -> Item:
     """Stands where nobody here can read what stood there."""
-    return _message("user", UNREADABLE)
+    return text_message("user", UNREADABLE)

@@ -25,20 +25,28 @@ from app.errors import (
     UpstreamUnreachable,
 )
 from app.formats import Compacting
-from app.relay.attempts import ChannelAttempt, ChannelAttempts, StreamedInside, Tried, TurnAttempts, posted
+from app.relay.attempts import ChannelAttempt, ChannelAttempts, OnAttempt, StreamedInside, TurnAttempts, posted
 from app.relay.compaction.context import Contexts
-from app.relay.compaction.plan import Plan, Wish, divide, to_summarise
+from app.relay.compaction.plan import CompactionSettings, Plan, divide, to_summarise
 from app.relay.compaction.sealed_item import Native, is_summary, portable, seal_items, seal_native, summary_message
-from app.relay.ports import Channels, Choice
+from app.relay.ports import Channels, SelectedChannel
 from app.relay.request_watch import INTERRUPTIONS, Watch
-from app.relay.streaming.transport import Mover
+from app.relay.streaming.transport import ThreadTransport
 from app.sealing import Seal
 
 _NATIVE = ("native", "trigger")
-_PASSED_ON = ("instructions", "prompt_cache_key", "service_tier", "tools", "parallel_tool_calls", "reasoning", "text")
+_SAME_AS_TURN = (
+    "instructions",
+    "prompt_cache_key",
+    "service_tier",
+    "tools",
+    "parallel_tool_calls",
+    "reasoning",
+    "text",
+)
 _TRIGGER = {"type": "compaction_trigger"}
 #: Failures of a native pass that speak of the whole channel; any other may be its compaction's alone.
-_OF_THE_CHANNEL = (UpstreamLimited, UpstreamUnreachable)
+_CHANNEL_FAILURES = (UpstreamLimited, UpstreamUnreachable)
 
 
 #: Tokens that a summary may take, where the request does not say: a quarter of what it replaces, within these. A model
@@ -61,7 +69,7 @@ class Compacted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pass:
+class _CompactionPass:
     """One way the history was made short, before it is sealed. `context` stands behind what is native."""
 
     strategy: str
@@ -71,175 +79,177 @@ class _Pass:
     channel: str | None = None
 
 
-class Compaction:
-    def __init__(self, channels: Channels, seal: Seal, mover: Mover) -> None:
+class CompactionService:
+    def __init__(self, channels: Channels, seal: Seal, transport: ThreadTransport) -> None:
         self._channels = channels
-        self._mover = mover
+        self._transport = transport
         self._seal = seal
 
-    def wish(self, request: Mapping[str, Any]) -> Wish:
+    def settings(self, request: Mapping[str, Any]) -> CompactionSettings:
         """What the request asks of compaction, or the table's defaults."""
         strategy = self._channels.compaction.strategy
-        return Wish.of(request, strategy) or Wish(strategy)
+        return CompactionSettings.of(request, strategy) or CompactionSettings(strategy)
 
     def compact(
         self,
         turn: Turn,
         history: Sequence[Item],
         tail: Sequence[Item],
-        wish: Wish,
+        settings: CompactionSettings,
         keep_turns: int,
         *,
         contexts: Contexts,
-        prefer: str | None,
+        preferred_channel: str | None,
         watch: Watch,
-        tried: Tried,
+        on_attempt: OnAttempt,
     ) -> Compacted:
         """The history as one item that also holds `tail`, the input that is answered over it.
 
         Raises CompactionFailed, Unavailable (`responses_compact_not_supported`), or what the choice of a channel
         raises. Nothing is stored.
         """
-        keep = wish.keep_turns if wish.keep_turns is not None else keep_turns
-        asked = _Asked(turn, history, keep, divide(history, keep), wish, contexts, prefer, watch, tried)
-        made = self._strategies[wish.strategy](self, asked) if asked.plan.old else self._as_it_is(asked)
-        kept = redacted_items([*portable([*made.context, *tail])])
-        if made.native is None:
-            item, context = seal_items(self._seal, turn.owner, kept), made.context
+        keep = settings.keep_turns if settings.keep_turns is not None else keep_turns
+        task = _Task(
+            turn, history, keep, divide(history, keep), settings, contexts, preferred_channel, watch, on_attempt
+        )
+        result = self._strategies[settings.strategy](self, task) if task.plan.old else self._verbatim(task)
+        verbatim = redacted_items([*portable([*result.context, *tail])])
+        if result.native is None:
+            item, context = seal_items(self._seal, turn.owner, verbatim), result.context
         else:
-            stored = replace(made.native, response=turn.id if turn.store else None)
-            item = seal_native(self._seal, turn.owner, stored, kept)
-            within = replace(made.native, originals=history)
-            context = [seal_native(self._seal, turn.owner, within, made.context)]
+            stored = replace(result.native, response=turn.id if turn.store else None)
+            item = seal_native(self._seal, turn.owner, stored, verbatim)
+            within = replace(result.native, originals=history)
+            context = [seal_native(self._seal, turn.owner, within, result.context)]
         note = {
-            "strategy": made.strategy,
-            "channel": made.channel,
+            "strategy": result.strategy,
+            "channel": result.channel,
             "before": estimate_items(history),
-            "after": estimate_items(made.context) if made.native is None else None,
-            "usage": made.usage.wire(),
+            "after": estimate_items(result.context) if result.native is None else None,
+            "usage": result.usage.wire(),
         }
-        return Compacted(item, context, made.usage, note, made.native.channel if made.native else None)
+        return Compacted(item, context, result.usage, note, result.native.channel if result.native else None)
 
     # --- strategies
 
-    def _auto(self, asked: _Asked) -> _Pass:
+    def _auto(self, task: _Task) -> _CompactionPass:
         """Native where the channel that goes on has it; a summary where it has not, or where that fails."""
         try:
-            first = next(self._choices(asked), None)
+            first = next(self._channels_of(task), None)
             if first is not None and first.channel.compact in _NATIVE:
-                return self._native(asked, first.channel.family)
+                return self._native(task, first.channel.family)
         except INTERRUPTIONS:
             raise
         except (CompactionFailed, Unavailable):
             pass
-        return self._summary(asked)
+        return self._summary(task)
 
-    def _native(self, asked: _Asked, family: str | None = None) -> _Pass:
+    def _native(self, task: _Task, family: str | None = None) -> _CompactionPass:
         """By the first channel that can, of this family if one is given."""
         choices = (
-            choice
-            for choice in self._choices(asked)
-            if choice.channel.compact in _NATIVE and family in (None, choice.channel.family)
+            selected
+            for selected in self._channels_of(task)
+            if selected.channel.compact in _NATIVE and family in (None, selected.channel.family)
         )
-        attempts = ChannelAttempts(choices, asked.tried, counted=_OF_THE_CHANNEL)
+        attempts = ChannelAttempts(choices, task.on_attempt, counted=_CHANNEL_FAILURES)
         try:
-            return attempts.first(_NativeStep(self, asked))
+            return attempts.first(_NativeStep(self, task))
         except UpstreamError as error:
             if attempts.last is None:
-                raise _not_supported(asked.turn.model) from error
+                raise _not_supported(task.turn.model) from error
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
 
-    def native_pass(self, asked: _Asked, attempt: ChannelAttempt) -> _Pass:
-        choice = attempt.choice
-        turn = asked.contexts.fit(asked.internal(asked.turn.model, asked.plan.old), choice.channel.family)
-        with self._limited(asked):
-            if choice.channel.compact == "trigger":
+    def native_pass(self, task: _Task, attempt: ChannelAttempt) -> _CompactionPass:
+        selected = attempt.selected
+        turn = task.contexts.for_family(task.internal(task.turn.model, task.plan.old), selected.channel.family)
+        with self._limited(task):
+            if selected.channel.compact == "trigger":
                 turn = replace(turn, input=[*turn.input, _TRIGGER])
-                body = choice.format.encode(turn, choice.channel, choice.model)
-                answer = posted(attempt, turn, choice.format.path(choice.model, False), body, asked.watch)
+                body = selected.format.encode(turn, selected.channel, selected.model)
+                answer = posted(attempt, turn, selected.format.path(selected.model, False), body, task.watch)
             else:
-                format_ = cast(Compacting, choice.format)
-                body = format_.encode_compaction(turn, choice.channel, choice.model)
-                answer = posted(attempt, turn, format_.compaction_path(choice.model), body, asked.watch)
+                format_ = cast(Compacting, selected.format)
+                body = format_.encode_compaction(turn, selected.channel, selected.model)
+                answer = posted(attempt, turn, format_.compaction_path(selected.model), body, task.watch)
         native = next((item for item in answer.output if item.get("type") == "compaction"), None)
         if native is None:
             raise UpstreamError("The model's server compacted and gave no compaction item.")
-        made = Native(native, choice.channel.family, choice.channel.name)
+        native_item = Native(native, selected.channel.family, selected.channel.name)
         usage = answer.usage or _estimated(turn.input, answer)
-        return _Pass("native", asked.plan.kept, usage, made, choice.channel.name)
+        return _CompactionPass("native", task.plan.verbatim, usage, native_item, selected.channel.name)
 
-    def _summary(self, asked: _Asked) -> _Pass:
-        history = asked.contexts.originals(asked.turn.owner, asked.history)
-        plan = divide(history, asked.keep_turns)
-        model = self._channels.compaction.model or asked.turn.model
-        request = {"max_output_tokens": asked.wish.max_tokens or _longest_summary(plan.old)}
-        turn = replace(asked.internal(model, to_summarise(plan, asked.wish.instructions), request), stream=True)
-        fit, tried, watch = asked.contexts.fit, asked.tried, asked.watch
+    def _summary(self, task: _Task) -> _CompactionPass:
+        history = task.contexts.originals(task.turn.owner, task.history)
+        plan = divide(history, task.keep_turns)
+        model = self._channels.compaction.model or task.turn.model
+        request = {"max_output_tokens": task.settings.max_tokens or _longest_summary(plan.old)}
+        turn = replace(task.internal(model, to_summarise(plan, task.settings.instructions), request), stream=True)
+        for_family, on_attempt, watch = task.contexts.for_family, task.on_attempt, task.watch
         try:
-            attempts = TurnAttempts(turn, self._channels, fit, tried, watch, asked.prefer)
-            with self._limited(asked):
-                answer, answered = attempts.first(StreamedInside(watch, self._mover))
+            attempts = TurnAttempts(turn, self._channels, for_family, on_attempt, watch, task.preferred_channel)
+            with self._limited(task):
+                answer, answered = attempts.first(StreamedInside(watch, self._transport))
         except FormatNotServed as error:
             raise _not_supported(model) from error
         except INTERRUPTIONS:
             raise
         except InvalidRequest as error:
-            if model == asked.turn.model:
+            if model == task.turn.model:
                 raise
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
         except UpstreamError as error:
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
-        return _summed_up(plan, history, turn.input, answer, answered.choice)
+        return _summed_up(plan, history, turn.input, answer, answered.selected)
 
-    def _limited(self, asked: _Asked) -> AbstractContextManager[None]:
+    def _limited(self, task: _Task) -> AbstractContextManager[None]:
         """Bounds one pass, all its attempts included."""
         seconds = self._channels.compaction.timeout
-        return asked.watch.limited(
+        return task.watch.limited(
             seconds, CompactionFailed(f"The compaction failed: it took longer than {seconds:g} s.")
         )
 
-    def _trim(self, asked: _Asked) -> _Pass:
-        self._choices(asked)
-        return _Pass("trim", [summary_message(None), *asked.plan.kept])
+    def _trim(self, task: _Task) -> _CompactionPass:
+        self._channels_of(task)
+        return _CompactionPass("trim", [summary_message(None), *task.plan.verbatim])
 
-    def _as_it_is(self, asked: _Asked) -> _Pass:
+    def _verbatim(self, task: _Task) -> _CompactionPass:
         """All of it has to stay word for word."""
-        self._choices(asked)
-        return _Pass(asked.wish.strategy, asked.history)
+        self._channels_of(task)
+        return _CompactionPass(task.settings.strategy, task.history)
 
-    _strategies: Mapping[str, Callable[[Compaction, _Asked], _Pass]] = {
+    _strategies: Mapping[str, Callable[[CompactionService, _Task], _CompactionPass]] = {
         "auto": _auto,
         "native": _native,
         "summary": _summary,
         "trim": _trim,
     }
 
-    def _choices(self, asked: _Asked) -> Iterator[Choice]:
+    def _channels_of(self, task: _Task) -> Iterator[SelectedChannel]:
         """Raises InvalidRequest for a model that nobody serves."""
         try:
-            return self._channels.choices(asked.turn.model, asked.prefer, owner=asked.turn.owner)
+            return self._channels.select(task.turn.model, task.preferred_channel, owner=task.turn.owner)
         except FormatNotServed as error:
-            raise _not_supported(asked.turn.model) from error
+            raise _not_supported(task.turn.model) from error
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Task:
     """What one compaction was asked to do."""
 
     turn: Turn
     history: Sequence[Item]
     keep_turns: int
     plan: Plan
-    wish: Wish
+    settings: CompactionSettings
     contexts: Contexts
-    prefer: str | None
+    preferred_channel: str | None
     watch: Watch
-    tried: Tried
+    on_attempt: OnAttempt
 
     def internal(self, model: str, items: Sequence[Item], request: Mapping[str, Any] | None = None) -> Turn:
         """A turn of our own, which nobody sees and nothing keeps."""
         if request is None:
-            request = {name: self.turn.request[name] for name in _PASSED_ON if name in self.turn.request}
+            request = {name: self.turn.request[name] for name in _SAME_AS_TURN if name in self.turn.request}
         return replace(
             self.turn,
             model=model,
@@ -249,7 +259,7 @@ class _Asked:
             echo=Echo.of(request, store=False),
             store=False,
             stream=False,
-            preface=(),
+            leading_items=(),
         )
 
 
@@ -257,23 +267,23 @@ class _Asked:
 class _NativeStep:
     """The step that has a channel compact the history itself. A pass that times out is recorded and ends the loop."""
 
-    compaction: Compaction
-    asked: _Asked
+    compaction: CompactionService
+    task: _Task
 
-    def run(self, attempt: ChannelAttempt) -> _Pass:
+    def run(self, attempt: ChannelAttempt) -> _CompactionPass:
         try:
-            return self.compaction.native_pass(self.asked, attempt)
+            return self.compaction.native_pass(self.task, attempt)
         except CompactionFailed as error:
-            self.asked.tried(attempt.record(error))
+            self.task.on_attempt(attempt.record(error))
             raise
 
 
 def split_for_answer(items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
     """A conversation sent as one array: what came before, and what is to be answered: words, or results of calls."""
     start = len(items)
-    while start and not _is_told(items[start - 1]):
+    while start and not _is_client_item(items[start - 1]):
         start -= 1
-    while start and _is_told(items[start - 1]):
+    while start and _is_client_item(items[start - 1]):
         start -= 1
     return items[:start], items[start:]
 
@@ -308,7 +318,9 @@ def context_tokens(turn: Turn) -> int:
     return own + estimate(turn.chain.size)
 
 
-def _summed_up(plan: Plan, history: Sequence[Item], given: Sequence[Item], answer: Answer, choice: Choice) -> _Pass:
+def _summed_up(
+    plan: Plan, history: Sequence[Item], input_items: Sequence[Item], answer: Answer, selected: SelectedChannel
+) -> _CompactionPass:
     if answer.status == "failed":
         message = (answer.error or {}).get("message") or "the model's server failed."
         raise CompactionFailed(f"The compaction failed: {message}")
@@ -321,22 +333,22 @@ def _summed_up(plan: Plan, history: Sequence[Item], given: Sequence[Item], answe
     ).strip()
     if not text:
         raise CompactionFailed("The compaction failed: the model's summary was empty.")
-    usage = answer.usage or _estimated(given, answer)
+    usage = answer.usage or _estimated(input_items, answer)
     if len(text.encode()) > len(orjson.dumps(list(plan.old))):
         # Longer than what it would replace: the items themselves are the better summary.
-        return _Pass("summary", history, usage, channel=choice.channel.name)
-    return _Pass("summary", [summary_message(text), *plan.kept], usage, channel=choice.channel.name)
+        return _CompactionPass("summary", history, usage, channel=selected.channel.name)
+    return _CompactionPass("summary", [summary_message(text), *plan.verbatim], usage, channel=selected.channel.name)
 
 
 def _longest_summary(old: Sequence[Item]) -> int:
     return min(_LONGEST_LIMIT, max(_SHORTEST_LIMIT, estimate_items(old) // 4))
 
 
-def _estimated(given: Sequence[Item], answer: Answer) -> Usage:
-    return Usage(input_tokens=estimate_items(given), output_tokens=estimate_items(answer.output), estimated=True)
+def _estimated(input_items: Sequence[Item], answer: Answer) -> Usage:
+    return Usage(input_tokens=estimate_items(input_items), output_tokens=estimate_items(answer.output), estimated=True)
 
 
-def _is_told(item: Item) -> bool:
+def _is_client_item(item: Item) -> bool:
     """Whether it comes from the client's side."""
     return (item.get("role") == "user" and not is_summary(item)) or is_output(item)
 

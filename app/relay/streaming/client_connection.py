@@ -23,22 +23,22 @@ def unframed(data: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class ClientConnection:
     """A client's connection that may be written to beside the server, in the framing that the server has begun."""
 
     socket: socket.socket
     frame: Callable[[bytes], bytes]
 
-    def limit(self, stall: float) -> None:
+    def set_write_timeout(self, seconds: float) -> None:
         """From now on a write that blocks fails after `stall` seconds, and little waits in the kernel."""
         with suppress(OSError):
-            whole = int(stall)
-            timeout = struct.pack("ll", whole, int((stall - whole) * 1_000_000))
+            whole_seconds = int(seconds)
+            timeout = struct.pack("ll", whole_seconds, int((seconds - whole_seconds) * 1_000_000))
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
             if self.socket.family != socket.AF_UNIX:
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
-    def drop(self) -> None:
+    def abort(self) -> None:
         """Ends the connection at once: what the client has not taken is thrown away, and writing to it fails."""
         with suppress(OSError):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -18,12 +18,12 @@ from app.contract.turn import Answer, Turn
 from app.errors import ClientGone, GatewayError, InternalError, UpstreamError
 from app.formats import Decoder
 from app.relay.attempts import TurnAttempt, TurnAttempts, open_flow
-from app.relay.ports import Choice
+from app.relay.ports import SelectedChannel
 from app.relay.request_watch import Watch
-from app.relay.streaming.client_connection import Client
-from app.relay.streaming.lifecycle_events import _terminal
-from app.relay.streaming.stream_start import Announcement
-from app.relay.streaming.transport import Flow, Mover
+from app.relay.streaming.client_connection import ClientConnection
+from app.relay.streaming.lifecycle_events import terminal_event
+from app.relay.streaming.stream_start import StreamStart
+from app.relay.streaming.transport import Flow, ThreadTransport
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +31,20 @@ log = logging.getLogger(__name__)
 _PER_ITEM = 2
 
 
-def last_words(
-    announcement: Announcement,
+def failure_events(
+    stream_start: StreamStart,
     error: GatewayError,
     number: int | None = None,
     partial: Callable[[], Sequence[Item]] = tuple,
-    choice: Choice | None = None,
+    selected: SelectedChannel | None = None,
 ) -> bytes:
     """The end of a stream that has failed, once that is stored: `error` and `response.failed`, from `number` on.
 
     The last border of a stream: whatever cannot be stored or told of what came, the end is.
     """
-    recorder = announcement.recorder
+    recorder = stream_start.recorder
     if number is None:
-        number = announcement.length
+        number = stream_start.length
     ways: Sequence[tuple[GatewayError, Callable[[], Sequence[Item]]]] = (
         (error, partial),
         (error, tuple),
@@ -52,20 +52,20 @@ def last_words(
     )
     for why, kept in ways:
         try:
-            return _failed_ending(recorder.fail(why, kept(), choice), why, number)
+            return _failed_ending(recorder.fail(why, kept(), selected), why, number)
         except Exception:  # The border that must not die: whatever it was, less is tried.
-            log.exception("response %s: its end cannot be stored and told as it was", announcement.id)
+            log.exception("response %s: its end cannot be stored and told as it was", stream_start.id)
     return _failed_ending(recorder.failed(InternalError()), InternalError(), number)
 
 
 def _failed_ending(response: Mapping[str, Any], error: GatewayError, number: int) -> bytes:
-    return sse.encode({"type": ERROR, "sequence_number": number, "error": error.error()}) + _terminal(
+    return sse.encode({"type": ERROR, "sequence_number": number, "error": error.error()}) + terminal_event(
         {"type": FAILED, "sequence_number": number + 1, "response": response}
     )
 
 
 @dataclass(slots=True)
-class _Passage:
+class _ActiveAttempt:
     """The attempt that is at work on the turn."""
 
     attempt: TurnAttempt
@@ -74,8 +74,8 @@ class _Passage:
     """What has come with the first valid event."""
 
     @property
-    def choice(self) -> Choice:
-        return self.attempt.choice
+    def selected(self) -> SelectedChannel:
+        return self.attempt.selected
 
     @property
     def decoder(self) -> Decoder:
@@ -93,29 +93,29 @@ class EventStream:
         self,
         turn: Turn,
         attempts: TurnAttempts,
-        announcement: Announcement,
+        stream_start: StreamStart,
         watch: Watch,
-        client: Client | None,
-        mover: Mover,
+        connection: ClientConnection | None,
+        transport: ThreadTransport,
     ) -> None:
-        """`client`: where the mover may write by itself."""
+        """`connection`: where the mover may write by itself."""
         self._turn = turn
-        self._announcement = announcement
-        self._first = announcement.length + _PER_ITEM * len(turn.preface)
-        self._recorder = announcement.recorder
+        self._stream_start = stream_start
+        self._first = stream_start.length + _PER_ITEM * len(turn.leading_items)
+        self._recorder = stream_start.recorder
         self._watch = watch
-        self._client = client
-        self._mover = mover
+        self._connection = connection
+        self._transport = transport
         self._attempts = attempts
-        self._passage: _Passage | None = None
+        self._active: _ActiveAttempt | None = None
         self._ended = False
-        self._events = self._walk()
+        self._events = self._run()
 
     def open(self) -> EventStream:
         """Until an upstream has accepted and the row is committed. Raises GatewayError or ClientGone."""
         try:
-            self._go_on()
-            self._announcement.commit()
+            self._next_channel()
+            self._stream_start.commit()
         except ClientGone:
             self.close()
             raise
@@ -129,7 +129,7 @@ class EventStream:
     @property
     def dropped(self) -> Sequence[str]:
         """Types of the tools that the channel that has accepted was not told of."""
-        return self._at_work().attempt.dropped
+        return self._active_attempt().attempt.dropped
 
     def __iter__(self) -> Iterator[bytes]:
         return self._events
@@ -138,26 +138,26 @@ class EventStream:
         """Whoever stops listening: the upstream is closed and what came is stored."""
         try:
             self._events.close()
-            self._leave()
+            self._end_early()
         finally:
-            self._announcement.end()
+            self._stream_start.end()
 
     # --- the walk
 
-    def _walk(self) -> Generator[bytes, None, None]:
+    def _run(self) -> Generator[bytes, None, None]:
         try:
-            if begun := self._head() + self._at_work().take_ready():
+            if begun := self._head() + self._active_attempt().take_ready():
                 yield begun
             self._recorder.first_byte()
-            yield from self._relayed()
+            yield from self._output_events()
             yield self._end()
         except GeneratorExit:
-            self._leave()
-            self._drop()
+            self._end_early()
+            self._abort_client()
             raise
         except ClientGone:
-            self._leave()
-            self._drop()
+            self._end_early()
+            self._abort_client()
         except GatewayError as error:
             yield self._failure(error)
         except Exception:
@@ -165,117 +165,117 @@ class EventStream:
             log.exception("response %s failed", self._turn.id)
             yield self._failure(InternalError())
         finally:
-            self._shut()
+            self._close_active()
 
-    def _relayed(self) -> Iterator[bytes]:
+    def _output_events(self) -> Iterator[bytes]:
         """The output events of the first channel that gets as far as to say something."""
         while True:
-            passage = self._at_work()
+            active = self._active_attempt()
             try:
-                if ready := passage.take_ready():
+                if ready := active.take_ready():
                     yield ready
-                yield from self._mover.move(passage.flow)
+                yield from self._transport.transfer(active.flow)
                 return
             except UpstreamError as error:
-                if passage.decoder.started:
+                if active.decoder.started:
                     raise
-                self._give_up(passage, error)
-                self._go_on()
+                self._attempt_failed(active, error)
+                self._next_channel()
 
-    def _go_on(self) -> None:
+    def _next_channel(self) -> None:
         """To the next channel that accepts. Raises GatewayError when no attempt succeeds."""
         self._attempts.first(self)
 
     def run(self, attempt: TurnAttempt) -> None:
         """The step of one attempt: opens its stream up to the first valid event."""
-        passage = self._passage = _Passage(attempt, *open_flow(attempt, self._first, self._watch, self._client))
+        active = self._active = _ActiveAttempt(attempt, *open_flow(attempt, self._first, self._watch, self._connection))
         try:
-            passage.ready += self._mover.accept(passage.flow)
+            active.ready += self._transport.accept(active.flow)
         except UpstreamError:
-            self._passage = None
+            self._active = None
             raise
-        attempt.choice.accepted()
+        attempt.selected.accepted()
         attempt.go_on()
 
-    def _give_up(self, passage: _Passage, error: UpstreamError) -> None:
-        passage.attempt.failed(error)
-        self._shut()
+    def _attempt_failed(self, active: _ActiveAttempt, error: UpstreamError) -> None:
+        active.attempt.failed(error)
+        self._close_active()
 
     # --- what is ours to say
 
     def _head(self) -> bytes:
-        return self._announcement.head(self._at_work().decoder.defaults, self._turn.preface)
+        return self._stream_start.head(self._active_attempt().decoder.defaults, self._turn.leading_items)
 
     def _end(self) -> bytes:
         """The terminal event, once its row is committed."""
-        passage = self._at_work()
-        answer = passage.decoder.answer
+        active = self._active_attempt()
+        answer = active.decoder.answer
         assert answer is not None
         if answer.status == "failed":
-            raise _failed(answer)
-        passage.attempt.path = passage.decoder.path
-        passage.attempt.succeeded()
-        number = passage.decoder.sequence
+            raise _error_of_failed(answer)
+        active.attempt.path = active.decoder.path
+        active.attempt.succeeded()
+        number = active.decoder.sequence
 
-        ended = self._recorder.ended(answer, passage.choice)
+        ended = self._recorder.ended(answer, active.selected)
         event = {"type": f"response.{answer.status}", "sequence_number": number, "response": ended.response}
         # Before the commit: what cannot be encoded is not stored.
-        ending = _terminal(event)
+        ending = terminal_event(event)
         self._recorder.store(ended)
         self._ended = True
         return ending
 
     def _failure(self, error: GatewayError) -> bytes:
-        passage = self._passage
-        if passage is None:
-            ending = last_words(self._announcement, error, self._first)
+        active = self._active
+        if active is None:
+            ending = failure_events(self._stream_start, error, self._first)
         else:
-            decoder = passage.decoder
+            decoder = active.decoder
             number = decoder.sequence
             if isinstance(error, UpstreamError):
-                self._give_up(passage, error)
-            ending = last_words(self._announcement, error, number, decoder.partial, passage.choice)
+                self._attempt_failed(active, error)
+            ending = failure_events(self._stream_start, error, number, decoder.partial, active.selected)
         self._ended = True
         return ending
 
     # --- leaving
 
-    def _leave(self) -> None:
+    def _end_early(self) -> None:
         """Closed before the end: what came is kept as a cancelled response, once."""
-        passage, ended = self._passage, self._ended
+        active, ended = self._active, self._ended
         self._ended = True
         try:
             if not ended:
-                self._cancel(passage)
+                self._cancel(active)
         finally:
-            self._shut()
+            self._close_active()
 
-    def _cancel(self, passage: _Passage | None) -> None:
+    def _cancel(self, active: _ActiveAttempt | None) -> None:
         try:
-            if passage is not None:
-                self._recorder.cancel(passage.decoder.partial(), passage.choice)
+            if active is not None:
+                self._recorder.cancel(active.decoder.partial(), active.selected)
                 return
         except Exception:
             # The client has left; that the response has ended is written all the same.
             log.exception("response %s: what came of it cannot be stored", self._turn.id)
         self._recorder.cancel()
 
-    def _drop(self) -> None:
+    def _abort_client(self) -> None:
         """What the client has not taken by now, it will not take."""
-        if self._client is not None:
-            self._client.drop()
+        if self._connection is not None:
+            self._connection.abort()
 
-    def _shut(self) -> None:
-        if self._passage is not None:
-            self._passage.attempt.close()
-            self._passage = None
+    def _close_active(self) -> None:
+        if self._active is not None:
+            self._active.attempt.close()
+            self._active = None
 
-    def _at_work(self) -> _Passage:
-        assert self._passage is not None
-        return self._passage
+    def _active_attempt(self) -> _ActiveAttempt:
+        assert self._active is not None
+        return self._active
 
 
-def _failed(answer: Answer) -> UpstreamError:
+def _error_of_failed(answer: Answer) -> UpstreamError:
     if answer.failure is not None:
         answer.failure.code = answer.failure.name
         return answer.failure

@@ -13,25 +13,33 @@ from app.contract.records import CHAINABLE
 from app.formats import Emitter
 
 
-def told_of(begun: Mapping[str, Any]) -> Sequence[bytes]:
+def queued_events(in_progress: Mapping[str, Any]) -> Sequence[bytes]:
     """The events of a response that waits in the queue."""
-    return list(head_events(begun, (), Emitter()))[:-1]
+    return list(head_events(in_progress, (), Emitter()))[:-1]
 
 
-def whole(response: Mapping[str, Any], sent: int = 0) -> Iterator[bytes]:
+def replayed_events(response: Mapping[str, Any], sent: int = 0) -> Iterator[bytes]:
     """A response that is stored already, as the stream that was asked for, behind so many events that have left."""
     emitter = Emitter()
-    begun = {**response, "output": [], "usage": None, "error": None, "incomplete_details": None, "completed_at": None}
-    yield b"".join(islice(head_events(begun, response["output"], emitter), sent, None))
-    yield ending(response, emitter.sequence)
+    in_progress = {
+        **response,
+        "output": [],
+        "usage": None,
+        "error": None,
+        "incomplete_details": None,
+        "completed_at": None,
+    }
+    yield b"".join(islice(head_events(in_progress, response["output"], emitter), sent, None))
+    yield terminal_events(response, emitter.sequence)
 
 
-def ending(response: Mapping[str, Any], number: int, after: int = -1) -> bytes:
+def terminal_events(response: Mapping[str, Any], number: int, after: int = -1) -> bytes:
     """How the stream of a response ends that has ended: one terminal event, behind an error when it has failed. What is
     numbered up to `after` has been seen and is left out.
     """
     events = [
-        {"type": kind, "sequence_number": place, **told} for place, (kind, told) in enumerate(_last(response), number)
+        {"type": kind, "sequence_number": place, **error_event}
+        for place, (kind, error_event) in enumerate(_last(response), number)
     ]
     return b"".join(sse.encode(event) for event in events if event["sequence_number"] > after) + sse.DONE
 
@@ -44,18 +52,18 @@ def _last(response: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
         yield FAILED, {"response": response}
 
 
-def _terminal(event: Mapping[str, Any]) -> bytes:
+def terminal_event(event: Mapping[str, Any]) -> bytes:
     return sse.encode(event) + sse.DONE
 
 
-def opening(background: bool) -> Sequence[tuple[str, str]]:
+def opening_types(background: bool) -> Sequence[tuple[str, str]]:
     """The events that a stream begins with, and their statuses. The gateway makes them; the upstream's follow."""
     return QUEUED_HEAD if background else HEAD
 
 
-def head_events(begun: Mapping[str, Any], preface: Sequence[Item], emitter: Emitter) -> Iterator[bytes]:
+def head_events(in_progress: Mapping[str, Any], leading_items: Sequence[Item], emitter: Emitter) -> Iterator[bytes]:
     """What a stream begins with, and the items of ours that stand before the answer."""
-    for kind, status in opening(begun["background"]):
-        yield emitter.event(kind, response={**begun, "status": status})
-    for item in preface:
+    for kind, status in opening_types(in_progress["background"]):
+        yield emitter.event(kind, response={**in_progress, "status": status})
+    for item in leading_items:
         yield from emitter.item(item)

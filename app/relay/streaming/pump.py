@@ -23,19 +23,19 @@ from typing import Any
 from app import sse
 from app.errors import ClientGone, EndedElsewhere, ShuttingDown
 from app.relay.request_watch import TICK
-from app.relay.streaming.client_connection import Client
-from app.relay.streaming.timing import Pace
-from app.relay.streaming.transport import Flow, Mover, stalled
+from app.relay.streaming.client_connection import ClientConnection
+from app.relay.streaming.timing import StreamTiming
+from app.relay.streaming.transport import Flow, ThreadTransport, stalled
 
 #: Descriptors seen to before new streams and the clocks have their turn.
 _BATCH = 256
 #: Seconds that a worker which is about to end still spends on a client that is behind.
-_LAST_WORDS = 2.0
+_SHUTDOWN_WRITE_TIMEOUT = 2.0
 _CLOSE_WITHIN = 2.0
 
 _CLIENT = select.EPOLLRDHUP
 _CLIENT_BEHIND = select.EPOLLRDHUP | select.EPOLLOUT
-_GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_HUNG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class _Stream:
@@ -47,11 +47,11 @@ class _Stream:
         "_frame",
         "_heartbeat",
         "_outcome",
-        "_patience",
         "_send",
         "_unsent",
+        "_write_timeout",
         "behind",
-        "client",
+        "connection",
         "descriptor",
         "due",
         "ended",
@@ -61,10 +61,10 @@ class _Stream:
         "timer",
     )
 
-    def __init__(self, flow: Flow[Any], client: Client, descriptor: int, pace: Pace) -> None:
+    def __init__(self, flow: Flow[Any], connection: ClientConnection, descriptor: int, timing: StreamTiming) -> None:
         self.exchange = flow.exchange
         self.descriptor = descriptor
-        self.client = client
+        self.connection = connection
         self.behind = False
         """The client has not taken all that it was sent."""
         self.ended = False
@@ -75,10 +75,10 @@ class _Stream:
         self.timer = -1
         self.stop = flow.stop
         self._flow = flow
-        self._heartbeat = pace.heartbeat
-        self._patience = pace.stall
-        self._frame = client.frame
-        self._send = client.socket.send
+        self._heartbeat = timing.heartbeat
+        self._write_timeout = timing.client_write_timeout
+        self._frame = connection.frame
+        self._send = connection.socket.send
         self._unsent = memoryview(b"")
         self._outcome: Exception | None = None
         self._done = threading.Lock()
@@ -100,31 +100,31 @@ class _Stream:
         if data is None:
             return
         flow = self._flow
-        flow.heard = now
-        if events := flow.take(data):
-            self._tell(events, now)
+        flow.last_read = now
+        if events := flow.decode(data):
+            self._send_events(events, now)
         if flow.decoder.answer is not None:
             self.end(None)
 
-    def heed(self, now: float, mask: int) -> None:
+    def on_client_event(self, now: float, mask: int) -> None:
         """The client has gone, or takes more. Raises ClientGone."""
-        if mask & _GONE:
+        if mask & _HUNG_UP:
             raise ClientGone
         if sent := self._write(self._unsent):
-            self._flow.told = self._flow.heard = now
-            self._keep(self._unsent[sent:])
+            self._flow.last_write = self._flow.last_read = now
+            self._set_unsent(self._unsent[sent:])
 
     def tick(self, now: float, mask: int) -> None:
         """Sees to the clocks. Raises ClientGone, UpstreamStalled."""
         flow = self._flow
         if self.behind:
-            if now >= flow.told + self._patience:
+            if now >= flow.last_write + self._write_timeout:
                 raise ClientGone
-        elif now >= flow.heard + flow.limits.idle:
+        elif now >= flow.last_read + flow.limits.idle:
             raise stalled()
-        elif now >= flow.told + self._heartbeat:
-            self._tell(sse.HEARTBEAT, now)
-        if now >= flow.until and not self.ended:
+        elif now >= flow.last_write + self._heartbeat:
+            self._send_events(sse.HEARTBEAT, now)
+        if now >= flow.deadline and not self.ended:
             raise stalled()
 
     def stopped(self, now: float, mask: int) -> None:
@@ -132,32 +132,32 @@ class _Stream:
 
     def shut_down(self, now: float, mask: int) -> None:
         """The worker ends before the stream does, and before a client that is behind would be given up."""
-        self._patience = min(self._patience, _LAST_WORDS)
+        self._write_timeout = min(self._write_timeout, _SHUTDOWN_WRITE_TIMEOUT)
         raise ShuttingDown
 
     def next_tick(self) -> float:
         flow = self._flow
         if not self.behind:
-            return min(flow.until, flow.heard + flow.limits.idle, flow.told + self._heartbeat)
-        late = flow.told + self._patience
-        return late if self.ended else min(late, flow.until)
+            return min(flow.deadline, flow.last_read + flow.limits.idle, flow.last_write + self._heartbeat)
+        write_deadline = flow.last_write + self._write_timeout
+        return write_deadline if self.ended else min(write_deadline, flow.deadline)
 
     def end(self, outcome: Exception | None) -> None:
         """Nothing more is read. What the client is still owed is sent first, unless there is no client any more."""
         if isinstance(outcome, ClientGone):
-            self._keep(memoryview(b""))
-            self.client.drop()
+            self._set_unsent(memoryview(b""))
+            self.connection.abort()
         elif self.ended:
             return
         self.ended = True
         self._outcome = outcome
 
-    def _tell(self, events: bytes, now: float) -> None:
+    def _send_events(self, events: bytes, now: float) -> None:
         data = self._frame(events)
-        self._flow.told = now
+        self._flow.last_write = now
         sent = self._write(data)
         if sent < len(data):
-            self._keep(memoryview(data)[sent:])
+            self._set_unsent(memoryview(data)[sent:])
 
     def _write(self, data: bytes | memoryview) -> int:
         try:
@@ -167,7 +167,7 @@ class _Stream:
         except OSError:
             raise ClientGone from None
 
-    def _keep(self, unsent: memoryview) -> None:
+    def _set_unsent(self, unsent: memoryview) -> None:
         self.behind = len(unsent) > 0
         self._unsent = unsent if self.behind else memoryview(b"")
 
@@ -176,28 +176,28 @@ class _Stream:
 _Step = Callable[[_Stream, float, int], None]
 
 
-class Pump(Mover):
+class Pump(ThreadTransport):
     """Moves every stream whose client may be written to and whose upstream can be polled; others as any mover does."""
 
-    def __init__(self, pace: Pace) -> None:
-        super().__init__(pace)
+    def __init__(self, timing: StreamTiming) -> None:
+        super().__init__(timing)
         self._open = False
         self._lock = threading.Lock()
         self._calls: deque[Callable[[], None]] = deque()
         self._watched: dict[int, tuple[_Stream, _Step]] = {}
         self._streams: set[_Stream] = set()
-        self._eager: dict[_Stream, None] = {}
+        self._buffered: dict[_Stream, None] = {}
         """Streams whose upstream has more than a poll would show."""
         self._timers: list[tuple[float, int]] = []
         self._timed: dict[int, _Stream] = {}
         """Whose timers these are; one that is not here any more is void."""
         self._numbers = count()
-        self._now = self._looked = monotonic()
+        self._now = self._drain_checked = monotonic()
 
     def start(self) -> None:
         self._epoll = select.epoll()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._bell, select.EPOLLIN)
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wakeup, select.EPOLLIN)
         self._open = True
         self._thread = threading.Thread(target=self._run, name="pump", daemon=True)
         self._thread.start()
@@ -206,19 +206,19 @@ class Pump(Mover):
         if self._call(self._shut):
             self._thread.join(_CLOSE_WITHIN)
 
-    def move(self, flow: Flow[Any]) -> Iterable[bytes]:
+    def transfer(self, flow: Flow[Any]) -> Iterable[bytes]:
         """Returns when the stream has been moved; gives what is to be sent on only if the pump cannot move it."""
         descriptor = flow.exchange.descriptor
-        if flow.client is None or descriptor is None:
-            return super().move(flow)
-        stream = _Stream(flow, flow.client, descriptor, self.pace)
-        flow.stop.heard = partial(self._stop_soon, stream)
+        if flow.connection is None or descriptor is None:
+            return super().transfer(flow)
+        stream = _Stream(flow, flow.connection, descriptor, self.timing)
+        flow.stop.wake = partial(self._stop_soon, stream)
         try:
             if not self._call(partial(self._admit, stream)):
-                return super().move(flow)
+                return super().transfer(flow)
             stream.wait()
         finally:
-            flow.stop.heard = None
+            flow.stop.wake = None
         return ()
 
     # --- for other threads
@@ -230,7 +230,7 @@ class Pump(Mover):
                 return False
             self._calls.append(call)
             if len(self._calls) == 1:
-                os.eventfd_write(self._bell, 1)
+                os.eventfd_write(self._wakeup, 1)
             return True
 
     def _stop_soon(self, stream: _Stream) -> None:
@@ -252,36 +252,36 @@ class Pump(Mover):
             if found := self._watched.get(descriptor):
                 stream, step = found
                 self._do(stream, step, mask)
-            elif descriptor == self._bell:
-                os.eventfd_read(self._bell)
-        self._read_on()
+            elif descriptor == self._wakeup:
+                os.eventfd_read(self._wakeup)
+        self._read_buffered()
         while self._calls:
             self._calls.popleft()()
-        self._see_to_clocks()
+        self._run_timers()
 
     def _timeout(self) -> float | None:
-        if self._eager:
+        if self._buffered:
             return 0.0
         if not self._streams:
             return None
         return max(0.0, min(TICK, self._timers[0][0] - self._now)) if self._timers else TICK
 
-    def _read_on(self) -> None:
-        eager, self._eager = self._eager, {}
-        for stream in eager:
+    def _read_buffered(self) -> None:
+        buffered, self._buffered = self._buffered, {}
+        for stream in buffered:
             if stream.listening:
                 self._do(stream, _Stream.read)
 
-    def _see_to_clocks(self) -> None:
+    def _run_timers(self) -> None:
         while self._timers and self._timers[0][0] <= self._now:
             _, number = heappop(self._timers)
             if stream := self._timed.pop(number, None):
                 stream.due = inf
                 self._do(stream, _Stream.tick)
                 self._schedule(stream)
-        if self._now - self._looked >= TICK:
-            self._looked = self._now
-            if self.pace.drain.expired:
+        if self._now - self._drain_checked >= TICK:
+            self._drain_checked = self._now
+            if self.timing.drain.expired:
                 for stream in tuple(self._streams):
                     self._do(stream, _Stream.shut_down)
                     self._schedule(stream)
@@ -309,7 +309,7 @@ class Pump(Mover):
         if listening is not stream.listening:
             self._turn(stream, listening)
         if listening and stream.exchange.fileno() is None:
-            self._eager[stream] = None
+            self._buffered[stream] = None
 
     def _turn(self, stream: _Stream, listening: bool) -> None:
         """Back-pressure: while a client that is behind is waited for, its upstream is left to itself."""
@@ -320,7 +320,7 @@ class Pump(Mover):
         else:
             del self._watched[stream.descriptor]
             self._epoll.unregister(stream.descriptor)
-        self._epoll.modify(stream.client.socket, _CLIENT if listening else _CLIENT_BEHIND)
+        self._epoll.modify(stream.connection.socket, _CLIENT if listening else _CLIENT_BEHIND)
         self._schedule(stream)
 
     def _schedule(self, stream: _Stream) -> None:
@@ -337,10 +337,10 @@ class Pump(Mover):
     def _forget(self, stream: _Stream) -> None:
         """The request's thread goes on; both connections are its own again."""
         self._streams.discard(stream)
-        self._eager.pop(stream, None)
+        self._buffered.pop(stream, None)
         self._timed.pop(stream.timer, None)
         stream.listening = False
-        for descriptor in (stream.descriptor, stream.client.socket.fileno()):
+        for descriptor in (stream.descriptor, stream.connection.socket.fileno()):
             if self._watched.pop(descriptor, None) is not None:
                 with suppress(OSError):
                     self._epoll.unregister(descriptor)
@@ -350,12 +350,12 @@ class Pump(Mover):
 
     def _admit(self, stream: _Stream) -> None:
         self._streams.add(stream)
-        self._watched[stream.client.socket.fileno()] = (stream, _Stream.heed)
+        self._watched[stream.connection.socket.fileno()] = (stream, _Stream.on_client_event)
         self._do(stream, self._begin)
 
     def _begin(self, stream: _Stream, now: float, mask: int) -> None:
-        self._epoll.register(stream.client.socket, _CLIENT)
-        if stream.stop.asked:
+        self._epoll.register(stream.connection.socket, _CLIENT)
+        if stream.stop.requested:
             stream.stopped(now, mask)
 
     def _stop(self, stream: _Stream) -> None:
@@ -375,4 +375,4 @@ class Pump(Mover):
             stream.end(ClientGone() if stream.behind else ShuttingDown())
             self._forget(stream)
         self._epoll.close()
-        os.close(self._bell)
+        os.close(self._wakeup)

@@ -15,33 +15,39 @@ from app import sse
 from app.contract.items import Item
 from app.contract.turn import Turn
 from app.formats import Emitter
-from app.relay.lease_keeper import Running
+from app.relay.lease_keeper import RunningStreams
 from app.relay.recorder import Recorder
-from app.relay.request_context import Asked
+from app.relay.request_context import RequestContext
 from app.relay.request_watch import Watch
-from app.relay.streaming.lifecycle_events import head_events, opening
-from app.relay.streaming.timing import Pace
+from app.relay.streaming.lifecycle_events import head_events, opening_types
+from app.relay.streaming.timing import StreamTiming
 
 
-class Announcement:
+class StreamStart:
     """The beginning of one stream."""
 
     def __init__(
-        self, turn: Turn, recorder: Recorder, asked: Asked, watch: Watch, running: Running, pace: Pace
+        self,
+        turn: Turn,
+        recorder: Recorder,
+        context: RequestContext,
+        watch: Watch,
+        running: RunningStreams,
+        timing: StreamTiming,
     ) -> None:
         self.id = turn.id
-        self.length = len(opening(turn.background))
+        self.length = len(opening_types(turn.background))
         self.sent = 0
         """Events that have left."""
         self.recorder = recorder
         self._has_row = turn.store
-        self._asked = asked
+        self._context = context
         self._stop = watch.stop
         self._running = running
-        self._pace = pace
+        self._timing = timing
         self._committed = False
-        if asked.say is not None:
-            watch.owe(asked.came + pace.header, self._speak)
+        if context.send_early is not None:
+            watch.schedule(context.received_at + timing.header_timeout, self._send_due)
 
     def commit(self) -> None:
         """The row exists before anybody hears its id. Raises StoreUnavailable."""
@@ -51,13 +57,13 @@ class Announcement:
         self._committed = True
         if self._has_row:
             # Nobody can end elsewhere what has no row.
-            self._running.add(self.id, self._stop.ask)
-        if self._asked.connection is not None:
-            self._asked.connection.limit(self._pace.stall)
+            self._running.add(self.id, self._stop.request)
+        if self._context.connection is not None:
+            self._context.connection.set_write_timeout(self._timing.client_write_timeout)
 
-    def head(self, defaults: Mapping[str, Any], preface: Sequence[Item]) -> bytes:
+    def head(self, defaults: Mapping[str, Any], leading_items: Sequence[Item]) -> bytes:
         """What has not left yet of the head, which leaves now."""
-        events = head_events(self.recorder.begun(defaults), preface, Emitter())
+        events = head_events(self.recorder.in_progress_response(defaults), leading_items, Emitter())
         rest = b"".join(islice(events, self.sent, None))
         self.sent = self.length
         return rest
@@ -65,15 +71,15 @@ class Announcement:
     def end(self) -> None:
         self._running.remove(self.id)
 
-    def _speak(self) -> float:
+    def _send_due(self) -> float:
         """The head, or a sign of life. Raises StoreUnavailable and ClientGone."""
-        say = self._asked.say
-        assert say is not None
+        send_early = self._context.send_early
+        assert send_early is not None
         if self.sent:
-            say(sse.HEARTBEAT)
+            send_early(sse.HEARTBEAT)
         else:
-            events = b"".join(head_events(self.recorder.begun({}), (), Emitter()))
+            events = b"".join(head_events(self.recorder.in_progress_response({}), (), Emitter()))
             self.commit()
-            say(events)
+            send_early(events)
             self.sent = self.length
-        return monotonic() + self._pace.heartbeat
+        return monotonic() + self._timing.heartbeat

@@ -32,11 +32,11 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """Seconds: a comment after `heartbeat` of silence towards the client, who may take nothing for `stall`. The
-    head of a stream leaves after `header`, if no upstream has accepted by then."""
+class StreamTiming:
+    """Seconds: a comment after `heartbeat` of silence towards the client, who may take nothing for
+    `client_write_timeout`. The head of a stream leaves after `header_timeout`, if no upstream has accepted by then."""
 
     heartbeat: float
     drain: Drain
-    stall: float = 60.0
-    header: float = 10.0
+    client_write_timeout: float = 60.0
+    header_timeout: float = 10.0

@@ -16,8 +16,8 @@ from app.contract.channel import Timeouts
 from app.errors import ClientGone, UpstreamBroken, UpstreamStalled
 from app.relay.ports import Exchange
 from app.relay.request_watch import TICK, Stop, Watch
-from app.relay.streaming.client_connection import Client
-from app.relay.streaming.timing import Pace
+from app.relay.streaming.client_connection import ClientConnection
+from app.relay.streaming.timing import StreamTiming
 
 
 class PushMachine(Protocol):
@@ -45,21 +45,21 @@ class Flow(Generic[M]):
     decoder: M
     limits: Timeouts
     watch: Watch
-    client: Client | None
-    heard: float = field(default_factory=monotonic)
+    connection: ClientConnection | None
+    last_read: float = field(default_factory=monotonic)
     """When the upstream last said something."""
-    told: float = field(default_factory=monotonic)
+    last_write: float = field(default_factory=monotonic)
     """When the client was last told something."""
-    until: float = field(init=False)
+    deadline: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.until = self.heard + self.limits.total
+        self.deadline = self.last_read + self.limits.total
 
     @property
     def stop(self) -> Stop:
         return self.watch.stop
 
-    def take(self, data: bytes) -> bytes:
+    def decode(self, data: bytes) -> bytes:
         """What a piece of the body has to say to the client; an empty piece is the body's end. Raises UpstreamError."""
         if data:
             return self.decoder.feed(data)
@@ -77,11 +77,11 @@ def stalled() -> UpstreamStalled:
 _SILENCE = None
 
 
-class Mover:
+class ThreadTransport:
     """Moves each stream in the thread that asks for it. Good wherever a thread may be spent on a stream."""
 
-    def __init__(self, pace: Pace) -> None:
-        self.pace = pace
+    def __init__(self, timing: StreamTiming) -> None:
+        self.timing = timing
 
     def start(self) -> None:
         """Begins what runs beside the requests; for a process that serves, after it was forked."""
@@ -90,7 +90,7 @@ class Mover:
         """Ends it."""
 
     def accept(self, flow: Flow[Any]) -> bytes:
-        """Reads up to the first valid event; what is to be sent on of what came with it. Raises as `move` does, and
+        """Reads up to the first valid event; what is to be sent on of what came with it. Raises as `transfer` does, and
         what the watch raises."""
         ready = b""
         while not flow.decoder.accepted and flow.decoder.answer is None:
@@ -102,7 +102,7 @@ class Mover:
         while flow.decoder.answer is None:
             self._next(flow)
 
-    def move(self, flow: Flow[Any]) -> Iterable[bytes]:
+    def transfer(self, flow: Flow[Any]) -> Iterable[bytes]:
         """Whole events that the caller sends on, until the decoder has its answer.
 
         Raises ClientGone within a tick of the client's hanging up, UpstreamStalled after `idle` or `total` seconds,
@@ -112,12 +112,12 @@ class Mover:
         while flow.decoder.answer is None:
             data = self._receive(flow, TICK)
             if data is not _SILENCE:
-                if events := flow.take(data):
+                if events := flow.decode(data):
                     yield events
                     # Nobody has listened to the upstream while the client took its time.
-                    flow.heard = flow.told = monotonic()
-            elif monotonic() - flow.told >= self.pace.heartbeat:
-                flow.told = monotonic()
+                    flow.last_read = flow.last_write = monotonic()
+            elif monotonic() - flow.last_write >= self.timing.heartbeat:
+                flow.last_write = monotonic()
                 yield sse.HEARTBEAT
 
     def _next(self, flow: Flow[Any]) -> bytes:
@@ -125,35 +125,35 @@ class Mover:
         data = self._receive(flow, flow.watch.pause())
         # Not in a silence alone: an upstream that never pauses must not keep what is due from the client.
         flow.watch.tick()
-        return flow.take(data) if data is not _SILENCE else b""
+        return flow.decode(data) if data is not _SILENCE else b""
 
     def _receive(self, flow: Flow[Any], pause: float) -> bytes | None:
         """The next piece of the body, b"" at its end."""
         flow.watch.check()
-        now, silence = monotonic(), flow.heard + flow.limits.idle
-        if now >= flow.until or now >= silence:
+        now, silence = monotonic(), flow.last_read + flow.limits.idle
+        if now >= flow.deadline or now >= silence:
             raise stalled()
-        if not _readable(flow, min(pause, flow.until - now, silence - now)):
+        if not _readable(flow, min(pause, flow.deadline - now, silence - now)):
             return _SILENCE
         data = flow.exchange.receive()
         if data is not None:
-            flow.heard = monotonic()
+            flow.last_read = monotonic()
         return data
 
 
 def _readable(flow: Flow[Any], timeout: float) -> bool:
     """Whether the exchange has something to give within the timeout. Raises ClientGone."""
-    descriptor, client = flow.exchange.fileno(), flow.watch.client
+    descriptor, client_fd = flow.exchange.fileno(), flow.watch.client_fd
     if descriptor is None:
         timeout = 0.0
-    if descriptor is None and client is None:
+    if descriptor is None and client_fd is None:
         return True
     poll = select.poll()
     if descriptor is not None:
         poll.register(descriptor, select.POLLIN)
-    if client is not None:
-        poll.register(client, select.POLLRDHUP)
+    if client_fd is not None:
+        poll.register(client_fd, select.POLLRDHUP)
     ready = dict(poll.poll(timeout * 1000))
-    if client is not None and client in ready:
+    if client_fd is not None and client_fd in ready:
         raise ClientGone
     return descriptor is None or descriptor in ready

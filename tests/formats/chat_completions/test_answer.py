@@ -128,7 +128,7 @@ def test_a_comment_is_not_accepted_as_a_chunk() -> None:
 
 def test_items_of_ours_before_the_answer_shift_its_places() -> None:
     asked = turn()
-    shifted = Turn(**{name: getattr(asked, name) for name in Turn.__slots__} | {"preface": ({}, {})})
+    shifted = Turn(**{name: getattr(asked, name) for name in Turn.__slots__} | {"leading_items": ({}, {})})
     out, decoder = read([TEXT + chunk({}, "stop") + DONE], shifted, sequence=6)
     assert {event["output_index"] for event in events(out)} == {2}
     assert [event["sequence_number"] for event in events(out)] == list(range(6, decoder.sequence))

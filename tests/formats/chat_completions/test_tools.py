@@ -65,7 +65,7 @@ def test_names_that_are_too_long_or_taken_are_made_different() -> None:
     assert len(told) == 3
     assert all(len(name) <= 64 for name in told)
     assert [box.called(name).name for name in told] == ["x" * 100, "crm__find", "find"]
-    assert box.told("find", "crm") == told[2]
+    assert box.flat_name("find", "crm") == told[2]
 
 
 def test_tools_that_items_bring_are_tools() -> None:

@@ -41,7 +41,7 @@ def turn(*items: Item, chain: Chain | None = None, preface: tuple[Item, ...] = (
         echo=Echo.of(asked, store=True),
         chain=chain or Chain(),
         stream=bool(request.get("stream")),
-        preface=preface,
+        leading_items=preface,
     )
 
 
@@ -131,7 +131,7 @@ def framed(out: bytes, decoder: responses.ResponsesDecoder, asked: Turn) -> byte
     assert answer is not None
 
     def response(status: str, **more: Any) -> dict[str, Any]:
-        echo = asked.echo.filled(answer.defaults)
+        echo = asked.echo.with_upstream_defaults(answer.defaults)
         return echo.response(id=asked.id, created_at=1, model="m", status=status, previous_response_id=None, **more)
 
     begun = [

@@ -29,13 +29,13 @@ FORMATS: dict[str, Callable[[ScriptedUpstream], JSON]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class BackgroundGateway:
     gateway: Gateway
     upstream: ScriptedUpstream
     client: openai.OpenAI
     model: str = "m"
 
-    def on(self, model: str) -> Stage:
+    def on(self, model: str) -> BackgroundGateway:
         return replace(self, model=model)
 
     def create(self, **keys: Any) -> JSON:
@@ -99,8 +99,8 @@ def _gateway(
 
 
 @pytest.fixture
-def stage(_gateway: Gateway, _upstream: ScriptedUpstream) -> Iterator[Stage]:
+def background_gateway(_gateway: Gateway, _upstream: ScriptedUpstream) -> Iterator[BackgroundGateway]:
     _upstream.reset()
     with _gateway.client() as client:
-        yield Stage(_gateway, _upstream, client)
+        yield BackgroundGateway(_gateway, _upstream, client)
     _upstream.reset()

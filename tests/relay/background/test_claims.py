@@ -11,7 +11,7 @@ import pytest
 
 from app.gateway import Gateway, build
 from app.last_good import LastGood
-from app.relay.request_context import Asked
+from app.relay.request_context import RequestContext
 from app.schemas.create import read_create
 from app.settings import Settings
 from app.store.store import Store
@@ -40,14 +40,14 @@ def process(tmp_path: Path, mariadb: Server) -> Iterator[Gateway]:
 def test_a_run_is_not_taken_for_ended_elsewhere_while_its_claim_commits(process: Gateway, mariadb: Server) -> None:
     token, _ = process.store.tokens.create("laptop", "ada")
     request = read_create({"model": "demo", "input": "hello", "background": True})
-    response_id = process.background.create(token, request, Asked(""))["id"]
+    response_id = process.background.create(token, request, RequestContext(""))["id"]
     run = threading.Thread(target=process.background.run, args=(response_id,))
     with pymysql.connect(host="127.0.0.1", port=mariadb.port, user="root", database="claims") as other:
         cursor = other.cursor()
         cursor.execute("SELECT pk FROM response WHERE id = %s FOR UPDATE", (response_id,))
         run.start()
         eventually(mariadb.waits_for_a_lock, "the claim to wait for the row")
-        process.keeper.look()
+        process.lease_keeper.look()
         other.rollback()
     run.join()
     ended = process.store.responses.read("ada", response_id)

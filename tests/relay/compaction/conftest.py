@@ -27,7 +27,7 @@ FACT = re.compile(r"fact-\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class House:
+class CompactionGateway:
     gateway: Gateway
     first: ScriptedUpstream
     second: ScriptedUpstream
@@ -82,19 +82,21 @@ def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
 
 
 @pytest.fixture(scope="session")
-def _house(tmp_path_factory: pytest.TempPathFactory, shared_database_url: str) -> Iterator[House]:
+def _compaction_gateway(
+    tmp_path_factory: pytest.TempPathFactory, shared_database_url: str
+) -> Iterator[CompactionGateway]:
     with ScriptedUpstream(family="one") as first, ScriptedUpstream(family="two") as second:
         directory = tmp_path_factory.mktemp("compaction")
         with Gateway(directory, rows(first, second), TABLE, workers=2, database_url=shared_database_url) as gateway:
-            yield House(gateway, first, second)
+            yield CompactionGateway(gateway, first, second)
 
 
 @pytest.fixture
-def house(_house: House) -> House:
-    for upstream in (_house.first, _house.second):
+def compaction_gateway(_compaction_gateway: CompactionGateway) -> CompactionGateway:
+    for upstream in (_compaction_gateway.first, _compaction_gateway.second):
         upstream.reset()
         upstream.always(summarising)
-    return _house
+    return _compaction_gateway
 
 
 # --- the upstream's summaries -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from tests.relay.compaction.conftest import (
     JSON,
     NATIVE,
     TABLE,
-    House,
+    CompactionGateway,
     conversation,
     facts,
     given_to,
@@ -34,100 +34,112 @@ everywhere = pytest.mark.parametrize("model", [*FORMATS.values(), *NATIVE], ids=
 TRIGGER = {"type": "compaction_trigger"}
 
 
-def compacted(house: House, model: str, turns: int = 4) -> tuple[str, JSON]:
+def compacted(compaction_gateway: CompactionGateway, model: str, turns: int = 4) -> tuple[str, JSON]:
     """A chain and the response that compacted it: its last id, and the response."""
-    last = house.talk(model, turns)
-    return last, house.compact(model, previous_response_id=last, input="And now?")
+    last = compaction_gateway.talk(model, turns)
+    return last, compaction_gateway.compact(model, previous_response_id=last, input="And now?")
 
 
-def listed(house: House, response_id: str) -> list[JSON]:
-    return check_item_list(house.get(f"/responses/{response_id}/input_items?order=asc&limit=100"))
+def listed(compaction_gateway: CompactionGateway, response_id: str) -> list[JSON]:
+    return check_item_list(compaction_gateway.get(f"/responses/{response_id}/input_items?order=asc&limit=100"))
 
 
 # --- in the chain -----------------------------------------------------------------------------------------------
 
 
-def test_a_chain_is_read_from_its_newest_compaction_on(house: House) -> None:
-    _, first = compacted(house, "gpt-plain")
-    second = house.compact("gpt-plain", previous_response_id=house.talk("gpt-plain", 2, 5, first["id"]), input="Now?")
-    house.create("gpt-plain", "And then?", second["id"])
-    assert [facts(text) for text in users(house.given)] == [numbered(1, 2, 3, 4, 5), numbered(6), [], []]
-    assert users(house.given)[-2:] == ["Now?", "And then?"]
+def test_a_chain_is_read_from_its_newest_compaction_on(compaction_gateway: CompactionGateway) -> None:
+    _, first = compacted(compaction_gateway, "gpt-plain")
+    second = compaction_gateway.compact(
+        "gpt-plain", previous_response_id=compaction_gateway.talk("gpt-plain", 2, 5, first["id"]), input="Now?"
+    )
+    compaction_gateway.create("gpt-plain", "And then?", second["id"])
+    assert [facts(text) for text in users(compaction_gateway.given)] == [numbered(1, 2, 3, 4, 5), numbered(6), [], []]
+    assert users(compaction_gateway.given)[-2:] == ["Now?", "And then?"]
 
 
-def test_branches_from_before_the_compaction_keep_the_full_history(house: House) -> None:
-    last, response = compacted(house, "gpt-plain")
-    house.create("gpt-plain", "A branch?", last)
-    assert facts([item for item in house.given if item["role"] == "user"]) == numbered(1, 2, 3, 4)
-    assert len(users(house.given)) == 5
+def test_branches_from_before_the_compaction_keep_the_full_history(compaction_gateway: CompactionGateway) -> None:
+    last, response = compacted(compaction_gateway, "gpt-plain")
+    compaction_gateway.create("gpt-plain", "A branch?", last)
+    assert facts([item for item in compaction_gateway.given if item["role"] == "user"]) == numbered(1, 2, 3, 4)
+    assert len(users(compaction_gateway.given)) == 5
     for said in ("One.", "Two."):
-        house.create("gpt-plain", said, response["id"])
-        assert users(house.given)[-2:] == ["And now?", said]
+        compaction_gateway.create("gpt-plain", said, response["id"])
+        assert users(compaction_gateway.given)[-2:] == ["And now?", said]
 
 
 @everywhere
-def test_its_items_are_listed_and_never_the_seal(house: House, model: str) -> None:
-    _, response = compacted(house, model)
-    after = house.create(model, "And then?", response["id"])
+def test_its_items_are_listed_and_never_the_seal(compaction_gateway: CompactionGateway, model: str) -> None:
+    _, response = compacted(compaction_gateway, model)
+    after = compaction_gateway.create(model, "And then?", response["id"])
     for response_id, said in ((response["id"], "And now?"), (after["id"], "And then?")):
-        items = listed(house, response_id)
+        items = listed(compaction_gateway, response_id)
         assert "compaction" not in kinds(items)
         assert "antiphon.1." not in str(items)
         assert users(items)[-1] == said
-    assert f"Note fact-4.{FILLER}" in users(listed(house, after["id"]))
-    assert "And now?" in users(listed(house, after["id"]))
+    assert f"Note fact-4.{FILLER}" in users(listed(compaction_gateway, after["id"]))
+    assert "And now?" in users(listed(compaction_gateway, after["id"]))
 
 
 @everywhere
-def test_a_deleted_compaction_is_gone_and_what_came_before_it_is_not(house: House, model: str) -> None:
-    last = house.talk(model, 3)
-    window = check_window(house.compact(model, previous_response_id=last))
-    assert house.gateway.delete(f"/responses/{window['id']}").json()["deleted"] is True
-    check_error(house.gateway.get(f"/responses/{window['id']}"), 404)
-    answer = house.post("/responses", model=model, input="And now?", previous_response_id=window["id"])
+def test_a_deleted_compaction_is_gone_and_what_came_before_it_is_not(
+    compaction_gateway: CompactionGateway, model: str
+) -> None:
+    last = compaction_gateway.talk(model, 3)
+    window = check_window(compaction_gateway.compact(model, previous_response_id=last))
+    assert compaction_gateway.gateway.delete(f"/responses/{window['id']}").json()["deleted"] is True
+    check_error(compaction_gateway.gateway.get(f"/responses/{window['id']}"), 404)
+    answer = compaction_gateway.post("/responses", model=model, input="And now?", previous_response_id=window["id"])
     check_error(answer, 400, "previous_response_not_found")
-    house.create(model, "And now?", last)
+    compaction_gateway.create(model, "And now?", last)
 
 
 @everywhere
-def test_what_is_deleted_behind_a_compaction_is_not_missed(house: House, model: str) -> None:
-    last, response = compacted(house, model)
-    house.gateway.delete(f"/responses/{last}")
-    after = house.create(model, "And then?", response["id"])
+def test_what_is_deleted_behind_a_compaction_is_not_missed(compaction_gateway: CompactionGateway, model: str) -> None:
+    last, response = compacted(compaction_gateway, model)
+    compaction_gateway.gateway.delete(f"/responses/{last}")
+    after = compaction_gateway.create(model, "And then?", response["id"])
     assert "And then?" in words(after["output"][-1])
 
 
-def test_a_reference_to_an_item_brings_what_it_opens_to(house: House) -> None:
-    _, response = compacted(house, "gpt-plain")
+def test_a_reference_to_an_item_brings_what_it_opens_to(compaction_gateway: CompactionGateway) -> None:
+    _, response = compacted(compaction_gateway, "gpt-plain")
     reference = {"type": "item_reference", "id": response["output"][0]["id"]}
-    house.create("gpt-plain", [reference, user("And then?")])
-    assert users(house.given)[0].endswith("Known: fact-1, fact-2, fact-3")
+    compaction_gateway.create("gpt-plain", [reference, user("And then?")])
+    assert users(compaction_gateway.given)[0].endswith("Known: fact-1, fact-2, fact-3")
 
 
 @pytest.mark.parametrize("model", NATIVE)
-def test_a_native_item_in_an_input_is_read_in_the_turns_after_it(house: House, model: str) -> None:
-    window = house.compact(model, input=conversation(3))
-    last = house.create(model, [*window["output"], user("And now?")])
-    house.create(model, "And then?", last["id"])
-    assert [item["encrypted_content"][:5] for item in house.given if item["type"] == "compaction"] == ["gAAAA"]
-    assert [item.get("id") for item in listed(house, last["id"]) if item["type"] == "compaction"] == []
+def test_a_native_item_in_an_input_is_read_in_the_turns_after_it(
+    compaction_gateway: CompactionGateway, model: str
+) -> None:
+    window = compaction_gateway.compact(model, input=conversation(3))
+    last = compaction_gateway.create(model, [*window["output"], user("And now?")])
+    compaction_gateway.create(model, "And then?", last["id"])
+    assert [item["encrypted_content"][:5] for item in compaction_gateway.given if item["type"] == "compaction"] == [
+        "gAAAA"
+    ]
+    assert [item.get("id") for item in listed(compaction_gateway, last["id"]) if item["type"] == "compaction"] == []
 
 
-def test_what_was_compacted_natively_is_compacted_again_from_there(house: House) -> None:
+def test_what_was_compacted_natively_is_compacted_again_from_there(compaction_gateway: CompactionGateway) -> None:
     """Its originals may be far more than a model can be given at once."""
-    _, first = compacted(house, "gpt-native")
-    house.first.reset()
-    check_window(house.compact("gpt-native", previous_response_id=house.talk("gpt-native", 2, 5, first["id"])))
-    assert kinds(house.given)[0] == "compaction"
-    assert facts([item for item in house.given if item.get("role") == "user"]) == numbered(4, 5, 6)
+    _, first = compacted(compaction_gateway, "gpt-native")
+    compaction_gateway.first.reset()
+    check_window(
+        compaction_gateway.compact(
+            "gpt-native", previous_response_id=compaction_gateway.talk("gpt-native", 2, 5, first["id"])
+        )
+    )
+    assert kinds(compaction_gateway.given)[0] == "compaction"
+    assert facts([item for item in compaction_gateway.given if item.get("role") == "user"]) == numbered(4, 5, 6)
 
 
 # --- sealed items -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", ["gpt-plain", "gpt-native"])
-def test_nobody_else_and_nothing_altered_opens_an_item(house: House, model: str) -> None:
-    item = house.compact(model, input=conversation(2), store=False)["output"][-1]
+def test_nobody_else_and_nothing_altered_opens_an_item(compaction_gateway: CompactionGateway, model: str) -> None:
+    item = compaction_gateway.compact(model, input=conversation(2), store=False)["output"][-1]
     sealed = item["encrypted_content"]
     middle = len(sealed) // 2
     swapped = "A" if sealed[middle] != "A" else "B"
@@ -138,26 +150,28 @@ def test_nobody_else_and_nothing_altered_opens_an_item(house: House, model: str)
         sealed + "é",
     ]
     for text in altered:
-        answer = house.post("/responses", model=model, input=[{**item, "encrypted_content": text}, user("Hi")])
+        answer = compaction_gateway.post(
+            "/responses", model=model, input=[{**item, "encrypted_content": text}, user("Hi")]
+        )
         check_error(answer, 400, "invalid_encrypted_content", "input")
-    other = house.gateway.new_token(f"eve-{model}", "--owner", "eve")
+    other = compaction_gateway.gateway.new_token(f"eve-{model}", "--owner", "eve")
     body = {"model": model, "input": [item, user("Hi")]}
-    check_error(house.gateway.post("/responses", body, token=other), 400, "invalid_encrypted_content")
+    check_error(compaction_gateway.gateway.post("/responses", body, token=other), 400, "invalid_encrypted_content")
     check_error(
-        house.gateway.post("/responses/compact", {**body, "input": [item]}, token=other),
+        compaction_gateway.gateway.post("/responses/compact", {**body, "input": [item]}, token=other),
         400,
         "invalid_encrypted_content",
     )
 
 
-def test_every_worker_opens_what_any_of_them_sealed(house: House) -> None:
-    item = house.compact("gpt-plain", input=conversation(2), store=False)["output"][-1]
+def test_every_worker_opens_what_any_of_them_sealed(compaction_gateway: CompactionGateway) -> None:
+    item = compaction_gateway.compact("gpt-plain", input=conversation(2), store=False)["output"][-1]
     for number in range(12):
         # A connection of its own each time: a worker keeps those that it has.
         body = {"model": "gpt-plain", "input": [item, user(f"And now, {number}?")], "store": False}
-        answer = house.gateway.post("/responses", body, headers={"Connection": "close"})
+        answer = compaction_gateway.gateway.post("/responses", body, headers={"Connection": "close"})
         assert answer.status_code == 200, answer.text
-        assert users(house.given)[0].endswith("Known: fact-1, fact-2")
+        assert users(compaction_gateway.given)[0].endswith("Known: fact-1, fact-2")
 
 
 def test_items_outlive_the_key_they_were_sealed_with(tmp_path: Path) -> None:
@@ -175,36 +189,40 @@ def test_items_outlive_the_key_they_were_sealed_with(tmp_path: Path) -> None:
 
         old, new = "o" * 40, "n" * 40
         with started("before", secret_key=old) as gateway:
-            house = House(gateway, first, second)
-            window = house.compact("gpt-plain", previous_response_id=house.talk("gpt-plain", 3))
+            compaction_gateway = CompactionGateway(gateway, first, second)
+            window = compaction_gateway.compact(
+                "gpt-plain", previous_response_id=compaction_gateway.talk("gpt-plain", 3)
+            )
         stateless = [window["output"][-1], user("And now?")]
         with started("after", secret_key=new, old_secret_keys=old) as gateway:
-            house = House(gateway, first, second)
+            compaction_gateway = CompactionGateway(gateway, first, second)
             for said, previous in ((stateless, None), ("And now?", window["id"])):
-                house.create("gpt-plain", said, previous)
-                assert "Known: fact-1, fact-2, fact-3" in str(house.given)
+                compaction_gateway.create("gpt-plain", said, previous)
+                assert "Known: fact-1, fact-2, fact-3" in str(compaction_gateway.given)
         with started("forgetful", secret_key=new) as gateway:
-            house = House(gateway, first, second)
-            answer = house.post("/responses", model="gpt-plain", input=stateless)
+            compaction_gateway = CompactionGateway(gateway, first, second)
+            answer = compaction_gateway.post("/responses", model="gpt-plain", input=stateless)
             check_error(answer, 400, "invalid_encrypted_content")
-            house.create("gpt-plain", "And now?", window["id"])
-            assert facts(house.given) == numbered(1, 2, 3)
+            compaction_gateway.create("gpt-plain", "And now?", window["id"])
+            assert facts(compaction_gateway.given) == numbered(1, 2, 3)
 
 
 # --- moving -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "sse"])
-def test_when_the_channel_that_compacted_fails_the_next_one_gets_the_originals(house: House, stream: bool) -> None:
-    last = house.talk("gpt-pair", 3)
-    standing = house.first._standing
+def test_when_the_channel_that_compacted_fails_the_next_one_gets_the_originals(
+    compaction_gateway: CompactionGateway, stream: bool
+) -> None:
+    last = compaction_gateway.talk("gpt-pair", 3)
+    standing = compaction_gateway.first._standing
     for previous, said in ((last, "And now?"), (None, [*conversation(3), user("And now?")])):
-        house.first.enqueue(*standing)
-        house.first.enqueue(refusal(500))
+        compaction_gateway.first.enqueue(*standing)
+        compaction_gateway.first.enqueue(refusal(500))
         body = {"model": "gpt-pair", "input": said, "context_management": {"answer": True}, "stream": stream}
-        answer = house.post("/responses/compact", previous_response_id=previous, **body)
+        answer = compaction_gateway.post("/responses/compact", previous_response_id=previous, **body)
         assert answer.status_code == 200, answer.text
-        given = given_to(house.second)
+        given = given_to(compaction_gateway.second)
         assert [facts(text) for text in users(given)] == [numbered(1), numbered(2), numbered(3), []]
         assert "compaction" not in kinds(given)
 
@@ -213,24 +231,26 @@ def test_when_the_channel_that_compacted_fails_the_next_one_gets_the_originals(h
 class Journey:
     """A conversation whose first upstream is taken away in the middle."""
 
-    house: House
+    compaction_gateway: CompactionGateway
     first_row: JSON
     second_row: JSON
 
     def begin(self, compact: str, summariser: str | None = None) -> None:
-        mark = f"begun-{compact}-{summariser}-{len(self.house.first.requests)}"
+        mark = f"begun-{compact}-{summariser}-{len(self.compaction_gateway.first.requests)}"
         self._serve({**self.first_row, "compact": compact}, mark, {"compaction": {"model": summariser}})
-        for upstream in (self.house.first, self.house.second):
+        for upstream in (self.compaction_gateway.first, self.compaction_gateway.second):
             upstream.reset()
             upstream.always(summarising)
 
     def move(self) -> None:
-        self._serve(self.second_row, f"moved-{len(self.house.first.requests)}", {})
+        self._serve(self.second_row, f"moved-{len(self.compaction_gateway.first.requests)}", {})
 
     def _serve(self, row: JSON, mark: str, table: JSON) -> None:
         """The gateway looks at its file now and then; a model that nobody asks for shows when it has."""
-        self.house.gateway.write_channels([{**row, "models": ["gpt-moving", mark, "gpt-short"]}], {**TABLE, **table})
-        eventually(lambda: mark in str(self.house.get("/models")), f"the table with {mark}")
+        self.compaction_gateway.gateway.write_channels(
+            [{**row, "models": ["gpt-moving", mark, "gpt-short"]}], {**TABLE, **table}
+        )
+        eventually(lambda: mark in str(self.compaction_gateway.get("/models")), f"the table with {mark}")
 
 
 @pytest.fixture(scope="module")
@@ -239,32 +259,32 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Journey]:
         here = first.channel("here", models=["gpt-moving"], family="one")
         there = second.channel("there", models=["gpt-moving"], family="two")
         with Gateway(tmp_path_factory.mktemp("journey"), [here], TABLE) as gateway:
-            yield Journey(House(gateway, first, second), here, there)
+            yield Journey(CompactionGateway(gateway, first, second), here, there)
 
 
 @pytest.mark.parametrize("compact", ["gateway", "native", "trigger"])
 def test_sixty_turns_are_made_short_and_go_on_wherever_they_move(journey: Journey, compact: str) -> None:
-    house, model = journey.house, "gpt-moving"
+    compaction_gateway, model = journey.compaction_gateway, "gpt-moving"
     journey.begin(compact)
-    last = house.talk(model, 50)
+    last = compaction_gateway.talk(model, 50)
     for number in range(51, 61):
-        before = house.create(model, f"Chat {number}.{FILLER}", last)
+        before = compaction_gateway.create(model, f"Chat {number}.{FILLER}", last)
         last = before["id"]
     keep = {"type": "compaction", "keep_turns": 2}
-    response = house.compact(model, previous_response_id=last, input="And now?", context_management=[keep])
+    response = compaction_gateway.compact(model, previous_response_id=last, input="And now?", context_management=[keep])
     item = response["output"][0]
-    given = house.given
+    given = compaction_gateway.given
     chats = [text for text in users(given) if text.startswith(("Note", "Chat"))]
     assert [text.partition(".")[0] for text in chats] == ["Chat 59", "Chat 60"]
     if compact == "gateway":
-        after = house.create(model, "And then?", response["id"])
-        assert facts(users(house.given)[0]) == numbered(*range(1, 51))
+        after = compaction_gateway.create(model, "And then?", response["id"])
+        assert facts(users(compaction_gateway.given)[0]) == numbered(*range(1, 51))
         assert after["usage"]["input_tokens"] < before["usage"]["input_tokens"] / 5
 
     journey.move()
     for said, previous in (("Still there?", response["id"]), ([item, user("Still there?")], None)):
-        house.create(model, said, previous)
-        there = given_to(house.second)
+        compaction_gateway.create(model, said, previous)
+        there = given_to(compaction_gateway.second)
         assert facts(there) == numbered(*range(1, 51))
         assert "compaction" not in kinds(there)
         assert users(there)[-1] == "Still there?"
@@ -274,30 +294,30 @@ def test_sixty_turns_are_made_short_and_go_on_wherever_they_move(journey: Journe
 
 @pytest.mark.parametrize("compact", ["native", "trigger"])
 def test_a_native_item_without_originals_blocks_nothing(journey: Journey, compact: str) -> None:
-    house, model = journey.house, "gpt-moving"
+    compaction_gateway, model = journey.compaction_gateway, "gpt-moving"
     journey.begin(compact)
-    item = house.compact(model, input=conversation(3), store=False)["output"][-1]
-    deleted = house.talk(model, 3)
-    response = house.compact(model, previous_response_id=deleted, input="And now?")
-    house.gateway.delete(f"/responses/{deleted}")
+    item = compaction_gateway.compact(model, input=conversation(3), store=False)["output"][-1]
+    deleted = compaction_gateway.talk(model, 3)
+    response = compaction_gateway.compact(model, previous_response_id=deleted, input="And now?")
+    compaction_gateway.gateway.delete(f"/responses/{deleted}")
     journey.move()
     for said, previous in (([user("Note fact-1."), item, user("Well?")], None), ("Well?", response["id"])):
-        house.create(model, said, previous)
-        assert "cannot be read here" in str(given_to(house.second))
-        assert users(given_to(house.second))[-1] == "Well?"
-    window = check_window(house.compact(model, previous_response_id=response["id"]))
-    house.create(model, "And then?", window["id"])
+        compaction_gateway.create(model, said, previous)
+        assert "cannot be read here" in str(given_to(compaction_gateway.second))
+        assert users(given_to(compaction_gateway.second))[-1] == "Well?"
+    window = check_window(compaction_gateway.compact(model, previous_response_id=response["id"]))
+    compaction_gateway.create(model, "And then?", window["id"])
 
 
 def test_the_table_says_which_model_sums_up(journey: Journey) -> None:
-    house, model = journey.house, "gpt-moving"
+    compaction_gateway, model = journey.compaction_gateway, "gpt-moving"
     journey.begin("gateway", "gpt-short")
-    last = house.talk(model, 8)
-    house.compact(model, previous_response_id=last, input="And now?")
-    assert [body["model"] for body in house.first.bodies[-2:]] == ["gpt-short", model]
+    last = compaction_gateway.talk(model, 8)
+    compaction_gateway.compact(model, previous_response_id=last, input="And now?")
+    assert [body["model"] for body in compaction_gateway.first.bodies[-2:]] == ["gpt-short", model]
 
     journey.begin("gateway", "gpt-nowhere")
     body = {"model": model, "previous_response_id": last, "input": "And now?"}
-    check_error(house.post("/responses/compact", **body), 502, "compaction_failed")
-    response = house.ok("/responses", **body, context_management={"compact_threshold": 1000})
+    check_error(compaction_gateway.post("/responses/compact", **body), 502, "compaction_failed")
+    response = compaction_gateway.ok("/responses", **body, context_management={"compact_threshold": 1000})
     assert kinds(response["output"]) == ["message"]

@@ -17,7 +17,7 @@ from tests.relay.compaction.conftest import (
     FORMATS,
     JSON,
     NATIVE,
-    House,
+    CompactionGateway,
     conversation,
     facts,
     kinds,
@@ -33,8 +33,8 @@ TRIGGER = {"type": "compaction_trigger"}
 
 
 @pytest.fixture
-def client(house: House) -> Iterator[openai.OpenAI]:
-    with house.gateway.client() as client:
+def client(compaction_gateway: CompactionGateway) -> Iterator[openai.OpenAI]:
+    with compaction_gateway.gateway.client() as client:
         yield client
 
 
@@ -42,8 +42,10 @@ def client(house: House) -> Iterator[openai.OpenAI]:
 
 
 @everywhere
-def test_the_sdk_compacts_and_goes_on_from_the_window(client: openai.OpenAI, house: House, model: str) -> None:
-    last = house.talk(model, 3)
+def test_the_sdk_compacts_and_goes_on_from_the_window(
+    client: openai.OpenAI, compaction_gateway: CompactionGateway, model: str
+) -> None:
+    last = compaction_gateway.talk(model, 3)
     from_chain = client.responses.compact(model=model, previous_response_id=last)
     given: Any = conversation(3)
     from_items = client.responses.compact(model=model, input=given)
@@ -58,8 +60,8 @@ def test_the_sdk_compacts_and_goes_on_from_the_window(client: openai.OpenAI, hou
 
 
 @everywhere
-def test_the_sdk_manages_its_context(client: openai.OpenAI, house: House, model: str) -> None:
-    last = house.talk(model, 8)
+def test_the_sdk_manages_its_context(client: openai.OpenAI, compaction_gateway: CompactionGateway, model: str) -> None:
+    last = compaction_gateway.talk(model, 8)
     managed: Any = [{"type": "compaction", "compact_threshold": 1000}]
     keys: Any = {"model": model, "input": "And now?", "previous_response_id": last, "context_management": managed}
     whole = client.responses.create(**keys)
@@ -71,9 +73,11 @@ def test_the_sdk_manages_its_context(client: openai.OpenAI, house: House, model:
         assert client.responses.retrieve(response.id).output_text == response.output_text
 
 
-def test_the_sdk_takes_the_answering_form_for_what_it_is(client: openai.OpenAI, house: House) -> None:
+def test_the_sdk_takes_the_answering_form_for_what_it_is(
+    client: openai.OpenAI, compaction_gateway: CompactionGateway
+) -> None:
     compacted: Any = client.responses.compact(
-        model="gpt-plain", previous_response_id=house.talk("gpt-plain", 3), input="And now?"
+        model="gpt-plain", previous_response_id=compaction_gateway.talk("gpt-plain", 3), input="And now?"
     )
     assert (compacted.object, compacted.status) == ("response", "completed")
     assert "And now?" in compacted.output[-1].content[0].text
@@ -85,15 +89,17 @@ def test_the_sdk_takes_the_answering_form_for_what_it_is(client: openai.OpenAI, 
 @pytest.mark.parametrize("mode", ["previous_response_id", "input"])
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "sse"])
 @pytest.mark.parametrize("model", ["gpt-plain", "gpt-native"])
-def test_the_agents_sdk_goes_on_over_its_compacted_session(house: House, model: str, stream: bool, mode: Any) -> None:
-    answers = asyncio.run(_session(house, model, stream, mode))
+def test_the_agents_sdk_goes_on_over_its_compacted_session(
+    compaction_gateway: CompactionGateway, model: str, stream: bool, mode: Any
+) -> None:
+    answers = asyncio.run(_session(compaction_gateway, model, stream, mode))
     assert "And now?" in answers[-1]
-    compacting = [request for request in house.first.requests if request.path.endswith("/compact")]
+    compacting = [request for request in compaction_gateway.first.requests if request.path.endswith("/compact")]
     assert (len(compacting) > 0) == (model == "gpt-native")
-    assert facts(users(house.given)) == numbered(*range(1, 13))
+    assert facts(users(compaction_gateway.given)) == numbered(*range(1, 13))
 
 
-async def _session(house: House, model: str, stream: bool, mode: Any) -> list[str]:
+async def _session(house: CompactionGateway, model: str, stream: bool, mode: Any) -> list[str]:
     """Twelve turns and one more: the session compacts itself after the tenth answer."""
     agents.set_tracing_disabled(True)
     transport = openai.DefaultAsyncHttpxClient(trust_env=False)
@@ -157,35 +163,35 @@ def codex_history() -> list[JSON]:
     return [rules, {**told, **conversation(1)[0]}, call, output, *conversation(2, first=2)]
 
 
-def streamed(house: House, body: JSON) -> list[JSON]:
-    answer = house.gateway.stream(body)
+def streamed(compaction_gateway: CompactionGateway, body: JSON) -> list[JSON]:
+    answer = compaction_gateway.gateway.stream(body)
     assert answer.status_code == 200, answer.text
     return check_stream(answer.content, status="completed")
 
 
 @everywhere
-def test_codex_gets_exactly_one_item_and_goes_on_from_it(house: House, model: str) -> None:
+def test_codex_gets_exactly_one_item_and_goes_on_from_it(compaction_gateway: CompactionGateway, model: str) -> None:
     history = codex_history()
-    events = streamed(house, codex(model, [*history, TRIGGER]))
+    events = streamed(compaction_gateway, codex(model, [*history, TRIGGER]))
     done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
     assert kinds(done) == ["compaction"]
     assert events[-1]["type"] == "response.completed"
 
     # Codex keeps its own instructions and the users' messages, and puts the item behind them.
     retained = [item for item in history if item.get("role") in ("developer", "user")]
-    after = streamed(house, codex(model, [*retained, *done, user("And now?")]))
+    after = streamed(compaction_gateway, codex(model, [*retained, *done, user("And now?")]))
     assert "And now?" in words(after[-1]["response"]["output"][-1])
     if model != "demo":
-        given = house.given
+        given = compaction_gateway.given
         assert [words(item) for item in given].count("Be careful.") <= 1
         assert [facts(text) for text in users(given) if text.startswith("Note")] == [numbered(n) for n in (1, 2, 3)]
         assert users(given)[-1] == "And now?"
-    assert model != "gpt-plain" or "Known: fact-1, fact-9, fact-2, fact-3" in str(house.given)
+    assert model != "gpt-plain" or "Known: fact-1, fact-9, fact-2, fact-3" in str(compaction_gateway.given)
 
 
-def test_codex_of_last_year_compacts_over_the_endpoint(house: House) -> None:
+def test_codex_of_last_year_compacts_over_the_endpoint(compaction_gateway: CompactionGateway) -> None:
     body = {key: value for key, value in codex("gpt-native", codex_history()).items() if key not in ("stream", "store")}
-    window = house.ok("/responses/compact", **body)
+    window = compaction_gateway.ok("/responses/compact", **body)
     assert kinds(window["output"]) == ["message"] * 3 + ["compaction"]
-    sent = house.first.bodies[-1]
+    sent = compaction_gateway.first.bodies[-1]
     assert sent.keys() == {"model", "input", "instructions", "prompt_cache_key"}

@@ -12,7 +12,7 @@ from tests.relay.compaction.conftest import (
     FORMATS,
     JSON,
     NATIVE,
-    House,
+    CompactionGateway,
     assistant,
     conversation,
     facts,
@@ -41,27 +41,27 @@ by_the_gateway = pytest.mark.parametrize("model", FORMATS.values(), ids=FORMATS)
 streamed_or_not = pytest.mark.parametrize("stream", [False, True], ids=["json", "sse"])
 
 
-def answered(house: House, path: str, stream: bool, **body: Any) -> JSON:
+def answered(compaction_gateway: CompactionGateway, path: str, stream: bool, **body: Any) -> JSON:
     """The final response, after the strict look at how it came."""
     if not stream:
-        return check_response(house.ok(path, **body), status="completed")
-    answer = house.gateway.stream(body, path)
+        return check_response(compaction_gateway.ok(path, **body), status="completed")
+    answer = compaction_gateway.gateway.stream(body, path)
     assert answer.status_code == 200, answer.text
     events = check_stream(answer.content, status="completed")
     return dict(events[-1]["response"])
 
 
-def with_usage(house: House) -> list[int]:
+def with_usage(compaction_gateway: CompactionGateway) -> list[int]:
     """Fills with the input tokens that the first upstream reports from now on."""
     seen: list[int] = []
-    standing = house.first._standing
+    standing = compaction_gateway.first._standing
 
     def script(exchange: Exchange, answer: Answer) -> Answer:
         for inner in standing:
             answer = inner(exchange, answer)
         return retold(lambda body: seen.append(body["usage"]["input_tokens"]) or body)(exchange, answer)
 
-    house.first.always(script)
+    compaction_gateway.first.always(script)
     return seen
 
 
@@ -70,56 +70,60 @@ def with_usage(house: House) -> list[int]:
 
 @everywhere
 @streamed_or_not
-def test_the_answering_form_gives_the_item_and_then_the_answer(house: House, model: str, stream: bool) -> None:
-    last = house.talk(model, 4)
+def test_the_answering_form_gives_the_item_and_then_the_answer(
+    compaction_gateway: CompactionGateway, model: str, stream: bool
+) -> None:
+    last = compaction_gateway.talk(model, 4)
     body = {"model": model, "previous_response_id": last, "input": "And now?"}
-    response = answered(house, COMPACT, stream, **body)
+    response = answered(compaction_gateway, COMPACT, stream, **body)
     assert kinds(response["output"]) == ["compaction", "message"]
     assert "And now?" in words(response["output"][-1])
     assert response["previous_response_id"] == last
-    assert house.get(f"/responses/{response['id']}") == response
+    assert compaction_gateway.get(f"/responses/{response['id']}") == response
 
 
 @pytest.mark.parametrize("model", ["gpt-plain", "gpt-chat"])
-def test_the_answer_is_given_over_the_summary_and_the_newest_turn(house: House, model: str) -> None:
-    house.compact(model, previous_response_id=house.talk(model, 4), input="And now?")
-    told = users(house.given)
+def test_the_answer_is_given_over_the_summary_and_the_newest_turn(
+    compaction_gateway: CompactionGateway, model: str
+) -> None:
+    compaction_gateway.compact(model, previous_response_id=compaction_gateway.talk(model, 4), input="And now?")
+    told = users(compaction_gateway.given)
     assert [facts(text) for text in told] == [numbered(1, 2, 3), numbered(4), []]
     assert told[0].endswith("Known: fact-1, fact-2, fact-3")
     assert told[1:] == [f"Note fact-4.{FILLER}", "And now?"]
 
 
-def test_the_usage_of_both_passes_is_summed_up(house: House) -> None:
-    last = house.talk("gpt-plain", 4)
-    seen = with_usage(house)
-    response = house.compact("gpt-plain", previous_response_id=last, input="And now?")
+def test_the_usage_of_both_passes_is_summed_up(compaction_gateway: CompactionGateway) -> None:
+    last = compaction_gateway.talk("gpt-plain", 4)
+    seen = with_usage(compaction_gateway)
+    response = compaction_gateway.compact("gpt-plain", previous_response_id=last, input="And now?")
     assert len(seen) == 2
     assert response["usage"]["input_tokens"] == sum(seen)
 
 
 @everywhere
-def test_without_a_history_there_is_nothing_to_compact(house: House, model: str) -> None:
-    response = check_response(house.compact(model, input="Hello!"), status="completed")
+def test_without_a_history_there_is_nothing_to_compact(compaction_gateway: CompactionGateway, model: str) -> None:
+    response = check_response(compaction_gateway.compact(model, input="Hello!"), status="completed")
     assert kinds(response["output"]) == ["message"]
 
 
-def test_an_array_can_be_compacted_and_answered_when_that_is_asked_for(house: House) -> None:
+def test_an_array_can_be_compacted_and_answered_when_that_is_asked_for(compaction_gateway: CompactionGateway) -> None:
     items = [*conversation(3), user("And now?")]
-    response = house.compact("gpt-plain", input=items, context_management={"answer": True})
+    response = compaction_gateway.compact("gpt-plain", input=items, context_management={"answer": True})
     assert kinds(response["output"]) == ["compaction", "message"]
-    assert users(house.given)[-1] == "And now?"
+    assert users(compaction_gateway.given)[-1] == "And now?"
 
 
 # --- the window -------------------------------------------------------------------------------------------------
 
 
 @everywhere
-def test_a_chain_alone_becomes_a_window(house: House, model: str) -> None:
-    last = house.talk(model, 3)
-    window = check_window(house.compact(model, previous_response_id=last))
+def test_a_chain_alone_becomes_a_window(compaction_gateway: CompactionGateway, model: str) -> None:
+    last = compaction_gateway.talk(model, 3)
+    window = check_window(compaction_gateway.compact(model, previous_response_id=last))
     assert users(window["output"]) == [f"Note fact-{number}.{FILLER}" for number in (1, 2, 3)]
     assert window["usage"]["input_tokens"] > 0
-    stored = house.get(f"/responses/{window['id']}")
+    stored = compaction_gateway.get(f"/responses/{window['id']}")
     assert (stored["output"], stored["usage"]) == (window["output"], window["usage"])
     # The SDK has no type for a user's message in an output, although OpenAI sends it.
     item = window["output"][-1]
@@ -127,48 +131,50 @@ def test_a_chain_alone_becomes_a_window(house: House, model: str) -> None:
 
 
 @everywhere
-def test_an_array_alone_becomes_a_window_that_goes_back_as_input(house: House, model: str) -> None:
-    window = check_window(house.compact(model, input=conversation(3)))
+def test_an_array_alone_becomes_a_window_that_goes_back_as_input(
+    compaction_gateway: CompactionGateway, model: str
+) -> None:
+    window = check_window(compaction_gateway.compact(model, input=conversation(3)))
     assert len(window["output"]) == 4
-    response = house.create(model, [*window["output"], user("And now?")])
+    response = compaction_gateway.create(model, [*window["output"], user("And now?")])
     assert "And now?" in words(response["output"][-1])
-    chained = house.create(model, "And then?", window["id"])
+    chained = compaction_gateway.create(model, "And then?", window["id"])
     assert "And then?" in words(chained["output"][-1])
 
 
-def test_one_message_can_be_compacted(house: House) -> None:
-    window = check_window(house.compact("gpt-plain", input=[user("Only this.")]))
+def test_one_message_can_be_compacted(compaction_gateway: CompactionGateway) -> None:
+    window = check_window(compaction_gateway.compact("gpt-plain", input=[user("Only this.")]))
     assert users(window["output"]) == ["Only this."]
 
 
-def test_a_window_of_a_window_has_one_item(house: House) -> None:
-    first = house.compact("gpt-plain", input=conversation(3))
+def test_a_window_of_a_window_has_one_item(compaction_gateway: CompactionGateway) -> None:
+    first = compaction_gateway.compact("gpt-plain", input=conversation(3))
     items = [*first["output"], *conversation(2, first=4)]
-    window = check_window(house.compact("gpt-plain", input=items))
+    window = check_window(compaction_gateway.compact("gpt-plain", input=items))
     assert [facts(text) for text in users(window["output"])] == [numbered(n) for n in (1, 2, 3, 4, 5)]
 
 
-def test_what_a_window_keeps_is_not_said_twice(house: House) -> None:
+def test_what_a_window_keeps_is_not_said_twice(compaction_gateway: CompactionGateway) -> None:
     keep = {"type": "compaction", "keep_turns": 1}
-    window = house.compact("gpt-plain", input=conversation(3), context_management=[keep])
+    window = compaction_gateway.compact("gpt-plain", input=conversation(3), context_management=[keep])
     for said, previous in (([*window["output"], user("And now?")], None), ("And now?", window["id"])):
-        house.create("gpt-plain", said, previous)
-        assert [facts(text) for text in users(house.given) if text.startswith("Note")] == [
+        compaction_gateway.create("gpt-plain", said, previous)
+        assert [facts(text) for text in users(compaction_gateway.given) if text.startswith("Note")] == [
             numbered(n) for n in (1, 2, 3)
         ]
 
 
 @pytest.mark.parametrize("body", [{"input": conversation(1)}, {"input": "Hi", "context_management": {"answer": False}}])
-def test_a_window_is_never_streamed(house: House, body: JSON) -> None:
-    answer = house.post(COMPACT, model="gpt-plain", stream=True, **body)
+def test_a_window_is_never_streamed(compaction_gateway: CompactionGateway, body: JSON) -> None:
+    answer = compaction_gateway.post(COMPACT, model="gpt-plain", stream=True, **body)
     error = check_error(answer, 400, param="stream")
     assert "previous_response_id" in error["message"]
 
 
-def test_a_chain_and_words_become_a_window_when_no_answer_is_wanted(house: House) -> None:
-    last = house.talk("gpt-plain", 2)
+def test_a_chain_and_words_become_a_window_when_no_answer_is_wanted(compaction_gateway: CompactionGateway) -> None:
+    last = compaction_gateway.talk("gpt-plain", 2)
     window = check_window(
-        house.compact(
+        compaction_gateway.compact(
             "gpt-plain", previous_response_id=last, input="Third.", context_management=[{"type": None, "answer": False}]
         )
     )
@@ -176,16 +182,16 @@ def test_a_chain_and_words_become_a_window_when_no_answer_is_wanted(house: House
 
 
 @pytest.mark.parametrize("body", [{}, {"input": None}, {"input": ""}, {"input": []}])
-def test_nothing_at_all_cannot_be_compacted(house: House, body: JSON) -> None:
-    check_error(house.post(COMPACT, model="gpt-plain", **body), 400, "missing_required_parameter", "input")
+def test_nothing_at_all_cannot_be_compacted(compaction_gateway: CompactionGateway, body: JSON) -> None:
+    check_error(compaction_gateway.post(COMPACT, model="gpt-plain", **body), 400, "missing_required_parameter", "input")
 
 
 @pytest.mark.parametrize("model", ["gpt-plain", "gpt-chat"])
-def test_a_json_answer_to_a_stream_stands_behind_the_item(house: House, model: str) -> None:
-    previous = house.talk(model, 3)
-    house.first.always(json_instead(), summarising)
+def test_a_json_answer_to_a_stream_stands_behind_the_item(compaction_gateway: CompactionGateway, model: str) -> None:
+    previous = compaction_gateway.talk(model, 3)
+    compaction_gateway.first.always(json_instead(), summarising)
     body = {"model": model, "input": "And now?", "previous_response_id": previous}
-    events = check_stream(house.gateway.stream(body, COMPACT).content, status="completed")
+    events = check_stream(compaction_gateway.gateway.stream(body, COMPACT).content, status="completed")
     assert [event["output_index"] for event in events if event["type"] == "response.output_item.added"] == [0, 1]
     assert kinds(events[-1]["response"]["output"]) == ["compaction", "message"]
 
@@ -195,23 +201,23 @@ def test_a_json_answer_to_a_stream_stands_behind_the_item(house: House, model: s
 
 @everywhere
 @streamed_or_not
-def test_a_trigger_gives_exactly_one_item(house: House, model: str, stream: bool) -> None:
-    response = answered(house, "/responses", stream, model=model, input=[*conversation(3), TRIGGER])
+def test_a_trigger_gives_exactly_one_item(compaction_gateway: CompactionGateway, model: str, stream: bool) -> None:
+    response = answered(compaction_gateway, "/responses", stream, model=model, input=[*conversation(3), TRIGGER])
     assert kinds(response["output"]) == ["compaction"]
     assert response["usage"]["input_tokens"] > 0
 
 
 @everywhere
-def test_a_trigger_alone_compacts_the_chain(house: House, model: str) -> None:
-    last = house.talk(model, 3)
-    response = house.create(model, [TRIGGER], last)
+def test_a_trigger_alone_compacts_the_chain(compaction_gateway: CompactionGateway, model: str) -> None:
+    last = compaction_gateway.talk(model, 3)
+    response = compaction_gateway.create(model, [TRIGGER], last)
     assert kinds(response["output"]) == ["compaction"]
-    answer = house.create(model, "And now?", response["id"])
+    answer = compaction_gateway.create(model, "And now?", response["id"])
     assert "And now?" in words(answer["output"][-1])
 
 
-def test_a_trigger_with_nothing_before_it_is_refused(house: House) -> None:
-    check_error(house.post("/responses", model="gpt-plain", input=[TRIGGER]), 400, param="input")
+def test_a_trigger_with_nothing_before_it_is_refused(compaction_gateway: CompactionGateway) -> None:
+    check_error(compaction_gateway.post("/responses", model="gpt-plain", input=[TRIGGER]), 400, param="input")
 
 
 # --- a threshold ------------------------------------------------------------------------------------------------
@@ -221,36 +227,40 @@ def test_a_trigger_with_nothing_before_it_is_refused(house: House) -> None:
 @streamed_or_not
 @pytest.mark.parametrize("form", [list, dict], ids=["array", "object"])
 def test_over_the_threshold_the_history_is_compacted_first(
-    house: House, model: str, stream: bool, form: Callable[[Any], Any]
+    compaction_gateway: CompactionGateway, model: str, stream: bool, form: Callable[[Any], Any]
 ) -> None:
     managed = [LOW] if form is list else LOW
     body = {"model": model, "input": "And now?", "context_management": managed}
-    short = answered(house, "/responses", stream, previous_response_id=house.talk(model, 1), **body)
+    short = answered(
+        compaction_gateway, "/responses", stream, previous_response_id=compaction_gateway.talk(model, 1), **body
+    )
     assert kinds(short["output"]) == ["message"]
-    long = answered(house, "/responses", stream, previous_response_id=house.talk(model, 8), **body)
+    long = answered(
+        compaction_gateway, "/responses", stream, previous_response_id=compaction_gateway.talk(model, 8), **body
+    )
     assert kinds(long["output"]) == ["compaction", "message"]
 
 
 @everywhere
-def test_once_compacted_it_is_not_compacted_again_at_once(house: House, model: str) -> None:
-    house.first.always(summarising, forgetting)
-    last = house.create(model, "And now?", house.talk(model, 8), context_management=[LOW])
+def test_once_compacted_it_is_not_compacted_again_at_once(compaction_gateway: CompactionGateway, model: str) -> None:
+    compaction_gateway.first.always(summarising, forgetting)
+    last = compaction_gateway.create(model, "And now?", compaction_gateway.talk(model, 8), context_management=[LOW])
     assert kinds(last["output"]) == ["compaction", "message"]
     for _ in range(2):
-        last = house.create(model, "And now?", last["id"], context_management=[LOW])
+        last = compaction_gateway.create(model, "And now?", last["id"], context_management=[LOW])
         assert kinds(last["output"]) == ["message"]
 
 
 @everywhere
-def test_a_client_without_state_is_compacted_for_as_well(house: House, model: str) -> None:
+def test_a_client_without_state_is_compacted_for_as_well(compaction_gateway: CompactionGateway, model: str) -> None:
     items = [*conversation(8), user("And now?")]
-    response = house.create(model, items, store=False, context_management=[LOW])
+    response = compaction_gateway.create(model, items, store=False, context_management=[LOW])
     assert kinds(response["output"]) == ["compaction", "message"]
     following = [*items, *response["output"], user("And then?")]
-    assert "And then?" in words(house.create(model, following, store=False)["output"][-1])
+    assert "And then?" in words(compaction_gateway.create(model, following, store=False)["output"][-1])
 
 
-def test_one_long_turn_of_calls_is_compacted_but_for_the_newest_result(house: House) -> None:
+def test_one_long_turn_of_calls_is_compacted_but_for_the_newest_result(compaction_gateway: CompactionGateway) -> None:
     """A model that works by itself for hours: one question, and then only calls."""
     items: list[JSON] = [user(f"Note fact-1.{FILLER}")]
     for number in range(2, 10):
@@ -259,77 +269,77 @@ def test_one_long_turn_of_calls_is_compacted_but_for_the_newest_result(house: Ho
             call,
             {"type": "function_call_output", "call_id": call["call_id"], "output": f"fact-{number}{FILLER}"},
         ]
-    house.create("gpt-plain", items, context_management=[LOW])
-    assert kinds(house.given) == ["message", "function_call", "function_call_output"]
-    assert facts(house.given[0]) == numbered(*range(1, 9))
+    compaction_gateway.create("gpt-plain", items, context_management=[LOW])
+    assert kinds(compaction_gateway.given) == ["message", "function_call", "function_call_output"]
+    assert facts(compaction_gateway.given[0]) == numbered(*range(1, 9))
 
 
 # --- what it is told --------------------------------------------------------------------------------------------
 
 
-def test_trimming_asks_no_model_and_costs_nothing(house: House) -> None:
-    last = house.talk("gpt-plain", 4)
-    seen = with_usage(house)
-    response = house.compact(
+def test_trimming_asks_no_model_and_costs_nothing(compaction_gateway: CompactionGateway) -> None:
+    last = compaction_gateway.talk("gpt-plain", 4)
+    seen = with_usage(compaction_gateway)
+    response = compaction_gateway.compact(
         "gpt-plain", previous_response_id=last, input="And now?", context_management={"strategy": "trim"}
     )
     assert len(seen) == 1
     assert response["usage"]["input_tokens"] == sum(seen)
-    assert facts(house.given) == numbered(4)
+    assert facts(compaction_gateway.given) == numbered(4)
 
 
 @by_the_gateway
 @pytest.mark.parametrize("keep", [0, 2, 3])
-def test_so_many_turns_are_kept_word_for_word(house: House, model: str, keep: int) -> None:
-    last = house.talk(model, 8)
-    response = house.compact(
+def test_so_many_turns_are_kept_word_for_word(compaction_gateway: CompactionGateway, model: str, keep: int) -> None:
+    last = compaction_gateway.talk(model, 8)
+    response = compaction_gateway.compact(
         model, previous_response_id=last, input="And now?", context_management=[{"keep_turns": keep}]
     )
-    after = house.create(model, "And then?", response["id"])
-    listed = house.get(f"/responses/{after['id']}/input_items?order=asc&limit=100")["data"]
+    after = compaction_gateway.create(model, "And then?", response["id"])
+    listed = compaction_gateway.get(f"/responses/{after['id']}/input_items?order=asc&limit=100")["data"]
     said = [text for text in users(listed) if text.startswith("Note")]
     assert said == [f"Note fact-{n}.{FILLER}" for n in range(9 - keep, 9)]
 
 
-def test_the_summariser_is_told_what_the_request_says(house: House) -> None:
+def test_the_summariser_is_told_what_the_request_says(compaction_gateway: CompactionGateway) -> None:
     wish = {"type": "compaction", "instructions": "Only names, please.", "max_tokens": 123}
-    last = house.talk("gpt-plain", 3)
-    house.first.always(saying("Names: none."))
-    house.compact("gpt-plain", previous_response_id=last, input="And now?", context_management=[wish])
-    asked, answered = house.first.bodies[-2:]
+    last = compaction_gateway.talk("gpt-plain", 3)
+    compaction_gateway.first.always(saying("Names: none."))
+    compaction_gateway.compact("gpt-plain", previous_response_id=last, input="And now?", context_management=[wish])
+    asked, answered = compaction_gateway.first.bodies[-2:]
     assert (words(asked["input"][-1]), asked["max_output_tokens"]) == ("Only names, please.", 123)
     assert "max_output_tokens" not in answered
     assert "tools" not in asked
 
 
 @by_the_gateway
-def test_instructors_are_never_summed_up(house: House, model: str) -> None:
+def test_instructors_are_never_summed_up(compaction_gateway: CompactionGateway, model: str) -> None:
     rule = {"type": "message", "role": "developer", "content": "Speak in rhymes, fact-99."}
-    window = house.compact(model, input=[rule, *conversation(3)])
-    answer = house.create(model, "And now?", window["id"])
-    listed = house.get(f"/responses/{answer['id']}/input_items?limit=100")["data"]
+    window = compaction_gateway.compact(model, input=[rule, *conversation(3)])
+    answer = compaction_gateway.create(model, "And now?", window["id"])
+    listed = compaction_gateway.get(f"/responses/{answer['id']}/input_items?limit=100")["data"]
     assert [words(item) for item in listed if item.get("role") == "developer"] == ["Speak in rhymes, fact-99."]
 
 
 @everywhere
-def test_a_call_that_waits_survives_and_can_be_answered(house: House, model: str) -> None:
-    last = house.talk(model, 3)
-    called = house.create(model, "What is the weather?", last, tools=[WEATHER])
+def test_a_call_that_waits_survives_and_can_be_answered(compaction_gateway: CompactionGateway, model: str) -> None:
+    last = compaction_gateway.talk(model, 3)
+    called = compaction_gateway.create(model, "What is the weather?", last, tools=[WEATHER])
     call = called["output"][-1]
     assert call["type"] == "function_call"
     output = {"type": "function_call_output", "call_id": call["call_id"], "output": "Rain."}
-    window = check_window(house.compact(model, previous_response_id=called["id"]))
+    window = check_window(compaction_gateway.compact(model, previous_response_id=called["id"]))
     for said, previous in (([output], window["id"]), ([*window["output"], output], None)):
-        answer = house.create(model, said, previous, tools=[WEATHER])
+        answer = compaction_gateway.create(model, said, previous, tools=[WEATHER])
         assert "Rain." in words(answer["output"][-1])
     error = check_error(
-        house.post("/responses", model=model, input="Never mind.", previous_response_id=window["id"]), 400
+        compaction_gateway.post("/responses", model=model, input="Never mind.", previous_response_id=window["id"]), 400
     )
     assert error["message"] == f"No tool output found for function call {call['call_id']}."
 
 
-def test_a_call_that_broke_off_does_not_block_the_conversation(house: House) -> None:
-    last = house.talk("gpt-plain", 3)
+def test_a_call_that_broke_off_does_not_block_the_conversation(compaction_gateway: CompactionGateway) -> None:
+    last = compaction_gateway.talk("gpt-plain", 3)
     call = {"id": "fc_1", "type": "function_call", "call_id": "call_1", "name": "weather", "arguments": "{"}
     broken = {
         "status": "incomplete",
@@ -337,32 +347,36 @@ def test_a_call_that_broke_off_does_not_block_the_conversation(house: House) -> 
         "incomplete_details": {"reason": "max_output_tokens"},
         "output": [{**call, "status": "incomplete"}],
     }
-    house.first.enqueue(rewritten(lambda body: {**body, **broken}))
-    cut = house.create("gpt-plain", "What is the weather?", last, tools=[WEATHER])
-    response = house.compact("gpt-plain", previous_response_id=cut["id"], input="And now?")
-    house.create("gpt-plain", "And then?", response["id"])
-    assert "function_call" not in kinds(house.given)
+    compaction_gateway.first.enqueue(rewritten(lambda body: {**body, **broken}))
+    cut = compaction_gateway.create("gpt-plain", "What is the weather?", last, tools=[WEATHER])
+    response = compaction_gateway.compact("gpt-plain", previous_response_id=cut["id"], input="And now?")
+    compaction_gateway.create("gpt-plain", "And then?", response["id"])
+    assert "function_call" not in kinds(compaction_gateway.given)
 
 
-def test_images_and_files_are_named_in_the_summary_pass(house: House) -> None:
+def test_images_and_files_are_named_in_the_summary_pass(compaction_gateway: CompactionGateway) -> None:
     parts = [
         {"type": "input_image", "image_url": "https://example.org/cat.png"},
         {"type": "input_image", "image_url": "data:image/png;base64,QUFBQQ=="},
         {"type": "input_file", "filename": "plan.pdf", "file_data": "data:application/pdf;base64,QkJCQg=="},
     ]
-    house.compact("gpt-plain", input=[{"type": "message", "role": "user", "content": parts}, assistant("I see.")])
-    asked = str(house.given)
+    compaction_gateway.compact(
+        "gpt-plain", input=[{"type": "message", "role": "user", "content": parts}, assistant("I see.")]
+    )
+    asked = str(compaction_gateway.given)
     assert all(name in asked for name in ("https://example.org/cat.png", "[image]", "plan.pdf"))
     assert "QUFB" not in asked
     assert "QkJC" not in asked
 
 
-def test_somebody_elses_item_is_tried_and_then_a_note_to_the_model_that_sums_up(house: House) -> None:
+def test_somebody_elses_item_is_tried_and_then_a_note_to_the_model_that_sums_up(
+    compaction_gateway: CompactionGateway,
+) -> None:
     foreign = {"type": "compaction", "encrypted_content": "not ours"}
-    answer = house.post(COMPACT, model="gpt-plain", input=[foreign, *conversation(2)])
-    assert foreign in house.first.bodies[-2]["input"]
-    assert foreign not in house.given
-    assert "compacted by another model server" in str(house.given)
+    answer = compaction_gateway.post(COMPACT, model="gpt-plain", input=[foreign, *conversation(2)])
+    assert foreign in compaction_gateway.first.bodies[-2]["input"]
+    assert foreign not in compaction_gateway.given
+    assert "compacted by another model server" in str(compaction_gateway.given)
     assert answer.status_code == 200
 
 
@@ -382,80 +396,92 @@ failing = pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
 @failing
 @streamed_or_not
 def test_a_compaction_that_was_demanded_fails_clearly_and_changes_nothing(
-    house: House, failure: Any, stream: bool
+    compaction_gateway: CompactionGateway, failure: Any, stream: bool
 ) -> None:
-    last = house.talk("gpt-plain", 3)
+    last = compaction_gateway.talk("gpt-plain", 3)
     bodies = [(COMPACT, "And now?"), ("/responses", [TRIGGER])]
     for path, said in bodies:
-        house.first.enqueue(failure)
-        answer = house.post(path, model="gpt-plain", previous_response_id=last, input=said, stream=stream)
+        compaction_gateway.first.enqueue(failure)
+        answer = compaction_gateway.post(path, model="gpt-plain", previous_response_id=last, input=said, stream=stream)
         check_error(answer, 502, "compaction_failed")
-    house.create("gpt-plain", "And now?", last)
-    assert facts(house.given) == numbered(1, 2, 3)
+    compaction_gateway.create("gpt-plain", "And now?", last)
+    assert facts(compaction_gateway.given) == numbered(1, 2, 3)
 
 
 @failing
 @streamed_or_not
-def test_a_compaction_that_was_only_due_fails_silently(house: House, failure: Any, stream: bool) -> None:
-    last = house.talk("gpt-plain", 8)
-    house.first.enqueue(failure)
+def test_a_compaction_that_was_only_due_fails_silently(
+    compaction_gateway: CompactionGateway, failure: Any, stream: bool
+) -> None:
+    last = compaction_gateway.talk("gpt-plain", 8)
+    compaction_gateway.first.enqueue(failure)
     body = {"model": "gpt-plain", "previous_response_id": last, "input": "And now?", "context_management": [LOW]}
-    response = answered(house, "/responses", stream, **body)
+    response = answered(compaction_gateway, "/responses", stream, **body)
     assert kinds(response["output"]) == ["message"]
-    assert facts(house.given) == numbered(*range(1, 9))
+    assert facts(compaction_gateway.given) == numbered(*range(1, 9))
 
 
-def test_a_summary_longer_than_what_it_replaces_is_thrown_away(house: House) -> None:
+def test_a_summary_longer_than_what_it_replaces_is_thrown_away(compaction_gateway: CompactionGateway) -> None:
     items = [user("Note fact-1."), assistant("Noted.")]
-    house.first.enqueue(saying("Blah. " * 500))
-    window = check_window(house.compact("gpt-plain", input=items, store=False))
-    house.create("gpt-plain", [window["output"][-1], user("And now?")])
-    assert users(house.given) == ["Note fact-1.", "And now?"]
-    assert words(house.given[1]) == "Noted."
+    compaction_gateway.first.enqueue(saying("Blah. " * 500))
+    window = check_window(compaction_gateway.compact("gpt-plain", input=items, store=False))
+    compaction_gateway.create("gpt-plain", [window["output"][-1], user("And now?")])
+    assert users(compaction_gateway.given) == ["Note fact-1.", "And now?"]
+    assert words(compaction_gateway.given[1]) == "Noted."
 
 
 @pytest.mark.parametrize("body", [{"input": conversation(2)}, {"input": [TRIGGER]}, {"input": "And now?"}])
-def test_where_no_channel_can_compact_that_is_said(house: House, body: JSON) -> None:
+def test_where_no_channel_can_compact_that_is_said(compaction_gateway: CompactionGateway, body: JSON) -> None:
     path = "/responses" if body["input"] == [TRIGGER] else COMPACT
-    previous = house.talk("gpt-plain", 2) if len(body["input"]) != 4 else None
-    answer = house.post(path, model="gpt-chat-only", previous_response_id=previous, **body)
+    previous = compaction_gateway.talk("gpt-plain", 2) if len(body["input"]) != 4 else None
+    answer = compaction_gateway.post(path, model="gpt-chat-only", previous_response_id=previous, **body)
     check_error(answer, 503, "responses_compact_not_supported")
     assert answer.headers["X-Should-Retry"] == "false"
 
 
-def test_native_is_refused_where_no_channel_has_it(house: House) -> None:
-    answer = house.post(COMPACT, model="gpt-plain", input=conversation(2), context_management=[{"strategy": "native"}])
+def test_native_is_refused_where_no_channel_has_it(compaction_gateway: CompactionGateway) -> None:
+    answer = compaction_gateway.post(
+        COMPACT, model="gpt-plain", input=conversation(2), context_management=[{"strategy": "native"}]
+    )
     check_error(answer, 503, "responses_compact_not_supported", "model")
 
 
 @pytest.mark.parametrize("strategy", ["auto", "native", "summary", "trim"])
-def test_an_unknown_model_is_unknown_whatever_the_strategy(house: House, strategy: str) -> None:
+def test_an_unknown_model_is_unknown_whatever_the_strategy(
+    compaction_gateway: CompactionGateway, strategy: str
+) -> None:
     body = {"model": "gpt-unheard-of", "input": conversation(2), "context_management": {"strategy": strategy}}
-    check_error(house.post(COMPACT, **body), 400, "model_not_found", "model")
+    check_error(compaction_gateway.post(COMPACT, **body), 400, "model_not_found", "model")
 
 
 # --- natively ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("model", "path"), [("gpt-native", "/v1/responses/compact"), ("gpt-trigger", "/v1/responses")])
-def test_the_upstream_compacts_where_its_row_says_so(house: House, model: str, path: str) -> None:
-    house.compact(model, input=conversation(3), tools=[WEATHER], text={"verbosity": "low"})
-    assert [request.path for request in house.first.requests] == [path]
-    assert (house.given[-1] == TRIGGER) == (model == "gpt-trigger")
-    assert not {"context_management", "previous_response_id", "stream"} & house.first.bodies[-1].keys()
+def test_the_upstream_compacts_where_its_row_says_so(
+    compaction_gateway: CompactionGateway, model: str, path: str
+) -> None:
+    compaction_gateway.compact(model, input=conversation(3), tools=[WEATHER], text={"verbosity": "low"})
+    assert [request.path for request in compaction_gateway.first.requests] == [path]
+    assert (compaction_gateway.given[-1] == TRIGGER) == (model == "gpt-trigger")
+    assert not {"context_management", "previous_response_id", "stream"} & compaction_gateway.first.bodies[-1].keys()
 
 
 @pytest.mark.parametrize("model", NATIVE)
-def test_the_answer_comes_over_the_native_item_and_what_is_kept(house: House, model: str) -> None:
+def test_the_answer_comes_over_the_native_item_and_what_is_kept(
+    compaction_gateway: CompactionGateway, model: str
+) -> None:
     rule = {"type": "message", "role": "developer", "content": "Speak in rhymes."}
-    start = house.create(model, [rule, user("Note fact-0.")])["id"]
-    response = house.compact(model, previous_response_id=house.talk(model, 4, previous=start), input="And now?")
-    given = house.given
+    start = compaction_gateway.create(model, [rule, user("Note fact-0.")])["id"]
+    response = compaction_gateway.compact(
+        model, previous_response_id=compaction_gateway.talk(model, 4, previous=start), input="And now?"
+    )
+    given = compaction_gateway.given
     assert kinds(given) == ["compaction", "message", "message", "message", "message"]
     assert given[0]["encrypted_content"].startswith("gAAAA")
     assert [words(item) for item in given[1:3]] == ["Speak in rhymes.", f"Note fact-4.{FILLER}"]
-    house.create(model, "And then?", response["id"])
-    assert [words(item) for item in house.given[1:] if item.get("role") in ("developer", "user")] == [
+    compaction_gateway.create(model, "And then?", response["id"])
+    assert [words(item) for item in compaction_gateway.given[1:] if item.get("role") in ("developer", "user")] == [
         "Speak in rhymes.",
         f"Note fact-4.{FILLER}",
         "And now?",
@@ -463,27 +489,29 @@ def test_the_answer_comes_over_the_native_item_and_what_is_kept(house: House, mo
     ]
 
 
-def test_a_native_pass_without_an_item_is_followed_by_a_summary(house: House) -> None:
+def test_a_native_pass_without_an_item_is_followed_by_a_summary(compaction_gateway: CompactionGateway) -> None:
     empty = rewritten(lambda body: {**body, "output": []})
-    house.first.enqueue(empty)
-    window = check_window(house.compact("gpt-native", input=conversation(3)))
-    house.create("gpt-native", "And now?", window["id"])
-    assert "Known: fact-1" in str(house.given)
-    house.first.enqueue(empty)
+    compaction_gateway.first.enqueue(empty)
+    window = check_window(compaction_gateway.compact("gpt-native", input=conversation(3)))
+    compaction_gateway.create("gpt-native", "And now?", window["id"])
+    assert "Known: fact-1" in str(compaction_gateway.given)
+    compaction_gateway.first.enqueue(empty)
     wish = {"strategy": "native"}
-    answer = house.post(COMPACT, model="gpt-native", input=conversation(3), context_management=wish)
+    answer = compaction_gateway.post(COMPACT, model="gpt-native", input=conversation(3), context_management=wish)
     check_error(answer, 502, "compaction_failed")
 
 
-def test_an_upstream_that_only_cannot_compact_goes_on_answering(house: House) -> None:
-    house.first.enqueue(refusal(404, "Invalid URL (POST /v1/responses/compact)"))
-    check_window(house.compact("gpt-tired", input=conversation(3)))
-    house.create("gpt-tired", "Hello!")
+def test_an_upstream_that_only_cannot_compact_goes_on_answering(compaction_gateway: CompactionGateway) -> None:
+    compaction_gateway.first.enqueue(refusal(404, "Invalid URL (POST /v1/responses/compact)"))
+    check_window(compaction_gateway.compact("gpt-tired", input=conversation(3)))
+    compaction_gateway.create("gpt-tired", "Hello!")
 
 
-def test_only_the_channel_that_goes_on_compacts_natively(house: House) -> None:
+def test_only_the_channel_that_goes_on_compacts_natively(compaction_gateway: CompactionGateway) -> None:
     """Another family's item would be of no use to it."""
-    response = house.compact("gpt-mixed", previous_response_id=house.talk("gpt-mixed", 4), input="And now?")
+    response = compaction_gateway.compact(
+        "gpt-mixed", previous_response_id=compaction_gateway.talk("gpt-mixed", 4), input="And now?"
+    )
     assert kinds(response["output"]) == ["compaction", "message"]
-    assert not house.second.requests
-    assert users(house.given)[0].endswith("Known: fact-1, fact-2, fact-3")
+    assert not compaction_gateway.second.requests
+    assert users(compaction_gateway.given)[0].endswith("Known: fact-1, fact-2, fact-3")

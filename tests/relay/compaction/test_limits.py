@@ -9,7 +9,16 @@ import orjson
 import pytest
 
 from tests.gateway import Gateway
-from tests.relay.compaction.conftest import FILLER, JSON, House, conversation, kinds, saying, summarising, words
+from tests.relay.compaction.conftest import (
+    FILLER,
+    JSON,
+    CompactionGateway,
+    conversation,
+    kinds,
+    saying,
+    summarising,
+    words,
+)
 from tests.relay.conftest import PROMPTLY, SOME_TEXT
 from tests.response_contract import check_error, check_response, check_stream, check_window
 from tests.upstream import Answer, Exchange, Pause, Piece, Script, ScriptedUpstream, ended, silent, stalled
@@ -25,63 +34,65 @@ def limits(upstream: ScriptedUpstream) -> list[int | None]:
     return [body.get("max_output_tokens", body.get("max_completion_tokens")) for body in upstream.bodies]
 
 
-def test_a_summary_may_take_a_quarter_of_what_it_replaces(house: House) -> None:
+def test_a_summary_may_take_a_quarter_of_what_it_replaces(compaction_gateway: CompactionGateway) -> None:
     items = conversation(40)
-    house.compact("gpt-plain", input=items)
-    (limit,) = limits(house.first)
+    compaction_gateway.compact("gpt-plain", input=items)
+    (limit,) = limits(compaction_gateway.first)
     assert limit == len(orjson.dumps(items)) // 4 // 4
 
 
 @pytest.mark.parametrize(("turns", "expected"), [(1, 256), (400, 4096)])
-def test_it_has_room_to_say_something_and_no_more_than_4096_tokens(house: House, turns: int, expected: int) -> None:
-    house.compact("gpt-plain", input=conversation(turns))
-    assert limits(house.first) == [expected]
+def test_it_has_room_to_say_something_and_no_more_than_4096_tokens(
+    compaction_gateway: CompactionGateway, turns: int, expected: int
+) -> None:
+    compaction_gateway.compact("gpt-plain", input=conversation(turns))
+    assert limits(compaction_gateway.first) == [expected]
 
 
 @pytest.mark.parametrize("model", ["gpt-plain", "gpt-chat"])
-def test_the_upstream_is_asked_for_a_stream(house: House, model: str) -> None:
-    window = check_window(house.compact(model, input=conversation(3)))
-    (asked,) = house.first.bodies
+def test_the_upstream_is_asked_for_a_stream(compaction_gateway: CompactionGateway, model: str) -> None:
+    window = check_window(compaction_gateway.compact(model, input=conversation(3)))
+    (asked,) = compaction_gateway.first.bodies
     assert asked["stream"] is True
-    answer = house.create(model, "And now?", window["id"])
-    assert "Known: fact-1" in str(house.given)
+    answer = compaction_gateway.create(model, "And now?", window["id"])
+    assert "Known: fact-1" in str(compaction_gateway.given)
     assert answer["status"] == "completed"
 
 
-def test_a_summary_that_was_cut_off_is_used(house: House) -> None:
+def test_a_summary_that_was_cut_off_is_used(compaction_gateway: CompactionGateway) -> None:
     cut = {"status": "incomplete", "completed_at": None, "incomplete_details": {"reason": "max_output_tokens"}}
-    house.first.enqueue(saying("Known: fact-1, fact-2, and", **cut))
-    window = check_window(house.compact("gpt-plain", input=conversation(3)))
-    house.create("gpt-plain", "And now?", window["id"])
-    assert "Known: fact-1, fact-2, and" in str(house.given)
+    compaction_gateway.first.enqueue(saying("Known: fact-1, fact-2, and", **cut))
+    window = check_window(compaction_gateway.compact("gpt-plain", input=conversation(3)))
+    compaction_gateway.create("gpt-plain", "And now?", window["id"])
+    assert "Known: fact-1, fact-2, and" in str(compaction_gateway.given)
 
 
-def test_a_summary_that_breaks_off_is_made_by_another_channel(house: House) -> None:
-    house.first.enqueue(ended(SOME_TEXT))
-    house.second.always(summarising)
+def test_a_summary_that_breaks_off_is_made_by_another_channel(compaction_gateway: CompactionGateway) -> None:
+    compaction_gateway.first.enqueue(ended(SOME_TEXT))
+    compaction_gateway.second.always(summarising)
     wish = {"strategy": "summary"}
-    window = check_window(house.compact("gpt-pair", input=conversation(3), context_management=wish))
-    assert len(house.second.bodies) == 1
-    house.create("gpt-plain", "And now?", window["id"])
-    assert "Known: fact-1" in str(house.given)
+    window = check_window(compaction_gateway.compact("gpt-pair", input=conversation(3), context_management=wish))
+    assert len(compaction_gateway.second.bodies) == 1
+    compaction_gateway.create("gpt-plain", "And now?", window["id"])
+    assert "Known: fact-1" in str(compaction_gateway.given)
 
 
 # --- how long a pass may take -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def _hurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def _hurried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CompactionGateway]:
     with ScriptedUpstream(family="one") as first, ScriptedUpstream(family="two") as second:
         rows = [
             first.channel("plain", models=["gpt-plain"], family="one"),
             first.channel("native", models=["gpt-native"], compact="native", family="one"),
         ]
         with Gateway(tmp_path_factory.mktemp("hurried"), rows, HURRIED) as gateway:
-            yield House(gateway, first, second)
+            yield CompactionGateway(gateway, first, second)
 
 
 @pytest.fixture
-def hurried(_hurried: House) -> House:
+def hurried(_hurried: CompactionGateway) -> CompactionGateway:
     _hurried.first.reset()
     return _hurried
 
@@ -100,21 +111,21 @@ SLOW: dict[str, Script] = {"silent": silent(), "stalled": stalled(SOME_TEXT), "e
 
 
 @pytest.mark.parametrize("slow", SLOW.values(), ids=SLOW)
-def test_a_pass_that_takes_too_long_has_failed(hurried: House, slow: Script) -> None:
+def test_a_pass_that_takes_too_long_has_failed(hurried: CompactionGateway, slow: Script) -> None:
     hurried.first.enqueue(slow)
     error = check_error(hurried.post(COMPACT, model="gpt-plain", input=conversation(3)), 502, "compaction_failed")
     assert "longer than 0.5 s" in error["message"]
     hurried.first.wait_hangup(timeout=PROMPTLY)
 
 
-def test_a_native_pass_that_takes_too_long_has_failed(hurried: House) -> None:
+def test_a_native_pass_that_takes_too_long_has_failed(hurried: CompactionGateway) -> None:
     hurried.first.enqueue(silent())
     answer = hurried.post(COMPACT, model="gpt-native", input=conversation(3), context_management={"strategy": "native"})
     check_error(answer, 502, "compaction_failed")
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_turn_whose_compaction_takes_too_long_goes_on_without(hurried: House, stream: bool) -> None:
+def test_a_turn_whose_compaction_takes_too_long_goes_on_without(hurried: CompactionGateway, stream: bool) -> None:
     previous = hurried.create("gpt-plain", f"Note this.{FILLER}")["id"]
     hurried.first.enqueue(silent())
     body = {"model": "gpt-plain", "input": "And now?", "previous_response_id": previous, "context_management": [DUE]}
@@ -126,9 +137,9 @@ def test_a_turn_whose_compaction_takes_too_long_goes_on_without(hurried: House, 
     assert any("Note this." in words(item) for item in hurried.given)
 
 
-def test_a_client_that_leaves_ends_an_unstreamed_pass_too(house: House) -> None:
-    house.first.enqueue(stalled(SOME_TEXT))
-    with house.gateway.dial({"model": "gpt-plain", "input": [*conversation(3), TRIGGER]}) as sock:
-        house.first.wait_for_request()
+def test_a_client_that_leaves_ends_an_unstreamed_pass_too(compaction_gateway: CompactionGateway) -> None:
+    compaction_gateway.first.enqueue(stalled(SOME_TEXT))
+    with compaction_gateway.gateway.dial({"model": "gpt-plain", "input": [*conversation(3), TRIGGER]}) as sock:
+        compaction_gateway.first.wait_for_request()
         sock.close()
-        house.first.wait_hangup(timeout=PROMPTLY)
+        compaction_gateway.first.wait_hangup(timeout=PROMPTLY)

@@ -57,14 +57,14 @@ def conversations(draw: st.DrawFn) -> list[Item]:
 @given(conversations(), st.integers(0, 4))
 def test_nothing_that_is_needed_is_lost(items: list[Item], keep_turns: int) -> None:
     plan = divide(items, keep_turns)
-    assert [item for item in items if any(item is kept for kept in plan.kept)] == list(plan.kept)
-    assert len(plan.old) + len(plan.kept) == len(items)
+    assert [item for item in items if any(item is kept for kept in plan.verbatim)] == list(plan.verbatim)
+    assert len(plan.old) + len(plan.verbatim) == len(items)
     answered = {item["call_id"] for item in items if item["type"] in OUTPUT_TYPES}
-    kept_calls = {item["call_id"] for item in plan.kept if item["type"] in CALL_TYPES}
-    kept_outputs = {item["call_id"] for item in plan.kept if item["type"] in OUTPUT_TYPES}
+    kept_calls = {item["call_id"] for item in plan.verbatim if item["type"] in CALL_TYPES}
+    kept_outputs = {item["call_id"] for item in plan.verbatim if item["type"] in OUTPUT_TYPES}
     assert {item["call_id"] for item in items if item["type"] in CALL_TYPES} - answered <= kept_calls
     assert kept_outputs == kept_calls & answered
-    assert all(item in plan.kept for item in items if item.get("role") in ("system", "developer"))
+    assert all(item in plan.verbatim for item in items if item.get("role") in ("system", "developer"))
 
 
 @given(conversations())
@@ -93,7 +93,7 @@ def test_the_newest_turns_are_kept_from_their_first_word() -> None:
     items = [message("user", "1"), message("assistant", "2"), message("user", "3"), message("user", "4")]
     items += [call("a"), output("a"), message("assistant", "5")]
     plan = divide([message("user", "old " * 100), message("assistant"), *items], 1)
-    assert list(plan.kept) == items[2:]
+    assert list(plan.verbatim) == items[2:]
 
 
 def test_a_turn_that_is_most_of_the_context_is_summed_up_as_well() -> None:
@@ -104,7 +104,7 @@ def test_a_turn_that_is_most_of_the_context_is_summed_up_as_well() -> None:
 def test_a_turn_that_is_all_of_the_context_is_summed_up_but_for_the_call_that_waits() -> None:
     items = [message("user", "go"), call("a"), output("a"), call("b")]
     plan = divide(items, 1)
-    assert (list(plan.old), list(plan.kept)) == (items[:3], items[3:])
+    assert (list(plan.old), list(plan.verbatim)) == (items[:3], items[3:])
 
 
 def test_one_message_can_be_compacted() -> None:

@@ -9,12 +9,12 @@ import pytest
 from tests.gateway import Gateway, portions
 from tests.relay.conftest import (
     SOME_TEXT,
-    Lane,
+    ChannelPair,
     blocks,
     check_failed_stream,
     deltas,
     eventually,
-    on_both_movers,
+    on_both_transports,
     pair,
     read_until,
     text_of,
@@ -44,7 +44,7 @@ from tests.upstream import (
     zipped,
 )
 
-pytestmark = on_both_movers
+pytestmark = on_both_transports
 
 NO_TYPE = b'data: {"sequence_number":6}\n\n'
 BREAKS: dict[str, tuple[Script, ...]] = {
@@ -70,94 +70,96 @@ BREAKS: dict[str, tuple[Script, ...]] = {
 SILENCES: dict[str, tuple[Script, ...]] = {"stalled": (stalled(SOME_TEXT),), "dripping": (dripping(SOME_TEXT),)}
 
 
-def check_broken(lane: Lane, raw: bytes, said: str = "You said:") -> None:
+def check_broken(channel_pair: ChannelPair, raw: bytes, said: str = "You said:") -> None:
     events = check_failed_stream(raw)
     failed = events[-1]["response"]
     assert deltas(events).startswith(said)
     assert text_of(failed) == deltas(events)
-    kept = check_response(lane.stored(failed["id"]), status="failed", output=failed["output"], error=failed["error"])
+    kept = check_response(
+        channel_pair.stored(failed["id"]), status="failed", output=failed["output"], error=failed["error"]
+    )
     assert kept["output"][0]["status"] == "incomplete"
-    assert lane.second.requests == []
+    assert channel_pair.second.requests == []
 
 
 @pytest.mark.parametrize("fault", [name for name in BREAKS if not name.startswith("without")])
-def test_a_stream_that_breaks_fails_and_keeps_what_was_said(lane: Lane, fault: str) -> None:
-    lane.first.enqueue(*BREAKS[fault])
-    check_broken(lane, lane.stream().content)
+def test_a_stream_that_breaks_fails_and_keeps_what_was_said(channel_pair: ChannelPair, fault: str) -> None:
+    channel_pair.first.enqueue(*BREAKS[fault])
+    check_broken(channel_pair, channel_pair.stream().content)
 
 
 @pytest.mark.parametrize("fault", [name for name in BREAKS if name.startswith("without")])
-def test_everything_but_the_terminal_event_is_not_an_answer(lane: Lane, fault: str) -> None:
-    lane.first.enqueue(*BREAKS[fault])
-    events = check_failed_stream(lane.stream().content)
-    kept = lane.stored(events[-1]["response"]["id"])
+def test_everything_but_the_terminal_event_is_not_an_answer(channel_pair: ChannelPair, fault: str) -> None:
+    channel_pair.first.enqueue(*BREAKS[fault])
+    events = check_failed_stream(channel_pair.stream().content)
+    kept = channel_pair.stored(events[-1]["response"]["id"])
     assert kept["status"] == "failed"
     assert text_of(kept) == deltas(events)
-    assert lane.second.requests == []
+    assert channel_pair.second.requests == []
 
 
-def test_a_reset_after_some_text_fails_the_stream(lane: Lane) -> None:
+def test_a_reset_after_some_text_fails_the_stream(channel_pair: ChannelPair) -> None:
     """A RST throws away what was not read yet, so the text has to be at the client first."""
-    lane.first.enqueue(dropped(SOME_TEXT, RESET), stalled(SOME_TEXT))
+    channel_pair.first.enqueue(dropped(SOME_TEXT, RESET), stalled(SOME_TEXT))
     raw = b""
-    for portion in portions(lane.stream()):
+    for portion in portions(channel_pair.stream()):
         raw += portion
         if b'"delta":" said:"' in portion:
-            lane.first.release()
-    check_broken(lane, raw)
+            channel_pair.first.release()
+    check_broken(channel_pair, raw)
 
 
 @pytest.mark.parametrize("fault", SILENCES)
-def test_a_stream_that_falls_silent_fails_in_time(hasty: Lane, fault: str) -> None:
+def test_a_stream_that_falls_silent_fails_in_time(hasty: ChannelPair, fault: str) -> None:
     hasty.first.enqueue(*SILENCES[fault])
     check_broken(hasty, hasty.stream().content)
     hasty.first.wait_hangup()
 
 
-def test_silence_is_called_by_its_name(hasty: Lane) -> None:
+def test_silence_is_called_by_its_name(hasty: ChannelPair) -> None:
     hasty.first.enqueue(stalled(SOME_TEXT))
     check_failed_stream(hasty.stream().content, "upstream_idle_timeout")
 
 
-def test_the_end_of_a_body_is_no_silence(lane: Lane) -> None:
+def test_the_end_of_a_body_is_no_silence(channel_pair: ChannelPair) -> None:
     """A body that is over is known to be over, however patient the channel."""
-    lane.first.enqueue(ended(SOME_TEXT))
-    check_failed_stream(lane.stream().content, "upstream_protocol_error")
+    channel_pair.first.enqueue(ended(SOME_TEXT))
+    check_failed_stream(channel_pair.stream().content, "upstream_protocol_error")
 
 
-def test_silence_before_the_first_output_goes_elsewhere(hasty: Lane) -> None:
+def test_silence_before_the_first_output_goes_elsewhere(hasty: ChannelPair) -> None:
     hasty.first.enqueue(stalled(2))
     check_stream(hasty.stream().content, status="completed")
     assert len(hasty.second.requests) == 1
 
 
-def test_the_upstreams_own_failure_keeps_its_code_and_sentence(lane: Lane) -> None:
-    lane.first.enqueue(failing(SOME_TEXT, "model_overloaded", "The model is too busy."))
-    error = check_failed_stream(lane.stream().content, "model_overloaded")[-2]["error"]
+def test_the_upstreams_own_failure_keeps_its_code_and_sentence(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(failing(SOME_TEXT, "model_overloaded", "The model is too busy."))
+    error = check_failed_stream(channel_pair.stream().content, "model_overloaded")[-2]["error"]
     assert error["message"] == "The model is too busy."
 
 
-def test_an_event_without_an_end_is_given_up(lane: Lane) -> None:
-    lane.first.enqueue(endless_line(SOME_TEXT))
-    check_broken(lane, lane.stream().content)
-    lane.first.wait_hangup()
+def test_an_event_without_an_end_is_given_up(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(endless_line(SOME_TEXT))
+    check_broken(channel_pair, channel_pair.stream().content)
+    channel_pair.first.wait_hangup()
 
 
-def test_an_endless_beginning_goes_elsewhere(lane: Lane) -> None:
-    lane.first.enqueue(endless_line(0))
-    check_stream(lane.stream().content, status="completed")
-    lane.first.wait_hangup()
+def test_an_endless_beginning_goes_elsewhere(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(endless_line(0))
+    check_stream(channel_pair.stream().content, status="completed")
+    channel_pair.first.wait_hangup()
 
 
-def test_a_broken_chunk_size_is_a_broken_stream(lane: Lane) -> None:
+def test_a_broken_chunk_size_is_a_broken_stream(channel_pair: ChannelPair) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-    lane.first.enqueue(wire(head + b"zz\r\n"))
-    check_stream(lane.stream().content, status="completed")
-    lane.first.enqueue(wire(head + b"9" * 9000))
-    check_stream(lane.stream().content, status="completed")
+    channel_pair.first.enqueue(wire(head + b"zz\r\n"))
+    check_stream(channel_pair.stream().content, status="completed")
+    channel_pair.first.enqueue(wire(head + b"9" * 9000))
+    check_stream(channel_pair.stream().content, status="completed")
 
 
-def test_a_head_that_never_ends_is_given_up(hasty: Lane) -> None:
+def test_a_head_that_never_ends_is_given_up(hasty: ChannelPair) -> None:
     hasty.first.enqueue(dripping_head())
     answer = hasty.stream()
     assert answer.status_code in (502, 504)
@@ -166,60 +168,60 @@ def test_a_head_that_never_ends_is_given_up(hasty: Lane) -> None:
 
 
 @pytest.mark.parametrize("fault", ["a wrong status line", "no HTTP", "half a head", "endless header"])
-def test_what_is_no_http_is_a_failed_try(lane: Lane, fault: str) -> None:
+def test_what_is_no_http_is_a_failed_try(channel_pair: ChannelPair, fault: str) -> None:
     said = {
         "a wrong status line": b"HTTP/1.1 abc\r\n\r\n",
         "no HTTP": b"SSH-2.0-OpenSSH_9.2\r\n",
         "half a head": b"HTTP/1.1 200 OK\r\nContent-Ty",
         "endless header": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
     }
-    lane.first.enqueue(wire(said[fault]))
-    check_stream(lane.stream().content, status="completed")
-    assert len(lane.second.requests) == 1
+    channel_pair.first.enqueue(wire(said[fault]))
+    check_stream(channel_pair.stream().content, status="completed")
+    assert len(channel_pair.second.requests) == 1
 
 
 @pytest.mark.parametrize("after", range(3, 16))
-def test_wherever_it_breaks_the_numbers_go_on_without_a_gap(lane: Lane, after: int) -> None:
-    lane.first.enqueue(dropped(after))
-    check_failed_stream(lane.stream().content)
+def test_wherever_it_breaks_the_numbers_go_on_without_a_gap(channel_pair: ChannelPair, after: int) -> None:
+    channel_pair.first.enqueue(dropped(after))
+    check_failed_stream(channel_pair.stream().content)
 
 
 @pytest.mark.parametrize("after", range(2, 7))
-def test_a_call_that_breaks_off_is_kept_unfinished(lane: Lane, after: int) -> None:
+def test_a_call_that_breaks_off_is_kept_unfinished(channel_pair: ChannelPair, after: int) -> None:
     tools = [{"type": "function", "name": "weather", "parameters": {"properties": {"city": {"type": "string"}}}}]
-    lane.first.enqueue(dropped(after + 1))
-    events = check_failed_stream(lane.stream(input="weather", tools=tools).content)
-    (call,) = lane.stored(events[-1]["response"]["id"])["output"]
+    channel_pair.first.enqueue(dropped(after + 1))
+    events = check_failed_stream(channel_pair.stream(input="weather", tools=tools).content)
+    (call,) = channel_pair.stored(events[-1]["response"]["id"])["output"]
     said = "".join(event["delta"] for event in events if event["type"].endswith("arguments.delta"))
     assert (call["type"], call["arguments"]) == ("function_call", said)
 
 
-def test_invalid_utf8_breaks_nothing_but_its_own_stream(lane: Lane) -> None:
-    lane.first.enqueue(invalid_utf8())
-    raw = lane.stream().content
+def test_invalid_utf8_breaks_nothing_but_its_own_stream(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(invalid_utf8())
+    raw = channel_pair.stream().content
     raw.decode("utf-8")
     assert blocks(raw)[-1] == b"data: [DONE]\n\n"
-    check_stream(lane.stream().content, status="completed")
+    check_stream(channel_pair.stream().content, status="completed")
 
 
-def test_what_broke_cannot_be_gone_on_from(lane: Lane) -> None:
-    lane.first.enqueue(dropped(SOME_TEXT))
-    failed = check_failed_stream(lane.stream().content)[-1]["response"]["id"]
-    answer = lane.post(previous_response_id=failed)
+def test_what_broke_cannot_be_gone_on_from(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(dropped(SOME_TEXT))
+    failed = check_failed_stream(channel_pair.stream().content)[-1]["response"]["id"]
+    answer = channel_pair.post(previous_response_id=failed)
     check_error(answer, 400, "previous_response_failed", "previous_response_id")
 
 
-def test_an_unstored_stream_that_breaks_leaves_nothing_behind(lane: Lane) -> None:
-    lane.first.enqueue(dropped(SOME_TEXT))
-    failed = check_failed_stream(lane.stream(store=False).content)[-1]["response"]["id"]
-    check_error(lane.gateway.get(f"/responses/{failed}"), 404)
+def test_an_unstored_stream_that_breaks_leaves_nothing_behind(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(dropped(SOME_TEXT))
+    failed = check_failed_stream(channel_pair.stream(store=False).content)[-1]["response"]["id"]
+    check_error(channel_pair.gateway.get(f"/responses/{failed}"), 404)
 
 
-def test_an_incomplete_answer_is_an_answer(lane: Lane) -> None:
-    events = check_stream(lane.stream(max_output_tokens=16).content, status="incomplete")
+def test_an_incomplete_answer_is_an_answer(channel_pair: ChannelPair) -> None:
+    events = check_stream(channel_pair.stream(max_output_tokens=16).content, status="incomplete")
     response = events[-1]["response"]
-    check_response(lane.stored(response["id"]), status="incomplete", output=response["output"])
-    assert lane.post(previous_response_id=response["id"]).status_code == 200
+    check_response(channel_pair.stored(response["id"]), status="incomplete", output=response["output"])
+    assert channel_pair.post(previous_response_id=response["id"]).status_code == 200
 
 
 # --- unstreamed -------------------------------------------------------------------------------------------------
@@ -234,13 +236,13 @@ UNSTREAMED: dict[str, tuple[Script, ...]] = {
 
 
 @pytest.mark.parametrize("fault", UNSTREAMED)
-def test_an_unstreamed_answer_that_breaks_is_made_good_elsewhere(lane: Lane, fault: str) -> None:
-    lane.first.enqueue(*UNSTREAMED[fault])
-    check_response(lane.post().json(), status="completed")
-    assert len(lane.second.requests) == 1
+def test_an_unstreamed_answer_that_breaks_is_made_good_elsewhere(channel_pair: ChannelPair, fault: str) -> None:
+    channel_pair.first.enqueue(*UNSTREAMED[fault])
+    check_response(channel_pair.post().json(), status="completed")
+    assert len(channel_pair.second.requests) == 1
 
 
-def test_an_unstreamed_body_that_stalls_is_given_up(hasty: Lane) -> None:
+def test_an_unstreamed_body_that_stalls_is_given_up(hasty: ChannelPair) -> None:
     hasty.first.enqueue(wire(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"))
     assert hasty.post().status_code in (200, 502, 504)
 
@@ -249,7 +251,7 @@ def test_an_unstreamed_body_that_stalls_is_given_up(hasty: Lane) -> None:
 
 
 def test_a_thousand_faults_leave_no_connection_thread_or_descriptor_behind(
-    tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], mover: str
+    tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], transport: str
 ) -> None:
     """A thousand in spirit: each kind several times, in one worker."""
     first, second = upstreams
@@ -257,7 +259,7 @@ def test_a_thousand_faults_leave_no_connection_thread_or_descriptor_behind(
         upstream.reset()
     rows = pair("m", first, second, cooldown={"after": 1000}, timeout={"idle": 1, "first_byte": 1, "total": 5})
     body = {"model": "m", "input": "Say something"}
-    with Gateway(tmp_path, rows, threads=32, mover=mover) as gateway:
+    with Gateway(tmp_path, rows, threads=32, mover=transport) as gateway:
         gateway.stream(body).content  # noqa: B018 - what is opened once is open from here on
         before = _open_descriptors(gateway)
         # A rate limit would put the channel into cooldown.

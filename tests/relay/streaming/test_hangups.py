@@ -19,9 +19,9 @@ from tests.relay.conftest import (
     BRISK,
     PROMPTLY,
     SOME_TEXT,
-    Lane,
+    ChannelPair,
     eventually,
-    on_both_movers,
+    on_both_transports,
     read_until,
     response_id_in,
     text_of,
@@ -42,7 +42,7 @@ from tests.upstream import (
     wire,
 )
 
-pytestmark = on_both_movers
+pytestmark = on_both_transports
 
 LEAVINGS: dict[str, Callable[[socket.socket], None]] = {
     "FIN": lambda sock: sock.close(),
@@ -73,107 +73,107 @@ def delta(number: int, text: str) -> bytes:
     return event_bytes({"type": "response.output_text.delta", "sequence_number": number, **place, "delta": text})
 
 
-def check_cancelled(lane: Lane, response_id: str) -> None:
+def check_cancelled(channel_pair: ChannelPair, response_id: str) -> None:
     stored = eventually(
-        lambda: (found := lane.stored(response_id))["status"] != "in_progress" and found, "the row to be closed"
+        lambda: (found := channel_pair.stored(response_id))["status"] != "in_progress" and found, "the row to be closed"
     )
     check_response(stored, status="cancelled")
-    answer = lane.post(previous_response_id=response_id)
+    answer = channel_pair.post(previous_response_id=response_id)
     check_error(answer, 400, "previous_response_failed", "previous_response_id")
 
 
 @pytest.mark.parametrize("leaving", LEAVINGS)
-def test_leaving_while_the_upstream_is_silent(lane: Lane, leaving: str) -> None:
-    lane.first.enqueue(stalled(SOME_TEXT))
-    with lane.dial(stream=True) as sock:
+def test_leaving_while_the_upstream_is_silent(channel_pair: ChannelPair, leaving: str) -> None:
+    channel_pair.first.enqueue(stalled(SOME_TEXT))
+    with channel_pair.dial(stream=True) as sock:
         received = read_until(sock, b'"delta":" said:"')
         LEAVINGS[leaving](sock)
-        lane.first.wait_hangup(timeout=PROMPTLY)
+        channel_pair.first.wait_hangup(timeout=PROMPTLY)
     response_id = response_id_in(received)
-    check_cancelled(lane, response_id)
-    assert text_of(lane.stored(response_id)) == "You said:"
-    assert lane.second.requests == []
+    check_cancelled(channel_pair, response_id)
+    assert text_of(channel_pair.stored(response_id)) == "You said:"
+    assert channel_pair.second.requests == []
 
 
 @pytest.mark.parametrize("leaving", LEAVINGS)
-def test_leaving_while_the_upstream_speaks(lane: Lane, leaving: str) -> None:
-    lane.first.enqueue(talking())
-    with lane.dial(stream=True) as sock:
+def test_leaving_while_the_upstream_speaks(channel_pair: ChannelPair, leaving: str) -> None:
+    channel_pair.first.enqueue(talking())
+    with channel_pair.dial(stream=True) as sock:
         received = read_until(sock, b"xxxxxxxxxx")
         LEAVINGS[leaving](sock)
-        lane.first.wait_hangup(timeout=PROMPTLY)
-    check_cancelled(lane, response_id_in(received))
+        channel_pair.first.wait_hangup(timeout=PROMPTLY)
+    check_cancelled(channel_pair, response_id_in(received))
 
 
 @pytest.mark.parametrize("leaving", LEAVINGS)
-def test_leaving_after_the_head_and_before_any_output(lane: Lane, leaving: str) -> None:
-    lane.first.enqueue(stalled(1))
-    with lane.dial(stream=True) as sock:
+def test_leaving_after_the_head_and_before_any_output(channel_pair: ChannelPair, leaving: str) -> None:
+    channel_pair.first.enqueue(stalled(1))
+    with channel_pair.dial(stream=True) as sock:
         received = read_until(sock, b"response.in_progress")
         LEAVINGS[leaving](sock)
-        lane.first.wait_hangup(timeout=PROMPTLY)
-    check_cancelled(lane, response_id_in(received))
+        channel_pair.first.wait_hangup(timeout=PROMPTLY)
+    check_cancelled(channel_pair, response_id_in(received))
 
 
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("leaving", LEAVINGS)
-def test_leaving_before_the_upstream_has_answered(lane: Lane, leaving: str, streamed: bool) -> None:
-    lane.first.enqueue(silent())
-    with lane.dial(stream=streamed) as sock:
-        lane.first.wait_for_request()
+def test_leaving_before_the_upstream_has_answered(channel_pair: ChannelPair, leaving: str, streamed: bool) -> None:
+    channel_pair.first.enqueue(silent())
+    with channel_pair.dial(stream=streamed) as sock:
+        channel_pair.first.wait_for_request()
         LEAVINGS[leaving](sock)
-        lane.first.wait_hangup(timeout=PROMPTLY)
-    assert lane.second.requests == []
+        channel_pair.first.wait_hangup(timeout=PROMPTLY)
+    assert channel_pair.second.requests == []
 
 
 @pytest.mark.parametrize("leaving", LEAVINGS)
-def test_leaving_in_the_middle_of_an_unstreamed_answer(lane: Lane, leaving: str) -> None:
+def test_leaving_in_the_middle_of_an_unstreamed_answer(channel_pair: ChannelPair, leaving: str) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n"
-    lane.first.enqueue(wire(head + b'{"id":', HOLD))
-    with lane.dial() as sock:
-        lane.first.wait_for_request()
+    channel_pair.first.enqueue(wire(head + b'{"id":', HOLD))
+    with channel_pair.dial() as sock:
+        channel_pair.first.wait_for_request()
         LEAVINGS[leaving](sock)
-        lane.first.wait_hangup(timeout=PROMPTLY)
-    assert lane.second.requests == []
+        channel_pair.first.wait_hangup(timeout=PROMPTLY)
+    assert channel_pair.second.requests == []
 
 
-def test_leaving_while_another_channel_is_asked(lane: Lane) -> None:
-    lane.first.enqueue(slammed())
-    lane.second.enqueue(silent())
-    with lane.dial(stream=True):
-        lane.second.wait_for_request()
-    lane.second.wait_hangup(timeout=PROMPTLY)
+def test_leaving_while_another_channel_is_asked(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(slammed())
+    channel_pair.second.enqueue(silent())
+    with channel_pair.dial(stream=True):
+        channel_pair.second.wait_for_request()
+    channel_pair.second.wait_hangup(timeout=PROMPTLY)
 
 
-def test_leaving_after_the_end_changes_nothing(lane: Lane) -> None:
-    with lane.dial(stream=True) as sock:
+def test_leaving_after_the_end_changes_nothing(channel_pair: ChannelPair) -> None:
+    with channel_pair.dial(stream=True) as sock:
         received = read_until(sock, b"[DONE]")
         reset(sock)
     response_id = response_id_in(received)
-    check_response(lane.stored(response_id), status="completed")
-    assert lane.post(previous_response_id=response_id).status_code == 200
+    check_response(channel_pair.stored(response_id), status="completed")
+    assert channel_pair.post(previous_response_id=response_id).status_code == 200
 
 
-def test_a_client_that_never_reads_slows_its_upstream_and_nobody_else(lane: Lane) -> None:
+def test_a_client_that_never_reads_slows_its_upstream_and_nobody_else(channel_pair: ChannelPair) -> None:
     said = Counted(itertools.repeat(b"x" * 4000, 10_000))
-    lane.first.enqueue(said.script)
-    with lane.gateway.dial(lane.body(stream=True), receive_buffer=2048) as sock:
-        lane.first.wait_for_request()
+    channel_pair.first.enqueue(said.script)
+    with channel_pair.gateway.dial(channel_pair.body(stream=True), receive_buffer=2048) as sock:
+        channel_pair.first.wait_for_request()
         behind = settled(lambda: said.count)
         assert behind < 5_000, "the kernel's buffers hold less than half of it"
         for _ in range(20):
-            assert lane.post().status_code == 200
-        (worker,) = lane.gateway.workers
+            assert channel_pair.post().status_code == 200
+        (worker,) = channel_pair.gateway.workers
         assert _resident(worker) < 250 << 20
         assert said.count == behind
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         response_id = response_id_in(read_until(sock, b"response.in_progress"))
         assert b"data: [DONE]" in last_of(sock)
         assert said.count == 10_000
-    assert lane.stored(response_id)["status"] == "completed"
+    assert channel_pair.stored(response_id)["status"] == "completed"
 
 
-def test_a_client_that_rests_for_longer_than_the_upstream_may_gets_all(calm: Lane) -> None:
+def test_a_client_that_rests_for_longer_than_the_upstream_may_gets_all(calm: ChannelPair) -> None:
     """The upstream is held back by the client, and its silence is not its own."""
     brisk = calm.on("brisk")
     said = Counted(itertools.repeat(b"x" * 4000, 10_000))
@@ -192,12 +192,12 @@ def test_a_client_that_rests_for_longer_than_the_upstream_may_gets_all(calm: Lan
 
 
 def test_a_client_that_takes_nothing_is_given_up(
-    tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], mover: str
+    tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], transport: str
 ) -> None:
     upstream, _ = upstreams
     upstream.reset()
     upstream.enqueue(talking(pause=0, size=4000))
-    with Gateway(tmp_path, [upstream.channel()], stall=1, mover=mover) as gateway:
+    with Gateway(tmp_path, [upstream.channel()], stall=1, mover=transport) as gateway:
         body = {"model": "m", "input": "Say something", "stream": True}
         with gateway.dial(body, receive_buffer=2048) as sock:
             upstream.wait_hangup()
@@ -251,12 +251,12 @@ def _resident(pid: int) -> int:
         return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmRSS"))
 
 
-def test_many_that_leave_at_once_are_all_let_go(lane: Lane) -> None:
-    lane.first.always(stalled(SOME_TEXT))
-    socks = [lane.dial(stream=True) for _ in range(30)]
+def test_many_that_leave_at_once_are_all_let_go(channel_pair: ChannelPair) -> None:
+    channel_pair.first.always(stalled(SOME_TEXT))
+    socks = [channel_pair.dial(stream=True) for _ in range(30)]
     told = [response_id_in(read_until(sock, b"output_text.delta")) for sock in socks]
     for sock in socks:
         sock.close()
-    lane.first.wait_hangup(30, timeout=2 * PROMPTLY)
+    channel_pair.first.wait_hangup(30, timeout=2 * PROMPTLY)
     for response_id in told:
-        eventually(lambda rid=response_id: lane.stored(rid)["status"] == "cancelled", "the row to be cancelled")
+        eventually(lambda rid=response_id: channel_pair.stored(rid)["status"] == "cancelled", "the row to be cancelled")

@@ -17,9 +17,9 @@ from app import sse
 from app.contract.turn import Answer
 from app.errors import ClientGone, EndedElsewhere, ShuttingDown, UpstreamBroken, UpstreamStalled
 from app.relay.request_watch import Watch
-from app.relay.streaming.client_connection import Client, chunked, unframed
+from app.relay.streaming.client_connection import ClientConnection, chunked, unframed
 from app.relay.streaming.pump import Pump
-from app.relay.streaming.timing import Drain, Pace
+from app.relay.streaming.timing import Drain, StreamTiming
 from app.relay.streaming.transport import Flow
 from tests.gateway import Gateway, portions
 from tests.relay.conftest import PROMPTLY, SOME_TEXT, eventually, read_until
@@ -180,10 +180,10 @@ class Line:
         self.upstream, theirs = socket.socketpair()
         self.client, ours = socket.socketpair()
         self.client.settimeout(PROMPTLY)
-        self.flow = Flow(Body(theirs), Echo(), limits, Watch(ours.fileno(), Drain()), Client(ours, frame))
+        self.flow = Flow(Body(theirs), Echo(), limits, Watch(ours.fileno(), Drain()), ClientConnection(ours, frame))
         self._ends = [self.upstream, self.client, theirs, ours]
         self._pool = ThreadPoolExecutor(1)
-        self._moved = self._pool.submit(lambda: list(pump.move(self.flow)))
+        self._moved = self._pool.submit(lambda: list(pump.transfer(self.flow)))
 
     def outcome(self) -> BaseException | None:
         """Waits for the end; what the request's thread would meet."""
@@ -197,7 +197,7 @@ class Line:
 
 @pytest.fixture
 def pump() -> Iterator[Pump]:
-    pump = Pump(Pace(heartbeat=20.0, drain=Drain(), stall=20.0))
+    pump = Pump(StreamTiming(heartbeat=20.0, drain=Drain(), client_write_timeout=20.0))
     pump.start()
     yield pump
     pump.close()
@@ -256,7 +256,7 @@ def test_a_client_that_closes_has_gone_and_cannot_be_written_to_any_more(line: A
     laid.client.close()
     assert isinstance(laid.outcome(), ClientGone)
     with pytest.raises(BrokenPipeError):
-        laid.flow.client.socket.send(b"0\r\n\r\n")
+        laid.flow.connection.socket.send(b"0\r\n\r\n")
 
 
 @pytest.mark.parametrize("limits", [Limits(idle=0.1), Limits(total=0.1)])
@@ -278,18 +278,18 @@ def test_a_stop_is_heard_at_once(line: Any) -> None:
     laid = line()
     laid.upstream.sendall(b"begun")
     assert laid.client.recv(100) == b"begun"
-    laid.flow.stop.ask()
+    laid.flow.stop.request()
     assert isinstance(laid.outcome(), EndedElsewhere)
 
 
 def test_a_stop_that_was_asked_for_before_is_heard_too(pump: Pump, line: Any) -> None:
     laid = line()
-    laid.flow.stop.ask()
+    laid.flow.stop.request()
     assert isinstance(laid.outcome(), EndedElsewhere)
 
 
 def test_silence_is_filled_with_comments(line: Any) -> None:
-    pump = Pump(Pace(heartbeat=0.05, drain=Drain()))
+    pump = Pump(StreamTiming(heartbeat=0.05, drain=Drain()))
     pump.start()
     laid = line(through=pump)
     assert read_until(laid.client, sse.HEARTBEAT * 3) == sse.HEARTBEAT * 3
@@ -300,7 +300,7 @@ def test_silence_is_filled_with_comments(line: Any) -> None:
 
 def test_a_drain_that_is_over_ends_every_stream(line: Any) -> None:
     alive = True
-    pump = Pump(Pace(heartbeat=20, drain=Drain(grace=0.0, alive=lambda: alive)))
+    pump = Pump(StreamTiming(heartbeat=20, drain=Drain(grace=0.0, alive=lambda: alive)))
     pump.start()
     lines = [line(through=pump) for _ in range(3)]
     for laid in lines:
@@ -329,4 +329,4 @@ def test_streams_that_have_ended_leave_nothing_in_the_pump(pump: Pump, line: Any
         laid = line()
         laid.upstream.sendall(b"all.")
         assert laid.outcome() is None
-    eventually(lambda: not (pump._streams or pump._watched or pump._timed or pump._eager), "an empty pump")
+    eventually(lambda: not (pump._streams or pump._watched or pump._timed or pump._buffered), "an empty pump")

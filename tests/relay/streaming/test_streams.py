@@ -16,12 +16,12 @@ from app import ids
 from tests.gateway import Gateway, portions
 from tests.relay.conftest import (
     JSON,
-    Lane,
-    Tape,
+    ChannelPair,
+    RequestTape,
     blocks,
     deltas,
     events_of,
-    on_both_movers,
+    on_both_transports,
     read_until,
     response_id_in,
     text_of,
@@ -52,7 +52,7 @@ from tests.upstream import (
     zipped,
 )
 
-pytestmark = on_both_movers
+pytestmark = on_both_transports
 
 WEATHER = {
     "type": "function",
@@ -98,7 +98,7 @@ SPLITS: dict[str, tuple[Script, ...]] = {
 
 
 @pytest.fixture
-def lane(calm: Lane) -> Lane:
+def channel_pair(calm: ChannelPair) -> ChannelPair:
     return calm
 
 
@@ -118,41 +118,43 @@ def check_relayed(raw: bytes, sent: bytes, **expected: Any) -> list[JSON]:
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_what_the_upstream_streams_arrives_in_its_order_and_in_its_own_bytes(lane: Lane, ask: str) -> None:
-    tape = Tape()
-    lane.first.enqueue(tape)
-    answer = lane.stream(**ASKS[ask])
+def test_what_the_upstream_streams_arrives_in_its_order_and_in_its_own_bytes(
+    channel_pair: ChannelPair, ask: str
+) -> None:
+    tape = RequestTape()
+    channel_pair.first.enqueue(tape)
+    answer = channel_pair.stream(**ASKS[ask])
     check_relayed(answer.content, tape.bodies[0])
     theirs = [block for block in blocks(tape.bodies[0]) if b'"response":{' not in block]
     assert [block for block in blocks(answer.content) if b'"response":{' not in block][:-1] == theirs
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_an_inexact_upstream_is_repaired_into_a_proper_stream(lane: Lane, ask: str) -> None:
+def test_an_inexact_upstream_is_repaired_into_a_proper_stream(channel_pair: ChannelPair, ask: str) -> None:
     """What the client reads is what it would have read of an exact one, but for ids, usage and obfuscation."""
-    expected = check_stream(lane.stream(**ASKS[ask]).content)
-    lane.first.enqueue(sloppy())
-    repaired = check_stream(lane.stream(**ASKS[ask]).content)
+    expected = check_stream(channel_pair.stream(**ASKS[ask]).content)
+    channel_pair.first.enqueue(sloppy())
+    repaired = check_stream(channel_pair.stream(**ASKS[ask]).content)
     assert [comparable(event) for event in repaired] == [comparable(event) for event in expected]
     final = repaired[-1]["response"]
-    assert lane.stored(final["id"])["output"] == final["output"]
+    assert channel_pair.stored(final["id"])["output"] == final["output"]
 
 
 @pytest.mark.parametrize("ask", ASKS)
-def test_an_inexact_answer_is_the_same_streamed_and_unstreamed(lane: Lane, ask: str) -> None:
-    lane.first.enqueue(sloppy(), times=2)
-    streamed = check_stream(lane.stream(**ASKS[ask]).content)[-1]["response"]
-    whole = lane.post(**ASKS[ask]).json()
+def test_an_inexact_answer_is_the_same_streamed_and_unstreamed(channel_pair: ChannelPair, ask: str) -> None:
+    channel_pair.first.enqueue(sloppy(), times=2)
+    streamed = check_stream(channel_pair.stream(**ASKS[ask]).content)[-1]["response"]
+    whole = channel_pair.post(**ASKS[ask]).json()
     check_response(whole, status=streamed["status"])
     assert [kept(item) for item in whole["output"]] == [kept(item) for item in streamed["output"]]
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_an_estimate_of_what_was_read_includes_the_history(lane: Lane, streamed: bool) -> None:
+def test_an_estimate_of_what_was_read_includes_the_history(channel_pair: ChannelPair, streamed: bool) -> None:
     said = "a long story " * 500
-    lane.first.enqueue(retold(lambda body: {**body, "usage": None}), times=2)
-    told = lane.post(input=said).json()
-    answer = lane.ask(streamed, previous_response_id=told["id"], input="And then?")
+    channel_pair.first.enqueue(retold(lambda body: {**body, "usage": None}), times=2)
+    told = channel_pair.post(input=said).json()
+    answer = channel_pair.ask(streamed, previous_response_id=told["id"], input="And then?")
     final = check_stream(answer.content)[-1]["response"] if streamed else check_response(answer.json())
     history = len(said) + len(text_of(told))
     assert told["usage"]["input_tokens"] >= len(said) // 4
@@ -171,17 +173,17 @@ def kept(item: JSON) -> JSON:
     return {key: value for key, value in item.items() if key not in ("id", "call_id")}
 
 
-def test_obfuscation_is_kept_when_the_upstream_sends_it_and_not_invented_when_not(lane: Lane) -> None:
-    assert b'"obfuscation"' in lane.stream().content
-    assert b'"obfuscation"' not in lane.stream(stream_options={"include_obfuscation": False}).content
+def test_obfuscation_is_kept_when_the_upstream_sends_it_and_not_invented_when_not(channel_pair: ChannelPair) -> None:
+    assert b'"obfuscation"' in channel_pair.stream().content
+    assert b'"obfuscation"' not in channel_pair.stream(stream_options={"include_obfuscation": False}).content
 
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_any_spelling_and_any_split_gives_the_same_events(lane: Lane, spelling: str, split: str) -> None:
-    tape = Tape()
-    lane.first.enqueue(tape, *SPELLINGS[spelling], *SPLITS[split])
-    check_relayed(lane.stream(input=HARD_TEXT).content, tape.bodies[0], status="completed")
+def test_any_spelling_and_any_split_gives_the_same_events(channel_pair: ChannelPair, spelling: str, split: str) -> None:
+    tape = RequestTape()
+    channel_pair.first.enqueue(tape, *SPELLINGS[spelling], *SPLITS[split])
+    check_relayed(channel_pair.stream(input=HARD_TEXT).content, tape.bodies[0], status="completed")
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -191,54 +193,56 @@ def test_any_spelling_and_any_split_gives_the_same_events(lane: Lane, spelling: 
     said=st.text(min_size=1, max_size=20),
     close=st.booleans(),
 )
-def test_any_text_survives_any_split(lane: Lane, offsets: list[int], ending: bytes, said: str, close: bool) -> None:
-    tape = Tape()
+def test_any_text_survives_any_split(
+    channel_pair: ChannelPair, offsets: list[int], ending: bytes, said: str, close: bool
+) -> None:
+    tape = RequestTape()
     framing = (framed("close"),) if close else ()
-    lane.first.enqueue(tape, line_ends(ending), split_at(*offsets), *framing)
-    answer = lane.stream(input=f"<{said}>")
+    channel_pair.first.enqueue(tape, line_ends(ending), split_at(*offsets), *framing)
+    answer = channel_pair.stream(input=f"<{said}>")
     events = check_relayed(answer.content, tape.bodies[0], status="completed")
     assert f"<{said}>" in deltas(events)
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close", "length"])
-def test_the_framing_of_the_body_does_not_matter(lane: Lane, framing: Any) -> None:
-    tape = Tape()
-    lane.first.enqueue(tape, framed(framing))
-    check_relayed(lane.stream().content, tape.bodies[0], status="completed")
+def test_the_framing_of_the_body_does_not_matter(channel_pair: ChannelPair, framing: Any) -> None:
+    tape = RequestTape()
+    channel_pair.first.enqueue(tape, framed(framing))
+    check_relayed(channel_pair.stream().content, tape.bodies[0], status="completed")
 
 
-def test_all_lifecycle_events_carry_our_id_and_the_upstreams_never_shows(lane: Lane) -> None:
-    tape = Tape()
-    lane.first.enqueue(tape)
-    raw = lane.stream().content
+def test_all_lifecycle_events_carry_our_id_and_the_upstreams_never_shows(channel_pair: ChannelPair) -> None:
+    tape = RequestTape()
+    channel_pair.first.enqueue(tape)
+    raw = channel_pair.stream().content
     shown = {event["response"]["id"] for event in check_stream(raw) if event["type"] in LIFECYCLE}
     theirs = events_of(tape.bodies[0])[0]["response"]["id"]
     (ours,) = shown
     assert ids.is_response_id(ours)
     assert ours != theirs
     assert theirs.encode() not in raw
-    assert lane.stored(ours)["id"] == ours
+    assert channel_pair.stored(ours)["id"] == ours
 
 
-def test_lifecycle_events_echo_the_client_and_not_the_upstream(lane: Lane) -> None:
-    parent = lane.post().json()["id"]
+def test_lifecycle_events_echo_the_client_and_not_the_upstream(channel_pair: ChannelPair) -> None:
+    parent = channel_pair.post().json()["id"]
     asked = {"instructions": "Be brief.", "metadata": {"a": "b"}, "temperature": 0.5, "previous_response_id": parent}
-    for event in check_stream(lane.stream(**asked).content):
+    for event in check_stream(channel_pair.stream(**asked).content):
         if event["type"] in LIFECYCLE:
             assert {key: event["response"][key] for key in asked} == asked
-            assert event["response"]["model"] == lane.model
+            assert event["response"]["model"] == channel_pair.model
             assert event["response"]["store"] is True
 
 
 @pytest.mark.parametrize("size", [60_000, 70_000, 300_000])
-def test_an_upstream_may_echo_a_lot_before_its_first_output(lane: Lane, size: int) -> None:
-    tape = Tape()
-    lane.first.enqueue(tape)
-    check_relayed(lane.stream(instructions="x" * size).content, tape.bodies[0], status="completed")
+def test_an_upstream_may_echo_a_lot_before_its_first_output(channel_pair: ChannelPair, size: int) -> None:
+    tape = RequestTape()
+    channel_pair.first.enqueue(tape)
+    check_relayed(channel_pair.stream(instructions="x" * size).content, tape.bodies[0], status="completed")
 
 
-def test_a_stream_says_that_it_is_one_and_must_not_be_buffered_or_kept(lane: Lane) -> None:
-    headers = lane.stream().headers
+def test_a_stream_says_that_it_is_one_and_must_not_be_buffered_or_kept(channel_pair: ChannelPair) -> None:
+    headers = channel_pair.stream().headers
     assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
     assert headers["X-Accel-Buffering"] == "no"
     assert "no-store" in headers["Cache-Control"]
@@ -247,51 +251,51 @@ def test_a_stream_says_that_it_is_one_and_must_not_be_buffered_or_kept(lane: Lan
     assert "openai-version" not in headers
 
 
-def test_exactly_one_sentinel_ends_a_stream_also_when_the_upstream_sends_one(lane: Lane) -> None:
-    lane.first.enqueue(continued(b"data: [DONE]\n\n"))
-    raw = lane.stream().content
+def test_exactly_one_sentinel_ends_a_stream_also_when_the_upstream_sends_one(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(continued(b"data: [DONE]\n\n"))
+    raw = channel_pair.stream().content
     check_stream(raw, status="completed")
     assert raw.count(b"[DONE]") == 1
     assert raw.endswith(b"data: [DONE]\n\n")
 
 
-def test_what_follows_the_terminal_event_is_ignored(lane: Lane) -> None:
+def test_what_follows_the_terminal_event_is_ignored(channel_pair: ChannelPair) -> None:
     late = event_bytes({"type": "response.output_text.delta", "sequence_number": 99, "delta": "late"})
-    tape = Tape()
-    lane.first.enqueue(tape, continued(late, late))
-    check_relayed(lane.stream().content, tape.bodies[0], status="completed")
-    assert lane.post().status_code == 200
+    tape = RequestTape()
+    channel_pair.first.enqueue(tape, continued(late, late))
+    check_relayed(channel_pair.stream().content, tape.bodies[0], status="completed")
+    assert channel_pair.post().status_code == 200
 
 
-def test_a_second_terminal_event_is_not_passed_on(lane: Lane) -> None:
+def test_a_second_terminal_event_is_not_passed_on(channel_pair: ChannelPair) -> None:
     failed = {"type": "response.failed", "sequence_number": 50, "response": {"status": "failed"}}
-    lane.first.enqueue(continued(event_bytes(failed)))
-    check_stream(lane.stream().content, status="completed")
+    channel_pair.first.enqueue(continued(event_bytes(failed)))
+    check_stream(channel_pair.stream().content, status="completed")
 
 
-def test_the_connection_to_an_upstream_is_used_again_after_a_stream(lane: Lane) -> None:
+def test_the_connection_to_an_upstream_is_used_again_after_a_stream(channel_pair: ChannelPair) -> None:
     for _ in range(3):
-        check_stream(lane.stream().content, status="completed")
-    assert len({request.connection for request in lane.first.requests}) == 1
+        check_stream(channel_pair.stream().content, status="completed")
+    assert len({request.connection for request in channel_pair.first.requests}) == 1
 
 
-def test_the_beginning_leaves_as_soon_as_an_upstream_has_accepted(lane: Lane) -> None:
-    lane.first.enqueue(stalled(1))
-    events = follow(portions(lane.stream()))
+def test_the_beginning_leaves_as_soon_as_an_upstream_has_accepted(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(stalled(1))
+    events = follow(portions(channel_pair.stream()))
     assert [next(events).name, next(events).name] == ["response.created", "response.in_progress"]
-    lane.first.release()
+    channel_pair.first.release()
     assert [event.name for event in events][-2:] == ["response.completed", None]
 
 
-def test_each_delta_arrives_while_the_next_one_is_not_yet_sent(lane: Lane) -> None:
-    lane.first.enqueue(*(stalled(after) for after in (9, 7, 5)))
-    events = follow(portions(lane.stream()))
+def test_each_delta_arrives_while_the_next_one_is_not_yet_sent(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(*(stalled(after) for after in (9, 7, 5)))
+    events = follow(portions(channel_pair.stream()))
     seen = [next(events).name for _ in range(5)]
     assert seen[-1] == "response.output_text.delta"
     for _ in range(2):
-        lane.first.release()
+        channel_pair.first.release()
         assert [next(events).name, next(events).name][-1] == "response.output_text.delta"
-    lane.first.release()
+    channel_pair.first.release()
     assert [event.data for event in events][-1] == "[DONE]"
 
 
@@ -310,9 +314,9 @@ NUMBERINGS = {
 
 
 @pytest.mark.parametrize("numbering", NUMBERINGS)
-def test_wrong_numbers_are_put_right(lane: Lane, numbering: str) -> None:
-    lane.first.enqueue(rewritten(NUMBERINGS[numbering]))
-    check_stream(lane.stream().content, status="completed")
+def test_wrong_numbers_are_put_right(channel_pair: ChannelPair, numbering: str) -> None:
+    channel_pair.first.enqueue(rewritten(NUMBERINGS[numbering]))
+    check_stream(channel_pair.stream().content, status="completed")
 
 
 USAGES: dict[str, Any] = {
@@ -335,58 +339,60 @@ USAGES: dict[str, Any] = {
 
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("usage", USAGES)
-def test_senseless_usage_neither_breaks_an_answer_nor_gets_into_it(lane: Lane, usage: str, streamed: bool) -> None:
+def test_senseless_usage_neither_breaks_an_answer_nor_gets_into_it(
+    channel_pair: ChannelPair, usage: str, streamed: bool
+) -> None:
     def spoil(event: JSON) -> JSON:
         if "response" in event:
             return {**event, "response": {**event["response"], "usage": USAGES[usage]}}
         return {**event, "usage": USAGES[usage]} if event.get("object") == "response" else event
 
-    lane.first.enqueue(rewritten(spoil))
-    answer = lane.ask(streamed)
+    channel_pair.first.enqueue(rewritten(spoil))
+    answer = channel_pair.ask(streamed)
     final = check_stream(answer.content)[-1]["response"] if streamed else answer.json()
     check_response(final, status="completed")
-    check_response(lane.stored(final["id"]), usage=final["usage"])
+    check_response(channel_pair.stored(final["id"]), usage=final["usage"])
 
 
-def test_json_where_a_stream_was_asked_for_becomes_a_stream(lane: Lane) -> None:
-    lane.first.enqueue(json_instead())
-    events = check_stream(lane.stream().content, status="completed")
+def test_json_where_a_stream_was_asked_for_becomes_a_stream(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(json_instead())
+    events = check_stream(channel_pair.stream().content, status="completed")
     assert deltas(events) == "You said: Say something to me. I have seen 1 items."
 
 
-def test_a_stream_where_json_was_asked_for_becomes_json(lane: Lane) -> None:
-    lane.first.enqueue(stream_instead())
-    answer = lane.post()
+def test_a_stream_where_json_was_asked_for_becomes_json(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(stream_instead())
+    answer = channel_pair.post()
     assert answer.headers["Content-Type"].startswith("application/json")
     check_response(answer.json(), status="completed")
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_an_upstream_that_zips_unasked_is_understood(lane: Lane, streamed: bool) -> None:
-    lane.first.enqueue(zipped())
-    answer = lane.ask(streamed)
+def test_an_upstream_that_zips_unasked_is_understood(channel_pair: ChannelPair, streamed: bool) -> None:
+    channel_pair.first.enqueue(zipped())
+    answer = channel_pair.ask(streamed)
     final = check_stream(answer.content)[-1]["response"] if streamed else answer.json()
     check_response(final, status="completed")
-    assert lane.first.requests[0].headers.get("accept-encoding", "identity") == "identity"
+    assert channel_pair.first.requests[0].headers.get("accept-encoding", "identity") == "identity"
 
 
-def test_events_of_unknown_types_pass(lane: Lane) -> None:
+def test_events_of_unknown_types_pass(channel_pair: ChannelPair) -> None:
     def rename(event: JSON) -> JSON:
         return {**event, "type": "response.dreamt_up"} if event["type"].endswith("text.done") else event
 
-    lane.first.enqueue(rewritten(rename))
-    raw = lane.stream().content
+    channel_pair.first.enqueue(rewritten(rename))
+    raw = channel_pair.stream().content
     assert b"event: response.dreamt_up\n" in raw
     assert [event["sequence_number"] for event in events_of(raw)] == list(range(len(events_of(raw))))
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_both_versions_of_http_get_the_same_stream(lane: Lane, version: str) -> None:
+def test_both_versions_of_http_get_the_same_stream(channel_pair: ChannelPair, version: str) -> None:
     """nginx speaks 1.0 to its upstreams by default: no chunks then, and the connection ends the body."""
-    data = orjson.dumps(lane.body(stream=True))
-    head = f"POST /v1/responses HTTP/{version}\r\nHost: here\r\nAuthorization: Bearer {lane.gateway.token}\r\n"
+    data = orjson.dumps(channel_pair.body(stream=True))
+    head = f"POST /v1/responses HTTP/{version}\r\nHost: here\r\nAuthorization: Bearer {channel_pair.gateway.token}\r\n"
     head += f"Content-Type: application/json\r\nConnection: close\r\nContent-Length: {len(data)}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", lane.gateway.port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", channel_pair.gateway.port), timeout=20) as sock:
         sock.sendall(head.encode() + data)
         received = b"".join(iter(lambda: sock.recv(65536), b""))
     header, _, body = received.partition(b"\r\n\r\n")
@@ -397,21 +403,21 @@ def test_both_versions_of_http_get_the_same_stream(lane: Lane, version: str) -> 
         assert body.endswith(b"\r\n0\r\n\r\n")
 
 
-def test_the_clients_connection_serves_another_request_after_a_stream(lane: Lane) -> None:
-    with lane.dial(stream=True) as sock:
+def test_the_clients_connection_serves_another_request_after_a_stream(channel_pair: ChannelPair) -> None:
+    with channel_pair.dial(stream=True) as sock:
         read_until(sock, b"0\r\n\r\n")
         sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n")
         assert sock.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 def test_a_long_silence_is_filled_with_comments_that_are_no_events(
-    tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], mover: str
+    tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], transport: str
 ) -> None:
     upstream, _ = upstreams
     upstream.reset()
-    tape = Tape()
+    tape = RequestTape()
     upstream.enqueue(tape, stalled(5))
-    with Gateway(tmp_path, [upstream.channel()], heartbeat=1, mover=mover) as gateway:
+    with Gateway(tmp_path, [upstream.channel()], heartbeat=1, mover=transport) as gateway:
         raw = b""
         for portion in portions(gateway.stream({"model": "m", "input": "Say something"})):
             raw += portion
@@ -420,10 +426,10 @@ def test_a_long_silence_is_filled_with_comments_that_are_no_events(
     check_relayed(raw, tape.bodies[0], status="completed")
 
 
-def test_the_beginning_of_a_stream_is_stored_before_its_id_is_told(lane: Lane) -> None:
-    lane.first.enqueue(stalled(1))
-    with lane.dial(stream=True) as sock:
+def test_the_beginning_of_a_stream_is_stored_before_its_id_is_told(channel_pair: ChannelPair) -> None:
+    channel_pair.first.enqueue(stalled(1))
+    with channel_pair.dial(stream=True) as sock:
         response_id = response_id_in(read_until(sock, b"response.created"))
-        check_response(lane.stored(response_id), status="in_progress")
-        lane.first.release()
+        check_response(channel_pair.stored(response_id), status="in_progress")
+        channel_pair.first.release()
         read_until(sock, b"[DONE]")
