@@ -334,7 +334,7 @@ def _long_enough(name: str, key: str) -> str:
     if len(key) < MIN_SECRET:
         held = "has" if name == "ANTIPHON_SECRET_KEY" else "holds a key of"
         raise ConfigurationError(
-            f"{name} {held} {len(key)} characters, at least {MIN_SECRET} are needed",
+            f"{name} {held} {len(key)} character{'s' * (len(key) != 1)}, at least {MIN_SECRET} are needed",
             "run `antiphon init` in a new directory and copy the key that it writes",
         )
     return key

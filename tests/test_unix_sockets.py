@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from tests.relay.conftest import eventually
 
 DEMO = {"name": "demo", "format": "demo", "models": ["demo"]}
 CONFIGURATION = 78
+AT_ONCE = 6
 
 
 @pytest.fixture
@@ -102,10 +103,97 @@ def test_a_second_server_on_the_same_socket_is_refused(prepared: Gateway, path: 
     assert not path.exists()
 
 
-def test_the_socket_of_a_dead_server_is_replaced(prepared: Gateway, path: Path) -> None:
+@pytest.mark.parametrize("left", [False, True], ids=["no file", "the file of a dead server"])
+def test_of_many_servers_that_start_at_once_one_gets_the_socket(prepared: Gateway, path: Path, left: bool) -> None:
+    if left:
+        leave_behind(path)
+    barrier, start = os.pipe()
+    with ExitStack() as stack:
+        servers = [stack.enter_context(starting(prepared, path, barrier, number)) for number in range(AT_ONCE)]
+        for number in range(AT_ONCE):
+            eventually(lambda: "loaded" in log_of(prepared, number).read_text(), "a process", START_WITHIN)  # noqa: B023
+        os.close(barrier)
+        os.close(start)
+        eventually(lambda: len(ended(servers)) == AT_ONCE - 1, "all but one to be refused", 2 * START_WITHIN)
+        assert {server.returncode for server in ended(servers)} == {CONFIGURATION}
+        eventually(lambda: answers(path), "the one to answer", START_WITHIN)
+        (winner,) = set(servers) - set(ended(servers))
+        winner.terminate()
+        assert winner.wait(START_WITHIN) == 0
+    assert not path.exists()
+
+
+#: gunicorn, as far as it can be loaded before it looks at its socket, waits for the others. The machine is slow: time
+#: passes between the look and the socket.
+LOADED = """
+import os, sys, time
+import app.server.gunicorn_conf, app.gateway
+from gunicorn import sock
+from gunicorn.app.wsgiapp import run
+
+def create_slowly(*arguments):
+    time.sleep(0.3)
+    return create(*arguments)
+
+create, sock.create_sockets = sock.create_sockets, create_slowly
+print("loaded", flush=True)
+os.read(int(sys.argv.pop(1)), 1)
+run()
+"""
+
+
+def log_of(gateway: Gateway, number: int) -> Path:
+    return gateway.directory / f"log-{number}"
+
+
+def ended(servers: list[subprocess.Popen[bytes]]) -> list[subprocess.Popen[bytes]]:
+    return [server for server in servers if server.poll() is not None]
+
+
+@contextmanager
+def starting(gateway: Gateway, path: Path, barrier: int, number: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A server that starts when the other end of `barrier` is closed."""
+    options = [
+        "--config",
+        "python:app.server.gunicorn_conf",
+        "--threads",
+        "4",
+        "--workers",
+        "1",
+        "--bind",
+        f"unix:{path}",
+    ]
+    with log_of(gateway, number).open("wb") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-P", "-c", LOADED, str(barrier), *options, "app:create_app()"],
+            cwd=ROOT,
+            env={
+                **gateway.environment,
+                "ANTIPHON_HOME": str(gateway.directory),
+                "ANTIPHON_WORKER_PROCESSES": "0",
+            },
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            pass_fds=[barrier],
+        )
+    try:
+        yield server
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def leave_behind(path: Path) -> None:
+    """The file of a server that is dead."""
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
         dead.listen()
+
+
+def test_the_socket_of_a_dead_server_is_replaced(prepared: Gateway, path: Path) -> None:
+    leave_behind(path)
     assert path.exists()
     with serving(prepared, path):
         assert answers(path)

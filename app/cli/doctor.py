@@ -145,7 +145,8 @@ def _env_file(path: Path) -> Iterator[Finding]:
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:
-    yield Finding(OK, "settings", f"{settings.workers} workers x {settings.threads} threads on {settings.bind}")
+    processes = f"{counted(settings.workers, 'worker')} x {settings.threads} threads"
+    yield Finding(OK, "settings", f"{processes} on {settings.bind}")
     if len(set(settings.secret_key)) < _LETTERS:
         yield Finding(
             WARNING, "secret key", "it is easy to guess", "create another: antiphon init, in an empty directory"

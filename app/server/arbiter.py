@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import mmap
 import os
@@ -10,7 +11,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
@@ -25,6 +26,10 @@ from app.settings import DRAIN_RESERVE
 
 log = logging.getLogger(__name__)
 
+#: Seconds for which a start waits for others on sockets in the same directory, and between two looks.
+_LOCK_WITHIN = 10.0
+_LOCK_RETRY = 0.02
+
 
 class SteadyArbiter(Arbiter):  # type: ignore[misc]
     """After a worker has served once, a later worker that fails to start does not end the gateway: the master retries
@@ -32,6 +37,8 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
     """
 
     supervisor: Supervisor
+    socket_locks: list[int]
+    """Descriptors that are held from the check of the unix sockets until they listen."""
     served: mmap.mmap
     """One byte of shared memory: whether any worker has been ready to serve."""
 
@@ -44,8 +51,10 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
         server.failures = Backoff()
         server.own_files = {}
         server.settle()
+        server.socket_locks = []
         if "GUNICORN_FD" not in os.environ:
             for address in server.cfg.address:
+                server.socket_locks += lock_directory(address)
                 check_unix_socket(address)
 
     def settle(self) -> None:
@@ -144,7 +153,9 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
         self.supervisor.wait(until - monotonic())
 
     def note_sockets(self) -> None:
-        """Remembers the files of the listening unix sockets."""
+        """Remembers the files of the listening unix sockets. Checks by other servers find them in use from now on."""
+        while self.socket_locks:
+            os.close(self.socket_locks.pop())
         for listener in self.LISTENERS:
             if path := _path(listener):
                 self.own_files[path] = _identity(path)
@@ -176,6 +187,30 @@ def check_unix_socket(address: object) -> None:
             return
     shown = address.replace("\0", "@")
     raise ConfigurationError(f"unix:{shown} is in use", "stop the program that listens there, or choose another path")
+
+
+def lock_directory(address: object) -> list[int]:
+    """A descriptor that locks the directory of a unix socket, so that of several servers which start at the same moment
+    only one creates the socket. A directory that cannot be locked is no reason not to start.
+    """
+    if not isinstance(address, str) or address.startswith("\0"):
+        return []
+    try:
+        directory = os.open(os.path.dirname(os.path.abspath(address)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    until = monotonic() + _LOCK_WITHIN
+    while not _locked(directory) and monotonic() < until:
+        sleep(_LOCK_RETRY)
+    return [directory]
+
+
+def _locked(directory: int) -> bool:
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _mode(path: str) -> int | None:
