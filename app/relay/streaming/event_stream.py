@@ -1,7 +1,7 @@
-"""The walk of a streamed turn: open a channel, send the head, move the events, store, then say how it ended.
+"""The steps of a streamed turn: open a channel, send the head, relay the events, store the row, send the end.
 
-Until the head has been sent a failure is an exception and becomes a status line; from then on only events speak. Until
-the first output event another channel may go on under the same id.
+Before the head has been sent, a failure is an exception and becomes a status line. Afterwards only events can report
+it. Before the first output event, another channel may continue the stream under the same id.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ def failure_events(
     partial: Callable[[], Sequence[Item]] = tuple,
     selected: SelectedChannel | None = None,
 ) -> bytes:
-    """The end of a stream that has failed, once that is stored: `error` and `response.failed`, from `number` on.
+    """Stores the failure of a stream. Returns its last events, `error` and `response.failed`, numbered from `number`.
 
-    The last border of a stream: whatever cannot be stored or told of what came, the end is.
+    This is the last border of a stream: each step stores and reports less, so the stream always gets its end.
     """
     recorder = stream_start.recorder
     if number is None:
         number = stream_start.length
-    ways: Sequence[tuple[GatewayError, Callable[[], Sequence[Item]]]] = (
+    steps: Sequence[tuple[GatewayError, Callable[[], Sequence[Item]]]] = (
         (error, partial),
         (error, tuple),
         (InternalError(), tuple),
     )
-    for why, kept in ways:
+    for reported, items in steps:
         try:
-            return _failed_ending(recorder.fail(why, kept(), selected), why, number)
-        except Exception:  # The border that must not die: whatever it was, less is tried.
-            log.exception("response %s: its end cannot be stored and told as it was", stream_start.id)
+            return _failed_ending(recorder.fail(reported, items(), selected), reported, number)
+        except Exception:  # The border that must not die: the next step needs less to succeed.
+            log.exception("response %s: storing or encoding its failure failed", stream_start.id)
     return _failed_ending(recorder.failed(InternalError()), InternalError(), number)
 
 
@@ -66,12 +66,12 @@ def _failed_ending(response: Mapping[str, Any], error: GatewayError, number: int
 
 @dataclass(slots=True)
 class _ActiveAttempt:
-    """The attempt that is at work on the turn."""
+    """The attempt that is serving the turn."""
 
     attempt: TurnAttempt
     flow: Flow[Decoder]
     ready: bytes = b""
-    """What has come with the first valid event."""
+    """The output that came with the first valid event."""
 
     @property
     def selected(self) -> SelectedChannel:
@@ -87,7 +87,7 @@ class _ActiveAttempt:
 
 
 class EventStream:
-    """A streamed response as bytes. Iterated by the server once `open` has returned; `close` ends it at any time."""
+    """A streamed response as bytes. The server iterates it once `open` has returned; `close` ends it at any time."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class EventStream:
         connection: ClientConnection | None,
         transport: ThreadTransport,
     ) -> None:
-        """`connection`: where the mover may write by itself."""
+        """`connection`: the client's socket, if the transport may write to it directly."""
         self._turn = turn
         self._stream_start = stream_start
         self._first = stream_start.length + _PER_ITEM * len(turn.leading_items)
@@ -112,7 +112,7 @@ class EventStream:
         self._events = self._run()
 
     def open(self) -> EventStream:
-        """Until an upstream has accepted and the row is committed. Raises GatewayError or ClientGone."""
+        """Returns once an upstream has accepted and the row is committed. Raises GatewayError or ClientGone."""
         try:
             self._next_channel()
             self._stream_start.commit()
@@ -120,7 +120,7 @@ class EventStream:
             self.close()
             raise
         except BaseException:
-            # Its end is told and written where it was begun.
+            # The caller records and reports the failure.
             self._ended = True
             self.close()
             raise
@@ -128,21 +128,21 @@ class EventStream:
 
     @property
     def dropped(self) -> Sequence[str]:
-        """Types of the tools that the channel that has accepted was not told of."""
+        """Types of the tools that the accepting channel did not receive."""
         return self._active_attempt().attempt.dropped
 
     def __iter__(self) -> Iterator[bytes]:
         return self._events
 
     def close(self) -> None:
-        """Whoever stops listening: the upstream is closed and what came is stored."""
+        """Ends the stream at any time: closes the upstream, and stores the partial output of an unfinished response."""
         try:
             self._events.close()
             self._end_early()
         finally:
             self._stream_start.end()
 
-    # --- the walk
+    # --- the steps
 
     def _run(self) -> Generator[bytes, None, None]:
         try:
@@ -161,14 +161,14 @@ class EventStream:
         except GatewayError as error:
             yield self._failure(error)
         except Exception:
-            # The one border that must not die: after the head only an event can say that something went wrong.
+            # The one border that must not die: after the head only an event can report a failure.
             log.exception("response %s failed", self._turn.id)
             yield self._failure(InternalError())
         finally:
             self._close_active()
 
     def _output_events(self) -> Iterator[bytes]:
-        """The output events of the first channel that gets as far as to say something."""
+        """The events of the first channel that sends an output event."""
         while True:
             active = self._active_attempt()
             try:
@@ -183,7 +183,7 @@ class EventStream:
                 self._next_channel()
 
     def _next_channel(self) -> None:
-        """To the next channel that accepts. Raises GatewayError when no attempt succeeds."""
+        """Moves to the next channel that accepts. Raises GatewayError when every attempt fails."""
         self._attempts.first(self)
 
     def run(self, attempt: TurnAttempt) -> None:
@@ -201,7 +201,7 @@ class EventStream:
         active.attempt.failed(error)
         self._close_active()
 
-    # --- what is ours to say
+    # --- the gateway's own events
 
     def _head(self) -> bytes:
         return self._stream_start.head(self._active_attempt().decoder.defaults, self._turn.leading_items)
@@ -219,7 +219,7 @@ class EventStream:
 
         ended = self._recorder.ended(answer, active.selected)
         event = {"type": f"response.{answer.status}", "sequence_number": number, "response": ended.response}
-        # Before the commit: what cannot be encoded is not stored.
+        # Encode before the commit, so that a response that cannot be encoded is not stored.
         ending = terminal_event(event)
         self._recorder.store(ended)
         self._ended = True
@@ -241,7 +241,7 @@ class EventStream:
     # --- leaving
 
     def _end_early(self) -> None:
-        """Closed before the end: what came is kept as a cancelled response, once."""
+        """Stores the partial output as a cancelled response, once."""
         active, ended = self._active, self._ended
         self._ended = True
         try:
@@ -256,12 +256,12 @@ class EventStream:
                 self._recorder.cancel(active.decoder.partial(), active.selected)
                 return
         except Exception:
-            # The client has left; that the response has ended is written all the same.
-            log.exception("response %s: what came of it cannot be stored", self._turn.id)
+            # The client has left. The row still needs its end, without the output.
+            log.exception("response %s: storing its partial output failed", self._turn.id)
         self._recorder.cancel()
 
     def _abort_client(self) -> None:
-        """What the client has not taken by now, it will not take."""
+        """Drops the bytes that the client has not read: it has left or stopped reading."""
         if self._connection is not None:
             self._connection.abort()
 

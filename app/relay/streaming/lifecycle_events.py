@@ -1,4 +1,4 @@
-"""The events that the gateway makes itself: a stream's first and its last ones."""
+"""The events that the gateway makes itself: the first and the last ones of a stream."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from app.formats import Emitter
 
 
 def queued_events(in_progress: Mapping[str, Any]) -> Sequence[bytes]:
-    """The events of a response that waits in the queue."""
+    """The events of a queued response."""
     return list(head_events(in_progress, (), Emitter()))[:-1]
 
 
 def replayed_events(response: Mapping[str, Any], sent: int = 0) -> Iterator[bytes]:
-    """A response that is stored already, as the stream that was asked for, behind so many events that have left."""
+    """A stored response as a stream. The first `sent` events are skipped because the client has them already."""
     emitter = Emitter()
     in_progress = {
         **response,
@@ -34,8 +34,8 @@ def replayed_events(response: Mapping[str, Any], sent: int = 0) -> Iterator[byte
 
 
 def terminal_events(response: Mapping[str, Any], number: int, after: int = -1) -> bytes:
-    """How the stream of a response ends that has ended: one terminal event, behind an error when it has failed. What is
-    numbered up to `after` has been seen and is left out.
+    """The last events of an ended response: one terminal event, after an `error` event for a failure. Events numbered
+    up to `after` are skipped because the client has them already.
     """
     events = [
         {"type": kind, "sequence_number": place, **error_event}
@@ -57,12 +57,12 @@ def terminal_event(event: Mapping[str, Any]) -> bytes:
 
 
 def opening_types(background: bool) -> Sequence[tuple[str, str]]:
-    """The events that a stream begins with, and their statuses. The gateway makes them; the upstream's follow."""
+    """Types and statuses of the events that open a stream. The gateway makes them; the upstream's events follow."""
     return QUEUED_HEAD if background else HEAD
 
 
 def head_events(in_progress: Mapping[str, Any], leading_items: Sequence[Item], emitter: Emitter) -> Iterator[bytes]:
-    """What a stream begins with, and the items of ours that stand before the answer."""
+    """The events that open a stream, then those of the items that the gateway puts before the answer."""
     for kind, status in opening_types(in_progress["background"]):
         yield emitter.event(kind, response={**in_progress, "status": status})
     for item in leading_items:

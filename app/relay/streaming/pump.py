@@ -1,7 +1,7 @@
-"""The pump: one thread a worker that moves the bytes of all its streams, while their requests' threads sleep.
+"""The pump: one thread a worker that moves the bytes of all its streams, while the threads of their requests wait.
 
-It reads, feeds the decoder, writes without blocking and keeps the clocks. It never ends a stream by itself: once the
-decoder has its answer, or something went wrong, the request's thread goes on.
+It reads, feeds the decoders, writes without blocking and checks the timeouts. It never ends a stream by itself: once
+the decoder has its answer, or a step failed, the request's thread continues.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from app.relay.streaming.client_connection import ClientConnection
 from app.relay.streaming.timing import StreamTiming
 from app.relay.streaming.transport import Flow, ThreadTransport, stalled
 
-#: Descriptors seen to before new streams and the clocks have their turn.
+#: Ready descriptors handled before new streams and timers get their turn.
 _BATCH = 256
-#: Seconds that a worker which is about to end still spends on a client that is behind.
+#: Seconds that a worker in shutdown still waits for a slow client to read.
 _SHUTDOWN_WRITE_TIMEOUT = 2.0
 _CLOSE_WITHIN = 2.0
 
@@ -39,7 +39,7 @@ _HUNG_UP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class _Stream:
-    """One flow in the pump. All but `wait` happens in the pump's thread."""
+    """One flow in the pump. Every method except `wait` runs in the pump's thread."""
 
     __slots__ = (
         "_done",
@@ -66,12 +66,12 @@ class _Stream:
         self.descriptor = descriptor
         self.connection = connection
         self.behind = False
-        """The client has not taken all that it was sent."""
+        """Whether the client has unread bytes."""
         self.ended = False
         self.listening = False
-        """As the pump keeps it: the upstream is polled."""
+        """Set by the pump: whether the upstream is polled."""
         self.due = inf
-        """As the pump keeps it: when its clocks are to be seen to, by which timer."""
+        """Set by the pump: when the timeouts are checked next, and by which timer."""
         self.timer = -1
         self.stop = flow.stop
         self._flow = flow
@@ -85,7 +85,7 @@ class _Stream:
         self._done.acquire()
 
     def wait(self) -> None:
-        """Until the pump is done with it. Raises what has ended it, unless that was the answer."""
+        """Blocks until the pump has finished the stream. Raises the error that ended it, if there was one."""
         self._done.acquire()
         outcome, self._outcome = self._outcome, None
         if outcome is not None:
@@ -95,7 +95,7 @@ class _Stream:
         self._done.release()
 
     def read(self, now: float, mask: int) -> None:
-        """Takes a piece from the upstream and sends on what it comes to. Raises ClientGone, UpstreamError."""
+        """Reads one piece from the upstream and sends its events. Raises ClientGone, UpstreamError."""
         data = self.exchange.receive()
         if data is None:
             return
@@ -107,7 +107,7 @@ class _Stream:
             self.end(None)
 
     def on_client_event(self, now: float, mask: int) -> None:
-        """The client has gone, or takes more. Raises ClientGone."""
+        """Handles a client's hang-up, or writes more to a client that was behind. Raises ClientGone."""
         if mask & _HUNG_UP:
             raise ClientGone
         if sent := self._write(self._unsent):
@@ -115,7 +115,7 @@ class _Stream:
             self._set_unsent(self._unsent[sent:])
 
     def tick(self, now: float, mask: int) -> None:
-        """Sees to the clocks. Raises ClientGone, UpstreamStalled."""
+        """Checks the timeouts and sends a due heartbeat. Raises ClientGone, UpstreamStalled."""
         flow = self._flow
         if self.behind:
             if now >= flow.last_write + self._write_timeout:
@@ -131,7 +131,7 @@ class _Stream:
         raise EndedElsewhere
 
     def shut_down(self, now: float, mask: int) -> None:
-        """The worker ends before the stream does, and before a client that is behind would be given up."""
+        """Ends the stream because the worker shuts down. A client that is behind gets a shorter write timeout."""
         self._write_timeout = min(self._write_timeout, _SHUTDOWN_WRITE_TIMEOUT)
         raise ShuttingDown
 
@@ -143,7 +143,7 @@ class _Stream:
         return write_deadline if self.ended else min(write_deadline, flow.deadline)
 
     def end(self, outcome: Exception | None) -> None:
-        """Nothing more is read. What the client is still owed is sent first, unless there is no client any more."""
+        """Stops reading. Unsent bytes are sent first, unless the client has gone."""
         if isinstance(outcome, ClientGone):
             self._set_unsent(memoryview(b""))
             self.connection.abort()
@@ -172,12 +172,12 @@ class _Stream:
         self._unsent = unsent if self.behind else memoryview(b"")
 
 
-#: What is done with a stream: when the pump's round began, and what its descriptor was ready for.
+#: One step of a stream. Takes the time at which the pump's round began, and the ready mask of the descriptor.
 _Step = Callable[[_Stream, float, int], None]
 
 
 class Pump(ThreadTransport):
-    """Moves every stream whose client may be written to and whose upstream can be polled; others as any mover does."""
+    """Moves every stream with a writable client and a pollable upstream in one thread; other streams in their own."""
 
     def __init__(self, timing: StreamTiming) -> None:
         super().__init__(timing)
@@ -187,10 +187,10 @@ class Pump(ThreadTransport):
         self._watched: dict[int, tuple[_Stream, _Step]] = {}
         self._streams: set[_Stream] = set()
         self._buffered: dict[_Stream, None] = {}
-        """Streams whose upstream has more than a poll would show."""
+        """Streams whose upstream has buffered input that a poll does not show."""
         self._timers: list[tuple[float, int]] = []
         self._timed: dict[int, _Stream] = {}
-        """Whose timers these are; one that is not here any more is void."""
+        """The stream of each valid timer. A timer that is missing here is void."""
         self._numbers = count()
         self._now = self._drain_checked = monotonic()
 
@@ -207,7 +207,7 @@ class Pump(ThreadTransport):
             self._thread.join(_CLOSE_WITHIN)
 
     def transfer(self, flow: Flow[Any]) -> Iterable[bytes]:
-        """Returns when the stream has been moved; gives what is to be sent on only if the pump cannot move it."""
+        """Returns when the pump has moved the stream. Yields the events only where the pump cannot move it."""
         descriptor = flow.exchange.descriptor
         if flow.connection is None or descriptor is None:
             return super().transfer(flow)
@@ -224,7 +224,7 @@ class Pump(ThreadTransport):
     # --- for other threads
 
     def _call(self, call: Callable[[], None]) -> bool:
-        """Has the pump's thread do something in its next round; False when there is none."""
+        """Queues a call for the pump's next round. Returns False when the pump does not run."""
         with self._lock:
             if not self._open:
                 return False
@@ -287,21 +287,21 @@ class Pump(ThreadTransport):
                     self._schedule(stream)
 
     def _do(self, stream: _Stream, step: _Step, mask: int = 0) -> None:
-        """One step of one stream."""
+        """Runs one step of one stream."""
         try:
             step(stream, self._now, mask)
         except Exception as error:
-            # The border that must not die: a fault in one stream is raised in its own thread, the others go on.
+            # The border that must not die: the request's own thread raises the error, and the other streams continue.
             stream.end(error)
         try:
             self._settle(stream)
         except OSError:
-            # The kernel refuses to watch it.
+            # The kernel refuses to poll the descriptor.
             stream.end(ClientGone())
             self._forget(stream)
 
     def _settle(self, stream: _Stream) -> None:
-        """Waits for what the stream now waits for."""
+        """Updates what the pump polls for this stream."""
         if stream.ended and not stream.behind:
             self._forget(stream)
             return
@@ -312,7 +312,7 @@ class Pump(ThreadTransport):
             self._buffered[stream] = None
 
     def _turn(self, stream: _Stream, listening: bool) -> None:
-        """Back-pressure: while a client that is behind is waited for, its upstream is left to itself."""
+        """Back-pressure: the upstream is not read while the client is behind."""
         stream.listening = listening
         if listening:
             self._watched[stream.descriptor] = (stream, _Stream.read)
@@ -324,7 +324,7 @@ class Pump(ThreadTransport):
         self._schedule(stream)
 
     def _schedule(self, stream: _Stream) -> None:
-        """The clocks are seen to in time; when it turns out to be too early, again."""
+        """Sets a timer for the next timeout. A timer that fires too early is set again."""
         if stream not in self._streams:
             return
         due = stream.next_tick()
@@ -335,7 +335,7 @@ class Pump(ThreadTransport):
             heappush(self._timers, (due, stream.timer))
 
     def _forget(self, stream: _Stream) -> None:
-        """The request's thread goes on; both connections are its own again."""
+        """Returns both connections to the request's thread and wakes it."""
         self._streams.discard(stream)
         self._buffered.pop(stream, None)
         self._timed.pop(stream.timer, None)
@@ -366,7 +366,7 @@ class Pump(ThreadTransport):
         self._open = False
 
     def _abandon(self) -> None:
-        """However the pump has ended, nobody waits for it any longer."""
+        """Wakes every waiting thread, however the pump has ended."""
         with self._lock:
             self._open = False
         while self._calls:

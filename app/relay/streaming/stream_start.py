@@ -1,7 +1,7 @@
-"""How a stream begins: its row is committed, then the events leave that name it.
+"""The start of a stream: its row is committed before any event names it.
 
-They leave with the first valid event of an upstream, or by themselves when that takes long; from then on the client
-hears now and then that the stream is alive, and only events can say that something went wrong.
+The head leaves with the first valid event of an upstream, or alone after `header_timeout`; heartbeats follow it then.
+After the head only events can report a failure.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from app.relay.streaming.timing import StreamTiming
 
 
 class StreamStart:
-    """The beginning of one stream."""
+    """The start of one stream."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class StreamStart:
         self.id = turn.id
         self.length = len(opening_types(turn.background))
         self.sent = 0
-        """Events that have left."""
+        """Number of events that have been sent."""
         self.recorder = recorder
         self._has_row = turn.store
         self._context = context
@@ -50,19 +50,19 @@ class StreamStart:
             watch.schedule(context.received_at + timing.header_timeout, self._send_due)
 
     def commit(self) -> None:
-        """The row exists before anybody hears its id. Raises StoreUnavailable."""
+        """Commits the row before the client can learn its id. Raises StoreUnavailable."""
         if self._committed:
             return
         self.recorder.begin()
         self._committed = True
         if self._has_row:
-            # Nobody can end elsewhere what has no row.
+            # A response without a row cannot be cancelled by another worker.
             self._running.add(self.id, self._stop.request)
         if self._context.connection is not None:
             self._context.connection.set_write_timeout(self._timing.client_write_timeout)
 
     def head(self, defaults: Mapping[str, Any], leading_items: Sequence[Item]) -> bytes:
-        """What has not left yet of the head, which leaves now."""
+        """The part of the head that has not been sent. The caller sends it now."""
         events = head_events(self.recorder.in_progress_response(defaults), leading_items, Emitter())
         rest = b"".join(islice(events, self.sent, None))
         self.sent = self.length
@@ -72,7 +72,7 @@ class StreamStart:
         self._running.remove(self.id)
 
     def _send_due(self) -> float:
-        """The head, or a sign of life. Raises StoreUnavailable and ClientGone."""
+        """Sends the head or a heartbeat, and returns the next due time. Raises StoreUnavailable and ClientGone."""
         send_early = self._context.send_early
         assert send_early is not None
         if self.sent:

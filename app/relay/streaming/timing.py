@@ -13,11 +13,11 @@ def _always() -> bool:
 
 @dataclass(slots=True)
 class Drain:
-    """Whether this worker is ending, and how long running streams may still take. `grace` in seconds."""
+    """Whether this worker is shutting down, and whether running streams may still continue. `grace` in seconds."""
 
     grace: float = 20.0
     alive: Callable[[], bool] = _always
-    """False from the moment that the worker was told to stop."""
+    """Returns False once the worker has received its stop signal."""
     _since: float | None = field(default=None)
 
     @property
@@ -33,8 +33,9 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class StreamTiming:
-    """Seconds: a comment after `heartbeat` of silence towards the client, who may take nothing for
-    `client_write_timeout`. The head of a stream leaves after `header_timeout`, if no upstream has accepted by then."""
+    """Timeouts of streams, in seconds. `heartbeat`: silence towards the client before a comment is sent.
+    `client_write_timeout`: how long the client may read nothing. `header_timeout`: how long the head waits for an
+    upstream to accept."""
 
     heartbeat: float
     drain: Drain

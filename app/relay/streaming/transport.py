@@ -1,6 +1,6 @@
 """Moves the bytes of streams, each in its request's own thread: waits for the upstream, the client and the clock.
 
-What a stream is made of, and every rule of when it ends, is here; the pump moves many in one thread by the same rules.
+The parts of a stream and the rules for ending it are here. The pump moves many streams in one thread by the same rules.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from app.relay.streaming.timing import StreamTiming
 
 
 class PushMachine(Protocol):
-    """What makes of an upstream's body what the client is to have: a decoder, or whatever is fed like one."""
+    """Turns an upstream's body into the client's bytes: a decoder, or any object with the same methods."""
 
     accepted: bool
 
     @property
     def answer(self) -> object | None:
-        """Nothing more is taken once there is one."""
+        """The whole answer. Once it is set, no more input is read."""
         ...
 
     def feed(self, data: bytes) -> bytes: ...
@@ -47,9 +47,9 @@ class Flow(Generic[M]):
     watch: Watch
     connection: ClientConnection | None
     last_read: float = field(default_factory=monotonic)
-    """When the upstream last said something."""
+    """When the upstream last sent bytes."""
     last_write: float = field(default_factory=monotonic)
-    """When the client was last told something."""
+    """When the client was last sent bytes."""
     deadline: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class Flow(Generic[M]):
         return self.watch.stop
 
     def decode(self, data: bytes) -> bytes:
-        """What a piece of the body has to say to the client; an empty piece is the body's end. Raises UpstreamError."""
+        """The client's events for one piece of the body. An empty piece ends the body. Raises UpstreamError."""
         if data:
             return self.decoder.feed(data)
         rest = self.decoder.finish()
@@ -73,62 +73,62 @@ def stalled() -> UpstreamStalled:
     return UpstreamStalled("The model's server fell silent in the middle of its answer.")
 
 
-#: Given instead of bytes after a pause in which nothing came.
+#: Returned instead of bytes when a pause passed without input.
 _SILENCE = None
 
 
 class ThreadTransport:
-    """Moves each stream in the thread that asks for it. Good wherever a thread may be spent on a stream."""
+    """Moves each stream in the thread of its request."""
 
     def __init__(self, timing: StreamTiming) -> None:
         self.timing = timing
 
     def start(self) -> None:
-        """Begins what runs beside the requests; for a process that serves, after it was forked."""
+        """Starts the transport's own thread, if it has one. Called in a serving process, after the fork."""
 
     def close(self) -> None:
-        """Ends it."""
+        """Stops what `start` started."""
 
     def accept(self, flow: Flow[Any]) -> bytes:
-        """Reads up to the first valid event; what is to be sent on of what came with it. Raises as `transfer` does, and
-        what the watch raises."""
+        """Reads up to the first valid event and returns the output that came with it. Raises what `transfer` and the
+        watch raise."""
         ready = b""
         while not flow.decoder.accepted and flow.decoder.answer is None:
             ready += self._next(flow)
         return ready
 
     def read(self, flow: Flow[Any]) -> None:
-        """Until the decoder has its answer; what it would send on is dropped. Raises as `accept` does."""
+        """Reads until the decoder has its answer and drops the events. Raises as `accept` does."""
         while flow.decoder.answer is None:
             self._next(flow)
 
     def transfer(self, flow: Flow[Any]) -> Iterable[bytes]:
-        """Whole events that the caller sends on, until the decoder has its answer.
+        """Whole events for the caller to send, until the decoder has its answer.
 
-        Raises ClientGone within a tick of the client's hanging up, UpstreamStalled after `idle` or `total` seconds,
-        EndedElsewhere once a stop was asked for, ShuttingDown when the worker's drain is over, UpstreamBroken, and
-        what the decoder raises.
+        Raises ClientGone within a tick of the client's hang-up, UpstreamStalled after `idle` or `total` seconds,
+        EndedElsewhere after a requested stop, ShuttingDown when the worker's drain is over, UpstreamBroken, and the
+        decoder's errors.
         """
         while flow.decoder.answer is None:
             data = self._receive(flow, TICK)
             if data is not _SILENCE:
                 if events := flow.decode(data):
                     yield events
-                    # Nobody has listened to the upstream while the client took its time.
+                    # The upstream was not read while the client was slow, so its idle timeout starts again.
                     flow.last_read = flow.last_write = monotonic()
             elif monotonic() - flow.last_write >= self.timing.heartbeat:
                 flow.last_write = monotonic()
                 yield sse.HEARTBEAT
 
     def _next(self, flow: Flow[Any]) -> bytes:
-        """What the next piece of the body has to say; the watch does what is due."""
+        """The output of the next piece of the body. Also runs the watch's due work."""
         data = self._receive(flow, flow.watch.pause())
-        # Not in a silence alone: an upstream that never pauses must not keep what is due from the client.
+        # On every piece, not only in pauses: an upstream that never pauses must not delay the client's heartbeats.
         flow.watch.tick()
         return flow.decode(data) if data is not _SILENCE else b""
 
     def _receive(self, flow: Flow[Any], pause: float) -> bytes | None:
-        """The next piece of the body, b"" at its end."""
+        """The next piece of the body, b"" at its end, None after a pause without input."""
         flow.watch.check()
         now, silence = monotonic(), flow.last_read + flow.limits.idle
         if now >= flow.deadline or now >= silence:
@@ -142,7 +142,7 @@ class ThreadTransport:
 
 
 def _readable(flow: Flow[Any], timeout: float) -> bool:
-    """Whether the exchange has something to give within the timeout. Raises ClientGone."""
+    """Whether the exchange has input within the timeout. Raises ClientGone."""
     descriptor, client_fd = flow.exchange.fileno(), flow.watch.client_fd
     if descriptor is None:
         timeout = 0.0
