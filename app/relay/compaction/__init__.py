@@ -1,1 +1,1 @@
-"""Compaction: what is kept, who makes the summary, and the sealed item."""
+"""Compaction: the plan, the summary or native pass, and the sealed item."""

@@ -1,4 +1,4 @@
-"""The context of a turn where compaction items stand in it: what they open to, and how one channel can read it."""
+"""The context of a turn with compaction items: opens them, and fits them to the family of a channel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from app.store.errors import HistoryError
 from app.store.store import Store
 
 _MARK = PREFIX.encode()
-#: No channel is of this family: nothing native can be read by it.
+#: The family of no channel, so that nothing native can be read.
 _NO_FAMILY = ""
 
 
@@ -32,20 +32,20 @@ class Contexts:
 
     @history_errors()
     def load(self, owner: str, response_id: str) -> Chain:
-        """The chain from its newest compaction on, which is opened; a native one stays for `for_family`."""
+        """The chain from its newest compaction on, opened. A native item stays sealed until `for_family`."""
         chain = self._store.responses.chain(owner, response_id)
         return self._opened(owner, chain, lambda: self._store.responses.full_chain(owner, response_id))
 
     @history_errors()
     def load_conversation(self, owner: str, conversation_id: str) -> Chain:
-        """The same of a conversation."""
+        """As `load`, for a conversation."""
         conversations = self._store.conversations
         chain = conversations.chain(owner, conversation_id)
         return self._opened(owner, chain, lambda: conversations.full_chain(owner, conversation_id))
 
     @history_errors()
     def before(self, stored: StoredResponse) -> Chain:
-        """What a response was given besides its own input."""
+        """The context of a response before its own input."""
         owner, conversations = stored.owner, self._store.conversations
         if stored.parent is not None:
             return self.load(owner, stored.parent)
@@ -55,11 +55,11 @@ class Contexts:
         return self._opened(owner, conversations.chain(*place), lambda: conversations.full_chain(*place))
 
     def expand(self, owner: str, items: Sequence[Item]) -> list[Item]:
-        """A client's own input with sealed reasoning and its newest compaction item opened; a native one stays for
-        `for_family`.
+        """A client's input with sealed reasoning and the newest compaction item opened. A native item stays sealed
+        until `for_family`.
 
-        Of what stands before it the messages of users and instructors are sent on; the rest is what the item stands
-        for.
+        Of the items before the compaction only the messages of users and instructors remain: the compaction item
+        stands for the others.
         """
         items = [self._opened_reasoning(owner, item) for item in items]
         newest = next((at for at in range(len(items) - 1, -1, -1) if items[at].get("type") == "compaction"), None)
@@ -69,42 +69,42 @@ class Contexts:
         return self._open(owner, [*sent_on, *items[newest:]])
 
     def checked(self, owner: str, items: Iterable[Item]) -> list[Item]:
-        """Items that are kept as they are, once what was sealed here has been opened for a look: reasoning is kept with
-        its text. Raises InvalidRequest."""
+        """The items as they are stored: our sealed items are checked, and sealed reasoning is stored with its text.
+        Raises InvalidRequest."""
         for item in items:
             if is_ours(item):
                 open_item(self._seal, owner, item)
         return [{**item, **self._opened_reasoning(owner, item), **_sealed_part(item)} for item in items]
 
     def sealer(self, owner: str) -> Callable[[str], str]:
-        """Makes `encrypted_content` of reasoning text."""
+        """A function that seals reasoning text into `encrypted_content`."""
         return lambda text: self._reasoning.close(owner, text.encode())
 
     def _opened_reasoning(self, owner: str, item: Item) -> Item:
-        """Reasoning that was sealed here, as the text it is. Raises InvalidRequest."""
+        """Our sealed reasoning as text. Raises InvalidRequest."""
         if not _is_sealed_reasoning(item):
             return item
         text = self._reasoning.open(owner, item["encrypted_content"]).decode()
         return {**_unsealed(item), "content": [{"type": "reasoning_text", "text": text}]}
 
     def for_family(self, turn: Turn, family: str) -> Turn:
-        """The turn as a channel of this family can read it. On another family's channel the originals take the place
-        of a native compaction, or a note where nothing was stored."""
+        """The turn as a channel of this family can read it. For another family the original items replace a native
+        compaction, or a note if they were not stored."""
         turn = _with_links(turn, [self._fitted(turn.owner, link, family) for link in turn.chain.links])
         if any(is_ours(item) for item in turn.input):
             turn = replace(turn, input=self._read(turn.owner, turn.input, family))
         return turn
 
     def items(self, turn: Turn) -> list[Item]:
-        """The whole context before the turn's own input, as items. Native compactions stay sealed."""
+        """The context before the turn's own input, as items. Native compactions stay sealed."""
         return [item for link in turn.chain.links for item in items_of(link)]
 
     def originals(self, owner: str, items: Sequence[Item]) -> list[Item]:
-        """The items with what native compactions among them stand for."""
+        """The items, with native compactions replaced by the items that they stand for."""
         return self._read(owner, items, _NO_FAMILY)
 
     def shown(self, turn: Turn) -> Turn:
-        """The turn with, in place of native compactions, what was kept behind them: the items that can be named."""
+        """The turn with compactions replaced by the items sealed in them, which a client may refer to."""
         turn = _with_links(turn, [self._shown_link(turn.owner, link) for link in turn.chain.links])
         if any(is_ours(item) for item in turn.input):
             turn = replace(turn, input=self._visible(turn.owner, turn.input))
@@ -122,7 +122,7 @@ class Contexts:
         return orjson.dumps(self._visible(owner, orjson.loads(array))) if _MARK in array else array
 
     def native_channel(self, turn: Turn) -> str | None:
-        """The channel that made the newest native compaction of the turn's own input."""
+        """The channel of the newest native compaction in the turn's own input."""
         natives = (open_item(self._seal, turn.owner, item).native for item in reversed(turn.input) if is_ours(item))
         return next((native.channel for native in natives if native is not None), None)
 
@@ -135,16 +135,16 @@ class Contexts:
         try:
             items = self._open(owner, orjson.loads(head.output))
         except InvalidRequest:
-            # Sealed with a key that is gone: the originals are still here.
+            # The key of the seal is gone. The store still has the original items.
             return replace(chain, links=tuple(map(_without_compactions, whole().links)), compacted=False)
-        # The tokens that it reports are also those of the pass: they do not tell how large the context is now.
+        # The reported tokens include the compaction pass, so they do not measure the context.
         opened = head._replace(input=b"[]", output=orjson.dumps(items), input_tokens=None, output_tokens=None)
-        # Of two compactions made at once in a conversation the later one is its head.
+        # When a conversation was compacted twice at once, the later compaction is the head.
         return replace(chain, links=(opened, *map(_without_compactions, rest)), compacted=False)
 
     def _open(self, owner: str, items: Iterable[Item]) -> list[Item]:
-        """The items of which ours are opened, but for native ones: only the channel that is asked decides how those
-        are read."""
+        """The items with our compaction items opened, except native ones: `for_family` reads those once the channel is
+        known."""
         out: list[Item] = []
         for item in items:
             if not is_ours(item):
@@ -160,10 +160,10 @@ class Contexts:
             visible += open_item(self._seal, owner, item).items if is_ours(item) else [item]
         return visible
 
-    # --- reading what is native
+    # --- native compactions
 
     def _fitted(self, owner: str, link: Link, family: str) -> Link:
-        """A response of another family than the channel's is given without anything native: it may hold both kinds."""
+        """The link as a channel of this family can read it. A link of another family loses its native items."""
         if _MARK not in link.input and _MARK not in link.output:
             return link
         reader = family if link.family in (None, family) else _NO_FAMILY
@@ -192,7 +192,7 @@ class Contexts:
         return [unreadable(), *opened.items] if stored is None else [*portable(self._read(owner, stored, family))]
 
     def _stored(self, owner: str, native: Native) -> list[Item] | None:
-        """The context that the compacted response had, behind every compaction; None when it is not there any more."""
+        """The original context of the compacted response, with every compaction undone; None when it is gone."""
         if native.response is None:
             return None
         try:
@@ -204,7 +204,7 @@ class Contexts:
 
 
 def _with_links(turn: Turn, links: Sequence[Link]) -> Turn:
-    """The turn over these links; most often it is as it was."""
+    """The turn with these links; the same turn when no link has changed."""
     if all(map(is_, links, turn.chain.links)):
         return turn
     return replace(turn, chain=replace(turn.chain, links=tuple(links)))
@@ -223,13 +223,13 @@ def _sealed_part(item: Item) -> Item:
 
 
 def items_of(link: Link) -> Iterator[Item]:
-    """What the model is given of a response: not a call that broke off before it was whole."""
+    """The items of a response that go to a model. A call that was cut off is left out."""
     yield from orjson.loads(link.input)
     yield from given_items(link.output, link.status)
 
 
 def given_items(output: bytes, status: str) -> Iterator[Item]:
-    """The same of a response's output alone."""
+    """As `items_of`, for an output alone."""
     for item in orjson.loads(output):
         broken = status == "incomplete" and item.get("type") in CALL_TYPES and item.get("status") == "incomplete"
         if not broken:
@@ -237,13 +237,13 @@ def given_items(output: bytes, status: str) -> Iterator[Item]:
 
 
 def _without_repeats(before: Iterable[Item], opened: Iterable[Item]) -> list[Item]:
-    """Messages that an item kept word for word, or stands for, are not sent twice."""
+    """The items without the messages that the opened item repeats."""
     known = {content_key(item) for item in opened if item.get("role") in CLIENT_ROLES}
     return [item for item in before if item.get("role") not in CLIENT_ROLES or content_key(item) not in known]
 
 
 def _without_compactions(link: Link) -> Link:
-    """What it said, without the item and without a window's copies of the users' messages."""
+    """The link without its compaction item and without a window's copies of the user messages."""
     if b'"compaction"' not in link.output:
         return link
     items = orjson.loads(link.output)

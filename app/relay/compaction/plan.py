@@ -1,7 +1,7 @@
-"""What a compaction keeps, what it sums up, and how the sealed item is made and opened. Values in, values out.
+"""What a compaction keeps verbatim and what it summarises. Values in, values out.
 
-A compaction item of ours stands for everything before it. Opened, it is one user message that says what it is, then the
-kept items in their order: system and developer messages, the newest turns, calls that still wait for their outputs.
+A compaction item of ours stands for everything before it. It opens to one user message that describes it, followed by
+the kept items in their order: system and developer messages, the newest turns, and calls that wait for their outputs.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ INSTRUCTION = (
 
 _MAX_RENDERED = 4000
 
-#: Of no use in words: what an image or a secret is made of.
+#: Members without meaning as text: image data and encrypted content.
 _NOT_RENDERED = frozenset({"id", "result", "encrypted_content"})
 
 
 @dataclass(frozen=True, slots=True)
 class CompactionSettings:
-    """What a request asks of compaction, with the table's defaults filled in."""
+    """The compaction settings of a request, with the channel table's defaults filled in."""
 
     strategy: str = "auto"
     threshold: int | None = None
@@ -53,7 +53,7 @@ class CompactionSettings:
 
     @classmethod
     def of(cls, request: Mapping[str, Any], strategy: str) -> CompactionSettings | None:
-        """The first entry of `context_management` that means compaction; None when there is none."""
+        """From the first compaction entry of `context_management`; None when there is none."""
         entries = request.get("context_management") or []
         for entry in [entries] if isinstance(entries, Mapping) else entries:
             if entry.get("type") in (None, "compaction"):
@@ -70,14 +70,14 @@ class CompactionSettings:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A context divided: `old` is summed up, `verbatim` stays word for word. Both keep their order."""
+    """A context in two parts: `old` is summarised, `verbatim` is kept. Both keep the order of the items."""
 
     old: Sequence[Item]
     verbatim: Sequence[Item]
 
 
 def divide(items: Sequence[Item], keep_turns: int) -> Plan:
-    """What is kept never loses a call's output nor an output's call, and keeps its order."""
+    """Splits a context. Calls and their outputs stay together."""
     verbatim = _newest_turns(items, keep_turns)
     verbatim |= {at for at, item in enumerate(items) if item.get("role") in INSTRUCTION_ROLES}
     verbatim |= _unanswered(items)
@@ -89,7 +89,7 @@ def divide(items: Sequence[Item], keep_turns: int) -> Plan:
 
 
 def _newest_turns(items: Sequence[Item], count: int) -> set[int]:
-    """Places of the newest turns. One that alone is more than half of the context is not kept: it is the problem."""
+    """Positions of the newest turns. A turn larger than half of the context is summarised, or little would be saved."""
     verbatim: set[int] = set()
     sizes = [len(orjson.dumps(item)) for item in items]
     for turn in _turns(items)[-count:] if count else []:
@@ -99,7 +99,7 @@ def _newest_turns(items: Sequence[Item], count: int) -> set[int]:
 
 
 def _turns(items: Sequence[Item]) -> list[list[int]]:
-    """Places by turn: each begins with what the user says after the model has spoken."""
+    """Positions by turn. A turn begins with the first user message after the model's output."""
     turns: list[list[int]] = []
     answered = True
     for at, item in enumerate(items):
@@ -115,20 +115,20 @@ def _turns(items: Sequence[Item]) -> list[list[int]]:
 
 
 def _unanswered(items: Sequence[Item]) -> set[int]:
-    """Places of calls without an output."""
+    """Positions of calls without an output."""
     waiting = {id(call) for call in unanswered(items)}
     return {at for at, item in enumerate(items) if id(item) in waiting}
 
 
 def _other_halves(items: Sequence[Item], verbatim: set[int]) -> set[int]:
-    """Places of the other half of every call of which one half is kept."""
+    """Positions of the other half of each call of which one half is kept."""
     names = {at: _names(item) for at, item in enumerate(items) if is_call(item) or is_output(item)}
     call_ids = {name for at in names if at in verbatim for name in names[at]}
     return {at for at in names if not call_ids.isdisjoint(names[at])}
 
 
 def _names(item: Item) -> tuple[str, ...]:
-    """The ids that a call and its output have in common."""
+    """The ids that a call and its output share."""
     if is_call(item):
         return call_ids(item)
     named = answered_call_id(item)
@@ -136,7 +136,7 @@ def _names(item: Item) -> tuple[str, ...]:
 
 
 def to_summarise(plan: Plan, instructions: str | None) -> list[Item]:
-    """The input of the pass: the old items as a conversation in plain words, then the instruction."""
+    """The input of the summary pass: the old items rendered as text, then the instruction."""
     return [*_rendered(redacted_items(plan.old)), text_message("user", instructions or INSTRUCTION)]
 
 
@@ -150,7 +150,7 @@ def _rendered(items: Iterable[Item]) -> Iterable[Item]:
         elif kind in OUTPUT_TYPES:
             yield text_message("user", f"[result of the call: {_result(item)}]")
         elif kind == "compaction":
-            # Somebody else's: only the model that is asked may be able to read it.
+            # A foreign item: perhaps the upstream of the summary can read it.
             yield item
         elif kind != "reasoning":
             members = {name: value for name, value in item.items() if name not in _NOT_RENDERED}
@@ -158,7 +158,7 @@ def _rendered(items: Iterable[Item]) -> Iterable[Item]:
 
 
 def _arguments(call: Item) -> str:
-    """What the tool is called with; of a call that says it in another member, all that it says."""
+    """A call's arguments as text; every member of a call whose type has no arguments."""
     arguments = call.get(TYPES[call["type"]].arguments or "")
     if isinstance(arguments, str):
         return arguments
@@ -168,7 +168,7 @@ def _arguments(call: Item) -> str:
 
 
 def _result(output: Item) -> str:
-    """What a tool gave: text, or the tools that a search has found."""
+    """A tool's output as text: its text, or the tools that a tool search found."""
     found = output.get("output")
     return _clipped_json(output["tools"]) if found is None and "tools" in output else _text(found)[:_MAX_RENDERED]
 
@@ -178,7 +178,7 @@ def _role(item: Item) -> str:
 
 
 def _text(content: object) -> str:
-    """Text of a content; images and files are named, not sent."""
+    """The text of a message's content. Images and files appear by name only."""
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
@@ -200,7 +200,7 @@ def _clipped_json(value: object) -> str:
 
 
 def content_key(item: Item) -> bytes:
-    """Equal for messages that say the same, whatever shorthand they came in."""
+    """A key that is equal for messages with the same text, as a string or as parts."""
     content = item.get("content")
     parts = content if isinstance(content, list) else [content]
     plain = [part.get("text", part) if isinstance(part, Mapping) else part for part in parts]

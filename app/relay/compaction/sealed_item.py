@@ -1,4 +1,4 @@
-"""The sealed compaction item: made, recognised and opened. Values in, values out."""
+"""The sealed compaction item: how it is made, recognised and opened. Values in, values out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def summary_message(summary: str | None) -> Item:
 
 
 def is_summary(item: Item) -> bool:
-    """Whether this message is one that an opened item begins with: nobody said it."""
+    """Whether this message was made by a compaction: the first message of an opened item."""
     content = item.get("content")
     if item.get("role") != "user" or not isinstance(content, list) or len(content) != 1:
         return False
@@ -43,24 +43,24 @@ def seal_items(seal: Seal, owner: str, items: Sequence[Item]) -> Item:
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """An upstream's own compaction item: who made it, and where a family that cannot read it finds the originals."""
+    """An upstream's own compaction item: its maker, and where other families find the original items."""
 
     item: Item
     family: str
     channel: str
     response: str | None = None
-    """Where the context of this stored response stands for it."""
+    """Id of the stored response whose context the item replaces."""
     originals: Sequence[Item] | None = None
-    """What it stands for; within one turn only, never sent out."""
+    """The original items. Set within one turn only and never sent to a client."""
 
 
 def seal_native(seal: Seal, owner: str, native: Native, verbatim: Sequence[Item]) -> Item:
-    """An upstream's own compaction item, wrapped; behind it come the items that are kept word for word."""
+    """An upstream's own compaction item, sealed together with the items kept verbatim."""
     return _sealed(seal, owner, {"native": asdict(native), "items": verbatim})
 
 
 def portable(items: Iterable[Item]) -> Iterable[Item]:
-    """Items as any upstream can read them: reasoning that only its maker can decrypt is left out."""
+    """Items that any upstream can read. Reasoning without text is left out, since only its upstream can decrypt it."""
     for item in items:
         if item.get("type") != "reasoning":
             yield item
@@ -79,19 +79,19 @@ def is_ours(item: Item) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a sealed item holds: the items it stands for, or an upstream's own item and those kept behind it."""
+    """The content of a sealed item: the items it stands for, or an upstream's own item and those kept verbatim."""
 
     items: Sequence[Item]
     native: Native | None = None
 
 
 def open_item(seal: Seal, owner: str, item: Item) -> Opened:
-    """Raises InvalidRequest, `invalid_encrypted_content`."""
+    """Raises InvalidRequest with code `invalid_encrypted_content`."""
     content = orjson.loads(seal.open(owner, item["encrypted_content"]))
     native = content.get("native")
     return Opened(content["items"], Native(**native) if native else None)
 
 
 def unreadable() -> Item:
-    """Stands where nobody here can read what stood there."""
+    """A placeholder for items that cannot be read here."""
     return text_message("user", UNREADABLE)

@@ -1,4 +1,4 @@
-"""Compaction: a history becomes one item, by the upstream itself, by a model's summary, or by leaving out."""
+"""Compaction: a history becomes one item, by an upstream's own compaction, a model's summary, or trimming."""
 
 from __future__ import annotations
 
@@ -45,32 +45,32 @@ _SAME_AS_TURN = (
     "text",
 )
 _TRIGGER = {"type": "compaction_trigger"}
-#: Failures of a native pass that speak of the whole channel; any other may be its compaction's alone.
+#: Failures of a native pass that count against the channel. Any other may concern only the channel's compaction.
 _CHANNEL_FAILURES = (UpstreamLimited, UpstreamUnreachable)
 
 
-#: Tokens that a summary may take, where the request does not say: a quarter of what it replaces, within these. A model
-#: needs some room to say anything; a summary that turns out longer than what it replaces is not used.
+#: Limits of a summary in tokens where the request sets none: a quarter of what it replaces, within these bounds. A
+#: model needs room for a useful summary; a summary longer than what it replaces is not used.
 _SHORTEST_LIMIT, _LONGEST_LIMIT = 256, 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
-    """A history made short."""
+    """The result of a compaction."""
 
     item: Item
-    """For the output: stands for the history and for what is answered now."""
+    """The item for the output. It stands for the history and the input that is being answered."""
     context: Sequence[Item]
-    """What the history is for the upstream now."""
+    """The compacted history, as the upstream gets it."""
     usage: Usage
     note: Mapping[str, Any]
     channel: str | None = None
-    """The only one that is sure to read `context`."""
+    """The only channel that can surely read `context`; None when any can."""
 
 
 @dataclass(frozen=True, slots=True)
 class _CompactionPass:
-    """One way the history was made short, before it is sealed. `context` stands behind what is native."""
+    """The result of one strategy, not sealed yet. `context` follows the native item."""
 
     strategy: str
     context: Sequence[Item]
@@ -86,7 +86,7 @@ class CompactionService:
         self._seal = seal
 
     def settings(self, request: Mapping[str, Any]) -> CompactionSettings:
-        """What the request asks of compaction, or the table's defaults."""
+        """The request's compaction settings, or the channel table's defaults."""
         strategy = self._channels.compaction.strategy
         return CompactionSettings.of(request, strategy) or CompactionSettings(strategy)
 
@@ -103,10 +103,10 @@ class CompactionService:
         watch: Watch,
         on_attempt: OnAttempt,
     ) -> Compacted:
-        """The history as one item that also holds `tail`, the input that is answered over it.
+        """The history as one item. The item also holds `tail`, the input that is answered after the compaction.
 
-        Raises CompactionFailed, Unavailable (`responses_compact_not_supported`), or what the choice of a channel
-        raises. Nothing is stored.
+        Raises CompactionFailed, Unavailable (`responses_compact_not_supported`), and the errors of channel selection.
+        Nothing is stored.
         """
         keep = settings.keep_turns if settings.keep_turns is not None else keep_turns
         task = _Task(
@@ -133,7 +133,7 @@ class CompactionService:
     # --- strategies
 
     def _auto(self, task: _Task) -> _CompactionPass:
-        """Native where the channel that goes on has it; a summary where it has not, or where that fails."""
+        """A native pass if the turn's channel supports it; a summary if it does not, or if the native pass fails."""
         try:
             first = next(self._channels_of(task), None)
             if first is not None and first.channel.compact in _NATIVE:
@@ -145,7 +145,7 @@ class CompactionService:
         return self._summary(task)
 
     def _native(self, task: _Task, family: str | None = None) -> _CompactionPass:
-        """By the first channel that can, of this family if one is given."""
+        """A native pass on the first channel that supports it, of this family if one is given."""
         choices = (
             selected
             for selected in self._channels_of(task)
@@ -199,10 +199,10 @@ class CompactionService:
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
         except UpstreamError as error:
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
-        return _summed_up(plan, history, turn.input, answer, answered.selected)
+        return _summary_pass(plan, history, turn.input, answer, answered.selected)
 
     def _limited(self, task: _Task) -> AbstractContextManager[None]:
-        """Bounds one pass, all its attempts included."""
+        """A timeout for one pass with all its attempts."""
         seconds = self._channels.compaction.timeout
         return task.watch.limited(
             seconds, CompactionFailed(f"The compaction failed: it took longer than {seconds:g} s.")
@@ -213,7 +213,7 @@ class CompactionService:
         return _CompactionPass("trim", [summary_message(None), *task.plan.verbatim])
 
     def _verbatim(self, task: _Task) -> _CompactionPass:
-        """All of it has to stay word for word."""
+        """The whole history stays verbatim."""
         self._channels_of(task)
         return _CompactionPass(task.settings.strategy, task.history)
 
@@ -225,7 +225,7 @@ class CompactionService:
     }
 
     def _channels_of(self, task: _Task) -> Iterator[SelectedChannel]:
-        """Raises InvalidRequest for a model that nobody serves."""
+        """Raises InvalidRequest for a model that no channel serves."""
         try:
             return self._channels.select(task.turn.model, task.preferred_channel, owner=task.turn.owner)
         except FormatNotServed as error:
@@ -234,7 +234,7 @@ class CompactionService:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What one compaction was asked to do."""
+    """The parameters of one compaction."""
 
     turn: Turn
     history: Sequence[Item]
@@ -247,7 +247,7 @@ class _Task:
     on_attempt: OnAttempt
 
     def internal(self, model: str, items: Sequence[Item], request: Mapping[str, Any] | None = None) -> Turn:
-        """A turn of our own, which nobody sees and nothing keeps."""
+        """An internal turn: it is not stored and no client sees it."""
         if request is None:
             request = {name: self.turn.request[name] for name in _SAME_AS_TURN if name in self.turn.request}
         return replace(
@@ -265,7 +265,7 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class _NativeStep:
-    """The step that has a channel compact the history itself. A pass that times out is recorded and ends the loop."""
+    """The step that has a channel compact the history itself. A timed-out pass is recorded and ends the attempts."""
 
     compaction: CompactionService
     task: _Task
@@ -279,7 +279,7 @@ class _NativeStep:
 
 
 def split_for_answer(items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
-    """A conversation sent as one array: what came before, and what is to be answered: words, or results of calls."""
+    """Splits a conversation sent as one array: the history, and the client's newest messages or call outputs."""
     start = len(items)
     while start and not _is_client_item(items[start - 1]):
         start -= 1
@@ -289,7 +289,7 @@ def split_for_answer(items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[It
 
 
 def pseudo_chain(turn: Turn, compacted: Compacted) -> Chain:
-    """The compacted history where a chain would stand. It goes by its tip's id, behind which the originals lie."""
+    """The compacted history in the place of the chain. It keeps the tip's id, which leads to the original items."""
     tip = turn.chain.tip
     return Chain(
         (
@@ -309,7 +309,7 @@ def pseudo_chain(turn: Turn, compacted: Compacted) -> Chain:
 
 
 def context_tokens(turn: Turn) -> int:
-    """How large the context is: as the parent's upstream counted it, else estimated; and the new input."""
+    """Tokens of the context: the count of the parent's upstream, else an estimate; plus the new input."""
     tip, own = turn.chain.tip, estimate_items(turn.input)
     if tip is None:
         return own
@@ -318,7 +318,7 @@ def context_tokens(turn: Turn) -> int:
     return own + estimate(turn.chain.size)
 
 
-def _summed_up(
+def _summary_pass(
     plan: Plan, history: Sequence[Item], input_items: Sequence[Item], answer: Answer, selected: SelectedChannel
 ) -> _CompactionPass:
     if answer.status == "failed":
@@ -335,7 +335,7 @@ def _summed_up(
         raise CompactionFailed("The compaction failed: the model's summary was empty.")
     usage = answer.usage or _estimated(input_items, answer)
     if len(text.encode()) > len(orjson.dumps(list(plan.old))):
-        # Longer than what it would replace: the items themselves are the better summary.
+        # A summary longer than the items it replaces is of no use: the items are sealed instead.
         return _CompactionPass("summary", history, usage, channel=selected.channel.name)
     return _CompactionPass("summary", [summary_message(text), *plan.verbatim], usage, channel=selected.channel.name)
 
@@ -349,7 +349,7 @@ def _estimated(input_items: Sequence[Item], answer: Answer) -> Usage:
 
 
 def _is_client_item(item: Item) -> bool:
-    """Whether it comes from the client's side."""
+    """Whether the client sent the item."""
     return (item.get("role") == "user" and not is_summary(item)) or is_output(item)
 
 
