@@ -1,1 +1,1 @@
-"""Background responses: jobs, the run that makes one, the log of its events."""
+"""Background responses: the jobs, the run of one response, and the log of its events."""

@@ -1,5 +1,5 @@
-"""The events of a background response: kept in the store by the worker that makes it, read there by everybody who
-follows it. A reader never waits for a worker nor a worker for a reader.
+"""The events of a background response. The worker that runs it stores them; a reader on any worker follows them there.
+Neither waits for the other.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from app.store.store import Store
 
 log = logging.getLogger(__name__)
 
-#: Seconds that an event waits for others to be kept with it.
+#: Seconds that an event waits to be stored together with later ones.
 BATCH_SECONDS = 0.05
-#: Bytes that are kept at once, though less time has passed.
+#: Bytes that are stored at once, even before `BATCH_SECONDS` have passed.
 _BATCH_BYTES = 64 * 1024
-#: Bytes that may wait for a store that does not answer.
+#: Bytes that may wait in memory while the store does not answer.
 _MAX_WAITING = 4 * 1024 * 1024
-#: Seconds between two looks for new events: the first after some have come, and the longest.
+#: Seconds between two polls for new events: the first poll after an event, and the longest interval.
 _FIRST_POLL, _LONGEST_POLL = 0.05, 0.25
-#: Seconds for which a reader waits for a store that does not answer.
+#: Seconds that a reader waits for a store that does not answer.
 _STORE_TIMEOUT = 30.0
 
 
 class EventLog:
-    """The events of one run on their way into the store. What is kept already, an earlier run has told."""
+    """Stores the events of one run. Events up to number `last` were stored by an earlier run."""
 
     def __init__(self, store: Store, response_id: str, last: int) -> None:
         self._store = store
@@ -60,11 +60,11 @@ class EventLog:
 
     @property
     def answered(self) -> bool:
-        """Whether something of the answer was told."""
+        """Whether an event of the answer itself was logged."""
         return self._last >= LIFECYCLE_EVENTS
 
     def add(self, data: bytes) -> None:
-        """Whole events. A store that does not answer is not waited for before much has gathered. Raises EndedElsewhere,
+        """Adds whole events. Waits for a store that does not answer only once much has gathered. Raises EndedElsewhere,
         StoreUnavailable, and UpstreamBroken for an event that is not JSON.
         """
         with self._lock:
@@ -80,7 +80,7 @@ class EventLog:
                     raise
 
     def flush(self) -> None:
-        """Returns once all that was added is kept. Raises EndedElsewhere and StoreUnavailable."""
+        """Returns once every added event is stored. Raises EndedElsewhere and StoreUnavailable."""
         with self._flushing:
             batch = self._take()
             if batch is None:
@@ -93,7 +93,7 @@ class EventLog:
                 raise
 
     def close(self) -> None:
-        """What comes from now on tells of the end, which the row itself does."""
+        """Ignores events from now on: they report the end, which the row records."""
         self._closed = True
 
     def _add(self, event: bytes) -> None:
@@ -103,7 +103,7 @@ class EventLog:
         try:
             number = orjson.loads(data)["sequence_number"]
         except ValueError:
-            # An event that was passed on unread.
+            # The upstream's event was passed on without parsing.
             raise UpstreamBroken("The model's server sent an event that is not JSON.") from None
         if number > self._last:
             self._last = number
@@ -127,7 +127,7 @@ class EventLog:
 
 
 class EventFollower:
-    """One reader of the events of one response, from any worker."""
+    """One reader of the events of one response, on any worker."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class EventFollower:
         in_progress: Mapping[str, Any],
         ended: Callable[[], Mapping[str, Any]],
     ) -> None:
-        """`in_progress`: the response object as it was found; `ended` reads it once more."""
+        """`in_progress`: the response object when following began. `ended` reads it again."""
         self._store = store
         self._timing = timing
         self._client_fd = client_fd
@@ -148,48 +148,48 @@ class EventFollower:
         self._last = -1
 
     def events(self, after: int | None) -> Iterator[bytes]:
-        """All events with a higher number, as they are stored, then the end of the response. Whatever fails, the stream
-        ends with an event.
+        """The stored events numbered higher than `after`, then the end of the response. The stream ends with an event
+        whatever fails.
         """
         self._last = -1 if after is None else after
         try:
             yield from self._followed()
         except NotFound:
-            yield terminal_events(_cut_off(self._in_progress), self._last + 1, self._last)
+            yield terminal_events(_as_failed(self._in_progress), self._last + 1, self._last)
         except GatewayError as error:
-            yield _broken_off(error, self._last)
+            yield _error_event(error, self._last)
         except Exception:  # The last border of this stream.
             log.exception("response %s: its events cannot be streamed", self._in_progress["id"])
-            yield _broken_off(InternalError(), self._last)
+            yield _error_event(InternalError(), self._last)
 
     def _followed(self) -> Iterator[bytes]:
-        """Raises NotFound when the response was deleted, and GatewayError when the store does not answer."""
-        pause, beaten = _FIRST_POLL, monotonic()
+        """Raises NotFound for a deleted response, and GatewayError when the store does not answer."""
+        pause, last_write = _FIRST_POLL, monotonic()
         while True:
             page = self._read(self._last)
             for batch in page.batches:
                 yield _numbered_after(batch, self._last)
                 self._last = max(self._last, batch.last)
-                pause, beaten = _FIRST_POLL, monotonic()
+                pause, last_write = _FIRST_POLL, monotonic()
             if page.more:
                 continue
             if page.status not in RUNNING:
                 yield from self._end(page, self._last)
                 return
-            if monotonic() - beaten >= self._timing.heartbeat:
-                beaten = monotonic()
+            if monotonic() - last_write >= self._timing.heartbeat:
+                last_write = monotonic()
                 yield sse.HEARTBEAT
-            if self._has_left(pause):
+            if self._client_left_within(pause):
                 return
             pause = min(_LONGEST_POLL, pause * 1.5)
 
     def _end(self, page: EventPage, last: int) -> Iterator[bytes]:
-        """Where the events are gone, a reader that has seen none gets them again from the stored response, one that has
-        seen some gets the end alone.
+        """The end of the stream. If the events have expired, a reader without any event gets a stream made from the
+        stored response; any other reader gets only the terminal event.
         """
         response = self._ended()
         if response["status"] == "cancelled":
-            response = _cut_off(response)
+            response = _as_failed(response)
         if page.last is not None:
             yield terminal_events(response, page.last + 1, last)
         elif last < 0:
@@ -198,7 +198,7 @@ class EventFollower:
             yield terminal_events(response, last + 1)
 
     def _read(self, last: int) -> EventPage:
-        """Raises NotFound for a deleted response, GatewayError when the store cannot be waited for any longer."""
+        """Raises NotFound for a deleted response, and GatewayError once waiting for the store has timed out."""
         deadline = monotonic() + _STORE_TIMEOUT
         while True:
             if self._timing.drain.expired:
@@ -214,8 +214,8 @@ class EventFollower:
                     raise response_not_found(self._in_progress["id"])
                 return page
 
-    def _has_left(self, seconds: float) -> bool:
-        """Whether the client has hung up by then."""
+    def _client_left_within(self, seconds: float) -> bool:
+        """Whether the client hangs up within this time."""
         poll = select.poll()
         if self._client_fd is not None:
             poll.register(self._client_fd, select.POLLRDHUP)
@@ -234,12 +234,12 @@ def _number(event: bytes) -> int:
     return int(orjson.loads(data or b"{}").get("sequence_number", -1))
 
 
-def _broken_off(error: GatewayError, last: int) -> bytes:
-    """The response goes on elsewhere: whoever asks for what comes after `last` misses nothing."""
+def _error_event(error: GatewayError, last: int) -> bytes:
+    """The reader's stream fails, but the response continues. A new request with `starting_after` misses no event."""
     return sse.encode({"type": "error", "sequence_number": max(last, 0), "error": error.error()})
 
 
-def _cut_off(response: Mapping[str, Any]) -> dict[str, Any]:
-    """A cancelled or deleted response as its stream tells of it: there is no event for a third way to end."""
+def _as_failed(response: Mapping[str, Any]) -> dict[str, Any]:
+    """A cancelled or deleted response as a failed one: a stream has no terminal event for cancellation."""
     error = EndedElsewhere()
     return {**response, "status": "failed", "error": {"code": error.code, "message": error.message}}

@@ -1,7 +1,7 @@
-"""Background responses: asked for, made by a worker later, followed and cancelled from anywhere.
+"""Background responses: created by a request, run later by a worker, followed and cancelled from any worker.
 
-A run drives the same walk as a streamed request does. The client that it works for is a `Line` of its own, which is
-hung up when the run shall end.
+A run takes the same steps as a streamed request. A socket pair stands in for the client's connection; hanging it up
+ends the run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from app.store.store import Store
 
 log = logging.getLogger(__name__)
 
-#: Seconds that runs may take to end once they were told to.
+#: Seconds that runs may take to end after they were asked to stop.
 _END_TIMEOUT = 5.0
 
 
@@ -50,8 +50,8 @@ class BackgroundJobs:
         events_ttl: int,
         budget: Budget,
     ) -> None:
-        """`events_ttl`: seconds for which the events of a response are kept after its end. `budget`: of the memory for
-        large bodies."""
+        """`events_ttl`: seconds that events are stored after the end of their response. `budget`: the memory for large
+        bodies."""
         self._store = store
         self._parts = parts
         self._responses = responses
@@ -65,10 +65,10 @@ class BackgroundJobs:
         self._lock = threading.Lock()
         self._ended = threading.Event()
 
-    # --- asking, in a worker that serves
+    # --- creating, in a serving worker
 
     def create(self, token: Token, request: Mapping[str, Any], context: RequestContext) -> dict[str, Any]:
-        """The response as it waits, stored. Raises GatewayError as an answer at once would."""
+        """The queued response, stored. Raises the same GatewayErrors as a synchronous response."""
         run = run_of_request(self._parts, token, request, context)
         with suppress(ChannelsBusy):
             run.check_served()
@@ -103,7 +103,7 @@ class BackgroundJobs:
     def events_after(
         self, token: Token, response_id: str, after: int | None, client_fd: int | None, include: Sequence[str] = ()
     ) -> Iterator[bytes]:
-        """The events numbered higher than `after`, as they are made. Raises NotFound and InvalidRequest."""
+        """The events numbered higher than `after`, as they are stored. Raises NotFound and InvalidRequest."""
         stored = self._responses.stored(token, response_id)
         if not is_background(stored):
             raise InvalidRequest(
@@ -119,7 +119,7 @@ class BackgroundJobs:
         return EventFollower(self._store, self._timing, client_fd, token.owner, in_progress, ended).events(after)
 
     def cancel(self, token: Token, response_id: str) -> dict[str, Any]:
-        """The response as it is then; one that has ended stays as it is."""
+        """The response after the cancellation. A response that has ended does not change."""
         stored = self._responses.stored(token, response_id)
         if not is_background(stored):
             raise InvalidRequest("Cannot cancel a synchronous response.")
@@ -128,28 +128,28 @@ class BackgroundJobs:
             stored = self._responses.stored(token, response_id)
         return shown(stored)
 
-    # --- making, in a worker of its own
+    # --- running, in a background worker
 
     def run(self, response_id: str) -> None:
-        """Makes one response, if it still waits."""
+        """Runs one response if it is still queued."""
         try:
             with self._registered(response_id) as run:
                 job = self._store.jobs.claim(response_id) if run is not None else None
                 if run is not None and job is not None:
-                    # Not before the claim has committed: until then the keeper finds no row in progress and would
-                    # take the response for one that was ended elsewhere.
+                    # Only after the claim has committed. Before that its row is not in progress, and the lease keeper
+                    # would stop the run as ended elsewhere.
                     self._parts.running.add(response_id, run.hang_up)
                     run.work(job)
         except NotFound:
-            log.info("background response %s was deleted before it was begun", response_id)
+            log.info("background response %s was deleted before it started", response_id)
         except StoreUnavailable:
-            log.warning("background response %s could not be begun; it is rung for again", response_id)
+            log.warning("database error: background response %s could not be started; retry follows", response_id)
 
     def start(self) -> None:
         threading.Thread(target=self._flush_periodically, name="events", daemon=True).start()
 
     def drain(self, seconds: float) -> None:
-        """Runs may finish within that time; what still runs then is given back, or fails."""
+        """Waits that long for runs to finish. The others are requeued if they have no answer yet, else they fail."""
         self._wait(seconds)
         with self._lock:
             self._ended.set()
@@ -159,14 +159,14 @@ class BackgroundJobs:
         self._wait(_END_TIMEOUT)
 
     def housekeeping(self) -> None:
-        """Rings again for what waits, and forgets what was told long ago. Any worker does it now and then."""
+        """Queues waiting responses again and deletes expired events. Some worker calls it at intervals."""
         self._recover()
         for response_id in self._store.jobs.requeue_waiting(self._queue.add_in_transaction):
             self._queue.add_after_commit(response_id)
         self._store.events.expire(self._events_ttl)
 
     def _recover(self) -> None:
-        """What was claimed while the store was leaving, so that nobody here heard of it, waits again."""
+        """Requeues responses whose claim was committed although this worker lost the store's reply."""
         unknown = self._store.reaper.running() - self._runs.keys()
         for response_id in unknown & self._unknown:
             if self._store.jobs.requeue(response_id, self._queue.add_in_transaction):
@@ -175,7 +175,7 @@ class BackgroundJobs:
 
     @contextmanager
     def _registered(self, response_id: str) -> Iterator[Run | None]:
-        """The run of a response; None when it is at work here already, or nothing is begun any more."""
+        """The run of a response; None when it already runs in this worker, or the worker is shutting down."""
         run = Run(
             response_id,
             self._store,
@@ -202,7 +202,7 @@ class BackgroundJobs:
             run.close()
 
     def _flush_periodically(self) -> None:
-        """Keeps what was told last before an upstream fell silent."""
+        """Stores the last events of runs whose upstream is silent."""
         while True:
             with self._lock:
                 runs = list(self._runs.values())

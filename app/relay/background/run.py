@@ -1,4 +1,4 @@
-"""One background response at work in this worker."""
+"""The run of one background response in this worker."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which an answer that is there waits for a store that does not answer.
+#: Seconds that a finished answer waits for a store that does not answer.
 _STORE_TIMEOUT = 60.0
 
 _PAUSE, _LONGEST_PAUSE = 1.0, 5.0
 
-#: Seconds for which channels may be busy before a response fails for it.
+#: Seconds that channels may be busy before the response fails.
 _BUSY_TIMEOUT = 600.0
 
 
 class CancelSocket:
-    """Stands where a client's connection stands: whoever waits for an upstream sees at once that it was hung up."""
+    """Stands in for a client's connection: code that waits for an upstream sees at once that it was hung up."""
 
     def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair()
@@ -68,7 +68,7 @@ class CancelSocket:
             self._theirs.shutdown(socket.SHUT_RDWR)
 
     def wait(self, seconds: float) -> None:
-        """Raises ClientGone when it is hung up by then."""
+        """Raises ClientGone when the socket is hung up within this time."""
         poll = select.poll()
         poll.register(self._ours, select.POLLRDHUP)
         if poll.poll(seconds * 1000):
@@ -80,7 +80,7 @@ class CancelSocket:
 
 
 class Run:
-    """One response at work in this worker."""
+    """The run of one response in this worker."""
 
     def __init__(
         self,
@@ -93,11 +93,11 @@ class Run:
         ended: threading.Event,
         share: Share,
     ) -> None:
-        """`share`: what it has of the memory for large bodies, until it is closed."""
+        """`share`: the run's part of the memory for large bodies; `close` releases it."""
         self.id = response_id
         self._share = share
         self._store = store
-        # The run itself is known as running here; its stream is not, a second time.
+        # `BackgroundJobs` registers the run for stops, so its stream must not be registered as well.
         self._parts = replace(parts, running=RunningStreams())
         self._responses = responses
         self._queue = queue
@@ -108,7 +108,7 @@ class Run:
         self.reason: GatewayError = EndedElsewhere()
 
     def work(self, job: Job) -> None:
-        """Until the row says how it ended, or waits again."""
+        """Returns once the row has its end, or the response is queued again."""
         token = Token(key=job.token, name="", owner=job.owner, prefix="")
         event_log = self._log = EventLog(self._store, job.id, job.last)
         stored = self.retried(lambda: self._responses.stored(token, job.id), float("inf"))
@@ -122,7 +122,7 @@ class Run:
         except GatewayError as error:
             recorder.fail(error)
         except Exception:
-            # The one border of a run: whatever it is, nobody shall wait for this response for ever.
+            # The border of a run: without this the response would stay in progress for ever.
             log.exception("background response %s failed", job.id)
             recorder.fail(InternalError())
 
@@ -139,7 +139,7 @@ class Run:
         return replace(turn, id=job.id, created_at=job.created_at, stream=True)
 
     def _opened(self, turn: Turn, token: Token, recorder: Recorder, event_log: EventLog) -> Iterable[bytes]:
-        """Nobody waits at a connection, so channels that are busy are asked again for a while."""
+        """No client waits, so busy channels are retried for a while."""
         deadline = monotonic() + _BUSY_TIMEOUT
         while True:
             context = RequestContext("", self._cancel_socket.fileno(), send_early=event_log.add)
@@ -174,7 +174,7 @@ class Run:
         self._share.close()
 
     def flush(self) -> None:
-        """What waits is kept. When that fails, whoever adds the next hears of it."""
+        """Stores the pending events. A failure is ignored: the next `add` meets it again."""
         if self._log is not None:
             with suppress(GatewayError):
                 self._log.flush()
@@ -186,8 +186,8 @@ class Run:
         return requeued
 
     def retried(self, attempt: Callable[[], T], seconds: float) -> T:
-        """`attempt`, again while the store does not answer or there is no memory. Raises StoreUnavailable and
-        Overloaded when that takes too long."""
+        """The result of `attempt`, with retries while the store does not answer or memory is short. Raises
+        StoreUnavailable and Overloaded when the time is over."""
         deadline = monotonic() + seconds
         while True:
             try:
@@ -198,7 +198,7 @@ class Run:
 
 
 class _RunRecorder(Recorder):
-    """Writes down a response whose row is there before the run begins."""
+    """Records a response whose row exists before the run."""
 
     def __init__(self, store: Store, run: Run, event_log: EventLog, turn: Turn, token: Token) -> None:
         super().__init__(store, turn, token, "")
@@ -206,10 +206,10 @@ class _RunRecorder(Recorder):
         self._event_log = event_log
 
     def begin(self) -> None:
-        """Its row was there before it was asked for."""
+        """The row exists already."""
 
     def refuse(self, error: GatewayError) -> None:
-        """The run hears of it as well, and may try again."""
+        """The run gets the same error and decides on a retry."""
 
     def cancel(self, partial: Sequence[Item] = (), selected: SelectedChannel | None = None) -> None:
         self.fail(self._run.reason, partial, selected)
@@ -231,7 +231,7 @@ class _RunRecorder(Recorder):
         return self._run.retried(lambda: self._save_after_events(outcome), _STORE_TIMEOUT)
 
     def _save_failure(self, error: GatewayError, failure: Outcome) -> None:
-        """Nobody waits for it, so the run waits for the store; what cannot be written by then is written later."""
+        """No client waits, so the run waits for the store. After a timeout the row is written later."""
         try:
             self._run.retried(partial(super()._save, failure), _STORE_TIMEOUT)
         except StoreUnavailable:
@@ -245,7 +245,7 @@ class _RunRecorder(Recorder):
 
 
 def _unopened_turn(stored: StoredResponse) -> Turn:
-    """As much of a turn as it takes to write down that it failed."""
+    """A turn with only as much as a failure's record needs."""
     return Turn(
         id=stored.id,
         owner=stored.owner,
