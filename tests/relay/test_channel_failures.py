@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,9 @@ import requests
 from tests.gateway import Gateway
 from tests.relay.conftest import SOME_TEXT, check_failed_stream, eventually
 from tests.response_contract import check_error, check_response, check_stream
+from tests.store import rows
 from tests.upstream import Pause, Script, ScriptedUpstream, closed_port, failing, failing_at_once, refusal, silent
+from tests.websocket_client import Socket
 
 SAID = "canary: the prompt as the upstream quotes it"
 NO_PICTURES = "image input is not supported - hint: you may need to provide the mmproj"
@@ -37,7 +40,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, upstream: ScriptedUpstream
         row("own", timeout={"first_byte": "500ms"}),
         row("chat", format="chat_completions"),
         row("only", cooldown={"after": 2}),
-        row("patient", chat=True, timeout={"first_byte": "15s"}),
+        row("patient", chat=True, cooldown={"after": 1000}, timeout={"first_byte": "15s"}),
         row("gone", base_url=f"http://127.0.0.1:{closed_port()}/v1"),
         *(row(f"many-{at}", model="many", priority=at, cooldown={"after": 99}) for at in (4, 3, 2, 1)),
     ]
@@ -187,3 +190,72 @@ def test_what_goes_well_is_no_line_a_stream(gateway: Gateway, upstream: Scripted
     for _ in range(3):
         check_stream(ask(gateway, "m", stream=True).content, status="completed")
     assert "its streams are" not in gateway.log
+
+
+# --- what is not written of a response that is not stored ---------------------------------------------------------
+
+UNSTORED = {"store": False}
+COMPACT = {"input": [{"role": "user", "content": "word " * 50}, {"role": "user", "content": "and more"}]}
+#: What the upstream answers with its sentence, and how the client asks.
+REFUSALS: dict[str, Callable[[Gateway, str], object]] = {
+    "json": lambda gateway, token: post(gateway, token, UNSTORED),
+    "a stream": lambda gateway, token: post(gateway, token, {**UNSTORED, "stream": True}),
+    "a token that stores nothing": lambda gateway, token: post(gateway, token, {}, stores=False),
+    "a stream of such a token": lambda gateway, token: post(gateway, token, {"stream": True}, stores=False),
+    "chat completions": lambda gateway, token: post(gateway, token, MESSAGES, "/chat/completions"),
+    "a chat stream": lambda gateway, token: post(gateway, token, {**MESSAGES, "stream": True}, "/chat/completions"),
+    "a compaction": lambda gateway, token: post(gateway, token, {**UNSTORED, **COMPACT}, "/responses/compact"),
+    "a compaction before the answer": lambda gateway, token: post(gateway, token, {**UNSTORED, **COMPACT, **DUE}),
+    "a WebSocket": lambda gateway, token: talk(gateway, token, store=False),
+    "a WebSocket of such a token": lambda gateway, token: talk(gateway, token, stores=False),
+}
+MESSAGES = {"messages": [{"role": "user", "content": "x"}], "input": None}
+DUE = {"context_management": [{"type": "compaction", "compact_threshold": 10}]}
+FAILURES: dict[str, Callable[[str], Script]] = {
+    "refused": lambda words: refusal(400, words, "invalid_value"),
+    "failed": lambda words: refusal(500, words, "cuda_error"),
+    "in the stream": lambda words: failing_at_once("server_error", words),
+    "after some text": lambda words: failing_late(words),
+}
+
+
+def failing_late(words: str) -> Script:
+    """A stream fails after some text; an answer in one piece is refused."""
+    late, refused = failing(SOME_TEXT, "server_error", words), refusal(400, words, "invalid_value")
+    return lambda exchange, answer: (late if answer.streams else refused)(exchange, answer)
+
+
+@pytest.fixture(scope="module")
+def storeless(gateway: Gateway) -> str:
+    return gateway.new_token("storeless", "--no-store")
+
+
+def post(gateway: Gateway, token: str, keys: dict[str, Any], path: str = "/responses", stores: bool = True) -> None:
+    body = {"model": "patient", "input": "x", **keys}
+    gateway.post(path, {name: value for name, value in body.items() if value is not None}, **using(token, stores))
+
+
+def talk(gateway: Gateway, token: str, stores: bool = True, **keys: Any) -> None:
+    with Socket(gateway, **using(token, stores)) as sock:
+        sock.turn(model="patient", **keys)
+
+
+def using(token: str, stores: bool) -> dict[str, Any]:
+    return {} if stores else {"token": token}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("way", REFUSALS)
+def test_the_words_of_a_failure_are_not_written_where_nothing_is_stored(
+    gateway: Gateway, upstream: ScriptedUpstream, storeless: str, way: str, failure: str
+) -> None:
+    words = f"canary {secrets.token_hex(8)}: the prompt as the upstream quotes it"
+    before = rows.count(gateway.database_url, "response")
+    upstream.always(FAILURES[failure](words))
+    REFUSALS[way](gateway, storeless)
+    assert upstream.requests
+    eventually(lambda: rows.count(gateway.database_url, "response") > before, "the row")
+    found = [
+        file.name for file in gateway.directory.iterdir() if file.is_file() and words.encode() in file.read_bytes()
+    ]
+    assert found == []
