@@ -1,7 +1,7 @@
-"""The attempts of one exchange: one channel after the other, until one succeeds.
+"""The attempts of one exchange: one channel after another, until one succeeds.
 
-Every exchange with a channel goes through `Attempts.first`: answers, streams, passthrough, compaction passes, counts.
-What is done on a channel is a `Step`; which failures count, what is recorded and which channel is next is decided here.
+Every exchange goes through `Attempts.first`: answers, streams, passthrough, compaction passes and counts. A `Step` does
+the work on one channel. This module decides which failures count, what is recorded and which channel is next.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from app.relay.streaming.transport import Flow, ThreadTransport
 JSON = "application/json"
 EVENTS = "text/event-stream"
 
-#: Called with the record of every attempt.
+#: Called with the record of each attempt.
 OnAttempt = Callable[[Attempt], None]
-#: The turn as one channel can read it.
+#: The turn as a channel of the named family can read it.
 ForFamily = Callable[[Turn, str], Turn]
 
 
 class ChannelAttempt:
-    """One attempt on one channel. It holds a place in the channel while entered, and closes the exchange it opens."""
+    """One attempt on one channel. It occupies a slot of the channel while entered, and closes the exchange it opens."""
 
     def __init__(self, attempts: Attempts[Any], selected: SelectedChannel) -> None:
         self.selected = selected
         self.dropped: Sequence[str] = ()
-        """Types of the tools that the channel does not get."""
+        """Types of the tools that the channel does not receive."""
         self.path = ""
-        """How the answer was read: `bytes`, `repaired`, `translated`; empty for an unstreamed one."""
+        """How the answer was read: `bytes`, `repaired` or `translated`; empty for an unstreamed answer."""
         self._attempts = attempts
         self._exchange: Exchange | None = None
         self._started_at = monotonic()
@@ -54,7 +54,7 @@ class ChannelAttempt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """Suppresses a failure after which another channel may be tried; `Attempts.next` raises it when none is."""
+        """Suppresses a failure if another channel may be tried. `Attempts.next` raises it when none is left."""
         if error is None and self._goes_on:
             return False
         try:
@@ -65,12 +65,12 @@ class ChannelAttempt:
     def open(
         self, path: str, body: bytes, *, accept: str, watch: Watch, decode_error: DecodeError | None = None
     ) -> Exchange:
-        """An answer with status 200. Raises UpstreamError, and ClientGone."""
+        """The upstream's answer with status 200. Raises UpstreamError and ClientGone."""
         self._exchange = self.selected.post(path, body, accept=accept, watch=watch, decode_error=decode_error)
         return self._exchange
 
     def go_on(self) -> None:
-        """Leaving the `with` does not end the attempt: its stream is still read. `close` ends it."""
+        """Keeps the attempt open after the `with` block, because its stream is still being read. `close` ends it."""
         self._goes_on = True
 
     def succeeded(self) -> None:
@@ -80,7 +80,7 @@ class ChannelAttempt:
         self._attempts.failed(self, error)
 
     def record(self, error: GatewayError | None) -> Attempt:
-        """The row's entry for this attempt."""
+        """The entry for this attempt in the response's row."""
         milliseconds = round((monotonic() - self._started_at) * 1000)
         channel = self.selected.channel.name
         if error is None:
@@ -105,7 +105,7 @@ class ChannelAttempt:
             self.failed(error)
             return True
         elif isinstance(error, InvalidRequest) and self._exchange is None:
-            # Nothing was sent: what one format cannot carry, another may.
+            # Nothing was sent. Another format may be able to carry the request.
             self._attempts.skipped(error)
             return True
         return False
@@ -118,16 +118,16 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Step(Protocol[A_contra, T_co]):
-    """What one exchange does on a channel."""
+    """The work of one exchange on a channel."""
 
     def run(self, attempt: A_contra, /) -> T_co:
-        """Raises UpstreamError for a failure of the channel, InvalidRequest before anything is sent for what the
-        channel's format cannot carry."""
+        """Raises UpstreamError for a failure of the channel. Raises InvalidRequest, before anything is sent, for a
+        request that the channel's format cannot carry."""
         ...
 
 
 class Attempts(ABC, Generic[A]):
-    """The attempts on the channels that were selected for one exchange, in their order."""
+    """The attempts of one exchange on its selected channels, in their order."""
 
     def __init__(
         self,
@@ -135,25 +135,26 @@ class Attempts(ABC, Generic[A]):
         record: OnAttempt,
         counted: tuple[type[UpstreamError], ...] = (UpstreamError,),
     ) -> None:
-        """`record` gets the entry of every attempt. `counted`: failures that speak of the whole channel; any other
-        changes nothing of its health and is no reason to stop. With none of them, a success changes nothing either.
+        """`record` is called with the entry of each attempt. `counted`: failures that concern the whole channel. Any
+        other failure leaves the channel's health unchanged and does not end the loop. Without `counted` types a success
+        leaves it unchanged as well.
         """
         self._selected = choices
         self._record = record
         self._counted = counted
         self.last: GatewayError | None = None
-        """The last failure, or else the first reason why a channel was skipped."""
+        """The last failure, or else the first reason for skipping a channel."""
 
     def first(self, step: Step[A, T]) -> T:
-        """The result of the first attempt that succeeds. Raises GatewayError: the last failure, or the one that holds
-        for every channel."""
+        """The result of the first attempt that succeeds. Raises GatewayError: the last failure, or the first one that
+        every other channel would repeat."""
         while True:
             attempt = self.next()
             with attempt:
                 return step.run(attempt)
 
     def next(self) -> A:
-        """Raises GatewayError when no channel is left or another would fail too."""
+        """The next attempt. Raises GatewayError when no channel is left, or when every other channel would fail too."""
         if isinstance(self.last, self._counted) and not self.last.elsewhere:
             raise self.last
         for selected in self._selected:
@@ -174,7 +175,7 @@ class Attempts(ABC, Generic[A]):
         if isinstance(error, self._counted):
             attempt.selected.failed(error)
         if not (isinstance(error, UpstreamLoading) and isinstance(self.last, UpstreamLoading)):
-            # That a model is still being loaded is recorded once, however many attempts were made meanwhile.
+            # A loading model is recorded once, although several attempts may meet it.
             self._record(attempt.record(error))
         self.last = error
 
@@ -186,22 +187,22 @@ class Attempts(ABC, Generic[A]):
 
 
 class ChannelAttempts(Attempts[ChannelAttempt]):
-    """The attempts of an exchange that is made in the same way on every channel."""
+    """The attempts of an exchange that is the same on every channel."""
 
     def _attempt_on(self, selected: SelectedChannel) -> ChannelAttempt:
         return ChannelAttempt(self, selected)
 
 
 class TurnAttempt(ChannelAttempt):
-    """An attempt to have a turn answered."""
+    """An attempt to answer a turn."""
 
     def __init__(self, attempts: Attempts[Any], selected: SelectedChannel, turn: Turn) -> None:
         super().__init__(attempts, selected)
         self.turn = turn
-        """As the channel can read it."""
+        """The turn as this channel can read it."""
 
     def encoded(self) -> bytes:
-        """The body to send. Raises InvalidRequest for what the channel's format cannot carry."""
+        """The body to send. Raises InvalidRequest for a turn that the channel's format cannot carry."""
         format_, row = self.selected.format, self.selected.channel
         body = format_.encode(self.turn, row, self.selected.model)
         self.dropped = format_.dropped(self.turn, row)
@@ -209,7 +210,7 @@ class TurnAttempt(ChannelAttempt):
 
 
 class TurnAttempts(Attempts[TurnAttempt]):
-    """The attempts to have a turn answered. A channel that refuses a part of it is tried once more without it."""
+    """The attempts to answer a turn. A channel that refuses a part of the turn gets one retry without that part."""
 
     def __init__(
         self,
@@ -241,7 +242,7 @@ class TurnAttempts(Attempts[TurnAttempt]):
         return TurnAttempt(self, selected, self._for_family(self._turn, selected.channel.family))
 
     def _without_refused(self, refused: TurnAttempt) -> TurnAttempt | None:
-        """The same channel, tried once more with what it may accept instead."""
+        """A retry on the same channel without the refused part; None when there is none."""
         selected = refused.selected
         if selected is self._amended or not isinstance(self.last, UpstreamError):
             return None
@@ -253,11 +254,11 @@ class TurnAttempts(Attempts[TurnAttempt]):
         return len(format_.dropped(self._turn, row))
 
 
-# --- how the answer to a turn is read -----------------------------------------------------------------------------
+# --- reading the answer to a turn ---------------------------------------------------------------------------------
 
 
 class Unstreamed:
-    """The step that has a turn answered in one piece."""
+    """The step for an unstreamed answer."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -269,7 +270,7 @@ class Unstreamed:
 
 
 class StreamedInside:
-    """The step that reads a stream for no client. A hang-up closes the upstream while it still writes."""
+    """The step that reads a stream for no client. A cancellation closes the upstream while it still sends."""
 
     def __init__(self, watch: Watch, transport: ThreadTransport) -> None:
         self._watch = watch
@@ -286,13 +287,13 @@ class StreamedInside:
 def open_flow(
     attempt: TurnAttempt, number: int, watch: Watch, connection: ClientConnection | None
 ) -> tuple[Flow[Decoder], bytes]:
-    """The stream of a channel that has answered with 200, and the events that it begins with. The next event that is
-    sent on has the number `number`. The attempt closes its exchange. Raises UpstreamError, ClientGone."""
+    """The stream of a channel that answered with 200, and its first events, if it has any yet. `number` is the sequence
+    number of the next event. The attempt closes the exchange. Raises UpstreamError and ClientGone."""
     turn, format_ = attempt.turn, attempt.selected.format
     exchange = attempt.open(_path(turn, attempt.selected), attempt.encoded(), accept=EVENTS, watch=watch)
     limits = attempt.selected.channel.timeouts
     if "json" in exchange.headers.get("content-type", ""):
-        # Asked for a stream and answered in one piece: the client still gets its events.
+        # The upstream ignored `stream` and sent one JSON body. The client still gets events.
         answer = replay(format_.decode(exchange.read(), turn), turn, number)
         return Flow(exchange, answer, limits, watch, connection), answer.feed(b"")
     return Flow(exchange, format_.decoder(turn, number), limits, watch, connection), b""
@@ -308,7 +309,7 @@ def posted(attempt: ChannelAttempt, turn: Turn, path: str, body: bytes, watch: W
 
 
 def unstreamed_answer(turn: Turn, selected: SelectedChannel, watch: Watch | None) -> Answer:
-    """The answer of this very channel, without an attempt that counts for it."""
+    """The answer of this one channel. It makes no attempt and leaves the channel's health unchanged."""
     format_ = selected.format
     body = format_.encode(turn, selected.channel, selected.model)
     with closing(selected.post(_path(turn, selected), body, accept=JSON, watch=watch)) as exchange:
@@ -319,7 +320,7 @@ def _decoded(format_: Format, exchange: Exchange, turn: Turn) -> Answer:
     content = exchange.read()
     if "event-stream" not in exchange.headers.get("content-type", ""):
         return format_.decode(content, turn)
-    # Some upstreams stream whether they were asked to or not.
+    # Some upstreams stream although the request did not ask for it.
     decoder = format_.decoder(turn, 0)
     decoder.feed(content)
     decoder.finish()
@@ -327,7 +328,7 @@ def _decoded(format_: Format, exchange: Exchange, turn: Turn) -> Answer:
 
 
 def _whole(answer: Answer | None) -> Answer:
-    """Raises UpstreamBroken for an answer that has failed after it had begun."""
+    """The complete answer. Raises UpstreamBroken if it failed after it had started."""
     if answer is None or answer.status == "failed":
         if answer is not None and answer.failure is not None:
             raise answer.failure

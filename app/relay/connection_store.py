@@ -1,4 +1,4 @@
-"""Unstored responses of one connection, so that its later turns can continue from them."""
+"""Unstored responses of one connection, which its later turns can continue."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from app.memory import Share
 from app.store.errors import HistoryError
 from app.store.responses import ResponseStore
 
-#: Responses that one connection may go back to, and the bytes of their contexts together.
+#: Responses that one connection remembers, and the bytes of their contexts in total.
 _RESPONSES = 16
 _BYTES = 64 * 1024 * 1024
 
 
 class ConnectionStore:
-    """The responses of the store, and the latest unstored ones of this connection. The store has no row with content
-    for the latter, so only `chain` and `note` differ.
+    """The store's responses, and the latest unstored ones of this connection. The store holds no content of unstored
+    responses, so only `chain` and `note` differ.
     """
 
     def __init__(self, responses: ResponseStore, share: Share) -> None:
-        """`share`: part of the memory for large bodies; `clear` closes it."""
+        """`share`: the connection's part of the memory for large bodies; `clear` closes it."""
         self._responses = responses
         self._share = share
         self._chains: OrderedDict[str, Chain] = OrderedDict()
@@ -38,7 +38,7 @@ class ConnectionStore:
 
     def note(self, draft: Draft, outcome: Outcome) -> None:
         if not draft.stored and outcome.status in CHAINABLE:
-            # Without its parent, deleted meanwhile, the response cannot be continued from.
+            # A response whose parent was deleted meanwhile cannot be continued.
             with suppress(HistoryError):
                 self._remember(draft, outcome)
         self._responses.note(draft, outcome)
@@ -64,13 +64,13 @@ class ConnectionStore:
     def delete(self, owner: str, response_id: str) -> bool:
         return self._responses.delete(owner, response_id)
 
-    # --- the connection's own
+    # --- this connection
 
     def forget(self, response_id: str) -> None:
         self._chains.pop(response_id, None)
 
     def clear(self) -> None:
-        """The connection has ended: nothing can go on from here any more."""
+        """Forgets everything: the connection has ended."""
         self._chains.clear()
         self._read = (None, Chain())
         self._share.close()
@@ -85,7 +85,7 @@ class ConnectionStore:
             self._chains.popitem(last=False)
 
     def _has_room(self) -> bool:
-        """Chains share the links that they have in common. Nothing waits for others to give room back."""
+        """Whether the memory holds all chains. Shared links count once. Does not wait for other requests' memory."""
         links = {link.id: link for chain in self._chains.values() for link in chain.links}
         held = sum(map(_link_size, links.values()))
         self._share.shrink(held)
@@ -96,7 +96,7 @@ class ConnectionStore:
         return True
 
     def _before(self, owner: str, parent: str) -> Chain:
-        """As the turn read it when it was opened: the parent may be gone by now."""
+        """The parent's chain as the turn read it at its start: the parent may have been deleted since."""
         read, chain = self._read
         return chain if read == parent else self.chain(owner, parent)
 

@@ -1,5 +1,5 @@
-"""Conversations as clients keep them: made, read, added to and taken from. What a model says in one is appended by the
-recorder of its response.
+"""Conversations and their items, as the API creates, reads and changes them. The recorder of a response appends its
+turn to the conversation.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Conversations:
         return self.retrieve(token, conversation_id)
 
     def delete(self, token: Token, conversation_id: str) -> dict[str, Any]:
-        """Responses that were made in it stay, with what was said in them."""
+        """Deletes the conversation. Its responses stay, with their content."""
         if not self._conversations.delete(token.owner, conversation_id):
             raise conversation_not_found(conversation_id)
         return {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
@@ -78,15 +78,15 @@ class Conversations:
         return _shown([found], include)[0]
 
     def delete_item(self, token: Token, conversation_id: str, item_id: str) -> dict[str, Any]:
-        """The conversation without it."""
+        """Deletes the item and returns the conversation."""
         if not self._conversations.delete_item(token.owner, conversation_id, item_id):
             raise self._item_not_found(token, conversation_id, item_id)
         return self.retrieve(token, conversation_id)
 
-    # --- what they have in common
+    # --- shared
 
     def _turn(self, owner: str, added: Sequence[Item]) -> ConversationTurn:
-        """What a client adds. A compaction among it stands for all that was there before, as one that was answered."""
+        """The turn for a client's items. With a compaction among them, they replace all earlier items, as an answer."""
         items = redacted_items(self._contexts.checked(owner, resolve(self._store, owner, added)))
         compacted = any(item.get("type") == "compaction" for item in items)
         none: Sequence[Item] = ()

@@ -80,7 +80,7 @@ _WORDED: Mapping[type[HistoryError], Callable[[Any], GatewayError]] = MappingPro
 
 @contextmanager
 def history_errors() -> Iterator[None]:
-    """Inside, a HistoryError becomes the GatewayError that a client reads."""
+    """Turns a HistoryError inside into the GatewayError for the client."""
     try:
         yield
     except HistoryError as error:

@@ -1,4 +1,4 @@
-"""A request with an Idempotency-Key is answered once: whoever repeats it is given the same answer."""
+"""Idempotency keys: a repeated request with the same Idempotency-Key gets the response of the first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONGEST = 255
 
 
 def claim_of(key: str, request: Mapping[str, Any]) -> Claim:
-    """Raises InvalidRequest for what is no key."""
+    """The claim on a key. Raises InvalidRequest for a malformed key."""
     if len(key) > LONGEST or not key.isascii() or not key.isprintable():
         raise InvalidRequest(
             f"Invalid '{HEADER}': up to {LONGEST} printable characters are expected.",
@@ -32,7 +32,7 @@ def claim_of(key: str, request: Mapping[str, Any]) -> Claim:
 
 
 class IdempotentTurn:
-    """The claim of one turn on its key. Nothing happens where the client gave none."""
+    """The claim of one turn on its key. Does nothing for a request without a key."""
 
     def __init__(self, store: Store, token: Token, turn: Turn, key: str | None) -> None:
         self._store = store
@@ -42,8 +42,8 @@ class IdempotentTurn:
         self._claim = claim_of(key, turn.request) if key else None
 
     def earlier_response(self) -> StoredResponse | None:
-        """The response that the same request has been given already. Raises InvalidRequest while that is still made,
-        and for another request under the same key."""
+        """The response of an earlier, equal request. Raises InvalidRequest if that is still running, or if the earlier
+        request was different."""
         if self._claim is None:
             return None
         claimed = self._store.idempotency.claim(self._token, self._claim, self._turn.id)
@@ -55,7 +55,7 @@ class IdempotentTurn:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """When nothing came of it, a second try is a first one."""
+        """Releases the key after a failure, so that a retry counts as a first request."""
         if self._claim is not None and isinstance(error, AntiphonError):
             self._store.idempotency.release(self._token, self._claim, self._turn.id)
 

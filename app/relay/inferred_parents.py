@@ -1,7 +1,7 @@
-"""Which response a request goes on from when its client keeps the conversation and sends all of it each turn.
+"""Infers the parent of a request whose client sends the whole conversation each turn.
 
-Found by hashes over what was said, within one session of one token; only hashes leave this room, behind the answer,
-and nothing that is sent depends on them.
+It compares hashes of the items within one session of one token. Only hashes are stored, after the answer, and no
+answer depends on them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from app.contract.redaction import redacted_item
 from app.contract.turn import Turn
 from app.store.store import Store
 
-#: Turns that wait to be traced, beyond which they are not: their trees have a gap.
+#: Turns that may wait to be traced. Further turns are dropped, which leaves a gap in their trees.
 BACKLOG = 100
 
-#: Told how a turn has ended.
+#: Called with the outcome of a turn.
 OnOutcome = Callable[[Outcome], None]
 
 _DIGEST = 16
-#: Who gives one of these names what it goes on from.
+#: A request with one of these fields names its own history.
 _PARENT_FIELDS = frozenset({"previous_response_id", "conversation"})
-#: Clients send these back or not, and as they like.
+#: Item types that clients may leave out or change.
 _IGNORED_TYPES = frozenset({"reasoning", "compaction_trigger"})
-#: Keys that come and go while an item travels.
+#: Members that change while an item travels between client and upstream.
 _VOLATILE_KEYS = frozenset(
     {
         "annotations",
@@ -48,12 +48,12 @@ _VOLATILE_KEYS = frozenset(
 
 
 def not_tracked(_: Outcome) -> None:
-    """Follows nothing."""
+    """Ignores the outcome."""
 
 
 @dataclass(frozen=True, slots=True)
 class _TracedTurn:
-    """What is kept of a turn until it is traced."""
+    """The data of a turn that waits to be traced."""
 
     id: str
     owner: str
@@ -64,7 +64,7 @@ class _TracedTurn:
 
 
 class InferredParents:
-    """One a process. Its thread starts with the first turn there is to trace."""
+    """One a process. Its thread starts with the first turn to trace."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -73,7 +73,7 @@ class InferredParents:
         self._starting = threading.Lock()
 
     def track(self, turn: Turn, token: Token, session: str | None) -> OnOutcome:
-        """`session`: what the client's headers call its conversation, for a body that does not say."""
+        """`session`: the conversation that the client's headers name, used if the body names none."""
         session_key = turn.request.get("prompt_cache_key") or session
         if not session_key or not turn.request.get("input") or not turn.request.keys().isdisjoint(_PARENT_FIELDS):
             return not_tracked
@@ -101,8 +101,8 @@ class InferredParents:
 
 
 def trace(response: str, token: int, session: str, input: Iterable[Item], output: Iterable[Item] | None) -> Trace:
-    """The places in `input` from which it may go on, the longest first, and the one that it ends at. Without an output
-    nobody goes on from it.
+    """The hashes at which earlier answers end within `input`, longest first, and the hash of this response's own end.
+    Without an output no later request can continue the response.
     """
     rolling_hash = _RollingHash(session)
     for item in input:
@@ -116,7 +116,7 @@ def trace(response: str, token: int, session: str, input: Iterable[Item], output
 
 
 class _RollingHash:
-    """A rolling hash over items. A compaction stands for whatever precedes it, so that it begins anew there."""
+    """A rolling hash over items. A compaction replaces the items before it, so the hash starts again there."""
 
     def __init__(self, session: str) -> None:
         self._root = self.state = _digest(session.encode())
@@ -134,7 +134,7 @@ class _RollingHash:
         self._answered = not is_client_side(item)
 
     def ends(self) -> tuple[bytes, ...]:
-        """Where an answer had ended and the client spoke again."""
+        """The hashes at the end of each answer that client items follow, longest first."""
         ends = [*self._ends, self.state] if self._answered else self._ends
         return tuple(reversed(ends))
 
@@ -143,11 +143,11 @@ def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=_DIGEST).digest()
 
 
-# --- what makes an item the same --------------------------------------------------------------------------------
+# --- the identity of an item ------------------------------------------------------------------------------------
 
 
 def identity(item: Item) -> list[Any] | None:
-    """What stays of an item when a client sends it back; None for what it may leave out."""
+    """The part of an item that survives a round trip to the client; None for an item that a client may leave out."""
     kind = item.get("type") or "message"
     if kind in _IGNORED_TYPES:
         return None
@@ -156,13 +156,13 @@ def identity(item: Item) -> list[Any] | None:
     if kind == "compaction":
         return [kind, item.get("encrypted_content")]
     if kind in CALL_TYPES and item.get("call_id"):
-        # Arguments are parsed and written anew by many clients.
+        # Many clients parse and re-encode the arguments.
         return [kind, item["call_id"], item.get("name")]
     return [kind, _stable(redacted_item(item))]
 
 
 def _content(content: Any) -> list[Any]:
-    """A string is one part of text, and text is the same whoever said it."""
+    """Text as a list of parts. A string equals one text part, whatever the part's type."""
     if isinstance(content, str):
         return [content]
     parts = content if isinstance(content, list) else []

@@ -1,4 +1,4 @@
-"""Items as they are listed: the whole context a model was given, each item with what the contract wants returned."""
+"""Lists of items as the API returns them: a model's whole context, each item with the members that clients expect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PLAIN_PART = {"assistant": "output_text"}
 
 
 def context_items(chain: Chain, stored: StoredResponse) -> list[Item]:
-    """Ancestors' input and output, then the response's own input; oldest first. Compactions are not listed."""
+    """The input and output of the ancestors, then the response's own input, oldest first. Compactions are left out."""
     listed: list[Item] = []
     for position, link in enumerate(chain.links):
         if not (chain.compacted and position == 0):
@@ -28,7 +28,7 @@ def context_items(chain: Chain, stored: StoredResponse) -> list[Item]:
 
 
 def list_page(items: Sequence[Item], page: PageRequest) -> dict[str, Any]:
-    """One page as the SDKs walk it. Raises InvalidRequest when `after` names nothing that is listed."""
+    """One page of a list. Raises InvalidRequest when `after` names no listed item."""
     ordered = list(items) if page.order == "asc" else list(reversed(items))
     start = 0
     if page.after is not None:
@@ -40,7 +40,7 @@ def list_page(items: Sequence[Item], page: PageRequest) -> dict[str, Any]:
 
 
 def list_object(data: Sequence[Item], *, has_more: bool) -> dict[str, Any]:
-    """The contract's list object."""
+    """The API's list object."""
     return {
         "object": "list",
         "data": data,
@@ -56,9 +56,9 @@ def _as_listed_all(items: Sequence[Item], response_id: str) -> Iterator[Item]:
 
 
 def as_listed(item: Item, response_id: str, position: int) -> Item:
-    """The item with an id, a status and content as parts, whatever shorthand it came in."""
+    """The item with an id, a status and content as parts."""
     kind = str(item.get("type"))
-    # Rows of earlier versions hold credentials.
+    # Rows of earlier versions may hold credentials.
     whole = {name: value for name, value in redacted_item(item).items() if name != "id"}
     whole = {"id": item.get("id") or derive_item_id(kind, response_id, position), **whole}
     if kind in WITH_STATUS:

@@ -1,5 +1,5 @@
-"""What a worker does beside its requests: it says that it lives and how its channels fare, ends what dead workers left,
-and hears of cancels.
+"""The regular tasks of a worker: it renews its lease, reports the state of its channels, ends the responses of dead
+workers, and stops streams that were cancelled elsewhere.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from app.store.store import Store
 
 log = logging.getLogger(__name__)
 
-#: How often running streams are compared with their rows: within this, one that was ended elsewhere stops, and what
-#: has changed with a channel is told.
+#: Seconds between two checks of the running streams. Within this time a stream that was ended elsewhere stops, and a
+#: channel's change of state is reported.
 CHECK_SECONDS = 1.0
-#: How long a worker that ends waits for the ends that are still to be written.
+#: Seconds that a worker in shutdown waits for pending writes.
 LAST_TRY = 2.0
 
 
 class RunningStreams:
-    """The streams of this worker whose rows are in progress, and how each is stopped. A response is added after the
-    commit that makes it this worker's, never before: a row that is not in progress counts as ended elsewhere.
+    """The streams of this worker whose rows are in progress, and a stop function for each. Add a response only after
+    its commit: a response without a row in progress counts as ended elsewhere.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class RunningStreams:
 
 
 class LeaseKeeper:
-    """One thread a worker. It must not die: what the database refuses now is tried again at the next tick."""
+    """One thread a worker. It must not die: a database error is retried at the next tick."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class LeaseKeeper:
         housekeeping: Callable[[], None],
         tidy: Callable[[], None],
     ) -> None:
-        """`housekeeping` is called now and then, by some worker or other; `tidy` at every tick, by each."""
+        """`housekeeping` runs at each renewal of the lease; `tidy` at every tick."""
         self._store = store
         self._running = running
         self._status = status
@@ -107,8 +107,8 @@ class LeaseKeeper:
                 elif (status := self._status()) != self._last_status:
                     self._renew(status)
             except StoreUnavailable as error:
-                log.warning("the lease of this worker could not be renewed: %s", error.message)
-                # The others could not renew theirs either: a lease that has ended says nothing before they had time to.
+                log.warning("database error: the lease of this worker could not be renewed: %s", error.message)
+                # Other workers could not renew theirs either. An expired lease means nothing until they had time to.
                 self._reaps_from = monotonic() + self._store.leases.lease
 
     def _renew(self, status: Sequence[ChannelStatus]) -> None:
@@ -116,14 +116,14 @@ class LeaseKeeper:
         self._last_status = status
 
     def _end_lease(self) -> None:
-        """Nobody shall take this worker for a living one until its lease runs out."""
+        """Ends the lease at once, so that this worker does not count as alive until it expires."""
         try:
             self._store.leases.end()
         except StoreUnavailable as error:
-            log.warning("the lease of this worker could not be ended: %s", error.message)
+            log.warning("database error: the lease of this worker could not be ended: %s", error.message)
 
     def _reap(self) -> None:
         if monotonic() >= self._reaps_from and (failed := self._store.reaper.reap()):
-            log.warning("%d responses of a worker that is gone were ended", failed)
+            log.warning("%d responses of a dead worker were ended as failed", failed)
         if failed := self._store.reaper.reap_own(self._running.ids()):
-            log.warning("%d responses that this worker does not know were ended", failed)
+            log.warning("%d responses that this worker no longer runs were ended as failed", failed)

@@ -1,7 +1,7 @@
-"""Chat completions, relayed as they are: a channel that speaks them is chosen, their bytes go up and come back.
+"""Passthrough of endpoints such as chat completions: selects a channel and relays the bytes in both directions.
 
-Until the first valid chunk has come a failure is an exception, and another channel is asked; from then on the bytes of
-one upstream leave as they came, and only an event can say that something went wrong.
+Before the first valid chunk a failure is an exception and another channel is tried. Afterwards the bytes of one
+upstream are relayed unchanged, and only an event can report a failure.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PassthroughRelay:
         self._transport = transport
 
     def create(self, endpoint: PassthroughEndpoint, token: Token, request: Request, context: RequestContext) -> bytes:
-        """The upstream's completion, byte for byte. Raises GatewayError, or ClientGone when nobody waits any more."""
+        """The upstream's answer, byte for byte. Raises GatewayError, or ClientGone when the client has left."""
         context.hold_bytes(context.size)
         recorder = PassthroughRecorder(self._store, token, request, context.request_id, context.facts)
         watch = Watch(context.client_fd, self._transport.timing.drain)
@@ -53,8 +53,8 @@ class PassthroughRelay:
     def stream(
         self, endpoint: PassthroughEndpoint, token: Token, request: Request, context: RequestContext
     ) -> Iterable[bytes]:
-        """The upstream's chunks, opened: the first one has come. Raises as `create` does, unless that took so long that
-        the client has been sent a sign of life before."""
+        """The upstream's chunks, from the first valid one on. Raises as `create` does; after an early heartbeat a
+        failure is an event instead."""
         context.hold_bytes(context.size)
         recorder = PassthroughRecorder(self._store, token, request, context.request_id, context.facts)
         watch = Watch(context.client_fd, self._transport.timing.drain)
@@ -80,7 +80,7 @@ class PassthroughRelay:
 
 
 class _SignOfLife:
-    """Keeps a client informed whose upstream takes long to accept: the header leaves, and comments."""
+    """Sends the HTTP header and heartbeats while no upstream has accepted."""
 
     def __init__(self, context: RequestContext, watch: Watch, timing: StreamTiming) -> None:
         self.sent = False
@@ -90,7 +90,7 @@ class _SignOfLife:
             watch.schedule(context.received_at + timing.header_timeout, self._speak)
 
     def _speak(self) -> float:
-        """Raises ClientGone."""
+        """Sends a heartbeat and returns the next due time. Raises ClientGone."""
         say = self._context.send_early
         assert say is not None
         if not self.sent and self._context.connection is not None:
@@ -109,7 +109,7 @@ def _failure(error: GatewayError) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Unstreamed:
-    """The step that has a request answered in one piece."""
+    """The step for an unstreamed answer."""
 
     endpoint: PassthroughEndpoint
     request: Request
@@ -122,7 +122,7 @@ class _Unstreamed:
 
 @dataclass(frozen=True, slots=True)
 class _Streamed:
-    """The step that opens a stream: the first valid chunk has come."""
+    """The step that opens a stream and reads up to its first valid chunk."""
 
     endpoint: PassthroughEndpoint
     request: Request
@@ -152,7 +152,7 @@ def _opened(
 
 
 class _ActiveAttempt:
-    """The attempt at work on a stream: what its channel sends, decoded by the endpoint."""
+    """The attempt that serves a stream: the channel's chunks, decoded by the endpoint's codec."""
 
     def __init__(
         self,
@@ -179,20 +179,20 @@ class _ActiveAttempt:
     def accept(self) -> None:
         """Reads up to the first valid chunk. Raises UpstreamError."""
         if "json" in self._flow.exchange.headers.get("content-type", ""):
-            # Asked for a stream and answered in one piece: the client still gets its chunks.
+            # The upstream ignored `stream` and sent one JSON body. The client still gets chunks.
             self._ready = self._decoder.feed(self._codec.as_stream(self._flow.exchange.read()))
         else:
             self._ready = self._transport.accept(self._flow)
         self._check()
 
     def events(self) -> Iterator[bytes]:
-        """Whole events to send on, but for the one that ends the stream. Raises UpstreamError when it breaks."""
+        """Whole events to send, except the last one. Raises UpstreamError when the stream breaks."""
         if self._ready:
             yield self._ready
         try:
             yield from self._transport.transfer(self._flow)
         except UpstreamError:
-            # Once every reason has been given the answer is whole, however the connection ended.
+            # With every finish reason received the answer is whole, even if the connection broke.
             if not self.summary.finished:
                 raise
             if rest := self._decoder.finish():
@@ -215,7 +215,7 @@ class _ActiveAttempt:
 
 
 class PassthroughStream:
-    """A streamed completion as bytes. Iterated by the server; `close` ends it at any time."""
+    """A streamed passthrough answer as bytes. The server iterates it; `close` ends it at any time."""
 
     def __init__(self, active: _ActiveAttempt, recorder: PassthroughRecorder) -> None:
         self._active = active
@@ -226,7 +226,7 @@ class PassthroughStream:
         return self._events
 
     def close(self) -> None:
-        """Whoever stops listening: the upstream is closed and what came is counted."""
+        """Ends the stream at any time: closes the upstream, and records the usage of an unfinished answer."""
         self._events.close()
         self._cancel()
 
@@ -240,7 +240,7 @@ class PassthroughStream:
         except GatewayError as error:
             yield self._failure(error)
         except Exception:
-            # The border that must not die: chunks have been sent, only one more can say that something went wrong.
+            # The border that must not die: after the first chunk only an event can report a failure.
             log.exception("a streamed chat completion failed")
             yield self._failure(InternalError())
         finally:
@@ -253,7 +253,7 @@ class PassthroughStream:
         return active.ending
 
     def _failure(self, error: GatewayError) -> bytes:
-        """What is left to be said when chunks have been sent; no [DONE] follows."""
+        """Reports a failure after the first chunk. No [DONE] follows."""
         active = self._active
         if isinstance(error, UpstreamError):
             active.attempt.failed(error)

@@ -1,4 +1,4 @@
-"""Writes down that a chat completion was asked for and how it went: who, which model and channel, tokens and times."""
+"""Records a passthrough request and its outcome: owner, model, channel, tokens and times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from app.store.store import Store
 
 
 class PassthroughRecorder:
-    """Follows one request; the first way in which it ends is the one that is written."""
+    """Follows one request and records its first outcome."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class PassthroughRecorder:
         request_id: str,
         facts: ResponseFacts | None = None,
     ) -> None:
-        """`facts` is told how it ended, for the request log."""
+        """`facts` gets the outcome for the access log."""
         self._store = store
         self._facts = facts or ResponseFacts()
         self._request = request
@@ -52,7 +52,7 @@ class PassthroughRecorder:
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """Until something can be answered: how it fails is written down, but for a request that was no good."""
+        """Records a failure before the first byte, except for an invalid request."""
         try:
             yield
         except InvalidRequest:
@@ -65,7 +65,7 @@ class PassthroughRecorder:
             raise
 
     def add_attempt(self, attempt: Attempt) -> None:
-        """The upstream's own words may quote the prompt, which is not stored."""
+        """The upstream's error message may quote the prompt, so it is not stored."""
         self._attempts.append(replace(attempt, said=None))
 
     def first_byte(self) -> None:
@@ -81,7 +81,7 @@ class PassthroughRecorder:
         self._end("failed", selected, account, wire)
 
     def client_left(self, selected: SelectedChannel | None = None, account: PassthroughSummary | None = None) -> None:
-        """Nobody listens any more. A client may well leave when it has heard why the answer has ended."""
+        """Records that the client left. A finished answer keeps its status: a client may hang up before [DONE]."""
         finished = account is not None and account.finished
         self._end(account.status if account is not None and finished else "cancelled", selected, account)
 

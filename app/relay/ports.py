@@ -1,4 +1,4 @@
-"""The channels and the queue, by what the relay needs of them."""
+"""The interfaces of the channels and the job queue that the relay uses."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from app.relay.request_watch import Watch
 
 
 class Queue(Protocol):
-    """Carries ids of responses that wait to whoever makes them; one that is lost rings again."""
+    """Carries ids of queued responses to the background workers. A lost id is queued again later."""
 
     def add_in_transaction(self, response_id: str) -> None:
-        """Called in the transaction that makes it wait, for a queue that lies in the same database."""
+        """Called inside the transaction that queues the response, for a queue in the same database."""
         ...
 
     def add_after_commit(self, response_id: str) -> None:
-        """Called once that is committed, for every other queue."""
+        """Called after that commit, for any other queue."""
         ...
 
 
 class Exchange(Protocol):
-    """An answer whose body is still to be read; see `app.channels.upstream`."""
+    """An answer whose body has not been read yet; see `app.channels.upstream`."""
 
     status: int
     headers: Mapping[str, str]
@@ -38,12 +38,12 @@ class Exchange(Protocol):
     def close(self) -> None: ...
 
 
-#: The error that a status, headers and body stand for.
+#: Makes the error for an answer's status, headers and body.
 DecodeError = Callable[[int, Mapping[str, str], bytes], UpstreamError]
 
 
 class SelectedChannel(Protocol):
-    """A channel chosen for one try; entered while it is at work."""
+    """A channel selected for one attempt. It is entered while the attempt runs."""
 
     model: str
     format: Format
@@ -58,7 +58,7 @@ class SelectedChannel(Protocol):
     def post(
         self, path: str, body: bytes, *, accept: str, watch: Watch | None, decode_error: DecodeError | None = None
     ) -> Exchange:
-        """An answer with status 200. Raises UpstreamError for any other, by `decode_error` or the format's own."""
+        """The answer with status 200. Raises UpstreamError for any other, decoded by `decode_error` or the format."""
         ...
 
     def accepted(self) -> None: ...
@@ -67,11 +67,11 @@ class SelectedChannel(Protocol):
     def failed(self, error: UpstreamError) -> None: ...
 
 
-#: How much of a turn a channel would leave out.
+#: Counts the parts of a turn that a channel would drop.
 CountLosses = Callable[[Channel, Format], int]
 
 
-#: Waits for so many seconds, or raises why there is nothing to wait for any more.
+#: Waits for this many seconds, or raises the reason to stop waiting.
 Wait = Callable[[float], None]
 
 

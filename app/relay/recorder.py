@@ -1,4 +1,4 @@
-"""Writes down one response, exactly once, whatever becomes of it."""
+"""Records one response exactly once, whatever its outcome."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A response that has ended: what the client gets, and what is stored."""
+    """A response that has ended: the object for the client, and the row."""
 
     response: dict[str, Any]
     outcome: Outcome
 
 
 class Recorder:
-    """Follows one turn: which channels were tried, when the first byte came, how it ended."""
+    """Records one turn: the channels tried, the time of the first byte, and the outcome."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class Recorder:
         facts: ResponseFacts | None = None,
         on_outcome: OnOutcome = not_tracked,
     ) -> None:
-        """`facts` is told how it ended, for the request log; `on_outcome`, once that is written."""
+        """`facts` gets the outcome for the access log; `on_outcome` is called once the outcome is stored."""
         self._store = store
         self._on_outcome = on_outcome
         self._facts = facts or ResponseFacts()
@@ -56,17 +56,17 @@ class Recorder:
         self._saved = False
 
     def use_compacted(self, turn: Turn) -> None:
-        """The turn goes on over a shorter history; what the client sent is stored as it was."""
+        """Continues with a compacted history. The client's own input is stored unchanged."""
         self._turn = turn
 
     def begin(self) -> None:
-        """The row exists before anybody hears its id."""
+        """Creates the row before the client can learn its id."""
         if self._turn.store:
             self._store.responses.begin(self._draft)
 
     def add_attempt(self, attempt: Attempt) -> None:
-        """What an upstream said may quote the prompt, which is not kept of a turn that is not stored, and credentials,
-        which are kept of none.
+        """Adds an attempt to the row. An upstream's error message may quote credentials, which are never stored, and
+        the prompt, which is stored with a stored turn only.
         """
         if attempt.said is not None:
             said = without_credentials(attempt.said, self._turn.request) if self._turn.store else None
@@ -78,9 +78,9 @@ class Recorder:
             self._first_byte_ms = self._elapsed()
 
     def finish(self, answer: Answer, selected: SelectedChannel | None) -> dict[str, Any]:
-        """Stores the answer; the whole response object, once it is committed. Raises StoreUnavailable, EndedElsewhere.
+        """Stores the answer. Returns the response object after the commit. Raises StoreUnavailable, EndedElsewhere.
 
-        Without a choice the answer is the gateway's own.
+        `selected` is None for an answer that the gateway made itself.
         """
         ended = self.ended(answer, selected)
         self.store(ended)
@@ -132,12 +132,12 @@ class Recorder:
         )
 
     def store(self, ended: Ended) -> None:
-        """Returns once it is committed. Raises StoreUnavailable, EndedElsewhere."""
+        """Returns after the commit. Raises StoreUnavailable and EndedElsewhere."""
         if not self._save(ended.outcome):
             raise EndedElsewhere
 
     def refuse(self, error: GatewayError) -> None:
-        """Nobody has heard of this response: that it was asked for is all that is kept."""
+        """Records a request that failed before the client learned the response's id: only a row without content."""
         wire = {"code": error.name, "message": error.message}
         outcome = self._failed_outcome("failed", wire, (), None)
         self._facts.record(self._draft, outcome)
@@ -148,7 +148,7 @@ class Recorder:
     def fail(
         self, error: GatewayError, partial: Sequence[Item] = (), selected: SelectedChannel | None = None
     ) -> dict[str, Any]:
-        """Stores a failure; the response object that says so."""
+        """Stores a failure and returns the failed response object."""
         wire = {"code": error.name, "message": error.message}
         outcome = self._failed_outcome("failed", wire, partial, selected)
         self._save_failure(error, outcome)
@@ -168,11 +168,11 @@ class Recorder:
         )
 
     def cancel(self, partial: Sequence[Item] = (), selected: SelectedChannel | None = None) -> None:
-        """The client has left: what it was told so far is kept, nobody can go on from it."""
+        """Stores the partial output of a client that left. The response cannot be continued."""
         self._save_lost(self._failed_outcome("cancelled", None, partial, selected))
 
     def in_progress_response(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
-        """The response object of the head of a stream."""
+        """The response object for the head of a stream."""
         return self._turn.echo.with_upstream_defaults(defaults).response(
             id=self._turn.id,
             created_at=self._turn.created_at,
@@ -182,7 +182,7 @@ class Recorder:
         )
 
     def _stated(self, error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """As it is stored and shown: an upstream's words may quote the request."""
+        """The error as it is stored and shown. An upstream's message may quote credentials of the request."""
         if error is None or not isinstance(message := error.get("message"), str):
             return error
         return {**error, "message": without_credentials(message, self._turn.request)}
@@ -205,7 +205,7 @@ class Recorder:
         )
 
     def _save(self, outcome: Outcome) -> bool:
-        """False when somebody else has ended it before."""
+        """Stores the outcome. Returns False if the row was ended elsewhere before."""
         self._facts.record(self._draft, outcome)
         if self._saved:
             return True
@@ -213,7 +213,7 @@ class Recorder:
         if self._turn.store:
             written = self._store.responses.finish(self._draft, outcome)
         else:
-            # Whoever stands in front of the store may remember what was said; a stream does not hold it until now.
+            # A connection's own store may remember the content. The input is encoded here so that no stream holds it.
             self._store.responses.note(replace(self._draft, input=_input(self._turn)), outcome)
         self._saved = True
         self._on_outcome(outcome)
@@ -221,21 +221,21 @@ class Recorder:
 
     def _save_failure(self, error: GatewayError, failure: Outcome) -> None:
         if isinstance(error, StoreUnavailable):
-            # The store has been waited for once; now the client waits.
+            # The store has already timed out once, and the client waits for this error.
             self._save_later(failure)
         else:
             self._save_lost(failure)
 
     def _save_lost(self, outcome: Outcome) -> None:
-        """Nothing was promised, so a store that does not answer is no reason to fail once more."""
+        """Stores an outcome that the client does not wait for. A database error is retried later instead of raised."""
         try:
             self._save(outcome)
         except StoreUnavailable:
-            log.warning("response %s is stored as %s when the store is back", self._turn.id, outcome.status)
+            log.warning("database error: response %s is stored as %s by a later retry", self._turn.id, outcome.status)
             self._save_later(outcome)
 
     def _save_later(self, outcome: Outcome) -> None:
-        """The row is ended when the store can do it, as the client has been told."""
+        """Ends the row once the store answers again, with the outcome that the client got."""
         self._facts.record(self._draft, outcome)
         self._saved = True
         if self._turn.store:
@@ -252,7 +252,7 @@ def item_ids(items: Sequence[Item]) -> tuple[str, ...]:
 
 
 def draft(turn: Turn, token: Token, request_id: str) -> Draft:
-    """What is stored of a turn before it is answered."""
+    """The row of a turn before it is answered."""
     stored = turn.store
     return Draft(
         id=turn.id,
@@ -275,16 +275,16 @@ def draft(turn: Turn, token: Token, request_id: str) -> Draft:
 
 
 def _input(turn: Turn) -> bytes:
-    """The turn's own input as it is kept."""
+    """The turn's own input as it is stored."""
     return orjson.dumps(redacted_items(turn.input))
 
 
 def _trimmed(data: bytes) -> bytes:
-    """orjson's results take four KiB at least, however short they are; these are kept while a stream lasts."""
+    """A compact copy: orjson's result takes at least 4 KiB, and these bytes live as long as the stream."""
     return bytes(memoryview(data))
 
 
 def _estimate(turn: Turn, output: Sequence[Item]) -> Usage:
-    """Usage where the upstream counted none."""
+    """Usage for an upstream that reported none."""
     own = len(orjson.dumps(turn.input)) + len(turn.echo.shared_settings())
     return Usage(input_tokens=estimate(turn.chain.size + own), output_tokens=estimate_items(output), estimated=True)

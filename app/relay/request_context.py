@@ -1,4 +1,4 @@
-"""Who waits for an answer, and what they are told beside it."""
+"""The context of one request: its client, its limits, and the headers that its answer gets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.relay.streaming.client_connection import ClientConnection
 
 
 class ResponseFacts:
-    """What the log will say of one request. Whoever writes a response down tells it, the border writes it."""
+    """The facts about one response for the access log. Recorders set them; the web layer writes the log."""
 
     __slots__ = ("draft", "outcome")
 
@@ -25,44 +25,43 @@ class ResponseFacts:
         self.draft, self.outcome = draft, outcome
 
 
-#: Bytes from which on it is worth counting what is made of a request.
+#: Request size in bytes from which on memory is counted.
 _COUNTED = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """Who waits for an answer. `client_fd` is the descriptor of their connection, where there is one to watch."""
+    """The client of one request. `client_fd` is the descriptor of its connection, if it can be polled."""
 
     facts: ResponseFacts = field(default_factory=ResponseFacts, kw_only=True)
-    """What the request log will say."""
+    """For the access log."""
     request_id: str
     client_fd: int | None = None
     connection: ClientConnection | None = None
-    """The same, where it may be written to beside the server."""
+    """The client's connection, if it can be written to directly."""
     idempotency_key: str | None = None
-    """The Idempotency-Key, where there is one."""
+    """The Idempotency-Key header, if it was sent."""
     session_key: str | None = None
-    """What their headers call the conversation."""
+    """The conversation that the client's headers name."""
     send_early: Callable[[bytes], None] | None = None
-    """Sends whole events of a stream before the stream itself is handed over, behind the header that they need. Raises
-    ClientGone."""
+    """Sends whole events of a stream before the stream itself is returned, after the HTTP header. Raises ClientGone."""
     share: Share | None = None
-    """What the request has of the memory for large bodies, where that is counted; closed by whoever opened it."""
+    """The request's part of the memory for large bodies, if that is counted. Its opener closes it."""
     size: int = 0
-    """Bytes of the request's body."""
+    """Size of the request's body in bytes."""
     received_at: float = field(default_factory=monotonic)
     """When the request was read."""
     response_headers: dict[str, str] = field(default_factory=dict)
-    """What they are told beside the answer, as headers; filled in while it is made."""
+    """Extra headers of the answer, set while it is made."""
 
     def hold(self, turn: Turn) -> None:
-        """Counts what the turn takes beside the request's own value: the history, what is sent, and what is stored.
-        Raises PayloadTooLarge and Overloaded."""
+        """Counts the memory of the turn: the history, the bodies sent upstream, and the row. Raises PayloadTooLarge and
+        Overloaded."""
         history = sum(len(link.input) + len(link.output) for link in turn.chain.links)
         self.hold_bytes(2 * history + self.size * (2 if turn.store else 1))
 
     def hold_bytes(self, size: int) -> None:
-        """Counts so many more. Raises as `hold` does."""
+        """Counts this many bytes more. Raises as `hold` does."""
         if self.share is not None and size >= _COUNTED:
             self.share.grow(size)
 

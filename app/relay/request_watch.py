@@ -1,5 +1,5 @@
-"""What the thread of a request sees to while it waits for an upstream: the client, the end of the worker, a stop, a
-time limit, and what the client of a stream is owed meanwhile.
+"""What a request's thread checks while it waits for an upstream: the client, the worker's shutdown, a stop, a timeout,
+and heartbeats that are due.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from time import monotonic
 from app.errors import ClientGone, EndedElsewhere, GatewayError, ShuttingDown, StoreUnavailable
 from app.relay.streaming.timing import Drain
 
-#: How long a silent request may overlook that the worker is to end, or that it was stopped.
+#: Seconds after which a waiting request notices a shutdown or a stop, at the latest.
 TICK = 1.0
 
-#: What a tick raises that is no failure of the upstream: nothing else is tried.
+#: Errors of a tick that are no failure of the upstream: no other channel is tried.
 INTERRUPTIONS = (EndedElsewhere, ShuttingDown, StoreUnavailable)
 
 
 class Stop:
-    """Asks a stream to end, from any thread."""
+    """Lets any thread ask a stream to end."""
 
     __slots__ = ("requested", "wake")
 
     def __init__(self) -> None:
         self.requested = False
         self.wake: Callable[[], None] | None = None
-        """Wakes whoever waits for something else meanwhile."""
+        """Wakes a thread that waits elsewhere than in the watch."""
 
     def request(self) -> None:
         self.requested = True
@@ -36,17 +36,17 @@ class Stop:
             wake()
 
 
-#: Sends the client what is due; returns when the next is.
+#: Sends the client's due heartbeat and returns the next due time.
 OnDue = Callable[[], float]
 
 
 class Watch:
-    """One a request. Code that waits polls `client_fd`, waits no longer than `pause` says, then calls `tick`."""
+    """One a request. Waiting code polls `client_fd`, waits at most `pause` seconds, then calls `tick`."""
 
     __slots__ = ("_deadline", "_drain", "_due", "_on_due", "_timeout_error", "client_fd", "stop")
 
     def __init__(self, client_fd: int | None, drain: Drain, stop: Stop | None = None) -> None:
-        """`client_fd`: the descriptor on which a hang-up is seen, where there is one."""
+        """`client_fd`: the descriptor that shows the client's hang-up, if there is one."""
         self.client_fd = client_fd
         self.stop = stop or Stop()
         self._drain = drain
@@ -56,12 +56,12 @@ class Watch:
         self._timeout_error: GatewayError | None = None
 
     def schedule(self, due: float, on_due: OnDue) -> None:
-        """From the moment `due` on, `on_due` is called whenever the time that it returned has come."""
+        """Calls `on_due` at `due`, and then at each time that it returns."""
         self._due, self._on_due = due, on_due
 
     @contextmanager
     def limited(self, seconds: float, timeout_error: GatewayError) -> Iterator[None]:
-        """Waiting that goes on for longer than this raises `timeout_error`."""
+        """Raises `timeout_error` when the work inside waits for longer than this."""
         self._deadline, self._timeout_error = monotonic() + seconds, timeout_error
         try:
             yield
@@ -69,11 +69,11 @@ class Watch:
             self._deadline, self._timeout_error = inf, None
 
     def pause(self) -> float:
-        """Seconds that may pass until the next `tick`."""
+        """Seconds until the next `tick` is due."""
         return max(0.0, min(TICK, min(self._due, self._deadline) - monotonic()))
 
     def wait(self, seconds: float) -> None:
-        """Waits for something else than an answer. Raises ClientGone, and what `tick` does."""
+        """Waits for this long without an exchange. Raises ClientGone, and what `tick` raises."""
         poll = select.poll()
         if self.client_fd is not None:
             poll.register(self.client_fd, select.POLLRDHUP)
@@ -84,14 +84,14 @@ class Watch:
             self.tick()
 
     def check(self) -> None:
-        """Raises EndedElsewhere once a stop was asked for, ShuttingDown when the drain of the worker is over."""
+        """Raises EndedElsewhere after a requested stop, ShuttingDown when the worker's drain is over."""
         if self.stop.requested:
             raise EndedElsewhere
         if self._drain.expired:
             raise ShuttingDown
 
     def tick(self) -> None:
-        """Raises what `check` does, the error of a limit that has passed, and what sending raises."""
+        """Sends what is due. Raises as `check` does, the timeout's error, and errors of sending."""
         self.check()
         now = monotonic()
         if now >= self._deadline and self._timeout_error is not None:

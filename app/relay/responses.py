@@ -1,4 +1,4 @@
-"""Stored responses: retrieved, deleted, and the context that each was given."""
+"""Stored responses: retrieval, deletion, and the input items of each."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class StoredResponses:
 
 
 def shown(stored: StoredResponse, include: Iterable[str] = ()) -> dict[str, Any]:
-    """The response object of a GET: the same that the POST gave."""
+    """The response object of a GET, equal to that of the POST."""
     echo = Echo.stored(stored.settings, stored.echo).including(include)
     return echo.response(
         id=stored.id,

@@ -1,6 +1,6 @@
-"""What the gateway does with a request: a turn is built and run, or its tokens are counted.
+"""What the gateway does with a request: it builds and runs a turn, or counts its tokens.
 
-The relay is handed its store and its channels; it knows no Flask, no requests and no peewee.
+The relay gets its store and its channels from outside and imports no Flask, requests or peewee.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class Relay:
         return run_of_request(self._parts, token, request, context).create()
 
     def stream(self, token: Token, request: Mapping[str, Any], context: RequestContext) -> Iterable[bytes]:
-        """The response as events, opened: an upstream has accepted. Raises as `create` does."""
+        """The events of a response, once an upstream has accepted. Raises as `create` does."""
         return run_of_request(self._parts, token, request, context).stream()
 
-    # --- compacting
+    # --- compaction
 
     def wants_answer(self, compact: CompactRequest) -> bool:
-        """Whether a compaction is followed by an answer. The request's `answer` decides where there is new input."""
+        """Whether the compaction is followed by an answer. With new input the request's `answer` setting decides."""
         answer = self._parts.compaction.settings(compact.request).answer
         return compact.has_new_input if answer is None else answer and bool(compact.request.get("input"))
 
     def compact(self, token: Token, request: Mapping[str, Any], context: RequestContext) -> dict[str, Any]:
-        """The history is compacted, then the input is answered: an ordinary response."""
+        """Compacts the history, then answers the input: an ordinary response."""
         return self._compacted(token, request, context).create()
 
     def compact_stream(self, token: Token, request: Mapping[str, Any], context: RequestContext) -> Iterable[bytes]:
@@ -51,7 +51,7 @@ class Relay:
         return CompactedRun(parts, token, build_turn(parts.store, parts.contexts, token, request, int(time())), context)
 
     def compact_window(self, token: Token, request: Mapping[str, Any], context: RequestContext) -> dict[str, Any]:
-        """OpenAI's compaction object: the users' messages word for word and one item."""
+        """OpenAI's compaction object: the user messages verbatim and one compaction item."""
         turn = turn_to_compact(self._parts, token, request)
         response = WindowRun(self._parts, token, turn, context).create()
         return {
@@ -65,7 +65,7 @@ class Relay:
     # --- counting
 
     def count(self, token: Token, request: Mapping[str, Any], context: RequestContext) -> dict[str, Any]:
-        """How many tokens the request would take. Nothing is stored."""
+        """The number of tokens that the request would take. Nothing is stored."""
         parts = self._parts
         model = request.get("model") or self._model_before(token, request)
         turn = build_history(parts.store, parts.contexts, token, {**request, "model": model}, int(time()))

@@ -1,4 +1,4 @@
-"""How many tokens a context takes: as an upstream counts them that can, else as they are estimated."""
+"""How many tokens a context takes: counted by an upstream if one can, else estimated."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 def count(
     turn: Turn, channels: Channels, for_family: ForFamily, *, preferred_channel: str | None, watch: Watch
 ) -> int | None:
-    """As the first channel that can has counted; None when none could. Raises InvalidRequest and FormatNotServed for
-    a model that would not be answered either.
+    """The count of the first channel that can count; None when no channel could. Raises InvalidRequest and
+    FormatNotServed for a model that would not be answered either.
 
-    How a count goes says nothing of how a channel answers: its failures do not make it rest.
+    A failed count says nothing about a channel's answers, so it starts no cooldown.
     """
     choices = channels.select(turn.model, preferred_channel, _cannot_count, owner=turn.owner)
     counting = (selected for selected in choices if selected.channel.count_tokens)
@@ -36,14 +36,14 @@ def count(
 
 
 def estimate(turn: Turn) -> int:
-    """The size of the context, and of the instructions and tools where no upstream has counted them with it."""
+    """The size of the context. Instructions and tools are added unless the upstream's count includes them."""
     tip = turn.chain.tip
     counted = tip is not None and tip.input_tokens
     return context_tokens(turn) + (0 if counted else usage.estimate(len(turn.echo.shared_settings())))
 
 
 class _Count:
-    """The step that has a channel count."""
+    """The step that has a channel count the tokens."""
 
     def __init__(self, turn: Turn, for_family: ForFamily, watch: Watch) -> None:
         self._turn = turn
@@ -66,5 +66,5 @@ def _log(attempt: Attempt) -> None:
 
 
 def _cannot_count(row: Channel, _: Format) -> int:
-    """Those that count are asked before those that do not."""
+    """Puts the channels that can count first."""
     return 0 if row.count_tokens else 1

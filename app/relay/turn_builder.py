@@ -1,4 +1,4 @@
-"""From a validated request to a turn: what was said before, what is said now, and whether the two fit together."""
+"""Builds a turn from a validated request: the history, the new input, and a check that they fit together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from app.store.store import Store
 
 
 def build_turn(store: Store, contexts: Contexts, token: Token, request: Mapping[str, Any], now: int) -> Turn:
-    """The turn that a request asks for. Raises InvalidRequest and NotFound, as the contract says them."""
+    """The turn of a request. Raises InvalidRequest and NotFound in the contract's words."""
     turn = build_history(store, contexts, token, request, now)
     shown = contexts.shown(turn)
     _check_calls(shown.chain, shown.input)
@@ -28,7 +28,7 @@ def build_turn(store: Store, contexts: Contexts, token: Token, request: Mapping[
 
 
 def build_history(store: Store, contexts: Contexts, token: Token, request: Mapping[str, Any], now: int) -> Turn:
-    """The same for a context that is only to be compacted: calls may still wait for their outputs there."""
+    """The turn of a request whose calls may still wait for their outputs, as before a compaction or a count."""
     stores = bool(request.get("store", True)) and token.stores
     if request.get("background") and not stores:
         raise InvalidRequest("background can only be used when `store` is true", param="background")
@@ -72,11 +72,11 @@ def check_model(token: Token, model: str) -> None:
 
 
 def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) -> list[Item]:
-    """The items with references resolved, without those that the context holds already."""
+    """The new items: references resolved, and items that the context already holds left out."""
     resolved = resolve(store, owner, items)
     if not chain.links:
         return resolved
-    # Upstreams that count their calls give the same id in every turn: what answers a waiting call is new.
+    # Some upstreams number their calls from the start in every turn, so an output for a waiting call is always new.
     open_calls = _unanswered_ids(chain)
     return [
         item
@@ -86,7 +86,7 @@ def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) ->
 
 
 def resolve(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
-    """The items that references stand for. Raises NotFound."""
+    """The items with references replaced by what they refer to. Raises NotFound."""
     referenced = [item["id"] for item in items if item.get("type") == "item_reference"]
     if not referenced:
         return list(items)
@@ -98,7 +98,7 @@ def resolve(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
 
 
 def _is_known(chain: Chain, item: Item) -> bool:
-    """Whether the context holds this item: the same id, or the same kind with the same call id."""
+    """Whether the context holds this item: the same id, or the same type and call id."""
     item_id, call_id, kind = item.get("id"), item.get("call_id"), item.get("type")
     return (
         isinstance(item_id, str) and any(known.get("id") == item_id for known in _items_containing(chain, item_id))
@@ -111,7 +111,7 @@ def _is_known(chain: Chain, item: Item) -> bool:
 
 
 def _items_containing(chain: Chain, text: str) -> Iterable[Item]:
-    """Items of the arrays in which a text occurs: most arrays need not be parsed to be ruled out."""
+    """Items from the arrays that contain this text. Most arrays are ruled out without parsing."""
     needle = orjson.dumps(text)[1:-1]
     for link in chain.links:
         for array in (link.input, link.output):
@@ -123,10 +123,10 @@ def _items_containing(chain: Chain, text: str) -> Iterable[Item]:
 
 
 def _check_calls(chain: Chain, items: Sequence[Item]) -> None:
-    """Every call needs its output and every output its call, before an upstream is asked.
+    """Checks before an exchange that every call has its output and every output its call.
 
-    Earlier turns were checked when they were made, so only the newest output can hold calls that still wait. Not so in
-    a conversation: its turns may have been made at once, its items added or removed one by one.
+    Earlier turns of a chain were checked already, so only the newest output can hold open calls. A conversation is
+    checked whole: its turns may run at once, and its items can be added and removed one by one.
     """
     if chain.conversation:
         chain, items = Chain(), [*_calls_and_outputs(chain), *items]
@@ -146,7 +146,7 @@ def _check_calls(chain: Chain, items: Sequence[Item]) -> None:
 
 
 def _check_is_answer(chain: Chain, output: Item) -> None:
-    """Raises InvalidRequest where the context holds no call that this output names by `call_id`."""
+    """Raises InvalidRequest if the context holds no call with this output's `call_id`."""
     call_id = output.get("call_id")
     if isinstance(call_id, str) and not any(answers(output, known) for known in _items_containing(chain, call_id)):
         sentence = f"No tool call found for {_spelled(call_of(output['type']))} output with call_id {call_id}."
@@ -158,14 +158,14 @@ def _spelled(item_type: str) -> str:
 
 
 def unanswered(link: Link | None) -> list[Item]:
-    """Calls in a response's output that it does not answer itself; an unfinished one is no call."""
+    """Calls in a response's output without an output in it. An unfinished call does not count."""
     if link is None or b'"call_id"' not in link.output:
         return []
     return unanswered_calls([*given_items(link.output, link.status)])
 
 
 def _unanswered_ids(chain: Chain) -> set[str]:
-    """Ids of the calls that still wait for their outputs."""
+    """Ids of the calls that wait for their outputs."""
     if not chain.conversation:
         return {call_id for call in unanswered(chain.tip) for call_id in call_ids(call)}
     open_calls: set[str] = set()
@@ -178,7 +178,7 @@ def _unanswered_ids(chain: Chain) -> set[str]:
 
 
 def _calls_and_outputs(chain: Chain) -> Iterable[Item]:
-    """All calls and outputs of a conversation."""
+    """Every call and output of a conversation."""
     for link in chain.links:
         if b'"call_id"' in link.input or b'"call_id"' in link.output:
             yield from (item for item in items_of(link) if is_waiting(item) or is_output(item))

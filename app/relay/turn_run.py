@@ -1,7 +1,7 @@
-"""One turn on its way to its response: an object that knows its steps.
+"""The run of one turn, an object with a method for each step.
 
-The steps are: claim the idempotency key, shorten the history, have a channel answer, store. The subclasses differ in
-whether the history is shortened, and whether anything is answered over it.
+The steps are: claim the idempotency key, compact the history, have a channel answer, store the response. The subclasses
+differ in whether they compact the history, and whether they answer.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _TRIGGER = "compaction_trigger"
 
 @dataclass(frozen=True, slots=True)
 class TurnParts:
-    """What the turns of one process work with. A connection that has a store of its own has its own value of this."""
+    """The parts of the gateway that a turn needs. A connection with its own store has its own instance."""
 
     store: Store
     seals: Seals
@@ -63,7 +63,7 @@ class TurnParts:
     transport: ThreadTransport
 
     def with_store(self, store: Store) -> TurnParts:
-        """The same parts with another store in front."""
+        """The same parts with another store."""
         return replace(self, store=store, contexts=Contexts(store, self.seals))
 
 
@@ -76,7 +76,7 @@ def turn_of(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> Turn:
 
 
 def turn_to_compact(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> Turn:
-    """A turn whose context is only compacted. Raises as `turn_of` does."""
+    """A turn whose context is compacted and not answered. Raises as `turn_of` does."""
     turn = build_history(parts.store, parts.contexts, token, request, int(time()))
     check_model(token, turn.model)
     if not turn.input and not turn.chain.links:
@@ -98,18 +98,18 @@ def run_of_request(parts: TurnParts, token: Token, request: Mapping[str, Any], c
 
 
 def last_channel(turn: Turn, contexts: Contexts) -> str | None:
-    """The conversation's last channel: some items can be read there only."""
+    """The conversation's last channel. Other channels may not be able to read some of its items."""
     channels = (link.channel for link in reversed(turn.chain.links) if link.channel is not None)
     return next(channels, None) if turn.chain.links else contexts.native_channel(turn)
 
 
 class TurnRun:
-    """A turn that a channel answers. Its history is compacted first when it is over the request's threshold."""
+    """A turn that a channel answers. The history is compacted first if it exceeds the request's threshold."""
 
     def __init__(
         self, parts: TurnParts, token: Token, turn: Turn, context: RequestContext, recorder: Recorder | None = None
     ) -> None:
-        """`recorder`: for a response whose row is there already."""
+        """`recorder`: for a response whose row exists already."""
         self.turn = turn
         self._parts = parts
         self._token = token
@@ -118,7 +118,7 @@ class TurnRun:
         if recorder is not None:
             self.recorder = recorder
 
-    # --- from outside
+    # --- entry points
 
     def create(self) -> dict[str, Any]:
         """The response object, stored. Raises GatewayError, or ClientGone when the client has left."""
@@ -129,7 +129,7 @@ class TurnRun:
             return self._respond()
 
     def stream(self) -> Iterable[bytes]:
-        """The events, opened: an upstream has accepted, or the head has left. Raises as `create` does until then."""
+        """The events. An upstream has accepted, or the head has been sent. Raises as `create` does until then."""
         once = self.claim()
         if (earlier := once.earlier_response()) is not None:
             return replayed_events(self.replayed(earlier))
@@ -137,7 +137,7 @@ class TurnRun:
             return self._stream()
 
     def events(self) -> Iterable[bytes]:
-        """The events for a client that can only hang up. Raises as `create` does, also after the head has left."""
+        """The events of a background run. Raises as `create` does, also after the head has been sent."""
         with _recorded(self.recorder):
             return self._events(self._announcement())
 
@@ -151,7 +151,7 @@ class TurnRun:
         return IdempotentTurn(self._parts.store, self._token, self.turn, self._context.idempotency_key)
 
     def replayed(self, earlier: StoredResponse) -> dict[str, Any]:
-        """The response that the same request got before."""
+        """The response of the earlier request with this idempotency key."""
         self._context.note_replayed()
         return shown(earlier)
 
@@ -180,7 +180,7 @@ class TurnRun:
         return events
 
     def _shorten(self) -> None:
-        """Compacts the history if it is over the threshold. If that fails, the turn goes on as it is."""
+        """Compacts a history that exceeds the threshold. If that fails, the turn continues with the full history."""
         settings = self._parts.compaction.settings(self.turn.request)
         if settings.threshold is None or context_tokens(self.turn) <= settings.threshold:
             return
@@ -193,7 +193,7 @@ class TurnRun:
             self._go_on_with(replace(self.turn, compaction=note))
 
     def _compact_history(self) -> None:
-        """Puts a compacted history before the turn's own input. Without a history nothing changes."""
+        """Replaces the history before the turn's own input by its compaction. Does nothing without a history."""
         turn = self.turn
         history, tail = split_for_answer(turn.input)
         if turn.chain.links:
@@ -210,7 +210,7 @@ class TurnRun:
             shorter = replace(shorter, chain=Chain(), input=[*compacted.context, *tail])
         self._go_on_with(shorter)
 
-    # --- what the steps share
+    # --- shared by the steps
 
     def _compacted(self, history: Sequence[Item], tail: Sequence[Item], keep_turns: int) -> Compacted:
         parts, turn = self._parts, self.turn
@@ -247,7 +247,7 @@ class TurnRun:
         return StreamStart(self.turn, self.recorder, self._context, self._watch, parts.running, parts.transport.timing)
 
     def _stream(self) -> Iterable[bytes]:
-        """Once the head has left, a failure is told by events; until then it raises."""
+        """The events. A failure raises until the head has been sent; afterwards events report it."""
         stream_start = self._announcement()
         try:
             return self._events(stream_start)
@@ -270,14 +270,14 @@ class TurnRun:
 
 
 class CompactedRun(TurnRun):
-    """A turn that is answered over a compacted history, however short the history is."""
+    """A turn whose history is always compacted before it is answered, however short it is."""
 
     def _shorten(self) -> None:
         self._compact_history()
 
 
 class CompactionRun(TurnRun):
-    """A turn whose context ends with a trigger: the response is one compaction item, and nothing is answered."""
+    """A turn whose context ends with a trigger. The response is one compaction item and no channel answers."""
 
     def _respond(self) -> dict[str, Any]:
         history = [*self._parts.contexts.items(self.turn), *self.turn.input]
@@ -296,14 +296,14 @@ class CompactionRun(TurnRun):
 
 
 class WindowRun(CompactionRun):
-    """OpenAI's compaction window: the users' messages word for word, and the item."""
+    """OpenAI's compaction window: the user messages verbatim, and the compaction item."""
 
     def _output(self, history: Sequence[Item], item: Item) -> Sequence[Item]:
         return [*_user_messages(history), item]
 
 
 class WarmUpRun(TurnRun):
-    """A turn of a WebSocket that no channel answers: its input is there for the next turn to continue from."""
+    """A WebSocket turn that no channel answers. The next turn can continue from its input."""
 
     def stream(self) -> Iterable[bytes]:
         self.check_served()
@@ -316,7 +316,7 @@ class WarmUpRun(TurnRun):
 
 @contextmanager
 def _recorded(recorder: Recorder) -> Iterator[None]:
-    """Records how the work inside fails."""
+    """Records a failure of the work inside."""
     try:
         yield
     except GatewayError as error:
@@ -328,7 +328,7 @@ def _recorded(recorder: Recorder) -> Iterator[None]:
 
 
 def _failed(stream_start: StreamStart, error: GatewayError) -> Iterator[bytes]:
-    """The rest of a stream that has failed: its end, which is stored at once."""
+    """The last events of a failed stream. The failure is stored at once."""
     try:
         ending = failure_events(stream_start, error)
     finally:

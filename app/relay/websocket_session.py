@@ -1,4 +1,4 @@
-"""The turns of one WebSocket: frames in, frames out. Knows the text of frames and nothing of the wire they come by."""
+"""The turns of one WebSocket: text frames in, text frames out. Knows nothing of the connection itself."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from app.schemas.frames import Frame, FrameRequest, Parse, parse_frame, read_fra
 
 log = logging.getLogger(__name__)
 
-#: A turn ends in one frame: over SSE this comes before `response.failed`, which says the same.
+#: A WebSocket turn ends in one frame, so the `error` event that SSE sends before `response.failed` is left out.
 _SSE_ERROR = "error"
 
 
@@ -35,10 +35,10 @@ class _Events(Protocol):
 
 
 class WebSocketSession:
-    """What one connection remembers: its latest responses, also those that are not stored."""
+    """The state of one connection: its latest responses, including unstored ones."""
 
     def __init__(self, parts: TurnParts, share: Share) -> None:
-        """`share`: what the connection remembers has of the memory for large bodies."""
+        """`share`: the session's part of the memory for large bodies."""
         self._connection_store = ConnectionStore(parts.store.responses, share)
         self._parts = parts.with_store(parts.store.with_responses(self._connection_store))
 
@@ -50,8 +50,8 @@ class WebSocketSession:
         send: Callable[[str], None],
         parse: Parse,
     ) -> Generator[str]:
-        """The frames that answer a client's message; closed before their end, they end the turn. What cannot wait for
-        the first of them is given to `send`. Raises ClientGone.
+        """The frames that answer a client's message. Closing the generator early ends the turn. Frames that are due
+        before the first one go to `send`. Raises ClientGone.
         """
         frame: Frame | None = None
         try:
@@ -78,7 +78,7 @@ class WebSocketSession:
         self._connection_store.clear()
 
     def refuse(self, message: bytearray | bytes, error: GatewayError) -> str:
-        """What answers a client's frame that nobody looks at any more."""
+        """The answer to a frame that is not processed."""
         try:
             return error_frame(error, parse_frame(message))
         except InvalidRequest:
@@ -92,7 +92,7 @@ class WebSocketSession:
         return WarmUpRun(parts, token, turn, context).stream()
 
     def _check_parent_is_stored(self, token: Token, frame_request: FrameRequest) -> None:
-        """A stored response without its history could never be gone on from anywhere else."""
+        """Refuses a stored response after an unstored one: no other connection could load its history."""
         parent, stores = (
             frame_request.request.get("previous_response_id"),
             frame_request.request.get("store", True) and token.stores,
@@ -106,13 +106,13 @@ class WebSocketSession:
             )
 
     def _evict_parent(self, frame: Frame | None) -> None:
-        """Whoever could not go on from a response starts anew."""
+        """After a failed turn the client starts again without this parent."""
         if frame is not None and frame.parent is not None:
             self._connection_store.forget(frame.parent)
 
 
 def error_frame(error: GatewayError, frame: Frame | None = None) -> str:
-    """The one frame of a turn that was refused, or of a connection that ends."""
+    """The one frame of a refused turn, or of a connection that ends."""
     body = error.error()
     body["code"] = body["code"] or "invalid_request_error"
     if error.retry_after is not None:
@@ -127,7 +127,7 @@ def _say(send: Callable[[str], None], stream_id: str | None, events: bytes) -> N
 
 
 def _unpacked(events: Iterable[bytes]) -> Generator[tuple[str, bytes]]:
-    """The events of a stream by their types, as they were spelt, without what only SSE needs."""
+    """The types and the JSON of a stream's events, unchanged, without the framing of SSE."""
     splitter = sse.Splitter()
     with closing(cast(_Events, events)):
         for piece in events:

@@ -81,7 +81,7 @@ def test_however_a_response_ends_in_an_outage_its_row_ends_so_when_the_database_
             told = [check_failed_stream(head + b"".join(rest), "storage_unavailable")[-1] for head, rest in heads]
             told.append(sock.rest()[-1])
             json.join()
-            gateway.wait_for_log("is stored as cancelled when the store is back")
+            gateway.wait_for_log("is stored as cancelled by a later retry")
     check_error(json.answer, 503, "storage_unavailable")
     for failed in (event["response"] for event in told):
         stored = eventually(lambda failed=failed: ended(gateway, failed["id"]), "the row to end", 20)
