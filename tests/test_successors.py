@@ -291,7 +291,7 @@ def test_a_new_master_that_is_refused_leaves_the_old_one_alone(kept: Gateway, up
     good, before = kept.channels_file.read_text(), processes(kept)
     half_a_table(kept)
     os.kill(kept.pid, signal.SIGUSR2)
-    kept.wait_for_log("mend the file, then run: antiphon check")
+    kept.wait_for_log("correct the file, then run: antiphon check")
     assert before <= processes(kept)
     check_serves(kept, upstream)
     kept.channels_file.write_text(good)

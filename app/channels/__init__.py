@@ -1,1 +1,1 @@
-"""The channels: which there are, which one next, and one exchange with an upstream."""
+"""The channels: their table, the selection of one for a request, and one exchange with an upstream."""

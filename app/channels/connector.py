@@ -1,5 +1,5 @@
-"""Opens connections to the one address of a channel. Nothing here blocks: the lookup of the name, the connect and the
-TLS handshake are waited for together with the client and the deadlines of the request.
+"""Opens connections to the upstream of a channel. Nothing here blocks: while the name is looked up, the connection
+opened and the TLS handshake made, the client and the deadlines of the request are watched too.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 
 from app.channels.readiness import Late, Watch, wait_ready
 
-#: Linux: the kernel notes when each segment arrived, and returns the time beside the bytes.
+#: Linux's SO_TIMESTAMPNS: the kernel records the arrival time of each segment and returns it with the bytes.
 ARRIVAL_TIMES = 35
-#: A connection whose peer does not even confirm that it is there is ended after so many seconds: the first probe after
+#: Seconds without any TCP acknowledgement until a connection counts as dead: the first probe goes out after
 #: `_PROBE_AFTER`, then one every `_PROBE_EVERY`.
 _DEAD_AFTER = 50
 _PROBE_AFTER = 20
@@ -39,8 +39,8 @@ Address = tuple[Any, Any, int, str, Any]
 
 
 class Connector:
-    """One a channel. Raises OSError or UnicodeError when the server cannot be reached, readiness.Late when the deadline
-    passes first, and what the watch raises.
+    """There is one for each channel. Its methods raise OSError or UnicodeError when the server cannot be reached,
+    readiness.Late when the deadline passes first, and the errors of the watch.
     """
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
@@ -51,26 +51,27 @@ class Connector:
         self._lock = threading.Lock()
 
     def connect(self, seconds: float, watch: Watch | None) -> socket.socket:
-        """A connected socket that does not block."""
+        """A connected non-blocking socket."""
         deadline = monotonic() + seconds
         sock = self._reach(self._addresses(deadline, watch), deadline, watch)
         return sock if self._tls is None else _secured(self._tls, sock, self._host, deadline, watch)
 
     def _addresses(self, deadline: float, watch: Watch | None) -> Sequence[Address]:
-        # A number needs no resolver.
+        # An IP address needs no resolver.
         with suppress(socket.gaierror, UnicodeError):
             return _resolve(self._host, self._port, socket.AI_NUMERICHOST)
         return self._current_lookup().result(deadline, watch)
 
     def _current_lookup(self) -> _Lookup:
-        """The one at work, or a new one: a resolver that hangs holds one thread a channel, not one a request."""
+        """The running lookup, or a new one. A resolver that hangs holds one thread per channel, not one per request."""
         with self._lock:
             if self._lookup is None or self._lookup.done:
                 self._lookup = _Lookup(self._host, self._port)
             return self._lookup
 
     def _reach(self, addresses: Sequence[Address], deadline: float, watch: Watch | None) -> socket.socket:
-        """The first address that answers. Each gets its share of the time, so that a dead one does not take it all."""
+        """Connects to the first address that answers. Each gets a share of the time, so that a dead one cannot use it
+        up."""
         for left in range(len(addresses), 1, -1):
             now = monotonic()
             with suppress(OSError, Late):
@@ -79,7 +80,7 @@ class Connector:
 
 
 class _Lookup:
-    """One call of getaddrinfo in a thread of its own; any number of requests wait for it."""
+    """One call of getaddrinfo in its own thread. Any number of requests can wait for the result."""
 
     def __init__(self, host: str, port: int) -> None:
         self.done = False
@@ -128,7 +129,7 @@ def _connected(address: Address, deadline: float, watch: Watch | None) -> socket
     try:
         sock.setblocking(False)
         for option in _SOCKET_OPTIONS:
-            # A kernel without one of them serves all the same.
+            # The connection also works on a kernel that lacks one of these options.
             with suppress(OSError):
                 sock.setsockopt(*option)
         code = sock.connect_ex(endpoint)

@@ -1,6 +1,6 @@
-"""How a channel fares: requests in flight, failures, cooldown, the half-open state after it, and the retry budget.
+"""The health of a channel: requests in flight, failures, cooldown, the half-open state after it, and the retry budget.
 
-The state belongs to one process and one channel name; it outlives changes of the channel's row. Every method may be
+The state belongs to one process and one channel name; it survives changes of the channel's row. Every method may be
 called from any thread.
 """
 
@@ -23,7 +23,7 @@ _TRIAL_INTERVAL = 1.0
 #: Seconds for which one owner's success proves that a channel works, although another owner's requests fail.
 _PROOF_LIFETIME = 60.0
 
-#: Retries may add a fifth to the load, and a few more than that when there is little of it.
+#: Retries may add a fifth to the load. The reserve allows a few more while the load is low.
 _RETRY_SHARE = 0.2
 _RETRY_RESERVE = 10.0
 
@@ -32,7 +32,7 @@ _EVERY_OWNER = ""
 
 
 class Need(Enum):
-    """What a request needs of a channel's state to enter it."""
+    """The state that a channel must have for a request to enter it."""
 
     AVAILABLE = "available"
     TRIAL = "trial"
@@ -42,11 +42,11 @@ class Need(Enum):
 
 
 class Place(Enum):
-    """What a request's outcome says about the channel it has entered."""
+    """What the outcome of a request means for the channel."""
 
     ORDINARY = "ordinary"
     TRIAL = "trial"
-    """It decides whether the cooldown is over."""
+    """Its outcome decides whether the cooldown is over."""
 
 
 class Health:
@@ -80,26 +80,26 @@ class Health:
         self._cooldowns = 0
         self._cooldown_until = 0.0
         self._firm_until = 0.0
-        """No trial before then: the upstream named the time, or refuses our key."""
+        """No trial before this time: the upstream named it, or refuses our key."""
         self._half_open = False
         self._trying = False
         """The trial is in flight."""
         self._tried_at = -_TRIAL_INTERVAL
         self._path = ""
         self._proofs: tuple[tuple[str, float], ...] = ()
-        """The last successes of the last two owners: owner and time."""
+        """The last success of each of the last two owners: owner and time."""
         self.loading = False
-        """Its last answer said that it loads its model."""
+        """Whether its last answer said that it is loading its model."""
         self.last_error: str | None = None
 
     # --- what the state allows
 
     def available(self, limit: int | None) -> bool:
-        """Whether a request may enter now. `limit`: requests that the channel takes at once."""
+        """Whether a request may enter now. `limit`: most requests that the channel takes at once."""
         now = self._clock()
         if self.loading and not self._is_due(now):
             return False
-        # After a cooldown one request at a time passes until one has succeeded.
+        # After a cooldown the channel is half-open: one request at a time, until one has succeeded.
         return self._has_room(limit) and self._cooldown_until <= now and not self._trying
 
     @property
@@ -109,7 +109,7 @@ class Health:
 
     @property
     def is_firm(self) -> bool:
-        """Whether the cooldown allows no trial."""
+        """Whether the present cooldown allows no trial."""
         now = self._clock()
         return self._firm_until > now and self._cooldown_until > now
 
@@ -121,7 +121,7 @@ class Health:
 
     @property
     def trial_order(self) -> tuple[float, float]:
-        """Sorts channels in cooldown: tried longest ago first, then the earliest end."""
+        """Sort key of channels in cooldown: the longest without a trial first, then the earliest end."""
         return self._tried_at, self._cooldown_until
 
     def status(self, name: str) -> ChannelStatus:
@@ -136,10 +136,10 @@ class Health:
             path=self._path,
         )
 
-    # --- a request's way through the channel
+    # --- the steps of a request
 
     def claim(self, need: Need, limit: int | None) -> Place | None:
-        """Enters if the state allows it. Of a burst of requests, one gets the last place."""
+        """Enters if the state allows it. The lock gives the last place to one request of a burst."""
         with self._lock:
             if not _ALLOWS[need](self, limit):
                 return None
@@ -152,7 +152,7 @@ class Health:
             return Place.TRIAL if is_trial else Place.ORDINARY
 
     def enter(self, place: Place) -> None:
-        """Enters whatever the state is: a second request of the same attempt, or a test of the channel."""
+        """Enters in any state: for a second request of the same attempt, or for a test of the channel."""
         with self._lock:
             self._in_flight += 1
             if place is Place.TRIAL and (self._half_open or self._cooldown_until > self._clock()):
@@ -202,7 +202,7 @@ class Health:
                 self._begin_cooldown(now, seconds, seconds if firm else error.retry_after or 0.0)
 
     def note_loading(self) -> bool:
-        """Notes that the channel has said that it loads its model. True when that is new."""
+        """Notes that the channel is loading its model. True when the state is new."""
         with self._lock:
             is_new, self.loading = not self.loading, True
             self._tried_at = self._clock()
@@ -210,7 +210,7 @@ class Health:
             return is_new
 
     def note_path(self, path: str) -> None:
-        """How its last stream was read; empty when there was none to read."""
+        """Notes how its last stream was read; an empty `path` changes nothing."""
         if path:
             self._path = path
 
@@ -232,7 +232,7 @@ class Health:
         return now - self._tried_at >= _TRIAL_INTERVAL
 
     def _works_for_others(self, now: float) -> bool:
-        """All failures are one owner's, and another owner had a success within the last minute."""
+        """Whether one owner caused all failures while another owner had a success within the last minute."""
         return (
             len(self._blamed) == 1
             and _EVERY_OWNER not in self._blamed
@@ -272,13 +272,13 @@ _ALLOWS: dict[Need, Callable[[Health, int | None], bool]] = {
 
 
 def _is_firm(error: UpstreamError) -> bool:
-    """No trial may end this cooldown early: the key is refused, the quota is spent, or the upstream named the time."""
+    """Whether no trial may end the cooldown early: the upstream refuses the key or the rate, or the quota is spent."""
     return isinstance(error, UpstreamDenied | UpstreamLimited)
 
 
 @dataclass(slots=True)
 class RetryBudget:
-    """Every request deposits a share; every attempt after the first withdraws one."""
+    """Limits retries. Each request deposits a share of an attempt; each attempt after its first withdraws one."""
 
     _balance: float = _RETRY_RESERVE
     _lock: threading.Lock = field(default_factory=threading.Lock)

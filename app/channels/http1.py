@@ -1,5 +1,5 @@
-"""HTTP/1.1 as an upstream answers it: a head, and a body in one of three framings, from bytes in whatever pieces they
-come. It knows no sockets and no models.
+"""Parses an upstream's HTTP/1.1 answer, a head and a body in one of three framings, from pieces of any size. It knows
+no sockets and no models.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BEGIN = b"HTTP/1."
 _STATUS = re.compile(rb"HTTP/1\.([01]) +([1-9][0-9]{2})(?![0-9])[^\n]*\n")
 _END = re.compile(rb"\n\r?\n")
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-#: What stands before a chunk; extensions say nothing to us.
+#: The size line before a chunk; extensions are ignored.
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _WITHOUT_BODY = frozenset({204, 304})
 
@@ -28,13 +28,13 @@ _WITHOUT_BODY = frozenset({204, 304})
 class Head:
     status: int
     headers: Mapping[str, str]
-    """Names in lower case; what was said several times is joined by commas."""
+    """Names in lower case; the values of a repeated header are joined by commas."""
     persistent: bool
-    """The connection may serve again, when the body ends by itself."""
+    """Whether the connection can be reused after a body that ends by its own framing."""
 
 
 class HeadReader:
-    """Gathers the head of an answer. What announces another one (100, 103) is passed over."""
+    """Collects the head of the final answer. Interim answers (100, 103) are skipped."""
 
     def __init__(self) -> None:
         self._data = b""
@@ -45,7 +45,7 @@ class HeadReader:
         return bool(self._data)
 
     def feed(self, data: bytes) -> bytes:
-        """What of the body came with it, once the head is there. Raises HTTPException."""
+        """The first bytes of the body, once the head is complete. Raises HTTPException."""
         seen = max(0, len(self._data) - 3)
         self._data += data
         if not self._data.startswith(_BEGIN[: len(self._data)]):
@@ -68,7 +68,7 @@ def _head(text: bytes) -> Head:
     headers = _headers(text[line.end() :].decode("latin-1"))
     connection = headers.get("connection", "").lower()
     persistent = "close" not in connection if line[1] == b"1" else "keep-alive" in connection
-    # Two framings at once: where the answer ends is a matter of opinion.
+    # With both framings two parsers may disagree on the end of the answer.
     persistent = persistent and not ("transfer-encoding" in headers and "content-length" in headers)
     return Head(int(line[2]), headers, persistent)
 
@@ -78,7 +78,7 @@ def _headers(text: str) -> dict[str, str]:
     name = ""
     for line in text.split("\n"):
         if line[:1] in (" ", "\t") and name:
-            # Folded, as nobody should any more.
+            # Obsolete line folding, which RFC 9112 still asks a client to accept.
             found[name] = f"{found[name]} {line.strip()}"
         elif line := line.rstrip("\r"):
             name, colon, value = line.partition(":")
@@ -94,13 +94,13 @@ def _headers(text: str) -> dict[str, str]:
 
 
 class Body(Protocol):
-    """Takes the bytes behind a head, in whatever pieces, and gives back what they say."""
+    """Takes the bytes after a head, in pieces of any size, and returns the payload without its framing."""
 
     @property
     def ended(self) -> bool: ...
     @property
     def clean(self) -> bool:
-        """It ended where its framing said, and nothing came after it."""
+        """Whether the body ended by its framing and no byte came after it."""
         ...
 
     def feed(self, data: bytes) -> bytes:
@@ -108,12 +108,12 @@ class Body(Protocol):
         ...
 
     def close(self) -> None:
-        """The other side has closed. Raises HTTPException where that is no end."""
+        """Notes that the other side has closed. Raises HTTPException when the body is not complete."""
         ...
 
 
 def body_of(head: Head) -> Body:
-    """Raises HTTPException for a length that is none."""
+    """Raises HTTPException for a Content-Length that is not a number."""
     if head.status in _WITHOUT_BODY:
         return Sized(0)
     if head.headers.get("transfer-encoding", "").lower().rpartition(",")[2].strip() == "chunked":
@@ -168,7 +168,7 @@ class Sized:
 
 
 class Chunks:
-    """Undoes chunked framing, however the bytes were split."""
+    """Removes chunked framing, however the bytes were split."""
 
     __slots__ = ("_need", "_trailer", "ended", "rest")
 
@@ -176,7 +176,7 @@ class Chunks:
         self.ended = False
         self.rest = b""
         self._need = 0
-        """Bytes of the chunk at work that are still to come, with the two behind it."""
+        """Bytes of the present chunk that are still to come, including the CRLF after it."""
         self._trailer = False
 
     @property
@@ -219,7 +219,8 @@ class Chunks:
         return at
 
     def _check_unended(self, data: bytes, at: int) -> None:
-        """A line that has no end yet may get one; a whole one that is wrong does not become right."""
+        """Raises HTTPException for a whole line that did not match, and for one that grows too long. A line without its
+        end may still become valid."""
         if data.find(b"\r\n", at) >= 0:
             raise HTTPException("the size line of a chunk is not a number")
         if len(data) - at > _MAX_LINE:
@@ -227,14 +228,15 @@ class Chunks:
 
 
 class Zipped:
-    """A body that was zipped, although nobody asked for it."""
+    """A compressed body, sent although the request asked for `identity`."""
 
     def __init__(self) -> None:
         self._zip = zlib.decompressobj(zlib.MAX_WBITS | 32)
 
     @property
     def pending(self) -> bool:
-        """More is to be had without more bytes: a little may unpack to a lot, which is given in pieces."""
+        """Whether `feed` can return more without new input. The output comes in pieces, because few bytes may unpack to
+        many."""
         return bool(self._zip.unconsumed_tail)
 
     def feed(self, data: bytes) -> bytes:
@@ -245,10 +247,10 @@ class Zipped:
 
 
 def coding_of(head: Head) -> Zipped | None:
-    """None for a body that is what it says. Raises HTTPException for a coding that is not known here."""
+    """None for an uncompressed body. Raises HTTPException for an unknown coding."""
     coding = head.headers.get("content-encoding", "identity").strip().lower()
     if coding in ("", "identity"):
         return None
     if coding in ("gzip", "x-gzip", "deflate"):
         return Zipped()
-    raise HTTPException("the body has a coding that nobody asked for")
+    raise HTTPException("the body has an unknown content coding")

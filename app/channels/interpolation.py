@@ -1,5 +1,5 @@
-"""From the file's nodes to what the schema takes: plain values with the variables put in, and where each came from.
-Knows which keys may hold a secret, so it is here that a line's harmless parts are told from the others.
+"""Turns the nodes of the channel file into the plain values that the schema takes: it fills in the variables and
+records the place of each value. It knows which keys may hold a secret, and unmasks only the other parts of a line.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from app.schemas.table_values import Scalar
 Place = tuple[str | int, ...]
 
 _HIDDEN = frozenset({"api_key", "api_key_file", "headers"})
-#: Keys below which the operator chooses the keys.
+#: Keys with mappings whose keys the operator chooses.
 _FREE = frozenset({"models", "headers"})
-#: Keys with nothing but rows below them: a word right there is one that has lost its key.
+#: Keys with nothing but rows below them. A scalar there has lost its key, so it may be a secret.
 _ROWS = frozenset({"channels", "defaults"})
-# A default holds no brace: an unclosed one would be sought again and again to the end of the text.
+# A default cannot contain a brace: the search for the end of an unclosed one would take quadratic time.
 REFERENCE = re.compile(r"(?P<escaped>\$\$\{)|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^{}]*))?\}|\$\{", re.ASCII)
 
 
 class Interpolation:
-    """Turns nodes into plain values with the variables put in, and remembers where each came from."""
+    """Turns nodes into plain values with the variables filled in, and records the node of each."""
 
     def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
         self.document = document
         self.nodes: dict[Place, yaml.Node] = {}
         self.unset: dict[Place, str] = {}
-        """What to say of the values whose variable is missing; whether that is an error depends on the key."""
+        """The messages for values whose variable is not set. The key decides whether it is an error."""
         self._keys: dict[Place, yaml.Node] = {}
         self._broken: set[Place] = set()
         self._environment = environment
@@ -61,7 +61,7 @@ class Interpolation:
             self._keys[below] = key
             if _HIDDEN.isdisjoint(place) and (free or shown_key(key.value) == key.value):
                 self.document.unmask(key)
-            # What stands under a key nobody knows may be anything, even a secret: it stays unread and unshown.
+            # The value of an unknown key may be a secret: it is neither read nor shown.
             read[key.value] = self.value(child, below) if free or key.value in KEYS else None
         return read
 
@@ -87,7 +87,7 @@ class Interpolation:
         return self._environment.get(match["name"]) or match["default"] or ""
 
     def _masked(self, place: Place) -> Scalar:
-        """There is no such value, and nobody shall complain of what stands in for it."""
+        """A placeholder for a value with an error of its own; further messages about the placeholder are dropped."""
         self._broken.add(place)
         return Scalar(MASK)
 
@@ -108,4 +108,4 @@ def _wrong_key(key: yaml.Node, read: Mapping[str, Any]) -> str:
         return "a key must be a plain word"
     if key.value == "<<" and not key.style:
         return "merge keys are not supported; use defaults:"
-    return f"the key '{shown_key(key.value)}' stands here twice" if key.value in read else ""
+    return f"the key '{shown_key(key.value)}' is given twice" if key.value in read else ""

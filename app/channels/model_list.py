@@ -31,7 +31,7 @@ class ModelList:
         self._fetching: set[str] = set()
 
     def models(self) -> list[dict[str, Any]]:
-        """OpenAI's model objects, by name. Never waits: an upstream not yet asked adds nothing."""
+        """OpenAI's model objects, by name. It never waits: the list of an upstream is missing until it was fetched."""
         table = self._channels.table
         owners: dict[str, str] = {}
         for channel in _enabled(table):
@@ -40,12 +40,12 @@ class ModelList:
         return [_model(name, owners[name], table) for name in sorted(owners)]
 
     def prefetch(self) -> None:
-        """Asks the upstreams of all globs, so that the first listing has an answer."""
+        """Fetches the lists of all upstreams with globs, so that the first listing is complete."""
         for channel in _enabled(self._channels.table):
             self._matching(channel)
 
     def _matching(self, channel: Channel) -> list[str]:
-        """Names of the upstream's list, as far as it is known, that a glob of the channel lets through."""
+        """The names in the upstream's list, if it was fetched, that match a glob of the channel."""
         if not channel.globs or channel.base_url is None:
             return []
         at, names = self._fetched.get(channel.name, (None, ()))

@@ -1,4 +1,4 @@
-"""Waiting for a descriptor, while the client and the deadlines of the request are watched."""
+"""Waits for a descriptor, and watches the client and the deadlines of the request at the same time."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from app.errors import ClientGone
 
 
 class Watch(Protocol):
-    """What is seen to while an upstream is waited for."""
+    """Checks to make while a thread waits for an upstream."""
 
     @property
     def client_fd(self) -> int | None:
-        """The descriptor on which the client's hanging up is seen."""
+        """The descriptor that shows when the client disconnects."""
         ...
 
     def pause(self) -> float:
-        """Seconds that may pass until the next `tick`."""
+        """The most seconds until the next `tick`."""
         ...
 
     def tick(self) -> None:
-        """Does what is due, and raises what ends the waiting."""
+        """Does the checks that are due. Raises the error that ends the wait."""
         ...
 
 
 class Late(Exception):
-    """A deadline of ours has passed. (The kernel's own TimeoutError is a connection that is dead.)"""
+    """A deadline of the gateway has passed. (The kernel's TimeoutError means a dead connection.)"""
 
 
 def wait_ready(descriptor: int, watch: Watch | None, timeout: float, events: int = select.POLLIN) -> None:
-    """Until it is ready. Raises Late, ClientGone when the client leaves first, or what the watch raises."""
+    """Waits until the descriptor is ready. Raises Late, ClientGone when the client disconnects first, and the errors of
+    the watch."""
     poll = select.poll()
     poll.register(descriptor, events)
     client_fd = watch.client_fd if watch is not None else None

@@ -1,6 +1,7 @@
-"""Which channel next: those that serve the model, the preferred first, the resting and the full ones left out.
+"""Selects the channels for a request: those that serve the model, the preferred one first, without those that are full
+or in cooldown.
 
-How each channel fares is `app.channels.health`.
+`app.channels.health` holds the state of each channel.
 """
 
 from __future__ import annotations
@@ -31,23 +32,21 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
 _POLL_SECONDS = 1.0
 
-#: Seconds after which those who wait for a model to be loaded look again.
-_GLANCE = 0.2
+#: Seconds between two checks of a request that waits for a model to be loaded.
+_LOADING_POLL_SECONDS = 0.2
 
-
-#: The error that a status, headers and body stand for; formats have one each.
+#: Makes an error from the status, headers and body of an answer. Each format has its own.
 DecodeError = Callable[[int, Mapping[str, str], bytes], UpstreamError]
 
-#: How much of what is asked a channel would leave out.
+#: Counts the parts of a request that a channel would leave out.
 CountLosses = Callable[[Channel, Format], int]
 
-
-#: Waits for so many seconds; raises what ends the wait before.
+#: Waits for so many seconds. Raises the error that ends the wait early.
 Wait = Callable[[float], None]
 
 
 class Channels:
-    """The channel table at work in this process."""
+    """The channels of this process, with their health and connections."""
 
     def __init__(
         self,
@@ -56,7 +55,7 @@ class Channels:
         clock: Callable[[], float] = monotonic,
         memory: Budget | None = None,
     ) -> None:
-        """`memory`: what answers of upstreams share with all large bodies."""
+        """`memory`: the budget that answers of upstreams share with all large bodies."""
         self._memory = memory
         self._watched = watched
         self._connections = connections
@@ -69,7 +68,7 @@ class Channels:
 
     @property
     def table(self) -> Table:
-        """The table as the file has it now; looked at once a second, never waited for."""
+        """The present table. One caller checks the file once a second; the others do not wait for it."""
         now = self._clock()
         if now - self._polled >= _POLL_SECONDS and self._lock.acquire(blocking=False):
             try:
@@ -88,12 +87,13 @@ class Channels:
         owner: str = "",
         wait: Wait | None = None,
     ) -> Iterator[SelectedChannel]:
-        """The channels to try for a model, one after the other; each is to be used in a `with`. Those that leave less
-        out of the turn come first. `owner` is who asks; `wait` is how one waits for a model that is being loaded,
-        without it there is no waiting.
+        """The channels to try for a model, one after the other; use each in a `with`. Channels that leave out less of
+        the turn come first. `owner` is the owner of the request. `wait` waits for a model that is being loaded; without
+        it, the selection does not wait.
 
-        Raises, before the first is given: InvalidRequest for a model nobody serves, FormatNotServed when none of its
-        channels can, ChannelsBusy when all are full or resting. Ends early when the retry budget is spent.
+        Raises before the first channel: InvalidRequest for a model that no channel serves, FormatNotServed when none of
+        its channels serves this endpoint, ChannelsBusy when all are full or in cooldown. It ends early when the retry
+        budget is spent.
         """
         eligible = self._eligible(model, RESPONSES)
         self._budget.deposit()
@@ -106,7 +106,7 @@ class Channels:
     def select_for_passthrough(
         self, path: str, model: str, *, owner: str = "", wait: Wait | None = None
     ) -> Iterator[SelectedChannel]:
-        """The same for a request to a passthrough endpoint, by its path."""
+        """Like `select`, for a request to the passthrough endpoint with this path."""
         eligible = self._eligible(model, PASSTHROUGH[path])
         self._budget.deposit()
         return self._attempts(model, _by_preference(eligible, None), owner, wait)
@@ -116,11 +116,11 @@ class Channels:
         return self.table.compaction
 
     def usable(self) -> list[Channel]:
-        """Channels that could take a request now."""
+        """The channels that could take a request now."""
         return [channel for channel in self.table.channels if self._is_available(channel)]
 
     def statuses(self) -> tuple[ChannelStatus, ...]:
-        """How the channels that were looked at fare in this process, in the table's order."""
+        """The state in this process of the channels that were considered so far, in the order of the table."""
         return tuple(
             self._health[channel.name].status(channel.name)
             for channel in self.table.channels
@@ -128,11 +128,11 @@ class Channels:
         )
 
     def selected(self, channel: Channel, model: str) -> SelectedChannel:
-        """This very channel, however it fares."""
+        """This channel, whatever its state is."""
         return SelectedChannel(self, channel, channel.upstream_model(model) or model, self._health_of(channel))
 
     def upstream(self, channel: Channel) -> Upstream:
-        """The connections of this very row; a row that was changed gets new ones."""
+        """The upstream of this row. A changed row gets new connections."""
         with self._lock:
             row, upstream = self._upstreams.get(channel.name, (None, None))
             if upstream is None or row != channel:
@@ -161,9 +161,10 @@ class Channels:
     def _attempts(
         self, model: str, ordered: Sequence[Channel], owner: str, wait: Wait | None
     ) -> Iterator[SelectedChannel]:
-        """Those that are well; else the one in cooldown that is due for a trial; then those that load their model."""
+        """The available channels; without any, the one in cooldown that is due for a trial; then those that load their
+        model."""
         began = self._clock()
-        attempts, asked = 0, False
+        attempts, tried = 0, False
         for channel in ordered:
             if attempts == MAX_ATTEMPTS:
                 break
@@ -173,22 +174,22 @@ class Channels:
                 return
             if (selected := self._claim(channel, model, owner, Need.AVAILABLE)) is None:
                 continue
-            asked = True
+            tried = True
             yield from _offered(selected)
-            # A server that only needs time has not cost an attempt.
+            # A server that is loading its model costs no attempt.
             attempts += not selected.loads
-        if not asked and (selected := self._trial(model, ordered, owner)) is not None:
-            asked = True
+        if not tried and (selected := self._trial(model, ordered, owner)) is not None:
+            tried = True
             yield from _offered(selected)
         if wait is not None:
             for selected in self._until_loaded(model, ordered, owner, began, wait):
-                asked = True
+                tried = True
                 yield from _offered(selected)
-        if not asked:
+        if not tried:
             raise self._busy(model, ordered)
 
     def _trial(self, model: str, ordered: Sequence[Channel], owner: str) -> SelectedChannel | None:
-        """When all channels are in cooldown: the one that was not tried for longest, or whose cooldown ends first."""
+        """When all channels are in cooldown: the one with the oldest trial, or else the earliest end of cooldown."""
         if not all(self._health_of(channel).needs_trial for channel in ordered):
             return None
         for channel in sorted(ordered, key=lambda channel: self._health_of(channel).trial_order):
@@ -199,7 +200,8 @@ class Channels:
     def _until_loaded(
         self, model: str, ordered: Sequence[Channel], owner: str, began: float, wait: Wait
     ) -> Iterator[SelectedChannel]:
-        """The channels that load their model, each asked once a second whoever waits, up to its `first_byte`."""
+        """The channels that load their model, until their `first_byte` has passed. All waiting requests together try
+        each of them once a second."""
         waiting = [channel for channel in ordered if self._health_of(channel).loading]
         while waiting := [channel for channel in waiting if self._is_waited_for(channel, began)]:
             for channel in tuple(waiting):
@@ -207,16 +209,16 @@ class Channels:
                     continue
                 yield selected
                 if not selected.loads:
-                    # It has failed in another way.
+                    # It has failed for another reason.
                     waiting.remove(channel)
-            wait(_GLANCE)
+            wait(_LOADING_POLL_SECONDS)
 
     def _is_waited_for(self, channel: Channel, began: float) -> bool:
         health = self._health_of(channel)
         return self._clock() - began < channel.timeouts.first_byte and (health.loading or not health.cooldown_left)
 
     def _claim(self, channel: Channel, model: str, owner: str, need: Need) -> SelectedChannel | None:
-        """A place in the channel, entered at once; None where there is none."""
+        """Enters the channel at once; None when its state does not allow it."""
         health = self._health_of(channel)
         if (place := health.claim(need, channel.max_concurrency)) is None:
             return None
@@ -235,7 +237,7 @@ class Channels:
         # A channel in cooldown may be tried within a second, unless its cooldown is firm.
         wait = min(waits) if waits and all(health.is_firm for _, health in states) else 1.0
         return ChannelsBusy(
-            f"All channels that serve the model '{model}' are busy or resting ({reasons}). Please try again later.",
+            f"All channels that serve the model '{model}' are busy or in cooldown ({reasons}). Please try again later.",
             retry_after=max(1.0, wait),
         )
 
@@ -245,7 +247,7 @@ class Channels:
 
 
 def _offered(selected: SelectedChannel) -> Iterator[SelectedChannel]:
-    """Its place is given back when no one takes it."""
+    """Yields the channel, and gives its place back when the caller does not enter it."""
     try:
         yield selected
     finally:
@@ -253,7 +255,7 @@ def _offered(selected: SelectedChannel) -> Iterator[SelectedChannel]:
 
 
 class SelectedChannel:
-    """One channel, chosen for one try. Entering it takes a place in the channel, leaving gives it back."""
+    """One channel, selected for one attempt. `with` takes a place in the channel and gives it back at the end."""
 
     def __init__(
         self,
@@ -265,12 +267,12 @@ class SelectedChannel:
         *,
         claimed: Place | None = None,
     ) -> None:
-        """`claimed`: the place in the channel that is taken already."""
+        """`claimed`: the place in the channel, when it is taken already."""
         self.channel = channel
         self.model = model
         self.format = formats.load(channel.format)
         self.loads = False
-        """It has answered that it loads its model."""
+        """Whether it has answered that it is loading its model."""
         self._channels = channels
         self._health = health
         self._owner = owner
@@ -289,7 +291,7 @@ class SelectedChannel:
         self._health.leave(self._place)
 
     def give_up(self) -> None:
-        """The place that was taken and not used."""
+        """Gives back a place that was taken and not used."""
         if self._is_claimed:
             self._is_claimed = False
             self._health.leave(self._place)
@@ -297,8 +299,8 @@ class SelectedChannel:
     def post(
         self, path: str, body: bytes, *, accept: str, watch: Watch | None, decode_error: DecodeError | None = None
     ) -> Exchange:
-        """An answer with status 200. Raises UpstreamError for any other, by `decode_error` or the format's own, and
-        when there is no answer at all."""
+        """Sends a request and returns its answer, which has status 200. Raises UpstreamError for another status, made
+        by `decode_error` or by the format, and for a missing answer."""
         exchange: Exchange
         if self.channel.base_url is None:
             exchange = LocalExchange(*formats.serving(self.channel.format).serve(path, body))
@@ -307,7 +309,7 @@ class SelectedChannel:
         return self._checked(exchange, decode_error)
 
     def get(self, path: str) -> Exchange:
-        """The same for a request without a body."""
+        """Like `post`, for a GET request."""
         return self._checked(self._channels.upstream(self.channel).get(path), None)
 
     def _checked(self, exchange: Exchange, decode_error: DecodeError | None) -> Exchange:
@@ -317,25 +319,25 @@ class SelectedChannel:
             raise (decode_error or self.format.decode_error)(exchange.status, exchange.headers, exchange.read())
 
     def accepted(self) -> None:
-        """The first valid event of its answer has come."""
+        """Notes that the first valid event of its answer has come."""
         self._health.accepted(self._place)
 
     def succeeded(self) -> None:
         self._health.succeeded(self._owner, self._place)
 
     def note_path(self, path: str) -> None:
-        """How its stream was read: `bytes`, `repaired`, `translated`; empty when there was none to read."""
+        """Notes how its stream was read: `bytes`, `repaired`, `translated`; empty when there was no stream."""
         self._health.note_path(path)
 
     def failed(self, error: UpstreamError) -> None:
         self.loads = isinstance(error, UpstreamLoading)
         if not self.loads:
-            # The upstream's sentence may quote the prompt: it stands in the row.
+            # The upstream's message may quote the prompt, so it is stored in the row and not logged.
             level = logging.INFO if isinstance(error, UpstreamRefused) else logging.WARNING
             log.log(level, "channel %s failed: %s", self.channel.name, _facts(error))
             self._health.failed(error, self.channel.cooldown, self._owner, self._place)
         elif self._health.note_loading():
-            log.warning("channel %s loads its model: %s", self.channel.name, _facts(error))
+            log.warning("channel %s is loading its model: %s", self.channel.name, _facts(error))
 
 
 def _facts(error: UpstreamError) -> str:
@@ -343,12 +345,12 @@ def _facts(error: UpstreamError) -> str:
 
 
 def _by_preference(channels: Sequence[Channel], preferred_channel: str | None) -> list[Channel]:
-    """By priority, higher first; among equals the preferred one, then a draw by weight."""
+    """Sorts by priority, higher first. Among equals the preferred channel is first, then a draw by weight decides."""
     return sorted(
         channels, key=lambda channel: (-channel.priority, channel.name != preferred_channel, -_draw(channel.weight))
     )
 
 
 def _draw(weight: int) -> float:
-    """Sorting by these gives each its share of first places (Efraimidis and Spirakis)."""
+    """A random sort key: the share of first places is proportional to the weight (Efraimidis and Spirakis)."""
     return float(random.random() ** (1 / weight)) if weight else -1.0  # noqa: S311 - a share of load, not a secret

@@ -1,4 +1,4 @@
-"""What clients may ask of a model, and which channels can serve it."""
+"""The endpoints at which a model can be used, and the channels that serve each of them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from app.errors import FormatNotServed, InvalidRequest, unknown_chat_model, unkn
 class Surface:
     path: str
     code: str
-    """Of the refusal for a model that no channel serves here."""
+    """Error code for a model that no channel serves at this endpoint."""
     serves: Callable[[Channel], bool]
     unknown: Callable[[str, str | None], InvalidRequest]
-    """The refusal of a model that no channel has, and the name that is nearest to it."""
+    """The error for a model that no channel has, from its name and the nearest known name."""
 
     def not_served(self, model: str, serving: Sequence[Channel]) -> FormatNotServed:
-        """The refusal; it names the endpoints that do serve the model."""
+        """The error names the endpoints that serve the model."""
         others = [surface.path for surface in SURFACES if any(map(surface.serves, serving))]
         hint = f" Use POST {' or '.join(others)} for it." if others else ""
         return FormatNotServed(
@@ -33,7 +33,8 @@ def _answers_turns(channel: Channel) -> bool:
 
 
 def _passthrough(endpoint: formats.PassthroughEndpoint) -> Surface:
-    """The request goes upstream as it is: where the format's own requests go there, or the row says so."""
+    """The surface of an endpoint that is relayed without translation. A channel serves it when its format posts to the
+    same path, or when its row says so."""
 
     def serves(channel: Channel) -> bool:
         if channel.base_url is None:

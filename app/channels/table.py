@@ -1,5 +1,5 @@
-"""The channel table: its rows as values, and the reading of a file into them, with everything that is wrong at once.
-Knows no upstream and no database.
+"""The channel table: its rows as values, and the loader of its file, which reports all errors together. It knows no
+upstream and no database.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Everything the file says, checked. Never changed: a reload makes a new one."""
+    """The checked content of the file. It is immutable: a reload makes a new table."""
 
     channels: tuple[Channel, ...]
     without_key: tuple[Channel, ...] = ()
-    """Those that are left out because they have no key yet."""
+    """Channels that are left out because they have no key yet."""
     compaction: Compaction = field(default_factory=Compaction)
     warnings: tuple[Problem, ...] = ()
     unused: tuple[Problem, ...] = ()
-    """The keys that the gateway checks and does not use yet."""
+    """Keys that the gateway validates and does not use yet."""
     digest: str = ""
-    """Of the file's bytes, to tell versions apart."""
+    """Digest of the file's bytes, which identifies its version."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     """Facts about models by public name: context_window, max_output_tokens, price, compact_at."""
 
     def serving(self, model: str) -> list[Channel]:
-        """Enabled channels that serve a model, highest priority first, equals in the file's order."""
+        """The enabled channels that serve a model, highest priority first; equal ones in the order of the file."""
         able = [channel for channel in self.channels if channel.enabled and channel.upstream_model(model) is not None]
         return sorted(able, key=lambda channel: -channel.priority)
 
@@ -52,7 +52,7 @@ class Table:
         return sorted({name for channel in self.channels if channel.enabled for name in channel.models})
 
     def nearest(self, model: str) -> str | None:
-        """The name somebody may have meant."""
+        """The known name that is most similar to an unknown one."""
         names = {name.lower(): name for name in self.names()}
         near = get_close_matches(model.lower(), names, n=1) if len(model) <= 256 else []
         return names[near[0]] if near else None
@@ -62,7 +62,7 @@ class Table:
 
 
 def load(path: Path, environment: Mapping[str, str], formats: Collection[str]) -> Table:
-    """Read a table whole, or raise `ChannelsInvalid` with everything that is wrong with it."""
+    """Loads a table. Raises ChannelsInvalid with all errors of the file."""
     document = Document(path)
     values = Interpolation(document, environment)
     written = values.value(parse(document))
@@ -77,7 +77,7 @@ def load(path: Path, environment: Mapping[str, str], formats: Collection[str]) -
 
 
 def _check_variables(values: Interpolation) -> None:
-    """A channel whose key is unset waits; anything else has to be there."""
+    """Reports unset variables. In an `api_key` one is no error: the channel is left out until it has a key."""
     for place, message in values.unset.items():
         match place:
             case ("channels", int(), "api_key"):
@@ -86,7 +86,7 @@ def _check_variables(values: Interpolation) -> None:
 
 
 def _check_names(values: Interpolation, rows: Any, formats: Collection[str]) -> None:
-    """What one row cannot know: the formats there are, and the names of the other rows."""
+    """Checks that need more than one row: the format must exist, and names must be unique."""
     taken: dict[str, int] = {}
     for index, row in enumerate(rows if isinstance(rows, list) else []):
         if not isinstance(row, dict):
@@ -94,7 +94,7 @@ def _check_names(values: Interpolation, rows: Any, formats: Collection[str]) -> 
         if isinstance(given := row.get("format"), Scalar) and given.text not in {"", *formats}:
             quoted = f" '{shown_key(given.text)}'{suggestion(given.text, formats)}" if given.literal else ""
             known = ", ".join(sorted(formats))
-            values.report(("channels", index, "format"), f"unknown format{quoted}; there are {known}")
+            values.report(("channels", index, "format"), f"unknown format{quoted}; the formats are {known}")
         if isinstance(name := row.get("name"), Scalar) and name.text:
             place = ("channels", index, "name")
             if name.text in taken:
@@ -113,12 +113,12 @@ def _check_counting(values: Interpolation, rows: Mapping[str, Any], formats: Col
 
 
 def _check(values: Interpolation, written: Any) -> Mapping[str, Any]:
-    """What the schema makes of it; its complaints go to their places."""
+    """The rows as the schema loads them. Reports its errors at their places."""
     try:
         return TableRow().load(written)  # type: ignore[no-any-return]
     except ValidationError as error:
         messages = error.messages_dict
-    # Outside the except, so that no exception drags the values along as its context.
+    # Outside the `except`, or a later exception would carry the values, and their secrets, as its context.
     for place, message in _messages(messages, ()):
         values.report(place, message)
     return {}
@@ -157,7 +157,7 @@ def _unused_keys(values: Interpolation) -> Iterator[Problem]:
                 yield values.document.problem(key, f"'{name}' is not used yet")
 
 
-#: Keys of a row that become something else in a channel; the others are its fields as they are.
+#: Keys of a row that are converted for a channel; the others are its fields as they are.
 _READ_ON = frozenset({"api_key", "api_key_file", "ca_file", "models", "timeout", "cooldown"})
 
 
@@ -182,20 +182,20 @@ def _channel(values: Interpolation, index: int, row: Mapping[str, Any], defaults
 
 
 def _of_the_row(base: Timeouts, given: Any) -> Timeouts:
-    """A `first_byte` of the row's own holds for every answer: it says how long this server takes to begin."""
+    """A `first_byte` in the row itself also limits unstreamed answers: it says how long this server takes to begin."""
     own = given.get("first_byte") if isinstance(given, dict) else None
     return replace(_timeouts(base, given), unstreamed_first_byte=own)
 
 
 def _timeouts(base: Timeouts, given: Any) -> Timeouts:
-    """One duration bounds the whole exchange, and the answer may be silent for all of it."""
+    """A single duration limits the whole exchange and no part of it more strictly."""
     if isinstance(given, float):
         return Timeouts(connect=min(base.connect, given), first_byte=given, idle=given, total=given)
     return replace(base, **(given or {}))
 
 
 def _key(values: Interpolation, index: int, row: Mapping[str, Any]) -> tuple[str | None, str]:
-    """The channel's key, if it needs one, and why it cannot be had."""
+    """The channel's key, if it needs one, and the reason when the key is missing."""
     if "api_key" in row:
         place = ("channels", index, "api_key")
         _warn_of_literal(values.document, values.nodes[place])
@@ -213,9 +213,9 @@ def _warn_of_literal(document: Document, node: yaml.Node) -> None:
     references = [match for match in REFERENCE.finditer(node.value) if match["name"]]
     if references and not any(match["default"] for match in references):
         return
-    document.warn(node, "the key itself stands in this file; put it into the environment and write ${NAME} here")
+    document.warn(node, "this file contains the key itself; put it into the environment and write ${NAME} here")
     if document.mode & stat.S_IROTH:
-        document.warn(node, "and everybody on this machine can read this file: chmod o-r")
+        document.warn(node, "every user of this machine can read this file, which contains a key: chmod o-r")
 
 
 def _key_in_file(path: Path) -> tuple[str, str]:
@@ -228,7 +228,7 @@ def _key_in_file(path: Path) -> tuple[str, str]:
 
 
 def _contents(path: Path) -> bytes:
-    """A regular file's; anything else (a pipe, a device) could keep us waiting."""
+    """The bytes of a regular file. A read from a pipe or a device could block."""
     if path.exists() and not path.is_file():
         raise OSError("not a file")
     return path.read_bytes()

@@ -1,7 +1,7 @@
-"""One exchange with an upstream: requests says what a request is, and nothing ever blocks, because the thread that
-waits for an answer also watches the client.
+"""One exchange with an upstream. `requests` prepares the head. The sockets do not block, because the thread that waits
+for an answer also watches the client.
 
-Foreign exceptions end here: whatever requests, the socket or the answer raise becomes an UpstreamError.
+Exceptions of other libraries end here: the errors of requests, of the socket and of the parser become UpstreamErrors.
 """
 
 from __future__ import annotations
@@ -35,66 +35,67 @@ from app.contract.channel import Channel
 from app.errors import UpstreamBroken, UpstreamError, UpstreamStalled, UpstreamTimeout, UpstreamUnreachable
 from app.memory import Budget, Share
 
-#: What is accepted by those who want a stream.
+#: The Accept header of a request for a stream.
 EVENTS = "text/event-stream"
-#: An unstreamed answer longer than this is refused.
+#: Most bytes of an unstreamed answer.
 MAX_BODY = 64 * 1024 * 1024
 _PIECE = 65536
-#: Bytes from which on a body is worth counting, and no copy of it is made.
+#: Bytes from which a body counts against the memory budget and is not copied.
 _LARGE = 65536
-#: An answer that is read whole exists so often: as it came, as bytes, and as values.
-_TIMES = 3
-#: The longest that TLS gives at once.
+#: Copies of an unstreamed answer in memory: the buffer, the bytes, and the parsed values.
+_COPIES = 3
+#: Most bytes of a TLS record.
 _RECORD = 16384
 _MAX_STALE = 3
-#: Seconds that the end of a body may take after the end of what it says, for the connection to be kept.
+#: Seconds to wait for the last chunk after the payload, so that the connection can be reused.
 _LAST_CHUNK = 0.05
 _TIME = struct.Struct("@qq")
 _ANCILLARY = socket.CMSG_SPACE(_TIME.size)
 
 
 class Exchange(Protocol):
-    """A status line and a body that is still to be read. Whoever opened it closes it."""
+    """The answer of an upstream: its status and headers, and a body that is still to be read. The caller closes it."""
 
     status: int
     headers: Mapping[str, str]
 
     @property
     def descriptor(self) -> int | None:
-        """What makes `receive` possible when it becomes readable, while the exchange lives; None where it may block."""
+        """The descriptor of the connection, until `close`; None for an exchange without one, where `receive` may
+        block."""
         ...
 
     def read(self) -> bytes:
-        """The whole body, blocking."""
+        """Waits for the whole body."""
         ...
 
     def fileno(self) -> int | None:
-        """What to poll before `receive`; None when it has to be called without polling, and may block."""
+        """The descriptor to poll before `receive`; None when a poll would wait in vain and `receive` is due now."""
         ...
 
     def receive(self) -> bytes | None:
-        """The next piece of the body: b"" at its end, None when nothing is there yet."""
+        """The next piece of the body: b"" at its end, None when no bytes have arrived yet."""
         ...
 
     def close(self) -> None: ...
 
 
 class Upstream:
-    """The connections of one channel. Nothing is followed, remembered or repeated: no redirects, cookies, retries."""
+    """The connections of one channel. It follows no redirects, stores no cookies and makes no retries."""
 
     def __init__(self, row: Channel, connections: int, budget: Budget | None = None) -> None:
-        """`budget`: of the memory for large bodies, where there is one."""
+        """`budget`: the memory budget for large bodies; None for no limit."""
         self._row = row
         self._budget = budget or Budget(sys.maxsize)
         self._connections = _Connections(row, connections)
         self._heads: dict[tuple[str, str, str], bytes] = {}
 
     def post(self, path: str, body: bytes, *, accept: str, watch: Watch | None = None) -> Exchange:
-        """Sends and waits for the header. Raises UpstreamError, ClientGone when the client left meanwhile, and what the
-        watch raises."""
+        """Sends the request and waits for the head of the answer. Raises UpstreamError, ClientGone when the client
+        disconnects meanwhile, and the errors of the watch."""
         head = b"%sContent-Length: %d\r\n\r\n" % (self._head("POST", path, accept), len(body))
-        # In one piece: a head of its own would be a packet, a system call and a wait for the interpreter more. A large
-        # body would be there twice while it is answered.
+        # Head and body in one piece save a packet, a system call and a wait for the interpreter's lock. For a large
+        # body the second copy in memory would cost more.
         return self._send((head + body,) if len(body) < _LARGE else (head, body), self._clock(accept), watch)
 
     def get(self, path: str) -> Exchange:
@@ -105,14 +106,15 @@ class Upstream:
         self._connections.close()
 
     def _clock(self, accept: str) -> _Clock:
-        """A stream has to begin and to go on; an answer in one piece may take all the time there is."""
+        """The deadlines from now on. A stream must begin and continue in time; an unstreamed answer may use the whole
+        timeout."""
         limits, now = self._row.timeouts, monotonic()
         head = limits.first_byte if accept == EVENTS else limits.unstreamed_first_byte
         end = now + limits.total
         return _Clock(end if head is None else min(end, now + head), end, limits.idle, accept == EVENTS)
 
     def _head(self, method: str, path: str, accept: str) -> bytes:
-        """All but the length and the empty line; requests refuses what would not be a header."""
+        """The head without its length and the blank line. `requests` refuses invalid headers."""
         found = self._heads.get((method, path, accept))
         if found is None:
             headers = {
@@ -135,7 +137,7 @@ class Upstream:
                 try:
                     return self._request(wire, message, clock, watch)
                 except _StaleConnection:
-                    # Its server has most likely closed the others as well.
+                    # The server has probably closed the other idle connections as well.
                     self._connections.clear()
             raise UpstreamUnreachable("The model's server keeps closing its connections.")
         except Late as error:
@@ -146,7 +148,7 @@ class Upstream:
             raise broken from error
 
     def _connect(self, watch: Watch | None) -> _Wire:
-        """On a connection that was kept, or on a new one."""
+        """An idle connection, or a new one."""
         try:
             if (idle := self._connections.take()) is not None:
                 return idle
@@ -178,7 +180,7 @@ class Upstream:
 
 
 def _reason(error: BaseException) -> str:
-    """What the system said of a connection: the error's name, never an address."""
+    """The system's name for a connection error, without any address."""
     known: BaseException | None = error
     late = False
     while known is not None:
@@ -189,13 +191,13 @@ def _reason(error: BaseException) -> str:
         if isinstance(known, OSError) and known.errno is not None and known.errno in errno.errorcode:
             return f"errno={errno.errorcode[known.errno]}"
         late = late or isinstance(known, TimeoutError | Late)
-        inner = next((one for one in known.args if isinstance(one, BaseException)), None)
+        inner = next((argument for argument in known.args if isinstance(argument, BaseException)), None)
         known = known.__cause__ or known.__context__ or inner
     return "errno=ETIMEDOUT" if late else ""
 
 
 def _written(request: requests.PreparedRequest) -> bytes:
-    """The lines of a request's head but for its length, which differs from body to body."""
+    """The lines of a request's head without its Content-Length, which each body sets."""
     headers = {_text(name): _text(value) for name, value in request.headers.items()}
     headers = {name: value for name, value in headers.items() if name.lower() != "content-length"}
     if "Host" not in request.headers:
@@ -213,7 +215,7 @@ def _text(value: str | bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Clock:
-    """When an answer is given up, and how long a stream's body may be silent."""
+    """The deadlines of an answer's head and of its end, and the idle timeout of its body."""
 
     head: float
     end: float
@@ -222,21 +224,21 @@ class _Clock:
 
 
 class _StaleConnection(Exception):
-    """A kept-alive connection was closed by the other side before one byte of the answer came."""
+    """The upstream closed a reused connection before it sent a byte of the answer."""
 
 
 class _Connections:
-    """Those of one channel: opened to its one address, kept while they can serve again, and used newest first."""
+    """The idle connections of one channel, and the opening of new ones. The newest idle connection is used first."""
 
-    def __init__(self, row: Channel, most: int) -> None:
+    def __init__(self, row: Channel, max_idle: int) -> None:
         self._connector = _connector(row)
-        self._most = most
+        self._max_idle = max_idle
         self._idle: deque[socket.socket] = deque()
         self._closed = False
 
     def take(self) -> _Wire | None:
-        """One that was kept and on which nothing can be read. Anything else is its end, or bytes that no one has asked
-        for: they would become the answer to the next request, which may be another owner's.
+        """An idle connection with nothing to read. A readable one has ended, or holds bytes that answer no request:
+        they would be read as the answer to the next request, which may be another owner's.
         """
         while True:
             try:
@@ -252,10 +254,11 @@ class _Connections:
         return self._connector.connect(seconds, watch)
 
     def release(self, connection: socket.socket) -> None:
-        if self._closed or len(self._idle) >= self._most:
+        if self._closed or len(self._idle) >= self._max_idle:
             connection.close()
             return
-        # What the other side still holds back until its answer is confirmed comes now, and not behind the next request.
+        # An acknowledgement now makes the upstream send any bytes that it still holds back. They must not follow the
+        # next request.
         with suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self._idle.append(connection)
@@ -275,14 +278,14 @@ def _connector(row: Channel) -> Connector:
     host = url.host or "localhost"
     if url.scheme != "https":
         return Connector(host, url.port or 80, None)
-    # One context a channel: its certificates are read once, not for every connection.
+    # One context for the channel, so that the certificates are not read again for each connection.
     tls = ssl.create_default_context(cafile=row.ca_file or DEFAULT_CA_BUNDLE_PATH)
     tls.set_alpn_protocols(["http/1.1"])
     return Connector(host, url.port or 443, tls)
 
 
 def _is_silent(sock: socket.socket) -> bool:
-    """Nothing can be read: no byte, no end, no record of TLS."""
+    """Whether nothing can be read: no byte, no end of the stream, no TLS record."""
     if isinstance(sock, ssl.SSLSocket) and sock.pending():
         return False
     poll = select.poll()
@@ -291,7 +294,8 @@ def _is_silent(sock: socket.socket) -> bool:
 
 
 class _Wire:
-    """A connection while one request has it. Its socket never blocks: whoever waits also watches the client."""
+    """A connection in use by one request. Its socket does not block, so that the waiting thread can also watch the
+    client."""
 
     __slots__ = (
         "_connections",
@@ -305,7 +309,8 @@ class _Wire:
     )
 
     def __init__(self, connections: _Connections, connection: socket.socket, silent_since: int | None = None) -> None:
-        """`silent_since`: when a connection that was kept had nothing to read, in nanoseconds of the wall clock."""
+        """`silent_since`: the time when an idle connection had nothing to read, in nanoseconds of the wall clock; None
+        for a new one."""
         self._connections = connections
         self._socket = connection
         self._tls = self._socket if isinstance(self._socket, ssl.SSLSocket) else None
@@ -314,7 +319,7 @@ class _Wire:
         self._premature = False
         self.reused = silent_since is not None
         self.more = self._tls is not None
-        """TLS may hold what the socket no longer shows."""
+        """TLS may hold decrypted bytes, which a poll of the socket does not show."""
 
     def send(self, message: Sequence[bytes], deadline: float, watch: Watch | None) -> None:
         began = time_ns()
@@ -323,15 +328,15 @@ class _Wire:
         if self._silent_since is not None:
             self._premature = self._has_premature(self._silent_since, began, sum(map(len, message)))
 
-    def _has_premature(self, looked: int, began: int, length: int) -> bool:
-        """Whether bytes have come that answer no request: between the look at the silent connection and the sending,
-        or before the other side has confirmed that it has a byte of the request.
+    def _has_premature(self, silent_since: int, began: int, length: int) -> bool:
+        """Whether bytes have come that answer no request: between the check of the idle connection and the sending, or
+        before the upstream has acknowledged a byte of the request.
         """
         try:
             _, ancillary, _, _ = socket.socket.recvmsg(self._socket, 1, _ANCILLARY, socket.MSG_PEEK)
         except OSError:
             return False
-        return looked <= _arrival(ancillary) < began or _unconfirmed(self.descriptor) >= length
+        return silent_since <= _arrival(ancillary) < began or _unacknowledged(self.descriptor) >= length
 
     def _write(self, left: memoryview, deadline: float, watch: Watch | None) -> None:
         while left:
@@ -344,29 +349,33 @@ class _Wire:
             except ssl.SSLWantReadError:
                 events = select.POLLIN
             except BrokenPipeError:
-                # It has heard enough, and may have said why.
+                # The upstream has stopped reading, and may have answered already.
                 return
             wait_ready(self.descriptor, watch, deadline - monotonic(), events)
 
     def read_head(self, reader: http1.HeadReader, deadline: float, watch: Watch | None) -> bytes:
-        """Until the whole head is there, and what came with it: a trickle of bytes does not reset the clock."""
+        """Waits for the whole head and returns the first bytes of the body. Single bytes do not reset the deadline."""
         while True:
             if not self.more:
                 wait_ready(self.descriptor, watch, deadline - monotonic())
             data = self.receive()
             if data and self._premature:
                 raise HTTPException("bytes came before the request had left")
-            # The end of the connection is no answer, nor is what TLS has to say of itself.
+            # The premature bytes were the end of the connection or a TLS record without data, and no answer.
             self._premature = False
             if data:
                 early = reader.feed(data)
                 if reader.head is not None:
                     return early
             elif data is not None:
-                raise HTTPException("half a head") if reader.begun else ConnectionResetError("closed without an answer")
+                raise (
+                    HTTPException("the head is incomplete")
+                    if reader.begun
+                    else ConnectionResetError("closed without an answer")
+                )
 
     def receive(self) -> bytes | None:
-        """What has arrived; b"" at the end, None when nothing has."""
+        """The bytes that have arrived; b"" at the end, None when there are none yet."""
         if self._tls is not None:
             return self._records(self._tls)
         try:
@@ -375,7 +384,7 @@ class _Wire:
             return None
 
     def _records(self, tls: ssl.SSLSocket) -> bytes | None:
-        """What has arrived, joined: upstreams send a record an event, and each would cost what a whole piece costs."""
+        """The records that have arrived, joined: upstreams send a record per event, and each piece has a fixed cost."""
         records: list[bytes] = []
         length = 0
         self.more = False
@@ -389,7 +398,7 @@ class _Wire:
                     raise
                 record = b""
             if not record:
-                # The end, proper or not, is met again once what came before it has been taken.
+                # The next call meets the end again, clean or not, once the caller has these records.
                 self.more = bool(records)
                 return b"".join(records)
             records.append(record)
@@ -406,7 +415,7 @@ class _Wire:
 
 
 def _arrival(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
-    """When what was looked at had come, in nanoseconds of the wall clock; 0 where the kernel does not say."""
+    """The arrival time of the received bytes, in nanoseconds of the wall clock; 0 when the kernel reports none."""
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, ARRIVAL_TIMES) and len(data) == _TIME.size:
             seconds, nanoseconds = _TIME.unpack(data)
@@ -414,8 +423,8 @@ def _arrival(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
     return 0
 
 
-def _unconfirmed(descriptor: int) -> int:
-    """Bytes that the other side has not confirmed."""
+def _unacknowledged(descriptor: int) -> int:
+    """The number of sent bytes that the other side has not acknowledged."""
     return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0" * 4))[0])
 
 
@@ -423,7 +432,7 @@ def _unconfirmed(descriptor: int) -> int:
 
 
 class _HttpExchange:
-    """The body of an HTTP answer, either whole or piece by piece without blocking."""
+    """An answer over HTTP. Its body is read whole, or piece by piece without blocking."""
 
     __slots__ = (
         "_body",
@@ -441,7 +450,7 @@ class _HttpExchange:
     def __init__(
         self, wire: _Wire, head: http1.Head, early: bytes, clock: _Clock, watch: Watch | None, share: Share
     ) -> None:
-        """`share`: what a body that is read whole has of the memory for large bodies, until the exchange is closed."""
+        """`share`: the memory of a body that is read whole, until `close`."""
         self.status = head.status
         self.headers = head.headers
         self._wire: _Wire | None = wire
@@ -458,7 +467,7 @@ class _HttpExchange:
         while piece := self._await_piece():
             body += piece
             if len(body) >= _LARGE:
-                self._share.grow(_TIMES * len(body) - self._share.size)
+                self._share.grow(_COPIES * len(body) - self._share.size)
             if len(body) > MAX_BODY:
                 raise UpstreamBroken("The model's server sent an answer that is too long.")
         return bytes(body)
@@ -476,7 +485,8 @@ class _HttpExchange:
                 return piece
 
     def _timeout(self) -> float:
-        """Seconds that the next piece may take. A refusal is short: only an answer may take all the time."""
+        """Seconds that the next piece may take. Only an unstreamed answer with status 200 may use the whole timeout:
+        errors are short."""
         left = self._clock.end - monotonic()
         return min(left, self._clock.idle) if self._clock.streams or self.status != 200 else left
 
@@ -485,7 +495,7 @@ class _HttpExchange:
         return self._wire.descriptor if self._wire else None
 
     def fileno(self) -> int | None:
-        """None while something waits that no poll would show: early bytes, or the end of a body on a kept socket."""
+        """None while a poll would not show what is due: buffered bytes, or the end of a body on an open connection."""
         wire = self._wire
         if wire is None or self._early or wire.more or self._body.ended:
             return None
@@ -527,9 +537,9 @@ class _HttpExchange:
             wire.drop()
 
     def _finished(self, wire: _Wire) -> bool:
-        """Whether the body ended where its framing said, with nothing behind it."""
+        """Whether the body ended by its framing, with no byte after it."""
         if not self._body.ended:
-            # The last chunk says nothing, and nobody has waited for it.
+            # The last chunk has no payload, so the stream may have ended without reading it.
             with suppress(HTTPException, OSError, Late):
                 if not (self._early or wire.more):
                     wait_ready(wire.descriptor, None, _LAST_CHUNK)
@@ -538,7 +548,7 @@ class _HttpExchange:
 
 
 class LocalExchange:
-    """The answer of a format that serves itself: the same face, no socket."""
+    """The answer of a format that generates it in this process, without a socket."""
 
     def __init__(self, status: int, pieces: Iterator[bytes]) -> None:
         self.status = status

@@ -1,4 +1,4 @@
-"""The channel table in use: read again when its file changes, kept as it was when the new one is bad."""
+"""The channel table in use. A change of its file loads it again; a bad file leaves the old table in use."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ log = logging.getLogger(__name__)
 
 
 def stamp_of(path: Path) -> Path:
-    """The file that is touched to have the table read again although it has not changed (a new key in .env)."""
+    """The stamp file: touching it reloads the table although its own file is unchanged (a new key in .env)."""
     return path.with_name(path.name + ".reload")
 
 
 class LastTable:
-    """The last table that could be used. `poll` is for one caller, about once a second; readers take `current` and
-    keep it.
+    """The last valid table. One caller calls `poll` about once a second; each reader takes `current` once and uses that
+    value throughout.
     """
 
     def __init__(
@@ -31,18 +31,18 @@ class LastTable:
         formats: Collection[str],
         last: LastTable | None = None,
     ) -> None:
-        """Begins with what `last` has accepted; without it the file must be good. Raises ChannelsInvalid."""
+        """Starts with the table of `last`; without `last` the file must be valid. Raises ChannelsInvalid."""
         self.path = path
         self.rejected: str | None = None if last is None else last.rejected
-        """Why the file as it is now is not in use; None when it is."""
+        """Why the present file is not in use; None when it is in use."""
         self._environment = environment
         self._formats = formats
-        # Looked at before reading: a change in between is seen by the next poll.
+        # Taken before the file is read, so that the next poll sees a change in between.
         self._seen: tuple[Any, ...] = self._look() if last is None else last._seen
         self.current: Table = load(path, environment(), formats) if last is None else last.current
 
     def poll(self) -> None:
-        """Read the file again if it or its stamp has changed; a bad one changes nothing."""
+        """Loads the file again if it or its stamp has changed. A bad file leaves `current` as it is."""
         seen = self._look()
         if seen == self._seen:
             return
@@ -67,7 +67,7 @@ class LastTable:
 
 
 class WatchedTable(LastTable):
-    """The table as it is now, for a process that serves: what changes is a line of its log."""
+    """The last valid table of a serving process, which logs each change."""
 
     def __init__(
         self,
@@ -83,12 +83,12 @@ class WatchedTable(LastTable):
 
     def _reject(self, why: str) -> None:
         super()._reject(why)
-        log.error("channels: the new table is not used, the old one stays:\n%s", why)
+        log.error("channels: the new table is invalid and not used, the old one stays in use:\n%s", why)
 
     def _accept(self, table: Table) -> None:
         old = self.current
         super()._accept(table)
-        log.info("channels: read again, version %s: %s", table.digest, _difference(old, table))
+        log.info("channels: reloaded, version %s: %s", table.digest, _difference(old, table))
         self._warn()
 
     def _warn(self) -> None:
@@ -105,7 +105,7 @@ def _signature(path: Path) -> tuple[int, ...] | None:
 
 
 def _difference(old: Table, new: Table) -> str:
-    """`+added -gone ~changed`, by the channels' names."""
+    """`+added -removed ~changed`, by the names of the channels."""
     before = {channel.name: channel for channel in old.channels}
     after = {channel.name: channel for channel in new.channels}
     signs = [

@@ -1,5 +1,5 @@
-"""The channel table as a file: how large it may be, its YAML nodes, and every problem with its line and a caret.
-Knows no key: what of a line may be shown is told to it, everything else stays masked.
+"""The channel table as a YAML file: its size limits, its nodes, and each problem with its line and a caret. It does not
+know which keys hold secrets: it masks everything that its caller has not unmasked.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ MAX_SHOWN = 200
 
 MASK = "***"
 
-#: The breaks that YAML 1.1 knows, or lines would be counted differently than the parser does.
+#: The line breaks of YAML 1.1, so that line numbers agree with the parser's.
 _BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something wrong at one place of the file. `text` is that line with every secret masked."""
+    """An error or a warning at one place of the file. `text` is the line with every secret masked."""
 
     path: str
     line: int
@@ -39,27 +39,27 @@ class Problem:
     message: str
     text: str = ""
     caret: int = 0
-    """Where in `text` the place is; masking moves it."""
+    """Column of the place in `text`, where masking may have moved it."""
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}:{self.column}: {self.message}"
 
     def render(self) -> str:
-        """The sentence, the line, and a caret under the place."""
+        """The message, the line, and a caret under the place."""
         return f"{self}\n{self.text}\n{' ' * self.caret}^" if self.text else str(self)
 
 
 class ChannelsInvalid(ConfigurationError):
-    """The table cannot be used. `problems` are all that was found, by line."""
+    """The table cannot be used. `problems` are all errors, by line."""
 
     def __init__(self, problems: Collection[Problem]) -> None:
         self.problems = tuple(problems)
         rendered = "\n".join(problem.render() for problem in self.problems)
-        super().__init__(rendered, fix="mend the file, then run: antiphon check")
+        super().__init__(rendered, fix="correct the file, then run: antiphon check")
 
 
 class Document:
-    """The file: its lines, what of them may be shown, and what was found wrong."""
+    """The file: its lines, their unmasked parts, and the problems found."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -95,7 +95,7 @@ class Document:
         return self._lines[number] if number < len(self._lines) else ""
 
     def unmask(self, node: yaml.Node) -> None:
-        """This value holds no secret; everything else stays masked."""
+        """Marks this value as no secret. Everything else stays masked."""
         if node.start_mark.line == node.end_mark.line:
             self._shown[node.start_mark.line].append((node.start_mark.column, node.end_mark.column))
 
@@ -145,7 +145,7 @@ class Document:
 
 
 def _mask(gap: str) -> str:
-    """What stands between values that are shown: punctuation, but no comment and nothing that could be a word."""
+    """The text between two unmasked values: punctuation stays, comments are removed, any word is masked."""
     return re.sub(r"[^\s:,{}\[\]?-](.*[^\s,])?", MASK, re.sub(r"(^|\s)#.*", "", gap))
 
 
@@ -168,7 +168,8 @@ _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
 
 def parse(document: Document) -> yaml.MappingNode:
-    """The tree of the file's one document. Its events are looked at first, so that no nesting and no alias can hurt."""
+    """The tree of the file's one document. Its events are checked first, because deep nesting and aliases could use up
+    the memory."""
     if found := _UNPRINTABLE.search(document.source):
         at = _end(document.source[: found.start()])
         document.fail(*at, f"a character that YAML does not allow: U+{ord(found[0]):04X}")
@@ -199,7 +200,7 @@ def _check_events(document: Document) -> None:
         nodes += isinstance(event, yaml.NodeEvent)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if documents > 1:
-            document.fail(*at, "a second document; the table is one")
+            document.fail(*at, "a second document; the table must be the only one")
         if nodes > MAX_NODES or depth > MAX_DEPTH:
             document.fail(*at, f"more than {MAX_NODES} values, or nested deeper than {MAX_DEPTH}")
         if isinstance(event, yaml.AliasEvent):
@@ -214,7 +215,7 @@ def _check_events(document: Document) -> None:
 
 
 def _cause(error: yaml.MarkedYAMLError) -> tuple[int, int]:
-    """A key without its colon is noticed a line too late, and a lone '*' a character."""
+    """The place of the error. The parser reports a key without its colon a line late, and a lone '*' a character."""
     late = "expected ':'" in (error.problem or "") or "alias" in (error.context or "")
     return _place((late and error.context_mark) or error.problem_mark or error.context_mark)
 
@@ -222,7 +223,7 @@ def _cause(error: yaml.MarkedYAMLError) -> tuple[int, int]:
 def _sentence(raw: str, column: int, error: yaml.MarkedYAMLError) -> str:
     here, context = raw[column : column + 1], error.context or ""
     if here == "\t":
-        return "not YAML: a tab cannot indent, use blanks"
+        return "not YAML: a tab cannot indent, use spaces"
     if "alias" in context:
         return "not YAML: a name that begins with '*' must be quoted: \"*\""
     if here in {"@", "`", "%"}:
@@ -230,11 +231,11 @@ def _sentence(raw: str, column: int, error: yaml.MarkedYAMLError) -> str:
     if "${" in raw and "flow" in context:
         return 'not YAML: a reference between { } or [ ] must be quoted: "${NAME}"'
     hint = "; is the indentation right?" if "block" in context else ""
-    return f"not YAML: {_without_quotes(error.problem or context or 'no idea why')}{hint}"
+    return f"not YAML: {_without_quotes(error.problem or context or 'unknown reason')}{hint}"
 
 
 def _without_quotes(sentence: str) -> str:
-    """The parser written in Python quotes what it found, which may be a secret."""
+    """Masks quoted text: PyYAML's pure Python parser quotes what it found, which may be a secret."""
     return re.sub(
         r"(['\"])(.*?)\1", lambda match: match[0] if len(match[2]) < 2 or match[2][0] == "<" else MASK, sentence
     )

@@ -44,7 +44,7 @@ class Resolver:
 class Watching:
     """`due`: what a tick does."""
 
-    client: int | None = None
+    client_fd: int | None = None
     due: Callable[[], None] = field(default=lambda: None)
 
     def pause(self) -> float:
@@ -87,7 +87,7 @@ def ask(upstream: Upstream, watch: Watching | None = None) -> bytes:
 def test_a_client_that_leaves_is_seen(unreachable: str) -> None:
     client, ours = socket.socketpair()
     with ours, closing(upstream(unreachable)) as channel, client, ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(ask, channel, Watching(ours.fileno()))
+        waiting = pool.submit(ask, channel, Watching(client_fd=ours.fileno()))
         client.close()
         with pytest.raises(ClientGone):
             waiting.result(LONG / 2)

@@ -161,7 +161,7 @@ def test_values_are_frozen_hashable_and_equal_when_read_twice(read):
 
 # --- what is wrong, and where -----------------------------------------------------------------------------------
 
-FORMATS_KNOWN = "there are chat_completions, demo, messages, responses"
+FORMATS_KNOWN = "the formats are chat_completions, demo, messages, responses"
 SUCH_AS = "missing key 'base_url': where the upstream is, such as https://host/v1"
 NO_TABLE = "1:1: the file is empty; it needs `version: 1` and `channels:`"
 A = "- {name: a, format: demo, models: [m], "
@@ -183,8 +183,8 @@ DURATION = "must be a duration: a number of seconds, or 500ms, 30s, 5m, 1h (at m
         ("version: 1\nchannels:\n", ["2:10: must be a list of channels"]),
         (DEMO.replace("1", "2", 1), ["1:10: must be 1: this gateway reads no other version of the table"]),
         (DEMO.replace("version: 1\n", ""), ["1:1: missing key 'version'"]),
-        (DEMO + "---\nversion: 1\n", ["4:1: a second document; the table is one"]),
-        (DEMO + "version: 1\n", ["4:1: the key 'version' stands here twice"]),
+        (DEMO + "---\nversion: 1\n", ["4:1: a second document; the table must be the only one"]),
+        (DEMO + "version: 1\n", ["4:1: the key 'version' is given twice"]),
         (DEMO + "<<: {a: b}\n", ["4:1: merge keys are not supported; use defaults:"]),
         (DEMO + "? [a]\n: b\n", ["4:3: a key must be a plain word"]),
         (DEMO + "chanels: 1\n", ["4:1: unknown key 'chanels', did you mean 'channels'?"]),
@@ -278,7 +278,7 @@ DURATION = "must be a duration: a number of seconds, or 500ms, 30s, 5m, 1h (at m
             ["5:14: aliases are not supported; a name that begins with '*' must be quoted"],
         ),
         (rows("- name: a\n  format demo\n  models: [m]"), ["4:5: not YAML: could not find expected ':'"]),
-        (rows("- name: a\n\tformat: demo"), ["4:3: not YAML: a tab cannot indent, use blanks"]),
+        (rows("- name: a\n\tformat: demo"), ["4:3: not YAML: a tab cannot indent, use spaces"]),
         (
             rows("- {name: a, api_key: ${K}}"),
             ['3:25: not YAML: a reference between { } or [ ] must be quoted: "${NAME}"'],
