@@ -124,7 +124,7 @@ def build(last: LastGood) -> Gateway:
         contexts=contexts,
         channels=channels,
         compaction=CompactionService(channels, seals.compaction, transport),
-        lineage=InferredParents(store),
+        inferred_parents=InferredParents(store),
         running=RunningStreams(),
         transport=transport,
     )

@@ -44,7 +44,7 @@ class ChannelAttempt:
         self._attempts = attempts
         self._exchange: Exchange | None = None
         self._started_at = monotonic()
-        self._goes_on = False
+        self._stays_open = False
         self._closed = False
 
     def __enter__(self) -> ChannelAttempt:
@@ -55,7 +55,7 @@ class ChannelAttempt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         """Suppresses a failure if another channel may be tried. `Attempts.next` raises it when none is left."""
-        if error is None and self._goes_on:
+        if error is None and self._stays_open:
             return False
         try:
             return self._settle(error)
@@ -69,9 +69,9 @@ class ChannelAttempt:
         self._exchange = self.selected.post(path, body, accept=accept, watch=watch, decode_error=decode_error)
         return self._exchange
 
-    def go_on(self) -> None:
+    def keep_open(self) -> None:
         """Keeps the attempt open after the `with` block, because its stream is still being read. `close` ends it."""
-        self._goes_on = True
+        self._stays_open = True
 
     def succeeded(self) -> None:
         self._attempts.succeeded(self)
@@ -131,7 +131,7 @@ class Attempts(ABC, Generic[A]):
 
     def __init__(
         self,
-        choices: Iterator[SelectedChannel],
+        candidates: Iterator[SelectedChannel],
         record: OnAttempt,
         counted: tuple[type[UpstreamError], ...] = (UpstreamError,),
     ) -> None:
@@ -139,7 +139,7 @@ class Attempts(ABC, Generic[A]):
         other failure leaves the channel's health unchanged and does not end the loop. Without `counted` types a success
         leaves it unchanged as well.
         """
-        self._selected = choices
+        self._selected = candidates
         self._record = record
         self._counted = counted
         self.last: GatewayError | None = None
@@ -223,8 +223,10 @@ class TurnAttempts(Attempts[TurnAttempt]):
     ) -> None:
         self._turn = turn
         self._for_family = for_family
-        choices = channels.select(turn.model, preferred_channel, self._count_losses, owner=turn.owner, wait=watch.wait)
-        super().__init__(choices, record)
+        candidates = channels.select(
+            turn.model, preferred_channel, self._count_losses, owner=turn.owner, wait=watch.wait
+        )
+        super().__init__(candidates, record)
         self._refused: ChannelAttempt | None = None
         self._amended: SelectedChannel | None = None
 

@@ -65,7 +65,7 @@ def _conversation_too_long(error: ConversationTooLong) -> GatewayError:
     )
 
 
-_WORDED: Mapping[type[HistoryError], Callable[[Any], GatewayError]] = MappingProxyType(
+_API_ERRORS: Mapping[type[HistoryError], Callable[[Any], GatewayError]] = MappingProxyType(
     {
         ResponseMissing: _response_missing,
         ResponseNotChainable: _not_chainable,
@@ -84,4 +84,4 @@ def history_errors() -> Iterator[None]:
     try:
         yield
     except HistoryError as error:
-        raise _WORDED[type(error)](error) from None
+        raise _API_ERRORS[type(error)](error) from None

@@ -16,14 +16,14 @@ from app.errors import AntiphonError, GatewayError, InvalidRequest
 from app.store.store import Store
 
 HEADER = "Idempotency-Key"
-LONGEST = 255
+MAX_KEY_LENGTH = 255
 
 
 def claim_of(key: str, request: Mapping[str, Any]) -> Claim:
     """The claim on a key. Raises InvalidRequest for a malformed key."""
-    if len(key) > LONGEST or not key.isascii() or not key.isprintable():
+    if len(key) > MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
         raise InvalidRequest(
-            f"Invalid '{HEADER}': up to {LONGEST} printable characters are expected.",
+            f"Invalid '{HEADER}': up to {MAX_KEY_LENGTH} printable characters are expected.",
             code="invalid_value",
             param=HEADER,
         )

@@ -32,7 +32,7 @@ def list_page(items: Sequence[Item], page: PageRequest) -> dict[str, Any]:
     ordered = list(items) if page.order == "asc" else list(reversed(items))
     start = 0
     if page.after is not None:
-        start = next((at + 1 for at, item in enumerate(ordered) if item["id"] == page.after), 0)
+        start = next((position + 1 for position, item in enumerate(ordered) if item["id"] == page.after), 0)
         if not start:
             raise unknown_after(page.after)
     end = start + page.limit

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 #: channel's change of state is reported.
 CHECK_SECONDS = 1.0
 #: Seconds that a worker in shutdown waits for pending writes.
-LAST_TRY = 2.0
+DRAIN_SECONDS = 2.0
 
 
 class RunningStreams:
@@ -69,7 +69,7 @@ class LeaseKeeper:
         self._housekeeping = housekeeping
         self._tidy = tidy
         self._last_status: Sequence[ChannelStatus] | None = None
-        self._reaps_from = 0.0
+        self._reap_after = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
 
@@ -80,10 +80,10 @@ class LeaseKeeper:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join(CHECK_SECONDS)
-            self._store.unwritten.drain(LAST_TRY)
+            self._store.unwritten.drain(DRAIN_SECONDS)
             self._end_lease()
 
-    def look(self) -> None:
+    def stop_ended(self) -> None:
         """Stops the streams whose rows were ended elsewhere."""
         before = self._running.ids()
         if before:
@@ -91,15 +91,15 @@ class LeaseKeeper:
                 self._running.stop(response_id)
 
     def _run(self) -> None:
-        every = max(CHECK_SECONDS, self._store.leases.lease / 4)
-        since_renewal = every * random.random()  # noqa: S311 - workers that started together should not tick together
+        interval = max(CHECK_SECONDS, self._store.leases.lease / 4)
+        since_renewal = interval * random.random()  # noqa: S311 - spreads workers that started together
         while not self._ended.wait(CHECK_SECONDS):
             since_renewal += CHECK_SECONDS
             self._tidy()
             self._store.unwritten.retry()
             try:
-                self.look()
-                if since_renewal >= every:
+                self.stop_ended()
+                if since_renewal >= interval:
                     self._renew(self._status())
                     since_renewal = 0.0
                     self._reap()
@@ -109,7 +109,7 @@ class LeaseKeeper:
             except StoreUnavailable as error:
                 log.warning("database error: the lease of this worker could not be renewed: %s", error.message)
                 # Other workers could not renew theirs either. An expired lease means nothing until they had time to.
-                self._reaps_from = monotonic() + self._store.leases.lease
+                self._reap_after = monotonic() + self._store.leases.lease
 
     def _renew(self, status: Sequence[ChannelStatus]) -> None:
         self._store.leases.extend(status)
@@ -123,7 +123,7 @@ class LeaseKeeper:
             log.warning("database error: the lease of this worker could not be ended: %s", error.message)
 
     def _reap(self) -> None:
-        if monotonic() >= self._reaps_from and (failed := self._store.reaper.reap()):
+        if monotonic() >= self._reap_after and (failed := self._store.reaper.reap()):
             log.warning("%d responses of a dead worker were ended as failed", failed)
         if failed := self._store.reaper.reap_own(self._running.ids()):
             log.warning("%d responses that this worker no longer runs were ended as failed", failed)

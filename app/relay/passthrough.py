@@ -44,10 +44,10 @@ class PassthroughRelay:
         context.hold_bytes(context.size)
         recorder = PassthroughRecorder(self._store, token, request, context.request_id, context.facts)
         watch = Watch(context.client_fd, self._transport.timing.drain)
-        with recorder.opening():
+        with recorder.recorded_failures():
             attempts = self._attempts(endpoint.path, token, request, recorder, watch)
-            body, account, selected = attempts.first(_Unstreamed(endpoint, request, watch))
-        recorder.finish(selected, account)
+            body, summary, selected = attempts.first(_Unstreamed(endpoint, request, watch))
+        recorder.finish(selected, summary)
         return body
 
     def stream(
@@ -58,14 +58,14 @@ class PassthroughRelay:
         context.hold_bytes(context.size)
         recorder = PassthroughRecorder(self._store, token, request, context.request_id, context.facts)
         watch = Watch(context.client_fd, self._transport.timing.drain)
-        alive = _SignOfLife(context, watch, self._transport.timing)
+        early_heartbeats = _EarlyHeartbeats(context, watch, self._transport.timing)
         try:
-            with recorder.opening():
+            with recorder.recorded_failures():
                 attempts = self._attempts(endpoint.path, token, request, recorder, watch)
                 active = attempts.first(_Streamed(endpoint, request, context.connection, watch, self._transport))
             return PassthroughStream(active, recorder)
         except GatewayError as error:
-            if not alive.sent:
+            if not early_heartbeats.sent:
                 raise
             return [_failure(error)]
 
@@ -75,11 +75,11 @@ class PassthroughRelay:
         model = request["model"]
         if not token.may_use(model):
             raise unknown_chat_model(model)
-        choices = self._channels.select_for_passthrough(path, model, owner=token.owner, wait=watch.wait)
-        return ChannelAttempts(choices, recorder.add_attempt)
+        candidates = self._channels.select_for_passthrough(path, model, owner=token.owner, wait=watch.wait)
+        return ChannelAttempts(candidates, recorder.add_attempt)
 
 
-class _SignOfLife:
+class _EarlyHeartbeats:
     """Sends the HTTP header and heartbeats while no upstream has accepted."""
 
     def __init__(self, context: RequestContext, watch: Watch, timing: StreamTiming) -> None:
@@ -87,15 +87,15 @@ class _SignOfLife:
         self._context = context
         self._timing = timing
         if context.send_early is not None:
-            watch.schedule(context.received_at + timing.header_timeout, self._speak)
+            watch.schedule(context.received_at + timing.header_timeout, self._send_heartbeat)
 
-    def _speak(self) -> float:
+    def _send_heartbeat(self) -> float:
         """Sends a heartbeat and returns the next due time. Raises ClientGone."""
-        say = self._context.send_early
-        assert say is not None
+        send_early = self._context.send_early
+        assert send_early is not None
         if not self.sent and self._context.connection is not None:
             self._context.connection.set_write_timeout(self._timing.client_write_timeout)
-        say(sse.HEARTBEAT)
+        send_early(sse.HEARTBEAT)
         self.sent = True
         return monotonic() + self._timing.heartbeat
 
@@ -140,7 +140,7 @@ class _Streamed:
         attempt.selected.accepted()
         if self.connection is not None:
             self.connection.set_write_timeout(self.transport.timing.client_write_timeout)
-        attempt.go_on()
+        attempt.keep_open()
         return active
 
 
@@ -169,7 +169,7 @@ class _ActiveAttempt:
         self._ready = b""
 
     @property
-    def choice(self) -> SelectedChannel:
+    def selected(self) -> SelectedChannel:
         return self.attempt.selected
 
     @property
@@ -249,7 +249,7 @@ class PassthroughStream:
     def _end(self) -> bytes:
         active = self._active
         active.attempt.succeeded()
-        self._recorder.finish(active.choice, active.summary)
+        self._recorder.finish(active.selected, active.summary)
         return active.ending
 
     def _failure(self, error: GatewayError) -> bytes:
@@ -257,9 +257,9 @@ class PassthroughStream:
         active = self._active
         if isinstance(error, UpstreamError):
             active.attempt.failed(error)
-        self._recorder.fail(error, active.choice, active.summary)
+        self._recorder.fail(error, active.selected, active.summary)
         return _failure(error)
 
     def _cancel(self) -> None:
-        self._recorder.client_left(self._active.choice, self._active.summary)
+        self._recorder.client_left(self._active.selected, self._active.summary)
         self._active.close()

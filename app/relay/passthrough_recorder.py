@@ -51,7 +51,7 @@ class PassthroughRecorder:
         self._ended = False
 
     @contextmanager
-    def opening(self) -> Iterator[None]:
+    def recorded_failures(self) -> Iterator[None]:
         """Records a failure before the first byte, except for an invalid request."""
         try:
             yield
@@ -71,25 +71,25 @@ class PassthroughRecorder:
     def first_byte(self) -> None:
         self._first_byte_ms = _since(self._started)
 
-    def finish(self, selected: SelectedChannel, account: PassthroughSummary) -> None:
-        self._end(account.status, selected, account)
+    def finish(self, selected: SelectedChannel, summary: PassthroughSummary) -> None:
+        self._end(summary.status, selected, summary)
 
     def fail(
-        self, error: GatewayError, selected: SelectedChannel | None = None, account: PassthroughSummary | None = None
+        self, error: GatewayError, selected: SelectedChannel | None = None, summary: PassthroughSummary | None = None
     ) -> None:
         wire = {"code": error.name, "message": error.message}
-        self._end("failed", selected, account, wire)
+        self._end("failed", selected, summary, wire)
 
-    def client_left(self, selected: SelectedChannel | None = None, account: PassthroughSummary | None = None) -> None:
+    def client_left(self, selected: SelectedChannel | None = None, summary: PassthroughSummary | None = None) -> None:
         """Records that the client left. A finished answer keeps its status: a client may hang up before [DONE]."""
-        finished = account is not None and account.finished
-        self._end(account.status if account is not None and finished else "cancelled", selected, account)
+        finished = summary is not None and summary.finished
+        self._end(summary.status if summary is not None and finished else "cancelled", selected, summary)
 
     def _end(
         self,
         status: str,
         selected: SelectedChannel | None,
-        account: PassthroughSummary | None,
+        summary: PassthroughSummary | None,
         error: Mapping[str, Any] | None = None,
     ) -> None:
         if self._ended:
@@ -98,11 +98,11 @@ class PassthroughRecorder:
         outcome = Outcome(
             status=status,
             completed_at=int(time()),
-            usage=self._usage(account) if account else None,
+            usage=self._usage(summary) if summary else None,
             error=error,
             channel=selected.channel.name if selected else None,
-            upstream_model=(account.model if account else None) or (selected.model if selected else None),
-            upstream_id=account.id if account else None,
+            upstream_model=(summary.model if summary else None) or (selected.model if selected else None),
+            upstream_id=summary.id if summary else None,
             attempts=tuple(self._attempts),
             first_byte_ms=self._first_byte_ms,
             total_ms=_since(self._started),
@@ -110,12 +110,12 @@ class PassthroughRecorder:
         self._facts.record(self._draft, outcome)
         self._store.responses.note(self._draft, outcome)
 
-    def _usage(self, account: PassthroughSummary) -> Usage:
-        if account.usage:
-            return account.usage
+    def _usage(self, summary: PassthroughSummary) -> Usage:
+        if summary.usage:
+            return summary.usage
         request_bytes = len(orjson.dumps(self._request))
-        return Usage(input_tokens=estimate(request_bytes), output_tokens=estimate(account.text_length), estimated=True)
+        return Usage(input_tokens=estimate(request_bytes), output_tokens=estimate(summary.text_length), estimated=True)
 
 
-def _since(moment: float) -> int:
-    return round((monotonic() - moment) * 1000)
+def _since(start: float) -> int:
+    return round((monotonic() - start) * 1000)

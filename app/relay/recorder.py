@@ -93,7 +93,7 @@ class Recorder:
         usage = answer.usage or _estimate(turn, answer.output)
         usage = usage + turn.compaction_usage if turn.compaction_usage else usage
         echo = turn.echo.with_upstream_defaults(answer.defaults)
-        error = self._stated(answer.error)
+        error = self._redacted(answer.error)
         now = int(time())
         response = echo.response(
             id=turn.id,
@@ -164,12 +164,12 @@ class Recorder:
             previous_response_id=self._turn.previous_response_id,
             output=partial,
             usage=usage,
-            error=self._stated({"code": error.code or "server_error", "message": error.message}),
+            error=self._redacted({"code": error.code or "server_error", "message": error.message}),
         )
 
     def cancel(self, partial: Sequence[Item] = (), selected: SelectedChannel | None = None) -> None:
         """Stores the partial output of a client that left. The response cannot be continued."""
-        self._save_lost(self._failed_outcome("cancelled", None, partial, selected))
+        self._save_or_retry(self._failed_outcome("cancelled", None, partial, selected))
 
     def in_progress_response(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
         """The response object for the head of a stream."""
@@ -181,7 +181,7 @@ class Recorder:
             previous_response_id=self._turn.previous_response_id,
         )
 
-    def _stated(self, error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    def _redacted(self, error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """The error as it is stored and shown. An upstream's message may quote credentials of the request."""
         if error is None or not isinstance(message := error.get("message"), str):
             return error
@@ -196,7 +196,7 @@ class Recorder:
             output=orjson.dumps(redacted_items(partial)),
             item_ids=item_ids(partial),
             usage=_estimate(self._turn, partial) if partial else None,
-            error=self._stated(error),
+            error=self._redacted(error),
             channel=selected.channel.name if selected else None,
             family=selected.channel.family if selected else None,
             attempts=tuple(self._attempts),
@@ -224,9 +224,9 @@ class Recorder:
             # The store has already timed out once, and the client waits for this error.
             self._save_later(failure)
         else:
-            self._save_lost(failure)
+            self._save_or_retry(failure)
 
-    def _save_lost(self, outcome: Outcome) -> None:
+    def _save_or_retry(self, outcome: Outcome) -> None:
         """Stores an outcome that the client does not wait for. A database error is retried later instead of raised."""
         try:
             self._save(outcome)

@@ -39,7 +39,7 @@ class StoredResponses:
         return list_page([dict(echo.shown(item)) for item in context_items(chain, stored)], page)
 
     def stored(self, token: Token, response_id: str) -> StoredResponse:
-        """Raises NotFound."""
+        """The row of a response. Raises NotFound."""
         stored = self._store.responses.read(token.owner, response_id)
         if stored is None:
             raise response_not_found(response_id)

@@ -35,7 +35,7 @@ class Relay:
     # --- compaction
 
     def wants_answer(self, compact: CompactRequest) -> bool:
-        """Whether the compaction is followed by an answer. With new input the request's `answer` setting decides."""
+        """Whether an answer follows the compaction: by default to new input, else as the request's `answer` says."""
         answer = self._parts.compaction.settings(compact.request).answer
         return compact.has_new_input if answer is None else answer and bool(compact.request.get("input"))
 

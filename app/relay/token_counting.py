@@ -27,8 +27,8 @@ def count(
 
     A failed count says nothing about a channel's answers, so it starts no cooldown.
     """
-    choices = channels.select(turn.model, preferred_channel, _cannot_count, owner=turn.owner)
-    counting = (selected for selected in choices if selected.channel.count_tokens)
+    candidates = channels.select(turn.model, preferred_channel, _cannot_count, owner=turn.owner)
+    counting = (selected for selected in candidates if selected.channel.count_tokens)
     try:
         return ChannelAttempts(counting, _log, counted=()).first(_Count(turn, for_family, watch))
     except (ChannelsBusy, InvalidRequest, UpstreamError):

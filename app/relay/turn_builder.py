@@ -142,18 +142,18 @@ def _check_calls(chain: Chain, items: Sequence[Item]) -> None:
                 _check_is_answer(chain, item)
             open_calls.pop(call.get("call_id", ""), None)
     for call_id, call in open_calls.items():
-        raise InvalidRequest(f"No tool output found for {_spelled(call['type'])} {call_id}.", param="input")
+        raise InvalidRequest(f"No tool output found for {_in_words(call['type'])} {call_id}.", param="input")
 
 
 def _check_is_answer(chain: Chain, output: Item) -> None:
     """Raises InvalidRequest if the context holds no call with this output's `call_id`."""
     call_id = output.get("call_id")
     if isinstance(call_id, str) and not any(answers(output, known) for known in _items_containing(chain, call_id)):
-        sentence = f"No tool call found for {_spelled(call_of(output['type']))} output with call_id {call_id}."
+        sentence = f"No tool call found for {_in_words(call_of(output['type']))} output with call_id {call_id}."
         raise InvalidRequest(sentence, param="input")
 
 
-def _spelled(item_type: str) -> str:
+def _in_words(item_type: str) -> str:
     return item_type.replace("_", " ")
 
 

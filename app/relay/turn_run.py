@@ -58,7 +58,7 @@ class TurnParts:
     contexts: Contexts
     channels: Channels
     compaction: CompactionService
-    lineage: InferredParents
+    inferred_parents: InferredParents
     running: RunningStreams
     transport: ThreadTransport
 
@@ -122,24 +122,24 @@ class TurnRun:
 
     def create(self) -> dict[str, Any]:
         """The response object, stored. Raises GatewayError, or ClientGone when the client has left."""
-        once = self.claim()
-        if (earlier := once.earlier_response()) is not None:
+        claim = self.claim()
+        if (earlier := claim.earlier_response()) is not None:
             return self.replayed(earlier)
-        with once, _recorded(self.recorder):
+        with claim, _recorded(self.recorder):
             return self._respond()
 
     def stream(self) -> Iterable[bytes]:
         """The events. An upstream has accepted, or the head has been sent. Raises as `create` does until then."""
-        once = self.claim()
-        if (earlier := once.earlier_response()) is not None:
+        claim = self.claim()
+        if (earlier := claim.earlier_response()) is not None:
             return replayed_events(self.replayed(earlier))
-        with once:
+        with claim:
             return self._stream()
 
     def events(self) -> Iterable[bytes]:
         """The events of a background run. Raises as `create` does, also after the head has been sent."""
         with _recorded(self.recorder):
-            return self._events(self._announcement())
+            return self._events(self._stream_start())
 
     def check_served(self) -> None:
         """Raises GatewayError when no channel serves the model."""
@@ -160,10 +160,12 @@ class TurnRun:
     @cached_property
     def recorder(self) -> Recorder:
         context = self._context
-        return Recorder(self._parts.store, self.turn, self._token, context.request_id, context.facts, self._follow())
+        return Recorder(
+            self._parts.store, self.turn, self._token, context.request_id, context.facts, self._on_outcome()
+        )
 
-    def _follow(self) -> OnOutcome:
-        return self._parts.lineage.track(self.turn, self._token, self._context.session_key)
+    def _on_outcome(self) -> OnOutcome:
+        return self._parts.inferred_parents.track(self.turn, self._token, self._context.session_key)
 
     def _respond(self) -> dict[str, Any]:
         self._shorten()
@@ -190,7 +192,7 @@ class TurnRun:
             raise
         except (CompactionFailed, Unavailable) as error:
             note = {"strategy": settings.strategy, "failed": error.name, "message": error.message}
-            self._go_on_with(replace(self.turn, compaction=note))
+            self._replace_turn(replace(self.turn, compaction=note))
 
     def _compact_history(self) -> None:
         """Replaces the history before the turn's own input by its compaction. Does nothing without a history."""
@@ -208,7 +210,7 @@ class TurnRun:
             shorter = replace(shorter, chain=pseudo_chain(turn, compacted))
         else:
             shorter = replace(shorter, chain=Chain(), input=[*compacted.context, *tail])
-        self._go_on_with(shorter)
+        self._replace_turn(shorter)
 
     # --- shared by the steps
 
@@ -226,7 +228,7 @@ class TurnRun:
             on_attempt=self.recorder.add_attempt,
         )
 
-    def _go_on_with(self, turn: Turn) -> None:
+    def _replace_turn(self, turn: Turn) -> None:
         self.turn = turn
         self.recorder.use_compacted(turn)
 
@@ -242,13 +244,13 @@ class TurnRun:
             preferred_channel,
         )
 
-    def _announcement(self) -> StreamStart:
+    def _stream_start(self) -> StreamStart:
         parts = self._parts
         return StreamStart(self.turn, self.recorder, self._context, self._watch, parts.running, parts.transport.timing)
 
     def _stream(self) -> Iterable[bytes]:
         """The events. A failure raises until the head has been sent; afterwards events report it."""
-        stream_start = self._announcement()
+        stream_start = self._stream_start()
         try:
             return self._events(stream_start)
         except ClientGone:
@@ -282,7 +284,7 @@ class CompactionRun(TurnRun):
     def _respond(self) -> dict[str, Any]:
         history = [*self._parts.contexts.items(self.turn), *self.turn.input]
         compacted = self._compacted(history, (), _KEEP_NOTHING)
-        self._go_on_with(replace(self.turn, compaction=compacted.note))
+        self._replace_turn(replace(self.turn, compaction=compacted.note))
         output = self._output(history, compacted.item)
         return self.recorder.finish(Answer("completed", output, compacted.usage), None)
 
@@ -310,7 +312,7 @@ class WarmUpRun(TurnRun):
         self._context.hold(self.turn)
         return replayed_events(self.recorder.finish(Answer("completed", (), Usage()), None))
 
-    def _follow(self) -> OnOutcome:
+    def _on_outcome(self) -> OnOutcome:
         return not_tracked
 
 

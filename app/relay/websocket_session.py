@@ -58,7 +58,7 @@ class WebSocketSession:
             frame = parse_frame(message, parse)
             frame_request = read_frame(frame)
             self._check_parent_is_stored(token, frame_request)
-            context = replace(context, send_early=partial(_say, send, frame.stream_id))
+            context = replace(context, send_early=partial(_send_events, send, frame.stream_id))
             with closing(_unpacked(self._events(token, frame_request, context))) as events:
                 for kind, event in events:
                     if kind == FAILED:
@@ -121,7 +121,7 @@ def error_frame(error: GatewayError, frame: Frame | None = None) -> str:
     return _with_stream_id(event, frame.stream_id if frame else None)
 
 
-def _say(send: Callable[[str], None], stream_id: str | None, events: bytes) -> None:
+def _send_events(send: Callable[[str], None], stream_id: str | None, events: bytes) -> None:
     for _, event in _read(events):
         send(_with_stream_id(event, stream_id))
 

@@ -37,7 +37,7 @@ class StreamStep:
     """A step that leaves its attempt open."""
 
     def run(self, attempt: ChannelAttempt) -> ChannelAttempt:
-        attempt.go_on()
+        attempt.keep_open()
         return attempt
 
 

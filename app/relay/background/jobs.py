@@ -72,10 +72,10 @@ class BackgroundJobs:
         run = run_of_request(self._parts, token, request, context)
         with suppress(ChannelsBusy):
             run.check_served()
-        once = run.claim()
-        if (earlier := once.earlier_response()) is not None:
+        claim = run.claim()
+        if (earlier := claim.earlier_response()) is not None:
             return run.replayed(earlier)
-        with once:
+        with claim:
             return self._enqueue(run.turn, token, context.request_id)
 
     def _enqueue(self, turn: Turn, token: Token, request_id: str) -> dict[str, Any]:

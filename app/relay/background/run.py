@@ -58,25 +58,25 @@ class CancelSocket:
     """Stands in for a client's connection: code that waits for an upstream sees at once that it was hung up."""
 
     def __init__(self) -> None:
-        self._ours, self._theirs = socket.socketpair()
+        self._local, self._peer = socket.socketpair()
 
     def fileno(self) -> int:
-        return self._ours.fileno()
+        return self._local.fileno()
 
     def hang_up(self) -> None:
         with suppress(OSError):
-            self._theirs.shutdown(socket.SHUT_RDWR)
+            self._peer.shutdown(socket.SHUT_RDWR)
 
     def wait(self, seconds: float) -> None:
         """Raises ClientGone when the socket is hung up within this time."""
         poll = select.poll()
-        poll.register(self._ours, select.POLLRDHUP)
+        poll.register(self._local, select.POLLRDHUP)
         if poll.poll(seconds * 1000):
             raise ClientGone
 
     def close(self) -> None:
-        self._ours.close()
-        self._theirs.close()
+        self._local.close()
+        self._peer.close()
 
 
 class Run:
@@ -116,7 +116,7 @@ class Run:
         try:
             turn = self._open(job, token)
             recorder = _RunRecorder(self._store, self, event_log, turn, token)
-            self._record_events(self._opened(turn, token, recorder, event_log), event_log)
+            self._record_events(self._started(turn, token, recorder, event_log), event_log)
         except ClientGone:
             recorder.cancel()
         except GatewayError as error:
@@ -138,7 +138,7 @@ class Run:
         self.retried(lambda: context.hold(turn), _BUSY_TIMEOUT)
         return replace(turn, id=job.id, created_at=job.created_at, stream=True)
 
-    def _opened(self, turn: Turn, token: Token, recorder: Recorder, event_log: EventLog) -> Iterable[bytes]:
+    def _started(self, turn: Turn, token: Token, recorder: Recorder, event_log: EventLog) -> Iterable[bytes]:
         """No client waits, so busy channels are retried for a while."""
         deadline = monotonic() + _BUSY_TIMEOUT
         while True:

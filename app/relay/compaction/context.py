@@ -62,15 +62,18 @@ class Contexts:
         stands for the others.
         """
         items = [self._opened_reasoning(owner, item) for item in items]
-        newest = next((at for at in range(len(items) - 1, -1, -1) if items[at].get("type") == "compaction"), None)
+        newest = next(
+            (position for position in range(len(items) - 1, -1, -1) if items[position].get("type") == "compaction"),
+            None,
+        )
         if newest is None:
             return items
         sent_on = [item for item in items[:newest] if item.get("role") in CLIENT_ROLES]
         return self._open(owner, [*sent_on, *items[newest:]])
 
     def checked(self, owner: str, items: Iterable[Item]) -> list[Item]:
-        """The items as they are stored: our sealed items are checked, and sealed reasoning is stored with its text.
-        Raises InvalidRequest."""
+        """The items as they are stored: seals of the gateway are checked, and sealed reasoning gets its text. Raises
+        InvalidRequest."""
         for item in items:
             if is_ours(item):
                 open_item(self._seal, owner, item)
@@ -81,7 +84,7 @@ class Contexts:
         return lambda text: self._reasoning.close(owner, text.encode())
 
     def _opened_reasoning(self, owner: str, item: Item) -> Item:
-        """Our sealed reasoning as text. Raises InvalidRequest."""
+        """Reasoning that the gateway sealed, as text. Raises InvalidRequest."""
         if not _is_sealed_reasoning(item):
             return item
         text = self._reasoning.open(owner, item["encrypted_content"]).decode()
@@ -90,7 +93,7 @@ class Contexts:
     def for_family(self, turn: Turn, family: str) -> Turn:
         """The turn as a channel of this family can read it. For another family the original items replace a native
         compaction, or a note if they were not stored."""
-        turn = _with_links(turn, [self._fitted(turn.owner, link, family) for link in turn.chain.links])
+        turn = _with_links(turn, [self._link_for_family(turn.owner, link, family) for link in turn.chain.links])
         if any(is_ours(item) for item in turn.input):
             turn = replace(turn, input=self._read(turn.owner, turn.input, family))
         return turn
@@ -143,8 +146,8 @@ class Contexts:
         return replace(chain, links=(opened, *map(_without_compactions, rest)), compacted=False)
 
     def _open(self, owner: str, items: Iterable[Item]) -> list[Item]:
-        """The items with our compaction items opened, except native ones: `for_family` reads those once the channel is
-        known."""
+        """The items with sealed compaction items opened, except native ones: `for_family` reads those once the channel
+        is known."""
         out: list[Item] = []
         for item in items:
             if not is_ours(item):
@@ -162,7 +165,7 @@ class Contexts:
 
     # --- native compactions
 
-    def _fitted(self, owner: str, link: Link, family: str) -> Link:
+    def _link_for_family(self, owner: str, link: Link, family: str) -> Link:
         """The link as a channel of this family can read it. A link of another family loses its native items."""
         if _MARK not in link.input and _MARK not in link.output:
             return link

@@ -1,6 +1,6 @@
 """What a compaction keeps verbatim and what it summarises. Values in, values out.
 
-A compaction item of ours stands for everything before it. It opens to one user message that describes it, followed by
+A sealed compaction item stands for everything before it. It opens to one user message that describes it, followed by
 the kept items in their order: system and developer messages, the newest turns, and calls that wait for their outputs.
 """
 
@@ -79,12 +79,12 @@ class Plan:
 def divide(items: Sequence[Item], keep_turns: int) -> Plan:
     """Splits a context. Calls and their outputs stay together."""
     verbatim = _newest_turns(items, keep_turns)
-    verbatim |= {at for at, item in enumerate(items) if item.get("role") in INSTRUCTION_ROLES}
+    verbatim |= {position for position, item in enumerate(items) if item.get("role") in INSTRUCTION_ROLES}
     verbatim |= _unanswered(items)
-    verbatim |= _other_halves(items, verbatim)
+    verbatim |= _counterparts(items, verbatim)
     return Plan(
-        old=[item for at, item in enumerate(items) if at not in verbatim],
-        verbatim=[item for at, item in enumerate(items) if at in verbatim],
+        old=[item for position, item in enumerate(items) if position not in verbatim],
+        verbatim=[item for position, item in enumerate(items) if position in verbatim],
     )
 
 
@@ -93,7 +93,7 @@ def _newest_turns(items: Sequence[Item], count: int) -> set[int]:
     verbatim: set[int] = set()
     sizes = [len(orjson.dumps(item)) for item in items]
     for turn in _turns(items)[-count:] if count else []:
-        if sum(sizes[at] for at in turn) * 2 <= sum(sizes):
+        if sum(sizes[position] for position in turn) * 2 <= sum(sizes):
             verbatim.update(turn)
     return verbatim
 
@@ -102,7 +102,7 @@ def _turns(items: Sequence[Item]) -> list[list[int]]:
     """Positions by turn. A turn begins with the first user message after the model's output."""
     turns: list[list[int]] = []
     answered = True
-    for at, item in enumerate(items):
+    for position, item in enumerate(items):
         if item.get("role") == "user" and not is_summary(item):
             if answered:
                 turns.append([])
@@ -110,29 +110,31 @@ def _turns(items: Sequence[Item]) -> list[list[int]]:
         elif item.get("role") not in INSTRUCTION_ROLES:
             answered = True
         if turns:
-            turns[-1].append(at)
+            turns[-1].append(position)
     return turns
 
 
 def _unanswered(items: Sequence[Item]) -> set[int]:
     """Positions of calls without an output."""
     waiting = {id(call) for call in unanswered(items)}
-    return {at for at, item in enumerate(items) if id(item) in waiting}
+    return {position for position, item in enumerate(items) if id(item) in waiting}
 
 
-def _other_halves(items: Sequence[Item], verbatim: set[int]) -> set[int]:
+def _counterparts(items: Sequence[Item], verbatim: set[int]) -> set[int]:
     """Positions of the other half of each call of which one half is kept."""
-    names = {at: _names(item) for at, item in enumerate(items) if is_call(item) or is_output(item)}
-    call_ids = {name for at in names if at in verbatim for name in names[at]}
-    return {at for at in names if not call_ids.isdisjoint(names[at])}
+    shared_ids = {
+        position: _shared_ids(item) for position, item in enumerate(items) if is_call(item) or is_output(item)
+    }
+    call_ids = {name for position in shared_ids if position in verbatim for name in shared_ids[position]}
+    return {position for position in shared_ids if not call_ids.isdisjoint(shared_ids[position])}
 
 
-def _names(item: Item) -> tuple[str, ...]:
+def _shared_ids(item: Item) -> tuple[str, ...]:
     """The ids that a call and its output share."""
     if is_call(item):
         return call_ids(item)
-    named = answered_call_id(item)
-    return () if named is None else (named,)
+    shared_id = answered_call_id(item)
+    return () if shared_id is None else (shared_id,)
 
 
 def to_summarise(plan: Plan, instructions: str | None) -> list[Item]:

@@ -51,7 +51,7 @@ _CHANNEL_FAILURES = (UpstreamLimited, UpstreamUnreachable)
 
 #: Limits of a summary in tokens where the request sets none: a quarter of what it replaces, within these bounds. A
 #: model needs room for a useful summary; a summary longer than what it replaces is not used.
-_SHORTEST_LIMIT, _LONGEST_LIMIT = 256, 4096
+_MIN_LIMIT, _MAX_LIMIT = 256, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +146,12 @@ class CompactionService:
 
     def _native(self, task: _Task, family: str | None = None) -> _CompactionPass:
         """A native pass on the first channel that supports it, of this family if one is given."""
-        choices = (
+        candidates = (
             selected
             for selected in self._channels_of(task)
             if selected.channel.compact in _NATIVE and family in (None, selected.channel.family)
         )
-        attempts = ChannelAttempts(choices, task.on_attempt, counted=_CHANNEL_FAILURES)
+        attempts = ChannelAttempts(candidates, task.on_attempt, counted=_CHANNEL_FAILURES)
         try:
             return attempts.first(_NativeStep(self, task))
         except UpstreamError as error:
@@ -182,7 +182,7 @@ class CompactionService:
         history = task.contexts.originals(task.turn.owner, task.history)
         plan = divide(history, task.keep_turns)
         model = self._channels.compaction.model or task.turn.model
-        request = {"max_output_tokens": task.settings.max_tokens or _longest_summary(plan.old)}
+        request = {"max_output_tokens": task.settings.max_tokens or _summary_limit(plan.old)}
         turn = replace(task.internal(model, to_summarise(plan, task.settings.instructions), request), stream=True)
         for_family, on_attempt, watch = task.contexts.for_family, task.on_attempt, task.watch
         try:
@@ -340,8 +340,8 @@ def _summary_pass(
     return _CompactionPass("summary", [summary_message(text), *plan.verbatim], usage, channel=selected.channel.name)
 
 
-def _longest_summary(old: Sequence[Item]) -> int:
-    return min(_LONGEST_LIMIT, max(_SHORTEST_LIMIT, estimate_items(old) // 4))
+def _summary_limit(old: Sequence[Item]) -> int:
+    return min(_MAX_LIMIT, max(_MIN_LIMIT, estimate_items(old) // 4))
 
 
 def _estimated(input_items: Sequence[Item], answer: Answer) -> Usage:

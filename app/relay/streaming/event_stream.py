@@ -195,7 +195,7 @@ class EventStream:
             self._active = None
             raise
         attempt.selected.accepted()
-        attempt.go_on()
+        attempt.keep_open()
 
     def _attempt_failed(self, active: _ActiveAttempt, error: UpstreamError) -> None:
         active.attempt.failed(error)

@@ -203,7 +203,7 @@ class Pump(ThreadTransport):
         self._thread.start()
 
     def close(self) -> None:
-        if self._call(self._shut):
+        if self._call(self._stop_rounds):
             self._thread.join(_CLOSE_WITHIN)
 
     def transfer(self, flow: Flow[Any]) -> Iterable[bytes]:
@@ -251,7 +251,7 @@ class Pump(ThreadTransport):
         for descriptor, mask in ready:
             if found := self._watched.get(descriptor):
                 stream, step = found
-                self._do(stream, step, mask)
+                self._run_step(stream, step, mask)
             elif descriptor == self._wakeup:
                 os.eventfd_read(self._wakeup)
         self._read_buffered()
@@ -270,23 +270,23 @@ class Pump(ThreadTransport):
         buffered, self._buffered = self._buffered, {}
         for stream in buffered:
             if stream.listening:
-                self._do(stream, _Stream.read)
+                self._run_step(stream, _Stream.read)
 
     def _run_timers(self) -> None:
         while self._timers and self._timers[0][0] <= self._now:
             _, number = heappop(self._timers)
             if stream := self._timed.pop(number, None):
                 stream.due = inf
-                self._do(stream, _Stream.tick)
+                self._run_step(stream, _Stream.tick)
                 self._schedule(stream)
         if self._now - self._drain_checked >= TICK:
             self._drain_checked = self._now
             if self.timing.drain.expired:
                 for stream in tuple(self._streams):
-                    self._do(stream, _Stream.shut_down)
+                    self._run_step(stream, _Stream.shut_down)
                     self._schedule(stream)
 
-    def _do(self, stream: _Stream, step: _Step, mask: int = 0) -> None:
+    def _run_step(self, stream: _Stream, step: _Step, mask: int = 0) -> None:
         """Runs one step of one stream."""
         try:
             step(stream, self._now, mask)
@@ -307,11 +307,11 @@ class Pump(ThreadTransport):
             return
         listening = not (stream.ended or stream.behind)
         if listening is not stream.listening:
-            self._turn(stream, listening)
+            self._set_listening(stream, listening)
         if listening and stream.exchange.fileno() is None:
             self._buffered[stream] = None
 
-    def _turn(self, stream: _Stream, listening: bool) -> None:
+    def _set_listening(self, stream: _Stream, listening: bool) -> None:
         """Back-pressure: the upstream is not read while the client is behind."""
         stream.listening = listening
         if listening:
@@ -351,7 +351,7 @@ class Pump(ThreadTransport):
     def _admit(self, stream: _Stream) -> None:
         self._streams.add(stream)
         self._watched[stream.connection.socket.fileno()] = (stream, _Stream.on_client_event)
-        self._do(stream, self._begin)
+        self._run_step(stream, self._begin)
 
     def _begin(self, stream: _Stream, now: float, mask: int) -> None:
         self._epoll.register(stream.connection.socket, _CLIENT)
@@ -360,9 +360,9 @@ class Pump(ThreadTransport):
 
     def _stop(self, stream: _Stream) -> None:
         if stream in self._streams:
-            self._do(stream, _Stream.stopped)
+            self._run_step(stream, _Stream.stopped)
 
-    def _shut(self) -> None:
+    def _stop_rounds(self) -> None:
         self._open = False
 
     def _abandon(self) -> None:

@@ -47,7 +47,7 @@ def test_a_run_is_not_taken_for_ended_elsewhere_while_its_claim_commits(process:
         cursor.execute("SELECT pk FROM response WHERE id = %s FOR UPDATE", (response_id,))
         run.start()
         eventually(mariadb.waits_for_a_lock, "the claim to wait for the row")
-        process.lease_keeper.look()
+        process.lease_keeper.stop_ended()
         other.rollback()
     run.join()
     ended = process.store.responses.read("ada", response_id)
