@@ -7,6 +7,7 @@ from time import time
 
 import click
 
+from app.cli.command_line import typed
 from app.cli.context import NOT_FOUND, as_json, open_ready_store, print_json
 from app.cli.groups import Group
 from app.cli.output import moment, some, table
@@ -85,7 +86,7 @@ def list_(as_json: bool) -> None:
     if as_json:
         print_json([token.wire() for token in known])
         return
-    click.echo(table(("name", "owner", "prefix", "state", "last used", "models"), map(_row, known)))
+    click.echo(table(("name", "owner", "prefix", "state", "expires", "last used", "models"), map(_row, known)))
 
 
 @tokens.command()
@@ -97,13 +98,14 @@ def revoke(ctx: click.Context, name: str) -> None:
         revoked = store.tokens.revoke(name)
     if not revoked:
         click.echo(f"antiphon: there is no token {name!r} to revoke", err=True)
+        click.echo(f"  see the tokens: {typed()} tokens list", err=True)
         ctx.exit(NOT_FOUND)
     click.echo(f"revoked {name}; another token may use the name now")
 
 
 def _row(token: Token) -> tuple[object, ...]:
-    used = moment(token.last_used_at)
-    return token.name, token.owner, token.prefix, _state(token), used, some(token.models) or "*"
+    expires, used = moment(token.expires_at), moment(token.last_used_at)
+    return token.name, token.owner, token.prefix, _state(token), expires, used, some(token.models) or "*"
 
 
 def _state(token: Token) -> str:

@@ -18,6 +18,7 @@ from app.errors import (
     GatewayError,
     UpstreamBroken,
     UpstreamDenied,
+    UpstreamError,
     UpstreamFailed,
     UpstreamLacksModel,
     UpstreamLimited,
@@ -102,8 +103,14 @@ def _try_channel(channels: Channels, channel: Channel, model: str | None) -> Cha
             if answer.status == "failed":
                 raise UpstreamFailed((answer.error or {}).get("message") or "The upstream's response has failed.")
     except GatewayError as error:
-        cause, fix = error.message, next((fix for kind, fix in _FIXES if isinstance(error, kind)), "")
+        cause, fix = _cause(error), next((fix for kind, fix in _FIXES if isinstance(error, kind)), "")
     return ChannelTestResult(channel, model, round((monotonic() - started_at) * 1000), cause, fix)
+
+
+def _cause(error: GatewayError) -> str:
+    """The message, with what the system said of the connection, such as `errno=ECONNREFUSED`."""
+    detail = error.cause if isinstance(error, UpstreamError) else ""
+    return f"{error.message} ({detail})" if detail else error.message
 
 
 def _turn(model: str) -> Turn:

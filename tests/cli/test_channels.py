@@ -139,6 +139,7 @@ def test_one_dead_channel_among_others_is_an_exit_code(tmp_path: Path) -> None:
     shown = directory.command("channels", "test", exit_code=FAILING)
     assert "channels.yaml:" in shown
     assert shown.startswith("demo  ok")
+    assert "cannot be reached. (errno=ECONNREFUSED)" in shown
 
 
 def test_a_disabled_channel_is_asked_by_its_name(tmp_path: Path) -> None:

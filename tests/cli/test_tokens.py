@@ -47,6 +47,19 @@ def test_a_created_token_is_printed_once_and_listed_without_its_secret(run: Run)
     assert [token["name"] for token in json.loads(listed)] == ["admin", "ada-mac"]
 
 
+def test_a_list_says_when_a_token_expires(run: Run) -> None:
+    run("tokens", "create", "ada-mac", "--expires", "2031-02-03")
+    head, *rows = run("tokens", "list").output.splitlines()
+    assert "expires" in head
+    assert ["2031-02-03" in row for row in rows] == [False, True]
+
+
+def test_a_token_that_is_not_there_cannot_be_revoked(run: Run) -> None:
+    refused = run("tokens", "revoke", "nobody")
+    assert refused.exit_code == 4
+    assert "tokens list" in refused.output
+
+
 @pytest.mark.parametrize("models", ["", " ", ",", "gpt-*, ,", "gpt-*,", ",gpt-*"])
 def test_an_empty_name_among_models_is_a_usage_error_and_makes_no_token(run: Run, models: str) -> None:
     refused = run("tokens", "create", "ada-mac", "--models", models)
