@@ -13,22 +13,22 @@
         ├── PayloadTooLarge      413
         ├── UnsupportedMedia     415
         ├── UpgradeRequired      426  only a WebSocket is served here, or not this one
-        ├── CompactionFailed     502  a compaction that was asked for could not be made
+        ├── CompactionFailed     502  a requested compaction could not be made
         ├── Unavailable          503  try again later, or elsewhere
         │   ├── FormatNotServed       no channel of this model speaks this endpoint's format
-        │   ├── ChannelsBusy          all of them are full or resting
+        │   ├── ChannelsBusy          all of them are full or in cooldown
         │   ├── ShuttingDown          this worker ends before the stream does
         │   └── StoreUnavailable      the database did not answer
         └── UpstreamError        502  an attempt on one channel failed; `elsewhere` says whether the next one may try
             ├── UpstreamUnreachable   no connection
-            ├── UpstreamTimeout  504  it accepted and then said nothing
+            ├── UpstreamTimeout  504  it accepted the request and did not answer in time
             ├── UpstreamRefused  4xx  it refused the request itself; never tried elsewhere
             ├── UpstreamLimited  429  too many requests, or no quota left
-            ├── UpstreamDenied        it does not take our key; the channel rests
+            ├── UpstreamDenied        it refuses our key; the channel goes into cooldown
             ├── UpstreamLacksModel 404
             ├── UpstreamFailed        5xx
             │   └── UpstreamLoading  503  its server is up and has not loaded the model yet
-            └── UpstreamBroken        it answered what is no answer
+            └── UpstreamBroken        its answer cannot be read
 
 The sentences are OpenAI's own where they exist, because clients match them.
 """
@@ -227,7 +227,7 @@ class StoreUnavailable(Unavailable):
 
 class UpstreamError(GatewayError):
     """`elsewhere`: another channel may be tried. `counts`: the failure speaks against the channel, which may go into
-    cooldown; `perhaps_input`: it may lie in what this one owner asked for. `cause` is for the log, `said` for the row.
+    cooldown; `perhaps_input`: the request of this owner may be the cause. `cause` is for the log, `said` for the row.
     """
 
     status = 502

@@ -30,7 +30,7 @@ from app.cli.output import counted
 from app.cli.table import read_table
 from app.contract.records import WorkerStatus
 from app.errors import ConfigurationError, StoreUnavailable
-from app.reports.channel_states import channel_reports
+from app.reports.channel_states import COOLDOWN, FULL, HALF_OPEN, channel_reports
 from app.server.job_queue import open_queue
 from app.settings import ENV_FILE, Settings, database_file, home, load_settings, read_environment, read_settings
 from app.store.store import Store
@@ -235,7 +235,7 @@ def _channels(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Findi
         yield Finding(WARNING, "channels", str(warning))
     yield _usable(settings, channel_table)
     for report in channel_reports(channel_table, workers):
-        if report.state.label in ("resting", "full", "on trial"):
+        if report.state.label in (COOLDOWN, FULL, HALF_OPEN):
             name = report.channel.name
             yield Finding(WARNING, "channels", f"{name}: {report.state.text}", f"antiphon channels test {name}")
 

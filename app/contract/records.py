@@ -299,6 +299,10 @@ class Token:
         }
 
 
+#: The members of a channel status whose names in JSON differ, because workers of earlier versions read them as well.
+_STATUS_NAMES = {"cooldowns": "rests", "cooldown_left": "resting", "half_open": "on_trial"}
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelStatus:
     """Health of one channel in one worker."""
@@ -312,19 +316,20 @@ class ChannelStatus:
     cooldown_left: float = field(default=0.0, compare=False)
     """Seconds of cooldown that are left. Not compared: a running cooldown is not a change of status."""
     half_open: bool = False
-    """Half-open: after a cooldown it takes one request at a time until one succeeds."""
+    """After a cooldown the channel takes one request at a time until one succeeds."""
     last_error: str | None = None
     """Code of the newest failure since the last success."""
     path: str = ""
     """How its last output was relayed: `bytes`, `repaired`, `translated`."""
 
     def wire(self) -> dict[str, Any]:
-        return asdict(self)
+        return {_STATUS_NAMES.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
     def of(cls, wire: Mapping[str, Any]) -> ChannelStatus:
         """The status from JSON. Workers of other versions may write more or fewer members."""
-        return cls(**{name: wire[name] for name in cls.__slots__ if name in wire})
+        names = {name: _STATUS_NAMES.get(name, name) for name in cls.__slots__}
+        return cls(**{name: wire[key] for name, key in names.items() if key in wire})
 
 
 @dataclass(frozen=True, slots=True)

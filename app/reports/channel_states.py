@@ -11,13 +11,19 @@ from app.channels.table import Table
 from app.contract.channel import Channel
 from app.contract.records import ChannelStatus, WorkerStatus
 
+COOLDOWN, FULL, HALF_OPEN, OK = "cooldown", "full", "half-open", "ok"
+#: The labels of the states that a worker reports, the one that matters most first.
+_BY_WEIGHT = (COOLDOWN, FULL, HALF_OPEN, OK)
+#: JSON output keeps its first names of these labels, because scripts match them.
+_JSON_LABELS = {COOLDOWN: "resting", HALF_OPEN: "on trial"}
+
 
 @dataclass(frozen=True, slots=True)
 class ChannelState:
     """The state of one channel over all workers. Without a worker, `in_flight` and `cooldown_left` are None."""
 
     label: str
-    """disabled, no key, unknown, resting, full, on trial, ok."""
+    """disabled, no key, unknown, cooldown, full, half-open, ok."""
     text: str
     """The label with its reason, and the number of workers that report it when not all do."""
     is_available: bool
@@ -30,13 +36,18 @@ class ChannelState:
 
     def wire(self) -> dict[str, Any]:
         return {
-            "state": self.label,
-            "detail": self.text or None,
+            "state": self.json_text(self.label),
+            "detail": self.json_text(self.text) or None,
             "in_flight": self.in_flight,
             "resting_seconds": self.cooldown_left,
             "last_error": self.last_error,
             "paths": list(self.paths),
         }
+
+    def json_text(self, text: str) -> str:
+        """A text about this state as JSON output has it: its label may have another name there."""
+        name = _JSON_LABELS.get(self.label)
+        return text if name is None or not text.startswith(self.label) else name + text.removeprefix(self.label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +88,7 @@ def all_channels(table: Table) -> list[Channel]:
 
 
 def state_of(channel: Channel, workers: Sequence[WorkerStatus]) -> ChannelState:
-    """The label that comes first of resting, full, on trial, ok wins: one worker that rests makes the channel rest."""
+    """The state that matters most among the workers: a cooldown in one worker is a cooldown of the channel."""
     if channel.missing_key:
         return ChannelState("no key", "no key", is_available=False)
     if not channel.enabled:
@@ -86,13 +97,13 @@ def state_of(channel: Channel, workers: Sequence[WorkerStatus]) -> ChannelState:
         return ChannelState("unknown", "", is_available=True)
     statuses = [_status_in(worker, channel) for worker in workers]
     labels = [_label(channel, status) for status in statuses]
-    label = next(label for label in ("resting", "full", "on trial", "ok") if label in labels)
+    label = next(label for label in _BY_WEIGHT if label in labels)
     cooldown_left = max(round(status.cooldown_left) for status in statuses)
     errors = sorted({status.last_error for status in statuses if status.last_error})
     return ChannelState(
         label,
         "".join(_text(label, labels, cooldown_left, errors)),
-        is_available=any(label not in ("resting", "full") for label in labels),
+        is_available=any(label not in (COOLDOWN, FULL) for label in labels),
         in_flight=sum(status.in_flight for status in statuses),
         cooldown_left=cooldown_left,
         last_error=", ".join(errors) or None,
@@ -107,15 +118,15 @@ def _status_in(worker: WorkerStatus, channel: Channel) -> ChannelStatus:
 
 def _label(channel: Channel, status: ChannelStatus) -> str:
     if status.cooldown_left > 0:
-        return "resting"
+        return COOLDOWN
     if channel.max_concurrency is not None and status.in_flight >= channel.max_concurrency:
-        return "full"
-    return "on trial" if status.half_open else "ok"
+        return FULL
+    return HALF_OPEN if status.half_open else OK
 
 
 def _text(label: str, labels: Sequence[str], cooldown_left: int, errors: Sequence[str]) -> Iterator[str]:
     yield label
-    if label == "resting":
+    if label == COOLDOWN:
         yield f" {cooldown_left} s: {', '.join(errors) or 'failed'}"
-    if label != "ok" and labels.count(label) < len(labels):
+    if label != OK and labels.count(label) < len(labels):
         yield f" ({labels.count(label)} of {len(labels)} workers)"

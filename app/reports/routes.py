@@ -35,7 +35,7 @@ class RouteEntry:
             "asked": self.is_eligible,
             "place": self.place,
             "share": round(self.share, 4),
-            "why_not": self.why_not or None,
+            "why_not": self.state.json_text(self.why_not) or None,
             "priority": self.channel.priority,
             "weight": self.channel.weight,
             "upstream_model": self.channel.upstream_model(model),

@@ -17,9 +17,9 @@ from app.reports.routes import route_of, serving
 
 A = Channel(name="a", format="demo", models={"m": "m"}, max_concurrency=2, line=1)
 OK: dict[str, Any] = {}
-RESTING = {"resting": 4.6, "last_error": "rate_limit_exceeded"}
+COOLDOWN = {"resting": 4.6, "last_error": "rate_limit_exceeded"}
 FULL = {"in_flight": 2, "path": "bytes"}
-ON_TRIAL = {"on_trial": True}
+HALF_OPEN = {"on_trial": True}
 
 
 def _workers(*statuses: Mapping[str, Any] | None) -> list[WorkerStatus]:
@@ -35,12 +35,12 @@ def _workers(*statuses: Mapping[str, Any] | None) -> list[WorkerStatus]:
     [
         ([OK, OK], "ok", "ok", True),
         ([None, OK], "ok", "ok", True),
-        ([RESTING, RESTING], "resting", "resting 5 s: rate_limit_exceeded", False),
-        ([RESTING, OK], "resting", "resting 5 s: rate_limit_exceeded (1 of 2 workers)", True),
-        ([RESTING, FULL], "resting", "resting 5 s: rate_limit_exceeded (1 of 2 workers)", False),
-        ([{"resting": 1.0}], "resting", "resting 1 s: failed", False),
+        ([COOLDOWN, COOLDOWN], "cooldown", "cooldown 5 s: rate_limit_exceeded", False),
+        ([COOLDOWN, OK], "cooldown", "cooldown 5 s: rate_limit_exceeded (1 of 2 workers)", True),
+        ([COOLDOWN, FULL], "cooldown", "cooldown 5 s: rate_limit_exceeded (1 of 2 workers)", False),
+        ([{"resting": 1.0}], "cooldown", "cooldown 1 s: failed", False),
         ([FULL, OK, FULL], "full", "full (2 of 3 workers)", True),
-        ([ON_TRIAL], "on trial", "on trial", True),
+        ([HALF_OPEN], "half-open", "half-open", True),
         ([], "unknown", "", True),
     ],
 )
@@ -52,7 +52,7 @@ def test_the_worst_state_of_all_workers_is_shown(
 
 
 def test_what_workers_report_is_summed_over_them() -> None:
-    state = state_of(A, _workers(FULL, {"in_flight": 1, "path": "repaired"}, RESTING))
+    state = state_of(A, _workers(FULL, {"in_flight": 1, "path": "repaired"}, COOLDOWN))
     assert state.wire() == {
         "state": "resting",
         "detail": "resting 5 s: rate_limit_exceeded (1 of 3 workers)",
@@ -61,6 +61,16 @@ def test_what_workers_report_is_summed_over_them() -> None:
         "last_error": "rate_limit_exceeded",
         "paths": ["bytes", "repaired"],
     }
+
+
+def test_json_keeps_its_names_of_the_states() -> None:
+    half_open = state_of(A, _workers(HALF_OPEN, OK))
+    assert half_open.text == "half-open (1 of 2 workers)"
+    assert half_open.wire()["state"] == "on trial"
+    assert half_open.wire()["detail"] == "on trial (1 of 2 workers)"
+    (entry,) = route_of(Table((A,)), "m", _workers(COOLDOWN)).entries
+    assert entry.why_not == "cooldown 5 s: rate_limit_exceeded"
+    assert entry.wire("m")["why_not"] == "resting 5 s: rate_limit_exceeded"
 
 
 def test_a_row_says_first_what_the_table_knows() -> None:

@@ -77,14 +77,14 @@ def test_a_workers_row_may_be_written_by_two_of_its_threads_at_once(mariadb: Ser
     mariadb.run("DROP DATABASE together")
 
 
-def test_living_workers_tell_of_their_channels(store: Store, database_url: str) -> None:
+def test_live_workers_report_their_channels(store: Store, database_url: str) -> None:
     other = Store(database_url, peppers=[b"p"])
     full = ChannelStatus("a", in_flight=3, path="bytes")
-    resting = ChannelStatus("a", cooldowns=1, cooldown_left=300.0, half_open=True, last_error="upstream_error")
+    cooling = ChannelStatus("a", cooldowns=1, cooldown_left=300.0, half_open=True, last_error="upstream_error")
     store.leases.extend([ChannelStatus("a"), ChannelStatus("b")])
     store.leases.extend([full])
-    other.leases.extend([resting])
-    assert {status.channels for status in store.leases.statuses()} == {(full,), (resting,)}
+    other.leases.extend([cooling])
+    assert {status.channels for status in store.leases.statuses()} == {(full,), (cooling,)}
     other.leases.end()
     other.close()
     assert [status.channels for status in store.leases.statuses()] == [(full,)]
@@ -92,7 +92,7 @@ def test_living_workers_tell_of_their_channels(store: Store, database_url: str) 
     assert store.leases.statuses() == []
 
 
-def test_a_rest_goes_on_while_nobody_tells_of_it(store: Store, database_url: str) -> None:
+def test_a_cooldown_runs_on_without_a_new_report(store: Store, database_url: str) -> None:
     store.leases.extend([ChannelStatus("a", cooldown_left=300.0), ChannelStatus("b", cooldown_left=50.0)])
     rows.execute(database_url, "UPDATE worker SET status_at = status_at - 100")
     (status,) = store.leases.statuses()
@@ -102,10 +102,20 @@ def test_a_rest_goes_on_while_nobody_tells_of_it(store: Store, database_url: str
     assert short.cooldown_left == 0
 
 
-def test_a_worker_of_another_version_tells_more(store: Store, database_url: str) -> None:
+def test_a_status_is_stored_under_the_names_that_earlier_versions_read(store: Store, database_url: str) -> None:
+    status = ChannelStatus("a", cooldowns=2, cooldown_left=300.0, half_open=True)
+    store.leases.extend([status])
+    ((text,),) = rows.execute(database_url, "SELECT status FROM worker")
+    (channel,) = orjson.loads(text)["channels"]
+    assert (channel["rests"], channel["resting"], channel["on_trial"]) == (2, 300.0, True)
+    assert "cooldown_left" not in channel
+    assert store.leases.statuses()[0].channels == (status,)
+
+
+def test_a_worker_of_another_version_may_report_more(store: Store, database_url: str) -> None:
     store.leases.extend([ChannelStatus("a", path="repaired")])
-    told = orjson.dumps([{"name": "a", "path": "repaired", "mood": "good"}]).decode()
-    rows.execute(database_url, "UPDATE worker SET status = ?", (told,))
+    text = orjson.dumps([{"name": "a", "path": "repaired", "mood": "good"}]).decode()
+    rows.execute(database_url, "UPDATE worker SET status = ?", (text,))
     assert store.leases.statuses()[0].channels == (ChannelStatus("a", path="repaired"),)
 
 
