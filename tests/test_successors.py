@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -35,6 +36,21 @@ def kept(tmp_path: Path, upstream: ScriptedUpstream) -> Iterator[Gateway]:
     channels = [upstream.channel(api_key="${A_KEY}"), DEMO]
     with Gateway(tmp_path / "kept", channels, workers=2, worker_processes=1, drain=1) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("initialised")
+    Gateway(directory, [DEMO]).command("init")
+    return directory
+
+
+@pytest.fixture
+def unstarted(initialised: Path, tmp_path: Path) -> Gateway:
+    """A directory of its own, in which no gateway has been started yet."""
+    directory = tmp_path / "unstarted"
+    shutil.copytree(initialised, directory)
+    return Gateway(directory, [DEMO])
 
 
 def processes(gateway: Gateway) -> set[int]:
@@ -242,13 +258,12 @@ def test_a_schema_with_other_changes_stops_no_successor_and_is_told(kept: Gatewa
 
 @pytest.mark.parametrize("additive", [0, 1])
 @pytest.mark.parametrize("command", ["serve", "worker"])
-def test_a_first_start_refuses_a_later_schema(kept: Gateway, command: str, additive: int) -> None:
-    kept.stop()
-    upgrade(kept, additive=additive)
+def test_a_first_start_refuses_a_later_schema(unstarted: Gateway, command: str, additive: int) -> None:
+    upgrade(unstarted, additive=additive)
     done = subprocess.run(
         [*COMMAND, command],
-        cwd=kept.directory,
-        env=kept.environment,
+        cwd=unstarted.directory,
+        env=unstarted.environment,
         capture_output=True,
         text=True,
         timeout=START_WITHIN,
@@ -269,14 +284,13 @@ def by_itself(gateway: Gateway, *options: str) -> list[str]:
 @pytest.mark.parametrize("damage", [half_a_table, no_table, a_bad_setting, an_env_that_is_no_text])
 @pytest.mark.parametrize("config", ["python:app.server.gunicorn_conf", "deploy/gunicorn.conf.py"])
 def test_a_first_start_of_gunicorn_itself_is_refused_with_two_lines(
-    kept: Gateway, damage: Callable[[Gateway], None], config: str
+    unstarted: Gateway, damage: Callable[[Gateway], None], config: str
 ) -> None:
-    kept.stop()
-    damage(kept)
+    damage(unstarted)
     done = subprocess.run(
-        [*by_itself(kept, "--config", config), "wsgi:application"],
+        [*by_itself(unstarted, "--config", config), "wsgi:application"],
         cwd=ROOT,
-        env={**kept.environment, "ANTIPHON_HOME": str(kept.directory)},
+        env={**unstarted.environment, "ANTIPHON_HOME": str(unstarted.directory)},
         capture_output=True,
         text=True,
         timeout=START_WITHIN,
@@ -319,35 +333,36 @@ application = create_app()
 """
 
 
-def test_a_successor_that_cannot_start_is_tried_again_while_the_others_serve(kept: Gateway, tmp_path: Path) -> None:
-    kept.stop()
+def test_a_successor_that_cannot_start_is_tried_again_while_the_others_serve(
+    unstarted: Gateway, tmp_path: Path
+) -> None:
     (tmp_path / "breakable.py").write_text(BREAKABLE)
     command = by_itself(
-        kept, "--config", "python:app.server.gunicorn_conf", "--workers", "2", "--pythonpath", str(tmp_path)
+        unstarted, "--config", "python:app.server.gunicorn_conf", "--workers", "2", "--pythonpath", str(tmp_path)
     )
     with (
         (tmp_path / "log").open("wb") as log,
         subprocess.Popen(
             [*command, "breakable:application"],
             cwd=ROOT,
-            env={**kept.environment, "ANTIPHON_HOME": str(kept.directory)},
+            env={**unstarted.environment, "ANTIPHON_HOME": str(unstarted.directory)},
             stderr=log,
             start_new_session=True,
         ) as master,
     ):
         try:
-            eventually(lambda: status(kept, "/readyz") == 200, "the first workers", 30)
+            eventually(lambda: status(unstarted, "/readyz") == 200, "the first workers", 30)
             eventually(lambda: len(booted(tmp_path)) == 2, "both", 20)
             (tmp_path / "broken").touch()
             os.kill(booted(tmp_path)[0], signal.SIGKILL)
             eventually(lambda: "a worker could not be started" in (tmp_path / "log").read_text(), "a failure", 30)
             assert master.poll() is None
-            assert status(kept, "/healthz") == 200
+            assert status(unstarted, "/healthz") == 200
             (tmp_path / "broken").unlink()
             tried = len(booted(tmp_path))
             eventually(lambda: len(booted(tmp_path)) > tried, "another try", 40)
             os.kill(booted(tmp_path)[1], signal.SIGKILL)
-            eventually(lambda: status(kept, "/healthz") == 200, "the successor to serve", 40)
+            eventually(lambda: status(unstarted, "/healthz") == 200, "the successor to serve", 40)
         finally:
             os.killpg(master.pid, signal.SIGKILL)
 
