@@ -162,7 +162,7 @@ class Attempts(ABC, Generic[A]):
                 return self._attempt_on(selected)
             except InvalidRequest as error:
                 self.skipped(error)
-        raise self.last or UpstreamBroken("No channel is left to ask.")
+        raise self.last or UpstreamBroken("No channel is left to try.")
 
     def succeeded(self, attempt: ChannelAttempt) -> None:
         if self._counted:

@@ -118,6 +118,6 @@ def _shown(items: Iterable[Item], include: Iterable[str]) -> list[Item]:
 def _check_stores(token: Token) -> None:
     if not token.stores:
         raise InvalidRequest(
-            "Nothing that is sent with this token is stored, so that it cannot keep conversations.",
+            "This token does not store anything, so it cannot have conversations.",
             code="unsupported_parameter",
         )

@@ -68,12 +68,14 @@ class IdempotentTurn:
             )
         if claimed.running and not claimed.background:
             raise _conflict(
-                f"A request with this {HEADER} is at work. Please try again.", "idempotency_key_in_use", retry_after=1.0
+                f"A request with this {HEADER} is still running. Please try again.",
+                "idempotency_key_in_use",
+                retry_after=1.0,
             )
         stored = self._store.responses.read(self._owner, claimed.response)
         if stored is None:
             raise _conflict(
-                f"The request with this {HEADER} has been answered, and its answer was not kept.",
+                f"The request with this {HEADER} was answered, but its response was not stored.",
                 "idempotency_key_used",
             )
         return stored

@@ -90,7 +90,7 @@ class InferredParents:
     def _start(self) -> None:
         with self._starting:
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="lineage", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="inferred-parents", daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:

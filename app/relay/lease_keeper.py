@@ -71,7 +71,7 @@ class LeaseKeeper:
         self._last_status: Sequence[ChannelStatus] | None = None
         self._reap_after = 0.0
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

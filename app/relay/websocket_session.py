@@ -99,8 +99,8 @@ class WebSocketSession:
         )
         if stores and parent in self._connection_store:
             raise InvalidRequest(
-                f"Previous response with id '{parent}' not found in storage: it was made with 'store' false. Send "
-                "'store' false to go on from it.",
+                f"Previous response with id '{parent}' not found in storage: it was created with 'store' false. Send "
+                "'store' false to continue from it.",
                 code="previous_response_not_found",
                 param="previous_response_id",
             )

@@ -146,7 +146,7 @@ class BackgroundJobs:
             log.warning("database error: background response %s could not be started; retry follows", response_id)
 
     def start(self) -> None:
-        threading.Thread(target=self._flush_periodically, name="events", daemon=True).start()
+        threading.Thread(target=self._flush_periodically, name="event-flush", daemon=True).start()
 
     def drain(self, seconds: float) -> None:
         """Waits that long for runs to finish. The others are requeued if they have no answer yet, else they fail."""

@@ -173,7 +173,7 @@ class CompactionService:
                 answer = posted(attempt, turn, format_.compaction_path(selected.model), body, task.watch)
         native = next((item for item in answer.output if item.get("type") == "compaction"), None)
         if native is None:
-            raise UpstreamError("The model's server compacted and gave no compaction item.")
+            raise UpstreamError("The model's server compacted but returned no compaction item.")
         native_item = Native(native, selected.channel.family, selected.channel.name)
         usage = answer.usage or _estimated(turn.input, answer)
         return _CompactionPass("native", task.plan.verbatim, usage, native_item, selected.channel.name)

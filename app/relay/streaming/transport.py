@@ -70,7 +70,7 @@ class Flow(Generic[M]):
 
 
 def stalled() -> UpstreamStalled:
-    return UpstreamStalled("The model's server fell silent in the middle of its answer.")
+    return UpstreamStalled("The model's server stopped sending in the middle of its answer.")
 
 
 #: Returned instead of bytes when a pause passed without input.
