@@ -15,7 +15,8 @@ _CHARACTERS = re.compile("[\ud800-\udfff]")
 
 def replace_escapes(json: bytes) -> bytes:
     """The JSON with readable escapes; the same object where it has no lone ones."""
-    if b"\\ud" not in json and b"\\uD" not in json:
+    # One byte is searched for ten times as fast as three.
+    if b"\\" not in json or (b"\\ud" not in json and b"\\uD" not in json):
         return json
     return _ESCAPES.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], json)
 
