@@ -10,13 +10,14 @@ import re
 _ESCAPES = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
+_ANY = re.compile(rb"\\u[dD]")
 _CHARACTERS = re.compile("[\ud800-\udfff]")
 
 
 def replace_escapes(json: bytes) -> bytes:
     """The JSON with readable escapes; the same object where it has no lone ones."""
-    # One byte is searched for ten times as fast as three.
-    if b"\\" not in json or (b"\\ud" not in json and b"\\uD" not in json):
+    # Most blocks of a stream have no escape at all, and one byte is found much faster than three.
+    if b"\\" not in json or _ANY.search(json) is None:
         return json
     return _ESCAPES.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], json)
 
