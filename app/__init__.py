@@ -23,7 +23,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     if settings is not None:
         last = LastGood.of(settings)
     else:
-        last = last_good.kept() or last_good.load(last_good.check_first)
+        last = last_good.current() or last_good.load(last_good.check_first)
     gateway = build(last)
     app = application.Application(__name__, static_folder=None)
     application.attach(app, gateway)

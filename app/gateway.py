@@ -107,7 +107,7 @@ def build(last: LastGood) -> Gateway:
         settings.database_url,
         peppers=settings.keys_for("tokens"),
         lease=settings.lease,
-        server=settings.told(),
+        server=settings.server_facts(),
         budget=budget,
     )
     table = WatchedTable(settings.channels, lambda: read_environment(home), FORMATS.keys(), last.table)

@@ -36,18 +36,18 @@ class LastGood:
         return cls(settings, LastTable(settings.channels, lambda: read_environment(home), formats.names()))
 
 
-_kept: LastGood | None = None
+_current: LastGood | None = None
 
 
 def keep(last: LastGood) -> None:
     """Sets the configuration of this process and of those that it forks."""
-    global _kept
-    _kept = last
+    global _current
+    _current = last
 
 
-def kept() -> LastGood | None:
+def current() -> LastGood | None:
     """None before the first `keep` of this process and its parents."""
-    return _kept
+    return _current
 
 
 def load(check: Check) -> LastGood:

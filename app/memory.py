@@ -16,7 +16,7 @@ MIB = 1024 * 1024
 #: first large buffer that is freed, and each of its arenas may then keep that much.
 _THRESHOLDS = {-3: MIB, -1: MIB}
 #: Seconds for which a request may wait for memory that other requests hold.
-PATIENCE = 2.0
+MAX_WAIT = 2.0
 #: Most requests that may wait at once: each holds a thread.
 _WAITING = 32
 #: Generations of the collector. A collection of all of them delays every stream, so it is rare.
@@ -55,10 +55,10 @@ class Budget:
         self._waiting = 0
         self._room = threading.Condition()
 
-    def take(self, size: int, patience: float) -> None:
-        """Raises Overloaded when that much is not free within `patience` seconds."""
+    def take(self, size: int, max_wait: float) -> None:
+        """Raises Overloaded when that much is not free within `max_wait` seconds."""
         with self._room:
-            if self.taken + size > self.limit and not self._wait(size, patience):
+            if self.taken + size > self.limit and not self._wait(size, max_wait):
                 raise Overloaded("This server holds as many large requests as it can. Please try again.")
             self.taken += size
 
@@ -79,11 +79,11 @@ class Budget:
             self._again = enough
             _trim(_YOUNGEST if enough else _ALL)
 
-    def _wait(self, size: int, patience: float) -> bool:
+    def _wait(self, size: int, max_wait: float) -> bool:
         """True when there is room. The caller still holds the lock and takes the room."""
         if self._waiting >= _WAITING:
             return False
-        until = monotonic() + patience
+        until = monotonic() + max_wait
         self._waiting += 1
         try:
             return self._room.wait_for(lambda: self.taken + size <= self.limit, max(0.0, until - monotonic()))
@@ -104,14 +104,14 @@ class Share:
     def limit(self) -> int:
         return self._budget.limit
 
-    def grow(self, size: int, patience: float = PATIENCE) -> None:
+    def grow(self, size: int, max_wait: float = MAX_WAIT) -> None:
         """Raises Overloaded, and PayloadTooLarge when the size is above the whole budget."""
         if self.size + size > self._budget.limit:
             raise PayloadTooLarge(
                 f"This request takes more memory than the {self._budget.limit // MIB} MiB that one may take here. "
                 "Send less at once."
             )
-        self._budget.take(size, patience)
+        self._budget.take(size, max_wait)
         self.size += size
 
     def shrink(self, size: int) -> None:

@@ -84,12 +84,12 @@ class Uploads:
 
 
 class _Upload:
-    __slots__ = ("_began", "_patience", "_sock", "_until", "ended", "received")
+    __slots__ = ("_began", "_silence", "_sock", "_until", "ended", "received")
 
-    def __init__(self, sock: Any, patience: float, until: float | None) -> None:
+    def __init__(self, sock: Any, silence: float, until: float | None) -> None:
         self._sock = sock
         self._began = monotonic()
-        self._patience = patience
+        self._silence = silence
         self._until = until
         self.received = 0
         self.ended = False
@@ -97,7 +97,7 @@ class _Upload:
     def is_late(self, now: float) -> bool:
         if self._until is not None:
             return now >= self._until
-        return is_too_slow(self.received, now - self._began - self._patience)
+        return is_too_slow(self.received, now - self._began - self._silence)
 
     def end(self) -> None:
         """Shuts down reading: the reader gets an end of the body, and an answer can still be sent."""
@@ -114,10 +114,10 @@ def is_too_slow(received: int, seconds: float) -> bool:
 class Bodies:
     """Reads and parses the bodies of one process."""
 
-    def __init__(self, longest: int, stall: float) -> None:
-        """`longest`: bytes of a body. `stall`: seconds without a byte that an upload may take, at most `SILENCE`."""
+    def __init__(self, longest: int, silence: float) -> None:
+        """`longest`: bytes of a body. `silence`: seconds without a byte that an upload may take, at most `SILENCE`."""
         self._longest = longest
-        self._silence = min(SILENCE, stall)
+        self._silence = min(SILENCE, silence)
         self.uploads = Uploads()
         self._turn = threading.Lock()
 

@@ -106,7 +106,7 @@ class Settings:
         values = {"secret_key": "", "database": self.database_url, "channels": str(self.channels)}
         return {name: hmac.digest(key, value.encode(), "sha256").hex()[:_PRINT] for name, value in values.items()}
 
-    def told(self) -> dict[str, str]:
+    def server_facts(self) -> dict[str, str]:
         """The facts of a server that its row shows to the commands of operators."""
         return {**self.fingerprints(), "bind": self.bind, "table": str(self.channels)}
 

@@ -161,7 +161,7 @@ def test_bodies_that_fit_a_page_or_two_are_counted_with_their_values() -> None:
     """Every thread of a worker may have one."""
     data = b'{"model":"m","x":[%b]}' % b",".join([b'{"a":1}'] * 1000)
     share = Share(Budget(MIB))
-    bodies = Bodies(MAX_BODY, stall=1)
+    bodies = Bodies(MAX_BODY, silence=1)
     body = bodies.read({"CONTENT_LENGTH": str(len(data)), "wsgi.input": BytesIO(data)}, share)
     assert share.size == len(data)
     value = bodies.parse(body, share)

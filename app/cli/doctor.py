@@ -263,7 +263,7 @@ def _serving(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Findin
 
 
 def _differences(settings: Settings, worker: WorkerStatus) -> Iterator[Finding]:
-    own, server = settings.told(), worker.server
+    own, server = settings.server_facts(), worker.server
     where = f"the server on {server['bind']}" + (f" of {worker.host}" if worker.host != _host() else "")
     if server["secret_key"] != own["secret_key"]:
         text = f"{where} uses this database with another ANTIPHON_SECRET_KEY: tokens made here do not work there"

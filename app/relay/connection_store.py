@@ -90,7 +90,7 @@ class ConnectionStore:
         held = sum(map(_link_size, links.values()))
         self._share.shrink(held)
         try:
-            self._share.grow(held - self._share.size, patience=0.0)
+            self._share.grow(held - self._share.size, max_wait=0.0)
         except (PayloadTooLarge, Overloaded):
             return False
         return True

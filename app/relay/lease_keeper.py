@@ -112,7 +112,7 @@ class LeaseKeeper:
                 self._reap_after = monotonic() + self._store.leases.lease
 
     def _renew(self, status: Sequence[ChannelStatus]) -> None:
-        self._store.leases.extend(status)
+        self._store.leases.renew(status)
         self._last_status = status
 
     def _end_lease(self) -> None:

@@ -65,7 +65,7 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
 
     @property
     def last(self) -> LastGood:
-        last = last_good.kept()
+        last = last_good.current()
         assert last is not None
         return last
 

@@ -41,7 +41,7 @@ accesslog = None
 
 def configuration() -> LastGood:
     """The last good configuration of this process. The first start is strict: a bad one ends it with exit code 78."""
-    last = last_good.kept()
+    last = last_good.current()
     if last is None:
         try:
             last = last_good.load(last_good.check_first)

@@ -7,20 +7,20 @@ import weakref
 from typing import Protocol
 
 
-class Renewable(Protocol):
-    def renew(self) -> None: ...
+class Resettable(Protocol):
+    def reset(self) -> None: ...
 
 
-_known: weakref.WeakSet[Renewable] = weakref.WeakSet()
+_known: weakref.WeakSet[Resettable] = weakref.WeakSet()
 
 
-def renew_after_fork(renewable: Renewable) -> None:
-    _known.add(renewable)
+def reset_after_fork(resettable: Resettable) -> None:
+    _known.add(resettable)
 
 
-def _renew_all() -> None:
-    for thing in list(_known):
-        thing.renew()
+def _reset_all() -> None:
+    for resettable in list(_known):
+        resettable.reset()
 
 
-os.register_at_fork(after_in_child=_renew_all)
+os.register_at_fork(after_in_child=_reset_all)

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5
 BACKOFF = 0.05
-PATIENCE = 2.0
+RETRY_SECONDS = 2.0
 """Seconds after which no further retry begins, unless the caller sets a deadline of its own."""
 RECONNECT_SECONDS = 1.0
 """Seconds after a failed connection before the next attempt to connect."""
@@ -146,7 +146,7 @@ class Database:
         self.dialect = SQLITE if self._url.scheme == "sqlite" else MYSQL
         self._statements: dict[str, str] = {}
         self._pool: Any = _open(self._url, wait)
-        at_fork.renew_after_fork(self)
+        at_fork.reset_after_fork(self)
 
     @property
     def exists(self) -> bool:
@@ -163,7 +163,7 @@ class Database:
             with suppress(OSError):
                 os.close(os.open(self._pool.database, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         # Kept, not closed: closing an inherited connection would end it for the parent as well.
         _inherited.append(self._pool)
         self._pool = _open(self._url, self._wait)
@@ -184,7 +184,7 @@ class Database:
             with self.session(kind) as session:
                 return work(session)
 
-        return _encoded(attempt, time.monotonic() + PATIENCE)
+        return _encoded(attempt, time.monotonic() + RETRY_SECONDS)
 
     def transaction(self, work: Callable[[Session], T], deadline: float | None = None) -> T:
         """Runs `work` as one transaction, and retries all of it after a lock conflict or a lost connection."""
@@ -196,7 +196,7 @@ class Database:
                 session.run("COMMIT")
                 return result
 
-        return _encoded(attempt, time.monotonic() + PATIENCE if deadline is None else deadline)
+        return _encoded(attempt, time.monotonic() + RETRY_SECONDS if deadline is None else deadline)
 
     @property
     def address(self) -> str:

@@ -41,7 +41,7 @@ class Jobs:
         self._leases = leases
         self._responses = responses
         now = database.dialect.now
-        self._add = f"INSERT INTO job (response, request, created_at, rung_at) VALUES (?, ?, {now}, {now})"
+        self._insert_job = f"INSERT INTO job (response, request, created_at, rung_at) VALUES (?, ?, {now}, {now})"
         self._claim_row = (
             f"UPDATE response SET status = 'in_progress', worker = ? WHERE id = ? AND deleted_at IS NULL"
             f" AND (status = 'queued' OR {HELD})"
@@ -60,13 +60,15 @@ class Jobs:
         )
         self._mark_requeued = f"UPDATE job SET rung_at = {now} WHERE response = ? AND rung_at = ?"
 
-    def add(self, draft: Draft, request: bytes, first_events: EventBatch, add_in_transaction: AddInTransaction) -> None:
+    def enqueue(
+        self, draft: Draft, request: bytes, first_events: EventBatch, add_in_transaction: AddInTransaction
+    ) -> None:
         """Commits a `queued` row, the request and the first events; `add_in_transaction` puts it in the queue."""
 
         def write(group: Group) -> None:
             pk = self._responses.insert_queued(group, draft)
             if pk is not None:
-                group.session.run(self._add, (pk, request.decode()))
+                group.session.run(self._insert_job, (pk, request.decode()))
                 events.add(group.session, pk, first_events)
                 add_in_transaction(draft.id)
 
@@ -123,9 +125,9 @@ class Jobs:
         return True
 
     def _requeue_waiting(self, session: Session, add_in_transaction: AddInTransaction) -> list[str]:
-        rung = []
+        requeued = []
         for pk, response_id, rung_at in session.rows(self._waiting_long, (self._leases.lease,)):
             if session.run(self._mark_requeued, (pk, rung_at)) == 1:
                 add_in_transaction(response_id)
-                rung.append(response_id)
-        return rung
+                requeued.append(response_id)
+        return requeued

@@ -33,26 +33,26 @@ class Leases:
         self.lease = lease
         now = database.dialect.now
         # Another thread of this process may write the row at the same time.
-        self._take = database.dialect.unless_there("worker", ["name", "started", "lease_until"]).replace(
+        self._insert_row = database.dialect.unless_there("worker", ["name", "started", "lease_until"]).replace(
             "?, ?, ?", f"?, ?, {now} + {lease}"
         )
-        self._extend = (
+        self._renew_row = (
             f"UPDATE worker SET lease_until = {now} + {lease}, background = ?, status = ?, status_at = {now}"
             " WHERE name = ?"
         )
         self.background = 0
         """1 in a process that makes background responses."""
-        self._end = f"UPDATE worker SET lease_until = {now} - 1 WHERE name = ?"
+        self._end_row = f"UPDATE worker SET lease_until = {now} - 1 WHERE name = ?"
         self._clock = f"SELECT {now}"
-        self._living = (
+        self._live_rows = (
             f"SELECT name, status, status_at, {now} FROM worker"
             f" WHERE lease_until >= {now} AND status IS NOT NULL ORDER BY name"
         )
-        self._forget = f"DELETE FROM worker WHERE lease_until < {now} - {FORGOTTEN}"
-        self.renew()
-        at_fork.renew_after_fork(self)
+        self._forget_rows = f"DELETE FROM worker WHERE lease_until < {now} - {FORGOTTEN}"
+        self.reset()
+        at_fork.reset_after_fork(self)
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         self._name = f"{socket.gethostname()[:100]}:{os.getpid()}:{secrets.token_hex(4)}"
 
     @property
@@ -63,21 +63,21 @@ class Leases:
         """The key of this process's row, which is created with its first response."""
         found = self._row(session)
         if found is None:
-            session.run(self._take, (self._name, int(time.time())))
+            session.run(self._insert_row, (self._name, int(time.time())))
             found = self._row(session) or (0,)
         return int(found[0])
 
     def _row(self, session: Session) -> Row | None:
         return session.row("SELECT pk FROM worker WHERE name = ?", (self._name,))
 
-    def extend(self, status: Sequence[ChannelStatus] = ()) -> None:
-        told = {"channels": [channel.wire() for channel in status], "server": self._server}
-        text = orjson.dumps(told).decode()
+    def renew(self, status: Sequence[ChannelStatus] = ()) -> None:
+        report = {"channels": [channel.wire() for channel in status], "server": self._server}
+        text = orjson.dumps(report).decode()
 
         def write(session: Session) -> None:
-            if session.run(self._extend, (self.background, text, self._name)) == 0:
-                session.run(self._take, (self._name, int(time.time())))
-                session.run(self._extend, (self.background, text, self._name))
+            if session.run(self._renew_row, (self.background, text, self._name)) == 0:
+                session.run(self._insert_row, (self._name, int(time.time())))
+                session.run(self._renew_row, (self.background, text, self._name))
 
         self._database.transaction(write)
 
@@ -87,7 +87,7 @@ class Leases:
 
     def end(self) -> None:
         """Ends the lease: from now on any worker may fail this worker's responses in progress."""
-        self._database.transaction(lambda session: session.run(self._end, (self._name,)))
+        self._database.transaction(lambda session: session.run(self._end_row, (self._name,)))
 
     def clock(self) -> int:
         row = self._database.read(lambda session: session.row(self._clock))
@@ -95,12 +95,12 @@ class Leases:
 
     def statuses(self) -> list[WorkerStatus]:
         """The last report of each living worker, with cooldowns as they are by now."""
-        rows = self._database.read(lambda session: session.rows(self._living))
+        rows = self._database.read(lambda session: session.rows(self._live_rows))
         return [_status(*row) for row in rows]
 
     def forget(self, session: Session) -> None:
         """Removes the rows of workers whose lease ran out long ago."""
-        session.run(self._forget)
+        session.run(self._forget_rows)
 
 
 def _status(worker: str, text: str, reported_at: int, now: int) -> WorkerStatus:

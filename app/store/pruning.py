@@ -21,7 +21,7 @@ LEAST_AGE = 86_400
 """Seconds. A turn may take as long as this is above `chain.YOUNG` and still find its parent."""
 WINDOW = 300
 """Rows that are read, and at most removed, at a time."""
-PATIENCE = 30.0
+RETRY_SECONDS = 30.0
 NEWEST = 2**63 - 1
 
 _ROW = (
@@ -132,7 +132,7 @@ def _remove_window(database: Database, past: Sequence[Old], before: int) -> list
     items = {row.pk: database.read(partial(_items, row=row)) for row in past}
     started = time.monotonic()
     removed = database.transaction(
-        partial(_remove, hold=database.dialect.hold, past=past, items=items, before=before), started + PATIENCE
+        partial(_remove, hold=database.dialect.hold, past=past, items=items, before=before), started + RETRY_SECONDS
     )
     # SQLite has no queue for its lock: waiting writers must find it free now and then.
     time.sleep(time.monotonic() - started)
@@ -191,14 +191,14 @@ def _sweep_branches(database: Database) -> None:
     for low, high in _ranges(database, _NEXT_BRANCHES):
         if empty := database.read(partial(_keys, sql=_EMPTY_BRANCHES, parameters=(low, high))):
             delete = f"DELETE FROM branch WHERE pk IN ({_marks(empty)})"
-            database.transaction(partial(Session.run, sql=delete, parameters=empty), time.monotonic() + PATIENCE)
+            database.transaction(partial(Session.run, sql=delete, parameters=empty), time.monotonic() + RETRY_SECONDS)
 
 
 def _sweep_settings(database: Database) -> None:
     for low, high in _ranges(database, _NEXT_SETTINGS):
         if unused := database.read(partial(_keys, sql=_UNUSED_SETTINGS, parameters=(low, high))):
             forget = partial(forget_settings, dialect=database.dialect, keys=unused)
-            database.transaction(forget, time.monotonic() + PATIENCE)
+            database.transaction(forget, time.monotonic() + RETRY_SECONDS)
 
 
 def _ranges(database: Database, sql: str) -> Iterator[tuple[int, int]]:

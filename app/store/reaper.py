@@ -36,10 +36,10 @@ class Reaper:
             "UPDATE response SET status = 'failed', worker = NULL, completed_at = ?, error = ?"
             f" WHERE id = ? AND {HELD} AND NOT EXISTS (SELECT 1 FROM job WHERE job.response = response.pk)"
         )
-        self.renew()
-        at_fork.renew_after_fork(self)
+        self.reset()
+        at_fork.reset_after_fork(self)
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         self._unknown: dict[str, float] = {}
 
     def running(self) -> set[str]:

@@ -46,10 +46,10 @@ class _End:
 class Unwritten:
     def __init__(self, writer: Writer[Group]) -> None:
         self._writer = writer
-        self.renew()
-        at_fork.renew_after_fork(self)
+        self.reset()
+        at_fork.reset_after_fork(self)
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         self._ends: dict[str, _End] = {}
         self._idle: deque[_End] = deque()
         self._size = 0

@@ -86,10 +86,10 @@ class Writer(Generic[G]):
         self._open_group = open_group
         self._limit = limit
         self._closed = False
-        self.renew()
-        at_fork.renew_after_fork(self)
+        self.reset()
+        at_fork.reset_after_fork(self)
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         self._jobs: queue.SimpleQueue[_Job[G] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()

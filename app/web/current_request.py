@@ -60,7 +60,7 @@ def request_context() -> RequestContext:
         )
     # Not `found` itself, which refers to the arrival: such a cycle, and the body with it, would stay in memory until
     # the collector runs.
-    current.facts, current.told = found.facts, found.response_headers
+    current.facts, current.response_headers = found.facts, found.response_headers
     return found
 
 
@@ -87,11 +87,11 @@ class CurrentRequest:
         "path",
         "public",
         "request_id",
+        "response_headers",
         "share",
         "size",
         "started_at",
         "token",
-        "told",
     )
 
     def __init__(self, environ: Mapping[str, Any], path: str, view: object) -> None:
@@ -103,7 +103,7 @@ class CurrentRequest:
         self.token: Token | None = None
         self.facts: ResponseFacts | None = None
         """The facts for the request log; set when a view calls `request_context`."""
-        self.told: Mapping[str, str] = {}
+        self.response_headers: Mapping[str, str] = {}
         """Headers that the relay adds to the answer."""
         self.error: str | None = None
         """Code of the refusal."""
@@ -128,7 +128,7 @@ def standard_headers(current: CurrentRequest) -> dict[str, str]:
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
     }
-    headers.update(current.told)
+    headers.update(current.response_headers)
     client_request_id = current.environ.get(_CLIENT_REQUEST_ID, "")
     if 0 < len(client_request_id) <= 512 and client_request_id.isascii() and client_request_id.isprintable():
         headers["X-Client-Request-Id"] = client_request_id

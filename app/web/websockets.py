@@ -169,25 +169,25 @@ class _ClientSocket:
 class _Message:
     """A message of the client, as its pieces arrive. A text message is kept as bytes."""
 
-    __slots__ = ("_began", "_heard", "data", "is_text", "share")
+    __slots__ = ("_began", "_last_read", "data", "is_text", "share")
 
     def __init__(self, is_text: bool, share: Share) -> None:
         self.is_text = is_text
         self.data = bytearray()
         self.share = share
-        self._began = self._heard = monotonic()
+        self._began = self._last_read = monotonic()
 
     def add(self, data: bytes | bytearray) -> None:
         """Raises PayloadTooLarge and Overloaded."""
         size = len(self.data) + len(data)
         if size >= COUNTED and size > self.share.size:
             # Takes more than this piece needs, so that not every piece locks the budget.
-            self.share.grow(max(size - self.share.size, _AHEAD), patience=0.0)
+            self.share.grow(max(size - self.share.size, _AHEAD), max_wait=0.0)
         self.data += data
-        self._heard = monotonic()
+        self._last_read = monotonic()
 
-    def is_late(self, now: float, patience: float) -> bool:
-        return now - self._heard > patience or is_too_slow(len(self.data), now - self._began - patience)
+    def is_late(self, now: float, silence: float) -> bool:
+        return now - self._last_read > silence or is_too_slow(len(self.data), now - self._began - silence)
 
 
 class _Wire(simple_websocket.Server):  # type: ignore[misc]
@@ -196,10 +196,10 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
 
     _last_pong = 0.0
 
-    def __init__(self, environ: Mapping[str, Any], budget: Budget, patience: float, **options: Any) -> None:
-        """`patience`: seconds for which an unfinished message may bring no bytes."""
+    def __init__(self, environ: Mapping[str, Any], budget: Budget, silence: float, **options: Any) -> None:
+        """`silence`: seconds for which an unfinished message may bring no bytes."""
         self._budget = budget
-        self._patience = patience
+        self._silence = silence
         self._incoming: _Message | None = None
         super().__init__(environ, **options)
 
@@ -279,7 +279,7 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
         return int(decoder.header.payload_len - decoder.payload_consumed)
 
     def _is_late(self) -> bool:
-        return self._incoming is not None and self._incoming.is_late(monotonic(), self._patience)
+        return self._incoming is not None and self._incoming.is_late(monotonic(), self._silence)
 
     def _refuse(self, reason: CloseReason, why: str) -> bool:
         self.close(reason, why)

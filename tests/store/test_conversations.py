@@ -122,7 +122,7 @@ def test_what_is_not_kept_or_was_cancelled_before_appends_nothing(store: Store) 
 def test_a_run_that_lost_its_lease_appends_nothing(store: Store, database_url: str) -> None:
     conversation, heir = begin(store), Store(database_url, peppers=[b"p"])
     waiting = draft(says="one", conversation=conversation, background=True)
-    store.jobs.add(waiting, b"{}", EventBatch(0, 0, b""), lambda _: None)
+    store.jobs.enqueue(waiting, b"{}", EventBatch(0, 0, b""), lambda _: None)
     assert store.jobs.claim(waiting.id)
     rows.execute(database_url, "UPDATE worker SET lease_until = 1")
     heir.reaper.reap()
@@ -322,7 +322,7 @@ def test_a_chain_from_a_response_has_the_conversation_as_it_was_then(store: Stor
 def test_a_background_run_has_the_conversation_as_it_was_when_it_began(store: Store) -> None:
     conversation = begin(store, "first")
     waiting = draft(says="asked early", conversation=conversation, conversation_position=1, background=True)
-    store.jobs.add(waiting, b"sealed", EventBatch(0, 0, b"event: response.created\ndata: {}\n\n"), [].append)
+    store.jobs.enqueue(waiting, b"sealed", EventBatch(0, 0, b"event: response.created\ndata: {}\n\n"), [].append)
     say(store, conversation, "one")
     assert store.jobs.claim(waiting.id) is not None
     begun = replace(waiting, conversation_position=store.conversations.chain(OWNER, conversation).conversation_position)

@@ -18,7 +18,7 @@ TOLD = EventBatch(0, 1, b"event: response.created\ndata: {}\n\nevent: response.q
 
 def enqueue(store: Store, heard: list[str] | None = None) -> str:
     waiting = draft(background=True)
-    store.jobs.add(waiting, b"sealed", TOLD, [].append if heard is None else heard.append)
+    store.jobs.enqueue(waiting, b"sealed", TOLD, [].append if heard is None else heard.append)
     return waiting.id
 
 
@@ -76,7 +76,7 @@ def test_of_many_who_claim_it_one_has_it(store: Store, other: Store) -> None:
 
 def test_whoever_does_not_hold_it_neither_tells_nor_ends_it(store: Store, other: Store) -> None:
     waiting = draft(background=True)
-    store.jobs.add(waiting, b"sealed", TOLD, [].append)
+    store.jobs.enqueue(waiting, b"sealed", TOLD, [].append)
     held(store, waiting.id)
     other.jobs.claim(waiting.id)
     assert not other.events.append(waiting.id, said(2, 4))
@@ -92,7 +92,7 @@ def test_its_job_ends_with_it(store: Store, database_url: str) -> None:
         lambda waiting: store.responses.delete(OWNER, waiting.id),
     ):
         waiting = draft(background=True)
-        store.jobs.add(waiting, b"sealed", TOLD, [].append)
+        store.jobs.enqueue(waiting, b"sealed", TOLD, [].append)
         held(store, waiting.id)
         assert end(waiting)
         assert store.jobs.claim(waiting.id) is None
@@ -140,7 +140,7 @@ def test_a_dead_worker_leaves_the_items_it_had_finished(store: Store, other: Sto
 
 def test_one_that_comes_back_finds_it_gone(store: Store, other: Store, database_url: str) -> None:
     waiting = draft(background=True)
-    store.jobs.add(waiting, b"sealed", TOLD, [].append)
+    store.jobs.enqueue(waiting, b"sealed", TOLD, [].append)
     held(other, waiting.id)
     kill(database_url, waiting.id)
     assert store.reaper.reap() == 0
@@ -176,7 +176,7 @@ def test_a_batch_that_is_written_again_has_more_in_it(store: Store) -> None:
 
 def test_events_go_some_time_after_the_end(store: Store, database_url: str) -> None:
     waiting = draft(background=True)
-    store.jobs.add(waiting, b"sealed", TOLD, [].append)
+    store.jobs.enqueue(waiting, b"sealed", TOLD, [].append)
     held(store, waiting.id)
     rows.execute(database_url, "UPDATE event SET kept_at = 1")
     assert store.events.expire(60) == 0

@@ -41,16 +41,16 @@ def test_a_worker_that_says_so_lives_on(store: Store, database_url: str) -> None
     begun = draft()
     store.responses.begin(begun)
     rows.execute(database_url, "UPDATE worker SET lease_until = 1")
-    store.leases.extend()
+    store.leases.renew()
     assert store.reaper.reap() == 0
     assert store.responses.finish(begun, outcome())
 
 
 def test_a_worker_has_one_row(store: Store, database_url: str) -> None:
-    store.leases.extend()
+    store.leases.renew()
     for _ in range(3):
         store.responses.begin(draft())
-    store.leases.extend()
+    store.leases.renew()
     assert rows.execute(database_url, "SELECT COUNT(*), COUNT(DISTINCT name) FROM worker") == [(1, 1)]
 
 
@@ -60,9 +60,9 @@ def test_a_workers_row_may_be_written_by_two_of_its_threads_at_once(mariadb: Ser
     url = mariadb.url("together")
     store, writes = Store(url, peppers=[b"p"]), ThreadPoolExecutor(2)
     store.schema.upgrade()
-    store.leases.extend()
+    store.leases.renew()
     name, started, until = rows.execute(url, "SELECT name, started, lease_until FROM worker")[0]
-    for write in (store.leases.extend, lambda: store.responses.begin(draft())):
+    for write in (store.leases.renew, lambda: store.responses.begin(draft())):
         rows.execute(url, "DELETE FROM worker")
         with pymysql.connect(host="127.0.0.1", port=mariadb.port, user="root", database="together") as other:
             row = "INSERT INTO worker (name, started, lease_until) VALUES (%s, %s, %s)"
@@ -81,9 +81,9 @@ def test_live_workers_report_their_channels(store: Store, database_url: str) -> 
     other = Store(database_url, peppers=[b"p"])
     full = ChannelStatus("a", in_flight=3, path="bytes")
     cooling = ChannelStatus("a", cooldowns=1, cooldown_left=300.0, half_open=True, last_error="upstream_error")
-    store.leases.extend([ChannelStatus("a"), ChannelStatus("b")])
-    store.leases.extend([full])
-    other.leases.extend([cooling])
+    store.leases.renew([ChannelStatus("a"), ChannelStatus("b")])
+    store.leases.renew([full])
+    other.leases.renew([cooling])
     assert {status.channels for status in store.leases.statuses()} == {(full,), (cooling,)}
     other.leases.end()
     other.close()
@@ -93,7 +93,7 @@ def test_live_workers_report_their_channels(store: Store, database_url: str) -> 
 
 
 def test_a_cooldown_runs_on_without_a_new_report(store: Store, database_url: str) -> None:
-    store.leases.extend([ChannelStatus("a", cooldown_left=300.0), ChannelStatus("b", cooldown_left=50.0)])
+    store.leases.renew([ChannelStatus("a", cooldown_left=300.0), ChannelStatus("b", cooldown_left=50.0)])
     rows.execute(database_url, "UPDATE worker SET status_at = status_at - 100")
     (status,) = store.leases.statuses()
     long, short = status.channels
@@ -104,7 +104,7 @@ def test_a_cooldown_runs_on_without_a_new_report(store: Store, database_url: str
 
 def test_a_status_is_stored_under_the_names_that_earlier_versions_read(store: Store, database_url: str) -> None:
     status = ChannelStatus("a", cooldowns=2, cooldown_left=300.0, half_open=True)
-    store.leases.extend([status])
+    store.leases.renew([status])
     ((text,),) = rows.execute(database_url, "SELECT status FROM worker")
     (channel,) = orjson.loads(text)["channels"]
     assert (channel["rests"], channel["resting"], channel["on_trial"]) == (2, 300.0, True)
@@ -113,7 +113,7 @@ def test_a_status_is_stored_under_the_names_that_earlier_versions_read(store: St
 
 
 def test_a_worker_of_another_version_may_report_more(store: Store, database_url: str) -> None:
-    store.leases.extend([ChannelStatus("a", path="repaired")])
+    store.leases.renew([ChannelStatus("a", path="repaired")])
     text = orjson.dumps([{"name": "a", "path": "repaired", "mood": "good"}]).decode()
     rows.execute(database_url, "UPDATE worker SET status = ?", (text,))
     assert store.leases.statuses()[0].channels == (ChannelStatus("a", path="repaired"),)

@@ -180,7 +180,7 @@ def test_a_living_worker_fails_what_it_does_not_know_after_a_lease(hasty: Store)
     unknown, known, late, job = (draft() for _ in range(4))
     for each in (unknown, known, late):
         hasty.responses.begin(each)
-    hasty.jobs.add(job, b"{}", EventBatch(0, 0, b""), lambda _: None)
+    hasty.jobs.enqueue(job, b"{}", EventBatch(0, 0, b""), lambda _: None)
     hasty.jobs.claim(job.id)
     hasty.responses.finish_later(late, failed())
     assert hasty.reaper.reap_own({known.id}) == 0

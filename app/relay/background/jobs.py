@@ -87,7 +87,7 @@ class BackgroundJobs:
             previous_response_id=turn.previous_response_id,
         )
         events = queued_events(queued)
-        self._store.jobs.add(
+        self._store.jobs.enqueue(
             draft(turn, token, request_id),
             self._seal.close(token.owner, orjson.dumps(turn.request)).encode(),
             EventBatch(0, len(events) - 1, b"".join(events)),
