@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -41,6 +42,18 @@ class Server:
             cursor = connection.cursor()
             cursor.execute("SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'")
             return cursor.fetchone() != (0,)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stops the server for a while. Its connections stay open, and it answers none of them."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        try:
+            # The kernel stops a process only when one of its threads has taken the signal. On a busy machine the
+            # other threads answer queries until then.
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+            yield
+        finally:
+            os.kill(self.process.pid, signal.SIGCONT)
 
     def await_start(self) -> None:
         until = time.monotonic() + STARTING
