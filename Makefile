@@ -1,16 +1,28 @@
-# Two commands on a fresh machine: `make run` and `make test`. `make bench` measures; see tests/bench/. `make faults` runs
-# what takes too long for every test run: the largest bodies, many at once, and hundreds of kills.
+# Two commands on a fresh machine: `make run` and `make test`. `make bench` measures; see tests/bench/.
+#
+#   make test-quick   under a minute: the tests that start no server, for the time between two edits
+#   make test         under 12 minutes on two cores: lint and all tests, on both databases, with third-party clients
+#   make test-all     under 40 minutes: the same, then `make faults`
+#   make faults       the long runs: the largest bodies, many at once, and hundreds of kills
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test faults lint bench bench-compare packages clean
+.PHONY: run test-quick test test-all faults lint bench bench-compare packages clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/antiphon init --serve
 
+# The markers are in setup.cfg. tests/conftest.py sets `server` from what a test and its fixtures start.
+test-quick: $(VENV)/.test
+	$(BIN)/pytest -n 2 -m "not server and not faults"
+
 test: packages $(VENV)/.test lint
 	$(BIN)/pytest -n 3 --dist loadgroup
+
+# One after the other: the long runs measure the memory of the machine and need it for themselves.
+test-all: test
+	$(MAKE) faults
 
 # Ten minutes and some 6 GiB of memory, of which the gateway takes 800 MiB; FAULTS="-k memory" and other options of pytest.
 faults: $(VENV)/.test

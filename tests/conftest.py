@@ -11,6 +11,7 @@ import pytest
 
 from tests.databases import mariadb, module_database_url, shared_database_url
 from tests.gateway import Gateway
+from tests.server_tests import starts_a_server
 from tests.upstream import ScriptedUpstream
 from tests.upstream_formats import _format_cases, bridge, format_case, format_cases, model, served
 
@@ -28,6 +29,15 @@ __all__ = [
 
 MakeUpstream = Callable[..., ScriptedUpstream]
 MakeGateway = Callable[..., Gateway]
+
+
+# Before pytest selects by markers.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that start the gateway, its command or a server of another kind."""
+    for item in items:
+        if isinstance(item, pytest.Function) and starts_a_server(item):
+            item.add_marker("server")
 
 
 @pytest.fixture
