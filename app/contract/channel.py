@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 
 class Secret(str):
-    """Text that does not show itself in a repr."""
+    """Text whose repr is masked."""
 
     __slots__ = ()
 

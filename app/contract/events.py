@@ -29,7 +29,7 @@ CONTENT_PART = "response.content_part"
 SUMMARY_PART = "response.reasoning_summary_part"
 #: Families of the events that begin a part (`.added`) and end it (`.done`).
 PART_FAMILIES = frozenset({CONTENT_PART, SUMMARY_PART})
-#: What some upstreams call the parts of a reasoning item.
+#: Names that some upstreams have for the parts of a reasoning item.
 MISNAMED_PART = "response.reasoning_part"
 
 #: By the type of a part: the family of the events that bring its text, and the member that holds the text.

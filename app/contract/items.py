@@ -19,7 +19,7 @@ INSTRUCTION_ROLES = frozenset({"system", "developer"})
 CLIENT_ROLES = INSTRUCTION_ROLES | {"user"}
 ROLES = ("user", "assistant", "system", "developer")
 
-#: What an item that has a status may say.
+#: The statuses of items that have one.
 STATUSES = frozenset({"in_progress", "completed", "incomplete"})
 
 #: The last item of an input that asks for a compaction.
@@ -85,11 +85,11 @@ class ItemType:
     parts: tuple[str, ...] = ()
     """The types of the parts whose text is streamed, the usual one first."""
     arguments: str | None = None
-    """Of a call: the member that says what the tool is called with."""
+    """Of a call: the member with the arguments of the tool."""
     arguments_events: str | None = None
     """Family of the events that stream these arguments: `.delta`, then `.done`."""
     results: tuple[str, ...] = ()
-    """Members that hold what the tool gave: the announcement of the item lacks them."""
+    """Members with the results of the tool: the announcement of the item lacks them."""
     opaque: bool = False
     """May hold `encrypted_content` that only the channel family which made it can read."""
     brings_tools: bool = False
@@ -258,7 +258,7 @@ def new_item_id(item_type: str) -> str:
 
 
 def derive_item_id(item_type: str, response_id: str, position: int) -> str:
-    """The id of an input item that came without one. It names its place, so no table has to remember it."""
+    """The id of an input item that came without one. It encodes the item's place, so that no table has to store it."""
     return f"{prefix_of(item_type)}_{response_id.removeprefix('resp_')}{position:04x}"
 
 

@@ -1,4 +1,4 @@
-"""What must not be shared with a forked child registers here, and is renewed in the child before anything else runs."""
+"""Objects that a forked child must not share register here. The child resets them before any other code runs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""A copy of the database while it is in use. A server's database is copied by its own
-program, which is named.
-"""
+"""Copies a SQLite database while it is in use. For a database server, the error names the server's own program."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from app.store.dialects import SQLITE
 
 
 def copy(database: Database, file: Path) -> None:
-    """The file is new, complete and on the disk once this returns, and gone when it fails."""
+    """Writes a new file, complete and synced to the disk. On an error the file is removed."""
     if database.dialect is not SQLITE:
         raise ConfigurationError(
             "A MySQL database is copied with its own program, not with this command.",
@@ -24,7 +22,7 @@ def copy(database: Database, file: Path) -> None:
         raise ConfigurationError("There is no database yet to copy.", fix="Run: antiphon init")
     _create(file)
     try:
-        # Into the empty file: the copy has its mode from the first byte on.
+        # Into the empty file, so that the copy is private from its first byte on.
         database.read(lambda session: session.run("VACUUM INTO ?", (str(file),)))
         _sync(file)
     except BaseException:

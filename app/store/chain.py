@@ -34,7 +34,7 @@ _ANCESTOR = (
 )
 _CONTENTS = slice(2, 4)
 
-# Sorted by us: a database would carry every body through its own sort, a third of the time it takes.
+# Sorted in Python: the database would copy every body through its own sort, for a third more time.
 # `high` is the last depth that is taken from a branch.
 _BY_BRANCH = (
     "WITH RECURSIVE lineage (branch, high, since, parent, fork) AS ("
@@ -48,7 +48,7 @@ _BY_BRANCH = (
     " LEFT JOIN content c ON c.response = r.pk"
 )
 
-# The slow way, for a place in the tree that was damaged: parent links only.
+# The slow query for a damaged position in the tree: it follows parent links only.
 _BY_PARENT = (
     "WITH RECURSIVE line (pk, parent, own, steps) AS ("
     " SELECT t.pk, t.parent, {stop}, 1 FROM response t WHERE t.id = ? AND t.owner = ? AND t.kept = 1"
@@ -66,7 +66,7 @@ _WHY = (
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How far back a chain is read, in the words that differ in its queries."""
+    """How far back a chain is read, as the parts of its queries that differ."""
 
     by_branch: str
     by_parent: str
@@ -114,7 +114,7 @@ class Ancestor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChainRows:
-    """What either query found, oldest first; by columns, for an object for each row costs as much as reading it."""
+    """The rows of a chain by columns, oldest first. An object for each row would cost as much as its read."""
 
     links: tuple[Link, ...]
     keys: tuple[int, ...]
@@ -140,7 +140,7 @@ class ChainRows:
         )
 
     def leads_to(self, response_id: str) -> bool:
-        """Each row's parent is the row before it."""
+        """Whether the last row is this response and the parent of each row is the row before it."""
         return self.links[-1].id == response_id and self.parents[1:] == self.keys[:-1]
 
     def begins(self, extent: Extent) -> bool:
@@ -228,6 +228,6 @@ def _find_by_parents(session: Session, owner: str, response_id: str, extent: Ext
         raise ChainTooLong(response_id, LONGEST)
     chain_rows = ChainRows.of(rows) if rows else None
     if chain_rows is None or not chain_rows.begins(extent):
-        # The row above it is gone, and its id with it.
+        # The row of the parent was removed, so its id is unknown.
         raise ResponseMissing(response_id)
     return chain_rows

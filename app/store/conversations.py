@@ -1,5 +1,5 @@
-"""Conversations: turns appended one after another, whose items can be read, added and removed one by one. A turn's
-position is given to it under the lock of its conversation's row, so that turns that end at once have one order.
+"""Conversations: turns appended one after another, whose items can be read, added and removed one by one. A turn gets
+its position under the lock of its conversation's row, so that turns that end at the same time have one order.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Item = dict[str, Any]
 LONGEST = 10_000
 CHUNK = 500
 NOW = 2**63 - 1
-"""A position behind every turn."""
+"""A position after every turn."""
 NOWHERE = -1
-"""A position before all of them."""
+"""A position before every turn."""
 
 _ID = re.compile(r"conv_[0-9A-Za-z_-]{1,59}\Z")
 #: Ids that every database compares exactly, and that need no escaping in a path.
@@ -39,7 +39,7 @@ _INSERT_TURN = (
 )
 _INSERT_ITEM = "INSERT INTO conversation_item (owner, id, conversation, position) VALUES (?, ?, ?, ?)"
 
-# A compaction stands for what it had seen: turns that were appended while it was made are loaded besides.
+# A compaction replaces the turns up to `seen`; turns that were appended while it was made are loaded as well.
 _LOAD = (
     "SELECT c.newest, h.position, t.position, t.response, t.status, t.channel, t.family, t.opaque, t.input, t.output,"
     " t.input_tokens, t.output_tokens FROM conversation c"
@@ -105,7 +105,7 @@ class Conversations:
             session.insert(_INSERT, row)
             append(session, owner, conversation.id, first)
 
-        # A commit whose answer was lost is tried again: then it is all there already.
+        # A retry after a commit whose answer was lost finds the conversation complete.
         with suppress(Conflict):
             self._database.transaction(write)
 
@@ -150,7 +150,7 @@ class Conversations:
         return True
 
     def _held(self, session: Session, owner: str, conversation_id: str) -> int | None:
-        """Its key. Its row stays locked until the commit, so that no turn is appended meanwhile."""
+        """The key of the conversation. Locks its row until the commit, so that no turn is appended meanwhile."""
         row = session.row(
             f"SELECT pk FROM conversation WHERE id = ? AND owner = ?{self._database.dialect.hold}",
             (conversation_id, owner),
@@ -235,7 +235,7 @@ class Conversations:
         return self._load(owner, conversation_id, until, until)
 
     def full_chain(self, owner: str, conversation_id: str, until: int = NOW) -> Chain:
-        """The same from the very first turn, behind every compaction."""
+        """The turns up to a position from the first one on, without regard to compactions. Raises HistoryError."""
         return self._load(owner, conversation_id, until, NOWHERE)
 
     def _load(self, owner: str, conversation_id: str, until: int, newest_compaction: int) -> Chain:
@@ -251,7 +251,7 @@ class Conversations:
 
 
 def known_id(value: str) -> bool:
-    """False for a text that cannot be the id of a conversation: it costs no query."""
+    """Whether the text can be the id of a conversation. If not, no query is needed."""
     return _ID.match(value) is not None
 
 
@@ -271,7 +271,7 @@ def named(turn: ConversationTurn) -> ConversationTurn:
 
 
 def _new_id(turn: ConversationTurn, item: Item, position: int | None) -> str:
-    """An input item that came without an id has the same one here as where the response's input is listed."""
+    """A new id. An input item without an id gets the one that the response's `input_items` shows."""
     kind = str(item.get("type"))
     if turn.response is None or position is None or item.get("id"):
         return new_item_id(kind)
@@ -400,7 +400,7 @@ def _position(session: Session, owner: str, pk: int, item_id: str) -> int | None
         "SELECT id, position FROM conversation_item WHERE owner = ? AND id = ? AND conversation = ?",
         (owner, item_id[:192], pk),
     )
-    # MySQL takes spaces at the end for nothing.
+    # MySQL ignores trailing spaces in comparisons.
     return int(row[1]) if row is not None and row[0] == item_id else None
 
 

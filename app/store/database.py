@@ -1,5 +1,5 @@
-"""The border to the database: a pool for each process, sessions that last one store call, whole transactions that are
-retried, and foreign errors that end here. It knows no table.
+"""Access to the database: a pool for each process, a session for each store call, and retries of whole transactions.
+Errors of the drivers end here. This module knows no table.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Refused(StoreUnavailable):
 
 
 class Unwritable(AntiphonError):
-    """A value that no try can write: a number too large, a text too long for its column."""
+    """A value that no retry can write: a number too large, or a text too long for its column."""
 
 
 class Session:
@@ -81,8 +81,8 @@ class Session:
         return list(self._execute(sql, parameters).fetchall())
 
     def large_rows(self, sql: str, contents: slice, parameters: Sequence[Any], share: Share) -> list[Row]:
-        """The same where rows are large: `share` is what has been read of `contents`, their columns. Raises
-        PayloadTooLarge and Overloaded before there is more than there is room for."""
+        """Like `rows`, for large rows: `share` grows by the bytes read from the columns `contents`. Raises
+        PayloadTooLarge and Overloaded when the memory budget has no room for more."""
         share.shrink(0)
         rows: list[Row] = []
         size = 0
@@ -92,7 +92,7 @@ class Session:
                 for content in row[contents]:
                     size += len(content) if content else 0
                 if size - share.size >= _COUNTED:
-                    # Others cannot use the connection meanwhile.
+                    # A short wait: no other request can use this connection meanwhile.
                     share.grow(size - share.size, _ROOM_WITHIN)
         return rows
 
@@ -101,7 +101,7 @@ class Session:
         return found
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        """How many rows it touched."""
+        """The number of matched rows."""
         return int(self._execute(sql, parameters).rowcount)
 
     def insert(self, sql: str, parameters: Sequence[Any] = ()) -> int:
@@ -121,7 +121,7 @@ class Session:
 
 
 class _EncodingSession(Session):
-    """Replaces what UTF-8 cannot hold in every parameter, which would cost too much as a rule."""
+    """Replaces lone surrogates in every parameter, which would cost too much for every statement."""
 
     __slots__ = ()
 
@@ -138,8 +138,8 @@ def _encodable(parameters: Sequence[Any]) -> Sequence[Any]:
 
 class Database:
     def __init__(self, url: str, *, wait: int = MYSQL_WAIT, budget: Budget | None = None) -> None:
-        """`wait`: seconds for which a MySQL server may be silent. `budget`: of the memory for large bodies, where
-        there is one."""
+        """`wait`: read timeout of a MySQL server in seconds. `budget`: the memory budget for large bodies; None for
+        no limit."""
         self.budget = budget or Budget(sys.maxsize)
         self._url = urlsplit(url)
         self._wait = wait
@@ -164,7 +164,7 @@ class Database:
                 os.close(os.open(self._pool.database, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
 
     def reset(self) -> None:
-        # Kept, not closed: closing an inherited connection would end it for the parent as well.
+        # Not closed: closing an inherited connection would end it for the parent as well.
         _inherited.append(self._pool)
         self._pool = _open(self._url, self._wait)
 
@@ -205,7 +205,7 @@ class Database:
         return f"--host={url.hostname} --port={url.port or 3306} --user={url.username} -p {unquote(url.path[1:])}"
 
     def ping(self) -> None:
-        """Raises StoreUnavailable. Connections that are open would outlive a file that is gone."""
+        """Raises StoreUnavailable. It also checks the file, because open connections outlive a removed one."""
         try:
             if not self.exists:
                 raise _no_file(self._pool.database)
@@ -248,7 +248,7 @@ class Database:
             raise unavailable(error) from None
 
     def _reconnect(self, pool: Any, error: BaseException) -> None:
-        """The connection goes back without a transaction, or not at all."""
+        """Rolls the transaction back before the connection returns to the pool, or closes the connection."""
         try:
             if not isinstance(error, Exception):
                 pool.manual_close()
@@ -266,7 +266,7 @@ class Database:
 
 
 def _encoded(attempt: Callable[[type[Session]], T], deadline: float) -> T:
-    """With text that no UTF-8 can hold, the attempt is made once more without it. Raises Unwritable."""
+    """Repeats an attempt that fails on lone surrogates with these replaced. Raises Unwritable."""
     # Suppressed, not handled: its traceback would hold the cursor, and with it SQLite's lock.
     with suppress(UnicodeEncodeError):
         return _retried(lambda: attempt(Session), deadline)
@@ -356,7 +356,7 @@ def _open_sqlite(url: SplitResult) -> Any:
             ("journal_mode", "wal"),
             ("synchronous", "normal"),
             ("journal_size_limit", 64 * 1024 * 1024),
-            # What was deleted is overwritten.
+            # Deleted content is overwritten with zeros.
             ("secure_delete", "on"),
         ],
         max_connections=POOL,
@@ -385,7 +385,7 @@ def _open_mysql(url: SplitResult, wait: int) -> Any:
         user=unquote(url.username or ""),
         password=unquote(url.password or ""),
         charset="utf8mb4",
-        # So that an UPDATE counts the rows it found, as on SQLite.
+        # An UPDATE counts the rows it matched, as on SQLite.
         client_flag=pymysql.constants.CLIENT.FOUND_ROWS,
         connect_timeout=MYSQL_WAIT,
         read_timeout=wait,

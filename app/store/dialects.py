@@ -14,13 +14,13 @@ class Dialect(ABC):
     name: str
     begin: str
     now: str
-    """The database's own clock in unix seconds: leases of several hosts are compared on nothing else."""
+    """The database's clock in unix seconds. Leases of several hosts are compared only on this clock."""
     share: str
     """Ends a SELECT inside a transaction that keeps its row from being deleted before the commit."""
     hold: str
     """Ends a SELECT inside a transaction that locks its rows exclusively until the commit."""
     body: str
-    """The parameter of a body, as `parameter` gives it."""
+    """The SQL placeholder for a body from `parameter`."""
     types: Mapping[str, str]
     """Words of the schema: `{key}`, `{id}`, `{name}`, `{body}`, … as migrations write them."""
 
@@ -51,7 +51,7 @@ class SQLite(Dialect):
         return sql
 
     def parameter(self, body: bytes) -> bytes | str:
-        # As bytes it is copied once on its way; a string would be made first, and encoded again.
+        # Bytes are copied once; a string would be decoded first and encoded again.
         return body
 
     def unless_there(self, table: str, columns: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ class Events:
         self._holding = f"SELECT pk FROM response WHERE id = ? AND {HELD}{database.dialect.share}"
 
     def append(self, response_id: str, batch: EventBatch) -> bool:
-        """Returns after the commit. False when the response is not this worker's any more: then nothing is kept."""
+        """Returns after the commit. False when this worker no longer holds the response: then it stores nothing."""
         return self._writer.do(lambda group: self._append(group.session, response_id, batch))
 
     def read(self, owner: str, response_id: str, after: int) -> EventPage | None:
@@ -46,7 +46,7 @@ class Events:
         return self._database.read(lambda session: _read(session, owner, response_id, after))
 
     def expire(self, age: int) -> int:
-        """Removes the events of responses that ended so many seconds ago; of how many."""
+        """Removes the events of responses that ended more than `age` seconds ago. Returns the number of responses."""
         before = int(time.time()) - age
         found = [pk for (pk,) in self._database.read(lambda session: session.rows(_EXPIRED, (before, before, EXPIRED)))]
         if found:

@@ -54,7 +54,7 @@ class Statements:
             usage=dialect.add("usage_day", ["day", "token", "model", "channel"], COUNTERS),
             setting=dialect.insert("setting", ["owner", "sha256", "json"]),
             prefix=dialect.unless_there("prefix", ["token", "hash", "response"]),
-            # The delete of the last response that refers to it has to wait for this transaction.
+            # A delete of the last response that refers to the setting waits for this transaction.
             find_setting=f"SELECT pk FROM setting WHERE owner = ? AND sha256 = ?{dialect.share}",
         )
 
@@ -104,7 +104,7 @@ class Group:
         self._uses[key] = now
 
     def setting(self, owner: str, json: bytes) -> int | None:
-        """The key of these settings of this owner; None for none at all."""
+        """The key of these settings of this owner; None for empty settings."""
         if json == b"{}":
             return None
         known = self._settings.get((owner, json))
@@ -135,7 +135,7 @@ class Group:
             self.session.run_many(self._statements.content, self._bodies())
         if self._items:
             self.session.run_many(self._statements.item, sorted(self._items))
-        # In the order of their names, for each row stays locked until the commit; in one conversation as they ended.
+        # Sorted by conversation, because each row stays locked until the commit. The sort keeps the order of the turns.
         for conversation, owner, turn in sorted(self._turns, key=itemgetter(0)):
             conversations.append(self.session, owner, conversation, turn)
         for key, now in sorted(self._uses.items()):

@@ -39,16 +39,16 @@ class IdempotencyKeys:
         )
 
     def claim(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
-        """None when the key is the response's from now on, else the response that has it already."""
+        """Claims the key for the response. Returns None, or the response that has the key already."""
         try:
             return self._try_to_take(token, claim, response_id)
         except StoreUnavailable:
-            # It may have been committed all the same.
+            # The claim may have been committed nevertheless.
             self._release_later(token, claim, response_id)
             raise
 
     def release(self, token: int, claim: Claim, response_id: str) -> None:
-        """The response came to nothing: the key is free again, at the latest when the database is back."""
+        """Frees the key of a response that failed, at the latest when the database is back."""
         try:
             self._database.transaction(partial(_release, token=token, claim=claim, response_id=response_id))
         except StoreUnavailable:
@@ -76,7 +76,7 @@ class IdempotencyKeys:
             return None
         earlier, expired = _claimed(found), found[2] < now - LIFETIME
         if earlier.response == response_id:
-            # A commit whose answer was lost is tried again, and then finds its own claim.
+            # A retry after a commit whose answer was lost finds its own claim.
             return None
         if not expired and (earlier.fingerprint != claim.fingerprint or not _is_free(earlier)):
             return earlier
@@ -94,7 +94,7 @@ def _release(session: Session, token: int, claim: Claim, response_id: str) -> No
 
 
 def forget(database: Database) -> None:
-    """Removes the claims that hold no more."""
+    """Removes the expired claims."""
     before = int(time.time()) - LIFETIME
     database.transaction(lambda session: session.run("DELETE FROM claim WHERE created_at < ?", (before,)))
 

@@ -1,5 +1,5 @@
-"""Items found by their id, wherever an owner's kept responses hold them. Ids repeat, because clients send items back:
-the newest copy counts.
+"""Finds items by their id in an owner's stored responses and conversations. Ids repeat, because clients send items
+back: the newest copy counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CHUNK = 500
 
 
 class ItemPosition(NamedTuple):
-    """Where an item without an id of its own stood, by the id it was given."""
+    """The place of an input item that had no id, from the id derived for it."""
 
     response_id: str
     position: int
@@ -83,7 +83,7 @@ def _newest(session: Session, owner: str, wanted: Sequence[str]) -> dict[str, in
 
 
 def _bodies(session: Session, owner: str, keys: Iterable[int], response_ids: Iterable[str]) -> dict[int | str, Body]:
-    """Under its key and under its id."""
+    """The bodies by key and by id."""
     by_key, by_id = sorted(set(keys)), sorted(set(response_ids))
     choices = [f"r.pk IN ({_marks(by_key)})"] if by_key else []
     choices += [f"r.id IN ({_marks(by_id)})"] if by_id else []

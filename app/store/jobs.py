@@ -1,4 +1,4 @@
-"""Background responses: queued, claimed and queued again. The row names the worker that runs it. A claim is one
+"""Background responses: queued, claimed and requeued. The row names the worker that runs it. A claim is one
 compare-and-set, so that one worker at a time runs a response, however often its id is in the queue.
 """
 
@@ -20,7 +20,7 @@ RUNS = 2
 UNATTENDED = 5
 """Seconds that a response may wait before operators see that no worker runs it."""
 
-#: Puts the id of a response into a queue; called within the transaction that makes it wait.
+#: Puts the id of a response into the job queue; called within the transaction that queues the response.
 AddInTransaction = Callable[[str], object]
 
 _CLAIMED = (
@@ -90,12 +90,12 @@ class Jobs:
         return self._database.transaction(lambda session: self._requeue_waiting(session, add_in_transaction))
 
     def unattended(self) -> int:
-        """How many responses wait while no background worker lives, on any host."""
+        """The number of queued responses while no background worker is alive on any host."""
         row = self._database.read(lambda session: session.row(self._unattended))
         return int(row[0]) if row else 0
 
     def take_back(self, session: Session, worker: int) -> None:
-        """Queues again those responses of a dead worker that have no output event. Others keep finished items."""
+        """Requeues the responses of a dead worker that have no output event. The others get their finished items."""
         for pk, _, owner, runs, last in session.rows(_LEFT, (worker,)):
             if runs < RUNS and last < LIFECYCLE_EVENTS:
                 session.run("UPDATE response SET status = 'queued', worker = NULL WHERE pk = ?", (pk,))
@@ -106,7 +106,7 @@ class Jobs:
 
     def _claim(self, session: Session, response_id: str) -> Job | None:
         worker = self._leases.worker(session)
-        # Its own as well: a commit whose answer was lost is tried again.
+        # Also claims the worker's own response: a retry follows a commit whose answer was lost.
         if session.run(self._claim_row, (worker, response_id, self._leases.name)) != 1:
             return None
         row = session.row(_CLAIMED, (response_id,))

@@ -1,5 +1,5 @@
-"""Leases of workers: which worker a response in progress belongs to, and the channel states that living workers report.
-Time is read on the database's clock only.
+"""Leases of workers: which worker holds a response in progress, and the channel states that live workers report. Times
+come from the database's clock only.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ HELD = "status = 'in_progress' AND worker = (SELECT w.pk FROM worker w WHERE w.n
 
 class Leases:
     def __init__(self, database: Database, lease: int, server: Mapping[str, str]) -> None:
-        """`lease`: seconds for which a worker counts as alive after its last renewal. `server`: what it reports of the
-        server that it belongs to.
+        """`lease`: seconds for which a worker counts as alive after its last renewal. `server`: the facts of its server
+        that it reports.
         """
         self._database = database
         self._server = dict(server)
@@ -41,7 +41,7 @@ class Leases:
             " WHERE name = ?"
         )
         self.background = 0
-        """1 in a process that makes background responses."""
+        """1 in a process that runs background responses."""
         self._end_row = f"UPDATE worker SET lease_until = {now} - 1 WHERE name = ?"
         self._clock = f"SELECT {now}"
         self._live_rows = (
@@ -82,7 +82,7 @@ class Leases:
         self._database.transaction(write)
 
     def make_background(self) -> None:
-        """From now on the lease says that this process makes background responses."""
+        """Marks the lease as that of a background worker."""
         self.background = 1
 
     def end(self) -> None:
@@ -94,7 +94,7 @@ class Leases:
         return int(row[0]) if row else 0
 
     def statuses(self) -> list[WorkerStatus]:
-        """The last report of each living worker, with cooldowns as they are by now."""
+        """The last report of each live worker, with the cooldowns shortened by its age."""
         rows = self._database.read(lambda session: session.rows(self._live_rows))
         return [_status(*row) for row in rows]
 
@@ -105,7 +105,7 @@ class Leases:
 
 def _status(worker: str, text: str, reported_at: int, now: int) -> WorkerStatus:
     read = orjson.loads(text)
-    # Workers of an older version say nothing of their server.
+    # Workers of an older version do not report their server.
     channels, server = (read, {}) if isinstance(read, list) else (read["channels"], read["server"])
     reported = [ChannelStatus.of(channel) for channel in channels]
     # The clocks of a cluster's nodes differ.

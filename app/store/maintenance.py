@@ -1,4 +1,4 @@
-"""What an operator does with the database while the gateway runs: statistics, pruning, a backup."""
+"""Operators' work on the database while the gateway runs: statistics, pruning, a backup."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Maintenance:
         }
 
     def prunable(self, before: int) -> Pruned:
-        """What `prune` would remove now."""
+        """Counts the rows that `prune` would remove now."""
         return pruning.count(self._database, before)
 
     def prune(self, before: int) -> Iterator[Pruned]:

@@ -25,11 +25,11 @@ UPGRADE_WAIT = 3600
 Step = Callable[["Schema"], None]
 STEPS: list[Step] = []
 ADDITIVE: set[Step] = set()
-"""Steps behind which code that does not know them works on as before."""
+"""Additive steps: code that does not know them works as before."""
 
 
 class Schema:
-    """What a step may do; every change that has been made already is passed over."""
+    """The changes that a step can make. A change that was made already is skipped."""
 
     def __init__(self, session: Session, dialect: Dialect) -> None:
         self._session = session
@@ -257,7 +257,7 @@ def m007_lineage(schema: Schema) -> None:
 @step
 @additive
 def m008_owner(schema: Schema) -> None:
-    # Owners are checked, and never looked for: an index of them was a page more in every commit, and nothing read it.
+    # No query searches by owner, and the index cost a page in every commit.
     schema.without_index("response_owner", "response")
 
 
@@ -338,7 +338,7 @@ def _prepare(session: Session, dialect: Dialect) -> None:
 
 
 def _mark(session: Session, dialect: Dialect) -> None:
-    """Room for what code that is older than a step has to know of it."""
+    """Adds the column by which older code recognises additive steps."""
     Schema(session, dialect).column("schema_version", "additive", "{flag}")
 
 

@@ -176,7 +176,7 @@ class Event(Model):
 
 
 class HueyTask(Model):
-    """huey's own: what waits to be run."""
+    """huey's own table of waiting tasks."""
 
     id = peewee.BigAutoField()
     queue = peewee.CharField()

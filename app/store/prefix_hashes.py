@@ -1,5 +1,5 @@
-"""Where responses begin and end in conversations that their clients keep: hashes by token, each leading to the response
-that ends there. What stands here can be lost without harm; trees have gaps then.
+"""Prefix hashes of conversations that clients keep themselves: by token, each hash leads to the response that ends
+there. Lost rows do no harm except gaps in trees.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PrefixHashes:
         self._writer.post(lambda group: self._write(group, owner, trace))
 
     def _write(self, group: Group, owner: str, trace: Trace) -> None:
-        """Links a response to the newest of its ancestors that is known, and has it found by those to come."""
+        """Links a response to its newest known ancestor, and stores its own hash for later responses."""
         session = group.session
         row = session.row("SELECT pk, parent FROM response WHERE id = ? AND owner = ?", (trace.response, owner))
         if row is None:
@@ -41,7 +41,7 @@ class PrefixHashes:
             group.add_prefix(trace.token, self._hash(trace.end), pk)
 
     def _find(self, session: Session, trace: Trace) -> int | None:
-        """The response that ends where the longest known beginning does."""
+        """The response that ends at the longest known prefix."""
         for start in range(0, len(trace.starts), CHUNK):
             hashes = [self._hash(place) for place in trace.starts[start : start + CHUNK]]
             known = dict(_known(session, trace.token, hashes))

@@ -88,7 +88,7 @@ def prune(database: Database, before: int) -> Iterator[Pruned]:
 def _check_age(before: int) -> None:
     if before > time.time() - LEAST_AGE:
         raise ConfigurationError(
-            "What is younger than a day is not pruned.",
+            "Responses younger than a day are not pruned.",
             fix="Name a longer time, as 30d; DELETE /v1/responses/{id} removes a single response at once.",
         )
 
@@ -160,8 +160,8 @@ def _remove(session: Session, *, hold: str, past: Sequence[Old], items: dict[int
 
 
 def _without_children(session: Session, rows: Sequence[Old]) -> list[Old]:
-    """Those from which nothing goes on but others of them. Children may have any key: keys of several servers of one
-    cluster do not rise with time.
+    """The rows without children outside of `rows`. Children may have any key: keys of several servers of one cluster do
+    not rise with time.
     """
     if not rows:
         return []

@@ -1,5 +1,5 @@
-"""Ends the responses that no worker makes any more: those of a worker whose lease ran out, and those that this worker
-holds although it does not know them.
+"""Ends abandoned responses: those of a worker whose lease has expired, and those that this worker holds without running
+them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which texts can be the id of a response at all."""
+"""The syntax of response ids."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ _ID = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
 
 
 def known_id(value: str) -> bool:
-    """False for a text that cannot be the id of a response: it costs no query."""
+    """Whether the text can be the id of a response. If not, no query is needed."""
     return _ID.match(value) is not None

@@ -125,7 +125,7 @@ class Record:
 
 
 class ResponseStore(Protocol):
-    """The responses as a turn reads and writes them: those of the database, or with what one connection remembers."""
+    """The responses as a turn reads and writes them: those of the database, with or without a connection's own."""
 
     def begin(self, draft: Draft) -> None:
         """Commits an `in_progress` row that names this worker. The id is sent to no client before."""
@@ -216,7 +216,7 @@ class Responses:
         bare = replace(draft, input=b"[]", settings=b"{}", item_ids=())
         silent = replace(outcome, output=b"[]", item_ids=())
         whole = _record(bare if begun else draft, outcome, stored=draft.stored)
-        # A row that was begun keeps its input; one that was not is written without its content.
+        # A row that exists has its input already; a new row is written without its content.
         short = _record(bare, silent, stored=draft.stored and begun)
         if not self._fits(whole.draft.input, outcome.output, whole.echo, whole.draft.settings):
             whole = short
@@ -228,7 +228,7 @@ class Responses:
         )
 
     def note(self, draft: Draft, outcome: Outcome) -> None:
-        # It may wait for long, so it holds no content.
+        # The job may wait for long, so it holds no content.
         record = _record(replace(draft, input=b"[]"), replace(outcome, output=b"[]"), stored=False)
         begun = draft.id in self._begun
         self._begun.discard(draft.id)
@@ -285,7 +285,7 @@ class Responses:
         try:
             pk = group.session.insert(self._insert_begun, values)
         except Conflict:
-            # A commit whose answer was lost is tried again: then the row is there already.
+            # A retry after a commit whose answer was lost finds the row in place.
             if self._row(group, draft) is None:
                 raise
             return
@@ -602,7 +602,7 @@ def _json(value: Mapping[str, Any] | None) -> str | None:
 
 
 def _bare_error(json: str | None) -> str | None:
-    """An error without its sentence, which may quote content."""
+    """An error without its message, which may quote content."""
     if json is None:
         return None
     error = orjson.loads(json)
@@ -617,15 +617,15 @@ def _attempts(attempts: tuple[Attempt, ...]) -> str | None:
 
 
 def _bare_attempts(json: str | None) -> str | None:
-    """Attempts without the upstreams' sentences, which may quote content."""
+    """Attempts without the upstreams' messages, which may quote content."""
     if json is None:
         return None
-    attempts = [{name: told for name, told in attempt.items() if name != "said"} for attempt in orjson.loads(json)]
+    attempts = [{name: value for name, value in attempt.items() if name != "said"} for attempt in orjson.loads(json)]
     return orjson.dumps(attempts).decode()
 
 
 def item_ids(bodies: Iterable[str | None]) -> set[str]:
-    """The ids that stand in these arrays of items."""
+    """The ids of the items in these arrays."""
     return {
         item["id"]
         for body in bodies

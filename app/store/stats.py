@@ -1,4 +1,4 @@
-"""How much the store holds, for an operator's eyes. It counts rows and is not meant for a request's path."""
+"""The size of the store, for operators. It counts all rows, so requests must not use it."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Answer(NamedTuple):
 
 class Tokens:
     def __init__(self, database: Database, writer: Writer[Group], peppers: Sequence[bytes]) -> None:
-        """`peppers`: the key for new tokens, then those of before, whose tokens are still taken."""
+        """`peppers`: the key for new tokens, then earlier keys, whose tokens are still valid."""
         self._database = database
         self._writer = writer
         self._peppers = tuple(peppers)
@@ -67,7 +67,7 @@ class Tokens:
         expires_at: int | None = None,
         stores: bool = True,
     ) -> tuple[Token, str]:
-        """The secret is not kept: this is the only time it is seen. Without `models` it may use every model."""
+        """Returns the token and its secret, which is not stored. Without `models` the token may use every model."""
         _check_name("name", name)
         _check_name("owner", owner)
         _check_models(models)
@@ -120,7 +120,7 @@ class Tokens:
         if known is not None and known.deadline > now:
             if known.renewed > now or known.token is None:
                 return known.token
-            # No other request renews it meanwhile. While the database is away the answer holds until its own end.
+            # Only this request renews the answer. While the database is unavailable, it holds until its deadline.
             self._good[hashes] = known._replace(renewed=known.deadline)
             with suppress(StoreUnavailable):
                 return self._read(hashes, now)

@@ -1,5 +1,5 @@
-"""Whole conversation trees and single responses as an operator or a page wants to see them: read off the request path,
-by parent links, whatever has become of a response.
+"""Conversation trees and single responses for operators and pages, in any status. The queries follow parent links, and
+no request of a client runs them.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One response with all that is kept of it."""
+    """One response with everything that is stored of it."""
 
     node: Node
     children: tuple[Node, ...]

@@ -18,7 +18,7 @@ class TreePosition:
 
 
 ROOT = TreePosition(pk=None, branch=None, depth=0, since=0)
-#: The parent of a response whose parent has vanished: no row has this key, so that its chain is seen to be broken.
+#: The parent key of a response whose parent is missing. No row has this key, so the chain counts as broken.
 LOST = TreePosition(pk=0, branch=None, depth=0, since=0)
 
 

@@ -26,7 +26,7 @@ OVERHEAD = 2048
 TOGETHER = 64
 """Ends that follow one that was written."""
 REFUSALS = 30
-"""How often a reachable database may refuse an end before it is written without its content."""
+"""Refusals by a reachable database after which an end is written without its content."""
 
 Write = Callable[[Group], object]
 
@@ -56,8 +56,8 @@ class Unwritten:
         self._changed = threading.Condition()
 
     def keep(self, name: str, write: Write, bare: Write, size: int) -> None:
-        """`write` is tried until it is committed. `size`: the bytes that it holds; where they are too many, `bare` is
-        tried in its place. The first end of a name is the one that counts.
+        """Retries `write` until it is committed. `size`: the bytes that it holds; above the limit, `bare` is retried in
+        its place. Of several ends with one name, the first counts.
         """
         end = _End(name, write, bare, size + OVERHEAD)
         with self._changed:
@@ -78,11 +78,11 @@ class Unwritten:
             return set(self._ends)
 
     def retry(self) -> None:
-        """Tries one of them, behind the caller's back; once the database takes it, the others follow."""
+        """Posts one retry and returns at once. When the database takes it, the others follow."""
         self._post_next(1)
 
     def drain(self, seconds: float) -> None:
-        """Returns when all are written, or that time has passed."""
+        """Waits until all are written, at most so many seconds."""
         self.retry()
         with self._changed:
             if not self._changed.wait_for(lambda: not self._ends, seconds):
@@ -123,7 +123,7 @@ class Unwritten:
             self._size += end.size
 
     def _rest(self, end: _End) -> None:
-        """Behind the others, so that one which is refused holds up none of them."""
+        """Puts the end behind the others, so that a refused one does not delay them."""
         with self._changed:
             self._idle.append(end)
 

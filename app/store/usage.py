@@ -1,5 +1,5 @@
-"""What was used, by day, token, model and channel. The sums are kept while responses are written (see `group`); nothing
-here ever counts raw rows.
+"""Usage by day, token, model and channel. The sums grow with each written response (see `grouped_writes`), so that no
+query counts raw rows.
 """
 
 from __future__ import annotations

@@ -18,16 +18,16 @@ from app.store.database import Conflict, Database, Refused, Session, unavailable
 log = logging.getLogger(__name__)
 
 SECONDS = 5.0
-"""How long a job may wait in the queue."""
+"""Seconds for which a job may wait in the queue."""
 GRACE = 10.0
-"""How long a running job may take: the database's own timeouts end it before."""
+"""Seconds that a running job may take: the database's own timeouts end it before."""
 BACKLOG = 1000
 """Length of the queue from which on posted jobs are dropped: no caller waits for those."""
 CLOSING = 10.0
 
 
 class Group(Protocol):
-    """Shared by the jobs of one transaction; `flush` writes what they gathered."""
+    """Shared by the jobs of one transaction; `flush` writes the rows that they gathered."""
 
     def flush(self) -> None: ...
 
@@ -36,7 +36,7 @@ G = TypeVar("G", bound=Group)
 T = TypeVar("T")
 
 
-#: Called with None after a commit, or with the fault that came instead of it.
+#: Called with None after a commit, or with the error of the transaction.
 Tried = Callable[[BaseException | None], None]
 
 
@@ -76,7 +76,7 @@ class _Job(Generic[G]):
         try:
             raise error
         finally:
-            # An error that refers to itself, by its traceback, would keep what could not be written.
+            # The traceback refers to this frame, and this frame to the error: the cycle would hold the unwritten rows.
             del error
 
 
