@@ -98,8 +98,8 @@ TRANSPORTS = {"pump": Pump, "generator": ThreadTransport}
 
 
 def build(last: LastGood) -> Gateway:
-    """Everything behind the endpoints, put together. It asks neither the files nor the database: what follows a process
-    that serves has to start, and a database that does not answer yet is waited for in use.
+    """Builds the parts of a process. It reads neither files nor the database: the successor of a serving process must
+    start, and the requests themselves wait for a database that does not answer yet.
     """
     settings, home = last.settings, last.settings.home
     budget = Budget(settings.memory)

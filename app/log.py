@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import orjson
 
 request_log = logging.getLogger("app.requests")
-#: What needs no quotes in a line of `name=value`.
+#: A value that needs no quotes in a line of `name=value`.
 _PLAIN = re.compile(r"[\w.:/*@+,-]+", re.ASCII)
 
 
@@ -32,7 +32,7 @@ class LogLine:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Without what is not known."""
+        """The facts that are not None."""
         return {name: value for name, value in self._make_facts() if value is not None}
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     text = str(value)
-    # JSON's quotes: nobody can begin a line of his own.
+    # JSON's quotes escape line breaks, so that a value cannot forge a line of the log.
     return text if _PLAIN.fullmatch(text) else orjson.dumps(text).decode()
 
 

@@ -1,5 +1,5 @@
-"""Halves of a surrogate pair that stand alone: JSON can spell them, and no UTF-8 can hold them. Model servers send them
-when they cut a text inside a character. Each is replaced by U+FFFD.
+"""Replaces lone surrogates, which JSON can spell and UTF-8 cannot encode, with U+FFFD. Model servers send them when
+they cut a text inside a character.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _CHARACTERS = re.compile("[\ud800-\udfff]")
 
 
 def replace_escapes(json: bytes) -> bytes:
-    """The JSON with readable escapes; the same object where it has no lone ones."""
+    """The JSON without escapes of lone surrogates; the same object if it has none."""
     # Most blocks of a stream have no escape at all, and one byte is found much faster than three.
     if b"\\" not in json or _ANY.search(json) is None:
         return json

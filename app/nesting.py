@@ -1,6 +1,6 @@
-"""JSON from outside, read only as deep as it can be written again: orjson reads 1,024 levels and writes 254.
+"""Limits the nesting of JSON from outside, so that it can be written again: orjson reads 1,024 levels and writes 254.
 
-The limits leave room for what the gateway puts around a value: a response in an event, a list, a sealed item.
+The limits leave room for the levels that the gateway adds around a value: a response in an event, a list, a seal.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from app import lone_surrogates
 
 #: Levels of a request.
 FROM_CLIENTS = 200
-#: Levels of an upstream's answer: fewer, for a client may send back every item that it was given.
+#: Levels of an upstream's answer. They are fewer, because a client may send back every item that it received.
 FROM_UPSTREAMS = 190
 
 _WRITTEN = 254
 
 
 class TooDeep(ValueError):
-    """`value`: what is too deep; `member`: its top-level member that is, where it is an object."""
+    """`value` is nested too deep; `member` is the name of the member that causes it, if the value is an object."""
 
     def __init__(self, value: Any, member: str | None) -> None:
         super().__init__(member)
@@ -29,14 +29,14 @@ class TooDeep(ValueError):
 
 
 def loads(data: bytes | str, levels: int) -> Any:
-    """The value. Raises ValueError for what is not JSON, or too deep to be read, and TooDeep for what is too deep."""
+    """The value. Raises ValueError for invalid JSON, and TooDeep for a value with more levels."""
     value = orjson.loads(data)
     check(value, len(data), levels)
     return value
 
 
 def from_upstream(data: bytes) -> Any:
-    """The value of an upstream's JSON; halves of characters in it are replaced. Raises ValueError and TooDeep."""
+    """The value of an upstream's JSON, with lone surrogates replaced. Raises ValueError and TooDeep."""
     try:
         return loads(data, FROM_UPSTREAMS)
     except TooDeep:
@@ -49,7 +49,7 @@ def from_upstream(data: bytes) -> Any:
 
 
 def take(data: bytearray, levels: int) -> Any:
-    """The same of a buffer, which is empty afterwards: the check takes as much memory again."""
+    """The value of a buffer. Empties the buffer before the check, which needs as much memory again."""
     value, length = orjson.loads(data), len(data)
     data.clear()
     check(value, length, levels)
@@ -57,18 +57,18 @@ def take(data: bytearray, levels: int) -> Any:
 
 
 def check(value: Any, length: int, levels: int) -> None:
-    """Raises TooDeep. `length`: of the JSON that the value was read from, of which a level takes two characters."""
+    """Raises TooDeep. `length`: bytes of the value's JSON. Short JSON needs no check: each level takes two bytes."""
     if length > 2 * levels and _exceeds(value, levels):
         raise TooDeep(value, _deep_member(value, levels))
 
 
 def may_exceed(data: bytes, begin: int, end: int, levels: int) -> bool:
-    """Whether the JSON between two places could be too deep: whether it has brackets enough."""
+    """Whether the JSON between two places has enough brackets to be nested too deep."""
     return data.count(b"[", begin, end) + data.count(b"{", begin, end) > levels
 
 
 def _exceeds(value: Any, levels: int) -> bool:
-    """Asks the encoder, which is five times as fast as a walk in Python."""
+    """Tries the encoder, which is five times as fast as a walk in Python."""
     for _ in range(_WRITTEN - levels):
         value = [value]
     try:

@@ -1,8 +1,8 @@
 """Sealed text, which a client carries for the gateway without reading it. AES-GCM with a key for one purpose; the owner
 is bound in.
 
-A seal is `antiphon.1.` and the key's id, then nonce and ciphertext in base64. The prefix is how a seal of ours is told
-from anybody else's opaque item.
+A seal is `antiphon.1.` and the key's id, then nonce and ciphertext in base64. The prefix distinguishes our seals from
+other opaque items.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
             return
         except Exception:
             # The border that must not die: a fault in reading a configuration would end the gateway.
-            log.exception("the configuration is not reloaded, the workers go on with the old one")
+            log.exception("the configuration is not reloaded, the workers continue with the old one")
             return
         before = self.last.settings
         # A new address needs a restart: if it were in use, the old address would be closed already.

@@ -28,7 +28,7 @@ def work(last: LastGood) -> None:
     gateway.background.start()
     consumer = _consumer(gateway)
     consumer.start()
-    logging.getLogger("app").info("background responses are made here, %d at once", settings.worker_threads)
+    logging.getLogger("app").info("this process runs background responses, %d at once", settings.worker_threads)
     while not _told_to_stop() and os.getppid() == parent:
         consumer.check_threads()
     consumer.end()

@@ -1,5 +1,5 @@
-"""The doorbell of background responses, on huey: a task is nothing but the id of a response that waits. What is lost
-on the way rings again, what rings twice finds its response taken, so there are no results and no retries.
+"""The job queue of background responses, on huey. A task is the id of a queued response. The store enqueues a lost task
+again, and a duplicate finds its response claimed already, so there are no results and no retries.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
 
 
 class SqlQueue:
-    """In the gateway's own database: a task is committed with the row that it rings for."""
+    """The queue in the gateway's own database: a task is committed together with its response."""
 
     def __init__(self, database: SharedDatabase) -> None:
         self._database = database
@@ -109,7 +109,7 @@ class SqlQueue:
 
 
 class RedisQueue:
-    """In Redis. A task is sent once its row is committed; if it gets lost, it is sent again later."""
+    """The queue in Redis. A task is sent after the commit of its response; if it is lost, it is sent again later."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -161,7 +161,7 @@ def open_queue(url: str | None, database: SharedDatabase) -> SqlQueue | RedisQue
 
 
 class _HueyQueue:
-    """The one task there is."""
+    """A huey instance with its only task."""
 
     def __init__(self, storage: Any) -> None:
         self._huey = Huey(NAME, results=False, serializer=_Ids(), storage_class=lambda name: storage, immediate=False)
@@ -195,9 +195,9 @@ class _Ids(Serializer):  # type: ignore[misc]
 
 
 class _JobTable(SqlStorage):  # type: ignore[misc]
-    """huey's SQL storage in a table that our migrations have made, on connections that the store looks after.
+    """huey's SQL storage in a table of our migrations, on the connections of the store.
 
-    Only tasks are kept: results, schedules and revocations do not exist. One idle thread looks for all.
+    It stores tasks only: there are no results, schedules or revocations. One idle thread polls for all.
     """
 
     blocking = True
@@ -214,7 +214,7 @@ class _JobTable(SqlStorage):  # type: ignore[misc]
         return models
 
     def check_conn(self) -> None:
-        """The session that it is called in has a connection."""
+        """Nothing to check: the caller's session has a connection."""
 
     def dequeue(self) -> bytes | None:
         if not self._polling.acquire(timeout=_REDIS_POLL_SECONDS):
@@ -251,7 +251,7 @@ class _JobTable(SqlStorage):  # type: ignore[misc]
         return []
 
     def add_to_schedule(self, data: bytes, timestamp: Any) -> None:
-        raise HueyException("a doorbell rings at once")
+        raise HueyException("the queue has no scheduled tasks")
 
 
 class _JobList(RedisStorage):  # type: ignore[misc]

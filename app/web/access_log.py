@@ -1,5 +1,5 @@
-"""The request log: one line when a request has ended. It tells who asked, what became of it, how long it took and what
-it used; never what was said, and no key.
+"""The request log: one line when a request has ended, with its token, outcome, duration and usage. It contains neither
+content nor keys.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MAX_PATH = 200
 
 @dataclass(frozen=True, slots=True)
 class AccessRecord:
-    """A request as the border saw it."""
+    """The facts of a request that the edge knows."""
 
     request_id: str
     started_at: float

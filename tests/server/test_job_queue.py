@@ -1,4 +1,4 @@
-"""The doorbell: on both databases and on Redis it rings in another process's ears, and never before there is a row."""
+"""The job queue: on both databases and on Redis a job reaches another process, never before its row is committed."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_a_worker_that_dies_is_replaced(kept: Gateway) -> None:
 
 def test_workers_end_with_the_gateway(kept: Gateway) -> None:
     pids = workers(kept)
-    kept.wait_for_log("background responses are made here")
+    kept.wait_for_log("this process runs background responses")
     assert kept.stop() == 0
     assert not any(is_there(pid) for pid in pids)
 
@@ -62,7 +62,7 @@ def test_workers_end_when_the_gateway_was_killed(kept: Gateway) -> None:
 
 def test_nothing_listens_any_more_where_only_they_are_left(kept: Gateway) -> None:
     first, second = workers(kept)
-    kept.wait_for_log("background responses are made here")
+    kept.wait_for_log("this process runs background responses")
     os.kill(first, signal.SIGSTOP)
     for pid in [kept.pid, second, *kept.workers]:
         os.kill(pid, signal.SIGKILL)

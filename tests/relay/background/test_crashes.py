@@ -150,7 +150,7 @@ def test_one_that_is_cancelled_before_a_worker_comes_is_never_made(alone: Gatewa
     assert len(upstream.bodies) == 1
 
 
-def test_a_doorbell_that_was_lost_rings_again(alone: Gateway) -> None:
+def test_a_lost_job_is_queued_again(alone: Gateway) -> None:
     waiting = alone.post("/responses", {**BODY, "input": "hello"}).json()
     rows.execute(alone.database_url, "DELETE FROM huey_task")
     with alone.worker():
