@@ -115,7 +115,7 @@ class Share:
         self.size += size
 
     def shrink(self, size: int) -> None:
-        """Gives back what is above `size`."""
+        """Gives back the bytes above `size`."""
         if size < self.size:
             given, self.size = self.size - size, size
             self._budget.give(given)

@@ -274,7 +274,7 @@ class Variables:
 
 
 def checked_bind(text: str, directory: Path) -> str:
-    """An address to listen on: `host:port`, `[v6]:port` or `unix:/path`. Raises ValueError with what it should be."""
+    """An address to listen on: `host:port`, `[v6]:port` or `unix:/path`. Raises ValueError with the valid form."""
     if text.startswith("unix:"):
         return _checked_socket(text.removeprefix("unix:").removeprefix("//"), directory)
     host, colon, port = text.rpartition(":")
@@ -301,7 +301,7 @@ def database_file(url: str) -> Path | None:
 
 
 def parse_duration(text: str) -> int | None:
-    """The seconds of `90s`, `15m`, `12h`, `30d` or `4w`; None for what is none of these."""
+    """The seconds of `90s`, `15m`, `12h`, `30d` or `4w`; None for any other text."""
     match = _DURATION.match(text)
     return int(match[1]) * _UNITS[match[2]] if match else None
 
@@ -311,7 +311,7 @@ def _derived(secret: str, purpose: str) -> bytes:
 
 
 def _memory(variables: Variables, max_body: int) -> int:
-    """One body of the largest size has to fit, with its values and what else is made of it."""
+    """Checks that one body of the largest size fits, with its values and copies."""
     least = _BODIES_IN_MEMORY * max_body
     return variables.integer("ANTIPHON_MEMORY", max(256 * 1024 * 1024, least), minimum=least, maximum=2**40)
 

@@ -495,7 +495,7 @@ class _HttpExchange:
         return self._wire.descriptor if self._wire else None
 
     def fileno(self) -> int | None:
-        """None while a poll would not show what is due: buffered bytes, or the end of a body on an open connection."""
+        """None while `receive` is due without a poll: for buffered bytes, or the end of a reusable body."""
         wire = self._wire
         if wire is None or self._early or wire.more or self._body.ended:
             return None

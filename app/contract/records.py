@@ -59,7 +59,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of an exchange on one channel. `error` is the code of its failure."""
+    """One attempt of an exchange on one channel. `error` is the code of its failure."""
 
     channel: str
     milliseconds: int

@@ -73,7 +73,7 @@ def without_credentials(text: str, request: Mapping[str, Any]) -> str:
 
 
 def _credentials(value: Any, given: bool = False) -> Iterator[str]:
-    """`given`: what holds the value has a name of a credential."""
+    """`given`: the member that holds the value has the name of a credential."""
     if isinstance(value, str):
         if given and len(value) >= _SHORTEST:
             yield value

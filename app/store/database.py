@@ -115,7 +115,7 @@ class Session:
     def _execute(self, sql: str, parameters: Sequence[Any]) -> Any:
         return self._pool.execute_sql(self._database.statement(sql), parameters)
 
-    def ask(self, query: Any) -> Any:
+    def execute(self, query: Any) -> Any:
         """Runs a peewee query over the models. Not for the path of a request."""
         return query.execute(self._pool)
 

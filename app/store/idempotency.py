@@ -58,7 +58,7 @@ class IdempotencyKeys:
         def write(group: Group) -> None:
             _release(group.session, token, claim, response_id)
 
-        self._unwritten.keep(f"the key of {response_id}", write, write, 0)
+        self._unwritten.add(f"the key of {response_id}", write, write, 0)
 
     def _try_to_take(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
         try:

@@ -1,5 +1,5 @@
-"""The tables as peewee models, for queries off a request's path. They are bound to no database: `Session.ask` says
-where. The schema itself is made by migrations; a test holds the two together.
+"""The tables as peewee models, for queries that no request runs. They are bound to no database: `Session.execute` runs
+them on its own. The migrations make the schema; a test compares the two.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ class Responses:
         short = _record(bare, silent, stored=draft.stored and begun)
         if not self._fits(whole.draft.input, outcome.output, whole.echo, whole.draft.settings):
             whole = short
-        self._unwritten.keep(
+        self._unwritten.add(
             draft.id,
             lambda group: self._finish_late(group, whole, begun),
             lambda group: self._finish_late(group, short, begun),
@@ -236,11 +236,11 @@ class Responses:
         def write(group: Group) -> Ended:
             return self._finish(group, record, begun)
 
-        def tried(fault: BaseException | None) -> None:
-            if isinstance(fault, StoreUnavailable) and not self._unwritten.full:
-                self._unwritten.keep(draft.id, write, write, 0)
+        def on_done(error: BaseException | None) -> None:
+            if isinstance(error, StoreUnavailable) and not self._unwritten.full:
+                self._unwritten.add(draft.id, write, write, 0)
 
-        self._writer.post(write, tried)
+        self._writer.post(write, on_done)
 
     def insert_queued(self, group: Group, draft: Draft) -> int | None:
         """The key of a new `queued` row; None when the first try of this transaction had committed it."""
@@ -371,7 +371,7 @@ class Responses:
         pk, status, total_ms = row
         if total_ms is None and group.session.run(self._end_late, (*record.counted, pk)):
             group.count(record.counter, record.outcome.status, record.outcome.usage)
-        # A commit whose answer was lost is tried again, and then finds its own row.
+        # A retry after a commit whose answer was lost finds its own row.
         return Ended(total_ms is not None and status == record.outcome.status, None)
 
     def _parent(self, group: Group, draft: Draft) -> TreePosition:

@@ -51,8 +51,8 @@ class Store:
     ) -> None:
         """`url`: sqlite:///relative.db, sqlite:////absolute.db or mysql://user:password@host:port/name. `peppers`: the
         key that new tokens are hashed with, then earlier keys. `lease`: seconds for which a silent worker counts as
-        alive. `server`: what this worker reports of its server. `budget`: of the memory for large bodies, where there
-        is one.
+        alive. `server`: the facts of its server that this worker reports. `budget`: the memory budget for large bodies;
+        None for no limit.
         """
         self.database = Database(url, budget=budget)
         statements = Statements.of(self.database.dialect)

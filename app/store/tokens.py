@@ -101,7 +101,7 @@ class Tokens:
         query = models.Token.update(revoked_at=int(time.time())).where(
             models.Token.name == name, models.Token.revoked_at.is_null()
         )
-        changed = self._database.transaction(lambda session: int(session.ask(query)))
+        changed = self._database.transaction(lambda session: int(session.execute(query)))
         self._good.clear()
         return changed > 0
 
@@ -157,16 +157,16 @@ class Tokens:
 
 def _insert(session: Session, row: dict[str, Any]) -> None:
     _free(session, row["name"])
-    session.ask(models.Token.insert(row))
+    session.execute(models.Token.insert(row))
 
 
 def _free(session: Session, name: str) -> None:
-    """A revoked token gives its name away: its row, and what refers to it, stay under a name of their own."""
+    """Frees the name of a revoked token: its row gets another name and stays, because other rows refer to it."""
     known = models.Token
     revoked = known.select(known.pk).where(known.name == name, known.revoked_at.is_null(False)).tuples()
-    for (pk,) in list(session.ask(revoked)):
+    for (pk,) in list(session.execute(revoked)):
         mark = f" (revoked, {pk})"
-        session.ask(known.update(name=name[: LONGEST_NAME - len(mark)].rstrip() + mark).where(known.pk == pk))
+        session.execute(known.update(name=name[: LONGEST_NAME - len(mark)].rstrip() + mark).where(known.pk == pk))
 
 
 def _expired(token: Token) -> bool:

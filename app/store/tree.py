@@ -68,7 +68,7 @@ class Node:
     id: str
     parent: str | None
     inferred: bool
-    """The parent was found by what the client sent; it did not name it."""
+    """The parent was inferred from the input: the client did not name it."""
     owner: str
     token: str | None
     """Its name, while it is known."""

@@ -55,7 +55,7 @@ class Unwritten:
         self._size = 0
         self._changed = threading.Condition()
 
-    def keep(self, name: str, write: Write, bare: Write, size: int) -> None:
+    def add(self, name: str, write: Write, bare: Write, size: int) -> None:
         """Retries `write` until it is committed. `size`: the bytes that it holds; above the limit, `bare` is retried in
         its place. Of several ends with one name, the first counts.
         """
@@ -92,23 +92,23 @@ class Unwritten:
         with self._changed:
             ends = [self._idle.popleft() for _ in range(min(count, len(self._idle)))]
         for end in ends:
-            if not self._writer.post(end.write, partial(self._tried, end)):
-                self._rest(end)
+            if not self._writer.post(end.write, partial(self._on_done, end)):
+                self._requeue(end)
 
-    def _tried(self, end: _End, fault: BaseException | None) -> None:
+    def _on_done(self, end: _End, error: BaseException | None) -> None:
         """Called by the writer."""
-        if fault is None:
+        if error is None:
             self._forget(end)
             self._post_next(TOGETHER)
-        elif isinstance(fault, StoreUnavailable):
-            if isinstance(fault, Refused):
+        elif isinstance(error, StoreUnavailable):
+            if isinstance(error, Refused):
                 self._note_refusal(end)
-            self._rest(end)
-        elif isinstance(fault, Unwritable) and end.write is not end.bare:
+            self._requeue(end)
+        elif isinstance(error, Unwritable) and end.write is not end.bare:
             self._shorten(end)
-            self._rest(end)
+            self._requeue(end)
         else:
-            log.error("the end of %s cannot be written: %r", end.name, fault)
+            log.error("the end of %s cannot be written: %r", end.name, error)
             self._forget(end)
 
     def _note_refusal(self, end: _End) -> None:
@@ -122,7 +122,7 @@ class Unwritten:
             end.shorten()
             self._size += end.size
 
-    def _rest(self, end: _End) -> None:
+    def _requeue(self, end: _End) -> None:
         """Puts the end behind the others, so that a refused one does not delay them."""
         with self._changed:
             self._idle.append(end)

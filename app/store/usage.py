@@ -32,4 +32,4 @@ class UsageSums:
             .order_by(UsageDay.day, UsageDay.token, UsageDay.model, UsageDay.channel)
             .dicts()
         )
-        return self._database.read(lambda session: list(session.ask(query)))
+        return self._database.read(lambda session: list(session.execute(query)))

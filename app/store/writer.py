@@ -37,16 +37,16 @@ T = TypeVar("T")
 
 
 #: Called with None after a commit, or with the error of the transaction.
-Tried = Callable[[BaseException | None], None]
+OnDone = Callable[[BaseException | None], None]
 
 
 class _Job(Generic[G]):
-    __slots__ = ("_claim", "_done", "deadline", "error", "result", "tried", "write")
+    __slots__ = ("_claim", "_done", "deadline", "error", "on_done", "result", "write")
 
-    def __init__(self, write: Callable[[G], Any], deadline: float, tried: Tried | None = None) -> None:
+    def __init__(self, write: Callable[[G], Any], deadline: float, on_done: OnDone | None = None) -> None:
         self.write = write
         self.deadline = deadline
-        self.tried = tried
+        self.on_done = on_done
         self.result: Any = None
         self.error: BaseException | None = None
         self._claim = threading.Lock()
@@ -61,8 +61,8 @@ class _Job(Generic[G]):
         self.result = result
         self.error = error
         self._done.release()
-        if self.tried is not None:
-            self.tried(error)
+        if self.on_done is not None:
+            self.on_done(error)
 
     def wait(self) -> Any:
         if not self._done.acquire(timeout=max(0.0, self.deadline - time.monotonic())):
@@ -102,14 +102,14 @@ class Writer(Generic[G]):
         result: T = job.wait()
         return result
 
-    def post(self, write: Callable[[G], object], tried: Tried | None = None) -> bool:
-        """Returns at once; False when the queue is full: then the job is lost. `tried` is called by the writer, once
+    def post(self, write: Callable[[G], object], on_done: OnDone | None = None) -> bool:
+        """Returns at once; False when the queue is full: then the job is lost. `on_done` is called by the writer, once
         it is known how the job went.
         """
         if self._closed or self._jobs.qsize() >= BACKLOG:
             self._drop()
             return False
-        self._put(_Job(write, float("inf"), tried))
+        self._put(_Job(write, float("inf"), on_done))
         return True
 
     def close(self) -> None:
@@ -203,6 +203,6 @@ class Writer(Generic[G]):
         if isinstance(error, Conflict):
             error = unavailable(error)
         for job in jobs:
-            if job.deadline == float("inf") and job.tried is None:
+            if job.deadline == float("inf") and job.on_done is None:
                 log.warning("metadata row dropped, database error: %s", type(error).__name__)
             job.end(error=error)

@@ -112,7 +112,7 @@ def test_the_models_are_what_the_migrations_made(store: Store, database_url: str
 
 
 def _ask(session: Session, query: Any) -> list[Any]:
-    return list(session.ask(query))
+    return list(session.execute(query))
 
 
 _COLUMNS = {
