@@ -208,7 +208,11 @@ class Load:
 
 
 def _socket(service: Service, token: str | None = None) -> Socket:
-    return Socket(service, token, ssl=ssl.create_default_context(cafile=service.proxy.authority))
+    context = ssl.create_default_context(cafile=service.proxy.authority)
+    # The client library reads in one thread and writes in another. With TLS 1.3 session tickets arrive after the TLS
+    # handshake, and the connection hangs when one thread reads a ticket while the other sends the request.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return Socket(service, token, ssl=context)
 
 
 def _client(proxy: Proxy) -> requests.Session:
