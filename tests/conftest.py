@@ -1,4 +1,4 @@
-"""Fixtures for tests that need real things: upstreams with a script, and the gateway as it is run."""
+"""Fixtures that start scripted upstreams and the gateway. The fixtures of a folder are in its own conftest.py."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def make_upstream() -> Iterator[MakeUpstream]:
-    """Upstreams, as many as a test needs; keywords as ScriptedUpstream takes them."""
+    """Starts upstreams, with the keywords of ScriptedUpstream: `make_upstream(models=["m"])`."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(ScriptedUpstream(**options))
 
 
 @pytest.fixture
 def upstream(make_upstream: MakeUpstream) -> ScriptedUpstream:
-    """One upstream that serves any model and takes any key."""
+    """An upstream that serves any model and accepts any key."""
     return make_upstream()
 
 
@@ -69,28 +69,3 @@ def gateway(tmp_path: Path) -> Iterator[MakeGateway]:
             return stack.enter_context(Gateway(directory, channels, table, **settings))
 
         yield start
-
-
-@pytest.fixture(scope="session")
-def _session_upstream() -> Iterator[ScriptedUpstream]:
-    with ScriptedUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="session")
-def _session_gateway(
-    tmp_path_factory: pytest.TempPathFactory, _session_upstream: ScriptedUpstream
-) -> Iterator[Gateway]:
-    channels = [_session_upstream.channel()]
-    with Gateway(tmp_path_factory.mktemp("gateway"), channels) as gateway:
-        yield gateway
-
-
-@pytest.fixture
-def standing(
-    _session_gateway: Gateway, _session_upstream: ScriptedUpstream
-) -> Iterator[tuple[Gateway, ScriptedUpstream]]:
-    """A gateway and its exact upstream (model `m`), shared by all tests of a run that change nothing in it."""
-    _session_upstream.reset()
-    yield _session_gateway, _session_upstream
-    _session_upstream.reset()

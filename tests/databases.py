@@ -1,5 +1,5 @@
-"""A database for a test: SQLite in a file, or a MariaDB server of the tests' own, on the loopback and in a folder that
-pytest removes. No server that runs already is touched.
+"""Databases for tests: a SQLite file, or a MariaDB server that the tests start on the loopback, in a folder that pytest
+removes. Servers that already run are never used.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Server:
         return f"mysql://root@127.0.0.1:{self.port}/{name}"
 
     def waits_for_a_lock(self) -> bool:
-        """Whether a transaction waits for what another one holds."""
+        """Whether a transaction waits for a lock of another one."""
         with pymysql.connect(host="127.0.0.1", port=self.port, user="root") as connection:
             cursor = connection.cursor()
             cursor.execute("SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'")
@@ -74,7 +74,7 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @contextmanager
 def running_server(folder: Path) -> Iterator[Server]:
-    """A server whose data lie in this folder."""
+    """Runs a server with its data in this folder."""
     server = _start(folder)
     try:
         server.await_start()
@@ -97,14 +97,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 @pytest.fixture(scope="session", params=DATABASES)
 def shared_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a database for a gateway that many tests share."""
+    """The URL of a database that all tests of a run share."""
     with _empty(request, tmp_path_factory.mktemp("database")) as url:
         yield url
 
 
 @pytest.fixture(scope="module", params=DATABASES)
 def module_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The same for the tests of one file."""
+    """The URL of a database that the tests of one file share."""
     with _empty(request, tmp_path_factory.mktemp("database")) as url:
         yield url
 

@@ -1,6 +1,5 @@
-"""The gateway as an operator runs it: its own command, its own processes, its own database, on a loopback port.
-
-Nothing here looks inside; tests speak HTTP to it and read its log.
+"""Runs the gateway as an operator does: by its command, in processes of its own, with a database of its own, on a
+loopback port. Tests send it HTTP requests and read its log. Nothing here imports the gateway's code.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ JSON = dict[str, Any]
 
 
 class Gateway:
-    """`start` returns when it is ready to serve. `settings` become `ANTIPHON_*` variables: `workers=2`, `drain=1`."""
+    """One gateway in `directory`. `settings` become `ANTIPHON_*` variables: `workers=2`, `drain=1`."""
 
     def __init__(
         self,
@@ -81,6 +80,7 @@ class Gateway:
         )
 
     def start(self) -> Self:
+        """Returns when `/readyz` answers 200. The first start creates the database and a token."""
         if not self.token:
             self.command("init")
             self.token = self.new_token("tests")
@@ -102,7 +102,7 @@ class Gateway:
         return self
 
     def stop(self) -> int:
-        """SIGTERM, and when that is not obeyed SIGKILL. Returns the exit code."""
+        """Sends SIGTERM and returns the exit code. A gateway that outlives STOP_WITHIN fails the test and is killed."""
         process, self._process = self._running(), None
         process.terminate()
         try:
@@ -112,7 +112,7 @@ class Gateway:
             raise AssertionError(f"not stopped within {STOP_WITHIN} s of SIGTERM:\n{self.log}") from late
 
     def kill(self) -> None:
-        """SIGKILL for all its processes at once, as when the machine loses power."""
+        """Sends SIGKILL to all processes of the gateway at once, as a power failure would."""
         self._running()
         self._abandon()
 
@@ -121,14 +121,14 @@ class Gateway:
         return self.start()
 
     def close(self) -> None:
-        """Whatever is left of it ends."""
+        """Closes the connections and stops the gateway when it runs."""
         self._session.close()
         if self._process is not None:
             self.stop()
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[subprocess.Popen[bytes]]:
-        """`antiphon worker`, by itself as on another machine; at the end it is killed, if it is still there."""
+        """Runs `antiphon worker` in a process group of its own, as on another machine, and kills it at the end."""
         with self._log_file.open("ab") as log:
             process = subprocess.Popen(
                 [*COMMAND, "worker"],
@@ -146,12 +146,12 @@ class Gateway:
 
     @property
     def pid(self) -> int:
-        """Of gunicorn's master."""
+        """The process id of gunicorn's master."""
         return self._running().pid
 
     @property
     def workers(self) -> list[int]:
-        """Process ids of the workers that serve."""
+        """Process ids of the workers that answer requests."""
         return [pid for pid in _children(self.pid) if pid not in self.background_workers]
 
     @property
@@ -166,11 +166,11 @@ class Gateway:
     def wait_for_log(self, text: str, timeout: float = STOP_WITHIN) -> None:
         self._until(lambda: text in self.log, timeout, f"writing {text!r} to its log")
 
-    # The command
+    # The command line
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the gateway's processes see: nothing of the caller's proxies or settings."""
+        """The environment of the gateway, without the proxies and settings of the shell that runs the tests."""
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -189,11 +189,11 @@ class Gateway:
         }
 
     def set(self, **settings: Any) -> None:
-        """Other values of `ANTIPHON_*` from now on."""
+        """Changes `ANTIPHON_*` variables for the next start and the next command."""
         self._settings.update(settings)
 
     def attempt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs `antiphon <arguments>`."""
+        """Runs `antiphon <arguments>`, with any exit code."""
         return subprocess.run(
             [*COMMAND, *arguments],
             cwd=self.directory,
@@ -206,7 +206,7 @@ class Gateway:
         )
 
     def command(self, *arguments: str, exit_code: int = 0) -> str:
-        """Runs `antiphon <arguments>` and returns what it prints."""
+        """Runs `antiphon <arguments>`, checks its exit code and returns its output."""
         done = self.attempt(*arguments)
         assert done.returncode == exit_code, (
             f"antiphon {' '.join(arguments)} → {done.returncode}\n{done.stdout}{done.stderr}"
@@ -214,14 +214,14 @@ class Gateway:
         return done.stdout
 
     def new_token(self, name: str, *options: str) -> str:
-        """A token's secret; `options` as on the command line, `--owner`, `ada`."""
+        """Creates a token and returns its secret. `options` are those of the command line: `"--owner", "ada"`."""
         token: str = orjson.loads(self.command("tokens", "create", name, *options, "--json"))["token"]
         return token
 
-    # Speaking to it
+    # Requests
 
     def client(self, token: str | None = None, **options: Any) -> openai.OpenAI:
-        """The official SDK, without retries and without the environment's proxies."""
+        """A client of the official SDK, without retries and without the proxies of the environment."""
         import openai  # half a second, which every test run would pay at the top
 
         transport = openai.DefaultHttpxClient(trust_env=False)
@@ -229,7 +229,7 @@ class Gateway:
         return openai.OpenAI(base_url=self.base_url, api_key=key, max_retries=0, http_client=transport, **options)
 
     def request(self, method: str, path: str, token: str | None = None, **keys: Any) -> requests.Response:
-        """`path` under /v1; `keys` as in requests."""
+        """Sends a request to `path` under /v1, with the keywords of requests."""
         headers = {"Authorization": f"Bearer {token or self.token}", **keys.pop("headers", {})}
         return self._session.request(method, self.base_url + path, headers=headers, **{"timeout": 60, **keys})
 
@@ -243,7 +243,7 @@ class Gateway:
         return self.request("DELETE", path, **keys)
 
     def stream(self, body: JSON, path: str = "/responses", **keys: Any) -> requests.Response:
-        """A streamed answer, not read yet: `.content` has it whole, `follow(portions(answer))` event by event."""
+        """Starts a streamed response. `.content` reads all of it, `follow(portions(answer))` reads event by event."""
         return self.request("POST", path, json={"stream": True, **body}, stream=True, **keys)
 
     def dial(
@@ -253,7 +253,7 @@ class Gateway:
         receive_buffer: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> socket.socket:
-        """A request on a bare socket, for clients that hang up, reset or never read. The answer is left unread."""
+        """Sends a request on a socket and leaves the answer unread, for clients that hang up, reset or never read."""
         sock = socket.socket()
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -284,7 +284,7 @@ class Gateway:
             return False
 
     def _until(self, reached: Callable[[], bool], timeout: float, what: str) -> None:
-        """Looks again and again; a gateway that has died ends the wait at once."""
+        """Polls until `reached` is true. The wait fails at once when the gateway has ended."""
         deadline = time.monotonic() + timeout
         process = self._running()
         while not reached():
@@ -311,7 +311,7 @@ def _name(pid: int) -> str:
 
 
 def portions(answer: requests.Response) -> Iterator[bytes]:
-    """The bytes of a streamed answer as they arrive."""
+    """The bytes of a streamed answer, in the pieces in which they arrive."""
     yield from answer.iter_content(chunk_size=None)
 
 

@@ -1,4 +1,4 @@
-"""A database that takes nothing for a while, although it can be read: held by a writer of the tests' own."""
+"""Database outages: another connection holds the write lock, so that reads succeed and writes time out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pymysql
 
 @contextmanager
 def outage(url: str) -> Iterator[None]:
-    """Nothing is written to the database of this URL meanwhile."""
+    """Blocks all writes to this database."""
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
         with closing(sqlite3.connect(parts.path[1:], isolation_level=None)) as database:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests import databases, gateway, queues
+from tests import databases, queues
+from tests import gateway as gateway_module
 from tests.deploy.conftest import Service
 from tests.gateway import Gateway, portions
 from tests.server_tests import reaches_subprocess
@@ -25,7 +26,7 @@ def _in_a_lambda() -> Any:
 
 
 def _through_a_module() -> Any:
-    return gateway.Gateway
+    return gateway_module.Gateway
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_code_that_starts_none_is_not(function: Callable[..., Any]) -> None:
     assert not reaches_subprocess(function)
 
 
-def test_a_test_of_the_gateway_has_the_marker(standing: object, request: pytest.FixtureRequest) -> None:
+def test_a_test_of_the_gateway_has_the_marker(gateway: object, request: pytest.FixtureRequest) -> None:
     assert request.node.get_closest_marker("server")
 
 

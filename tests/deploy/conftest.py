@@ -1,4 +1,4 @@
-"""Antiphon as it is deployed: behind the nginx site that is shipped, on a socket that somebody else holds open."""
+"""Antiphon as it is deployed: behind the shipped nginx site, on a socket that outlives the service."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ JSON = dict[str, Any]
 
 
 class Proxy:
-    """A private nginx with the shipped site: only its addresses and paths are other ones."""
+    """An nginx of the tests with the shipped site. Only addresses and paths differ."""
 
     def __init__(self, directory: Path, socket_path: Path) -> None:
         directory.mkdir()

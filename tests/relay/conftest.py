@@ -1,4 +1,6 @@
-"""One gateway with many lanes: a lane is a model with channels of its own, so that no test tires another's channels."""
+"""One gateway with many channel pairs. A pair is a model with two channels of its own, so that failures in one test put
+no channel of another test into cooldown.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +22,22 @@ from tests.upstream import Answer, Exchange, ScriptedUpstream
 
 JSON = dict[str, Any]
 PAIR_COUNTS = {"patient": 220, "hasty": 40}
-#: Long enough for a loaded machine, far below anything that would end by itself.
+#: Seconds for a condition. A busy machine needs less, and every timeout of the gateway that could cause it is longer.
 PROMPTLY = 5.0
 GLANCE = 0.01
 PATIENT = {"connect": 2, "first_byte": 8, "idle": 8, "total": 30}
-#: Impatient with an upstream that falls silent; its clients may take their time.
+#: Short only for an upstream that sends nothing.
 BRISK = {"connect": 2, "first_byte": 8, "idle": 0.5, "total": 30}
 HASTY = {"connect": 0.5, "first_byte": 0.5, "idle": 0.5, "total": 2}
 FIRST_KEY, SECOND_KEY = {"api_key": "${KEY_OF_FIRST}"}, {"api_key": "${KEY_OF_SECOND}"}
-#: Two lifecycle events, the item and its part are added, two deltas: some text has been said.
+#: Events of a stream up to its second delta: two lifecycle events, the item, its part, two deltas.
 SOME_TEXT = 6
 ERROR_ENDING = ["error", "response.failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelPair:
-    """A model that `first` serves and, when it cannot, `second`."""
+    """A model that `first` serves. After a failure `second` serves it."""
 
     gateway: Gateway
     first: ScriptedUpstream
@@ -43,7 +45,7 @@ class ChannelPair:
     model: str
 
     def on(self, model: str) -> ChannelPair:
-        """The same road, another lane."""
+        """The same gateway and upstreams with another model."""
         return replace(self, model=model)
 
     def body(self, **keys: Any) -> JSON:
@@ -80,7 +82,7 @@ def upstreams() -> Iterator[tuple[ScriptedUpstream, ScriptedUpstream]]:
 
 @pytest.fixture(scope="session")
 def transport(request: pytest.FixtureRequest) -> str:
-    """Who moves the bytes of streams; `on_both_transports` has a module's tests run with each."""
+    """The transport of streams. `on_both_transports` runs the tests of a module with each."""
     return getattr(request, "param", TRANSPORTS[0])
 
 
@@ -91,8 +93,8 @@ on_both_transports = pytest.mark.parametrize("transport", TRANSPORTS, indirect=T
 def shared_gateway(
     tmp_path_factory: pytest.TempPathFactory, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], transport: str
 ) -> Iterator[Gateway]:
-    """The gateway of all lanes. Its heart beats rarely: hang-ups must be noticed without it."""
-    with Gateway(tmp_path_factory.mktemp("road"), rows(*upstreams), threads=64, mover=transport) as gateway:
+    """The gateway of all channel pairs. Its heartbeat is slow: a hang-up must be noticed without one."""
+    with Gateway(tmp_path_factory.mktemp("gateway"), rows(*upstreams), threads=64, mover=transport) as gateway:
         yield gateway
 
 
@@ -113,7 +115,7 @@ def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
 
 
 def pair(model: str, first: ScriptedUpstream, second: ScriptedUpstream, **keys: Any) -> list[JSON]:
-    """Two rows of the channel table for one model; `first` is asked first."""
+    """Two rows of the channel table for one model. `first` has the higher priority."""
     return [
         first.channel(f"{model}-first", models=[model], priority=10, **FIRST_KEY, **deepcopy(keys)),
         second.channel(f"{model}-second", models=[model], **SECOND_KEY, **deepcopy(keys)),
@@ -122,13 +124,13 @@ def pair(model: str, first: ScriptedUpstream, second: ScriptedUpstream, **keys: 
 
 @pytest.fixture(scope="session")
 def numbers(shared_gateway: Gateway) -> dict[str, Iterator[int]]:
-    """The lanes that no test has had yet."""
+    """The numbers of the channel pairs that no test has used yet, by the name of their timeouts."""
     return {pace: iter(range(count)) for pace, count in PAIR_COUNTS.items()}
 
 
 @pytest.fixture
 def calm(shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]) -> Iterator[ChannelPair]:
-    """The one lane for tests that bring no failures."""
+    """The pair for tests that cause no failures. They share it."""
     yield from _channel_pair(shared_gateway, upstreams, "calm")
 
 
@@ -136,7 +138,7 @@ def calm(shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUps
 def channel_pair(
     shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], numbers: dict[str, Iterator[int]]
 ) -> Iterator[ChannelPair]:
-    """A lane whose channels have time."""
+    """An unused pair with timeouts that no test reaches."""
     yield from _channel_pair(shared_gateway, upstreams, _fresh("patient", numbers))
 
 
@@ -144,7 +146,7 @@ def channel_pair(
 def hasty(
     shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], numbers: dict[str, Iterator[int]]
 ) -> Iterator[ChannelPair]:
-    """A lane whose channels lose patience after half a second."""
+    """An unused pair with timeouts of half a second."""
     yield from _channel_pair(shared_gateway, upstreams, _fresh("hasty", numbers))
 
 
@@ -163,7 +165,7 @@ def _channel_pair(
 
 
 def eventually(reached: Callable[[], Any], what: str, within: float = PROMPTLY) -> Any:
-    """Looks again and again until there is something."""
+    """Polls until `reached` returns something true, and returns that."""
     deadline = time.monotonic() + within
     while not (found := reached()):
         assert time.monotonic() < deadline, f"waited {within} s for {what}"
@@ -172,7 +174,7 @@ def eventually(reached: Callable[[], Any], what: str, within: float = PROMPTLY) 
 
 
 class RequestTape:
-    """A script that changes nothing and keeps what was sent."""
+    """A script that records the body of each answer and changes nothing."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -183,18 +185,18 @@ class RequestTape:
 
 
 def blocks(raw: bytes) -> list[bytes]:
-    """The events of a stream that is spelt with plain LF, as bytes, comments left out."""
+    """The events of a stream with LF line ends, as bytes, without comments."""
     return [block + b"\n\n" for block in raw.split(b"\n\n") if block and not block.startswith(b":")]
 
 
 def events_of(raw: bytes) -> list[JSON]:
-    """The parsed events of such a stream, without its sentinel."""
+    """The parsed events of such a stream, without `[DONE]`."""
     data = [block.partition(b"data: ")[2].strip() for block in blocks(raw)]
     return [orjson.loads(line) for line in data if line != b"[DONE]"]
 
 
 def check_failed_stream(raw: bytes, code: Any = ANY) -> list[JSON]:
-    """A stream that ends in the pair of `error` and `response.failed`, both saying the same."""
+    """Checks a stream that ends with `error` and `response.failed`, which agree. Returns its events."""
     events = check_stream(raw, status="failed")
     assert [event["type"] for event in events[-2:]] == ERROR_ENDING
     error, failed = events[-2]["error"], events[-1]["response"]["error"]
@@ -212,13 +214,13 @@ def text_of(response: JSON) -> str:
 
 
 def asked_items(upstream: ScriptedUpstream) -> list[JSON]:
-    """The input of the newest request, as items."""
+    """The input of the newest request to an upstream, as items."""
     given = upstream.bodies[-1]["input"]
     return [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else list(given)
 
 
 def read_until(sock: socket.socket, mark: bytes) -> bytes:
-    """What a bare socket brings, up to and with `mark`."""
+    """The bytes that a socket receives, up to and including `mark`."""
     received = b""
     while mark not in received:
         data = sock.recv(65536)

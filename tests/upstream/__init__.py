@@ -1,15 +1,15 @@
 """A model server for tests: real HTTP/1.1 on a loopback socket, in threads, with every fault an upstream can have.
 
-By itself it answers as OpenAI and Anthropic do, exactly and deterministically, on `/v1/responses`,
-`/v1/chat/completions` and `/v1/messages`, and refuses what they would refuse. What it says depends on what it is sent:
+Without a script it answers as OpenAI and Anthropic do, exactly and deterministically, on `/v1/responses`,
+`/v1/chat/completions` and `/v1/messages`, and refuses the requests that they refuse. Its answer depends on the request:
 
     any text                            "You said: <last user text>. I have seen <n> items." (or messages)
     "weather" and a function tool       a function call; with "both" two, with "explain" a message before
     tool_choice that demands a tool     that call
     "search" and a web_search tool      a hosted call and a cited message (responses)
     "refuse"                            a refusal
-    a JSON schema asked for             JSON that fits the schema
-    reasoning asked for                 a thought before the answer: include reasoning.encrypted_content or
+    a JSON schema in the request        JSON that fits the schema
+    reasoning in the request            a thought before the answer: include reasoning.encrypted_content or
                                         reasoning.summary (responses), "think" (chat), thinking (messages)
     an output limit from 16 to 20       an answer cut short
     compaction_trigger as last item     one compaction item, which only this upstream's family can read (responses)

@@ -1,4 +1,4 @@
-"""An answer as it goes over the wire, a request as it came, and what a script may make of both."""
+"""A request as it arrived, an answer as it is sent, and the type of scripts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Con
 
 
 class Act(Enum):
-    """What an upstream can do instead of sending bytes."""
+    """Actions of an upstream in place of sending bytes."""
 
     HOLD = "say nothing until release() or until the peer hangs up"
     FIN = "close the connection"
@@ -26,7 +26,7 @@ HOLD, FIN, RESET = Act.HOLD, Act.FIN, Act.RESET
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Silence of some length, for answers that drip."""
+    """Seconds without bytes, for slow answers."""
 
     seconds: float
 
@@ -46,7 +46,7 @@ class Answer:
     lead: Iterable[Piece] = ()
     trail: Iterable[Piece] = ()
     ending: int = 1
-    """How many of a stream's last pieces tell its end."""
+    """The number of pieces at the end of a stream that announce it."""
 
     @property
     def body(self) -> bytes:
@@ -67,9 +67,9 @@ class Recorded:
     raw: bytes
     body: Any
     connection: int
-    """Which connection brought it, counted from 1."""
+    """The number of its connection, counted from 1."""
     number: int
-    """Which request it is, counted from 1."""
+    """The number of the request, counted from 1."""
 
 
 class Refused(Exception):
@@ -81,10 +81,10 @@ class Refused(Exception):
 
 
 class Format(Protocol):
-    """What is said in one wire format only: a module."""
+    """A module for one wire format."""
 
     def admit(self, headers: Mapping[str, str], api_key: str | None) -> None:
-        """Raises Refused unless the request shows this key, or when None is asked for, whatever must come with it."""
+        """Raises Refused unless the request has this key and the required headers. None accepts any key."""
 
     def check_model(self, name: Any, models: tuple[str, ...] | None) -> None:
         """Raises Refused unless the model is one of these."""
@@ -104,7 +104,7 @@ class Format(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What a script may look at: the request, and what the upstream would say to another body."""
+    """The input of a script: the request, and `reply`, the upstream's answer to another body."""
 
     request: Recorded
     reply: Callable[[JSON], Answer]

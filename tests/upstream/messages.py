@@ -421,7 +421,7 @@ def _check_results(blocks: list[JSON], waiting: list[str], position: int) -> Non
 
 
 def _check_thought_first(messages: list[JSON]) -> None:
-    """Who thinks and calls tools must be shown the thought again along with the results."""
+    """A turn with thinking and tool calls must be sent back with its thinking blocks."""
     if not _is_result(messages[-1]):
         return
     first = _blocks(messages[-2])[0]["type"]
@@ -456,7 +456,7 @@ def _said(blocks: list[JSON]) -> str:
 
 
 def _asked(messages: list[JSON]) -> str:
-    """What the user said last, in words."""
+    """The text of the last user message."""
     texts = (_said(_blocks(message)) for message in reversed(messages) if message["role"] == "user")
     return next((text for text in texts if text), "")
 

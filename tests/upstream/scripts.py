@@ -1,4 +1,4 @@
-"""What an upstream can be made to do: functions that return a `Script`, which changes the answer it would give."""
+"""Functions that return a `Script`, which changes an upstream's answer."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def slammed(how: Act = FIN) -> Script:
 
 
 def stalled(after: int) -> Script:
-    """Says nothing more after so many events, until it is released."""
+    """Sends nothing more after that many events, until it is released."""
     return lambda exchange, answer: replace(
         answer, pieces=(*_first(answer, after), HOLD, *itertools.islice(answer.pieces, after, None))
     )
@@ -107,27 +107,27 @@ def stepped() -> Script:
 
 
 def dropped(after: int, how: Act = FIN) -> Script:
-    """The connection breaks after so many events; a chunked body is left without its last chunk."""
+    """The connection breaks after that many events; a chunked body is left without its last chunk."""
     return lambda exchange, answer: replace(answer, pieces=(*_first(answer, after), how))
 
 
 def ended(after: int) -> Script:
-    """The body ends properly after so many events, as if that were all."""
+    """The body ends properly after that many events, as if the stream were complete."""
     return lambda exchange, answer: replace(answer, pieces=_first(answer, after))
 
 
 def unterminated() -> Script:
-    """Everything but the events that tell the end, ended properly."""
+    """The stream without its last events, ended properly."""
     return lambda exchange, answer: replace(answer, pieces=tuple(answer.pieces)[: -answer.ending])
 
 
 def continued(*extra: Piece) -> Script:
-    """More after what would have been the end."""
+    """Sends more after the last event."""
     return lambda exchange, answer: replace(answer, pieces=(*answer.pieces, *extra))
 
 
 def failing(after: int, code: str = "server_error", message: str = "The model broke.") -> Script:
-    """The events by which the format tells that a stream has failed, after so many events, one at least."""
+    """The events of a failed stream in this format, after that many events, at least one."""
 
     def script(exchange: Exchange, answer: Answer) -> Answer:
         head = _first(answer, after)
@@ -138,7 +138,7 @@ def failing(after: int, code: str = "server_error", message: str = "The model br
 
 
 def failing_at_once(code: str = "server_error", message: str = "The model broke.") -> Script:
-    """A 200 whose first event is already the error."""
+    """A 200 with the error as its first event."""
 
     def script(exchange: Exchange, answer: Answer) -> Answer:
         told = exchange.format.failure((), Refused(500, message, code))
@@ -203,14 +203,14 @@ def unnamed() -> Script:
 
 
 def garbage(after: int, data: bytes = b"event: response.output_text.delta\ndata: {not json}\n\n") -> Script:
-    """Something that is no event after so many events."""
+    """Bytes that are no event after that many events."""
     return lambda exchange, answer: replace(
         answer, pieces=(*_first(answer, after), data, *itertools.islice(answer.pieces, after, None))
     )
 
 
 def invalid_utf8() -> Script:
-    """A byte that no UTF-8 text has, inside the first delta's text."""
+    """A byte that is invalid in UTF-8, inside the first delta's text."""
     return respelled(lambda body: re.sub(rb'("(?:delta|text|content)":")(?=[^"])', b"\\1\xff", body, count=1))
 
 
@@ -247,7 +247,7 @@ def framed(framing: Framing) -> Script:
 
 
 def closing() -> Script:
-    """Says that it closes the connection, and does."""
+    """Announces the end of the connection, and closes it."""
     return lambda exchange, answer: replace(
         answer, headers={**answer.headers, "Connection": "close"}, trail=(*answer.trail, FIN)
     )
@@ -275,36 +275,36 @@ def followed(written: threading.Event, *pieces: Piece) -> Script:
 
 
 def json_instead() -> Script:
-    """A JSON body although a stream was asked for."""
+    """A JSON body although the request wants a stream."""
     return lambda exchange, answer: exchange.reply({**exchange.request.body, "stream": False, "stream_options": None})
 
 
 def stream_instead() -> Script:
-    """A stream although nobody asked."""
+    """A stream although the request wants JSON."""
     return lambda exchange, answer: exchange.reply({**exchange.request.body, "stream": True})
 
 
 def endless_line(after: int = 2) -> Script:
-    """An event that never ends, as fast as it is taken."""
+    """An endless event, as fast as the peer reads it."""
     return lambda exchange, answer: replace(
         answer, pieces=itertools.chain(_first(answer, after), [b"data: "], itertools.repeat(b"x" * 65536))
     )
 
 
 def dripping(after: int = 2, interval: float = 0.02) -> Script:
-    """A byte now and then, for ever, inside one event."""
+    """An endless event, one byte at a time with pauses."""
     drops = _drops(interval)
     return lambda exchange, answer: replace(answer, pieces=itertools.chain(_first(answer, after), [b"data: "], drops))
 
 
 def dripping_head(interval: float = 0.02) -> Script:
-    """A header line that never ends, a byte now and then."""
+    """An endless header line, one byte at a time with pauses."""
     drops = _drops(interval)
     return lambda exchange, answer: Answer(lead=itertools.chain([b"HTTP/1.1 200 OK\r\nX-Slow: "], drops))
 
 
 def zipped() -> Script:
-    """gzip, although nobody accepts it."""
+    """gzip, although the request does not accept it."""
     return lambda exchange, answer: replace(
         answer, headers={**answer.headers, "Content-Encoding": "gzip"}, pieces=(gzip.compress(answer.body),)
     )

@@ -1,4 +1,4 @@
-"""The server: real HTTP/1.1 on a loopback socket, in threads, and places where nobody answers."""
+"""The server: real HTTP/1.1 on a loopback socket, in threads. Also ports and addresses that never answer."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from tests.upstream.exchange import (
 from tests.upstream.model import Ids, model_card
 
 PATIENCE = 20.0
-#: Whose errors a path is answered with; those of every other path are OpenAI's.
+#: The formats of the errors of these paths. Errors of all other paths are OpenAI's.
 FORMATS = {"/v1/chat/completions": chat_completions, "/v1/messages": messages}
 
 
 class _PeerGone(Exception):
-    """The other side hung up while it was being answered."""
+    """The peer hung up before its answer was complete."""
 
 
 class _Closing(Exception):
@@ -55,7 +55,7 @@ class _Closing(Exception):
 
 
 class ScriptedUpstream:
-    """The server. `base_url` ends in /v1; everything it was sent is in `requests`."""
+    """The server. `base_url` ends in /v1, `requests` holds every request."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class ScriptedUpstream:
         self.close()
 
     def close(self) -> None:
-        """Ends every connection, wakes whoever is held, and waits for the threads."""
+        """Ends every connection, those on hold included, and waits for the threads."""
         with self._changed:
             self._closing = True
             connections = list(self._open.values())
@@ -133,7 +133,7 @@ class ScriptedUpstream:
         self._standing = scripts
 
     def release(self, times: int = 1) -> None:
-        """Lets so many holds go on, those to come included."""
+        """Ends this many holds. Those that are left over end later holds."""
         with self._changed:
             self._permits += times
             connections = list(self._open.values())
@@ -150,7 +150,7 @@ class ScriptedUpstream:
             self.hangups.clear()
 
     def channel(self, name: str = "exact", **keys: Any) -> JSON:
-        """A row of the channel table that leads here."""
+        """A row of the channel table for this upstream."""
         row = {"name": name, "format": "responses", "base_url": self.base_url, "models": list(self.models or ("m",))}
         return {**row, "api_key": self.api_key or "none", **keys}
 
@@ -166,17 +166,17 @@ class ScriptedUpstream:
         return len(self._open)
 
     def wait_for_request(self, number: int = 1, timeout: float = PATIENCE) -> Recorded:
-        """The request of that number, counted from 1, as soon as it has arrived."""
+        """Waits for the request of that number, counted from 1."""
         self._await(lambda: len(self.requests) >= number, timeout, f"{number} requests")
         return self.requests[number - 1]
 
     def wait_hangup(self, number: int = 1, timeout: float = PATIENCE) -> Recorded:
-        """The request whose peer was the so-manieth to hang up before its answer was through."""
+        """Waits until that many peers hung up before the end of their answer. Returns the request of the last one."""
         self._await(lambda: len(self.hangups) >= number, timeout, f"{number} hang-ups")
         return self.hangups[number - 1]
 
     def wait_connections(self, count: int, timeout: float = PATIENCE) -> None:
-        """Waits until exactly so many connections are open, idle ones included."""
+        """Waits until exactly this many connections are open, idle ones included."""
         self._await(lambda: len(self._open) == count, timeout, f"{count} open connections")
 
     def _await(self, reached: Callable[[], bool], timeout: float, what: str) -> None:
@@ -278,7 +278,7 @@ def _format_of(request: Recorded) -> Format:
 
 
 class _Connection(threading.Thread):
-    """One connection: requests in, answers out, until either side has enough."""
+    """One connection: reads requests and answers them until either side closes it."""
 
     def __init__(
         self, upstream: ScriptedUpstream, sock: socket.socket, number: int, tls: ssl.SSLContext | None
@@ -429,7 +429,7 @@ def _head(answer: Answer) -> bytes:
 
 
 def closed_port() -> int:
-    """A port on which nobody listens."""
+    """A port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
@@ -460,7 +460,7 @@ def self_signed(directory: Path) -> tuple[ssl.SSLContext, Path]:
 
 @contextlib.contextmanager
 def black_hole() -> Iterator[str]:
-    """A base_url whose connections are never established: its backlog is full and nobody accepts."""
+    """A base_url whose connections are never established: the backlog is full, and nothing accepts from it."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
