@@ -24,7 +24,7 @@ test: packages $(VENV)/.test lint
 test-all: test
 	$(MAKE) faults
 
-# Ten minutes and some 6 GiB of memory, of which the gateway takes 800 MiB; FAULTS="-k memory" and other options of pytest.
+# About four minutes and some 6 GiB of memory, of which the gateway takes 800 MiB; FAULTS="-k memory" and other options of pytest.
 faults: $(VENV)/.test
 	$(BIN)/pytest -m faults $(FAULTS)
 
