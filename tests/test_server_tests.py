@@ -29,6 +29,11 @@ def _through_a_module() -> Any:
     return gateway_module.Gateway
 
 
+def _name(function: object) -> str:
+    """The same in every process of a test run, as an address is not."""
+    return getattr(function, "__name__", type(function).__name__)
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -40,7 +45,7 @@ def _through_a_module() -> Any:
         _through_a_module,
         partial(_in_a_lambda),
     ],
-    ids=repr,
+    ids=_name,
 )
 def test_code_that_starts_a_process_is_found(function: Callable[..., Any]) -> None:
     assert reaches_subprocess(function)
@@ -51,7 +56,7 @@ def _with_an_upstream() -> Any:
         return upstream
 
 
-@pytest.mark.parametrize("function", [_with_an_upstream, portions, follow, closed_port], ids=repr)
+@pytest.mark.parametrize("function", [_with_an_upstream, portions, follow, closed_port], ids=_name)
 def test_code_that_starts_none_is_not(function: Callable[..., Any]) -> None:
     assert not reaches_subprocess(function)
 
