@@ -50,12 +50,12 @@ def statuses(api: Gateway, body: bytes, times: int) -> list[int]:
 
 @pytest.mark.parametrize("store", [False, True])
 def test_what_large_bodies_took_goes_back_to_the_system(api: Gateway, store: bool) -> None:
-    statuses(api, words(1000), 4)
+    statuses(api, words(64 * 1024, store=store), 16)
     idle = memory_of(api.workers)
     answered = statuses(api, words(20 * MIB, store=store), 8)
     assert set(answered) <= {200, 503}, answered
     assert 200 in answered
-    allowed = idle + (80 if store else 30) * MIB
+    allowed = idle + 40 * MIB
     eventually(lambda: memory_of(api.workers) < allowed, "memory to go back to the system", SOON)
 
 

@@ -210,7 +210,7 @@ class Conversations:
             session.run(
                 "UPDATE conversation_turn SET input = ?, output = ?, compacted = ?"
                 " WHERE conversation = ? AND position = ?",
-                (_json(input), _json(output), int(_is_compacted(output)), *place),
+                session.large((_json(input), _json(output), int(_is_compacted(output)), *place)),
             )
         else:
             session.run("DELETE FROM conversation_turn WHERE conversation = ? AND position = ?", place)
@@ -294,7 +294,7 @@ def append(session: Session, owner: str, conversation_id: str, turn: Conversatio
     if taken:
         turn = replace(turn, input=_renamed(turn.input, taken), output=_renamed(turn.output, taken))
         item_ids = _ids((turn.input, turn.output))
-    session.insert(_INSERT_TURN, _row(pk, position, turn))
+    session.insert(_INSERT_TURN, session.large(_row(pk, position, turn)))
     session.run_many(_INSERT_ITEM, [(owner, item_id, pk, position) for item_id in sorted(item_ids)])
     return turn
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,6 +42,8 @@ MYSQL_WAIT = 3
 RECURSION = 20_000
 _COUNTED = 256 * 1024
 """Bytes of large rows that are counted at once."""
+_LARGE = 1024 * 1024
+"""Bytes of one bound value after which SQLite's connection is closed."""
 _ROOM_WITHIN = 0.5
 PRIVATE = 0o600
 
@@ -114,6 +117,14 @@ class Session:
 
     def _execute(self, sql: str, parameters: Sequence[Any]) -> Any:
         return self._pool.execute_sql(self._database.statement(sql), parameters)
+
+    def large(self, parameters: Sequence[Any]) -> Sequence[Any]:
+        """The parameters of a write, of which some may be large. SQLite keeps its copy of a bound value for as long as
+        it keeps the prepared statement, so a connection that has bound a large one is closed after this call.
+        """
+        if any(isinstance(value, (str, bytes)) and len(value) >= _LARGE for value in parameters):
+            self._pool.close_after_use()
+        return parameters
 
     def execute(self, query: Any) -> Any:
         """Runs a peewee query over the models. Not for the path of a request."""
@@ -363,6 +374,7 @@ def _open_sqlite(url: SplitResult) -> Any:
         timeout=POOL_WAIT,
         autoconnect=False,
         check_same_thread=False,
+        factory=_SqliteConnection,
     )
 
 
@@ -407,8 +419,17 @@ class _SqliteFile(peewee.SqliteDatabase):
         return super()._connect()  # type: ignore[misc]
 
 
+class _SqliteConnection(sqlite3.Connection):
+    reusable = True
+
+
 class _SqlitePool(PooledDatabase, _SqliteFile):  # type: ignore[misc]
-    pass
+    def close_after_use(self) -> None:
+        """Closes this thread's connection instead of returning it to the pool."""
+        self.connection().reusable = False  # type: ignore[no-untyped-call]
+
+    def _can_reuse(self, connection: _SqliteConnection) -> bool:
+        return connection.reusable
 
 
 class _MySQLServer(peewee.MySQLDatabase):
@@ -452,6 +473,9 @@ class _MySQLPool(PooledDatabase, _MySQLServer):  # type: ignore[misc]
     """No ping at check-out, which would be a round trip under the pool's lock: a connection that has died shows itself
     to its first statement, and the retry opens a new one.
     """
+
+    def close_after_use(self) -> None:
+        """Nothing to do: the driver keeps no parameters."""
 
     def _is_closed(self, connection: Any) -> bool:
         return not connection.open

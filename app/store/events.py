@@ -67,7 +67,7 @@ def add(session: Session, pk: int, batch: EventBatch) -> None:
     session.run("DELETE FROM event WHERE response = ? AND first = ?", (pk, batch.first))
     session.run(
         "INSERT INTO event (response, first, last, body, kept_at) VALUES (?, ?, ?, ?, ?)",
-        (pk, batch.first, batch.last, batch.body.decode(), int(time.time())),
+        session.large((pk, batch.first, batch.last, batch.body.decode(), int(time.time()))),
     )
 
 

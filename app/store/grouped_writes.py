@@ -5,7 +5,7 @@ its responses, and each counter once, in sorted order, so that two processes can
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -117,18 +117,18 @@ class Group:
         found = self.session.row(self._statements.find_setting, name)
         if found is None:
             try:
-                return self.session.insert(self._statements.setting, (*name, json.decode()))
+                return self.session.insert(self._statements.setting, self.session.large((*name, json.decode())))
             except Conflict:
                 found = self.session.row(self._statements.find_setting, name)
                 if found is None:
                     raise
         return int(found[0])
 
-    def _bodies(self) -> Iterator[tuple[Any, ...]]:
+    def _bodies(self) -> Iterator[Sequence[Any]]:
         """Bodies one by one, so that only one large body is copied at a time."""
         body = self._statements.body
         for response, input, output in self._contents:
-            yield response, body(input), None if output is None else body(output)
+            yield self.session.large((response, body(input), None if output is None else body(output)))
 
     def flush(self) -> None:
         if self._contents:

@@ -68,7 +68,7 @@ class Jobs:
         def write(group: Group) -> None:
             pk = self._responses.insert_queued(group, draft)
             if pk is not None:
-                group.session.run(self._insert_job, (pk, request.decode()))
+                group.session.run(self._insert_job, group.session.large((pk, request.decode())))
                 events.add(group.session, pk, first_events)
                 add_in_transaction(draft.id)
 

@@ -350,7 +350,7 @@ class Responses:
         if not written:
             return self._write_late(group, record, row)
         if record.stored:
-            group.session.run(self._add_output, (self._body(outcome.output), pk))
+            group.session.run(self._add_output, group.session.large((self._body(outcome.output), pk)))
             group.add_items(draft.owner, outcome.item_ids, pk)
         _append(group, record)
         group.count(record.counter, outcome.status, outcome.usage)
@@ -469,7 +469,7 @@ def set_output(session: Session, dialect: Dialect, pk: int, owner: str, items: S
     if not items:
         return
     output = orjson.dumps(items).decode()
-    session.run("UPDATE content SET output = ? WHERE response = ?", (output, pk))
+    session.run("UPDATE content SET output = ? WHERE response = ?", session.large((output, pk)))
     entries = sorted((owner, item_id, pk) for item_id in item_ids([output]) if len(item_id) <= MAX_ITEM_ID)
     if entries:
         session.run_many(dialect.unless_there("item", ["owner", "id", "response"]), entries)
