@@ -4,39 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from app import nesting, sse
 from app.contract.items import Item
 from app.contract.turn import Answer, Turn
-from app.contract.usage import Usage
 from app.errors import UpstreamBroken, UpstreamError
+from app.formats._endings import TRANSLATED
 from app.formats._output import Output
-
-#: `Decoder.path` of a format that is not the contract's own.
-TRANSLATED = "translated"
 
 #: Bytes without a valid event after which the answer is not an event stream.
 MAX_UNREADABLE = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How an answer ended."""
-
-    status: str
-    reason: str | None = None
-
-    def answer(self, output: Output, usage: Usage | None, identity: Mapping[str, Any]) -> Answer:
-        return Answer(
-            status=self.status,
-            output=list(output.items),
-            usage=usage,
-            incomplete_details={"reason": self.reason} if self.reason else None,
-            path=TRANSLATED,
-            **identity,
-        )
 
 
 class StreamDecoder(ABC):
@@ -151,12 +129,6 @@ def parsed(data: bytes) -> dict[str, Any]:
     if not isinstance(event, dict):
         raise UpstreamBroken("The model's server sent an event that is not an object.")
     return event
-
-
-def is_full(usage: Usage | None, turn: Turn) -> bool:
-    """Whether an answer without a reason for its end was cut off: it has used `max_output_tokens`."""
-    limit = turn.request.get("max_output_tokens")
-    return limit is not None and usage is not None and usage.output_tokens >= limit
 
 
 def string(value: object) -> str | None:

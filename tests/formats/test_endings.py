@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from app import formats
 from app.contract.turn import Answer, Turn
 from app.errors import UpstreamFailed
 from app.formats import replay
+from app.formats.chat_completions import passthrough
 from tests.formats.conversations import events, framed, read, said, turn
 from tests.response_contract import check_stream
 
@@ -22,31 +24,39 @@ ASKED = turn(said("user", "?"), stream=True, max_output_tokens=LIMIT)
 COUNTS = [LIMIT - 1, LIMIT, LIMIT + 1]
 COMPLETED, CUT, FILTERED = ("completed", None), ("incomplete", "max_output_tokens"), ("incomplete", "content_filter")
 
-REASONS: Mapping[str, Mapping[str, tuple[str, str | None]]] = {
-    "chat_completions": {
-        "stop": COMPLETED,
-        "tool_calls": COMPLETED,
-        "function_call": COMPLETED,
-        "eos_token": COMPLETED,
-        "a new one": COMPLETED,
-        "length": CUT,
-        "max_tokens": CUT,
-        "model_length": CUT,
-        "content_filter": FILTERED,
-    },
-    "messages": {
-        "end_turn": COMPLETED,
-        "stop_sequence": COMPLETED,
-        "tool_use": COMPLETED,
-        "pause_turn": COMPLETED,
-        "a new one": COMPLETED,
-        "max_tokens": CUT,
-        "model_context_window_exceeded": CUT,
-        "refusal": FILTERED,
-    },
+#: The reasons of all dialects. Those of one format may reach another one through a proxy, so each is tried on both.
+REASONS: Mapping[tuple[str, str | None], Sequence[str]] = {
+    COMPLETED: [
+        *["stop", "tool_calls", "tool_call", "function_call", "eos_token", "eos", "end", "completed", "STOP"],
+        *["end_turn", "stop_sequence", "tool_use", "pause_turn", "COMPLETE", "TOOL_CALL", "FINISH_REASON_STOP"],
+    ],
+    CUT: [
+        *["length", "max_tokens", "model_length", "MAX_TOKENS", "max_output_tokens", "model_context_window_exceeded"],
+        *["max_length", "token_limit", "ERROR_LIMIT", "FinishReason.MAX_TOKENS"],
+    ],
+    FILTERED: [
+        *[
+            "content_filter",
+            "refusal",
+            "sensitive",
+            "SAFETY",
+            "safety",
+            "RECITATION",
+            "BLOCKLIST",
+            "SPII",
+            "ERROR_TOXIC",
+        ],
+        *["PROHIBITED_CONTENT", "IMAGE_SAFETY", "LANGUAGE", "guardrail_intervened", "content-filtered"],
+    ],
 }
-BROKEN_OFF = ["abort", "error", "insufficient_system_resource"]
-ENDINGS = [(name, reason, end) for name, reasons in REASONS.items() for reason, end in reasons.items()]
+BROKEN_OFF = [
+    *["abort", "error", "insufficient_system_resource", "network_error", "engine_overloaded", "OTHER", "cancelled"],
+    *["malformed_function_call", "MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS"],
+    *["malformed_tool_use", "rate_limit_exceeded", "timeout", "USER_CANCEL", "a new one", "unknown", "?"],
+]
+#: Words that a server writes while it has no reason yet.
+SILENT = [None, "", "null", "FINISH_REASON_UNSPECIFIED"]
+ENDINGS = [(reason, end) for end, reasons in REASONS.items() for reason in reasons]
 
 
 def chat(reason: str | None, used: int) -> tuple[bytes, bytes]:
@@ -89,7 +99,8 @@ def both(name: str, reason: str | None, used: int, asked: Turn = ASKED) -> list[
     return [formats.load(name).decode(whole, asked), decoder.answer]
 
 
-@pytest.mark.parametrize(("name", "reason", "end"), ENDINGS)
+@pytest.mark.parametrize("name", SAYING)
+@pytest.mark.parametrize(("reason", "end"), ENDINGS)
 @pytest.mark.parametrize("used", COUNTS)
 def test_a_reason_that_was_given_is_the_end(name: str, reason: str, end: tuple[str, Any], used: int) -> None:
     for answer in both(name, reason, used):
@@ -98,7 +109,7 @@ def test_a_reason_that_was_given_is_the_end(name: str, reason: str, end: tuple[s
 
 
 @pytest.mark.parametrize("name", SAYING)
-@pytest.mark.parametrize("silent", [None, ""])
+@pytest.mark.parametrize("silent", SILENT)
 @pytest.mark.parametrize("used", COUNTS)
 def test_without_a_reason_a_full_count_was_cut_off(name: str, silent: str | None, used: int) -> None:
     for answer in both(name, silent, used):
@@ -112,14 +123,23 @@ def test_without_a_reason_and_a_limit_an_answer_is_whole(name: str) -> None:
         assert answer.status == "completed"
 
 
+@pytest.mark.parametrize("name", SAYING)
 @pytest.mark.parametrize("reason", BROKEN_OFF)
-def test_what_a_server_broke_off_has_failed(reason: str) -> None:
-    whole, stream = chat(reason, 3)
-    with pytest.raises(UpstreamFailed):
-        formats.load("chat_completions").decode(whole, ASKED)
-    _, decoder = read("chat_completions", [stream], ASKED)
+def test_a_broken_answer_and_one_with_an_unknown_reason_have_failed(name: str, reason: str) -> None:
+    whole, stream = SAYING[name](reason, 3)
+    with pytest.raises(UpstreamFailed, match=re.escape(reason)):
+        formats.load(name).decode(whole, ASKED)
+    _, decoder = read(name, [stream], ASKED)
     assert decoder.answer is not None
     assert decoder.answer.status == "failed"
+
+
+@pytest.mark.parametrize(("reason", "end"), [*ENDINGS, *((reason, ("failed", None)) for reason in BROKEN_OFF)])
+def test_a_passthrough_is_recorded_with_the_status_that_its_reason_means(reason: str, end: tuple[str, Any]) -> None:
+    whole, stream = chat(reason, 3)
+    decoder = passthrough.decoder({"stream": True})
+    decoder.feed(stream)
+    assert decoder.summary.status == passthrough.read_whole(whole).status == end[0]
 
 
 @pytest.mark.parametrize("status", ["completed", "incomplete", "failed"])

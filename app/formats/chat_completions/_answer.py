@@ -7,14 +7,12 @@ from typing import Any
 
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
-from app.errors import UpstreamBroken, UpstreamFailed
-from app.formats._decoding import Ending, StreamDecoder, is_full, parsed, string
+from app.errors import UpstreamBroken
+from app.formats._decoding import StreamDecoder, parsed, string
+from app.formats._endings import Ending, ending, reason_of, unexplained
 from app.formats._output import Output
 from app.formats.chat_completions._chunks import (
-    BROKE_OFF,
-    CUT,
     DONE,
-    FILTERED,
     completion_of,
     data_of,
     error_in,
@@ -22,22 +20,6 @@ from app.formats.chat_completions._chunks import (
 )
 from app.formats.chat_completions._deltas import Deltas
 from app.formats.chat_completions._errors import error_of
-
-
-def _ending(finish_reason: str) -> Ending:
-    """The ending for the upstream's `finish_reason`. Raises UpstreamFailed."""
-    if finish_reason in CUT:
-        return Ending("incomplete", "max_output_tokens")
-    if finish_reason in FILTERED:
-        return Ending("incomplete", "content_filter")
-    if finish_reason in BROKE_OFF:
-        raise UpstreamFailed("The model's server broke off the answer.", code="server_error")
-    return Ending("completed")
-
-
-def _unexplained(usage: Usage | None, turn: Turn) -> Ending:
-    """The ending of an answer without a reason: cut off if it has reached the limit."""
-    return _ending("length" if is_full(usage, turn) else "stop")
 
 
 def _identity(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,12 +46,12 @@ def decode(body: bytes, turn: Turn) -> Answer:
     if choice is None or not isinstance(message, dict):
         raise UpstreamBroken("The model's server answered with something that is not a chat completion.")
     usage = usage_of(completion.get("usage"))
-    reason = string(choice.get("finish_reason"))
-    ending = _ending(reason) if reason else _unexplained(usage, turn)
+    reason = reason_of(choice.get("finish_reason"))
+    end = ending(reason) if reason else unexplained(usage, turn)
     output = Output(turn, 0)
     Deltas(turn, output).take(_as_delta(message), choice.get("logprobs"))
-    output.end(ending.status)
-    return ending.answer(output, usage, _identity(completion))
+    output.end(end.status)
+    return end.answer(output, usage, _identity(completion))
 
 
 def _as_delta(message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -137,17 +119,17 @@ class ChatDecoder(StreamDecoder):
             self._take_choice(choice)
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
-        delta, reason = choice.get("delta"), string(choice.get("finish_reason"))
+        delta, reason = choice.get("delta"), reason_of(choice.get("finish_reason"))
         if isinstance(delta, dict):
             self._deltas.take(delta, choice.get("logprobs"))
         if reason:
-            self._end(_ending(reason))
+            self._end(ending(reason))
 
     def _done(self) -> None:
         if self._ending is None:
             if not self._spoke:
                 raise UpstreamBroken("The model's server ended the stream without an answer.")
-            self._end(_unexplained(self._usage, self._turn))
+            self._end(unexplained(self._usage, self._turn))
         assert self._ending is not None
         self._conclude(self._ending)
 

@@ -14,11 +14,6 @@ from app.formats.chat_completions._errors import error_of
 
 DONE = b"[DONE]"
 
-#: Values of `finish_reason` that mean a failure.
-CUT = frozenset({"length", "max_tokens", "model_length"})
-FILTERED = frozenset({"content_filter"})
-BROKE_OFF = frozenset({"abort", "error", "insufficient_system_resource"})
-
 
 def completion_of(body: bytes) -> dict[str, Any]:
     """The object of an unstreamed answer. Raises UpstreamError, also if the object is an error."""

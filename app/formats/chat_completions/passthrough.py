@@ -14,12 +14,10 @@ from app import sse
 from app.contract.usage import Usage
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats._decoding import MAX_UNREADABLE, parsed, string
+from app.formats._endings import Ending, ending_of, reason_of
 from app.formats._failures import http_error
 from app.formats.chat_completions._chunks import (
-    BROKE_OFF,
-    CUT,
     DONE,
-    FILTERED,
     completion_of,
     data_of,
     error_in,
@@ -74,7 +72,7 @@ class CompletionSummary:
         self.text_length = 0
         """Characters, for an estimate if the upstream counts no tokens."""
         self._begun: set[object] = set()
-        self._reasons: dict[object, str] = {}
+        self._endings: dict[object, Ending] = {}
 
     def add_chunk(self, piece: Mapping[str, Any]) -> None:
         """Reads a chunk, or a whole completion."""
@@ -89,21 +87,19 @@ class CompletionSummary:
         self._begun.add(index)
         self.usage = usage_of(choice.get("usage")) or self.usage
         self.text_length += _length(choice.get("delta") or choice.get("message"))
-        if reason := string(choice.get("finish_reason")):
-            self._reasons[index] = reason
+        if reason := reason_of(choice.get("finish_reason")):
+            self._endings[index] = ending_of(reason)
 
     @property
     def finished(self) -> bool:
         """Every choice that has begun has a `finish_reason`."""
-        return bool(self._begun) and self._begun == self._reasons.keys()
+        return bool(self._begun) and self._begun == self._endings.keys()
 
     @property
     def status(self) -> str:
         """Status of a finished answer."""
-        reasons = set(self._reasons.values())
-        if reasons & BROKE_OFF:
-            return "failed"
-        return "incomplete" if reasons & (CUT | FILTERED) else "completed"
+        found = {ending.status for ending in self._endings.values()}
+        return next((status for status in ("failed", "incomplete") if status in found), "completed")
 
 
 def _length(message: object) -> int:

@@ -10,35 +10,26 @@ from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import UpstreamBroken
 from app.formats import _openai
-from app.formats._decoding import Ending, StreamDecoder, is_full, parsed, string, whole
+from app.formats._decoding import StreamDecoder, parsed, string, whole
+from app.formats._endings import COMPLETED, Ending, ending, reason_of, unexplained
 from app.formats._output import Output
 from app.formats.messages._blocks import Blocks
 from app.formats.messages._errors import failure
 
-_CUT = frozenset({"max_tokens", "model_context_window_exceeded"})
 _REFUSED = "refusal"
 _DONE = b"[DONE]"
 _COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 
 
-def _ending(stop_reason: str | None, *, full: bool) -> Ending:
-    """The ending for the upstream's `stop_reason`; without one, cut off if the limit has been reached."""
-    if stop_reason is None:
-        stop_reason = "max_tokens" if full else "end_turn"
-    if stop_reason in _CUT:
-        return Ending("incomplete", "max_output_tokens")
-    if stop_reason == _REFUSED:
-        return Ending("incomplete", "content_filter")
-    return Ending("completed")
-
-
-def _close(output: Output, delta: Mapping[str, Any], *, full: bool) -> Ending:
-    """Ends the output by `stop_reason`. The explanation of a content filter becomes a refusal part."""
-    ending, details = _ending(string(delta.get("stop_reason")), full=full), delta.get("stop_details")
-    if delta.get("stop_reason") == _REFUSED and isinstance(details, dict):
+def _close(output: Output, stop: Mapping[str, Any], otherwise: Ending) -> Ending:
+    """Ends the output by `stop_reason`; `otherwise` without one. The explanation of a content filter becomes a refusal
+    part."""
+    reason, details = reason_of(stop.get("stop_reason")), stop.get("stop_details")
+    end = ending(reason) if reason else otherwise
+    if reason == _REFUSED and isinstance(details, dict):
         output.write("refusal", string(details.get("explanation")) or "")
-    output.end(ending.status)
-    return ending
+    output.end(end.status)
+    return end
 
 
 def _identity(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,8 +82,8 @@ def decode(body: bytes, turn: Turn) -> Answer:
         blocks.start(index, block)
         blocks.stop(index)
     meter.read(message.get("usage"))
-    ending = _close(output, message, full=is_full(meter.usage, turn))
-    return ending.answer(output, meter.usage, _identity(message))
+    end = _close(output, message, unexplained(meter.usage, turn))
+    return end.answer(output, meter.usage, _identity(message))
 
 
 # --- as a stream ------------------------------------------------------------------------------------------------
@@ -159,8 +150,8 @@ class MessagesDecoder(StreamDecoder):
     def _end(self, event: Mapping[str, Any]) -> None:
         self._meter.read(event.get("usage"))
         delta = event.get("delta")
-        if isinstance(delta, dict) and string(delta.get("stop_reason")) and self._ending is None:
-            self._ending = _close(self._output, delta, full=False)
+        if isinstance(delta, dict) and reason_of(delta.get("stop_reason")) and self._ending is None:
+            self._ending = _close(self._output, delta, COMPLETED)
 
     def _stop(self) -> None:
         if self.answer is not None:
@@ -168,7 +159,7 @@ class MessagesDecoder(StreamDecoder):
         if self._ending is None:
             if not self._spoke:
                 raise UpstreamBroken("The model's server ended the stream without an answer.")
-            self._ending = _close(self._output, {}, full=is_full(self._meter.usage, self._turn))
+            self._ending = _close(self._output, {}, unexplained(self._meter.usage, self._turn))
         self.answer = self._ending.answer(self._output, self._meter.usage, self._identity())
 
 

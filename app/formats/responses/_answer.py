@@ -9,7 +9,8 @@ from app.contract.items import STREAMED_CALLS, TEXT_TYPES, Item
 from app.contract.turn import Answer, Turn
 from app.errors import UpstreamBroken
 from app.formats import _openai
-from app.formats._decoding import is_full, whole
+from app.formats._decoding import whole
+from app.formats._endings import is_full
 from app.formats._failures import stream_error
 from app.formats.responses import _items
 
