@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import select
 import socket
 import ssl
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +17,14 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from app.log import write_at_once
 
+log = logging.getLogger(__name__)
+
+#: The process or the machine has no descriptor or no memory for one more connection.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+#: Seconds without new connections after such an error. The system holds waiting connections in the meantime.
+_ACCEPT_PAUSE = 0.1
+#: Seconds between two warnings about it.
+_WARNING_INTERVAL = 10.0
 #: Milliseconds for which a thread waits for the first request of a connection, before gunicorn's own, slower wait.
 _FIRST_REQUEST_MS = 100
 #: Milliseconds for which a thread waits for the next request, before it returns the connection to the main thread.
@@ -24,6 +35,29 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
     """After an answer the thread keeps its connection for a moment. Busy clients and proxies send the next request at
     once, and the way through the main thread would cost more than all of Flask.
     """
+
+    _next_warning = 0.0
+
+    def accept(self, listener: socket.socket) -> None:
+        """Accepts a connection. gunicorn's own method ends the worker, with all its streams, when there is no free
+        descriptor.
+        """
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            self._warn(error)
+            time.sleep(_ACCEPT_PAUSE)
+
+    def _warn(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now >= self._next_warning:
+            self._next_warning = now + _WARNING_INTERVAL
+            log.warning(
+                "cannot accept a connection: %s; raise LimitNOFILE of the service (ulimit -n)",
+                os.strerror(error.errno or 0),
+            )
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         write_at_once()

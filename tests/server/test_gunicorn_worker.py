@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import re
+import resource
+import socket
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import orjson
 import pytest
@@ -78,3 +81,20 @@ def test_a_busy_connection_does_not_keep_a_worker_from_ending(running: Gateway) 
     with closing(_connection(running)) as connection:
         assert _ask(connection, running) == 200
         assert running.stop() == 0
+
+
+def test_a_worker_without_free_descriptors_goes_on_serving(running: Gateway) -> None:
+    (worker,) = running.workers
+    with closing(_connection(running)) as connection, ExitStack() as stack:
+        assert _ask(connection, running) == 200
+        limit = len(list(Path(f"/proc/{worker}/fd").iterdir())) + 3
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (limit, limit))
+        for _ in range(10):
+            stack.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+        running.wait_for_log("cannot accept a connection: Too many open files")
+        # A connection that was accepted before is served meanwhile.
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read()
+    with closing(_connection(running)) as later:
+        assert _ask(later, running) == 200
+    assert running.workers == [worker]
