@@ -10,14 +10,13 @@ import orjson
 
 from app.cli.context import as_json, find_response, open_store, print_json
 from app.cli.output import clipped, moment, pairs, plain
+from app.contract.items import description
 from app.contract.usage import Usage
 from app.reports.trees import compaction_note
 from app.store.tree import Detail, Node
 
 _WIDTH = 100
 _CHILDREN = 8
-#: The members of an item that describe it when it has no content.
-_STATUS_TEXTS = ("name", "arguments", "output", "input", "action", "encrypted_content")
 
 
 @click.command(short_help="Show one response with its input and output.")
@@ -135,16 +134,8 @@ def _joined(*facts: object) -> str:
 
 def _item(item: Mapping[str, Any]) -> str:
     """One line: the role or the type, and the beginning of the content."""
-    text = " ".join(_text(part) for part in _content_text(item))
+    text = " ".join(_text(told) for told in description(item))
     return f"{plain(str(item.get('role') or item.get('type')))}: {clipped(text, _WIDTH)}"
-
-
-def _content_text(item: Mapping[str, Any]) -> Iterator[Any]:
-    content = item.get("content")
-    parts = content if isinstance(content, list) else [content] if content else []
-    for part in [*parts, *(item.get("summary") or ())]:
-        yield part.get("text") or part.get("refusal") or f"[{part.get('type')}]" if isinstance(part, dict) else part
-    yield from (item[name] for name in _STATUS_TEXTS if item.get(name))
 
 
 def _text(value: Any) -> str:

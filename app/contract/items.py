@@ -6,7 +6,7 @@ A type that the table lacks passes through the gateway: it has no status, no par
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,7 @@ PART_TYPES: Mapping[str, PartType] = {
 
 TEXT_PARTS = frozenset(part.name for part in PART_TYPES.values() if part.text)
 SUMMARY_PARTS = frozenset(part.name for part in PART_TYPES.values() if part.holder == "summary")
+_TEXT_MEMBERS = tuple(dict.fromkeys(part.text for part in PART_TYPES.values() if part.text))
 BARE_PARTS = frozenset(part.name for part in PART_TYPES.values() if part.bare)
 
 
@@ -241,6 +242,29 @@ def is_client_side(item: Mapping[str, Any]) -> bool:
     """Whether the client wrote this item. Outputs of unknown types are known by their name."""
     kind = str(item.get("type", ""))
     return item.get("role") in CLIENT_ROLES or (kind in CLIENT_TYPES if kind in TYPES else kind.endswith("_output"))
+
+
+#: The members that show what a call does, and what an item holds that has no text.
+_DESCRIBING = (
+    "name",
+    *dict.fromkeys(call.arguments for call in TYPES.values() if call.arguments),
+    "output",
+    "encrypted_content",
+)
+
+
+def description(item: Mapping[str, Any]) -> Iterator[Any]:
+    """What a reader is shown of an item: the texts of its parts, the type of a part without text, then the members that
+    say what it does."""
+    content = item.get("content")
+    parts = content if isinstance(content, list) else [content] if content else []
+    for part in [*parts, *(item.get("summary") or ())]:
+        yield _text_of(part) or f"[{part.get('type')}]" if isinstance(part, Mapping) else part
+    yield from (item[name] for name in _DESCRIBING if item.get(name))
+
+
+def _text_of(part: Mapping[str, Any]) -> Any:
+    return next((part[name] for name in _TEXT_MEMBERS if part.get(name)), None)
 
 
 # --- ids --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""The response object around an answer: the client's request echoed with the contract's defaults.
+"""The response object around an answer: its one builder, `Echo.response`, and the objects that follow from one.
+
+The client's request is echoed with the contract's defaults.
 
 Settings of the client are echoed as the client sent them, never as an upstream repeats them. Others have the
 upstream's default, then the contract's.
@@ -14,6 +16,7 @@ import orjson
 
 from app.contract.redaction import brings_tools, redacted_item, redacted_tool
 from app.contract.usage import Usage
+from app.errors import GatewayError
 
 _TEXT = {"format": {"type": "text"}, "verbosity": "medium"}
 _REASONING = {"effort": None, "summary": None}
@@ -172,7 +175,8 @@ class Echo:
         error: Mapping[str, Any] | None = None,
         incomplete_details: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """The whole response object, every field of the contract present."""
+        """The whole response object, every field of the contract present. A response without an outcome has no output,
+        no usage and no error."""
         return {
             "id": id,
             "object": "response",
@@ -191,6 +195,29 @@ class Echo:
 
     def _differs(self, name: str) -> bool:
         return name in self.fields and (name not in DEFAULTS or self.fields[name] != DEFAULTS[name])
+
+
+def in_progress(response: Mapping[str, Any]) -> dict[str, Any]:
+    """The object as it was before the response had an outcome."""
+    return {
+        **response,
+        "status": "in_progress",
+        "output": [],
+        "usage": None,
+        "error": None,
+        "incomplete_details": None,
+        "completed_at": None,
+    }
+
+
+def failed(response: Mapping[str, Any], error: GatewayError) -> dict[str, Any]:
+    """The object of a response that has failed after all."""
+    return {**response, "status": "failed", "error": error_member(error)}
+
+
+def error_member(error: GatewayError) -> dict[str, Any]:
+    """The member `error` of a failed response."""
+    return {"code": error.code or "server_error", "message": error.message}
 
 
 def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,18 @@ class Turn:
     seal: Callable[[str], str] | None = None
     """Makes `encrypted_content` from reasoning text, for a client that includes it."""
 
+    def response(self, status: str, echo: Echo | None = None, **outcome: Any) -> dict[str, Any]:
+        """The response object of this turn. `echo` holds the upstream's defaults too, once they are known. `outcome`:
+        the arguments of `Echo.response` from `output` on."""
+        return (echo or self.echo).response(
+            id=self.id,
+            created_at=self.created_at,
+            model=self.model,
+            previous_response_id=self.previous_response_id,
+            status=status,
+            **outcome,
+        )
+
     @property
     def background(self) -> bool:
         """Whether a background worker makes the response; see `app.relay.background.jobs`."""

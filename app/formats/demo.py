@@ -17,8 +17,9 @@ import orjson
 from app import ids
 from app.contract.channel import Channel
 from app.contract.items import Item
+from app.contract.response import Echo
 from app.contract.turn import Turn
-from app.contract.usage import estimate
+from app.contract.usage import Usage, estimate
 from app.errors import InvalidRequest
 from app.formats import responses
 from app.formats._events import pieces
@@ -77,18 +78,17 @@ def _respond(request: Mapping[str, Any]) -> dict[str, Any]:
     output, cut = _cut(_output(request), request.get("max_output_tokens"))
     usage = _usage(request, output)
     now = int(time())
-    return {
-        "id": ids.new("resp"),
-        "object": "response",
-        "created_at": now,
-        "status": "incomplete" if cut else "completed",
-        "completed_at": None if cut else now,
-        "error": None,
-        "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-        "model": request["model"],
-        "output": output,
-        "usage": usage,
-    }
+    return Echo({}).response(
+        id=ids.new("resp"),
+        created_at=now,
+        model=request["model"],
+        previous_response_id=None,
+        status="incomplete" if cut else "completed",
+        output=output,
+        usage=usage,
+        completed_at=now,
+        incomplete_details={"reason": "max_output_tokens"} if cut else None,
+    )
 
 
 def _output(request: Mapping[str, Any]) -> list[Item]:
@@ -229,16 +229,10 @@ def _cut(output: list[Item], limit: int | None) -> tuple[list[Item], bool]:
     return [{**output[0], "status": "incomplete", "content": [shorter]}], True
 
 
-def _usage(request: Mapping[str, Any], output: Sequence[Item]) -> dict[str, Any]:
+def _usage(request: Mapping[str, Any], output: Sequence[Item]) -> Usage:
     given = _tokens(request["input"]) + _tokens(request.get("instructions") or "")
     output_tokens = sum(len(pieces(_text_of(item))) or 8 for item in output)
-    return {
-        "input_tokens": given,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-        "output_tokens": output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": given + output_tokens,
-    }
+    return Usage(input_tokens=given, output_tokens=output_tokens)
 
 
 def _tokens(value: object) -> int:

@@ -13,6 +13,7 @@ import orjson
 from app.contract.items import OPAQUE_TYPES, Item
 from app.contract.records import Attempt, Draft, Outcome, Token
 from app.contract.redaction import redacted_items, without_credentials
+from app.contract.response import error_member
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage, estimate, estimate_items
 from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable
@@ -95,12 +96,9 @@ class Recorder:
         echo = turn.echo.with_upstream_defaults(answer.defaults)
         error = self._redacted(answer.error)
         now = int(time())
-        response = echo.response(
-            id=turn.id,
-            created_at=turn.created_at,
-            model=turn.model,
-            status=answer.status,
-            previous_response_id=turn.previous_response_id,
+        response = turn.response(
+            answer.status,
+            echo,
             output=output,
             usage=usage,
             completed_at=now,
@@ -156,16 +154,7 @@ class Recorder:
 
     def failed(self, error: GatewayError, partial: Sequence[Item] = (), usage: Usage | None = None) -> dict[str, Any]:
         """The response object of a failure."""
-        return self._turn.echo.response(
-            id=self._turn.id,
-            created_at=self._turn.created_at,
-            model=self._turn.model,
-            status="failed",
-            previous_response_id=self._turn.previous_response_id,
-            output=partial,
-            usage=usage,
-            error=self._redacted({"code": error.code or "server_error", "message": error.message}),
-        )
+        return self._turn.response("failed", output=partial, usage=usage, error=self._redacted(error_member(error)))
 
     def cancel(self, partial: Sequence[Item] = (), selected: SelectedChannel | None = None) -> None:
         """Stores the partial output of a client that left. The response cannot be continued."""
@@ -173,13 +162,7 @@ class Recorder:
 
     def in_progress_response(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
         """The response object for the head of a stream."""
-        return self._turn.echo.with_upstream_defaults(defaults).response(
-            id=self._turn.id,
-            created_at=self._turn.created_at,
-            model=self._turn.model,
-            status="in_progress",
-            previous_response_id=self._turn.previous_response_id,
-        )
+        return self._turn.response("in_progress", self._turn.echo.with_upstream_defaults(defaults))
 
     def _redacted(self, error: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """The error as it is stored and shown. An upstream's message may quote credentials of the request."""

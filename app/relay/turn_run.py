@@ -32,9 +32,8 @@ from app.relay.recorder import Recorder
 from app.relay.request_context import RequestContext
 from app.relay.request_watch import INTERRUPTIONS, Watch
 from app.relay.responses import shown
-from app.relay.streaming.event_stream import EventStream, failure_events
+from app.relay.streaming.event_stream import EventStream, StreamStart
 from app.relay.streaming.lifecycle_events import replayed_events
-from app.relay.streaming.stream_start import StreamStart
 from app.relay.streaming.transport import ThreadTransport
 from app.relay.turn_builder import build_history, build_turn, check_model
 from app.sealing import Seals
@@ -332,7 +331,7 @@ def _recorded(recorder: Recorder) -> Iterator[None]:
 def _failed(stream_start: StreamStart, error: GatewayError) -> Iterator[bytes]:
     """The last events of a failed stream. The failure is stored at once."""
     try:
-        ending = failure_events(stream_start, error)
+        ending = stream_start.failure(error)
     finally:
         stream_start.end()
     return (event for event in (ending,))

@@ -16,6 +16,7 @@ from app.contract.items import (
     TYPES,
     answers,
     call_of,
+    description,
     is_call,
     is_client_side,
     is_output,
@@ -95,3 +96,22 @@ def test_every_streamed_text_has_events_and_a_member() -> None:
     families = [family for family, _ in (*events.TEXT_EVENTS.values(), *events.ARGUMENT_EVENTS.values())]
     assert len(set(families)) == len(families)
     assert PART_TYPES.keys() >= BARE_PARTS
+
+
+@pytest.mark.parametrize(
+    ("item", "shown"),
+    [
+        ({"type": "message", "content": "Hello."}, ["Hello."]),
+        ({"type": "message", "content": [{"type": "output_text", "text": "Yes."}]}, ["Yes."]),
+        ({"type": "message", "content": [{"type": "refusal", "refusal": "No."}]}, ["No."]),
+        ({"type": "message", "content": [{"type": "input_image", "image_url": "x"}]}, ["[input_image]"]),
+        ({"type": "reasoning", "summary": [{"type": "summary_text", "text": "Why."}]}, ["Why."]),
+        ({"type": "function_call", "arguments": "{}", "name": "add", "call_id": "c"}, ["add", "{}"]),
+        ({"type": "apply_patch_call", "operation": {"type": "delete_file"}}, [{"type": "delete_file"}]),
+        ({"type": "function_call_output", "output": "3"}, ["3"]),
+        ({"type": "compaction", "encrypted_content": "s"}, ["s"]),
+        ({"type": "no_known_type"}, []),
+    ],
+)
+def test_a_reader_sees_what_an_item_holds(item: Item, shown: list[object]) -> None:
+    assert [*description(item)] == shown

@@ -1,5 +1,6 @@
-from app.contract.response import DEFAULTS, Echo
+from app.contract.response import DEFAULTS, Echo, error_member, failed, in_progress
 from app.contract.usage import Usage
+from app.errors import EndedElsewhere, GatewayError
 
 WHOLE = {"id": "resp_1", "created_at": 1, "model": "m", "status": "completed", "previous_response_id": None}
 
@@ -66,3 +67,22 @@ def test_encrypted_reasoning_is_shown_to_those_who_asked() -> None:
 def test_defaults_take_no_room_in_the_store() -> None:
     echo = Echo.of({"temperature": 1.0, "tools": [], "metadata": {}}, store=True)
     assert (echo.shared_settings(), echo.row_fields()) == (b"{}", b"{}")
+
+
+def test_a_response_before_its_outcome_and_a_failed_one_keep_every_field() -> None:
+    ended = Echo.of({}, store=True).response(
+        **WHOLE,
+        output=[{"type": "message"}],
+        usage=Usage(1, 0, 0, 1),
+        completed_at=2,
+        incomplete_details={"reason": "x"},
+    )
+    begun = in_progress(ended)
+    assert begun == Echo.of({}, store=True).response(**{**WHOLE, "status": "in_progress"})
+    assert failed(begun, EndedElsewhere()) == Echo.of({}, store=True).response(
+        **{**WHOLE, "status": "failed"}, error=error_member(EndedElsewhere())
+    )
+
+
+def test_the_error_of_a_failed_response_always_has_a_code() -> None:
+    assert error_member(GatewayError("Bad.")) == {"code": "server_error", "message": "Bad."}

@@ -11,6 +11,7 @@ from typing import Any
 
 from app.contract.channel import Channel
 from app.contract.events import CREATED, IN_PROGRESS, terminal
+from app.contract.response import in_progress
 from app.contract.turn import Turn
 from app.formats import _openai
 from app.formats._events import Emitter
@@ -68,7 +69,7 @@ def decoder(turn: Turn, sequence: int) -> ResponsesDecoder:
 def stream(answer: Mapping[str, Any]) -> Iterable[bytes]:
     """A whole response object as the event stream of an upstream."""
     emitter = Emitter()
-    begun = {**answer, "status": "in_progress", "output": [], "usage": None, "completed_at": None}
+    begun = in_progress(answer)
     yield emitter.event(CREATED, response=begun)
     yield emitter.event(IN_PROGRESS, response=begun)
     for item in answer["output"]:

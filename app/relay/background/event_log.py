@@ -155,7 +155,7 @@ class EventFollower:
         try:
             yield from self._followed()
         except NotFound:
-            yield terminal_events(_as_failed(self._in_progress), self._last + 1, self._last)
+            yield terminal_events(self._in_progress, self._last + 1, self._last)
         except GatewayError as error:
             yield _error_event(error, self._last)
         except Exception:  # The last border of this stream.
@@ -188,8 +188,6 @@ class EventFollower:
         stored response; any other reader gets only the terminal event.
         """
         response = self._ended()
-        if response["status"] == "cancelled":
-            response = _as_failed(response)
         if page.last is not None:
             yield terminal_events(response, page.last + 1, last)
         elif last < 0:
@@ -237,9 +235,3 @@ def _number(event: bytes) -> int:
 def _error_event(error: GatewayError, last: int) -> bytes:
     """The reader's stream fails, but the response continues. A new request with `starting_after` misses no event."""
     return sse.encode({"type": "error", "sequence_number": max(last, 0), "error": error.error()})
-
-
-def _as_failed(response: Mapping[str, Any]) -> dict[str, Any]:
-    """A cancelled or deleted response as a failed one: a stream has no terminal event for cancellation."""
-    error = EndedElsewhere()
-    return {**response, "status": "failed", "error": {"code": error.code, "message": error.message}}

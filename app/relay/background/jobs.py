@@ -79,13 +79,7 @@ class BackgroundJobs:
             return self._enqueue(run.turn, token, context.request_id)
 
     def _enqueue(self, turn: Turn, token: Token, request_id: str) -> dict[str, Any]:
-        queued = turn.echo.response(
-            id=turn.id,
-            created_at=turn.created_at,
-            model=turn.model,
-            status="queued",
-            previous_response_id=turn.previous_response_id,
-        )
+        queued = turn.response("queued")
         events = queued_events(queued)
         self._store.jobs.enqueue(
             draft(turn, token, request_id),

@@ -9,20 +9,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from time import monotonic
 from typing import Any
 
 from app import sse
-from app.contract.events import ERROR, FAILED
 from app.contract.items import Item
 from app.contract.turn import Answer, Turn
 from app.errors import ClientGone, GatewayError, InternalError, UpstreamError
-from app.formats import Decoder
+from app.formats import Decoder, Emitter
 from app.relay.attempts import TurnAttempt, TurnAttempts, open_flow
+from app.relay.lease_keeper import RunningStreams
 from app.relay.ports import SelectedChannel
+from app.relay.recorder import Recorder
+from app.relay.request_context import RequestContext
 from app.relay.request_watch import Watch
 from app.relay.streaming.client_connection import ClientConnection
-from app.relay.streaming.lifecycle_events import terminal_event
-from app.relay.streaming.stream_start import StreamStart
+from app.relay.streaming.lifecycle_events import head_events, opening_types, terminal_events
+from app.relay.streaming.timing import StreamTiming
 from app.relay.streaming.transport import Flow, ThreadTransport
 
 log = logging.getLogger(__name__)
@@ -31,37 +35,98 @@ log = logging.getLogger(__name__)
 _PER_ITEM = 2
 
 
-def failure_events(
-    stream_start: StreamStart,
-    error: GatewayError,
-    number: int | None = None,
-    partial: Callable[[], Sequence[Item]] = tuple,
-    selected: SelectedChannel | None = None,
-) -> bytes:
-    """Stores the failure of a stream. Returns its last events, `error` and `response.failed`, numbered from `number`.
+class StreamStart:
+    """The start of one stream: its row is committed before any event names it.
 
-    This is the last border of a stream: each step stores and reports less, so the stream always gets its end.
+    The head leaves with the first valid event of an upstream, or alone after `header_timeout`; heartbeats follow it
+    then.
     """
-    recorder = stream_start.recorder
-    if number is None:
-        number = stream_start.length
-    steps: Sequence[tuple[GatewayError, Callable[[], Sequence[Item]]]] = (
-        (error, partial),
-        (error, tuple),
-        (InternalError(), tuple),
-    )
-    for reported, items in steps:
-        try:
-            return _failed_ending(recorder.fail(reported, items(), selected), reported, number)
-        except Exception:  # The border that must not die: the next step needs less to succeed.
-            log.exception("response %s: storing or encoding its failure failed", stream_start.id)
-    return _failed_ending(recorder.failed(InternalError()), InternalError(), number)
 
+    def __init__(
+        self,
+        turn: Turn,
+        recorder: Recorder,
+        context: RequestContext,
+        watch: Watch,
+        running: RunningStreams,
+        timing: StreamTiming,
+    ) -> None:
+        self.id = turn.id
+        self.length = len(opening_types(turn.background))
+        self.sent = 0
+        """Number of events that have been sent."""
+        self.recorder = recorder
+        self._has_row = turn.store
+        self._context = context
+        self._stop = watch.stop
+        self._running = running
+        self._timing = timing
+        self._committed = False
+        if context.send_early is not None:
+            watch.schedule(context.received_at + timing.header_timeout, self._send_due)
 
-def _failed_ending(response: Mapping[str, Any], error: GatewayError, number: int) -> bytes:
-    return sse.encode({"type": ERROR, "sequence_number": number, "error": error.error()}) + terminal_event(
-        {"type": FAILED, "sequence_number": number + 1, "response": response}
-    )
+    def commit(self) -> None:
+        """Commits the row before the client can learn its id. Raises StoreUnavailable."""
+        if self._committed:
+            return
+        self.recorder.begin()
+        self._committed = True
+        if self._has_row:
+            # A response without a row cannot be cancelled by another worker.
+            self._running.add(self.id, self._stop.request)
+        if self._context.connection is not None:
+            self._context.connection.set_write_timeout(self._timing.client_write_timeout)
+
+    def head(self, defaults: Mapping[str, Any], leading_items: Sequence[Item]) -> bytes:
+        """The part of the head that has not been sent. The caller sends it now."""
+        events = head_events(self.recorder.in_progress_response(defaults), leading_items, Emitter())
+        rest = b"".join(islice(events, self.sent, None))
+        self.sent = self.length
+        return rest
+
+    def failure(
+        self,
+        error: GatewayError,
+        number: int | None = None,
+        partial: Callable[[], Sequence[Item]] = tuple,
+        selected: SelectedChannel | None = None,
+    ) -> bytes:
+        """Stores the failure of the stream. Returns its last events, `error` and `response.failed`, numbered from
+        `number`.
+
+        This is the last border of a stream: each step stores and reports less, so the stream always gets its end.
+        """
+        if number is None:
+            number = self.length
+        steps: Sequence[tuple[GatewayError, Callable[[], Sequence[Item]]]] = (
+            (error, partial),
+            (error, tuple),
+            (InternalError(), tuple),
+        )
+        for reported, items in steps:
+            try:
+                response = self.recorder.fail(reported, items(), selected)
+                return terminal_events(response, number, error=reported.error())
+            except Exception:  # The border that must not die: the next step needs less to succeed.
+                log.exception("response %s: storing or encoding its failure failed", self.id)
+        error = InternalError()
+        return terminal_events(self.recorder.failed(error), number, error=error.error())
+
+    def end(self) -> None:
+        self._running.remove(self.id)
+
+    def _send_due(self) -> float:
+        """Sends the head or a heartbeat, and returns the next due time. Raises StoreUnavailable and ClientGone."""
+        send_early = self._context.send_early
+        assert send_early is not None
+        if self.sent:
+            send_early(sse.HEARTBEAT)
+        else:
+            events = b"".join(head_events(self.recorder.in_progress_response({}), (), Emitter()))
+            self.commit()
+            send_early(events)
+            self.sent = self.length
+        return monotonic() + self._timing.heartbeat
 
 
 @dataclass(slots=True)
@@ -215,12 +280,9 @@ class EventStream:
             raise _error_of_failed(answer)
         active.attempt.path = active.decoder.path
         active.attempt.succeeded()
-        number = active.decoder.sequence
-
         ended = self._recorder.ended(answer, active.selected)
-        event = {"type": f"response.{answer.status}", "sequence_number": number, "response": ended.response}
         # Encode before the commit, so that a response that cannot be encoded is not stored.
-        ending = terminal_event(event)
+        ending = terminal_events(ended.response, active.decoder.sequence)
         self._recorder.store(ended)
         self._ended = True
         return ending
@@ -228,13 +290,13 @@ class EventStream:
     def _failure(self, error: GatewayError) -> bytes:
         active = self._active
         if active is None:
-            ending = failure_events(self._stream_start, error, self._first)
+            ending = self._stream_start.failure(error, self._first)
         else:
             decoder = active.decoder
             number = decoder.sequence
             if isinstance(error, UpstreamError):
                 self._attempt_failed(active, error)
-            ending = failure_events(self._stream_start, error, number, decoder.partial, active.selected)
+            ending = self._stream_start.failure(error, number, decoder.partial, active.selected)
         self._ended = True
         return ending
 
