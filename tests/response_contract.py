@@ -293,7 +293,7 @@ def error_faults(body: Any) -> list[str]:
     if not isinstance(error, Mapping):
         return [f"no error object: {str(body)[:80]!r}"]
     faults = [f"error.{key} is absent" for key in ("message", "type", "param", "code") if key not in error]
-    faults += [f"error.{key} is {error.get(key)!r}" for key in ("message", "type") if not _said(error.get(key))]
+    faults += [f"error.{key} is {error.get(key)!r}" for key in ("message", "type") if not _is_set(error.get(key))]
     faults += [
         f"error.{key} is {error[key]!r}"
         for key in ("param", "code")
@@ -302,7 +302,7 @@ def error_faults(body: Any) -> list[str]:
     return faults
 
 
-def _said(value: Any) -> bool:
+def _is_set(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
@@ -422,7 +422,7 @@ def _snapshot_faults(events: list[JSON]) -> list[str]:
     return faults
 
 
-#: Families of events whose `.done` repeats the sum of its deltas: the key it repeats it in, and what tells parts apart.
+#: Families of events whose `.done` repeats the sum of its deltas: its key, and what distinguishes the parts.
 SUMS = {
     "response.output_text": ("text", "content_index"),
     "response.refusal": ("refusal", "content_index"),

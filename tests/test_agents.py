@@ -28,22 +28,22 @@ def _unseen() -> None:
     PLACES.clear()
 
 
-async def converse(lane: FormatCase, streamed: bool, *said: str, **settings: Any) -> list[str]:
-    """What the agent answers; the conversation is kept by the gateway or, with a session, by the SDK."""
+async def converse(format_case: FormatCase, streamed: bool, *texts: str, **settings: Any) -> list[str]:
+    """The answers of an agent. The gateway or, with a session, the SDK stores the conversation."""
     transport = openai.DefaultAsyncHttpxClient(trust_env=False)
     session: Any = settings.pop("session", None)
     async with openai.AsyncOpenAI(
-        base_url=lane.gateway.base_url, api_key=lane.gateway.token, max_retries=0, http_client=transport
+        base_url=format_case.gateway.base_url, api_key=format_case.gateway.token, max_retries=0, http_client=transport
     ) as client:
         agent = agents.Agent(
             name="Ada",
             instructions="Be brief.",
-            model=agents.OpenAIResponsesModel(lane.model, client),
+            model=agents.OpenAIResponsesModel(format_case.model, client),
             tools=[get_weather],
             model_settings=agents.ModelSettings(**settings),
         )
         answers, previous = [], None
-        for text in said:
+        for text in texts:
             keys: Any = {"session": session} if session else {"previous_response_id": previous}
             result = await run(agent, text, streamed, keys)
             answers.append(str(result.final_output))
@@ -80,8 +80,8 @@ def test_an_agent_that_keeps_its_own_history_does_the_same(format_case: FormatCa
     session = SQLiteSession("tests")
     settings: Any = {"store": False, "response_include": ["reasoning.encrypted_content"], "session": session}
     settings["reasoning"] = openai.types.shared.Reasoning(effort="medium", summary="auto")
-    said = ("Please think: how is the weather?", "And what did I ask?")
-    first, second = asyncio.run(converse(format_case, streamed, *said, **settings))
+    texts = ("Please think: how is the weather?", "And what did I ask?")
+    first, second = asyncio.run(converse(format_case, streamed, *texts, **settings))
     session.close()
     assert "sunny in Oslo" in first
     assert "And what did I ask?" in second

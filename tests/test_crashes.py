@@ -1,4 +1,4 @@
-"""Workers that are killed while they work: what a client was told is there, and what it was not told ends as failed."""
+"""Workers that are killed while they work: acknowledged responses are stored, and the others end as failed."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_a_response_deleted_while_it_streams_ends_at_once_on_whatever_worker(
 
 @dataclass
 class Acknowledged:
-    """What the clients were told, under one lock."""
+    """The events that clients received, under one lock."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     begun: set[str] = field(default_factory=set)
@@ -173,7 +173,7 @@ class Acknowledged:
 
 
 class Client(threading.Thread):
-    """Holds conversations, streamed and not; whatever breaks off is asked again from the last thing that was told."""
+    """Holds conversations, streamed and not; a break continues from the last acknowledged response."""
 
     def __init__(self, gateway: Gateway, acknowledged: Acknowledged, seed: int, over: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -266,7 +266,7 @@ def _kill_again_and_again(gateway: Gateway, acknowledged: Acknowledged, kills: i
 
 
 def _check_completed(gateway: Gateway, upstream: ScriptedUpstream, acknowledged: Acknowledged) -> None:
-    """Each is there, and each conversation goes on with all that was said in it."""
+    """Every response is stored, and every conversation goes on with its whole history."""
     for response_id in acknowledged.parents:
         assert gateway.get(f"/responses/{response_id}").json()["status"] == "completed"
     for tip in acknowledged.tips():
@@ -279,7 +279,7 @@ def _check_completed(gateway: Gateway, upstream: ScriptedUpstream, acknowledged:
 
 
 def _check_interrupted(gateway: Gateway, acknowledged: Acknowledged) -> None:
-    """What was begun and never told to be completed has an end all the same."""
+    """A response that began and was not acknowledged as completed has an end all the same."""
     for response_id in acknowledged.begun - set(acknowledged.parents):
         status = gateway.get(f"/responses/{response_id}").json()["status"]
         assert status in ("failed", "cancelled", "completed")

@@ -118,14 +118,14 @@ def test_the_formats_of_the_readme_are_those_there_are() -> None:
     assert set(re.findall(r"^\| `([a-z_]+)` \|", table.split("\n\n")[1], re.M)) == set(formats.names())
 
 
-def test_what_init_and_serve_print_is_what_the_readme_shows() -> None:
+def test_the_readme_shows_the_output_of_init_and_serve() -> None:
     assert f"made  database       schema {len(migrations.STEPS)}" in README
     assert f"antiphon {__version__}   http://127.0.0.1:8080/v1" in README
 
 
 def test_every_file_on_the_map_exists() -> None:
-    (house,) = [block for block in blocks(README) if block.startswith("app/\n")]
-    for line in house.splitlines():
+    (layout,) = [block for block in blocks(README) if block.startswith("app/\n")]
+    for line in layout.splitlines():
         inside, names = line.startswith("  "), re.match(r"\s*((?:[\w./]+\s{1,2})*[\w./]+)(?:\s{2,}|$)", line)
         if not names:
             continue

@@ -101,6 +101,6 @@ def test_reasoning_comes_along_and_goes_back(format_case: FormatCase, transport:
     keys: Any = {"reasoning": {"effort": "medium", "summary": "auto"}, "include": ["reasoning.encrypted_content"]}
     thinker = chat(format_case.gateway, format_case.model, transport, store=False, **keys).bind_tools([get_weather])
     first = thinker.invoke("Please think: how is the weather?")
-    asked: list[Any] = [HumanMessage("Please think: how is the weather?"), first]
-    second = thinker.invoke([*asked, get_weather.invoke(first.tool_calls[0])])
+    messages: list[Any] = [HumanMessage("Please think: how is the weather?"), first]
+    second = thinker.invoke([*messages, get_weather.invoke(first.tool_calls[0])])
     assert "sunny in Oslo" in second.text

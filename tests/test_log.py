@@ -36,7 +36,7 @@ def test_lines_come_by_themselves_and_in_order(log: logging.Logger, stream: io.S
     assert stream.getvalue().split() == [*map(str, range(1000)), "later"]
 
 
-def test_what_waits_is_written_when_it_is_closed(log: logging.Logger, stream: io.StringIO) -> None:
+def test_waiting_lines_are_written_on_close(log: logging.Logger, stream: io.StringIO) -> None:
     log.info("last words")
     log.handlers[0].close()
     assert stream.getvalue() == "last words\n"
@@ -49,7 +49,7 @@ def test_a_line_that_comes_after_the_end_is_written_as_well(log: logging.Logger,
     assert stream.getvalue() == "one\ntwo\n"
 
 
-def test_no_line_waits_once_the_process_is_told_to_end(stream: io.StringIO) -> None:
+def test_no_line_waits_once_the_process_must_end(stream: io.StringIO) -> None:
     before, request_log.handlers = request_log.handlers, [gathered := BufferedHandler(stream)]
     try:
         log = logging.Logger("ending")
@@ -84,7 +84,9 @@ def test_a_child_writes_its_own_lines_only(tmp_path) -> None:
 
 def test_a_line_about_every_answered_request_is_there_when_the_gateway_has_ended(gateway: MakeGateway) -> None:
     running = gateway([{"name": "demo", "format": "demo", "models": ["demo"]}])
-    asked = [running.post("/responses", {"model": "demo", "input": "Hi"}) for _ in range(20)]
+    answers = [running.post("/responses", {"model": "demo", "input": "Hi"}) for _ in range(20)]
     running.stop()
-    told = [line.split(" request_id=")[1].split()[0] for line in running.log.splitlines() if " request_id=" in line]
-    assert told == [answer.headers["X-Request-Id"] for answer in asked]
+    request_ids = [
+        line.split(" request_id=")[1].split()[0] for line in running.log.splitlines() if " request_id=" in line
+    ]
+    assert request_ids == [answer.headers["X-Request-Id"] for answer in answers]

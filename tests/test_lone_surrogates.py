@@ -16,7 +16,7 @@ LONE = re.compile("[\ud800-\udfff]")
 
 
 @given(st.lists(UNITS, max_size=12).map("".join))
-def test_what_no_utf8_can_hold_is_replaced_and_nothing_else(text: str) -> None:
+def test_only_lone_surrogates_are_replaced(text: str) -> None:
     spelled = f'{{"a{text}": ["{text}"]}}'.encode()
     read = orjson.loads(lone_surrogates.replace_escapes(spelled))
     expected = json.loads(spelled)

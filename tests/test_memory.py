@@ -34,8 +34,8 @@ def api(tmp_path_factory: pytest.TempPathFactory, upstream: ScriptedUpstream) ->
 
 def words(size: int, **keys: object) -> bytes:
     """A body of about that size: many messages, as a long conversation has them."""
-    said = {"role": "user", "content": "a" * 2900}
-    return orjson.dumps({"model": "m", "input": [said] * (size // 2933), **keys})
+    request_body = {"role": "user", "content": "a" * 2900}
+    return orjson.dumps({"model": "m", "input": [request_body] * (size // 2933), **keys})
 
 
 def statuses(api: Gateway, body: bytes, times: int) -> list[int]:
@@ -49,7 +49,7 @@ def statuses(api: Gateway, body: bytes, times: int) -> list[int]:
 
 
 @pytest.mark.parametrize("store", [False, True])
-def test_what_large_bodies_took_goes_back_to_the_system(api: Gateway, store: bool) -> None:
+def test_memory_of_large_bodies_goes_back_to_the_system(api: Gateway, store: bool) -> None:
     statuses(api, words(64 * 1024, store=store), 16)
     idle = memory_of(api.workers)
     answered = statuses(api, words(20 * MIB, store=store), 8)
@@ -61,13 +61,13 @@ def test_what_large_bodies_took_goes_back_to_the_system(api: Gateway, store: boo
 
 def test_answers_and_histories_have_their_part_of_the_memory(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     """Each turn fits by itself; a conversation of them and one more answer do not."""
-    said: dict[str, object] = {"model": "m", "input": "a" * 900_000}
+    request_body: dict[str, object] = {"model": "m", "input": "a" * 900_000}
     with Gateway(tmp_path, [upstream.channel()], max_body=MIB, memory=8 * MIB) as api:
-        answer = api.post("/responses", said)
+        answer = api.post("/responses", request_body)
         assert answer.status_code == 200
         for _ in range(8):
             if answer.status_code != 200:
                 break
-            answer = api.post("/responses", {**said, "previous_response_id": answer.json()["id"]})
+            answer = api.post("/responses", {**request_body, "previous_response_id": answer.json()["id"]})
         assert answer.status_code in (413, 503)
-        assert api.post("/responses", said).status_code == 200
+        assert api.post("/responses", request_body).status_code == 200

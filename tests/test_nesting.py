@@ -25,7 +25,7 @@ def test_nothing_deeper_is_read(levels: int) -> None:
         nesting.loads(nested_text(levels), nesting.FROM_CLIENTS)
 
 
-def test_what_was_read_can_be_written_with_what_is_put_around_it() -> None:
+def test_a_readable_value_can_be_written_inside_the_gateways_own() -> None:
     value: Any = nesting.loads(nested_text(nesting.FROM_CLIENTS), nesting.FROM_CLIENTS)
     for _ in range(50):
         value = {"within": value}
@@ -49,6 +49,6 @@ def test_brackets_in_text_are_no_levels() -> None:
     assert nesting.loads(text, nesting.FROM_CLIENTS)
 
 
-def test_what_is_no_json_is_not_called_too_deep() -> None:
+def test_invalid_json_is_not_called_too_deep() -> None:
     with pytest.raises(orjson.JSONDecodeError):
         nesting.loads(b"[" * 300, nesting.FROM_CLIENTS)

@@ -84,12 +84,12 @@ def rest_of(sock: socket.socket) -> bytes:
 
 def request(size: int) -> bytes:
     """A body of exactly that size."""
-    empty = saying(b'""')
-    return saying(b'"%b"' % (b"a" * (size - len(empty))))
+    empty = body_with(b'""')
+    return body_with(b'"%b"' % (b"a" * (size - len(empty))))
 
 
-def saying(text: bytes) -> bytes:
-    """A body with this text, as JSON, behind which something short is said: the upstream repeats what it hears last."""
+def body_with(text: bytes) -> bytes:
+    """A body with this text, as JSON, followed by a short message: the upstream repeats the last one."""
     return b'{"model":"m","store":false,"input":[%b,%b]}' % (message(text), message(b'"Short."'))
 
 
@@ -108,7 +108,7 @@ def check_error(body: JSON, code: str) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_what_does_not_fit_is_read_and_refused_and_has_room_later(patient: Gateway, chunked: bool) -> None:
+def test_a_body_that_does_not_fit_is_read_and_refused_and_has_room_later(patient: Gateway, chunked: bool) -> None:
     large = request(MAX_BODY)
     with ExitStack() as stack:
         for _ in range(HELD):
@@ -153,7 +153,7 @@ def test_more_values_than_there_is_memory_for_are_too_much(patient: Gateway, ite
 
 def test_a_text_about_json_is_a_text(patient: Gateway) -> None:
     text = orjson.dumps('{"a":[1,2,{}]},' * (MAX_BODY // 20))
-    status, _, _ = post(patient, saying(text), chunked=False)
+    status, _, _ = post(patient, body_with(text), chunked=False)
     assert status == 200
 
 
@@ -177,7 +177,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_what_stands_in_strings_takes_no_values(value: object) -> None:
+def test_brackets_in_strings_are_no_values(value: object) -> None:
     data = orjson.dumps(value)
     exact = 2 * len(data) + 230 * of(value, dict) + 72 * of(value, list) + 64 * commas(value)
     assert needed_to_parse(data, most=exact) == exact

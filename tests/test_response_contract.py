@@ -369,8 +369,8 @@ def test_a_list_of_items_passes_and_its_ends_are_checked() -> None:
 
 
 def test_a_window_ends_in_its_one_compaction_item() -> None:
-    said = {"type": "message", "id": "msg_1", "status": "completed", "role": "user"}
-    user = {**said, "content": [{"type": "input_text", "text": "Hi"}]}
+    message = {"type": "message", "id": "msg_1", "status": "completed", "role": "user"}
+    user = {**message, "content": [{"type": "input_text", "text": "Hi"}]}
     sealed = {"type": "compaction", "id": "cmp_1", "encrypted_content": "x"}
     window = {"id": "resp_1", "object": "response.compaction", "created_at": 1, "usage": USAGE}
     check_window({**window, "output": [user, sealed]})

@@ -108,9 +108,9 @@ def test_create_answers_what_the_strict_sdk_accepts(served: Gateway, model: str)
 def test_streamed_deltas_add_up_to_the_text(client: openai.OpenAI, model: str) -> None:
     events = list(client.responses.create(model=model, input="hello", stream=True))
 
-    said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     assert events[-1].type == "response.completed"
-    assert said == events[-1].response.output_text
+    assert text == events[-1].response.output_text
     assert [event.sequence_number for event in events] == list(range(len(events)))
 
 
@@ -188,7 +188,7 @@ def test_retrieve_gives_the_same_response(client: openai.OpenAI, model: str) -> 
     assert client.responses.retrieve(response.id) == response
 
 
-def test_retrieve_includes_what_is_asked_for(client: openai.OpenAI) -> None:
+def test_retrieve_includes_the_requested_parts(client: openai.OpenAI) -> None:
     response = client.responses.create(model=EXACT, input="hello")
     item = client.responses.retrieve(response.id, include=["reasoning.encrypted_content"]).output[0]
 

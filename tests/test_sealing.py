@@ -10,7 +10,7 @@ SEAL = Seal("compaction", [KEY])
 
 
 @given(st.binary(max_size=300), st.text(max_size=20))
-def test_what_is_sealed_opens_to_the_same(content: bytes, owner: str) -> None:
+def test_a_sealed_value_opens_to_itself(content: bytes, owner: str) -> None:
     text = SEAL.close(owner, content)
     assert is_sealed(text)
     assert SEAL.open(owner, text) == content
@@ -36,7 +36,7 @@ def test_an_altered_seal_does_not_open(at: int, change: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", PREFIX, f"{PREFIX}00000000.", "gAAAA", PREFIX + "x" * 40])
-def test_what_is_no_seal_of_ours_does_not_open(text: str) -> None:
+def test_a_foreign_seal_does_not_open(text: str) -> None:
     with pytest.raises(InvalidRequest):
         SEAL.open("ada", text)
 

@@ -108,10 +108,10 @@ def test_a_wrong_variable_is_named_with_its_fix(tmp_path: Path, name: str, value
         read_settings({"ANTIPHON_SECRET_KEY": SECRET, f"ANTIPHON_{name}": value}, tmp_path)
     assert f"ANTIPHON_{name}" in caught.value.message
     assert caught.value.fix
-    said = caught.value.message + caught.value.fix
-    assert "\n" not in said
-    assert len(said) < 400
-    assert "canary" not in said
+    shown = caught.value.message + caught.value.fix
+    assert "\n" not in shown
+    assert len(shown) < 400
+    assert "canary" not in shown
 
 
 @given(value=st.text(max_size=80), name=st.sampled_from(["BIND", "DATABASE_URL", "QUEUE_URL", "URL", "WORKERS"]))
@@ -152,8 +152,8 @@ def test_the_file_of_a_database_may_have_any_name(tmp_path: Path, written: str, 
     assert (here / name).is_file()
 
 
-class Asked(dict[str, str]):
-    """An environment that remembers what it was asked for."""
+class ReadNames(dict[str, str]):
+    """An environment that remembers the names that were read."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         super().__init__(environment)
@@ -166,13 +166,13 @@ class Asked(dict[str, str]):
 
 def variables_read(tmp_path: Path) -> set[str]:
     """Every variable that the settings are read from."""
-    context = Asked({"ANTIPHON_SECRET_KEY": SECRET})
+    context = ReadNames({"ANTIPHON_SECRET_KEY": SECRET})
     read_settings(context, tmp_path)
     return {name for name in context.names if not name.endswith("_FILE")}
 
 
 def test_every_variable_may_stand_in_a_file(tmp_path: Path) -> None:
-    context = Asked({"ANTIPHON_SECRET_KEY": SECRET})
+    context = ReadNames({"ANTIPHON_SECRET_KEY": SECRET})
     read_settings(context, tmp_path)
     assert {f"{name}_FILE" for name in variables_read(tmp_path)} <= context.names
     (tmp_path / "workers").write_text("7\n")

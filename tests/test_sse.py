@@ -29,7 +29,7 @@ def test_any_split_with_any_line_end_gives_the_same_events(cuts: list[int], endi
     assert splitter.rest in (b"", b"\n")
 
 
-def test_an_unfinished_event_is_kept_back() -> None:
+def test_an_unfinished_event_is_held_back() -> None:
     splitter = sse.Splitter()
     assert splitter.feed(b"data: 1\n\ndata: 2\n") == b"data: 1\n\n"
     assert splitter.rest == b"data: 2\n"

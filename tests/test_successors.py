@@ -29,12 +29,12 @@ CONFIGURATION = 78
 
 
 @pytest.fixture
-def kept(tmp_path: Path, upstream: ScriptedUpstream) -> Iterator[Gateway]:
+def three_workers(tmp_path: Path, upstream: ScriptedUpstream) -> Iterator[Gateway]:
     """Two workers and one for background responses; the channel's key stands in `.env`."""
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / ".env").write_text(f"A_KEY={KEY}\n")
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "workers" / ".env").write_text(f"A_KEY={KEY}\n")
     channels = [upstream.channel(api_key="${A_KEY}"), DEMO]
-    with Gateway(tmp_path / "kept", channels, workers=2, worker_processes=1, drain=1) as running:
+    with Gateway(tmp_path / "workers", channels, workers=2, worker_processes=1, drain=1) as running:
         yield running
 
 
@@ -129,17 +129,17 @@ DAMAGES = (
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_successors_serve_with_what_was_good_last(
-    kept: Gateway, upstream: ScriptedUpstream, damage: Callable[[Gateway], None]
+    three_workers: Gateway, upstream: ScriptedUpstream, damage: Callable[[Gateway], None]
 ) -> None:
-    damage(kept)
-    kill_all(kept)
-    check_serves(kept, upstream)
-    before = processes(kept)
-    os.kill(kept.pid, signal.SIGHUP)
-    kept.wait_for_log("the configuration is not reloaded")
-    assert processes(kept) == before
-    check_serves(kept, upstream)
-    assert not [path for path in files(kept) if KEY.encode() in path.read_bytes()]
+    damage(three_workers)
+    kill_all(three_workers)
+    check_serves(three_workers, upstream)
+    before = processes(three_workers)
+    os.kill(three_workers.pid, signal.SIGHUP)
+    three_workers.wait_for_log("the configuration is not reloaded")
+    assert processes(three_workers) == before
+    check_serves(three_workers, upstream)
+    assert not [path for path in files(three_workers) if KEY.encode() in path.read_bytes()]
 
 
 def files(gateway: Gateway) -> list[Path]:
@@ -147,16 +147,16 @@ def files(gateway: Gateway) -> list[Path]:
 
 
 def test_a_table_that_was_accepted_since_the_start_is_the_last_good_one(
-    kept: Gateway, upstream: ScriptedUpstream
+    three_workers: Gateway, upstream: ScriptedUpstream
 ) -> None:
-    kept.write_channels([upstream.channel(api_key="${A_KEY}", models=["newer"])])
-    eventually(lambda: "newer" in kept.get("/models").text, "the new table", 20)
+    three_workers.write_channels([upstream.channel(api_key="${A_KEY}", models=["newer"])])
+    eventually(lambda: "newer" in three_workers.get("/models").text, "the new table", 20)
     # The master looks once a second, and says nothing of it.
-    eventually(lambda: kill_and_ask(kept), "a successor that knows it", 30)
-    half_a_table(kept)
-    kill_all(kept)
-    eventually(lambda: "newer" in models(kept), "the models of the last good table", 20)
-    assert '"demo"' not in models(kept)
+    eventually(lambda: kill_and_ask(three_workers), "a successor that knows it", 30)
+    half_a_table(three_workers)
+    kill_all(three_workers)
+    eventually(lambda: "newer" in models(three_workers), "the models of the last good table", 20)
+    assert '"demo"' not in models(three_workers)
 
 
 def kill_and_ask(gateway: Gateway) -> bool:
@@ -171,49 +171,49 @@ def models(gateway: Gateway) -> str:
         return ""
 
 
-def test_a_successor_follows_the_file_once_it_is_mended(kept: Gateway, upstream: ScriptedUpstream) -> None:
-    half_a_table(kept)
-    kill_all(kept)
-    kept.write_channels([upstream.channel(api_key="${A_KEY}", models=["mended"])])
-    eventually(lambda: "mended" in models(kept), "the mended table", 20)
+def test_a_successor_follows_the_file_once_it_is_mended(three_workers: Gateway, upstream: ScriptedUpstream) -> None:
+    half_a_table(three_workers)
+    kill_all(three_workers)
+    three_workers.write_channels([upstream.channel(api_key="${A_KEY}", models=["mended"])])
+    eventually(lambda: "mended" in models(three_workers), "the mended table", 20)
 
 
-def test_a_reload_brings_new_settings_to_all_workers(kept: Gateway, upstream: ScriptedUpstream) -> None:
-    before = processes(kept)
-    with (kept.directory / ".env").open("a") as env:
+def test_a_reload_brings_new_settings_to_all_workers(three_workers: Gateway, upstream: ScriptedUpstream) -> None:
+    before = processes(three_workers)
+    with (three_workers.directory / ".env").open("a") as env:
         env.write("ANTIPHON_MAX_BODY=2048\n")
-    os.kill(kept.pid, signal.SIGHUP)
-    eventually(lambda: len(found := processes(kept)) == 3 and not found & before, "others", 30)
-    check_serves(kept, upstream)
-    assert kept.post("/responses", {**BODY, "input": "x" * 3000}).status_code == 413
+    os.kill(three_workers.pid, signal.SIGHUP)
+    eventually(lambda: len(found := processes(three_workers)) == 3 and not found & before, "others", 30)
+    check_serves(three_workers, upstream)
+    assert three_workers.post("/responses", {**BODY, "input": "x" * 3000}).status_code == 413
 
 
 # --- a database that is away ------------------------------------------------------------------------------------
 
 
-def test_successors_do_not_wait_for_a_write_lock(kept: Gateway, upstream: ScriptedUpstream) -> None:
-    with closing(sqlite3.connect(kept.directory / "antiphon.db", isolation_level=None)) as database:
+def test_successors_do_not_wait_for_a_write_lock(three_workers: Gateway, upstream: ScriptedUpstream) -> None:
+    with closing(sqlite3.connect(three_workers.directory / "antiphon.db", isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
-        kill_all(kept)
-        eventually(lambda: status(kept, "/healthz") == 200, "a worker", 20)
+        kill_all(three_workers)
+        eventually(lambda: status(three_workers, "/healthz") == 200, "a worker", 20)
         database.execute("ROLLBACK")
-    check_serves(kept, upstream)
+    check_serves(three_workers, upstream)
 
 
-def test_successors_wait_for_a_database_that_is_away(kept: Gateway, upstream: ScriptedUpstream) -> None:
-    file, elsewhere = kept.directory / "antiphon.db", kept.directory / "elsewhere.db"
+def test_successors_wait_for_a_database_that_is_away(three_workers: Gateway, upstream: ScriptedUpstream) -> None:
+    file, elsewhere = three_workers.directory / "antiphon.db", three_workers.directory / "elsewhere.db"
     file.rename(elsewhere)
-    kill_all(kept)
-    eventually(lambda: status(kept, "/healthz") == 200, "a worker", 20)
-    assert "database" in readiness(kept)["reasons"]
-    before = processes(kept)
-    os.kill(kept.pid, signal.SIGHUP)
-    kept.wait_for_log("the configuration is not reloaded")
-    assert processes(kept) == before
+    kill_all(three_workers)
+    eventually(lambda: status(three_workers, "/healthz") == 200, "a worker", 20)
+    assert "database" in readiness(three_workers)["reasons"]
+    before = processes(three_workers)
+    os.kill(three_workers.pid, signal.SIGHUP)
+    three_workers.wait_for_log("the configuration is not reloaded")
+    assert processes(three_workers) == before
     assert not file.exists()
     elsewhere.rename(file)
-    eventually(lambda: status(kept, "/readyz") == 200, "the database", 20)
-    check_serves(kept, upstream)
+    eventually(lambda: status(three_workers, "/readyz") == 200, "the database", 20)
+    check_serves(three_workers, upstream)
 
 
 def status(gateway: Gateway, path: str) -> int:
@@ -240,20 +240,22 @@ def upgrade(gateway: Gateway, *, additive: int) -> None:
 
 
 def test_a_schema_with_additions_counts_as_its_own_while_the_gateway_runs(
-    kept: Gateway, upstream: ScriptedUpstream
+    three_workers: Gateway, upstream: ScriptedUpstream
 ) -> None:
-    upgrade(kept, additive=1)
-    assert readiness(kept)["status"] == "ok"
-    kill_all(kept)
-    check_serves(kept, upstream)
-    assert readiness(kept)["status"] == "ok"
+    upgrade(three_workers, additive=1)
+    assert readiness(three_workers)["status"] == "ok"
+    kill_all(three_workers)
+    check_serves(three_workers, upstream)
+    assert readiness(three_workers)["status"] == "ok"
 
 
-def test_a_schema_with_other_changes_stops_no_successor_and_is_told(kept: Gateway, upstream: ScriptedUpstream) -> None:
-    upgrade(kept, additive=0)
-    kill_all(kept)
-    check_serves(kept, upstream)
-    assert str(NEXT) in readiness(kept)["reasons"]["schema"]
+def test_a_schema_with_other_changes_stops_no_successor_and_is_logged(
+    three_workers: Gateway, upstream: ScriptedUpstream
+) -> None:
+    upgrade(three_workers, additive=0)
+    kill_all(three_workers)
+    check_serves(three_workers, upstream)
+    assert str(NEXT) in readiness(three_workers)["reasons"]["schema"]
 
 
 @pytest.mark.parametrize("additive", [0, 1])
@@ -301,19 +303,21 @@ def test_a_first_start_of_gunicorn_itself_is_refused_with_two_lines(
     assert "antiphon: " in done.stderr
 
 
-def test_a_new_master_that_is_refused_leaves_the_old_one_alone(kept: Gateway, upstream: ScriptedUpstream) -> None:
-    good, before = kept.channels_file.read_text(), processes(kept)
-    half_a_table(kept)
-    os.kill(kept.pid, signal.SIGUSR2)
-    kept.wait_for_log("correct the file, then run: antiphon check")
-    assert before <= processes(kept)
-    check_serves(kept, upstream)
-    kept.channels_file.write_text(good)
-    eventually(lambda: another_master(kept), "a new master", 30)
-    os.kill(kept.pid, signal.SIGTERM)
-    eventually(lambda: "Master has been promoted" in kept.log, "the new one to take over", 40)
-    check_serves(kept, upstream)
-    kept.kill()
+def test_a_new_master_that_is_refused_leaves_the_old_one_alone(
+    three_workers: Gateway, upstream: ScriptedUpstream
+) -> None:
+    good, before = three_workers.channels_file.read_text(), processes(three_workers)
+    half_a_table(three_workers)
+    os.kill(three_workers.pid, signal.SIGUSR2)
+    three_workers.wait_for_log("correct the file, then run: antiphon check")
+    assert before <= processes(three_workers)
+    check_serves(three_workers, upstream)
+    three_workers.channels_file.write_text(good)
+    eventually(lambda: another_master(three_workers), "a new master", 30)
+    os.kill(three_workers.pid, signal.SIGTERM)
+    eventually(lambda: "Master has been promoted" in three_workers.log, "the new one to take over", 40)
+    check_serves(three_workers, upstream)
+    three_workers.kill()
 
 
 def another_master(gateway: Gateway) -> bool:

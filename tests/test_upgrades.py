@@ -85,8 +85,8 @@ def test_an_old_window_is_read_as_a_response(upgraded: Gateway) -> None:
 
 def test_a_turn_continues_from_an_old_chain(upgraded: Gateway, upstream: ScriptedUpstream) -> None:
     sent = answered(upgraded, upstream, previous_response_id=OLD["second"]["id"])
-    said = [*texts(OLD["first"]["output"]), *texts(OLD["second"]["output"])]
-    assert sent == ["My name is Ada.", said[0], "I live in Turin.", said[1], "And now?"]
+    answers = [*texts(OLD["first"]["output"]), *texts(OLD["second"]["output"])]
+    assert sent == ["My name is Ada.", answers[0], "I live in Turin.", answers[1], "And now?"]
 
 
 def test_a_second_child_of_an_old_response_opens_a_branch(upgraded: Gateway, upstream: ScriptedUpstream) -> None:

@@ -183,13 +183,13 @@ def test_longer_input_costs_more(caller: Caller) -> None:
 
 
 def test_tool_outputs_are_named_in_order(caller: Caller) -> None:
-    asked = {"role": "user", "content": "both weathers"}
-    calls = caller.post(input=[asked], tools=[WEATHER]).json()["output"]
+    question = {"role": "user", "content": "both weathers"}
+    calls = caller.post(input=[question], tools=[WEATHER]).json()["output"]
     outputs = [
         {"type": "function_call_output", "call_id": call["call_id"], "output": f"{degrees} degrees"}
         for call, degrees in zip(calls, (4, 7), strict=True)
     ]
-    body = caller.post(input=[asked, *calls, *outputs], tools=[WEATHER]).json()
+    body = caller.post(input=[question, *calls, *outputs], tools=[WEATHER]).json()
     assert body["output"][0]["content"][0]["text"] == "The tools said: 4 degrees, 7 degrees. I have seen 5 items."
 
 
@@ -216,7 +216,7 @@ def test_a_window_is_the_user_messages_and_one_item_that_it_reads_again(caller: 
     assert "I remember: hello." in body["output"][0]["content"][0]["text"]
 
 
-def test_nobody_else_reads_its_opaque_items(make_upstream: MakeUpstream) -> None:
+def test_another_family_cannot_read_its_opaque_items(make_upstream: MakeUpstream) -> None:
     mine, kin, foreign = (Caller(make_upstream(family=family)) for family in ("a", "a", "b"))
     output = mine.post(**TURNS["reasoning"]).json()["output"]
     again = [{"role": "user", "content": "hello"}, *output, {"role": "user", "content": "more"}]
@@ -286,19 +286,19 @@ def chunks_of(answer: requests.Response) -> list[JSON]:
 
 @pytest.mark.parametrize("text", ["hello", "think", "refuse", "both weathers", "explain the weather"])
 def test_a_chat_stream_adds_up_to_its_json(caller: Caller, text: str) -> None:
-    said = caller.chat(text, tools=[CHAT_WEATHER]).json()["choices"][0]
+    choice = caller.chat(text, tools=[CHAT_WEATHER]).json()["choices"][0]
     chunks = chunks_of(caller.chat(text, tools=[CHAT_WEATHER], stream=True))
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     for key in ("content", "refusal", "reasoning_content"):
-        assert "".join(delta.get(key) or "" for delta in deltas) == (said["message"].get(key) or "")
+        assert "".join(delta.get(key) or "" for delta in deltas) == (choice["message"].get(key) or "")
     calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
-    for index, call in enumerate(said["message"].get("tool_calls", ())):
+    for index, call in enumerate(choice["message"].get("tool_calls", ())):
         arguments = (part["function"]["arguments"] for part in calls if part["index"] == index)
         assert "".join(arguments) == call["function"]["arguments"]
-    assert chunks[-1]["choices"][0]["finish_reason"] == said["finish_reason"]
+    assert chunks[-1]["choices"][0]["finish_reason"] == choice["finish_reason"]
 
 
-def test_chat_usage_comes_in_a_chunk_of_its_own_when_asked(caller: Caller) -> None:
+def test_chat_usage_comes_in_a_chunk_of_its_own_on_request(caller: Caller) -> None:
     assert all("usage" not in chunk for chunk in chunks_of(caller.chat("hello", stream=True)))
     last = chunks_of(caller.chat("hello", stream=True, stream_options={"include_usage": True}))[-1]
     assert last["choices"] == []
@@ -314,7 +314,7 @@ def test_chat_is_cut_short_and_fits_a_schema(caller: Caller) -> None:
     )
 
 
-def asked(*messages: JSON) -> JSON:
+def chat_request(*messages: JSON) -> JSON:
     return {"messages": [{"role": "user", "content": "x"}, *messages]}
 
 
@@ -323,7 +323,7 @@ def called(call_id: str = "call_1", arguments: Any = "{}", name: str = "f", **ke
     return {"role": "assistant", "content": None, "tool_calls": [call], **keys}
 
 
-def told(call_id: str = "call_1", content: Any = "4") -> JSON:
+def tool_result(call_id: str = "call_1", content: Any = "4") -> JSON:
     return {"role": "tool", "tool_call_id": call_id, "content": content}
 
 
@@ -336,21 +336,21 @@ CHAT_REFUSED: dict[str, JSON] = {
     "a tool of another kind": {"tools": [{"type": "web_search"}]},
     "a tool's name": {"tools": [{"type": "function", "function": {"name": "a.b"}}]},
     "a long name of a tool": {"tools": [{"type": "function", "function": {"name": "f" * 65}}]},
-    "a part of another format": asked({"role": "user", "content": [{"type": "input_text", "text": "x"}]}),
-    "no parts": asked({"role": "user", "content": []}),
-    "null content": asked({"role": "user", "content": None}),
-    "an answer to no call": asked(told()),
-    "an answer too late": asked(called(), {"role": "user", "content": "y"}, told()),
-    "an unanswered call": asked(called()),
-    "an image from a tool": asked(called(), told(content=PICTURE)),
-    "an empty array of calls": asked({"role": "assistant", "content": "y", "tool_calls": []}),
-    "a long id": asked(called("c" * 65), told("c" * 65)),
-    "arguments as an object": asked(called(arguments={}), told()),
-    "arguments that are no JSON": asked(called(arguments="{"), told()),
-    "a role": asked({"role": "critic", "content": "y"}),
-    "a developer": asked({"role": "developer", "content": "y"}),
-    "a second system message": asked({"role": "system", "content": "y"}),
-    "reasoning": asked(called(reasoning_content="Hm."), told()),
+    "a part of another format": chat_request({"role": "user", "content": [{"type": "input_text", "text": "x"}]}),
+    "no parts": chat_request({"role": "user", "content": []}),
+    "null content": chat_request({"role": "user", "content": None}),
+    "an answer to no call": chat_request(tool_result()),
+    "an answer too late": chat_request(called(), {"role": "user", "content": "y"}, tool_result()),
+    "an unanswered call": chat_request(called()),
+    "an image from a tool": chat_request(called(), tool_result(content=PICTURE)),
+    "an empty array of calls": chat_request({"role": "assistant", "content": "y", "tool_calls": []}),
+    "a long id": chat_request(called("c" * 65), tool_result("c" * 65)),
+    "arguments as an object": chat_request(called(arguments={}), tool_result()),
+    "arguments that are no JSON": chat_request(called(arguments="{"), tool_result()),
+    "a role": chat_request({"role": "critic", "content": "y"}),
+    "a developer": chat_request({"role": "developer", "content": "y"}),
+    "a second system message": chat_request({"role": "system", "content": "y"}),
+    "reasoning": chat_request(called(reasoning_content="Hm."), tool_result()),
     "no tokens": {"max_tokens": 0},
     "two limits": {"max_tokens": 9, "max_completion_tokens": 9},
     "usage of no stream": {"stream_options": {"include_usage": True}},
@@ -365,15 +365,20 @@ def test_chat_that_a_strict_server_refuses_is_refused(make_upstream: MakeUpstrea
     check_error(Caller(make_upstream(dialect=STRICT)).chat("x", **CHAT_REFUSED[case]), 400)
 
 
-def test_others_overlook_keys_that_they_do_not_know(caller: Caller) -> None:
-    assert caller.chat("x", include=[], **asked(called(reasoning_content="Hm."), told())).status_code == 200
+def test_other_formats_ignore_unknown_keys(caller: Caller) -> None:
+    assert (
+        caller.chat("x", include=[], **chat_request(called(reasoning_content="Hm."), tool_result())).status_code == 200
+    )
 
 
 def test_chat_takes_its_own_calls_back(caller: Caller) -> None:
-    said = caller.chat("both weathers", tools=[CHAT_WEATHER]).json()["choices"][0]["message"]
-    results = [told(call["id"], f"{degrees} degrees") for call, degrees in zip(said["tool_calls"], (4, 7), strict=True)]
+    message = caller.chat("both weathers", tools=[CHAT_WEATHER]).json()["choices"][0]["message"]
+    results = [
+        tool_result(call["id"], f"{degrees} degrees")
+        for call, degrees in zip(message["tool_calls"], (4, 7), strict=True)
+    ]
     system = {"role": "system", "content": "Be brief."}
-    messages = [system, {"role": "user", "content": "both weathers"}, said, *results]
+    messages = [system, {"role": "user", "content": "both weathers"}, message, *results]
     again = caller.chat("", messages=messages, tools=[CHAT_WEATHER]).json()["choices"][0]["message"]
     assert again["content"] == "The tools said: 4 degrees, 7 degrees. I have seen 5 messages."
 
@@ -381,24 +386,24 @@ def test_chat_takes_its_own_calls_back(caller: Caller) -> None:
 @pytest.mark.parametrize("name", DIALECTS)
 def test_each_dialect_streams_what_it_says(make_upstream: MakeUpstream, name: str) -> None:
     caller = Caller(make_upstream(dialect=DIALECTS[name]))
-    said = caller.chat("think of both weathers", tools=[CHAT_WEATHER]).json()["choices"][0]["message"]
+    message = caller.chat("think of both weathers", tools=[CHAT_WEATHER]).json()["choices"][0]["message"]
     deltas = [
         chunk["choices"][0]["delta"]
         for chunk in chunks_of(caller.chat("think of both weathers", tools=[CHAT_WEATHER], stream=True))
     ]
     key = DIALECTS[name].reasoning
-    assert "".join(delta.get(key, "") for delta in deltas) == said[key] == "I have thought about it."
+    assert "".join(delta.get(key, "") for delta in deltas) == message[key] == "I have thought about it."
     calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
-    assert (len(calls) == len(said["tool_calls"])) == DIALECTS[name].whole_calls
+    assert (len(calls) == len(message["tool_calls"])) == DIALECTS[name].whole_calls
 
 
 def test_dialects_differ_in_what_they_take(make_upstream: MakeUpstream) -> None:
     openai_like, deepseek = (Caller(make_upstream(dialect=DIALECTS[name])) for name in ("openai", "deepseek"))
-    later = asked({"role": "developer", "content": "y"}, {"role": "system", "content": "z"})
+    later = chat_request({"role": "developer", "content": "y"}, {"role": "system", "content": "z"})
     assert openai_like.chat("", **later).status_code == 200
     check_error(deepseek.chat("", **later), 400)
-    assert deepseek.chat("", **asked(called(reasoning_content=""), told())).status_code == 200
-    check_error(deepseek.chat("", **asked(called(), told())), 400)
+    assert deepseek.chat("", **chat_request(called(reasoning_content=""), tool_result())).status_code == 200
+    check_error(deepseek.chat("", **chat_request(called(), tool_result())), 400)
     form = {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}
     check_error(deepseek.chat("x", response_format=form), 400)
 
@@ -422,7 +427,7 @@ HARMLESS: dict[str, Script] = {
 
 
 @pytest.mark.parametrize("script", HARMLESS)
-def test_what_is_written_otherwise_says_the_same(caller: Caller, script: str) -> None:
+def test_other_spellings_have_the_same_meaning(caller: Caller, script: str) -> None:
     caller.upstream.enqueue(HARMLESS[script])
     check_stream(caller.streamed().content, sentinel=None)
     check_response(caller.post(input="and again").json())
@@ -591,7 +596,7 @@ def test_an_idle_connection_that_closes_is_no_hang_up(caller: Caller) -> None:
     assert caller.upstream.hangups == []
 
 
-def test_connections_are_kept_and_requests_recorded(caller: Caller) -> None:
+def test_connections_are_reused_and_requests_recorded(caller: Caller) -> None:
     caller.post(input="one")
     caller.post(input="two")
     first, second = caller.upstream.requests
@@ -624,7 +629,7 @@ def test_waiting_in_vain_says_what_did_happen(caller: Caller) -> None:
         caller.upstream.wait_for_request(2, timeout=0.01)
 
 
-def test_tls_is_believed_only_by_those_who_know_the_certificate(make_upstream: MakeUpstream, tmp_path: Path) -> None:
+def test_tls_needs_the_certificate_of_the_upstream(make_upstream: MakeUpstream, tmp_path: Path) -> None:
     context, certificate = self_signed(tmp_path)
     caller = Caller(make_upstream(tls=context))
     with pytest.raises(requests.exceptions.SSLError):
@@ -633,7 +638,7 @@ def test_tls_is_believed_only_by_those_who_know_the_certificate(make_upstream: M
     check_stream(caller.streamed().content, sentinel=None)
 
 
-def test_nobody_answers_at_a_closed_port_or_in_a_black_hole() -> None:
+def test_a_closed_port_and_a_black_hole_do_not_answer() -> None:
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", closed_port()))
     with black_hole() as base_url, pytest.raises(TimeoutError):

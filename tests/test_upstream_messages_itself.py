@@ -64,7 +64,7 @@ class Caller:
         whole = {"model": "m", "max_tokens": 2048, "messages": [user(text)], **body}
         return self.session.post(f"{self.upstream.base_url}/messages", json=whole, timeout=20)
 
-    def said(self, text: str = "hello", **body: Any) -> JSON:
+    def answer_to(self, text: str = "hello", **body: Any) -> JSON:
         answer = self.post(text, **body)
         assert answer.status_code == 200, answer.text
         TypeAdapter(Message).validate_json(answer.content, strict=True)
@@ -82,9 +82,9 @@ class Caller:
     def refused(self, status: int = 400, **body: Any) -> str:
         answer = self.post(**body)
         assert answer.status_code == status, answer.text
-        told = answer.json()
-        assert told["type"] == "error"
-        return f"{told['error']['type']}: {told['error']['message']}"
+        message = answer.json()
+        assert message["type"] == "error"
+        return f"{message['error']['type']}: {message['error']['message']}"
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ TURNS: dict[str, tuple[JSON, str, list[str]]] = {
 @pytest.mark.parametrize("turn", TURNS)
 def test_a_message_is_one_of_anthropics(caller: Caller, turn: str) -> None:
     body, reason, kinds = TURNS[turn]
-    message = caller.said(**body)
+    message = caller.answer_to(**body)
     assert message["stop_reason"] == reason
     assert [block["type"] for block in message["content"]] == kinds
 
@@ -140,7 +140,7 @@ def test_its_events_add_up_to_the_message(caller: Caller, turn: str) -> None:
     assert [event["content_block"]["type"] for event in events if event["type"] == "content_block_start"] == kinds
     assert [event["type"] for event in events[-2:]] == ["message_delta", "message_stop"]
     assert events[-2]["delta"]["stop_reason"] == reason
-    assert events[-2]["usage"]["output_tokens"] == caller.said(**body)["usage"]["output_tokens"]
+    assert events[-2]["usage"]["output_tokens"] == caller.answer_to(**body)["usage"]["output_tokens"]
 
 
 @pytest.mark.parametrize("turn", TURNS)
@@ -152,29 +152,29 @@ def test_anthropics_sdk_gathers_the_same_from_a_stream(sdk: anthropic.Anthropic,
         gathered = stream.get_final_message()
     unstreamed = sdk.messages.create(**keys)
 
-    def told(message: Message) -> list[JSON]:
+    def streamed_events(message: Message) -> list[JSON]:
         return [{**block.model_dump(), "id": None} for block in message.content]
 
-    assert told(gathered) == told(unstreamed)
+    assert streamed_events(gathered) == streamed_events(unstreamed)
 
 
 def test_the_text_names_what_was_received(caller: Caller) -> None:
     messages = [user("one"), assistant({"type": "text", "text": "Yes."}), user([{"type": "text", "text": "two"}])]
-    assert caller.said(messages=messages)["content"][0]["text"] == "You said: two. I have seen 3 messages."
+    assert caller.answer_to(messages=messages)["content"][0]["text"] == "You said: two. I have seen 3 messages."
 
 
 def test_results_are_named_in_order_and_images_counted(caller: Caller) -> None:
     shown = [{"type": "text", "text": "cloudy"}, {"type": "image", "source": PIXEL}]
     messages = [user("hello"), assistant(call("a"), call("b")), user([result("a"), result("b", shown)])]
-    text = caller.said(messages=messages, tools=[WEATHER])["content"][0]["text"]
+    text = caller.answer_to(messages=messages, tools=[WEATHER])["content"][0]["text"]
     assert text == "The tools said: sunny, cloudy. I have seen 3 messages. I see 1 images."
 
 
 def test_its_own_thoughts_and_calls_are_taken_back(caller: Caller) -> None:
     keys: JSON = {"thinking": THINKING, "tools": [WEATHER]}
-    said = caller.said("weather", **keys)["content"]
-    messages = [user("weather"), assistant(*said), user([result(said[-1]["id"])])]
-    assert "sunny" in caller.said(messages=messages, **keys)["content"][-1]["text"]
+    content = caller.answer_to("weather", **keys)["content"]
+    messages = [user("weather"), assistant(*content), user([result(content[-1]["id"])])]
+    assert "sunny" in caller.answer_to(messages=messages, **keys)["content"][-1]["text"]
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------

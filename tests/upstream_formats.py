@@ -1,4 +1,4 @@
-"""One gateway in front of an upstream of every format: a lane is a model, the upstream behind it, and how that speaks.
+"""One gateway in front of an upstream of every format: each case is a model, its upstream, and the dialect of that.
 
 What upstreams of different formats were sent is read here as one kind of script, so that a test need not know which
 format it was translated into.
@@ -21,7 +21,7 @@ from tests.response_contract import check_response, check_stream
 from tests.upstream import STRICT, Script, ScriptedUpstream, sloppy
 
 JSON = dict[str, Any]
-#: A line of what an upstream was told: who speaks, and what; calls and outputs have the call's name or id as well.
+#: A line of a request to an upstream: the role and the text; calls and outputs have the call's name or id as well.
 SentLine = tuple[str, ...]
 
 
@@ -41,14 +41,14 @@ class FormatSetup:
 
 
 FORMAT_SETUPS = {
-    name: manner
-    for name, manner in {
+    name: setup
+    for name, setup in {
         "exact": FormatSetup("responses", {"encrypted_reasoning": True}),
         "sloppy": FormatSetup("responses", {}, (sloppy(),)),
         "chat": FormatSetup("chat_completions", {}),
         "messages": FormatSetup("messages", {}),
     }.items()
-    if manner.format in names()
+    if setup.format in names()
 }
 
 
@@ -91,7 +91,7 @@ class FormatCase:
         return dict(self.events(**keys)[-1]["response"]) if streamed else self.create(**keys)
 
     def enqueue(self, *scripts: Script) -> None:
-        """The next answer, in this lane's dialect, goes through these scripts."""
+        """The next answer, in this case's dialect, goes through these scripts."""
         self.upstream.enqueue(*self.dialect, *scripts)
 
     def reset(self) -> None:
@@ -114,7 +114,7 @@ def _format_cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
     with ExitStack() as stack:
         upstreams = {name: stack.enter_context(ScriptedUpstream(dialect=STRICT)) for name in FORMAT_SETUPS}
         rows = [row for name in FORMAT_SETUPS for row in rows_of(name, upstreams)]
-        gateway = stack.enter_context(Gateway(tmp_path_factory.mktemp("lanes"), [DEMO, *rows]))
+        gateway = stack.enter_context(Gateway(tmp_path_factory.mktemp("formats"), [DEMO, *rows]))
         yield {
             name: FormatCase(name, gateway, upstreams[name], setup.dialect, name)
             for name, setup in FORMAT_SETUPS.items()
@@ -122,7 +122,7 @@ def _format_cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
 
 
 def rows_of(name: str, upstreams: Mapping[str, ScriptedUpstream]) -> list[JSON]:
-    """The rows that a lane has in the channel table."""
+    """The rows of a case in the channel table."""
     order = list(FORMAT_SETUPS)
     following = order[order.index(name) + 1 :] + order
     second = next(other for other in following if FORMAT_SETUPS[other].format != FORMAT_SETUPS[name].format)
@@ -134,10 +134,10 @@ def rows_of(name: str, upstreams: Mapping[str, ScriptedUpstream]) -> list[JSON]:
     ]
 
 
-def row_of(lane: str, upstream: ScriptedUpstream, **keys: Any) -> JSON:
-    """A channel to an upstream that speaks like this lane. It never rests: tests make it fail often."""
-    setup = FORMAT_SETUPS[lane]
-    return upstream.channel(**{"name": lane, "format": setup.format, "cooldown": {"after": 1000}, **setup.keys, **keys})
+def row_of(case: str, upstream: ScriptedUpstream, **keys: Any) -> JSON:
+    """A channel to an upstream that speaks like this case. It has no cooldown: tests make it fail often."""
+    setup = FORMAT_SETUPS[case]
+    return upstream.channel(**{"name": case, "format": setup.format, "cooldown": {"after": 1000}, **setup.keys, **keys})
 
 
 @pytest.fixture
@@ -152,14 +152,14 @@ def format_cases(_format_cases: dict[str, FormatCase]) -> Iterator[dict[str, For
 
 @pytest.fixture(params=[*DEMO["models"], *FORMAT_SETUPS])
 def model(request: pytest.FixtureRequest, format_cases: dict[str, FormatCase]) -> str:
-    """The model of each lane, and the one that answers by itself."""
+    """The model of each case, and the demo's."""
     name: str = request.param
     return name
 
 
 @pytest.fixture
 def served(format_cases: dict[str, FormatCase]) -> Gateway:
-    """The gateway of all lanes."""
+    """The gateway of all cases."""
     return next(iter(format_cases.values())).gateway
 
 
@@ -169,13 +169,13 @@ def format_case(request: pytest.FixtureRequest, format_cases: dict[str, FormatCa
     return format_cases[request.param]
 
 
-@pytest.fixture(params=[name for name, manner in FORMAT_SETUPS.items() if manner.format != "responses"])
+@pytest.fixture(params=[name for name, setup in FORMAT_SETUPS.items() if setup.format != "responses"])
 def bridge(request: pytest.FixtureRequest, format_cases: dict[str, FormatCase]) -> FormatCase:
-    """Each lane whose format is not the client's own."""
+    """Each case whose format is not the client's own."""
     return format_cases[request.param]
 
 
-# --- what an upstream was told ----------------------------------------------------------------------------------
+# --- requests to an upstream ------------------------------------------------------------------------------------
 
 
 def lines(body: Mapping[str, Any]) -> list[SentLine]:

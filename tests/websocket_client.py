@@ -88,7 +88,7 @@ class Socket(contextlib.AbstractContextManager["Socket"]):
 
 
 def check_frames(frames: list[JSON], **expected: Any) -> list[JSON]:
-    """The frames of a turn are the events of a stream; a failure is told once."""
+    """The frames of a turn are the events of a stream; a failure is one frame."""
     streamed = list(frames)
     if frames[-1]["type"] == "response.failed":
         number, error = frames[-1]["sequence_number"], frames[-1]["response"]["error"]

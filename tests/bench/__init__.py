@@ -4,6 +4,6 @@ Everything runs on the loopback, against an upstream of our own (mock.c) and und
 generator written in Python would be slower than what it measures. Servers are loaded in turn, A B C and then C B A, so
 that what else the machine does meets them all; trust the ratios and the CPU time, not the absolute rates.
 
-loads.py says what is asked of whom, rows.py what is made of it, servers.py who takes part, inside.py what is measured
+loads.py holds the loads, rows.py the rows of the report, servers.py the servers, inside.py what is measured
 without load, storage.py what stored conversations cost.
 """

@@ -40,7 +40,7 @@ class Progress:
         self._began = time.monotonic()
         self._shown = sys.stderr.isatty()
 
-    def tell(self, what: str) -> None:
+    def show(self, what: str) -> None:
         if self._shown:
             print(f"\r\033[K{time.monotonic() - self._began:4.0f} s  {what}", end="", file=sys.stderr, flush=True)
 
@@ -51,7 +51,7 @@ class Progress:
 
 @dataclass(slots=True)
 class Plan:
-    """What the command line asks for."""
+    """The options of the command line."""
 
     tests: Sequence[str]
     seconds: float
@@ -82,7 +82,7 @@ class Bench:
     def run(self) -> None:
         compiled = programs()
         generator = Generator(compiled.load, self.folder)
-        self.progress.tell("starting")
+        self.progress.show("starting")
         upstream = self._join(servers.mock(compiled.mock, self.plan.upstream_port, self.folder))
         # Before others hold processors and memory.
         self._look_inside(upstream, generator)
@@ -105,7 +105,7 @@ class Bench:
         }
         for name, measure in measures.items():
             if name in self.plan.tests:
-                self.progress.tell(name)
+                self.progress.show(name)
                 self.measured.inside[name] = measure()
 
     def _memory(self, upstream: Server, generator: Generator) -> dict[str, float]:
@@ -133,7 +133,7 @@ class Bench:
     def _start_peers(self, upstream: Server) -> None:
         for name in self.plan.peers:
             if name in self.plan.loaded:
-                self.progress.tell(f"starting {name}")
+                self.progress.show(f"starting {name}")
                 try:
                     self.running[name] = servers.start(name, self.stack, upstream, self.folder)
                 except Missing as missing:
@@ -146,7 +146,7 @@ class Bench:
         present = [server for name, server in self.running.items() if name in load.servers or name in strangers]
         for number in range(self.plan.rounds):
             for server in present if number % 2 == 0 else reversed(present):
-                self.progress.tell(f"{load.name}  round {number + 1} of {self.plan.rounds}  {server.name}")
+                self.progress.show(f"{load.name}  round {number + 1} of {self.plan.rounds}  {server.name}")
                 figures = generator.run(server, load, self.plan.seconds)
                 self.measured.runs.setdefault((load.name, server.name), []).append(figures)
 

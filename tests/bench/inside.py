@@ -89,12 +89,12 @@ def _held(gateway: Gateway, model: str, load: Generator) -> tuple[float, float]:
         try:
             time.sleep(OPENING + SETTLING)
             held = pss_kib(server.pids)
-            said, _ = streams.communicate(timeout=60)
+            output, _ = streams.communicate(timeout=60)
         finally:
             streams.kill()
             streams.wait()
-        if orjson.loads(said)["answered"] != STREAMS:
-            raise AssertionError(f"not every stream was open: {said.decode()}\n{gateway.log[-2000:]}")
+        if orjson.loads(output)["answered"] != STREAMS:
+            raise AssertionError(f"not every stream was open: {output.decode()}\n{gateway.log[-2000:]}")
     return idle, (held - idle) / STREAMS
 
 
@@ -110,28 +110,28 @@ def _conversation() -> dict[str, Any]:
     items: list[dict[str, Any]] = []
     for number in range(ITEMS // 4):
         call = f"call_{number:04d}"
-        said = text[: (BODY - 20_000) // (ITEMS // 4) // 3]
+        text_of_item = text[: (BODY - 20_000) // (ITEMS // 4) // 3]
         items += [
-            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": said}]},
+            {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text_of_item}]},
             {"type": "function_call", "call_id": call, "name": "read", "arguments": '{"path":"src/module.py"}'},
-            {"type": "function_call_output", "call_id": call, "output": said},
+            {"type": "function_call_output", "call_id": call, "output": text_of_item},
             {
                 "type": "message",
                 "role": "assistant",
                 "status": "completed",
-                "content": [{"type": "output_text", "text": said, "annotations": []}],
+                "content": [{"type": "output_text", "text": text_of_item, "annotations": []}],
             },
         ]
     return {"model": MODEL, "input": items, "instructions": text}
 
 
-def stored(folder: Path, told: Callable[[int], None]) -> dict[str, dict[str, Any]]:
+def stored(folder: Path, progress: Callable[[int], None]) -> dict[str, dict[str, Any]]:
     """What tests.bench.storage finds; MariaDB only where it is installed."""
-    found = {"sqlite": storage.measure(f"sqlite:///{folder / 'storage.db'}", told)}
+    found = {"sqlite": storage.measure(f"sqlite:///{folder / 'storage.db'}", progress)}
     if not (shutil.which("mariadbd") or shutil.which("mariadbd", path="/usr/sbin:/usr/local/sbin")):
         return found
     (folder / "mariadb").mkdir()
     with running_server(folder / "mariadb") as server:
         server.run("CREATE DATABASE antiphon")
-        found["mariadb"] = storage.measure(server.url("antiphon"), told)
+        found["mariadb"] = storage.measure(server.url("antiphon"), progress)
     return found

@@ -1,4 +1,4 @@
-"""What is asked of whom: the loads, and how one of them is put on one server."""
+"""The loads, and how one of them is put on one server."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Load:
     title: str
     connections: int
     servers: tuple[str, ...]
-    """Whom it is put on, of those that take part."""
+    """The servers that it is put on."""
     wish: str = "deltas=16 size=24"
     """What the upstream's answer is to be like; see mock.c."""
     model: str = MODEL
     deltas: int = 0
     ramp: float = 0.0
-    """Seconds over which the connections begin. With it each asks once, for a stream that beats for the whole run."""
+    """Seconds over which the connections begin. Each sends one request, for a stream that beats for the whole run."""
     columns: tuple[str, ...] = field(default=("rate", "latency_p50", "latency_p99", "cpu"))
 
     @property

@@ -31,14 +31,14 @@ def process(
 ) -> Iterator[int]:
     """The pid of a server, from when it listens. What it says goes to a file in `folder`."""
     log = folder / f"{Path(command[0]).name}-{port}.log"
-    with log.open("wb") as said:
+    with log.open("wb") as output:
         server = subprocess.Popen(
             command,
             cwd=folder,
             env={**without_proxies(), **(environment or {})},
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
     try:

@@ -14,7 +14,7 @@ WITHIN = 60
 
 
 class NoCompiler(Exception):
-    """Said to whoever started the benchmark."""
+    """An error for the user of the benchmark."""
 
     def __init__(self) -> None:
         super().__init__("the benchmark needs a C compiler: install gcc or clang, or set CC")
@@ -32,7 +32,7 @@ def compiler() -> str | None:
 
 
 def programs() -> Programs:
-    """Raises NoCompiler, or CalledProcessError with what the compiler said on stderr."""
+    """Raises NoCompiler, or CalledProcessError with the compiler's stderr."""
     return Programs(_built("mock"), _built("load"))
 
 

@@ -19,7 +19,7 @@ from tests.gateway import ROOT, Gateway
 from tests.upstream import closed_port, self_signed
 
 MODEL, BRIDGED, OVER_TLS = "gpt-4o", "gpt-4o-bridged", "gpt-4o-tls"
-"""LiteLLM pretends to stream from models that it has not heard of, so the upstream's has a known name."""
+"""LiteLLM pretends to stream from unknown models, so the upstream's has a known name."""
 
 THREADS = 1024
 """Enough for every stream of the largest load in each worker: connections are not shared out evenly."""

@@ -44,14 +44,14 @@ COLUMNS = (
 )
 
 Measured = dict[str, Any]
-Told = Callable[[int], None]
-"""Is told how many turns were written."""
+Progress = Callable[[int], None]
+"""Takes the number of turns written."""
 
 
 def write_turn(store: Store, parent: str | None) -> str:
-    """A turn of PAYLOAD bytes, half of them asked and half of them answered."""
+    """A turn of PAYLOAD bytes, half of them in the question and half in the answer."""
     response_id, message_id = ids.new("resp"), new_item_id("message")
-    asked = [{"type": "message", "role": "user", "content": ""}]
+    question = [{"type": "message", "role": "user", "content": ""}]
     answered = [
         {
             "id": message_id,
@@ -61,7 +61,7 @@ def write_turn(store: Store, parent: str | None) -> str:
             "content": [{"type": "output_text", "text": "", "annotations": [], "logprobs": []}],
         }
     ]
-    asked[0]["content"] = "q" * (PAYLOAD // 2 - len(orjson.dumps(asked)))
+    question[0]["content"] = "q" * (PAYLOAD // 2 - len(orjson.dumps(question)))
     answered[0]["content"][0]["text"] = "a" * (PAYLOAD // 2 - len(orjson.dumps(answered)))  # type: ignore[index]
     now = int(time.time())
     draft = Draft(
@@ -74,7 +74,7 @@ def write_turn(store: Store, parent: str | None) -> str:
         streamed=True,
         request_id=ids.new("req"),
         settings=b'{"instructions":"Be kind."}',
-        input=orjson.dumps(asked),
+        input=orjson.dumps(question),
     )
     outcome = Outcome(
         "completed",
@@ -93,19 +93,19 @@ def write_turn(store: Store, parent: str | None) -> str:
     return response_id
 
 
-def grow(store: Store, lines: list[list[str]], until: int, told: Told) -> None:
+def grow(store: Store, lines: list[list[str]], until: int, progress: Progress) -> None:
     """Goes on with all conversations, turn by turn, until they are so long."""
     while len(lines[0]) < until:
         for line in lines:
             line.append(write_turn(store, line[-1] if line else None))
-        told(len(lines))
+        progress(len(lines))
 
 
-def measure_bytes(store: Store, url: str, lines: list[list[str]], told: Told) -> Measured:
+def measure_bytes(store: Store, url: str, lines: list[list[str]], progress: Progress) -> Measured:
     """Bytes that one more turn takes, early and late in its conversation."""
     sizes: dict[int, int] = {}
     for turn in (EARLY - HALF, EARLY + HALF, LATE - HALF, LATE + HALF):
-        grow(store, lines, turn, told)
+        grow(store, lines, turn, progress)
         sizes[turn] = used_bytes(url)
 
     def bytes_at(turn: int) -> float:
@@ -137,15 +137,15 @@ def used_bytes(url: str) -> int:
     return int(pages) * INNODB_PAGE
 
 
-def measure(url: str, told: Told) -> Measured:
+def measure(url: str, progress: Progress) -> Measured:
     store = Store(url, peppers=[b"p"])
     store.schema.upgrade()
     lines: list[list[str]] = [[] for _ in range(CONVERSATIONS)]
     alone: list[list[str]] = [[]]
     started = time.perf_counter()
-    measured = measure_bytes(store, url, lines, told)
+    measured = measure_bytes(store, url, lines, progress)
     measured["turns_per_second"] = round(CONVERSATIONS * (LATE + HALF) / (time.perf_counter() - started))
-    grow(store, alone, LATE, told)
+    grow(store, alone, LATE, progress)
     for depth in DEPTHS:
         measured[f"load_{depth}"] = _loads(store, alone[0][depth - 1])
     measured["load_scattered"] = _loads(store, lines[0][LATE - 1])
@@ -186,8 +186,8 @@ def main() -> None:
     with databases() as urls:
         length = len(urls) * (CONVERSATIONS * (LATE + HALF) + LATE)
         with click.progressbar(length=length, label="turns", file=sys.stderr) as bar:
-            told = bar.update if sys.stderr.isatty() else lambda steps: None
-            found = {name: measure(url, told) for name, url in urls.items()}
+            progress = bar.update if sys.stderr.isatty() else lambda steps: None
+            found = {name: measure(url, progress) for name, url in urls.items()}
     print(f"\n{f'turns of {PAYLOAD:,} bytes':<40}" + "".join(f"{name:>18}" for name in found))
     for title, key in COLUMNS:
         cells = (measured[key] for measured in found.values())

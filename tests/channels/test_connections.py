@@ -1,4 +1,4 @@
-"""Connections to an upstream that are kept: when one serves again, and when it has to go."""
+"""Reused connections to an upstream: when one serves again, and when it is closed."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_an_end_between_the_look_and_the_request_is_made_good(scripted: Scripted
 
 @pytest.mark.parametrize("how", [FIN, RESET])
 @pytest.mark.parametrize("begun", [b"H", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nContent-"])
-def test_an_answer_that_breaks_in_its_head_is_not_asked_for_again(
+def test_an_answer_that_breaks_in_its_head_is_not_requested_again(
     scripted: ScriptedUpstream, upstream: Upstream, begun: bytes, how: Act
 ) -> None:
     """The other side has read the request: it may be at work on it."""

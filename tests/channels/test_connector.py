@@ -27,7 +27,7 @@ class Resolver:
     """getaddrinfo as it is for numbers; what it says of `NAME` waits until it is released."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.lookups = 0
         self.released = threading.Event()
         self.found: Callable[[], list[Any]] = list
         self._real = socket.getaddrinfo
@@ -35,7 +35,7 @@ class Resolver:
     def __call__(self, host: str, port: int, *args: Any, flags: int = 0, **keys: Any) -> list[Any]:
         if host != NAME or flags & socket.AI_NUMERICHOST:
             return list(self._real(host, port, *args, flags=flags, **keys))
-        self.asked += 1
+        self.lookups += 1
         assert self.released.wait(LONG)
         return self.found()
 
@@ -93,7 +93,7 @@ def test_a_client_that_leaves_is_seen(unreachable: str) -> None:
             waiting.result(LONG / 2)
 
 
-def test_what_is_due_meanwhile_is_done(unreachable: str) -> None:
+def test_other_due_work_is_done_meanwhile(unreachable: str) -> None:
     ticks: list[float] = []
 
     def tick() -> None:
@@ -123,7 +123,7 @@ def test_a_resolver_that_hangs_holds_one_thread_for_all_requests(resolver: Resol
             assert len([thread for thread in threading.enumerate() if thread.name == "resolver"]) == 1
             resolver.released.set()
             assert all(b"response" in answer.result(LONG) for answer in answers)
-            assert resolver.asked < len(answers)
+            assert resolver.lookups < len(answers)
             assert all(request.headers["host"] == f"{NAME}:{port}" for request in scripted.requests)
 
 
@@ -147,7 +147,7 @@ def test_a_name_that_is_unknown_is_an_unreachable_server(resolver: Resolver, err
         for _ in range(2):
             with pytest.raises(UpstreamUnreachable):
                 ask(channel)
-    assert resolver.asked == 2
+    assert resolver.lookups == 2
 
 
 def address(host: str, port: int) -> Any:

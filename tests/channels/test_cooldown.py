@@ -62,16 +62,16 @@ def channels(tmp_path: Path, clock: Clock) -> Iterator[Channels]:
 
 
 def ask(channels: Channels, model: str, *errors: UpstreamError | None, **keys: Any) -> list[str]:
-    """The channels that were asked, each failing with the next error, until one has none."""
-    asked = []
+    """The channels that were tried. Each fails with the next error, until none is left."""
+    tried = []
     for selected, error in zip(channels.select(model, **keys), errors, strict=False):
-        asked.append(selected.channel.name)
+        tried.append(selected.channel.name)
         with selected:
             if error is None:
                 selected.succeeded()
                 break
             selected.failed(error)
-    return asked
+    return tried
 
 
 def put_into_cooldown(channels: Channels, model: str = "one", error: UpstreamError | None = None) -> None:
@@ -133,11 +133,11 @@ def test_a_channel_that_named_its_time_or_takes_no_key_is_not_tried(
 def test_the_one_whose_cooldown_ends_first_is_tried_first_and_then_the_other(channels: Channels, clock: Clock) -> None:
     for _ in range(2):
         ask(channels, "two", UpstreamUnreachable("no"), UpstreamUnreachable("no"))
-    asked = []
+    tried = []
     for _ in range(3):
-        asked += ask(channels, "two", UpstreamUnreachable("no"))
+        tried += ask(channels, "two", UpstreamUnreachable("no"))
         clock.wait(1.0)
-    assert asked == ["a", "b", "a"]
+    assert tried == ["a", "b", "a"]
 
 
 def test_no_trial_while_another_channel_serves(channels: Channels) -> None:
@@ -195,7 +195,7 @@ def test_two_owners_server_errors_count(channels: Channels) -> None:
 
 
 @pytest.mark.parametrize("error", [UpstreamUnreachable("no"), UpstreamTimeout("no"), UpstreamBroken("no")])
-def test_what_is_the_channels_own_always_counts(channels: Channels, error: UpstreamError) -> None:
+def test_a_fault_of_the_channel_itself_always_counts(channels: Channels, error: UpstreamError) -> None:
     ask(channels, "one", None, owner="bob")
     for _ in range(2):
         ask(channels, "one", error, owner="alice")
@@ -206,16 +206,16 @@ def test_what_is_the_channels_own_always_counts(channels: Channels, error: Upstr
 # --- a model that is being loaded -------------------------------------------------------------------------------
 
 
-def test_a_server_that_loads_is_asked_once_a_second_up_to_its_first_byte(channels: Channels, clock: Clock) -> None:
+def test_a_server_that_loads_gets_one_request_a_second_up_to_its_first_byte(channels: Channels, clock: Clock) -> None:
     began = clock.now
-    asked = ask(channels, "one", *[UpstreamLoading()] * 50, wait=clock.wait)
-    assert asked == ["a"] * 5
+    tried = ask(channels, "one", *[UpstreamLoading()] * 50, wait=clock.wait)
+    assert tried == ["a"] * 5
     assert clock.now - began == pytest.approx(5, abs=0.5)
     (status,) = channels.statuses()
     assert (status.failures, status.cooldown_left, status.last_error) == (0, 0, None)
 
 
-def test_it_is_asked_after_the_other_channels(channels: Channels, clock: Clock) -> None:
+def test_it_comes_after_the_other_channels(channels: Channels, clock: Clock) -> None:
     errors = [UpstreamLoading(), UpstreamBroken("no"), UpstreamLoading(), None]
     assert ask(channels, "two", *errors, wait=clock.wait) == ["a", "b", "a", "a"]
     clock.wait(1.0)
@@ -223,7 +223,7 @@ def test_it_is_asked_after_the_other_channels(channels: Channels, clock: Clock) 
     assert ask(channels, "two", None, wait=clock.wait) == ["b"]
 
 
-def test_those_who_wait_go_on_when_one_has_found_it_loaded(channels: Channels, clock: Clock) -> None:
+def test_waiting_requests_go_on_when_one_has_found_it_loaded(channels: Channels, clock: Clock) -> None:
     ask(channels, "one", UpstreamLoading())
     waiting = channels.select("one", wait=lambda seconds: (clock.wait(0.3), ask(channels, "one", None))[0])
     with pytest.raises(ChannelsBusy):

@@ -70,7 +70,7 @@ def test_a_refused_key_allows_no_trial(health: Health, clock: Clock) -> None:
     assert health.claim(Need.AVAILABLE, None) is Place.TRIAL
 
 
-def test_a_channel_that_loads_its_model_is_asked_once_a_second(health: Health, clock: Clock) -> None:
+def test_a_channel_that_loads_its_model_gets_one_request_a_second(health: Health, clock: Clock) -> None:
     assert health.note_loading()
     assert not health.note_loading()
     assert health.claim(Need.LOADED, None) is None

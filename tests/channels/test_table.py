@@ -115,7 +115,7 @@ def test_one_default_duration_is_enough(read):
     assert table.channels[0].timeouts == Timeouts(connect=5.0, first_byte=600.0, idle=600.0, total=600.0)
 
 
-def test_compaction_and_facts_are_kept(read):
+def test_compaction_and_facts_are_read(read):
     table = read(
         DEMO + "compaction: {model: null, strategy: trim, timeout: 90s}\n"
         "models: {demo: {context_window: 1000, compact_at: 0.8, price: {input: 1, output: 2.5}}}\n"
@@ -290,7 +290,7 @@ DURATION = "must be a duration: a number of seconds, or 500ms, 30s, 5m, 1h (at m
         (b"#" * ((4 << 20) + 1), ["1:1: is larger than 4 MiB"]),
     ],
 )
-def test_a_bad_file_is_told_where_it_is_bad(read, text, expected):
+def test_an_error_names_the_place_in_the_file(read, text, expected):
     assert complaints(read, text, K="k") == expected
 
 
@@ -316,7 +316,7 @@ def test_a_base_url_is_a_plain_one(read, url, message):
     assert complaints(read, text) == [f"6:15: {message}"]
 
 
-def test_everything_wrong_is_said_at_once_in_the_order_of_the_lines(read):
+def test_all_errors_come_at_once_in_the_order_of_the_lines(read):
     text = rows("""
 - name: openai
   format: responses
@@ -392,7 +392,7 @@ def test_a_key_file_without_a_key_leaves_the_channel_out(read, tmp_path, content
 
 
 @pytest.mark.parametrize("key", [CANARY, f"${{NONE:-{CANARY}}}"])
-def test_a_literal_key_is_warned_of_and_more_so_when_everybody_can_read_it(read, tmp_path, key):
+def test_a_literal_key_is_a_warning_and_another_when_all_users_can_read_it(read, tmp_path, key):
     text = rows(f"- {{name: a, format: demo, models: [m], api_key: '{key}'}}")
     table = read(text)
     assert table.channels[0].api_key == CANARY

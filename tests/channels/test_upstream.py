@@ -125,7 +125,7 @@ class Socket:
         b"HTTP/1.1 200 OK\r\nA: " + b"x" * 65536,
     ],
 )
-def test_what_is_no_head_is_an_error(head: bytes) -> None:
+def test_a_malformed_head_is_an_error(head: bytes) -> None:
     with pytest.raises(HTTPException):
         HeadReader().feed(head)
 
@@ -151,7 +151,7 @@ def test_a_folded_header_is_one_line() -> None:
 # --- codings ----------------------------------------------------------------------------------------------------
 
 
-def test_what_unpacks_to_a_lot_is_given_in_pieces() -> None:
+def test_a_body_that_decompresses_to_much_more_comes_in_pieces() -> None:
     zipped = Zipped()
     pieces = [zipped.feed(zlib.compress(b" " * 5_000_000))]
     while zipped.pending:
@@ -160,7 +160,7 @@ def test_what_unpacks_to_a_lot_is_given_in_pieces() -> None:
     assert max(map(len, pieces)) <= 1024 * 1024
 
 
-def test_a_coding_that_nobody_knows_is_an_error() -> None:
+def test_an_unknown_content_encoding_is_an_error() -> None:
     reader = HeadReader()
     reader.feed(b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\n")
     assert reader.head is not None

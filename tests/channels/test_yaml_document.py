@@ -22,7 +22,7 @@ def problems_of(path):
 # --- bounds -----------------------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_read_as_a_file_is_a_problem(tmp_path):
+def test_an_unreadable_file_is_a_problem(tmp_path):
     for path in (tmp_path / "missing.yaml", tmp_path, tmp_path / ("x" * 5000), Path("a\0b")):
         with pytest.raises(ChannelsInvalid):
             load(path, {}, FORMATS)
@@ -96,7 +96,7 @@ def test_a_table_shows_neither_keys_nor_headers(read):
     assert (channel.api_key, channel.headers["api-key"]) == (CANARY, CANARY)
 
 
-def test_what_a_variable_holds_is_not_quoted(read):
+def test_the_value_of_a_variable_is_not_quoted(read):
     text = rows("- {name: '${S}', format: '${S}', models: ['${S}', '${S}'], base_url: '${S}', compact: '${S}'}")
     with pytest.raises(ChannelsInvalid) as caught:
         read(text, S=f"{CANARY}/:")
@@ -120,7 +120,7 @@ BROKEN = st.builds(
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.one_of(st.text(), st.lists(PIECES, max_size=60).map("".join), BROKEN, st.binary()))
-def test_any_text_is_a_table_or_told_what_is_wrong(tmp_path, text):
+def test_any_text_is_a_table_or_has_errors(tmp_path, text):
     path = write(tmp_path, text)
     lines = re.split("\r\n|[\n\r\x85\u2028\u2029]", path.read_bytes().decode("utf-8-sig", "replace"))
     for problem in problems_of(path):

@@ -40,7 +40,7 @@ class Codex:
         return self._ask()
 
     def runs(self, output: str) -> str:
-        """Gives the output of the call that it was last asked for."""
+        """Sends the output of the last call."""
         call_id = self.history[-1]["call_id"]
         made = {"type": "function_call_output", "id": f"fco_{uuid.uuid4()}", "call_id": call_id, "output": output}
         self.history.append(made)
@@ -50,9 +50,9 @@ class Codex:
         response_id, output = self._send([*self.history, TRIGGER])
         (item,) = [item for item in output if item["type"] == "compaction"]
         first, *rest = self.history
-        said = [item for item in rest if item.get("role") == "user"]
-        # All but the first of its instructions is written anew.
-        self.history = [first, _message("developer", "Permissions: everything is allowed."), *said, item]
+        messages = [item for item in rest if item.get("role") == "user"]
+        # It writes all instructions but the first again.
+        self.history = [first, _message("developer", "Permissions: everything is allowed."), *messages, item]
         return response_id
 
     def edits(self, turns: int, text: str) -> str:
@@ -63,7 +63,7 @@ class Codex:
 
     def _ask(self) -> str:
         response_id, output = self._send(self.history)
-        self.history += [_as_kept(item) for item in output]
+        self.history += [_as_recorded(item) for item in output]
         return response_id
 
     def _send(self, items: Sequence[Item]) -> tuple[str, list[Item]]:
@@ -98,7 +98,7 @@ def _message(role: str, text: str) -> Item:
     }
 
 
-def _as_kept(item: Item) -> Item:
+def _as_recorded(item: Item) -> Item:
     """An output item as Codex writes it into its history."""
     if item["type"] != "message":
         return item

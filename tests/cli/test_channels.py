@@ -55,7 +55,7 @@ def test_without_a_gateway_the_list_says_what_the_table_says(tmp_path: Path) -> 
     assert SECRET not in shown + orjson.dumps(listed).decode()
 
 
-def test_workers_tell_what_is_in_flight_and_what_rests(
+def test_workers_report_requests_in_flight_and_cooldowns(
     gateway: MakeGateway, make_upstream: MakeUpstream, database_url: str
 ) -> None:
     busy, limited = make_upstream(), make_upstream()
@@ -64,14 +64,14 @@ def test_workers_tell_what_is_in_flight_and_what_rests(
         [limited.channel("limited", priority=1), busy.channel("busy", max_concurrency=1)],
         database_url=database_url,
     )
-    _until_told(running, "busy", "ok")
+    _until_state(running, "busy", "ok")
     answer = running.post("/responses", {"model": "m", "input": "hello"})
     assert answer.status_code == 200
-    _until_told(running, "limited", "resting")
-    told = _listed(running)["limited"]
-    assert 0 < told["resting_seconds"] <= 50
-    assert told["last_error"] == "rate_limit_exceeded"
-    assert told["detail"].endswith(" s: rate_limit_exceeded")
+    _until_state(running, "limited", "resting")
+    row = _listed(running)["limited"]
+    assert 0 < row["resting_seconds"] <= 50
+    assert row["last_error"] == "rate_limit_exceeded"
+    assert row["detail"].endswith(" s: rate_limit_exceeded")
     route = orjson.loads(running.command("route", "m", "--json"))["channels"]
     assert [(way["channel"], way["place"]) for way in route] == [("busy", 1), ("limited", None)]
 
@@ -81,14 +81,14 @@ def test_a_full_channel_is_full_until_its_streams_end(gateway: MakeGateway, upst
     running = gateway([upstream.channel(max_concurrency=1)])
     with running.dial({"model": "m", "input": "hello", "stream": True}):
         upstream.wait_for_request()
-        _until_told(running, "exact", "full")
+        _until_state(running, "exact", "full")
         assert _listed(running)["exact"]["in_flight"] == 1
-    _until_told(running, "exact", "ok")
+    _until_state(running, "exact", "ok")
 
 
-def test_a_gateway_that_has_ended_tells_nothing(gateway: MakeGateway) -> None:
+def test_a_gateway_that_has_ended_reports_nothing(gateway: MakeGateway) -> None:
     running = gateway([DEMO], workers=2)
-    eventually(lambda: _workers(running) == 2, "both workers to tell of their channels")
+    eventually(lambda: _workers(running) == 2, "both workers to report their channels")
     running.stop()
     assert _workers(running) == 0
 
@@ -98,14 +98,14 @@ def _workers(running: Gateway) -> int:
     return workers
 
 
-def _until_told(running: Gateway, name: str, state: str) -> None:
+def _until_state(running: Gateway, name: str, state: str) -> None:
     eventually(lambda: _listed(running)[name]["state"] == state, f"{name} to be {state}")
 
 
 # test
 
 
-def test_every_channel_is_asked_through_its_own_format(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+def test_every_channel_is_tested_through_its_own_format(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     translated = upstream.channel("translated", format="chat_completions")
     directory = Gateway(tmp_path, [DEMO, KEYLESS, OFF, upstream.channel(), translated])
     tested = orjson.loads(directory.command("channels", "test", "--json"))
@@ -123,9 +123,7 @@ def test_every_channel_is_asked_through_its_own_format(tmp_path: Path, upstream:
         (rate_limited(), "wait"),
     ],
 )
-def test_what_goes_wrong_is_told_with_what_to_do(
-    tmp_path: Path, upstream: ScriptedUpstream, script: Any, fix: str
-) -> None:
+def test_an_error_comes_with_its_remedy(tmp_path: Path, upstream: ScriptedUpstream, script: Any, fix: str) -> None:
     upstream.enqueue(script)
     directory = Gateway(tmp_path, [upstream.channel(api_key=SECRET)])
     (row,) = orjson.loads(directory.command("channels", "test", "exact", "--json", exit_code=FAILING))
@@ -142,7 +140,7 @@ def test_one_dead_channel_among_others_is_an_exit_code(tmp_path: Path) -> None:
     assert "cannot be reached. (errno=ECONNREFUSED)" in shown
 
 
-def test_a_disabled_channel_is_asked_by_its_name(tmp_path: Path) -> None:
+def test_a_disabled_channel_is_tested_when_it_is_named(tmp_path: Path) -> None:
     directory = Gateway(tmp_path, [DEMO, OFF, {**DEMO, "name": "globs", "models": ["g-*"]}])
     assert directory.command("channels", "test", "off").startswith("off  ok")
     directory.command("channels", "test", "globs", exit_code=FAILING)
@@ -153,14 +151,14 @@ def test_a_disabled_channel_is_asked_by_its_name(tmp_path: Path) -> None:
 # route and models
 
 
-def test_a_route_names_who_is_asked_and_why_the_others_are_not(tmp_path: Path) -> None:
+def test_a_route_names_the_eligible_channels_and_why_the_others_are_not(tmp_path: Path) -> None:
     heavy = {**DEAD, "weight": 3, "models": {"m": "m-large"}}
     equal = {**DEAD, "name": "equal", "models": ["m"]}
     chat = {**DEAD, "name": "chat", "models": ["m", "n"], "bridge": False}
     other = {"name": "other", "format": "demo", "models": ["x"]}
     directory = Gateway(tmp_path, [DEMO, heavy, KEYLESS, OFF, chat, other, equal])
-    told = orjson.loads(directory.command("route", "m", "--json"))
-    ways = {way["channel"]: way for way in told["channels"]}
+    route = orjson.loads(directory.command("route", "m", "--json"))
+    ways = {way["channel"]: way for way in route["channels"]}
     assert [(name, way["place"], way["share"]) for name, way in ways.items() if way["asked"]] == [
         ("dead", 1, 0.75),
         ("equal", 1, 0.25),
@@ -170,17 +168,17 @@ def test_a_route_names_who_is_asked_and_why_the_others_are_not(tmp_path: Path) -
     assert "A_KEY_THAT_IS_NOT_SET" in ways["keyless"]["why_not"]
     assert ways["off"]["why_not"] == "disabled"
     assert "bridge" in ways["chat"]["why_not"]
-    assert told["others"] == ["other"]
+    assert route["others"] == ["other"]
 
 
-def test_a_model_that_nobody_serves_has_no_route(tmp_path: Path) -> None:
+def test_a_model_without_a_channel_has_no_route(tmp_path: Path) -> None:
     directory = Gateway(tmp_path, [DEMO, OFF, KEYLESS])
     directory.command("route", "dmo", exit_code=NOT_FOUND)
     only_off = Gateway(tmp_path, [OFF])
     only_off.command("route", "m", exit_code=FAILING)
 
 
-def test_models_are_listed_with_who_serves_them(tmp_path: Path) -> None:
+def test_models_are_listed_with_their_channels(tmp_path: Path) -> None:
     table = {"models": {"m": {"context_window": 8192}}}
     directory = Gateway(tmp_path, [DEMO, {**DEAD, "models": ["m", "g-*"]}, OFF, KEYLESS], table)
     listed = orjson.loads(directory.command("models", "--json"))

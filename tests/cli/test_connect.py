@@ -56,9 +56,9 @@ def test_the_curl_recipe_runs(running: Gateway) -> None:
 def test_codex_is_given_its_table(tmp_path: Path) -> None:
     directory = Gateway(tmp_path, [DEMO, PREFERRED])
     recipe = _recipe(directory, "codex", "--url", "https://antiphon.example.com/")
-    told = tomllib.loads(recipe["text"])
-    assert (told["model"], told["model_provider"], recipe["file"]) == ("it's", "antiphon", "~/.codex/config.toml")
-    assert told["model_providers"]["antiphon"] == {
+    config = tomllib.loads(recipe["text"])
+    assert (config["model"], config["model_provider"], recipe["file"]) == ("it's", "antiphon", "~/.codex/config.toml")
+    assert config["model_providers"]["antiphon"] == {
         "name": "OpenAI",
         "base_url": URL,
         "env_key": "ANTIPHON_TOKEN",
@@ -67,7 +67,7 @@ def test_codex_is_given_its_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("client", ["node", "langchain", "vercel"])
-def test_other_clients_are_told_url_and_model(tmp_path: Path, client: str) -> None:
+def test_other_clients_get_the_url_and_the_model(tmp_path: Path, client: str) -> None:
     directory = Gateway(tmp_path, [DEMO], url=URL)
     recipe = _recipe(directory, client)
     assert recipe["environment"]["OPENAI_BASE_URL"] == URL

@@ -36,7 +36,7 @@ def directory(tmp_path: Path) -> Gateway:
 
 
 @pytest.fixture
-def kept(directory: Gateway) -> Iterator[Store]:
+def open_store(directory: Gateway) -> Iterator[Store]:
     store = Store(directory.database_url, peppers=[b"p"])
     yield store
     store.close()
@@ -51,17 +51,17 @@ def _old_turns(gateway: Gateway, count: int) -> None:
 # prune
 
 
-def test_a_dry_run_counts_and_removes_nothing(directory: Gateway, kept: Store) -> None:
-    told = orjson.loads(directory.command("db", "prune", "--dry-run", "--json"))
-    assert (told["responses"], told["records"], told["dry_run"]) == (3, 0, True)
+def test_a_dry_run_counts_and_removes_nothing(directory: Gateway, open_store: Store) -> None:
+    counts = orjson.loads(directory.command("db", "prune", "--dry-run", "--json"))
+    assert (counts["responses"], counts["records"], counts["dry_run"]) == (3, 0, True)
     assert "would remove 3 responses" in directory.command("db", "prune", "--dry-run")
-    assert kept.maintenance.stats()["rows"]["response"] == 3
+    assert open_store.maintenance.stats()["rows"]["response"] == 3
 
 
-def test_prune_removes_what_is_past_the_retention(directory: Gateway, kept: Store) -> None:
+def test_prune_removes_what_is_past_the_retention(directory: Gateway, open_store: Store) -> None:
     assert directory.command("db", "prune", "--older-than", "6w").startswith("removed 0 responses")
     assert orjson.loads(directory.command("db", "prune", "--json"))["responses"] == 3
-    assert kept.maintenance.stats()["rows"]["response"] == 0
+    assert open_store.maintenance.stats()["rows"]["response"] == 0
 
 
 def test_the_retention_is_a_setting(tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_prune_and_stats_work_while_the_gateway_serves(
     gateway: MakeGateway, upstream: ScriptedUpstream, database_url: str
 ) -> None:
     running = gateway([upstream.channel()], database_url=database_url)
-    kept, alone = (running.post("/responses", {"model": "m", "input": "hello"}).json()["id"] for _ in range(2))
-    rows.age(database_url, [kept, alone], 40)
-    child = running.post("/responses", {"model": "m", "input": "more", "previous_response_id": kept})
+    parent, alone = (running.post("/responses", {"model": "m", "input": "hello"}).json()["id"] for _ in range(2))
+    rows.age(database_url, [parent, alone], 40)
+    child = running.post("/responses", {"model": "m", "input": "more", "previous_response_id": parent})
     assert orjson.loads(running.command("db", "prune", "--json"))["responses"] == 1
     assert running.get(f"/responses/{alone}").status_code == 404
     again = running.post("/responses", {"model": "m", "input": "more", "previous_response_id": child.json()["id"]})

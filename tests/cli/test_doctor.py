@@ -34,75 +34,75 @@ def _found(gateway: Gateway, exit_code: int = 0) -> list[dict[str, Any]]:
     return found
 
 
-def _told(found: list[dict[str, Any]], grade: str) -> str:
+def _messages(found: list[dict[str, Any]], grade: str) -> str:
     return "\n".join(f"{line['subject']}: {line['text']} {line['fix']}" for line in found if line["grade"] == grade)
 
 
 def test_a_gateway_that_runs_is_well(gateway: MakeGateway, database_url: str) -> None:
     running = gateway([DEMO], database_url=database_url)
     found = _found(running)
-    assert _told(found, "problem") == ""
-    assert f"ready on 127.0.0.1:{running.port}" in _told(found, "ok")
-    assert "2 tokens" in _told(found, "ok")
+    assert _messages(found, "problem") == ""
+    assert f"ready on 127.0.0.1:{running.port}" in _messages(found, "ok")
+    assert "2 tokens" in _messages(found, "ok")
     assert all(line.startswith(("ok ", "warning ")) for line in running.command("doctor").splitlines())
 
 
 def test_a_database_without_its_schema_is_named_with_the_command(tmp_path: Path) -> None:
     directory = Gateway(tmp_path, [DEMO])
-    assert "antiphon db upgrade" in _told(_found(directory, CONFIGURATION), "problem")
+    assert "antiphon db upgrade" in _messages(_found(directory, CONFIGURATION), "problem")
 
 
 def test_a_database_that_is_away_is_a_problem(tmp_path: Path) -> None:
     directory = Gateway(tmp_path, [DEMO], database_url="mysql://root:canary@127.0.0.1:1/none")
-    problems = _told(_found(directory, FAILED), "problem")
+    problems = _messages(_found(directory, FAILED), "problem")
     assert problems.startswith("database: it does not answer")
     assert "canary" not in problems
 
 
 def _until_known(running: Gateway) -> None:
-    """A worker tells of itself within a second of its start."""
-    asked = ("doctor", "--json")
-    eventually(lambda: "on this database" in running.attempt(*asked).stdout, "the worker to be known", 30)
+    """A worker writes its status within a second of its start."""
+    command = ("doctor", "--json")
+    eventually(lambda: "on this database" in running.attempt(*command).stdout, "the worker to be known", 30)
 
 
 def test_a_server_that_was_started_with_another_address_is_found(gateway: MakeGateway) -> None:
     running = gateway([DEMO])
-    told = f"127.0.0.1:{running.port}"
+    address = f"127.0.0.1:{running.port}"
     port = closed_port()
     running.set(bind=f"127.0.0.1:{port}", channels=f"{running.directory}/other.yaml")
     (running.directory / "other.yaml").write_text(running.channels_file.read_text())
     _until_known(running)
     found = _found(running, FAILED)
-    assert f"the server on {told} was started with another ANTIPHON_BIND" in _told(found, "warning")
-    assert f"the server on {told} reads {running.channels_file}, not {running.directory}/other.yaml" in _told(
+    assert f"the server on {address} was started with another ANTIPHON_BIND" in _messages(found, "warning")
+    assert f"the server on {address} reads {running.channels_file}, not {running.directory}/other.yaml" in _messages(
         found, "warning"
     )
-    assert f"the server on {told} was started with another ANTIPHON_CHANNELS" in _told(found, "problem")
-    assert f"no server answers on 127.0.0.1:{port} (Connection refused)" in _told(found, "ok")
+    assert f"the server on {address} was started with another ANTIPHON_CHANNELS" in _messages(found, "problem")
+    assert f"no server answers on 127.0.0.1:{port} (Connection refused)" in _messages(found, "ok")
 
 
-def test_a_server_on_another_database_or_with_another_key_is_told_apart(gateway: MakeGateway) -> None:
+def test_a_server_on_another_database_or_with_another_key_is_detected(gateway: MakeGateway) -> None:
     running = gateway([DEMO])
     _until_known(running)
     running.set(database_url=f"sqlite:///{running.directory}/another.db")
     running.command("db", "upgrade")
     found = _found(running, FAILED)
-    assert "was started with another ANTIPHON_DATABASE_URL" in _told(found, "problem")
+    assert "was started with another ANTIPHON_DATABASE_URL" in _messages(found, "problem")
     running.set(database_url=running.database_url, secret_key="another-secret-key-of-thirty-two-characters")
-    problems = _told(_found(running, FAILED), "problem")
+    problems = _messages(_found(running, FAILED), "problem")
     assert "with another ANTIPHON_SECRET_KEY: tokens made here do not work there" in problems
     assert "was started with another ANTIPHON_SECRET_KEY" in problems
     assert "another-secret" not in problems
 
 
-def test_what_is_chosen_on_the_command_line_is_what_the_server_says(gateway: MakeGateway, tmp_path: Path) -> None:
+def test_options_of_the_command_line_are_shown_by_the_server(gateway: MakeGateway, tmp_path: Path) -> None:
     running = gateway([DEMO])
     running.stop()
     address = f"unix:{tmp_path}/a.sock"
     with left_running([*COMMAND, "serve", "--bind", address], tmp_path, running.environment):
-        asked = ("doctor", "--json")
-        eventually(lambda: f"ready on {address}" in running.attempt(*asked).stdout, "the server to be found", 30)
-        assert f"the server on {address} was started with another ANTIPHON_BIND or --bind" in _told(
+        command = ("doctor", "--json")
+        eventually(lambda: f"ready on {address}" in running.attempt(*command).stdout, "the server to be found", 30)
+        assert f"the server on {address} was started with another ANTIPHON_BIND or --bind" in _messages(
             _found(running), "warning"
         )
 
@@ -112,13 +112,13 @@ def test_another_program_on_the_address_is_not_taken_for_the_gateway(
 ) -> None:
     directory = Gateway(tmp_path, [DEMO], bind=f"127.0.0.1:{urlsplit(upstream.base_url).port}")
     directory.command("init")
-    assert "is not this version of Antiphon" in _told(_found(directory, FAILED), "problem")
+    assert "is not this version of Antiphon" in _messages(_found(directory, FAILED), "problem")
 
 
-def test_no_server_is_said_plainly_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_server_is_reported_with_its_remedy(tmp_path: Path) -> None:
     directory = Gateway(tmp_path, [DEMO])
     directory.command("init")
-    warnings = _told(_found(directory), "warning")
+    warnings = _messages(_found(directory), "warning")
     assert f"no server answers on 127.0.0.1:{directory.port} (Connection refused) run antiphon serve" in warnings
 
 
@@ -129,31 +129,31 @@ def prepared(tmp_path: Path) -> Gateway:
     return directory
 
 
-def test_what_only_waits_is_a_warning(prepared: Gateway) -> None:
-    warnings = _told(_found(prepared), "warning")
+def test_a_state_that_only_waits_is_a_warning(prepared: Gateway) -> None:
+    warnings = _messages(_found(prepared), "warning")
     assert "A_KEY_THAT_IS_NOT_SET" in warnings
     assert "ANTIPHON_THREDDS is set but has no effect did you mean ANTIPHON_THREADS?" in warnings
     assert warnings.count("has no effect") == 1
 
 
-def test_settings_that_everybody_can_read_are_a_problem(prepared: Gateway) -> None:
+def test_settings_that_all_users_can_read_are_a_problem(prepared: Gateway) -> None:
     (prepared.directory / ".env").chmod(0o644)
-    assert "chmod o-r" in _told(_found(prepared, FAILED), "problem")
+    assert "chmod o-r" in _messages(_found(prepared, FAILED), "problem")
 
 
 def test_a_table_without_a_usable_channel_is_a_matter_of_configuration(prepared: Gateway) -> None:
     prepared.write_channels([KEYLESS])
-    assert "0 in use" in _told(_found(prepared, CONFIGURATION), "problem")
+    assert "0 in use" in _messages(_found(prepared, CONFIGURATION), "problem")
     prepared.write_channels([{"name": "broken", "format": "responses"}])
-    assert _told(_found(prepared, CONFIGURATION), "problem").count("channels.yaml:") == 2
+    assert _messages(_found(prepared, CONFIGURATION), "problem").count("channels.yaml:") == 2
 
 
-def test_settings_that_are_wrong_are_told_alone(tmp_path: Path) -> None:
+def test_wrong_settings_are_the_only_finding(tmp_path: Path) -> None:
     directory = Gateway(tmp_path, [DEMO], workers="many")
-    assert _told(_found(directory, CONFIGURATION), "problem").startswith("settings: ANTIPHON_WORKERS")
+    assert _messages(_found(directory, CONFIGURATION), "problem").startswith("settings: ANTIPHON_WORKERS")
 
 
 def test_few_file_descriptors_are_a_warning(tmp_path: Path) -> None:
     directory = Gateway(tmp_path, [DEMO], threads=10_000_000)
     directory.command("init")
-    assert "LimitNOFILE=20000128" in _told(_found(directory), "warning")
+    assert "LimitNOFILE=20000128" in _messages(_found(directory), "warning")

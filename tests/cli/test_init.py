@@ -20,14 +20,14 @@ from tests.relay.conftest import eventually
 from tests.upstream import closed_port
 
 INLINE_KEY = "sk-canary-7f3a91"
-#: Where no `antiphon` is, as in the shell of somebody who has just run `make run`.
+#: Where no `antiphon` is, as in a shell right after `make run`.
 PLAIN_PATH = "/usr/bin:/bin"
 
 
 def environment(**variables: str) -> dict[str, str]:
     """A newcomer's: no variable of ours, none of the caller's Python."""
-    kept = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
-    return {"PATH": PLAIN_PATH, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **kept, **variables}
+    environment = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
+    return {"PATH": PLAIN_PATH, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **environment, **variables}
 
 
 def run(directory: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -73,13 +73,13 @@ def test_init_never_copies_the_table_that_a_checkout_has_in_use(tmp_path: Path) 
     assert (here / "channels.yaml").read_text() == (checkout / "app/cli/channels.yaml").read_text()
 
 
-def test_what_init_writes_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
+def test_files_of_init_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
     assert run(tmp_path, "init").returncode == 0
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert modes == {".env": 0o600, "channels.yaml": 0o600, "antiphon.db": 0o600}
 
 
-def test_a_table_that_is_there_is_kept(tmp_path: Path) -> None:
+def test_an_existing_table_stays(tmp_path: Path) -> None:
     (tmp_path / "channels.yaml").write_text("mine")
     assert "kept  channels.yaml" in run(tmp_path, "init").stdout
     assert (tmp_path / "channels.yaml").read_text() == "mine"
@@ -114,20 +114,20 @@ def test_make_run_prints_a_request_that_can_be_pasted_and_no_step_that_it_has_ta
     words = recipe[1].split("antiphon ", 1)[1].split()
     with left_running([*COMMAND, *words], tmp_path, variables) as printed:
         eventually(lambda: ready(port), "the gateway to be ready", 30)
-        said = printed.read_text()
-        curl = re.search(r"^  Try: +(curl .*\n.*\n.*\n.*)$", said, re.M)
-        assert curl is not None, said
+        output = printed.read_text()
+        curl = re.search(r"^  Try: +(curl .*\n.*\n.*\n.*)$", output, re.M)
+        assert curl is not None, output
         answer = subprocess.run(
             ["sh", "-c", curl[1]], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=60
         )
     assert "event: response.completed" in answer.stdout, answer.stderr
-    assert "Next:" not in said
-    assert re.search(r"^  \S+ --help, in another terminal", said, re.M)
+    assert "Next:" not in output
+    assert re.search(r"^  \S+ --help, in another terminal", output, re.M)
 
 
 def test_the_next_step_can_be_pasted(tmp_path: Path) -> None:
-    said = run(tmp_path, "init").stdout
-    step = re.search(r"^  Next: +(.*)$", said, re.M)
+    output = run(tmp_path, "init").stdout
+    step = re.search(r"^  Next: +(.*)$", output, re.M)
     assert step is not None
     pasted = f"{step[1]} --help"
     done = subprocess.run(["sh", "-c", pasted], cwd=tmp_path, env=environment(), capture_output=True, timeout=60)
@@ -145,11 +145,11 @@ def test_the_command_is_plain_where_it_is_on_the_path(tmp_path: Path) -> None:
 def test_the_fix_of_an_error_can_be_pasted(tmp_path: Path, words: list[str]) -> None:
     done = run(tmp_path, *words, ANTIPHON_CHANNELS="none.yaml")
     assert done.returncode == 78
-    said = done.stdout + done.stderr
-    assert "antiphon " in said
-    assert re.findall(r"(?<![\w./-])antiphon (?=[a-z])", said) == []
+    output = done.stdout + done.stderr
+    assert "antiphon " in output
+    assert re.findall(r"(?<![\w./-])antiphon (?=[a-z])", output) == []
 
 
 def test_the_request_of_a_unix_socket_goes_to_the_socket(tmp_path: Path) -> None:
-    said = run(tmp_path, "init", ANTIPHON_BIND=f"unix:{tmp_path}/a.sock").stdout
-    assert f"curl -N --unix-socket {tmp_path}/a.sock http://localhost/v1/responses" in said
+    output = run(tmp_path, "init", ANTIPHON_BIND=f"unix:{tmp_path}/a.sock").stdout
+    assert f"curl -N --unix-socket {tmp_path}/a.sock http://localhost/v1/responses" in output

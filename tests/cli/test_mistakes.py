@@ -14,7 +14,7 @@ CONFIGURATION = 78
 DEMO = {"name": "demo", "format": "demo", "models": ["demo"]}
 
 
-def said_by(directory: Gateway, *words: str) -> list[str]:
+def output_lines(directory: Gateway, *words: str) -> list[str]:
     """The lines on standard error of a command that ends with 78."""
     done = directory.attempt(*words)
     assert done.returncode == CONFIGURATION, done.stdout + done.stderr
@@ -53,7 +53,7 @@ def test_a_start_refuses_it(here: Path, setting: str, value: str, cause: str) ->
     directory = Gateway(here, [DEMO])
     directory.command("init")
     directory.set(**{setting: value})
-    *_, first, fix = said_by(directory, "serve")
+    *_, first, fix = output_lines(directory, "serve")
     assert first.startswith("antiphon: ")
     assert cause in first
     assert fix.startswith("  ")
@@ -66,7 +66,7 @@ def test_a_port_in_use_is_named(here: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         directory.set(bind=f"127.0.0.1:{port}")
-        assert said_by(directory, "serve")[0] == f"antiphon: port {port} is in use"
+        assert output_lines(directory, "serve")[0] == f"antiphon: port {port} is in use"
 
 
 @pytest.mark.parametrize("words", [("serve",), ("tokens", "list"), ("db", "upgrade"), ("worker",), ("init",)])
@@ -81,7 +81,7 @@ def test_a_port_in_use_is_named(here: Path) -> None:
 def test_every_command_names_the_file_of_a_database_that_cannot_be(
     here: Path, words: tuple[str, ...], name: str, cause: str
 ) -> None:
-    first, fix = said_by(Gateway(here, [DEMO], database_url=f"sqlite:///{here}/{name}"), *words)[-2:]
+    first, fix = output_lines(Gateway(here, [DEMO], database_url=f"sqlite:///{here}/{name}"), *words)[-2:]
     assert f"ANTIPHON_DATABASE_URL names {here}/{name}" in first
     assert cause in first
     assert fix
@@ -89,8 +89,8 @@ def test_every_command_names_the_file_of_a_database_that_cannot_be(
 
 
 @pytest.mark.parametrize("words", [("tokens", "list"), ("tokens", "create", "x"), ("tokens", "revoke", "x")])
-def test_a_database_without_a_schema_is_told_with_the_command(here: Path, words: tuple[str, ...]) -> None:
-    lines = said_by(Gateway(here, [DEMO]), *words)
+def test_a_database_without_a_schema_is_an_error_that_names_the_command(here: Path, words: tuple[str, ...]) -> None:
+    lines = output_lines(Gateway(here, [DEMO]), *words)
     assert "schema version 0" in lines[0]
     assert "db upgrade" in lines[1]
 
@@ -108,13 +108,13 @@ def test_a_bind_on_the_command_line_is_a_matter_of_usage(here: Path) -> None:
     ("words", "meant"),
     [(("token", "list"), "tokens"), (("tokens", "crate", "x"), "create"), (("db", "upgarde"), "upgrade")],
 )
-def test_a_mistyped_command_is_told_what_it_was_meant_to_be(here: Path, words: tuple[str, ...], meant: str) -> None:
+def test_a_mistyped_command_gets_the_nearest_one(here: Path, words: tuple[str, ...], meant: str) -> None:
     done = Gateway(here, [DEMO]).attempt(*words)
     assert done.returncode == 2
     assert f"Did you mean '{meant}'?" in done.stderr
 
 
-def test_a_model_without_a_channel_is_told_with_the_nearest(here: Path) -> None:
+def test_a_model_without_a_channel_gets_the_nearest_one(here: Path) -> None:
     directory = Gateway(here, [DEMO])
     for model, hint in (("demmo", "did you mean 'demo'?"), ("gpt-6-sol", "antiphon models")):
         done = directory.attempt("route", model)

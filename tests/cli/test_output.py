@@ -23,7 +23,7 @@ def test_pairs_stand_below_each_other_and_keep_their_lines() -> None:
     assert pairs([("a", None), ("longer", "x\ny"), ("n", 1234)]) == "a       -\nlonger  x\n        y\nn       1,234"
 
 
-def test_a_terminal_is_told_nothing_by_what_others_wrote() -> None:
+def test_stored_text_cannot_control_the_terminal() -> None:
     shown = [table(("a",), [("\x1b[2J",)]), pairs([("a\x07", "\x1b]0;t\x07")]), clipped("a\r\x1b[1mb", 20)]
     assert not any(letter in line for letter in "\x1b\x07\r" for line in shown)
 
@@ -39,6 +39,6 @@ def test_one_thing_is_singular() -> None:
     assert [counted(count, "token") for count in (0, 1, 2, 1000)] == ["0 tokens", "1 token", "2 tokens", "1,000 tokens"]
 
 
-def test_a_moment_is_told_in_utc() -> None:
+def test_a_time_is_shown_in_utc() -> None:
     assert moment(1_795_356_764) == "2026-11-22 14:12"
     assert moment(None) is None

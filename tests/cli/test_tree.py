@@ -126,20 +126,20 @@ def test_a_session_may_be_named_by_a_header(serving: Gateway) -> None:
         answer: JSON = serving.post("/responses", body, headers={"X-OpenWebUI-Chat-Id": chat}).json()
         return answer
 
-    said: list[JSON] = [{"role": "user", "content": "Hello, header"}]
-    first = ask(said, "chat-1")
-    said += [*first["output"], {"role": "user", "content": "Go on"}]
-    second, elsewhere = ask(said, "chat-1"), ask(said, "chat-2")
+    input_items: list[JSON] = [{"role": "user", "content": "Hello, header"}]
+    first = ask(input_items, "chat-1")
+    input_items += [*first["output"], {"role": "user", "content": "Go on"}]
+    second, elsewhere = ask(input_items, "chat-1"), ask(input_items, "chat-2")
     tree = _tree(serving, second["id"], 2)
     assert _parents(tree) == _line([first["id"], second["id"]])
     assert all(response["stored"] for response in tree.values())
     assert _parents(_tree(serving, elsewhere["id"], 1)) == {elsewhere["id"]: None}
 
 
-# --- conversations that are kept here ---------------------------------------------------------------------------
+# --- conversations that the gateway stores ----------------------------------------------------------------------
 
 
-def test_a_tree_tells_what_is_out_of_the_ordinary(directory: Gateway, store: Store) -> None:
+def test_a_tree_shows_whatever_is_unusual(directory: Gateway, store: Store) -> None:
     root, deleted = line(store, 2)
     store.responses.delete("ada", deleted)
     begun = draft(root, id="resp_" + "e" * 48)
@@ -158,7 +158,7 @@ def test_a_tree_tells_what_is_out_of_the_ordinary(directory: Gateway, store: Sto
     assert summary == "4 responses, 2 branches, 1 compaction"
 
 
-def test_show_tells_everything_about_a_response(directory: Gateway, store: Store) -> None:
+def test_show_prints_everything_about_a_response(directory: Gateway, store: Store) -> None:
     parent = turn(store)
     begun = draft(parent, id="resp_" + "e" * 48, request_id="req_7", settings=b'{"instructions":"Be\\nkind."}')
     tried = (Attempt("a", 7, 429, "rate_limit_exceeded"), Attempt("b", 9, 200, None, "translated", ("web_search",)))
@@ -168,7 +168,7 @@ def test_show_tells_everything_about_a_response(directory: Gateway, store: Store
     store.responses.finish(begun, ended)
     child = turn(store, begun.id)
     shown = [" ".join(row.split()) for row in directory.command("show", begun.id[:20]).splitlines()]
-    for told in (
+    for fact in (
         f"response {begun.id}",
         "owner ada",
         "attempt a: rate_limit_exceeded, 7 ms",
@@ -182,20 +182,20 @@ def test_show_tells_everything_about_a_response(directory: Gateway, store: Store
         "user: hello",
         f"assistant: {'W' * 99}…",
     ):
-        assert told in shown
-    told = orjson.loads(directory.command("show", begun.id, "--json"))
-    assert (told["parent"], told["children"], told["settings"]) == (parent, [child], {"instructions": "Be\nkind."})
-    assert told["output"][0]["content"] == "W" * 300
-    assert told["attempts"][0]["error"] == "rate_limit_exceeded"
+        assert fact in shown
+    fact = orjson.loads(directory.command("show", begun.id, "--json"))
+    assert (fact["parent"], fact["children"], fact["settings"]) == (parent, [child], {"instructions": "Be\nkind."})
+    assert fact["output"][0]["content"] == "W" * 300
+    assert fact["attempts"][0]["error"] == "rate_limit_exceeded"
 
 
-def test_what_was_not_kept_and_what_was_deleted_is_shown_without_content(directory: Gateway, store: Store) -> None:
+def test_unstored_and_deleted_responses_are_shown_without_content(directory: Gateway, store: Store) -> None:
     fleeting = turn(store, stored=False)
     deleted = turn(store)
     store.responses.delete("ada", deleted)
     for response_id in (fleeting, deleted):
-        told = orjson.loads(directory.command("show", response_id, "--json"))
-        assert (told["input"], told["output"], told["settings"]) == ([], [], {})
+        shown = orjson.loads(directory.command("show", response_id, "--json"))
+        assert (shown["input"], shown["output"], shown["settings"]) == ([], [], {})
     assert "deleted" in directory.command("show", deleted)
     assert "not stored" in directory.command("show", fleeting)
 

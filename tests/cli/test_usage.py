@@ -46,7 +46,7 @@ def _used(directory: Gateway, *options: str) -> list[dict[str, Any]]:
     return used
 
 
-def test_usage_is_summed_by_what_is_asked(directory: Gateway) -> None:
+def test_usage_is_summed_by_the_requested_key(directory: Gateway) -> None:
     assert [(row["channel"], row["requests"], row["failed"]) for row in _used(directory, "--by", "channel")] == [
         ("a", 2, 0),
         ("b", 1, 1),

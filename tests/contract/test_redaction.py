@@ -33,7 +33,7 @@ def test_no_credential_of_a_request_stays(request: JSON) -> None:
 
 
 @pytest.mark.parametrize("tool", WITHOUT_CREDENTIALS)
-def test_what_is_no_credential_stays(tool: JSON) -> None:
+def test_text_that_is_no_credential_stays(tool: JSON) -> None:
     assert redacted_tool(tool) == tool
     item = {"type": "additional_tools", "role": "developer", "tools": [tool]}
     assert redacted_item(item) is item

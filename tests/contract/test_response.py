@@ -5,12 +5,12 @@ from app.errors import EndedElsewhere, GatewayError
 WHOLE = {"id": "resp_1", "created_at": 1, "model": "m", "status": "completed", "previous_response_id": None}
 
 
-def test_nothing_asked_echoes_the_defaults() -> None:
+def test_an_empty_request_echoes_the_defaults() -> None:
     response = Echo.of({}, store=True).response(**WHOLE)
     assert {name: response[name] for name in DEFAULTS} == DEFAULTS
 
 
-def test_what_the_client_gave_is_never_overwritten_by_the_upstream() -> None:
+def test_values_of_the_client_are_never_overwritten_by_the_upstream() -> None:
     echo = Echo.of({"temperature": 0.2, "reasoning": {"effort": "low"}, "service_tier": "flex"}, store=True)
     filled = echo.with_upstream_defaults(
         {"temperature": 1.0, "top_p": 0.9, "reasoning": {"effort": "high", "summary": "auto"}, "service_tier": "x"}
@@ -58,7 +58,7 @@ def test_storing_and_reading_back_gives_the_same_response() -> None:
     assert read.response(**WHOLE, output=output, usage=usage) == echo.response(**WHOLE, output=output, usage=usage)
 
 
-def test_encrypted_reasoning_is_shown_to_those_who_asked() -> None:
+def test_encrypted_reasoning_is_shown_when_it_was_requested() -> None:
     item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
     assert "encrypted_content" not in Echo.of({}, store=True).shown(item)
     assert Echo.of({}, store=True).including(["reasoning.encrypted_content"]).shown(item) is item

@@ -96,8 +96,8 @@ class Proxy:
         return site
 
     def _around(self) -> str:
-        kept = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        places = "\n".join(f"    {name}_temp_path temp-{name};" for name in kept)
+        folders = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        places = "\n".join(f"    {name}_temp_path temp-{name};" for name in folders)
         user = "user root;\n" if os.geteuid() == 0 else ""
         return (
             f"{user}worker_processes 1;\npid nginx.pid;\nerror_log error.log;\n"

@@ -98,7 +98,7 @@ def test_a_websocket_passes_and_its_turns_come_event_by_event(deployed: Service,
     assert begun["delta"]
 
 
-def test_a_websocket_that_is_refused_hears_why(deployed: Service) -> None:
+def test_a_refused_websocket_gets_the_reason(deployed: Service) -> None:
     with pytest.raises(InvalidStatus) as refused:
         _socket(deployed, "wrong")
     assert refused.value.response.status_code == 401
@@ -135,14 +135,14 @@ def test_a_body_that_nginx_refuses_gets_an_error_that_clients_read(deployed: Ser
     assert orjson.loads(body)["error"]["code"] == "request_too_large"
 
 
-def test_without_a_gateway_clients_are_told_to_try_again(tmp_path: Path) -> None:
+def test_without_a_gateway_clients_get_retry_after(tmp_path: Path) -> None:
     with Proxy(tmp_path / "nginx", tmp_path / "nobody.sock") as proxy, _client(proxy) as client:
         answer = client.post(f"{proxy.url}/v1/responses", json=ASK, timeout=20)
     check_error(answer, 502, "server_unavailable")
     assert answer.headers["Retry-After"] == "5"
 
 
-def test_a_restart_under_load_refuses_nobody_and_a_running_stream_ends_properly(
+def test_a_restart_under_load_refuses_no_request_and_a_running_stream_ends_properly(
     tmp_path: Path, model: ScriptedUpstream
 ) -> None:
     with Service(tmp_path / "service", [model.channel()], workers=2, threads=16) as service:

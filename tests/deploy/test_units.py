@@ -46,8 +46,8 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_systemd_finds_nothing_to_complain_of_in_the_units(units: Path) -> None:
     files = [str(unit) for unit in units.iterdir() if unit.name != "antiphon"]
-    said = systemd_analyze("verify", "--man=no", *files, SYSTEMD_UNIT_PATH=f"{units}:")
-    assert said == ""
+    output = systemd_analyze("verify", "--man=no", *files, SYSTEMD_UNIT_PATH=f"{units}:")
+    assert output == ""
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -16,7 +16,7 @@ from tests.upstream import ScriptedUpstream
 JSON = dict[str, Any]
 
 EXACT = "exact-model"
-#: The model that each format is asked for, and the row of the channel table that serves it.
+#: The model of each format, and the row of the channel table that serves it.
 FORMATS: dict[str, tuple[str, Callable[[ScriptedUpstream], JSON]]] = {
     "demo": ("demo", lambda upstream: {"name": "demo", "format": "demo", "models": ["demo"]}),
     "responses": (EXACT, lambda upstream: upstream.channel("exact", models=[EXACT], encrypted_reasoning=True)),
@@ -36,16 +36,16 @@ class _OpenMinded(BaseHTTPRequestHandler):
     """Says the same to every request and looks at none."""
 
     protocol_version = "HTTP/1.1"
-    said = {"type": "output_text", "text": "Yes.", "annotations": [], "logprobs": []}
-    message = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [said]}
+    part = {"type": "output_text", "text": "Yes.", "annotations": [], "logprobs": []}
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
     response = {"id": "resp_1", "object": "response", "status": "completed", "model": "any", "created_at": 1}
 
     def do_POST(self) -> None:
-        asked = self.rfile.read(int(self.headers["Content-Length"]))
+        received = self.rfile.read(int(self.headers["Content-Length"]))
         body = {**self.response, "output": [self.message], "usage": None}
         end = b"event: response.completed\ndata: %b\n\n"
         event = {"type": "response.completed", "sequence_number": 0, "response": body}
-        streams = orjson.loads(asked).get("stream") is True
+        streams = orjson.loads(received).get("stream") is True
         data = end % orjson.dumps(event) if streams else orjson.dumps(body)
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream" if streams else "application/json")

@@ -81,13 +81,13 @@ def test_the_sdk_gets_an_answer(client: openai.OpenAI, model: str) -> None:
 @pytest.mark.parametrize("model", SERVES_CHAT)
 def test_the_sdk_gets_a_stream(client: openai.OpenAI, model: str) -> None:
     with client.chat.completions.create(model=model, messages=MESSAGES, stream=True) as chunks:
-        heard = list(chunks)
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in heard).startswith("You said: hello.")
-    assert heard[-1].choices[0].finish_reason == "stop"
-    assert all(chunk.usage is None for chunk in heard)
+        received = list(chunks)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in received).startswith("You said: hello.")
+    assert received[-1].choices[0].finish_reason == "stop"
+    assert all(chunk.usage is None for chunk in received)
 
 
-def test_who_asks_for_usage_gets_it(client: openai.OpenAI) -> None:
+def test_a_client_that_requests_usage_gets_it(client: openai.OpenAI) -> None:
     options: Any = {"include_usage": True}
     with client.chat.completions.create(
         model="relayed", messages=MESSAGES, stream=True, stream_options=options
@@ -99,23 +99,23 @@ def test_who_asks_for_usage_gets_it(client: openai.OpenAI) -> None:
 
 
 def test_tools_are_called_and_answered(client: openai.OpenAI) -> None:
-    asked: list[Any] = [{"role": "user", "content": "What is the weather?"}]
-    answer = client.chat.completions.create(model="relayed", messages=asked, tools=[TOOL]).choices[0]
+    messages: list[Any] = [{"role": "user", "content": "What is the weather?"}]
+    answer = client.chat.completions.create(model="relayed", messages=messages, tools=[TOOL]).choices[0]
     assert answer.finish_reason == "tool_calls"
     (call,) = answer.message.tool_calls or ()
-    asked += [answer.message, {"role": "tool", "tool_call_id": call.id, "content": "18 degrees"}]
-    told = client.chat.completions.create(model="relayed", messages=asked, tools=[TOOL]).choices[0]
-    assert (told.message.content or "").startswith("The tools said: 18 degrees.")
+    messages += [answer.message, {"role": "tool", "tool_call_id": call.id, "content": "18 degrees"}]
+    choice = client.chat.completions.create(model="relayed", messages=messages, tools=[TOOL]).choices[0]
+    assert (choice.message.content or "").startswith("The tools said: 18 degrees.")
 
 
 def test_streamed_tools_are_put_together_by_the_sdk(client: openai.OpenAI) -> None:
-    asked: list[Any] = [{"role": "user", "content": "the weather in both"}]
-    with client.chat.completions.stream(model="relayed", messages=asked, tools=[TOOL]) as stream:
+    messages: list[Any] = [{"role": "user", "content": "the weather in both"}]
+    with client.chat.completions.stream(model="relayed", messages=messages, tools=[TOOL]) as stream:
         message = stream.get_final_completion().choices[0].message
     assert [type(orjson.loads(call.function.arguments)) for call in message.tool_calls or ()] == [dict, dict]
 
 
-def test_keys_that_nobody_knows_reach_the_upstream(client: openai.OpenAI, exact: ScriptedUpstream) -> None:
+def test_unknown_keys_reach_the_upstream(client: openai.OpenAI, exact: ScriptedUpstream) -> None:
     extra = {"top_k": 3, "chat_template_kwargs": {"thinking": False}}
     client.chat.completions.create(model="relayed", messages=MESSAGES, seed=7, extra_body=extra)
     assert exact.bodies[-1] == {"model": "vendor/model", "messages": MESSAGES, "seed": 7, **extra}
@@ -159,7 +159,7 @@ def test_a_model_that_only_takes_chats_is_sent_here(chatting: Gateway, streamed:
     assert answer.headers["x-should-retry"] == "false"
 
 
-def test_nobody_is_sent_where_nobody_serves(chatting: Gateway, post: Callable[..., Any]) -> None:
+def test_no_error_names_an_endpoint_without_a_channel(chatting: Gateway, post: Callable[..., Any]) -> None:
     refusals = [
         post({"model": "neither", "messages": MESSAGES}),
         chatting.post("/responses", {"model": "neither", "input": "x"}),
@@ -190,15 +190,17 @@ def test_a_model_whose_only_row_is_switched_off_does_not_exist(post: Callable[..
 def test_a_model_that_the_token_may_not_use_does_not_exist(chatting: Gateway, post: Callable[..., Any]) -> None:
     narrow = chatting.new_token("narrow", "--models", "both")
     assert post({"model": "both", "messages": MESSAGES}, token=narrow).status_code == 200
-    told = []
+    answers = []
     for model in ("relayed", "turns", "x-no-such-model"):
         error = check_error(post({"model": model, "messages": MESSAGES}, token=narrow), 404, "model_not_found", None)
-        told.append(error["message"].replace(model, "…"))
-    assert len(set(told)) == 1
+        answers.append(error["message"].replace(model, "…"))
+    assert len(set(answers)) == 1
 
 
 @pytest.mark.parametrize("headers", [{"Authorization": ""}, {"Authorization": "Bearer wrong"}])
-def test_without_a_token_nobody_is_asked(post: Callable[..., Any], exact: ScriptedUpstream, headers: JSON) -> None:
+def test_without_a_token_no_upstream_gets_a_request(
+    post: Callable[..., Any], exact: ScriptedUpstream, headers: JSON
+) -> None:
     check_error(post({"model": "relayed", "messages": MESSAGES}, headers=headers), 401)
     assert exact.requests == []
 
@@ -217,7 +219,7 @@ def test_without_a_token_nobody_is_asked(post: Callable[..., Any], exact: Script
         ({"stream_options": []}, "invalid_type", "stream_options"),
     ],
 )
-def test_what_is_wrong_is_named_before_anybody_is_asked(
+def test_an_error_is_named_before_any_upstream_gets_a_request(
     post: Callable[..., Any], exact: ScriptedUpstream, change: JSON, code: str, param: str
 ) -> None:
     check_error(post({"model": "relayed", "messages": MESSAGES, **change}), 400, code, param, "invalid_request_error")
@@ -229,6 +231,6 @@ def test_a_body_has_to_be_an_object(chatting: Gateway, body: str) -> None:
     check_error(chatting.request("POST", "/chat/completions", data=body), 400, type="invalid_request_error")
 
 
-def test_what_only_the_upstream_knows_it_refuses_itself(post: Callable[..., Any]) -> None:
+def test_values_that_only_the_upstream_knows_are_refused_by_it(post: Callable[..., Any]) -> None:
     answer = post({"model": "relayed", "messages": MESSAGES, "tools": []})
     check_error(answer, 400, "empty_array", "tools")

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.endpoints.conftest import EXACT
-from tests.endpoints.vocabulary import ITEMS, JSON, said, user_texts
+from tests.endpoints.vocabulary import ITEMS, JSON, message_item, user_texts
 from tests.gateway import Gateway
 from tests.response_contract import check_error, check_item_list
 from tests.upstream import ScriptedUpstream
@@ -106,26 +106,26 @@ STRANGE = (
     "custom_tool_call",
     "hosted tool_search_call",
     "local_shell_call",
-    "a type nobody knows",
-    "keys nobody knows",
+    "an unknown type",
+    "unknown keys",
 )
 
 
 @pytest.mark.parametrize("kind", ITEMS)
-def test_items_of_every_type_are_kept_and_go_back_as_input(api: Gateway, create: Create, kind: str) -> None:
+def test_items_of_every_type_are_stored_and_go_back_as_input(api: Gateway, create: Create, kind: str) -> None:
     conversation = made(api, *ITEMS[kind])
     items = api.get(f"/conversations/{conversation}/items?order=asc").json()["data"]
     assert kind in STRANGE or items == listed(api, conversation)
     given = [item.get("type") or "message" for item in ITEMS[kind]]
     assert [item["type"] for item in items] == given
     # Without their ids they are others, and the conversation holds both.
-    create(EXACT, [*items, said("Go on.")])
+    create(EXACT, [*items, message_item("Go on.")])
     create(EXACT, "Go on.", conversation=conversation)
 
 
 def test_items_that_go_back_are_not_repeated(api: Gateway, create: Create, exact: ScriptedUpstream) -> None:
-    conversation = made(api, said("one"))
-    create(EXACT, [*listed(api, conversation), said("two")], conversation=conversation)
+    conversation = made(api, message_item("one"))
+    create(EXACT, [*listed(api, conversation), message_item("two")], conversation=conversation)
     assert user_texts(exact.bodies[-1]["input"]) == ["one", "two"]
     assert user_texts(listed(api, conversation)) == ["one", "two"]
 
@@ -141,11 +141,11 @@ def test_references_become_copies_that_stay(api: Gateway, create: Create) -> Non
 
     assert api.delete(f"/responses/{response['id']}").status_code == 200
     assert listed(api, conversation) == [first, second]
-    again = create(EXACT, [{"type": "item_reference", "id": answer}, said("more")])
+    again = create(EXACT, [{"type": "item_reference", "id": answer}, message_item("more")])
     assert check_item_list(api.get(f"/responses/{again['id']}/input_items").json())[-1]["id"] == answer
 
 
-def test_what_is_optional_in_an_item_is_shown_on_request(api: Gateway) -> None:
+def test_optional_parts_of_an_item_are_shown_on_request(api: Gateway) -> None:
     secret = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA"}
     conversation = made(api, secret)
     path, include = f"/conversations/{conversation}/items", "include[]=reasoning.encrypted_content"
@@ -160,13 +160,13 @@ def test_what_is_optional_in_an_item_is_shown_on_request(api: Gateway) -> None:
 
 
 def test_a_conversation_is_found_by_its_owner_only(api: Gateway, stranger: str) -> None:
-    mine = made(api, {**said("secret"), "id": "msg_secret"})
+    mine = made(api, {**message_item("secret"), "id": "msg_secret"})
     calls: list[tuple[str, str, JSON | None]] = [
         ("GET", "", None),
         ("POST", "", {"metadata": {}}),
         ("DELETE", "", None),
         ("GET", "/items", None),
-        ("POST", "/items", {"items": [said("x")]}),
+        ("POST", "/items", {"items": [message_item("x")]}),
         ("GET", "/items/msg_secret", None),
         ("DELETE", "/items/msg_secret", None),
     ]
@@ -192,7 +192,7 @@ def test_a_conversation_is_found_by_its_owner_only(api: Gateway, stranger: str) 
         ("include[]=everything", "invalid_value", "include[0]"),
     ],
 )
-def test_a_listing_is_asked_for_in_the_contracts_words(api: Gateway, query: str, code: str, param: str) -> None:
+def test_a_listing_takes_the_parameters_of_the_contract(api: Gateway, query: str, code: str, param: str) -> None:
     check_error(api.get(f"/conversations/{made(api)}/items?{query}"), status=400, code=code, param=param)
 
 
@@ -208,6 +208,6 @@ def test_a_reference_to_nothing_is_refused(api: Gateway) -> None:
     assert error["message"] == "Item with id 'msg_none' not found."
 
 
-def test_a_token_that_keeps_nothing_keeps_no_conversation(api: Gateway) -> None:
+def test_a_token_that_stores_nothing_creates_no_conversation(api: Gateway) -> None:
     token = api.new_token("without-conversations", "--no-store")
     check_error(api.post("/conversations", {}, token=token), status=400, code="unsupported_parameter")

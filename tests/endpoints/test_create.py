@@ -10,7 +10,17 @@ import orjson
 import pytest
 
 from tests.endpoints.conftest import EXACT
-from tests.endpoints.vocabulary import ITEMS, JSON, PIXEL, WEATHER, answered, calls_of, said, text_of, user_texts
+from tests.endpoints.vocabulary import (
+    ITEMS,
+    JSON,
+    PIXEL,
+    WEATHER,
+    answered,
+    calls_of,
+    message_item,
+    text_of,
+    user_texts,
+)
 from tests.gateway import Gateway
 from tests.response_contract import check_response, check_stream
 from tests.upstream import ScriptedUpstream
@@ -36,7 +46,7 @@ def test_a_stream_keeps_every_rule_of_the_contract(api: Gateway, model: str) -> 
     assert OURS.match(events[-1]["response"]["id"])
 
 
-ASKED: dict[str, JSON] = {
+REQUESTS: dict[str, JSON] = {
     "text": {"input": "hello"},
     "call": {"input": "go", "tools": [WEATHER], "tool_choice": "required"},
     "custom call": {"input": "go", "tools": [{"type": "custom", "name": "c"}], "tool_choice": "required"},
@@ -50,7 +60,7 @@ ASKED: dict[str, JSON] = {
     "hosted search": {"input": "search this", "tools": [{"type": "web_search"}]},
     "refusal": {"input": "refuse"},
     "everything set": {
-        "input": [said("hello")],
+        "input": [message_item("hello")],
         "instructions": "Be brief.",
         "metadata": {"k": "v"},
         "temperature": 0.5,
@@ -84,10 +94,10 @@ def _without_chance(value: Any, names: dict[str, str] | None = None) -> Any:
     return [_without_chance(inner, names) for inner in value] if isinstance(value, list) else value
 
 
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
-def test_a_stream_ends_in_the_body_that_json_would_have_been(api: Gateway, model: str, asked: JSON) -> None:
-    body = check_response(api.post("/responses", {"model": model, **asked}).json())
-    events = check_stream(api.stream({"model": model, **asked}).content)
+@pytest.mark.parametrize("request_body", REQUESTS.values(), ids=REQUESTS)
+def test_a_stream_ends_in_the_body_that_json_would_have_been(api: Gateway, model: str, request_body: JSON) -> None:
+    body = check_response(api.post("/responses", {"model": model, **request_body}).json())
+    events = check_stream(api.stream({"model": model, **request_body}).content)
 
     assert _without_chance(events[-1]["response"]) == _without_chance(body)
 
@@ -116,17 +126,17 @@ def test_a_limit_that_only_the_model_has_is_passed_on(api: Gateway, model: str, 
 
 @pytest.mark.parametrize("items", ITEMS.values(), ids=ITEMS)
 def test_every_type_of_item_is_accepted(create: Create, model: str, items: list[JSON]) -> None:
-    check_response(create(model, [said("before"), *items, said("hello")]), status="completed")
+    check_response(create(model, [message_item("before"), *items, message_item("hello")]), status="completed")
 
 
-#: What an assistant said goes on in its full form, and reasoning only to those who can read it.
+#: Messages of an assistant go on in their full form, and reasoning only to its own family.
 PUT_OTHERWISE = ("assistant message as a string", "assistant message of parts", "reasoning", "reasoning with text")
 
 
 @pytest.mark.parametrize("name", [name for name in ITEMS if name not in PUT_OTHERWISE])
 def test_items_reach_a_responses_upstream_as_they_came(create: Create, exact: ScriptedUpstream, name: str) -> None:
     items = ITEMS[name]
-    create(EXACT, [*items, said("hello")])
+    create(EXACT, [*items, message_item("hello")])
 
     sent = exact.bodies[-1]["input"]
     for item, arrived in zip(items, sent, strict=False):
@@ -136,7 +146,7 @@ def test_items_reach_a_responses_upstream_as_they_came(create: Create, exact: Sc
 
 def test_bare_parts_become_one_user_message(create: Create, exact: ScriptedUpstream) -> None:
     parts = [{"type": "input_text", "text": "a"}, {"type": "input_image", "image_url": PIXEL}]
-    create(EXACT, [*parts, said("b"), {"type": "input_text", "text": "c"}])
+    create(EXACT, [*parts, message_item("b"), {"type": "input_text", "text": "c"}])
 
     sent = exact.bodies[-1]["input"]
     assert [item["role"] for item in sent] == ["user", "user", "user"]
@@ -167,45 +177,51 @@ def test_the_longest_string_there_may_be_is_accepted(create: Create) -> None:
 # --- own output, sent back --------------------------------------------------------------------------------------
 
 
-def _again(create: Create, model: str, response: JSON, asked: JSON) -> JSON:
+def _again(create: Create, model: str, response: JSON, request_body: JSON) -> JSON:
     outputs = [answered(call) for call in calls_of(response) if "call_id" in call]
-    return create(model, [said("hello"), *response["output"], *outputs, said("go on")], tools=asked.get("tools", []))
+    return create(
+        model,
+        [message_item("hello"), *response["output"], *outputs, message_item("go on")],
+        tools=request_body.get("tools", []),
+    )
 
 
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
-def test_the_gateways_own_output_is_accepted_verbatim(api: Gateway, create: Create, model: str, asked: JSON) -> None:
-    response = create(model, **asked)
-    streamed = check_stream(api.stream({"model": model, **asked}).content)[-1]["response"]
+@pytest.mark.parametrize("request_body", REQUESTS.values(), ids=REQUESTS)
+def test_the_gateways_own_output_is_accepted_verbatim(
+    api: Gateway, create: Create, model: str, request_body: JSON
+) -> None:
+    response = create(model, **request_body)
+    streamed = check_stream(api.stream({"model": model, **request_body}).content)[-1]["response"]
 
     for own in (response, streamed):
-        check_response(_again(create, model, own, asked), status="completed")
+        check_response(_again(create, model, own, request_body), status="completed")
 
 
-@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
-def test_output_of_one_format_is_accepted_by_every_other(create: Create, model: str, asked: JSON) -> None:
+@pytest.mark.parametrize("request_body", REQUESTS.values(), ids=REQUESTS)
+def test_output_of_one_format_is_accepted_by_every_other(create: Create, model: str, request_body: JSON) -> None:
     for other in ("demo", EXACT):
-        response = create(other, **asked)
-        check_response(_again(create, model, response, asked), status="completed")
+        response = create(other, **request_body)
+        check_response(_again(create, model, response, request_body), status="completed")
 
 
 def test_ids_of_items_stay_what_they_are_on_their_way_back(create: Create, exact: ScriptedUpstream) -> None:
     response = create(EXACT, "hello", include=["reasoning.encrypted_content"])
-    create(EXACT, [said("hello"), *response["output"], said("go on")])
+    create(EXACT, [message_item("hello"), *response["output"], message_item("go on")])
 
     assert exact.bodies[-1]["input"][1:-1] == response["output"]
 
 
 def test_a_compaction_item_is_accepted_back(create: Create, model: str) -> None:
-    response = create(model, [said("My name is Ada."), {"type": "compaction_trigger"}])
+    response = create(model, [message_item("My name is Ada."), {"type": "compaction_trigger"}])
 
     assert [item["type"] for item in response["output"]] == ["compaction"]
-    check_response(create(model, [*response["output"], said("And?")]), status="completed")
+    check_response(create(model, [*response["output"], message_item("And?")]), status="completed")
 
 
-def test_a_compaction_item_of_nobody_is_no_error_where_it_cannot_be_read(create: Create) -> None:
+def test_a_foreign_compaction_item_is_no_error_where_it_cannot_be_read(create: Create) -> None:
     foreign = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAAAforeign"}
 
-    check_response(create("demo", [foreign, said("hello")]), status="completed")
+    check_response(create("demo", [foreign, message_item("hello")]), status="completed")
 
 
 # --- encrypted reasoning ----------------------------------------------------------------------------------------
@@ -215,7 +231,7 @@ def _sealed(items: list[JSON]) -> list[bool]:
     return [bool(item.get("encrypted_content")) for item in items if item["type"] == "reasoning"]
 
 
-def test_encrypted_reasoning_is_hidden_unless_asked_for_and_replayed_all_the_same(
+def test_encrypted_reasoning_is_hidden_unless_requested_and_replayed_all_the_same(
     api: Gateway, create: Create, exact: ScriptedUpstream
 ) -> None:
     hidden = create(EXACT, "hello")
@@ -228,7 +244,7 @@ def test_encrypted_reasoning_is_hidden_unless_asked_for_and_replayed_all_the_sam
     assert _sealed(exact.bodies[1]["input"]) == [True]
 
 
-def test_encrypted_reasoning_is_shown_to_who_asks(create: Create) -> None:
+def test_encrypted_reasoning_is_shown_when_requested(create: Create) -> None:
     assert _sealed(create(EXACT, "hello", include=["reasoning.encrypted_content"])["output"]) == [True]
 
 
@@ -313,7 +329,7 @@ PASSED_ON: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(("name", "value"), PASSED_ON.items(), ids=PASSED_ON)
-def test_what_the_client_sets_reaches_a_responses_upstream(
+def test_settings_of_the_client_reach_a_responses_upstream(
     create: Create, exact: ScriptedUpstream, name: str, value: Any
 ) -> None:
     tools = {"tools": [WEATHER]} if name == "tool_choice" else {}
@@ -459,7 +475,9 @@ def test_a_function_call_goes_round(create: Create, model: str, stateful: bool) 
     if stateful:
         second = create(model, [answered(call)], previous_response_id=first["id"], tools=[WEATHER])
     else:
-        second = create(model, [said("What is the weather?"), *first["output"], answered(call)], tools=[WEATHER])
+        second = create(
+            model, [message_item("What is the weather?"), *first["output"], answered(call)], tools=[WEATHER]
+        )
 
     check_response(second, status="completed")
     assert "sunny" in text_of(second)
@@ -484,7 +502,7 @@ def test_parallel_calls_may_be_answered_in_any_order(create: Create) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "json"])
-def test_an_answer_says_who_it_is_and_is_never_cached(api: Gateway, model: str, stream: bool) -> None:
+def test_an_answer_has_an_id_header_and_is_never_cached(api: Gateway, model: str, stream: bool) -> None:
     body = {"model": model, "input": "hello", "stream": stream}
     answer = api.post("/responses", body, headers={"X-Client-Request-Id": "mine-1", "X-Request-Id": "forged"})
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.endpoints.conftest import EXACT, OPEN_MINDED
-from tests.endpoints.vocabulary import JSON, said
+from tests.endpoints.vocabulary import JSON, message_item
 from tests.gateway import Gateway
 from tests.response_contract import check_stream
 from tests.tools import CANARY, MCP, choices, items, tools
@@ -36,7 +36,7 @@ def written(gateway: Gateway) -> bytes:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_answer_and_no_row_holds_them(api: Gateway, data: st.DataObject) -> None:
     given_tools = data.draw(st.lists(tools(), max_size=2))
-    body = {"model": OPEN_MINDED, "input": [*data.draw(st.lists(items(), max_size=2)), said("hello")]}
+    body = {"model": OPEN_MINDED, "input": [*data.draw(st.lists(items(), max_size=2)), message_item("hello")]}
     if data.draw(st.booleans()):
         choice = data.draw(choices())
         body |= {"tools": [*given_tools, MCP, *choice.get("tools", [])], "tool_choice": choice}
@@ -55,17 +55,19 @@ def test_no_conversation_holds_them(api: Gateway, found: list[JSON]) -> None:
     added = api.post(f"/conversations/{made['id']}/items", {"items": found})
     listed = api.get(f"/conversations/{made['id']}/items")
     assert len(listed.json()["data"]) == 2 * len(found)
-    response = api.post("/responses", {"model": OPEN_MINDED, "input": [*found, said("a")], "conversation": made["id"]})
+    response = api.post(
+        "/responses", {"model": OPEN_MINDED, "input": [*found, message_item("a")], "conversation": made["id"]}
+    )
     shown = api.get(f"/responses/{response.json()['id']}/input_items")
     assert CANARY not in added.text + listed.text + response.text + shown.text
     assert CANARY.encode() not in written(api)
 
 
 def test_the_disk_holds_none_of_them(api: Gateway, create: Callable[..., JSON]) -> None:
-    response = create(EXACT, [ADDED, said("hello")], tools=[MCP], tool_choice={**MCP, "type": "mcp"})
-    with closing(api.stream({"model": EXACT, "input": [ADDED, said("hello")], "tools": [MCP]})) as streamed:
+    response = create(EXACT, [ADDED, message_item("hello")], tools=[MCP], tool_choice={**MCP, "type": "mcp"})
+    with closing(api.stream({"model": EXACT, "input": [ADDED, message_item("hello")], "tools": [MCP]})) as streamed:
         assert CANARY.encode() not in streamed.content
-    assert api.post("/responses", {"model": EXACT, "input": [ADDED, said("a")], "background": True}).ok
+    assert api.post("/responses", {"model": EXACT, "input": [ADDED, message_item("a")], "background": True}).ok
     shown = api.get(f"/responses/{response['id']}").text + api.get(f"/responses/{response['id']}/input_items").text
     assert '"docs"' in shown
     assert CANARY not in shown
@@ -76,7 +78,7 @@ def test_the_disk_holds_none_of_them(api: Gateway, create: Callable[..., JSON]) 
 def test_the_upstream_gets_them_in_the_turn_that_brings_them(
     create: Callable[..., JSON], api: Gateway, exact: ScriptedUpstream, streamed: bool
 ) -> None:
-    body = {"model": EXACT, "input": [ADDED, said("hello")], "tools": [MCP], "stream": streamed}
+    body = {"model": EXACT, "input": [ADDED, message_item("hello")], "tools": [MCP], "stream": streamed}
     assert api.post("/responses", body).ok
     sent = exact.bodies[-1]
     assert sent["tools"] == [MCP]
@@ -100,12 +102,12 @@ def test_an_upstream_that_repeats_them_is_not_passed_on(api: Gateway, exact: Scr
 
 @pytest.mark.parametrize("way", [way for way in WAYS if not way.get("background")])
 @pytest.mark.parametrize("place", ["tools", "input", "tool_choice"])
-def test_a_refusal_that_quotes_them_is_kept_without_them(
+def test_a_refusal_that_quotes_them_is_stored_without_them(
     api: Gateway, exact: ScriptedUpstream, way: JSON, place: str
 ) -> None:
     """Servers that validate with pydantic quote what they do not understand."""
     body = {"model": EXACT, "input": "a", "tools": [{**MCP, "authorization": "key of a tool"}]}
-    body |= {"input": [ADDED, said("a")]} if place == "input" else {}
+    body |= {"input": [ADDED, message_item("a")]} if place == "input" else {}
     body |= {"tool_choice": {"type": "mcp", **MCP}} if place == "tool_choice" else {}
     words = f"Input should be a function [input={body['tools']} {body['input']} {body.get('tool_choice')}]"
     exact.enqueue(raw(400, orjson.dumps({"error": {"message": words, "code": "not_understood"}})))
@@ -114,7 +116,7 @@ def test_a_refusal_that_quotes_them_is_kept_without_them(
     assert b"key of a tool" not in written(api)
 
 
-def test_a_stream_that_breaks_off_with_them_is_kept_without_them(api: Gateway, exact: ScriptedUpstream) -> None:
+def test_a_stream_that_breaks_off_with_them_is_stored_without_them(api: Gateway, exact: ScriptedUpstream) -> None:
     item = {"type": "message", "id": "msg_1", "role": "assistant", "status": "in_progress", "content": []}
     added = {"type": "response.output_item.added", "sequence_number": 0, "output_index": 0, "item": item}
     error = {"type": "error", "sequence_number": 1, "code": "server_error", "message": f"I cannot do {MCP}"}
@@ -126,7 +128,7 @@ def test_a_stream_that_breaks_off_with_them_is_kept_without_them(api: Gateway, e
 
 
 def test_a_later_turn_gets_the_tools_without_them(create: Callable[..., JSON], exact: ScriptedUpstream) -> None:
-    first = create(EXACT, [ADDED, said("hello")])
+    first = create(EXACT, [ADDED, message_item("hello")])
     create(EXACT, "again", previous_response_id=first["id"])
     assert exact.bodies[-1]["input"][0]["tools"] == [
         {"type": "mcp", "server_label": "docs", "server_url": "https://example.org/mcp"}
@@ -135,9 +137,11 @@ def test_a_later_turn_gets_the_tools_without_them(create: Callable[..., JSON], e
 
 def test_a_compaction_seals_none_of_them(api: Gateway, exact: ScriptedUpstream, create: Callable[..., JSON]) -> None:
     """Sealed, they would come back with every later turn of the client."""
-    window = api.post("/responses/compact", {"model": EXACT, "input": [ADDED, said("hello"), said("more")]}).json()
+    window = api.post(
+        "/responses/compact", {"model": EXACT, "input": [ADDED, message_item("hello"), message_item("more")]}
+    ).json()
     assert CANARY not in str(exact.bodies)
-    create(EXACT, [*window["output"], said("go on")])
+    create(EXACT, [*window["output"], message_item("go on")])
     assert [item["type"] for item in exact.bodies[-1]["input"]].count("additional_tools") == 1
     assert CANARY not in str(exact.bodies[-1])
 
@@ -154,7 +158,7 @@ def test_the_same_request_with_a_newer_credential_is_the_same(api: Gateway) -> N
 
 def test_a_socket_remembers_none_of_them(api: Gateway, exact: ScriptedUpstream) -> None:
     with Socket(api) as sock:
-        first = sock.answer(model=EXACT, input=[ADDED, said("hello")], store=False)
+        first = sock.answer(model=EXACT, input=[ADDED, message_item("hello")], store=False)
         sock.answer(model=EXACT, input="again", store=False, previous_response_id=first["id"])
     assert CANARY in str(exact.bodies[-2])
     assert CANARY not in str(exact.bodies[-1])

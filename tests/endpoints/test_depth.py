@@ -10,7 +10,7 @@ import pytest
 from app.nesting import FROM_CLIENTS
 from tests.depth import nested, nested_text
 from tests.endpoints.conftest import OPEN_MINDED
-from tests.endpoints.vocabulary import JSON, said
+from tests.endpoints.vocabulary import JSON, message_item
 from tests.gateway import Gateway
 from tests.response_contract import check_error, check_stream
 from tests.websocket_client import Socket
@@ -21,13 +21,13 @@ BODIES: dict[str, tuple[JSON, tuple[str, ...]]] = {
     "/responses": (CREATE, ("input", "tools", "text", "prompt", "metadata", "tool_choice", "something_new")),
     "/responses/compact": (CREATE, ("input", "something_new")),
     "/responses/input_tokens": (CREATE, ("input", "something_new")),
-    "/chat/completions": ({"model": "m", "messages": [said("a")]}, ("messages", "tools", "something_new")),
+    "/chat/completions": ({"model": "m", "messages": [message_item("a")]}, ("messages", "tools", "something_new")),
     "/conversations": ({}, ("items", "metadata", "something_new")),
     "/conversations/conv_1": ({"metadata": {}}, ("metadata", "something_new")),
-    "/conversations/conv_1/items": ({"items": [said("a")]}, ("items", "something_new")),
+    "/conversations/conv_1/items": ({"items": [message_item("a")]}, ("items", "something_new")),
 }
 PLACES = [(path, member) for path, (_, members) in BODIES.items() for member in members]
-#: Items that hold what nobody checks, as deep as the body of a request may be: it is the second level of it.
+#: Items with unchecked members, as deep as the body of a request may be: they stand on its second level.
 DEEPEST = FROM_CLIENTS - 2
 
 
@@ -47,7 +47,7 @@ def test_a_body_that_is_too_deep_is_refused_by_name(api: Gateway, path: str, mem
 
 @pytest.mark.parametrize("shape", ["[", "{", "mixed"])
 def test_the_deepest_item_is_answered_stored_listed_and_sent_back(api: Gateway, shape: str) -> None:
-    items = [deep_item(DEEPEST, shape), said("a")]
+    items = [deep_item(DEEPEST, shape), message_item("a")]
     first = api.post("/responses", {**CREATE, "input": items})
     assert first.status_code == 200, first.text
     with closing(api.stream({**CREATE, "input": items, "previous_response_id": first.json()["id"]})) as second:
@@ -61,7 +61,7 @@ def test_the_deepest_item_is_answered_stored_listed_and_sent_back(api: Gateway, 
     assert api.post("/responses/input_tokens", {**CREATE, "input": items}).status_code == 200
     window = api.post("/responses/compact", {"model": OPEN_MINDED, "input": items})
     assert window.status_code == 200, window.text
-    assert api.post("/responses", {**CREATE, "input": [*window.json()["output"], said("b")]}).status_code == 200
+    assert api.post("/responses", {**CREATE, "input": [*window.json()["output"], message_item("b")]}).status_code == 200
 
 
 def test_the_deepest_tool_is_echoed_in_every_event(api: Gateway) -> None:
@@ -81,9 +81,9 @@ def test_the_deepest_item_of_a_conversation_is_listed_and_removed(api: Gateway) 
     assert api.post(f"/conversations/{made}/items", {"items": [deep_item(DEEPEST + 1)]}).status_code == 400
 
 
-def test_a_frame_that_is_too_deep_is_refused_in_its_lane_and_the_socket_goes_on(api: Gateway) -> None:
+def test_a_frame_that_is_too_deep_is_refused_in_its_stream_and_the_socket_goes_on(api: Gateway) -> None:
     with Socket(api) as sock:
         (refused,) = sock.turn(model=OPEN_MINDED, input=[deep_item(DEEPEST + 1)], stream_id="left")
         assert (refused["type"], refused["status"], refused["stream_id"]) == ("error", 400, "left")
         assert (refused["error"]["code"], refused["error"]["param"]) == ("invalid_value", "input")
-        assert sock.answer(model=OPEN_MINDED, input=[deep_item(DEEPEST), said("a")])["status"] == "completed"
+        assert sock.answer(model=OPEN_MINDED, input=[deep_item(DEEPEST), message_item("a")])["status"] == "completed"

@@ -142,14 +142,16 @@ def test_every_default_of_the_contract_is_spelled_out(create: Create, model: str
 
 
 @pytest.mark.parametrize(("sent", "echoed"), ECHOED.values(), ids=ECHOED)
-def test_a_body_echoes_what_the_client_asked(create: Create, model: str, sent: JSON, echoed: JSON) -> None:
+def test_a_body_echoes_the_request_of_the_client(create: Create, model: str, sent: JSON, echoed: JSON) -> None:
     expected = {**DEFAULTS, **sent, **echoed}
 
     assert _shown(create(model, "hello", **sent), expected) == expected
 
 
 @pytest.mark.parametrize(("sent", "echoed"), ECHOED.values(), ids=ECHOED)
-def test_every_lifecycle_event_echoes_what_the_client_asked(api: Gateway, model: str, sent: JSON, echoed: JSON) -> None:
+def test_every_lifecycle_event_echoes_the_request_of_the_client(
+    api: Gateway, model: str, sent: JSON, echoed: JSON
+) -> None:
     expected = {**DEFAULTS, **sent, **echoed}
     raw = api.stream({"model": model, "input": "hello", **sent}).content
     events = [orjson.loads(event.data) for event in read(raw)[0][:-1]]
@@ -185,8 +187,8 @@ def test_the_upstreams_own_echo_is_never_shown(create: Create, exact: ScriptedUp
         "truncation": "auto",
     }
     exact.enqueue(rewritten(lambda body: {**body, **lies}))
-    asked = {"temperature": 0.7, "truncation": "disabled"}
-    response = create(EXACT, "hello", **asked)
+    request_body = {"temperature": 0.7, "truncation": "disabled"}
+    response = create(EXACT, "hello", **request_body)
 
     assert response["model"] == EXACT
     left = (
@@ -200,19 +202,19 @@ def test_the_upstreams_own_echo_is_never_shown(create: Create, exact: ScriptedUp
         "max_output_tokens",
     )
     assert _shown(response, left) == {name: DEFAULTS[name] for name in left}
-    assert _shown(response, asked) == asked
+    assert _shown(response, request_body) == request_body
 
 
 @pytest.mark.parametrize(
-    ("asked", "upstream", "shown"),
+    ("request_body", "upstream", "shown"),
     [({}, "priority", "priority"), ({}, None, "default"), ({"service_tier": "flex"}, "default", "flex")],
 )
 def test_the_service_tier_is_the_clients_then_the_upstreams_then_default(
-    create: Create, exact: ScriptedUpstream, asked: JSON, upstream: str | None, shown: str
+    create: Create, exact: ScriptedUpstream, request_body: JSON, upstream: str | None, shown: str
 ) -> None:
     exact.enqueue(rewritten(lambda body: {**body, "service_tier": upstream}))
 
-    assert create(EXACT, "hello", **asked)["service_tier"] == shown
+    assert create(EXACT, "hello", **request_body)["service_tier"] == shown
 
 
 def test_secrets_of_mcp_tools_go_upstream_and_nowhere_else(api: Gateway, exact: ScriptedUpstream) -> None:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.endpoints.conftest import EXACT, OPEN_MINDED
-from tests.endpoints.vocabulary import ITEMS, JSON, said
+from tests.endpoints.vocabulary import ITEMS, JSON, message_item
 from tests.gateway import Gateway
 from tests.response_contract import check_error, check_response
 from tests.upstream import ScriptedUpstream, refusal
@@ -59,7 +59,7 @@ REFUSED: list[tuple[JSON, tuple[Any, Any, str]]] = [
     ({"input": {"role": "user", "content": "a"}}, ("invalid_type", "input", "Invalid type for 'input': expected")),
     ({"input": True}, ("invalid_type", "input", "Invalid type for 'input': expected")),
     ({"input": ["a"]}, _type("input[0]", "expected an object, " + STRING)),
-    ({"input": [said("a"), {"role": "user"}]}, _missing("input[1].content")),
+    ({"input": [message_item("a"), {"role": "user"}]}, _missing("input[1].content")),
     ({"input": [{"type": "message", "content": "a"}]}, _missing("input[0].role")),
     ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, _missing("input[0].content[0].text")),
     ({"input": [{"type": "function_call", "call_id": "c", "name": "f"}]}, _missing("input[0].arguments")),
@@ -70,7 +70,7 @@ REFUSED: list[tuple[JSON, tuple[Any, Any, str]]] = [
     ({"input": [{**CALL, "call_id": ""}, RESULT]}, (Any, "input[0].call_id", "Invalid 'input[0].call_id'")),
     ({"input": [{"type": "item_reference"}]}, _missing("input[0].id")),
     ({"input": [CALL]}, (None, "input", "No tool output found for function call call_1.")),
-    ({"input": [CALL, said("never mind")]}, (None, "input", "No tool output found for function call call_1.")),
+    ({"input": [CALL, message_item("never mind")]}, (None, "input", "No tool output found for function call call_1.")),
     ({"input": [RESULT]}, (None, "input", "No tool call found for function call output with call_id call_1.")),
     ({"input": [CUSTOM, RESULT]}, (None, "input", "No tool")),
     ({"model": "nobody-has-it"}, ("model_not_found", "model", "The requested model 'nobody-has-it' does not exist.")),
@@ -177,7 +177,7 @@ def test_a_key_that_must_be_there_is_missed(api: Gateway, missing: str) -> None:
 
 
 def test_the_error_of_an_item_names_its_place(api: Gateway) -> None:
-    items = [said("a")] * 149 + [{**CALL, "call_id": "c" * 86}]
+    items = [message_item("a")] * 149 + [{**CALL, "call_id": "c" * 86}]
     refused = check_error(api.post("/responses", {"model": "demo", "input": items}), 400)
 
     assert refused["message"] == (
@@ -199,7 +199,7 @@ def test_the_error_of_an_item_names_its_place(api: Gateway) -> None:
     ],
     ids=["none", "15", "16", "63 and 511", "64 and 512", "empty", "beyond ASCII"],
 )
-def test_metadata_up_to_the_limits_is_kept(api: Gateway, metadata: JSON) -> None:
+def test_metadata_up_to_the_limits_is_stored(api: Gateway, metadata: JSON) -> None:
     body = check_response(api.post("/responses", {"model": "demo", "input": "a", "metadata": metadata}).json())
 
     assert body["metadata"] == metadata
@@ -242,7 +242,7 @@ def test_strings_are_never_read_as_numbers_or_booleans(api: Gateway) -> None:
 @pytest.mark.parametrize(
     ("given", "meant"), [("exact-modle", EXACT), ("demos", "demo"), ("Demo", "demo"), ("DEMO", "demo")]
 )
-def test_a_near_miss_of_a_model_is_told_the_nearest(api: Gateway, given: str, meant: str) -> None:
+def test_a_misspelt_model_gets_the_nearest_name(api: Gateway, given: str, meant: str) -> None:
     refused = check_error(api.post("/responses", {"model": given, "input": "a"}), 400, code="model_not_found")
 
     assert f"'{meant}'" in refused["message"]
@@ -280,7 +280,7 @@ MALFORMED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED)
-def test_what_is_no_json_is_refused_as_such(api: Gateway, body: bytes) -> None:
+def test_a_body_that_is_no_json_is_refused_as_such(api: Gateway, body: bytes) -> None:
     answer = api.request("POST", "/responses", data=body, headers={"Content-Type": "application/json"})
     error = check_error(answer, 400, type="invalid_request_error", code=None, param=None)
 
@@ -300,7 +300,7 @@ def test_a_number_beyond_measure_is_no_accident(api: Gateway, value: bytes) -> N
 
 
 def test_ten_thousand_items_are_no_accident(api: Gateway) -> None:
-    answer = api.post("/responses", {"model": "demo", "input": [said("a")] * 10_000, "store": False})
+    answer = api.post("/responses", {"model": "demo", "input": [message_item("a")] * 10_000, "store": False})
 
     assert answer.status_code in (200, 400)
 

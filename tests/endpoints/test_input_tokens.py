@@ -1,4 +1,4 @@
-"""POST /v1/responses/input_tokens: counted by an upstream that can, else estimated and said so."""
+"""POST /v1/responses/input_tokens: counted by an upstream that can, else estimated and marked."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _counts(exact: ScriptedUpstream) -> None:
 
 
 def _count(api: Gateway, **body: Any) -> tuple[int, str | None]:
-    """The tokens, and what is said to be estimated."""
+    """The tokens, and the mark of an estimate."""
     answer = api.post(PATH, body)
     assert answer.status_code == 200, answer.text
     counted: JSON = answer.json()
@@ -62,7 +62,7 @@ def _count(api: Gateway, **body: Any) -> tuple[int, str | None]:
     return counted["input_tokens"], answer.headers.get(ESTIMATED)
 
 
-def test_the_sdk_is_told_what_the_upstream_counted(api: Gateway, exact: ScriptedUpstream) -> None:
+def test_the_sdk_gets_the_count_of_the_upstream(api: Gateway, exact: ScriptedUpstream) -> None:
     with api.client() as client:
         counted = client.responses.input_tokens.count(
             model=COUNTING,
@@ -71,24 +71,24 @@ def test_the_sdk_is_told_what_the_upstream_counted(api: Gateway, exact: Scripted
             tools=[LOOK],  # type: ignore[list-item]
             reasoning={"effort": "low"},
         )
-    (asked,) = exact.bodies
+    (sent,) = exact.bodies
     assert exact.requests[-1].path == "/v1/responses/input_tokens"
-    assert asked.keys() == {"model", "input", "instructions", "tools", "reasoning"}
+    assert sent.keys() == {"model", "input", "instructions", "tools", "reasoning"}
     assert (counted.object, counted.input_tokens) == ("response.input_tokens", 1001)
 
 
 def test_an_upstream_that_speaks_messages_counts_too(api: Gateway, exact: ScriptedUpstream) -> None:
     exact.always(raw(200, b'{"input_tokens":77}'))
-    asked = {"model": COUNTING_MESSAGES, "input": "How many?", "instructions": "Be kind.", "temperature": 0.5}
-    assert _count(api, **asked) == (77, None)
+    request_body = {"model": COUNTING_MESSAGES, "input": "How many?", "instructions": "Be kind.", "temperature": 0.5}
+    assert _count(api, **request_body) == (77, None)
     assert exact.requests[-1].path == "/v1/messages/count_tokens"
     assert exact.bodies[-1].keys() == {"model", "messages", "system"}
 
 
-def test_what_was_said_before_is_counted(api: Gateway, exact: ScriptedUpstream, create: Create) -> None:
+def test_the_history_is_counted(api: Gateway, exact: ScriptedUpstream, create: Create) -> None:
     first = create(COUNTING, "Remember the word cabbage.")
-    asked = {"model": COUNTING, "input": "Which?", "previous_response_id": first["id"], "stream": True}
-    assert _count(api, **asked) == (1003, None)
+    request_body = {"model": COUNTING, "input": "Which?", "previous_response_id": first["id"], "stream": True}
+    assert _count(api, **request_body) == (1003, None)
     assert [item["role"] for item in exact.bodies[-1]["input"]] == ["user", "assistant", "user"]
 
 
@@ -97,7 +97,7 @@ def test_without_a_model_the_one_of_the_previous_response_counts(api: Gateway, c
     assert _count(api, previous_response_id=first["id"]) == (1002, None)
 
 
-def test_what_no_upstream_counts_is_estimated_from_what_was_last_reported(api: Gateway, create: Create) -> None:
+def test_tokens_that_no_upstream_counts_are_estimated_from_the_last_usage(api: Gateway, create: Create) -> None:
     first = create(EXACT, "Hello " * 100, instructions="Be kind.")
     tokens, estimated = _count(api, model=EXACT, input="x" * 400, previous_response_id=first["id"])
     assert estimated == "input_tokens"
@@ -125,9 +125,9 @@ def test_a_count_that_fails_is_estimated(api: Gateway, exact: ScriptedUpstream, 
 
 
 def test_nothing_is_stored_and_calls_may_still_wait(api: Gateway, exact: ScriptedUpstream) -> None:
-    said = [{"role": "user", "content": "Look"}, CALL]
+    items = [{"role": "user", "content": "Look"}, CALL]
     before = rows_of(api)
-    assert _count(api, model=COUNTING, input=said, tools=[LOOK]) == (1002, None)
+    assert _count(api, model=COUNTING, input=items, tools=[LOOK]) == (1002, None)
     assert rows_of(api) == before
 
 
@@ -163,7 +163,7 @@ NULLABLE = [
 ]
 
 
-def test_what_is_null_counts_as_absent(api: Gateway, exact: ScriptedUpstream) -> None:
+def test_null_counts_as_absent(api: Gateway, exact: ScriptedUpstream) -> None:
     plain = _count(api, model=COUNTING, input="Hello")
     assert _count(api, model=COUNTING, input="Hello", **dict.fromkeys(NULLABLE)) == plain
     assert exact.bodies[-1].keys().isdisjoint(NULLABLE)

@@ -51,7 +51,7 @@ def test_an_unknown_model_is_not_found(api: Gateway, name: str) -> None:
     assert error["message"].endswith("' does not exist")
 
 
-def test_the_list_tells_nothing_of_the_channels(api: Gateway) -> None:
+def test_the_list_shows_nothing_of_the_channels(api: Gateway) -> None:
     text = api.get("/models?client_version=1").text
 
     assert "127.0.0.1" not in text

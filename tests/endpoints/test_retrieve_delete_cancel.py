@@ -1,4 +1,4 @@
-"""What becomes of a response after it was created: read again, cancelled, deleted, and by whom."""
+"""A response after its creation: retrieved, cancelled, deleted, by its owner and by others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.endpoints.conftest import EXACT
-from tests.endpoints.vocabulary import JSON, WEATHER, said
+from tests.endpoints.vocabulary import JSON, WEATHER, message_item
 from tests.gateway import Gateway
 from tests.response_contract import check_error, check_response, check_stream
 from tests.upstream import ScriptedUpstream, failing
@@ -23,39 +23,41 @@ REQUESTS: dict[str, JSON] = {
     "call": {"input": "go", "tools": [WEATHER], "tool_choice": "required"},
     "reasoning": {"input": "go", "reasoning": {"effort": "low", "summary": "auto"}},
     "cut short": {"input": "go", "max_output_tokens": 16},
-    "compaction": {"input": [said("hello"), {"type": "compaction_trigger"}]},
+    "compaction": {"input": [message_item("hello"), {"type": "compaction_trigger"}]},
 }
 
 
-@pytest.mark.parametrize("asked", REQUESTS.values(), ids=REQUESTS)
-def test_what_is_retrieved_is_what_was_created(api: Gateway, create: Create, model: str, asked: JSON) -> None:
-    response = create(model, **asked)
+@pytest.mark.parametrize("request_body", REQUESTS.values(), ids=REQUESTS)
+def test_a_retrieved_response_equals_the_created_one(
+    api: Gateway, create: Create, model: str, request_body: JSON
+) -> None:
+    response = create(model, **request_body)
     answer = api.get(f"/responses/{response['id']}")
 
     assert answer.status_code == 200
     assert check_response(answer.json()) == response
 
 
-@pytest.mark.parametrize("asked", REQUESTS.values(), ids=REQUESTS)
-def test_what_is_retrieved_is_what_the_stream_ended_with(api: Gateway, model: str, asked: JSON) -> None:
-    end = check_stream(api.stream({"model": model, **asked}).content)[-1]["response"]
+@pytest.mark.parametrize("request_body", REQUESTS.values(), ids=REQUESTS)
+def test_a_retrieved_response_equals_the_end_of_its_stream(api: Gateway, model: str, request_body: JSON) -> None:
+    end = check_stream(api.stream({"model": model, **request_body}).content)[-1]["response"]
 
     assert api.get(f"/responses/{end['id']}").json() == end
 
 
-def test_a_failed_stream_is_kept_with_its_error(api: Gateway, exact: ScriptedUpstream) -> None:
+def test_a_failed_stream_is_stored_with_its_error(api: Gateway, exact: ScriptedUpstream) -> None:
     exact.enqueue(failing(after=6, code="invalid_prompt", message="The model broke."))
     end = check_stream(api.stream({"model": EXACT, "input": "hello"}).content, status="failed")[-1]["response"]
-    kept = check_response(api.get(f"/responses/{end['id']}").json(), status="failed")
+    stored = check_response(api.get(f"/responses/{end['id']}").json(), status="failed")
 
-    assert kept["error"]["code"] == end["error"]["code"]
+    assert stored["error"]["code"] == end["error"]["code"]
 
 
 INCLUDE = ["include[]=reasoning.encrypted_content", "include=reasoning.encrypted_content"]
 
 
 @pytest.mark.parametrize("query", INCLUDE, ids=["brackets", "bare"])
-def test_include_shows_what_storage_kept(api: Gateway, create: Create, query: str) -> None:
+def test_include_shows_stored_parts(api: Gateway, create: Create, query: str) -> None:
     response = create(EXACT, "hello")
     plain, included = (api.get(f"/responses/{response['id']}{suffix}").json() for suffix in ("", f"?{query}"))
 
@@ -70,7 +72,7 @@ def test_an_invalid_include_is_refused(api: Gateway, create: Create) -> None:
     check_error(api.get(f"/responses/{response['id']}?include[]=everything"), 400, code="invalid_value")
 
 
-def test_who_asks_for_a_stream_never_gets_a_json_200(api: Gateway, create: Create) -> None:
+def test_a_request_for_a_stream_never_gets_a_json_200(api: Gateway, create: Create) -> None:
     answer = api.get(f"/responses/{create('demo', 'hello')['id']}?stream=true")
 
     if answer.status_code == 200:
@@ -120,15 +122,15 @@ def _words_in_the_database(api: Gateway, word: str) -> list[str]:
 def test_a_deleted_response_leaves_no_word_behind(api: Gateway, create: Create, place: str) -> None:
     word = f"Pachycephalosaurus-{place}"
     tool = {"type": "function", "name": "f", "description": word}
-    said_there = {"input": word, "metadata": {"k": word}, "instructions": word, "tools": [tool]}
-    response = create("demo", **{"input": "hello", place: said_there[place]})
+    settings = {"input": word, "metadata": {"k": word}, "instructions": word, "tools": [tool]}
+    response = create("demo", **{"input": "hello", place: settings[place]})
     assert _words_in_the_database(api, word)
 
     assert api.delete(f"/responses/{response['id']}").status_code == 200
     assert not _words_in_the_database(api, word)
 
 
-def test_what_two_responses_share_outlives_one_of_them(api: Gateway, create: Create, model: str) -> None:
+def test_shared_content_outlives_one_of_two_responses(api: Gateway, create: Create, model: str) -> None:
     shared = {"instructions": "Be brief, both of you.", "tools": [{**WEATHER, "description": "shared"}]}
     one, two = create(model, "one", **shared), create(model, "two", **shared)
     api.delete(f"/responses/{one['id']}")
@@ -147,7 +149,7 @@ def _matrix(api: Gateway, response_id: str, token: str) -> list[Any]:
     ]
 
 
-def test_anothers_response_looks_like_none_in_every_way(api: Gateway, create: Create, stranger: str) -> None:
+def test_a_response_of_another_owner_looks_like_none_in_every_way(api: Gateway, create: Create, stranger: str) -> None:
     response, deleted = create("demo", "hello"), create("demo", "hello")
     api.delete(f"/responses/{deleted['id']}")
 
@@ -160,8 +162,8 @@ def test_anothers_response_looks_like_none_in_every_way(api: Gateway, create: Cr
         assert one.text.replace(response["id"], UNKNOWN) == two.text == three.text.replace(deleted["id"], UNKNOWN)
         varying = {"date", "x-request-id", "openai-processing-ms"}
         shown = [{name.lower(): value for name, value in answer.headers.items()} for answer in (one, two, three)]
-        kept = [{name: value for name, value in headers.items() if name not in varying} for headers in shown]
-        assert kept[0] == kept[1] == kept[2]
+        compared = [{name: value for name, value in headers.items() if name not in varying} for headers in shown]
+        assert compared[0] == compared[1] == compared[2]
     assert api.get(f"/responses/{response['id']}").json() == response
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.endpoints.conftest import EXACT
-from tests.endpoints.vocabulary import ITEMS, JSON, WEATHER, answered, calls_of, said, text_of, user_texts
+from tests.endpoints.vocabulary import ITEMS, JSON, WEATHER, answered, calls_of, message_item, text_of, user_texts
 from tests.gateway import Gateway
 from tests.response_contract import check_error, check_response, check_stream
 from tests.upstream import ScriptedUpstream, failing, refusal, rewritten
@@ -137,7 +137,12 @@ def test_a_turn_without_input_goes_on_from_where_it_was(create: Create, exact: S
 
 
 def test_items_given_once_are_there_in_every_later_turn(create: Create, exact: ScriptedUpstream) -> None:
-    items = [said("sys", "system"), said("dev", "developer"), *ITEMS["configuration_update"], said("one")]
+    items = [
+        message_item("sys", "system"),
+        message_item("dev", "developer"),
+        *ITEMS["configuration_update"],
+        message_item("one"),
+    ]
     first = create(EXACT, items)
     create(EXACT, "two", previous_response_id=first["id"])
 
@@ -147,7 +152,7 @@ def test_items_given_once_are_there_in_every_later_turn(create: Create, exact: S
 
 @pytest.mark.parametrize("name", ITEMS)
 def test_items_of_every_type_survive_storage(create: Create, exact: ScriptedUpstream, name: str) -> None:
-    first = create(EXACT, [*ITEMS[name], said("one")])
+    first = create(EXACT, [*ITEMS[name], message_item("one")])
     create(EXACT, "two", previous_response_id=first["id"])
 
     def without_ids(items: list[JSON]) -> list[JSON]:
@@ -221,7 +226,7 @@ def test_an_unstored_turn_may_follow_a_stored_one(create: Create, exact: Scripte
     assert [user_texts(body["input"]) for body in exact.bodies[1:]] == [["one", "two"], ["one", "three"]]
 
 
-def test_what_is_unknown_deleted_or_anothers_looks_the_same(
+def test_unknown_deleted_and_foreign_ids_look_the_same(
     api: Gateway, create: Create, exact: ScriptedUpstream, stranger: str
 ) -> None:
     deleted, anothers = create("demo", "one")["id"], create("demo", "one")["id"]
@@ -262,7 +267,7 @@ def test_a_deleted_child_leaves_parent_and_sibling_whole(api: Gateway, create: C
     assert [user_texts(body["input"]) for body in exact.bodies[3:]] == [["root", "third"], ["root", "second", "leaf"]]
 
 
-def test_a_deleted_tip_gives_its_place_to_nobody(api: Gateway, create: Create, exact: ScriptedUpstream) -> None:
+def test_the_place_of_a_deleted_tip_is_not_reused(api: Gateway, create: Create, exact: ScriptedUpstream) -> None:
     root = create(EXACT, "root")
     tip = create(EXACT, "tip", previous_response_id=root["id"])
     api.delete(f"/responses/{tip['id']}")
@@ -394,7 +399,7 @@ def test_a_call_of_a_local_shell_is_answered_by_an_output_of_either_form(
 def test_a_listed_call_of_a_local_shell_has_a_status(api: Gateway, create: Create, exact: ScriptedUpstream) -> None:
     call, output = ITEMS["local_shell_call"]
     without = {name: value for name, value in call.items() if name != "status"}
-    response = create(EXACT, [without, output, said("go on")])
+    response = create(EXACT, [without, output, message_item("go on")])
     listed = api.get(f"/responses/{response['id']}/input_items").json()["data"]
     assert [item["status"] for item in listed if item["type"] == "local_shell_call"] == ["completed"]
 
@@ -402,7 +407,7 @@ def test_a_listed_call_of_a_local_shell_has_a_status(api: Gateway, create: Creat
 def test_a_tool_loop_of_three_rounds_goes_through(create: Create, model: str) -> None:
     response = create(model, "go", tools=[WEATHER], tool_choice="required")
     for _ in range(3):
-        items = [*(answered(call) for call in calls_of(response)), said("again")]
+        items = [*(answered(call) for call in calls_of(response)), message_item("again")]
         response = create(model, items, previous_response_id=response["id"], tools=[WEATHER], tool_choice="required")
     last = create(model, [answered(call) for call in calls_of(response)], previous_response_id=response["id"])
 
@@ -432,7 +437,9 @@ def test_a_call_with_a_long_id_goes_round(api: Gateway, create: Create, exact: S
 @pytest.mark.parametrize("typed", [{"type": "item_reference"}, {"type": None}, {}], ids=["typed", "null", "bare"])
 def test_a_reference_becomes_the_item_it_names(create: Create, exact: ScriptedUpstream, typed: JSON) -> None:
     first = create(EXACT, "one")
-    create(EXACT, [said("one"), *({**typed, "id": item["id"]} for item in first["output"]), said("two")])
+    create(
+        EXACT, [message_item("one"), *({**typed, "id": item["id"]} for item in first["output"]), message_item("two")]
+    )
 
     sent = exact.bodies[-1]["input"]
     assert _ids(sent[1:-1]) == _ids(first["output"])
@@ -444,12 +451,12 @@ def test_references_work_on_every_format(create: Create, model: str) -> None:
     first = create(model, "one")
     references = [{"type": "item_reference", "id": item["id"]} for item in first["output"]]
 
-    check_response(create(model, [said("one"), *references, said("two")]), status="completed")
+    check_response(create(model, [message_item("one"), *references, message_item("two")]), status="completed")
 
 
 def test_a_reference_to_an_input_item_works_too(create: Create, exact: ScriptedUpstream) -> None:
-    create(EXACT, [{**said("My name is Ada."), "id": "msg_mine_1"}])
-    create(EXACT, [{"type": "item_reference", "id": "msg_mine_1"}, said("two")])
+    create(EXACT, [{**message_item("My name is Ada."), "id": "msg_mine_1"}])
+    create(EXACT, [{"type": "item_reference", "id": "msg_mine_1"}, message_item("two")])
 
     assert user_texts(exact.bodies[-1]["input"]) == ["My name is Ada.", "two"]
 
@@ -458,15 +465,15 @@ def test_a_referenced_call_can_be_answered(create: Create, model: str) -> None:
     first = create(model, "go", tools=[WEATHER], tool_choice="required")
     (call,) = calls_of(first)
 
-    second = create(model, [said("go"), {"type": "item_reference", "id": call["id"]}, answered(call)])
+    second = create(model, [message_item("go"), {"type": "item_reference", "id": call["id"]}, answered(call)])
     assert "sunny" in text_of(second)
 
 
 def test_an_item_that_is_in_the_chain_already_is_not_added_twice(create: Create, exact: ScriptedUpstream) -> None:
     first = create(EXACT, "one")
     references = [{"type": "item_reference", "id": item["id"]} for item in first["output"]]
-    create(EXACT, [*references, said("two")], previous_response_id=first["id"])
-    create(EXACT, [*first["output"], said("two")], previous_response_id=first["id"])
+    create(EXACT, [*references, message_item("two")], previous_response_id=first["id"])
+    create(EXACT, [*first["output"], message_item("two")], previous_response_id=first["id"])
 
     assert [len(body["input"]) for body in exact.bodies] == [1, 4, 4]
 
@@ -483,7 +490,7 @@ def test_an_unknown_deleted_or_foreign_reference_is_not_found(
         (unstored["output"][0]["id"], api.token),
     ]
     for item_id, token in cases:
-        body = {"model": EXACT, "input": [{"type": "item_reference", "id": item_id}, said("two")]}
+        body = {"model": EXACT, "input": [{"type": "item_reference", "id": item_id}, message_item("two")]}
         error = check_error(api.post("/responses", body, token=token), 404, param="input")
         assert error["message"] == f"Item with id '{item_id}' not found."
     assert not exact.bodies
@@ -514,14 +521,14 @@ def test_one_unknown_reference_among_known_ones_is_not_found(
     api: Gateway, create: Create, exact: ScriptedUpstream, known_first: bool
 ) -> None:
     known = create(EXACT, "one")["output"][0]["id"]
-    asked = len(exact.bodies)
+    request_count = len(exact.bodies)
     names = [known, "msg_nobody", known] if known_first else ["msg_nobody", known]
     references = [{"type": "item_reference", "id": name} for name in names]
     answers = [
-        api.post("/responses", {"model": EXACT, "input": [*references, said("two")]}),
+        api.post("/responses", {"model": EXACT, "input": [*references, message_item("two")]}),
         api.post("/conversations", {"items": references}),
     ]
     for answer in answers:
         error = check_error(answer, 404, param="input", type="invalid_request_error")
         assert error["message"] == "Item with id 'msg_nobody' not found."
-    assert len(exact.bodies) == asked
+    assert len(exact.bodies) == request_count

@@ -24,13 +24,13 @@ ROUTES = [
 HELLO = {"model": "demo", "input": "hello"}
 
 
-def _asked(api: Gateway, method: str, path: str, authorization: str | None, **keys: Any) -> Any:
+def _response_to(api: Gateway, method: str, path: str, authorization: str | None, **keys: Any) -> Any:
     return api.request(method, path, headers={"Authorization": authorization}, **keys)
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_nobody_gets_in_without_a_token(api: Gateway, method: str, path: str) -> None:
-    error = check_error(_asked(api, method, path, None), 401, code=None, param=None, type="invalid_request_error")
+def test_a_request_without_a_token_is_refused(api: Gateway, method: str, path: str) -> None:
+    error = check_error(_response_to(api, method, path, None), 401, code=None, param=None, type="invalid_request_error")
 
     on_responses = "Missing bearer or basic authentication in header"
     elsewhere = "You didn't provide an API key."
@@ -41,9 +41,9 @@ WRONG = ["sk-wrong-key-of-some-length", "x", "ap_" + "0" * 46, "' OR 1=1 --", "%
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_a_wrong_token_is_told_so_without_being_repeated(api: Gateway, method: str, path: str) -> None:
+def test_a_wrong_token_is_refused_without_being_quoted(api: Gateway, method: str, path: str) -> None:
     error = check_error(
-        _asked(api, method, path, "Bearer sk-wrong-key-of-some-length"),
+        _response_to(api, method, path, "Bearer sk-wrong-key-of-some-length"),
         401,
         code="invalid_api_key",
         param=None,
@@ -66,36 +66,36 @@ def test_a_wrong_token_is_told_so_without_being_repeated(api: Gateway, method: s
     ],
 )
 def test_of_a_wrong_token_three_characters_are_shown(api: Gateway, token: str, shown: str) -> None:
-    error = check_error(_asked(api, "GET", "/models", f"Bearer {token}"), 401, code="invalid_api_key")
+    error = check_error(_response_to(api, "GET", "/models", f"Bearer {token}"), 401, code="invalid_api_key")
     assert error["message"].startswith(f"Incorrect API key provided: {shown}***. ")
 
 
 @pytest.mark.parametrize("token", WRONG, ids=ascii)
-def test_whatever_is_no_token_is_a_wrong_one(api: Gateway, token: str) -> None:
-    check_error(_asked(api, "GET", "/models", f"Bearer {token}"), 401, code="invalid_api_key")
+def test_anything_else_than_a_token_is_a_wrong_one(api: Gateway, token: str) -> None:
+    check_error(_response_to(api, "GET", "/models", f"Bearer {token}"), 401, code="invalid_api_key")
 
 
 def test_a_token_is_its_exact_letters(api: Gateway) -> None:
     for token in (api.token.upper(), api.token[:-1], api.token + "x", f"{api.token} {api.token}"):
-        check_error(_asked(api, "GET", "/models", f"Bearer {token}"), 401)
+        check_error(_response_to(api, "GET", "/models", f"Bearer {token}"), 401)
 
 
 @pytest.mark.parametrize("scheme", ["", "Basic ", "Token "])
 def test_another_scheme_is_no_way_in(api: Gateway, scheme: str) -> None:
-    check_error(_asked(api, "GET", "/models", scheme + api.token), 401)
+    check_error(_response_to(api, "GET", "/models", scheme + api.token), 401)
 
 
 def test_the_scheme_is_read_in_any_case(api: Gateway) -> None:
-    assert _asked(api, "GET", "/models", f"bearer {api.token}").status_code == 200
+    assert _response_to(api, "GET", "/models", f"bearer {api.token}").status_code == 200
 
 
 def test_a_token_in_the_query_is_none(api: Gateway) -> None:
-    check_error(_asked(api, "GET", f"/models?api_key={api.token}&token={api.token}", None), 401)
+    check_error(_response_to(api, "GET", f"/models?api_key={api.token}&token={api.token}", None), 401)
 
 
 def test_authentication_comes_before_everything_else(api: Gateway) -> None:
     for data in (b"{", b"", b'{"model":"nobody"}', b"x" * 20_000):
-        check_error(_asked(api, "POST", "/responses", "Bearer wrong", data=data), 401)
+        check_error(_response_to(api, "POST", "/responses", "Bearer wrong", data=data), 401)
 
 
 def test_a_revoked_token_is_refused_within_five_seconds(api: Gateway) -> None:
@@ -140,7 +140,7 @@ def test_the_nearest_name_is_one_that_the_token_may_use(api: Gateway) -> None:
     assert f"'{EXACT}'" not in check_error(answer, 400, code="model_not_found")["message"]
 
 
-def test_a_token_that_keeps_nothing_keeps_nothing_whatever_is_asked(api: Gateway) -> None:
+def test_a_token_that_stores_nothing_ignores_the_request_to_store(api: Gateway) -> None:
     token = api.new_token("forgetful", "--no-store")
     body = api.post("/responses", {**HELLO, "store": True}, token=token).json()
 
@@ -149,7 +149,7 @@ def test_a_token_that_keeps_nothing_keeps_nothing_whatever_is_asked(api: Gateway
 
 
 def test_no_token_is_ever_written_down_in_the_clear(api: Gateway) -> None:
-    _asked(api, "GET", "/models", f"Bearer {api.token}x")
+    _response_to(api, "GET", "/models", f"Bearer {api.token}x")
 
     names = ("antiphon.db", "gateway.log")
     files = [file for file in api.directory.iterdir() if file.name.startswith(names)]

@@ -1,4 +1,4 @@
-"""Whatever is asked in the wrong place or the wrong way is answered as JSON, in OpenAI's envelope."""
+"""A request to a wrong path or with a wrong method is answered as JSON, in OpenAI's envelope."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_an_unknown_path_is_a_json_404(api: Gateway, method: str, path: str) -> 
     check_error(api.request(method, path), 404, type="invalid_request_error")
 
 
-def test_an_unknown_path_tells_the_base_url(api: Gateway) -> None:
+def test_an_unknown_path_names_the_base_url(api: Gateway) -> None:
     assert api.base_url in check_error(api.get("/nope"), 404)["message"]
 
 
@@ -64,7 +64,7 @@ def test_a_wrong_method_is_a_json_405_that_names_the_right_ones(
     [("POST", "/responses", "wrong"), ("POST", "/nope", None), ("PUT", "/responses", None), ("POST", "/models", None)],
     ids=["wrong token", "unknown path", "wrong method", "read-only path"],
 )
-def test_a_body_nobody_read_does_not_spoil_the_next_request(
+def test_an_unread_body_does_not_spoil_the_next_request(
     api: Gateway, method: str, path: str, token: str | None
 ) -> None:
     for size in (1_000, 70_000, 300_000, 2_000_000) * 2:
@@ -73,7 +73,7 @@ def test_a_body_nobody_read_does_not_spoil_the_next_request(
 
 
 @pytest.mark.parametrize("change", [{"Upgrade": None}, {"Sec-WebSocket-Version": "12"}], ids=["no upgrade", "version"])
-def test_what_is_no_websocket_of_ours_is_told_to_upgrade(api: Gateway, change: dict[str, str | None]) -> None:
+def test_another_upgrade_gets_426(api: Gateway, change: dict[str, str | None]) -> None:
     answer = api.get("/responses", headers={**UPGRADE, **change})
 
     check_error(answer, 426, code="upgrade_required")
@@ -159,7 +159,7 @@ def test_a_client_request_id_that_is_none_is_not_echoed(api: Gateway, name: str)
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-def test_health_needs_no_token_and_tells_nothing(api: Gateway, path: str) -> None:
+def test_health_needs_no_token_and_shows_nothing(api: Gateway, path: str) -> None:
     answer = requests.get(api.url + path, timeout=20)
 
     assert answer.status_code == 200

@@ -14,7 +14,7 @@ WEATHER: JSON = {
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
 
 
-def said(text: str, role: str = "user") -> JSON:
+def message_item(text: str, role: str = "user") -> JSON:
     return {"type": "message", "role": role, "content": text}
 
 
@@ -33,7 +33,7 @@ def answered(call: JSON, output: Any = "sunny") -> JSON:
 
 
 def user_texts(items: list[JSON]) -> list[str]:
-    """What users said in these items, one text a message."""
+    """The texts of the user messages, one a message."""
     texts = []
     for item in items:
         if item.get("role") == "user":
@@ -47,8 +47,8 @@ ITEMS: dict[str, list[JSON]] = {
     "message without a type": [{"role": "user", "content": "a"}],
     "message with a null type": [{"type": None, "role": "user", "content": "a"}],
     "message with an id": [{"id": "msg_1", "type": "message", "role": "user", "content": "a", "status": "completed"}],
-    "system message": [said("Be brief.", "system")],
-    "developer message": [said("Be brief.", "developer")],
+    "system message": [message_item("Be brief.", "system")],
+    "developer message": [message_item("Be brief.", "developer")],
     "message of parts": [
         {
             "role": "user",
@@ -59,7 +59,7 @@ ITEMS: dict[str, list[JSON]] = {
             ],
         }
     ],
-    "assistant message as a string": [said("a", "assistant")],
+    "assistant message as a string": [message_item("a", "assistant")],
     "assistant message of parts": [{"role": "assistant", "content": [{"type": "output_text", "text": "a"}]}],
     "assistant message in full": [
         {
@@ -174,6 +174,6 @@ ITEMS: dict[str, list[JSON]] = {
     ],
     "configuration_update": [{"type": "configuration_update", "reasoning": {"effort": "low"}}],
     "additional_tools": [{"type": "additional_tools", "role": "developer", "tools": [WEATHER, {"type": "web_search"}]}],
-    "a type nobody knows": [{"type": "antiphon:invented", "anything": {"goes": [1, None]}}],
-    "keys nobody knows": [{"role": "user", "content": "a", "internal_chat_message_metadata": {"turn_id": "t"}}],
+    "an unknown type": [{"type": "antiphon:invented", "anything": {"goes": [1, None]}}],
+    "unknown keys": [{"role": "user", "content": "a", "internal_chat_message_metadata": {"turn_id": "t"}}],
 }

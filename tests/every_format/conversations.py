@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tests.endpoints.vocabulary import PIXEL, WEATHER, answered, calls_of, said, text_of
+from tests.endpoints.vocabulary import PIXEL, WEATHER, answered, calls_of, message_item, text_of
 
-__all__ = ["CLOSED", "CUSTOM", "IMAGE", "PIXEL", "SKY", "WEATHER", "answered", "called", "calls_of", "essence", "said"]
-__all__ += ["form", "refused", "text_of", "tool"]
+__all__ = ["CLOSED", "CUSTOM", "IMAGE", "PIXEL", "SKY", "WEATHER", "answered", "called", "calls_of", "essence"]
+__all__ += ["form", "message_item", "refused", "text_of", "tool"]
 
 JSON = dict[str, Any]
 CUSTOM: JSON = {"type": "custom", "name": "run", "description": "Runs a script."}
@@ -25,7 +25,7 @@ PERSONAL = {"id", "call_id", "encrypted_content"}
 
 
 def form(schema: JSON) -> JSON:
-    """`text` that asks for this schema."""
+    """`text` with this schema."""
     return {"format": {"type": "json_schema", "name": "s", "schema": schema, "strict": True}}
 
 

@@ -16,7 +16,7 @@ TOO_DEEP = [FROM_UPSTREAMS + 1, 251, 254, 300, 1020, 1100]
 
 
 def deepened(levels: int, after: int = 0) -> Script:
-    """A member that nobody knows, so deep, in the answer; in a stream in the event behind the first `after`."""
+    """An unknown member of this depth in the answer; in a stream, in the event behind the first `after`."""
 
     def change(body: bytes) -> bytes:
         events = body.split(b"\n\n") if b"data: {" in body else [body]

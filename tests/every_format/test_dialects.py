@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.every_format.conversations import WEATHER, answered, calls_of, essence, said, text_of
+from tests.every_format.conversations import WEATHER, answered, calls_of, essence, message_item, text_of
 from tests.gateway import Gateway
 from tests.upstream import DIALECTS, ScriptedUpstream
 from tests.upstream_formats import FormatCase
@@ -38,10 +38,10 @@ def dialect(request: pytest.FixtureRequest, _dialects: dict[str, FormatCase]) ->
 
 
 def test_a_stream_says_what_the_json_says(dialect: FormatCase) -> None:
-    asked: dict[str, Any] = {"input": "think and explain both weathers", **TOOLS}
-    whole = dialect.create(**asked)
+    request: dict[str, Any] = {"input": "think and explain both weathers", **TOOLS}
+    whole = dialect.create(**request)
     assert [item["type"] for item in whole["output"]] == ["reasoning", "message", "function_call", "function_call"]
-    assert essence(dialect.events(**asked)[-1]["response"]) == essence(whole)
+    assert essence(dialect.events(**request)[-1]["response"]) == essence(whole)
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
@@ -56,17 +56,22 @@ def test_a_thinking_tool_loop_goes_on_by_its_id(dialect: FormatCase, streamed: b
 
 def test_a_thinking_tool_loop_goes_on_without_a_store(dialect: FormatCase) -> None:
     keys: dict[str, Any] = {"store": False, "include": ["reasoning.encrypted_content"], **TOOLS}
-    items = [said("think of both weathers")]
+    items = [message_item("think of both weathers")]
     items += dialect.create(input=items, **keys)["output"]
     items += [answered(call, "fine") for call in items if call["type"] == "function_call"]
     assert "The tools said: fine, fine." in text_of(dialect.create(input=items, **keys))
 
 
-def test_developers_are_heard_wherever_they_speak(dialect: FormatCase) -> None:
-    items = [said("Be kind.", "developer"), said("hi"), said("Hello.", "assistant"), said("In French.", "developer")]
-    dialect.create(input=[*items, said("go on")], instructions="Be wise.")
-    told = "\n".join(line[1] for line in dialect.sent_lines)
-    assert [word for word in ("Be wise.", "Be kind.", "In French.") if word in told] == [
+def test_developer_messages_arrive_wherever_they_stand(dialect: FormatCase) -> None:
+    items = [
+        message_item("Be kind.", "developer"),
+        message_item("hi"),
+        message_item("Hello.", "assistant"),
+        message_item("In French.", "developer"),
+    ]
+    dialect.create(input=[*items, message_item("go on")], instructions="Be wise.")
+    sent_text = "\n".join(line[1] for line in dialect.sent_lines)
+    assert [word for word in ("Be wise.", "Be kind.", "In French.") if word in sent_text] == [
         "Be wise.",
         "Be kind.",
         "In French.",

@@ -8,7 +8,17 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.every_format.conversations import CUSTOM, IMAGE, WEATHER, answered, called, calls_of, essence, said, text_of
+from tests.every_format.conversations import (
+    CUSTOM,
+    IMAGE,
+    WEATHER,
+    answered,
+    called,
+    calls_of,
+    essence,
+    message_item,
+    text_of,
+)
 from tests.every_format.conversations import tool as constant
 from tests.response_contract import check_error
 from tests.upstream import Script, respelled
@@ -30,7 +40,7 @@ def renamed(pattern: bytes, put: Any) -> Script:
 
 def test_results_out_of_order_with_a_message_between(format_case: FormatCase) -> None:
     one, two = called("call_1"), called("call_2", arguments='{"city":"Rome"}')
-    items = [said("hi"), one, two, answered(two, "hot"), said("wait"), answered(one, "cold")]
+    items = [message_item("hi"), one, two, answered(two, "hot"), message_item("wait"), answered(one, "cold")]
     format_case.create(input=items, tools=[WEATHER])
     assert sorted(format_case.sent_lines) == sorted(
         [
@@ -46,12 +56,12 @@ def test_results_out_of_order_with_a_message_between(format_case: FormatCase) ->
 
 def test_text_around_calls_stays(format_case: FormatCase) -> None:
     items = [
-        said("hi"),
-        said("Let me look.", "assistant"),
+        message_item("hi"),
+        message_item("Let me look.", "assistant"),
         called("call_1"),
         answered(called("call_1")),
-        said("It is sunny.", "assistant"),
-        said("thanks"),
+        message_item("It is sunny.", "assistant"),
+        message_item("thanks"),
     ]
     format_case.create(input=items)
     texts = [line for line in format_case.sent_lines if line[0] in ("user", "assistant")]
@@ -60,7 +70,12 @@ def test_text_around_calls_stays(format_case: FormatCase) -> None:
 
 
 def test_text_after_a_call_stays(format_case: FormatCase) -> None:
-    items = [said("hi"), called("call_1"), said("I have asked.", "assistant"), answered(called("call_1"))]
+    items = [
+        message_item("hi"),
+        called("call_1"),
+        message_item("I have asked.", "assistant"),
+        answered(called("call_1")),
+    ]
     response = format_case.create(input=items, tools=[WEATHER])
     assert ("assistant", "I have asked.") in format_case.sent_lines
     assert "sunny" in text_of(response)
@@ -68,12 +83,12 @@ def test_text_after_a_call_stays(format_case: FormatCase) -> None:
 
 def test_instructions_may_come_at_any_time(format_case: FormatCase) -> None:
     items = [
-        said("Be kind.", "system"),
-        said("Be brief.", "developer"),
-        said("hi"),
-        said("Hello.", "assistant"),
-        said("Now in French.", "developer"),
-        said("go on"),
+        message_item("Be kind.", "system"),
+        message_item("Be brief.", "developer"),
+        message_item("hi"),
+        message_item("Hello.", "assistant"),
+        message_item("Now in French.", "developer"),
+        message_item("go on"),
     ]
     format_case.create(input=items, instructions="Be wise.")
     whole = "\n".join(line[1] for line in format_case.sent_lines)
@@ -82,25 +97,30 @@ def test_instructions_may_come_at_any_time(format_case: FormatCase) -> None:
 
 
 ORDERS: dict[str, list[JSON]] = {
-    "an assistant first": [said("How can I help?", "assistant"), said("hi")],
-    "users in a row": [said("hi"), said("there"), said("you")],
-    "assistants in a row": [said("hi"), said("One.", "assistant"), said("Two.", "assistant"), said("go on")],
-    "an assistant last": [said("hi"), said("Once upon a time ", "assistant")],
-    "instructions alone": [said("Tell me a joke.", "developer")],
-    "an assistant alone": [said("Well?", "assistant")],
-    "a call first": [called("call_1"), answered(called("call_1")), said("hi")],
-    "a result last": [said("hi"), called("call_1"), answered(called("call_1"))],
+    "an assistant first": [message_item("How can I help?", "assistant"), message_item("hi")],
+    "users in a row": [message_item("hi"), message_item("there"), message_item("you")],
+    "assistants in a row": [
+        message_item("hi"),
+        message_item("One.", "assistant"),
+        message_item("Two.", "assistant"),
+        message_item("go on"),
+    ],
+    "an assistant last": [message_item("hi"), message_item("Once upon a time ", "assistant")],
+    "instructions alone": [message_item("Tell me a joke.", "developer")],
+    "an assistant alone": [message_item("Well?", "assistant")],
+    "a call first": [called("call_1"), answered(called("call_1")), message_item("hi")],
+    "a result last": [message_item("hi"), called("call_1"), answered(called("call_1"))],
     "calls in a row": [
-        said("hi"),
+        message_item("hi"),
         *(item for n in "123" for item in (called(f"call_{n}"), answered(called(f"call_{n}")))),
     ],
     "two calls, then two results": [
-        said("hi"),
+        message_item("hi"),
         called("call_1"),
         called("call_2"),
         answered(called("call_1")),
         answered(called("call_2")),
-        said("and now?"),
+        message_item("and now?"),
     ],
 }
 
@@ -117,20 +137,33 @@ EMPTY: dict[str, list[JSON]] = {
     "an empty part": [
         {"role": "user", "content": [{"type": "input_text", "text": ""}, {"type": "input_text", "text": "hi"}]}
     ],
-    "a blank message between": [said("hi"), said(" ", "assistant"), said("\n"), said("go on")],
-    "an empty answer": [said("hi"), said("", "assistant"), said("go on")],
-    "an answer without parts": [said("hi"), {"type": "message", "role": "assistant", "content": []}, said("go on")],
-    "an empty result": [said("hi"), called("call_1"), answered(called("call_1"), "")],
-    "a result without parts": [said("hi"), called("call_1"), answered(called("call_1"), [])],
-    "empty arguments": [said("hi"), called("call_1", arguments=""), answered(called("call_1"))],
-    "arguments that are no JSON": [said("hi"), called("call_1", arguments='{"city":'), answered(called("call_1"))],
-    "arguments that are no object": [said("hi"), called("call_1", arguments="[1]"), answered(called("call_1"))],
-    "empty instructions": [said("", "system"), said("hi")],
+    "a blank message between": [
+        message_item("hi"),
+        message_item(" ", "assistant"),
+        message_item("\n"),
+        message_item("go on"),
+    ],
+    "an empty answer": [message_item("hi"), message_item("", "assistant"), message_item("go on")],
+    "an answer without parts": [
+        message_item("hi"),
+        {"type": "message", "role": "assistant", "content": []},
+        message_item("go on"),
+    ],
+    "an empty result": [message_item("hi"), called("call_1"), answered(called("call_1"), "")],
+    "a result without parts": [message_item("hi"), called("call_1"), answered(called("call_1"), [])],
+    "empty arguments": [message_item("hi"), called("call_1", arguments=""), answered(called("call_1"))],
+    "arguments that are no JSON": [
+        message_item("hi"),
+        called("call_1", arguments='{"city":'),
+        answered(called("call_1")),
+    ],
+    "arguments that are no object": [message_item("hi"), called("call_1", arguments="[1]"), answered(called("call_1"))],
+    "empty instructions": [message_item("", "system"), message_item("hi")],
 }
 
 
 @pytest.mark.parametrize("items", EMPTY)
-def test_what_is_empty_breaks_nothing(bridge: FormatCase, items: str) -> None:
+def test_empty_content_breaks_nothing(bridge: FormatCase, items: str) -> None:
     assert bridge.create(input=EMPTY[items], tools=[WEATHER])["status"] == "completed"
 
 
@@ -187,7 +220,7 @@ def test_a_tool_loop_goes_through_whatever_the_upstreams_ids_are(
 def test_a_stateless_client_may_send_such_ids_back(format_case: FormatCase, ids: str) -> None:
     items: list[JSON] = []
     for turn in range(3):
-        items.append(said(f"weather {turn}"))
+        items.append(message_item(f"weather {turn}"))
         format_case.enqueue(renamed(*IDS[ids]))
         output = format_case.create(input=items, tools=[WEATHER], store=False)["output"]
         calls = [item for item in output if item["type"] == "function_call"]
@@ -211,7 +244,7 @@ RESULTS: dict[str, Any] = {
 @pytest.mark.parametrize("result", RESULTS)
 def test_a_tool_may_answer_in_parts(format_case: FormatCase, result: str) -> None:
     one, two = called("call_1"), called("call_2")
-    items = [said("hi"), one, two, answered(one, RESULTS[result]), answered(two, "fine")]
+    items = [message_item("hi"), one, two, answered(one, RESULTS[result]), answered(two, "fine")]
     format_case.create(input=items, tools=[WEATHER])
     assert str(format_case.sent_body).count("A map.") == ("A map." in str(RESULTS[result]))
     assert ("image" in str(format_case.sent_body)) == (IMAGE in RESULTS[result])
@@ -238,7 +271,7 @@ def test_a_clients_own_output_items_are_taken_back(format_case: FormatCase) -> N
     first = format_case.create(
         input="think", include=include, reasoning={"effort": "low", "summary": "auto"}, store=False
     )
-    items = [said("think"), *first["output"], said("go on")]
+    items = [message_item("think"), *first["output"], message_item("go on")]
     again = format_case.create(input=items, include=include, reasoning={"effort": "low"}, store=False)
     assert again["status"] == "completed"
     assert ("assistant", text_of(first)) in format_case.sent_lines
@@ -249,7 +282,7 @@ def test_a_clients_own_output_items_are_taken_back(format_case: FormatCase) -> N
 def test_a_stateless_client_thinks_and_calls(format_case: FormatCase, streamed: bool, bare: bool) -> None:
     keys: JSON = {"tools": [WEATHER], "store": False, "include": ["reasoning.encrypted_content"]}
     keys["reasoning"] = {"effort": "medium", "summary": "auto"}
-    items = [said("think of the weather")]
+    items = [message_item("think of the weather")]
     first = format_case.ask(streamed, input=items, **keys)
     output = [{k: v for k, v in item.items() if k != "id"} if bare else item for item in first["output"]]
     assert [item["type"] for item in output] in (["reasoning", "function_call"], ["function_call"])
@@ -261,7 +294,7 @@ def test_a_foreign_thought_is_left_out(bridge: FormatCase, format_cases: dict[st
     keys: JSON = {"store": False, "include": ["reasoning.encrypted_content"], "reasoning": {"effort": "low"}}
     output = format_cases["exact"].create(input="think", **keys)["output"]
     assert output[0]["encrypted_content"]
-    bridge.create(input=[said("think"), *output, said("go on")], **keys)
+    bridge.create(input=[message_item("think"), *output, message_item("go on")], **keys)
     assert output[0]["encrypted_content"] not in str(bridge.sent_body)
 
 
@@ -273,7 +306,7 @@ HEADER = "X-Antiphon-Dropped-Tools"
 
 
 @streamed
-def test_hosted_tools_are_dropped_said_so_and_echoed(bridge: FormatCase, streamed: bool) -> None:
+def test_hosted_tools_are_dropped_named_in_a_header_and_echoed(bridge: FormatCase, streamed: bool) -> None:
     answer = bridge.post(tools=HOSTED, stream=streamed)
     assert answer.status_code == 200
     assert answer.headers[HEADER] == "web_search, code_interpreter"
@@ -334,12 +367,12 @@ ODD_TOOLS: dict[str, JSON] = {
 @pytest.mark.parametrize("odd", ODD_TOOLS)
 @streamed
 def test_odd_tools_are_called_by_their_own_names(format_case: FormatCase, streamed: bool, odd: str) -> None:
-    asked = ODD_TOOLS[odd]
-    first = format_case.ask(streamed, input="weather", tools=[asked])
+    definition = ODD_TOOLS[odd]
+    first = format_case.ask(streamed, input="weather", tools=[definition])
     (call,) = calls_of(first)
-    assert call["name"] == (asked["tools"][0]["name"] if "tools" in asked else asked["name"])
-    assert call.get("namespace") == (asked["name"] if "tools" in asked else None)
-    second = format_case.ask(streamed, input=[answered(call)], previous_response_id=first["id"], tools=[asked])
+    assert call["name"] == (definition["tools"][0]["name"] if "tools" in definition else definition["name"])
+    assert call.get("namespace") == (definition["name"] if "tools" in definition else None)
+    second = format_case.ask(streamed, input=[answered(call)], previous_response_id=first["id"], tools=[definition])
     assert "sunny" in text_of(second)
 
 
@@ -395,8 +428,13 @@ def test_a_small_limit_leaves_room_to_think(bridge: FormatCase) -> None:
 
 @streamed
 def test_a_request_that_is_made_twice_is_encoded_alike(bridge: FormatCase, streamed: bool) -> None:
-    items = [said("hi"), called("call_1"), answered(called("call_1"), [WORDS, IMAGE]), said("Hm.", "assistant")]
-    one = bridge.ask(streamed, input=[*items, said("go on")], tools=[WEATHER])
-    other = bridge.ask(streamed, input=[*items, said("go on")], tools=[WEATHER])
+    items = [
+        message_item("hi"),
+        called("call_1"),
+        answered(called("call_1"), [WORDS, IMAGE]),
+        message_item("Hm.", "assistant"),
+    ]
+    one = bridge.ask(streamed, input=[*items, message_item("go on")], tools=[WEATHER])
+    other = bridge.ask(streamed, input=[*items, message_item("go on")], tools=[WEATHER])
     assert bridge.upstream.bodies[0] == bridge.upstream.bodies[1]
     assert essence(one) == essence(other)

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from tests.every_format.conversations import CUSTOM, IMAGE, SKY, WEATHER, answered, called, calls_of, said, text_of
+from tests.every_format.conversations import (
+    CUSTOM,
+    IMAGE,
+    SKY,
+    WEATHER,
+    answered,
+    called,
+    calls_of,
+    message_item,
+    text_of,
+)
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
 from tests.response_contract import check_item_list
@@ -21,7 +31,7 @@ ENCRYPTED: JSON = {"include": ["reasoning.encrypted_content"], "reasoning": {"ef
 
 
 class Conversation:
-    """Turns over `previous_response_id`, and what an upstream must have been told by now."""
+    """Turns over `previous_response_id`, and the lines that an upstream must have received by now."""
 
     def __init__(self) -> None:
         self.lines: list[SentLine] = []
@@ -36,21 +46,21 @@ class Conversation:
         return response
 
 
-@pytest.mark.parametrize("road", [*itertools.permutations(WORLDS)], ids="-".join)
-def test_five_turns_over_all_formats_lose_nothing(format_cases: dict[str, FormatCase], road: tuple[str, ...]) -> None:
-    conversation, stops = Conversation(), itertools.cycle(format_cases[name] for name in road)
+@pytest.mark.parametrize("order", [*itertools.permutations(WORLDS)], ids="-".join)
+def test_five_turns_over_all_formats_lose_nothing(format_cases: dict[str, FormatCase], order: tuple[str, ...]) -> None:
+    conversation, stops = Conversation(), itertools.cycle(format_cases[name] for name in order)
     keys: JSON = {"tools": [WEATHER, {**WEATHER, "name": "get_tides"}], "instructions": "Be brief."}
-    conversation.turn(next(stops), True, said("think: my name is Ada."), **ENCRYPTED, **keys)
-    asked = conversation.turn(next(stops), False, said("explain both weathers"), **keys)
-    results = [answered(call, f"{call['name']} is fine") for call in calls_of(asked)]
-    told = conversation.turn(next(stops), True, *results, **ENCRYPTED, **keys)
-    assert "get_weather is fine, get_tides is fine" in text_of(told)
-    conversation.turn(next(stops), True, said("think again"), said("and be quick"), **ENCRYPTED, **keys)
-    last = conversation.turn(next(stops), False, said("Grüße 👋🏽"), **keys)
+    conversation.turn(next(stops), True, message_item("think: my name is Ada."), **ENCRYPTED, **keys)
+    first = conversation.turn(next(stops), False, message_item("explain both weathers"), **keys)
+    results = [answered(call, f"{call['name']} is fine") for call in calls_of(first)]
+    second = conversation.turn(next(stops), True, *results, **ENCRYPTED, **keys)
+    assert "get_weather is fine, get_tides is fine" in text_of(second)
+    conversation.turn(next(stops), True, message_item("think again"), message_item("and be quick"), **ENCRYPTED, **keys)
+    last = conversation.turn(next(stops), False, message_item("Grüße 👋🏽"), **keys)
     assert "Grüße 👋🏽" in text_of(last)
 
     listed = (
-        format_cases[road[0]]
+        format_cases[order[0]]
         .gateway.get(f"/responses/{last['id']}/input_items", params={"order": "asc", "limit": 100})
         .json()
     )
@@ -58,9 +68,9 @@ def test_five_turns_over_all_formats_lose_nothing(format_cases: dict[str, Format
     assert lines({"input": items}) == conversation.lines[: -len(lines({"input": last["output"]}))]
 
 
-@pytest.mark.parametrize("road", [*itertools.permutations(WORLDS, 2)], ids="-".join)
-def test_every_kind_of_call_moves_on(format_cases: dict[str, FormatCase], road: tuple[str, str]) -> None:
-    start, end = (format_cases[name] for name in road)
+@pytest.mark.parametrize("order", [*itertools.permutations(WORLDS, 2)], ids="-".join)
+def test_every_kind_of_call_moves_on(format_cases: dict[str, FormatCase], order: tuple[str, str]) -> None:
+    start, end = (format_cases[name] for name in order)
     for tool in (WEATHER, CUSTOM, SKY):
         first = start.create(input="weather", tools=[tool])
         (call,) = calls_of(first)
@@ -71,20 +81,20 @@ def test_every_kind_of_call_moves_on(format_cases: dict[str, FormatCase], road: 
         assert third["status"] == "completed"
 
 
-@pytest.mark.parametrize("road", [*itertools.permutations(WORLDS, 2)], ids="-".join)
-def test_whatever_id_a_call_has_it_moves_on(format_cases: dict[str, FormatCase], road: tuple[str, str]) -> None:
-    start, end = (format_cases[name] for name in road)
+@pytest.mark.parametrize("order", [*itertools.permutations(WORLDS, 2)], ids="-".join)
+def test_a_call_moves_on_with_any_id(format_cases: dict[str, FormatCase], order: tuple[str, str]) -> None:
+    start, end = (format_cases[name] for name in order)
     for call_id in ("call_" + "x" * 59, "functions.get_weather:0", "chatcmpl-tool-ä", "a"):
         call = called(call_id)
-        first = start.create(input=[said("hi"), call, answered(call)], tools=[WEATHER])
+        first = start.create(input=[message_item("hi"), call, answered(call)], tools=[WEATHER])
         second = end.create(input="go on", previous_response_id=first["id"], tools=[WEATHER])
         assert end.sent_lines[1:3] == [("call", "get_weather", '{"city":"Oslo"}'), ("output", "sunny")]
         assert second["status"] == "completed"
 
 
-@pytest.mark.parametrize("road", [*itertools.permutations(WORLDS, 2)], ids="-".join)
-def test_images_cuts_and_refusals_move_on(format_cases: dict[str, FormatCase], road: tuple[str, str]) -> None:
-    start, end = (format_cases[name] for name in road)
+@pytest.mark.parametrize("order", [*itertools.permutations(WORLDS, 2)], ids="-".join)
+def test_images_cuts_and_refusals_move_on(format_cases: dict[str, FormatCase], order: tuple[str, str]) -> None:
+    start, end = (format_cases[name] for name in order)
     look = {"role": "user", "content": [{"type": "input_text", "text": "look"}, IMAGE]}
     first = start.create(input=[look], max_output_tokens=16)
     second = start.create(input="refuse", previous_response_id=first["id"])
@@ -109,7 +119,7 @@ def test_a_model_that_is_served_by_another_format_from_now_on_goes_on(tmp_path: 
             eventually(lambda n=number: f"since-{n}" in listed_models(gateway), f"table {number}", within=20)
             format_case = FormatCase(name, gateway, upstream, (), "m")
             for streamed in (False, True):
-                response = conversation.turn(format_case, streamed, said(f"turn {number}"))
+                response = conversation.turn(format_case, streamed, message_item(f"turn {number}"))
                 assert response["model"] == "m"
                 assert upstream.requests[-1].path == PATHS[name]
 

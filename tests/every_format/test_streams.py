@@ -32,7 +32,7 @@ from tests.upstream import (
 from tests.upstream_formats import FormatCase
 
 JSON = dict[str, Any]
-#: Every format has said a word or two by its eighth event, and nothing by its first.
+#: Every format has sent a word or two by its eighth event, and none by its first.
 SOME_TEXT = 8
 NO_TEXT = 1
 #: Answers that pay for one second try: the budget that keeps an outage from doubling the load.
@@ -57,21 +57,21 @@ SPELLINGS: dict[str, tuple[Script, ...]] = {
     "close-delimited": (framed("close"), byte_by_byte()),
     "spaceless": (respelled(lambda body: body.replace(b"data: ", b"data:")),),
 }
-SAYING: dict[str, JSON] = {
+REQUESTS: dict[str, JSON] = {
     "text": {"input": ODD},
     "calls": {"input": "explain both weathers", "tools": [tool(a=ODD, b="x" * 300)]},
 }
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("saying", SAYING)
-def test_any_spelling_and_any_split_says_the_same(format_case: FormatCase, saying: str, spelling: str) -> None:
-    plain = format_case.events(**SAYING[saying])[-1]["response"]
+@pytest.mark.parametrize("requested", REQUESTS)
+def test_any_spelling_and_any_split_says_the_same(format_case: FormatCase, requested: str, spelling: str) -> None:
+    plain = format_case.events(**REQUESTS[requested])[-1]["response"]
     format_case.enqueue(*SPELLINGS[spelling])
-    assert essence(format_case.events(**SAYING[saying])[-1]["response"]) == essence(plain)
+    assert essence(format_case.events(**REQUESTS[requested])[-1]["response"]) == essence(plain)
 
 
-def test_whatever_characters_there_are_arrive(format_case: FormatCase) -> None:
+def test_all_characters_arrive(format_case: FormatCase) -> None:
     assert ODD in text_of(format_case.events(input=ODD)[-1]["response"])
     (call,) = calls_of(format_case.events(input="weather", tools=[tool(a=ODD)])[-1]["response"])
     assert orjson.loads(call["arguments"]) == {"a": ODD}
@@ -100,7 +100,7 @@ BROKEN: dict[str, tuple[Script, ...]] = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_a_broken_stream_ends_as_failed_and_keeps_what_was_said(format_case: FormatCase, fault: str) -> None:
+def test_a_broken_stream_ends_as_failed_and_keeps_its_output(format_case: FormatCase, fault: str) -> None:
     format_case.enqueue(*BROKEN[fault])
     answer = format_case.on("first").stream(input=f"hello {ODD}")
     failed = check_stream(answer.content, status="failed")[-1]["response"]
@@ -110,7 +110,7 @@ def test_a_broken_stream_ends_as_failed_and_keeps_what_was_said(format_case: For
     check_error(format_case.post(previous_response_id=failed["id"]), 400, "previous_response_failed")
 
 
-# --- broken before anything was said ----------------------------------------------------------------------------
+# --- broken before the first output -----------------------------------------------------------------------------
 
 EARLY: dict[str, Script] = {
     "an error at once": failing_at_once(),
@@ -124,7 +124,7 @@ EARLY: dict[str, Script] = {
 
 @pytest.fixture
 def first(format_case: FormatCase) -> FormatCase:
-    """A lane with another format's behind it, and with enough answered that a second try is granted."""
+    """A case with a channel of another format behind it, and with enough answers for a retry."""
     for _ in range(THRIFT):
         format_case.create()
     format_case.upstream.requests.clear()
@@ -138,7 +138,7 @@ def test_a_channel_of_another_format_goes_on_with_the_same_stream(
     first.enqueue(EARLY[fault])
     response = first.events(input="weather", tools=[WEATHER])[-1]["response"]
     assert [call["name"] for call in calls_of(response)] == ["get_weather"]
-    assert asked_of(format_cases) == [1, 1]
+    assert request_counts(format_cases) == [1, 1]
     assert len(first.upstream.bodies) == 1
 
 
@@ -149,24 +149,24 @@ def test_a_channel_of_another_format_answers_instead(
     first.enqueue(EARLY[fault])
     response = first.create(input="weather", tools=[WEATHER])
     assert [call["name"] for call in calls_of(response)] == ["get_weather"]
-    assert asked_of(format_cases) == [1, 1]
+    assert request_counts(format_cases) == [1, 1]
 
 
-def asked_of(format_cases: dict[str, FormatCase]) -> list[int]:
-    """How often each upstream was asked that was asked at all."""
+def request_counts(format_cases: dict[str, FormatCase]) -> list[int]:
+    """The number of requests to each upstream that got any."""
     return [len(format_case.upstream.bodies) for format_case in format_cases.values() if format_case.upstream.bodies]
 
 
 @pytest.mark.parametrize("script", [refusal(400, "Not this."), too_long()], ids=["refused", "too long"])
-def test_what_one_refuses_no_other_is_asked(
+def test_a_refused_request_goes_to_no_other_channel(
     format_case: FormatCase, format_cases: dict[str, FormatCase], script: Script
 ) -> None:
     format_case.enqueue(script)
     check_error(format_case.on("first").post(), 400)
-    assert asked_of(format_cases) == [1]
+    assert request_counts(format_cases) == [1]
 
 
-def test_when_all_fail_the_client_is_told(first: FormatCase, format_cases: dict[str, FormatCase]) -> None:
+def test_when_all_fail_the_client_gets_the_error(first: FormatCase, format_cases: dict[str, FormatCase]) -> None:
     for format_case in format_cases.values():
         format_case.upstream.always(*format_case.dialect, failing(after=NO_TEXT))
     answer = first.stream()
@@ -174,4 +174,4 @@ def test_when_all_fail_the_client_is_told(first: FormatCase, format_cases: dict[
         check_stream(answer.content, status="failed")
     else:
         check_error(answer, 502)
-    assert asked_of(format_cases) == [1, 1]
+    assert request_counts(format_cases) == [1, 1]

@@ -1,4 +1,4 @@
-"""What a client asks and is answered is the same on every format."""
+"""Requests and answers of a client are the same on every format."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.every_format.conversations import (
     calls_of,
     essence,
     form,
+    message_item,
     refused,
-    said,
     text_of,
     tool,
 )
@@ -32,7 +32,7 @@ BERGEN: JSON = {**WEATHER, "name": "get_tides"}
 
 TURNS: dict[str, JSON] = {
     "text": {},
-    "items": {"input": [said("one"), said("Yes.", "assistant"), said("two")]},
+    "items": {"input": [message_item("one"), message_item("Yes.", "assistant"), message_item("two")]},
     "a call": {"input": "weather", "tools": [WEATHER]},
     "two calls": {"input": "both weathers", "tools": [WEATHER, BERGEN]},
     "text and a call": {"input": "explain the weather", "tools": [WEATHER]},
@@ -51,7 +51,7 @@ streamed = pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_a_stream_says_what_the_json_says_and_both_are_kept(format_case: FormatCase, turn: str) -> None:
+def test_a_stream_equals_the_json_and_both_are_stored(format_case: FormatCase, turn: str) -> None:
     whole, ended = format_case.create(**TURNS[turn]), format_case.events(**TURNS[turn])[-1]["response"]
     assert essence(ended) == essence(whole)
     assert whole["output"]
@@ -94,7 +94,7 @@ def test_instructions_are_for_one_turn(format_case: FormatCase) -> None:
     assert (first["instructions"], second["instructions"]) == ("Speak like a pirate.", None)
 
 
-def test_what_is_not_stored_is_not_found(format_case: FormatCase) -> None:
+def test_an_unstored_response_is_not_found(format_case: FormatCase) -> None:
     response = format_case.create(store=False)
     assert response["store"] is False
     check_error(format_case.gateway.get(f"/responses/{response['id']}"), 404)
@@ -153,7 +153,7 @@ def test_calls_are_answered_in_any_order(format_case: FormatCase) -> None:
     assert {"sunny", "windy"} <= set(text_of(second).replace(",", " ").replace(".", " ").split())
 
 
-def test_one_call_at_a_time_can_be_asked_for(format_case: FormatCase) -> None:
+def test_one_call_at_a_time_can_be_requested(format_case: FormatCase) -> None:
     assert len(calls_of(format_case.create(input="both weathers", tools=[WEATHER], parallel_tool_calls=False))) == 1
 
 
@@ -170,10 +170,10 @@ CHOICES: dict[str, tuple[Any, list[str]]] = {
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_a_tool_can_be_demanded(format_case: FormatCase, choice: str) -> None:
-    asked, names = CHOICES[choice]
-    response = format_case.create(tools=[WEATHER, BERGEN], tool_choice=asked)
+    requested, names = CHOICES[choice]
+    response = format_case.create(tools=[WEATHER, BERGEN], tool_choice=requested)
     assert [call["name"] for call in calls_of(response)] == names
-    assert response["tool_choice"] == asked
+    assert response["tool_choice"] == requested
 
 
 def test_tools_can_be_forbidden(format_case: FormatCase) -> None:
@@ -207,8 +207,8 @@ def test_a_tool_in_a_namespace_keeps_it(format_case: FormatCase, streamed: bool)
 
 
 def test_a_call_needs_its_result_and_a_result_its_call(format_case: FormatCase) -> None:
-    check_error(format_case.post(input=[said("x"), called("call_1")]), 400, param="input")
-    check_error(format_case.post(input=[said("x"), answered(called("call_1"))]), 400, param="input")
+    check_error(format_case.post(input=[message_item("x"), called("call_1")]), 400, param="input")
+    check_error(format_case.post(input=[message_item("x"), answered(called("call_1"))]), 400, param="input")
     assert format_case.upstream.bodies == []
 
 
@@ -216,7 +216,7 @@ def test_a_call_needs_its_result_and_a_result_its_call(format_case: FormatCase) 
 
 
 @streamed
-def test_a_schema_is_kept(format_case: FormatCase, streamed: bool) -> None:
+def test_a_schema_reaches_the_upstream(format_case: FormatCase, streamed: bool) -> None:
     response = format_case.ask(streamed, text=form(CLOSED))
     assert orjson.loads(text_of(response)) == {"city": "Oslo", "days": [7]}
     assert response["text"]["format"] == form(CLOSED)["format"]
@@ -229,7 +229,7 @@ def test_images_are_seen(format_case: FormatCase) -> None:
 
 def test_images_from_tools_are_seen(format_case: FormatCase) -> None:
     shown = answered(called("call_1"), [{"type": "input_text", "text": "A map."}, IMAGE])
-    response = format_case.create(input=[said("look"), called("call_1"), shown], tools=[WEATHER])
+    response = format_case.create(input=[message_item("look"), called("call_1"), shown], tools=[WEATHER])
     assert "image" in str(format_case.sent_body)
     assert ("output", "A map.") in format_case.sent_lines
     assert response["status"] == "completed"
@@ -276,7 +276,7 @@ def test_an_upstreams_refusal_keeps_its_sentence(format_case: FormatCase, stream
 
 
 @streamed
-def test_a_context_too_long_is_told_by_its_code(format_case: FormatCase, streamed: bool) -> None:
+def test_too_long_a_context_has_its_code(format_case: FormatCase, streamed: bool) -> None:
     format_case.enqueue(too_long())
     check_error(format_case.post(stream=streamed, truncation="disabled"), 400, "context_length_exceeded")
 

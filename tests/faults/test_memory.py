@@ -49,7 +49,7 @@ class Report:
         self._capsys = capsys
         self._name = name
 
-    def tell(self, **figures: object) -> None:
+    def add(self, **figures: object) -> None:
         with self._capsys.disabled():
             print(f"\n{self._name}:", ", ".join(f"{name} {figure}" for name, figure in figures.items()))
 
@@ -91,7 +91,7 @@ def test_many_large_bodies_at_once_are_answered_or_refused_within_bounds(
     took = time.monotonic() - began
     eventually(lambda: memory(api) < idle or time.monotonic() - began > took + SOON / 2, "the trim", SOON)
     left = memory(api)
-    report.tell(
+    report.add(
         size=mib(len(data)), start=mib(start), peak=mib(peak), idle=mib(left), seconds=f"{took:.1f}", answers=answered
     )
     assert answered.keys() <= {200, 503}
@@ -108,7 +108,7 @@ def test_bodies_that_swell_when_they_are_parsed_are_refused(api: Gateway, report
         answers = [pool.submit(status, api, data) for _ in range(4)]
         peak = highest(api, answers)
     answered = Counter(answer.result() for answer in answers)
-    report.tell(size=mib(len(data)), peak=mib(peak), answers=answered)
+    report.add(size=mib(len(data)), peak=mib(peak), answers=answered)
     assert answered.keys() <= {413, 503}
     assert peak < PEAK
 
@@ -121,7 +121,7 @@ def test_uploads_that_fall_silent_hold_little_and_not_for_long(api: Gateway, rep
         held = memory(api)
         assert api.post("/responses", {"model": "m", "input": "small"}).status_code == 200
         eventually(lambda: memory(api) < start + 30 * MIB, "silent uploads to be given up", 60)
-    report.tell(start=mib(start), held=mib(held))
+    report.add(start=mib(start), held=mib(held))
     assert held < PEAK
 
 

@@ -37,16 +37,16 @@ def row(**keys: Any) -> Any:
 
 
 def turn(*items: Item, chain: Chain | None = None, **request: Any) -> Turn:
-    asked = {"model": "m", "input": list(items), **request}
+    body = {"model": "m", "input": list(items), **request}
     sealed = "reasoning.encrypted_content" in request.get("include", ())
     return Turn(
         id="resp_1",
         owner="o",
         created_at=1,
         model="m",
-        request=asked,
-        input=asked["input"],
-        echo=Echo.of(asked, store=True),
+        request=body,
+        input=body["input"],
+        echo=Echo.of(body, store=True),
         chain=chain or Chain(),
         stream=bool(request.get("stream")),
         seal=(lambda text: f"sealed:{text[::-1]}") if sealed else None,
@@ -67,7 +67,7 @@ def link(*output: Item, input: tuple[Item, ...] = (), status: str = "completed",
     )
 
 
-def said(role: str, content: Any) -> Item:
+def message_item(role: str, content: Any) -> Item:
     return {"type": "message", "role": role, "content": content}
 
 
@@ -106,21 +106,21 @@ def recordings(format_: str) -> list[Recording]:
 
 
 def recording(format_: str, name: str) -> Recording:
-    kept = HERE / format_ / "recordings"
-    request = orjson.loads((kept / f"{name}.request.json").read_bytes())
-    whole = kept / f"{name}.json"
-    body = whole if whole.exists() else kept / f"{name}.sse"
+    folder = HERE / format_ / "recordings"
+    request = orjson.loads((folder / f"{name}.request.json").read_bytes())
+    whole = folder / f"{name}.json"
+    body = whole if whole.exists() else folder / f"{name}.sse"
     return Recording(
         format_,
         name,
         body.read_bytes(),
-        turn(said("user", "?"), stream=body is not whole, **request),
-        (kept / f"{name}.expected.jsonl").read_bytes(),
+        turn(message_item("user", "?"), stream=body is not whole, **request),
+        (folder / f"{name}.expected.jsonl").read_bytes(),
     )
 
 
-def read(format_: str, pieces: list[bytes], asked: Turn, sequence: int = 2) -> tuple[bytes, Decoder]:
-    decoder = formats.load(format_).decoder(asked, sequence)
+def read(format_: str, pieces: list[bytes], request_turn: Turn, sequence: int = 2) -> tuple[bytes, Decoder]:
+    decoder = formats.load(format_).decoder(request_turn, sequence)
     out = b"".join(decoder.feed(piece) for piece in pieces)
     decoder.finish()
     return out, decoder
@@ -142,11 +142,11 @@ def summed(answer: Answer) -> dict[str, Any]:
     }
 
 
-def framed(out: bytes, decoder: Decoder, asked: Turn) -> bytes:
+def framed(out: bytes, decoder: Decoder, request_turn: Turn) -> bytes:
     """The stream as the relay sends it: its head before the events, the terminal event behind them."""
     answer = decoder.answer
     assert answer is not None
-    begun = _response(asked, status="in_progress")
+    begun = _response(request_turn, status="in_progress")
     head = [
         sse.encode({"type": kind, "sequence_number": number, "response": begun})
         for number, kind in enumerate(("response.created", "response.in_progress"))
@@ -157,7 +157,7 @@ def framed(out: bytes, decoder: Decoder, asked: Turn) -> bytes:
         tail.append(sse.encode({"type": "error", "sequence_number": number, "error": error}))
         number += 1
     response = _response(
-        asked,
+        request_turn,
         status=answer.status,
         output=answer.output,
         usage=answer.usage or ESTIMATED,
@@ -169,8 +169,8 @@ def framed(out: bytes, decoder: Decoder, asked: Turn) -> bytes:
     return b"".join((*head, out, *tail, sse.DONE))
 
 
-def _response(asked: Turn, **fields: Any) -> dict[str, Any]:
-    return asked.echo.response(id=asked.id, created_at=1, model="m", previous_response_id=None, **fields)
+def _response(request_turn: Turn, **fields: Any) -> dict[str, Any]:
+    return request_turn.echo.response(id=request_turn.id, created_at=1, model="m", previous_response_id=None, **fields)
 
 
 def without_ids(items: Any) -> list[Item]:

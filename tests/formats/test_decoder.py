@@ -28,7 +28,7 @@ TOOL = {"type": "function", "name": "get_weather", "parameters": {"type": "objec
 
 
 def turn(text: str = "hello", **request: object) -> Turn:
-    asked = {
+    body = {
         "model": "demo",
         "input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}],
         "stream": True,
@@ -39,20 +39,22 @@ def turn(text: str = "hello", **request: object) -> Turn:
         owner="o",
         created_at=1,
         model="demo",
-        request=asked,
-        input=asked["input"],
-        echo=Echo.of(asked, store=True),
+        request=body,
+        input=body["input"],
+        echo=Echo.of(body, store=True),
         stream=True,
     )
 
 
-def answered(asked: Turn) -> bytes:
-    body = formats.load("demo").encode(asked, ROW, "demo")
+def answered(request_turn: Turn) -> bytes:
+    body = formats.load("demo").encode(request_turn, ROW, "demo")
     return b"".join(formats.serving("demo").serve("/responses", body)[1])
 
 
-def decoded(asked: Turn, pieces: Iterator[bytes] | list[bytes], sequence: int = 2) -> tuple[bytes, formats.Decoder]:
-    decoder = responses.decoder(asked, sequence)
+def decoded(
+    request_turn: Turn, pieces: Iterator[bytes] | list[bytes], sequence: int = 2
+) -> tuple[bytes, formats.Decoder]:
+    decoder = responses.decoder(request_turn, sequence)
     out = b"".join(decoder.feed(piece) for piece in pieces)
     decoder.finish()
     return out, decoder
@@ -103,8 +105,8 @@ def test_a_stream_that_breaks_anywhere_keeps_what_came(cut: int) -> None:
         if event["type"] == "response.output_text.delta"
     )
     if decoder.answer.status == "failed":
-        kept = "".join(part["text"] for item in decoder.partial() for part in item["content"])
-        assert kept == sent
+        text = "".join(part["text"] for item in decoder.partial() for part in item["content"])
+        assert text == sent
         assert decoder.sequence == 2 + len(events(out))
 
 
@@ -154,10 +156,10 @@ def test_long_call_ids_are_shortened_the_same_way_everywhere() -> None:
     short_call = next(item for item in decoded(turn(), [CALL])[1].answer.output)  # type: ignore[union-attr]
     out, decoder = decoded(turn(), [CALL.replace(short_call["call_id"].encode(), long.encode())])
     assert decoder.answer is not None
-    kept = decoder.answer.output[0]["call_id"]
-    assert len(kept) <= 64
+    call_id = decoder.answer.output[0]["call_id"]
+    assert len(call_id) <= 64
     assert long.encode() not in out
-    assert out.count(kept.encode()) == 2
+    assert out.count(call_id.encode()) == 2
 
 
 def test_nothing_after_the_end_is_read() -> None:

@@ -21,7 +21,7 @@ def answer(*items: dict[str, Any] | str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("told", "asked", "answered"),
+    ("fact", "question", "answered"),
     [
         ("My name is Ada.", "What is my name?", "Your name is Ada."),
         ("hello, my name is Grace Hopper, and yours?", "what's my name", "Your name is Grace Hopper."),
@@ -33,8 +33,8 @@ def answer(*items: dict[str, Any] | str) -> str:
         ("My name is Zoë. My dog is Rex.", "What was my dog?", "Your dog is Rex."),
     ],
 )
-def test_it_recalls_what_the_user_has_told(told: str, asked: str, answered: str) -> None:
-    assert answer(told, asked) == answered
+def test_it_recalls_facts_of_the_user(fact: str, question: str, answered: str) -> None:
+    assert answer(fact, question) == answered
 
 
 def test_the_newest_word_counts_and_only_the_users() -> None:
@@ -48,9 +48,9 @@ def test_it_makes_nothing_up() -> None:
     assert "You said: What is my age?" in answer("My name is Ada.", "What is my age?")
 
 
-def test_what_it_has_compacted_it_still_knows() -> None:
-    said = [{"role": "user", "content": "My name is Ada."}, {"type": "compaction_trigger"}]
-    _, parts = demo.serve("/responses", orjson.dumps({"model": "demo", "input": said}))
+def test_it_still_knows_facts_after_a_compaction() -> None:
+    items = [{"role": "user", "content": "My name is Ada."}, {"type": "compaction_trigger"}]
+    _, parts = demo.serve("/responses", orjson.dumps({"model": "demo", "input": items}))
     (item,) = orjson.loads(b"".join(parts))["output"]
     assert answer(item, "What is my name?") == "Your name is Ada."
     for seal in ("demo:", "demo:!", "demo:bm8=", "demo:WzFd", "other"):
@@ -58,5 +58,5 @@ def test_what_it_has_compacted_it_still_knows() -> None:
 
 
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=4))
-def test_any_words_are_answered(said: list[str]) -> None:
-    assert answer(*said, "What is my name?")
+def test_any_words_are_answered(texts: list[str]) -> None:
+    assert answer(*texts, "What is my name?")

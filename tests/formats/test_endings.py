@@ -15,11 +15,11 @@ from app.contract.turn import Answer, Turn
 from app.errors import UpstreamFailed
 from app.formats import replay
 from app.formats.chat_completions import passthrough
-from tests.formats.conversations import events, framed, read, said, turn
+from tests.formats.conversations import events, framed, message_item, read, turn
 from tests.response_contract import check_stream
 
 LIMIT = 16
-ASKED = turn(said("user", "?"), stream=True, max_output_tokens=LIMIT)
+TURN = turn(message_item("user", "?"), stream=True, max_output_tokens=LIMIT)
 #: Output tokens of an answer. Only a count at the limit matters, and only without a reason.
 COUNTS = [LIMIT - 1, LIMIT, LIMIT + 1]
 COMPLETED, CUT, FILTERED = ("completed", None), ("incomplete", "max_output_tokens"), ("incomplete", "content_filter")
@@ -74,7 +74,7 @@ def chat(reason: str | None, used: int) -> tuple[bytes, bytes]:
 def messages(reason: str | None, used: int) -> tuple[bytes, bytes]:
     text = {"type": "text", "text": "Half"}
     about = {"id": "msg_1", "model": "claude-x", "role": "assistant", "type": "message"}
-    told = [
+    blocks = [
         {"type": "message_start", "message": {**about, "content": [], "usage": {"input_tokens": 1}}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Half"}},
@@ -82,24 +82,24 @@ def messages(reason: str | None, used: int) -> tuple[bytes, bytes]:
         {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": {"output_tokens": used}},
         {"type": "message_stop"},
     ]
-    stream = b"".join(b"event: %b\ndata: %b\n\n" % (str(one["type"]).encode(), orjson.dumps(one)) for one in told)
+    stream = b"".join(b"event: %b\ndata: %b\n\n" % (str(one["type"]).encode(), orjson.dumps(one)) for one in blocks)
     usage = {"input_tokens": 1, "output_tokens": used}
     return orjson.dumps({**about, "content": [text], "stop_reason": reason, "usage": usage}), stream
 
 
-SAYING = {"chat_completions": chat, "messages": messages}
+STREAMS = {"chat_completions": chat, "messages": messages}
 
 
-def both(name: str, reason: str | None, used: int, asked: Turn = ASKED) -> list[Answer]:
+def both(name: str, reason: str | None, used: int, request_turn: Turn = TURN) -> list[Answer]:
     """The status of the JSON answer, and of the stream."""
-    whole, stream = SAYING[name](reason, used)
-    out, decoder = read(name, [stream], asked)
+    whole, stream = STREAMS[name](reason, used)
+    out, decoder = read(name, [stream], request_turn)
     assert decoder.answer is not None
-    check_stream(framed(out, decoder, asked))
-    return [formats.load(name).decode(whole, asked), decoder.answer]
+    check_stream(framed(out, decoder, request_turn))
+    return [formats.load(name).decode(whole, request_turn), decoder.answer]
 
 
-@pytest.mark.parametrize("name", SAYING)
+@pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize(("reason", "end"), ENDINGS)
 @pytest.mark.parametrize("used", COUNTS)
 def test_a_reason_that_was_given_is_the_end(name: str, reason: str, end: tuple[str, Any], used: int) -> None:
@@ -108,7 +108,7 @@ def test_a_reason_that_was_given_is_the_end(name: str, reason: str, end: tuple[s
         assert answer.output[-1]["status"] == end[0]
 
 
-@pytest.mark.parametrize("name", SAYING)
+@pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("silent", SILENT)
 @pytest.mark.parametrize("used", COUNTS)
 def test_without_a_reason_a_full_count_was_cut_off(name: str, silent: str | None, used: int) -> None:
@@ -117,19 +117,19 @@ def test_without_a_reason_a_full_count_was_cut_off(name: str, silent: str | None
         assert answer.incomplete_details == (None if used < LIMIT else {"reason": "max_output_tokens"})
 
 
-@pytest.mark.parametrize("name", SAYING)
+@pytest.mark.parametrize("name", STREAMS)
 def test_without_a_reason_and_a_limit_an_answer_is_whole(name: str) -> None:
-    for answer in both(name, None, 1_000_000, turn(said("user", "?"), stream=True)):
+    for answer in both(name, None, 1_000_000, turn(message_item("user", "?"), stream=True)):
         assert answer.status == "completed"
 
 
-@pytest.mark.parametrize("name", SAYING)
+@pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("reason", BROKEN_OFF)
 def test_a_broken_answer_and_one_with_an_unknown_reason_have_failed(name: str, reason: str) -> None:
-    whole, stream = SAYING[name](reason, 3)
+    whole, stream = STREAMS[name](reason, 3)
     with pytest.raises(UpstreamFailed, match=re.escape(reason)):
-        formats.load(name).decode(whole, ASKED)
-    _, decoder = read(name, [stream], ASKED)
+        formats.load(name).decode(whole, TURN)
+    _, decoder = read(name, [stream], TURN)
     assert decoder.answer is not None
     assert decoder.answer.status == "failed"
 
@@ -148,7 +148,7 @@ def test_the_status_of_a_response_is_the_end(status: str, used: int) -> None:
     item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": []}
     usage = {"input_tokens": 1, "output_tokens": used, "total_tokens": 1 + used}
     response = {"id": "r", "status": status, "output": [item], "usage": usage, "model": "up"}
-    answer = formats.load("responses").decode(orjson.dumps(response), ASKED)
+    answer = formats.load("responses").decode(orjson.dumps(response), TURN)
     assert (answer.status, answer.incomplete_details) == (status, None)
 
 
@@ -156,10 +156,10 @@ def test_the_status_of_a_response_is_the_end(status: str, used: int) -> None:
 def test_of_calls_that_were_cut_off_side_by_side_the_last_is_incomplete(count: int) -> None:
     """Only the last call can be cut off: the model itself ended the others when it began the next."""
     calls = [{"index": at, "id": f"call_{at}", "function": {"name": "f", "arguments": '{"a":'}} for at in range(count)]
-    told: list[Any] = [{"delta": {"tool_calls": calls}}, {"delta": {}, "finish_reason": "length"}]
-    body = b"".join(b"data: %b\n\n" % orjson.dumps({"choices": [choice]}) for choice in told)
-    asked = turn(said("user", "?"), tools=[{"type": "function", "name": "f"}])
-    out, decoder = read("chat_completions", [body], asked)
+    chunks: list[Any] = [{"delta": {"tool_calls": calls}}, {"delta": {}, "finish_reason": "length"}]
+    body = b"".join(b"data: %b\n\n" % orjson.dumps({"choices": [choice]}) for choice in chunks)
+    request_turn = turn(message_item("user", "?"), tools=[{"type": "function", "name": "f"}])
+    out, decoder = read("chat_completions", [body], request_turn)
     assert decoder.answer is not None
     expected = ["completed"] * (count - 1) + ["incomplete"]
     assert [item["status"] for item in decoder.answer.output] == expected
@@ -167,10 +167,10 @@ def test_of_calls_that_were_cut_off_side_by_side_the_last_is_incomplete(count: i
 
 
 @pytest.mark.parametrize("before", [0, 1, 2])
-def test_a_whole_answer_told_as_a_stream_stands_behind_what_is_ours(before: int) -> None:
-    asked = replace(ASKED, leading_items=({"type": "compaction", "id": "cmp_1"},) * before)
+def test_a_whole_answer_as_a_stream_stands_behind_the_leading_items(before: int) -> None:
+    request_turn = replace(TURN, leading_items=({"type": "compaction", "id": "cmp_1"},) * before)
     whole, _ = chat("stop", 3)
-    decoder = replay(formats.load("chat_completions").decode(whole, asked), asked, 7)
-    told = events(decoder.feed(b""))
-    assert {event["output_index"] for event in told} == {before}
-    assert [event["sequence_number"] for event in told] == list(range(7, decoder.sequence))
+    decoder = replay(formats.load("chat_completions").decode(whole, request_turn), request_turn, 7)
+    sent = events(decoder.feed(b""))
+    assert {event["output_index"] for event in sent} == {before}
+    assert [event["sequence_number"] for event in sent] == list(range(7, decoder.sequence))

@@ -24,7 +24,7 @@ every_stream = pytest.mark.parametrize("one", STREAMS, ids=str)
 
 
 @pytest.mark.parametrize("name", sorted(formats.names()))
-def test_a_format_has_what_is_asked_of_one(name: str) -> None:
+def test_a_format_has_every_required_name(name: str) -> None:
     assert all(hasattr(formats.load(name), member) for member in PROTOCOL)
 
 
@@ -59,7 +59,7 @@ def test_any_split_gives_the_same_bytes_and_the_same_answer(one: Recording, cuts
 @every_stream
 @settings(max_examples=20)
 @given(data=st.data())
-def test_a_stream_that_breaks_anywhere_keeps_what_was_told(one: Recording, data: st.DataObject) -> None:
+def test_a_stream_that_breaks_anywhere_keeps_the_events_before(one: Recording, data: st.DataObject) -> None:
     decoder = formats.load(one.format).decoder(one.turn, 2)
     out = decoder.feed(one.body[: data.draw(st.integers(0, len(one.body) - 1))])
     try:
@@ -97,7 +97,9 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
 @every_stream
 @settings(max_examples=25)
 @given(data=st.data())
-def test_whatever_an_upstream_sends_is_an_answer_or_a_failure_of_its_own(one: Recording, data: st.DataObject) -> None:
+def test_any_bytes_of_an_upstream_are_an_answer_or_a_failure_of_the_upstream(
+    one: Recording, data: st.DataObject
+) -> None:
     try:
         out, decoder = read(one.format, [data.draw(st.composite(lambda draw: damaged(one.body, draw))())], one.turn)
     except UpstreamError:
@@ -109,26 +111,28 @@ def test_whatever_an_upstream_sends_is_an_answer_or_a_failure_of_its_own(one: Re
 def test_every_item_that_is_begun_is_done_and_is_in_the_answer(one: Recording) -> None:
     out, decoder = read(one.format, [one.body], one.turn)
     assert decoder.answer is not None
-    told = [(event["type"], event["output_index"], event["item"]["id"]) for event in events(out) if "item" in event]
+    items = [(event["type"], event["output_index"], event["item"]["id"]) for event in events(out) if "item" in event]
     done = [item["id"] for item in decoder.answer.output]
     begun = [("response.output_item.added", at, name) for at, name in enumerate(done)]
     ended = [("response.output_item.done", at, name) for at, name in enumerate(done)]
-    assert [one for one in told if one[0].endswith("added")] == begun
-    assert [one for one in told if one[0].endswith("done")] == ended[: len(ended) - (decoder.answer.status == "failed")]
+    assert [one for one in items if one[0].endswith("added")] == begun
+    assert [one for one in items if one[0].endswith("done")] == ended[
+        : len(ended) - (decoder.answer.status == "failed")
+    ]
 
 
 @every_stream
 def test_items_of_ours_and_a_later_start_move_every_number(one: Recording) -> None:
     shifted = Turn(**{name: getattr(one.turn, name) for name in Turn.__slots__} | {"leading_items": ({}, {})})
     out, decoder = read(one.format, [one.body], shifted, sequence=6)
-    told = events(out)
-    assert [event["sequence_number"] for event in told] == list(range(6, decoder.sequence))
+    sent = events(out)
+    assert [event["sequence_number"] for event in sent] == list(range(6, decoder.sequence))
     plain = events(read(one.format, [one.body], one.turn)[0])
-    assert [event["output_index"] for event in told] == [event["output_index"] + 2 for event in plain]
+    assert [event["output_index"] for event in sent] == [event["output_index"] + 2 for event in plain]
 
 
 @every_stream
-def test_nothing_after_the_end_is_heard(one: Recording) -> None:
+def test_nothing_after_the_end_is_read(one: Recording) -> None:
     decoder = formats.load(one.format).decoder(one.turn, 2)
     decoder.feed(one.body)
     if decoder.answer is None:

@@ -55,7 +55,7 @@ def failure(format_: str, status: int, sentence: str) -> UpstreamError:
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("status", [400, 422, 500])
 @pytest.mark.parametrize("sentence", ENDED_BY_THE_INPUT)
-def test_what_means_the_input_is_the_clients_400(format_: str, status: int, sentence: str) -> None:
+def test_an_error_about_the_input_is_the_clients_400(format_: str, status: int, sentence: str) -> None:
     error = failure(format_, status, sentence)
     assert isinstance(error, UpstreamRefused)
     assert (error.status, error.message, error.code) == (400, sentence, ENDED_BY_THE_INPUT[sentence])

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from app import formats
-from tests.formats.conversations import TRANSLATING, row, said, turn
+from tests.formats.conversations import TRANSLATING, message_item, row, turn
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = [
@@ -43,8 +43,10 @@ every_form = pytest.mark.parametrize("form", FORMS)
 
 
 def sent(name: str, form: dict[str, Any], choice: Any, *items: Any) -> dict[str, Any]:
-    asked = {"tools": TOOLS, "text": {"format": form}} | ({"tool_choice": choice} if choice else {})
-    return dict(orjson.loads(formats.load(name).encode(turn(*items, said("user", "U"), **asked), row(), "up")))
+    request = {"tools": TOOLS, "text": {"format": form}} | ({"tool_choice": choice} if choice else {})
+    return dict(
+        orjson.loads(formats.load(name).encode(turn(*items, message_item("user", "U"), **request), row(), "up"))
+    )
 
 
 def wants_form(body: dict[str, Any]) -> bool:
@@ -73,7 +75,7 @@ def test_a_call_that_may_be_made_goes_with_it(name: str, form: dict[str, Any], c
 def test_a_form_that_the_context_has_set_is_left_out_as_well(name: str) -> None:
     update = {"type": "configuration_update", "text": {"format": FORMS[0]}}
     for choice in (CITY, None):
-        asked = {"tools": TOOLS} | ({"tool_choice": choice} if choice else {})
-        whole = turn(update, said("user", "U"), **asked)
+        request = {"tools": TOOLS} | ({"tool_choice": choice} if choice else {})
+        whole = turn(update, message_item("user", "U"), **request)
         body = orjson.loads(formats.load(name).encode(whole, row(), "up"))
         assert wants_form(body) == (choice is None)

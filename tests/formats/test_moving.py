@@ -7,7 +7,7 @@ from app import formats
 from app.contract.items import Item
 from app.contract.records import Chain, Link
 from app.formats.messages import _thinking_blocks
-from tests.formats.conversations import answered, called, link, row, said, turn
+from tests.formats.conversations import answered, called, link, message_item, row, turn
 
 SIGNED = {"type": "thinking", "thinking": "Third thought.", "signature": "sig"}
 
@@ -18,19 +18,19 @@ def reasoned(number: str, text: str | None, secret: str | None) -> Item:
     return {"type": "reasoning", "id": f"rs_{number}", "summary": [], **content, **sealed}
 
 
-def made_by(family: str, asked: str, *output: Item, status: str = "completed") -> Link:
-    return link(*output, input=(said("user", asked),), status=status, opaque=True)._replace(family=family)
+def made_by(family: str, question: str, *output: Item, status: str = "completed") -> Link:
+    return link(*output, input=(message_item("user", question),), status=status, opaque=True)._replace(family=family)
 
 
 CHAIN = Chain(
     (
         made_by("openai", "One?", reasoned("1", None, "gAAAopaque"), called("call_1"), answered("call_1", "RESULT")),
-        made_by("local", "Two?", reasoned("2", "Second thought.", None), said("assistant", "TWO")),
+        made_by("local", "Two?", reasoned("2", "Second thought.", None), message_item("assistant", "TWO")),
         made_by(
             "anthropic",
             "Three?",
             reasoned("3", SIGNED["thinking"], _thinking_blocks.sealed(SIGNED, "m")),
-            said("assistant", "THREE"),
+            message_item("assistant", "THREE"),
             called("call_3", arguments='{"cut', status="incomplete"),
             status="incomplete",
         ),
@@ -45,9 +45,9 @@ STATIONS = [
 
 
 @pytest.mark.parametrize(("format_", "family", "own"), STATIONS)
-def test_every_format_tells_the_whole_conversation(format_: str, family: str, own: str | None) -> None:
+def test_every_format_sends_the_whole_conversation(format_: str, family: str, own: str | None) -> None:
     keys = row(family=family, encrypted_reasoning=True)
-    sent = formats.load(format_).encode(turn(said("user", "Four?"), chain=CHAIN), keys, "up").decode()
+    sent = formats.load(format_).encode(turn(message_item("user", "Four?"), chain=CHAIN), keys, "up").decode()
     for words in ("One?", "RESULT", "Two?", "TWO", "Three?", "THREE", "Four?"):
         assert words in sent
     assert "call_1" in sent
@@ -57,14 +57,14 @@ def test_every_format_tells_the_whole_conversation(format_: str, family: str, ow
 @pytest.mark.parametrize(("format_", "family", "own"), STATIONS)
 def test_no_channel_is_shown_what_only_another_can_read(format_: str, family: str, own: str | None) -> None:
     keys = row(family=family, encrypted_reasoning=True)
-    sent = formats.load(format_).encode(turn(said("user", "Four?"), chain=CHAIN), keys, "up").decode()
+    sent = formats.load(format_).encode(turn(message_item("user", "Four?"), chain=CHAIN), keys, "up").decode()
     foreign = {"gAAAopaque", "anthropic:", '"signature":"sig"'} - {own}
     assert not [secret for secret in foreign if secret in sent]
     assert own is None or own in sent
 
 
 @pytest.mark.parametrize(("format_", "family", "own"), STATIONS)
-def test_the_thought_of_an_open_family_is_read_where_it_is_asked_for(format_: str, family: str, own: str) -> None:
+def test_reasoning_of_an_open_family_is_read_where_it_is_wanted(format_: str, family: str, own: str) -> None:
     keys = row(family=family, reasoning_text=True)
-    sent = orjson.loads(formats.load(format_).encode(turn(said("user", "Four?"), chain=CHAIN), keys, "up"))
+    sent = orjson.loads(formats.load(format_).encode(turn(message_item("user", "Four?"), chain=CHAIN), keys, "up"))
     assert "Second thought." in orjson.dumps(sent).decode()

@@ -29,7 +29,9 @@ def test_a_request_leaves_with_the_name_that_the_upstream_has_for_its_model(endp
 
 @entries
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"a"', b"{}"])
-def test_what_is_no_answer_is_an_error_in_one_piece_and_in_a_stream(endpoint: PassthroughEndpoint, body: bytes) -> None:
+def test_another_body_than_an_answer_is_an_error_in_one_piece_and_in_a_stream(
+    endpoint: PassthroughEndpoint, body: bytes
+) -> None:
     with pytest.raises(UpstreamError):
         endpoint.codec.read_whole(body)
     decoder = endpoint.codec.decoder({"model": "ours"})

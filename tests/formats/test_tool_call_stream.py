@@ -45,7 +45,7 @@ def ascii_json(text: str) -> str:
         ("", ""),
     ],
 )
-def test_what_is_no_such_object_is_the_input_itself(written: str, meant: str) -> None:
+def test_another_value_than_the_object_is_the_input_itself(written: str, meant: str) -> None:
     assert read(written) == meant
     assert read(*written) == meant
 

@@ -21,14 +21,14 @@ from tests.response_contract import ANY, check_stream
 from tests.upstream import Answer, Exchange, ScriptedUpstream
 
 JSON = dict[str, Any]
-PAIR_COUNTS = {"patient": 220, "hasty": 40}
+PAIR_COUNTS = {"long": 220, "short": 40}
 #: Seconds for a condition. A busy machine needs less, and every timeout of the gateway that could cause it is longer.
 PROMPTLY = 5.0
 GLANCE = 0.01
-PATIENT = {"connect": 2, "first_byte": 8, "idle": 8, "total": 30}
+LONG_TIMEOUTS = {"connect": 2, "first_byte": 8, "idle": 8, "total": 30}
 #: Short only for an upstream that sends nothing.
-BRISK = {"connect": 2, "first_byte": 8, "idle": 0.5, "total": 30}
-HASTY = {"connect": 0.5, "first_byte": 0.5, "idle": 0.5, "total": 2}
+SHORT_IDLE = {"connect": 2, "first_byte": 8, "idle": 0.5, "total": 30}
+SHORT_TIMEOUTS = {"connect": 0.5, "first_byte": 0.5, "idle": 0.5, "total": 2}
 FIRST_KEY, SECOND_KEY = {"api_key": "${KEY_OF_FIRST}"}, {"api_key": "${KEY_OF_SECOND}"}
 #: Events of a stream up to its second delta: two lifecycle events, the item, its part, two deltas.
 SOME_TEXT = 6
@@ -99,15 +99,17 @@ def shared_gateway(
 
 
 def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
-    paces = (("patient", PATIENT), ("hasty", HASTY))
-    names = [(f"{pace}-{number}", timeout) for pace, timeout in paces for number in range(PAIR_COUNTS[pace])]
+    timeouts = (("long", LONG_TIMEOUTS), ("short", SHORT_TIMEOUTS))
+    names = [(f"{kind}-{number}", timeout) for kind, timeout in timeouts for number in range(PAIR_COUNTS[kind])]
     pairs = [row for model, timeout in names for row in pair(model, first, second, timeout=timeout)]
     return [
-        *pair("calm", first, second, timeout=PATIENT, cooldown={"after": 1000}),
-        *pair("insistent", first, second, timeout=HASTY, cooldown={"after": 1000}, retry_unanswered=True),
-        *pair("brisk", first, second, timeout=BRISK, cooldown={"after": 1000}),
-        *pair("narrow", first, second, timeout=PATIENT, max_concurrency=1),
-        first.channel("narrowest", models=["narrowest"], timeout=dict(PATIENT), max_concurrency=1, **FIRST_KEY),
+        *pair("steady", first, second, timeout=LONG_TIMEOUTS, cooldown={"after": 1000}),
+        *pair("resending", first, second, timeout=SHORT_TIMEOUTS, cooldown={"after": 1000}, retry_unanswered=True),
+        *pair("short-idle", first, second, timeout=SHORT_IDLE, cooldown={"after": 1000}),
+        *pair("limited", first, second, timeout=LONG_TIMEOUTS, max_concurrency=1),
+        first.channel(
+            "limited-alone", models=["limited-alone"], timeout=dict(LONG_TIMEOUTS), max_concurrency=1, **FIRST_KEY
+        ),
         first.channel("equal-first", models=["equal"], **FIRST_KEY),
         second.channel("equal-second", models=["equal"], **SECOND_KEY),
         *pairs,
@@ -125,13 +127,13 @@ def pair(model: str, first: ScriptedUpstream, second: ScriptedUpstream, **keys: 
 @pytest.fixture(scope="session")
 def numbers(shared_gateway: Gateway) -> dict[str, Iterator[int]]:
     """The numbers of the channel pairs that no test has used yet, by the name of their timeouts."""
-    return {pace: iter(range(count)) for pace, count in PAIR_COUNTS.items()}
+    return {kind: iter(range(count)) for kind, count in PAIR_COUNTS.items()}
 
 
 @pytest.fixture
-def calm(shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]) -> Iterator[ChannelPair]:
+def steady_pair(shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]) -> Iterator[ChannelPair]:
     """The pair for tests that cause no failures. They share it."""
-    yield from _channel_pair(shared_gateway, upstreams, "calm")
+    yield from _channel_pair(shared_gateway, upstreams, "steady")
 
 
 @pytest.fixture
@@ -139,19 +141,19 @@ def channel_pair(
     shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], numbers: dict[str, Iterator[int]]
 ) -> Iterator[ChannelPair]:
     """An unused pair with timeouts that no test reaches."""
-    yield from _channel_pair(shared_gateway, upstreams, _fresh("patient", numbers))
+    yield from _channel_pair(shared_gateway, upstreams, _fresh("long", numbers))
 
 
 @pytest.fixture
-def hasty(
+def short_timeouts(
     shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], numbers: dict[str, Iterator[int]]
 ) -> Iterator[ChannelPair]:
     """An unused pair with timeouts of half a second."""
-    yield from _channel_pair(shared_gateway, upstreams, _fresh("hasty", numbers))
+    yield from _channel_pair(shared_gateway, upstreams, _fresh("short", numbers))
 
 
-def _fresh(pace: str, numbers: dict[str, Iterator[int]]) -> str:
-    return f"{pace}-{next(numbers[pace])}"
+def _fresh(kind: str, numbers: dict[str, Iterator[int]]) -> str:
+    return f"{kind}-{next(numbers[kind])}"
 
 
 def _channel_pair(
@@ -213,7 +215,7 @@ def text_of(response: JSON) -> str:
     return "".join(part["text"] for item in response["output"] for part in item["content"])
 
 
-def asked_items(upstream: ScriptedUpstream) -> list[JSON]:
+def sent_items(upstream: ScriptedUpstream) -> list[JSON]:
     """The input of the newest request to an upstream, as items."""
     given = upstream.bodies[-1]["input"]
     return [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else list(given)

@@ -1,4 +1,4 @@
-"""Lanes for chat completions: a model with two channels of its own that speak them, and what is written down of it."""
+"""Channel pairs for chat completions: a model with two channels that speak them, and its usage rows."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def event(chunk: object) -> bytes:
 
 def chat_error(after: int, error: object = None) -> Script:
     """An error in the place of a chunk, then the end."""
-    told = event({"error": error or {"message": "The model broke.", "type": "server_error", "code": None}})
-    return with_pieces(lambda pieces: (*pieces[:after], told))
+    failure = event({"error": error or {"message": "The model broke.", "type": "server_error", "code": None}})
+    return with_pieces(lambda pieces: (*pieces[:after], failure))
 
 
 def with_pieces(change: Callable[[tuple[Any, ...]], tuple[Any, ...]]) -> Script:

@@ -70,14 +70,14 @@ def bridge(_bridge: Bridge) -> Bridge:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_dropped_tool_is_told_in_a_header_and_still_echoed(bridge: Bridge, streamed: bool) -> None:
+def test_a_dropped_tool_stands_in_a_header_and_is_still_echoed(bridge: Bridge, streamed: bool) -> None:
     response, headers = bridge.ask("alone", streamed, tools=[SEARCH, WEATHER])
     assert headers[DROPPED] == "web_search"
     assert [tool["type"] for tool in response["tools"]] == ["web_search", "function"]
     assert [tool["function"]["name"] for tool in bridge.chat.bodies[-1]["tools"]] == ["get_weather"]
 
 
-def test_nothing_dropped_is_nothing_told(bridge: Bridge) -> None:
+def test_without_a_dropped_tool_there_is_no_header(bridge: Bridge) -> None:
     _, headers = bridge.ask("alone", tools=[WEATHER])
     assert DROPPED not in headers
 
@@ -101,7 +101,7 @@ def test_a_strict_row_that_is_alone_refuses(bridge: Bridge) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_what_one_format_cannot_carry_another_channel_is_asked(bridge: Bridge, streamed: bool) -> None:
+def test_a_request_that_one_format_cannot_carry_goes_to_another_channel(bridge: Bridge, streamed: bool) -> None:
     bridge.ask("pair", streamed, prompt={"id": "pmpt_1"})
     assert bridge.exact.bodies[-1]["prompt"] == {"id": "pmpt_1"}
     assert bridge.refused("alone", prompt={"id": "pmpt_1"})["param"] == "prompt"
@@ -150,17 +150,17 @@ def test_sealed_reasoning_comes_back_as_text_to_a_channel_that_takes_it(bridge: 
     assert item["encrypted_content"].startswith("antiphon.")
     thought = texts(item)
     carried = {"type": "reasoning", "summary": [], "encrypted_content": item["encrypted_content"]}
-    said = [entry for entry in response["output"] if entry["type"] == "message"]
+    messages = [entry for entry in response["output"] if entry["type"] == "message"]
     before = {"role": "user", "content": "think of weather"}
-    bridge.ask("thinker", streamed, input=[before, carried, *said, {"role": "user", "content": "go on"}])
+    bridge.ask("thinker", streamed, input=[before, carried, *messages, {"role": "user", "content": "go on"}])
     assistant = next(m for m in bridge.chat.bodies[-1]["messages"] if m["role"] == "assistant")
     assert assistant["reasoning_content"] == thought[0]
-    bridge.ask("alone", streamed, input=[before, carried, *said, {"role": "user", "content": "go on"}])
+    bridge.ask("alone", streamed, input=[before, carried, *messages, {"role": "user", "content": "go on"}])
     assistant = next(m for m in bridge.chat.bodies[-1]["messages"] if m["role"] == "assistant")
     assert "reasoning_content" not in assistant
 
 
-def test_reasoning_is_sealed_only_for_those_who_ask(bridge: Bridge) -> None:
+def test_reasoning_is_sealed_only_on_request(bridge: Bridge) -> None:
     response, _ = bridge.ask("thinker", input="think of weather")
     assert "encrypted_content" not in reasoning_of(response)
 

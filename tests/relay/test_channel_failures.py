@@ -1,4 +1,4 @@
-"""Failures of channels through the gateway: how long one waits, whom they concern, and what is written of them."""
+"""Failures of channels through the gateway: the length of cooldowns, the owners concerned, and the log lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.store import rows
 from tests.upstream import Pause, Script, ScriptedUpstream, closed_port, failing, failing_at_once, refusal, silent
 from tests.websocket_client import Socket
 
-SAID = "canary: the prompt as the upstream quotes it"
+CONTENT = "canary: the prompt as the upstream quotes it"
 NO_PICTURES = "image input is not supported - hint: you may need to provide the mmproj"
 TOO_LONG = "request (40030 tokens) exceeds the available context size (4096 tokens), try increasing it"
 #: Beyond the `first_byte` of the table's defaults, and of the row that has its own.
@@ -110,7 +110,7 @@ def test_the_only_channel_is_tried_again_within_a_second(gateway: Gateway, upstr
 def test_a_model_that_is_being_loaded_is_waited_for(
     gateway: Gateway, upstream: ScriptedUpstream, path: str, stream: bool
 ) -> None:
-    """A second has passed before it is asked again; the stream's `first_byte` is shorter, so it is the row's own."""
+    """A second passes before the next request; the stream's `first_byte` is shorter, so it is the row's own."""
     gateway_row = {"model": "patient", "messages": [{"role": "user", "content": "x"}], "input": "x", "stream": stream}
     body = {name: value for name, value in gateway_row.items() if name != ("input" if "chat" in path else "messages")}
     upstream.enqueue(refusal(503, "Loading model"), times=2)
@@ -162,17 +162,17 @@ def lines(gateway: Gateway, channel: str) -> list[str]:
     return [line for line in gateway.log.splitlines() if f"channel {channel} failed" in line]
 
 
-def test_a_failure_is_a_warning_without_a_word_of_what_was_said(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+def test_a_failure_is_a_warning_without_content(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     before = len(lines(gateway, "many-4"))
-    upstream.enqueue(refusal(500, SAID, "cuda_error"))
+    upstream.enqueue(refusal(500, CONTENT, "cuda_error"))
     response = check_response(ask(gateway, "many").json(), status="completed")
     (line,) = lines(gateway, "many-4")[before:]
     assert "WARNING" in line
     assert "status=500 upstream_code=cuda_error" in line
-    assert SAID not in gateway.log
-    assert SAID in gateway.command("show", response["id"])
+    assert CONTENT not in gateway.log
+    assert CONTENT in gateway.command("show", response["id"])
     gateway.delete(f"/responses/{response['id']}")
-    assert SAID not in gateway.command("show", response["id"])
+    assert CONTENT not in gateway.command("show", response["id"])
 
 
 def test_a_server_that_cannot_be_reached_is_named_with_its_errno(gateway: Gateway) -> None:
@@ -186,7 +186,7 @@ def test_an_error_without_a_code_has_a_name_in_the_log(gateway: Gateway, upstrea
     assert "None" not in "".join(lines(gateway, "m"))
 
 
-def test_what_goes_well_is_no_line_a_stream(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+def test_a_successful_stream_writes_no_line(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     for _ in range(3):
         check_stream(ask(gateway, "m", stream=True).content, status="completed")
     assert "its streams are" not in gateway.log
@@ -196,7 +196,7 @@ def test_what_goes_well_is_no_line_a_stream(gateway: Gateway, upstream: Scripted
 
 UNSTORED = {"store": False}
 COMPACT = {"input": [{"role": "user", "content": "word " * 50}, {"role": "user", "content": "and more"}]}
-#: What the upstream answers with its sentence, and how the client asks.
+#: The answer of the upstream with its sentence, and the kind of request.
 REFUSALS: dict[str, Callable[[Gateway, str], object]] = {
     "json": lambda gateway, token: post(gateway, token, UNSTORED),
     "a stream": lambda gateway, token: post(gateway, token, {**UNSTORED, "stream": True}),

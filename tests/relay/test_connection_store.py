@@ -33,7 +33,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 def unstored(
     recent: ConnectionStore, parent: str | None = None, status: str = "completed", compacted: bool = False
 ) -> str:
-    """A turn as the recorder writes one that is not kept, opened from its parent first."""
+    """A turn as the recorder writes an unstored one, opened from its parent first."""
     if parent is not None:
         recent.chain(OWNER, parent)
     begun = draft(parent, stored=False)
@@ -72,9 +72,13 @@ def test_a_link_is_what_a_stored_one_would_be(store: Store) -> None:
     stored = turn(store)
     first = unstored(recent, stored)
     link = recent.chain(OWNER, first).links[-1]
-    kept = store.responses.chain(OWNER, stored).links[-1]
-    assert (link.id, link.status, link.channel) == (first, "completed", kept.channel)
-    assert (link.input, link.input_tokens, link.output_tokens) == (kept.input, kept.input_tokens, kept.output_tokens)
+    stored_link = store.responses.chain(OWNER, stored).links[-1]
+    assert (link.id, link.status, link.channel) == (first, "completed", stored_link.channel)
+    assert (link.input, link.input_tokens, link.output_tokens) == (
+        stored_link.input,
+        stored_link.input_tokens,
+        stored_link.output_tokens,
+    )
     assert orjson.loads(link.output)[0]["content"] == "welcome"
     assert path(recent, first) == [stored, first]
 
@@ -89,12 +93,12 @@ def test_nothing_of_it_is_in_the_store(store: Store) -> None:
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])
-def test_what_has_failed_is_not_remembered(store: Store, status: str) -> None:
+def test_a_failed_response_is_not_remembered(store: Store, status: str) -> None:
     recent = ConnectionStore(store.responses, Share(Budget(BUDGET)))
     assert unstored(recent, status=status) not in recent
 
 
-def test_what_is_forgotten_is_gone_but_not_for_those_who_went_on(store: Store) -> None:
+def test_a_forgotten_response_is_gone_but_stays_in_chains_that_went_on(store: Store) -> None:
     recent = ConnectionStore(store.responses, Share(Budget(BUDGET)))
     root = unstored(recent)
     child = unstored(recent, root)
@@ -133,7 +137,7 @@ def test_contexts_that_are_too_large_together_are_forgotten_from_the_oldest_on(s
     assert huge.id not in recent
 
 
-def test_what_is_remembered_has_its_part_of_the_memory_of_large_bodies(store: Store) -> None:
+def test_remembered_responses_count_as_memory_of_large_bodies(store: Store) -> None:
     budget = Budget(1000)
     recent = ConnectionStore(store.responses, Share(budget))
     ids = [unstored(recent) for _ in range(REMEMBERED)]

@@ -1,4 +1,4 @@
-"""Turns in a conversation, with the official SDKs and two workers: what the model is given, and what is kept of it."""
+"""Turns in a conversation, with the official SDKs and two workers: the context of the model, and what is stored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import agents
 import openai
 import pytest
 
-from tests.endpoints.vocabulary import WEATHER, answered, calls_of, said, text_of, user_texts
+from tests.endpoints.vocabulary import WEATHER, answered, calls_of, message_item, text_of, user_texts
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
 from tests.response_contract import check_error, check_item_list, check_response, check_stream
@@ -21,7 +21,7 @@ from tests.upstream import Answer, Exchange, ScriptedUpstream, failing, rewritte
 
 JSON = dict[str, Any]
 FORMATS = ("one/exact", "two/exact", "bridged", "demo")
-ASKED = "Please get_weather: what is the weather?"
+QUESTION = "Please get_weather: what is the weather?"
 OPAQUE = "reasoning.encrypted_content"
 
 
@@ -87,7 +87,7 @@ def client(conversation_gateway: ConversationGateway) -> Iterator[openai.OpenAI]
         yield client
 
 
-# --- what is given and what is kept -----------------------------------------------------------------------------
+# --- the context and what is stored -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model", FORMATS)
@@ -112,15 +112,15 @@ def test_each_turn_knows_all_that_stands_in_the_conversation(
     assert first.usage.input_tokens < second.usage.input_tokens < third.usage.input_tokens
     items = conversation_gateway.items(made.id)
     assert user_texts(items) == ["My name is Ada.", "one", "two", "added", "three"]
-    kept = [item["id"] for item in items]
+    item_ids = [item["id"] for item in items]
     for response in (first, second, third):
         assert [item.id for item in response.output] == [
-            name for name in kept if name in {i.id for i in response.output}
+            name for name in item_ids if name in {i.id for i in response.output}
         ]
 
 
 def test_the_upstream_is_given_the_items_and_never_the_name(conversation_gateway: ConversationGateway) -> None:
-    conversation = conversation_gateway.begin(said("zero"), said("Be brief.", "developer"))
+    conversation = conversation_gateway.begin(message_item("zero"), message_item("Be brief.", "developer"))
     conversation_gateway.say(conversation, "one")
     conversation_gateway.say(conversation, "two")
     assert user_texts(conversation_gateway.given()) == ["zero", "one", "two"]
@@ -130,7 +130,7 @@ def test_the_upstream_is_given_the_items_and_never_the_name(conversation_gateway
 
 
 def test_input_items_lists_the_context_as_it_was_then(conversation_gateway: ConversationGateway) -> None:
-    conversation = conversation_gateway.begin(said("zero"))
+    conversation = conversation_gateway.begin(message_item("zero"))
     first = conversation_gateway.say(conversation, "one")
     conversation_gateway.say(conversation, "two")
     found = check_item_list(conversation_gateway.gateway.get(f"/responses/{first['id']}/input_items?order=asc").json())
@@ -139,13 +139,13 @@ def test_input_items_lists_the_context_as_it_was_then(conversation_gateway: Conv
 
 
 def test_a_turn_that_is_not_stored_reads_and_adds_nothing(conversation_gateway: ConversationGateway) -> None:
-    conversation = conversation_gateway.begin(said("zero"))
+    conversation = conversation_gateway.begin(message_item("zero"))
     conversation_gateway.say(conversation, "one", store=False)
     assert user_texts(conversation_gateway.given()) == ["zero", "one"]
     assert user_texts(conversation_gateway.items(conversation)) == ["zero"]
 
 
-def test_a_turn_cut_short_is_kept(conversation_gateway: ConversationGateway) -> None:
+def test_a_turn_cut_short_is_stored(conversation_gateway: ConversationGateway) -> None:
     conversation = conversation_gateway.begin()
     cut = conversation_gateway.say(conversation, "one", max_output_tokens=16)
     assert cut["status"] == "incomplete"
@@ -155,7 +155,7 @@ def test_a_turn_cut_short_is_kept(conversation_gateway: ConversationGateway) -> 
 
 
 def test_a_turn_that_fails_adds_nothing(conversation_gateway: ConversationGateway) -> None:
-    conversation = conversation_gateway.begin(said("zero"))
+    conversation = conversation_gateway.begin(message_item("zero"))
     conversation_gateway.one.always(failing(4))
     check_stream(
         conversation_gateway.gateway.stream(conversation_gateway.body(conversation, "one")).content,
@@ -169,7 +169,7 @@ def test_a_turn_that_fails_adds_nothing(conversation_gateway: ConversationGatewa
 
 
 def test_a_turn_whose_client_left_adds_nothing(conversation_gateway: ConversationGateway) -> None:
-    conversation = conversation_gateway.begin(said("zero"))
+    conversation = conversation_gateway.begin(message_item("zero"))
     conversation_gateway.one.always(stalled(5))
     with conversation_gateway.gateway.stream(conversation_gateway.body(conversation, "one")) as answer:
         name = str(next(answer.iter_content(chunk_size=None)).split(b'"id":"')[1].split(b'"')[0], "ascii")
@@ -180,7 +180,7 @@ def test_a_turn_whose_client_left_adds_nothing(conversation_gateway: Conversatio
     assert user_texts(conversation_gateway.items(conversation)) == ["zero"]
 
 
-def test_whoever_has_seen_the_end_finds_the_turn_on_any_worker(conversation_gateway: ConversationGateway) -> None:
+def test_after_the_end_every_worker_finds_the_turn(conversation_gateway: ConversationGateway) -> None:
     conversation = conversation_gateway.begin()
     for number in range(12):
         end = check_stream(
@@ -194,7 +194,7 @@ def test_whoever_has_seen_the_end_finds_the_turn_on_any_worker(conversation_gate
 
 
 def test_turns_at_once_all_land_whole_and_in_one_order(conversation_gateway: ConversationGateway) -> None:
-    conversation = conversation_gateway.begin(said("zero"))
+    conversation = conversation_gateway.begin(message_item("zero"))
 
     def say(number: int) -> JSON:
         body = conversation_gateway.body(conversation, f"turn {number}", "demo", stream=bool(number % 2))
@@ -205,14 +205,14 @@ def test_turns_at_once_all_land_whole_and_in_one_order(conversation_gateway: Con
         responses = {response["output"][-1]["id"]: response for response in threads.map(say, range(24))}
     zero, *items = conversation_gateway.items(conversation)
     assert len(items) == 48
-    for asked, told in zip(items[::2], items[1::2], strict=True):
-        response = responses.pop(told["id"])
-        assert asked["id"].startswith(f"msg_{response['id'].removeprefix('resp_')}")
+    for question, output_id in zip(items[::2], items[1::2], strict=True):
+        response = responses.pop(output_id["id"])
+        assert question["id"].startswith(f"msg_{response['id'].removeprefix('resp_')}")
     assert responses == {}
     assert conversation_gateway.items(conversation, "desc") == [zero, *items][::-1]
 
 
-def test_ids_that_an_upstream_gives_twice_are_told_apart(conversation_gateway: ConversationGateway) -> None:
+def test_ids_that_an_upstream_gives_twice_become_unique(conversation_gateway: ConversationGateway) -> None:
     def same(body: JSON) -> JSON:
         body["output"][-1]["id"] = "msg_same"
         return body
@@ -221,9 +221,9 @@ def test_ids_that_an_upstream_gives_twice_are_told_apart(conversation_gateway: C
     conversation = conversation_gateway.begin()
     for text in ("one", "two"):
         assert conversation_gateway.say(conversation, text)["output"][-1]["id"] == "msg_same"
-    kept = conversation_gateway.items(conversation)
-    assert len({item["id"] for item in kept}) == len(kept)
-    assert [item["id"] == "msg_same" for item in kept if item.get("role") == "assistant"] == [True, False]
+    stored = conversation_gateway.items(conversation)
+    assert len({item["id"] for item in stored}) == len(stored)
+    assert [item["id"] == "msg_same" for item in stored if item.get("role") == "assistant"] == [True, False]
 
 
 # --- calls ------------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_ids_that_an_upstream_gives_twice_are_told_apart(conversation_gateway: C
 @pytest.mark.parametrize("model", FORMATS)
 def test_a_call_waits_in_the_conversation_for_its_output(conversation_gateway: ConversationGateway, model: str) -> None:
     conversation = conversation_gateway.begin()
-    (call,) = calls_of(conversation_gateway.say(conversation, ASKED, model, tools=[WEATHER]))
+    (call,) = calls_of(conversation_gateway.say(conversation, QUESTION, model, tools=[WEATHER]))
     error = check_error(
         conversation_gateway.gateway.post("/responses", conversation_gateway.body(conversation, "Well?", model)),
         status=400,
@@ -242,7 +242,7 @@ def test_a_call_waits_in_the_conversation_for_its_output(conversation_gateway: C
     assert kinds(conversation_gateway.items(conversation))[:3] == ["message", "function_call", "function_call_output"]
 
 
-def test_calls_that_are_counted_anew_in_every_turn_are_told_apart(conversation_gateway: ConversationGateway) -> None:
+def test_call_ids_that_restart_with_every_turn_become_unique(conversation_gateway: ConversationGateway) -> None:
     def counted(body: JSON) -> JSON:
         for item in body["output"]:
             if item["type"] == "function_call":
@@ -252,7 +252,7 @@ def test_calls_that_are_counted_anew_in_every_turn_are_told_apart(conversation_g
     conversation_gateway.one.always(rewritten(counted))
     conversation = conversation_gateway.begin()
     for _ in range(2):
-        conversation_gateway.say(conversation, ASKED, tools=[WEATHER])
+        conversation_gateway.say(conversation, QUESTION, tools=[WEATHER])
         refused = conversation_gateway.gateway.post("/responses", conversation_gateway.body(conversation, "Well?"))
         assert check_error(refused, status=400)["message"].endswith("function call call_0.")
         conversation_gateway.say(
@@ -270,7 +270,7 @@ def test_calls_of_turns_made_at_once_all_wait(conversation_gateway: Conversation
 
     conversation_gateway.one.always(together)
     with ThreadPoolExecutor(2) as threads:
-        turns = list(threads.map(lambda _: conversation_gateway.say(conversation, ASKED, tools=[WEATHER]), range(2)))
+        turns = list(threads.map(lambda _: conversation_gateway.say(conversation, QUESTION, tools=[WEATHER]), range(2)))
     conversation_gateway.one.reset()
     calls = [call for turn in turns for call in calls_of(turn)]
     assert len(calls) == 2
@@ -285,7 +285,7 @@ def test_an_output_whose_call_was_removed_is_named_and_can_be_removed(
     conversation_gateway: ConversationGateway,
 ) -> None:
     conversation = conversation_gateway.begin()
-    (call,) = calls_of(conversation_gateway.say(conversation, ASKED, tools=[WEATHER]))
+    (call,) = calls_of(conversation_gateway.say(conversation, QUESTION, tools=[WEATHER]))
     conversation_gateway.say(conversation, [answered(call)], tools=[WEATHER])
     path = f"/conversations/{conversation}/items"
     assert conversation_gateway.gateway.delete(f"{path}/{call['id']}").status_code == 200
@@ -300,7 +300,7 @@ def test_an_output_whose_call_was_removed_is_named_and_can_be_removed(
 
 def test_a_call_that_a_client_added_is_answered_in_a_turn(conversation_gateway: ConversationGateway) -> None:
     call = {"type": "function_call", "call_id": "call_mine", "name": "get_weather", "arguments": "{}"}
-    conversation = conversation_gateway.begin(said(ASKED), call)
+    conversation = conversation_gateway.begin(message_item(QUESTION), call)
     check_error(
         conversation_gateway.gateway.post("/responses", conversation_gateway.body(conversation, "Well?")),
         status=400,
@@ -312,10 +312,10 @@ def test_a_call_that_a_client_added_is_answered_in_a_turn(conversation_gateway: 
 # --- moving -----------------------------------------------------------------------------------------------------
 
 
-def test_a_conversation_moves_between_formats_and_nobody_is_shown_anothers_secrets(
+def test_a_conversation_moves_between_formats_without_encrypted_items_of_another(
     conversation_gateway: ConversationGateway,
 ) -> None:
-    conversation = conversation_gateway.begin(said("zero"))
+    conversation = conversation_gateway.begin(message_item("zero"))
     for number, model in enumerate(("one/exact", "bridged", "two/exact", "demo", "one/exact")):
         conversation_gateway.say(conversation, f"turn {number}", model, include=[OPAQUE])
     given = conversation_gateway.given()
@@ -326,16 +326,16 @@ def test_a_conversation_moves_between_formats_and_nobody_is_shown_anothers_secre
     assert len(secrets) == 1
 
 
-def test_the_channel_of_the_last_turn_is_asked_again(conversation_gateway: ConversationGateway) -> None:
+def test_the_channel_of_the_last_turn_comes_first(conversation_gateway: ConversationGateway) -> None:
     conversation = conversation_gateway.begin()
     for number in range(6):
         conversation_gateway.say(conversation, f"turn {number}", "pair")
-        conversation_gateway.gateway.post(f"/conversations/{conversation}/items", {"items": [said("aside")]})
+        conversation_gateway.gateway.post(f"/conversations/{conversation}/items", {"items": [message_item("aside")]})
     assert sorted([len(conversation_gateway.one.bodies), len(conversation_gateway.two.bodies)]) == [0, 6]
 
 
 def test_a_chain_may_go_on_from_a_response_of_a_conversation(conversation_gateway: ConversationGateway) -> None:
-    conversation = conversation_gateway.begin(said("zero"))
+    conversation = conversation_gateway.begin(message_item("zero"))
     first = conversation_gateway.say(conversation, "one")
     conversation_gateway.say(conversation, "two")
     answer = conversation_gateway.gateway.post(
@@ -360,7 +360,7 @@ def test_a_chain_may_go_on_from_a_response_of_a_conversation(conversation_gatewa
     assert conversation_gateway.gateway.get(f"/responses/{first['id']}").json()["conversation"] == {"id": conversation}
 
 
-def test_what_is_said_outlives_its_response(conversation_gateway: ConversationGateway) -> None:
+def test_items_outlive_their_response(conversation_gateway: ConversationGateway) -> None:
     conversation = conversation_gateway.begin()
     first = conversation_gateway.say(conversation, "one")
     assert conversation_gateway.gateway.delete(f"/responses/{first['id']}").status_code == 200
@@ -397,7 +397,7 @@ def test_an_agent_keeps_its_conversation_here(
         key, base_url = conversation_gateway.gateway.token, conversation_gateway.gateway.base_url
         async with openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, http_client=transport) as client:
             agent = agents.Agent(name="Ada", model=agents.OpenAIResponsesModel(model, client), tools=[get_weather])
-            return [await run(agent, text, conversation) for text in (ASKED, "Thank you.")]
+            return [await run(agent, text, conversation) for text in (QUESTION, "Thank you.")]
 
     conversation = conversation_gateway.begin()
     assert all(asyncio.run(converse(conversation)))

@@ -18,7 +18,7 @@ import requests
 from app.sse import HEARTBEAT
 from tests.gateway import Gateway, portions, reset
 from tests.relay.conftest import (
-    PATIENT,
+    LONG_TIMEOUTS,
     PROMPTLY,
     SOME_TEXT,
     check_failed_stream,
@@ -49,9 +49,9 @@ JSON = dict[str, Any]
 #: Seconds after which a head leaves here, and those between two heartbeats.
 SOON = 0.2
 #: Seconds to connect: longer than any test waits.
-NEVER = {**PATIENT, "connect": 60}
+NEVER = {**LONG_TIMEOUTS, "connect": 60}
 BEGUN = ["response.created", "response.in_progress"]
-FILLER = " and much more was said about it" * 100
+FILLER = " and there was much more about it" * 100
 DUE = [{"type": "compaction", "compact_threshold": 100}]
 LEAVINGS: dict[str, Callable[[socket.socket], None]] = {
     "FIN": lambda sock: sock.close(),
@@ -148,9 +148,9 @@ def _slow(
 def rows(first: ScriptedUpstream, second: ScriptedUpstream, **unreachable: str) -> list[JSON]:
     """`unreachable`: base URLs by the names of models that nothing else serves."""
     return [
-        *pair("m", first, second, timeout=PATIENT, cooldown={"after": 1000}, chat=True),
+        *pair("m", first, second, timeout=LONG_TIMEOUTS, cooldown={"after": 1000}, chat=True),
         *(first.channel(name, models=[name], base_url=url, timeout=dict(NEVER)) for name, url in unreachable.items()),
-        first.channel("native", models=["native"], compact="native", timeout=PATIENT, api_key="${KEY_OF_FIRST}"),
+        first.channel("native", models=["native"], compact="native", timeout=LONG_TIMEOUTS, api_key="${KEY_OF_FIRST}"),
     ]
 
 
@@ -189,7 +189,7 @@ def test_an_upstream_that_answers_in_one_piece_after_long_is_streamed(slow: Stag
 
 
 @pytest.mark.parametrize("failure", [refusal(400, "No.", "invalid_value"), slammed(), failing_at_once()])
-def test_a_failure_after_the_head_is_told_by_events(slow: Stage, failure: Script) -> None:
+def test_a_failure_after_the_head_becomes_events(slow: Stage, failure: Script) -> None:
     slow.first.enqueue(failure, silent())
     slow.second.enqueue(failure)
     stream = slow.stream()
@@ -220,7 +220,7 @@ def test_another_channel_goes_on_under_the_same_head(slow: Stage) -> None:
     assert stream.raw.count(b"event: response.created") == 1
 
 
-def test_heartbeats_go_on_while_another_channel_is_asked_behind_the_head(slow: Stage) -> None:
+def test_heartbeats_go_on_while_another_channel_is_tried_behind_the_head(slow: Stage) -> None:
     """The first has accepted and broken off before its first output event; the second takes its time."""
     slow.first.enqueue(ended(2))
     slow.second.enqueue(silent())
@@ -320,7 +320,7 @@ def test_a_native_compaction_is_not_mute_either(slow: Stage) -> None:
     check_stream(stream.rest(), status="completed")
 
 
-def test_a_compaction_that_is_all_that_was_asked_for_is_not_mute(slow: Stage) -> None:
+def test_a_compaction_without_an_answer_sends_heartbeats(slow: Stage) -> None:
     previous = slow.talk()
     slow.first.enqueue(silent())
     stream = slow.stream(previous_response_id=previous, input=[{"type": "compaction_trigger"}])
@@ -332,12 +332,12 @@ def test_a_compaction_that_is_all_that_was_asked_for_is_not_mute(slow: Stage) ->
 
 
 @pytest.mark.parametrize("path", ["/responses", "/responses/compact"])
-def test_a_compaction_that_fails_after_the_head_is_told_by_events(slow: Stage, path: str) -> None:
+def test_a_compaction_that_fails_after_the_head_becomes_events(slow: Stage, path: str) -> None:
     previous = slow.talk()
     slow.first.enqueue(refusal(500), silent())
     slow.second.enqueue(refusal(500))
-    asked: Any = [{"type": "compaction_trigger"}] if path == "/responses" else "And now?"
-    stream = slow.stream(path, previous_response_id=previous, input=asked)
+    new_input: Any = [{"type": "compaction_trigger"}] if path == "/responses" else "And now?"
+    stream = slow.stream(path, previous_response_id=previous, input=new_input)
     response_id = stream.begun()
     slow.first.release()
     check_failed_stream(stream.rest(), "compaction_failed")
@@ -389,14 +389,14 @@ def test_a_web_socket_gets_the_first_frames_too(slow: Stage) -> None:
 def test_a_failure_on_a_web_socket_is_one_frame(slow: Stage) -> None:
     slow.first.enqueue(refusal(400, "No.", "invalid_value"), silent())
     with Socket(slow.gateway) as sock:
-        sock.ask(stream_id="lane")
+        sock.ask(stream_id="one")
         begun = [sock.receive() for _ in BEGUN]
         slow.first.release()
         (failed,) = sock.rest()
         assert failed["type"] == "response.failed"
         assert failed["sequence_number"] == len(begun) + 1
-        assert {frame["stream_id"] for frame in (*begun, failed)} == {"lane"}
-        assert sock.turn(stream_id="lane")[-1]["type"] == "response.completed"
+        assert {frame["stream_id"] for frame in (*begun, failed)} == {"one"}
+        assert sock.turn(stream_id="one")[-1]["type"] == "response.completed"
 
 
 def test_a_web_socket_that_is_closed_meanwhile_closes_the_upstream(slow: Stage) -> None:
@@ -408,7 +408,7 @@ def test_a_web_socket_that_is_closed_meanwhile_closes_the_upstream(slow: Stage) 
     slow.is_cancelled(begun[0]["response"]["id"])
 
 
-def test_a_background_response_tells_that_it_is_in_progress(slow: Stage) -> None:
+def test_a_background_response_sends_that_it_is_in_progress(slow: Stage) -> None:
     slow.first.enqueue(silent())
     stream = slow.stream(background=True)
     stream.until(b"event: response.in_progress")
@@ -425,7 +425,7 @@ def test_a_background_response_fails_once(slow: Stage) -> None:
     check_failed_stream(stream.rest(), "invalid_value")
 
 
-def test_a_worker_that_ends_tells_the_client_so(
+def test_a_worker_that_ends_sends_the_reason(
     tmp_path: Path, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], transport: str
 ) -> None:
     first, _ = upstreams

@@ -1,4 +1,4 @@
-"""Which failures another channel makes good, which the client is told, and what it is never told."""
+"""Which failures another channel makes good, which the client gets, and what no error shows."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ BEFORE_OUTPUT: dict[str, Script] = {
 
 @pytest.fixture(autouse=True)
 def _budget(request: pytest.FixtureRequest) -> None:
-    """Second tries are rationed: ordinary requests earn them back."""
-    for name in {"channel_pair", "calm"} & set(request.fixturenames):
+    """Retries are rationed: ordinary requests earn them back."""
+    for name in {"channel_pair", "steady_pair"} & set(request.fixturenames):
         channel_pair: ChannelPair = request.getfixturevalue(name)
         for _ in range(15):
-            assert channel_pair.gateway.post("/responses", {"model": "calm", "input": "x"}).status_code == 200
+            assert channel_pair.gateway.post("/responses", {"model": "steady", "input": "x"}).status_code == 200
         channel_pair.first.reset()
 
 
@@ -99,9 +99,9 @@ def answered(answer: requests.Response, streamed: bool) -> dict[str, Any]:
 
 
 def check_nothing_leaks(channel_pair: ChannelPair, answer: requests.Response) -> None:
-    told = answer.text + str(answer.headers)
+    shown = answer.text + str(answer.headers)
     for secret in ("canary", "sk-", "10.0.0.7", str(channel_pair.first.port), str(channel_pair.second.port)):
-        assert secret not in told
+        assert secret not in shown
 
 
 # --- another channel makes it good ------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_connections_that_cannot_be_made_are_made_elsewhere(tmp_path: Path, stre
         assert refused["base_url"] not in last.text
 
 
-# --- the client is told -----------------------------------------------------------------------------------------
+# --- errors of the client ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -204,13 +204,13 @@ def test_too_long_a_context_is_the_clients_400(channel_pair: ChannelPair, stream
     assert channel_pair.second.requests == []
 
 
-def test_too_long_a_context_said_as_the_first_event_is_the_clients_400(channel_pair: ChannelPair) -> None:
+def test_too_long_a_context_as_the_first_event_is_the_clients_400(channel_pair: ChannelPair) -> None:
     channel_pair.first.enqueue(failing_at_once("context_length_exceeded", TOO_LONG))
     assert check_error(channel_pair.stream(), 400, "context_length_exceeded")["message"] == TOO_LONG
     assert channel_pair.second.requests == []
 
 
-def test_too_long_a_context_said_after_the_head_fails_the_stream_at_once(channel_pair: ChannelPair) -> None:
+def test_too_long_a_context_after_the_head_fails_the_stream_at_once(channel_pair: ChannelPair) -> None:
     channel_pair.first.enqueue(failing(2, "context_length_exceeded", TOO_LONG))
     answer = channel_pair.stream()
     if answer.status_code == 200:
@@ -264,18 +264,20 @@ def test_redirects_are_not_followed_and_keys_not_handed_on(channel_pair: Channel
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_an_unanswered_request_is_not_sent_twice(hasty: ChannelPair, streamed: bool) -> None:
-    hasty.first.enqueue(silent())
-    check_error(hasty.ask(streamed), 504, "upstream_timeout")
-    hasty.first.wait_hangup()
-    assert hasty.second.requests == []
+def test_an_unanswered_request_is_not_sent_twice(short_timeouts: ChannelPair, streamed: bool) -> None:
+    short_timeouts.first.enqueue(silent())
+    check_error(short_timeouts.ask(streamed), 504, "upstream_timeout")
+    short_timeouts.first.wait_hangup()
+    assert short_timeouts.second.requests == []
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_an_unanswered_request_is_sent_elsewhere_where_the_table_allows_it(calm: ChannelPair, streamed: bool) -> None:
-    calm.first.enqueue(silent())
-    answered(calm.on("insistent").ask(streamed), streamed)
-    assert len(calm.second.requests) == 1
+def test_an_unanswered_request_is_sent_elsewhere_where_the_table_allows_it(
+    steady_pair: ChannelPair, streamed: bool
+) -> None:
+    steady_pair.first.enqueue(silent())
+    answered(steady_pair.on("resending").ask(streamed), streamed)
+    assert len(steady_pair.second.requests) == 1
 
 
 # --- limits and rest --------------------------------------------------------------------------------------------
@@ -302,7 +304,7 @@ def limited(wait: str) -> Script:
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_a_limit_of_all_channels_is_told_with_a_wait_that_makes_sense(channel_pair: ChannelPair, wait: str) -> None:
+def test_a_limit_of_all_channels_gives_a_sensible_retry_after(channel_pair: ChannelPair, wait: str) -> None:
     for upstream in (channel_pair.first, channel_pair.second):
         upstream.enqueue(limited(wait))
     answer = channel_pair.post()
@@ -312,7 +314,7 @@ def test_a_limit_of_all_channels_is_told_with_a_wait_that_makes_sense(channel_pa
 
 
 @pytest.mark.parametrize("wait", ["seconds", "a date", "huge"])
-def test_a_limited_channel_rests_and_when_all_rest_nobody_is_asked(channel_pair: ChannelPair, wait: str) -> None:
+def test_a_limited_channel_enters_cooldown_and_then_gets_no_request(channel_pair: ChannelPair, wait: str) -> None:
     channel_pair.first.enqueue(limited(wait))
     answered(channel_pair.post(), False)
     answered(channel_pair.post(), False)
@@ -326,7 +328,7 @@ def test_a_limited_channel_rests_and_when_all_rest_nobody_is_asked(channel_pair:
     check_nothing_leaks(channel_pair, answer)
 
 
-def test_a_channel_is_asked_again_after_its_rest(channel_pair: ChannelPair) -> None:
+def test_a_channel_is_tried_again_after_its_cooldown(channel_pair: ChannelPair) -> None:
     channel_pair.first.enqueue(rate_limited("1"))
     answered(channel_pair.post(), False)
     eventually(
@@ -334,7 +336,7 @@ def test_a_channel_is_asked_again_after_its_rest(channel_pair: ChannelPair) -> N
     )
 
 
-def test_a_used_up_quota_is_said_by_its_name_and_rests_longer_than_asked(channel_pair: ChannelPair) -> None:
+def test_a_used_up_quota_has_its_code_and_a_longer_cooldown_than_requested(channel_pair: ChannelPair) -> None:
     for upstream in (channel_pair.first, channel_pair.second):
         upstream.enqueue(rate_limited("1", "insufficient_quota"))
     check_error(channel_pair.post(), 429, "insufficient_quota")
@@ -343,7 +345,7 @@ def test_a_used_up_quota_is_said_by_its_name_and_rests_longer_than_asked(channel
     assert int(answer.headers["Retry-After"]) > 5
 
 
-def test_a_channel_that_keeps_failing_rests_and_the_next_one_serves(channel_pair: ChannelPair) -> None:
+def test_a_channel_that_keeps_failing_enters_cooldown_and_the_next_one_serves(channel_pair: ChannelPair) -> None:
     channel_pair.first.always(REFUSALS["500"])
     for _ in range(10):
         answered(channel_pair.post(), False)
@@ -357,48 +359,50 @@ def test_a_key_that_is_not_taken_is_not_tried_again_at_once(channel_pair: Channe
     assert len(channel_pair.first.requests) == 1
 
 
-def test_a_storm_of_failures_does_not_multiply(calm: ChannelPair) -> None:
+def test_a_storm_of_failures_does_not_multiply(steady_pair: ChannelPair) -> None:
     """Channels that do not rest: only the budget bounds what is added."""
-    for upstream in (calm.first, calm.second):
+    for upstream in (steady_pair.first, steady_pair.second):
         upstream.always(REFUSALS["500"])
-    asked = 150
+    request_count = 150
     with ThreadPoolExecutor(16) as pool:
-        statuses = Counter(answer.status_code for answer in pool.map(lambda _: calm.post(), range(asked)))
+        statuses = Counter(
+            answer.status_code for answer in pool.map(lambda _: steady_pair.post(), range(request_count))
+        )
     assert set(statuses) <= {502, 503}
-    sent = len(calm.first.requests) + len(calm.second.requests)
-    assert asked <= sent <= asked * 1.2 + 12
+    sent = len(steady_pair.first.requests) + len(steady_pair.second.requests)
+    assert request_count <= sent <= request_count * 1.2 + 12
 
 
-def test_a_full_channel_is_passed_over_and_when_all_are_full_the_client_waits(calm: ChannelPair) -> None:
-    narrow = calm.on("narrow")
-    for upstream in (narrow.first, narrow.second):
+def test_a_full_channel_is_passed_over_and_when_all_are_full_the_client_waits(steady_pair: ChannelPair) -> None:
+    limited = steady_pair.on("limited")
+    for upstream in (limited.first, limited.second):
         upstream.always(stalled(SOME_TEXT))
-    with narrow.dial(stream=True) as one, narrow.dial(stream=True) as two:
-        narrow.first.wait_for_request()
-        narrow.second.wait_for_request()
-        answer = narrow.post()
+    with limited.dial(stream=True) as one, limited.dial(stream=True) as two:
+        limited.first.wait_for_request()
+        limited.second.wait_for_request()
+        answer = limited.post()
         check_error(answer, 503)
         assert int(answer.headers["Retry-After"]) >= 1
-        assert (len(narrow.first.requests), len(narrow.second.requests)) == (1, 1)
-        narrow.first.release()
-        narrow.second.release()
+        assert (len(limited.first.requests), len(limited.second.requests)) == (1, 1)
+        limited.first.release()
+        limited.second.release()
         for sock in (one, two):
             read_until(sock, b"[DONE]")
-    narrow.first.always()
-    eventually(lambda: narrow.post().status_code == 200, "a place")
+    limited.first.always()
+    eventually(lambda: limited.post().status_code == 200, "a place")
 
 
-def test_a_client_that_leaves_gives_its_place_back(calm: ChannelPair) -> None:
-    narrowest = calm.on("narrowest")
-    narrowest.first.enqueue(stalled(SOME_TEXT))
-    with narrowest.dial(stream=True) as sock:
+def test_a_client_that_leaves_gives_its_place_back(steady_pair: ChannelPair) -> None:
+    limited_alone = steady_pair.on("limited-alone")
+    limited_alone.first.enqueue(stalled(SOME_TEXT))
+    with limited_alone.dial(stream=True) as sock:
         read_until(sock, b"output_text.delta")
-    narrowest.first.wait_hangup(timeout=PROMPTLY)
-    eventually(lambda: narrowest.post().status_code == 200, "the place")
+    limited_alone.first.wait_hangup(timeout=PROMPTLY)
+    eventually(lambda: limited_alone.post().status_code == 200, "the place")
 
 
-def test_a_conversation_stays_with_its_channel_while_that_one_serves(calm: ChannelPair) -> None:
-    equal = calm.on("equal")
+def test_a_conversation_stays_with_its_channel_while_that_one_serves(steady_pair: ChannelPair) -> None:
+    equal = steady_pair.on("equal")
     upstreams = (equal.first, equal.second)
     for _ in range(4):
         for upstream in upstreams:
@@ -419,9 +423,7 @@ def test_a_conversation_stays_with_its_channel_while_that_one_serves(calm: Chann
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_a_connection_that_went_stale_is_replaced_without_anybody_noticing(
-    channel_pair: ChannelPair, streamed: bool
-) -> None:
+def test_a_stale_connection_is_replaced_without_an_error(channel_pair: ChannelPair, streamed: bool) -> None:
     channel_pair.first.always(going_stale())
     for _ in range(4):
         answered(channel_pair.ask(streamed), streamed)
@@ -432,10 +434,10 @@ def test_connections_that_went_stale_together_are_replaced_by_one(channel_pair: 
     together = 6
     channel_pair.first.enqueue(silent(), going_stale(), times=together)
     with ThreadPoolExecutor(together) as clients:
-        asked = [clients.submit(channel_pair.ask, False) for _ in range(together)]
+        pending = [clients.submit(channel_pair.ask, False) for _ in range(together)]
         channel_pair.first.wait_for_request(together)
         channel_pair.first.release(together)
-        for answer in asked:
+        for answer in pending:
             answered(answer.result(), False)
     answered(channel_pair.ask(False), False)
     assert (len(channel_pair.first.requests), len(channel_pair.second.requests)) == (together + 1, 0)

@@ -101,13 +101,13 @@ def test_of_many_at_once_one_runs(gateway: Gateway, upstream: ScriptedUpstream, 
     assert len(upstream.bodies) == 1
 
 
-def test_what_came_to_nothing_is_tried_again(gateway: Gateway, upstream: ScriptedUpstream, key: str) -> None:
+def test_a_failed_request_is_tried_again(gateway: Gateway, upstream: ScriptedUpstream, key: str) -> None:
     upstream.enqueue(raw(500, b"{}"))
     assert ask(gateway, key).status_code == 502
     assert ask(gateway, key).status_code == 200
 
 
-def test_what_was_cancelled_is_made_again(gateway: Gateway, upstream: ScriptedUpstream, key: str) -> None:
+def test_a_cancelled_request_is_made_again(gateway: Gateway, upstream: ScriptedUpstream, key: str) -> None:
     first = ask(gateway, key, background=True).json()
     assert ask(gateway, key, background=True).json()["id"] == first["id"]
     assert gateway.post(f"/responses/{first['id']}/cancel", {}).json()["status"] == "cancelled"
@@ -118,12 +118,12 @@ def test_what_was_cancelled_is_made_again(gateway: Gateway, upstream: ScriptedUp
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_what_its_client_did_not_wait_for_is_made_again(
+def test_a_request_whose_client_left_is_made_again(
     gateway: Gateway, upstream: ScriptedUpstream, key: str, streamed: bool
 ) -> None:
     upstream.enqueue(stalled(SOME_TEXT) if streamed else silent())
     with gateway.dial({**BODY, "stream": streamed}, headers={"Idempotency-Key": key}):
-        eventually(lambda: upstream.bodies, "the upstream to be asked")
+        eventually(lambda: upstream.bodies, "a request to the upstream")
         assert error_of(ask(gateway, key, stream=streamed)) == (409, "idempotency_key_in_use")
     upstream.wait_hangup(1)
     again = eventually(lambda: answered(gateway, key, streamed), "the key to be free")
@@ -136,7 +136,7 @@ def answered(gateway: Gateway, key: str, streamed: bool) -> requests.Response | 
     return None if answer.status_code == 409 else answer
 
 
-def test_an_answer_that_was_not_kept_cannot_be_given_again(gateway: Gateway, key: str) -> None:
+def test_an_unstored_answer_cannot_be_given_again(gateway: Gateway, key: str) -> None:
     assert ask(gateway, key, store=False).status_code == 200
 
     def refused() -> str | None:
@@ -147,7 +147,7 @@ def test_an_answer_that_was_not_kept_cannot_be_given_again(gateway: Gateway, key
 
 
 @pytest.mark.parametrize("bad", ["x" * 256, "caf\u00e9"])
-def test_what_is_no_key_is_refused(gateway: Gateway, bad: str) -> None:
+def test_another_value_than_a_key_is_refused(gateway: Gateway, bad: str) -> None:
     answer = ask(gateway, bad.encode().decode("latin-1"))
     assert error_of(answer) == (400, "invalid_value")
     assert answer.json()["error"]["param"] == "Idempotency-Key"

@@ -30,8 +30,8 @@ def _call(call_id: str, **more: Any) -> Item:
     return {"type": "function_call", "call_id": call_id, "name": "look", "arguments": '{"at": 1}', "id": "fc_1", **more}
 
 
-def _output(call_id: str, said: str) -> Item:
-    return {"type": "function_call_output", "call_id": call_id, "output": said}
+def _output(call_id: str, text: str) -> Item:
+    return {"type": "function_call_output", "call_id": call_id, "output": text}
 
 
 def _compaction(secret: str) -> Item:
@@ -70,23 +70,23 @@ def test_an_item_is_the_same_when_it_comes_back(ours: Item, theirs: Item) -> Non
         (_compaction("a"), _compaction("b")),
     ],
 )
-def test_what_says_something_else_is_another_item(one: Item, other: Item) -> None:
+def test_different_content_is_another_item(one: Item, other: Item) -> None:
     assert identity(one) != identity(other)
 
 
 _words = st.text(max_size=5)
 _calls = st.integers(0, 99).map(str)
-_asked = st.one_of(_words.map(_user), st.builds(_output, _calls, _words))
+_questions = st.one_of(_words.map(_user), st.builds(_output, _calls, _words))
 _answered = st.lists(st.one_of(_words.map(_answer), _calls.map(_call)), min_size=1, max_size=3)
-_talk = st.lists(st.tuples(st.lists(_asked, min_size=1, max_size=3), _answered), min_size=2, max_size=6)
+_talk = st.lists(st.tuples(st.lists(_questions, min_size=1, max_size=3), _answered), min_size=2, max_size=6)
 
 
 @given(_talk)
 def test_every_turn_is_found_from_the_next_and_the_nearest_first(talk: list[tuple[list[Item], list[Item]]]) -> None:
     history: list[Item] = []
     ends: list[bytes | None] = []
-    for asked, answered in talk:
-        history = [*history, *asked]
+    for question, answered in talk:
+        history = [*history, *question]
         traced = _trace(history, answered)
         assert list(traced.starts) == ends[::-1]
         ends.append(traced.end)
@@ -104,9 +104,9 @@ def _rekeyed(items: list[Item]) -> list[Item]:
 
 @pytest.mark.parametrize("resent", [_reasoned, _rekeyed])
 def test_reasoning_and_the_order_of_keys_make_no_difference(resent: Callable[[list[Item]], list[Item]]) -> None:
-    said, answered = [_user("Look"), _call("c")], [_answer("Seen.")]
-    end = _trace(said, answered).end
-    assert _trace([*resent([*said, *answered]), _user("And?")], None).starts[0] == end
+    question, answered = [_user("Look"), _call("c")], [_answer("Seen.")]
+    end = _trace(question, answered).end
+    assert _trace([*resent([*question, *answered]), _user("And?")], None).starts[0] == end
 
 
 def test_after_a_compaction_nothing_before_it_counts() -> None:
@@ -118,10 +118,10 @@ def test_after_a_compaction_nothing_before_it_counts() -> None:
 
 
 def test_sessions_have_nothing_in_common() -> None:
-    said, answered = [_user("a")], [_answer("b")]
-    ended = _trace(said, answered).end
-    assert ended not in _trace([*said, *answered, _user("c")], None, session="another").starts
+    question, answered = [_user("a")], [_answer("b")]
+    ended = _trace(question, answered).end
+    assert ended not in _trace([*question, *answered, _user("c")], None, session="another").starts
 
 
-def test_nobody_goes_on_from_what_has_no_answer() -> None:
+def test_no_parent_is_inferred_without_an_answer() -> None:
     assert _trace([_user("a")], None) == Trace("resp_1", 1, (), None)

@@ -58,13 +58,13 @@ class Faulty:
         self.defaults: JSON = {}
         self.sequence = sequence
         self._fault = fault
-        self._said = False
+        self._written = False
 
     def feed(self, data: bytes) -> bytes:
-        if self._said:
+        if self._written:
             self.answer = self._fault.ends()
             return b""
-        self._said = True
+        self._written = True
         item = {"type": "message", "id": "msg_1", "role": "assistant", "status": "in_progress", "content": []}
         place = {"sequence_number": self.sequence, "output_index": 0}
         self.sequence += 1
@@ -106,7 +106,7 @@ FAULTS: dict[str, Fault] = {
     "a bug, and what came is too deep": Fault(raising(ZeroDivisionError()), lambda: [deep()]),
     "it breaks off, and what came is too deep": Fault(breaking_off, lambda: [deep()]),
     "it breaks off, and what came is no UTF-8": Fault(breaking_off, lambda: [lone()]),
-    "an error that is no UTF-8": Fault(raising(UpstreamBroken("It said \ud83d.")), list),
+    "an error that is no UTF-8": Fault(raising(UpstreamBroken("It sent \ud83d.")), list),
     "an answer that is too deep": Fault(answering(deep()), lambda: [deep()]),
     "an answer that is no UTF-8": Fault(answering(lone()), lambda: [lone()]),
 }
@@ -185,8 +185,8 @@ def test_a_background_run_ends(process: Gateway, token: Token, closed: list[Loca
     assert stored is not None
     assert stored.status == "failed"
     assert (stored.error or {})["code"] != "response_cancelled"
-    told = process.background.events_after(token, response_id, None, None)
-    check_failed_stream(b"".join(told))
+    events = process.background.events_after(token, response_id, None, None)
+    check_failed_stream(b"".join(events))
     assert len(closed) == 1
 
 

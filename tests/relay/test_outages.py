@@ -1,4 +1,4 @@
-"""A database that takes nothing while responses end: what their clients were told is stored when it is back."""
+"""A database that takes no writes while responses end: acknowledged ends are stored when it is back."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def test_however_a_response_ends_in_an_outage_its_row_ends_so_when_the_database_
         with outage(gateway.database_url):
             leaving.close()
             model.release(6)
-            told = [check_failed_stream(head + b"".join(rest), "storage_unavailable")[-1] for head, rest in heads]
-            told.append(sock.rest()[-1])
+            endings = [check_failed_stream(head + b"".join(rest), "storage_unavailable")[-1] for head, rest in heads]
+            endings.append(sock.rest()[-1])
             json.join()
             gateway.wait_for_log("is stored as cancelled by a later retry")
     check_error(json.answer, 503, "storage_unavailable")
-    for failed in (event["response"] for event in told):
+    for failed in (event["response"] for event in endings):
         stored = eventually(lambda failed=failed: ended(gateway, failed["id"]), "the row to end", 20)
         assert stored == failed
         assert text_of(stored).endswith("I have seen 1 items.")

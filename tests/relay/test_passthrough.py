@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from tests.gateway import Gateway, portions, reset
-from tests.relay.conftest import HASTY, PATIENT, PROMPTLY, RequestTape, pair, read_until
+from tests.relay.conftest import LONG_TIMEOUTS, PROMPTLY, SHORT_TIMEOUTS, RequestTape, pair, read_until
 from tests.relay.passthrough_channels import (
     DONE,
     SOME_WORDS,
@@ -53,10 +53,10 @@ from tests.upstream import (
     wire,
 )
 
-LANES = {"spare": 110, "brisk": 12}
+PAIR_COUNTS = {"long": 110, "short": 12}
 CANARY = "canary: https://10.0.0.7/v1 sk-canary-of-the-upstream"
 NO_JSON = b"data: {not json}\n\n"
-SAID = "You said: Say something to me. I have seen 1 messages."
+ANSWER = "You said: Say something to me. I have seen 1 messages."
 
 
 @pytest.fixture(scope="module")
@@ -65,30 +65,30 @@ def passthrough_gateway(
 ) -> Iterator[Gateway]:
     keys = {"format": "chat_completions", "bridge": False}
     rows = [
-        *pair("steady", *upstreams, timeout=PATIENT, cooldown={"after": 1000}, **keys),
-        *pair("insistent", *upstreams, timeout=HASTY, cooldown={"after": 1000}, retry_unanswered=True, **keys),
+        *pair("steady", *upstreams, timeout=LONG_TIMEOUTS, cooldown={"after": 1000}, **keys),
+        *pair("resending", *upstreams, timeout=SHORT_TIMEOUTS, cooldown={"after": 1000}, retry_unanswered=True, **keys),
     ]
-    for pace, timeout in (("spare", PATIENT), ("brisk", HASTY)):
-        for number in range(LANES[pace]):
-            rows += pair(f"{pace}-{number}", *upstreams, timeout=timeout, **keys)
-    with Gateway(tmp_path_factory.mktemp("chat-road"), rows, threads=64) as gateway:
+    for kind, timeout in (("long", LONG_TIMEOUTS), ("short", SHORT_TIMEOUTS)):
+        for number in range(PAIR_COUNTS[kind]):
+            rows += pair(f"{kind}-{number}", *upstreams, timeout=timeout, **keys)
+    with Gateway(tmp_path_factory.mktemp("passthrough"), rows, threads=64) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, Iterator[str]]:
     """The models that no test has had yet."""
-    return {pace: iter([f"{pace}-{number}" for number in range(count)]) for pace, count in LANES.items()}
+    return {kind: iter([f"{kind}-{number}" for number in range(count)]) for kind, count in PAIR_COUNTS.items()}
 
 
 @pytest.fixture
 def passthrough_pair(
     passthrough_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], models: dict[str, Iterator[str]]
 ) -> Iterator[PassthroughPair]:
-    """A lane of this test alone; the second tries that it may need have been earned."""
+    """A pair for this test alone. Ordinary requests have earned the retries that it may need."""
     for upstream in upstreams:
         upstream.reset()
-    fresh = PassthroughPair(passthrough_gateway, *upstreams, next(models["spare"]))
+    fresh = PassthroughPair(passthrough_gateway, *upstreams, next(models["long"]))
     for _ in range(10):
         assert fresh.on("steady").post().status_code == 200
     fresh.first.reset()
@@ -98,19 +98,19 @@ def passthrough_pair(
 
 
 @pytest.fixture
-def brisk(passthrough_pair: PassthroughPair, models: dict[str, Iterator[str]]) -> PassthroughPair:
-    """A lane whose channels lose patience after half a second."""
-    return passthrough_pair.on(next(models["brisk"]))
+def short_timeouts(passthrough_pair: PassthroughPair, models: dict[str, Iterator[str]]) -> PassthroughPair:
+    """A pair with timeouts of half a second."""
+    return passthrough_pair.on(next(models["short"]))
 
 
 def check_answered(answer: object, streamed: bool) -> None:
     assert answer.status_code == 200, answer.text  # type: ignore[attr-defined]
     content: bytes = answer.content  # type: ignore[attr-defined]
     if streamed:
-        assert words_of(content) == SAID
+        assert words_of(content) == ANSWER
         assert content.endswith(DONE)
     else:
-        assert orjson.loads(content)["choices"][0]["message"]["content"] == SAID
+        assert orjson.loads(content)["choices"][0]["message"]["content"] == ANSWER
 
 
 # --- bytes ------------------------------------------------------------------------------------------------------
@@ -127,9 +127,7 @@ SPELLINGS: dict[str, tuple[Script, ...]] = {
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_a_stream_that_asks_for_its_usage_leaves_byte_for_byte(
-    passthrough_pair: PassthroughPair, spelling: str
-) -> None:
+def test_a_stream_with_requested_usage_leaves_byte_for_byte(passthrough_pair: PassthroughPair, spelling: str) -> None:
     tape = RequestTape()
     passthrough_pair.first.enqueue(*SPELLINGS[spelling], tape)
     answer = passthrough_pair.stream(stream_options={"include_usage": True})
@@ -139,17 +137,17 @@ def test_a_stream_that_asks_for_its_usage_leaves_byte_for_byte(
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_only_the_chunk_that_counts_is_withheld_from_who_did_not_ask(
+def test_only_the_usage_chunk_is_withheld_when_it_was_not_requested(
     passthrough_pair: PassthroughPair, spelling: str
 ) -> None:
     tape = RequestTape()
     passthrough_pair.first.enqueue(*SPELLINGS[spelling], tape)
     sent = passthrough_pair.stream().content
-    (said,) = tape.bodies
+    (raw_answer,) = tape.bodies
     blank_line = b"\r\n\r\n" if spelling == "CRLF" else b"\n\n"
-    count = said.index(b'"prompt_tokens"')
-    begin, end = said.rindex(b"data: ", 0, count), said.index(blank_line, count) + len(blank_line)
-    assert sent == said[:begin] + said[end:]
+    count = raw_answer.index(b'"prompt_tokens"')
+    begin, end = raw_answer.rindex(b"data: ", 0, count), raw_answer.index(blank_line, count) + len(blank_line)
+    assert sent == raw_answer[:begin] + raw_answer[end:]
     assert passthrough_pair.first.bodies[-1]["stream_options"] == {"include_usage": True}
 
 
@@ -171,7 +169,7 @@ def test_a_request_goes_up_as_it_came_but_for_the_models_name(
     assert passthrough_pair.first.requests[-1].path == "/v1/chat/completions"
 
 
-def test_a_whole_answer_to_a_stream_is_told_as_one(passthrough_pair: PassthroughPair) -> None:
+def test_a_whole_answer_to_a_stream_becomes_one(passthrough_pair: PassthroughPair) -> None:
     passthrough_pair.first.enqueue(json_instead())
     answer = passthrough_pair.stream()
     check_answered(answer, True)
@@ -267,17 +265,17 @@ def test_nothing_of_the_upstream_leaks(passthrough_pair: PassthroughPair, stream
         upstream.enqueue(refusal(500, CANARY))
     answer = passthrough_pair.ask(streamed)
     check_error(answer, 502)
-    told = answer.text + str(answer.headers)
+    shown = answer.text + str(answer.headers)
     for secret in ("canary", "sk-", "10.0.0.7", str(passthrough_pair.first.port), str(passthrough_pair.second.port)):
-        assert secret not in told
+        assert secret not in shown
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_an_unanswered_request_is_not_sent_twice(brisk: PassthroughPair, streamed: bool) -> None:
-    brisk.first.enqueue(silent())
-    check_error(brisk.ask(streamed), 504, "upstream_timeout")
-    brisk.first.wait_hangup()
-    assert brisk.second.requests == []
+def test_an_unanswered_request_is_not_sent_twice(short_timeouts: PassthroughPair, streamed: bool) -> None:
+    short_timeouts.first.enqueue(silent())
+    check_error(short_timeouts.ask(streamed), 504, "upstream_timeout")
+    short_timeouts.first.wait_hangup()
+    assert short_timeouts.second.requests == []
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -285,15 +283,15 @@ def test_an_unanswered_request_is_sent_elsewhere_where_the_table_allows_it(
     passthrough_pair: PassthroughPair, streamed: bool
 ) -> None:
     passthrough_pair.first.enqueue(silent())
-    check_answered(passthrough_pair.on("insistent").ask(streamed), streamed)
+    check_answered(passthrough_pair.on("resending").ask(streamed), streamed)
 
 
-def test_a_stream_that_is_silent_before_its_first_chunk_goes_on_elsewhere(brisk: PassthroughPair) -> None:
-    brisk.first.enqueue(stalled(0))
-    check_answered(brisk.stream(), True)
+def test_a_stream_that_is_silent_before_its_first_chunk_goes_on_elsewhere(short_timeouts: PassthroughPair) -> None:
+    short_timeouts.first.enqueue(stalled(0))
+    check_answered(short_timeouts.stream(), True)
 
 
-def test_limited_channels_rest_and_when_all_rest_nobody_is_asked(passthrough_pair: PassthroughPair) -> None:
+def test_limited_channels_enter_cooldown_and_then_get_no_request(passthrough_pair: PassthroughPair) -> None:
     for upstream in (passthrough_pair.first, passthrough_pair.second):
         upstream.enqueue(rate_limited("30"))
     check_error(passthrough_pair.post(), 429, "rate_limit_exceeded")
@@ -303,7 +301,7 @@ def test_limited_channels_rest_and_when_all_rest_nobody_is_asked(passthrough_pai
     assert (len(passthrough_pair.first.requests), len(passthrough_pair.second.requests)) == (1, 1)
 
 
-def test_a_channel_that_keeps_failing_rests(passthrough_pair: PassthroughPair) -> None:
+def test_a_channel_that_keeps_failing_enters_cooldown(passthrough_pair: PassthroughPair) -> None:
     passthrough_pair.first.always(refusal(500))
     for _ in range(8):
         check_answered(passthrough_pair.post(), False)
@@ -359,15 +357,15 @@ def test_a_chunk_without_an_end_is_not_waited_for(passthrough_pair: PassthroughP
 
 
 @pytest.mark.parametrize("fault", [stalled(SOME_WORDS), dripping(SOME_WORDS)], ids=["stalled", "dripping"])
-def test_a_stream_that_falls_silent_fails_in_time(brisk: PassthroughPair, fault: Script) -> None:
-    brisk.first.enqueue(fault)
-    received = brisk.stream().content
+def test_a_stream_that_falls_silent_fails_in_time(short_timeouts: PassthroughPair, fault: Script) -> None:
+    short_timeouts.first.enqueue(fault)
+    received = short_timeouts.stream().content
     assert words_of(received) == "You said:"
     assert error_of(received)["code"] == "upstream_idle_timeout"
-    brisk.first.wait_hangup()
+    short_timeouts.first.wait_hangup()
 
 
-def test_the_upstreams_own_error_is_told_in_its_words(passthrough_pair: PassthroughPair) -> None:
+def test_the_upstreams_own_error_keeps_its_words(passthrough_pair: PassthroughPair) -> None:
     error = {"message": "Slow down.", "type": "requests", "code": "rate_limit_exceeded", "param": None}
     passthrough_pair.first.enqueue(chat_error(SOME_WORDS, error), stalled(SOME_WORDS))
     received = b""
@@ -378,7 +376,7 @@ def test_the_upstreams_own_error_is_told_in_its_words(passthrough_pair: Passthro
 
 
 @pytest.mark.parametrize("how", ["ended", "closed", "cut", "reset", "silent"])
-def test_an_answer_that_gave_its_reason_is_whole(brisk: PassthroughPair, how: str) -> None:
+def test_an_answer_that_gave_its_reason_is_whole(short_timeouts: PassthroughPair, how: str) -> None:
     """Only the sentinel is missing, and it is supplied."""
     scripts: dict[str, tuple[Script, ...]] = {
         "ended": (with_pieces(lambda pieces: pieces[:-1]),),
@@ -387,16 +385,16 @@ def test_an_answer_that_gave_its_reason_is_whole(brisk: PassthroughPair, how: st
         "reset": (with_pieces(lambda pieces: (*pieces[:-1], HOLD, RESET)),),
         "silent": (with_pieces(lambda pieces: (*pieces[:-1], HOLD)),),
     }
-    brisk.first.enqueue(*scripts[how])
+    short_timeouts.first.enqueue(*scripts[how])
     received = b""
-    for portion in portions(brisk.stream()):
+    for portion in portions(short_timeouts.stream()):
         received += portion
         if how == "reset" and b'"stop"' in received:
-            brisk.first.release()
-    assert words_of(received) == SAID
+            short_timeouts.first.release()
+    assert words_of(received) == ANSWER
     assert received.endswith(DONE)
     assert received.count(DONE) == 1
-    assert (brisk.row()["status"], brisk.row()["estimated"]) == ("completed", 0)
+    assert (short_timeouts.row()["status"], short_timeouts.row()["estimated"]) == ("completed", 0)
 
 
 # --- clients that leave -----------------------------------------------------------------------------------------
@@ -449,7 +447,7 @@ def test_leaving_in_the_middle_of_an_unstreamed_answer(passthrough_pair: Passthr
     assert passthrough_pair.second.requests == []
 
 
-def test_leaving_when_the_reason_was_told_is_no_cancelling(passthrough_pair: PassthroughPair) -> None:
+def test_leaving_after_the_finish_reason_is_no_cancel(passthrough_pair: PassthroughPair) -> None:
     passthrough_pair.first.enqueue(with_pieces(lambda pieces: (*pieces[:-2], HOLD)))
     with passthrough_pair.dial(stream=True) as sock:
         read_until(sock, b'"stop"')
@@ -466,13 +464,13 @@ def test_a_comment_keeps_a_silent_stream_alive(tmp_path: Path, upstream: Scripte
         upstream.enqueue(stalled(SOME_WORDS))
         with gateway.client().chat.completions.create(
             model="m", messages=[{"role": "user", "content": "hi"}], stream=True
-        ) as heard:
+        ) as chunks:
             passthrough_pair = PassthroughPair(gateway, upstream, upstream, "m")
             upstream.enqueue(stalled(SOME_WORDS))
             with passthrough_pair.dial(stream=True) as sock:
                 assert b" said:" in read_until(sock, b": keep-alive\n\n")
             upstream.release(2)
-            words = [chunk.choices[0].delta.content or "" for chunk in heard]
+            words = [chunk.choices[0].delta.content or "" for chunk in chunks]
     assert "".join(words) == "You said: hi. I have seen 1 messages."
 
 
@@ -512,20 +510,20 @@ def test_every_request_is_counted_with_the_upstreams_numbers(passthrough_pair: P
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-def test_what_the_upstream_does_not_count_is_estimated(passthrough_pair: PassthroughPair, streamed: bool) -> None:
+def test_missing_usage_is_estimated(passthrough_pair: PassthroughPair, streamed: bool) -> None:
     def uncounted(pieces: tuple[bytes, ...]) -> tuple[bytes, ...]:
         return tuple(piece for piece in pieces if b'"prompt_tokens"' not in piece)
 
-    body = {"choices": [{"message": {"role": "assistant", "content": SAID}, "finish_reason": "length"}]}
+    body = {"choices": [{"message": {"role": "assistant", "content": ANSWER}, "finish_reason": "length"}]}
     passthrough_pair.first.enqueue(with_pieces(uncounted) if streamed else raw(200, orjson.dumps(body)))
     check_answered(passthrough_pair.ask(streamed), streamed)
     row = passthrough_pair.row()
-    assert (row["estimated"], row["output_tokens"]) == (1, len(SAID) // 4)
+    assert (row["estimated"], row["output_tokens"]) == (1, len(ANSWER) // 4)
     assert row["input_tokens"] >= len(orjson.dumps(passthrough_pair.body())) // 4
     assert row["status"] == ("completed" if streamed else "incomplete")
 
 
-def test_no_content_is_kept(passthrough_pair: PassthroughPair) -> None:
+def test_no_content_is_stored(passthrough_pair: PassthroughPair) -> None:
     canary = "canary-of-the-conversation"
     assert canary in passthrough_pair.post(messages=[{"role": "user", "content": canary}]).text
     assert passthrough_pair.row()["error"] is None

@@ -1,4 +1,4 @@
-"""A worker that ends while requests wait for an upstream: each is answered, each upstream closed, each end is kept."""
+"""A worker that ends while requests wait for an upstream: each is answered, each upstream closed, each end stored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONG = [{"role": "user", "content": "word " * 40}, {"role": "assistant", "conten
 #: By name: path and body. Each is without an answer when the worker ends.
 WAITING = {
     "an answer": ("/responses", BODY),
-    "an answer that is not kept": ("/responses", {**BODY, "store": False}),
+    "an unstored answer": ("/responses", {**BODY, "store": False}),
     "the header of a stream": ("/responses", {**BODY, "stream": True}),
     "half an answer": ("/responses", {**BODY, "model": "half"}),
     "a compaction": ("/responses/compact", {"model": "m", "input": LONG}),
@@ -56,7 +56,7 @@ def waiting(tmp_path: Path, upstream: ScriptedUpstream) -> Iterator[Gateway]:
         yield gateway
 
 
-def test_requests_that_the_end_of_a_worker_cuts_off_are_told_so(waiting: Gateway, upstream: ScriptedUpstream) -> None:
+def test_requests_that_the_end_of_a_worker_cuts_off_get_an_error(waiting: Gateway, upstream: ScriptedUpstream) -> None:
     half = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n{"id": "resp_1",'
     upstream.always(
         lambda exchange, answer: (wire(half, HOLD) if exchange.request.body["model"] == "half" else silent())(
@@ -64,10 +64,10 @@ def test_requests_that_the_end_of_a_worker_cuts_off_are_told_so(waiting: Gateway
         )
     )
     with ThreadPoolExecutor(len(WAITING)) as threads:
-        asked = {name: threads.submit(ask, waiting, *request) for name, request in WAITING.items()}
+        pending = {name: threads.submit(ask, waiting, *request) for name, request in WAITING.items()}
         eventually(lambda: len(upstream.bodies) >= len(WAITING), "the upstream to have them all", 20)
         assert waiting.stop() == 0
-        answers = {name: answer.result(20) for name, answer in asked.items()}
+        answers = {name: answer.result(20) for name, answer in pending.items()}
     for name, answer in answers.items():
         assert answer.status_code == 503, name
         assert check_error(answer.json())["code"] == "server_shutting_down", name
@@ -86,15 +86,15 @@ def ask(gateway: Gateway, path: str, body: dict[str, object]) -> requests.Respon
     )
 
 
-def test_what_ends_within_the_grace_is_answered(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+def test_requests_that_end_within_the_grace_are_answered(tmp_path: Path, upstream: ScriptedUpstream) -> None:
     upstream.always(silent())
     with (
         Gateway(tmp_path, [upstream.channel()], drain=15) as gateway,
         ThreadPoolExecutor(1) as threads,
     ):
-        asked = threads.submit(ask, gateway, "/responses", BODY)
+        pending = threads.submit(ask, gateway, "/responses", BODY)
         upstream.wait_for_request()
         os.kill(gateway.pid, signal.SIGTERM)
         gateway.wait_for_log("Handling signal: term")
         upstream.release()
-        assert asked.result(30).json()["status"] == "completed"
+        assert pending.result(30).json()["status"] == "completed"

@@ -1,4 +1,4 @@
-"""What is told is stored, what is stored is on every worker, and an ending worker ends its streams first."""
+"""An acknowledged response is stored, every worker reads it, and an ending worker ends its streams first."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.relay.conftest import (
     FIRST_KEY,
     SOME_TEXT,
     ChannelPair,
-    asked_items,
     check_failed_stream,
     eventually,
     read_until,
     response_id_in,
+    sent_items,
     text_of,
 )
 from tests.response_contract import check_error, check_response, check_stream
@@ -72,7 +72,7 @@ def ask_elsewhere(gateway: Gateway, body: dict[str, object]) -> requests.Respons
         return session.post(f"{gateway.base_url}/responses", json=body, headers=headers, timeout=20)
 
 
-def test_whoever_has_seen_the_end_can_go_on_at_once_on_any_worker(twins: Gateway, upstream: ScriptedUpstream) -> None:
+def test_after_the_end_every_worker_can_go_on_at_once(twins: Gateway, upstream: ScriptedUpstream) -> None:
     parent = None
     for turn in range(1, 51):
         with twins.dial({**BODY, "stream": True, "previous_response_id": parent}) as sock:
@@ -80,17 +80,17 @@ def test_whoever_has_seen_the_end_can_go_on_at_once_on_any_worker(twins: Gateway
             parent = response_id_in(received)
             answer = ask_elsewhere(twins, {**BODY, "previous_response_id": parent})
         assert answer.status_code == 200, answer.text
-        assert len(asked_items(upstream)) == 2 * turn + 1
+        assert len(sent_items(upstream)) == 2 * turn + 1
     assert len(twins.workers) == 2
 
 
-def test_whoever_has_the_body_can_go_on_at_once_on_any_worker(twins: Gateway, upstream: ScriptedUpstream) -> None:
+def test_after_the_body_every_worker_can_go_on_at_once(twins: Gateway, upstream: ScriptedUpstream) -> None:
     parent = None
     for turn in range(30):
         answer = ask_elsewhere(twins, {**BODY, "previous_response_id": parent})
         assert answer.status_code == 200, answer.text
         parent = answer.json()["id"]
-        assert len(asked_items(upstream)) == 2 * turn + 1
+        assert len(sent_items(upstream)) == 2 * turn + 1
 
 
 def test_a_running_response_is_there_but_cannot_be_gone_on_from(channel_pair: ChannelPair) -> None:
@@ -117,9 +117,9 @@ def test_a_stream_that_is_not_stored_is_not_taken_for_one_that_was_deleted(chann
         assert b"response.completed" in read_until(unstored, b"[DONE]")
 
 
-def test_what_was_streamed_is_what_is_stored(channel_pair: ChannelPair) -> None:
-    told = check_stream(channel_pair.stream(metadata={"a": "b"}).content)[-1]["response"]
-    assert channel_pair.stored(told["id"]) == told
+def test_the_stored_response_equals_the_stream(channel_pair: ChannelPair) -> None:
+    response = check_stream(channel_pair.stream(metadata={"a": "b"}).content)[-1]["response"]
+    assert channel_pair.stored(response["id"]) == response
 
 
 def test_a_row_that_was_ended_elsewhere_just_before_the_commit_fails_the_stream(channel_pair: ChannelPair) -> None:
@@ -135,7 +135,7 @@ def test_a_row_that_was_ended_elsewhere_just_before_the_commit_fails_the_stream(
     assert channel_pair.gateway.get(f"/responses/{response_id}").status_code == 404
 
 
-def test_an_end_that_cannot_be_stored_is_never_told_as_an_end(twins: Gateway, upstream: ScriptedUpstream) -> None:
+def test_an_end_that_cannot_be_stored_is_never_sent(twins: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.always(stalled(SOME_TEXT))
     answer = twins.stream(BODY)
     events = follow(portions(answer))
@@ -158,14 +158,14 @@ def test_an_end_that_cannot_be_stored_is_never_told_as_an_end(twins: Gateway, up
     assert twins.post("/responses", BODY).status_code == 200
 
 
-def test_what_was_told_survives_a_power_cut(twins: Gateway, upstream: ScriptedUpstream) -> None:
-    told = [check_stream(twins.stream(BODY).content)[-1]["response"] for _ in range(5)]
+def test_an_acknowledged_response_survives_a_power_cut(twins: Gateway, upstream: ScriptedUpstream) -> None:
+    responses = [check_stream(twins.stream(BODY).content)[-1]["response"] for _ in range(5)]
     upstream.enqueue(stalled(SOME_TEXT))
     with twins.dial({**BODY, "stream": True}) as sock:
         running = response_id_in(read_until(sock, b"output_text.delta"))
         twins.kill()
     twins.start()
-    for response in told:
+    for response in responses:
         assert twins.get(f"/responses/{response['id']}").json() == response
         assert twins.post("/responses", {**BODY, "previous_response_id": response["id"]}).status_code == 200
     answer = twins.post("/responses", {**BODY, "previous_response_id": running})
@@ -179,8 +179,8 @@ def test_a_revoked_token_is_refused_soon(brief: Gateway, upstream: ScriptedUpstr
     with Socket(brief, token) as sock:
         assert sock.answer()
         brief.command("tokens", "revoke", "short-lived")
-        asked = partial(brief.post, "/responses", BODY, token=token)
-        eventually(lambda: asked().status_code == 401, "the refusal", REVOKED_WITHIN)
+        create = partial(brief.post, "/responses", BODY, token=token)
+        eventually(lambda: create().status_code == 401, "the refusal", REVOKED_WITHIN)
         # The answer from memory was the same one for both, so it has ended for both.
         assert sock.refused()["code"] == "invalid_api_key"
         assert sock.ended() == ([], 1008)
@@ -236,7 +236,7 @@ def test_more_than_a_worker_can_hold_is_refused_at_once(tmp_path: Path, upstream
         socks = []
         refused = None
         while refused is None:
-            assert len(socks) < 8, "eight threads hold eight streams: nobody is left to answer"
+            assert len(socks) < 8, "eight threads hold eight streams: none is left to answer"
             sock = gateway.dial({**BODY, "stream": True})
             socks.append(sock)
             received = read_until(sock, b"\r\n\r\n")

@@ -77,7 +77,7 @@ def side(request: pytest.FixtureRequest, sides: dict[str, Side]) -> Iterator[Sid
     side.upstream.reset()
 
 
-def said(answer: requests.Response, streamed: bool) -> str:
+def answer_text(answer: requests.Response, streamed: bool) -> str:
     assert answer.status_code == 200, answer.text
     response = check_stream(answer.content)[-1]["response"] if streamed else answer.json()
     return text_of(check_response(response, status="completed"))
@@ -87,7 +87,7 @@ def poisoned(side: Side, streamed: bool, framing: Any, *stray: Piece) -> None:
     """An answer with something behind it; returns when that has been sent."""
     written = threading.Event()
     side.upstream.enqueue(framed(framing), followed(written, *stray))
-    assert "alice" in said(side.ask(streamed, "alice"), streamed)
+    assert "alice" in answer_text(side.ask(streamed, "alice"), streamed)
     assert written.wait(PROMPTLY)
 
 
@@ -98,7 +98,7 @@ def test_bytes_that_come_late_are_no_answer_to_another_owner(
     side: Side, framing: str, streamed: bool, delay: float
 ) -> None:
     poisoned(side, streamed, framing, Pause(delay), WHOLE)
-    assert "bob" in said(side.ask(streamed, "bob", side.stranger), streamed)
+    assert "bob" in answer_text(side.ask(streamed, "bob", side.stranger), streamed)
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -109,12 +109,12 @@ def test_bytes_that_wait_for_a_confirmation_are_no_answer_to_another_owner(side:
     """
     for _ in range(2):
         for _ in range(_QUICK):
-            said(side.ask(streamed, "warm"), streamed)
+            answer_text(side.ask(streamed, "warm"), streamed)
         written = threading.Event()
         side.upstream.enqueue(twice, followed(written))
-        assert "alice" in said(side.ask(streamed, "alice"), streamed)
+        assert "alice" in answer_text(side.ask(streamed, "alice"), streamed)
         assert written.wait(PROMPTLY)
-        assert "bob" in said(side.ask(streamed, "bob", side.stranger), streamed)
+        assert "bob" in answer_text(side.ask(streamed, "bob", side.stranger), streamed)
 
 
 def twice(_: Exchange, answer: Answer) -> Answer:
@@ -125,10 +125,10 @@ def twice(_: Exchange, answer: Answer) -> Answer:
 
 @pytest.mark.parametrize("framing", ["chunked", "length"])
 @pytest.mark.parametrize("stray", STRAYS)
-def test_whatever_comes_after_an_answer_ends_its_connection(side: Side, framing: str, stray: str) -> None:
-    said(side.ask(False, "warm"), False)
+def test_bytes_after_an_answer_end_its_connection(side: Side, framing: str, stray: str) -> None:
+    answer_text(side.ask(False, "warm"), False)
     poisoned(side, False, framing, *STRAYS[stray])
-    assert "bob" in said(side.ask(False, "bob", side.stranger), False)
+    assert "bob" in answer_text(side.ask(False, "bob", side.stranger), False)
     warm, alice, bob = side.upstream.requests
     assert warm.connection == alice.connection != bob.connection
 
@@ -136,5 +136,5 @@ def test_whatever_comes_after_an_answer_ends_its_connection(side: Side, framing:
 def test_a_connection_on_which_nothing_came_serves_again(side: Side) -> None:
     for _ in range(3):
         for streamed in (True, False):
-            said(side.ask(streamed, "again"), streamed)
+            answer_text(side.ask(streamed, "again"), streamed)
     assert len({request.connection for request in side.upstream.requests}) == 1

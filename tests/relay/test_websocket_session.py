@@ -67,8 +67,8 @@ def sock(api: Gateway) -> Iterator[Socket]:
         yield sock
 
 
-def said(upstream: ScriptedUpstream) -> list[str]:
-    """What users have said in the context of the newest request."""
+def sent_texts(upstream: ScriptedUpstream) -> list[str]:
+    """The user messages in the context of the newest request."""
     items = upstream.bodies[-1]["input"]
     contents = [item["content"] for item in items if item.get("role") == "user"]
     return [content if isinstance(content, str) else content[0]["text"] for content in contents]
@@ -86,7 +86,7 @@ def test_the_frames_of_a_turn_are_the_events_of_a_stream(sock: Socket, api: Gate
     assert not any("stream_id" in frame for frame in frames)
 
 
-def test_what_is_answered_is_stored_and_can_be_gone_on_from_anywhere(sock: Socket, api: Gateway) -> None:
+def test_an_answer_is_stored_and_can_be_continued_anywhere(sock: Socket, api: Gateway) -> None:
     first = sock.answer()
     assert api.get(f"/responses/{first['id']}").json() == first
     elsewhere = api.post("/responses", {"model": "m", "input": "And?", "previous_response_id": first["id"]}).json()
@@ -98,11 +98,11 @@ def test_what_is_answered_is_stored_and_can_be_gone_on_from_anywhere(sock: Socke
     [{"stream": False}, {"stream": True}, {"stream": "?"}, {"stream_options": 7}, {"background": True}],
     ids=str,
 )
-def test_what_a_socket_does_in_its_own_way_is_ignored(sock: Socket, extra: JSON) -> None:
+def test_parameters_without_a_meaning_on_a_socket_are_ignored(sock: Socket, extra: JSON) -> None:
     assert sock.answer(**extra)["background"] is False
 
 
-def test_the_upstream_hears_nothing_of_the_envelope(sock: Socket, upstream: ScriptedUpstream) -> None:
+def test_the_upstream_gets_nothing_of_the_envelope(sock: Socket, upstream: ScriptedUpstream) -> None:
     sock.turn(stream_id="a", generate=True, background=False)
     assert upstream.bodies[-1].keys().isdisjoint({"type", "stream_id", "generate", "background"})
 
@@ -122,16 +122,16 @@ def test_an_event_is_spelt_as_the_upstream_spelt_it(
     upstream.enqueue(respelled(lambda raw: raw.replace(b'"delta":', b'"n": 123456789012345678901234, "delta":')))
     frames = sock.turn(stream_id=channel_pair)
     assert frames[-1]["type"] == "response.completed"
-    said = [frame for frame in frames if frame["type"] == "response.output_text.delta"]
-    assert [(frame["n"], frame.get("stream_id")) for frame in said] == [(123456789012345678901234, channel_pair)] * len(
-        said
-    )
+    deltas = [frame for frame in frames if frame["type"] == "response.output_text.delta"]
+    assert [(frame["n"], frame.get("stream_id")) for frame in deltas] == [
+        (123456789012345678901234, channel_pair)
+    ] * len(deltas)
 
 
-# --- lanes ------------------------------------------------------------------------------------------------------
+# --- stream ids -------------------------------------------------------------------------------------------------
 
 
-def test_every_frame_of_a_turn_names_its_lane(sock: Socket, upstream: ScriptedUpstream) -> None:
+def test_every_frame_of_a_turn_names_its_stream(sock: Socket, upstream: ScriptedUpstream) -> None:
     assert {frame["stream_id"] for frame in sock.turn(stream_id="left")} == {"left"}
     upstream.enqueue(refusal(400))
     assert sock.turn(stream_id="right")[-1]["stream_id"] == "right"
@@ -139,10 +139,10 @@ def test_every_frame_of_a_turn_names_its_lane(sock: Socket, upstream: ScriptedUp
     assert sock.receive()["stream_id"] == "middle"
 
 
-def test_turns_are_answered_in_the_order_in_which_they_were_asked(sock: Socket) -> None:
+def test_turns_are_answered_in_the_order_of_their_frames(sock: Socket) -> None:
     pairs = ["a", "b", "a", "c", "b"]
-    for number, lane in enumerate(pairs):
-        sock.ask(stream_id=lane, input=f"This is {number}")
+    for number, keys in enumerate(pairs):
+        sock.ask(stream_id=keys, input=f"This is {number}")
     turns = [sock.rest() for _ in pairs]
     assert [turn[-1]["stream_id"] for turn in turns] == pairs
     assert [f"This is {number}" in str(turn[-1]["response"]["output"]) for number, turn in enumerate(turns)]
@@ -241,13 +241,13 @@ def test_a_limited_upstream_says_when_to_come_back(sock: Socket, upstream: Scrip
 # --- memory -----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_stored_can_be_gone_on_from_here_and_nowhere_else(
+def test_an_unstored_response_can_be_continued_on_its_socket_alone(
     sock: Socket, api: Gateway, upstream: ScriptedUpstream
 ) -> None:
     parent = None
     for number in range(1, 5):
         parent = sock.answer(input=f"This is {number}", store=False, previous_response_id=parent)["id"]
-        assert said(upstream) == [f"This is {number}" for number in range(1, number + 1)]
+        assert sent_texts(upstream) == [f"This is {number}" for number in range(1, number + 1)]
     assert api.get(f"/responses/{parent}").status_code == 404
     with Socket(api) as other:
         assert other.refused(store=False, previous_response_id=parent)["code"] == "previous_response_not_found"
@@ -257,19 +257,19 @@ def test_a_response_that_is_not_stored_has_branches(sock: Socket, upstream: Scri
     root = sock.answer(input="root", store=False)["id"]
     left = sock.answer(input="left", store=False, previous_response_id=root)["id"]
     sock.answer(input="right", store=False, previous_response_id=root)
-    assert said(upstream) == ["root", "right"]
+    assert sent_texts(upstream) == ["root", "right"]
     sock.answer(input="leaf", store=False, previous_response_id=left)
-    assert said(upstream) == ["root", "left", "leaf"]
+    assert sent_texts(upstream) == ["root", "left", "leaf"]
 
 
-def test_what_is_not_stored_goes_on_from_what_is(sock: Socket, upstream: ScriptedUpstream) -> None:
+def test_an_unstored_response_may_continue_a_stored_one(sock: Socket, upstream: ScriptedUpstream) -> None:
     stored = sock.answer(input="stored")["id"]
     first = sock.answer(input="first", store=False, previous_response_id=stored)["id"]
     sock.answer(input="second", store=False, previous_response_id=first)
-    assert said(upstream) == ["stored", "first", "second"]
+    assert sent_texts(upstream) == ["stored", "first", "second"]
 
 
-def test_what_is_stored_does_not_go_on_from_what_is_not(sock: Socket) -> None:
+def test_a_stored_response_cannot_continue_an_unstored_one(sock: Socket) -> None:
     parent = sock.answer(store=False)["id"]
     error = sock.refused(previous_response_id=parent)
     assert (error["code"], error["param"]) == ("previous_response_not_found", "previous_response_id")
@@ -314,19 +314,19 @@ def test_a_tool_is_called_and_answered_without_storage(sock: Socket, upstream: S
 
 @pytest.mark.parametrize("store", [True, False])
 @pytest.mark.parametrize("nothing", [[], "", None])
-def test_a_warm_up_asks_nobody_and_can_be_gone_on_from(
+def test_a_warm_up_sends_no_request_and_can_be_continued(
     sock: Socket, upstream: ScriptedUpstream, store: bool, nothing: Any
 ) -> None:
     warm = sock.answer(input="Be ready", generate=False, store=store)
     assert (warm["output"], warm["usage"]["total_tokens"], upstream.requests) == ([], 0, [])
     sock.answer(input=nothing, store=store, previous_response_id=warm["id"])
-    assert said(upstream) == ["Be ready"]
+    assert sent_texts(upstream) == ["Be ready"]
 
 
 def test_a_warm_up_may_say_nothing_at_all(sock: Socket, upstream: ScriptedUpstream) -> None:
     warm = sock.answer(input=[], generate=False, store=False)
     sock.answer(input="Hello", store=False, previous_response_id=warm["id"])
-    assert said(upstream) == ["Hello"]
+    assert sent_texts(upstream) == ["Hello"]
 
 
 # --- compaction -------------------------------------------------------------------------------------------------
@@ -338,16 +338,16 @@ def test_a_trigger_compacts_and_the_conversation_goes_on(sock: Socket, upstream:
     compacted = sock.answer(input=[TRIGGER], store=store, previous_response_id=first)
     assert [item["type"] for item in compacted["output"]] == ["compaction"]
     following = sock.answer(input="And now?", store=store, previous_response_id=compacted["id"])
-    assert said(upstream)[-1] == "And now?"
+    assert sent_texts(upstream)[-1] == "And now?"
     sock.answer(input="Then?", store=store, previous_response_id=following["id"])
-    assert said(upstream)[-2:] == ["And now?", "Then?"]
+    assert sent_texts(upstream)[-2:] == ["And now?", "Then?"]
 
 
 def test_a_window_from_http_is_the_base_of_a_turn(sock: Socket, api: Gateway, upstream: ScriptedUpstream) -> None:
     history = [{"role": "user", "content": "Remember the milk"}, {"role": "assistant", "content": "I will."}]
     window = api.post("/responses/compact", {"model": "m", "input": history}).json()
     sock.answer(input=[*window["output"], {"role": "user", "content": "And now?"}], store=False)
-    assert said(upstream)[-1] == "And now?"
+    assert sent_texts(upstream)[-1] == "And now?"
 
 
 # --- Codex ------------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def test_the_worst_state_of_all_workers_is_shown(
     assert (state.label, state.text, state.is_available) == (label, text, available)
 
 
-def test_what_workers_report_is_summed_over_them() -> None:
+def test_reports_of_workers_are_summed() -> None:
     state = state_of(A, _workers(FULL, {"in_flight": 1, "path": "repaired"}, COOLDOWN))
     assert state.wire() == {
         "state": "resting",

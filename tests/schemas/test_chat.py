@@ -79,11 +79,11 @@ def test_a_body_leaves_as_it_came() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_named(body: object, code: str, param: str | None, message: str) -> None:
+def test_an_error_names_its_parameter(body: object, code: str, param: str | None, message: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         read_chat(body)
-    told = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
-    assert (caught.value.status, caught.value.error()) == (400, told)
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
+    assert (caught.value.status, caught.value.error()) == (400, error)
 
 
 @given(st.dictionaries(NAMES, JSON_VALUES) | JSON_VALUES)

@@ -221,7 +221,7 @@ def test_a_body_that_is_no_object_is_refused(body: object, got: str) -> None:
         ({"model": "m", "input": None, "previous_response_id": None}, "input"),
     ],
 )
-def test_what_is_required_is_missed_by_name(body: dict[str, Any], param: str) -> None:
+def test_a_missing_parameter_is_named(body: dict[str, Any], param: str) -> None:
     assert refusal(body) == missing(param)
 
 
@@ -457,7 +457,7 @@ def test_a_message_repeats_only_the_beginning_of_what_it_refuses() -> None:
     assert error["message"].startswith(f"Invalid value: '{'x' * 64}...'. ")
 
 
-def test_the_first_fault_is_the_one_told() -> None:
+def test_the_first_error_is_reported() -> None:
     assert refusal({"model": "m", "user": 7, "input": [], "temperature": 9})["param"] == "input"
 
 
@@ -566,7 +566,7 @@ MISSING: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("choice", "shown"), MISSING)
 @pytest.mark.parametrize("tools", [[], TOOLS[:2] + TOOLS[3:], [*BROKEN, F], None], ids=["none", "some", "broken", "-"])
-def test_a_choice_of_no_tool_is_the_first_thing_that_is_wrong(choice: Any, shown: str, tools: Any) -> None:
+def test_a_choice_of_no_tool_is_the_first_error(choice: Any, shown: str, tools: Any) -> None:
     sentence = f"Tool choice '{shown}' not found in 'tools' parameter."
     expected = fault("invalid_value", "tool_choice", sentence)
     assert refusal({**BASE, "tools": tools, "tool_choice": choice}) == expected
@@ -600,7 +600,7 @@ def test_of_a_choice_that_is_itself_wrong_the_tools_come_first() -> None:
     tools=st.lists(st.sampled_from([*TOOLS, *BROKEN]), max_size=3),
     choice=st.sampled_from([choice for choice, _ in MISSING] + [F, allowed(7), allowed(F), {"type": ["f"]}, [], {}]),
 )
-def test_whatever_is_chosen_of_whatever_tools_nothing_else_happens(tools: list[Any], choice: Any) -> None:
+def test_any_choice_of_any_tools_passes_or_names_its_error(tools: list[Any], choice: Any) -> None:
     body = {**BASE, "tools": tools, "tool_choice": choice}
     try:
         read_create(body)

@@ -63,7 +63,7 @@ def test_only_one_type_is_served(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("nothing", ["", [], None])
-def test_nothing_new_is_enough_where_something_was_said_before(nothing: Any) -> None:
+def test_nothing_new_is_enough_with_a_history(nothing: Any) -> None:
     silent = {**CREATE, "input": nothing}
     assert "input" not in read_frame(framed({**silent, "previous_response_id": "resp_x"})).request
     assert "input" not in read_frame(framed({**silent, "generate": False})).request
@@ -71,12 +71,12 @@ def test_nothing_new_is_enough_where_something_was_said_before(nothing: Any) -> 
         read_frame(framed(silent))
 
 
-def test_a_lane_is_a_text() -> None:
+def test_a_stream_id_is_a_text() -> None:
     assert framed({"stream_id": "left"}).stream_id == "left"
     assert [framed(body).stream_id for body in ({}, {"stream_id": 7}, {"stream_id": ""}, {"stream_id": None})] == [
         None
     ] * 4
-    for lane in ("", "x" * 513):
+    for stream_id in ("", "x" * 513):
         with pytest.raises(InvalidRequest) as refused:
-            read_frame(framed({**CREATE, "stream_id": lane}))
+            read_frame(framed({**CREATE, "stream_id": stream_id}))
         assert refused.value.param == "stream_id"

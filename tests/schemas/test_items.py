@@ -149,7 +149,7 @@ OWN_OUTPUT: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("item", OWN_OUTPUT, ids=lambda item: item["type"])
-def test_what_the_gateway_answers_with_is_taken_back_verbatim(item: dict[str, Any]) -> None:
+def test_output_of_the_gateway_is_accepted_verbatim(item: dict[str, Any]) -> None:
     [read] = read_input([item])
 
     assert read is item
@@ -176,7 +176,7 @@ def test_what_the_gateway_answers_with_is_taken_back_verbatim(item: dict[str, An
         {"type": "invented_next_year", "call_id": 7, "id": None},
     ],
 )
-def test_items_that_pass_are_kept_verbatim(item: dict[str, Any]) -> None:
+def test_items_that_pass_stay_verbatim(item: dict[str, Any]) -> None:
     [read] = read_input([item])
 
     assert read is item
@@ -453,7 +453,7 @@ def test_joining_bare_parts_loses_nothing_and_keeps_the_order(pieces: list[dict[
 
 @settings(deadline=None)
 @given(PIECES)
-def test_what_was_read_once_reads_the_same_again(pieces: list[dict[str, Any]]) -> None:
+def test_a_loaded_item_loads_to_itself(pieces: list[dict[str, Any]]) -> None:
     items = read_input(pieces)
 
     assert read_input(items) == items

@@ -20,7 +20,7 @@ CORES = os.sched_getaffinity(0)
 
 several_cores = pytest.mark.skipif(len(CORES) < 2, reason="a worker can only keep to a core where there are several")
 
-TOLD_TOO_SOON = """
+EARLY_SIGTERM = """
 import os, signal
 from app.server.gunicorn_conf import *
 from app.server import gunicorn_conf as serving
@@ -55,7 +55,7 @@ def test_each_worker_keeps_to_a_core_of_its_own_and_so_does_its_successor(gatewa
 
 @several_cores
 @pytest.mark.parametrize("settings", [{"pin": "off"}, {"workers": len(CORES) + 1}])
-def test_workers_run_anywhere_when_told_to_or_when_they_are_more_than_the_cores(
+def test_workers_run_anywhere_by_setting_or_when_they_outnumber_the_cores(
     gateway: MakeGateway, settings: dict[str, object]
 ) -> None:
     running = gateway([DEMO], **settings)
@@ -76,10 +76,10 @@ def test_a_new_master_takes_over_and_loads_everything_again(gateway: MakeGateway
     running.kill()
 
 
-def test_a_worker_that_is_told_to_end_before_it_listens_ends(gateway: MakeGateway, tmp_path: Path) -> None:
+def test_a_worker_that_gets_sigterm_before_it_listens_ends(gateway: MakeGateway, tmp_path: Path) -> None:
     running = gateway([DEMO])
     running.stop()
-    (tmp_path / "early.py").write_text(TOLD_TOO_SOON)
+    (tmp_path / "early.py").write_text(EARLY_SIGTERM)
     command = [sys.executable, "-P", "-m", "gunicorn", "--config", str(tmp_path / "early.py"), "--threads", "4"]
     command += ["--bind", f"127.0.0.1:{running.port}", "app:create_app()"]
     with subprocess.Popen(command, cwd=ROOT, env=running.environment, stderr=subprocess.PIPE, text=True) as early:

@@ -1,4 +1,4 @@
-"""The threads that serve: each stays with its connection for a moment, and none is kept from the others for it."""
+"""The threads that serve: each stays with its connection for a moment without keeping it from the others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _ask(connection: http.client.HTTPConnection, running: Gateway) -> int:
 def test_one_connection_is_served_again_and_again(running: Gateway) -> None:
     with closing(_connection(running)) as connection:
         assert [_ask(connection, running) for _ in range(50)] == [200] * 50
-        # Nobody has closed it in between: http.client would have opened another one.
+        # It was not closed in between: http.client would have opened another one.
         sock = connection.sock
         assert _ask(connection, running) == 200
         assert connection.sock is sock
@@ -52,8 +52,8 @@ def test_requests_sent_in_one_piece_are_answered_in_order(running: Gateway) -> N
     with closing(_connection(running)) as connection:
         connection.connect()
         connection.sock.sendall(one + other + last)
-        said = b"".join(iter(lambda: connection.sock.recv(65536), b""))
-    assert re.findall(rb"HTTP/1\.1 (\d+) ", said) == [b"200", b"200", b"404"]
+        received = b"".join(iter(lambda: connection.sock.recv(65536), b""))
+    assert re.findall(rb"HTTP/1\.1 (\d+) ", received) == [b"200", b"200", b"404"]
 
 
 def test_more_connections_than_threads_are_all_served_while_each_stays_busy(running: Gateway) -> None:
@@ -66,7 +66,7 @@ def test_more_connections_than_threads_are_all_served_while_each_stays_busy(runn
             assert {(answer.status, bool(answer.read())) for answer in answers} == {(200, True)}
 
 
-def test_clients_that_do_not_close_keep_nobody_waiting(gateway: MakeGateway) -> None:
+def test_clients_that_do_not_close_delay_no_end(gateway: MakeGateway) -> None:
     running = gateway(CHANNELS, threads=16)
     with ExitStack() as stack:
         for _ in range(8):

@@ -37,7 +37,7 @@ def redis_bell(redis_url: str) -> Queue:
     return RedisQueue(redis_url)
 
 
-def heard(bell: Queue, count: int) -> list[str]:
+def rings(bell: Queue, count: int) -> list[str]:
     """What the next so many rings say."""
     answers: queue.SimpleQueue[str] = queue.SimpleQueue()
     consumer = bell.consumer(answers.put, threads=4)
@@ -50,17 +50,17 @@ def heard(bell: Queue, count: int) -> list[str]:
             thread.join()
 
 
-def test_what_was_enlisted_rings_once(bell: Queue, store: Store) -> None:
+def test_an_enlisted_job_rings_once(bell: Queue, store: Store) -> None:
     names = [f"resp_{number}" for number in range(50)]
     for name in names:
         store.database.transaction(lambda session, name=name: bell.add_in_transaction(name))
         bell.add_after_commit(name)
-    assert sorted(heard(bell, len(names))) == sorted(names)
+    assert sorted(rings(bell, len(names))) == sorted(names)
     store.database.transaction(lambda session: bell.add_in_transaction("last"))
-    assert heard(bell, 1) == ["last"]
+    assert rings(bell, 1) == ["last"]
 
 
-def test_what_was_rolled_back_never_rings(bell: Queue, store: Store) -> None:
+def test_a_rolled_back_job_never_rings(bell: Queue, store: Store) -> None:
     def fail(session: Session) -> None:
         bell.add_in_transaction("never")
         raise LookupError
@@ -68,16 +68,16 @@ def test_what_was_rolled_back_never_rings(bell: Queue, store: Store) -> None:
     with pytest.raises(LookupError):
         store.database.transaction(fail)
     store.database.transaction(lambda session: bell.add_in_transaction("resp_1"))
-    assert heard(bell, 1) == ["resp_1"]
+    assert rings(bell, 1) == ["resp_1"]
 
 
 def test_over_redis_it_rings_once_its_row_is_there(redis_bell: Queue) -> None:
     redis_bell.add_in_transaction("before")
     redis_bell.add_after_commit("resp_1")
-    assert heard(redis_bell, 1) == ["resp_1"]
+    assert rings(redis_bell, 1) == ["resp_1"]
 
 
-def test_a_redis_that_is_away_fails_nobody() -> None:
+def test_an_unreachable_redis_fails_no_request() -> None:
     RedisQueue("redis://127.0.0.1:1/0").add_after_commit("resp_1")
 
 
@@ -86,4 +86,4 @@ def test_nothing_in_a_queue_is_run_as_code(redis_bell: Queue, redis_url: str) ->
 
     with redis.Redis.from_url(redis_url) as client:
         client.lpush("huey.redis.antiphon", b"cos\nsystem\n(S'exit 1'\ntR.")
-    assert heard(redis_bell, 1) == ["cos\nsystem\n(S'exit 1'\ntR."]
+    assert rings(redis_bell, 1) == ["cos\nsystem\n(S'exit 1'\ntR."]

@@ -19,7 +19,7 @@ from tests.upstream import ScriptedUpstream
 
 
 @pytest.fixture
-def kept(gateway: MakeGateway, upstream: ScriptedUpstream) -> Gateway:
+def gateway_with_workers(gateway: MakeGateway, upstream: ScriptedUpstream) -> Gateway:
     return gateway([upstream.channel()], worker_processes=2, drain=1)
 
 
@@ -31,42 +31,44 @@ def workers(gateway: Gateway) -> list[int]:
 
 
 def is_there(pid: int) -> bool:
-    """A process that has ended and that nobody has asked about is there no more."""
+    """Whether it runs. A zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-def test_a_worker_that_dies_is_replaced(kept: Gateway) -> None:
-    first, second = workers(kept)
+def test_a_worker_that_dies_is_replaced(gateway_with_workers: Gateway) -> None:
+    first, second = workers(gateway_with_workers)
     os.kill(first, signal.SIGKILL)
     eventually(lambda: not is_there(first), "its end", 20)
-    assert second in workers(kept)
-    waiting = kept.post("/responses", {"model": "m", "input": "hello", "background": True}).json()
-    eventually(lambda: kept.get(f"/responses/{waiting['id']}").json()["status"] == "completed", "an answer", 20)
+    assert second in workers(gateway_with_workers)
+    waiting = gateway_with_workers.post("/responses", {"model": "m", "input": "hello", "background": True}).json()
+    eventually(
+        lambda: gateway_with_workers.get(f"/responses/{waiting['id']}").json()["status"] == "completed", "an answer", 20
+    )
 
 
-def test_workers_end_with_the_gateway(kept: Gateway) -> None:
-    pids = workers(kept)
-    kept.wait_for_log("this process runs background responses")
-    assert kept.stop() == 0
+def test_workers_end_with_the_gateway(gateway_with_workers: Gateway) -> None:
+    pids = workers(gateway_with_workers)
+    gateway_with_workers.wait_for_log("this process runs background responses")
+    assert gateway_with_workers.stop() == 0
     assert not any(is_there(pid) for pid in pids)
 
 
-def test_workers_end_when_the_gateway_was_killed(kept: Gateway) -> None:
-    pids = workers(kept)
-    os.kill(kept.pid, signal.SIGKILL)
+def test_workers_end_when_the_gateway_was_killed(gateway_with_workers: Gateway) -> None:
+    pids = workers(gateway_with_workers)
+    os.kill(gateway_with_workers.pid, signal.SIGKILL)
     eventually(lambda: not any(is_there(pid) for pid in pids), "them to end", 20)
 
 
-def test_nothing_listens_any_more_where_only_they_are_left(kept: Gateway) -> None:
-    first, second = workers(kept)
-    kept.wait_for_log("this process runs background responses")
+def test_nothing_listens_any_more_where_only_they_are_left(gateway_with_workers: Gateway) -> None:
+    first, second = workers(gateway_with_workers)
+    gateway_with_workers.wait_for_log("this process runs background responses")
     os.kill(first, signal.SIGSTOP)
-    for pid in [kept.pid, second, *kept.workers]:
+    for pid in [gateway_with_workers.pid, second, *gateway_with_workers.workers]:
         os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not listens(kept), "the port to be free", 20)
+    eventually(lambda: not listens(gateway_with_workers), "the port to be free", 20)
     assert is_there(first)
     os.kill(first, signal.SIGCONT)
 
@@ -83,7 +85,7 @@ def test_without_workers_a_response_waits(gateway: MakeGateway, upstream: Script
     assert alone.get(f"/responses/{waiting['id']}").json()["status"] == "queued"
 
 
-def test_responses_that_wait_for_no_worker_are_told_of(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
+def test_responses_that_wait_without_a_worker_are_logged(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
     alone = gateway([upstream.channel()], worker_processes=0, lease=4)
     assert readiness(alone) == {"status": "ok", "reasons": {}, "warnings": {}}
     alone.post("/responses", {"model": "m", "input": "hello", "background": True})
@@ -95,7 +97,7 @@ def test_responses_that_wait_for_no_worker_are_told_of(gateway: MakeGateway, ups
     assert "background" not in alone.command("doctor")
 
 
-def test_a_redis_that_is_away_is_told_of(gateway: MakeGateway, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+def test_an_unreachable_redis_is_logged(gateway: MakeGateway, upstream: ScriptedUpstream, tmp_path: Path) -> None:
     with running_redis(tmp_path) as url:
         queued = gateway([upstream.channel()], worker_processes=1, queue_url=url)
         assert readiness(queued)["warnings"] == {}
@@ -104,7 +106,7 @@ def test_a_redis_that_is_away_is_told_of(gateway: MakeGateway, upstream: Scripte
     assert "problem  queue        Redis does not answer" in queued.command("doctor", exit_code=1)
 
 
-def test_a_redis_that_is_silent_is_told_of_as_well(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
+def test_a_silent_redis_is_logged_as_well(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         queued = gateway([upstream.channel()], queue_url=url)

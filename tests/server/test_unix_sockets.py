@@ -201,8 +201,8 @@ def test_the_socket_of_a_dead_server_is_replaced(prepared: Gateway, path: Path) 
 
 def test_a_file_that_is_no_socket_is_left_alone(prepared: Gateway, path: Path) -> None:
     path.write_text("precious")
-    told = refused(prepared, [*COMMAND, "serve", "--bind", f"unix:{path}"], prepared.directory)
-    assert f"{path} exists and is not a socket" in told
+    output = refused(prepared, [*COMMAND, "serve", "--bind", f"unix:{path}"], prepared.directory)
+    assert f"{path} exists and is not a socket" in output
     assert path.read_text() == "precious"
 
 

@@ -36,7 +36,7 @@ def test_a_copy_is_a_whole_store_for_its_owner_only(sqlite: Store, tmp_path: Pat
     sqlite.close()
 
 
-def test_a_copy_made_while_others_write_holds_whole_turns(sqlite: Store, tmp_path: Path) -> None:
+def test_a_copy_during_writes_holds_whole_turns(sqlite: Store, tmp_path: Path) -> None:
     done = Event()
 
     def write() -> list[str]:
@@ -53,12 +53,12 @@ def test_a_copy_made_while_others_write_holds_whole_turns(sqlite: Store, tmp_pat
         written = writing.result()
     for number in range(5):
         copy = Store(f"sqlite:///{tmp_path}/copy{number}.db", peppers=[PEPPER])
-        kept = [response_id for response_id in written if copy.responses.read(OWNER, response_id)]
-        assert kept == written[: len(kept)]
-        if kept:
-            assert [link.id for link in copy.responses.chain(OWNER, kept[-1]).links] == kept
+        copied = [response_id for response_id in written if copy.responses.read(OWNER, response_id)]
+        assert copied == written[: len(copied)]
+        if copied:
+            assert [link.id for link in copy.responses.chain(OWNER, copied[-1]).links] == copied
         counted = copy.maintenance.stats()["rows"]
-        assert counted["response"] == counted["content"] == len(kept)
+        assert counted["response"] == counted["content"] == len(copied)
         copy.close()
     sqlite.close()
 

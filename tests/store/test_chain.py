@@ -27,7 +27,7 @@ def missing(store: Store, response_id: str) -> str:
     return error.response_id
 
 
-def test_a_chain_holds_what_each_turn_said_oldest_first(store: Store) -> None:
+def test_a_chain_holds_its_turns_oldest_first(store: Store) -> None:
     first = turn(store, says="one")
     second = turn(store, first, says="two")
     chain = store.responses.chain(OWNER, second)
@@ -62,7 +62,7 @@ def test_a_chain_is_read_by_one_query(store: Store) -> None:
 
 def statements(store: Store, seen: list[str]) -> int:
     """How many statements the only connection of a store has sent, as its driver or server counts them; `seen` is
-    kept from one count to the next.
+    stored from one count to the next.
     """
     with store.database.connected():
         connection = store.database.pool.connection()
@@ -171,7 +171,7 @@ def test_unknown_foreign_and_deleted_parents_answer_alike(store: Store) -> None:
         assert missing(store, response_id) == response_id
 
 
-def test_what_is_not_kept_cannot_be_continued(store: Store) -> None:
+def test_an_unstored_response_cannot_be_continued(store: Store) -> None:
     unkept = draft(stored=False)
     store.responses.finish(unkept, outcome())
     assert isinstance(refused(store, unkept.id), ResponseMissing)
@@ -190,7 +190,7 @@ def test_a_deleted_ancestor_is_named(store: Store) -> None:
     assert chain_ids(store, turns[0]) == [turns[0]]
 
 
-def test_nobody_slips_into_a_deleted_ones_place(store: Store) -> None:
+def test_the_place_of_a_deleted_response_stays_empty(store: Store) -> None:
     root, gone, last = line(store, 3)
     store.responses.delete(OWNER, gone)
     sibling = turn(store, root)
@@ -298,14 +298,14 @@ def counting(database_url: str, budget: Budget) -> Iterator[Store]:
 
 
 def test_a_history_for_which_there_is_no_room_is_not_read(counting: Store, budget: Budget) -> None:
-    said = line(counting, 3, says="a" * 400_000)
+    record = line(counting, 3, says="a" * 400_000)
     with pytest.raises(PayloadTooLarge):
-        counting.responses.chain(OWNER, said[2])
+        counting.responses.chain(OWNER, record[2])
     budget.take(budget.limit - 500_000, 0)
     with pytest.raises(Overloaded):
-        counting.responses.chain(OWNER, said[1])
+        counting.responses.chain(OWNER, record[1])
     before = budget.taken
-    assert len(counting.responses.chain(OWNER, said[0]).links) == 1
+    assert len(counting.responses.chain(OWNER, record[0]).links) == 1
     assert budget.taken == before
     # No statement is left open on the connection.
-    assert len(counting.responses.chain(OWNER, turn(counting, said[0])).links) == 2
+    assert len(counting.responses.chain(OWNER, turn(counting, record[0])).links) == 2

@@ -14,11 +14,11 @@ from tests.store.turns import OWNER, chain_ids, line, turn
 processes = multiprocessing.get_context("spawn")
 
 
-def branch_off(url: str, parent: str, together: Barrier, told: Any) -> None:
+def branch_off(url: str, parent: str, together: Barrier, results: Any) -> None:
     store = Store(url, peppers=[b"p"])
     store.database.ping()
     together.wait()
-    told.put([line(store, 2, parent) for _ in range(15)])
+    results.put([line(store, 2, parent) for _ in range(15)])
     store.close()
 
 
@@ -26,11 +26,13 @@ def test_two_processes_that_go_on_from_one_parent_at_once_both_keep_their_chain(
     store: Store, database_url: str
 ) -> None:
     turns = line(store, 3)
-    together, told = processes.Barrier(2), processes.Queue()
-    running = [processes.Process(target=branch_off, args=(database_url, turns[-1], together, told)) for _ in range(2)]
+    together, results = processes.Barrier(2), processes.Queue()
+    running = [
+        processes.Process(target=branch_off, args=(database_url, turns[-1], together, results)) for _ in range(2)
+    ]
     for process in running:
         process.start()
-    written = [branch for _ in running for branch in told.get(timeout=60)]
+    written = [branch for _ in running for branch in results.get(timeout=60)]
     for process in running:
         process.join(60)
         assert process.exitcode == 0

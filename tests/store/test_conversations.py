@@ -108,7 +108,7 @@ def test_only_what_ended_well_is_appended_and_once(store: Store, status: str, ap
     assert len(listed(store, conversation)) == appended
 
 
-def test_what_is_not_kept_or_was_cancelled_before_appends_nothing(store: Store) -> None:
+def test_an_unstored_or_cancelled_response_appends_nothing(store: Store) -> None:
     conversation = begin(store)
     cancelled = draft(conversation=conversation)
     store.responses.begin(cancelled)
@@ -169,40 +169,40 @@ def test_an_id_that_is_taken_or_unfit_is_replaced(store: Store) -> None:
 # --- one order --------------------------------------------------------------------------------------------------
 
 
-def append_many(url: str, conversations: list[str], name: str, together: Barrier, told: Any) -> None:
+def append_many(url: str, conversations: list[str], name: str, together: Barrier, results: Any) -> None:
     store = Store(url, peppers=[b"p"])
     store.database.ping()
     together.wait()
     for number in range(20):
         for conversation in conversations:
             say(store, conversation, f"{name} {number}", seen=0)
-    told.put(name)
+    results.put(name)
     store.close()
 
 
 def test_turns_that_processes_append_at_once_are_whole_and_have_one_order(store: Store, database_url: str) -> None:
     conversations = [begin(store) for _ in range(2)]
-    together, told = processes.Barrier(3), processes.Queue()
+    together, results = processes.Barrier(3), processes.Queue()
     running = [
         processes.Process(
-            target=append_many, args=(database_url, conversations[::step], f"writer {at}", together, told)
+            target=append_many, args=(database_url, conversations[::step], f"writer {at}", together, results)
         )
         for at, step in enumerate((1, -1, 1))
     ]
     for process in running:
         process.start()
     for _ in running:
-        told.get(timeout=60)
+        results.get(timeout=60)
     for process in running:
         process.join(60)
         assert process.exitcode == 0
     for conversation in conversations:
-        said = texts(listed(store, conversation))
-        assert said[1::2] == [f"answer to {text}" for text in said[::2]]
+        stored_texts = texts(listed(store, conversation))
+        assert stored_texts[1::2] == [f"answer to {text}" for text in stored_texts[::2]]
         for writer in range(3):
-            own = [text for text in said[::2] if text.startswith(f"writer {writer} ")]
+            own = [text for text in stored_texts[::2] if text.startswith(f"writer {writer} ")]
             assert own == [f"writer {writer} {number}" for number in range(20)]
-        assert loaded(store.conversations.chain(OWNER, conversation)) == said
+        assert loaded(store.conversations.chain(OWNER, conversation)) == stored_texts
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -226,14 +226,14 @@ def test_pages_hold_every_item_once_in_order(
     assert texts(everything) == [f"item {number}" for number in range(sum(turns))]
     for at in sorted(gone & set(range(len(everything)))):
         assert store.conversations.delete_item(OWNER, conversation, everything[at]["id"])
-    kept = [item for at, item in enumerate(everything) if at not in gone]
-    assert loaded(store.conversations.chain(OWNER, conversation)) == texts(kept)
+    left = [item for at, item in enumerate(everything) if at not in gone]
+    assert loaded(store.conversations.chain(OWNER, conversation)) == texts(left)
 
     paged: list[JSON] = []
     while page := listed(store, conversation, order, paged[-1]["id"] if paged else None, limit):
         assert len(page) <= limit
         paged += page
-    assert paged == (kept if order == "asc" else kept[::-1])
+    assert paged == (left if order == "asc" else left[::-1])
 
 
 def test_a_page_cannot_begin_behind_an_item_of_elsewhere(store: Store) -> None:
@@ -283,7 +283,7 @@ def test_a_load_starts_at_the_newest_compaction(store: Store) -> None:
     assert not whole.compacted
 
 
-def test_what_was_said_while_a_compaction_was_made_is_not_lost(store: Store) -> None:
+def test_a_turn_during_a_compaction_is_not_lost(store: Store) -> None:
     conversation = begin(store, "old")
     seen = store.conversations.chain(OWNER, conversation).conversation_position
     say(store, conversation, "meanwhile", seen=seen)
@@ -351,7 +351,7 @@ def test_a_chain_whose_conversation_is_gone_is_refused(store: Store) -> None:
     assert loaded(store.responses.chain(OWNER, compacted)) == ["compaction", "short"]
 
 
-def test_what_a_conversation_holds_outlives_the_response_and_its_age(store: Store, database_url: str) -> None:
+def test_items_of_a_conversation_outlive_the_response_and_its_retention(store: Store, database_url: str) -> None:
     conversation = begin(store, "first")
     deleted, pruned = say(store, conversation, "one"), say(store, conversation, "two")
     copied = [item["id"] for item in listed(store, conversation)]
@@ -364,7 +364,7 @@ def test_what_a_conversation_holds_outlives_the_response_and_its_age(store: Stor
 
 
 def test_a_deleted_conversation_leaves_nothing(store: Store, database_url: str) -> None:
-    kept = begin(store, "kept")
+    stored = begin(store, "kept")
     conversation = begin(store, "first")
     response = say(store, conversation, "one")
     item = listed(store, conversation)[0]["id"]
@@ -373,7 +373,7 @@ def test_a_deleted_conversation_leaves_nothing(store: Store, database_url: str) 
     assert store.items.find(OWNER, [item]) == {}
     assert store.responses.read(OWNER, response) is not None
     assert [rows.count(database_url, f"conversation{part}") for part in ("", "_turn", "_item")] == [1, 1, 1]
-    assert texts(listed(store, kept)) == ["kept"]
+    assert texts(listed(store, stored)) == ["kept"]
 
 
 def test_the_newest_copy_of_an_item_is_found(store: Store) -> None:

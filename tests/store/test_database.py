@@ -41,17 +41,17 @@ def test_a_relative_file_stays_where_it_was_meant(tmp_path: Path, monkeypatch: p
 def test_a_file_that_is_gone_is_not_replaced_by_an_empty_one(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/a.db", peppers=[b"p"])
     store.schema.upgrade()
-    kept = turn(store)
+    stored = turn(store)
     (tmp_path / "a.db").rename(tmp_path / "elsewhere.db")
     with pytest.raises(StoreUnavailable):
         # Although a connection to it is open.
         store.database.ping()
     store.close()
     with pytest.raises(StoreUnavailable):
-        store.responses.read(OWNER, kept)
+        store.responses.read(OWNER, stored)
     assert not (tmp_path / "a.db").exists()
     (tmp_path / "elsewhere.db").rename(tmp_path / "a.db")
-    assert store.responses.read(OWNER, kept)
+    assert store.responses.read(OWNER, stored)
     store.close()
 
 
@@ -153,7 +153,7 @@ def test_no_connection_is_lost_by_failures(store: Store, database_url: str) -> N
     database.close()
 
 
-def test_what_a_statement_may_not_hold_is_refused_before_it_is_sent(mariadb: Server) -> None:
+def test_a_statement_over_the_packet_size_is_refused_before_it_is_sent(mariadb: Server) -> None:
     mariadb.run("CREATE DATABASE narrow")
     store = Store(mariadb.url("narrow"), peppers=[b"p"])
     store.schema.upgrade()
@@ -174,7 +174,7 @@ def test_the_sqlite_file_is_laid_out_for_turns(tmp_path: Path) -> None:
     assert rows.execute(url, "SELECT journal_mode FROM pragma_journal_mode") == [("wal",)]
 
 
-def test_a_sqlite_file_that_is_there_keeps_its_pages(tmp_path: Path) -> None:
+def test_an_existing_sqlite_file_keeps_its_page_size(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "a.db")) as older:
         older.execute("PRAGMA page_size = 8192")
         older.execute("PRAGMA journal_mode = wal")
@@ -196,7 +196,7 @@ def test_the_sqlite_file_is_its_owners_alone(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_sqlite_file_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+def test_an_existing_sqlite_file_keeps_its_mode(tmp_path: Path) -> None:
     (tmp_path / "a.db").touch(0o640)
     (tmp_path / "a.db").chmod(0o640)
     store = Store(f"sqlite:///{tmp_path}/a.db", peppers=[b"p"])

@@ -12,7 +12,7 @@ TOKEN = 7
 CLAIM = Claim("key-1", "a" * 64)
 
 
-def test_the_first_has_it_and_the_next_is_told_who(store: Store) -> None:
+def test_the_first_claim_wins_and_the_next_gets_its_holder(store: Store) -> None:
     first = ids.new("resp")
     assert store.idempotency.claim(TOKEN, CLAIM, first) is None
     earlier = store.idempotency.claim(TOKEN, CLAIM, ids.new("resp"))
@@ -35,7 +35,7 @@ def test_another_token_and_another_key_are_others(store: Store) -> None:
     assert store.idempotency.claim(TOKEN, Claim("key-2", CLAIM.fingerprint), ids.new("resp")) is None
 
 
-def test_what_has_ended_well_keeps_its_key_and_what_failed_gives_it_up(store: Store) -> None:
+def test_a_completed_response_keeps_its_key_and_a_failed_one_releases_it(store: Store) -> None:
     done, failed = turn(store), turn(store, status="failed")
     assert store.idempotency.claim(TOKEN, CLAIM, done) is None
     earlier = store.idempotency.claim(TOKEN, CLAIM, ids.new("resp"))
@@ -77,7 +77,7 @@ def test_pruning_forgets_old_claims(store: Store, database_url: str) -> None:
     assert rows.count(database_url, "claim") == 0
 
 
-def test_a_response_that_is_not_kept_keeps_its_key(store: Store) -> None:
+def test_an_unstored_response_keeps_its_key(store: Store) -> None:
     begun = draft(stored=False)
     assert store.idempotency.claim(TOKEN, CLAIM, begun.id) is None
     store.responses.note(begun, outcome())

@@ -7,7 +7,7 @@ from app.store.store import Store
 from tests.store.turns import OWNER, draft, outcome, turn
 
 
-def said(store: Store, **item: object) -> str:
+def message_item(store: Store, **item: object) -> str:
     """A turn whose input is one item with an id; the response's id."""
     begun = draft(input=orjson.dumps([{"type": "message", **item}]), item_ids=(str(item["id"]),))
     store.responses.finish(begun, outcome())
@@ -15,27 +15,27 @@ def said(store: Store, **item: object) -> str:
 
 
 def test_an_item_is_found_in_inputs_and_outputs(store: Store) -> None:
-    response_id = said(store, id="msg_in", content="asked")
+    response_id = message_item(store, id="msg_in", content="asked")
     answered = draft()
     store.responses.finish(
         answered, outcome(output=b'[{"id":"rs_1"},{"id":"msg_out","content":"told"}]', item_ids=("msg_out",))
     )
     found = store.items.in_responses(OWNER, ["msg_in", "msg_out"])
-    asked, told = found["msg_in"], found["msg_out"]
-    assert (asked.response_id, asked.item["content"]) == (response_id, "asked")
-    assert (told.response_id, told.item["content"]) == (answered.id, "told")
+    input_item, output_item = found["msg_in"], found["msg_out"]
+    assert (input_item.response_id, input_item.item["content"]) == (response_id, "asked")
+    assert (output_item.response_id, output_item.item["content"]) == (answered.id, "told")
 
 
 def test_the_newest_copy_counts(store: Store) -> None:
-    said(store, id="msg_1", content="old")
-    newest = said(store, id="msg_1", content="new")
+    message_item(store, id="msg_1", content="old")
+    newest = message_item(store, id="msg_1", content="new")
     found = store.items.in_responses(OWNER, ["msg_1"])["msg_1"]
     assert (found.response_id, found.item["content"]) == (newest, "new")
 
 
 def test_an_older_copy_is_found_when_the_newest_was_deleted(store: Store) -> None:
-    said(store, id="msg_1", content="old")
-    store.responses.delete(OWNER, said(store, id="msg_1", content="new"))
+    message_item(store, id="msg_1", content="old")
+    store.responses.delete(OWNER, message_item(store, id="msg_1", content="new"))
     found = store.items.in_responses(OWNER, ["msg_1"])["msg_1"]
     assert found.item["content"] == "old"
 
@@ -52,13 +52,13 @@ def test_an_item_without_an_id_is_found_by_its_place(store: Store) -> None:
 def test_a_replayed_copy_of_a_derived_id_outlives_the_original(store: Store) -> None:
     original = turn(store)
     item_id = derive_item_id("message", original, 0)
-    said(store, id=item_id, content="replayed")
+    message_item(store, id=item_id, content="replayed")
     store.responses.delete(OWNER, original)
     found = store.items.in_responses(OWNER, [item_id])[item_id]
     assert found.item["content"] == "replayed"
 
 
-def test_items_of_others_unkept_ones_and_unknown_ones_are_not_found(store: Store) -> None:
+def test_foreign_unstored_and_unknown_items_are_not_found(store: Store) -> None:
     foreign = draft(owner="bob", item_ids=("msg_bob",), input=b'[{"id":"msg_bob"}]')
     store.responses.finish(foreign, outcome())
     unkept = draft(stored=False, item_ids=("msg_unkept",), input=b'[{"id":"msg_unkept"}]')
@@ -70,7 +70,7 @@ def test_items_of_others_unkept_ones_and_unknown_ones_are_not_found(store: Store
 
 def test_many_are_found_at_once(store: Store) -> None:
     for number in range(3):
-        said(store, id=f"msg_{number}", content=number)
+        message_item(store, id=f"msg_{number}", content=number)
     wanted = [f"msg_{number}" for number in range(2000)]
     found = store.items.find(OWNER, wanted)
     assert {item_id: item["content"] for item_id, item in found.items()} == {"msg_0": 0, "msg_1": 1, "msg_2": 2}

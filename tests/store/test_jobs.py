@@ -1,4 +1,4 @@
-"""Background responses in the store: who holds one, what was told of it, and what becomes of it."""
+"""Background responses in the store: the claim of a worker, the events, and the end."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from app.store.store import Store
 from tests.store import rows
 from tests.store.turns import OWNER, draft, outcome
 
-TOLD = EventBatch(0, 1, b"event: response.created\ndata: {}\n\nevent: response.queued\ndata: {}\n\n")
+FIRST_EVENTS = EventBatch(0, 1, b"event: response.created\ndata: {}\n\nevent: response.queued\ndata: {}\n\n")
 
 
-def enqueue(store: Store, heard: list[str] | None = None) -> str:
+def enqueue(store: Store, rings: list[str] | None = None) -> str:
     waiting = draft(background=True)
-    store.jobs.enqueue(waiting, b"sealed", TOLD, [].append if heard is None else heard.append)
+    store.jobs.enqueue(waiting, b"sealed", FIRST_EVENTS, [].append if rings is None else rings.append)
     return waiting.id
 
 
@@ -34,7 +34,7 @@ def held(store: Store, response_id: str) -> Job:
     return job
 
 
-def said(first: int, last: int, item: str = "") -> EventBatch:
+def event_batch(first: int, last: int, item: str = "") -> EventBatch:
     """Events of which the last finishes an item, where there is one."""
     event = {"type": "response.output_item.done", "item": {"type": "message", "id": item}}
     body = b"event: x\ndata: {}\n\n" * (last - first + (not item))
@@ -58,15 +58,15 @@ def kill(database_url: str, response_id: str) -> None:
 
 
 def test_it_waits_with_all_that_its_run_needs(store: Store) -> None:
-    heard: list[str] = []
-    response_id = enqueue(store, heard)
-    assert (status(store, response_id), heard) == ("queued", [response_id])
+    rings: list[str] = []
+    response_id = enqueue(store, rings)
+    assert (status(store, response_id), rings) == ("queued", [response_id])
     job = held(store, response_id)
-    assert (job.owner, job.request, job.last) == (OWNER, b"sealed", TOLD.last)
+    assert (job.owner, job.request, job.last) == (OWNER, b"sealed", FIRST_EVENTS.last)
     assert status(store, response_id) == "in_progress"
 
 
-def test_of_many_who_claim_it_one_has_it(store: Store, other: Store) -> None:
+def test_of_many_claims_one_succeeds(store: Store, other: Store) -> None:
     response_id = enqueue(store)
     stores = [store, other] * 4
     with ThreadPoolExecutor(2) as threads:
@@ -74,12 +74,12 @@ def test_of_many_who_claim_it_one_has_it(store: Store, other: Store) -> None:
     assert sum(job is not None for job in jobs) == 1
 
 
-def test_whoever_does_not_hold_it_neither_tells_nor_ends_it(store: Store, other: Store) -> None:
+def test_only_its_holder_writes_events_or_the_end(store: Store, other: Store) -> None:
     waiting = draft(background=True)
-    store.jobs.enqueue(waiting, b"sealed", TOLD, [].append)
+    store.jobs.enqueue(waiting, b"sealed", FIRST_EVENTS, [].append)
     held(store, waiting.id)
     other.jobs.claim(waiting.id)
-    assert not other.events.append(waiting.id, said(2, 4))
+    assert not other.events.append(waiting.id, event_batch(2, 4))
     assert not other.responses.finish(waiting, outcome())
     assert status(store, waiting.id) == "in_progress"
     assert store.responses.finish(waiting, outcome())
@@ -92,33 +92,33 @@ def test_its_job_ends_with_it(store: Store, database_url: str) -> None:
         lambda waiting: store.responses.delete(OWNER, waiting.id),
     ):
         waiting = draft(background=True)
-        store.jobs.enqueue(waiting, b"sealed", TOLD, [].append)
+        store.jobs.enqueue(waiting, b"sealed", FIRST_EVENTS, [].append)
         held(store, waiting.id)
         assert end(waiting)
         assert store.jobs.claim(waiting.id) is None
     assert rows.count(database_url, "job") == 0
 
 
-def test_what_was_given_back_waits_as_before(store: Store, other: Store) -> None:
-    heard: list[str] = []
+def test_a_released_job_waits_as_before(store: Store, other: Store) -> None:
+    rings: list[str] = []
     response_id = enqueue(store)
     held(store, response_id)
-    assert not other.jobs.requeue(response_id, heard.append)
-    assert store.jobs.requeue(response_id, heard.append)
-    assert (status(store, response_id), heard) == ("queued", [response_id])
+    assert not other.jobs.requeue(response_id, rings.append)
+    assert store.jobs.requeue(response_id, rings.append)
+    assert (status(store, response_id), rings) == ("queued", [response_id])
     held(other, response_id)
-    assert not store.jobs.requeue(response_id, heard.append)
+    assert not store.jobs.requeue(response_id, rings.append)
 
 
-def test_a_dead_worker_loses_what_told_nothing_once(store: Store, other: Store, database_url: str) -> None:
+def test_a_job_without_events_survives_one_dead_worker(store: Store, other: Store, database_url: str) -> None:
     response_id = enqueue(store)
     held(other, response_id)
-    assert other.events.append(response_id, said(2, LIFECYCLE_EVENTS - 1))
+    assert other.events.append(response_id, event_batch(2, LIFECYCLE_EVENTS - 1))
     kill(database_url, response_id)
     assert store.reaper.reap() == 0
-    heard: list[str] = []
-    assert store.jobs.requeue_waiting(heard.append) == heard == [response_id]
-    assert store.jobs.requeue_waiting(heard.append) == []
+    rings: list[str] = []
+    assert store.jobs.requeue_waiting(rings.append) == rings == [response_id]
+    assert store.jobs.requeue_waiting(rings.append) == []
     held(store, response_id)
     kill(database_url, response_id)
     assert store.reaper.reap() == 1
@@ -128,8 +128,8 @@ def test_a_dead_worker_loses_what_told_nothing_once(store: Store, other: Store, 
 def test_a_dead_worker_leaves_the_items_it_had_finished(store: Store, other: Store, database_url: str) -> None:
     response_id = enqueue(store)
     held(other, response_id)
-    assert other.events.append(response_id, said(2, 5, "msg_1"))
-    assert other.events.append(response_id, said(6, 8))
+    assert other.events.append(response_id, event_batch(2, 5, "msg_1"))
+    assert other.events.append(response_id, event_batch(6, 8))
     kill(database_url, response_id)
     assert store.reaper.reap() == 1
     failed = store.responses.read(OWNER, response_id)
@@ -140,12 +140,12 @@ def test_a_dead_worker_leaves_the_items_it_had_finished(store: Store, other: Sto
 
 def test_one_that_comes_back_finds_it_gone(store: Store, other: Store, database_url: str) -> None:
     waiting = draft(background=True)
-    store.jobs.enqueue(waiting, b"sealed", TOLD, [].append)
+    store.jobs.enqueue(waiting, b"sealed", FIRST_EVENTS, [].append)
     held(other, waiting.id)
     kill(database_url, waiting.id)
     assert store.reaper.reap() == 0
     held(store, waiting.id)
-    assert not other.events.append(waiting.id, said(2, 4))
+    assert not other.events.append(waiting.id, event_batch(2, 4))
     assert not other.responses.finish(waiting, outcome())
     assert other.reaper.running() == set()
     assert store.responses.finish(waiting, outcome())
@@ -155,7 +155,7 @@ def test_events_are_read_from_anywhere_in_their_order(store: Store, other: Store
     response_id = enqueue(store)
     held(store, response_id)
     for first in range(2, 200, 2):
-        assert store.events.append(response_id, said(first, first + 1))
+        assert store.events.append(response_id, event_batch(first, first + 1))
     after, seen = -1, []
     while (page := other.events.read(OWNER, response_id, after)) is not None and page.batches:
         seen += [(batch.first, batch.last) for batch in page.batches]
@@ -167,8 +167,8 @@ def test_events_are_read_from_anywhere_in_their_order(store: Store, other: Store
 def test_a_batch_that_is_written_again_has_more_in_it(store: Store) -> None:
     response_id = enqueue(store)
     held(store, response_id)
-    assert store.events.append(response_id, said(2, 3))
-    assert store.events.append(response_id, said(2, 7))
+    assert store.events.append(response_id, event_batch(2, 3))
+    assert store.events.append(response_id, event_batch(2, 7))
     page = store.events.read(OWNER, response_id, 1)
     assert page is not None
     assert [(batch.first, batch.last) for batch in page.batches] == [(2, 7)]
@@ -176,7 +176,7 @@ def test_a_batch_that_is_written_again_has_more_in_it(store: Store) -> None:
 
 def test_events_go_some_time_after_the_end(store: Store, database_url: str) -> None:
     waiting = draft(background=True)
-    store.jobs.enqueue(waiting, b"sealed", TOLD, [].append)
+    store.jobs.enqueue(waiting, b"sealed", FIRST_EVENTS, [].append)
     held(store, waiting.id)
     rows.execute(database_url, "UPDATE event SET kept_at = 1")
     assert store.events.expire(60) == 0

@@ -14,7 +14,7 @@ from tests.store import rows
 from tests.store.turns import OWNER, draft, outcome, turn
 
 
-def test_what_a_dead_worker_left_behind_has_failed(store: Store, database_url: str) -> None:
+def test_rows_of_a_dead_worker_have_failed(store: Store, database_url: str) -> None:
     dead = Store(database_url, peppers=[b"p"])
     left, alive, done = draft(), draft(), turn(store)
     dead.responses.begin(left)
@@ -119,7 +119,7 @@ def test_a_worker_of_another_version_may_report_more(store: Store, database_url:
     assert store.leases.statuses()[0].channels == (ChannelStatus("a", path="repaired"),)
 
 
-def test_what_a_worker_left_behind_when_it_ended_has_failed(store: Store, database_url: str) -> None:
+def test_rows_that_an_ended_worker_left_behind_have_failed(store: Store, database_url: str) -> None:
     ending, left = Store(database_url, peppers=[b"p"]), draft()
     ending.responses.begin(left)
     ending.leases.end()

@@ -29,7 +29,7 @@ def prune(store: Store) -> Pruned:
     return last
 
 
-def test_what_is_past_its_age_goes_without_a_trace(store: Store, database_url: str) -> None:
+def test_expired_content_is_deleted_without_a_trace(store: Store, database_url: str) -> None:
     old = line(store, 4, settings=SETTINGS, item_ids=("msg_1",), input=b'[{"id":"msg_1"}]')
     old += line(store, 2, old[1])
     rows.age(database_url, old, 40)
@@ -60,7 +60,7 @@ def test_a_place_that_was_pruned_is_taken_again_by_the_next_child(store: Store, 
     assert chain_ids(store, young) == [*trunk[:2], young]
 
 
-def test_what_lies_behind_a_compaction_stays_as_long_as_what_came_after(store: Store, database_url: str) -> None:
+def test_history_behind_a_compaction_stays_as_long_as_its_successors(store: Store, database_url: str) -> None:
     before = line(store, 3)
     compaction = turn(store, before[-1], compacted=True)
     young = turn(store, compaction)
@@ -102,7 +102,7 @@ def test_a_response_in_progress_is_never_past_its_age(store: Store, database_url
     assert chain_ids(store, begun.id) == [parent, begun.id]
 
 
-def test_who_goes_on_from_an_old_response_makes_it_new(store: Store, database_url: str) -> None:
+def test_a_continued_response_counts_as_new(store: Store, database_url: str) -> None:
     turns = line(store, 3)
     rows.age(database_url, turns, 40)
     assert chain_ids(store, turns[1]) == turns[:2]
@@ -120,7 +120,7 @@ def test_settings_that_a_younger_response_shares_stay(store: Store, database_url
     assert stored.settings == SETTINGS
 
 
-def test_what_an_interrupted_run_left_is_swept_by_the_next(store: Store, database_url: str) -> None:
+def test_the_next_run_sweeps_up_after_an_interrupted_one(store: Store, database_url: str) -> None:
     rows.execute(database_url, "INSERT INTO branch (pk, parent, fork) VALUES (7, NULL, NULL)")
     rows.execute(database_url, "INSERT INTO branch (pk, parent, fork) VALUES (8, 7, 1)")
     rows.execute(database_url, "INSERT INTO setting (owner, sha256, json) VALUES ('ada', 'x', '{}')")

@@ -86,7 +86,7 @@ def test_a_failure_keeps_its_error(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attempts", "kept"),
+    ("attempts", "length"),
     [
         ((), None),
         ((Attempt("first", 12, 200, path="bytes"),), None),
@@ -95,19 +95,19 @@ def test_a_failure_keeps_its_error(store: Store) -> None:
         ((Attempt("first", 3, 500, "upstream_error"),), 1),
     ],
 )
-def test_attempts_are_kept_when_there_is_something_to_tell(
-    store: Store, database_url: str, attempts: tuple[Attempt, ...], kept: int | None
+def test_attempts_are_stored_when_they_hold_facts(
+    store: Store, database_url: str, attempts: tuple[Attempt, ...], length: int | None
 ) -> None:
     begun = draft()
     store.responses.finish(begun, outcome(attempts=attempts))
     text = column(database_url, "attempts", begun.id)
-    assert (len(orjson.loads(str(text))) if text else None) == kept
+    assert (len(orjson.loads(str(text))) if text else None) == length
 
 
-def test_an_attempt_tells_only_what_there_is() -> None:
+def test_an_attempt_writes_only_set_members() -> None:
     assert Attempt("first", 12, 200).wire() == {"channel": "first", "ms": 12, "status": 200, "error": None}
-    told = Attempt("first", 12, 200, path="translated", dropped=("web_search",)).wire()
-    assert (told["path"], told["dropped"]) == ("translated", ["web_search"])
+    attempt = Attempt("first", 12, 200, path="translated", dropped=("web_search",)).wire()
+    assert (attempt["path"], attempt["dropped"]) == ("translated", ["web_search"])
 
 
 def test_settings_that_repeat_are_stored_once_for_each_owner(store: Store, database_url: str) -> None:
@@ -117,7 +117,7 @@ def test_settings_that_repeat_are_stored_once_for_each_owner(store: Store, datab
     assert rows.execute(database_url, "SELECT COUNT(*) FROM setting") == [(2,)]
 
 
-def test_nobody_reads_or_ends_anothers_response(store: Store) -> None:
+def test_another_owner_neither_reads_nor_ends_a_response(store: Store) -> None:
     theirs = turn(store, owner="bob")
     running = draft(owner="bob")
     store.responses.begin(running)
@@ -173,7 +173,7 @@ def test_a_deleted_response_is_gone_and_its_row_remains(store: Store, database_u
     assert row == (OWNER, 1, 2, "small", 12, None, None)
 
 
-def test_settings_that_others_use_outlive_a_delete(store: Store) -> None:
+def test_shared_settings_outlive_a_delete(store: Store) -> None:
     settings = b'{"instructions":"shared"}'
     first, second = turn(store, settings=settings), turn(store, settings=settings)
     store.responses.delete(OWNER, first)
@@ -182,7 +182,7 @@ def test_settings_that_others_use_outlive_a_delete(store: Store) -> None:
     assert stored.settings == settings
 
 
-def test_what_was_deleted_while_it_ran_stays_deleted(store: Store, database_url: str) -> None:
+def test_a_response_deleted_while_it_ran_stays_deleted(store: Store, database_url: str) -> None:
     begun = draft(says=SECRET)
     store.responses.begin(begun)
     assert store.responses.delete(OWNER, begun.id)
@@ -193,7 +193,7 @@ def test_what_was_deleted_while_it_ran_stays_deleted(store: Store, database_url:
 
 
 @pytest.mark.parametrize("written", ["finish", "note", "begin and finish"])
-def test_what_is_not_kept_leaves_no_content(store: Store, database_url: str, written: str) -> None:
+def test_an_unstored_response_leaves_no_content(store: Store, database_url: str, written: str) -> None:
     secret = draft(
         stored=False,
         says=SECRET,
@@ -218,12 +218,12 @@ def test_what_is_not_kept_leaves_no_content(store: Store, database_url: str, wri
     assert Store(database_url, peppers=[b"p"]).responses.read(OWNER, secret.id) is None
 
 
-def test_the_file_of_sqlite_holds_nothing_of_what_was_not_kept_or_was_deleted(tmp_path: Path) -> None:
+def test_the_sqlite_file_holds_no_unstored_or_deleted_content(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/grep.db", peppers=[b"p"])
     store.schema.upgrade()
     store.responses.note(draft(stored=False, says=SECRET), outcome(says=SECRET))
-    kept = turn(store, says=SECRET, settings=orjson.dumps({"instructions": SECRET}))
-    store.responses.delete(OWNER, kept)
+    stored = turn(store, says=SECRET, settings=orjson.dumps({"instructions": SECRET}))
+    store.responses.delete(OWNER, stored)
     store.close()
     connection = sqlite3.connect(tmp_path / "grep.db")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

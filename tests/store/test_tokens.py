@@ -29,7 +29,7 @@ def test_a_token_is_recognised_by_its_secret(store: Store) -> None:
     ["", "ap_", "ap_nothing", "' OR 1=1 --", "%", "\x00", "é", "\ud800", "x" * 10_000],
     ids=lambda wrong: ascii(wrong[:12]),
 )
-def test_a_wrong_secret_is_nobody(store: Store, wrong: str) -> None:
+def test_a_wrong_secret_finds_no_token(store: Store, wrong: str) -> None:
     store.tokens.create("laptop", "ada")
     assert store.tokens.check(wrong) is None
 
@@ -63,7 +63,7 @@ def test_after_a_rotation_tokens_of_the_old_secret_key_are_still_taken(store: St
     forgotten.close()
 
 
-def test_revoked_and_expired_tokens_are_nobody(store: Store) -> None:
+def test_revoked_and_expired_tokens_are_not_found(store: Store) -> None:
     _, revoked = store.tokens.create("revoked", "ada")
     _, expired = store.tokens.create("expired", "ada", expires_at=int(time.time()))
     assert store.tokens.check(revoked) is not None

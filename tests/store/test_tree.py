@@ -1,4 +1,4 @@
-"""Trees as they are read back, and parents that are found by what was said."""
+"""Trees as they are read back, and parents that are found by content."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _node(store: Store, response_id: str) -> Node:
 
 
 def _noted(store: Store, trace: Trace, **fields: Any) -> str:
-    """A response that was not kept, and is traced."""
+    """An unstored response with a trace."""
     begun = draft(stored=False, id=trace.response, token=trace.token, **fields)
     store.responses.note(begun, outcome())
     store.prefixes.trace(begun.owner, trace)
@@ -156,7 +156,7 @@ def test_another_owner_never_sees_into_a_tree(store: Store) -> None:
     assert [node.id for node in _tree(store, one).nodes] == [one]
 
 
-def test_what_failed_hangs_in_the_tree_and_nothing_hangs_on_it(store: Store) -> None:
+def test_a_failed_response_is_a_leaf_of_the_tree(store: Store) -> None:
     one = _noted(store, _trace("one", end="1"))
     failed = _noted(store, _trace("failed", "1", end=None))
     again = _noted(store, _trace("again", "1", end="2"))
@@ -175,11 +175,11 @@ def test_a_named_parent_is_never_replaced(store: Store) -> None:
 
 def test_hashes_go_with_their_response(store: Store, database_url: str) -> None:
     old = _noted(store, _trace("old", end="1"))
-    kept = turn(store)
-    store.prefixes.trace(OWNER, Trace(kept, 1, (), b"2"))
+    stored = turn(store)
+    store.prefixes.trace(OWNER, Trace(stored, 1, (), b"2"))
     _settle(store)
     assert rows.count(database_url, "prefix") == 2
-    assert store.responses.delete(OWNER, kept)
+    assert store.responses.delete(OWNER, stored)
     assert rows.count(database_url, "prefix") == 1
     rows.age(database_url, [old], A_DAY_AND_MORE)
     young = _noted(store, _trace("young", "1", end="3"))

@@ -41,7 +41,7 @@ class Node:
         return ("missing", gone) if gone else ("chain", [node.id for node in reversed(line)])
 
 
-def asked(store: Store, owner: str, node: Node, extent: Extent) -> tuple[str, list[str] | str]:
+def extent_of(store: Store, owner: str, node: Node, extent: Extent) -> tuple[str, list[str] | str]:
     read = store.responses.chain if extent is RECENT else store.responses.full_chain
     try:
         return "chain", [link.id for link in read(owner, node.id).links]
@@ -85,7 +85,7 @@ def test_any_tree_is_read_as_a_model_in_memory_reads_it(store: Store, steps: lis
         nodes.append(Node(begun.id, chosen, status, compacted))
     for node in nodes:
         for extent in (RECENT, WHOLE):
-            assert asked(store, owner, node, extent) == node.answer(extent)
+            assert extent_of(store, owner, node, extent) == node.answer(extent)
 
 
 # --- trees that several processes build at once -----------------------------------------------------------------
@@ -98,18 +98,18 @@ Grown = list[tuple[str, str | None]]
 """New responses with the parent of each."""
 
 
-def build(url: str, together: Barrier, told: Connection) -> None:
-    """One builder: what it is asked to grow it grows at the same moment as the others."""
+def build(url: str, together: Barrier, parents: Connection) -> None:
+    """One builder. It appends to a given parent at the same moment as the others."""
     store = Store(url, peppers=[b"p"])
-    while (asked := told.recv()) is not None:
-        owner, known, choices = asked
+    while (next_parent := parents.recv()) is not None:
+        owner, known, choices = next_parent
         grown: Grown = []
         together.wait(PATIENCE)
         for choice in choices:
             candidates = [*known, *(response_id for response_id, _ in grown)]
             parent = candidates[choice % len(candidates)] if candidates else None
             grown.append((turn(store, parent, owner=owner), parent))
-        told.send(grown)
+        parents.send(grown)
     store.close()
 
 

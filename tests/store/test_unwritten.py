@@ -30,7 +30,7 @@ def failed(says: str = "half an answer") -> Outcome:
     return outcome("failed", says=says, error=ERROR, usage=Usage(input_tokens=3, output_tokens=4, estimated=True))
 
 
-def test_what_could_not_be_written_is_written_later(store: Store, database_url: str) -> None:
+def test_an_unwritten_end_is_written_later(store: Store, database_url: str) -> None:
     """One outage for all: it takes as long as the database's own timeouts."""
     begun, end, unstored = draft(), failed(), draft(stored=False)
     claim, first, second = Claim("key", "f"), ids.new("resp"), ids.new("resp")
@@ -81,7 +81,7 @@ def test_half_a_character_is_replaced_and_the_row_written(store: Store) -> None:
     assert store.responses.read(OWNER, "resp_\ud83d") is None
 
 
-def test_what_no_try_can_write_is_given_up(store: Store) -> None:
+def test_an_end_that_no_attempt_can_write_is_given_up(store: Store) -> None:
     """As a number too large for its column: no return of a database will help."""
     begun, endless = draft(), outcome("failed", usage=Usage(input_tokens=2**70, output_tokens=0))
     store.responses.begin(begun)
@@ -93,7 +93,7 @@ def test_what_no_try_can_write_is_given_up(store: Store) -> None:
     assert store.reaper.running() == {begun.id}
 
 
-def test_what_was_ended_meanwhile_stays_as_it_is(store: Store) -> None:
+def test_a_response_that_ended_meanwhile_stays_as_it_is(store: Store) -> None:
     begun = draft()
     store.responses.begin(begun)
     store.responses.finish_later(begun, failed())
@@ -104,7 +104,7 @@ def test_what_was_ended_meanwhile_stays_as_it_is(store: Store) -> None:
     assert (found.status, found.output) == ("cancelled", b"[]")
 
 
-def test_the_first_end_that_was_told_counts(store: Store) -> None:
+def test_the_first_end_counts(store: Store) -> None:
     begun = draft()
     store.responses.begin(begun)
     store.responses.finish_later(begun, failed())
@@ -124,8 +124,8 @@ def test_a_conversation_gets_nothing_of_it(store: Store) -> None:
     assert store.conversations.items(OWNER, conversation.id, order="asc", after=None, limit=10) == []
 
 
-def test_what_had_no_row_is_written_whole(store: Store) -> None:
-    never_begun, end = draft(), outcome("cancelled", says="not heard")
+def test_a_response_without_a_row_is_written_whole(store: Store) -> None:
+    never_begun, end = draft(), outcome("cancelled", says="too late")
     store.responses.finish_later(never_begun, end)
     store.unwritten.drain(PATIENCE)
     found = store.responses.read(OWNER, never_begun.id)
@@ -159,7 +159,7 @@ def test_an_end_that_no_statement_can_hold_is_written_without_its_output(store: 
     assert (len(found.output) > 2) == database_url.startswith("sqlite")
 
 
-def test_a_claim_whose_commit_was_not_heard_of_is_its_own(store: Store) -> None:
+def test_a_claim_whose_commit_was_not_confirmed_is_its_own(store: Store) -> None:
     claim, response_id = Claim("key", "f"), ids.new("resp")
     assert store.idempotency.claim(1, claim, response_id) is None
     assert store.idempotency.claim(1, claim, response_id) is None
@@ -169,44 +169,44 @@ def test_a_claim_whose_commit_was_not_heard_of_is_its_own(store: Store) -> None:
 
 
 @pytest.fixture
-def hasty(store: Store, database_url: str) -> Iterator[Store]:
+def short_lease(store: Store, database_url: str) -> Iterator[Store]:
     """A worker with a short lease."""
-    hasty = Store(database_url, peppers=[PEPPER], lease=1)
-    yield hasty
-    hasty.close()
+    short_lease = Store(database_url, peppers=[PEPPER], lease=1)
+    yield short_lease
+    short_lease.close()
 
 
-def test_a_living_worker_fails_what_it_does_not_know_after_a_lease(hasty: Store) -> None:
+def test_a_living_worker_fails_what_it_does_not_know_after_a_lease(short_lease: Store) -> None:
     unknown, known, late, job = (draft() for _ in range(4))
     for each in (unknown, known, late):
-        hasty.responses.begin(each)
-    hasty.jobs.enqueue(job, b"{}", EventBatch(0, 0, b""), lambda _: None)
-    hasty.jobs.claim(job.id)
-    hasty.responses.finish_later(late, failed())
-    assert hasty.reaper.reap_own({known.id}) == 0
-    assert eventually(lambda: hasty.reaper.reap_own({known.id}), "the lease to pass") == 1
-    found = hasty.responses.read(OWNER, unknown.id)
+        short_lease.responses.begin(each)
+    short_lease.jobs.enqueue(job, b"{}", EventBatch(0, 0, b""), lambda _: None)
+    short_lease.jobs.claim(job.id)
+    short_lease.responses.finish_later(late, failed())
+    assert short_lease.reaper.reap_own({known.id}) == 0
+    assert eventually(lambda: short_lease.reaper.reap_own({known.id}), "the lease to pass") == 1
+    found = short_lease.responses.read(OWNER, unknown.id)
     assert found is not None
     assert found.error is not None
     assert (found.status, found.error["code"]) == ("failed", "gateway_interrupted")
-    assert hasty.reaper.running() == {known.id, job.id}
+    assert short_lease.reaper.running() == {known.id, job.id}
 
 
-def test_what_becomes_known_in_time_is_spared(hasty: Store) -> None:
+def test_a_row_that_becomes_known_in_time_is_spared(short_lease: Store) -> None:
     begun = draft()
-    hasty.responses.begin(begun)
-    until = time.monotonic() + 2 * hasty.leases.lease
-    hasty.reaper.reap_own(())
+    short_lease.responses.begin(begun)
+    until = time.monotonic() + 2 * short_lease.leases.lease
+    short_lease.reaper.reap_own(())
     while time.monotonic() < until:
-        assert hasty.reaper.reap_own({begun.id}) == 0
-    assert hasty.reaper.reap_own(()) == 0
-    assert hasty.responses.finish(begun, outcome())
+        assert short_lease.reaper.reap_own({begun.id}) == 0
+    assert short_lease.reaper.reap_own(()) == 0
+    assert short_lease.responses.finish(begun, outcome())
 
 
-def test_another_worker_leaves_them_alone(store: Store, hasty: Store) -> None:
+def test_another_worker_leaves_them_alone(store: Store, short_lease: Store) -> None:
     begun, own = draft(), draft()
     store.responses.begin(begun)
-    hasty.responses.begin(own)
-    assert eventually(lambda: hasty.reaper.reap_own(()), "the lease to pass") == 1
+    short_lease.responses.begin(own)
+    assert eventually(lambda: short_lease.reaper.reap_own(()), "the lease to pass") == 1
     assert store.reaper.running() == {begun.id}
     assert orjson.loads(store.responses.read(OWNER, begun.id).input)  # type: ignore[union-attr]

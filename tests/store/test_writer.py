@@ -90,7 +90,7 @@ def test_one_rows_fault_fails_only_its_own_request(writer: Writer[Page], databas
     assert leaves(database_url) == list(range(6))
 
 
-def test_a_job_that_raises_leaves_nothing_and_hurts_nobody(writer: Writer[Page], database_url: str) -> None:
+def test_a_job_that_raises_leaves_nothing_and_spares_the_others(writer: Writer[Page], database_url: str) -> None:
     def broken(page: Page) -> None:
         page.put(1)
         raise ZeroDivisionError
@@ -110,7 +110,7 @@ def test_a_job_whose_deadline_passes_before_its_turn_is_never_written(writer: Wr
     assert leaves(database_url) == [2]
 
 
-def test_what_nobody_waits_for_is_dropped_when_too_much_waits(writer: Writer[Page], database_url: str) -> None:
+def test_unawaited_jobs_are_dropped_when_the_queue_is_full(writer: Writer[Page], database_url: str) -> None:
     gate = Gate(writer)
     for number in range(BACKLOG + 5):
         writer.post(partial(Page.put, number=number))

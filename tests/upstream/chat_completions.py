@@ -34,7 +34,7 @@ class Dialect:
     """How a server deviates from OpenAI. As it stands here it takes only what every one of them takes."""
 
     reasoning: str = "reasoning_content"
-    """The key under which it tells what it thought."""
+    """The key of its reasoning text."""
     reasoning_returned: Literal["refused", "required"] = "refused"
     """What it makes of that key in the history: most know no such key, some insist on it beside their own calls."""
     whole_calls: bool = False
@@ -174,8 +174,8 @@ def _check_messages(messages: list[JSON], dialect: Dialect) -> None:
         at = f"messages[{position}]"
         if message.get("role") not in dialect.roles:
             listed = ", ".join(f"'{role}'" for role in dialect.roles)
-            said = f"Invalid value: '{message.get('role')}'. Supported values are: {listed}."
-            raise Refused(400, said, "invalid_value", f"{at}.role")
+            sentence = f"Invalid value: '{message.get('role')}'. Supported values are: {listed}."
+            raise Refused(400, sentence, "invalid_value", f"{at}.role")
         if message["role"] == "system" and position and dialect.systems == "first":
             raise Refused(400, "System message must be at the beginning.", None, f"{at}.role")
         _check_keys(message, at, dialect)
@@ -193,8 +193,8 @@ def _check_keys(message: JSON, at: str, dialect: Dialect) -> None:
     if thinks and message.get("tool_calls") and dialect.reasoning not in message:
         raise Refused(400, f"Missing `{dialect.reasoning}` field in the assistant message at {at}")
     if message.get("tool_calls") == []:
-        said = f"Invalid '{at}.tool_calls': empty array. Expected an array with minimum length 1."
-        raise Refused(400, said, "empty_array", f"{at}.tool_calls")
+        sentence = f"Invalid '{at}.tool_calls': empty array. Expected an array with minimum length 1."
+        raise Refused(400, sentence, "empty_array", f"{at}.tool_calls")
 
 
 def _check_content(message: JSON, at: str) -> None:
@@ -207,8 +207,8 @@ def _check_content(message: JSON, at: str) -> None:
     for number, part in enumerate(_parts(message)):
         if part["type"] not in allowed:
             listed = ", ".join(f"'{name}'" for name in allowed)
-            said = f"Invalid value: '{part['type']}'. Supported values are: {listed}."
-            raise Refused(400, said, "invalid_value", f"{at}.content[{number}].type")
+            sentence = f"Invalid value: '{part['type']}'. Supported values are: {listed}."
+            raise Refused(400, sentence, "invalid_value", f"{at}.content[{number}].type")
 
 
 def _check_call(call: JSON, at: str) -> None:
@@ -216,10 +216,10 @@ def _check_call(call: JSON, at: str) -> None:
         raise Refused(400, f"Invalid value for '{at}': expected a function call.", None, at)
     _check_name(call["function"]["name"], f"{at}.function.name")
     if len(call["id"]) > MAX_CALL_ID:
-        said = (
+        sentence = (
             f"Expected a string with maximum length {MAX_CALL_ID}, but got one with length {len(call['id'])} instead."
         )
-        raise Refused(400, f"Invalid '{at}.id': string too long. {said}", "string_above_max_length", f"{at}.id")
+        raise Refused(400, f"Invalid '{at}.id': string too long. {sentence}", "string_above_max_length", f"{at}.id")
     try:
         orjson.loads(call["function"]["arguments"])
     except orjson.JSONDecodeError as error:
@@ -254,18 +254,18 @@ def _parts(message: JSON) -> list[JSON]:
 
 def _message(body: JSON, ids: Ids, call_id_length: int, dialect: Dialect) -> tuple[JSON, str]:
     messages = body["messages"]
-    asked = next((_text(message) for message in reversed(messages) if message["role"] == "user"), "")
+    question = next((_text(message) for message in reversed(messages) if message["role"] == "user"), "")
     message: JSON = {"role": "assistant", "content": None, "refusal": None}
-    if "think" in asked:
+    if "think" in question:
         message[dialect.reasoning] = "I have thought about it."
-    tools = tools_to_call(body, asked, answered=messages[-1]["role"] == "tool")
+    tools = tools_to_call(body, question, answered=messages[-1]["role"] == "tool")
     if tools:
-        message["content"] = "Let me look." if "explain" in asked else None
+        message["content"] = "Let me look." if "explain" in question else None
         message["tool_calls"] = [_call(tool, number, ids, call_id_length) for number, tool in enumerate(tools)]
         return message, "tool_calls"
-    if "refuse" in asked:
+    if "refuse" in question:
         return {**message, "refusal": "I cannot help with that."}, "stop"
-    text = _sentence(body, asked)
+    text = _sentence(body, question)
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     if limit is not None and limit <= 20:
         return {**message, "content": "".join(words(text)[:3])}, "length"
@@ -282,18 +282,18 @@ def _call(tool: JSON, number: int, ids: Ids, call_id_length: int) -> JSON:
     return {"id": ids("call", call_id_length - len("call_")), "type": "function", "function": function}
 
 
-def _sentence(body: JSON, asked: str) -> str:
+def _sentence(body: JSON, question: str) -> str:
     form = body.get("response_format") or {"type": "text"}
     if form["type"] == "json_schema":
         return orjson.dumps(example(form["json_schema"]["schema"])).decode()
     if form["type"] == "json_object":
-        return orjson.dumps({"you_said": asked}).decode()
+        return orjson.dumps({"you_said": question}).decode()
     messages = body["messages"]
     results = list(itertools.takewhile(lambda message: message["role"] == "tool", reversed(messages)))[::-1]
     images = sum(part["type"] == "image_url" for message in messages for part in _parts(message))
-    said = f"The tools said: {', '.join(map(_text, results))}." if results else f"You said: {asked}."
+    sentence = f"The tools said: {', '.join(map(_text, results))}." if results else f"You said: {question}."
     seen = f" I have seen {len(messages)} messages."
-    return said + seen + (f" I see {images} images." if images else "")
+    return sentence + seen + (f" I see {images} images." if images else "")
 
 
 def _usage(body: JSON, message: JSON, dialect: Dialect) -> JSON:

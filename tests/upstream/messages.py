@@ -79,16 +79,16 @@ class Model:
         return base64.b64encode(digest * 4).decode()
 
     def _content(self, body: JSON, ids: Ids) -> tuple[list[JSON], str]:
-        asked = _asked(body["messages"])
+        question = _question(body["messages"])
         thought = self._thought(body)
-        tools = tools_to_call(_openai_tools(body), asked, answered=_is_result(body["messages"][-1]))
+        tools = tools_to_call(_openai_tools(body), question, answered=_is_result(body["messages"][-1]))
         if tools:
-            said = [_text("Let me look.")] if "explain" in asked else []
+            blocks = [_text("Let me look.")] if "explain" in question else []
             calls = (self._call(tool, number, ids) for number, tool in enumerate(tools))
-            return [*thought, *said, *calls], "tool_use"
-        if "refuse" in asked:
+            return [*thought, *blocks, *calls], "tool_use"
+        if "refuse" in question:
             return thought, "refusal"
-        text = _sentence(body, asked)
+        text = _sentence(body, question)
         if body["max_tokens"] <= 20:
             return [*thought, _text("".join(words(text)[:3]))], "max_tokens"
         return [*thought, _text(text)], "end_turn"
@@ -288,8 +288,8 @@ def _check_messages(body: JSON, signature: Callable[[str], str]) -> None:
 
 def _check_message(message: JSON, at: str, last: bool) -> None:
     if message.get("role") not in OF_ROLE:
-        said = f'messages: Unexpected role "{message.get("role")}". Allowed roles are "user" or "assistant".'
-        raise _invalid(said)
+        sentence = f'messages: Unexpected role "{message.get("role")}". Allowed roles are "user" or "assistant".'
+        raise _invalid(sentence)
     for name in sorted(message.keys() - {"role", "content"}):
         raise _invalid(f"{at}.{name}: Extra inputs are not permitted")
     if "content" not in message:
@@ -304,8 +304,8 @@ def _check_roles(messages: list[JSON]) -> None:
         raise _invalid('messages: first message must use the "user" role')
     for one, other in itertools.pairwise(messages):
         if one["role"] == other["role"]:
-            said = f'found multiple "{one["role"]}" roles in a row'
-            raise _invalid(f'messages: roles must alternate between "user" and "assistant", but {said}')
+            sentence = f'found multiple "{one["role"]}" roles in a row'
+            raise _invalid(f'messages: roles must alternate between "user" and "assistant", but {sentence}')
     blocks = _blocks(messages[-1])
     if messages[-1]["role"] == "assistant" and blocks and blocks[-1].get("text", ".")[-1:].isspace():
         raise _invalid("messages: final assistant content cannot end with trailing whitespace")
@@ -388,7 +388,7 @@ def _check_result(block: JSON, at: str, signature: Callable[[str], str]) -> None
 
 
 def _check_calls(messages: list[JSON]) -> None:
-    """Each call is answered once, in the very next message, before anything else is said there."""
+    """Each call is answered once, in the very next message, before any other content."""
     waiting: list[str] = []
     seen: set[str] = set()
     for position, message in enumerate([*messages, {"role": "user", "content": []}]):
@@ -396,9 +396,9 @@ def _check_calls(messages: list[JSON]) -> None:
         results = list(itertools.takewhile(lambda block: block["type"] == "tool_result", blocks))
         missing = [name for name in waiting if name not in {block["tool_use_id"] for block in results}]
         if missing:
-            said = "`tool_use` ids were found without `tool_result` blocks immediately after"
+            sentence = "`tool_use` ids were found without `tool_result` blocks immediately after"
             also = "Each `tool_use` block must have a corresponding `tool_result` block in the next message."
-            raise _invalid(f"messages.{position - 1}: {said}: {', '.join(missing)}. {also}")
+            raise _invalid(f"messages.{position - 1}: {sentence}: {', '.join(missing)}. {also}")
         _check_results(blocks, waiting, position)
         waiting = [block["id"] for block in blocks if block["type"] == "tool_use"]
         if len(set(waiting)) < len(waiting) or seen & set(waiting):
@@ -451,13 +451,13 @@ def _thinks(body: JSON) -> bool:
     return (body.get("thinking") or {}).get("type") in ("enabled", "adaptive")
 
 
-def _said(blocks: list[JSON]) -> str:
+def _text_of(blocks: list[JSON]) -> str:
     return " ".join(block["text"] for block in blocks if block["type"] == "text")
 
 
-def _asked(messages: list[JSON]) -> str:
+def _question(messages: list[JSON]) -> str:
     """The text of the last user message."""
-    texts = (_said(_blocks(message)) for message in reversed(messages) if message["role"] == "user")
+    texts = (_text_of(_blocks(message)) for message in reversed(messages) if message["role"] == "user")
     return next((text for text in texts if text), "")
 
 
@@ -473,20 +473,20 @@ def _openai_tools(body: JSON) -> JSON:
     }
 
 
-def _sentence(body: JSON, asked: str) -> str:
+def _sentence(body: JSON, question: str) -> str:
     if form := (body.get("output_config") or {}).get("format"):
         return orjson.dumps(example(form["schema"])).decode()
     messages = body["messages"]
     results = [_result_text(block) for block in _blocks(messages[-1]) if block["type"] == "tool_result"]
     images = sum(block["type"] == "image" for message in messages for block in _all_blocks(message))
-    said = f"The tools said: {', '.join(results)}." if results else f"You said: {asked}."
+    sentence = f"The tools said: {', '.join(results)}." if results else f"You said: {question}."
     seen = f" I have seen {len(messages)} messages."
-    return said + seen + (f" I see {images} images." if images else "")
+    return sentence + seen + (f" I see {images} images." if images else "")
 
 
 def _result_text(block: JSON) -> str:
     content = block.get("content") or ""
-    return content if isinstance(content, str) else _said(content)
+    return content if isinstance(content, str) else _text_of(content)
 
 
 def _all_blocks(message: JSON) -> Iterator[JSON]:

@@ -29,7 +29,7 @@ def model_card(name: str) -> JSON:
     return {"id": name, "object": "model", "created": CREATED_AT, "owned_by": "scripted"}
 
 
-def tools_to_call(body: JSON, asked: str, answered: bool) -> list[JSON]:
+def tools_to_call(body: JSON, question: str, answered: bool) -> list[JSON]:
     """Which tools a body of OpenAI's makes the model call. `answered`: the newest items are tool outputs."""
     tools = list(_callable(body.get("tools") or ()))
     choice = body.get("tool_choice") or "auto"
@@ -41,10 +41,10 @@ def tools_to_call(body: JSON, asked: str, answered: bool) -> list[JSON]:
     demanded = choice == "required" or (
         isinstance(choice, dict) and (choice["type"] != "allowed_tools" or choice["mode"] == "required")
     )
-    wanted = "weather" in asked and not answered and choice != "none"
+    wanted = "weather" in question and not answered and choice != "none"
     if not tools or not (demanded or wanted):
         return []
-    both = "both" in asked and body.get("parallel_tool_calls") is not False
+    both = "both" in question and body.get("parallel_tool_calls") is not False
     return [tools[0], tools[-1]] if both else tools[:1]
 
 

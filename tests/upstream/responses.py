@@ -70,12 +70,12 @@ class Model:
         _check_parameters(body)
         items = _as_items(body)
         self._check_items(items, open_calls=True)
-        kept = [
+        remembered = [
             {"id": ids("msg"), "type": "message", "status": "completed", "role": "user", "content": _parts(item)}
             for item in items
             if item.get("role") == "user"
         ]
-        output = [*kept, self._compaction(items, ids)]
+        output = [*remembered, self._compaction(items, ids)]
         window = {"id": ids("resp"), "object": "response.compaction", "created_at": CREATED_AT, "output": output}
         return json_answer({**window, "usage": _usage(body, output)})
 
@@ -98,8 +98,8 @@ class Model:
         return value
 
     def _compaction(self, items: list[JSON], ids: Ids) -> JSON:
-        said = [text for item in items for text in self._remembered(item)]
-        return {"id": ids("cmp"), "type": "compaction", "encrypted_content": self._seal({"said": said})}
+        texts = [text for item in items for text in self._remembered(item)]
+        return {"id": ids("cmp"), "type": "compaction", "encrypted_content": self._seal({"said": texts})}
 
     def _remembered(self, item: JSON) -> list[str]:
         if item.get("type") == "compaction":
@@ -152,18 +152,18 @@ class Model:
         return [{**item, "encrypted_content": self._seal({"thought": item["id"]})} if sealed else item]
 
     def _answer(self, body: JSON, items: list[JSON], ids: Ids) -> list[JSON]:
-        asked = _last_text(items)
-        tools = tools_to_call(body, asked, answered=str(items[-1].get("type")) in OUTPUTS)
+        question = _last_text(items)
+        tools = tools_to_call(body, question, answered=str(items[-1].get("type")) in OUTPUTS)
         if tools:
-            said = [_message(ids, "Let me look.", body)] if "explain" in asked else []
-            return said + [self._call(tool, number, ids) for number, tool in enumerate(tools)]
-        if "refuse" in asked:
+            leading = [_message(ids, "Let me look.", body)] if "explain" in question else []
+            return leading + [self._call(tool, number, ids) for number, tool in enumerate(tools)]
+        if "refuse" in question:
             content = [{"type": "refusal", "refusal": "I cannot help with that."}]
             return [
                 {"id": ids("msg"), "type": "message", "status": "completed", "role": "assistant", "content": content}
             ]
-        if "search" in asked and any(tool["type"].startswith("web_search") for tool in body.get("tools") or ()):
-            return _searched(asked, ids, body)
+        if "search" in question and any(tool["type"].startswith("web_search") for tool in body.get("tools") or ()):
+            return _searched(question, ids, body)
         return [_message(ids, self._sentence(body, items), body)]
 
     def _call(self, tool: JSON, number: int, ids: Ids) -> JSON:
@@ -273,16 +273,16 @@ def _compact_threshold(body: JSON) -> int | None:
 def _message(ids: Ids, text: str, body: JSON, annotations: Iterable[JSON] = ()) -> JSON:
     limit = body.get("max_output_tokens")
     cut = limit is not None and limit <= 20
-    said = "".join(words(text)[:3]) if cut else text
+    content = "".join(words(text)[:3]) if cut else text
     logged = "message.output_text.logprobs" in (body.get("include") or ())
-    part = {"type": "output_text", "text": said, "annotations": list(annotations)}
-    part["logprobs"] = logprobs_of(said) if logged else []
+    part = {"type": "output_text", "text": content, "annotations": list(annotations)}
+    part["logprobs"] = logprobs_of(content) if logged else []
     status = "incomplete" if cut else "completed"
     return {"id": ids("msg"), "type": "message", "status": status, "role": "assistant", "content": [part]}
 
 
-def _searched(asked: str, ids: Ids, body: JSON) -> list[JSON]:
-    action = {"type": "search", "query": asked, "queries": [asked]}
+def _searched(question: str, ids: Ids, body: JSON) -> list[JSON]:
+    action = {"type": "search", "query": question, "queries": [question]}
     cited = {"type": "url_citation", "start_index": 0, "end_index": 5, "title": "Found", "url": "https://example.org/"}
     call = {"id": ids("ws"), "type": "web_search_call", "status": "completed", "action": action}
     return [call, _message(ids, "Found one page.", body, [cited])]
@@ -444,8 +444,8 @@ def too_long() -> Refused:
 
 def failure(head: tuple[Piece, ...], error: Refused) -> list[JSON]:
     """OpenAI's pair; at once, the first of it alone."""
-    told = {"type": "server_error", "code": error.code, "message": error.message, "param": None}
-    spoken: JSON = {"type": "error", "sequence_number": len(head), "error": told}
+    error_body = {"type": "server_error", "code": error.code, "message": error.message, "param": None}
+    spoken: JSON = {"type": "error", "sequence_number": len(head), "error": error_body}
     if not head:
         return [spoken]
     begun = parsed(head[0])["response"]

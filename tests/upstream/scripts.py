@@ -131,8 +131,8 @@ def failing(after: int, code: str = "server_error", message: str = "The model br
 
     def script(exchange: Exchange, answer: Answer) -> Answer:
         head = _first(answer, after)
-        told = exchange.format.failure(head, Refused(500, message, code))
-        return replace(answer, pieces=(*head, *map(event_bytes, told)))
+        failure = exchange.format.failure(head, Refused(500, message, code))
+        return replace(answer, pieces=(*head, *map(event_bytes, failure)))
 
     return script
 
@@ -141,8 +141,8 @@ def failing_at_once(code: str = "server_error", message: str = "The model broke.
     """A 200 with the error as its first event."""
 
     def script(exchange: Exchange, answer: Answer) -> Answer:
-        told = exchange.format.failure((), Refused(500, message, code))
-        return sse(*map(event_bytes, told))(exchange, answer)
+        failure = exchange.format.failure((), Refused(500, message, code))
+        return sse(*map(event_bytes, failure))(exchange, answer)
 
     return script
 
@@ -254,7 +254,7 @@ def closing() -> Script:
 
 
 def going_stale() -> Script:
-    """Closes the connection after the answer without having said so.
+    """Closes the connection after the answer without announcing it.
 
     The next request may meet a closed connection or one about to close; `slammed()` for that one is always the latter.
     """
@@ -357,10 +357,10 @@ def _sloppy_item(item: JSON) -> JSON:
 
 
 def _sloppy_body(body: JSON) -> JSON:
-    kept = ("id", "object", "created_at", "completed_at", "status", "model", "error", "incomplete_details")
+    members = ("id", "object", "created_at", "completed_at", "status", "model", "error", "incomplete_details")
     usage = body["usage"] and {key: body["usage"][key] for key in ("input_tokens", "output_tokens", "total_tokens")}
     return {
-        **{key: body[key] for key in kept if body[key] is not None},
+        **{key: body[key] for key in members if body[key] is not None},
         "output": [_sloppy_item(item) for item in body["output"]],
         "usage": usage,
     }

@@ -1,4 +1,4 @@
-"""The request log: one line a request, with what an operator asks for and nothing of what was said."""
+"""The request log: one line a request, with the facts for an operator and no content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.gateway import Gateway
 from tests.relay.conftest import SOME_TEXT, eventually, read_until
 from tests.upstream import ScriptedUpstream, rate_limited, stalled
 
-SAID, KEY = "canary-said-81f2", "sk-canary-key-77aa"
+CONTENT, KEY = "canary-said-81f2", "sk-canary-key-77aa"
 
 #: The first words of what a server prints before its log.
 BANNER = ["antiphon", "database", "Ctrl-C"]
@@ -35,7 +35,7 @@ def running(gateway: MakeGateway, failing: ScriptedUpstream, upstream: ScriptedU
     channels = [failing.channel("first", priority=1, cooldown={"after": 1, "for": "1s"}), upstream.channel("second")]
     running = gateway(channels, log="json")
     yield running
-    assert SAID not in running.log
+    assert CONTENT not in running.log
     assert KEY not in running.log
     assert running.token not in running.log
     running.stop()
@@ -45,8 +45,8 @@ def running(gateway: MakeGateway, failing: ScriptedUpstream, upstream: ScriptedU
 
 
 def _lines(running: Gateway) -> list[dict[str, Any]]:
-    told = [orjson.loads(line) for line in running.log.splitlines() if line.startswith("{")]
-    return [line for line in told if line["logger"] == "app.requests"]
+    lines = [orjson.loads(line) for line in running.log.splitlines() if line.startswith("{")]
+    return [line for line in lines if line["logger"] == "app.requests"]
 
 
 def _line(running: Gateway) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _line(running: Gateway) -> dict[str, Any]:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_request_is_one_line(running: Gateway, stream: bool) -> None:
-    answer = running.post("/responses?key=canary", {"model": "m", "input": SAID, "stream": stream})
+    answer = running.post("/responses?key=canary", {"model": "m", "input": CONTENT, "stream": stream})
     line = _line(running)
     assert line["request_id"] == answer.headers["X-Request-Id"]
     assert answer.content
@@ -73,9 +73,9 @@ def test_a_request_is_one_line(running: Gateway, stream: bool) -> None:
     assert not {"client_gone", "error"} & line.keys()
 
 
-def test_a_client_that_left_is_told_apart_from_a_failure(running: Gateway, upstream: ScriptedUpstream) -> None:
+def test_a_client_that_left_differs_from_a_failure(running: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.enqueue(stalled(SOME_TEXT))
-    with running.dial({"model": "m", "input": SAID, "stream": True}) as sock:
+    with running.dial({"model": "m", "input": CONTENT, "stream": True}) as sock:
         read_until(sock, b"output_text.delta")
     line = _line(running)
     assert (line["outcome"], line["client_gone"], line["channel"]) == ("cancelled", True, "second")
@@ -83,7 +83,7 @@ def test_a_client_that_left_is_told_apart_from_a_failure(running: Gateway, upstr
 
 def test_a_failure_has_its_code(running: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.enqueue(rate_limited())
-    assert running.post("/responses", {"model": "m", "input": SAID}).status_code == 429
+    assert running.post("/responses", {"model": "m", "input": CONTENT}).status_code == 429
     line = _line(running)
     assert (line["status"], line["outcome"], line["error"]) == (429, "failed", "rate_limit_exceeded")
 
@@ -92,14 +92,14 @@ def test_a_failure_has_its_code(running: Gateway, upstream: ScriptedUpstream) ->
     ("method", "path", "keys", "status", "error"),
     [
         ("POST", "/responses", {"token": "ap_nobody", "json": {}}, 401, "invalid_api_key"),
-        ("POST", "/responses", {"json": {"input": SAID}}, 400, "missing_required_parameter"),
-        ("POST", "/responses", {"json": {"model": SAID[:3], "input": SAID}}, 400, "model_not_found"),
+        ("POST", "/responses", {"json": {"input": CONTENT}}, 400, "missing_required_parameter"),
+        ("POST", "/responses", {"json": {"model": CONTENT[:3], "input": CONTENT}}, 400, "model_not_found"),
         ("GET", "/responses/resp_unknown", {}, 404, "invalid_request_error"),
         ("GET", "/nothing\n2026 made up", {}, 404, "unknown_url"),
         ("GET", "/models", {}, 200, None),
     ],
 )
-def test_what_never_reaches_a_channel_is_a_line_too(
+def test_a_request_that_reaches_no_channel_is_a_line_too(
     running: Gateway, method: str, path: str, keys: dict[str, Any], status: int, error: str | None
 ) -> None:
     assert running.request(method, path, **keys).status_code == status
@@ -111,7 +111,7 @@ def test_what_never_reaches_a_channel_is_a_line_too(
 
 def test_text_is_the_default_and_probes_are_not_worth_a_line(gateway: MakeGateway) -> None:
     running = gateway([{"name": "demo", "format": "demo", "models": ["demo"]}])
-    running.post("/responses", {"model": "demo", "input": SAID})
+    running.post("/responses", {"model": "demo", "input": CONTENT})
     running.wait_for_log("app.requests: request_id=req_")
     (line,) = [line for line in running.log.splitlines() if "app.requests" in line]
     assert " path=/v1/responses status=200 " in line
@@ -129,5 +129,5 @@ def test_no_value_can_begin_a_line_or_a_name_of_its_own(value: str) -> None:
     text = str(LogLine({"path": value, "status": 200}.items))
     assert text.endswith(" status=200")
     assert "\n" not in text
-    told = text.removeprefix("path=").removesuffix(" status=200")
-    assert (orjson.loads(told) if told.startswith('"') else told) == value
+    shown = text.removeprefix("path=").removesuffix(" status=200")
+    assert (orjson.loads(shown) if shown.startswith('"') else shown) == value

@@ -29,7 +29,7 @@ def get_weather(city: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxy of the environment stands in between, nobody is told, and nothing has happened yet."""
+    """No proxy of the environment stands in between, no error is reported, and nothing has happened yet."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     agents.set_tracing_disabled(True)
     PLACES.clear()
@@ -98,7 +98,7 @@ def test_the_sdk_warms_up(connection: ResponsesConnection, model: str) -> None:
     assert answer(connection, model=model, input="And?", store=False, previous_response_id=warm.id).output_text
 
 
-def test_the_sdk_reads_lanes_and_errors(connection: ResponsesConnection, model: str) -> None:
+def test_the_sdk_reads_stream_ids_and_errors(connection: ResponsesConnection, model: str) -> None:
     connection.response.create(model=model, input="Hello", stream_id="left")
     assert end(connection).stream_id == "left"
     connection.response.create(model=model, input="Hello", previous_response_id="resp_x", stream_id="right")
@@ -110,7 +110,7 @@ def test_the_sdk_reads_lanes_and_errors(connection: ResponsesConnection, model: 
     assert answer(connection, model=model, input="Hello").output_text
 
 
-def test_the_sdk_is_told_that_its_key_is_wrong(served: Gateway) -> None:
+def test_the_sdk_raises_for_a_wrong_key(served: Gateway) -> None:
     with served.client("wrong") as client, pytest.raises(Exception, match="401"):
         client.responses.connect().enter()
 
@@ -118,15 +118,15 @@ def test_the_sdk_is_told_that_its_key_is_wrong(served: Gateway) -> None:
 # --- the Agents SDK ---------------------------------------------------------------------------------------------
 
 
-async def converse(gateway: Gateway, model: str, *said: str, **settings: Any) -> list[str]:
-    """What an agent answers over one socket, the conversation kept by the gateway."""
+async def converse(gateway: Gateway, model: str, *texts: str, **settings: Any) -> list[str]:
+    """The answers of an agent over one socket. The gateway stores the conversation."""
     async with openai.AsyncOpenAI(base_url=gateway.base_url, api_key=gateway.token, max_retries=0) as client:
         wire = agents.OpenAIResponsesWSModel(model, client)
         agent = agents.Agent(
             name="Ada", model=wire, tools=[get_weather], model_settings=agents.ModelSettings(**settings)
         )
         answers, previous = [], None
-        for text in said:
+        for text in texts:
             result = agents.Runner.run_streamed(agent, text, previous_response_id=previous)
             async for _ in result.stream_events():
                 pass

@@ -129,10 +129,10 @@ def socket_turn(api: Gateway, number: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def hasty(tmp_path_factory: pytest.TempPathFactory, model: ScriptedUpstream) -> Iterator[Gateway]:
+def short_stall(tmp_path_factory: pytest.TempPathFactory, model: ScriptedUpstream) -> Iterator[Gateway]:
     """A client may be silent for a second; four messages of the largest size fill the memory."""
     settings = {"heartbeat": 1, "stall": 1, "max_body": MAX_BODY, "memory": 4 * MAX_BODY}
-    with Gateway(tmp_path_factory.mktemp("hasty"), [model.channel()], **settings) as gateway:
+    with Gateway(tmp_path_factory.mktemp("short-stall"), [model.channel()], **settings) as gateway:
         yield gateway
 
 
@@ -150,8 +150,8 @@ def test_a_frame_that_announces_too_much_is_refused_before_it_has_come(api: Gate
     assert (opcode, int.from_bytes(payload[:2], "big")) == (CLOSE, TOO_BIG)
 
 
-def test_an_unfinished_message_is_given_up_though_pings_are_answered(hasty: Gateway) -> None:
-    with Socket(hasty) as sock:
+def test_an_unfinished_message_is_given_up_though_pings_are_answered(short_stall: Gateway) -> None:
+    with Socket(short_stall) as sock:
         with pytest.raises(ConnectionClosed):
             sock.wire.send(unfinished(sock))
         assert sock.ended() == ([], POLICY)
@@ -164,11 +164,11 @@ def unfinished(sock: Socket) -> Iterator[str]:
     yield '"response.create"}'
 
 
-def test_a_slow_frame_that_moves_is_waited_for(hasty: Gateway) -> None:
+def test_a_slow_frame_that_moves_is_waited_for(short_stall: Gateway) -> None:
     """Longer than a client may be silent; within a frame it cannot answer pings."""
     body = orjson.dumps({**CREATE, "input": "x" * 60_000})
     frame = frame_bytes(body)
-    with dial(hasty) as sock:
+    with dial(short_stall) as sock:
         step = len(frame) // 12
         for at in range(0, len(frame), step):
             sock.settimeout(0.3)
@@ -181,10 +181,12 @@ def test_a_slow_frame_that_moves_is_waited_for(hasty: Gateway) -> None:
     assert orjson.loads(text)["type"] == "response.created"
 
 
-def test_a_message_for_which_there_is_no_memory_ends_its_socket(hasty: Gateway, upstream: ScriptedUpstream) -> None:
+def test_a_message_for_which_there_is_no_memory_ends_its_socket(
+    short_stall: Gateway, upstream: ScriptedUpstream
+) -> None:
     upstream.always(silent())
     with ExitStack() as stack:
-        held = [stack.enter_context(Socket(hasty)) for _ in range(4)]
+        held = [stack.enter_context(Socket(short_stall)) for _ in range(4)]
         for sock in held:
             sock.ask(input="x" * (MAX_BODY - 1000))
         codes = [ended_with(sock) for sock in held]
@@ -227,7 +229,7 @@ def test_a_frame_may_come_in_fragments(api: Gateway) -> None:
     ],
     ids=["opcode", "reserved bit", "nothing to continue", "unmasked", "HTTP", "no UTF-8", "too big", "goodbye"],
 )
-def test_what_is_no_proper_frame_ends_the_socket_with_its_reason(api: Gateway, sent: bytes, code: int) -> None:
+def test_a_malformed_frame_ends_the_socket_with_its_reason(api: Gateway, sent: bytes, code: int) -> None:
     with dial(api) as sock:
         sock.sendall(sent)
         opcode, payload = next(frame for frame in iter(lambda: read_frame(sock), None) if frame[0] != PING)
@@ -235,7 +237,7 @@ def test_what_is_no_proper_frame_ends_the_socket_with_its_reason(api: Gateway, s
         assert sock.recv(1) == b""
 
 
-def test_the_line_is_kept_awake_with_pings(api: Gateway) -> None:
+def test_pings_keep_the_connection_alive(api: Gateway) -> None:
     with dial(api) as sock:
         assert read_frame(sock)[0] == PING
         assert read_frame(sock)[0] == PING

@@ -13,13 +13,13 @@ from tests.formats import conversations
 from tests.formats.conversations import row
 
 
-def encoded(asked: Turn, **keys: Any) -> dict[str, Any]:
-    body: dict[str, Any] = orjson.loads(chat_completions.encode(asked, row(**keys), "up"))
+def encoded(request_turn: Turn, **keys: Any) -> dict[str, Any]:
+    body: dict[str, Any] = orjson.loads(chat_completions.encode(request_turn, row(**keys), "up"))
     return body
 
 
-def read(pieces: list[bytes], asked: Turn, sequence: int = 2) -> tuple[bytes, Decoder]:
-    return conversations.read("chat_completions", pieces, asked, sequence)
+def read(pieces: list[bytes], request_turn: Turn, sequence: int = 2) -> tuple[bytes, Decoder]:
+    return conversations.read("chat_completions", pieces, request_turn, sequence)
 
 
 def results_after(messages: list[dict[str, Any]], position: int) -> list[str]:

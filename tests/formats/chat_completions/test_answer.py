@@ -9,7 +9,7 @@ from app.contract.turn import Turn
 from app.errors import UpstreamBroken, UpstreamError, UpstreamFailed, UpstreamLimited, UpstreamRefused
 from app.formats import chat_completions
 from tests.formats.chat_completions.conversations import read
-from tests.formats.conversations import called, events, framed, link, recording, said, turn, without_ids
+from tests.formats.conversations import called, events, framed, link, message_item, recording, turn, without_ids
 from tests.response_contract import check_stream
 
 TOOL = {"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {}}}
@@ -70,8 +70,8 @@ def deltas_of(draw: st.DrawFn, message: dict[str, Any]) -> list[dict[str, Any]]:
     return deltas
 
 
-ASKED = turn(
-    said("user", "?"),
+TURN = turn(
+    message_item("user", "?"),
     stream=True,
     tools=[
         TOOL,
@@ -85,27 +85,27 @@ ASKED = turn(
 @given(message=whole_messages(), data=st.data(), finish=st.sampled_from(["stop", "length", "content_filter"]))
 def test_a_streamed_answer_is_the_whole_one(message: dict[str, Any], data: st.DataObject, finish: str) -> None:
     choice = {"index": 0, "message": message, "finish_reason": finish}
-    whole = chat_completions.decode(orjson.dumps({"id": "c", "choices": [choice]}), ASKED)
+    whole = chat_completions.decode(orjson.dumps({"id": "c", "choices": [choice]}), TURN)
     body = b"".join(chunk(delta) for delta in data.draw(deltas_of(message)))
-    out, decoder = read([body + chunk({}, finish) + DONE], ASKED)
+    out, decoder = read([body + chunk({}, finish) + DONE], TURN)
     assert decoder.answer is not None
     assert decoder.answer.status == whole.status
     assert decoder.answer.incomplete_details == whole.incomplete_details
     assert decoder.answer.output == whole.output
-    check_stream(framed(out, decoder, ASKED))
+    check_stream(framed(out, decoder, TURN))
 
 
 @given(message=whole_messages(), data=st.data())
-def test_calls_told_side_by_side_come_out_one_after_the_other(message: dict[str, Any], data: st.DataObject) -> None:
+def test_interleaved_calls_come_out_one_after_the_other(message: dict[str, Any], data: st.DataObject) -> None:
     made = [[call(at, f"c{at}", one["function"]["name"])] for at, one in enumerate(message["tool_calls"])]
     for at, one in enumerate(message["tool_calls"]):
         made[at] += [call(at, arguments=piece) for piece in (one["function"]["arguments"], " ")]
     order = data.draw(st.permutations([at for at, deltas in enumerate(made) for _ in deltas]))
     body = b"".join(chunk(made[at].pop(0)) for at in order)
-    out, decoder = read([ROLE + body + chunk({}, "tool_calls") + DONE], ASKED)
+    out, decoder = read([ROLE + body + chunk({}, "tool_calls") + DONE], TURN)
     assert decoder.answer is not None
     assert sorted(item["call_id"] for item in decoder.answer.output) == [f"c{at}" for at in range(len(made))]
-    check_stream(framed(out, decoder, ASKED))
+    check_stream(framed(out, decoder, TURN))
 
 
 # --- the head and the end of a stream ---------------------------------------------------------------------------
@@ -127,8 +127,8 @@ def test_a_comment_is_not_accepted_as_a_chunk() -> None:
 
 
 def test_items_of_ours_before_the_answer_shift_its_places() -> None:
-    asked = turn()
-    shifted = Turn(**{name: getattr(asked, name) for name in Turn.__slots__} | {"leading_items": ({}, {})})
+    request_turn = turn()
+    shifted = Turn(**{name: getattr(request_turn, name) for name in Turn.__slots__} | {"leading_items": ({}, {})})
     out, decoder = read([TEXT + chunk({}, "stop") + DONE], shifted, sequence=6)
     assert {event["output_index"] for event in events(out)} == {2}
     assert [event["sequence_number"] for event in events(out)] == list(range(6, decoder.sequence))
@@ -188,7 +188,7 @@ def test_usage_may_come_with_the_choice_or_without_choices() -> None:
         assert decoder.answer.usage.total_tokens == 7
 
 
-def test_usage_that_nobody_counted_is_left_to_be_estimated() -> None:
+def test_missing_usage_is_left_to_be_estimated() -> None:
     _, decoder = read([TEXT + chunk({}, "stop", usage={"prompt_tokens": None}) + DONE], turn())
     assert decoder.answer is not None
     assert decoder.answer.usage is None
@@ -269,10 +269,10 @@ def test_a_body_that_is_no_completion_is_an_error(body: bytes) -> None:
 
 
 def only_calls(*deltas: dict[str, Any], **request: Any) -> list[dict[str, Any]]:
-    asked = turn(said("user", "?"), **{"tools": [TOOL], **request})
-    out, decoder = read([b"".join(map(chunk, deltas)) + chunk({}, "tool_calls") + DONE], asked)
+    request_turn = turn(message_item("user", "?"), **{"tools": [TOOL], **request})
+    out, decoder = read([b"".join(map(chunk, deltas)) + chunk({}, "tool_calls") + DONE], request_turn)
     assert decoder.answer is not None
-    check_stream(framed(out, decoder, asked))
+    check_stream(framed(out, decoder, request_turn))
     return list(decoder.answer.output)
 
 
@@ -291,7 +291,7 @@ def test_a_name_repeated_with_every_piece_is_one_name() -> None:
     ]
 
 
-def test_a_function_nobody_offered_is_called_as_the_model_called_it() -> None:
+def test_a_function_outside_the_tools_is_called_as_the_model_called_it() -> None:
     assert only_calls(call(0, "c", "dance", "{}"))[0]["name"] == "dance"
 
 
@@ -318,7 +318,7 @@ def test_a_call_that_goes_on_after_its_end_breaks_the_stream() -> None:
 
 
 def test_a_call_id_that_the_conversation_has_used_is_not_used_again() -> None:
-    before = turn(said("user", "?"), chain=type(turn().chain)((link(called("call_0")),)), tools=[TOOL])
+    before = turn(message_item("user", "?"), chain=type(turn().chain)((link(called("call_0")),)), tools=[TOOL])
     _, decoder = read([chunk(call(0, "call_0", "get_weather", "{}")) + chunk({}, "tool_calls") + DONE], before)
     assert decoder.answer is not None
     assert decoder.answer.output[0]["call_id"] not in ("call_0", "")
@@ -327,22 +327,22 @@ def test_a_call_id_that_the_conversation_has_used_is_not_used_again() -> None:
 def test_long_call_ids_are_shortened_the_same_way_everywhere() -> None:
     out, decoder = read([recording("chat_completions", "openai-custom-and-namespace").body], turn())
     assert decoder.answer is not None
-    kept = decoder.answer.output[1]["call_id"]
-    assert len(kept) <= 64
-    assert out.count(kept.encode()) == 2
+    call_id = decoder.answer.output[1]["call_id"]
+    assert len(call_id) <= 64
+    assert out.count(call_id.encode()) == 2
     assert b"n" * 80 not in out
 
 
-# --- what the client asked to see -------------------------------------------------------------------------------
+# --- members shown on request -----------------------------------------------------------------------------------
 
 
-def test_logprobs_are_kept_to_oneself_unless_asked_for() -> None:
+def test_logprobs_are_hidden_unless_requested() -> None:
     _, decoder = read([recording("chat_completions", "openai-logprobs").body], turn())
     assert decoder.answer is not None
     assert decoder.answer.output[0]["content"][0]["logprobs"] == []
 
 
-def test_reasoning_is_sealed_and_summed_up_only_when_asked_for() -> None:
+def test_reasoning_is_sealed_and_summarised_only_when_requested() -> None:
     _, decoder = read([recording("chat_completions", "vllm-reasoning").body], turn())
     assert decoder.answer is not None
     item = decoder.answer.output[0]

@@ -10,7 +10,7 @@ from app.contract.items import Item
 from app.contract.records import Chain
 from app.errors import InvalidRequest
 from tests.formats.chat_completions.conversations import encoded, results_after
-from tests.formats.conversations import answered, called, link, said, turn
+from tests.formats.conversations import answered, called, link, message_item, turn
 
 COMPACTION = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAA"}
 
@@ -40,7 +40,7 @@ parts = st.one_of(
 )
 roles_of_clients = st.sampled_from(["user", "system", "developer", "assistant"])
 any_item = st.one_of(
-    st.builds(said, roles_of_clients, st.one_of(texts, st.lists(parts, max_size=3))),
+    st.builds(message_item, roles_of_clients, st.one_of(texts, st.lists(parts, max_size=3))),
     st.builds(called, call_ids, st.just("f"), st.one_of(texts, st.just('{"x":1}'))),
     st.builds(answered, call_ids, st.one_of(texts, st.lists(parts, max_size=3))),
     call_ids.map(lambda call_id: {"type": "custom_tool_call", "call_id": call_id, "name": "c", "input": "x"}),
@@ -81,15 +81,15 @@ def test_a_stored_conversation_reads_like_one_that_is_sent(items: list[Item]) ->
 
 
 def test_instructions_and_the_messages_that_lead_are_one_system_message() -> None:
-    lead = [said("system", "S"), said("developer", [{"type": "input_text", "text": "D"}])]
-    sent = messages(*lead, said("user", "U"), said("developer", "late"), request={"instructions": "I"})
+    lead = [message_item("system", "S"), message_item("developer", [{"type": "input_text", "text": "D"}])]
+    sent = messages(*lead, message_item("user", "U"), message_item("developer", "late"), request={"instructions": "I"})
     assert sent[0] == {"role": "system", "content": "I\n\nS\n\nD"}
     assert sent[1:] == [{"role": "user", "content": "U"}, {"role": "user", "content": "late"}]
 
 
 def test_a_row_may_keep_system_messages_apart() -> None:
-    asked = [said("system", "S"), said("user", "U"), said("developer", "late")]
-    sent = messages(*asked, request={"instructions": "I"}, system_messages="keep")
+    items = [message_item("system", "S"), message_item("user", "U"), message_item("developer", "late")]
+    sent = messages(*items, request={"instructions": "I"}, system_messages="keep")
     assert [(message["role"], message["content"]) for message in sent] == [
         ("system", "I"),
         ("system", "S"),
@@ -100,16 +100,16 @@ def test_a_row_may_keep_system_messages_apart() -> None:
 
 def test_instructions_may_be_a_message() -> None:
     given_ = {"role": "developer", "content": [{"type": "input_text", "text": "I"}]}
-    assert messages(said("user", "U"), request={"instructions": given_})[0]["content"] == "I"
+    assert messages(message_item("user", "U"), request={"instructions": given_})[0]["content"] == "I"
 
 
 def test_only_what_comes_after_a_compaction_is_sent() -> None:
-    chain = Chain((link(said("user", "kept"), input=(said("user", "gone"),)),), compacted=True)
-    assert [message["content"] for message in messages(said("user", "new"), chain=chain)] == ["kept", "new"]
+    chain = Chain((link(message_item("user", "kept"), input=(message_item("user", "gone"),)),), compacted=True)
+    assert [message["content"] for message in messages(message_item("user", "new"), chain=chain)] == ["kept", "new"]
 
 
-def test_a_compaction_of_somebody_else_leaves_a_note() -> None:
-    sent = messages(COMPACTION, said("user", "U"))
+def test_a_foreign_compaction_leaves_a_note() -> None:
+    sent = messages(COMPACTION, message_item("user", "U"))
     assert roles(sent) == ["user", "user"]
     assert "compacted" in sent[0]["content"]
 
@@ -119,11 +119,11 @@ def test_a_compaction_of_somebody_else_leaves_a_note() -> None:
 
 def test_calls_of_one_turn_are_one_message_with_their_results_behind_it() -> None:
     sent = messages(
-        said("user", "U"),
-        said("assistant", "Let me look."),
+        message_item("user", "U"),
+        message_item("assistant", "Let me look."),
         called("a", arguments='{"x":1}'),
         called("b"),
-        said("user", "Hurry!"),
+        message_item("user", "Hurry!"),
         answered("b", "B"),
         answered("a", "A"),
     )
@@ -168,14 +168,14 @@ def test_arguments_are_sent_as_an_object_that_can_be_parsed(arguments: str, sent
 
 
 def test_calls_without_a_result_are_left_out() -> None:
-    chain = Chain((link(called("a", status="incomplete"), input=(said("user", "U"),), status="incomplete"),))
-    assert messages(said("user", "Go on."), chain=chain) == [
+    chain = Chain((link(called("a", status="incomplete"), input=(message_item("user", "U"),), status="incomplete"),))
+    assert messages(message_item("user", "Go on."), chain=chain) == [
         {"role": "user", "content": "U"},
         {"role": "user", "content": "Go on."},
     ]
 
 
-def test_a_result_without_a_call_is_told_by_the_user() -> None:
+def test_a_result_without_a_call_becomes_a_user_message() -> None:
     sent = messages({"type": "function_call_output", "name": "clock", "output": "noon"})
     assert sent == [{"role": "user", "content": "[Output of the tool clock]\nnoon"}]
 
@@ -223,34 +223,34 @@ def test_calls_of_tools_that_only_other_upstreams_have_stay_in_the_history() -> 
 
 
 def test_reasoning_text_returns_only_to_a_row_that_wants_it() -> None:
-    items = [said("user", "U"), reasoned("Hm."), called("a"), answered("a"), called("b"), answered("b")]
+    items = [message_item("user", "U"), reasoned("Hm."), called("a"), answered("a"), called("b"), answered("b")]
     assert all("reasoning_content" not in message for message in messages(*items))
     sent = messages(*items, reasoning_text=True)
     assert [message["reasoning_content"] for message in sent if message["role"] == "assistant"] == ["Hm.", ""]
 
 
 def test_reasoning_that_cannot_be_read_is_left_out() -> None:
-    sent = messages(reasoned(None, encrypted_content="gAAA"), said("assistant", "A"), said("user", "U"))
+    sent = messages(reasoned(None, encrypted_content="gAAA"), message_item("assistant", "A"), message_item("user", "U"))
     assert roles(sent) == ["assistant", "user"]
 
 
 # --- content ----------------------------------------------------------------------------------------------------
 
 
-def test_what_a_user_shows_is_carried_in_parts_and_text_alone_as_text() -> None:
+def test_images_of_a_user_are_sent_as_parts_and_text_alone_as_text() -> None:
     shown = [
         _text("Look:"),
         {"type": "input_image", "image_url": "https://x/y.png", "detail": "original"},
         {"type": "input_file", "file_data": "data:,x", "filename": "f.pdf"},
         {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
     ]
-    assert messages(said("user", shown))[0]["content"] == [
+    assert messages(message_item("user", shown))[0]["content"] == [
         {"type": "text", "text": "Look:"},
         {"type": "image_url", "image_url": {"url": "https://x/y.png", "detail": "high"}},
         {"type": "file", "file": {"file_data": "data:,x", "filename": "f.pdf"}},
         {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
     ]
-    assert messages(said("user", [_text("a"), _text("b")]))[0]["content"] == "a\nb"
+    assert messages(message_item("user", [_text("a"), _text("b")]))[0]["content"] == "a\nb"
 
 
 @pytest.mark.parametrize(
@@ -262,17 +262,17 @@ def test_what_a_user_shows_is_carried_in_parts_and_text_alone_as_text() -> None:
     ],
 )
 def test_content_that_would_be_lost_is_refused_in_the_input_and_noted_in_the_history(part: Item, param: str) -> None:
-    message = said("user", [_text("a"), part])
+    message = message_item("user", [_text("a"), part])
     with pytest.raises(InvalidRequest) as refusal:
-        messages(said("user", "U"), message)
+        messages(message_item("user", "U"), message)
     assert refusal.value.param == param
-    sent = messages(said("user", "U"), chain=Chain((link(input=(message,)),)))
+    sent = messages(message_item("user", "U"), chain=Chain((link(input=(message,)),)))
     assert "cannot be read here" in sent[0]["content"]
 
 
-def test_what_an_assistant_said_is_text_refusals_too() -> None:
+def test_messages_of_an_assistant_are_text_refusals_too() -> None:
     content = [
         {"type": "output_text", "text": "So.", "annotations": [], "logprobs": []},
         {"type": "refusal", "refusal": "No."},
     ]
-    assert messages(said("assistant", content))[0] == {"role": "assistant", "content": "So.\nNo."}
+    assert messages(message_item("assistant", content))[0] == {"role": "assistant", "content": "So.\nNo."}

@@ -44,7 +44,7 @@ COUNT = event({"id": "chatcmpl_up", "choices": [], "usage": COUNTED})
 FILTER = event({"choices": [], "prompt_filter_results": []})
 COMMENT = b": ping\n\n"
 WHOLE = [COMMENT, FILTER, ROLE, HELLO, COMMENT, STOP, COUNT, sse.DONE]
-KEPT = [raw for raw in WHOLE if raw is not COUNT]
+PASSED_ON = [raw for raw in WHOLE if raw is not COUNT]
 
 
 def passed(*pieces: bytes, request: JSON = QUIET) -> tuple[bytes, CompletionDecoder]:
@@ -74,14 +74,14 @@ def test_only_the_models_name_changes() -> None:
         ({"include_usage": True, "more": 1}, {"include_usage": True, "more": 1}),
     ],
 )
-def test_the_usage_of_a_stream_is_always_asked_for(options: JSON | None, sent: JSON) -> None:
+def test_the_usage_of_a_stream_is_always_requested(options: JSON | None, sent: JSON) -> None:
     request = {"model": "m", "messages": [], "stream": True, "stream_options": options}
     assert orjson.loads(encode(request, "m"))["stream_options"] == sent
     assert request["stream_options"] is options
 
 
 @pytest.mark.parametrize("streamed", [False, None])
-def test_nothing_is_asked_of_what_is_no_stream(streamed: bool | None) -> None:
+def test_an_unstreamed_request_is_sent_unchanged(streamed: bool | None) -> None:
     request = {"model": "m", "stream": streamed}
     assert orjson.loads(encode(request, "m")) == request
 
@@ -96,14 +96,14 @@ def test_the_bytes_leave_as_they_came_however_they_were_split(
     begin = b"\xef\xbb\xbf" if mark else b""
     data = begin + b"".join(WHOLE).replace(b"\n", ending) + b": too late"
     out, passage = passed(*split(data, cuts), request=CURIOUS if curious else QUIET)
-    assert out == begin + b"".join(WHOLE if curious else KEPT).replace(b"\n", ending)
+    assert out == begin + b"".join(WHOLE if curious else PASSED_ON).replace(b"\n", ending)
     assert passage.failure is None
     assert (passage.summary.usage, passage.summary.id, passage.summary.status) == (USAGE, "chatcmpl_up", "completed")
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
 @given(cuts=st.lists(st.integers(0, 100_000), max_size=8))
-def test_what_servers_have_sent_passes_through(recording: Path, cuts: list[int]) -> None:
+def test_recorded_answers_pass_through(recording: Path, cuts: list[int]) -> None:
     data = recording.read_bytes()
     out, passage = passed(*split(data, cuts), request=CURIOUS)
     assert data.rstrip().startswith(out.removesuffix(sse.DONE).rstrip())
@@ -194,7 +194,7 @@ def test_nothing_is_taken_once_it_is_over() -> None:
 
 
 @given(st.lists(JSON_VALUES | st.builds(lambda value: {"choices": [value], "usage": value}, JSON_VALUES), max_size=4))
-def test_whatever_comes_is_passed_on_or_refused(values: list[object]) -> None:
+def test_any_bytes_are_passed_on_or_refused(values: list[object]) -> None:
     out, passage = passed(*map(event, values), request=CURIOUS)
     assert b"".join(map(event, values)).startswith(out.removesuffix(sse.DONE))
     assert (passage.ending is None) != (passage.failure is None)
@@ -213,11 +213,11 @@ def test_whatever_comes_is_passed_on_or_refused(values: list[object]) -> None:
         ("insufficient_system_resource", "failed"),
     ],
 )
-def test_the_reason_tells_how_it_ended(reason: str, status: str) -> None:
+def test_the_finish_reason_decides_the_status(reason: str, status: str) -> None:
     assert passed(ROLE, chunk(reason=reason))[1].summary.status == status
 
 
-def test_what_was_said_is_counted_and_not_kept() -> None:
+def test_the_output_is_counted_and_not_stored() -> None:
     call = {"tool_calls": [{"index": 0, "id": "call_1", "function": {"name": "now", "arguments": "{}"}}]}
     deltas = [{"content": "four"}, {"reasoning_content": "five!"}, {"refusal": "no"}, call, {"content": None}]
     summary = passed(*map(chunk, deltas))[1].summary
@@ -244,7 +244,7 @@ def test_a_whole_answer_is_read_for_the_books() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{half", b"[]", b"{}", b'{"choices":[]}', b'{"choices":[{}]}', HELLO])
-def test_what_is_no_completion_is_refused(body: bytes) -> None:
+def test_another_body_than_a_completion_is_refused(body: bytes) -> None:
     for read in (read_whole, as_stream):
         with pytest.raises(UpstreamBroken):
             read(body)
@@ -255,19 +255,19 @@ def test_an_error_in_a_200_is_one() -> None:
         read_whole(b'{"error":{"message":"Boom."}}')
 
 
-def test_a_whole_answer_can_be_told_as_a_stream() -> None:
+def test_a_whole_answer_can_become_a_stream() -> None:
     out, passage = passed(as_stream(orjson.dumps(COMPLETION)), request=CURIOUS)
     first, count, done = sse.Cutter().feed(out)
-    said = orjson.loads(first.removeprefix(b"data: "))
-    assert said["object"] == "chat.completion.chunk"
-    assert said["choices"][0]["delta"]["tool_calls"] == [{"index": 0, **MESSAGE["tool_calls"][0]}]
-    assert said["choices"][0]["finish_reason"] == "length"
+    chunk = orjson.loads(first.removeprefix(b"data: "))
+    assert chunk["object"] == "chat.completion.chunk"
+    assert chunk["choices"][0]["delta"]["tool_calls"] == [{"index": 0, **MESSAGE["tool_calls"][0]}]
+    assert chunk["choices"][0]["finish_reason"] == "length"
     assert orjson.loads(count.removeprefix(b"data: "))["usage"] == COUNTED
     assert done == sse.DONE
     assert (passage.summary.usage, passage.summary.status) == (USAGE, "incomplete")
 
 
-def test_too_long_a_context_is_said_of_the_messages() -> None:
+def test_too_long_a_context_names_the_messages() -> None:
     body = orjson.dumps({"error": {"message": "This model's maximum context length is 8 tokens.", "param": "messages"}})
     error = decode_error(400, {}, body)
     assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "messages")

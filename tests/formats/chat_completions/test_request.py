@@ -4,11 +4,11 @@ import pytest
 
 from app.errors import InvalidRequest
 from tests.formats.chat_completions.conversations import encoded
-from tests.formats.conversations import said, turn
+from tests.formats.conversations import message_item, turn
 
 
 def body(**request: Any) -> dict[str, Any]:
-    return encoded(turn(said("user", "U"), **request))
+    return encoded(turn(message_item("user", "U"), **request))
 
 
 def test_a_plain_request_is_a_model_and_messages() -> None:
@@ -18,15 +18,15 @@ def test_a_plain_request_is_a_model_and_messages() -> None:
     }
 
 
-def test_a_stream_is_asked_for_with_its_usage() -> None:
-    asked = body(stream=True)
-    assert asked["stream"] is True
-    assert asked["stream_options"] == {"include_usage": True}
+def test_a_stream_is_requested_with_its_usage() -> None:
+    sent = body(stream=True)
+    assert sent["stream"] is True
+    assert sent["stream_options"] == {"include_usage": True}
 
 
 def test_settings_go_under_their_names_in_a_chat() -> None:
     schema = {"type": "object", "properties": {}}
-    asked = body(
+    sent = body(
         max_output_tokens=64,
         temperature=0.5,
         top_k=20,
@@ -37,7 +37,7 @@ def test_settings_go_under_their_names_in_a_chat() -> None:
         include=["message.output_text.logprobs"],
         top_logprobs=3,
     )
-    assert {name: value for name, value in asked.items() if name not in ("model", "messages")} == {
+    assert {name: value for name, value in sent.items() if name not in ("model", "messages")} == {
         "max_tokens": 64,
         "temperature": 0.5,
         "top_k": 20,
@@ -68,12 +68,12 @@ def test_a_configuration_in_the_context_holds_until_the_request_says_otherwise()
         "reasoning": {"effort": "low"},
         "text": {"format": {"type": "json_object"}},
     }
-    assert encoded(turn(update, said("user", "U")))["reasoning_effort"] == "low"
-    asked = encoded(turn(update, said("user", "U"), reasoning={"effort": "high"}))
-    assert (asked["reasoning_effort"], asked["response_format"]) == ("high", {"type": "json_object"})
+    assert encoded(turn(update, message_item("user", "U")))["reasoning_effort"] == "low"
+    sent = encoded(turn(update, message_item("user", "U"), reasoning={"effort": "high"}))
+    assert (sent["reasoning_effort"], sent["response_format"]) == ("high", {"type": "json_object"})
 
 
 def test_the_rows_limit_holds_where_the_client_gives_none() -> None:
-    asked = turn(said("user", "U"))
-    assert encoded(asked, max_output_tokens=500)["max_tokens"] == 500
-    assert encoded(turn(said("user", "U"), max_output_tokens=64), max_output_tokens=500)["max_tokens"] == 64
+    request_turn = turn(message_item("user", "U"))
+    assert encoded(request_turn, max_output_tokens=500)["max_tokens"] == 500
+    assert encoded(turn(message_item("user", "U"), max_output_tokens=64), max_output_tokens=500)["max_tokens"] == 64

@@ -12,21 +12,21 @@ from tests.formats import conversations
 from tests.formats.conversations import row
 
 
-def encoded(asked: Turn, **keys: Any) -> dict[str, Any]:
-    body: dict[str, Any] = orjson.loads(messages.encode(asked, row(**keys), "claude-x"))
+def encoded(request_turn: Turn, **keys: Any) -> dict[str, Any]:
+    body: dict[str, Any] = orjson.loads(messages.encode(request_turn, row(**keys), "claude-x"))
     return body
 
 
-def read(pieces: list[bytes], asked: Turn, sequence: int = 2) -> tuple[bytes, Decoder]:
-    return conversations.read("messages", pieces, asked, sequence)
+def read(pieces: list[bytes], request_turn: Turn, sequence: int = 2) -> tuple[bytes, Decoder]:
+    return conversations.read("messages", pieces, request_turn, sequence)
 
 
 def event(kind: str, **fields: Any) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))
 
 
-def text(said: str) -> dict[str, Any]:
-    return {"type": "text", "text": said}
+def text(content: str) -> dict[str, Any]:
+    return {"type": "text", "text": content}
 
 
 def without_marks(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from app.errors import (
     UpstreamRefused,
 )
 from app.formats import messages
-from tests.formats.conversations import answered, called, events, framed, recording, said, turn
+from tests.formats.conversations import answered, called, events, framed, message_item, recording, turn
 from tests.formats.messages.conversations import encoded, event, read
 from tests.response_contract import check_stream
 
@@ -26,7 +26,7 @@ TOOLS = [
     {"type": "custom", "name": "apply_patch"},
     {"type": "namespace", "name": "crm", "description": "d", "tools": [{"type": "function", "name": "find"}]},
 ]
-ASKED = turn(said("user", "?"), stream=True, tools=TOOLS, reasoning={"summary": "auto"})
+TURN = turn(message_item("user", "?"), stream=True, tools=TOOLS, reasoning={"summary": "auto"})
 START = event("message_start", message={"id": "msg_1", "model": "claude-x", "content": [], "usage": {}})
 STOP = event("message_stop")
 
@@ -95,14 +95,14 @@ def streamed(draw: st.DrawFn, index: int, block: dict[str, Any]) -> bytes:
 )
 def test_a_streamed_answer_is_the_whole_one(content: list[Item], data: st.DataObject, reason: str) -> None:
     content = [{**block, "id": f"toolu_{at}"} for at, block in enumerate(content)]
-    whole = messages.decode(orjson.dumps({"id": "msg_1", "content": content, "stop_reason": reason}), ASKED)
+    whole = messages.decode(orjson.dumps({"id": "msg_1", "content": content, "stop_reason": reason}), TURN)
     body = b"".join(data.draw(streamed(index, block)) for index, block in enumerate(content))
-    out, decoder = read([START + body + end(reason)], ASKED)
+    out, decoder = read([START + body + end(reason)], TURN)
     assert decoder.answer is not None
     assert decoder.answer.status == whole.status
     assert decoder.answer.incomplete_details == whole.incomplete_details
     assert decoder.answer.output == whole.output
-    check_stream(framed(out, decoder, ASKED))
+    check_stream(framed(out, decoder, TURN))
 
 
 def test_an_answer_can_be_sent_back_as_it_is() -> None:
@@ -111,27 +111,27 @@ def test_an_answer_can_be_sent_back_as_it_is() -> None:
     _, decoder = read([one.body], one.turn)
     assert decoder.answer is not None
     result = answered(decoder.answer.output[-1]["call_id"])
-    sent = encoded(turn(said("user", "?"), *decoder.answer.output, result, tools=[WEATHER]))["messages"]
+    sent = encoded(turn(message_item("user", "?"), *decoder.answer.output, result, tools=[WEATHER]))["messages"]
     assert [block["type"] for block in sent[1]["content"]] == ["thinking", "text", "tool_use"]
     assert sent[1]["content"][0]["thinking"] == "The user asks\nfor the weather."
     assert sent[1]["content"][2]["input"] == {"location": "Paris, FR"}
 
 
-# --- what the client asked to see -------------------------------------------------------------------------------
+# --- members shown on request -----------------------------------------------------------------------------------
 
 
-def test_the_secret_of_a_thought_is_kept_and_shown_only_when_asked_for() -> None:
+def test_the_signature_of_thinking_is_stored_and_shown_only_when_requested() -> None:
     one = recording("messages", "thinking-then-tool")
     for include, shown in (([], False), (["reasoning.encrypted_content"], True)):
-        out, decoder = read([one.body], turn(said("user", "?"), include=include))
+        out, decoder = read([one.body], turn(message_item("user", "?"), include=include))
         assert decoder.answer is not None
         assert decoder.answer.output[0]["encrypted_content"].startswith("anthropic:")
         assert (b"encrypted_content" in out) is shown
 
 
-def test_unsigned_thinking_is_sealed_by_the_gateway_when_asked_for() -> None:
+def test_unsigned_thinking_is_sealed_by_the_gateway_when_requested() -> None:
     one = recording("messages", "deepseek-unsigned-thinking")
-    _, decoder = read([one.body], turn(said("user", "?"), include=["reasoning.encrypted_content"]))
+    _, decoder = read([one.body], turn(message_item("user", "?"), include=["reasoning.encrypted_content"]))
     assert decoder.answer is not None
     assert decoder.answer.output[0]["encrypted_content"] == "sealed:.mH"
 
@@ -169,7 +169,7 @@ def test_an_error_without_its_last_line_end_is_still_read() -> None:
         read([START + error[:-2]], turn())
 
 
-def test_usage_is_cumulative_and_absent_where_nobody_counted() -> None:
+def test_usage_is_cumulative_and_absent_where_none_came() -> None:
     _, decoder = read([START + TEXT + end()], turn())
     assert decoder.answer is not None
     assert decoder.answer.usage is None
@@ -236,7 +236,7 @@ def test_a_body_that_is_no_message_is_an_error(body: bytes) -> None:
 
 def test_an_input_that_came_whole_is_the_arguments() -> None:
     block = {"type": "tool_use", "id": "t", "name": "get_weather", "input": {"a": 1}}
-    _, decoder = read([START + begun(0, block) + stopped(0) + end("tool_use")], ASKED)
+    _, decoder = read([START + begun(0, block) + stopped(0) + end("tool_use")], TURN)
     assert decoder.answer is not None
     assert decoder.answer.output[0]["arguments"] == '{"a":1}'
 
@@ -245,17 +245,17 @@ def test_an_input_that_came_whole_is_the_arguments() -> None:
 def test_only_the_last_call_can_have_been_cut_off(partial: str) -> None:
     block = {"type": "tool_use", "id": "t", "name": "get_weather", "input": {}}
     cut = begun(0, block) + more(0, type="input_json_delta", partial_json=partial) + stopped(0)
-    _, decoder = read([START + cut + end("max_tokens")], ASKED)
+    _, decoder = read([START + cut + end("max_tokens")], TURN)
     assert decoder.answer is not None
     assert [item["status"] for item in decoder.answer.output] == ["incomplete"]
-    _, decoder = read([START + cut + begun(1, {**block, "id": "u"}) + stopped(1) + end("max_tokens")], ASKED)
+    _, decoder = read([START + cut + begun(1, {**block, "id": "u"}) + stopped(1) + end("max_tokens")], TURN)
     assert decoder.answer is not None
     assert [item["status"] for item in decoder.answer.output] == ["completed", "incomplete"]
 
 
 def test_a_call_id_that_the_conversation_has_used_is_not_used_again() -> None:
     block = {"type": "tool_use", "id": "t", "name": "get_weather", "input": {}}
-    before = turn(said("user", "?"), called("t"), answered("t"), tools=[WEATHER])
+    before = turn(message_item("user", "?"), called("t"), answered("t"), tools=[WEATHER])
     out, decoder = read([START + begun(0, block) + stopped(0) + end("tool_use")], before)
     assert decoder.answer is not None
     assert decoder.answer.output[0]["call_id"] not in ("t", "")

@@ -12,7 +12,7 @@ from app.contract.items import Item
 from app.contract.records import Chain
 from app.errors import InvalidRequest
 from app.formats.messages import _thinking_blocks
-from tests.formats.conversations import answered, called, link, said, turn
+from tests.formats.conversations import answered, called, link, message_item, turn
 from tests.formats.messages.conversations import encoded, text, without_marks
 
 COMPACTION = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAA"}
@@ -47,7 +47,7 @@ parts = st.one_of(
 )
 any_item = st.one_of(
     st.builds(
-        said,
+        message_item,
         st.sampled_from(["user", "system", "developer", "assistant"]),
         st.one_of(texts, st.lists(parts, max_size=3)),
     ),
@@ -103,30 +103,34 @@ def test_a_stored_conversation_reads_like_one_that_is_sent(items: list[Item]) ->
 
 
 def test_instructions_and_the_messages_that_lead_are_the_system_prompt() -> None:
-    lead = [said("system", "S"), said("developer", [input_text("D")])]
-    sent = encoded(turn(*lead, said("user", "U"), said("developer", "late"), instructions="I"))
+    lead = [message_item("system", "S"), message_item("developer", [input_text("D")])]
+    sent = encoded(turn(*lead, message_item("user", "U"), message_item("developer", "late"), instructions="I"))
     assert sent["system"] == [text("I\n\nS\n\nD")]
     assert sent["messages"] == [{"role": "user", "content": [text("U"), text("late")]}]
 
 
 def test_instructions_alone_are_what_the_user_says() -> None:
-    sent = encoded(turn(said("developer", "Tell a joke.")))
+    sent = encoded(turn(message_item("developer", "Tell a joke.")))
     assert "system" not in sent
     assert sent["messages"] == [{"role": "user", "content": [text("Tell a joke.")]}]
 
 
 def test_a_user_begins_and_a_user_ends() -> None:
-    sent = messages(said("assistant", "Hello!"), said("user", "Hi."), said("assistant", "How are you?"))
+    sent = messages(
+        message_item("assistant", "Hello!"), message_item("user", "Hi."), message_item("assistant", "How are you?")
+    )
     assert [message["role"] for message in sent] == ["user", "assistant", "user", "assistant", "user"]
 
 
-def test_what_one_says_in_a_row_is_one_message() -> None:
-    sent = messages(said("user", "a"), said("user", "b"), said("assistant", "c"), said("user", "d"))
+def test_consecutive_messages_of_one_role_become_one() -> None:
+    sent = messages(
+        message_item("user", "a"), message_item("user", "b"), message_item("assistant", "c"), message_item("user", "d")
+    )
     assert [len(message["content"]) for message in sent] == [2, 1, 1]
 
 
-def test_a_compaction_of_somebody_else_leaves_a_note() -> None:
-    assert "compacted" in messages(COMPACTION, said("user", "U"))[0]["content"][0]["text"]
+def test_a_foreign_compaction_leaves_a_note() -> None:
+    assert "compacted" in messages(COMPACTION, message_item("user", "U"))[0]["content"][0]["text"]
 
 
 # --- calls and results ------------------------------------------------------------------------------------------
@@ -134,11 +138,11 @@ def test_a_compaction_of_somebody_else_leaves_a_note() -> None:
 
 def test_calls_of_one_turn_are_one_message_with_their_results_behind_it() -> None:
     sent = messages(
-        said("user", "U"),
-        said("assistant", "Let me look."),
+        message_item("user", "U"),
+        message_item("assistant", "Let me look."),
         called("a", arguments='{"x":1}'),
         called("b", arguments="oops"),
-        said("user", "Hurry!"),
+        message_item("user", "Hurry!"),
         answered("b", ""),
         answered("a", "A"),
     )
@@ -162,7 +166,7 @@ def test_calls_of_one_turn_are_one_message_with_their_results_behind_it() -> Non
     ]
 
 
-def test_call_ids_that_do_not_fit_or_come_again_are_told_apart_and_stay_in_pairs() -> None:
+def test_call_ids_that_do_not_fit_or_repeat_become_unique_and_stay_in_pairs() -> None:
     items = [item for call_id in ("0", "0", "call:1") for item in (called(call_id), answered(call_id))]
     blocks = [block for message in messages(*items) for block in message["content"]]
     made = [block["id"] for block in blocks if block["type"] == "tool_use"]
@@ -180,11 +184,13 @@ def test_results_keep_their_images_where_they_stand() -> None:
 
 
 def test_an_unfinished_call_of_a_parent_is_not_sent_again() -> None:
-    chain = Chain((link(called("a", status="incomplete"), input=(said("user", "U"),), status="incomplete"),))
-    assert messages(said("user", "Go on."), chain=chain) == [{"role": "user", "content": [text("U"), text("Go on.")]}]
+    chain = Chain((link(called("a", status="incomplete"), input=(message_item("user", "U"),), status="incomplete"),))
+    assert messages(message_item("user", "Go on."), chain=chain) == [
+        {"role": "user", "content": [text("U"), text("Go on.")]}
+    ]
 
 
-def test_a_result_without_a_call_is_told_by_the_user() -> None:
+def test_a_result_without_a_call_becomes_a_user_message() -> None:
     sent = messages({"type": "function_call_output", "name": "clock", "output": "noon"})
     assert sent[0]["content"] == [text("[Output of the tool clock]\nnoon")]
 
@@ -193,7 +199,7 @@ def test_a_result_without_a_call_is_told_by_the_user() -> None:
 
 
 def test_thinking_goes_back_unchanged_to_the_model_it_is_from() -> None:
-    items = [said("user", "U"), thought(SIGNED), thought(REDACTED, spoken=""), called("a"), answered("a")]
+    items = [message_item("user", "U"), thought(SIGNED), thought(REDACTED, spoken=""), called("a"), answered("a")]
     assert messages(*items)[1]["content"][:2] == [SIGNED, REDACTED]
 
 
@@ -209,26 +215,26 @@ def test_thinking_goes_back_unchanged_to_the_model_it_is_from() -> None:
         _thinking_blocks.sealed(SIGNED, "another-model"),
     ],
 )
-def test_thinking_of_somebody_else_is_left_out(secret: str) -> None:
-    items = [said("user", "U"), {**thought(None), "encrypted_content": secret}, called("a"), answered("a")]
+def test_thinking_of_another_family_is_left_out(secret: str) -> None:
+    items = [message_item("user", "U"), {**thought(None), "encrypted_content": secret}, called("a"), answered("a")]
     assert [block["type"] for block in messages(*items)[1]["content"]] == ["tool_use"]
 
 
 def test_thinking_that_was_stored_goes_to_its_own_family_only() -> None:
-    chain = Chain((link(thought(SIGNED), called("a"), input=(said("user", "U"),), opaque=True),))
+    chain = Chain((link(thought(SIGNED), called("a"), input=(message_item("user", "U"),), opaque=True),))
     same, other = (messages(answered("a"), chain=chain, family=family) for family in ("other", "another"))
     assert [block["type"] for block in same[1]["content"]] == ["thinking", "tool_use"]
     assert [block["type"] for block in other[1]["content"]] == ["tool_use"]
 
 
 def test_a_row_may_want_unsigned_thinking_back() -> None:
-    items = [said("user", "U"), thought(None), said("assistant", "A"), said("user", "B")]
+    items = [message_item("user", "U"), thought(None), message_item("assistant", "A"), message_item("user", "B")]
     assert messages(*items, reasoning_text=True)[1]["content"][0]["thinking"] == "Hm."
     assert messages(*items)[1]["content"] == [text("A")]
 
 
 def test_thinking_that_led_to_nothing_ends_no_message() -> None:
-    sent = messages(said("user", "U"), thought(SIGNED), said("user", "Go on."))
+    sent = messages(message_item("user", "U"), thought(SIGNED), message_item("user", "Go on."))
     assert sent == [{"role": "user", "content": [text("U"), text("Go on.")]}]
 
 
@@ -278,8 +284,8 @@ PNG, PDF, NOTE = "iVBORw0=", "JVBERi0=", base64.b64encode("Grüße".encode()).de
         ),
     ],
 )
-def test_what_a_user_shows_is_a_block(part: Item, block: dict[str, Any]) -> None:
-    assert messages(said("user", [input_text("Look:"), part]))[0]["content"] == [text("Look:"), block]
+def test_images_and_files_of_a_user_are_blocks(part: Item, block: dict[str, Any]) -> None:
+    assert messages(message_item("user", [input_text("Look:"), part]))[0]["content"] == [text("Look:"), block]
 
 
 @pytest.mark.parametrize(
@@ -295,9 +301,9 @@ def test_what_a_user_shows_is_a_block(part: Item, block: dict[str, Any]) -> None
     ],
 )
 def test_content_that_would_be_lost_is_refused_in_the_input_and_noted_in_the_history(part: Item, param: str) -> None:
-    message = said("user", [input_text("a"), part])
+    message = message_item("user", [input_text("a"), part])
     with pytest.raises(InvalidRequest) as refusal:
-        messages(said("user", "U"), message)
+        messages(message_item("user", "U"), message)
     assert refusal.value.param == param
-    sent = messages(said("user", "U"), chain=Chain((link(input=(message,)),)))
+    sent = messages(message_item("user", "U"), chain=Chain((link(input=(message,)),)))
     assert "cannot be read here" in sent[0]["content"][1]["text"]

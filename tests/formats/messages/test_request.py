@@ -5,7 +5,7 @@ import pytest
 
 from app.errors import InvalidRequest
 from app.formats import messages
-from tests.formats.conversations import answered, called, row, said, turn
+from tests.formats.conversations import answered, called, message_item, row, turn
 from tests.formats.messages.conversations import encoded, text
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -18,7 +18,7 @@ MARK = {"type": "ephemeral"}
 
 
 def body(keys: Any = None, **request: Any) -> dict[str, Any]:
-    return encoded(turn(said("user", "U"), **request), **(keys or {}))
+    return encoded(turn(message_item("user", "U"), **request), **(keys or {}))
 
 
 def settings(**request: Any) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def test_settings_go_under_their_names_here() -> None:
 
 
 @pytest.mark.parametrize("warm", [{"temperature": 1.0}, {"temperature": 2.0}, {"top_p": 1}])
-def test_what_is_the_default_or_beyond_the_range_is_left_to_the_model(warm: dict[str, Any]) -> None:
+def test_defaults_and_values_beyond_the_range_are_left_to_the_model(warm: dict[str, Any]) -> None:
     assert settings(**warm) == {}
 
 
@@ -92,58 +92,58 @@ def test_an_effort_is_one_here_and_a_summary_shows_the_thinking(reasoning: Any, 
 
 
 def test_thinking_excludes_what_models_refuse_beside_it() -> None:
-    asked = settings(reasoning={"effort": "low"}, temperature=0.2, top_k=5, top_p=0.97)
-    assert asked.keys() == {"thinking", "output_config", "top_p"}
+    sent = settings(reasoning={"effort": "low"}, temperature=0.2, top_k=5, top_p=0.97)
+    assert sent.keys() == {"thinking", "output_config", "top_p"}
     assert "top_p" not in settings(reasoning={"effort": "low"}, top_p=0.5)
 
 
 def test_a_model_that_has_to_call_does_not_think_first() -> None:
-    asked = settings(reasoning={"effort": "low"}, tools=[CLOCK], tool_choice="required")
-    assert "thinking" not in asked
-    assert asked["output_config"] == {"effort": "low"}
+    sent = settings(reasoning={"effort": "low"}, tools=[CLOCK], tool_choice="required")
+    assert "thinking" not in sent
+    assert sent["output_config"] == {"effort": "low"}
 
 
-def test_thinking_may_be_asked_for_in_the_words_of_this_api() -> None:
+def test_thinking_may_be_requested_in_the_words_of_this_api() -> None:
     budget = {"type": "enabled", "budget_tokens": 2000}
     assert settings(thinking=budget, temperature=0.1) == {"thinking": budget}
 
 
 @pytest.mark.parametrize("odd", [{"reasoning": {"effort": []}}, {"text": {"format": "json"}}, {"text": {"format": []}}])
 def test_a_configuration_that_means_nothing_changes_nothing(odd: dict[str, Any]) -> None:
-    sent = encoded(turn({"type": "configuration_update", **odd}, said("user", "U")))
+    sent = encoded(turn({"type": "configuration_update", **odd}, message_item("user", "U")))
     assert sent.keys() == {"model", "max_tokens", "messages"}
 
 
 def test_a_configuration_in_the_context_holds_until_the_request_says_otherwise() -> None:
     update = {"type": "configuration_update", "reasoning": {"effort": "low"}}
-    assert encoded(turn(update, said("user", "U")))["output_config"] == {"effort": "low"}
-    asked = encoded(turn(update, said("user", "U"), reasoning={"effort": "high"}))
-    assert asked["output_config"] == {"effort": "high"}
+    assert encoded(turn(update, message_item("user", "U")))["output_config"] == {"effort": "low"}
+    sent = encoded(turn(update, message_item("user", "U"), reasoning={"effort": "high"}))
+    assert sent["output_config"] == {"effort": "high"}
 
 
 # --- the form of the answer -------------------------------------------------------------------------------------
 
 
-def test_a_strict_schema_is_enforced_and_any_other_is_asked_for() -> None:
+def test_a_strict_schema_is_enforced_and_any_other_is_described() -> None:
     form = {"type": "json_schema", "name": "x", "schema": SCHEMA}
     strict = settings(text={"format": {**form, "strict": True}})
     assert strict == {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}}
-    for asked in (settings(text={"format": form}), settings(text={"format": {**form, "strict": False}})):
-        assert asked.keys() == {"system"}
-        assert '"city"' in asked["system"][0]["text"]
+    for sent in (settings(text={"format": form}), settings(text={"format": {**form, "strict": False}})):
+        assert sent.keys() == {"system"}
+        assert '"city"' in sent["system"][0]["text"]
 
 
-def test_json_is_asked_for_behind_the_instructions() -> None:
-    asked = settings(instructions="I", text={"format": {"type": "json_object"}})
-    assert asked["system"][0]["text"].startswith("I\n\nAnswer with one JSON object")
+def test_json_is_requested_behind_the_instructions() -> None:
+    sent = settings(instructions="I", text={"format": {"type": "json_object"}})
+    assert sent["system"][0]["text"].startswith("I\n\nAnswer with one JSON object")
 
 
 # --- tools ------------------------------------------------------------------------------------------------------
 
 
 def tools(*given: Any, **request: Any) -> dict[str, Any]:
-    asked = settings(tools=list(given), **request)
-    return {name: asked[name] for name in ("tools", "tool_choice") if name in asked}
+    sent = settings(tools=list(given), **request)
+    return {name: sent[name] for name in ("tools", "tool_choice") if name in sent}
 
 
 def test_functions_keep_their_schema_and_always_have_one() -> None:
@@ -156,13 +156,13 @@ def test_functions_keep_their_schema_and_always_have_one() -> None:
 
 
 def test_custom_tools_and_namespaces_are_functions() -> None:
-    told = {tool["name"]: tool for tool in tools(PATCH, CRM)["tools"]}
-    assert told["apply_patch"]["input_schema"]["required"] == ["input"]
-    assert told["crm__find"]["description"] == "Customers"
+    sent = {tool["name"]: tool for tool in tools(PATCH, CRM)["tools"]}
+    assert sent["apply_patch"]["input_schema"]["required"] == ["input"]
+    assert sent["crm__find"]["description"] == "Customers"
 
 
 @pytest.mark.parametrize(
-    ("asked", "choice"),
+    ("sent", "choice"),
     [
         ({"tool_choice": "auto"}, {"type": "auto"}),
         ({"tool_choice": "required"}, {"type": "any"}),
@@ -176,24 +176,24 @@ def test_custom_tools_and_namespaces_are_functions() -> None:
         ),
     ],
 )
-def test_choices_are_made_as_here(asked: dict[str, Any], choice: dict[str, Any]) -> None:
-    assert tools(CLOCK, CRM, **asked)["tool_choice"] == choice
+def test_choices_are_made_as_here(sent: dict[str, Any], choice: dict[str, Any]) -> None:
+    assert tools(CLOCK, CRM, **sent)["tool_choice"] == choice
 
 
-def test_without_tools_nothing_is_said_of_them() -> None:
+def test_without_tools_no_setting_of_tools_is_sent() -> None:
     assert tools(SEARCH, tool_choice="auto", parallel_tool_calls=False) == {}
 
 
 def test_tools_an_upstream_cannot_run_are_left_out_and_named() -> None:
-    asked = turn(said("user", "U"), tools=[SEARCH, CLOCK])
-    assert messages.dropped(asked, row()) == ["web_search"]
-    assert [tool["name"] for tool in encoded(asked)["tools"]] == ["clock"]
+    request_turn = turn(message_item("user", "U"), tools=[SEARCH, CLOCK])
+    assert messages.dropped(request_turn, row()) == ["web_search"]
+    assert [tool["name"] for tool in encoded(request_turn)["tools"]] == ["clock"]
     with pytest.raises(InvalidRequest, match="web_search"):
-        encoded(asked, hosted_tools="refuse")
+        encoded(request_turn, hosted_tools="refuse")
 
 
 def test_tools_that_were_called_are_known_when_they_are_no_longer_offered() -> None:
-    items = [said("user", "U"), called("a"), answered("a"), called("b"), answered("b")]
+    items = [message_item("user", "U"), called("a"), answered("a"), called("b"), answered("b")]
     sent = encoded(turn(*items))
     assert sent["tools"] == [{"name": "get_weather", "input_schema": {"type": "object"}}]
     assert sent["tool_choice"] == {"type": "none"}
@@ -203,22 +203,32 @@ def test_tools_that_were_called_are_known_when_they_are_no_longer_offered() -> N
 # --- the prompt cache -------------------------------------------------------------------------------------------
 
 
-def test_a_single_question_is_not_kept() -> None:
-    assert b"cache_control" not in messages.encode(turn(said("user", "U"), instructions="I"), row(), "m")
+def test_a_single_question_is_not_cached() -> None:
+    assert b"cache_control" not in messages.encode(turn(message_item("user", "U"), instructions="I"), row(), "m")
 
 
-def test_a_conversation_is_kept_up_to_its_last_two_turns() -> None:
-    asked = encoded(
-        turn(said("user", "U"), called("a"), answered("a"), called("b"), answered("b"), instructions="I", tools=[CLOCK])
+def test_a_conversation_is_cached_up_to_its_last_two_turns() -> None:
+    sent = encoded(
+        turn(
+            message_item("user", "U"),
+            called("a"),
+            answered("a"),
+            called("b"),
+            answered("b"),
+            instructions="I",
+            tools=[CLOCK],
+        )
     )
-    assert asked["system"][-1]["cache_control"] == MARK
-    marked = [message["content"][-1].get("cache_control") for message in asked["messages"]]
+    assert sent["system"][-1]["cache_control"] == MARK
+    marked = [message["content"][-1].get("cache_control") for message in sent["messages"]]
     assert marked == [None, None, MARK, None, MARK]
 
 
-def test_a_count_is_asked_with_what_takes_tokens_and_nothing_else() -> None:
-    asked = turn(said("user", "U"), tools=[WEATHER], temperature=0.5, user="u", stream=True, max_output_tokens=64)
-    counted = orjson.loads(messages.encode_count(asked, row(), "claude-x"))
-    answered = encoded(asked)
+def test_a_count_sends_only_what_takes_tokens() -> None:
+    request_turn = turn(
+        message_item("user", "U"), tools=[WEATHER], temperature=0.5, user="u", stream=True, max_output_tokens=64
+    )
+    counted = orjson.loads(messages.encode_count(request_turn, row(), "claude-x"))
+    answered = encoded(request_turn)
     assert counted.keys() == {"model", "messages", "tools"} | ({"system"} & answered.keys())
     assert counted == {name: answered[name] for name in counted}

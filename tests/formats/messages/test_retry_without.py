@@ -9,7 +9,7 @@ from app.contract.turn import Turn
 from app.errors import UpstreamError, UpstreamFailed, UpstreamRefused
 from app.formats import messages
 from app.formats.messages import _thinking_blocks
-from tests.formats.conversations import answered, called, link, row, said, turn
+from tests.formats.conversations import answered, called, link, message_item, row, turn
 from tests.formats.messages.conversations import encoded
 
 CLOCK = {"type": "function", "name": "clock", "strict": True}
@@ -26,8 +26,8 @@ NO_TEMPERATURE = "`temperature` is deprecated for this model."
 TOO_LONG = UpstreamRefused("prompt is too long", code="context_length_exceeded", param="input")
 
 
-def asked(**request: Any) -> Turn:
-    return turn(said("user", "U"), **request)
+def request_turn(**request: Any) -> Turn:
+    return turn(message_item("user", "U"), **request)
 
 
 def again(sentence: str, refused: Turn, **keys: Any) -> dict[str, Any]:
@@ -36,31 +36,34 @@ def again(sentence: str, refused: Turn, **keys: Any) -> dict[str, Any]:
     return encoded(better, **keys)
 
 
-def test_sampling_is_left_to_models_that_will_not_be_told() -> None:
-    sent = again(NO_TEMPERATURE, asked(temperature=0.2, top_k=5))
+def test_models_without_sampling_settings_get_none() -> None:
+    sent = again(NO_TEMPERATURE, request_turn(temperature=0.2, top_k=5))
     assert sent.keys().isdisjoint(("temperature", "top_p", "top_k"))
 
 
 @pytest.mark.parametrize("sentence", [NO_ADAPTIVE, NO_EFFORT])
 def test_models_that_count_their_thinking_get_a_number_below_the_limit(sentence: str) -> None:
     effort = {"reasoning": {"effort": "high", "summary": "auto"}}
-    sent = again(sentence, asked(max_output_tokens=4000, **effort))
+    sent = again(sentence, request_turn(max_output_tokens=4000, **effort))
     assert sent["thinking"] == {"type": "enabled", "budget_tokens": 3000}
     assert "output_config" not in sent
-    assert again(sentence, asked(**effort), max_output_tokens=20_000)["thinking"]["budget_tokens"] == 15_000
-    for refused in (asked(max_output_tokens=500, **effort), asked(tools=[CLOCK], tool_choice="required", **effort)):
+    assert again(sentence, request_turn(**effort), max_output_tokens=20_000)["thinking"]["budget_tokens"] == 15_000
+    for refused in (
+        request_turn(max_output_tokens=500, **effort),
+        request_turn(tools=[CLOCK], tool_choice="required", **effort),
+    ):
         assert again(sentence, refused)["thinking"] == {"type": "disabled"}
 
 
 def test_models_that_cannot_stop_thinking_think_as_little_as_they_can() -> None:
-    sent = again(NO_DISABLED, asked(reasoning={"effort": "none"}))
+    sent = again(NO_DISABLED, request_turn(reasoning={"effort": "none"}))
     assert (sent["thinking"], sent["output_config"]) == ({"type": "adaptive"}, {"effort": "low"})
-    assert again(BETWEEN, asked(reasoning={"effort": "none"}))["thinking"] == {"type": "between_tools"}
+    assert again(BETWEEN, request_turn(reasoning={"effort": "none"}))["thinking"] == {"type": "between_tools"}
 
 
 @pytest.mark.parametrize(("effort", "better"), [("xhigh", {"effort": "high"}), ("low", None)])
 def test_an_effort_that_a_model_does_not_have_is_the_next_it_has(effort: str, better: Any) -> None:
-    sent = again("output_config.effort: level 'xhigh' is not supported", asked(reasoning={"effort": effort}))
+    sent = again("output_config.effort: level 'xhigh' is not supported", request_turn(reasoning={"effort": effort}))
     assert sent.get("output_config") == better
 
 
@@ -72,7 +75,7 @@ def test_an_effort_that_a_model_does_not_have_is_the_next_it_has(effort: str, be
     ],
 )
 def test_thinking_gives_way_to_what_excludes_it(sentence: str) -> None:
-    assert again(sentence, asked(reasoning={"effort": "low"}))["thinking"] == {"type": "disabled"}
+    assert again(sentence, request_turn(reasoning={"effort": "low"}))["thinking"] == {"type": "disabled"}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +87,7 @@ def test_thinking_gives_way_to_what_excludes_it(sentence: str) -> None:
     ],
 )
 def test_thinking_that_is_not_taken_back_is_forgotten(sentence: str) -> None:
-    chain = Chain((link(THOUGHT, called("a"), input=(said("user", "U"),), opaque=True),))
+    chain = Chain((link(THOUGHT, called("a"), input=(message_item("user", "U"),), opaque=True),))
     refused = turn(answered("a"), chain=chain)
     assert encoded(refused, family="other")["messages"][1]["content"][0] == SIGNED
     sent = again(sentence, refused, family="other")
@@ -99,10 +102,10 @@ def test_thinking_that_is_not_taken_back_is_forgotten(sentence: str) -> None:
         "Schema is too complex.",
     ],
 )
-def test_schemas_that_cannot_be_enforced_are_only_told(sentence: str) -> None:
+def test_schemas_that_cannot_be_enforced_are_only_described(sentence: str) -> None:
     form = {"type": "json_schema", "name": "x", "schema": {"type": "object"}, "strict": True}
     crm = {"type": "namespace", "name": "crm", "tools": [CLOCK]}
-    sent = again(sentence, asked(tools=[CLOCK, crm], text={"format": form}))
+    sent = again(sentence, request_turn(tools=[CLOCK, crm], text={"format": form}))
     assert "output_config" not in sent
     assert all("strict" not in tool for tool in sent["tools"])
     assert "JSON schema" in sent["system"][0]["text"]
@@ -112,14 +115,19 @@ def test_schemas_that_cannot_be_enforced_are_only_told(sentence: str) -> None:
     "error",
     [UpstreamRefused("No."), UpstreamRefused(NO_TEMPERATURE), UpstreamFailed(NO_TEMPERATURE), TOO_LONG],
 )
-def test_what_nothing_can_be_done_about_is_not_asked_again(error: UpstreamError) -> None:
-    assert messages.amended(asked(), row(), error) is None
+def test_an_error_without_a_remedy_is_not_tried_again(error: UpstreamError) -> None:
+    assert messages.amended(request_turn(), row(), error) is None
 
 
 def test_a_context_that_is_too_long_is_shortened_where_the_client_allows_it() -> None:
-    items = [said("user", "old " * 50), THOUGHT, said("assistant", "old " * 50), said("user", "new")]
+    items = [
+        message_item("user", "old " * 50),
+        THOUGHT,
+        message_item("assistant", "old " * 50),
+        message_item("user", "new"),
+    ]
     assert messages.amended(turn(*items), row(), TOO_LONG) is None
     for truncation in ("auto", {"type": "auto"}):
         shorter = messages.amended(turn(*items, truncation=truncation), row(), TOO_LONG)
         assert shorter is not None
-        assert shorter.input == [said("user", "new")]
+        assert shorter.input == [message_item("user", "new")]

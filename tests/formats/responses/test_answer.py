@@ -77,7 +77,7 @@ def test_an_item_gets_the_same_id_whenever_it_is_read(item_id: Any) -> None:
     assert ids[0].startswith("fc_")
 
 
-def test_calls_without_an_id_are_told_apart() -> None:
+def test_calls_without_an_id_get_one_each() -> None:
     answer = responses.decode(
         orjson.dumps({"output": [without(CALL, "call_id"), without(CALL, "call_id", "id")]}), turn()
     )
@@ -98,7 +98,7 @@ def test_usage_without_details_counts_nothing_of_them() -> None:
 
 
 @pytest.mark.parametrize("body", [{}, [], {"output": None}, {"output": ""}, {"output": [without(CALL, "name")]}])
-def test_what_is_no_answer_is_refused(body: Any) -> None:
+def test_another_body_than_an_answer_is_refused(body: Any) -> None:
     with pytest.raises(UpstreamBroken):
         responses.decode(orjson.dumps(body), turn())
 

@@ -49,7 +49,7 @@ def test_any_split_gives_the_same_bytes_and_the_same_answer(one: Recording, cuts
 @pytest.mark.parametrize("one", STREAMS, ids=lambda one: one.name)
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
-def test_a_stream_that_breaks_anywhere_keeps_what_was_told(one: Recording, data: st.DataObject) -> None:
+def test_a_stream_that_breaks_anywhere_keeps_the_events_before(one: Recording, data: st.DataObject) -> None:
     decoder = responses.decoder(one.turn, 2)
     out = decoder.feed(one.body[: data.draw(st.integers(0, len(one.body) - 1))])
     if not decoder.started:

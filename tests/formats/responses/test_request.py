@@ -33,15 +33,15 @@ def is_note(item: Item) -> bool:
     "content", ["Yes", [{"type": "output_text", "text": "Yes"}], [{"type": "text", "text": "Yes"}]]
 )
 @pytest.mark.parametrize("stored", [True, False])
-def test_what_an_assistant_said_is_sent_in_its_full_form(content: Any, stored: bool) -> None:
-    said = {"type": "message", "role": "assistant", "content": content}
-    asked = turn(chain=Chain((link(input=(USER, said)),))) if stored else turn(USER, said)
+def test_messages_of_an_assistant_are_sent_in_their_full_form(content: Any, stored: bool) -> None:
+    answer = {"type": "message", "role": "assistant", "content": content}
+    request_turn = turn(chain=Chain((link(input=(USER, answer)),))) if stored else turn(USER, answer)
     full = {"type": "output_text", "text": "Yes", "annotations": []}
-    assert sent(asked) == [USER, {**said, "content": [full]}]
+    assert sent(request_turn) == [USER, {**answer, "content": [full]}]
 
 
 @pytest.mark.parametrize(
-    "said",
+    "answer",
     [
         {"type": "message", "id": "msg_1", "role": "assistant", "content": [{"type": "refusal", "refusal": "No"}]},
         {"type": "message", "role": "user", "content": "An assistant's"},
@@ -49,9 +49,9 @@ def test_what_an_assistant_said_is_sent_in_its_full_form(content: Any, stored: b
         {"type": "dreamt_up", "role": "assistant", "content": "kept"},
     ],
 )
-def test_what_is_in_its_form_already_is_sent_as_it_is(said: Item) -> None:
-    assert sent(turn(said)) == [said]
-    assert sent(turn(chain=Chain((link(said, input=(said,)),)))) == [said, said]
+def test_an_item_in_its_full_form_is_sent_unchanged(answer: Item) -> None:
+    assert sent(turn(answer)) == [answer]
+    assert sent(turn(chain=Chain((link(answer, input=(answer,)),)))) == [answer, answer]
 
 
 def test_stored_items_are_spliced_as_bytes() -> None:
@@ -80,9 +80,9 @@ OPEN_BOTH = {**PLAIN}
         (SEALED, {"family": "g", "reasoning_text": True}, OPEN_BOTH),
     ],
 )
-def test_reasoning_of_a_chain_goes_to_whoever_can_read_it(item: Item, keys: Any, read: Item | None) -> None:
-    asked = turn(USER, chain=Chain((link(item, input=(USER,)),)))
-    assert sent(asked, **keys) == [USER, *([read] if read else []), USER]
+def test_reasoning_of_a_chain_goes_to_the_family_that_can_read_it(item: Item, keys: Any, read: Item | None) -> None:
+    request_turn = turn(USER, chain=Chain((link(item, input=(USER,)),)))
+    assert sent(request_turn, **keys) == [USER, *([read] if read else []), USER]
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,13 @@ def test_reasoning_that_a_client_brings_back_is_tried_where_it_may_be_read(
 
 
 def test_a_foreign_compaction_is_tried_and_becomes_a_note_where_it_is_refused() -> None:
-    asked = turn(COMPACTION, USER)
-    assert sent(asked)[0] == COMPACTION
-    again = responses.amended(asked, row(), UpstreamRefused("Unknown item.", code="invalid_value"))
+    request_turn = turn(COMPACTION, USER)
+    assert sent(request_turn)[0] == COMPACTION
+    again = responses.amended(request_turn, row(), UpstreamRefused("Unknown item.", code="invalid_value"))
     assert again is not None
     assert is_note(sent(again)[0])
     too_long = UpstreamRefused("Too long.", code="context_length_exceeded")
-    assert responses.amended(asked, row(), too_long) is None
+    assert responses.amended(request_turn, row(), too_long) is None
 
 
 def test_a_seal_of_ours_is_read_by_no_upstream() -> None:
@@ -134,9 +134,9 @@ def test_a_compaction_of_a_chain_goes_to_its_own_family(family: str, read: bool)
 UNREADABLE = UpstreamRefused("Could not be verified.", code="invalid_encrypted_content")
 
 
-def test_a_turn_whose_secrets_were_refused_is_asked_without_them() -> None:
-    asked = turn(BOTH, SECRET, COMPACTION, USER, chain=Chain((link(SECRET, USER, input=(COMPACTION,)),)))
-    again = responses.amended(asked, row(), UNREADABLE)
+def test_a_turn_whose_encrypted_items_were_refused_is_sent_without_them() -> None:
+    request_turn = turn(BOTH, SECRET, COMPACTION, USER, chain=Chain((link(SECRET, USER, input=(COMPACTION,)),)))
+    again = responses.amended(request_turn, row(), UNREADABLE)
     assert again is not None
     items = sent(again, encrypted_reasoning=True, compact="native", reasoning_text=True)
     assert b"gAAA" not in orjson.dumps(items)
@@ -144,9 +144,9 @@ def test_a_turn_whose_secrets_were_refused_is_asked_without_them() -> None:
     assert responses.amended(again, row(), UNREADABLE) is None
 
 
-def test_a_turn_without_secrets_is_not_asked_again() -> None:
-    asked = turn(PLAIN, USER, chain=Chain((link(PLAIN, input=(USER,)),)))
-    assert responses.amended(asked, row(), UNREADABLE) is None
+def test_a_turn_without_encrypted_items_is_not_sent_again() -> None:
+    request_turn = turn(PLAIN, USER, chain=Chain((link(PLAIN, input=(USER,)),)))
+    assert responses.amended(request_turn, row(), UNREADABLE) is None
 
 
 def test_another_refusal_is_final() -> None:

@@ -67,19 +67,19 @@ def numbered(item: Item, place: int) -> Item:
 def exact(items: list[Item], usage: JSON | None = None) -> list[JSON]:
     """OpenAI's stream of these items."""
     emitter = Emitter(2)
-    told = events(b"".join(event for item in items for event in emitter.item(item)))
+    sent = events(b"".join(event for item in items for event in emitter.item(item)))
     ended = {"id": "resp_up", "status": "completed", "output": items, "usage": usage}
     begun = {"id": "resp_up", "status": "in_progress", "output": []}
     return [
         {"type": "response.created", "sequence_number": 0, "response": begun},
         {"type": "response.in_progress", "sequence_number": 1, "response": begun},
-        *told,
+        *sent,
         {"type": "response.completed", "sequence_number": emitter.sequence, "response": ended},
     ]
 
 
-def output_of(told: list[JSON]) -> list[JSON]:
-    return [event for event in told if "response" not in event]
+def output_of(sent: list[JSON]) -> list[JSON]:
+    return [event for event in sent if "response" not in event]
 
 
 # --- as it came -------------------------------------------------------------------------------------------------
@@ -88,9 +88,9 @@ def output_of(told: list[JSON]) -> list[JSON]:
 @settings(deadline=None, max_examples=50)
 @given(items=some_items, cuts=st.lists(st.integers(0, 5000), max_size=20))
 def test_an_exact_stream_goes_on_in_its_own_bytes(items: list[Item], cuts: list[int]) -> None:
-    told = exact(items)
-    out, decoder = read(split(stream_of(*told), cuts), turn())
-    assert out == stream_of(*output_of(told))
+    sent = exact(items)
+    out, decoder = read(split(stream_of(*sent), cuts), turn())
+    assert out == stream_of(*output_of(sent))
     assert decoder.path == "bytes"
     assert decoder.answer is not None
     assert decoder.answer.output == items
@@ -98,14 +98,14 @@ def test_an_exact_stream_goes_on_in_its_own_bytes(items: list[Item], cuts: list[
 
 @settings(deadline=None, max_examples=50)
 @given(items=some_items, at=st.integers(0, 40))
-def test_told_anew_an_exact_stream_is_what_it_was(items: list[Item], at: int) -> None:
+def test_the_repair_of_an_exact_stream_changes_nothing(items: list[Item], at: int) -> None:
     """Also if the repair begins in the middle, with an event without content."""
-    told = exact(items)
-    at = min(2 + at, len(told) - 1)
+    sent = exact(items)
+    at = min(2 + at, len(sent) - 1)
     wrong = {"type": "response.output_item.done", "item": None}
-    out, decoder = read([stream_of(*told[:at], wrong, *told[at:])], turn())
+    out, decoder = read([stream_of(*sent[:at], wrong, *sent[at:])], turn())
     assert decoder.path == "repaired"
-    assert events(out) == output_of(told)
+    assert events(out) == output_of(sent)
 
 
 def without_number(event: JSON) -> JSON:
@@ -113,16 +113,16 @@ def without_number(event: JSON) -> JSON:
 
 
 def test_one_wrong_number_is_put_right_and_the_rest_is_read_on() -> None:
-    told = exact([message("One two three four five six")])
-    told[5]["sequence_number"] = 7
-    out, _ = read([stream_of(*told)], turn())
+    sent = exact([message("One two three four five six")])
+    sent[5]["sequence_number"] = 7
+    out, _ = read([stream_of(*sent)], turn())
     assert [event["sequence_number"] for event in events(out)] == list(range(2, 2 + len(events(out))))
 
 
 def test_numbers_that_only_begin_and_end_right_are_put_right() -> None:
-    told = exact([message("One two three four five six seven")])
-    told[6]["sequence_number"], told[7]["sequence_number"] = 7, 7
-    out, _ = read([stream_of(*told)], turn())
+    sent = exact([message("One two three four five six seven")])
+    sent[6]["sequence_number"], sent[7]["sequence_number"] = 7, 7
+    out, _ = read([stream_of(*sent)], turn())
     assert [event["sequence_number"] for event in events(out)] == list(range(2, 2 + len(events(out))))
 
 
@@ -133,24 +133,24 @@ def test_a_name_that_is_not_the_type_is_put_right() -> None:
     assert b"event: message" not in out
 
 
-def test_what_precedes_an_answer_moves_its_places_and_is_no_fault_of_the_upstream() -> None:
-    told = exact([message("One two")])
-    out, decoder = read([stream_of(*told)], turn(preface=({"type": "compaction", "id": "cmp_1"},)))
+def test_leading_items_shift_the_indexes_and_are_no_fault_of_the_upstream() -> None:
+    sent = exact([message("One two")])
+    out, decoder = read([stream_of(*sent)], turn(preface=({"type": "compaction", "id": "cmp_1"},)))
     assert {event["output_index"] for event in events(out)} == {1}
     assert decoder.path == "bytes"
 
 
 def test_a_stream_behind_something_of_ours_is_repaired_in_its_places() -> None:
-    told = [event for event in exact([message("One two")]) if not event["type"].endswith("text.done")]
-    asked = turn(preface=({"type": "compaction", "id": "cmp_1"},))
-    out, decoder = read([stream_of(*told)], asked)
+    sent = [event for event in exact([message("One two")]) if not event["type"].endswith("text.done")]
+    request_turn = turn(preface=({"type": "compaction", "id": "cmp_1"},))
+    out, decoder = read([stream_of(*sent)], request_turn)
     kinds = [event["type"].removeprefix("response.") for event in events(out)]
     assert kinds[-3:] == ["output_text.done", "content_part.done", "output_item.done"]
     assert {event["output_index"] for event in events(out)} == {1}
     assert decoder.path == "repaired"
 
 
-# --- told anew --------------------------------------------------------------------------------------------------
+# --- repaired ---------------------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -160,10 +160,10 @@ def sloppy(draw: st.DrawFn) -> tuple[list[Item], bytes]:
     lost = draw(st.sets(st.sampled_from(DISPENSABLE)))
     absent = draw(st.sets(st.sampled_from(LOOSE)))
     nameless = draw(st.booleans())
-    told = [event for event in exact(items) if event["type"] not in lost]
+    sent = [event for event in exact(items) if event["type"] not in lost]
     if draw(st.booleans()):
-        told[-1]["response"]["output"] = []
-    bare = [{name: value for name, value in event.items() if name not in absent} for event in told]
+        sent[-1]["response"]["output"] = []
+    bare = [{name: value for name, value in event.items() if name not in absent} for event in sent]
     if nameless:
         bare = [{**event, "item": anonymous(event["item"])} if "item" in event else event for event in bare]
     if draw(st.booleans()):
@@ -181,9 +181,7 @@ def unnamed(items: Any) -> list[Item]:
 
 @settings(deadline=None, max_examples=100)
 @given(given=sloppy(), cuts=st.lists(st.integers(0, 5000), max_size=20))
-def test_whatever_is_left_out_the_contract_is_kept_and_nothing_is_lost(
-    given: tuple[list[Item], bytes], cuts: list[int]
-) -> None:
+def test_missing_events_are_filled_in_and_nothing_is_lost(given: tuple[list[Item], bytes], cuts: list[int]) -> None:
     items, raw = given
     out, decoder = read(split(raw, cuts), turn())
     assert decoder.answer is not None
@@ -222,10 +220,10 @@ def called(arguments: str, **more: Any) -> Item:
 
 
 def test_events_of_unknown_types_keep_their_place() -> None:
-    told = exact([message("One two")])
+    sent = exact([message("One two")])
     odd = [{"type": "response.dreamt_up", "item_id": "msg_1", "output_index": 0}, {"type": "response.tick", "n": 1}]
     for absent in ((), ("output_index",)):
-        bare = [{name: value for name, value in event.items() if name not in absent} for event in told]
+        bare = [{name: value for name, value in event.items() if name not in absent} for event in sent]
         out, _ = read([stream_of(*bare[:5], *odd, *bare[5:])], turn())
         found = {event["type"]: event for event in events(out)}
         assert found["response.dreamt_up"]["output_index"] == 0
@@ -234,9 +232,9 @@ def test_events_of_unknown_types_keep_their_place() -> None:
 
 
 def test_text_that_comes_after_the_end_of_its_item_is_not_lost() -> None:
-    told = exact([{"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm"}]}])
+    sent = exact([{"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Hm"}]}])
     late = {"type": "response.reasoning_summary_text.delta", "item_id": "rs_1", "summary_index": 0, "delta": "late"}
-    out, decoder = read([stream_of(*told[:-1], late, told[-1])], turn())
+    out, decoder = read([stream_of(*sent[:-1], late, sent[-1])], turn())
     assert decoder.answer is not None
     assert [item["summary"][0]["text"] for item in decoder.answer.output] == ["Hm", "late"]
     check_stream(framed(out, decoder, turn()))
@@ -266,27 +264,27 @@ HALF = '{"a":'
 
 def ended(items: list[Item], absent: str = "", **end: Any) -> tuple[list[JSON], responses.ResponsesDecoder, Turn]:
     """A stream whose response has the members of `end`; its events lack the member `absent`."""
-    asked = turn(max_output_tokens=16)
-    told = exact(items)
-    told[-1]["type"] = f"response.{end['status']}"
-    told[-1]["response"] |= end
-    bare = [{name: value for name, value in event.items() if name != absent} for event in told]
-    out, decoder = read([stream_of(*bare)], asked)
-    check_stream(framed(out, decoder, asked))
-    return events(out), decoder, asked
+    request_turn = turn(max_output_tokens=16)
+    sent = exact(items)
+    sent[-1]["type"] = f"response.{end['status']}"
+    sent[-1]["response"] |= end
+    bare = [{name: value for name, value in event.items() if name != absent} for event in sent]
+    out, decoder = read([stream_of(*bare)], request_turn)
+    check_stream(framed(out, decoder, request_turn))
+    return events(out), decoder, request_turn
 
 
 @pytest.mark.parametrize("absent", ["", "output_index"])
 @pytest.mark.parametrize("item", [message("One two"), called(HALF), called('{"a":1}'), searched()])
 @pytest.mark.parametrize("usage", [USAGE, BELOW, {**USAGE, "output_tokens": 17}, None])
-def test_what_an_upstream_calls_completed_stays_completed(item: Item, usage: JSON | None, absent: str) -> None:
-    told, decoder, asked = ended([item], absent, status="completed", usage=usage)
+def test_completed_from_an_upstream_stays_completed(item: Item, usage: JSON | None, absent: str) -> None:
+    sent, decoder, request_turn = ended([item], absent, status="completed", usage=usage)
     body = {"id": "resp_up", "status": "completed", "output": [item], "usage": usage}
-    whole = responses.decode(orjson.dumps(body), asked)
+    whole = responses.decode(orjson.dumps(body), request_turn)
     assert decoder.answer is not None
     assert decoder.answer.status == whole.status == "completed"
     assert decoder.answer.incomplete_details is whole.incomplete_details is None
-    assert decoder.answer.output == whole.output == [told[-1]["item"]] == [item]
+    assert decoder.answer.output == whole.output == [sent[-1]["item"]] == [item]
 
 
 @pytest.mark.parametrize(
@@ -318,49 +316,49 @@ def test_an_answer_without_a_reason_was_cut_off_where_it_is_full(
 def test_half_a_call_of_a_cut_answer_is_incomplete(arguments: str, status: str, absent: str) -> None:
     """A call without whole JSON is incomplete, whatever its status: only whole calls may be replayed."""
     first, last = called('{"b":2}', id="fc_0", call_id="call_0"), called(arguments)
-    told, decoder, asked = ended([first, last], absent, status="incomplete", incomplete_details=FULL)
+    sent, decoder, request_turn = ended([first, last], absent, status="incomplete", incomplete_details=FULL)
     body = {"id": "resp_up", "status": "incomplete", "output": [first, last], "incomplete_details": FULL}
-    whole = responses.decode(orjson.dumps(body), asked)
+    whole = responses.decode(orjson.dumps(body), request_turn)
     assert decoder.answer is not None
     for answer in (decoder.answer, whole):
         assert [item["status"] for item in answer.output] == ["completed", status]
         assert answer.incomplete_details == FULL
-    assert told[-1]["item"]["status"] == status
+    assert sent[-1]["item"]["status"] == status
 
 
 def test_a_call_whose_end_was_held_back_is_unfinished_when_the_stream_breaks_there() -> None:
-    told = exact([called(HALF)])
-    for raw in (stream_of(*told[:-1]), stream_of(*map(without_number, told[:-1]))):
+    sent = exact([called(HALF)])
+    for raw in (stream_of(*sent[:-1]), stream_of(*map(without_number, sent[:-1]))):
         out, decoder = read([raw], turn())
         assert decoder.answer is not None
         assert decoder.answer.status == "failed"
         check_stream(framed(out, decoder, turn()))
 
 
-def test_an_item_whose_end_was_held_back_is_told_when_the_next_event_never_ends() -> None:
-    asked = turn()
-    told = exact([called(HALF)])
-    out, decoder = read([stream_of(*told[:-1]), b"x" * (sse.MAX_EVENT + 1)], asked)
+def test_an_item_whose_end_was_held_back_is_sent_when_the_next_event_never_ends() -> None:
+    request_turn = turn()
+    sent = exact([called(HALF)])
+    out, decoder = read([stream_of(*sent[:-1]), b"x" * (sse.MAX_EVENT + 1)], request_turn)
     assert events(out)[-1]["type"] == "response.output_item.done"
     assert decoder.answer is not None
     assert decoder.answer.status == "failed"
-    check_stream(framed(out, decoder, asked))
+    check_stream(framed(out, decoder, request_turn))
 
 
 def test_one_event_for_every_end_is_read_by_its_status() -> None:
-    told = exact([message("One")])
+    sent = exact([message("One")])
     details = {"reason": "content_filter"}
-    told[-1]["response"] |= {"status": "incomplete", "incomplete_details": details}
-    _, decoder = read([stream_of(*told)], turn())
+    sent[-1]["response"] |= {"status": "incomplete", "incomplete_details": details}
+    _, decoder = read([stream_of(*sent)], turn())
     assert decoder.answer is not None
     assert (decoder.answer.status, decoder.answer.incomplete_details) == ("incomplete", details)
 
 
 def test_newlines_between_events_do_not_matter() -> None:
-    told = exact([message("One two three")])
-    raw = b"\n".join(map(sse.encode, told)) + b"\n"
+    sent = exact([message("One two three")])
+    raw = b"\n".join(map(sse.encode, sent)) + b"\n"
     out, decoder = read([raw], turn())
-    assert events(out) == output_of(told)
+    assert events(out) == output_of(sent)
     assert decoder.answer is not None
 
 
@@ -368,19 +366,19 @@ def test_newlines_between_events_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("spelt", [b'"delta":[}', b'"delta":%b' % nested_text(1100)])
-def test_what_went_by_unread_and_cannot_be_read_costs_only_its_item(spelt: bytes) -> None:
-    told = exact([numbered(message(text), place) for place, text in enumerate(("One", "Two three four five"))])
-    raw = stream_of(*told[:-4])
+def test_an_unreadable_event_costs_only_its_item(spelt: bytes) -> None:
+    sent = exact([numbered(message(text), place) for place, text in enumerate(("One", "Two three four five"))])
+    raw = stream_of(*sent[:-4])
     head = b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","sequence_number":%d,'
     decoder = responses.decoder(turn(), 2)
     decoder.feed(raw)
     unread = decoder.feed(head % decoder.sequence + spelt + b"}\n\n")
     assert bool(unread) == (len(spelt) < 100)
-    assert decoder.partial()[0] == output_items(told)[0]
+    assert decoder.partial()[0] == output_items(sent)[0]
     decoder.finish()
     assert decoder.answer is not None
     assert decoder.answer.status == "failed"
 
 
-def output_items(told: list[JSON]) -> list[Item]:
-    return list(told[-1]["response"]["output"])
+def output_items(sent: list[JSON]) -> list[Item]:
+    return list(sent[-1]["response"]["output"])

@@ -30,15 +30,15 @@ def row(**keys: Any) -> Any:
 
 
 def turn(*items: Item, chain: Chain | None = None, preface: tuple[Item, ...] = (), **request: Any) -> Turn:
-    asked = {"model": "m", "input": list(items), **request}
+    body = {"model": "m", "input": list(items), **request}
     return Turn(
         id="resp_1",
         owner="o",
         created_at=1,
         model="m",
-        request=asked,
-        input=asked["input"],
-        echo=Echo.of(asked, store=True),
+        request=body,
+        input=body["input"],
+        echo=Echo.of(body, store=True),
         chain=chain or Chain(),
         stream=bool(request.get("stream")),
         leading_items=preface,
@@ -59,9 +59,9 @@ def link(*output: Item, input: tuple[Item, ...] = (), status: str = "completed",
     )
 
 
-def sent(asked: Turn, **keys: Any) -> list[Item]:
+def sent(request_turn: Turn, **keys: Any) -> list[Item]:
     """The input of the request to the upstream."""
-    items: list[Item] = orjson.loads(responses.encode(asked, row(**keys), "up"))["input"]
+    items: list[Item] = orjson.loads(responses.encode(request_turn, row(**keys), "up"))["input"]
     return items
 
 
@@ -96,8 +96,8 @@ def recording(name: str) -> Recording:
     )
 
 
-def read(pieces: list[bytes], asked: Turn, sequence: int = 2) -> tuple[bytes, responses.ResponsesDecoder]:
-    decoder = responses.decoder(asked, sequence)
+def read(pieces: list[bytes], request_turn: Turn, sequence: int = 2) -> tuple[bytes, responses.ResponsesDecoder]:
+    decoder = responses.decoder(request_turn, sequence)
     out = b"".join(decoder.feed(piece) for piece in pieces)
     decoder.finish()
     return out, decoder
@@ -107,9 +107,9 @@ def events(out: bytes) -> list[dict[str, Any]]:
     return [orjson.loads(sse.parse(raw)[1] or b"") for raw in out.split(b"\n\n") if raw]
 
 
-def stream_of(*told: dict[str, Any]) -> bytes:
+def stream_of(*stream_events: dict[str, Any]) -> bytes:
     """These events as bytes of an upstream."""
-    return b"".join(sse.encode(event) for event in told)
+    return b"".join(sse.encode(event) for event in stream_events)
 
 
 def summed(answer: Answer) -> dict[str, Any]:
@@ -125,14 +125,16 @@ def summed(answer: Answer) -> dict[str, Any]:
     }
 
 
-def framed(out: bytes, decoder: responses.ResponsesDecoder, asked: Turn) -> bytes:
+def framed(out: bytes, decoder: responses.ResponsesDecoder, request_turn: Turn) -> bytes:
     """The whole stream as a client reads it, with the head and end of the relay."""
     answer = decoder.answer
     assert answer is not None
 
     def response(status: str, **more: Any) -> dict[str, Any]:
-        echo = asked.echo.with_upstream_defaults(answer.defaults)
-        return echo.response(id=asked.id, created_at=1, model="m", status=status, previous_response_id=None, **more)
+        echo = request_turn.echo.with_upstream_defaults(answer.defaults)
+        return echo.response(
+            id=request_turn.id, created_at=1, model="m", status=status, previous_response_id=None, **more
+        )
 
     begun = [
         {"type": kind, "sequence_number": number, "response": response("in_progress")}

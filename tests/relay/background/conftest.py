@@ -20,7 +20,7 @@ __all__ = ["redis_url"]
 
 JSON = dict[str, Any]
 KINDS = ("sqlite", "mariadb", "redis")
-#: The model that each format is asked for, and its row in the channel table.
+#: The model of each format, and its row in the channel table.
 FORMATS: dict[str, Callable[[ScriptedUpstream], JSON]] = {
     "m": lambda upstream: upstream.channel("exact", cooldown={"after": 1000}),
     "chat": lambda upstream: upstream.channel("chat", format="chat_completions", models=["chat"]),
@@ -72,7 +72,7 @@ class BackgroundGateway:
 
 
 def await_post(upstream: ScriptedUpstream) -> None:
-    eventually(lambda: upstream.bodies, "the upstream to be asked", 20)
+    eventually(lambda: upstream.bodies, "a request to the upstream", 20)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Workers that are killed or told to end while they make background responses."""
+"""Workers that are killed or must end while they make background responses."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def alone(gateway: MakeGateway, upstream: ScriptedUpstream) -> Gateway:
     return gateway([upstream.channel()], lease=LEASE, drain=1)
 
 
-def test_what_told_nothing_when_its_worker_died_is_made_by_another(alone: Gateway, upstream: ScriptedUpstream) -> None:
+def test_a_run_without_events_is_repeated_when_its_worker_dies(alone: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.enqueue(silent())
     waiting = alone.post("/responses", {**BODY, "input": "hello"}).json()
     with alone.worker() as first:
@@ -69,7 +69,7 @@ def test_what_told_nothing_when_its_worker_died_is_made_by_another(alone: Gatewa
     assert len(upstream.bodies) == 2
 
 
-def test_what_told_something_has_failed_and_is_not_made_again(alone: Gateway, upstream: ScriptedUpstream) -> None:
+def test_a_run_with_events_has_failed_when_its_worker_dies(alone: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.always(stalled(after=SOME_TEXT))
     stream = alone.stream({**BODY, "input": "hello"})
     pieces, head = portions(stream), b""
@@ -86,12 +86,12 @@ def test_what_told_something_has_failed_and_is_not_made_again(alone: Gateway, up
     assert len(upstream.bodies) == 1
 
 
-def test_what_kills_its_worker_twice_is_not_made_a_third_time(alone: Gateway, upstream: ScriptedUpstream) -> None:
+def test_a_run_that_kills_two_workers_is_not_tried_a_third_time(alone: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.always(silent())
     waiting = alone.post("/responses", {**BODY, "input": "hello"}).json()
     for number in (1, 2):
         with alone.worker() as worker:
-            eventually(lambda number=number: len(upstream.bodies) == number, "the upstream to be asked", WITHIN)
+            eventually(lambda number=number: len(upstream.bodies) == number, "a request to the upstream", WITHIN)
             worker.kill()
             worker.wait()
     with alone.worker():
@@ -99,7 +99,7 @@ def test_what_kills_its_worker_twice_is_not_made_a_third_time(alone: Gateway, up
     assert len(upstream.bodies) == 2
 
 
-def test_a_worker_that_is_told_to_end_gives_back_what_told_nothing(alone: Gateway, upstream: ScriptedUpstream) -> None:
+def test_a_worker_that_must_end_gives_back_runs_without_events(alone: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.enqueue(silent())
     waiting = alone.post("/responses", {**BODY, "input": "hello"}).json()
     with alone.worker() as first:
@@ -111,12 +111,12 @@ def test_a_worker_that_is_told_to_end_gives_back_what_told_nothing(alone: Gatewa
         assert ended(alone, waiting["id"])["status"] == "completed"
 
 
-def test_a_worker_that_is_told_to_end_fails_what_it_cannot_finish(alone: Gateway, upstream: ScriptedUpstream) -> None:
+def test_a_worker_that_must_end_fails_runs_that_it_cannot_finish(alone: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.enqueue(stalled(after=SOME_TEXT))
     waiting = alone.post("/responses", {**BODY, "input": "hello"}).json()
     with alone.worker() as first:
         await_post(upstream)
-        eventually(lambda: _told(alone, waiting["id"]) > 5, "something to be told", 20)
+        eventually(lambda: _stored_events(alone, waiting["id"]) > 5, "stored events", 20)
         first.terminate()
         assert first.wait(20) == 0
     failed = alone.get(f"/responses/{waiting['id']}").json()
@@ -124,13 +124,13 @@ def test_a_worker_that_is_told_to_end_fails_what_it_cannot_finish(alone: Gateway
     assert failed["output"][0]["content"][0]["text"]
 
 
-def _told(gateway: Gateway, response_id: str) -> int:
+def _stored_events(gateway: Gateway, response_id: str) -> int:
     sql = "SELECT COALESCE(MAX(e.last), -1) FROM event e JOIN response r ON r.pk = e.response WHERE r.id = ?"
     ((last,),) = rows.execute(gateway.database_url, sql, (response_id,))
     return int(last)
 
 
-def test_a_worker_that_is_told_to_end_lets_what_runs_finish(alone: Gateway, upstream: ScriptedUpstream) -> None:
+def test_a_worker_that_must_end_lets_runs_finish(alone: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.enqueue(stalled(after=SOME_TEXT))
     waiting = alone.post("/responses", {**BODY, "input": "hello"}).json()
     with alone.worker() as first:
@@ -157,7 +157,7 @@ def test_a_lost_job_is_queued_again(alone: Gateway) -> None:
         assert ended(alone, waiting["id"])["status"] == "completed"
 
 
-def test_a_reader_whose_worker_ends_is_told_to_come_back(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
+def test_a_reader_whose_worker_ends_gets_a_retryable_error(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
     running = gateway([upstream.channel()], lease=LEASE, drain=1)
     upstream.enqueue(stalled(after=SOME_TEXT))
     with running.worker():
@@ -177,7 +177,9 @@ def test_a_reader_whose_worker_ends_is_told_to_come_back(gateway: MakeGateway, u
     assert numbers == list(range(len(numbers)))
 
 
-def test_a_stream_whose_events_are_gone_is_made_anew(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
+def test_a_stream_whose_events_are_gone_is_built_from_the_response(
+    gateway: MakeGateway, upstream: ScriptedUpstream
+) -> None:
     running = gateway([upstream.channel()], lease=LEASE, events_kept="1s")
     waiting = running.post("/responses", {**BODY, "input": "hello"}).json()
     with running.worker():
@@ -193,7 +195,7 @@ def test_a_store_that_is_away_for_a_while_costs_no_answer(alone: Gateway, upstre
     upstream.enqueue(stalled(after=SOME_TEXT))
     waiting = alone.post("/responses", {**BODY, "input": "hello"}).json()
     with alone.worker(), closing(sqlite3.connect(alone.directory / "antiphon.db", isolation_level=None)) as database:
-        eventually(lambda: _told(alone, waiting["id"]) > 5, "something to be told", 20)
+        eventually(lambda: _stored_events(alone, waiting["id"]) > 5, "stored events", 20)
         database.execute("BEGIN IMMEDIATE")
         upstream.release()
         alone.wait_for_log("database error")
@@ -223,30 +225,30 @@ class Watch:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     open: Counter[str] = field(default_factory=Counter)
-    asked: Counter[str] = field(default_factory=Counter)
+    started: Counter[str] = field(default_factory=Counter)
     twice: set[str] = field(default_factory=set)
 
     def __call__(self, exchange: Exchange, answer: Answer) -> Answer:
-        said = str(exchange.request.body["input"][-1]["content"])
-        return replace(answer, pieces=self._pieces(said, answer))
+        text = str(exchange.request.body["input"][-1]["content"])
+        return replace(answer, pieces=self._pieces(text, answer))
 
-    def _pieces(self, said: str, answer: Answer) -> Iterator[Piece]:
+    def _pieces(self, text: str, answer: Answer) -> Iterator[Piece]:
         with self.lock:
-            self.open[said] += 1
-            self.asked[said] += 1
-            if self.open[said] > 1:
-                self.twice.add(said)
+            self.open[text] += 1
+            self.started[text] += 1
+            if self.open[text] > 1:
+                self.twice.add(text)
         try:
             for piece in answer.pieces:
                 yield Pause(0.06)
                 yield piece
         finally:
             with self.lock:
-                self.open[said] -= 1
+                self.open[text] -= 1
 
 
 class Reader(threading.Thread):
-    """Asks for responses, one after the other, and follows each to its end, however often that breaks off."""
+    """Requests responses, one after the other, and follows each to its end, however often that breaks off."""
 
     def __init__(self, gateway: Gateway, number: int) -> None:
         super().__init__(daemon=True)
@@ -266,10 +268,10 @@ class Reader(threading.Thread):
                 self.breaks += 1
         self._session.close()
 
-    def _create(self, said: str) -> str:
+    def _create(self, text: str) -> str:
         while True:
             with suppress(requests.RequestException):
-                answer = self._session.post(f"{self._gateway.base_url}/responses", json={**BODY, "input": said})
+                answer = self._session.post(f"{self._gateway.base_url}/responses", json={**BODY, "input": text})
                 if answer.status_code == 200:
                     return str(answer.json()["id"])
 
@@ -296,12 +298,12 @@ def test_fifty_responses_survive_kills_at_random(gateway: MakeGateway, upstream:
         killed = _kill_again_and_again(running, readers, stack)
         for reader in readers:
             reader.join(WITHIN)
-    assert not any(reader.is_alive() for reader in readers), "somebody still waits"
+    assert not any(reader.is_alive() for reader in readers), "a reader still waits"
     assert min(killed["worker"], killed["server"]) >= 2
     assert sum(reader.breaks for reader in readers), "no stream broke off"
     assert watch.twice == set()
-    assert max(watch.asked.values()) <= 2
-    statuses = Counter(_check_seen(running, *told) for reader in readers for told in reader.seen.items())
+    assert max(watch.started.values()) <= 2
+    statuses = Counter(_check_seen(running, *seen) for reader in readers for seen in reader.seen.items())
     assert sum(statuses.values()) == RUNS
     assert statuses["completed"]
 

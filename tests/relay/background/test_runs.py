@@ -1,4 +1,4 @@
-"""Background responses as clients see them: asked for, polled, streamed, taken up again, cancelled."""
+"""Background responses as clients see them: created, polled, streamed, resumed, cancelled."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.upstream import Script, failing, refusal, respelled, silent, stalled
 
 JSON = dict[str, Any]
 OPENING = ["response.created", "response.queued", "response.in_progress"]
-#: Three events of ours and those of an item that has said something.
-TOLD = 3 + SOME_TEXT - 2
+#: Three events of the gateway and those of an item with some text.
+EVENTS_OF_SOME_TEXT = 3 + SOME_TEXT - 2
 
 
 @pytest.fixture(params=FORMATS)
@@ -29,7 +29,7 @@ def anyway(request: pytest.FixtureRequest, background_gateway: BackgroundGateway
     return background_gateway.on(request.param)
 
 
-# --- asked for and polled ---------------------------------------------------------------------------------------
+# --- created and polled -----------------------------------------------------------------------------------------
 
 
 def test_a_response_is_answered_at_once_and_made_later(anyway: BackgroundGateway) -> None:
@@ -42,14 +42,14 @@ def test_a_response_is_answered_at_once_and_made_later(anyway: BackgroundGateway
 
 
 def test_the_sdk_polls_it(background_gateway: BackgroundGateway) -> None:
-    asked = background_gateway.client.responses.create(model="m", input="hello", background=True)
-    assert asked.status == "queued"
-    assert asked.background is True
-    background_gateway.ended(asked.id)
-    assert "You said: hello" in background_gateway.client.responses.retrieve(asked.id).output_text
+    created = background_gateway.client.responses.create(model="m", input="hello", background=True)
+    assert created.status == "queued"
+    assert created.background is True
+    background_gateway.ended(created.id)
+    assert "You said: hello" in background_gateway.client.responses.retrieve(created.id).output_text
 
 
-def test_the_upstream_is_asked_for_a_stream_and_never_for_a_background_response(
+def test_the_upstream_gets_a_request_for_a_stream_and_never_for_a_background_response(
     background_gateway: BackgroundGateway,
 ) -> None:
     background_gateway.ended(background_gateway.create(background_options={"completion_window": "soonest"})["id"])
@@ -65,14 +65,14 @@ def test_without_the_store_it_is_refused(background_gateway: BackgroundGateway, 
     assert error["message"] == "background can only be used when `store` is true"
 
 
-def test_a_token_that_keeps_nothing_is_refused(background_gateway: BackgroundGateway) -> None:
+def test_a_token_that_stores_nothing_is_refused(background_gateway: BackgroundGateway) -> None:
     token = background_gateway.gateway.new_token(f"keepless-{secrets.token_hex(4)}", "--no-store")
     check_error(
         background_gateway.gateway.post("/responses", background_gateway.body(), token=token), 400, param="background"
     )
 
 
-def test_what_nobody_could_answer_is_refused_at_once(background_gateway: BackgroundGateway) -> None:
+def test_a_request_without_a_channel_is_refused_at_once(background_gateway: BackgroundGateway) -> None:
     check_error(
         background_gateway.gateway.post("/responses", background_gateway.body(model="nobody")),
         400,
@@ -92,7 +92,7 @@ def test_a_refusal_of_the_upstream_is_how_it_ends(background_gateway: Background
     assert ended["error"]["message"] == "That is not allowed."
 
 
-def test_a_failure_in_the_middle_keeps_what_was_said(background_gateway: BackgroundGateway) -> None:
+def test_a_failure_in_the_middle_keeps_the_output_before(background_gateway: BackgroundGateway) -> None:
     background_gateway.upstream.enqueue(failing(after=SOME_TEXT, code="server_error"))
     ended = check_response(background_gateway.ended(background_gateway.create()["id"]), status="failed")
     assert text_of(ended)
@@ -125,7 +125,7 @@ def test_half_a_character_in_an_event_is_replaced(background_gateway: Background
     assert any("\N{REPLACEMENT CHARACTER}" in orjson.loads(event.data)["delta"] for event in deltas)
 
 
-@pytest.mark.parametrize("after", [0, TOLD])
+@pytest.mark.parametrize("after", [0, EVENTS_OF_SOME_TEXT])
 def test_events_that_cannot_be_read_end_a_stream_all_the_same(
     background_gateway: BackgroundGateway, after: int
 ) -> None:
@@ -160,16 +160,16 @@ def test_nothing_goes_on_from_what_has_not_ended(background_gateway: BackgroundG
 
 def test_a_context_over_the_threshold_is_compacted_first(background_gateway: BackgroundGateway) -> None:
     parent = background_gateway.ended(background_gateway.create(input="word " * 400)["id"])
-    asked = {"context_management": [{"type": "compaction", "compact_threshold": 100}]}
-    waiting = background_gateway.create(previous_response_id=parent["id"], stream=False, **asked)
+    settings = {"context_management": [{"type": "compaction", "compact_threshold": 100}]}
+    waiting = background_gateway.create(previous_response_id=parent["id"], stream=False, **settings)
     done = background_gateway.ended(waiting["id"])
     assert [item["type"] for item in done["output"]] == ["compaction", "message"]
     check_stream(background_gateway.follow(waiting["id"]).content, status="completed")
 
 
 def test_a_trigger_is_compacted_in_the_background(background_gateway: BackgroundGateway) -> None:
-    said = {"type": "message", "role": "user", "content": "word " * 400}
-    waiting = background_gateway.create(input=[said, {"type": "compaction_trigger"}])
+    message = {"type": "message", "role": "user", "content": "word " * 400}
+    waiting = background_gateway.create(input=[message, {"type": "compaction_trigger"}])
     assert [item["type"] for item in background_gateway.ended(waiting["id"])["output"]] == ["compaction"]
 
 
@@ -187,8 +187,8 @@ def test_the_events_come_while_they_are_made(background_gateway: BackgroundGatew
     seen = []
     for event in follow(portions(background_gateway.gateway.stream(background_gateway.body()))):
         seen.append(event.name)
-        if len(seen) == TOLD:
-            # The upstream says nothing more before it is told to.
+        if len(seen) == EVENTS_OF_SOME_TEXT:
+            # The upstream sends no more until it is released.
             background_gateway.upstream.release()
     assert seen[: len(OPENING)] == OPENING
     assert "response.completed" in seen
@@ -234,7 +234,7 @@ def test_the_sdk_takes_a_stream_up(background_gateway: BackgroundGateway) -> Non
     stream = background_gateway.client.responses.create(model="m", input="hello", background=True, stream=True)
     for event in stream:
         seen.append(event)
-        if len(seen) == TOLD:
+        if len(seen) == EVENTS_OF_SOME_TEXT:
             break
     stream.close()
     assert seen[0].type == "response.created"
@@ -307,17 +307,17 @@ def test_one_that_waits_for_its_upstream_to_answer_at_all_is_stopped_as_well(
     background_gateway.upstream.wait_hangup(1)
 
 
-def test_what_was_finished_before_the_cancel_is_kept(background_gateway: BackgroundGateway) -> None:
+def test_items_finished_before_the_cancel_are_stored(background_gateway: BackgroundGateway) -> None:
     tool = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}
     background_gateway.upstream.enqueue(stalled(after=12))
-    asked = {"reasoning": {"effort": "low", "summary": "auto"}, "tools": [tool]}
-    stream = background_gateway.gateway.stream(background_gateway.body(**asked))
+    settings = {"reasoning": {"effort": "low", "summary": "auto"}, "tools": [tool]}
+    stream = background_gateway.gateway.stream(background_gateway.body(**settings))
     pieces, head = portions(stream), b""
     while b"event: response.output_item.done" not in head:
         head += next(pieces)
     response_id = response_id_in(head)
-    kept = background_gateway.gateway.post(f"/responses/{response_id}/cancel", {}).json()
-    assert [item["type"] for item in kept["output"]] == ["reasoning"]
+    cancelled = background_gateway.gateway.post(f"/responses/{response_id}/cancel", {}).json()
+    assert [item["type"] for item in cancelled["output"]] == ["reasoning"]
     background_gateway.upstream.wait_hangup(1)
 
 

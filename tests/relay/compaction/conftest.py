@@ -20,7 +20,7 @@ JSON = dict[str, Any]
 FORMATS = {"responses": "gpt-plain", "demo": "demo", "chat_completions": "gpt-chat"}
 #: Models whose upstream compacts.
 NATIVE = ("gpt-native", "gpt-trigger")
-FILLER = " It was said at length, with many a word that nobody will miss once it is gone." * 8
+FILLER = " This came at length, with many a word that the summary will leave out again." * 8
 #: Tests that bring failures tire no channel.
 TABLE = {"defaults": {"cooldown": {"after": 1000}}}
 FACT = re.compile(r"fact-\d+")
@@ -32,8 +32,8 @@ class CompactionGateway:
     first: ScriptedUpstream
     second: ScriptedUpstream
 
-    def create(self, model: str, said: Any, previous: str | None = None, **keys: Any) -> JSON:
-        return self.ok("/responses", model=model, input=said, previous_response_id=previous, **keys)
+    def create(self, model: str, new_input: Any, previous: str | None = None, **keys: Any) -> JSON:
+        return self.ok("/responses", model=model, input=new_input, previous_response_id=previous, **keys)
 
     def compact(self, model: str, **keys: Any) -> JSON:
         return self.ok("/responses/compact", model=model, **keys)
@@ -105,12 +105,12 @@ def compaction_gateway(_compaction_gateway: CompactionGateway) -> CompactionGate
 def summarising(exchange: Exchange, answer: Answer) -> Answer:
     """A model that sums up as it should: every fact that it was given, and little else."""
     body = exchange.request.body
-    if not asks_for_summary(body) or answer.status != 200:
+    if not requests_summary(body) or answer.status != 200:
         return answer
-    return saying("Known: " + ", ".join(facts(body)))(exchange, answer)
+    return answering_with("Known: " + ", ".join(facts(body)))(exchange, answer)
 
 
-def saying(text: str, **members: Any) -> Any:
+def answering_with(text: str, **members: Any) -> Any:
     """An answer of these words, in either format, with these members beside them."""
 
     def change(body: JSON) -> JSON:
@@ -136,7 +136,7 @@ def forgetting(exchange: Exchange, answer: Answer) -> Answer:
     return answer if answer.streams else rewritten(change)(exchange, answer)
 
 
-def asks_for_summary(body: JSON) -> bool:
+def requests_summary(body: JSON) -> bool:
     return "Summarise the conversation above" in words(items_of(body)[-1]) if items_of(body) else False
 
 

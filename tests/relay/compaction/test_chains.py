@@ -62,20 +62,20 @@ def test_branches_from_before_the_compaction_keep_the_full_history(compaction_ga
     compaction_gateway.create("gpt-plain", "A branch?", last)
     assert facts([item for item in compaction_gateway.given if item["role"] == "user"]) == numbered(1, 2, 3, 4)
     assert len(users(compaction_gateway.given)) == 5
-    for said in ("One.", "Two."):
-        compaction_gateway.create("gpt-plain", said, response["id"])
-        assert users(compaction_gateway.given)[-2:] == ["And now?", said]
+    for new_input in ("One.", "Two."):
+        compaction_gateway.create("gpt-plain", new_input, response["id"])
+        assert users(compaction_gateway.given)[-2:] == ["And now?", new_input]
 
 
 @everywhere
 def test_its_items_are_listed_and_never_the_seal(compaction_gateway: CompactionGateway, model: str) -> None:
     _, response = compacted(compaction_gateway, model)
     after = compaction_gateway.create(model, "And then?", response["id"])
-    for response_id, said in ((response["id"], "And now?"), (after["id"], "And then?")):
+    for response_id, new_input in ((response["id"], "And now?"), (after["id"], "And then?")):
         items = listed(compaction_gateway, response_id)
         assert "compaction" not in kinds(items)
         assert "antiphon.1." not in str(items)
-        assert users(items)[-1] == said
+        assert users(items)[-1] == new_input
     assert f"Note fact-4.{FILLER}" in users(listed(compaction_gateway, after["id"]))
     assert "And now?" in users(listed(compaction_gateway, after["id"]))
 
@@ -94,7 +94,9 @@ def test_a_deleted_compaction_is_gone_and_what_came_before_it_is_not(
 
 
 @everywhere
-def test_what_is_deleted_behind_a_compaction_is_not_missed(compaction_gateway: CompactionGateway, model: str) -> None:
+def test_a_deleted_ancestor_behind_a_compaction_is_not_missed(
+    compaction_gateway: CompactionGateway, model: str
+) -> None:
     last, response = compacted(compaction_gateway, model)
     compaction_gateway.gateway.delete(f"/responses/{last}")
     after = compaction_gateway.create(model, "And then?", response["id"])
@@ -121,7 +123,7 @@ def test_a_native_item_in_an_input_is_read_in_the_turns_after_it(
     assert [item.get("id") for item in listed(compaction_gateway, last["id"]) if item["type"] == "compaction"] == []
 
 
-def test_what_was_compacted_natively_is_compacted_again_from_there(compaction_gateway: CompactionGateway) -> None:
+def test_a_native_compaction_is_the_base_of_the_next_one(compaction_gateway: CompactionGateway) -> None:
     """Its originals may be far more than a model can be given at once."""
     _, first = compacted(compaction_gateway, "gpt-native")
     compaction_gateway.first.reset()
@@ -138,7 +140,9 @@ def test_what_was_compacted_natively_is_compacted_again_from_there(compaction_ga
 
 
 @pytest.mark.parametrize("model", ["gpt-plain", "gpt-native"])
-def test_nobody_else_and_nothing_altered_opens_an_item(compaction_gateway: CompactionGateway, model: str) -> None:
+def test_another_owner_cannot_open_an_item_nor_anyone_an_altered_one(
+    compaction_gateway: CompactionGateway, model: str
+) -> None:
     item = compaction_gateway.compact(model, input=conversation(2), store=False)["output"][-1]
     sealed = item["encrypted_content"]
     middle = len(sealed) // 2
@@ -196,8 +200,8 @@ def test_items_outlive_the_key_they_were_sealed_with(tmp_path: Path) -> None:
         stateless = [window["output"][-1], user("And now?")]
         with started("after", secret_key=new, old_secret_keys=old) as gateway:
             compaction_gateway = CompactionGateway(gateway, first, second)
-            for said, previous in ((stateless, None), ("And now?", window["id"])):
-                compaction_gateway.create("gpt-plain", said, previous)
+            for new_input, previous in ((stateless, None), ("And now?", window["id"])):
+                compaction_gateway.create("gpt-plain", new_input, previous)
                 assert "Known: fact-1, fact-2, fact-3" in str(compaction_gateway.given)
         with started("forgetful", secret_key=new) as gateway:
             compaction_gateway = CompactionGateway(gateway, first, second)
@@ -216,10 +220,10 @@ def test_when_the_channel_that_compacted_fails_the_next_one_gets_the_originals(
 ) -> None:
     last = compaction_gateway.talk("gpt-pair", 3)
     standing = compaction_gateway.first._standing
-    for previous, said in ((last, "And now?"), (None, [*conversation(3), user("And now?")])):
+    for previous, new_input in ((last, "And now?"), (None, [*conversation(3), user("And now?")])):
         compaction_gateway.first.enqueue(*standing)
         compaction_gateway.first.enqueue(refusal(500))
-        body = {"model": "gpt-pair", "input": said, "context_management": {"answer": True}, "stream": stream}
+        body = {"model": "gpt-pair", "input": new_input, "context_management": {"answer": True}, "stream": stream}
         answer = compaction_gateway.post("/responses/compact", previous_response_id=previous, **body)
         assert answer.status_code == 200, answer.text
         given = given_to(compaction_gateway.second)
@@ -246,7 +250,7 @@ class Journey:
         self._serve(self.second_row, f"moved-{len(self.compaction_gateway.first.requests)}", {})
 
     def _serve(self, row: JSON, mark: str, table: JSON) -> None:
-        """The gateway looks at its file now and then; a model that nobody asks for shows when it has."""
+        """The gateway reads its file now and then. An otherwise unused model shows when it has."""
         self.compaction_gateway.gateway.write_channels(
             [{**row, "models": ["gpt-moving", mark, "gpt-short"]}], {**TABLE, **table}
         )
@@ -282,8 +286,8 @@ def test_sixty_turns_are_made_short_and_go_on_wherever_they_move(journey: Journe
         assert after["usage"]["input_tokens"] < before["usage"]["input_tokens"] / 5
 
     journey.move()
-    for said, previous in (("Still there?", response["id"]), ([item, user("Still there?")], None)):
-        compaction_gateway.create(model, said, previous)
+    for new_input, previous in (("Still there?", response["id"]), ([item, user("Still there?")], None)):
+        compaction_gateway.create(model, new_input, previous)
         there = given_to(compaction_gateway.second)
         assert facts(there) == numbered(*range(1, 51))
         assert "compaction" not in kinds(there)
@@ -301,8 +305,8 @@ def test_a_native_item_without_originals_blocks_nothing(journey: Journey, compac
     response = compaction_gateway.compact(model, previous_response_id=deleted, input="And now?")
     compaction_gateway.gateway.delete(f"/responses/{deleted}")
     journey.move()
-    for said, previous in (([user("Note fact-1."), item, user("Well?")], None), ("Well?", response["id"])):
-        compaction_gateway.create(model, said, previous)
+    for new_input, previous in (([user("Note fact-1."), item, user("Well?")], None), ("Well?", response["id"])):
+        compaction_gateway.create(model, new_input, previous)
         assert "cannot be read here" in str(given_to(compaction_gateway.second))
         assert users(given_to(compaction_gateway.second))[-1] == "Well?"
     window = check_window(compaction_gateway.compact(model, previous_response_id=response["id"]))

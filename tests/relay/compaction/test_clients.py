@@ -99,28 +99,31 @@ def test_the_agents_sdk_goes_on_over_its_compacted_session(
     assert facts(users(compaction_gateway.given)) == numbered(*range(1, 13))
 
 
-async def _session(house: CompactionGateway, model: str, stream: bool, mode: Any) -> list[str]:
+async def _session(compaction_gateway: CompactionGateway, model: str, stream: bool, mode: Any) -> list[str]:
     """Twelve turns and one more: the session compacts itself after the tenth answer."""
     agents.set_tracing_disabled(True)
     transport = openai.DefaultAsyncHttpxClient(trust_env=False)
     async with openai.AsyncOpenAI(
-        base_url=house.gateway.base_url, api_key=house.gateway.token, max_retries=0, http_client=transport
+        base_url=compaction_gateway.gateway.base_url,
+        api_key=compaction_gateway.gateway.token,
+        max_retries=0,
+        http_client=transport,
     ) as client:
         agent = agents.Agent(name="Ada", model=agents.OpenAIResponsesModel(model, client))
-        kept = SQLiteSession("tests")
-        session = OpenAIResponsesCompactionSession("tests", kept, client=client, model=model, compaction_mode=mode)
-        said = [*(f"Note fact-{number}." for number in range(1, 13)), "And now?"]
-        answers = [await _ask(agent, text, session, stream) for text in said]
+        memory = SQLiteSession("tests")
+        session = OpenAIResponsesCompactionSession("tests", memory, client=client, model=model, compaction_mode=mode)
+        texts = [*(f"Note fact-{number}." for number in range(1, 13)), "And now?"]
+        answers = [await _ask(agent, text, session, stream) for text in texts]
         items: list[TResponseInputItem] = await session.get_items()
-        kept.close()
+        memory.close()
     assert [item.get("type") for item in items].count("compaction") == 1
     return answers
 
 
-async def _ask(agent: Any, said: str, session: Any, stream: bool) -> str:
+async def _ask(agent: Any, text: str, session: Any, stream: bool) -> str:
     if not stream:
-        return str((await agents.Runner.run(agent, said, session=session)).final_output)
-    result = agents.Runner.run_streamed(agent, said, session=session)
+        return str((await agents.Runner.run(agent, text, session=session)).final_output)
+    result = agents.Runner.run_streamed(agent, text, session=session)
     async for _ in result.stream_events():
         pass
     return str(result.final_output)
@@ -159,8 +162,8 @@ def codex_history() -> list[JSON]:
     rules = {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "Be careful."}]}
     call = {"type": "function_call", "name": "exec_command", "arguments": '{"cmd":"ls"}', "call_id": "call_1"}
     output = {"type": "function_call_output", "call_id": "call_1", "output": f"fact-9{FILLER}"}
-    told = {"type": "message", "id": "msg_01a2", "internal_chat_message_metadata_passthrough": {"turn": 1}}
-    return [rules, {**told, **conversation(1)[0]}, call, output, *conversation(2, first=2)]
+    extras = {"type": "message", "id": "msg_01a2", "internal_chat_message_metadata_passthrough": {"turn": 1}}
+    return [rules, {**extras, **conversation(1)[0]}, call, output, *conversation(2, first=2)]
 
 
 def streamed(compaction_gateway: CompactionGateway, body: JSON) -> list[JSON]:

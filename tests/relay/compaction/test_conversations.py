@@ -1,4 +1,4 @@
-"""Compaction inside a conversation: the item stands for all that was there, and nothing said meanwhile is lost."""
+"""Compaction inside a conversation: the item stands for the whole history, and no turn made meanwhile is lost."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_conversation_goes_on_from_its_compaction(
         assert not any(item["type"] == "compaction" for item in compaction_gateway.given)
 
 
-def test_what_was_said_before_the_compaction_is_not_sent_again(compaction_gateway: CompactionGateway) -> None:
+def test_turns_before_the_compaction_are_not_sent_again(compaction_gateway: CompactionGateway) -> None:
     name = begin(compaction_gateway)
     answer(compaction_gateway, "gpt-plain", name)
     compaction_gateway.ok("/responses", model="gpt-plain", conversation=name, input="And then?")

@@ -13,13 +13,13 @@ from tests.relay.compaction.conftest import (
     JSON,
     NATIVE,
     CompactionGateway,
+    answering_with,
     assistant,
     conversation,
     facts,
     forgetting,
     kinds,
     numbered,
-    saying,
     summarising,
     user,
     users,
@@ -87,10 +87,10 @@ def test_the_answer_is_given_over_the_summary_and_the_newest_turn(
     compaction_gateway: CompactionGateway, model: str
 ) -> None:
     compaction_gateway.compact(model, previous_response_id=compaction_gateway.talk(model, 4), input="And now?")
-    told = users(compaction_gateway.given)
-    assert [facts(text) for text in told] == [numbered(1, 2, 3), numbered(4), []]
-    assert told[0].endswith("Known: fact-1, fact-2, fact-3")
-    assert told[1:] == [f"Note fact-4.{FILLER}", "And now?"]
+    user_messages = users(compaction_gateway.given)
+    assert [facts(text) for text in user_messages] == [numbered(1, 2, 3), numbered(4), []]
+    assert user_messages[0].endswith("Known: fact-1, fact-2, fact-3")
+    assert user_messages[1:] == [f"Note fact-4.{FILLER}", "And now?"]
 
 
 def test_the_usage_of_both_passes_is_summed_up(compaction_gateway: CompactionGateway) -> None:
@@ -107,7 +107,7 @@ def test_without_a_history_there_is_nothing_to_compact(compaction_gateway: Compa
     assert kinds(response["output"]) == ["message"]
 
 
-def test_an_array_can_be_compacted_and_answered_when_that_is_asked_for(compaction_gateway: CompactionGateway) -> None:
+def test_an_array_can_be_compacted_and_answered_on_request(compaction_gateway: CompactionGateway) -> None:
     items = [*conversation(3), user("And now?")]
     response = compaction_gateway.compact("gpt-plain", input=items, context_management={"answer": True})
     assert kinds(response["output"]) == ["compaction", "message"]
@@ -154,11 +154,11 @@ def test_a_window_of_a_window_has_one_item(compaction_gateway: CompactionGateway
     assert [facts(text) for text in users(window["output"])] == [numbered(n) for n in (1, 2, 3, 4, 5)]
 
 
-def test_what_a_window_keeps_is_not_said_twice(compaction_gateway: CompactionGateway) -> None:
+def test_messages_of_a_window_are_not_sent_twice(compaction_gateway: CompactionGateway) -> None:
     keep = {"type": "compaction", "keep_turns": 1}
     window = compaction_gateway.compact("gpt-plain", input=conversation(3), context_management=[keep])
-    for said, previous in (([*window["output"], user("And now?")], None), ("And now?", window["id"])):
-        compaction_gateway.create("gpt-plain", said, previous)
+    for new_input, previous in (([*window["output"], user("And now?")], None), ("And now?", window["id"])):
+        compaction_gateway.create("gpt-plain", new_input, previous)
         assert [facts(text) for text in users(compaction_gateway.given) if text.startswith("Note")] == [
             numbered(n) for n in (1, 2, 3)
         ]
@@ -274,10 +274,10 @@ def test_one_long_turn_of_calls_is_compacted_but_for_the_newest_result(compactio
     assert facts(compaction_gateway.given[0]) == numbered(*range(1, 9))
 
 
-# --- what it is told --------------------------------------------------------------------------------------------
+# --- instructions of the summary pass ---------------------------------------------------------------------------
 
 
-def test_trimming_asks_no_model_and_costs_nothing(compaction_gateway: CompactionGateway) -> None:
+def test_trimming_sends_no_request_and_costs_nothing(compaction_gateway: CompactionGateway) -> None:
     last = compaction_gateway.talk("gpt-plain", 4)
     seen = with_usage(compaction_gateway)
     response = compaction_gateway.compact(
@@ -297,19 +297,19 @@ def test_so_many_turns_are_kept_word_for_word(compaction_gateway: CompactionGate
     )
     after = compaction_gateway.create(model, "And then?", response["id"])
     listed = compaction_gateway.get(f"/responses/{after['id']}/input_items?order=asc&limit=100")["data"]
-    said = [text for text in users(listed) if text.startswith("Note")]
-    assert said == [f"Note fact-{n}.{FILLER}" for n in range(9 - keep, 9)]
+    notes = [text for text in users(listed) if text.startswith("Note")]
+    assert notes == [f"Note fact-{n}.{FILLER}" for n in range(9 - keep, 9)]
 
 
-def test_the_summariser_is_told_what_the_request_says(compaction_gateway: CompactionGateway) -> None:
+def test_the_summariser_gets_the_instructions_of_the_request(compaction_gateway: CompactionGateway) -> None:
     wish = {"type": "compaction", "instructions": "Only names, please.", "max_tokens": 123}
     last = compaction_gateway.talk("gpt-plain", 3)
-    compaction_gateway.first.always(saying("Names: none."))
+    compaction_gateway.first.always(answering_with("Names: none."))
     compaction_gateway.compact("gpt-plain", previous_response_id=last, input="And now?", context_management=[wish])
-    asked, answered = compaction_gateway.first.bodies[-2:]
-    assert (words(asked["input"][-1]), asked["max_output_tokens"]) == ("Only names, please.", 123)
+    summary_request, answered = compaction_gateway.first.bodies[-2:]
+    assert (words(summary_request["input"][-1]), summary_request["max_output_tokens"]) == ("Only names, please.", 123)
     assert "max_output_tokens" not in answered
-    assert "tools" not in asked
+    assert "tools" not in summary_request
 
 
 @by_the_gateway
@@ -329,8 +329,8 @@ def test_a_call_that_waits_survives_and_can_be_answered(compaction_gateway: Comp
     assert call["type"] == "function_call"
     output = {"type": "function_call_output", "call_id": call["call_id"], "output": "Rain."}
     window = check_window(compaction_gateway.compact(model, previous_response_id=called["id"]))
-    for said, previous in (([output], window["id"]), ([*window["output"], output], None)):
-        answer = compaction_gateway.create(model, said, previous, tools=[WEATHER])
+    for new_input, previous in (([output], window["id"]), ([*window["output"], output], None)):
+        answer = compaction_gateway.create(model, new_input, previous, tools=[WEATHER])
         assert "Rain." in words(answer["output"][-1])
     error = check_error(
         compaction_gateway.post("/responses", model=model, input="Never mind.", previous_response_id=window["id"]), 400
@@ -363,13 +363,13 @@ def test_images_and_files_are_named_in_the_summary_pass(compaction_gateway: Comp
     compaction_gateway.compact(
         "gpt-plain", input=[{"type": "message", "role": "user", "content": parts}, assistant("I see.")]
     )
-    asked = str(compaction_gateway.given)
-    assert all(name in asked for name in ("https://example.org/cat.png", "[image]", "plan.pdf"))
-    assert "QUFB" not in asked
-    assert "QkJC" not in asked
+    sent = str(compaction_gateway.given)
+    assert all(name in sent for name in ("https://example.org/cat.png", "[image]", "plan.pdf"))
+    assert "QUFB" not in sent
+    assert "QkJC" not in sent
 
 
-def test_somebody_elses_item_is_tried_and_then_a_note_to_the_model_that_sums_up(
+def test_a_foreign_item_is_tried_and_then_becomes_a_note_to_the_summarising_model(
     compaction_gateway: CompactionGateway,
 ) -> None:
     foreign = {"type": "compaction", "encrypted_content": "not ours"}
@@ -385,7 +385,7 @@ def test_somebody_elses_item_is_tried_and_then_a_note_to_the_model_that_sums_up(
 FAILURES = {
     "an error": refusal(500, "Out of order."),
     "a refusal": refusal(400, "Too long.", "context_length_exceeded"),
-    "nothing": saying("  "),
+    "nothing": answering_with("  "),
     "a failed response": retold(
         lambda body: {**body, "status": "failed", "error": {"code": "server_error", "message": "Broken."}}
     ),
@@ -400,9 +400,11 @@ def test_a_compaction_that_was_demanded_fails_clearly_and_changes_nothing(
 ) -> None:
     last = compaction_gateway.talk("gpt-plain", 3)
     bodies = [(COMPACT, "And now?"), ("/responses", [TRIGGER])]
-    for path, said in bodies:
+    for path, new_input in bodies:
         compaction_gateway.first.enqueue(failure)
-        answer = compaction_gateway.post(path, model="gpt-plain", previous_response_id=last, input=said, stream=stream)
+        answer = compaction_gateway.post(
+            path, model="gpt-plain", previous_response_id=last, input=new_input, stream=stream
+        )
         check_error(answer, 502, "compaction_failed")
     compaction_gateway.create("gpt-plain", "And now?", last)
     assert facts(compaction_gateway.given) == numbered(1, 2, 3)
@@ -423,7 +425,7 @@ def test_a_compaction_that_was_only_due_fails_silently(
 
 def test_a_summary_longer_than_what_it_replaces_is_thrown_away(compaction_gateway: CompactionGateway) -> None:
     items = [user("Note fact-1."), assistant("Noted.")]
-    compaction_gateway.first.enqueue(saying("Blah. " * 500))
+    compaction_gateway.first.enqueue(answering_with("Blah. " * 500))
     window = check_window(compaction_gateway.compact("gpt-plain", input=items, store=False))
     compaction_gateway.create("gpt-plain", [window["output"][-1], user("And now?")])
     assert users(compaction_gateway.given) == ["Note fact-1.", "And now?"]
@@ -431,7 +433,7 @@ def test_a_summary_longer_than_what_it_replaces_is_thrown_away(compaction_gatewa
 
 
 @pytest.mark.parametrize("body", [{"input": conversation(2)}, {"input": [TRIGGER]}, {"input": "And now?"}])
-def test_where_no_channel_can_compact_that_is_said(compaction_gateway: CompactionGateway, body: JSON) -> None:
+def test_no_channel_that_can_compact_is_an_error(compaction_gateway: CompactionGateway, body: JSON) -> None:
     path = "/responses" if body["input"] == [TRIGGER] else COMPACT
     previous = compaction_gateway.talk("gpt-plain", 2) if len(body["input"]) != 4 else None
     answer = compaction_gateway.post(path, model="gpt-chat-only", previous_response_id=previous, **body)
@@ -468,7 +470,7 @@ def test_the_upstream_compacts_where_its_row_says_so(
 
 
 @pytest.mark.parametrize("model", NATIVE)
-def test_the_answer_comes_over_the_native_item_and_what_is_kept(
+def test_the_answer_is_based_on_the_native_item_and_the_kept_turns(
     compaction_gateway: CompactionGateway, model: str
 ) -> None:
     rule = {"type": "message", "role": "developer", "content": "Speak in rhymes."}

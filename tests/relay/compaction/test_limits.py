@@ -1,4 +1,4 @@
-"""What a summary may cost: how long it may be, how long a pass may take, and that it ends with who asked for it."""
+"""The limits of a summary: its length, the time of its pass, and its end when the client leaves."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.relay.compaction.conftest import (
     FILLER,
     JSON,
     CompactionGateway,
+    answering_with,
     conversation,
     kinds,
-    saying,
     summarising,
     words,
 )
@@ -50,10 +50,10 @@ def test_it_has_room_to_say_something_and_no_more_than_4096_tokens(
 
 
 @pytest.mark.parametrize("model", ["gpt-plain", "gpt-chat"])
-def test_the_upstream_is_asked_for_a_stream(compaction_gateway: CompactionGateway, model: str) -> None:
+def test_the_upstream_gets_a_request_for_a_stream(compaction_gateway: CompactionGateway, model: str) -> None:
     window = check_window(compaction_gateway.compact(model, input=conversation(3)))
-    (asked,) = compaction_gateway.first.bodies
-    assert asked["stream"] is True
+    (sent,) = compaction_gateway.first.bodies
+    assert sent["stream"] is True
     answer = compaction_gateway.create(model, "And now?", window["id"])
     assert "Known: fact-1" in str(compaction_gateway.given)
     assert answer["status"] == "completed"
@@ -61,7 +61,7 @@ def test_the_upstream_is_asked_for_a_stream(compaction_gateway: CompactionGatewa
 
 def test_a_summary_that_was_cut_off_is_used(compaction_gateway: CompactionGateway) -> None:
     cut = {"status": "incomplete", "completed_at": None, "incomplete_details": {"reason": "max_output_tokens"}}
-    compaction_gateway.first.enqueue(saying("Known: fact-1, fact-2, and", **cut))
+    compaction_gateway.first.enqueue(answering_with("Known: fact-1, fact-2, and", **cut))
     window = check_window(compaction_gateway.compact("gpt-plain", input=conversation(3)))
     compaction_gateway.create("gpt-plain", "And now?", window["id"])
     assert "Known: fact-1, fact-2, and" in str(compaction_gateway.given)

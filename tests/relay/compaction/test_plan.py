@@ -57,13 +57,13 @@ def conversations(draw: st.DrawFn) -> list[Item]:
 @given(conversations(), st.integers(0, 4))
 def test_nothing_that_is_needed_is_lost(items: list[Item], keep_turns: int) -> None:
     plan = divide(items, keep_turns)
-    assert [item for item in items if any(item is kept for kept in plan.verbatim)] == list(plan.verbatim)
+    assert [item for item in items if any(item is verbatim for verbatim in plan.verbatim)] == list(plan.verbatim)
     assert len(plan.old) + len(plan.verbatim) == len(items)
     answered = {item["call_id"] for item in items if item["type"] in OUTPUT_TYPES}
-    kept_calls = {item["call_id"] for item in plan.verbatim if item["type"] in CALL_TYPES}
-    kept_outputs = {item["call_id"] for item in plan.verbatim if item["type"] in OUTPUT_TYPES}
-    assert {item["call_id"] for item in items if item["type"] in CALL_TYPES} - answered <= kept_calls
-    assert kept_outputs == kept_calls & answered
+    verbatim_calls = {item["call_id"] for item in plan.verbatim if item["type"] in CALL_TYPES}
+    verbatim_outputs = {item["call_id"] for item in plan.verbatim if item["type"] in OUTPUT_TYPES}
+    assert {item["call_id"] for item in items if item["type"] in CALL_TYPES} - answered <= verbatim_calls
+    assert verbatim_outputs == verbatim_calls & answered
     assert all(item in plan.verbatim for item in items if item.get("role") in ("system", "developer"))
 
 
@@ -73,7 +73,7 @@ def test_sealing_gives_back_the_same_items(items: list[Item]) -> None:
     assert open_item(SEAL, "ada", sealed).items == items
 
 
-def test_a_native_item_says_who_made_it() -> None:
+def test_a_native_item_names_its_family() -> None:
     native = Native({"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAAA"}, "openai", "first", "resp_1")
     opened = open_item(SEAL, "ada", seal_native(SEAL, "ada", native, [message("user")]))
     assert (opened.native, opened.items) == (native, [message("user")])
@@ -126,9 +126,9 @@ def test_the_pass_is_given_words_only() -> None:
         output("a"),
         {"type": "reasoning", "summary": [], "encrypted_content": "secret"},
     ]
-    asked = to_summarise(divide(items, 0), None)
-    text = str(asked)
-    assert {item["type"] for item in asked} == {"message"}
+    prompt = to_summarise(divide(items, 0), None)
+    text = str(prompt)
+    assert {item["type"] for item in prompt} == {"message"}
     assert all(word in text for word in ("look", "[image]", "plan.pdf", "calls f: {}", "42"))
     assert not any(word in text for word in ("AAAA", "BBBB", "secret"))
 
@@ -139,13 +139,13 @@ def test_a_summary_is_known_again_and_is_nobodys_words() -> None:
     assert not is_summary(message("user", HEADER))
 
 
-def test_a_call_and_what_it_gave_are_told_in_words() -> None:
+def test_a_call_and_its_output_are_rendered_as_text() -> None:
     search = {"type": "tool_search_call", "call_id": "c", "execution": "client", "arguments": {"query": "tides"}}
     found = {"type": "tool_search_output", "call_id": "c", "execution": "client", "tools": [{"name": "tide_table"}]}
     shell = {"type": "local_shell_call", "call_id": "d", "action": {"type": "exec", "command": ["ls"]}}
     listed = {"type": "local_shell_call_output", "call_id": "d", "output": "README.md"}
-    told = [item["content"][0]["text"] for item in to_summarise(Plan([search, found, shell, listed], ()), None)[:-1]]
-    assert told == [
+    texts = [item["content"][0]["text"] for item in to_summarise(Plan([search, found, shell, listed], ()), None)[:-1]]
+    assert texts == [
         '[calls tool_search_call: {"query":"tides"}]',
         '[result of the call: [{"name":"tide_table"}]]',
         '[calls local_shell_call: {"type":"exec","command":["ls"]}]',

@@ -1,4 +1,4 @@
-"""Streams that break after they have said something: one proper end, and what came is kept."""
+"""Streams that break after their first output: one proper end, and the output before it is stored."""
 
 from __future__ import annotations
 
@@ -70,20 +70,20 @@ BREAKS: dict[str, tuple[Script, ...]] = {
 SILENCES: dict[str, tuple[Script, ...]] = {"stalled": (stalled(SOME_TEXT),), "dripping": (dripping(SOME_TEXT),)}
 
 
-def check_broken(channel_pair: ChannelPair, raw: bytes, said: str = "You said:") -> None:
+def check_broken(channel_pair: ChannelPair, raw: bytes, text: str = "You said:") -> None:
     events = check_failed_stream(raw)
     failed = events[-1]["response"]
-    assert deltas(events).startswith(said)
+    assert deltas(events).startswith(text)
     assert text_of(failed) == deltas(events)
-    kept = check_response(
+    stored = check_response(
         channel_pair.stored(failed["id"]), status="failed", output=failed["output"], error=failed["error"]
     )
-    assert kept["output"][0]["status"] == "incomplete"
+    assert stored["output"][0]["status"] == "incomplete"
     assert channel_pair.second.requests == []
 
 
 @pytest.mark.parametrize("fault", [name for name in BREAKS if not name.startswith("without")])
-def test_a_stream_that_breaks_fails_and_keeps_what_was_said(channel_pair: ChannelPair, fault: str) -> None:
+def test_a_stream_that_breaks_fails_and_keeps_its_output(channel_pair: ChannelPair, fault: str) -> None:
     channel_pair.first.enqueue(*BREAKS[fault])
     check_broken(channel_pair, channel_pair.stream().content)
 
@@ -92,9 +92,9 @@ def test_a_stream_that_breaks_fails_and_keeps_what_was_said(channel_pair: Channe
 def test_everything_but_the_terminal_event_is_not_an_answer(channel_pair: ChannelPair, fault: str) -> None:
     channel_pair.first.enqueue(*BREAKS[fault])
     events = check_failed_stream(channel_pair.stream().content)
-    kept = channel_pair.stored(events[-1]["response"]["id"])
-    assert kept["status"] == "failed"
-    assert text_of(kept) == deltas(events)
+    stored = channel_pair.stored(events[-1]["response"]["id"])
+    assert stored["status"] == "failed"
+    assert text_of(stored) == deltas(events)
     assert channel_pair.second.requests == []
 
 
@@ -110,15 +110,15 @@ def test_a_reset_after_some_text_fails_the_stream(channel_pair: ChannelPair) -> 
 
 
 @pytest.mark.parametrize("fault", SILENCES)
-def test_a_stream_that_falls_silent_fails_in_time(hasty: ChannelPair, fault: str) -> None:
-    hasty.first.enqueue(*SILENCES[fault])
-    check_broken(hasty, hasty.stream().content)
-    hasty.first.wait_hangup()
+def test_a_stream_that_falls_silent_fails_in_time(short_timeouts: ChannelPair, fault: str) -> None:
+    short_timeouts.first.enqueue(*SILENCES[fault])
+    check_broken(short_timeouts, short_timeouts.stream().content)
+    short_timeouts.first.wait_hangup()
 
 
-def test_silence_is_called_by_its_name(hasty: ChannelPair) -> None:
-    hasty.first.enqueue(stalled(SOME_TEXT))
-    check_failed_stream(hasty.stream().content, "upstream_idle_timeout")
+def test_silence_is_called_by_its_name(short_timeouts: ChannelPair) -> None:
+    short_timeouts.first.enqueue(stalled(SOME_TEXT))
+    check_failed_stream(short_timeouts.stream().content, "upstream_idle_timeout")
 
 
 def test_the_end_of_a_body_is_no_silence(channel_pair: ChannelPair) -> None:
@@ -127,10 +127,10 @@ def test_the_end_of_a_body_is_no_silence(channel_pair: ChannelPair) -> None:
     check_failed_stream(channel_pair.stream().content, "upstream_protocol_error")
 
 
-def test_silence_before_the_first_output_goes_elsewhere(hasty: ChannelPair) -> None:
-    hasty.first.enqueue(stalled(2))
-    check_stream(hasty.stream().content, status="completed")
-    assert len(hasty.second.requests) == 1
+def test_silence_before_the_first_output_goes_elsewhere(short_timeouts: ChannelPair) -> None:
+    short_timeouts.first.enqueue(stalled(2))
+    check_stream(short_timeouts.stream().content, status="completed")
+    assert len(short_timeouts.second.requests) == 1
 
 
 def test_the_upstreams_own_failure_keeps_its_code_and_sentence(channel_pair: ChannelPair) -> None:
@@ -159,23 +159,23 @@ def test_a_broken_chunk_size_is_a_broken_stream(channel_pair: ChannelPair) -> No
     check_stream(channel_pair.stream().content, status="completed")
 
 
-def test_a_head_that_never_ends_is_given_up(hasty: ChannelPair) -> None:
-    hasty.first.enqueue(dripping_head())
-    answer = hasty.stream()
+def test_a_head_that_never_ends_is_given_up(short_timeouts: ChannelPair) -> None:
+    short_timeouts.first.enqueue(dripping_head())
+    answer = short_timeouts.stream()
     assert answer.status_code in (502, 504)
     check_error(answer)
-    hasty.first.wait_hangup()
+    short_timeouts.first.wait_hangup()
 
 
 @pytest.mark.parametrize("fault", ["a wrong status line", "no HTTP", "half a head", "endless header"])
-def test_what_is_no_http_is_a_failed_try(channel_pair: ChannelPair, fault: str) -> None:
-    said = {
+def test_an_answer_that_is_no_http_is_a_failed_attempt(channel_pair: ChannelPair, fault: str) -> None:
+    usage = {
         "a wrong status line": b"HTTP/1.1 abc\r\n\r\n",
         "no HTTP": b"SSH-2.0-OpenSSH_9.2\r\n",
         "half a head": b"HTTP/1.1 200 OK\r\nContent-Ty",
         "endless header": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
     }
-    channel_pair.first.enqueue(wire(said[fault]))
+    channel_pair.first.enqueue(wire(usage[fault]))
     check_stream(channel_pair.stream().content, status="completed")
     assert len(channel_pair.second.requests) == 1
 
@@ -187,13 +187,13 @@ def test_wherever_it_breaks_the_numbers_go_on_without_a_gap(channel_pair: Channe
 
 
 @pytest.mark.parametrize("after", range(2, 7))
-def test_a_call_that_breaks_off_is_kept_unfinished(channel_pair: ChannelPair, after: int) -> None:
+def test_a_call_that_breaks_off_is_stored_as_incomplete(channel_pair: ChannelPair, after: int) -> None:
     tools = [{"type": "function", "name": "weather", "parameters": {"properties": {"city": {"type": "string"}}}}]
     channel_pair.first.enqueue(dropped(after + 1))
     events = check_failed_stream(channel_pair.stream(input="weather", tools=tools).content)
     (call,) = channel_pair.stored(events[-1]["response"]["id"])["output"]
-    said = "".join(event["delta"] for event in events if event["type"].endswith("arguments.delta"))
-    assert (call["type"], call["arguments"]) == ("function_call", said)
+    arguments = "".join(event["delta"] for event in events if event["type"].endswith("arguments.delta"))
+    assert (call["type"], call["arguments"]) == ("function_call", arguments)
 
 
 def test_invalid_utf8_breaks_nothing_but_its_own_stream(channel_pair: ChannelPair) -> None:
@@ -204,7 +204,7 @@ def test_invalid_utf8_breaks_nothing_but_its_own_stream(channel_pair: ChannelPai
     check_stream(channel_pair.stream().content, status="completed")
 
 
-def test_what_broke_cannot_be_gone_on_from(channel_pair: ChannelPair) -> None:
+def test_a_broken_response_cannot_be_continued(channel_pair: ChannelPair) -> None:
     channel_pair.first.enqueue(dropped(SOME_TEXT))
     failed = check_failed_stream(channel_pair.stream().content)[-1]["response"]["id"]
     answer = channel_pair.post(previous_response_id=failed)
@@ -242,9 +242,11 @@ def test_an_unstreamed_answer_that_breaks_is_made_good_elsewhere(channel_pair: C
     assert len(channel_pair.second.requests) == 1
 
 
-def test_an_unstreamed_body_that_stalls_is_given_up(hasty: ChannelPair) -> None:
-    hasty.first.enqueue(wire(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{"))
-    assert hasty.post().status_code in (200, 502, 504)
+def test_an_unstreamed_body_that_stalls_is_given_up(short_timeouts: ChannelPair) -> None:
+    short_timeouts.first.enqueue(
+        wire(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{")
+    )
+    assert short_timeouts.post().status_code in (200, 502, 504)
 
 
 # --- afterwards -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Clients that leave: the upstream is let go at once, what was said is kept, and nobody can go on from it.
+"""Clients that leave: the upstream is closed at once, the output is stored, and no request can continue from it.
 
 The gateway's heart beats rarely here, so a hang-up during silence is noticed by watching or not at all.
 """
@@ -16,8 +16,8 @@ import pytest
 
 from tests.gateway import Gateway, reset
 from tests.relay.conftest import (
-    BRISK,
     PROMPTLY,
+    SHORT_IDLE,
     SOME_TEXT,
     ChannelPair,
     eventually,
@@ -137,7 +137,7 @@ def test_leaving_in_the_middle_of_an_unstreamed_answer(channel_pair: ChannelPair
     assert channel_pair.second.requests == []
 
 
-def test_leaving_while_another_channel_is_asked(channel_pair: ChannelPair) -> None:
+def test_leaving_while_another_channel_is_tried(channel_pair: ChannelPair) -> None:
     channel_pair.first.enqueue(slammed())
     channel_pair.second.enqueue(silent())
     with channel_pair.dial(stream=True):
@@ -154,41 +154,41 @@ def test_leaving_after_the_end_changes_nothing(channel_pair: ChannelPair) -> Non
     assert channel_pair.post(previous_response_id=response_id).status_code == 200
 
 
-def test_a_client_that_never_reads_slows_its_upstream_and_nobody_else(channel_pair: ChannelPair) -> None:
-    said = Counted(itertools.repeat(b"x" * 4000, 10_000))
-    channel_pair.first.enqueue(said.script)
+def test_a_client_that_never_reads_slows_its_own_upstream_alone(channel_pair: ChannelPair) -> None:
+    pieces = Counted(itertools.repeat(b"x" * 4000, 10_000))
+    channel_pair.first.enqueue(pieces.script)
     with channel_pair.gateway.dial(channel_pair.body(stream=True), receive_buffer=2048) as sock:
         channel_pair.first.wait_for_request()
-        behind = settled(lambda: said.count)
+        behind = settled(lambda: pieces.count)
         assert behind < 5_000, "the kernel's buffers hold less than half of it"
         for _ in range(20):
             assert channel_pair.post().status_code == 200
         (worker,) = channel_pair.gateway.workers
         assert _resident(worker) < 250 << 20
-        assert said.count == behind
+        assert pieces.count == behind
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         response_id = response_id_in(read_until(sock, b"response.in_progress"))
         assert b"data: [DONE]" in last_of(sock)
-        assert said.count == 10_000
+        assert pieces.count == 10_000
     assert channel_pair.stored(response_id)["status"] == "completed"
 
 
-def test_a_client_that_rests_for_longer_than_the_upstream_may_gets_all(calm: ChannelPair) -> None:
+def test_a_client_that_rests_for_longer_than_the_upstream_may_gets_all(steady_pair: ChannelPair) -> None:
     """The upstream is held back by the client, and its silence is not its own."""
-    brisk = calm.on("brisk")
-    said = Counted(itertools.repeat(b"x" * 4000, 10_000))
-    brisk.first.enqueue(said.script)
-    with brisk.gateway.dial(brisk.body(stream=True), receive_buffer=2048) as sock:
-        brisk.first.wait_for_request()
-        behind = settled(lambda: said.count)
-        until = monotonic() + 3 * BRISK["idle"]
+    short_idle = steady_pair.on("short-idle")
+    pieces = Counted(itertools.repeat(b"x" * 4000, 10_000))
+    short_idle.first.enqueue(pieces.script)
+    with short_idle.gateway.dial(short_idle.body(stream=True), receive_buffer=2048) as sock:
+        short_idle.first.wait_for_request()
+        behind = settled(lambda: pieces.count)
+        until = monotonic() + 3 * SHORT_IDLE["idle"]
         eventually(lambda: monotonic() > until, "more than the upstream may be silent for")
-        assert said.count == behind < 5_000
+        assert pieces.count == behind < 5_000
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         response_id = response_id_in(read_until(sock, b"response.in_progress"))
         assert b"data: [DONE]" in last_of(sock)
-    assert said.count == 10_000
-    assert brisk.stored(response_id)["status"] == "completed"
+    assert pieces.count == 10_000
+    assert short_idle.stored(response_id)["status"] == "completed"
 
 
 def test_a_client_that_takes_nothing_is_given_up(
@@ -227,7 +227,7 @@ class Counted:
 
 
 def last_of(sock: socket.socket) -> bytes:
-    """The end of a stream that is too long to be kept."""
+    """The end of a stream that is too long to hold."""
     last = b""
     while not last.endswith(b"\r\n0\r\n\r\n"):
         last = last[-100_000:] + sock.recv(1 << 20)
@@ -254,9 +254,9 @@ def _resident(pid: int) -> int:
 def test_many_that_leave_at_once_are_all_let_go(channel_pair: ChannelPair) -> None:
     channel_pair.first.always(stalled(SOME_TEXT))
     socks = [channel_pair.dial(stream=True) for _ in range(30)]
-    told = [response_id_in(read_until(sock, b"output_text.delta")) for sock in socks]
+    response_ids = [response_id_in(read_until(sock, b"output_text.delta")) for sock in socks]
     for sock in socks:
         sock.close()
     channel_pair.first.wait_hangup(30, timeout=2 * PROMPTLY)
-    for response_id in told:
+    for response_id in response_ids:
         eventually(lambda rid=response_id: channel_pair.stored(rid)["status"] == "cancelled", "the row to be cancelled")

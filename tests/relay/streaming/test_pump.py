@@ -103,7 +103,7 @@ def test_leaving_while_an_upstream_over_tls_is_silent(secure: tuple[Gateway, Scr
     upstream.wait_hangup(timeout=PROMPTLY)
 
 
-def test_a_generator_may_move_streams_instead_and_the_log_says_who_does(
+def test_a_generator_may_move_streams_instead_and_the_log_names_the_transport(
     tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:
     upstream.reset()
@@ -216,7 +216,7 @@ def line(pump: Pump) -> Iterator[Any]:
         laid.close()
 
 
-def test_what_precedes_the_answer_is_sent_before_the_thread_goes_on(line: Any) -> None:
+def test_leading_items_are_sent_before_the_thread_goes_on(line: Any) -> None:
     laid = line(frame=chunked)
     laid.upstream.sendall(b"hello")
     assert laid.client.recv(100) == b"5\r\nhello\r\n"
@@ -277,7 +277,7 @@ def test_a_stream_that_keeps_talking_runs_out_of_its_total_time(line: Any) -> No
     assert isinstance(laid.outcome(), UpstreamStalled)
 
 
-def test_a_stop_is_heard_at_once(line: Any) -> None:
+def test_a_stop_takes_effect_at_once(line: Any) -> None:
     laid = line()
     laid.upstream.sendall(b"begun")
     assert laid.client.recv(100) == b"begun"
@@ -285,7 +285,7 @@ def test_a_stop_is_heard_at_once(line: Any) -> None:
     assert isinstance(laid.outcome(), EndedElsewhere)
 
 
-def test_a_stop_that_was_asked_for_before_is_heard_too(pump: Pump, line: Any) -> None:
+def test_an_earlier_stop_takes_effect_too(pump: Pump, line: Any) -> None:
     laid = line()
     laid.flow.stop.request()
     assert isinstance(laid.outcome(), EndedElsewhere)
@@ -314,9 +314,7 @@ def test_a_drain_that_is_over_ends_every_stream(line: Any) -> None:
     pump.close()
 
 
-def test_a_pump_that_closes_leaves_nobody_waiting_and_later_streams_are_moved_by_their_threads(
-    pump: Pump, line: Any
-) -> None:
+def test_a_closed_pump_ends_its_streams_and_later_ones_are_moved_by_their_threads(pump: Pump, line: Any) -> None:
     before = line()
     before.upstream.sendall(b"begun")
     assert before.client.recv(100) == b"begun"

@@ -59,7 +59,7 @@ WEATHER = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
 HARD_TEXT = "naïve – 𝄞 \u2028 \u2029 \u0085 \\u0041 \"data: \" event: [DONE] \r\n\r\n end"  # fmt: skip
-ASKS: dict[str, JSON] = {
+REQUESTS: dict[str, JSON] = {
     "text": {},
     "hard text": {"input": HARD_TEXT},
     "call": {"input": "What is the weather?", "tools": [WEATHER]},
@@ -97,8 +97,8 @@ SPLITS: dict[str, tuple[Script, ...]] = {
 
 
 @pytest.fixture
-def channel_pair(calm: ChannelPair) -> ChannelPair:
-    return calm
+def channel_pair(steady_pair: ChannelPair) -> ChannelPair:
+    return steady_pair
 
 
 def _data_first(body: bytes) -> bytes:
@@ -116,59 +116,57 @@ def check_relayed(raw: bytes, sent: bytes, **expected: Any) -> list[JSON]:
     return events
 
 
-@pytest.mark.parametrize("ask", ASKS)
-def test_what_the_upstream_streams_arrives_in_its_order_and_in_its_own_bytes(
-    channel_pair: ChannelPair, ask: str
-) -> None:
+@pytest.mark.parametrize("ask", REQUESTS)
+def test_an_exact_stream_arrives_in_order_and_byte_for_byte(channel_pair: ChannelPair, ask: str) -> None:
     tape = RequestTape()
     channel_pair.first.enqueue(tape)
-    answer = channel_pair.stream(**ASKS[ask])
+    answer = channel_pair.stream(**REQUESTS[ask])
     check_relayed(answer.content, tape.bodies[0])
     theirs = [block for block in blocks(tape.bodies[0]) if b'"response":{' not in block]
     assert [block for block in blocks(answer.content) if b'"response":{' not in block][:-1] == theirs
 
 
-@pytest.mark.parametrize("ask", ASKS)
+@pytest.mark.parametrize("ask", REQUESTS)
 def test_an_inexact_upstream_is_repaired_into_a_proper_stream(channel_pair: ChannelPair, ask: str) -> None:
     """What the client reads is what it would have read of an exact one, but for ids, usage and obfuscation."""
-    expected = check_stream(channel_pair.stream(**ASKS[ask]).content)
+    expected = check_stream(channel_pair.stream(**REQUESTS[ask]).content)
     channel_pair.first.enqueue(sloppy())
-    repaired = check_stream(channel_pair.stream(**ASKS[ask]).content)
+    repaired = check_stream(channel_pair.stream(**REQUESTS[ask]).content)
     assert [comparable(event) for event in repaired] == [comparable(event) for event in expected]
     final = repaired[-1]["response"]
     assert channel_pair.stored(final["id"])["output"] == final["output"]
 
 
-@pytest.mark.parametrize("ask", ASKS)
+@pytest.mark.parametrize("ask", REQUESTS)
 def test_an_inexact_answer_is_the_same_streamed_and_unstreamed(channel_pair: ChannelPair, ask: str) -> None:
     channel_pair.first.enqueue(sloppy(), times=2)
-    streamed = check_stream(channel_pair.stream(**ASKS[ask]).content)[-1]["response"]
-    whole = channel_pair.post(**ASKS[ask]).json()
+    streamed = check_stream(channel_pair.stream(**REQUESTS[ask]).content)[-1]["response"]
+    whole = channel_pair.post(**REQUESTS[ask]).json()
     check_response(whole, status=streamed["status"])
-    assert [kept(item) for item in whole["output"]] == [kept(item) for item in streamed["output"]]
+    assert [stored_item(item) for item in whole["output"]] == [stored_item(item) for item in streamed["output"]]
 
 
 @pytest.mark.parametrize("streamed", [True, False])
 def test_an_estimate_of_what_was_read_includes_the_history(channel_pair: ChannelPair, streamed: bool) -> None:
-    said = "a long story " * 500
+    text = "a long story " * 500
     channel_pair.first.enqueue(retold(lambda body: {**body, "usage": None}), times=2)
-    told = channel_pair.post(input=said).json()
-    answer = channel_pair.ask(streamed, previous_response_id=told["id"], input="And then?")
+    response = channel_pair.post(input=text).json()
+    answer = channel_pair.ask(streamed, previous_response_id=response["id"], input="And then?")
     final = check_stream(answer.content)[-1]["response"] if streamed else check_response(answer.json())
-    history = len(said) + len(text_of(told))
-    assert told["usage"]["input_tokens"] >= len(said) // 4
+    history = len(text) + len(text_of(response))
+    assert response["usage"]["input_tokens"] >= len(text) // 4
     assert final["usage"]["input_tokens"] >= history // 4
     assert final["usage"]["input_tokens"] < history, "an estimate that is several times too high is none"
 
 
 def comparable(event: JSON) -> JSON:
     if "response" in event:
-        return {"type": event["type"], "output": [kept(item) for item in event["response"]["output"]]}
+        return {"type": event["type"], "output": [stored_item(item) for item in event["response"]["output"]]}
     fields = {key: value for key, value in event.items() if key not in ("item_id", "obfuscation", "logprobs")}
-    return {**fields, "item": kept(event["item"])} if "item" in event else fields
+    return {**fields, "item": stored_item(event["item"])} if "item" in event else fields
 
 
-def kept(item: JSON) -> JSON:
+def stored_item(item: JSON) -> JSON:
     return {key: value for key, value in item.items() if key not in ("id", "call_id")}
 
 
@@ -189,18 +187,18 @@ def test_any_spelling_and_any_split_gives_the_same_events(channel_pair: ChannelP
 @given(
     offsets=st.lists(st.integers(1, 4500), max_size=30),
     ending=st.sampled_from([b"\n", b"\r\n", b"\r"]),
-    said=st.text(min_size=1, max_size=20),
+    text=st.text(min_size=1, max_size=20),
     close=st.booleans(),
 )
 def test_any_text_survives_any_split(
-    channel_pair: ChannelPair, offsets: list[int], ending: bytes, said: str, close: bool
+    channel_pair: ChannelPair, offsets: list[int], ending: bytes, text: str, close: bool
 ) -> None:
     tape = RequestTape()
     framing = (framed("close"),) if close else ()
     channel_pair.first.enqueue(tape, line_ends(ending), split_at(*offsets), *framing)
-    answer = channel_pair.stream(input=f"<{said}>")
+    answer = channel_pair.stream(input=f"<{text}>")
     events = check_relayed(answer.content, tape.bodies[0], status="completed")
-    assert f"<{said}>" in deltas(events)
+    assert f"<{text}>" in deltas(events)
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close", "length"])
@@ -225,10 +223,10 @@ def test_all_lifecycle_events_carry_our_id_and_the_upstreams_never_shows(channel
 
 def test_lifecycle_events_echo_the_client_and_not_the_upstream(channel_pair: ChannelPair) -> None:
     parent = channel_pair.post().json()["id"]
-    asked = {"instructions": "Be brief.", "metadata": {"a": "b"}, "temperature": 0.5, "previous_response_id": parent}
-    for event in check_stream(channel_pair.stream(**asked).content):
+    settings = {"instructions": "Be brief.", "metadata": {"a": "b"}, "temperature": 0.5, "previous_response_id": parent}
+    for event in check_stream(channel_pair.stream(**settings).content):
         if event["type"] in LIFECYCLE:
-            assert {key: event["response"][key] for key in asked} == asked
+            assert {key: event["response"][key] for key in settings} == settings
             assert event["response"]["model"] == channel_pair.model
             assert event["response"]["store"] is True
 
@@ -240,7 +238,7 @@ def test_an_upstream_may_echo_a_lot_before_its_first_output(channel_pair: Channe
     check_relayed(channel_pair.stream(instructions="x" * size).content, tape.bodies[0], status="completed")
 
 
-def test_a_stream_says_that_it_is_one_and_must_not_be_buffered_or_kept(channel_pair: ChannelPair) -> None:
+def test_the_headers_of_a_stream_forbid_buffering_and_caching(channel_pair: ChannelPair) -> None:
     headers = channel_pair.stream().headers
     assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
     assert headers["X-Accel-Buffering"] == "no"
@@ -258,7 +256,7 @@ def test_exactly_one_sentinel_ends_a_stream_also_when_the_upstream_sends_one(cha
     assert raw.endswith(b"data: [DONE]\n\n")
 
 
-def test_what_follows_the_terminal_event_is_ignored(channel_pair: ChannelPair) -> None:
+def test_events_after_the_terminal_event_are_ignored(channel_pair: ChannelPair) -> None:
     late = event_bytes({"type": "response.output_text.delta", "sequence_number": 99, "delta": "late"})
     tape = RequestTape()
     channel_pair.first.enqueue(tape, continued(late, late))
@@ -353,13 +351,13 @@ def test_senseless_usage_neither_breaks_an_answer_nor_gets_into_it(
     check_response(channel_pair.stored(final["id"]), usage=final["usage"])
 
 
-def test_json_where_a_stream_was_asked_for_becomes_a_stream(channel_pair: ChannelPair) -> None:
+def test_json_where_a_stream_was_requested_becomes_a_stream(channel_pair: ChannelPair) -> None:
     channel_pair.first.enqueue(json_instead())
     events = check_stream(channel_pair.stream().content, status="completed")
     assert deltas(events) == "You said: Say something to me. I have seen 1 items."
 
 
-def test_a_stream_where_json_was_asked_for_becomes_json(channel_pair: ChannelPair) -> None:
+def test_a_stream_where_json_was_requested_becomes_json(channel_pair: ChannelPair) -> None:
     channel_pair.first.enqueue(stream_instead())
     answer = channel_pair.post()
     assert answer.headers["Content-Type"].startswith("application/json")
@@ -425,7 +423,7 @@ def test_a_long_silence_is_filled_with_comments_that_are_no_events(
     check_relayed(raw, tape.bodies[0], status="completed")
 
 
-def test_the_beginning_of_a_stream_is_stored_before_its_id_is_told(channel_pair: ChannelPair) -> None:
+def test_the_row_of_a_stream_is_stored_before_its_id_is_sent(channel_pair: ChannelPair) -> None:
     channel_pair.first.enqueue(stalled(1))
     with channel_pair.dial(stream=True) as sock:
         response_id = response_id_in(read_until(sock, b"response.created"))
