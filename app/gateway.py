@@ -22,10 +22,10 @@ from app.relay.passthrough import PassthroughRelay
 from app.relay.responses import StoredResponses
 from app.relay.service import Relay
 from app.relay.streaming.pump import Pump
-from app.relay.streaming.timing import Drain, StreamTiming
-from app.relay.streaming.transport import ThreadTransport
+from app.relay.streaming.transport import StreamTiming, ThreadTransport
 from app.relay.turn_run import TurnParts
 from app.request_bodies import Bodies
+from app.request_watch import Drain
 from app.sealing import Seal, Seals
 from app.server.job_queue import RedisQueue, SqlQueue, open_queue
 from app.settings import Settings, read_environment

@@ -15,7 +15,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from app.channels.readiness import Late, Watch, wait_ready
+from app.request_watch import Late, Watch, wait_ready
 
 #: Linux's SO_TIMESTAMPNS: the kernel records the arrival time of each segment and returns it with the bytes.
 ARRIVAL_TIMES = 35
@@ -40,7 +40,7 @@ Address = tuple[Any, Any, int, str, Any]
 
 class Connector:
     """There is one for each channel. Its methods raise OSError or UnicodeError when the server cannot be reached,
-    readiness.Late when the deadline passes first, and the errors of the watch.
+    Late when the deadline passes first, and the errors of the watch.
     """
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:

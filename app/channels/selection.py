@@ -16,7 +16,6 @@ from types import TracebackType
 
 from app import formats
 from app.channels.health import Health, Need, Place, RetryBudget
-from app.channels.readiness import Watch
 from app.channels.surfaces import PASSTHROUGH, RESPONSES, Surface
 from app.channels.table import Table
 from app.channels.upstream import Exchange, LocalExchange, Upstream
@@ -26,6 +25,7 @@ from app.contract.records import ChannelStatus
 from app.errors import ChannelsBusy, UpstreamError, UpstreamLoading, UpstreamRefused
 from app.formats import Format
 from app.memory import Budget
+from app.request_watch import Watch
 
 log = logging.getLogger(__name__)
 

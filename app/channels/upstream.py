@@ -30,10 +30,10 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from app import formats
 from app.channels import http1
 from app.channels.connector import ARRIVAL_TIMES, Connector
-from app.channels.readiness import Late, Watch, wait_ready
 from app.contract.channel import Channel
 from app.errors import UpstreamBroken, UpstreamError, UpstreamStalled, UpstreamTimeout, UpstreamUnreachable
 from app.memory import Budget, Share
+from app.request_watch import Late, Watch, wait_ready
 
 #: The Accept header of a request for a stream.
 EVENTS = "text/event-stream"

@@ -13,15 +13,16 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
+from app.channels.selection import Channels, DecodeError, SelectedChannel
+from app.channels.upstream import Exchange
 from app.contract.channel import Channel
 from app.contract.records import Attempt
 from app.contract.turn import Answer, Turn
 from app.errors import GatewayError, InvalidRequest, UpstreamBroken, UpstreamError, UpstreamLoading
 from app.formats import Decoder, Format, replay
-from app.relay.ports import Channels, DecodeError, Exchange, SelectedChannel
-from app.relay.request_watch import Watch
 from app.relay.streaming.client_connection import ClientConnection
 from app.relay.streaming.transport import Flow, ThreadTransport
+from app.request_watch import Watch
 
 JSON = "application/json"
 EVENTS = "text/event-stream"

@@ -15,17 +15,17 @@ from typing import Any
 import orjson
 
 from app import sse
+from app.channels.selection import Channels, SelectedChannel
+from app.channels.upstream import Exchange
 from app.contract.records import Token
 from app.errors import ClientGone, GatewayError, InternalError, UpstreamError, unknown_chat_model
 from app.formats import PassthroughDecoder, PassthroughEndpoint, PassthroughSummary
 from app.relay.attempts import EVENTS, JSON, ChannelAttempt, ChannelAttempts
 from app.relay.passthrough_recorder import PassthroughRecorder
-from app.relay.ports import Channels, Exchange, SelectedChannel
 from app.relay.request_context import RequestContext
-from app.relay.request_watch import Watch
 from app.relay.streaming.client_connection import ClientConnection
-from app.relay.streaming.timing import StreamTiming
-from app.relay.streaming.transport import Flow, ThreadTransport
+from app.relay.streaming.transport import Flow, StreamTiming, ThreadTransport
+from app.request_watch import Watch
 from app.store.store import Store
 
 Request = Mapping[str, Any]

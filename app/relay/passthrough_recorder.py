@@ -11,11 +11,11 @@ from typing import Any
 import orjson
 
 from app import ids
+from app.channels.selection import SelectedChannel
 from app.contract.records import Attempt, Draft, Outcome, Token
 from app.contract.usage import Usage, estimate
 from app.errors import ClientGone, GatewayError, InvalidRequest
 from app.formats import PassthroughSummary
-from app.relay.ports import SelectedChannel
 from app.relay.request_context import ResponseFacts
 from app.store.store import Store
 

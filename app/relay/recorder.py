@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from app.channels.selection import SelectedChannel
 from app.contract.items import OPAQUE_TYPES, Item
 from app.contract.records import Attempt, Draft, Outcome, Token
 from app.contract.redaction import redacted_items, without_credentials
@@ -18,7 +19,6 @@ from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage, estimate, estimate_items
 from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable
 from app.relay.inferred_parents import OnOutcome, not_tracked
-from app.relay.ports import SelectedChannel
 from app.relay.request_context import ResponseFacts
 from app.store.store import Store
 

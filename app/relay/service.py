@@ -11,10 +11,10 @@ from typing import Any
 
 from app.contract.records import Token
 from app.relay.request_context import RequestContext
-from app.relay.request_watch import Watch
 from app.relay.token_counting import count, estimate
 from app.relay.turn_builder import build_history, build_turn, check_model
 from app.relay.turn_run import CompactedRun, TurnParts, WindowRun, last_channel, run_of_request, turn_to_compact
+from app.request_watch import Watch
 from app.schemas.create import CompactRequest
 
 

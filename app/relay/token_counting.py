@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import cast
 
+from app.channels.selection import Channels
 from app.contract import usage
 from app.contract.channel import Channel
 from app.contract.records import Attempt
@@ -13,8 +14,7 @@ from app.errors import ChannelsBusy, InvalidRequest, UpstreamError
 from app.formats import Counting, Format
 from app.relay.attempts import ChannelAttempt, ChannelAttempts, ForFamily
 from app.relay.compaction.service import context_tokens
-from app.relay.ports import Channels
-from app.relay.request_watch import Watch
+from app.request_watch import Watch
 
 log = logging.getLogger(__name__)
 

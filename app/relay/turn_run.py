@@ -14,6 +14,7 @@ from functools import cached_property
 from time import time
 from typing import Any
 
+from app.channels.selection import Channels
 from app.contract.items import Item, new_item_id
 from app.contract.records import Chain, StoredResponse, Token
 from app.contract.turn import Answer, Turn
@@ -27,15 +28,14 @@ from app.relay.idempotency import IdempotentTurn
 from app.relay.inferred_parents import InferredParents, OnOutcome, not_tracked
 from app.relay.item_lists import as_listed
 from app.relay.lease_keeper import RunningStreams
-from app.relay.ports import Channels
 from app.relay.recorder import Recorder
 from app.relay.request_context import RequestContext
-from app.relay.request_watch import INTERRUPTIONS, Watch
 from app.relay.responses import shown
 from app.relay.streaming.event_stream import EventStream, StreamStart
 from app.relay.streaming.lifecycle_events import replayed_events
 from app.relay.streaming.transport import ThreadTransport
 from app.relay.turn_builder import build_history, build_turn, check_model
+from app.request_watch import INTERRUPTIONS, Watch
 from app.sealing import Seals
 from app.store.store import Store
 

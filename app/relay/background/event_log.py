@@ -26,7 +26,7 @@ from app.errors import (
     response_not_found,
 )
 from app.relay.streaming.lifecycle_events import replayed_events, terminal_events
-from app.relay.streaming.timing import StreamTiming
+from app.relay.streaming.transport import StreamTiming
 from app.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -21,13 +21,12 @@ from app.contract.turn import Turn
 from app.errors import ChannelsBusy, InvalidRequest, NotFound, ShuttingDown, StoreUnavailable
 from app.memory import Budget, Share
 from app.relay.background.event_log import BATCH_SECONDS, EventFollower
-from app.relay.background.run import Run
-from app.relay.ports import Queue
+from app.relay.background.run import Queue, Run
 from app.relay.recorder import draft
 from app.relay.request_context import RequestContext
 from app.relay.responses import StoredResponses, shown
 from app.relay.streaming.lifecycle_events import queued_events
-from app.relay.streaming.timing import StreamTiming
+from app.relay.streaming.transport import StreamTiming
 from app.relay.turn_run import TurnParts, run_of_request
 from app.sealing import Seal
 from app.store.store import Store

@@ -11,10 +11,11 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from time import monotonic
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import orjson
 
+from app.channels.selection import SelectedChannel
 from app.contract.items import Item
 from app.contract.records import Job, Outcome, StoredResponse, Token
 from app.contract.response import Echo
@@ -32,7 +33,6 @@ from app.errors import (
 from app.memory import Share
 from app.relay.background.event_log import EventLog
 from app.relay.lease_keeper import RunningStreams
-from app.relay.ports import Queue, SelectedChannel
 from app.relay.recorder import Recorder
 from app.relay.request_context import RequestContext
 from app.relay.responses import StoredResponses
@@ -52,6 +52,18 @@ _PAUSE, _LONGEST_PAUSE = 1.0, 5.0
 
 #: Seconds that channels may be busy before the response fails.
 _BUSY_TIMEOUT = 600.0
+
+
+class Queue(Protocol):
+    """Carries ids of queued responses to the background workers. A lost id is queued again later."""
+
+    def add_in_transaction(self, response_id: str) -> None:
+        """Called inside the transaction that queues the response, for a queue in the same database."""
+        ...
+
+    def add_after_commit(self, response_id: str) -> None:
+        """Called after that commit, for any other queue."""
+        ...
 
 
 class CancelSocket:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import orjson
 
+from app.channels.selection import Channels, SelectedChannel
 from app.contract.items import Item, is_output
 from app.contract.records import Chain, Link
 from app.contract.redaction import redacted_items
@@ -29,9 +30,8 @@ from app.relay.attempts import ChannelAttempt, ChannelAttempts, OnAttempt, Strea
 from app.relay.compaction.context import Contexts
 from app.relay.compaction.plan import CompactionSettings, Plan, divide, to_summarise
 from app.relay.compaction.sealed_item import Native, is_summary, portable, seal_items, seal_native, summary_message
-from app.relay.ports import Channels, SelectedChannel
-from app.relay.request_watch import INTERRUPTIONS, Watch
 from app.relay.streaming.transport import ThreadTransport
+from app.request_watch import INTERRUPTIONS, Watch
 from app.sealing import Seal
 
 _NATIVE = ("native", "trigger")

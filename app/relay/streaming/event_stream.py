@@ -14,20 +14,19 @@ from time import monotonic
 from typing import Any
 
 from app import sse
+from app.channels.selection import SelectedChannel
 from app.contract.items import Item
 from app.contract.turn import Answer, Turn
 from app.errors import ClientGone, GatewayError, InternalError, UpstreamError
 from app.formats import Decoder, Emitter
 from app.relay.attempts import TurnAttempt, TurnAttempts, open_flow
 from app.relay.lease_keeper import RunningStreams
-from app.relay.ports import SelectedChannel
 from app.relay.recorder import Recorder
 from app.relay.request_context import RequestContext
-from app.relay.request_watch import Watch
 from app.relay.streaming.client_connection import ClientConnection
 from app.relay.streaming.lifecycle_events import head_events, opening_types, terminal_events
-from app.relay.streaming.timing import StreamTiming
-from app.relay.streaming.transport import Flow, ThreadTransport
+from app.relay.streaming.transport import Flow, StreamTiming, ThreadTransport
+from app.request_watch import Watch
 
 log = logging.getLogger(__name__)
 

@@ -22,10 +22,9 @@ from typing import Any
 
 from app import sse
 from app.errors import ClientGone, EndedElsewhere, ShuttingDown
-from app.relay.request_watch import TICK
 from app.relay.streaming.client_connection import ClientConnection
-from app.relay.streaming.timing import StreamTiming
-from app.relay.streaming.transport import Flow, ThreadTransport, stalled
+from app.relay.streaming.transport import Flow, StreamTiming, ThreadTransport, stalled
+from app.request_watch import TICK
 
 #: Ready descriptors handled before new streams and timers get their turn.
 _BATCH = 256

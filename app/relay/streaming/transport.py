@@ -12,12 +12,23 @@ from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 from app import sse
+from app.channels.upstream import Exchange
 from app.contract.channel import Timeouts
 from app.errors import ClientGone, UpstreamBroken, UpstreamStalled
-from app.relay.ports import Exchange
-from app.relay.request_watch import TICK, Stop, Watch
 from app.relay.streaming.client_connection import ClientConnection
-from app.relay.streaming.timing import StreamTiming
+from app.request_watch import TICK, Drain, Stop, Watch
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTiming:
+    """Timeouts of streams, in seconds. `heartbeat`: silence towards the client before a comment is sent.
+    `client_write_timeout`: how long the client may read nothing. `header_timeout`: how long the head waits for an
+    upstream to accept."""
+
+    heartbeat: float
+    drain: Drain
+    client_write_timeout: float = 60.0
+    header_timeout: float = 10.0
 
 
 class PushMachine(Protocol):

@@ -16,11 +16,10 @@ import pytest
 from app import sse
 from app.contract.turn import Answer
 from app.errors import ClientGone, EndedElsewhere, ShuttingDown, UpstreamBroken, UpstreamStalled
-from app.relay.request_watch import Watch
 from app.relay.streaming.client_connection import ClientConnection, chunked, unframed
 from app.relay.streaming.pump import Pump
-from app.relay.streaming.timing import Drain, StreamTiming
-from app.relay.streaming.transport import Flow
+from app.relay.streaming.transport import Flow, StreamTiming
+from app.request_watch import Drain, Watch
 from tests.gateway import Gateway, portions
 from tests.relay.conftest import PROMPTLY, SOME_TEXT, eventually, read_until
 from tests.response_contract import check_stream

@@ -1,5 +1,5 @@
-"""What a request's thread checks while it waits for an upstream: the client, the worker's shutdown, a stop, a timeout,
-and heartbeats that are due.
+"""How a request's thread waits for an upstream, and what it checks meanwhile: the client, the worker's shutdown, a
+stop, a timeout, and heartbeats that are due.
 """
 
 from __future__ import annotations
@@ -7,11 +7,11 @@ from __future__ import annotations
 import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from math import inf
 from time import monotonic
 
 from app.errors import ClientGone, EndedElsewhere, GatewayError, ShuttingDown, StoreUnavailable
-from app.relay.streaming.timing import Drain
 
 #: Seconds after which a waiting request notices a shutdown or a stop, at the latest.
 TICK = 1.0
@@ -34,6 +34,30 @@ class Stop:
         self.requested = True
         if wake := self.wake:
             wake()
+
+
+def _always() -> bool:
+    return True
+
+
+@dataclass(slots=True)
+class Drain:
+    """Whether this worker is shutting down, and whether running streams may still continue. `grace` in seconds."""
+
+    grace: float = 20.0
+    alive: Callable[[], bool] = _always
+    """Returns False once the worker has received its stop signal."""
+    _since: float | None = field(default=None)
+
+    @property
+    def begun(self) -> bool:
+        if self._since is None and not self.alive():
+            self._since = monotonic()
+        return self._since is not None
+
+    @property
+    def expired(self) -> bool:
+        return self.begun and self._since is not None and monotonic() - self._since >= self.grace
 
 
 #: Sends the client's due heartbeat and returns the next due time.
@@ -98,3 +122,30 @@ class Watch:
             raise self._timeout_error
         if now >= self._due and self._on_due is not None:
             self._due = self._on_due()
+
+
+class Late(Exception):
+    """A deadline of the gateway has passed. (The kernel's TimeoutError means a dead connection.)"""
+
+
+def wait_ready(descriptor: int, watch: Watch | None, timeout: float, events: int = select.POLLIN) -> None:
+    """Waits until the descriptor is ready. Raises Late, ClientGone when the client disconnects first, and the errors of
+    the watch."""
+    poll = select.poll()
+    poll.register(descriptor, events)
+    client_fd = watch.client_fd if watch is not None else None
+    if client_fd is not None:
+        poll.register(client_fd, select.POLLRDHUP)
+    until = monotonic() + timeout
+    while True:
+        left = max(0.0, until - monotonic())
+        pause = left if watch is None else min(left, watch.pause())
+        ready = dict(poll.poll(pause * 1000))
+        if descriptor in ready:
+            return
+        if client_fd in ready:
+            raise ClientGone
+        if watch is not None:
+            watch.tick()
+        if pause >= left:
+            raise Late
