@@ -227,7 +227,8 @@ class StoreUnavailable(Unavailable):
 
 class UpstreamError(GatewayError):
     """`elsewhere`: another channel may be tried. `counts`: the failure speaks against the channel, which may go into
-    cooldown; `perhaps_input`: the request of this owner may be the cause. `cause` is for the log, `said` for the row.
+    cooldown; `perhaps_input`: the request of this owner may be the cause. `cause` is for the log,
+    `upstream_message` for the row.
     """
 
     status = 502
@@ -239,7 +240,7 @@ class UpstreamError(GatewayError):
     should_retry: bool | None = False
     cause: str = ""
     """The status, the upstream's code or the errno: words for the log, never a sentence."""
-    said: str | None = None
+    upstream_message: str | None = None
     """The upstream's own message, which may quote the prompt."""
 
 

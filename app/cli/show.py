@@ -134,7 +134,7 @@ def _joined(*facts: object) -> str:
 
 def _item(item: Mapping[str, Any]) -> str:
     """One line: the role or the type, and the beginning of the content."""
-    text = " ".join(_text(told) for told in description(item))
+    text = " ".join(_text(part) for part in description(item))
     return f"{plain(str(item.get('role') or item.get('type')))}: {clipped(text, _WIDTH)}"
 
 

@@ -69,7 +69,7 @@ class Attempt:
     """How the output was relayed: `bytes`, `repaired`, `translated`."""
     dropped: tuple[str, ...] = ()
     """Types of the tools that the request to the channel left out."""
-    said: str | None = None
+    upstream_message: str | None = None
     """The upstream's error message, if it sent one."""
 
     def wire(self) -> dict[str, Any]:
@@ -83,8 +83,8 @@ class Attempt:
             wire["path"] = self.path
         if self.dropped:
             wire["dropped"] = list(self.dropped)
-        if self.said:
-            wire["said"] = self.said
+        if self.upstream_message:
+            wire["said"] = self.upstream_message  # the member that older rows have
         return wire
 
 

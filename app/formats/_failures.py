@@ -106,12 +106,12 @@ def _sentence(error: Mapping[str, Any]) -> str | None:
 
 
 def _noted(failure: UpstreamError, error: Mapping[str, Any], status: int | None) -> UpstreamError:
-    """With what the upstream said of it: its status and its code for the log, its sentence for the row."""
+    """The failure with the upstream's status and code for the log, and its message for the row."""
     code = error.get("code") or error.get("type")
-    told = [f"status={status}"] if status is not None else []
+    facts = [f"status={status}"] if status is not None else []
     # A code is a word: anything else may be a sentence, which the log does not show.
     if isinstance(code, str | int) and re.fullmatch(r"[\w.-]{1,64}", str(code), re.ASCII) and code != status:
-        told.append(f"upstream_code={code}")
-    failure.cause = " ".join(told)
-    failure.said = (_sentence(error) or "")[:_MAX_SENTENCE] or None
+        facts.append(f"upstream_code={code}")
+    failure.cause = " ".join(facts)
+    failure.upstream_message = (_sentence(error) or "")[:_MAX_SENTENCE] or None
     return failure

@@ -57,7 +57,7 @@ def decode_count(body: bytes) -> int:
         counted = None
     tokens = counted.get("input_tokens") if isinstance(counted, dict) else None
     if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
-        raise UpstreamBroken("The model's server was asked to count tokens and did not.")
+        raise UpstreamBroken("The model's server did not count the tokens.")
     return tokens
 
 

@@ -34,8 +34,8 @@ _DEEPEST, _LONGEST = 12, 100
 
 _SEAL = "demo:"
 #: `my name is Ada`, up to the end of the sentence; `what is my name?`
-_TOLD = re.compile(r"\bmy\s+([\w'-]+(?:\s+[\w'-]+){0,3}?)\s+is\s+([^.!?;,\n]{1,80})", re.I)
-_ASKED = re.compile(r"\bwhat(?:'s|’s|\s+is|\s+was)\s+my\s+([\w'-]+(?:\s+[\w'-]+){0,3}?)\s*(?:\?|$)", re.I)
+_FACT = re.compile(r"\bmy\s+([\w'-]+(?:\s+[\w'-]+){0,3}?)\s+is\s+([^.!?;,\n]{1,80})", re.I)
+_QUESTION = re.compile(r"\bwhat(?:'s|’s|\s+is|\s+was)\s+my\s+([\w'-]+(?:\s+[\w'-]+){0,3}?)\s*(?:\?|$)", re.I)
 #: How a request for a summary begins.
 _SUMMARISE = "Summarise the conversation above"
 
@@ -178,12 +178,12 @@ def _text(request: Mapping[str, Any]) -> str:
 
 def _recalled(question: str, before: Sequence[Item]) -> str:
     """The answer to a question about an earlier statement: `My name is Ada.`, then `What is my name?`"""
-    asked = _ASKED.search(question)
-    if asked is None:
+    found = _QUESTION.search(question)
+    if found is None:
         return ""
-    thing = _words(asked[1])
-    told = [fact[2] for text in _user_texts(before) for fact in _TOLD.finditer(text) if _words(fact[1]) == thing]
-    return f"Your {thing} is {' '.join(told[-1].split())}." if told else ""
+    thing = _words(found[1])
+    values = [fact[2] for text in _user_texts(before) for fact in _FACT.finditer(text) if _words(fact[1]) == thing]
+    return f"Your {thing} is {' '.join(values[-1].split())}." if values else ""
 
 
 def _words(text: str) -> str:
@@ -254,10 +254,10 @@ def _opened(sealed: str) -> Sequence[str]:
     if not sealed.startswith(_SEAL):
         return ()
     try:
-        said = orjson.loads(base64.b64decode(sealed.removeprefix(_SEAL)))
+        texts = orjson.loads(base64.b64decode(sealed.removeprefix(_SEAL)))
     except ValueError:
         return ()
-    return [text for text in said if isinstance(text, str)] if isinstance(said, list) else ()
+    return [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else ()
 
 
 # --- schemas ----------------------------------------------------------------------------------------------------

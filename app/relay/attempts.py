@@ -86,8 +86,8 @@ class ChannelAttempt:
         channel = self.selected.channel.name
         if error is None:
             return Attempt(channel, milliseconds, 200, None, self.path, tuple(self.dropped))
-        said = error.said if isinstance(error, UpstreamError) else None
-        return Attempt(channel, milliseconds, error.status, error.name, said=said)
+        message = error.upstream_message if isinstance(error, UpstreamError) else None
+        return Attempt(channel, milliseconds, error.status, error.name, upstream_message=message)
 
     def close(self) -> None:
         if self._closed:

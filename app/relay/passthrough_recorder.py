@@ -66,7 +66,7 @@ class PassthroughRecorder:
 
     def add_attempt(self, attempt: Attempt) -> None:
         """The upstream's error message may quote the prompt, so it is not stored."""
-        self._attempts.append(replace(attempt, said=None))
+        self._attempts.append(replace(attempt, upstream_message=None))
 
     def first_byte(self) -> None:
         self._first_byte_ms = _since(self._started)

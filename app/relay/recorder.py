@@ -69,9 +69,9 @@ class Recorder:
         """Adds an attempt to the row. An upstream's error message may quote credentials, which are never stored, and
         the prompt, which is stored with a stored turn only.
         """
-        if attempt.said is not None:
-            said = without_credentials(attempt.said, self._turn.request) if self._turn.store else None
-            attempt = replace(attempt, said=said)
+        if attempt.upstream_message is not None:
+            message = without_credentials(attempt.upstream_message, self._turn.request) if self._turn.store else None
+            attempt = replace(attempt, upstream_message=message)
         self._attempts.append(attempt)
 
     def first_byte(self) -> None:

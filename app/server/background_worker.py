@@ -29,14 +29,14 @@ def work(last: LastGood) -> None:
     consumer = _consumer(gateway)
     consumer.start()
     logging.getLogger("app").info("this process runs background responses, %d at once", settings.worker_threads)
-    while not _told_to_stop() and os.getppid() == parent:
+    while not _must_stop() and os.getppid() == parent:
         consumer.check_threads()
     consumer.end()
     gateway.background.drain(settings.drain)
     gateway.close()
 
 
-def _told_to_stop() -> bool:
+def _must_stop() -> bool:
     """Whether a stop signal has come; waits up to `_CHECK_SECONDS` seconds for one."""
     return signal.sigtimedwait(_STOP, _CHECK_SECONDS) is not None
 
@@ -47,5 +47,5 @@ def _consumer(gateway: Gateway) -> Consumer:
         try:
             return gateway.queue.consumer(gateway.background.run, gateway.settings.worker_threads)
         except StoreUnavailable:
-            if _told_to_stop():
+            if _must_stop():
                 raise

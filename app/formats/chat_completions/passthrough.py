@@ -49,10 +49,10 @@ def asks_for_usage(request: Mapping[str, Any]) -> bool:
 
 
 def decode_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
-    return _as_asked(http_error(status, headers, body))
+    return _about_messages(http_error(status, headers, body))
 
 
-def _as_asked(error: UpstreamError) -> UpstreamError:
+def _about_messages(error: UpstreamError) -> UpstreamError:
     """The error with `messages` as parameter in place of `input`."""
     if error.param == "input":
         error.param = "messages"
@@ -145,7 +145,7 @@ def _completion(body: bytes) -> dict[str, Any]:
     try:
         completion = completion_of(body)
     except UpstreamError as error:
-        raise _as_asked(error) from None
+        raise _about_messages(error) from None
     if not any(isinstance(choice.get("message"), dict) for choice in _objects(completion.get("choices"))):
         raise UpstreamBroken("The model's server answered with something that is not a chat completion.")
     return completion
@@ -251,7 +251,7 @@ class CompletionDecoder:
 
     def _fail(self, error: UpstreamError) -> None:
         if not self._over:
-            self.failure = _as_asked(error)
+            self.failure = _about_messages(error)
 
     def _check_unreadable(self) -> None:
         rest = self._cutter.rest

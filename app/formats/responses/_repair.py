@@ -266,7 +266,7 @@ class Repair:
                 left = [track for track in left if track is not found[at]]
         return list(zip(output, found, strict=True))
 
-    # --- what is told
+    # --- events that leave
 
     def _emit_ready(self) -> None:
         """Emits all events that are ready, in order."""
