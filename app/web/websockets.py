@@ -34,7 +34,6 @@ from app.errors import (
     InvalidRequest,
     ShuttingDown,
     Unauthenticated,
-    Unavailable,
     UpgradeRequired,
 )
 from app.gateway import Gateway
@@ -73,11 +72,8 @@ def serve() -> Response:
     gateway = current_request.gateway()
     client_socket = _accept(request.environ, gateway)
     if not gateway.sockets.enter():
-        raise Unavailable(
-            "This server holds as many WebSockets as it can. Please try again, or send POST /v1/responses.",
-            code="server_is_overloaded",
-            retry_after=1,
-        )
+        # Codex turns to HTTP at once after a 426; after any other status it tries WebSockets five times more.
+        raise UpgradeRequired("This server holds as many WebSockets as it can. Send POST /v1/responses.")
     try:
         with (
             suppress(*_CONNECTION_LOST),

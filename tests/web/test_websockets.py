@@ -63,16 +63,16 @@ def api(_gateway: Gateway, upstream: ScriptedUpstream) -> Gateway:
 # --- who is let in ----------------------------------------------------------------------------------------------
 
 
-def test_above_the_cap_is_a_503_before_the_handshake_and_http_goes_on(
+def test_above_the_cap_is_a_426_before_the_handshake_and_http_goes_on(
     gateway: MakeGateway, upstream: ScriptedUpstream
 ) -> None:
     api = gateway([upstream.channel()], threads=4 * HELD + 4)
     with ExitStack() as stack:
         held = [stack.enter_context(Socket(api)) for _ in range(HELD)]
         refused = refusal_of(api)
-        assert refused.status_code == 503
-        assert int(refused.headers["Retry-After"]) >= 1
-        assert orjson.loads(refused.body)["error"]["code"] == "server_is_overloaded"
+        assert refused.status_code == 426
+        assert "Retry-After" not in refused.headers
+        assert orjson.loads(refused.body)["error"]["code"] == "upgrade_required"
         for sock in held:
             sock.answer()
         check_response(api.post("/responses", ASK).json(), status="completed")
@@ -83,7 +83,7 @@ def test_above_the_cap_is_a_503_before_the_handshake_and_http_goes_on(
 def test_idle_sockets_leave_threads_to_say_no_with(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
     api = gateway([upstream.channel()], threads=16, sockets=2)
     with Socket(api) as first, Socket(api) as second:
-        assert refusal_of(api).status_code == 503
+        assert refusal_of(api).status_code == 426
         first.answer()
         second.answer()
         assert api.get("/models").status_code == 200
