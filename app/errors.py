@@ -35,6 +35,7 @@ The sentences are OpenAI's own where they exist, because clients match them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 
@@ -225,6 +226,17 @@ class StoreUnavailable(Unavailable):
 # --- an attempt on one channel failed ---------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What an upstream said when it refused a request."""
+
+    status: int
+    words: str
+    """All sentences of the answer, which may quote the prompt."""
+    params: tuple[str, ...] = ()
+    """The members of the request that the answer names in members of its own, such as `param` and `loc`."""
+
+
 class UpstreamError(GatewayError):
     """`elsewhere`: another channel may be tried. `counts`: the failure speaks against the channel, which may go into
     cooldown; `perhaps_input`: the request of this owner may be the cause. `cause` is for the log,
@@ -242,6 +254,8 @@ class UpstreamError(GatewayError):
     """The status, the upstream's code or the errno: words for the log, never a sentence."""
     upstream_message: str | None = None
     """The upstream's own message, which may quote the prompt."""
+    refusal: Refusal | None = None
+    """The refusal as a remedy reads it; None when the request itself was not refused."""
 
 
 class UpstreamUnreachable(UpstreamError):

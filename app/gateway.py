@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from app import formats
 from app.channels.model_list import ModelList
+from app.channels.remedies import LearntRemedies
 from app.channels.selection import Channels
 from app.channels.watched_table import WatchedTable
 from app.last_good import LastGood
@@ -111,7 +112,8 @@ def build(last: LastGood) -> Gateway:
         budget=budget,
     )
     table = WatchedTable(settings.channels, lambda: read_environment(home), FORMATS.keys(), last.table)
-    channels = Channels(table, connections=settings.threads, memory=budget)
+    remedies = LearntRemedies(store.remedies)
+    channels = Channels(table, connections=settings.threads, memory=budget, remedies=remedies)
     drain = Drain()
     seals = Seals(*(Seal(purpose, settings.keys_for(purpose)) for purpose in ("compaction", "reasoning")))
     timing = StreamTiming(settings.heartbeat, drain, settings.client_write_timeout, settings.header_after)
@@ -150,7 +152,9 @@ def build(last: LastGood) -> Gateway:
         background=background,
         queue=queue,
         transport=transport,
-        lease_keeper=LeaseKeeper(store, turns.running, channels.statuses, background.housekeeping, tidy),
+        lease_keeper=LeaseKeeper(
+            store, turns.running, channels.statuses, background.housekeeping, remedies.refresh, tidy
+        ),
         drain=drain,
         budget=budget,
         bodies=bodies,

@@ -9,19 +9,21 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from time import monotonic
 from types import TracebackType
 
 from app import formats
 from app.channels.health import Health, Need, Place, RetryBudget
+from app.channels.remedies import LearntRemedies
 from app.channels.surfaces import PASSTHROUGH, RESPONSES, Surface
 from app.channels.table import Table
 from app.channels.upstream import Exchange, LocalExchange, Upstream
 from app.channels.watched_table import WatchedTable
 from app.contract.channel import Channel, Compaction
 from app.contract.records import ChannelStatus
+from app.contract.remedies import Remedy
 from app.errors import ChannelsBusy, UpstreamError, UpstreamLoading, UpstreamRefused
 from app.formats import Format
 from app.memory import Budget
@@ -54,8 +56,10 @@ class Channels:
         connections: int,
         clock: Callable[[], float] = monotonic,
         memory: Budget | None = None,
+        remedies: LearntRemedies | None = None,
     ) -> None:
         """`memory`: the budget that answers of upstreams share with all large bodies."""
+        self.remedies = remedies or LearntRemedies()
         self._memory = memory
         self._watched = watched
         self._connections = connections
@@ -270,6 +274,8 @@ class SelectedChannel:
         """`claimed`: the place in the channel, when it is taken already."""
         self.channel = channel
         self.model = model
+        self.row = channels.remedies.row(channel, model)
+        """The row to encode requests for: the channel's, with what was learnt for this model."""
         self.format = formats.load(channel.format)
         self.loads = False
         """Whether it has answered that it is loading its model."""
@@ -317,6 +323,10 @@ class SelectedChannel:
             return exchange
         with closing(exchange):
             raise (decode_error or self.format.decode_error)(exchange.status, exchange.headers, exchange.read())
+
+    def learn(self, remedies: Iterable[Remedy]) -> None:
+        """Remembers remedies that have helped."""
+        self._channels.remedies.learn(self.channel, self.model, remedies)
 
     def accepted(self) -> None:
         """Notes that the first valid event of its answer has come."""

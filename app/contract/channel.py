@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
+from typing import Any
 
 
 class Secret(str):
@@ -36,6 +37,38 @@ class Cooldown:
 
     after: int = 5
     seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """Changes of the members of a request. Each member is named by its path in the upstream's request, such as
+    `temperature` or `tools[].function.strict`; `**` stands for any depth.
+    """
+
+    drop: tuple[str, ...] = ()
+    rename: Mapping[str, str] = field(default_factory=dict)
+    """Path → the member's new name."""
+    set: Mapping[str, Any] = field(default_factory=dict)
+    """Path → the value that every request gets."""
+    allow: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Path → the values that the upstream takes. The nearest one replaces any other value. Learnt only."""
+    hash: tuple[str, ...] = ()
+    """Members that are replaced by their hash. Learnt only."""
+    at_most: Mapping[str, int] = field(default_factory=dict)
+    """Path → the largest number that the upstream takes. Learnt only."""
+
+    def __bool__(self) -> bool:
+        return bool(self.drop or self.rename or self.set or self.allow or self.hash or self.at_most)
+
+    def with_(self, name: str, path: str, value: Any) -> Params:
+        """With one more change: `name` is a field, `path` its member, `value` None for a field without values."""
+        known = getattr(self, name)
+        more: Any = {**known, path: value} if isinstance(known, Mapping) else tuple(dict.fromkeys((*known, path)))
+        return replace(self, **{name: more})
+
+    def wire(self) -> dict[str, Any]:
+        """The fields that are not empty."""
+        return {name: value for name in self.__slots__ if (value := getattr(self, name))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +108,19 @@ class Channel:
     """Applied when the client sends none."""
     hosted_tools: str = "drop"
     system_messages: str = "merge"
+    """`merge` into one, `keep` apart, or `user`: the upstream's template takes no system message."""
+    message_order: str = "free"
+    """`strict`: user and assistant alternate, and no user message follows a tool result directly."""
+    tool_images: str = "user"
+    """Where images of a tool's result go: a `user` message after the results, or the `tool` message itself."""
+    tools: str = "native"
+    """`functions`: the upstream of a `responses` channel takes functions only; other tools are sent as functions."""
+    tool_schemas: str = "given"
+    """`plain`: the upstream takes no union at the top of a tool's schema."""
+    text_format: str = "schema"
+    """What the upstream takes of `text.format`: a `schema`, any JSON `object`, or only an `instruction`."""
+    params: Params = field(default_factory=Params, hash=False)
+    """Members that every request leaves out, renames or sets."""
     retry_unanswered: bool = False
     """A request that was accepted and never answered may be sent to another channel."""
     ca_file: str | None = None

@@ -71,6 +71,8 @@ class Attempt:
     """Types of the tools that the request to the channel left out."""
     upstream_message: str | None = None
     """The upstream's error message, if it sent one."""
+    adapted: tuple[str, ...] = ()
+    """What the request to the channel left out, renamed or replaced, for an upstream that does not take it."""
 
     def wire(self) -> dict[str, Any]:
         wire: dict[str, Any] = {
@@ -83,6 +85,8 @@ class Attempt:
             wire["path"] = self.path
         if self.dropped:
             wire["dropped"] = list(self.dropped)
+        if self.adapted:
+            wire["adapted"] = list(self.adapted)
         if self.upstream_message:
             wire["said"] = self.upstream_message  # the member that older rows have
         return wire

@@ -15,8 +15,10 @@ from app.contract.channel import Channel
 from app.contract.items import Item
 from app.contract.turn import Answer, Turn
 from app.errors import UpstreamError
+from app.formats._adaptation import adapted
 from app.formats._events import Emitter, replay
 from app.formats._passthrough import PASSTHROUGH, PassthroughDecoder, PassthroughEndpoint, PassthroughSummary
+from app.formats._remedies import remedies_for
 
 __all__ = [
     "PASSTHROUGH",
@@ -29,9 +31,11 @@ __all__ = [
     "PassthroughEndpoint",
     "PassthroughSummary",
     "Serving",
+    "adapted",
     "counting",
     "load",
     "names",
+    "remedies_for",
     "replay",
     "serving",
 ]

@@ -12,6 +12,7 @@ import orjson
 
 from app.errors import UpstreamError, UpstreamLoading, UpstreamRefused
 from app.formats import _openai
+from app.formats._refusals import refusal_of, refusal_of_body
 
 TOO_LONG = "context_length_exceeded"
 _TOO_LONG_TYPE = "exceed_context_size_error"
@@ -65,6 +66,12 @@ _LOADING = re.compile(
 
 def http_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
     """The failure behind an HTTP status."""
+    failure = _failure(status, headers, body)
+    failure.refusal = refusal_of_body(status, body)
+    return failure
+
+
+def _failure(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
     error = _openai.error_object(body)
     refused = _of_the_input(error) if status < 600 and status not in _CERTAIN else None
     if refused is not None and (status != 403 or _FLAGGED.search(refused.message)):
@@ -81,7 +88,10 @@ def stream_error(error: Mapping[str, Any]) -> UpstreamError:
     code = str(error.get("code"))
     if re.fullmatch("[45][0-9][0-9]", code):
         return http_error(int(code), {}, orjson.dumps({"error": error}))
-    return _noted(_of_the_input(error) or _openai.stream_error(error), error, None)
+    failure = _noted(_of_the_input(error) or _openai.stream_error(error), error, None)
+    if isinstance(failure, UpstreamRefused):
+        failure.refusal = refusal_of(failure.status, error)
+    return failure
 
 
 def _of_the_input(error: Mapping[str, Any]) -> UpstreamRefused | None:

@@ -13,16 +13,22 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
+import orjson
+
 from app.channels.selection import Channels, DecodeError, SelectedChannel
 from app.channels.upstream import Exchange
 from app.contract.channel import Channel
 from app.contract.records import Attempt
+from app.contract.remedies import ROW, Remedy, apply_all
 from app.contract.turn import Answer, Turn
 from app.errors import GatewayError, InvalidRequest, UpstreamBroken, UpstreamError, UpstreamLoading
-from app.formats import Decoder, Format, replay
+from app.formats import Decoder, Format, adapted, remedies_for, replay
 from app.relay.streaming.client_connection import ClientConnection
 from app.relay.streaming.transport import Flow, ThreadTransport
 from app.request_watch import Watch
+
+#: Retries on one channel after refusals.
+MAX_REMEDIES = 4
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -40,6 +46,8 @@ class ChannelAttempt:
         self.selected = selected
         self.dropped: Sequence[str] = ()
         """Types of the tools that the channel does not receive."""
+        self.adapted: Sequence[str] = ()
+        """What else the channel does not receive as the client sent it."""
         self.path = ""
         """How the answer was read: `bytes`, `repaired` or `translated`; empty for an unstreamed answer."""
         self._attempts = attempts
@@ -85,7 +93,9 @@ class ChannelAttempt:
         milliseconds = round((monotonic() - self._started_at) * 1000)
         channel = self.selected.channel.name
         if error is None:
-            return Attempt(channel, milliseconds, 200, None, self.path, tuple(self.dropped))
+            return Attempt(
+                channel, milliseconds, 200, None, self.path, tuple(self.dropped), adapted=tuple(self.adapted)
+            )
         message = error.upstream_message if isinstance(error, UpstreamError) else None
         return Attempt(channel, milliseconds, error.status, error.name, upstream_message=message)
 
@@ -197,21 +207,35 @@ class ChannelAttempts(Attempts[ChannelAttempt]):
 class TurnAttempt(ChannelAttempt):
     """An attempt to answer a turn."""
 
-    def __init__(self, attempts: Attempts[Any], selected: SelectedChannel, turn: Turn) -> None:
+    def __init__(
+        self, attempts: Attempts[Any], selected: SelectedChannel, turn: Turn, remedies: Sequence[Remedy] = ()
+    ) -> None:
+        """`remedies`: changes of the row that earlier refusals of this channel called for."""
         super().__init__(attempts, selected)
         self.turn = turn
         """The turn as this channel can read it."""
+        self.remedies = remedies
+        self.row = apply_all(remedies, selected.row)
 
     def encoded(self) -> bytes:
         """The body to send. Raises InvalidRequest for a turn that the channel's format cannot carry."""
-        format_, row = self.selected.format, self.selected.channel
-        body = format_.encode(self.turn, row, self.selected.model)
-        self.dropped = format_.dropped(self.turn, row)
+        format_ = self.selected.format
+        body, changes = adapted(format_.encode(self.turn, self.row, self.selected.model), self.row)
+        self.dropped = format_.dropped(self.turn, self.row)
+        self.adapted = (*changes, *(str(remedy) for remedy in self.remedies if remedy.kind == ROW))
         return body
+
+    def open(
+        self, path: str, body: bytes, *, accept: str, watch: Watch, decode_error: DecodeError | None = None
+    ) -> Exchange:
+        exchange = super().open(path, body, accept=accept, watch=watch, decode_error=decode_error)
+        if self.remedies:
+            self.selected.learn(self.remedies)
+        return exchange
 
 
 class TurnAttempts(Attempts[TurnAttempt]):
-    """The attempts to answer a turn. A channel that refuses a part of the turn gets one retry without that part."""
+    """The attempts to answer a turn. A channel that refuses a part of the request is tried again without that part."""
 
     def __init__(
         self,
@@ -229,12 +253,14 @@ class TurnAttempts(Attempts[TurnAttempt]):
         )
         super().__init__(candidates, record)
         self._refused: ChannelAttempt | None = None
-        self._amended: SelectedChannel | None = None
+        self._retried: SelectedChannel | None = None
+        self._retries = 0
+        self._is_amended = False
 
     def next(self) -> TurnAttempt:
         refused, self._refused = self._refused, None
-        if isinstance(refused, TurnAttempt) and (amended := self._without_refused(refused)) is not None:
-            return amended
+        if isinstance(refused, TurnAttempt) and (retry := self._retry(refused)) is not None:
+            return retry
         return super().next()
 
     def failed(self, attempt: ChannelAttempt, error: UpstreamError) -> None:
@@ -244,14 +270,32 @@ class TurnAttempts(Attempts[TurnAttempt]):
     def _attempt_on(self, selected: SelectedChannel) -> TurnAttempt:
         return TurnAttempt(self, selected, self._for_family(self._turn, selected.channel.family))
 
-    def _without_refused(self, refused: TurnAttempt) -> TurnAttempt | None:
-        """A retry on the same channel without the refused part; None when there is none."""
-        selected = refused.selected
-        if selected is self._amended or not isinstance(self.last, UpstreamError):
+    def _retry(self, refused: TurnAttempt) -> TurnAttempt | None:
+        """A retry on the same channel that mends what it refused; None when nothing can be mended."""
+        if refused.selected is not self._retried:
+            self._retried, self._retries, self._is_amended = refused.selected, 0, False
+        if self._retries == MAX_REMEDIES or not isinstance(self.last, UpstreamError):
             return None
-        self._amended = selected
-        turn = selected.format.amended(refused.turn, selected.channel, self.last)
-        return TurnAttempt(self, selected, turn) if turn is not None else None
+        self._retries += 1
+        return self._without_refused(refused, self.last) or self._with_remedies(refused, self.last)
+
+    def _without_refused(self, refused: TurnAttempt, error: UpstreamError) -> TurnAttempt | None:
+        """A retry, once a channel, without a part of the conversation."""
+        if self._is_amended:
+            return None
+        selected = refused.selected
+        turn = selected.format.amended(refused.turn, refused.row, error)
+        self._is_amended = turn is not None
+        return TurnAttempt(self, selected, turn, refused.remedies) if turn is not None else None
+
+    def _with_remedies(self, refused: TurnAttempt, error: UpstreamError) -> TurnAttempt | None:
+        """A retry with what the refusal's words call for."""
+        if error.refusal is None:
+            return None
+        remedies = remedies_for(error, orjson.loads(refused.encoded()), refused.row)
+        if not remedies:
+            return None
+        return TurnAttempt(self, refused.selected, refused.turn, (*refused.remedies, *remedies))
 
     def _count_losses(self, row: Channel, format_: Format) -> int:
         return len(format_.dropped(self._turn, row))
@@ -314,9 +358,14 @@ def posted(attempt: ChannelAttempt, turn: Turn, path: str, body: bytes, watch: W
 def unstreamed_answer(turn: Turn, selected: SelectedChannel, watch: Watch | None) -> Answer:
     """The answer of this one channel. It makes no attempt and leaves the channel's health unchanged."""
     format_ = selected.format
-    body = format_.encode(turn, selected.channel, selected.model)
+    body = encoded(turn, selected)
     with closing(selected.post(_path(turn, selected), body, accept=JSON, watch=watch)) as exchange:
         return _decoded(format_, exchange, turn)
+
+
+def encoded(turn: Turn, selected: SelectedChannel) -> bytes:
+    """The body for this channel, with what was learnt of its upstream."""
+    return adapted(selected.format.encode(turn, selected.row, selected.model), selected.row)[0]
 
 
 def _decoded(format_: Format, exchange: Exchange, turn: Turn) -> Answer:

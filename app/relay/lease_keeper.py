@@ -60,13 +60,16 @@ class LeaseKeeper:
         running: RunningStreams,
         status: Callable[[], Sequence[ChannelStatus]],
         housekeeping: Callable[[], None],
+        refresh: Callable[[], None],
         tidy: Callable[[], None],
     ) -> None:
-        """`housekeeping` runs at each renewal of the lease; `tidy` at every tick."""
+        """`housekeeping` runs at each renewal of the lease; `tidy` and `refresh` at every tick. All but `tidy` may
+        raise StoreUnavailable."""
         self._store = store
         self._running = running
         self._status = status
         self._housekeeping = housekeeping
+        self._refresh = refresh
         self._tidy = tidy
         self._last_status: Sequence[ChannelStatus] | None = None
         self._reap_after = 0.0
@@ -99,6 +102,7 @@ class LeaseKeeper:
             self._store.unwritten.retry()
             try:
                 self.stop_ended()
+                self._refresh()
                 if since_renewal >= interval:
                     self._renew(self._status())
                     since_renewal = 0.0

@@ -19,7 +19,7 @@ from app.channels.selection import Channels, SelectedChannel
 from app.channels.upstream import Exchange
 from app.contract.records import Token
 from app.errors import ClientGone, GatewayError, InternalError, UpstreamError, unknown_chat_model
-from app.formats import PassthroughDecoder, PassthroughEndpoint, PassthroughSummary
+from app.formats import PassthroughDecoder, PassthroughEndpoint, PassthroughSummary, adapted
 from app.relay.attempts import EVENTS, JSON, ChannelAttempt, ChannelAttempts
 from app.relay.passthrough_recorder import PassthroughRecorder
 from app.relay.request_context import RequestContext
@@ -147,7 +147,9 @@ class _Streamed:
 def _opened(
     attempt: ChannelAttempt, endpoint: PassthroughEndpoint, request: Request, accept: str, watch: Watch
 ) -> Exchange:
-    body, decode_error = endpoint.codec.encode(request, attempt.selected.model), endpoint.codec.decode_error
+    # What was learnt does not apply here: only the operator's own `params` change what a client sends.
+    body, attempt.adapted = adapted(endpoint.codec.encode(request, attempt.selected.model), attempt.selected.channel)
+    decode_error = endpoint.codec.decode_error
     return attempt.open(endpoint.path, body, accept=accept, watch=watch, decode_error=decode_error)
 
 

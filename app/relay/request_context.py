@@ -25,6 +25,8 @@ class ResponseFacts:
         self.draft, self.outcome = draft, outcome
 
 
+#: Longest value of a header that lists changes.
+_MAX_HEADER = 1024
 #: Request size in bytes from which on memory is counted.
 _COUNTED = 16 * 1024
 
@@ -68,6 +70,12 @@ class RequestContext:
     def note_dropped_tools(self, tools: Sequence[str]) -> None:
         if tools:
             self.response_headers["X-Antiphon-Dropped-Tools"] = ", ".join(tools)
+
+    def note_adapted(self, changes: Sequence[str]) -> None:
+        """Names what the upstream did not get as the client sent it. A header takes printable ASCII only."""
+        if changes:
+            text = ", ".join(changes).encode("ascii", "replace").decode()[:_MAX_HEADER]
+            self.response_headers["X-Antiphon-Adapted"] = "".join(char if char.isprintable() else "?" for char in text)
 
     def note_estimated(self, field: str) -> None:
         self.response_headers["X-Antiphon-Estimated"] = field

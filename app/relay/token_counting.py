@@ -11,7 +11,7 @@ from app.contract.channel import Channel
 from app.contract.records import Attempt
 from app.contract.turn import Turn
 from app.errors import ChannelsBusy, InvalidRequest, UpstreamError
-from app.formats import Counting, Format
+from app.formats import Counting, Format, adapted
 from app.relay.attempts import ChannelAttempt, ChannelAttempts, ForFamily
 from app.relay.compaction.service import context_tokens
 from app.request_watch import Watch
@@ -53,9 +53,8 @@ class _Count:
     def run(self, attempt: ChannelAttempt) -> int:
         selected = attempt.selected
         format_ = cast(Counting, selected.format)
-        body = format_.encode_count(
-            self._for_family(self._turn, selected.channel.family), selected.channel, selected.model
-        )
+        turn = self._for_family(self._turn, selected.channel.family)
+        body, _ = adapted(format_.encode_count(turn, selected.row, selected.model), selected.row)
         exchange = attempt.open(format_.count_path(selected.model), body, accept="application/json", watch=self._watch)
         return format_.decode_count(exchange.read())
 

@@ -170,6 +170,7 @@ class TurnRun:
         self._shorten()
         answer, attempt = self._attempts().first(Unstreamed(self._watch))
         self._context.note_dropped_tools(attempt.dropped)
+        self._context.note_adapted(attempt.adapted)
         return self.recorder.finish(answer, attempt.selected)
 
     def _events(self, stream_start: StreamStart) -> Iterable[bytes]:
@@ -178,6 +179,7 @@ class TurnRun:
             self.turn, self._attempts(), stream_start, self._watch, self._context.connection, self._parts.transport
         ).open()
         self._context.note_dropped_tools(events.dropped)
+        self._context.note_adapted(events.adapted)
         return events
 
     def _shorten(self) -> None:

@@ -268,6 +268,20 @@ def m009_background_workers(schema: Schema) -> None:
     schema.column("worker", "background", "{flag}")
 
 
+@step
+@additive
+def m010_remedies(schema: Schema) -> None:
+    # What was learnt of a channel's upstream from its refusals; digest is that of the channel's row.
+    schema.table(
+        "remedy",
+        """
+        hash {id} NOT NULL PRIMARY KEY, channel {name} NOT NULL, model {body} NOT NULL, digest {id} NOT NULL,
+        remedy {body} NOT NULL, learnt_at {int} NOT NULL
+        """,
+        layout="clustered",
+    )
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

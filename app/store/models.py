@@ -193,6 +193,15 @@ class Prefix(Model):
         primary_key = peewee.CompositeKey("token", "hash")
 
 
+class Remedy(Model):
+    hash = peewee.CharField(primary_key=True)
+    channel = peewee.CharField()
+    model = peewee.TextField()
+    digest = peewee.CharField()
+    remedy = peewee.TextField()
+    learnt_at = peewee.BigIntegerField()
+
+
 class UsageDay(Model):
     day = peewee.CharField()
     token = peewee.BigIntegerField()
@@ -227,5 +236,6 @@ TABLES = (
     Event,
     HueyTask,
     Prefix,
+    Remedy,
     UsageDay,
 )

@@ -21,6 +21,7 @@ from app.store.maintenance import Maintenance
 from app.store.migrations import Migrations
 from app.store.prefix_hashes import PrefixHashes
 from app.store.reaper import Reaper
+from app.store.remedies import Remedies
 from app.store.responses import Responses, ResponseStore
 from app.store.tokens import Tokens
 from app.store.tree import Trees
@@ -73,6 +74,7 @@ class Store:
         self.events = Events(self.database, self._writer, self.leases)
         self.reaper = Reaper(self.database, self.leases, self.jobs, self.unwritten)
         self.tokens = Tokens(self.database, self._writer, peppers)
+        self.remedies = Remedies(self.database, self._writer)
         self.usage = UsageSums(self.database)
         self.trees = Trees(self.database)
         self.schema = Migrations(self.database, url)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import orjson
 
 from app import formats, sse
+from app.contract.channel import Channel
 from app.contract.items import Item
 from app.contract.records import Chain, Link
 from app.contract.response import Echo
@@ -23,17 +23,8 @@ TRANSLATING = ("chat_completions", "messages")
 ESTIMATED = Usage(1, 0, 0, 1, 0, True)
 
 
-def row(**keys: Any) -> Any:
-    defaults = {
-        "family": "f",
-        "compact": "gateway",
-        "encrypted_reasoning": False,
-        "reasoning_text": False,
-        "max_output_tokens": None,
-        "hosted_tools": "drop",
-        "system_messages": "merge",
-    }
-    return SimpleNamespace(**{**defaults, **keys})
+def row(**keys: Any) -> Channel:
+    return Channel(**{"name": "c", "format": "demo", "family": "f", **keys})
 
 
 def turn(*items: Item, chain: Chain | None = None, **request: Any) -> Turn:

@@ -25,8 +25,16 @@ from app.errors import (
     UpstreamLimited,
     UpstreamUnreachable,
 )
-from app.formats import Compacting
-from app.relay.attempts import ChannelAttempt, ChannelAttempts, OnAttempt, StreamedInside, TurnAttempts, posted
+from app.formats import Compacting, adapted
+from app.relay.attempts import (
+    ChannelAttempt,
+    ChannelAttempts,
+    OnAttempt,
+    StreamedInside,
+    TurnAttempts,
+    encoded,
+    posted,
+)
 from app.relay.compaction.context import Contexts
 from app.relay.compaction.plan import CompactionSettings, Plan, divide, to_summarise
 from app.relay.compaction.sealed_item import Native, is_summary, portable, seal_items, seal_native, summary_message
@@ -165,11 +173,11 @@ class CompactionService:
         with self._limited(task):
             if selected.channel.compact == "trigger":
                 turn = replace(turn, input=[*turn.input, _TRIGGER])
-                body = selected.format.encode(turn, selected.channel, selected.model)
+                body = encoded(turn, selected)
                 answer = posted(attempt, turn, selected.format.path(selected.model, False), body, task.watch)
             else:
                 format_ = cast(Compacting, selected.format)
-                body = format_.encode_compaction(turn, selected.channel, selected.model)
+                body, _ = adapted(format_.encode_compaction(turn, selected.row, selected.model), selected.row)
                 answer = posted(attempt, turn, format_.compaction_path(selected.model), body, task.watch)
         native = next((item for item in answer.output if item.get("type") == "compaction"), None)
         if native is None:

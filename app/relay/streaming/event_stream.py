@@ -195,6 +195,11 @@ class EventStream:
         """Types of the tools that the accepting channel did not receive."""
         return self._active_attempt().attempt.dropped
 
+    @property
+    def adapted(self) -> Sequence[str]:
+        """What the accepting channel did not receive as the client sent it."""
+        return self._active_attempt().attempt.adapted
+
     def __iter__(self) -> Iterator[bytes]:
         return self._events
 
