@@ -21,7 +21,6 @@ from app.relay.inferred_parents import InferredParents
 from app.relay.lease_keeper import LeaseKeeper, RunningStreams
 from app.relay.passthrough import PassthroughRelay
 from app.relay.responses import StoredResponses
-from app.relay.service import Relay
 from app.relay.streaming.pump import Pump
 from app.relay.streaming.transport import StreamTiming, ThreadTransport
 from app.relay.turn_run import TurnParts
@@ -64,7 +63,6 @@ class Gateway:
     channels: Channels
     model_list: ModelList
     turns: TurnParts
-    relay: Relay
     responses: StoredResponses
     conversations: Conversations
     passthrough: PassthroughRelay
@@ -145,7 +143,6 @@ def build(last: LastGood) -> Gateway:
         channels=channels,
         model_list=ModelList(channels),
         turns=turns,
-        relay=Relay(turns),
         responses=responses,
         conversations=Conversations(store, contexts),
         passthrough=PassthroughRelay(store, channels, transport),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from app import formats
 from app.contract.channel import Channel
@@ -28,10 +29,6 @@ class Surface:
         )
 
 
-def _answers_turns(channel: Channel) -> bool:
-    return channel.bridge
-
-
 def _passthrough(endpoint: formats.PassthroughEndpoint) -> Surface:
     """The surface of an endpoint that is relayed without translation. A channel serves it when its format posts to the
     same path, or when its row says so."""
@@ -49,7 +46,7 @@ def _posts_to(channel: Channel, path: str) -> bool:
     return formats.load(channel.format).path("", False) == path
 
 
-RESPONSES = Surface("/v1/responses", "responses_not_supported", _answers_turns, unknown_model)
+RESPONSES = Surface("/v1/responses", "responses_not_supported", attrgetter("bridge"), unknown_model)
 PASSTHROUGH = {path: _passthrough(endpoint) for path, endpoint in formats.PASSTHROUGH.items()}
 
 SURFACES = (RESPONSES, *PASSTHROUGH.values())

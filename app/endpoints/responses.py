@@ -7,6 +7,8 @@ from flask import request as incoming
 
 from app.endpoints import API
 from app.errors import InvalidRequest, UpgradeRequired
+from app.relay.token_counting import count_request
+from app.relay.turn_run import TurnRun, compacted_run, compaction_window, run_of_request
 from app.schemas.create import read_compact, read_count, read_create, read_include
 from app.schemas.listing import read_page, read_starting_after
 from app.web import bodies, current_request, event_streams, websockets
@@ -18,26 +20,28 @@ blueprint = Blueprint("responses", __name__)
 @blueprint.post("/responses")
 def create() -> Response:
     request = read_create(bodies.read_json())
-    relay, background, token, context = (
-        current_request.gateway().relay,
-        current_request.gateway().background,
+    gateway, token, context = (
+        current_request.gateway(),
         current_request.token(),
         current_request.request_context(),
     )
     if request.get("background"):
         if request.get("stream"):
-            return event_streams.sse_response(background.stream(token, request, context))
-        return bodies.json_response(background.create(token, request, context))
-    if request.get("stream"):
-        return event_streams.sse_response(relay.stream(token, request, context))
-    return bodies.json_response(relay.create(token, request, context))
+            return event_streams.sse_response(gateway.background.stream(token, request, context))
+        return bodies.json_response(gateway.background.create(token, request, context))
+    return _answer(run_of_request(gateway.turns, token, request, context))
+
+
+def _answer(run: TurnRun) -> Response:
+    """The events of the response, or the response."""
+    return event_streams.sse_response(run.stream()) if run.turn.stream else bodies.json_response(run.create())
 
 
 @blueprint.post("/responses/compact")
 def compact() -> Response:
     compact_request = read_compact(bodies.read_json())
-    request, relay, token = compact_request.request, current_request.gateway().relay, current_request.token()
-    if not relay.wants_answer(compact_request):
+    request, turns, token = compact_request.request, current_request.gateway().turns, current_request.token()
+    if not turns.compaction.wants_answer(compact_request):
         if request.get("stream"):
             raise InvalidRequest(
                 "A compaction window cannot be streamed. Give 'previous_response_id' together with 'input' to get an "
@@ -45,17 +49,15 @@ def compact() -> Response:
                 code="unsupported_value",
                 param="stream",
             )
-        return bodies.json_response(relay.compact_window(token, request, current_request.request_context()))
-    if request.get("stream"):
-        return event_streams.sse_response(relay.compact_stream(token, request, current_request.request_context()))
-    return bodies.json_response(relay.compact(token, request, current_request.request_context()))
+        return bodies.json_response(compaction_window(turns, token, request, current_request.request_context()))
+    return _answer(compacted_run(turns, token, request, current_request.request_context()))
 
 
 @blueprint.post("/responses/input_tokens")
 def input_tokens() -> Response:
     body = read_count(bodies.read_json())
     return bodies.json_response(
-        current_request.gateway().relay.count(current_request.token(), body, current_request.request_context())
+        count_request(current_request.gateway().turns, current_request.token(), body, current_request.request_context())
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -148,6 +149,7 @@ def names() -> frozenset[str]:
     return frozenset(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
+@cache
 def load(name: str) -> Format:
     return cast(Format, import_module(f"{__name__}.{name}"))
 
@@ -158,6 +160,7 @@ def counting(name: str) -> Counting | None:
     return cast(Counting, format_) if hasattr(format_, "count_path") else None
 
 
+@cache
 def serving(name: str) -> Serving:
     """The format as one that answers without an upstream."""
     return cast(Serving, load(name))

@@ -32,35 +32,31 @@ def claim_of(key: str, request: Mapping[str, Any]) -> Claim:
 
 
 class IdempotentTurn:
-    """The claim of one turn on its key. Does nothing for a request without a key."""
+    """The claim of one turn on its key."""
 
-    def __init__(self, store: Store, token: Token, turn: Turn, key: str | None) -> None:
+    def __init__(self, store: Store, token: Token, turn: Turn, key: str) -> None:
+        """Raises InvalidRequest for a malformed key."""
         self._store = store
         self._owner = token.owner
         self._token = token.key
         self._turn = turn
-        self._claim = claim_of(key, turn.request) if key else None
+        self._claim = claim_of(key, turn.request)
 
-    def earlier_response(self) -> StoredResponse | None:
+    def __enter__(self) -> StoredResponse | None:
         """The response of an earlier, equal request. Raises InvalidRequest if that is still running, or if the earlier
         request was different."""
-        if self._claim is None:
-            return None
         claimed = self._store.idempotency.claim(self._token, self._claim, self._turn.id)
-        return self._replay(self._claim, claimed) if claimed else None
-
-    def __enter__(self) -> IdempotentTurn:
-        return self
+        return self._replay(claimed) if claimed else None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Releases the key after a failure, so that a retry counts as a first request."""
-        if self._claim is not None and isinstance(error, AntiphonError):
+        if isinstance(error, AntiphonError):
             self._store.idempotency.release(self._token, self._claim, self._turn.id)
 
-    def _replay(self, claim: Claim, claimed: Claimed) -> StoredResponse:
-        if claimed.fingerprint != claim.fingerprint:
+    def _replay(self, claimed: Claimed) -> StoredResponse:
+        if claimed.fingerprint != self._claim.fingerprint:
             raise InvalidRequest(
                 f"This {HEADER} was used for another request. Use a new one for each request.",
                 code="idempotency_key_reused",

@@ -47,10 +47,6 @@ _VOLATILE_KEYS = frozenset(
 )
 
 
-def not_tracked(_: Outcome) -> None:
-    """Ignores the outcome."""
-
-
 @dataclass(frozen=True, slots=True)
 class _TracedTurn:
     """The data of a turn that waits to be traced."""
@@ -72,13 +68,13 @@ class InferredParents:
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
-    def track(self, turn: Turn, token: Token, session: str | None) -> OnOutcome:
-        """`session`: the conversation that the client's headers name, used if the body names none."""
-        session_key = turn.request.get("prompt_cache_key") or session
-        if not session_key or not turn.request.get("input") or not turn.request.keys().isdisjoint(_PARENT_FIELDS):
-            return not_tracked
-        items = turn.request["input"]
-        return lambda outcome: self._put(_TracedTurn(turn.id, turn.owner, token.key, session_key, items, outcome))
+    def track(self, turn: Turn, token: Token, session: str) -> OnOutcome | None:
+        """Traces the turn once it has its outcome; None if its request names its own history. `session`: the client's
+        name of the conversation."""
+        items = turn.request.get("input")
+        if not items or not turn.request.keys().isdisjoint(_PARENT_FIELDS):
+            return None
+        return lambda outcome: self._put(_TracedTurn(turn.id, turn.owner, token.key, session, items, outcome))
 
     def _put(self, turn: _TracedTurn) -> None:
         if self._turns.qsize() >= BACKLOG:

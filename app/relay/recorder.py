@@ -17,8 +17,8 @@ from app.contract.redaction import redacted_items, without_credentials
 from app.contract.response import error_member
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage, estimate, estimate_items
-from app.errors import EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable
-from app.relay.inferred_parents import OnOutcome, not_tracked
+from app.errors import ClientGone, EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable
+from app.relay.inferred_parents import OnOutcome
 from app.relay.request_context import ResponseFacts
 from app.store.store import Store
 
@@ -43,7 +43,7 @@ class Recorder:
         token: Token,
         request_id: str,
         facts: ResponseFacts | None = None,
-        on_outcome: OnOutcome = not_tracked,
+        on_outcome: OnOutcome | None = None,
     ) -> None:
         """`facts` gets the outcome for the access log; `on_outcome` is called once the outcome is stored."""
         self._store = store
@@ -134,6 +134,13 @@ class Recorder:
         if not self._save(ended.outcome):
             raise EndedElsewhere
 
+    def give_up(self, error: GatewayError | ClientGone) -> None:
+        """Records a request that ended without an answer: its client left, or it was refused."""
+        if isinstance(error, ClientGone):
+            self.cancel()
+        else:
+            self.refuse(error)
+
     def refuse(self, error: GatewayError) -> None:
         """Records a request that failed before the client learned the response's id: only a row without content."""
         wire = {"code": error.name, "message": error.message}
@@ -141,7 +148,7 @@ class Recorder:
         self._facts.record(self._draft, outcome)
         if not isinstance(error, InvalidRequest):
             self._store.responses.note(replace(self._draft, stored=False), outcome)
-            self._on_outcome(outcome)
+            self._report(outcome)
 
     def fail(
         self, error: GatewayError, partial: Sequence[Item] = (), selected: SelectedChannel | None = None
@@ -199,8 +206,12 @@ class Recorder:
             # A connection's own store may remember the content. The input is encoded here so that no stream holds it.
             self._store.responses.note(replace(self._draft, input=_input(self._turn)), outcome)
         self._saved = True
-        self._on_outcome(outcome)
+        self._report(outcome)
         return written
+
+    def _report(self, outcome: Outcome) -> None:
+        if self._on_outcome is not None:
+            self._on_outcome(outcome)
 
     def _save_failure(self, error: GatewayError, failure: Outcome) -> None:
         if isinstance(error, StoreUnavailable):

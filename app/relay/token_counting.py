@@ -3,20 +3,53 @@
 from __future__ import annotations
 
 import logging
-from typing import cast
+from collections.abc import Mapping
+from time import time
+from typing import Any, cast
 
 from app.channels.selection import Channels
 from app.contract import usage
 from app.contract.channel import Channel
-from app.contract.records import Attempt
+from app.contract.records import Attempt, Token
 from app.contract.turn import Turn
 from app.errors import ChannelsBusy, InvalidRequest, UpstreamError
 from app.formats import Counting, Format, adapted
 from app.relay.attempts import ChannelAttempt, ChannelAttempts, ForFamily
 from app.relay.compaction.service import context_tokens
+from app.relay.request_context import RequestContext
+from app.relay.turn_builder import build_history, check_model
+from app.relay.turn_run import TurnParts, last_channel
 from app.request_watch import Watch
 
 log = logging.getLogger(__name__)
+
+
+def count_request(
+    parts: TurnParts, token: Token, request: Mapping[str, Any], context: RequestContext
+) -> dict[str, Any]:
+    """The number of tokens that the request would take. Nothing is stored. Raises GatewayError and ClientGone."""
+    model = request.get("model") or _model_before(parts, token, request)
+    turn = build_history(parts.store, parts.contexts, token, {**request, "model": model}, int(time()))
+    context.hold(turn)
+    tokens = None
+    if model:
+        check_model(token, model)
+        watch = Watch(context.client_fd, parts.transport.timing.drain)
+        preferred_channel = last_channel(turn, parts.contexts)
+        tokens = count(
+            turn, parts.channels, parts.contexts.for_family, preferred_channel=preferred_channel, watch=watch
+        )
+    if tokens is None:
+        context.note_estimated("input_tokens")
+        tokens = estimate(turn)
+    return {"object": "response.input_tokens", "input_tokens": tokens}
+
+
+def _model_before(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> str:
+    """The model of the previous response; empty without one."""
+    previous = request.get("previous_response_id")
+    stored = parts.store.responses.read(token.owner, previous) if previous else None
+    return stored.model if stored else ""
 
 
 def count(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from time import time
@@ -25,7 +25,7 @@ from app.relay.compaction.context import Contexts
 from app.relay.compaction.sealed_item import is_summary
 from app.relay.compaction.service import Compacted, CompactionService, context_tokens, pseudo_chain, split_for_answer
 from app.relay.idempotency import IdempotentTurn
-from app.relay.inferred_parents import InferredParents, OnOutcome, not_tracked
+from app.relay.inferred_parents import InferredParents, OnOutcome
 from app.relay.item_lists import as_listed
 from app.relay.lease_keeper import RunningStreams
 from app.relay.recorder import Recorder
@@ -40,6 +40,9 @@ from app.sealing import Seals
 from app.store.store import Store
 
 log = logging.getLogger(__name__)
+
+#: The claim of a request without an idempotency key.
+_NO_CLAIM: AbstractContextManager[None] = nullcontext()
 
 #: Newest turns that a compaction keeps word for word, where the request does not say.
 _KEEP_BEFORE_ANSWER = 1
@@ -96,6 +99,25 @@ def run_of_request(parts: TurnParts, token: Token, request: Mapping[str, Any], c
     return run_of(parts, token, turn_of(parts, token, request), context)
 
 
+def compacted_run(parts: TurnParts, token: Token, request: Mapping[str, Any], context: RequestContext) -> TurnRun:
+    """The run of a request whose history is compacted first. Raises as `turn_of` does."""
+    return CompactedRun(parts, token, build_turn(parts.store, parts.contexts, token, request, int(time())), context)
+
+
+def compaction_window(
+    parts: TurnParts, token: Token, request: Mapping[str, Any], context: RequestContext
+) -> dict[str, Any]:
+    """OpenAI's compaction object: the user messages verbatim and one compaction item. Raises as `TurnRun.create`."""
+    response = WindowRun(parts, token, turn_to_compact(parts, token, request), context).create()
+    return {
+        "id": response["id"],
+        "object": "response.compaction",
+        "created_at": response["created_at"],
+        "output": response["output"],
+        "usage": response["usage"],
+    }
+
+
 def last_channel(turn: Turn, contexts: Contexts) -> str | None:
     """The conversation's last channel. Other channels may not be able to read some of its items."""
     channels = (link.channel for link in reversed(turn.chain.links) if link.channel is not None)
@@ -121,33 +143,39 @@ class TurnRun:
 
     def create(self) -> dict[str, Any]:
         """The response object, stored. Raises GatewayError, or ClientGone when the client has left."""
-        claim = self.claim()
-        if (earlier := claim.earlier_response()) is not None:
-            return self.replayed(earlier)
-        with claim, _recorded(self.recorder):
-            return self._respond()
+        with self.claim() as earlier:
+            if earlier is not None:
+                return self.replayed(earlier)
+            recorder = self.recorder
+            try:
+                return self._respond()
+            except (GatewayError, ClientGone) as error:
+                recorder.give_up(error)
+                raise
 
     def stream(self) -> Iterable[bytes]:
         """The events. An upstream has accepted, or the head has been sent. Raises as `create` does until then."""
-        claim = self.claim()
-        if (earlier := claim.earlier_response()) is not None:
-            return replayed_events(self.replayed(earlier))
-        with claim:
-            return self._stream()
+        with self.claim() as earlier:
+            return self._stream() if earlier is None else replayed_events(self.replayed(earlier))
 
     def events(self) -> Iterable[bytes]:
         """The events of a background run. Raises as `create` does, also after the head has been sent."""
-        with _recorded(self.recorder):
+        try:
             return self._events(self._stream_start())
+        except (GatewayError, ClientGone) as error:
+            self.recorder.give_up(error)
+            raise
 
     def check_served(self) -> None:
         """Raises GatewayError when no channel serves the model."""
         self._parts.channels.select(self.turn.model)
 
-    def claim(self) -> IdempotentTurn:
-        """The claim on the request's idempotency key. Raises PayloadTooLarge and Overloaded."""
+    def claim(self) -> AbstractContextManager[StoredResponse | None]:
+        """A claim on the request's idempotency key, if it has one. Entered, it gives the response of an earlier, equal
+        request. Raises PayloadTooLarge and Overloaded."""
         self._context.hold(self.turn)
-        return IdempotentTurn(self._parts.store, self._token, self.turn, self._context.idempotency_key)
+        key = self._context.idempotency_key
+        return IdempotentTurn(self._parts.store, self._token, self.turn, key) if key else _NO_CLAIM
 
     def replayed(self, earlier: StoredResponse) -> dict[str, Any]:
         """The response of the earlier request with this idempotency key."""
@@ -163,8 +191,10 @@ class TurnRun:
             self._parts.store, self.turn, self._token, context.request_id, context.facts, self._on_outcome()
         )
 
-    def _on_outcome(self) -> OnOutcome:
-        return self._parts.inferred_parents.track(self.turn, self._token, self._context.session_key)
+    def _on_outcome(self) -> OnOutcome | None:
+        """Remembers the turn, if its client names a session, so that later turns are found to follow it."""
+        session = self.turn.request.get("prompt_cache_key") or self._context.session_key
+        return self._parts.inferred_parents.track(self.turn, self._token, session) if session else None
 
     def _respond(self) -> dict[str, Any]:
         self._shorten()
@@ -184,6 +214,8 @@ class TurnRun:
 
     def _shorten(self) -> None:
         """Compacts a history that exceeds the threshold. If that fails, the turn continues with the full history."""
+        if not self.turn.request.get("context_management"):
+            return
         settings = self._parts.compaction.settings(self.turn.request)
         if settings.threshold is None or context_tokens(self.turn) <= settings.threshold:
             return
@@ -254,15 +286,11 @@ class TurnRun:
         stream_start = self._stream_start()
         try:
             return self._events(stream_start)
-        except ClientGone:
-            stream_start.end()
-            self.recorder.cancel()
-            raise
-        except GatewayError as error:
-            if stream_start.sent:
+        except (GatewayError, ClientGone) as error:
+            if stream_start.sent and isinstance(error, GatewayError):
                 return _failed(stream_start, error)
             stream_start.end()
-            self.recorder.refuse(error)
+            self.recorder.give_up(error)
             raise
         except Exception:
             if not stream_start.sent:
@@ -313,21 +341,8 @@ class WarmUpRun(TurnRun):
         self._context.hold(self.turn)
         return replayed_events(self.recorder.finish(Answer("completed", (), Usage()), None))
 
-    def _on_outcome(self) -> OnOutcome:
-        return not_tracked
-
-
-@contextmanager
-def _recorded(recorder: Recorder) -> Iterator[None]:
-    """Records a failure of the work inside."""
-    try:
-        yield
-    except GatewayError as error:
-        recorder.refuse(error)
-        raise
-    except ClientGone:
-        recorder.cancel()
-        raise
+    def _on_outcome(self) -> None:
+        """Nothing is remembered: the turn has no answer."""
 
 
 def _failed(stream_start: StreamStart, error: GatewayError) -> Iterator[bytes]:

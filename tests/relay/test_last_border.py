@@ -22,6 +22,7 @@ from app.gateway import Gateway, build
 from app.last_good import LastGood
 from app.memory import Share
 from app.relay.request_context import RequestContext
+from app.relay.turn_run import run_of_request
 from app.relay.websocket_session import WebSocketSession
 from app.schemas.create import read_create
 from app.settings import Settings
@@ -156,7 +157,7 @@ def status(process: Gateway, response_id: str) -> str:
 
 @every_fault
 def test_a_stream_ends_with_a_terminal_event(process: Gateway, token: Token, closed: list[LocalExchange]) -> None:
-    with closing(cast(Any, process.relay.stream(token, ask(), RequestContext("req_1")))) as stream:
+    with closing(cast(Any, run_of_request(process.turns, token, ask(), RequestContext("req_1")).stream())) as stream:
         events = check_failed_stream(b"".join(stream))
     assert status(process, events[0]["response"]["id"]) == "failed"
     assert len(closed) == 1
@@ -194,7 +195,7 @@ def test_a_background_run_ends(process: Gateway, token: Token, closed: list[Loca
 def test_a_client_that_leaves_leaves_nothing_behind(
     process: Gateway, token: Token, closed: list[LocalExchange], fault: Fault
 ) -> None:
-    with closing(cast(Any, process.relay.stream(token, ask(), RequestContext("req_1")))) as stream:
+    with closing(cast(Any, run_of_request(process.turns, token, ask(), RequestContext("req_1")).stream())) as stream:
         head = next(iter(stream))
     response_id = orjson.loads(head.split(b"\n")[1].removeprefix(b"data: "))["response"]["id"]
     assert status(process, response_id) == "cancelled"

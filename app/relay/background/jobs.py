@@ -71,10 +71,9 @@ class BackgroundJobs:
         run = run_of_request(self._parts, token, request, context)
         with suppress(ChannelsBusy):
             run.check_served()
-        claim = run.claim()
-        if (earlier := claim.earlier_response()) is not None:
-            return run.replayed(earlier)
-        with claim:
+        with run.claim() as earlier:
+            if earlier is not None:
+                return run.replayed(earlier)
             return self._enqueue(run.turn, token, context.request_id)
 
     def _enqueue(self, turn: Turn, token: Token, request_id: str) -> dict[str, Any]:

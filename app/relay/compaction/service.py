@@ -40,6 +40,7 @@ from app.relay.compaction.plan import CompactionSettings, Plan, divide, to_summa
 from app.relay.compaction.sealed_item import Native, is_summary, portable, seal_items, seal_native, summary_message
 from app.relay.streaming.transport import ThreadTransport
 from app.request_watch import INTERRUPTIONS, Watch
+from app.schemas.create import CompactRequest
 from app.sealing import Seal
 
 _NATIVE = ("native", "trigger")
@@ -97,6 +98,11 @@ class CompactionService:
         """The request's compaction settings, or the channel table's defaults."""
         strategy = self._channels.compaction.strategy
         return CompactionSettings.of(request, strategy) or CompactionSettings(strategy)
+
+    def wants_answer(self, compact: CompactRequest) -> bool:
+        """Whether an answer follows the compaction: by default to new input, else as the request's `answer` says."""
+        answer = self.settings(compact.request).answer
+        return compact.has_new_input if answer is None else answer and bool(compact.request.get("input"))
 
     def compact(
         self,
