@@ -74,7 +74,9 @@ class ItemType:
 
     name: str
     prefix: str = "item"
-    """Of its ids: upstreams check the prefix of an item that is sent back to them."""
+    """Of its ids."""
+    checked_prefix: str = ""
+    """The beginning that upstreams require of an id that is sent back to them; empty if they take any."""
     outputs: tuple[str, ...] = ()
     """Of a call: the types of the items that may answer it, its own first."""
     client_runs: bool = False
@@ -87,6 +89,8 @@ class ItemType:
     """The types of the parts whose text is streamed, the usual one first."""
     arguments: str | None = None
     """Of a call: the member with the arguments of the tool."""
+    json_arguments: bool = False
+    """Of a call: its arguments are a JSON object in a string."""
     arguments_events: str | None = None
     """Family of the events that stream these arguments: `.delta`, then `.done`."""
     results: tuple[str, ...] = ()
@@ -107,19 +111,25 @@ class ItemType:
 def _call(name: str, arguments: str, *others: str, prefix: str = "item", output: str = "", **facts: Any) -> ItemType:
     """A call that the client runs; `others` are further types of items that answer it."""
     outputs = (output or f"{name}_output", *others)
-    return ItemType(name, prefix, outputs, client_runs=True, arguments=arguments, **facts)
+    checked = "" if prefix == "item" else prefix
+    return ItemType(name, prefix, checked, outputs, client_runs=True, arguments=arguments, **facts)
 
 
-def _output(name: str, *, prefix: str = "item", has_status: bool = False, brings_tools: bool = False) -> ItemType:
-    return ItemType(name, prefix, client_side=True, has_status=has_status, brings_tools=brings_tools)
+def _output(name: str, *, prefix: str = "item", **facts: Any) -> ItemType:
+    return ItemType(name, prefix, client_side=True, **facts)
+
+
+def _hosted(name: str, prefix: str, **facts: Any) -> ItemType:
+    """An item of a tool that the upstream runs."""
+    return ItemType(name, prefix, prefix, **facts)
 
 
 TYPES: Mapping[str, ItemType] = {
     item.name: item
     for item in (
-        ItemType("message", "msg", has_status=True, parts=("output_text", "refusal")),
-        ItemType("reasoning", "rs", parts=("reasoning_text", "summary_text"), opaque=True),
-        ItemType("compaction", "cmp", opaque=True),
+        ItemType("message", "msg", "msg", has_status=True, parts=("output_text", "refusal")),
+        ItemType("reasoning", "rs", "rs", parts=("reasoning_text", "summary_text"), opaque=True),
+        ItemType("compaction", "cmp", "cmp", opaque=True),
         ItemType(TRIGGER),
         ItemType("item_reference", client_side=True),
         ItemType("configuration_update", client_side=True, brings_tools=True),
@@ -129,39 +139,41 @@ TYPES: Mapping[str, ItemType] = {
             "function_call",
             "arguments",
             prefix="fc",
+            json_arguments=True,
             has_status=True,
             arguments_events="response.function_call_arguments",
         ),
-        _output("function_call_output", prefix="fco", has_status=True),
+        _output("function_call_output", prefix="fco", checked_prefix="fc", has_status=True),
         _call("custom_tool_call", "input", prefix="ctc", arguments_events="response.custom_tool_call_input"),
-        _output("custom_tool_call_output", prefix="ctco", has_status=True),
-        _call("shell_call", "action", has_status=True),
+        _output("custom_tool_call_output", prefix="ctco", checked_prefix="ctc", has_status=True),
+        _call("shell_call", "action", prefix="sh", has_status=True),
         _output("shell_call_output", has_status=True),
         # Codex answers a call of the local shell as if it were a function's.
-        _call("local_shell_call", "action", "function_call_output", has_status=True),
+        _call("local_shell_call", "action", "function_call_output", prefix="lsh", has_status=True),
         _output("local_shell_call_output"),
-        _call("apply_patch_call", "operation"),
+        _call("apply_patch_call", "operation", prefix="apc"),
         _output("apply_patch_call_output"),
-        _call("computer_call", "action"),
+        _call("computer_call", "action", prefix="cu"),
         _output("computer_call_output", has_status=True),
-        _call("tool_search_call", "arguments", output="tool_search_output", has_status=True),
+        _call("tool_search_call", "arguments", prefix="tsc", output="tool_search_output", has_status=True),
         _output("tool_search_output", has_status=True, brings_tools=True),
         # Tools that the upstream runs.
-        ItemType("web_search_call", "ws"),
-        ItemType("file_search_call", "fs"),
-        ItemType("code_interpreter_call", "ci"),
-        ItemType("image_generation_call", "ig"),
+        _hosted("web_search_call", "ws"),
+        _hosted("file_search_call", "fs"),
+        _hosted("code_interpreter_call", "ci"),
+        _hosted("image_generation_call", "ig"),
         ItemType("program", outputs=("program_output",)),
         _output("program_output"),
-        ItemType("mcp_list_tools", "mcpl", brings_tools=True),
-        ItemType(
+        _hosted("mcp_list_tools", "mcpl", brings_tools=True),
+        _hosted(
             "mcp_call",
             "mcp",
             arguments="arguments",
+            json_arguments=True,
             arguments_events="response.mcp_call_arguments",
             results=("output", "error"),
         ),
-        ItemType("mcp_approval_request", "mcpr"),
+        _hosted("mcp_approval_request", "mcpr"),
         ItemType("mcp_approval_response", client_side=True),
     )
 }

@@ -14,6 +14,18 @@ from app.errors import UpstreamError
 
 
 @dataclass(frozen=True, slots=True)
+class Secret:
+    """What an upstream wants back with an item, and only the channels of its family may read."""
+
+    value: str
+    """The item's `encrypted_content`, as the format of the upstream reads it."""
+    text: str = ""
+    """The reasoning text of the item, for a client that sends the item back without it."""
+    item_id: str = ""
+    """The upstream's own id of the item, if the value is bound to it and the client knows another one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One request becoming one response. A turn never changes, so a retry can encode it again."""
 
@@ -37,6 +49,12 @@ class Turn:
     """The outcome of a compaction, for the operator."""
     seal: Callable[[str], str] | None = None
     """Makes `encrypted_content` from reasoning text, for a client that includes it."""
+    seal_secret: Callable[[Secret], str] | None = None
+    """Makes `encrypted_content` that only the family of the channel which answers gets back opened."""
+
+    def sealed(self, secret: Secret) -> str:
+        """The secret as `encrypted_content` for the store and the client."""
+        return secret.value if self.seal_secret is None else self.seal_secret(secret)
 
     def response(self, status: str, echo: Echo | None = None, **outcome: Any) -> dict[str, Any]:
         """The response object of this turn. `echo` holds the upstream's defaults too, once they are known. `outcome`:

@@ -9,17 +9,18 @@ import orjson
 
 from app.contract.items import INSTRUCTION_ROLES, Item, is_client_side
 from app.contract.records import Chain, Link
+from app.contract.replay import replayed
 from app.contract.turn import Turn
 
 
 def items(turn: Turn, family: str | None = None) -> list[Item]:
     """The items of the chain, oldest first, then the turn's input; without the secrets of other channel families."""
-    stored = (
-        without_secret(item) if link.opaque and link.family != family else item
-        for link, array in _stored(turn)
-        for item in orjson.loads(array)
-    )
-    return [*stored, *turn.input]
+    whole: list[Item] = []
+    for link, array in _stored(turn):
+        stored = orjson.loads(array)
+        shown = replayed(stored, link.status) if array is link.output else stored
+        whole += map(without_secret, shown) if link.opaque and link.family != family else shown
+    return [*whole, *turn.input]
 
 
 def arrays(turn: Turn) -> Iterator[bytes]:

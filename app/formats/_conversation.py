@@ -136,7 +136,7 @@ class _StepBuilder:
         answer = self._answers.get(id(item))
         if answer is not None:
             name, arguments = _CALLS[item["type"]](item, self._toolbox)
-            self._parts.append(Call(_call_id(item), name, arguments, _result(answer)))
+            self._parts.append(Call(_call_id(item), name, arguments, result(answer)))
 
     def _remote_call(self, item: Item) -> Iterator[Step]:
         """A call that the upstream has run itself."""
@@ -144,7 +144,7 @@ class _StepBuilder:
         if output:
             name = self._toolbox.flat_name(str(item.get("name")), str(item.get("server_label")))
             arguments = _as_object(str(item.get("arguments")))
-            self._parts.append(Call(str(item.get("id")), name, arguments, _result({"output": output})))
+            self._parts.append(Call(str(item.get("id")), name, arguments, result({"output": output})))
             yield from self._close()
 
     def _output(self, item: Item) -> Iterator[Step]:
@@ -152,7 +152,7 @@ class _StepBuilder:
             yield from self._close()
         elif item.get("type") != "tool_search_output":
             # The upstream searched; the tools that it found are in the toolbox.
-            parts = _result(item)
+            parts = result(item)
             named = f" {item['name']}" if isinstance(item.get("name"), str) else ""
             text = f"[Output of the tool{named}]\n{joined(parts)}"
             yield from self._client_message([{"type": "input_text", "text": text}, *shown(parts)])
@@ -238,7 +238,7 @@ _CALLS: dict[str, Callable[[Item, Toolbox], tuple[str, str]]] = {
 }
 
 
-def _result(item: Item) -> Sequence[Part]:
+def result(item: Item) -> Sequence[Part]:
     """An output as content parts."""
     value = item.get("output")
     if isinstance(value, Mapping) and value.get("type") == "computer_screenshot":

@@ -1,8 +1,7 @@
-"""Reads what answers of OpenAI's formats have in common: error objects, usage, ids."""
+"""Reads what answers of OpenAI's formats have in common: error objects, usage."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from time import time
@@ -10,8 +9,7 @@ from typing import Any
 
 import orjson
 
-from app import ids, nesting
-from app.contract.items import prefix_of
+from app import nesting
 from app.contract.usage import Usage
 from app.errors import (
     UpstreamBroken,
@@ -160,18 +158,6 @@ def usage(value: object) -> Usage | None:
         output_tokens=total_out,
         reasoning_tokens=_count(details_out, "reasoning_tokens"),
     )
-
-
-def usable_call_id(call_id: str) -> str:
-    """The call id; one derived from it if it is longer than the 64 characters that clients may send back."""
-    if len(call_id) <= ids.MAX_CALL_ID:
-        return call_id
-    return f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:48]}"
-
-
-def derived_item_id(turn_id: str, kind: str, index: int) -> str:
-    """An item id that is the same whenever this answer is decoded again."""
-    return f"{prefix_of(kind)}_{hashlib.sha256(f'{turn_id}/{index}'.encode()).hexdigest()[:48]}"
 
 
 def _not_found(code: str | None, message: str | None) -> UpstreamError:

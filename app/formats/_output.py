@@ -5,19 +5,15 @@ The contract allows one open item at a time. Of calls that an upstream streams i
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import orjson
-
-from app.contract.items import Item, prefix_of
+from app.contract.items import Item
 from app.contract.turn import Turn
 from app.errors import UpstreamBroken
-from app.formats._context import arrays
 from app.formats._events import Emitter
-from app.formats._openai import usable_call_id
+from app.formats._ids import is_in_context, made, made_call_id, usable_call_id
 from app.formats._tool_call_stream import Call
 from app.formats._toolbox import Tool, Toolbox
 
@@ -57,7 +53,7 @@ class Output:
 
     def end(self, status: str) -> None:
         """Closes open items. With the status `incomplete`, the last one was cut off."""
-        self._close_calls("completed" if self._late else status)
+        self._close_calls(status)
         self._write_late()
         self._close_written(status)
 
@@ -158,7 +154,7 @@ class Output:
         self._close_written("completed")
         tool = self._toolbox.called(call.name)
         item = _new_item(self._turn, tool.call, self._emitter.output_index)
-        call.open({**item, "call_id": self._call_id(call, item["id"]), **_named(tool)})
+        call.open({**item, "call_id": self._call_id(call), **_named(tool)})
         self._events.append(self._emitter.open(call.snapshot()))
 
     def _close_call(self, status: str) -> None:
@@ -178,17 +174,18 @@ class Output:
             call.require_name()
         self._calls = deque(call for call in self._calls if call.name)
         while self._calls:
-            self._close_call("completed" if len(self._calls) > 1 else status)
+            call = self._calls[0]
+            # Whole arguments show that the answer was cut off behind the call. A call without any may be whole as well,
+            # unless nothing follows it.
+            is_last = len(self._calls) == 1 and not self._late
+            was_cut = status == "incomplete" and not call.whole and (call.begun or is_last)
+            self._close_call("incomplete" if was_cut else "completed")
 
-    def _call_id(self, call: Call, item_id: str) -> str:
+    def _call_id(self, call: Call) -> str:
         """The upstream's id of the call; a new one if that is missing or repeated."""
-        call_id_made = f"call_{item_id.partition('_')[2]}"
-        if not call.id:
-            return call_id_made
         call_id = usable_call_id(call.id)
-        taken = any(item.get("call_id") == call_id for item in (*self.items, *self._turn.input))
-        quoted = orjson.dumps(call_id)
-        return call_id_made if taken or any(quoted in array for array in arrays(self._turn)) else call_id
+        taken = any(item.get("call_id") == call_id for item in self.items) or is_in_context(self._turn, call_id)
+        return call_id if call_id and not taken else made_call_id(self._turn.id, self._emitter.output_index)
 
 
 class _Written:
@@ -231,8 +228,7 @@ class _Written:
 
 def _new_item(turn: Turn, kind: str, output_index: int) -> Item:
     """A new item. The upstream gives it no id; ours is the same whenever this answer is decoded again."""
-    digest = hashlib.sha256(f"{turn.id}/{output_index}".encode()).hexdigest()[:48]
-    item: Item = {"type": kind, "id": f"{prefix_of(kind)}_{digest}"}
+    item: Item = {"type": kind, "id": made(turn.id, kind, output_index)}
     if kind == "message":
         return {**item, "status": "in_progress", "role": "assistant", "content": []}
     if kind == "reasoning":

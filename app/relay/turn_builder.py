@@ -11,6 +11,7 @@ from app import ids
 from app.contract.items import Item, answered_call_id, answers, call_ids, call_of, is_call, is_output, is_waiting
 from app.contract.items import unanswered as unanswered_calls
 from app.contract.records import Chain, Link, Token
+from app.contract.replay import abandoned
 from app.contract.response import ENCRYPTED, Echo
 from app.contract.turn import Turn
 from app.errors import InvalidRequest, item_not_found, missing_parameter, unknown_model
@@ -126,16 +127,21 @@ def _check_calls(chain: Chain, items: Sequence[Item]) -> None:
     """Checks before an exchange that every call has its output and every output its call.
 
     Earlier turns of a chain were checked already, so only the newest output can hold open calls. A conversation is
-    checked whole: its turns may run at once, and its items can be added and removed one by one.
+    checked whole: its turns may run at once, and its items can be added and removed one by one. Calls of a response
+    that was cut off, and cut calls in a client's history, may stay unanswered: the client cannot know that they count.
     """
-    if chain.conversation:
-        chain, items = Chain(), [*_calls_and_outputs(chain), *items]
     calls: dict[str, Item] = {}
     open_calls: dict[str, Item] = {}
-    for item in (*unanswered(chain.tip), *items):
+    earlier = _calls_and_outputs(chain) if chain.conversation else _unanswered_at_tip(chain)
+    context = [*earlier, *((item, True) for item in items)]
+    cut = {id(call) for call in abandoned([item for item, _ in context])}
+    if chain.conversation:
+        chain = Chain()
+    for item, needs_output in context:
         if is_waiting(item):
             calls |= dict.fromkeys(call_ids(item), item)
-            open_calls[item["call_id"]] = item
+            if needs_output and id(item) not in cut:
+                open_calls[item["call_id"]] = item
         elif is_output(item):
             call = calls.get(answered_call_id(item) or "", item)
             if not answers(item, call):
@@ -169,7 +175,7 @@ def _unanswered_ids(chain: Chain) -> set[str]:
     if not chain.conversation:
         return {call_id for call in unanswered(chain.tip) for call_id in call_ids(call)}
     open_calls: set[str] = set()
-    for item in _calls_and_outputs(chain):
+    for item, _ in _calls_and_outputs(chain):
         if is_call(item):
             open_calls.update(call_ids(item))
         elif call_id := answered_call_id(item):
@@ -177,8 +183,18 @@ def _unanswered_ids(chain: Chain) -> set[str]:
     return open_calls
 
 
-def _calls_and_outputs(chain: Chain) -> Iterable[Item]:
-    """Every call and output of a conversation."""
+def _unanswered_at_tip(chain: Chain) -> Iterable[tuple[Item, bool]]:
+    return ((call, _needs_outputs(chain.tip)) for call in unanswered(chain.tip))
+
+
+def _calls_and_outputs(chain: Chain) -> Iterable[tuple[Item, bool]]:
+    """Every call and output of a conversation, each with whether a call of its response needs an output."""
     for link in chain.links:
         if b'"call_id"' in link.input or b'"call_id"' in link.output:
-            yield from (item for item in items_of(link) if is_waiting(item) or is_output(item))
+            needed = _needs_outputs(link)
+            yield from ((item, needed) for item in items_of(link) if is_waiting(item) or is_output(item))
+
+
+def _needs_outputs(link: Link | None) -> bool:
+    """Whether the client has to answer the calls of a response: it need not if the response was cut off."""
+    return link is not None and link.status != "incomplete"

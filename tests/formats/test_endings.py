@@ -153,15 +153,16 @@ def test_the_status_of_a_response_is_the_end(status: str, used: int) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_of_calls_that_were_cut_off_side_by_side_the_last_is_incomplete(count: int) -> None:
-    """Only the last call can be cut off: the model itself ended the others when it began the next."""
+def test_of_calls_that_were_cut_off_side_by_side_every_half_one_is_incomplete(count: int) -> None:
+    """Servers stream parallel calls side by side: their JSON alone shows which of them are whole."""
     calls = [{"index": at, "id": f"call_{at}", "function": {"name": "f", "arguments": '{"a":'}} for at in range(count)]
+    calls.append({"index": count, "id": "whole", "function": {"name": "f", "arguments": "{}"}})
     chunks: list[Any] = [{"delta": {"tool_calls": calls}}, {"delta": {}, "finish_reason": "length"}]
     body = b"".join(b"data: %b\n\n" % orjson.dumps({"choices": [choice]}) for choice in chunks)
     request_turn = turn(message_item("user", "?"), tools=[{"type": "function", "name": "f"}])
     out, decoder = read("chat_completions", [body], request_turn)
     assert decoder.answer is not None
-    expected = ["completed"] * (count - 1) + ["incomplete"]
+    expected = ["incomplete"] * count + ["completed"]
     assert [item["status"] for item in decoder.answer.output] == expected
     assert [one["item"]["status"] for one in events(out) if one["type"] == "response.output_item.done"] == expected
 

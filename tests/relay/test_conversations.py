@@ -219,11 +219,11 @@ def test_ids_that_an_upstream_gives_twice_become_unique(conversation_gateway: Co
 
     conversation_gateway.one.always(rewritten(same))
     conversation = conversation_gateway.begin()
-    for text in ("one", "two"):
-        assert conversation_gateway.say(conversation, text)["output"][-1]["id"] == "msg_same"
+    ids = [conversation_gateway.say(conversation, text)["output"][-1]["id"] for text in ("one", "two")]
     stored = conversation_gateway.items(conversation)
     assert len({item["id"] for item in stored}) == len(stored)
-    assert [item["id"] == "msg_same" for item in stored if item.get("role") == "assistant"] == [True, False]
+    assert ids[0] == "msg_same"
+    assert [item["id"] for item in stored if item.get("role") == "assistant"] == ids
 
 
 # --- calls ------------------------------------------------------------------------------------------------------
@@ -252,12 +252,10 @@ def test_call_ids_that_restart_with_every_turn_become_unique(conversation_gatewa
     conversation_gateway.one.always(rewritten(counted))
     conversation = conversation_gateway.begin()
     for _ in range(2):
-        conversation_gateway.say(conversation, QUESTION, tools=[WEATHER])
+        call = conversation_gateway.say(conversation, QUESTION, tools=[WEATHER])["output"][-1]
         refused = conversation_gateway.gateway.post("/responses", conversation_gateway.body(conversation, "Well?"))
-        assert check_error(refused, status=400)["message"].endswith("function call call_0.")
-        conversation_gateway.say(
-            conversation, [answered({"type": "function_call", "call_id": "call_0"})], tools=[WEATHER]
-        )
+        assert check_error(refused, status=400)["message"].endswith(f"function call {call['call_id']}.")
+        conversation_gateway.say(conversation, [answered(call)], tools=[WEATHER])
     assert kinds(conversation_gateway.items(conversation)).count("function_call_output") == 2
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.contract.items import STREAMED_CALLS, TEXT_TYPES, Item
+from app.contract.replay import cut_off, may_be_cut
 from app.contract.turn import Answer, Turn
 from app.errors import UpstreamBroken
 from app.formats import _openai
@@ -27,7 +28,7 @@ def decode(body: bytes, turn: Turn) -> Answer:
         raise UpstreamBroken("The model's server answered with something that is not a response.")
     if response.get("status") == "failed" and not output:
         raise stream_error(response.get("error") or {})
-    items = _items.complete_all(output, turn.id)
+    items = _items.complete_all(output, turn)
     exact = len(items) == len(output) and all(new is old for new, old in zip(items, output, strict=True))
     return answer_of(response, items, turn, path="bytes" if exact else "repaired")
 
@@ -46,9 +47,9 @@ def answer_of(response: Mapping[str, Any], items: Sequence[Item], turn: Turn, *,
     usage = _openai.usage(response.get("usage"))
     if not _string(status) and is_full(usage, turn) and _can_be_cut(items):
         status, details = "incomplete", {"reason": "max_output_tokens"}
-        items = [*items[:-1], *map(_items.broken_off, items[-1:])]
-    elif status == "incomplete" and any(map(_items.is_half_call, items[-1:])):
-        items = [*items[:-1], _items.broken_off(items[-1])]
+        items = [*items[:-1], *map(cut_off, items[-1:])]
+    elif status == "incomplete" and any(map(may_be_cut, items[-1:])):
+        items = [*items[:-1], cut_off(items[-1])]
     return Answer(
         status=status if status in ("incomplete", "failed") else "completed",
         output=items,
@@ -72,7 +73,11 @@ def identity(response: Mapping[str, Any]) -> dict[str, Any]:
 
 def _can_be_cut(items: Sequence[Item]) -> bool:
     """Whether the answer may have been cut off: its last item does not show that it is whole."""
-    return not items or (items[-1].get("type") in _CAN_BREAK and not _items.is_whole_call(items[-1]))
+    return not items or (items[-1].get("type") in _CAN_BREAK and not _is_whole_call(items[-1]))
+
+
+def _is_whole_call(item: Item) -> bool:
+    return item.get("type") in STREAMED_CALLS and not may_be_cut(item)
 
 
 def _string(value: object) -> str | None:

@@ -15,6 +15,7 @@ from app.contract.events import (
     part_family,
 )
 from app.contract.items import STREAMED_CALLS, SUMMARY_PARTS, TEXT_TYPES, TYPES, Item
+from app.contract.turn import Turn
 from app.formats.responses import _items
 
 #: The events that may end what an item of this type consists of.
@@ -32,16 +33,16 @@ _NAMES = ("id", "type", "call_id", "name")
 class StreamConformance:
     """Follows a stream item by item. Events that were not parsed count as exact."""
 
-    __slots__ = ("_done", "_ids", "_in_part", "_turn_id", "is_complete", "item")
+    __slots__ = ("_done", "_in_part", "_taken", "_turn_id", "is_complete", "item")
 
-    def __init__(self, turn_id: str) -> None:
+    def __init__(self, turn: Turn) -> None:
         self.item: Item | None = None
         """The open item."""
         self.is_complete = False
         """A parsed delta of this item was exact, so the others are taken for exact."""
-        self._turn_id = turn_id
+        self._turn_id = turn.id
         self._done = 0
-        self._ids: set[str] = set()
+        self._taken = _items.TakenIds(turn)
         self._in_part = False
 
     def conforms(self, event: Mapping[str, Any], last: str | None) -> bool:
@@ -67,9 +68,10 @@ class StreamConformance:
         if self.item is not None or event.get("output_index") != self._done or not self._is_whole(item):
             return False
         assert isinstance(item, dict)
-        if item["id"] in self._ids or any(item.get(name) for name in _EMPTY.get(item["type"], ())):
+        if any(item.get(name) for name in _EMPTY.get(item["type"], ())):
             return False
-        self._ids.add(item["id"])
+        if self._taken.renamed(item, self._done) is not item:
+            return False
         self.item, self.is_complete, self._in_part = item, False, False
         return True
 

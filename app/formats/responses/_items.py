@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from app import ids
-from app.contract.items import STATUSES, STREAMED_CALLS, SUMMARY_PARTS, Item
+from app.contract.items import STATUSES, STREAMED_CALLS, SUMMARY_PARTS, Item, is_call, is_output
+from app.contract.turn import Secret, Turn
 from app.errors import UpstreamBroken
-from app.formats import _openai
+from app.formats import _ids
 
 JSON = dict[str, Any]
 
@@ -26,45 +26,20 @@ def complete(item: Item, turn_id: str, index: int) -> Item:
         kind = changes["type"] = kind_of(item)
     if check := _CHANGES.get(kind):
         changes |= check(item)
-    changes |= _ids(item, kind, turn_id, index)
+    changes |= _usable_ids(item, kind, turn_id, index)
     return {**item, **changes} if changes else item
 
 
-def complete_all(items: Iterable[Any], turn_id: str) -> list[Item]:
-    """All items of an output, completed, with unique ids."""
-    found: list[Item] = []
-    taken: set[str] = set()
-    for index, item in enumerate(item for item in items if isinstance(item, dict)):
-        whole = complete(item, turn_id, index)
-        if whole["id"] in taken:
-            whole = {**whole, "id": _openai.derived_item_id(turn_id, whole["type"], index)}
-        taken.add(whole["id"])
-        found.append(whole)
-    return found
+def complete_all(items: Iterable[Any], turn: Turn) -> list[Item]:
+    """All items of an output, completed, with ids that no other item has."""
+    taken = TakenIds(turn)
+    given = enumerate(item for item in items if isinstance(item, dict))
+    return [bound(taken.renamed(complete(item, turn.id, index), index), item, turn) for index, item in given]
 
 
 def message(text: str) -> Item:
     """A message with this text, not yet complete."""
     return {"type": "message", "content": text}
-
-
-def is_half_call(item: Mapping[str, Any]) -> bool:
-    """Whether this is a function call with incomplete arguments."""
-    return item.get("type") == "function_call" and not is_whole_call(item)
-
-
-def is_whole_call(item: Mapping[str, Any]) -> bool:
-    """Whether this is a function call with complete arguments."""
-    if item.get("type") != "function_call":
-        return False
-    try:
-        return isinstance(orjson.loads(item["arguments"]), dict)
-    except ValueError:
-        return False
-
-
-def broken_off(item: Item) -> Item:
-    return {**item, "status": "incomplete"}
 
 
 # --- ids --------------------------------------------------------------------------------------------------------
@@ -77,17 +52,61 @@ def kind_of(item: Mapping[str, Any]) -> str:
     return "reasoning" if "summary" in item else "message"
 
 
-def _ids(item: Mapping[str, Any], kind: str, turn_id: str, index: int) -> JSON:
+def _usable_ids(item: Mapping[str, Any], kind: str, turn_id: str, index: int) -> JSON:
     item_id, call_id = item.get("id"), item.get("call_id")
-    made: JSON = {}
-    if not isinstance(item_id, str) or not item_id or item_id == call_id:
-        item_id = made["id"] = _openai.derived_item_id(turn_id, kind, index)
+    changed: JSON = {}
+    if not isinstance(item_id, str) or item_id == call_id or not _ids.is_fit(item_id, kind):
+        changed["id"] = _ids.made(turn_id, kind, index)
     if isinstance(call_id, str) and call_id:
-        if len(call_id) > ids.MAX_CALL_ID:
-            made["call_id"] = _openai.usable_call_id(call_id)
+        if (usable := _ids.usable_call_id(call_id)) != call_id:
+            changed["call_id"] = usable
     elif kind in STREAMED_CALLS:
-        made["call_id"] = "call_" + _openai.derived_item_id(turn_id, kind, index).partition("_")[2]
-    return made
+        changed["call_id"] = _ids.made_call_id(turn_id, index)
+    return changed
+
+
+class TakenIds:
+    """The ids of the context and of the answer so far. Some upstreams number their items from the start in every turn,
+    or give two calls one id."""
+
+    __slots__ = ("_calls", "_taken", "_turn")
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._taken: set[str] = set()
+        self._calls: dict[str, str] = {}
+        """The new ids of calls, by the upstream's. The upstream may answer its own calls."""
+
+    def renamed(self, item: Item, index: int) -> Item:
+        """The item with new ids in place of those that others have; the same object if its own are free."""
+        changed: JSON = {}
+        if self._has(item["id"]):
+            changed["id"] = _ids.made(self._turn.id, item["type"], index)
+        call_id = item.get("call_id")
+        if isinstance(call_id, str) and is_call(item) and self._has(call_id):
+            changed["call_id"] = self._calls[call_id] = _ids.made_call_id(self._turn.id, index)
+        elif is_output(item) and call_id in self._calls:
+            changed["call_id"] = self._calls[call_id]
+        item = {**item, **changed} if changed else item
+        self.add(item)
+        return item
+
+    def add(self, item: Item) -> None:
+        self._taken.update(name for name in (item["id"], item.get("call_id")) if isinstance(name, str))
+
+    def _has(self, name: str) -> bool:
+        return name in self._taken or _ids.is_in_context(self._turn, name)
+
+
+def bound(item: Item, original: Item, turn: Turn) -> Item:
+    """The item for the client. Encrypted content is bound to the id that the upstream gave it, so another id goes with
+    the content sealed together with the upstream's."""
+    secret, item_id = original.get("encrypted_content"), original.get("id")
+    if item["type"] != "reasoning" or not isinstance(secret, str) or not secret:
+        return item
+    if not isinstance(item_id, str) or item_id == item["id"]:
+        return item
+    return {**item, "encrypted_content": turn.sealed(Secret(secret, item_id=item_id))}
 
 
 # --- what each type needs ---------------------------------------------------------------------------------------

@@ -21,9 +21,9 @@ from app.contract.events import (
     TEXT_EVENTS,
 )
 from app.contract.items import STREAMED_CALLS, TEXT_TYPES, TYPES, WITH_STATUS, Item
+from app.contract.replay import cut_off, may_be_cut
 from app.contract.turn import Turn
 from app.errors import UpstreamBroken
-from app.formats import _openai
 from app.formats._events import Emitter
 from app.formats.responses import _item_stream, _items
 
@@ -64,6 +64,11 @@ class _ItemTrack:
         """Whether an item with an unknown id may be this one."""
         return self.is_like(item) and self._agrees(item, "call_id")
 
+    def is_followed_by(self, item: Mapping[str, Any]) -> bool:
+        """Whether this is another call, although it has the id of this one, which has ended."""
+        name = TYPES[self.type].arguments if self.type in STREAMED_CALLS else None
+        return name is not None and self.end is not None and bool(item.get(name)) and item[name] != self.end.get(name)
+
     def is_like(self, item: Mapping[str, Any]) -> bool:
         return self.type == item.get("type", self.type) and self._agrees(item, "name")
 
@@ -85,7 +90,7 @@ class Repair:
         self._tracks: list[_ItemTrack] = []
         self._by_id: dict[str, _ItemTrack] = {}
         self._by_index: dict[int, _ItemTrack] = {}
-        self._taken: set[str] = set()
+        self._taken = _items.TakenIds(turn)
         self._held: Item | None = None
         for item in done:
             self._remember(item)
@@ -134,7 +139,7 @@ class Repair:
     def release(self, *, cut: bool) -> list[bytes]:
         """The end of the last item, if it was held back."""
         if cut and self._held is not None:
-            self._held = self.items[-1] = _items.broken_off(self._held)
+            self._held = self.items[-1] = cut_off(self._held)
         self._release()
         return self._drain()
 
@@ -143,7 +148,7 @@ class Repair:
         current = self._queue[0] if self._queue else None
         if current is None or current.item is None or current.body is None:
             return list(self.items)
-        return [*self.items, _items.broken_off({**current.item, **current.body.snapshot()})]
+        return [*self.items, cut_off({**current.item, **current.body.snapshot()})]
 
     # --- what the upstream says
 
@@ -208,7 +213,7 @@ class Repair:
         track = self._track(item)
         track.end = item
         self._queue.remove(track)
-        self._taken.add(item["id"])
+        self._taken.add(item)
 
     def _place(self, track: _ItemTrack, event: Mapping[str, Any]) -> None:
         index = event.get("output_index")
@@ -243,7 +248,7 @@ class Repair:
         """The running item that a finished one ends."""
         for name in (item.get("id"), item.get("call_id")):
             named = self._by_id.get(name) if isinstance(name, str) else None
-            if named is not None and named.may_be(item):
+            if named is not None and named.may_be(item) and not named.is_followed_by(item):
                 return named
         index = event.get("output_index")
         placed = self._by_index.get(index) if isinstance(index, int) else None
@@ -285,7 +290,7 @@ class Repair:
         track.waiting.clear()
         if track.end is None:
             return False
-        self._close(track.item, track.body, track.end)
+        self._close(track, track.item, track.body, track.end)
         return True
 
     def _open(self, track: _ItemTrack) -> bool:
@@ -310,13 +315,11 @@ class Repair:
         place = self._emitter.output_index
         named = known if track.type in ARGUMENT_EVENTS else {}
         item = _items.complete({**track.announced, **named, "type": track.type}, self._turn.id, place)
-        if item["id"] in self._taken:
-            item = {**item, "id": _openai.derived_item_id(self._turn.id, track.type, place)}
-        self._taken.add(item["id"])
+        item = _items.bound(self._taken.renamed(item, place), track.announced, self._turn)
         begins = track.type in _STATED or (track.announced is track.end and "status" in item)
         return {**item, "status": "in_progress"} if begins else item
 
-    def _close(self, item: Item, body: _item_stream.ItemStream, end: Item) -> None:
+    def _close(self, track: _ItemTrack, item: Item, body: _item_stream.ItemStream, end: Item) -> None:
         finished: Item = {**item, **end}
         finished |= {name: item[name] for name in _IDENTITY if name in item}
         if item["type"] in TEXT_TYPES | STREAMED_CALLS and "status" in finished:
@@ -324,11 +327,12 @@ class Repair:
         if item["type"] == "function_call" and finished["status"] == "completed":
             finished["arguments"] = finished.get("arguments") or "{}"
         finished = _items.complete(finished, self._turn.id, self._emitter.output_index)
+        finished = _items.bound(finished, {"id": track.announced.get("id"), **end}, self._turn)
         self._events += body.end(self._emitter, finished)
         self._held = {**finished, **body.snapshot()}
         self.items.append(self._held)
         # The next event shows whether the answer was cut off within this call.
-        if not _items.is_half_call(self._held):
+        if not may_be_cut(self._held):
             self._release()
 
     def _release(self) -> None:

@@ -12,10 +12,13 @@ from typing import Any
 import orjson
 
 from app.contract.channel import Channel
-from app.contract.items import CALL_TYPES, OPAQUE_TYPES, Item
+from app.contract.items import OPAQUE_TYPES, Item, answered_call_id, call_ids, is_call, is_output
 from app.contract.records import Link
+from app.contract.replay import replayed, without_abandoned, without_orphans
 from app.contract.turn import Turn
 from app.errors import UpstreamError, UpstreamRefused
+from app.formats import _conversation
+from app.formats._ids import Outgoing
 from app.sealing import is_sealed
 
 _COMPACTION_KEYS = ("instructions", "prompt_cache_key", "service_tier")
@@ -52,17 +55,15 @@ _UNREADABLE = "invalid_encrypted_content"
 
 #: Codes of refusals that do not come from opaque items.
 _OF_THE_CONTEXT = frozenset({"context_length_exceeded", "content_filter", "invalid_prompt"})
-_NOTE: Item = {
-    "type": "message",
-    "role": "user",
-    "content": [
-        {
-            "type": "input_text",
-            "text": "[An earlier part of this conversation was compacted by another model server and cannot be "
-            "read here.]",
-        }
-    ],
-}
+
+
+def _user_message(text: str) -> Item:
+    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+
+
+_NOTE = _user_message(
+    "[An earlier part of this conversation was compacted by another model server and cannot be read here.]"
+)
 
 
 def encode(turn: Turn, row: Channel, model: str) -> bytes:
@@ -166,39 +167,85 @@ def _with_input(body: Mapping[str, Any], turn: Turn, row: Channel) -> bytes:
 
 def _input(turn: Turn, row: Channel) -> Iterator[bytes | memoryview]:
     """The context as comma-separated pieces of JSON."""
+    outgoing = _Outgoing(turn, row)
     for position, link in enumerate(turn.chain.links):
         if not (turn.chain.compacted and position == 0):
-            yield from _output_for(link, row)
-        yield from _answered_by(link, row)
-    if own := list(_given(turn.input, row)):
+            yield from outgoing.input_of(link)
+        yield from outgoing.output_of(link, turn.chain.links[position + 1 :])
+    if own := outgoing.given(turn.input):
         yield memoryview(orjson.dumps(own))[1:-1]
 
 
-def _output_for(link: Link, row: Channel) -> Iterable[bytes]:
-    """A stored input. It is parsed only if it may hold reasoning, a compaction or an assistant message."""
-    if link.opaque or b'"assistant"' in link.input:
-        return map(orjson.dumps, _given(orjson.loads(link.input), row))
-    return _spliced(link.input)
+class _Outgoing:
+    """Writes the arrays of one context, oldest first."""
+
+    def __init__(self, turn: Turn, row: Channel) -> None:
+        self._turn = turn
+        self._row = row
+        self._ids = Outgoing()
+        self._left_out: set[str] = set()
+        """Ids of calls that were cut off. An output that names one becomes text."""
+
+    def input_of(self, link: Link) -> Iterable[bytes]:
+        """A stored input. It is parsed only if it may hold what a client brought from elsewhere."""
+        if link.opaque or any(mark in link.input for mark in _BROUGHT) or self._names_left_out(link.input):
+            return map(orjson.dumps, self.given(orjson.loads(link.input)))
+        return _spliced(link.input)
+
+    def output_of(self, link: Link, later: Sequence[Link]) -> Iterable[bytes]:
+        """A stored output. It is parsed only if something in it must not go to this upstream."""
+        if link.status == "completed" and not link.opaque:
+            return _spliced(link.output)
+        readable = link.family == self._row.family and self._row.encrypted_reasoning
+        if link.status == "completed" and readable and _leads_on(link.output):
+            return _spliced(link.output)
+        items = orjson.loads(link.output)
+        whole = replayed(items, link.status)
+        if link.status == "incomplete":
+            whole = self._answered(whole, later)
+            self._left_out |= {name for item in items if item not in whole for name in call_ids(item)}
+        return map(orjson.dumps, without_orphans([*_read(whole, lambda item: _own(item, link, self._row))]))
+
+    def given(self, items: Sequence[Item]) -> list[Item]:
+        """Items of a client, as this upstream takes them."""
+        read = _read(map(_typed, without_abandoned(items)), lambda item: _foreign(item, self._row))
+        return [self._ids.fit(self._as_text(item)) for item in read]
+
+    def _answered(self, items: Sequence[Item], later: Sequence[Link]) -> Sequence[Item]:
+        """The items without calls that the client never answered: it need not, as the response was cut off."""
+        if not any(map(is_call, items)):
+            return items
+        arrays = (orjson.loads(link.input) for link in later if b'_output"' in link.input)
+        outputs = [item for array in (*arrays, self._turn.input) for item in array if is_output(item)]
+        answered = {answered_call_id(output) for output in outputs}
+        return [item for item in items if not is_call(item) or not answered.isdisjoint(call_ids(item))]
+
+    def _names_left_out(self, array: bytes) -> bool:
+        return any(name.encode() in array for name in self._left_out)
+
+    def _as_text(self, item: Item) -> Item:
+        """The item; a message in place of an output whose call was left out."""
+        if not self._left_out or not is_output(item) or answered_call_id(item) not in self._left_out:
+            return item
+        text = _conversation.joined(_conversation.result(item))
+        return _user_message(f"[Output of a tool call that was cut off]\n{text}")
 
 
-def _answered_by(link: Link, row: Channel) -> Iterable[bytes]:
-    if link.status == "completed" and (not link.opaque or (link.family == row.family and row.encrypted_reasoning)):
-        return _spliced(link.output)
-    replayed = (item for item in orjson.loads(link.output) if not _broke_off(item, link))
-    return map(orjson.dumps, _read(replayed, lambda item: _own(item, link, row)))
+#: What shows that a client's input has items of an earlier answer.
+_BROUGHT = (b'"assistant"', b'"id":"', b'_call"')
+_REASONING = b'"type":"reasoning"'
+_LED_TO = (b'"type":"message"', b'_call"')
+
+
+def _leads_on(output: bytes) -> bool:
+    """Whether an item follows the last reasoning of a stored output."""
+    at = output.rfind(_REASONING)
+    return at < 0 or any(output.find(mark, at) > 0 for mark in _LED_TO)
 
 
 def _spliced(array: bytes) -> Iterable[bytes]:
     inner = array[1:-1]
     return (inner,) if inner else ()
-
-
-def _broke_off(item: Item, link: Link) -> bool:
-    return link.status == "incomplete" and item.get("type") in CALL_TYPES and item.get("status") == "incomplete"
-
-
-def _given(items: Sequence[Item], row: Channel) -> Iterator[Item]:
-    return _read(map(_typed, items), lambda item: _foreign(item, row))
 
 
 def _read(items: Iterable[Item], opened: Callable[[Item], Item | None]) -> Iterator[Item]:

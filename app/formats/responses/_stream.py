@@ -10,11 +10,12 @@ from typing import Any
 from app import lone_surrogates, sse
 from app.contract.events import ANNOTATION_ADDED, ARGUMENT_EVENTS, ITEM_DONE, QUEUED_HEAD, TERMINAL, TEXT_EVENTS
 from app.contract.items import Item
+from app.contract.replay import cut_off, may_be_cut
 from app.contract.turn import Answer, Turn
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats._decoding import parsed
 from app.formats._failures import stream_error
-from app.formats.responses import _answer, _items
+from app.formats.responses import _answer
 from app.formats.responses._conformance import StreamConformance
 from app.formats.responses._repair import Repair
 from app.nesting import FROM_UPSTREAMS, may_exceed
@@ -82,7 +83,7 @@ class ResponsesDecoder:
         self._turn = turn
         self._splitter = sse.Splitter()
         self._unreadable = 0
-        self._conformance = StreamConformance(turn.id)
+        self._conformance = StreamConformance(turn)
         self._repair: Repair | None = None
         self._number = sequence
         self._usual = b""
@@ -213,7 +214,7 @@ class ResponsesDecoder:
             self._start_repair()
         if self._repair is not None:
             out += self._repair.take(event)
-        elif event["type"] == ITEM_DONE and _items.is_half_call(event["item"]):
+        elif event["type"] == ITEM_DONE and may_be_cut(event["item"]):
             # The next event shows whether the answer was cut off there.
             self._held = event, raw
         else:
@@ -257,7 +258,7 @@ class ResponsesDecoder:
         elif self._held is not None:
             (event, raw), self._held = self._held, None
             if cut:
-                event = {**event, "item": _items.broken_off(event["item"])}
+                event = {**event, "item": cut_off(event["item"])}
                 raw = sse.encode(event)[:-2]
             self._relay(event, raw, out)
 

@@ -8,8 +8,9 @@ from operator import is_
 
 import orjson
 
-from app.contract.items import CALL_TYPES, CLIENT_ROLES, Item
+from app.contract.items import CLIENT_ROLES, Item
 from app.contract.records import Chain, Link, StoredResponse
+from app.contract.replay import replayed
 from app.contract.turn import Turn
 from app.errors import InvalidRequest
 from app.relay.compaction.plan import content_key
@@ -233,10 +234,7 @@ def items_of(link: Link) -> Iterator[Item]:
 
 def given_items(output: bytes, status: str) -> Iterator[Item]:
     """As `items_of`, for an output alone."""
-    for item in orjson.loads(output):
-        broken = status == "incomplete" and item.get("type") in CALL_TYPES and item.get("status") == "incomplete"
-        if not broken:
-            yield item
+    yield from replayed(orjson.loads(output), status)
 
 
 def _without_repeats(before: Iterable[Item], opened: Iterable[Item]) -> list[Item]:

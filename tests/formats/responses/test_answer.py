@@ -56,12 +56,12 @@ def test_an_exact_body_says_so() -> None:
         ({**MESSAGE, "content": None}, {**MESSAGE, "content": []}),
         (without(CALL, "type", "status"), CALL),
         ({**CALL, "arguments": {"a": 1}}, {**CALL, "arguments": '{"a":1}'}),
-        ({"type": "reasoning", "id": "r", "content": "Hm"}, None),
-        ({"type": "reasoning", "id": "r", "content": [{"type": "text", "text": "Hm"}]}, None),
+        ({"type": "reasoning", "id": "rs_1", "content": "Hm"}, None),
+        ({"type": "reasoning", "id": "rs_1", "content": [{"type": "text", "text": "Hm"}]}, None),
     ],
 )
 def test_an_item_that_lacks_something_is_completed(item: Item, whole: Item | None) -> None:
-    thought = {"type": "reasoning", "id": "r", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm"}]}
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm"}]}
     answer = responses.decode(orjson.dumps({"output": [item]}), turn())
     assert answer.output == [whole or thought]
     assert answer.path == "repaired"

@@ -15,6 +15,11 @@ from app.sealing import PREFIX
 from tests.formats.responses.transcripts import link, row, sent, turn
 
 USER: Item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]}
+ANSWER: Item = {
+    "type": "message",
+    "role": "assistant",
+    "content": [{"type": "output_text", "text": "Yes", "annotations": []}],
+}
 SECRET: Item = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAA"}
 PLAIN: Item = {"type": "reasoning", "id": "rs_2", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm"}]}
 BOTH: Item = {**PLAIN, "encrypted_content": "gAAA"}
@@ -81,8 +86,8 @@ OPEN_BOTH = {**PLAIN}
     ],
 )
 def test_reasoning_of_a_chain_goes_to_the_family_that_can_read_it(item: Item, keys: Any, read: Item | None) -> None:
-    request_turn = turn(USER, chain=Chain((link(item, input=(USER,)),)))
-    assert sent(request_turn, **keys) == [USER, *([read] if read else []), USER]
+    request_turn = turn(USER, chain=Chain((link(item, ANSWER, input=(USER,)),)))
+    assert sent(request_turn, **keys) == [USER, *([read] if read else []), ANSWER, USER]
 
 
 @pytest.mark.parametrize(
@@ -100,9 +105,9 @@ def test_reasoning_of_a_chain_goes_to_the_family_that_can_read_it(item: Item, ke
 def test_reasoning_that_a_client_brings_back_is_tried_where_it_may_be_read(
     item: Item, keys: Any, read: Item | None
 ) -> None:
-    expected = [*([read] if read else []), USER]
-    assert sent(turn(item, USER), **keys) == expected
-    assert sent(turn(chain=Chain((link(input=(item, USER)),))), **keys) == expected
+    expected = [*([read] if read else []), ANSWER, USER]
+    assert sent(turn(item, ANSWER, USER), **keys) == expected
+    assert sent(turn(chain=Chain((link(input=(item, ANSWER, USER)),))), **keys) == expected
 
 
 # --- compactions ------------------------------------------------------------------------------------------------
@@ -135,12 +140,14 @@ UNREADABLE = UpstreamRefused("Could not be verified.", code="invalid_encrypted_c
 
 
 def test_a_turn_whose_encrypted_items_were_refused_is_sent_without_them() -> None:
-    request_turn = turn(BOTH, SECRET, COMPACTION, USER, chain=Chain((link(SECRET, USER, input=(COMPACTION,)),)))
+    chain = Chain((link(SECRET, USER, input=(COMPACTION,)),))
+    request_turn = turn(BOTH, ANSWER, SECRET, COMPACTION, USER, chain=chain)
     again = responses.amended(request_turn, row(), UNREADABLE)
     assert again is not None
     items = sent(again, encrypted_reasoning=True, compact="native", reasoning_text=True)
     assert b"gAAA" not in orjson.dumps(items)
-    assert [is_note(item) if item.get("role") else item for item in items] == [True, False, PLAIN, True, False]
+    shown = [is_note(item) if item.get("role") else item for item in items]
+    assert shown == [True, False, PLAIN, False, True, False]
     assert responses.amended(again, row(), UNREADABLE) is None
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import sse
-from app.contract.items import Item
+from app.contract.items import Item, prefix_of
 from app.contract.turn import Turn
 from app.formats import responses
 from app.formats._events import Emitter
@@ -61,7 +61,7 @@ some_items = st.lists(
 
 def numbered(item: Item, place: int) -> Item:
     call = {"call_id": f"call_{place}"} if item["type"].endswith("call") else {}
-    return {**item, "id": f"it_{place}", **call}
+    return {**item, "id": f"{prefix_of(item['type'])}_{place}", **call}
 
 
 def exact(items: list[Item], usage: JSON | None = None) -> list[JSON]:

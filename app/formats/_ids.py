@@ -1,0 +1,122 @@
+"""Ids at the border to the upstreams: of items and of calls.
+
+The answer's ids become ours: those that other upstreams would refuse, or that the context already has, are replaced
+before the client sees them, and stay the same in events, stored items and later requests. On the way back, the ids of a
+client's own history are fitted alike. Each replacement is derived, so that no table has to hold it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import orjson
+
+from app import ids
+from app.contract.items import TYPES, Item, answered_call_id, is_output, prefix_of
+from app.contract.turn import Turn
+from app.formats import _context
+from app.sealing import is_sealed
+
+#: OpenAI refuses item ids with other characters or of more than 64.
+_SHAPE = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+#: OpenAI's chat completions refuse longer ids of calls.
+_LONGEST_CHAT = 40
+_SHORT = re.compile(r"[A-Za-z0-9]{9}\Z")
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+
+# --- ids of items -----------------------------------------------------------------------------------------------
+
+
+def is_fit(item_id: str, kind: str) -> bool:
+    """Whether every upstream takes this id for an item of this type."""
+    known = TYPES.get(kind)
+    return bool(_SHAPE.match(item_id)) and item_id.startswith(known.checked_prefix if known else "")
+
+
+def made(turn_id: str, kind: str, index: int) -> str:
+    """An item id that is the same whenever this answer is decoded again."""
+    return f"{prefix_of(kind)}_{_digest(f'{turn_id}/{index}')}"
+
+
+def fitted(item_id: str, kind: str) -> str:
+    """The id that replaces an unfit one, always the same."""
+    return f"{prefix_of(kind)}_{_digest(item_id)}"
+
+
+class Outgoing:
+    """Fits the ids of the items in one request. Each is sent once."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+        self._renamed: dict[str, str] = {}
+
+    def fit(self, item: Item) -> Item:
+        """The item with an id that the upstream takes. An encrypted item keeps its own: they are bound together."""
+        item_id, kind = item.get("id"), str(item.get("type"))
+        if not isinstance(item_id, str) or is_native(item):
+            return item
+        if is_output(item) and item.get("call_id") is None and answered_call_id(item) == item_id:
+            # This id names the call.
+            return {**item, "id": self._renamed.get(item_id, item_id)}
+        unique, number = item_id if is_fit(item_id, kind) else fitted(item_id, kind), 1
+        while unique in self._seen:
+            number += 1
+            unique = fitted(f"{item_id}/{number}", kind)
+        self._seen.add(unique)
+        if unique == item_id:
+            return item
+        self._renamed[item_id] = unique
+        return {**item, "id": unique}
+
+
+def is_native(item: Item) -> bool:
+    """Whether the item holds content that an upstream encrypted itself."""
+    secret = item.get("encrypted_content")
+    return bool(secret) and not is_sealed(secret)
+
+
+# --- ids of calls -----------------------------------------------------------------------------------------------
+
+
+def made_call_id(turn_id: str, index: int) -> str:
+    """The id of a call that came without one."""
+    return f"call_{_digest(f'{turn_id}/{index}')}"
+
+
+def usable_call_id(call_id: str) -> str:
+    """The call id; one derived from it if it is longer than the 64 characters that clients may send back."""
+    return call_id if len(call_id) <= ids.MAX_CALL_ID else f"call_{_digest(call_id)}"
+
+
+def chat_call_id(call_id: str, shape: str) -> str:
+    """The id for a chat upstream; `shape` is the row's `call_ids`. A call and its output get the same one."""
+    if shape == "short":
+        return call_id if _SHORT.match(call_id) else _nine(call_id)
+    return call_id if 0 < len(call_id) <= _LONGEST_CHAT else f"call_{_digest(call_id)[:32]}"
+
+
+def _nine(call_id: str) -> str:
+    """Nine letters and digits, as Mistral asks for."""
+    number = int.from_bytes(hashlib.sha256(call_id.encode()).digest(), "big")
+    letters = []
+    for _ in range(9):
+        number, letter = divmod(number, len(_LETTERS))
+        letters.append(_LETTERS[letter])
+    return "".join(letters)
+
+
+# --- ids that the context has -----------------------------------------------------------------------------------
+
+
+def is_in_context(turn: Turn, name: str) -> bool:
+    """Whether an item of the context, or the turn's own input, already has this id or call id."""
+    if any(name in (item.get("id"), item.get("call_id")) for item in turn.input):
+        return True
+    quoted = orjson.dumps(name)
+    return any(quoted in array for array in _context.arrays(turn))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:48]
