@@ -23,6 +23,7 @@
             ├── UpstreamUnreachable   no connection
             ├── UpstreamTimeout  504  it accepted the request and did not answer in time
             ├── UpstreamRefused  4xx  it refused the request itself; never tried elsewhere
+            │   └── ContextTooLong    the context exceeds the model's window
             ├── UpstreamLimited  429  too many requests, or no quota left
             ├── UpstreamDenied        it refuses our key; the channel goes into cooldown
             ├── UpstreamLacksModel 404
@@ -101,6 +102,10 @@ class GatewayError(AntiphonError):
     def error(self) -> dict[str, Any]:
         """The inner object `{message, type, param, code}`, always with all four keys."""
         return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+
+    def event(self) -> dict[str, Any]:
+        """The same for an event, where clients expect a string as code."""
+        return {**self.error(), "code": self.name}
 
     def body(self) -> dict[str, Any]:
         return {"error": self.error()}
@@ -282,9 +287,19 @@ class UpstreamRefused(UpstreamError):
 
     status = 400
     type = "invalid_request_error"
-    code = None
+    code: str | None = None
     elsewhere = False
     counts = False
+
+
+class ContextTooLong(UpstreamRefused):
+    """The context exceeds the model's window. `window`: its size in tokens, if the upstream named it."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, message: str, window: int | None = None) -> None:
+        super().__init__(message, param="input")
+        self.window = window
 
 
 class UpstreamLimited(UpstreamError):

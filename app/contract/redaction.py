@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from app.contract.channel import Channel
 from app.contract.items import WITHOUT_TOOLS
 
 JSON = dict[str, Any]
@@ -70,6 +71,22 @@ def without_credentials(text: str, request: Mapping[str, Any]) -> str:
     for credential in sorted(set(_credentials(request)), key=len, reverse=True):
         text = text.replace(credential, _REDACTED)
     return text
+
+
+def without_upstream(text: str, channel: Channel) -> str:
+    """An upstream's words without the key, the headers and the address of its channel."""
+    for secret in sorted(_of_channel(channel), key=len, reverse=True):
+        text = text.replace(secret, _REDACTED)
+    return text
+
+
+def _of_channel(channel: Channel) -> Iterator[str]:
+    parts = urlsplit(channel.base_url or "")
+    host = parts.hostname if parts.hostname and "." in parts.hostname else None
+    address = (parts.netloc, host, parts.password, parts.path if len(parts.path) > _SHORTEST else None)
+    for secret in (channel.api_key, *channel.headers.values(), channel.base_url, *address):
+        if secret and len(secret) >= _SHORTEST:
+            yield secret
 
 
 def _credentials(value: Any, given: bool = False) -> Iterator[str]:

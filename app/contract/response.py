@@ -217,7 +217,7 @@ def failed(response: Mapping[str, Any], error: GatewayError) -> dict[str, Any]:
 
 def error_member(error: GatewayError) -> dict[str, Any]:
     """The member `error` of a failed response."""
-    return {"code": error.code or "server_error", "message": error.message}
+    return {"code": error.name, "message": error.message}
 
 
 def _without_nulls(fields: Mapping[str, Any]) -> dict[str, Any]:

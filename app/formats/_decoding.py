@@ -11,10 +11,13 @@ from app.contract.items import Item
 from app.contract.turn import Answer, Turn
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats._endings import TRANSLATED
+from app.formats._failures import error_in_body, unreadable
 from app.formats._output import Output
 
 #: Bytes without a valid event after which the answer is not an event stream.
 MAX_UNREADABLE = 64 * 1024
+
+_NOT_JSON = "The model's server answered with something that is not JSON."
 
 
 class StreamDecoder(ABC):
@@ -49,8 +52,11 @@ class StreamDecoder(ABC):
         """After the terminal event, the end of the bytes is ignored; before it, it is a failure."""
         if self.answer is not None:
             return
+        rest = self._splitter.rest.strip(b"\n")
         try:
-            self._run_out(self._splitter.rest.strip(b"\n"))
+            if not self.accepted and (error := error_in_body(rest)):
+                raise error
+            self._run_out(rest)
         except UpstreamError as error:
             self._break(error)
 
@@ -109,8 +115,13 @@ class StreamDecoder(ABC):
 
 
 def whole(body: bytes) -> Any:
-    """The JSON of an unstreamed answer. Raises UpstreamBroken."""
-    return _read(body, "The model's server answered with something that is not JSON.")
+    """The JSON of an unstreamed answer. Raises UpstreamBroken, with the words of a body that is a text or a page."""
+    try:
+        return _read(body, _NOT_JSON)
+    except UpstreamBroken as error:
+        if error.message != _NOT_JSON:
+            raise
+        raise unreadable(_NOT_JSON, body) from None
 
 
 def _read(data: bytes, otherwise: str) -> Any:

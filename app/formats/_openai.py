@@ -1,15 +1,13 @@
-"""Reads what answers of OpenAI's formats have in common: error objects, usage."""
+"""What answers of OpenAI's formats have in common: errors by their statuses and codes, and usage."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from time import time
-from typing import Any
 
 import orjson
 
-from app import nesting
 from app.contract.usage import Usage
 from app.errors import (
     UpstreamBroken,
@@ -20,6 +18,8 @@ from app.errors import (
     UpstreamLimited,
     UpstreamRefused,
 )
+from app.formats._error_body import Reason
+from app.formats._error_body import limited as limited_text
 
 MAX_RETRY_AFTER = 60.0
 #: More tokens than that are no count.
@@ -44,7 +44,8 @@ _REFUSAL_CODES = frozenset(
 #: Statuses of a server or proxy that cannot answer any request.
 _OF_THE_SERVER = frozenset({408, 502, 503, 504, 529})
 
-_FAILED = "The model's server failed while processing the request."
+_DENIED = "The model's server does not accept this gateway's credentials."
+_FAILED = "The model's server failed while processing the request"
 
 
 def decode_count(body: bytes) -> int:
@@ -63,40 +64,30 @@ def bearer(api_key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
-def error_object(body: bytes) -> Mapping[str, Any]:
-    """The `error` object of a body, also in loose forms; empty if there is none."""
-    try:
-        parsed = nesting.from_upstream(body)
-    except ValueError:
-        return {}
-    error = parsed.get("error", parsed) if isinstance(parsed, dict) else {}
-    if isinstance(error, str):
-        return {"message": error}
-    return error if isinstance(error, dict) else {}
-
-
-def http_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
-    """The failure for an HTTP status. Messages of 4xx reach the client; those of 5xx stay in the row."""
-    error = error_object(body)
-    code, param, message = _text(error.get("code")), _text(error.get("param")), _text(error.get("message"))
-    if status == 429:
-        return limited(code, message, retry_after(headers))
-    if status in (401, 403):
-        return UpstreamDenied("The model's server does not accept this gateway's credentials.")
+def http_error(status: int, headers: Mapping[str, str], reason: Reason) -> UpstreamError:
+    """The failure for an HTTP status. The upstream's words reach the client, but not those about the channel's key."""
+    words = reason.words
+    if status in (402, 429) or (status == 413 and reason.code in _LIMIT_CODES):
+        code = reason.code or ("insufficient_quota" if status == 402 else None)
+        return limited(code, words, retry_after(headers), exhausted=status == 402 or code in _QUOTA_CODES)
+    if status == 401:
+        return UpstreamDenied(_DENIED)
+    if status == 403:
+        return UpstreamDenied(with_words(_DENIED, words))
     if status == 404:
-        return _not_found(code, message)
+        return _not_found(reason)
     if status in (400, 413, 415, 422):
         return UpstreamRefused(
-            message or f"The model's server refused the request (HTTP {status}).",
-            code=code,
-            param=param,
+            words or f"The model's server refused the request (HTTP {status}).",
+            code=reason.code,
+            param=reason.param,
             status=413 if status == 413 else 400,
         )
     if 300 <= status < 400:
         return UpstreamBroken("The model's server answered with a redirect, which is not followed.")
     overloaded = status in (503, 529)
     failed = UpstreamFailed(
-        f"{_FAILED} (HTTP {status})",
+        with_words(f"{_FAILED} (HTTP {status}).", words),
         code="server_is_overloaded" if overloaded else None,
         status=503 if overloaded else 502,
         type="service_unavailable_error" if overloaded else None,
@@ -106,20 +97,26 @@ def http_error(status: int, headers: Mapping[str, str], body: bytes) -> Upstream
     return failed
 
 
-def stream_error(error: Mapping[str, Any]) -> UpstreamError:
-    """The failure for an error event, or for the error of a failed response."""
-    code, message, param = _text(error.get("code")), _text(error.get("message")), _text(error.get("param"))
+def stream_error(reason: Reason) -> UpstreamError:
+    """The failure for an error event, or for the error of a failed response, without an HTTP status."""
+    code = reason.code
     if code in _QUOTA_CODES or code in _LIMIT_CODES:
-        return limited(code, message, None)
-    if code in _REFUSAL_CODES or error.get("type") == "invalid_request_error":
-        return UpstreamRefused(message or "The model's server refused the request.", code=code, param=param)
-    return UpstreamFailed(message or _FAILED, code=code or "server_error")
+        return limited(code, reason.words, None, exhausted=code in _QUOTA_CODES)
+    if code in _REFUSAL_CODES:
+        return UpstreamRefused(reason.words or "The model's server refused the request.", code=code, param=reason.param)
+    return UpstreamFailed(reason.words or f"{_FAILED}.", code=code or "server_error")
 
 
-def limited(code: str | None, message: str | None, wait: float | None) -> UpstreamLimited:
-    exhausted = code in _QUOTA_CODES
+def with_words(sentence: str, words: str) -> str:
+    """A sentence of the gateway, followed by the upstream's own words."""
+    return limited_text(f"{sentence.rstrip('.')}: {words}") if words else sentence
+
+
+def limited(code: str | None, words: str, wait: float | None, *, exhausted: bool) -> UpstreamLimited:
+    """`exhausted`: waiting does not help."""
+    otherwise = "has no quota left for this gateway" if exhausted else "is receiving too many requests"
     error = UpstreamLimited(
-        message or "The model's server is receiving too many requests.",
+        words or f"The model's server {otherwise}.",
         code=code or "rate_limit_exceeded",
         type="insufficient_quota" if exhausted else "requests",
         retry_after=wait,
@@ -160,18 +157,17 @@ def usage(value: object) -> Usage | None:
     )
 
 
-def _not_found(code: str | None, message: str | None) -> UpstreamError:
-    if code == "model_not_found" or (message and "model" in message.lower()):
-        return UpstreamLacksModel("The model's server does not know this model.", param="model")
-    return UpstreamBroken("The model's server does not have this endpoint: its base_url may be wrong.")
+def _not_found(reason: Reason) -> UpstreamError:
+    if reason.code == "model_not_found" or "model" in reason.words.lower():
+        return UpstreamLacksModel(
+            with_words("The model's server does not know this model.", reason.words), param="model"
+        )
+    sentence = "The model's server does not have this endpoint: its base_url may be wrong."
+    return UpstreamBroken(with_words(sentence, reason.words))
 
 
 def _until(date: str) -> float:
     return parsedate_to_datetime(date).timestamp() - time()
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
 
 
 def is_count(value: object) -> bool:

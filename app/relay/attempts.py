@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
@@ -19,6 +20,7 @@ from app.channels.selection import Channels, DecodeError, SelectedChannel
 from app.channels.upstream import Exchange
 from app.contract.channel import Channel
 from app.contract.records import Attempt
+from app.contract.redaction import without_upstream
 from app.contract.remedies import ROW, Remedy, apply_all
 from app.contract.turn import Answer, Turn
 from app.errors import GatewayError, InvalidRequest, UpstreamBroken, UpstreamError, UpstreamLoading
@@ -86,7 +88,22 @@ class ChannelAttempt:
         self._attempts.succeeded(self)
 
     def failed(self, error: UpstreamError) -> None:
+        self._redact(error)
         self._attempts.failed(self, error)
+
+    def _redact(self, error: UpstreamError) -> None:
+        """Removes what the upstream may have repeated of its channel: the client and the row get these words."""
+        channel = self.selected.channel
+        error.message = without_upstream(error.message, channel)
+        if error.upstream_message is not None:
+            error.upstream_message = without_upstream(error.upstream_message, channel)
+
+    def redacted(self, answer: Answer) -> Answer:
+        """The answer; one that has failed without what the upstream may have repeated of its channel."""
+        if answer.failure is None:
+            return answer
+        self._redact(answer.failure)
+        return replace(answer, error={**(answer.error or {}), "message": answer.failure.message})
 
     def record(self, error: GatewayError | None) -> Attempt:
         """The entry for this attempt in the response's row."""
@@ -312,6 +329,7 @@ class Unstreamed:
 
     def run(self, attempt: TurnAttempt) -> tuple[Answer, TurnAttempt]:
         answer = posted(attempt, attempt.turn, _path(attempt.turn, attempt.selected), attempt.encoded(), self._watch)
+        answer = attempt.redacted(answer)
         attempt.path = answer.path
         return answer, attempt
 

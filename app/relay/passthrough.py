@@ -101,7 +101,7 @@ class _EarlyHeartbeats:
 
 
 def _failure(error: GatewayError) -> bytes:
-    return b"data: %b\n\n" % orjson.dumps(error.body())
+    return b"data: %b\n\n" % orjson.dumps({"error": error.event()})
 
 
 # --- one channel ------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def test_other_server_errors_are_the_servers(format_: str, sentence: str) -> Non
     error = failure(format_, 500, sentence)
     assert isinstance(error, UpstreamFailed)
     assert error.perhaps_input
-    assert sentence not in error.message
+    assert error.message.endswith(f"(HTTP 500): {sentence}")
     assert error.upstream_message == sentence
     assert error.cause == "status=500 upstream_code=server_error" or error.cause == "status=500"
 

@@ -100,7 +100,7 @@ def answered(answer: requests.Response, streamed: bool) -> dict[str, Any]:
 
 def check_nothing_leaks(channel_pair: ChannelPair, answer: requests.Response) -> None:
     shown = answer.text + str(answer.headers)
-    for secret in ("canary", "sk-", "10.0.0.7", str(channel_pair.first.port), str(channel_pair.second.port)):
+    for secret in ("canary-key", "sk-", "10.0.0.7", str(channel_pair.first.port), str(channel_pair.second.port)):
         assert secret not in shown
 
 

@@ -10,6 +10,7 @@ from app.contract.usage import Usage
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats import _openai
 from app.formats._decoding import whole
+from app.formats._failures import error_in_answer
 from app.formats.chat_completions._errors import error_of
 
 DONE = b"[DONE]"
@@ -18,10 +19,10 @@ DONE = b"[DONE]"
 def completion_of(body: bytes) -> dict[str, Any]:
     """The object of an unstreamed answer. Raises UpstreamError, also if the object is an error."""
     completion = whole(body)
+    if error := error_of(completion) if isinstance(completion, dict) else error_in_answer(completion):
+        raise error
     if not isinstance(completion, dict):
         raise UpstreamBroken("The model's server answered with something that is not a chat completion.")
-    if error := error_of(completion):
-        raise error
     return completion
 
 

@@ -15,7 +15,7 @@ from app.contract.usage import Usage
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats._decoding import MAX_UNREADABLE, parsed, string
 from app.formats._endings import Ending, ending_of, reason_of
-from app.formats._failures import http_error
+from app.formats._failures import error_in_body, http_error
 from app.formats.chat_completions._chunks import (
     DONE,
     completion_of,
@@ -246,8 +246,9 @@ class CompletionDecoder:
         """Some servers never send [DONE]: the answer has ended with its `finish_reason`."""
         if self.summary.finished:
             self.ending = sse.DONE
-        else:
-            self._fail(UpstreamBroken("The model's server closed the stream before the answer had ended."))
+            return
+        error = None if self.accepted else error_in_body(self._cutter.rest)
+        self._fail(error or UpstreamBroken("The model's server closed the stream before the answer had ended."))
 
     def _fail(self, error: UpstreamError) -> None:
         if not self._over:

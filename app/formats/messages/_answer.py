@@ -14,7 +14,7 @@ from app.formats._decoding import StreamDecoder, parsed, string, whole
 from app.formats._endings import COMPLETED, Ending, ending, reason_of, unexplained
 from app.formats._output import Output
 from app.formats.messages._blocks import Blocks
-from app.formats.messages._errors import failure
+from app.formats.messages._errors import failure, failure_in
 
 _REFUSED = "refusal"
 _DONE = b"[DONE]"
@@ -72,10 +72,8 @@ class _Meter:
 
 def decode(body: bytes, turn: Turn) -> Answer:
     message = whole(body)
-    if isinstance(message, dict) and isinstance(message.get("error"), dict):
-        raise failure(message)
-    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
-        raise UpstreamBroken("The model's server answered with something that is not a message.")
+    if not isinstance(message, dict) or message.get("error") or not isinstance(message.get("content"), list):
+        raise failure_in(message, "The model's server answered with something that is not a message.")
     output, meter = Output(turn, 0), _Meter()
     blocks = Blocks(turn, output)
     for index, block in enumerate(message["content"]):

@@ -4,42 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import orjson
 
 from app.errors import UpstreamBroken, UpstreamError
-from app.formats import _openai
-from app.formats._failures import http_error
+from app.formats import _error_body, _openai
+from app.formats._failures import error_in_answer, http_error
 
-_STATUSES = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "api_error": 500,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
 #: An exhausted balance comes as `invalid_request_error`.
 _SPENT = re.compile(r"credit balance is too low|(?:usage|spend\w*) limits?\b", re.IGNORECASE)
 
 
 def decode_error(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
     """The failure for an HTTP status."""
-    message = str(_openai.error_object(body).get("message"))
-    if status == 402 or (status in (400, 403) and _SPENT.search(message)):
-        return _openai.limited("insufficient_quota", "The model's server has no quota left for this gateway.", None)
+    if status in (400, 403) and _SPENT.search(words := _error_body.read(body).words):
+        return _openai.limited("insufficient_quota", words, None, exhausted=True)
     return http_error(status, headers, body)
 
 
-def failure(event: Mapping[str, Any]) -> UpstreamError:
+def failure(event: object) -> UpstreamError:
     """The failure for an error object with status 200."""
-    error = event.get("error")
-    if not isinstance(error, dict):
-        return UpstreamBroken("The model's server broke off with an error that it did not name.")
-    status = _STATUSES.get(str(error.get("type")), 500)
-    return decode_error(status, {}, orjson.dumps({"error": error}))
+    return failure_in(event, "The model's server broke off with an error that it did not name.")
+
+
+def failure_in(answer: object, otherwise: str) -> UpstreamError:
+    """The failure for a body with status 200 that is no message. `otherwise`: the sentence for one without a reason."""
+    error = error_in_answer(answer, 500)
+    if error is None:
+        return UpstreamBroken(otherwise)
+    if _SPENT.search(error.upstream_message or ""):
+        return _openai.limited("insufficient_quota", error.upstream_message or "", None, exhausted=True)
+    return error

@@ -12,7 +12,7 @@ from app.errors import UpstreamBroken
 from app.formats import _openai
 from app.formats._decoding import whole
 from app.formats._endings import is_full
-from app.formats._failures import stream_error
+from app.formats._failures import error_in_answer, stream_error
 from app.formats.responses import _items
 
 #: Items that grow while they are streamed, and so may be cut off.
@@ -23,10 +23,10 @@ def decode(body: bytes, turn: Turn) -> Answer:
     response = whole(body)
     output = _output(response) if isinstance(response, dict) else None
     if output is None:
-        if isinstance(response, dict) and isinstance(response.get("error"), dict):
-            raise stream_error(response["error"])
-        raise UpstreamBroken("The model's server answered with something that is not a response.")
-    if response.get("status") == "failed" and not output:
+        raise error_in_answer(response) or UpstreamBroken(
+            "The model's server answered with something that is not a response."
+        )
+    if not output and (response.get("status") == "failed" or response.get("error")):
         raise stream_error(response.get("error") or {})
     items = _items.complete_all(output, turn)
     exact = len(items) == len(output) and all(new is old for new, old in zip(items, output, strict=True))
@@ -50,12 +50,13 @@ def answer_of(response: Mapping[str, Any], items: Sequence[Item], turn: Turn, *,
         items = [*items[:-1], *map(cut_off, items[-1:])]
     elif status == "incomplete" and any(map(may_be_cut, items[-1:])):
         items = [*items[:-1], cut_off(items[-1])]
+    failure = stream_error(response.get("error") or {}) if status == "failed" else None
     return Answer(
         status=status if status in ("incomplete", "failed") else "completed",
         output=items,
         usage=usage,
-        error=response.get("error"),
-        failure=stream_error(response.get("error") or {}) if status == "failed" else None,
+        error={"code": failure.name, "message": failure.message} if failure else response.get("error"),
+        failure=failure,
         incomplete_details=details if isinstance(details, Mapping) else None,
         path=path,
         **identity(response),

@@ -14,7 +14,7 @@ from app.contract.replay import cut_off, may_be_cut
 from app.contract.turn import Answer, Turn
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats._decoding import parsed
-from app.formats._failures import stream_error
+from app.formats._failures import error_in_body, stream_error
 from app.formats.responses import _answer
 from app.formats.responses._conformance import StreamConformance
 from app.formats.responses._repair import Repair
@@ -117,6 +117,8 @@ class ResponsesDecoder:
         try:
             # The terminal event may lack its blank line; half an output event is ignored.
             rest = self._splitter.rest.strip(b"\n")
+            if not self.accepted and (error := error_in_body(rest)):
+                raise error
             if (end := _end_in(rest)) is not None and self._has_sent(_output_of(end)):
                 self._read(rest, [])
             if self.answer is None:
@@ -196,7 +198,7 @@ class ResponsesDecoder:
         elif kind in TERMINAL:
             self._end(event, TERMINAL[kind], out)
         elif kind == "error":
-            self._fail(event)
+            raise stream_error(event)
         else:
             self._output(event, raw, out)
 
@@ -293,7 +295,7 @@ class ResponsesDecoder:
             # Some servers use one event for every end.
             status = response["status"]
         if status == "failed":
-            self._fail(response)
+            raise stream_error(response.get("error") or event.get("error") or {})
         self._conclude({**response, "status": status}, _output_of(event), out)
 
     def _conclude(self, response: Mapping[str, Any], final: list[Item], out: list[bytes]) -> None:
@@ -319,10 +321,6 @@ class ResponsesDecoder:
 
     def _items_so_far(self) -> list[Item]:
         return [*self._done, *([self._held[0]["item"]] if self._held else ())]
-
-    def _fail(self, holder: Mapping[str, Any]) -> None:
-        error = holder.get("error")
-        raise stream_error(error if isinstance(error, dict) else holder)
 
     def _break_off(self, error: UpstreamError, out: list[bytes]) -> None:
         self.started = self.started or bool(out)

@@ -105,11 +105,11 @@ class StreamStart:
         for reported, items in steps:
             try:
                 response = self.recorder.fail(reported, items(), selected)
-                return terminal_events(response, number, error=reported.error())
+                return terminal_events(response, number, error=reported.event())
             except Exception:  # The border that must not die: the next step needs less to succeed.
                 log.exception("response %s: storing or encoding its failure failed", self.id)
         error = InternalError()
-        return terminal_events(self.recorder.failed(error), number, error=error.error())
+        return terminal_events(self.recorder.failed(error), number, error=error.event())
 
     def end(self) -> None:
         self._running.remove(self.id)
