@@ -47,6 +47,8 @@ class Turn:
     """Usage of the pass that made them; the response reports it with the answer's."""
     compaction: Mapping[str, Any] | None = None
     """The outcome of a compaction, for the operator."""
+    functions_only: bool = False
+    """The channel takes functions only: other tools were sent as functions, and their calls are to be restored."""
     seal: Callable[[str], str] | None = None
     """Makes `encrypted_content` from reasoning text, for a client that includes it."""
     seal_secret: Callable[[Secret], str] | None = None

@@ -6,7 +6,7 @@ module reads the contract's items; each format writes the steps in its own terms
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,7 @@ class _StepBuilder:
     def __init__(self, items: Sequence[Item], toolbox: Toolbox) -> None:
         self._items = items
         self._toolbox = toolbox
-        self._answers = _answers(items)
+        self._answers = answers_by_call(items)
         self._answered = {id(answer) for answer in self._answers.values()}
         self._parts: list[AssistantPart] = []
 
@@ -163,10 +163,42 @@ class _StepBuilder:
             yield AssistantTurn(parts)
 
 
+def as_functions(items: Iterable[Item], toolbox: Toolbox) -> Iterator[Item]:
+    """The items with every call as a call of a function, and every output as its output. Items that only bring tools,
+    or that tools of an upstream left, are left out."""
+    for item in items:
+        kind = item.get("type")
+        if kind in _CALLS:
+            name, arguments = _CALLS[item["type"]](item, toolbox)
+            yield _call_item(_call_id(item), name, arguments)
+        elif kind == "mcp_call":
+            if output := item.get("output") or item.get("error"):
+                name = toolbox.flat_name(str(item.get("name")), str(item.get("server_label")))
+                yield _call_item(str(item.get("id")), name, _as_object(str(item.get("arguments"))))
+                yield _output_item(str(item.get("id")), result({"output": output}))
+        elif _is_output(item):
+            yield _output_item(_call_id(item), result(item))
+        elif kind in _SPOKEN:
+            yield item
+
+
+def _call_item(call_id: str, name: str, arguments: str) -> Item:
+    return {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
+
+
+def _output_item(call_id: str, result: Sequence[Part]) -> Item:
+    output = list(result) if shown(result) else joined(result)
+    return {"type": "function_call_output", "call_id": call_id, "output": output}
+
+
+#: Items that every upstream of the Responses API takes.
+_SPOKEN = frozenset({None, "message", "reasoning", "compaction", "item_reference"})
+
+
 # --- calls and outputs ------------------------------------------------------------------------------------------
 
 
-def _answers(items: Sequence[Item]) -> dict[int, Item]:
+def answers_by_call(items: Sequence[Item]) -> dict[int, Item]:
     """The output of each call, by the call's identity: call ids may repeat from turn to turn."""
     waiting: dict[str, list[Item]] = {}
     answers: dict[int, Item] = {}

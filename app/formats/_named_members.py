@@ -53,6 +53,8 @@ _BEFORE_VERDICT = re.compile(
 _TECHNICAL = re.compile(r"(?<![\w.'\"])([A-Za-z]+(?:_[A-Za-z0-9]+)+(?:(?:\.[A-Za-z_]\w*)|\[\d*\])*)|\b([a-z]+[A-Z]\w+)")
 #: Names that are bare words and mean nothing else where a request is refused.
 _PLAIN = re.compile(r"\b(?:temperature|verbosity|logit_bias|metadata)\b")
+#: What a sentence speaks of without meaning a member.
+_SUBJECTS = frozenset({"model", "Model"})
 #: What a name means where a format keeps that member elsewhere.
 _ALSO = {
     "reasoning_effort": ("reasoning.effort", "output_config.effort"),
@@ -109,6 +111,7 @@ def members_named(refused: Refused) -> Iterator[list[str]]:
         return
     for pattern in (_AS_PARAMETER, _BEFORE_VERDICT, _AFTER_VERDICT):
         found = [name for match in pattern.finditer(refused.words) for name in re.findall(_WORD, match[1])]
+        found = [name for name in found if name not in _SUBJECTS]
         if paths := _paths(found, refused):
             yield paths
             # Other names in the sentence are what the upstream takes, or quotations.

@@ -42,8 +42,10 @@ def remedies_for(error: UpstreamError, request: Mapping[str, Any], row: Channel)
 def _proposals(refused: Refused) -> Iterator[Sequence[Remedy]]:
     """Remedies, the most certain first."""
     for sentence, remedies in _BY_SENTENCE:
-        if sentence.search(refused.words):
-            yield remedies(refused)
+        if sentence.search(refused.words) and (proposed := remedies(refused)):
+            yield proposed
+            # The sentence is about this; the names in it are no members.
+            return
     yield _tools_as_functions(refused)
     for paths in members_named(refused):
         yield _for_members(paths, refused)
@@ -252,8 +254,7 @@ def _step(path: str, refused: Refused) -> Sequence[Remedy]:
 
 _OF_THE_VALUE = re.compile(
     r"(?:unsupported|invalid|unknown|illegal) (?:value|level|variant)|"
-    r"(?:level|value|effort) ['\"`]?\w+['\"`]? (?:is|not)|"
-    r"does not support ['\"`](?:none|minimal|low|medium|high|xhigh|max)",
+    rf"(?:level|value|effort|support) ['\"`]?(?:{'|'.join(SCALES[0])})\b",
     re.IGNORECASE,
 )
 _LISTING = re.compile(

@@ -229,10 +229,10 @@ class TurnAttempt(ChannelAttempt):
     ) -> None:
         """`remedies`: changes of the row that earlier refusals of this channel called for."""
         super().__init__(attempts, selected)
-        self.turn = turn
-        """The turn as this channel can read it."""
         self.remedies = remedies
         self.row = apply_all(remedies, selected.row)
+        self.turn = for_row(turn, self.row)
+        """The turn as this channel can read it."""
 
     def encoded(self) -> bytes:
         """The body to send. Raises InvalidRequest for a turn that the channel's format cannot carry."""
@@ -249,6 +249,12 @@ class TurnAttempt(ChannelAttempt):
         if self.remedies:
             self.selected.learn(self.remedies)
         return exchange
+
+
+def for_row(turn: Turn, row: Channel) -> Turn:
+    """The turn, which knows what its answer has to be restored from."""
+    functions_only = row.tools == "functions"
+    return turn if turn.functions_only == functions_only else replace(turn, functions_only=functions_only)
 
 
 class TurnAttempts(Attempts[TurnAttempt]):
@@ -376,6 +382,7 @@ def posted(attempt: ChannelAttempt, turn: Turn, path: str, body: bytes, watch: W
 def unstreamed_answer(turn: Turn, selected: SelectedChannel, watch: Watch | None) -> Answer:
     """The answer of this one channel. It makes no attempt and leaves the channel's health unchanged."""
     format_ = selected.format
+    turn = for_row(turn, selected.row)
     body = encoded(turn, selected)
     with closing(selected.post(_path(turn, selected), body, accept=JSON, watch=watch)) as exchange:
         return _decoded(format_, exchange, turn)

@@ -1,7 +1,6 @@
 """The contract of a format's decoder, run on every format: the split of the bytes never matters."""
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import formats
+from app.contract.channel import Channel
 from app.contract.response import Echo
 from app.contract.turn import Turn
 from app.errors import UpstreamBroken, UpstreamError, UpstreamFailed, UpstreamLimited, UpstreamRefused
@@ -23,7 +23,7 @@ def events(data: bytes) -> list[Event]:
     return found
 
 
-ROW = SimpleNamespace(family="f", compact="gateway", encrypted_reasoning=False)
+ROW = Channel("c", "responses", family="f")
 TOOL = {"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {}}}
 
 

@@ -25,7 +25,9 @@ from app.formats._conversation import (
     text_of,
     unreadable,
 )
+from app.formats._images import relabelled
 from app.formats._toolbox import Toolbox
+from app.formats.chat_completions import _order
 
 Message = dict[str, Any]
 
@@ -87,14 +89,19 @@ class _MessageBuilder:
         if self._row.reasoning_text and (reasoning or calls):
             message["reasoning_content"] = reasoning
         self.add(message)
+        in_place = self._row.tool_images == "tool"
         for call in calls:
-            self.add({"role": "tool", "tool_call_id": call.id, "content": _result(call)})
-        if images := [part for call in calls for part in _parts(shown(call.result))]:
+            result = _content(call.result) if in_place else _result(call)
+            self.add({"role": "tool", "tool_call_id": call.id, "content": result})
+        if not in_place and (images := [part for call in calls for part in _parts(shown(call.result))]):
             self.add({"role": "user", "content": images})
 
     def finished(self) -> list[Message]:
         system = [{"role": "system", "content": "\n\n".join(self._system)}] if self._system else []
-        return [*system, *self._messages]
+        messages = [*system, *self._messages]
+        if self._row.system_messages == "user":
+            messages = _order.system_as_user(messages)
+        return _order.strict(messages) if self._row.message_order == "strict" else messages
 
 
 def _tool_call(call: Call) -> Message:
@@ -133,7 +140,7 @@ def _part(part: Part) -> Message | None:
 def _image(part: Part) -> Message | None:
     if not isinstance(part.get("image_url"), str):
         return None
-    image = {"url": part["image_url"]}
+    image = {"url": relabelled(part["image_url"])}
     if part.get("detail"):
         image["detail"] = "high" if part["detail"] == "original" else part["detail"]
     return {"type": "image_url", "image_url": image}

@@ -11,6 +11,7 @@ from app.contract.channel import Channel
 from app.contract.turn import Turn
 from app.formats import _context, _conversation
 from app.formats._request import effort_of, in_force, instructions, refuse_prompt, text_format
+from app.formats._text_format import fitted
 from app.formats._toolbox import Offer, Toolbox, offer
 from app.formats.chat_completions import _messages
 
@@ -27,13 +28,15 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
     refuse_prompt(request)
     _conversation.check(turn.input, _messages.carries)
     toolbox, items = Toolbox.of(turn), _context.items(turn)
-    offered = offer(turn, row, toolbox)
+    offered, effective = offer(turn, row, toolbox), in_force(request, items)
+    form, said = fitted({} if offered.must_call else text_format(effective), row.text_format)
+    told = "\n\n".join(filter(None, (instructions(request), said))) or None
     body: dict[str, Any] = {
         "model": model,
-        "messages": _messages.messages(items, instructions(request), row, toolbox),
+        "messages": _messages.messages(items, told, row, toolbox),
         **{name: request[name] for name in _PASSED if name in request},
         **_tools(offered, request),
-        **_output(in_force(request, items), row, offered),
+        **_output(effective, row, form),
     }
     if turn.stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -54,14 +57,14 @@ def _tools(offered: Offer, request: Mapping[str, Any]) -> dict[str, Any]:
     return body
 
 
-def _output(request: Mapping[str, Any], row: Channel, offered: Offer) -> dict[str, Any]:
+def _output(request: Mapping[str, Any], row: Channel, form: Mapping[str, Any]) -> dict[str, Any]:
     """Length, format, reasoning effort and logprobs of the answer."""
     body: dict[str, Any] = {}
     if limit := request.get("max_output_tokens") or row.max_output_tokens:
         body["max_tokens"] = limit
     text = request.get("text") or {}
-    if not offered.must_call and (form := _response_format(text_format(request))):
-        body["response_format"] = form
+    if response_format := _response_format(form):
+        body["response_format"] = response_format
     if text.get("verbosity") is not None:
         body["verbosity"] = text["verbosity"]
     if effort := effort_of(request):

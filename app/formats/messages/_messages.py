@@ -31,6 +31,8 @@ from app.formats._conversation import (
     text_of,
     unreadable,
 )
+from app.formats._images import true_type
+from app.formats._message_order import GO_ON, OPENING
 from app.formats._toolbox import Toolbox
 from app.formats.messages import _thinking_blocks
 
@@ -41,9 +43,6 @@ _UNFIT = re.compile(r"[^a-zA-Z0-9_-]")
 _LONGEST_ID = 64
 _IMAGE_TYPES = {"image/jpg": "image/jpeg"}
 _PDF = "application/pdf"
-
-_OPENING = "[The conversation begins with what you said.]"
-_GO_ON = "[Please go on.]"
 
 
 def carries(part: Part) -> bool:
@@ -106,11 +105,11 @@ class _MessageBuilder:
     def finished(self) -> tuple[list[Block], list[Block]]:
         system = [_text("\n\n".join(self._system))] if self._system else []
         if not self._messages:
-            return [], [{"role": "user", "content": system or [_text(_GO_ON)]}]
+            return [], [{"role": "user", "content": system or [_text(GO_ON)]}]
         if self._messages[0]["role"] == "assistant":
-            self._messages.insert(0, {"role": "user", "content": [_text(_OPENING)]})
+            self._messages.insert(0, {"role": "user", "content": [_text(OPENING)]})
         if self._messages[-1]["role"] == "assistant":
-            self.add("user", [_text(_GO_ON)])
+            self.add("user", [_text(GO_ON)])
         return system, self._messages
 
     def _blocks_of(self, part: AssistantPart, ids: Mapping[int, str]) -> Iterator[Block]:
@@ -198,7 +197,7 @@ def _image(part: Part) -> Block | None:
 
 
 def _image_of(media_type: str, data: str) -> Block:
-    known = _IMAGE_TYPES.get(media_type, media_type)
+    known = true_type(_IMAGE_TYPES.get(media_type, media_type), data)
     return {"type": "image", "source": {"type": "base64", "media_type": known, "data": data}}
 
 

@@ -11,6 +11,7 @@ from app.contract.channel import Channel
 from app.contract.turn import Turn
 from app.formats import _context, _conversation
 from app.formats._request import effort_of, in_force, instructions, refuse_prompt, text_format
+from app.formats._text_format import instruction
 from app.formats._toolbox import Offer, Toolbox, offer
 from app.formats.messages import _messages
 
@@ -26,9 +27,6 @@ _EFFORTS = {"minimal": "low"}
 #: The only members that the counting endpoint accepts.
 _COUNTED_KEYS = frozenset({"messages", "model", "output_config", "system", "thinking", "tool_choice", "tools"})
 
-_JSON = "Answer with one JSON object and nothing else, without a code fence."
-_SCHEMA = "Answer with one JSON value that fits the following JSON schema and nothing else, without a code fence.\n"
-
 
 def encode(turn: Turn, row: Channel, model: str) -> bytes:
     request = turn.request
@@ -36,14 +34,14 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
     _conversation.check(turn.input, _messages.carries)
     toolbox, items = Toolbox.of(turn), _context.items(turn, row.family)
     effective, offered = in_force(request, items), offer(turn, row, toolbox)
-    system, messages = _messages.conversation(items, _instructions(effective, offered), row, turn.model, toolbox)
+    system, messages = _messages.conversation(items, _instructions(effective, row, offered), row, turn.model, toolbox)
     body: dict[str, Any] = {
         "model": model,
         "max_tokens": max_tokens(request, row),
         **({"system": system} if system else {}),
         "messages": messages,
         **(_tools(offered, request) if offered.functions else _tools_of_the_past(messages)),
-        **_output(effective, offered),
+        **_output(effective, row, offered),
         **_metadata(request),
     }
     body |= _sampling(request, thinks=body.get("thinking", {}).get("type") in ("adaptive", "enabled"))
@@ -62,14 +60,12 @@ def max_tokens(request: Mapping[str, Any], row: Channel) -> int:
     return int(request.get("max_output_tokens") or row.max_output_tokens or MAX_TOKENS)
 
 
-def _instructions(request: Mapping[str, Any], offered: Offer) -> Iterator[str]:
+def _instructions(request: Mapping[str, Any], row: Channel, offered: Offer) -> Iterator[str]:
     if text := instructions(request):
         yield text
     form = _form(request, offered)
-    if form.get("type") == "json_object":
-        yield _JSON
-    elif form.get("type") == "json_schema" and not _is_enforced(form):
-        yield _SCHEMA + orjson.dumps(form.get("schema")).decode()
+    if not _is_enforced(form, row) and (said := instruction(form)):
+        yield said
 
 
 def _form(request: Mapping[str, Any], offered: Offer) -> Mapping[str, Any]:
@@ -77,9 +73,9 @@ def _form(request: Mapping[str, Any], offered: Offer) -> Mapping[str, Any]:
     return {} if offered.must_call else text_format(request)
 
 
-def _is_enforced(form: Mapping[str, Any]) -> bool:
+def _is_enforced(form: Mapping[str, Any], row: Channel) -> bool:
     """Whether the upstream enforces the schema. It refuses a schema that does not follow the strict rules."""
-    return form.get("type") == "json_schema" and form.get("strict") is True
+    return form.get("type") == "json_schema" and form.get("strict") is True and row.text_format == "schema"
 
 
 # --- tools ------------------------------------------------------------------------------------------------------
@@ -118,14 +114,14 @@ def _choice(offered: Offer) -> dict[str, Any] | None:
 # --- the answer -------------------------------------------------------------------------------------------------
 
 
-def _output(request: Mapping[str, Any], offered: Offer) -> dict[str, Any]:
+def _output(request: Mapping[str, Any], row: Channel, offered: Offer) -> dict[str, Any]:
     """Reasoning effort and format of the answer."""
     body, effort = _thinking(request, offered), effort_of(request)
     config: dict[str, Any] = {}
     if effort and effort != "none":
         config["effort"] = _EFFORTS.get(effort, effort)
     form = _form(request, offered)
-    if _is_enforced(form):
+    if _is_enforced(form, row):
         config["format"] = {"type": "json_schema", "schema": form.get("schema")}
     return {**body, "output_config": config} if config else body
 

@@ -17,9 +17,10 @@ from app.formats import _openai
 from app.formats._events import Emitter
 from app.formats._failures import http_error as decode_error
 from app.formats._openai import decode_count
+from app.formats._toolbox import Toolbox
 from app.formats.responses._answer import decode
 from app.formats.responses._request import amended, encode, encode_compaction, encode_count, instructions_text
-from app.formats.responses._stream import ResponsesDecoder
+from app.formats.responses._stream import FunctionsDecoder, ResponsesDecoder
 
 __all__ = [
     "ResponsesDecoder",
@@ -58,12 +59,12 @@ def headers(api_key: str | None) -> Mapping[str, str]:
 
 
 def dropped(turn: Turn, row: Channel) -> Sequence[str]:
-    """None: the upstream itself refuses tools that it cannot run."""
-    return ()
+    """None, unless it takes functions only: the upstream itself refuses other tools that it cannot run."""
+    return Toolbox.of(turn).dropped if row.tools == "functions" else ()
 
 
 def decoder(turn: Turn, sequence: int) -> ResponsesDecoder:
-    return ResponsesDecoder(turn, sequence)
+    return FunctionsDecoder(turn, sequence) if turn.functions_only else ResponsesDecoder(turn, sequence)
 
 
 def stream(answer: Mapping[str, Any]) -> Iterable[bytes]:

@@ -14,6 +14,7 @@ from app.formats._decoding import whole
 from app.formats._endings import is_full
 from app.formats._failures import error_in_answer, stream_error
 from app.formats.responses import _items
+from app.formats.responses._functions import Restorer
 
 #: Items that grow while they are streamed, and so may be cut off.
 _CAN_BREAK = TEXT_TYPES | STREAMED_CALLS
@@ -28,6 +29,8 @@ def decode(body: bytes, turn: Turn) -> Answer:
         )
     if not output and (response.get("status") == "failed" or response.get("error")):
         raise stream_error(response.get("error") or {})
+    if turn.functions_only:
+        output = Restorer(turn).output(item for item in output if isinstance(item, dict))
     items = _items.complete_all(output, turn)
     exact = len(items) == len(output) and all(new is old for new, old in zip(items, output, strict=True))
     return answer_of(response, items, turn, path="bytes" if exact else "repaired")

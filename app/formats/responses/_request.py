@@ -19,6 +19,9 @@ from app.contract.turn import Turn
 from app.errors import UpstreamError, UpstreamRefused
 from app.formats import _conversation
 from app.formats._ids import Outgoing
+from app.formats._text_format import fitted
+from app.formats.responses import _order
+from app.formats.responses._functions import history, write_functions
 from app.sealing import is_sealed
 
 _COMPACTION_KEYS = ("instructions", "prompt_cache_key", "service_tier")
@@ -75,6 +78,9 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
         if "stream_options" in turn.request:
             body["stream_options"] = turn.request["stream_options"]
     _write_plainly(body)
+    _write_text_format(body, row)
+    if row.tools == "functions":
+        write_functions(body, turn, row)
     if row.encrypted_reasoning:
         body["include"] = sorted({*body.get("include", ()), _ENCRYPTED})
     return _with_input(body, turn, row)
@@ -103,6 +109,20 @@ def _write_plainly(body: dict[str, Any]) -> None:
         body["instructions"] = instructions_text(body["instructions"])
     if isinstance(body.get("truncation"), Mapping):
         body["truncation"] = body["truncation"].get("type", "disabled")
+
+
+def _write_text_format(body: dict[str, Any], row: Channel) -> None:
+    """Replaces a format of the answer that the upstream does not take."""
+    text = body.get("text")
+    form = text.get("format") if isinstance(text, Mapping) else None
+    if row.text_format == "schema" or not isinstance(form, Mapping):
+        return
+    fitting, said = fitted(form, row.text_format)
+    if fitting is not form:
+        others = {name: value for name, value in body["text"].items() if name != "format"}
+        body["text"] = {**others, "format": fitting} if fitting else others
+    if said:
+        body["instructions"] = "\n\n".join(filter(None, (body.get("instructions"), said)))
 
 
 def instructions_text(instructions: Mapping[str, Any]) -> str:
@@ -159,10 +179,23 @@ def _opened(item: Item) -> Item | None:
 def _with_input(body: Mapping[str, Any], turn: Turn, row: Channel) -> bytes:
     """The body with the context spliced in: stored JSON is not parsed."""
     pieces: list[bytes | memoryview] = [orjson.dumps(body)[:-1]]
-    for piece in _input(turn, row):
+    for piece in _fitted_input(turn, row):
         pieces += (b"," if len(pieces) > 1 else b',"input":[', piece)
     # In one go: each step between would be another copy of what may be large.
     return b"".join((*pieces, b"]}" if len(pieces) > 1 else b',"input":[]}'))
+
+
+def _fitted_input(turn: Turn, row: Channel) -> Iterator[bytes | memoryview]:
+    """The context as this upstream takes it. It is parsed only for an upstream that needs other items."""
+    if row.tools == "native" and row.message_order == "free":
+        yield from _input(turn, row)
+        return
+    items: Iterable[Item] = orjson.loads(b"[" + b",".join(_input(turn, row)) + b"]")
+    if row.tools == "functions":
+        items = history(items, turn)
+    if row.message_order == "strict":
+        items = _order.strict(items)
+    yield from map(orjson.dumps, items)
 
 
 def _input(turn: Turn, row: Channel) -> Iterator[bytes | memoryview]:

@@ -17,6 +17,7 @@ from app.formats._decoding import parsed
 from app.formats._failures import error_in_body, stream_error
 from app.formats.responses import _answer
 from app.formats.responses._conformance import StreamConformance
+from app.formats.responses._functions import Restorer
 from app.formats.responses._repair import Repair
 from app.nesting import FROM_UPSTREAMS, may_exceed
 
@@ -191,7 +192,9 @@ class ResponsesDecoder:
         name, data = sse.parse(raw)
         if data is None or data.startswith(b"[DONE]"):
             return
-        event = _event(data, name)
+        self._handle(_event(data, name), raw, out)
+
+    def _handle(self, event: Event, raw: bytes, out: list[bytes]) -> None:
         kind = event["type"]
         if kind in _HEAD:
             self._begin(event)
@@ -345,6 +348,26 @@ class ResponsesDecoder:
         self._unreadable += sum(len(raw) for raw in block.split(b"\n\n") if not raw.startswith(_FIELDS))
         if self._unreadable + (0 if rest.startswith(_FIELDS) else len(rest)) > MAX_UNREADABLE:
             raise UpstreamBroken("The model's server answered with something that is not an event stream.")
+
+
+class FunctionsDecoder(ResponsesDecoder):
+    """Decodes the stream of an upstream that was sent functions in place of other tools."""
+
+    __slots__ = ("_restorer",)
+
+    def __init__(self, turn: Turn, sequence: int) -> None:
+        super().__init__(turn, sequence)
+        self._restorer = Restorer(turn)
+        self._repair = Repair(turn, sequence)
+        self.path = "translated"
+
+    def _handle(self, event: Event, raw: bytes, out: list[bytes]) -> None:
+        restored = self._restorer.event(event)
+        if restored is not None:
+            super()._handle(restored, raw, out)
+
+    def _has_sent(self, output: list[Item]) -> bool:
+        return super()._has_sent(self._restorer.output(output))
 
 
 class _Backlog:

@@ -240,6 +240,7 @@ def test_thinking_that_led_to_nothing_ends_no_message() -> None:
 
 # --- content ----------------------------------------------------------------------------------------------------
 
+JPEG = "/9j/4A=="
 PNG, PDF, NOTE = "iVBORw0=", "JVBERi0=", base64.b64encode("Grüße".encode()).decode()
 
 
@@ -247,8 +248,16 @@ PNG, PDF, NOTE = "iVBORw0=", "JVBERi0=", base64.b64encode("Grüße".encode()).de
     ("part", "block"),
     [
         (
-            {"type": "input_image", "image_url": f"data:image/jpg;base64,{PNG}"},
-            {"type": "image", "source": {"type": "base64", "media_type": "image/jpeg", "data": PNG}},
+            {"type": "input_image", "image_url": f"data:image/jpg;base64,{JPEG}"},
+            {"type": "image", "source": {"type": "base64", "media_type": "image/jpeg", "data": JPEG}},
+        ),
+        (
+            {"type": "input_image", "image_url": f"data:image/png;base64,{JPEG}"},
+            {"type": "image", "source": {"type": "base64", "media_type": "image/jpeg", "data": JPEG}},
+        ),
+        (
+            {"type": "input_image", "image_url": f"data:application/octet-stream;base64,{PNG}"},
+            {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}},
         ),
         (
             {"type": "input_image", "image_url": "https://x/y.png", "detail": "low"},

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import orjson
 
 from app import sse
+from app.contract.channel import Channel
 from app.contract.items import Item
 from app.contract.records import Chain, Link
 from app.contract.response import Echo
@@ -24,9 +24,8 @@ RECORDINGS = Path(__file__).parent / "recordings"
 _ESTIMATED = Usage(1, 0, 0, 1, 0, True)
 
 
-def row(**keys: Any) -> Any:
-    defaults = {"family": "f", "compact": "gateway", "encrypted_reasoning": False, "reasoning_text": False}
-    return SimpleNamespace(**{**defaults, **keys})
+def row(**keys: Any) -> Channel:
+    return Channel(**{"name": "c", "format": "responses", "family": "f", **keys})
 
 
 def turn(*items: Item, chain: Chain | None = None, preface: tuple[Item, ...] = (), **request: Any) -> Turn:
