@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.databases import mariadb, module_database_url, shared_database_url
+from tests import gateway as gateway_module
+from tests.databases import DATABASES, Server, mariadb, module_database_url, shared_database_url
 from tests.gateway import Gateway
-from tests.server_tests import starts_a_server
+from tests.server_tests import starts_a_gateway_on_any_database, starts_a_server
 from tests.upstream import ScriptedUpstream
 from tests.upstream_formats import _format_cases, bridge, format_case, format_cases, model, served
 
@@ -31,13 +32,39 @@ MakeUpstream = Callable[..., ScriptedUpstream]
 MakeGateway = Callable[..., Gateway]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database",
+        choices=DATABASES,
+        default=DATABASES[0],
+        help="the database of gateways whose test does not choose one; with mariadb no other tests run",
+    )
+
+
 # Before pytest selects by markers.
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that start the gateway, its command or a server of another kind."""
-    for item in items:
-        if isinstance(item, pytest.Function) and starts_a_server(item):
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the tests that start the gateway, its command or a server of another kind. With another database than the
+    usual one it leaves out the tests on which that makes no difference.
+    """
+    functions = [item for item in items if isinstance(item, pytest.Function)]
+    for item in functions:
+        if starts_a_server(item):
             item.add_marker("server")
+    if config.getoption("database") != DATABASES[0]:
+        chosen = [item for item in functions if starts_a_gateway_on_any_database(item)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _database_of_gateways(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Gives every gateway a database of its own on the server of the session, when that was chosen."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.config.getoption("database") == "mariadb":
+            server: Server = request.getfixturevalue("mariadb")
+            patch.setattr(gateway_module, "new_database", lambda directory: server.new_database())
+        yield
 
 
 @pytest.fixture

@@ -65,6 +65,12 @@ class Server:
                     pytest.fail(f"mariadbd did not start:\n{self.log.read_text()[-2000:]}", pytrace=False)
             time.sleep(0.05)
 
+    def new_database(self) -> str:
+        """Creates an empty database and returns its URL."""
+        name = f"antiphon_{secrets.token_hex(6)}"
+        self.run(f"CREATE DATABASE {name}")
+        return self.url(name)
+
 
 @pytest.fixture(scope="session")
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -115,12 +121,11 @@ def _empty(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
         yield f"sqlite:///{folder}/antiphon.db"
         return
     server: Server = request.getfixturevalue("mariadb")
-    name = f"antiphon_{secrets.token_hex(6)}"
-    server.run(f"CREATE DATABASE {name}")
+    url = server.new_database()
     try:
-        yield server.url(name)
+        yield url
     finally:
-        server.run(f"DROP DATABASE {name}")
+        server.run(f"DROP DATABASE {url.rpartition('/')[2]}")
 
 
 def _start(folder: Path) -> Server:
@@ -155,6 +160,7 @@ def _start(folder: Path) -> Server:
                 "--innodb-use-native-aio=0",
                 "--innodb-buffer-pool-size=64M",
                 "--innodb-log-file-size=32M",
+                "--max-connections=1000",
                 # What a test has written need not outlive the machine.
                 "--innodb-flush-log-at-trx-commit=0",
                 "--skip-log-bin",

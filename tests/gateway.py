@@ -36,6 +36,14 @@ GLANCE = 0.05
 JSON = dict[str, Any]
 
 
+def sqlite_file(directory: Path) -> str:
+    return f"sqlite:///{directory / 'antiphon.db'}"
+
+
+#: Returns the URL of an empty database for the gateway of a directory. `pytest --database mariadb` replaces it.
+new_database: Callable[[Path], str] = sqlite_file
+
+
 class Gateway:
     """One gateway in `directory`. `settings` become `ANTIPHON_*` variables: `workers=2`, `drain=1`."""
 
@@ -48,7 +56,7 @@ class Gateway:
     ) -> None:
         self.directory = directory
         self.channels_file = directory / "channels.yaml"
-        self.database_url: str = settings.pop("database_url", f"sqlite:///{directory / 'antiphon.db'}")
+        self.database_url: str = settings.pop("database_url", None) or new_database(directory)
         self.port = closed_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.base_url = f"{self.url}/v1"

@@ -1,4 +1,5 @@
-"""Finds the tests that start a process: the names in the code of a test and of its fixtures lead to `subprocess`.
+"""Finds the tests that start a process: the names in the code of a test and of its fixtures lead to `subprocess`. The
+tests that start a gateway are found in the same way.
 
 A fixture that a test requests by `getfixturevalue` is not among its fixtures, so the parameter that selects it counts.
 """
@@ -14,24 +15,43 @@ from typing import Any
 
 import pytest
 
-STARTED_BY_PARAMETER = ("mariadb",)
+from tests.databases import DATABASES
+from tests.gateway import Gateway
 
 
 def starts_a_server(item: pytest.Function) -> bool:
-    selected = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    if any(value in STARTED_BY_PARAMETER for value in selected if isinstance(value, str)):
-        return True
+    return "mariadb" in _parameters(item) or any(reaches_subprocess(function) for function in _functions(item))
+
+
+def starts_a_gateway_on_any_database(item: pytest.Function) -> bool:
+    """Whether the database of its gateway is the choice of `pytest --database`."""
+    chooses = set(_parameters(item)) & {*DATABASES} or item.get_closest_marker("sqlite")
+    return not chooses and any(reaches(Gateway, function) for function in _functions(item))
+
+
+def _parameters(item: pytest.Function) -> list[str]:
+    found = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return [value for value in found if isinstance(value, str)]
+
+
+def _functions(item: pytest.Function) -> list[Callable[..., Any]]:
+    """The test and its fixtures."""
     fixtures = [definitions[-1].func for definitions in item._fixtureinfo.name2fixturedefs.values() if definitions]
-    return any(reaches_subprocess(function) for function in [item.function, *fixtures])
+    return [item.function, *fixtures]
+
+
+def reaches_subprocess(start: Callable[..., Any]) -> bool:
+    return reaches(subprocess, start)
 
 
 @cache
-def reaches_subprocess(start: Callable[..., Any]) -> bool:
+def reaches(goal: Any, start: Callable[..., Any]) -> bool:
+    """Whether names in this code lead to `goal`. A member of a module counts as the module."""
     seen: set[Any] = set()
     waiting: list[Any] = [start]
     while waiting:
         value = waiting.pop()
-        if value is subprocess or getattr(value, "__module__", None) == subprocess.__name__:
+        if value is goal or (isinstance(goal, ModuleType) and getattr(value, "__module__", None) == goal.__name__):
             return True
         if _is_of_the_tests(value) and value not in seen:
             seen.add(value)

@@ -6,11 +6,9 @@ import os
 import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ import requests
 
 from app.store import migrations
 from tests.gateway import COMMAND, ROOT, START_WITHIN, Gateway
+from tests.outages import outage
 from tests.relay.conftest import eventually
 from tests.store import rows
 from tests.upstream import ScriptedUpstream
@@ -192,14 +191,13 @@ def test_a_reload_brings_new_settings_to_all_workers(three_workers: Gateway, ups
 
 
 def test_successors_do_not_wait_for_a_write_lock(three_workers: Gateway, upstream: ScriptedUpstream) -> None:
-    with closing(sqlite3.connect(three_workers.directory / "antiphon.db", isolation_level=None)) as database:
-        database.execute("BEGIN IMMEDIATE")
+    with outage(three_workers.database_url):
         kill_all(three_workers)
         eventually(lambda: status(three_workers, "/healthz") == 200, "a worker", 20)
-        database.execute("ROLLBACK")
     check_serves(three_workers, upstream)
 
 
+@pytest.mark.sqlite
 def test_successors_wait_for_a_database_that_is_away(three_workers: Gateway, upstream: ScriptedUpstream) -> None:
     file, elsewhere = three_workers.directory / "antiphon.db", three_workers.directory / "elsewhere.db"
     file.rename(elsewhere)

@@ -27,6 +27,10 @@ OWNER = "admin"
 SENTENCE = "This is a summary of the earlier conversation"
 
 
+#: The recorded database is a file of SQLite.
+pytestmark = pytest.mark.sqlite
+
+
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[ScriptedUpstream]:
     with ScriptedUpstream(models=("demo",)) as upstream:

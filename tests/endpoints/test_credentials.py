@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from uuid import uuid4
 
 import orjson
@@ -16,6 +15,7 @@ from tests.endpoints.conftest import EXACT, OPEN_MINDED
 from tests.endpoints.vocabulary import JSON, message_item
 from tests.gateway import Gateway
 from tests.response_contract import check_stream
+from tests.stored_data import written
 from tests.tools import CANARY, MCP, choices, items, tools
 from tests.upstream import ScriptedUpstream, event_bytes, raw, sse
 from tests.websocket_client import Socket
@@ -24,12 +24,6 @@ ADDED: JSON = {"type": "additional_tools", "role": "developer", "tools": [MCP]}
 
 #: Every way in which a request may come.
 WAYS: list[JSON] = [{}, {"stream": True}, {"background": True}, {"store": False}, {"prompt_cache_key": "a session"}]
-
-
-def written(gateway: Gateway) -> bytes:
-    """All that the gateway has put on disk so far."""
-    files: list[Path] = [path for path in gateway.directory.iterdir() if path.name.startswith("antiphon.db")]
-    return b"".join(path.read_bytes() for path in files) + gateway.log.encode()
 
 
 @given(data=st.data())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -13,6 +11,7 @@ from tests.endpoints.conftest import EXACT
 from tests.endpoints.vocabulary import JSON, WEATHER, message_item
 from tests.gateway import Gateway
 from tests.response_contract import check_error, check_response, check_stream
+from tests.stored_data import values
 from tests.upstream import ScriptedUpstream, failing
 
 Create = Callable[..., JSON]
@@ -113,9 +112,8 @@ def test_a_response_is_deleted_once_and_for_good(api: Gateway, create: Create, m
         check_error(gone, 404)
 
 
-def _words_in_the_database(api: Gateway, word: str) -> list[str]:
-    with closing(sqlite3.connect(api.directory / "antiphon.db")) as database:
-        return [line for line in database.iterdump() if word in line or word.encode().hex() in line.lower()]
+def _values_with(api: Gateway, word: str) -> list[bytes]:
+    return [value for value in values(api.database_url) if word.encode() in value]
 
 
 @pytest.mark.parametrize("place", ["input", "metadata", "instructions", "tools"])
@@ -124,10 +122,10 @@ def test_a_deleted_response_leaves_no_word_behind(api: Gateway, create: Create, 
     tool = {"type": "function", "name": "f", "description": word}
     settings = {"input": word, "metadata": {"k": word}, "instructions": word, "tools": [tool]}
     response = create("demo", **{"input": "hello", place: settings[place]})
-    assert _words_in_the_database(api, word)
+    assert _values_with(api, word)
 
     assert api.delete(f"/responses/{response['id']}").status_code == 200
-    assert not _words_in_the_database(api, word)
+    assert not _values_with(api, word)
 
 
 def test_shared_content_outlives_one_of_two_responses(api: Gateway, create: Create, model: str) -> None:

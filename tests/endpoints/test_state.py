@@ -13,6 +13,7 @@ from tests.endpoints.conftest import EXACT
 from tests.endpoints.vocabulary import ITEMS, JSON, WEATHER, answered, calls_of, message_item, text_of, user_texts
 from tests.gateway import Gateway
 from tests.response_contract import check_error, check_response, check_stream
+from tests.stored_data import written
 from tests.upstream import ScriptedUpstream, failing, refusal, rewritten
 
 Create = Callable[..., JSON]
@@ -213,9 +214,9 @@ def test_nothing_of_an_unstored_response_is_written_down(api: Gateway, create: C
         create(EXACT, word, store=store, instructions=word, metadata={"k": word}, tools=tools)
         check_stream(api.stream({"model": EXACT, "input": word, "store": store}).content)
 
-    files = [file for file in api.directory.iterdir() if file.name.startswith(("antiphon.db", "gateway.log"))]
-    assert [file for file in files if stored.encode() in file.read_bytes()]
-    assert not [file for file in files if unstored.encode() in file.read_bytes()]
+    found = written(api)
+    assert stored.encode() in found
+    assert unstored.encode() not in found
 
 
 def test_an_unstored_turn_may_follow_a_stored_one(create: Create, exact: ScriptedUpstream) -> None:

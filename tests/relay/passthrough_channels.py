@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import socket
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +13,7 @@ import requests
 from app.store.store import Store
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
+from tests.stored_data import select
 from tests.upstream import Answer, Exchange, Script, ScriptedUpstream
 
 JSON = dict[str, Any]
@@ -68,10 +67,8 @@ class PassthroughPair:
             store.close()
 
     def _rows(self) -> list[JSON]:
-        with closing(sqlite3.connect(self.gateway.directory / "antiphon.db")) as database:
-            database.row_factory = sqlite3.Row
-            found = database.execute("SELECT * FROM response WHERE model = ? ORDER BY pk", [self.model])
-            return [dict(row) for row in found]
+        sql = "SELECT * FROM response WHERE model = ? ORDER BY pk"
+        return select(self.gateway.database_url, sql, [self.model])
 
 
 def event(chunk: object) -> bytes:

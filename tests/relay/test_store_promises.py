@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +12,7 @@ import pytest
 import requests
 
 from tests.gateway import Gateway, portions
+from tests.outages import outage
 from tests.relay.conftest import (
     FIRST_KEY,
     SOME_TEXT,
@@ -141,16 +141,13 @@ def test_an_end_that_cannot_be_stored_is_never_sent(twins: Gateway, upstream: Sc
     events = follow(portions(answer))
     assert [next(events).name for _ in range(SOME_TEXT)][-1] == "response.output_text.delta"
     upstream.always()
-    with sqlite3.connect(twins.directory / "antiphon.db", isolation_level=None) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with outage(twins.database_url):
         upstream.release()
         unstreamed: list[requests.Response] = []
         asking = threading.Thread(target=lambda: unstreamed.append(ask_elsewhere(twins, dict(BODY))))
         asking.start()
         names = [event.name for event in events]
         asking.join()
-        other.execute("ROLLBACK")
-    other.close()
     assert names[-3:] == ["error", "response.failed", None]
     assert "response.completed" not in names
     check_error(unstreamed[0], 503)

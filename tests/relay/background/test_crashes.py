@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +20,7 @@ import requests
 
 from tests.conftest import MakeGateway
 from tests.gateway import Gateway, portions
+from tests.outages import outage
 from tests.relay.background.conftest import await_post
 from tests.relay.conftest import SOME_TEXT, eventually
 from tests.response_contract import check_stream
@@ -194,12 +194,11 @@ def test_a_stream_whose_events_are_gone_is_built_from_the_response(
 def test_a_store_that_is_away_for_a_while_costs_no_answer(alone: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.enqueue(stalled(after=SOME_TEXT))
     waiting = alone.post("/responses", {**BODY, "input": "hello"}).json()
-    with alone.worker(), closing(sqlite3.connect(alone.directory / "antiphon.db", isolation_level=None)) as database:
+    with alone.worker():
         eventually(lambda: _stored_events(alone, waiting["id"]) > 5, "stored events", 20)
-        database.execute("BEGIN IMMEDIATE")
-        upstream.release()
-        alone.wait_for_log("database error")
-        database.execute("ROLLBACK")
+        with outage(alone.database_url):
+            upstream.release()
+            alone.wait_for_log("database error")
         assert ended(alone, waiting["id"])["status"] == "completed"
     check_stream(alone.get(f"/responses/{waiting['id']}?stream=true").content, status="completed")
 
