@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from dataclasses import dataclass, field
 
 from app import formats
@@ -12,7 +11,7 @@ from app.channels.remedies import LearntRemedies
 from app.channels.selection import Channels
 from app.channels.watched_table import WatchedTable
 from app.last_good import LastGood
-from app.memory import Budget
+from app.memory import Budget, InFlight
 from app.relay.background.jobs import BackgroundJobs
 from app.relay.compaction.context import Contexts
 from app.relay.compaction.service import CompactionService
@@ -32,26 +31,6 @@ from app.settings import Settings, read_environment
 from app.store.store import Store
 
 log = logging.getLogger(__name__)
-
-
-class InFlight:
-    """Counts the running requests. The limit leaves some threads free to refuse further ones."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.count = 0
-        self._lock = threading.Lock()
-
-    def enter(self) -> bool:
-        with self._lock:
-            if self.count >= self.limit:
-                return False
-            self.count += 1
-            return True
-
-    def leave(self) -> None:
-        with self._lock:
-            self.count -= 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 
 MAX_CALL_ID = 64
@@ -25,6 +26,15 @@ def new(prefix: str) -> str:
 
 def new_request_id() -> str:
     return f"req_{_secret().hex()[:32]}"
+
+
+# Without spaces: MySQL does not compare those at the end.
+_RESPONSE_ID = re.compile(r"[0-9A-Za-z_-]{1,64}\Z")
+
+
+def known_id(value: str) -> bool:
+    """Whether the text can be the id of a response. If not, no query is needed."""
+    return _RESPONSE_ID.match(value) is not None
 
 
 def _secret() -> bytes:

@@ -1,4 +1,6 @@
-"""The memory that large bodies use in this process: the allocator's settings, and a budget for all bodies together."""
+"""What this process has room for: the memory of large bodies, with the allocator's settings and a budget for all bodies
+together, and the number of running requests.
+"""
 
 from __future__ import annotations
 
@@ -121,4 +123,25 @@ class Share:
             self._budget.give(given)
 
     def close(self) -> None:
-        self.shrink(0)
+        if self.size:
+            self.shrink(0)
+
+
+class InFlight:
+    """Counts the running requests. The limit leaves some threads free to refuse further ones."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def enter(self) -> bool:
+        with self._lock:
+            if self.count >= self.limit:
+                return False
+            self.count += 1
+            return True
+
+    def leave(self) -> None:
+        with self._lock:
+            self.count -= 1

@@ -8,7 +8,8 @@ from flask import Blueprint, Response
 from app.endpoints import API
 from app.formats import PASSTHROUGH
 from app.schemas.chat import read_chat
-from app.web import bodies, current_request, event_streams
+from app.web.current_request import this_request
+from app.web.responses import json_response, sse_response
 
 PREFIXES = API
 blueprint = Blueprint("chat_completions", __name__)
@@ -19,10 +20,8 @@ ENDPOINT = PASSTHROUGH["/chat/completions"]
 
 @blueprint.post(ENDPOINT.path)
 def create() -> Response:
-    body = read_chat(bodies.read_json())
-    passthrough, token = current_request.gateway().passthrough, current_request.token()
+    current = this_request()
+    body, passthrough = read_chat(current.json()), current.gateway.passthrough
     if body.get("stream"):
-        return event_streams.sse_response(passthrough.stream(ENDPOINT, token, body, current_request.request_context()))
-    return bodies.json_response(
-        orjson.Fragment(passthrough.create(ENDPOINT, token, body, current_request.request_context()))
-    )
+        return sse_response(passthrough.stream(ENDPOINT, current.token, body, current.context()))
+    return json_response(orjson.Fragment(passthrough.create(ENDPOINT, current.token, body, current.context())))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from app.errors import ConfigurationError, StoreUnavailable
-from app.web import authentication, bodies, current_request
+from app.web.current_request import public, this_request
+from app.web.responses import json_response
 
 #: The header with fingerprints of the settings. The values cannot be read from them.
 SETTINGS = "X-Antiphon-Settings"
@@ -15,18 +16,18 @@ blueprint = Blueprint("health", __name__)
 
 
 @blueprint.get("/healthz")
-@authentication.public
+@public
 def healthz() -> Response:
-    return bodies.json_response({"status": "ok"})
+    return json_response({"status": "ok"})
 
 
 @blueprint.get("/readyz")
-@authentication.public
+@public
 def readyz() -> Response:
     """200 when the database, the schema and at least one channel are usable; else 503 with the reasons. Problems of
     background responses are warnings: a load balancer gains nothing by using another host.
     """
-    gateway = current_request.gateway()
+    gateway = this_request().gateway
     reasons: dict[str, str] = {}
     warnings: dict[str, str] = {}
     try:
@@ -45,7 +46,7 @@ def readyz() -> Response:
     if not gateway.queue.answers():
         warnings["queue"] = "Redis does not answer: background responses start late"
     ready = {"status": "unavailable" if reasons else "ok", "reasons": reasons, "warnings": warnings}
-    answer = bodies.json_response(ready, 503 if reasons else 200)
+    answer = json_response(ready, 503 if reasons else 200)
     # `antiphon doctor` compares them with the fingerprints of its own settings.
     answer.headers[SETTINGS] = ", ".join(f"{name}={print}" for name, print in gateway.settings.fingerprints().items())
     return answer

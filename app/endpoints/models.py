@@ -8,7 +8,8 @@ from flask import Blueprint, Response, request
 
 from app.endpoints import API
 from app.errors import NotFound
-from app.web import bodies, current_request
+from app.web.current_request import this_request
+from app.web.responses import json_response
 
 PREFIXES = API
 blueprint = Blueprint("models", __name__)
@@ -21,7 +22,7 @@ def list_models() -> Response:
     if "client_version" in request.args:
         # Codex reads this key. With an empty list it keeps its built-in facts about models.
         listing["models"] = []
-    response = bodies.json_response(listing)
+    response = json_response(listing)
     response.add_etag()
     response.make_conditional(request)
     return response
@@ -31,10 +32,10 @@ def list_models() -> Response:
 def retrieve_model(model: str) -> Response:
     for found in _models():
         if found["id"] == model:
-            return bodies.json_response(found)
+            return json_response(found)
     raise NotFound(f"The model '{model}' does not exist", code="model_not_found", param="model")
 
 
 def _models() -> list[dict[str, Any]]:
-    token = current_request.token()
-    return [model for model in current_request.gateway().model_list.models() if token.may_use(model["id"])]
+    current = this_request()
+    return [model for model in current.gateway.model_list.models() if current.token.may_use(model["id"])]

@@ -11,7 +11,9 @@ from app.relay.token_counting import count_request
 from app.relay.turn_run import TurnRun, compacted_run, compaction_window, run_of_request
 from app.schemas.create import read_compact, read_count, read_create, read_include
 from app.schemas.listing import read_page, read_starting_after
-from app.web import bodies, current_request, event_streams, websockets
+from app.web import websockets
+from app.web.current_request import list_argument, this_request
+from app.web.responses import json_response, sse_response
 
 PREFIXES = API
 blueprint = Blueprint("responses", __name__)
@@ -19,46 +21,42 @@ blueprint = Blueprint("responses", __name__)
 
 @blueprint.post("/responses")
 def create() -> Response:
-    request = read_create(bodies.read_json())
-    gateway, token, context = (
-        current_request.gateway(),
-        current_request.token(),
-        current_request.request_context(),
-    )
+    current = this_request()
+    request, gateway = read_create(current.json()), current.gateway
     if request.get("background"):
         if request.get("stream"):
-            return event_streams.sse_response(gateway.background.stream(token, request, context))
-        return bodies.json_response(gateway.background.create(token, request, context))
-    return _answer(run_of_request(gateway.turns, token, request, context))
+            return sse_response(gateway.background.stream(current.token, request, current.context()))
+        return json_response(gateway.background.create(current.token, request, current.context()))
+    return _answer(run_of_request(gateway.turns, current.token, request, current.context()))
 
 
 def _answer(run: TurnRun) -> Response:
     """The events of the response, or the response."""
-    return event_streams.sse_response(run.stream()) if run.turn.stream else bodies.json_response(run.create())
+    return sse_response(run.stream()) if run.turn.stream else json_response(run.create())
 
 
 @blueprint.post("/responses/compact")
 def compact() -> Response:
-    compact_request = read_compact(bodies.read_json())
-    request, turns, token = compact_request.request, current_request.gateway().turns, current_request.token()
-    if not turns.compaction.wants_answer(compact_request):
-        if request.get("stream"):
-            raise InvalidRequest(
-                "A compaction window cannot be streamed. Give 'previous_response_id' together with 'input' to get an "
-                "answer over the compacted history, which can.",
-                code="unsupported_value",
-                param="stream",
-            )
-        return bodies.json_response(compaction_window(turns, token, request, current_request.request_context()))
-    return _answer(compacted_run(turns, token, request, current_request.request_context()))
+    current = this_request()
+    compact_request, turns = read_compact(current.json()), current.gateway.turns
+    request = compact_request.request
+    if turns.compaction.wants_answer(compact_request):
+        return _answer(compacted_run(turns, current.token, request, current.context()))
+    if request.get("stream"):
+        raise InvalidRequest(
+            "A compaction window cannot be streamed. Give 'previous_response_id' together with 'input' to get an "
+            "answer over the compacted history, which can.",
+            code="unsupported_value",
+            param="stream",
+        )
+    return json_response(compaction_window(turns, current.token, request, current.context()))
 
 
 @blueprint.post("/responses/input_tokens")
 def input_tokens() -> Response:
-    body = read_count(bodies.read_json())
-    return bodies.json_response(
-        count_request(current_request.gateway().turns, current_request.token(), body, current_request.request_context())
-    )
+    current = this_request()
+    request = read_count(current.json())
+    return json_response(count_request(current.gateway.turns, current.token, request, current.context()))
 
 
 @blueprint.route("/responses", websocket=True, endpoint="connect")
@@ -73,32 +71,28 @@ def not_connected() -> Response:
 
 @blueprint.get("/responses/<response_id>")
 def retrieve(response_id: str) -> Response:
-    include = read_include(bodies.list_argument("include"))
+    current, include = this_request(), read_include(list_argument("include"))
     if incoming.args.get("stream", "").lower() == "true":
-        after, client_fd = read_starting_after(incoming.args), current_request.request_context().client_fd
-        return event_streams.sse_response(
-            current_request.gateway().background.events_after(
-                current_request.token(), response_id, after, client_fd, include
-            )
+        after, client_fd = read_starting_after(incoming.args), current.context().client_fd
+        return sse_response(
+            current.gateway.background.events_after(current.token, response_id, after, client_fd, include)
         )
-    return bodies.json_response(
-        current_request.gateway().responses.retrieve(current_request.token(), response_id, include)
-    )
+    return json_response(current.gateway.responses.retrieve(current.token, response_id, include))
 
 
 @blueprint.delete("/responses/<response_id>")
 def delete(response_id: str) -> Response:
-    return bodies.json_response(current_request.gateway().responses.delete(current_request.token(), response_id))
+    current = this_request()
+    return json_response(current.gateway.responses.delete(current.token, response_id))
 
 
 @blueprint.get("/responses/<response_id>/input_items")
 def input_items(response_id: str) -> Response:
-    page, include = read_page(incoming.args), read_include(bodies.list_argument("include"))
-    return bodies.json_response(
-        current_request.gateway().responses.input_items(current_request.token(), response_id, page, include)
-    )
+    current, page, include = this_request(), read_page(incoming.args), read_include(list_argument("include"))
+    return json_response(current.gateway.responses.input_items(current.token, response_id, page, include))
 
 
 @blueprint.post("/responses/<response_id>/cancel")
 def cancel(response_id: str) -> Response:
-    return bodies.json_response(current_request.gateway().background.cancel(current_request.token(), response_id))
+    current = this_request()
+    return json_response(current.gateway.background.cancel(current.token, response_id))

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import orjson
 
 from app.contract.records import CHAINABLE, Chain, Link
+from app.ids import known_id
 from app.memory import Share
 from app.store import conversations
 from app.store.database import Database, Row, Session
 from app.store.errors import ChainTooLong, FirstConversationMissing, ResponseMissing, ResponseNotChainable
-from app.store.response_ids import known_id
 from app.store.tree_positions import TreePosition, TreePositions
 
 LONGEST = 10_000

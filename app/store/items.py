@@ -12,10 +12,10 @@ import orjson
 
 from app.contract.items import parse_derived_item_id
 from app.contract.records import StoredItem
+from app.ids import known_id
 from app.store.conversations import Conversations
 from app.store.database import Database, Session
 from app.store.grouped_writes import MAX_ITEM_ID
-from app.store.response_ids import known_id
 
 CHUNK = 500
 

@@ -14,12 +14,12 @@ import orjson
 from app.contract.records import CHAINABLE, Attempt, Chain, ConversationTurn, Draft, Outcome, StoredResponse
 from app.contract.usage import Usage
 from app.errors import StoreUnavailable
+from app.ids import known_id
 from app.store import chain, conversations, events
 from app.store.database import Conflict, Database, Row, Session
 from app.store.dialects import Dialect
 from app.store.grouped_writes import MAX_ITEM_ID, Counted, Group
 from app.store.leases import HELD, Leases
-from app.store.response_ids import known_id
 from app.store.tree_positions import LOST, ROOT, TreePosition, TreePositions
 from app.store.unwritten import Unwritten
 from app.store.writer import Writer

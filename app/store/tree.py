@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from app.contract.usage import Usage
+from app.ids import known_id
 from app.store.database import Database, Row, Session
-from app.store.response_ids import known_id
 
 #: Responses of one tree that are read.
 MOST = 5000

@@ -6,20 +6,32 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
+from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import HTTPException, InternalServerError
 
 from app.errors import ClientGone, GatewayError, Unavailable
 from app.gateway import Gateway
 from app.relay.request_context import ResponseFacts
 from app.web.access_log import AccessRecord, log_access
-from app.web.authentication import bearer_secret, token_of
-from app.web.current_request import CurrentRequest, standard_headers, this_request
+from app.web.current_request import CurrentRequest, this_request
 from app.web.error_responses import client_gone, gateway_error, http_error, internal_error
-from app.web.response_start import START, Start
+from app.web.responses import START, Start
+
+
+class NoSessions(SessionInterface):
+    """No view has a session, so that no request looks for a cookie."""
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:
+        return _NO_SESSION
+
+
+_NO_SESSION = NullSession()
 
 
 class Application(Flask):
+    session_interface = NoSessions()
+
     def wsgi_app(self, environ: dict[str, Any], start_response: Any) -> Any:
         environ[START] = start = Start(start_response)
         return super().wsgi_app(environ, start)
@@ -47,17 +59,16 @@ class RequestHooks:
 
     def __init__(self, app: Flask, gateway: Gateway) -> None:
         self._views = app.view_functions
-        self._in_flight = gateway.in_flight
-        self._bodies = gateway.bodies
+        self._gateway = gateway
 
     def before_request(self) -> None:
         incoming = cast(Any, request)._get_current_object()
         view = self._views.get(incoming.endpoint or "")
-        g.current_request = current = CurrentRequest(incoming.environ, incoming.path, view)
+        g.current_request = current = CurrentRequest(self._gateway, incoming.environ, incoming.path, view)
         if view is None or current.public:
             return
-        current.token = token_of(bearer_secret())
-        if not self._in_flight.enter():
+        current.authenticate()
+        if not self._gateway.in_flight.enter():
             raise Unavailable(
                 "This server has as many requests at work as it can hold. Please try again.",
                 code="server_is_overloaded",
@@ -67,9 +78,9 @@ class RequestHooks:
 
     def after_request(self, response: Response) -> Response:
         current = this_request()
-        response.headers.extend(standard_headers(current))
+        current.environ[START].more_headers = current.headers()
         if not current.body_read:
-            self._bodies.discard(current.environ)
+            self._gateway.bodies.discard(current.environ)
         # Successful probes get no line in the log.
         worth_a_line = response.status_code >= 500 or not current.public
         response.call_on_close(partial(self._finished, current, response.status_code if worth_a_line else None))
@@ -77,7 +88,7 @@ class RequestHooks:
 
     def _finished(self, current: CurrentRequest, status: int | None) -> None:
         if current.admitted:
-            self._in_flight.leave()
+            self._gateway.in_flight.leave()
         if current.share is not None:
             current.share.close()
         if status is not None:
@@ -91,6 +102,6 @@ def _access_record(current: CurrentRequest, status: int) -> AccessRecord:
         method=current.environ["REQUEST_METHOD"],
         path=current.path,
         status=status,
-        token=current.token,
+        token=current.known_token,
         error=current.error,
     )

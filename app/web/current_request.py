@@ -1,24 +1,23 @@
-"""The request at work in this thread: its token, its client's connection, the gateway."""
+"""The request at work in this thread: its token, its body, its client's connection, and the gateway that serves it."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from functools import partial
 from time import monotonic
 from typing import Any, cast
 
-from flask import current_app, g
+from flask import g
+from flask import request as incoming
 
-from app import ids
+from app import errors, ids, nesting
 from app.contract.records import Token
-from app.errors import ClientGone
+from app.errors import ClientGone, InvalidRequest, RequestTimeout, Unauthenticated, UnsupportedMedia
 from app.gateway import Gateway
 from app.memory import Share
 from app.relay.request_context import RequestContext, ResponseFacts
 from app.relay.streaming.client_connection import ClientConnection, chunked, unframed
-from app.web.event_streams import sse_response
-from app.web.response_start import START
+from app.web.responses import START, Headers, sse_response
 
 #: How the server frames an answer without a Content-Length.
 _FRAMINGS = {"HTTP/1.1": chunked, "HTTP/1.0": unframed}
@@ -30,49 +29,14 @@ _CLIENT_REQUEST_ID = "HTTP_X_CLIENT_REQUEST_ID"
 _SESSION_HEADERS = ("HTTP_SESSION_ID", "HTTP_THREAD_ID", "HTTP_CONVERSATION_ID", "HTTP_X_OPENWEBUI_CHAT_ID")
 
 
-def gateway() -> Gateway:
-    return cast(Gateway, current_app.extensions["antiphon"])
+def this_request() -> CurrentRequest:
+    return cast(CurrentRequest, g.current_request)
 
 
-def token() -> Token:
-    """The token of this request."""
-    found = this_request().token
-    assert found is not None
-    return found
-
-
-def request_context() -> RequestContext:
-    """The context of this request. With the client's socket, a disconnect is detected also while no bytes are sent."""
-    current = this_request()
-    environ = current.environ
-    sock = environ.get("gunicorn.socket")
-    key = environ.get("HTTP_IDEMPOTENCY_KEY")
-    session = next(filter(None, map(environ.get, _SESSION_HEADERS)), None)
-    say = partial(_send_early, current)
-    if sock is None:
-        found = RequestContext(current.request_id, None, None, key, session, say, current.share, current.size)
-    else:
-        # A multiplexed connection, or TLS that the server ends: only the server can write to it.
-        frame = None if isinstance(sock, ssl.SSLSocket) else _FRAMINGS.get(environ["SERVER_PROTOCOL"])
-        connection = ClientConnection(sock, frame) if frame else None
-        found = RequestContext(
-            current.request_id, sock.fileno(), connection, key, session, say, current.share, current.size
-        )
-    # Not `found` itself, which refers to the arrival: such a cycle, and the body with it, would stay in memory until
-    # the collector runs.
-    current.facts, current.response_headers = found.facts, found.response_headers
-    return found
-
-
-def _send_early(current: CurrentRequest, events: bytes) -> None:
-    """Sends the header, then events, of a stream whose view has not returned yet. Raises ClientGone."""
-    start = current.environ[START]
-    response = sse_response(iter(()))
-    response.headers.extend(standard_headers(current))
-    try:
-        start(response.status, response.headers.to_wsgi_list())(events)
-    except OSError:
-        raise ClientGone from None
+def public(view: Any) -> Any:
+    """Marks a view that needs no token. All other views need one."""
+    view.is_public = True
+    return view
 
 
 class CurrentRequest:
@@ -84,6 +48,8 @@ class CurrentRequest:
         "environ",
         "error",
         "facts",
+        "gateway",
+        "known_token",
         "path",
         "public",
         "request_id",
@@ -91,18 +57,19 @@ class CurrentRequest:
         "share",
         "size",
         "started_at",
-        "token",
     )
 
-    def __init__(self, environ: Mapping[str, Any], path: str, view: object) -> None:
+    def __init__(self, gateway: Gateway, environ: Mapping[str, Any], path: str, view: object) -> None:
+        self.gateway = gateway
         self.environ = environ
         self.path = path
         self.public = getattr(view, "is_public", False)
         self.request_id = ids.new_request_id()
         self.started_at = monotonic()
-        self.token: Token | None = None
+        self.known_token: Token | None = None
+        """None before `authenticate`."""
         self.facts: ResponseFacts | None = None
-        """The facts for the request log; set when a view calls `request_context`."""
+        """The facts for the request log; set when a view calls `context`."""
         self.response_headers: Mapping[str, str] = {}
         """Headers that the relay adds to the answer."""
         self.error: str | None = None
@@ -115,21 +82,128 @@ class CurrentRequest:
         self.size = 0
         """Bytes of its body."""
 
+    # --- its token
 
-def this_request() -> CurrentRequest:
-    return cast(CurrentRequest, g.current_request)
+    def authenticate(self) -> None:
+        """Raises Unauthenticated."""
+        self.known_token = token_of(self.gateway, bearer_secret(self.environ))
+
+    @property
+    def token(self) -> Token:
+        assert self.known_token is not None
+        return self.known_token
+
+    # --- its body
+
+    def json(self) -> object:
+        """The value of the JSON body; the content type is ignored. Raises InvalidRequest."""
+        encoding = self.environ.get("HTTP_CONTENT_ENCODING", "identity").lower()
+        if encoding != "identity":
+            raise UnsupportedMedia(f"Content-Encoding '{encoding}' is not supported. Send the body uncompressed.")
+        try:
+            return self._parsed()
+        except nesting.TooDeep as deep:
+            raise errors.nested_too_deep(deep.member, nesting.FROM_CLIENTS) from None
+        except ValueError:
+            raise InvalidRequest(
+                "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP "
+                "library correctly. The API expects a JSON payload, but what was sent was not valid JSON.)"
+            ) from None
+
+    def _parsed(self) -> object:
+        """The value of the body. The request's share holds its memory; the bytes are freed. Raises ValueError."""
+        bodies = self.gateway.bodies
+        self.share = share = Share(self.gateway.budget)
+        try:
+            raw = bodies.read(self.environ, share)
+        except (RequestTimeout, InvalidRequest):
+            # The client sends no more bytes.
+            self.body_read = True
+            raise
+        self.body_read, self.size = True, len(raw)
+        return bodies.parse(raw, share)
+
+    # --- its client
+
+    def context(self) -> RequestContext:
+        """The context of this request. With the client's socket, a disconnect is detected also while no bytes are
+        sent."""
+        environ = self.environ
+        sock = environ.get("gunicorn.socket")
+        context = RequestContext(
+            self.request_id,
+            client_fd=sock.fileno() if sock is not None else None,
+            connection=_connection(sock, environ["SERVER_PROTOCOL"]),
+            idempotency_key=environ.get("HTTP_IDEMPOTENCY_KEY"),
+            session_key=next(filter(None, map(environ.get, _SESSION_HEADERS)), None),
+            send_early=self._send_early,
+            share=self.share,
+            size=self.size,
+        )
+        # Not `context` itself, which refers to this request: such a cycle, and the body with it, would stay in memory
+        # until the collector runs.
+        self.facts, self.response_headers = context.facts, context.response_headers
+        return context
+
+    def _send_early(self, events: bytes) -> None:
+        """Sends the header, then events, of a stream whose view has not returned yet. Raises ClientGone."""
+        start = self.environ[START]
+        start.more_headers = self.headers()
+        response = sse_response(iter(()))
+        try:
+            start(response.status, response.headers.to_wsgi_list())(events)
+        except OSError:
+            raise ClientGone from None
+
+    def headers(self) -> Headers:
+        """The headers of every answer to this request."""
+        headers = [
+            ("X-Request-Id", self.request_id),
+            ("OpenAI-Processing-Ms", str(round((monotonic() - self.started_at) * 1000))),
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+            *self.response_headers.items(),
+        ]
+        client_request_id = self.environ.get(_CLIENT_REQUEST_ID, "")
+        if 0 < len(client_request_id) <= 512 and client_request_id.isascii() and client_request_id.isprintable():
+            headers.append(("X-Client-Request-Id", client_request_id))
+        return headers
 
 
-def standard_headers(current: CurrentRequest) -> dict[str, str]:
-    """The headers of every answer."""
-    headers = {
-        "X-Request-Id": current.request_id,
-        "OpenAI-Processing-Ms": str(round((monotonic() - current.started_at) * 1000)),
-        "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
-    }
-    headers.update(current.response_headers)
-    client_request_id = current.environ.get(_CLIENT_REQUEST_ID, "")
-    if 0 < len(client_request_id) <= 512 and client_request_id.isascii() and client_request_id.isprintable():
-        headers["X-Client-Request-Id"] = client_request_id
-    return headers
+def _connection(sock: Any, protocol: str) -> ClientConnection | None:
+    """The client's connection, if it can be written to directly. Only the server can write to a multiplexed connection,
+    or through TLS that it ends itself."""
+    frame = None if sock is None or isinstance(sock, ssl.SSLSocket) else _FRAMINGS.get(protocol)
+    return ClientConnection(sock, frame) if frame else None
+
+
+def list_argument(name: str) -> list[str]:
+    """The values of a query argument that may occur several times, with or without brackets."""
+    return [*incoming.args.getlist(f"{name}[]"), *incoming.args.getlist(name)]
+
+
+# --- authentication ---------------------------------------------------------------------------------------------
+
+
+def bearer_secret(environ: Mapping[str, Any]) -> str:
+    """The secret of the Authorization header. Raises Unauthenticated without one."""
+    scheme, _, credentials = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    if scheme.lower() != "bearer" or not credentials.strip():
+        raise Unauthenticated("Missing bearer or basic authentication in header")
+    return str(credentials.strip())
+
+
+def token_of(gateway: Gateway, secret: str) -> Token:
+    """The token of a secret. Raises Unauthenticated when it is unknown, revoked or expired."""
+    found = gateway.store.tokens.check(secret)
+    if found is None:
+        raise Unauthenticated(
+            f"Incorrect API key provided: {_masked(secret)}. `antiphon tokens create NAME` makes a token.",
+            code="invalid_api_key",
+        )
+    return found
+
+
+def _masked(secret: str) -> str:
+    shown = secret[:3] if secret.isascii() and secret[:3].isprintable() else ""
+    return f"{shown}***"

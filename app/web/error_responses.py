@@ -8,8 +8,8 @@ from werkzeug.exceptions import NotFound as UnknownPath
 
 from app import errors
 from app.errors import ClientGone, GatewayError, InvalidRequest, Unauthenticated, UpgradeRequired
-from app.web.bodies import json_response
-from app.web.current_request import gateway, this_request
+from app.web.current_request import this_request
+from app.web.responses import json_response
 
 #: Headers of the refusal of a request that had to be an upgrade.
 _UPGRADE_HEADERS = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
@@ -56,7 +56,7 @@ def http_error(error: HTTPException) -> Response:
         response.headers["Allow"] = allowed
         return response
     if isinstance(error, RequestEntityTooLarge):
-        limit = gateway().settings.max_body
+        limit = this_request().gateway.settings.max_body
         return gateway_error(errors.PayloadTooLarge(f"The body of the request is larger than {limit} bytes."))
     status = error.code or 500
     return gateway_error(InvalidRequest(error.description or error.name, status=status if status >= 400 else 400))

@@ -41,8 +41,8 @@ from app.memory import Budget, Share
 from app.relay.request_context import RequestContext
 from app.relay.websocket_session import WebSocketSession, error_frame
 from app.request_bodies import COUNTED, SILENCE, is_too_slow
-from app.web import authentication, current_request
 from app.web.access_log import AccessRecord, log_access
+from app.web.current_request import bearer_secret, this_request, token_of
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ _CONNECTION_LOST = (simple_websocket.ConnectionClosed, LocalProtocolError, Conne
 
 def serve() -> Response:
     """Answers turns over this request's connection, until one side closes it."""
-    gateway = current_request.gateway()
+    gateway = this_request().gateway
     client_socket = _accept(request.environ, gateway)
     if not gateway.sockets.enter():
         # Codex turns to HTTP at once after a 426; after any other status it tries WebSockets five times more.
@@ -77,7 +77,7 @@ def serve() -> Response:
     try:
         with (
             suppress(*_CONNECTION_LOST),
-            _Connection(client_socket, gateway, authentication.bearer_secret()) as connection,
+            _Connection(client_socket, gateway, bearer_secret(request.environ)) as connection,
         ):
             connection.run()
     finally:
@@ -291,9 +291,8 @@ class _Connection:
     def __init__(self, client_socket: _ClientSocket, gateway: Gateway, secret: str) -> None:
         settings = gateway.settings
         self._client_socket = client_socket
-        self._drain = gateway.drain
+        self._gateway = gateway
         self._secret = secret
-        self._bodies = gateway.bodies
         self._session = WebSocketSession(gateway.turns, Share(gateway.budget))
         self._minutes = round(settings.socket_lifetime / 60)
         self._deadline = monotonic() + settings.socket_lifetime
@@ -320,14 +319,14 @@ class _Connection:
         """Answers messages in the order of their arrival. Raises the errors of `_CONNECTION_LOST`."""
         while True:
             message: _Message | None = self._wire.receive(timeout=_TICK)
-            if self._drain.begun:
+            if self._gateway.drain.begun:
                 return self._end(CloseReason.GOING_AWAY, ShuttingDown(), message)
             if monotonic() >= self._deadline:
                 return self._expire(message)
             if message is None:
                 continue
             try:
-                token = authentication.token_of(self._secret)
+                token = token_of(self._gateway, self._secret)
             except Unauthenticated as error:
                 return self._end(CloseReason.POLICY_VIOLATION, error, message)
             except GatewayError as error:
@@ -340,7 +339,7 @@ class _Connection:
         started_at, size = monotonic(), len(message.data)
         context = RequestContext(ids.new_request_id(), self._client_socket.fileno(), share=message.share, size=size)
         data = message.data if message.is_text else bytes(message.data)
-        parse = partial(self._bodies.parse, share=message.share)
+        parse = partial(self._gateway.bodies.parse, share=message.share)
         try:
             with closing(self._session.answer(token, data, context, self._send, parse)) as frames:
                 for frame in frames:

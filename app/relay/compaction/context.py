@@ -95,7 +95,7 @@ class Contexts:
         """The turn as a channel of this family can read it. For another family the original items replace a native
         compaction, or a note if they were not stored."""
         turn = _with_links(turn, [self._link_for_family(turn.owner, link, family) for link in turn.chain.links])
-        if any(is_ours(item) for item in turn.input):
+        if _has_compaction(turn.input):
             turn = replace(turn, input=self._read(turn.owner, turn.input, family))
         return turn
 
@@ -110,7 +110,7 @@ class Contexts:
     def shown(self, turn: Turn) -> Turn:
         """The turn with compactions replaced by the items sealed in them, which a client may refer to."""
         turn = _with_links(turn, [self._shown_link(turn.owner, link) for link in turn.chain.links])
-        if any(is_ours(item) for item in turn.input):
+        if _has_compaction(turn.input):
             turn = replace(turn, input=self._visible(turn.owner, turn.input))
         return turn
 
@@ -127,6 +127,8 @@ class Contexts:
 
     def native_channel(self, turn: Turn) -> str | None:
         """The channel of the newest native compaction in the turn's own input."""
+        if not _has_compaction(turn.input):
+            return None
         natives = (open_item(self._seal, turn.owner, item).native for item in reversed(turn.input) if is_ours(item))
         return next((native.channel for native in natives if native is not None), None)
 
@@ -205,6 +207,11 @@ class Contexts:
             return None
         own = own._replace(output=b"[]")
         return [item for link in (*before, own) for item in items_of(_without_compactions(link))]
+
+
+def _has_compaction(items: Iterable[Item]) -> bool:
+    """Whether one of the items may be sealed. Most inputs hold none, and long ones are searched for every request."""
+    return "compaction" in [item.get("type") for item in items]
 
 
 def _with_links(turn: Turn, links: Sequence[Link]) -> Turn:

@@ -62,6 +62,8 @@ class Flow(Generic[M]):
     last_write: float = field(default_factory=monotonic)
     """When the client was last sent bytes."""
     deadline: float = field(init=False)
+    next_check: float = 0.0
+    """When the watch is checked again. Each piece of a fast stream would pay for a check."""
 
     def __post_init__(self) -> None:
         self.deadline = self.last_read + self.limits.total
@@ -140,8 +142,10 @@ class ThreadTransport:
 
     def _receive(self, flow: Flow[Any], pause: float) -> bytes | None:
         """The next piece of the body, b"" at its end, None after a pause without input."""
-        flow.watch.check()
         now, silence = monotonic(), flow.last_read + flow.limits.idle
+        if now >= flow.next_check:
+            flow.next_check = now + TICK
+            flow.watch.check()
         if now >= flow.deadline or now >= silence:
             raise stalled()
         if not _readable(flow, min(pause, flow.deadline - now, silence - now)):
