@@ -14,7 +14,8 @@ from typing import Any, cast
 
 import orjson
 
-from app.contract.redaction import brings_tools, redacted_item, redacted_tool
+from app.contract.items import WITHOUT_TOOLS
+from app.contract.redaction import redacted_item, redacted_tool
 from app.contract.usage import Usage
 from app.errors import GatewayError
 
@@ -134,16 +135,17 @@ class Echo:
 
     def shows(self, item: Mapping[str, Any]) -> bool:
         """Whether the client may see all of this output item."""
-        if item.get("type") == "reasoning":
+        kind = item.get("type")
+        if kind == "reasoning":
             return "encrypted_content" not in item or ENCRYPTED in self.include
-        return not brings_tools(item)
+        return kind in WITHOUT_TOOLS
 
     def shown(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         """The item without credentials, and without optional parts that the client does not include. The store holds
         those parts."""
         if self.shows(item):
             return item
-        if brings_tools(item):
+        if item.get("type") not in WITHOUT_TOOLS:
             return redacted_item(cast(dict[str, Any], item))
         return {name: value for name, value in item.items() if name != "encrypted_content"}
 

@@ -90,6 +90,8 @@ def read_count(body: object) -> dict[str, Any]:
 
 def read_include(value: object, param: str = "include") -> list[str]:
     """The `include` values, which come in a query argument or in a body."""
+    if value == []:
+        return []
     try:
         _INCLUDE.check(value)
     except Violation as violation:

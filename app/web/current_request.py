@@ -76,7 +76,8 @@ class CurrentRequest:
         """Code of the refusal."""
         self.admitted = False
         """The request counts as in flight."""
-        self.body_read = False
+        self.body_read = not (environ.get("CONTENT_LENGTH") or environ.get("HTTP_TRANSFER_ENCODING"))
+        """Nothing of the body is left in the connection."""
         self.share: Share | None = None
         """Its share of the memory for large bodies."""
         self.size = 0
