@@ -118,7 +118,9 @@ def test_an_end_between_the_look_and_the_request_is_made_good(scripted: Scripted
 
 
 @pytest.mark.parametrize("how", [FIN, RESET])
-@pytest.mark.parametrize("begun", [b"H", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nContent-"])
+@pytest.mark.parametrize(
+    "begun", [b"H", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nContent-", b"HTTP/1.1 100 Continue\r\n\r\n"]
+)
 def test_an_answer_that_breaks_in_its_head_is_not_requested_again(
     scripted: ScriptedUpstream, upstream: Upstream, begun: bytes, how: Act
 ) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import zlib
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException
 from itertools import pairwise
-from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -51,66 +49,6 @@ def test_a_line_without_an_end_is_an_error(piece: bytes) -> None:
 
 
 # --- heads ------------------------------------------------------------------------------------------------------
-
-VALUES = st.text(st.characters(min_codepoint=33, max_codepoint=255, exclude_characters="\x7f\x85\xa0"), max_size=12)
-NAMES = st.from_regex(r"[A-Za-z][A-Za-z0-9-]{0,12}", fullmatch=True).filter(
-    lambda name: name.lower() not in ("content-length", "transfer-encoding", "connection")
-)
-FRAMINGS = ("", "Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n", "Content-Length: 0\r\n")
-
-
-@given(
-    version=st.sampled_from(["1.0", "1.1"]),
-    status=st.sampled_from([200, 204, 304, 400, 429, 503]),
-    reason=st.sampled_from(["", " ", " OK", " Too Many Requests"]),
-    headers=st.lists(st.tuples(NAMES, VALUES), max_size=6),
-    framing=st.sampled_from(FRAMINGS),
-    connection=st.sampled_from(["", "Connection: close\r\n", "Connection: keep-alive\r\n"]),
-    interim=st.sampled_from(["", "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 100 Continue\r\nA: b\r\n\r\n"]),
-    end=st.sampled_from(["\r\n", "\n"]),
-    data=st.data(),
-)
-def test_a_head_means_what_it_means_to_the_standard_library(
-    version: str,
-    status: int,
-    reason: str,
-    headers: list[tuple[str, str]],
-    framing: str,
-    connection: str,
-    interim: str,
-    end: str,
-    data: st.DataObject,
-) -> None:
-    head = f"{interim}HTTP/{version} {status}{reason}\r\n" + "".join(f"{n}: {v}\r\n" for n, v in headers)
-    wire = (head + framing + connection + "\r\n").replace("\r\n", end).encode("latin-1") + b"abc"
-    theirs = HTTPResponse(cast(Any, Socket(wire)), method="POST")
-    theirs.begin()
-    reader = HeadReader()
-    cuts = data.draw(st.lists(st.integers(0, len(wire)), max_size=6).map(sorted))
-    rest = b""
-    for start, stop in pairwise([0, *cuts, len(wire)]):
-        rest = rest + wire[start:stop] if reader.head else reader.feed(wire[start:stop])
-    ours = reader.head
-    assert ours is not None
-    assert rest == b"abc"
-    assert ours.status == theirs.status
-    assert ours.headers.keys() == {name.lower() for name in theirs.headers}
-    for name in ours.headers:
-        assert ours.headers[name] == ", ".join(value.strip() for value in theirs.headers.get_all(name, []))
-    body = body_of(ours)
-    assert isinstance(body, Chunks) == (bool(theirs.chunked) and status not in (204, 304))
-    if not isinstance(body, Chunks):
-        assert body.ended == (theirs.length == 0)
-    if "Length" in framing or "chunked" in framing:
-        assert ours.persistent == (not theirs.will_close)
-
-
-class Socket:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def makefile(self, mode: str) -> io.BytesIO:
-        return io.BytesIO(self._data)
 
 
 @pytest.mark.parametrize(
