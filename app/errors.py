@@ -16,6 +16,7 @@
         ├── CompactionFailed     502  a requested compaction could not be made
         ├── Unavailable          503  try again later, or elsewhere
         │   ├── FormatNotServed       no channel of this model speaks this endpoint's format
+        │   ├── TooLargeToStore       the database does not take an answer of this size
         │   ├── ChannelsBusy          all of them are full or in cooldown
         │   ├── ShuttingDown          this worker ends before the stream does
         │   └── StoreUnavailable      the database did not answer
@@ -180,6 +181,10 @@ class UpgradeRequired(GatewayError):
     code = "upgrade_required"
 
 
+#: How an operator raises the limit of a statement on MySQL.
+RAISE_PACKET = "Raise max_allowed_packet on the MySQL server, or send the request with store: false."
+
+
 # --- no channel or worker can serve it now ----------------------------------------------------------------------
 
 
@@ -207,6 +212,19 @@ class CompactionFailed(GatewayError):
     status = 502
     code = "compaction_failed"
     should_retry = False
+
+
+class TooLargeToStore(Unavailable):
+    """What the database cannot take in one statement. An answer of this size would be paid for again by a retry."""
+
+    code = "too_large_to_store"
+    should_retry = False
+
+    def __init__(self, size: int, packet: int) -> None:
+        super().__init__(
+            f"The response is too large to be stored: {size:,} bytes in one statement, and the database takes "
+            f"{packet:,} (max_allowed_packet). {RAISE_PACKET}"
+        )
 
 
 class ChannelsBusy(Unavailable):
@@ -350,6 +368,15 @@ class UpstreamBroken(UpstreamError):
     """HTML, half an event, garbage, or an end without a terminal event."""
 
     code = "upstream_protocol_error"
+
+
+def request_too_large_to_store(packet: int) -> PayloadTooLarge:
+    """A request that the database cannot take, although it is small enough to be answered."""
+    return PayloadTooLarge(
+        f"This request is too large to be stored: the database takes {packet:,} bytes in one statement "
+        f"(max_allowed_packet), and the input takes more. {RAISE_PACKET}",
+        param="input",
+    )
 
 
 # --- messages that clients match --------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ _GUNICORN = (27, 0, 1)
 _DESCRIPTORS = 128
 _PER_REQUEST = 2
 _GIB = 1 << 30
+_MIB = 1024 * 1024
 _SKEW = 5
 #: Seconds to wait for a server's answer.
 _WAIT = 3
@@ -183,6 +184,7 @@ def _database(settings: Settings) -> Generator[Finding, None, list[WorkerStatus]
         with open_store(settings) as store:
             store.schema.check()
             yield _reached(settings, store)
+            yield from _packet(settings, store)
             yield from _clock(store)
             yield from _background(settings, store)
             return store.leases.statuses()
@@ -202,6 +204,20 @@ def _reached(settings: Settings, store: Store) -> Finding:
     if not tokens:
         return Finding(WARNING, "database", text, "create a token for clients: antiphon tokens create NAME")
     return Finding(OK, "database", text)
+
+
+def _packet(settings: Settings, store: Store) -> Iterator[Finding]:
+    """Bodies over MySQL's largest statement cannot be stored."""
+    packet = store.database.packet
+    if packet is None:
+        return
+    text = f"max_allowed_packet is {packet / _MIB:.0f} MiB"
+    if packet <= settings.max_body:
+        text += f": larger bodies cannot be stored, and ANTIPHON_MAX_BODY is {settings.max_body / _MIB:.0f} MiB"
+        fix = f"raise max_allowed_packet on the MySQL server to {2 * settings.max_body // _MIB}M"
+        yield Finding(WARNING, "database", text, fix)
+    else:
+        yield Finding(OK, "database", text)
 
 
 def _clock(store: Store) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from app.errors import InvalidRequest, NotFound, conversation_not_found
 from app.relay.compaction.context import Contexts
 from app.relay.history_errors import history_errors
 from app.relay.item_lists import as_listed, list_object
+from app.relay.storable import check_items
 from app.relay.turn_builder import resolve
 from app.schemas.listing import PageRequest
 from app.store.store import Store
@@ -91,6 +92,7 @@ class Conversations:
         compacted = any(item.get("type") == "compaction" for item in items)
         none: Sequence[Item] = ()
         input, output = (none, items) if compacted else (items, none)
+        check_items(self._store, items, orjson.dumps(items))
         return ConversationTurn(
             created_at=int(time()),
             input=orjson.dumps(input),

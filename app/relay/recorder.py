@@ -12,12 +12,12 @@ import orjson
 
 from app.channels.selection import SelectedChannel
 from app.contract.items import OPAQUE_TYPES, Item
-from app.contract.records import Attempt, Draft, Outcome, Token
+from app.contract.records import CHAINABLE, Attempt, Draft, Outcome, Token
 from app.contract.redaction import redacted_items, without_credentials
 from app.contract.response import error_member
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage, estimate, estimate_items
-from app.errors import ClientGone, EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable
+from app.errors import ClientGone, EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable, TooLargeToStore
 from app.relay.inferred_parents import OnOutcome
 from app.relay.request_context import ResponseFacts
 from app.store.store import Store
@@ -50,7 +50,7 @@ class Recorder:
         self._on_outcome = on_outcome
         self._facts = facts or ResponseFacts()
         self._turn = turn
-        self._draft = draft(turn, token, request_id)
+        self.draft = draft(turn, token, request_id)
         self._attempts: list[Attempt] = []
         self._started = monotonic()
         self._first_byte_ms: int | None = None
@@ -63,7 +63,7 @@ class Recorder:
     def begin(self) -> None:
         """Creates the row before the client can learn its id."""
         if self._turn.store:
-            self._store.responses.begin(self._draft)
+            self._store.responses.begin(self.draft)
 
     def add_attempt(self, attempt: Attempt) -> None:
         """Adds an attempt to the row. An upstream's error message may quote credentials, which are never stored, and
@@ -145,9 +145,9 @@ class Recorder:
         """Records a request that failed before the client learned the response's id: only a row without content."""
         wire = {"code": error.name, "message": error.message}
         outcome = self._failed_outcome("failed", wire, (), None)
-        self._facts.record(self._draft, outcome)
+        self._facts.record(self.draft, outcome)
         if not isinstance(error, InvalidRequest):
-            self._store.responses.note(replace(self._draft, stored=False), outcome)
+            self._store.responses.note(replace(self.draft, stored=False), outcome)
             self._report(outcome)
 
     def fail(
@@ -196,15 +196,15 @@ class Recorder:
 
     def _save(self, outcome: Outcome) -> bool:
         """Stores the outcome. Returns False if the row was ended elsewhere before."""
-        self._facts.record(self._draft, outcome)
+        self._facts.record(self.draft, outcome)
         if self._saved:
             return True
         written = True
         if self._turn.store:
-            written = self._store.responses.finish(self._draft, outcome)
+            written = self._finish(outcome)
         else:
             # A connection's own store may remember the content. The input is encoded here so that no stream holds it.
-            self._store.responses.note(replace(self._draft, input=_input(self._turn)), outcome)
+            self._store.responses.note(replace(self.draft, input=_input(self._turn)), outcome)
         self._saved = True
         self._report(outcome)
         return written
@@ -212,6 +212,15 @@ class Recorder:
     def _report(self, outcome: Outcome) -> None:
         if self._on_outcome is not None:
             self._on_outcome(outcome)
+
+    def _finish(self, outcome: Outcome) -> bool:
+        """Stores the outcome. A response without a usable answer ends without its output if that is too large."""
+        try:
+            return self._store.responses.finish(self.draft, outcome)
+        except TooLargeToStore:
+            if outcome.status in CHAINABLE:
+                raise
+            return self._store.responses.finish(self.draft, replace(outcome, output=b"[]", item_ids=()))
 
     def _save_failure(self, error: GatewayError, failure: Outcome) -> None:
         if isinstance(error, StoreUnavailable):
@@ -230,12 +239,12 @@ class Recorder:
 
     def _save_later(self, outcome: Outcome) -> None:
         """Ends the row once the store answers again, with the outcome that the client got."""
-        self._facts.record(self._draft, outcome)
+        self._facts.record(self.draft, outcome)
         self._saved = True
         if self._turn.store:
-            self._store.responses.finish_later(self._draft, outcome)
+            self._store.responses.finish_later(self.draft, outcome)
         else:
-            self._store.responses.note(self._draft, outcome)
+            self._store.responses.note(self.draft, outcome)
 
     def _elapsed(self) -> int:
         return round((monotonic() - self._started) * 1000)

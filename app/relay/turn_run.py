@@ -31,6 +31,7 @@ from app.relay.lease_keeper import RunningStreams
 from app.relay.recorder import Recorder
 from app.relay.request_context import RequestContext
 from app.relay.responses import shown
+from app.relay.storable import check_request
 from app.relay.streaming.event_stream import EventStream, StreamStart
 from app.relay.streaming.lifecycle_events import replayed_events
 from app.relay.streaming.transport import ThreadTransport
@@ -173,9 +174,15 @@ class TurnRun:
     def claim(self) -> AbstractContextManager[StoredResponse | None]:
         """A claim on the request's idempotency key, if it has one. Entered, it gives the response of an earlier, equal
         request. Raises PayloadTooLarge and Overloaded."""
-        self._context.hold(self.turn)
+        self._check_size()
         key = self._context.idempotency_key
         return IdempotentTurn(self._parts.store, self._token, self.turn, key) if key else _NO_CLAIM
+
+    def _check_size(self) -> None:
+        """Raises PayloadTooLarge and Overloaded."""
+        self._context.hold(self.turn)
+        if self._parts.store.database.packet is not None:
+            check_request(self._parts.store, self.recorder.draft, self.turn.input)
 
     def replayed(self, earlier: StoredResponse) -> dict[str, Any]:
         """The response of the earlier request with this idempotency key."""
@@ -338,7 +345,7 @@ class WarmUpRun(TurnRun):
 
     def stream(self) -> Iterable[bytes]:
         self.check_served()
-        self._context.hold(self.turn)
+        self._check_size()
         return replayed_events(self.recorder.finish(Answer("completed", (), Usage()), None))
 
     def _on_outcome(self) -> None:

@@ -37,6 +37,8 @@ _INSERT_TURN = (
     "INSERT INTO conversation_turn (conversation, position, seen, compacted, opaque, response, status, channel, family,"
     " input_tokens, output_tokens, created_at, input, output) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_SET_INPUT = "UPDATE conversation_turn SET input = ?, compacted = ? WHERE conversation = ? AND position = ?"
+_SET_OUTPUT = "UPDATE conversation_turn SET output = ? WHERE conversation = ? AND position = ?"
 _INSERT_ITEM = "INSERT INTO conversation_item (owner, id, conversation, position) VALUES (?, ?, ?, ?)"
 
 # A compaction replaces the turns up to `seen`; turns that were appended while it was made are loaded as well.
@@ -207,11 +209,9 @@ class Conversations:
         row = session.row("SELECT input, output FROM conversation_turn WHERE conversation = ? AND position = ?", place)
         input, output = ([item for item in _array(body) if item["id"] != item_id] for body in row or ("[]", "[]"))
         if input or output:
-            session.run(
-                "UPDATE conversation_turn SET input = ?, output = ?, compacted = ?"
-                " WHERE conversation = ? AND position = ?",
-                session.large((_json(input), _json(output), int(_is_compacted(output)), *place)),
-            )
+            # A statement for each body: together they may be too large for one.
+            session.run(_SET_INPUT, session.large((_json(input), int(_is_compacted(output)), *place)))
+            session.run(_SET_OUTPUT, session.large((_json(output), *place)))
         else:
             session.run("DELETE FROM conversation_turn WHERE conversation = ? AND position = ?", place)
         session.run(
@@ -294,7 +294,12 @@ def append(session: Session, owner: str, conversation_id: str, turn: Conversatio
     if taken:
         turn = replace(turn, input=_renamed(turn.input, taken), output=_renamed(turn.output, taken))
         item_ids = _ids((turn.input, turn.output))
-    session.insert(_INSERT_TURN, session.large(_row(pk, position, turn)))
+    if session.fits(turn.input, turn.output):
+        session.insert(_INSERT_TURN, session.large(_row(pk, position, turn)))
+    else:
+        # A statement for each body: together they are too large for one.
+        session.insert(_INSERT_TURN, session.large(_row(pk, position, replace(turn, output=b"[]"))))
+        session.run(_SET_OUTPUT, session.large((turn.output.decode(), pk, position)))
     session.run_many(_INSERT_ITEM, [(owner, item_id, pk, position) for item_id in sorted(item_ids)])
     return turn
 

@@ -21,7 +21,7 @@ from playhouse.pool import MaxConnectionsExceeded, PooledDatabase
 from app import lone_surrogates
 from app.errors import AntiphonError, ConfigurationError, StoreUnavailable
 from app.memory import Budget, Share
-from app.store import at_fork
+from app.store import at_fork, packets
 from app.store.dialects import MYSQL, SQLITE
 
 T = TypeVar("T")
@@ -120,11 +120,16 @@ class Session:
 
     def large(self, parameters: Sequence[Any]) -> Sequence[Any]:
         """The parameters of a write, of which some may be large. SQLite keeps its copy of a bound value for as long as
-        it keeps the prepared statement, so a connection that has bound a large one is closed after this call.
+        it keeps the prepared statement, so a connection that has bound a large one is closed after this call. Raises
+        TooLargeToStore for what MySQL does not take in one statement.
         """
+        packets.check(self._database.packet, parameters)
         if any(isinstance(value, (str, bytes)) and len(value) >= _LARGE for value in parameters):
             self._pool.close_after_use()
         return parameters
+
+    def fits(self, *bodies: str | bytes) -> bool:
+        return self._database.fits(*bodies)
 
     def execute(self, query: Any) -> Any:
         """Runs a peewee query over the models. Not for the path of a request."""
@@ -235,6 +240,10 @@ class Database:
         """Bytes that one statement may have; None until a connection has reported it."""
         limit: int | None = getattr(self._pool, "packet", None)
         return limit
+
+    def fits(self, *bodies: str | bytes, more: int = 0) -> bool:
+        """Whether one statement can write these bodies, and this many bytes more."""
+        return self.packet is None or packets.fits(self.packet - more, *bodies)
 
     @contextmanager
     def session(self, kind: type[Session] = Session) -> Iterator[Session]:

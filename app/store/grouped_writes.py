@@ -39,6 +39,7 @@ class Statements:
     content: str
     body: Callable[[bytes], bytes | str]
     """A body as the driver takes it."""
+    output: str
     item: str
     usage: str
     setting: str
@@ -50,6 +51,7 @@ class Statements:
         return cls(
             content=f"INSERT INTO content (response, input, output) VALUES (?, {dialect.body}, {dialect.body})",
             body=dialect.parameter,
+            output=f"UPDATE content SET output = {dialect.body} WHERE response = ?",
             item=dialect.unless_there("item", ["owner", "id", "response"]),
             usage=dialect.add("usage_day", ["day", "token", "model", "channel"], COUNTERS),
             setting=dialect.insert("setting", ["owner", "sha256", "json"]),
@@ -64,6 +66,8 @@ class Group:
         self.session = session
         self._statements = statements
         self._contents: list[tuple[int, bytes, bytes | None]] = []
+        self._outputs: list[tuple[int, bytes]] = []
+        """Outputs that do not fit into the statement of their input."""
         self._items: set[tuple[str, str, int]] = set()
         self._usage: dict[Counted, list[int]] = {}
         self._settings: dict[tuple[str, bytes], int] = {}
@@ -128,11 +132,17 @@ class Group:
         """Bodies one by one, so that only one large body is copied at a time."""
         body = self._statements.body
         for response, input, output in self._contents:
+            if output is not None and not self.session.fits(input, output):
+                self._outputs.append((response, output))
+                output = None
             yield self.session.large((response, body(input), None if output is None else body(output)))
 
     def flush(self) -> None:
         if self._contents:
             self.session.run_many(self._statements.content, self._bodies())
+            for response, output in self._outputs:
+                parameters = self.session.large((self._statements.body(output), response))
+                self.session.run(self._statements.output, parameters)
         if self._items:
             self.session.run_many(self._statements.item, sorted(self._items))
         # Sorted by conversation, because each row stays locked until the commit. The sort keeps the order of the turns.

@@ -15,7 +15,7 @@ from app.contract.records import CHAINABLE, Attempt, Chain, ConversationTurn, Dr
 from app.contract.usage import Usage
 from app.errors import StoreUnavailable
 from app.ids import known_id
-from app.store import chain, conversations, events
+from app.store import chain, conversations, events, packets
 from app.store.database import Conflict, Database, Row, Session
 from app.store.dialects import Dialect
 from app.store.grouped_writes import MAX_ITEM_ID, Counted, Group
@@ -25,7 +25,6 @@ from app.store.unwritten import Unwritten
 from app.store.writer import Writer
 
 MAX_NAME = 191
-PACKET_MARGIN = 65_536
 
 BEGUN_COLUMNS = (
     "id",
@@ -194,14 +193,14 @@ class Responses:
     # --- writing ------------------------------------------------------------------------------------------------
 
     def begin(self, draft: Draft) -> None:
-        self._check_size(draft.input, draft.echo, draft.settings)
+        self._check(draft.input, draft.echo, draft.settings)
         self._writer.do(lambda group: self._begin(group, draft))
         self._begun.add(draft.id)
 
     def finish(self, draft: Draft, outcome: Outcome) -> bool:
         """False when the response had been cancelled, deleted or failed by the reaper before."""
         record = _record(draft, outcome, stored=draft.stored)
-        self._check_size(draft.input, outcome.output, record.echo, draft.settings)
+        self._check(draft.input, outcome.output, record.echo, draft.settings)
         begun = draft.id in self._begun
         ended = self._writer.do(lambda group: self._finish(group, record, begun))
         self._begun.discard(draft.id)
@@ -218,7 +217,8 @@ class Responses:
         whole = _record(bare if begun else draft, outcome, stored=draft.stored)
         # A row that exists has its input already; a new row is written without its content.
         short = _record(bare, silent, stored=draft.stored and begun)
-        if not self._fits(whole.draft.input, outcome.output, whole.echo, whole.draft.settings):
+        bodies = (whole.draft.input, outcome.output, whole.echo, whole.draft.settings)
+        if not all(map(self._database.fits, bodies)):
             whole = short
         self._unwritten.add(
             draft.id,
@@ -244,7 +244,7 @@ class Responses:
 
     def insert_queued(self, group: Group, draft: Draft) -> int | None:
         """The key of a new `queued` row; None when the first try of this transaction had committed it."""
-        self._check_size(draft.input, draft.echo, draft.settings)
+        self._check(draft.input, draft.echo, draft.settings)
         values = (
             *_identity(draft, self._parent(group, draft).pk),
             "queued",
@@ -264,16 +264,10 @@ class Responses:
         """Notes that the row exists, so that `finish` updates it."""
         self._begun.add(response_id)
 
-    def _check_size(self, *bodies: bytes) -> None:
-        if not self._fits(*bodies):
-            raise StoreUnavailable("This response is larger than the response store takes (max_allowed_packet).")
-
-    def _fits(self, *bodies: bytes) -> bool:
-        packet = self._database.packet
-        if packet is None or 2 * sum(map(len, bodies)) < packet - PACKET_MARGIN:
-            return True
-        escaped = sum(len(body) + body.count(b'"') + body.count(b"\\") + body.count(b"'") for body in bodies)
-        return escaped < packet - PACKET_MARGIN
+    def _check(self, *bodies: bytes) -> None:
+        """Raises TooLargeToStore for a body that one statement cannot write."""
+        for body in bodies:
+            packets.check(self._database.packet, (body,))
 
     def _begin(self, group: Group, draft: Draft) -> None:
         values = (
@@ -469,6 +463,9 @@ def set_output(session: Session, dialect: Dialect, pk: int, owner: str, items: S
     if not items:
         return
     output = orjson.dumps(items).decode()
+    if not session.fits(output):
+        # It has ended without an answer, and its end must be written.
+        return
     session.run("UPDATE content SET output = ? WHERE response = ?", session.large((output, pk)))
     entries = sorted((owner, item_id, pk) for item_id in item_ids([output]) if len(item_id) <= MAX_ITEM_ID)
     if entries:

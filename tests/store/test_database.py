@@ -10,7 +10,7 @@ import peewee
 import pymysql
 import pytest
 
-from app.errors import ConfigurationError, StoreUnavailable
+from app.errors import ConfigurationError, StoreUnavailable, TooLargeToStore
 from app.store.database import Database, Session, Unwritable
 from app.store.store import Store
 from tests.databases import Server
@@ -158,7 +158,7 @@ def test_a_statement_over_the_packet_size_is_refused_before_it_is_sent(mariadb: 
     store = Store(mariadb.url("narrow"), peppers=[b"p"])
     store.schema.upgrade()
     turn(store)
-    with pytest.raises(StoreUnavailable, match="max_allowed_packet"):
+    with pytest.raises(TooLargeToStore, match="max_allowed_packet"):
         store.responses.finish(draft(input=b'["' + b"x" * 17_000_000 + b'"]'), outcome())
     turn(store)
     store.close()

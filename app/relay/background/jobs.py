@@ -25,6 +25,7 @@ from app.relay.background.run import Queue, Run
 from app.relay.recorder import draft
 from app.relay.request_context import RequestContext
 from app.relay.responses import StoredResponses, shown
+from app.relay.storable import check_request
 from app.relay.streaming.lifecycle_events import queued_events
 from app.relay.streaming.transport import StreamTiming
 from app.relay.turn_run import TurnParts, run_of_request
@@ -79,9 +80,12 @@ class BackgroundJobs:
     def _enqueue(self, turn: Turn, token: Token, request_id: str) -> dict[str, Any]:
         queued = turn.response("queued")
         events = queued_events(queued)
+        row = draft(turn, token, request_id)
+        sealed = self._seal.close(token.owner, orjson.dumps(turn.request)).encode()
+        check_request(self._store, row, turn.input, sealed)
         self._store.jobs.enqueue(
-            draft(turn, token, request_id),
-            self._seal.close(token.owner, orjson.dumps(turn.request)).encode(),
+            row,
+            sealed,
             EventBatch(0, len(events) - 1, b"".join(events)),
             self._queue.add_in_transaction,
         )
