@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from app import lone_surrogates
+from app import loose_json
 
 #: Levels of a request.
 FROM_CLIENTS = 200
@@ -36,16 +36,13 @@ def loads(data: bytes | str, levels: int) -> Any:
 
 
 def from_upstream(data: bytes) -> Any:
-    """The value of an upstream's JSON, with lone surrogates replaced. Raises ValueError and TooDeep."""
+    """The value of an upstream's JSON, which may be loose. Raises ValueError and TooDeep."""
     try:
-        return loads(data, FROM_UPSTREAMS)
-    except TooDeep:
-        raise
+        value = orjson.loads(data)
     except ValueError:
-        readable = lone_surrogates.replace_escapes(data)
-        if readable == data:
-            raise
-        return loads(readable, FROM_UPSTREAMS)
+        value = loose_json.loads(data)
+    check(value, len(data), FROM_UPSTREAMS)
+    return value
 
 
 def take(data: bytearray, levels: int) -> Any:

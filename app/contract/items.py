@@ -95,6 +95,8 @@ class ItemType:
     """Family of the events that stream these arguments: `.delta`, then `.done`."""
     results: tuple[str, ...] = ()
     """Members with the results of the tool: the announcement of the item lacks them."""
+    steps: tuple[str, ...] = ()
+    """Of a call that the upstream runs: the events between its announcement and its end."""
     opaque: bool = False
     """May hold `encrypted_content` that only the channel family which made it can read."""
     brings_tools: bool = False
@@ -161,7 +163,14 @@ TYPES: Mapping[str, ItemType] = {
         _hosted("web_search_call", "ws"),
         _hosted("file_search_call", "fs"),
         _hosted("code_interpreter_call", "ci"),
-        _hosted("image_generation_call", "ig"),
+        _hosted(
+            "image_generation_call",
+            "ig",
+            results=("result",),
+            steps=tuple(
+                f"response.image_generation_call.{step}" for step in ("in_progress", "generating", "completed")
+            ),
+        ),
         ItemType("program", outputs=("program_output",)),
         _output("program_output"),
         _hosted("mcp_list_tools", "mcpl", brings_tools=True),

@@ -24,6 +24,8 @@ from app.contract.items import (
 #: Statuses of a call, also of one that the upstream runs, that has ended. Most items have none.
 _ENDED = frozenset({None, "completed", "failed"})
 _OPEN = frozenset({"in_progress", "incomplete"})
+#: Whitespace of JSON.
+_BLANKS = " \t\r\n"
 
 
 # --- one item ---------------------------------------------------------------------------------------------------
@@ -33,6 +35,20 @@ def has_half_arguments(item: Mapping[str, Any]) -> bool:
     """Whether this is a call whose arguments have to be a JSON object and are none."""
     known = TYPES.get(str(item.get("type")))
     return known is not None and known.json_arguments and not _is_object(item.get(known.arguments or ""))
+
+
+def has_arguments(item: Mapping[str, Any]) -> bool:
+    """Whether a call, or an event of one, has arguments."""
+    arguments = item.get("arguments")
+    return bool(arguments.strip(_BLANKS) if isinstance(arguments, str) else arguments)
+
+
+def with_arguments(item: Item) -> Item:
+    """A call without arguments has an empty object: clients and upstreams parse it. One that was cut off has none."""
+    known = TYPES.get(str(item.get("type")))
+    if known is None or not known.json_arguments or item.get("status") == "incomplete" or has_arguments(item):
+        return item
+    return {**item, "arguments": "{}"}
 
 
 def may_be_cut(item: Mapping[str, Any]) -> bool:

@@ -60,8 +60,9 @@ class Decoder(Protocol):
         """Takes the next bytes of the stream; returns whole events to send on. Raises UpstreamError."""
         ...
 
-    def finish(self) -> None:
-        """The upstream has closed. Raises UpstreamBroken if the answer had not ended."""
+    def finish(self) -> bytes:
+        """The upstream has closed. Returns the last events to send on. Raises UpstreamBroken if the answer had not
+        ended."""
         ...
 
     def partial(self) -> list[Item]:

@@ -1,27 +1,22 @@
-"""The common part of decoders that translate: split a stream into events, detect garbage, end or fail the answer."""
+"""The common part of decoders that translate: read the events of a stream, end or fail the answer."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from app import nesting, sse
 from app.contract.items import Item
 from app.contract.turn import Answer, Turn
-from app.errors import UpstreamBroken, UpstreamError
+from app.errors import UpstreamError
 from app.formats._endings import TRANSLATED
-from app.formats._failures import error_in_body, unreadable
+from app.formats._failures import error_in_body
 from app.formats._output import Output
-
-#: Bytes without a valid event after which the answer is not an event stream.
-MAX_UNREADABLE = 64 * 1024
-
-_NOT_JSON = "The model's server answered with something that is not JSON."
+from app.formats._reader import Event, EventReader
 
 
 class StreamDecoder(ABC):
-    """Translates another format's events into the contract's. Subclasses read single events."""
+    """Translates another format's events into the contract's. Subclasses take single events."""
 
     path = TRANSLATED
 
@@ -31,8 +26,7 @@ class StreamDecoder(ABC):
         self.answer: Answer | None = None
         self.defaults: Mapping[str, Any] = {}
         self._output = Output(turn, sequence)
-        self._splitter = sse.Splitter()
-        self._unreadable = 0
+        self._reader = EventReader()
 
     @property
     def sequence(self) -> int:
@@ -42,23 +36,29 @@ class StreamDecoder(ABC):
         if self.answer is not None:
             return b""
         try:
-            self._take(data)
+            self._take_all(self._reader.feed(data))
+            if not self.accepted:
+                self._reader.check()
         except UpstreamError as error:
             self._break(error)
-        self.started = self.started or self._output.waiting
-        return self._output.drain()
+        return self._drain()
 
-    def finish(self) -> None:
+    def finish(self) -> bytes:
         """After the terminal event, the end of the bytes is ignored; before it, it is a failure."""
         if self.answer is not None:
-            return
-        rest = self._splitter.rest.strip(b"\n")
+            return b""
         try:
-            if not self.accepted and (error := error_in_body(rest)):
+            if not self.accepted and (error := error_in_body(self._reader.rest)):
                 raise error
-            self._run_out(rest)
+            self._take_all(self._reader.finish())
+            if self.answer is None:
+                self._run_out()
         except UpstreamError as error:
+            if not self.started:
+                # What the last event brought is not sent, so that another channel can go on.
+                raise
             self._break(error)
+        return self._drain()
 
     def partial(self) -> list[Item]:
         return self._output.partial()
@@ -66,12 +66,16 @@ class StreamDecoder(ABC):
     # --- the format's own
 
     @abstractmethod
-    def _read(self, raw: bytes) -> bool:
-        """Reads one event; False if it is not an event. Raises UpstreamError."""
+    def _take(self, name: str | None, event: Mapping[str, Any]) -> None:
+        """Takes one event. Raises UpstreamError."""
 
     @abstractmethod
-    def _run_out(self, rest: bytes) -> None:
-        """The bytes have ended within this event. Raises UpstreamError if the answer had not ended."""
+    def _done(self) -> None:
+        """Takes `[DONE]`. Raises UpstreamError if there is no answer."""
+
+    @abstractmethod
+    def _run_out(self) -> None:
+        """The bytes have ended. Raises UpstreamError if the answer had not ended."""
 
     @abstractmethod
     def _identity(self) -> Mapping[str, Any]:
@@ -79,16 +83,18 @@ class StreamDecoder(ABC):
 
     # --- events
 
-    def _take(self, data: bytes) -> None:
-        try:
-            block = self._splitter.feed(data)
-        except sse.EventTooLong:
-            raise UpstreamBroken("The model's server sent an event without an end.") from None
-        for raw in block.split(b"\n\n"):
-            if raw and self.answer is None and not self._read(raw.strip(b"\n")):
-                self._unreadable += len(raw)
-        if not self.accepted:
-            self._check_unreadable()
+    def _take_all(self, events: Iterable[Event]) -> None:
+        for name, value in events:
+            if self.answer is not None:
+                return
+            if value is None:
+                self._done()
+            else:
+                self._take(name, value)
+
+    def _drain(self) -> bytes:
+        self.started = self.started or self._output.waiting
+        return self._output.drain()
 
     @property
     def _spoke(self) -> bool:
@@ -106,40 +112,6 @@ class StreamDecoder(ABC):
             failure=error,
             **self._identity(),
         )
-
-    def _check_unreadable(self) -> None:
-        rest = self._splitter.rest
-        unknown = 0 if rest.startswith((b"event:", b"data:", b":")) else len(rest)
-        if self._unreadable + unknown > MAX_UNREADABLE:
-            raise UpstreamBroken("The model's server answered with something that is not an event stream.")
-
-
-def whole(body: bytes) -> Any:
-    """The JSON of an unstreamed answer. Raises UpstreamBroken, with the words of a body that is a text or a page."""
-    try:
-        return _read(body, _NOT_JSON)
-    except UpstreamBroken as error:
-        if error.message != _NOT_JSON:
-            raise
-        raise unreadable(_NOT_JSON, body) from None
-
-
-def _read(data: bytes, otherwise: str) -> Any:
-    """`otherwise`: the error message for data that is not JSON."""
-    try:
-        return nesting.from_upstream(data)
-    except nesting.TooDeep:
-        raise UpstreamBroken("The model's server sent JSON that is nested too deep.") from None
-    except ValueError:
-        raise UpstreamBroken(otherwise) from None
-
-
-def parsed(data: bytes) -> dict[str, Any]:
-    """The object in `data`. Raises UpstreamBroken if it is unreadable: a lost delta would corrupt the text silently."""
-    event = _read(data, "The model's server sent an event that is not JSON.")
-    if not isinstance(event, dict):
-        raise UpstreamBroken("The model's server sent an event that is not an object.")
-    return event
 
 
 def string(value: object) -> str | None:

@@ -7,7 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from app import sse
-from app.contract.events import ARGUMENT_EVENTS, ITEM_ADDED, ITEM_DONE, TEXT_EVENTS, part_family
+from app.contract.events import (
+    ANNOTATION_ADDED,
+    ARGUMENT_EVENTS,
+    ITEM_ADDED,
+    ITEM_DONE,
+    TEXT_EVENTS,
+    part_family,
+)
 from app.contract.items import SUMMARY_PARTS, TYPES, Item
 from app.contract.turn import Answer, Turn
 
@@ -32,6 +39,8 @@ class Emitter:
     def item(self, item: Item) -> Iterator[bytes]:
         """All events of a finished item, from `added` to `done`; text and arguments in several deltas."""
         yield self.open(item)
+        for step in TYPES[item["type"]].steps if item.get("type") in TYPES else ():
+            yield self.event(step, **self._of(item))
         for index, part in enumerate(item.get("content") or ()):
             yield from self._part(item, index, part)
         if item.get("type") in ARGUMENT_EVENTS:
@@ -83,7 +92,14 @@ class Emitter:
         if part["type"] in TEXT_EVENTS:
             for piece in pieces(part[TEXT_EVENTS[part["type"]][1]]):
                 yield self.delta(item, index, part["type"], piece)
+        for number, annotation in enumerate(part.get("annotations") or ()):
+            yield self.annotation(item, index, number, annotation)
         yield from self.close_part(item, index, part)
+
+    def annotation(self, item: Item, index: int, number: int, annotation: Item) -> bytes:
+        """An annotation of a text part; `number` is its place among those of the part."""
+        where = {"content_index": index, "annotation_index": number}
+        return self.event(ANNOTATION_ADDED, **self._of(item), **where, annotation=annotation)
 
     def summary(self, item: Item, index: int, part: Mapping[str, Any]) -> Iterator[bytes]:
         """The four events of a finished summary part."""
@@ -116,10 +132,10 @@ def pieces(text: str) -> Sequence[str]:
 def _opened(item: Item) -> Item:
     """The item as it is announced: with its ids, and empty."""
     known = TYPES.get(str(item.get("type")))
-    if known is None or not known.grows:
+    if known is None or not (known.grows or known.steps):
         return item
     opened = {name: value for name, value in item.items() if name not in known.results}
-    if known.has_status:
+    if known.has_status or known.steps:
         opened["status"] = "in_progress"
     for name in known.grows:
         if opened.get(name):
@@ -157,8 +173,9 @@ class Replay:
         self.answer = self._whole
         return events
 
-    def finish(self) -> None:
+    def finish(self) -> bytes:
         """The answer was complete from the start."""
+        return b""
 
     def partial(self) -> list[Item]:
         return list(self._whole.output)

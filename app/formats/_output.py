@@ -6,10 +6,12 @@ The contract allows one open item at a time. Of calls that an upstream streams i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from app.contract.items import Item
+from app.contract.events import TEXT_EVENTS
+from app.contract.items import TEXT_TYPES, Item
 from app.contract.turn import Turn
 from app.errors import UpstreamBroken
 from app.formats._events import Emitter
@@ -30,7 +32,10 @@ class Output:
         self._events: list[bytes] = []
         self._written: _Written | None = None
         self._calls: deque[Call] = deque()
-        self._late: list[tuple[str, str, Sequence[Mapping[str, Any]]]] = []
+        self._late: list[Callable[[], None]] = []
+        """What came between calls."""
+        self._annotations: list[Item] = []
+        """Annotations that came before their text."""
 
     @property
     def sequence(self) -> int:
@@ -55,6 +60,9 @@ class Output:
         """Closes open items. With the status `incomplete`, the last one was cut off."""
         self._close_calls(status)
         self._write_late()
+        if self._annotations:
+            self._events += self._writing("message").begin(self._emitter, "output_text")
+            self._annotate_text()
         self._close_written(status)
 
     # --- text
@@ -63,14 +71,57 @@ class Output:
         """Adds text of a kind: output_text, refusal or reasoning_text."""
         if not text:
             return
-        if self._calls:
-            if not all(call.whole for call in self._calls):
-                self._late.append((kind, text, logprobs))
-                return
-            self._close_calls("completed")
-            self._write_late()
+        if self._is_between_calls():
+            self._late.append(partial(self.write, kind, text, logprobs))
+            return
         written = self._writing("reasoning" if kind == "reasoning_text" else "message")
         self._events += written.write(self._emitter, kind, text, logprobs)
+        if kind == "output_text" and self._annotations:
+            self._annotate_text()
+
+    def annotate(self, annotations: Iterable[Item]) -> None:
+        """Adds annotations to the text of the open message, or to the next text. Repeated ones are left out."""
+        known = [*self._annotations, *(self._written.annotations if self._written else ())]
+        self._annotations += (one for one in annotations if one not in known)
+        if self._annotations and self._written is not None and self._written.kind == "output_text":
+            self._annotate_text()
+
+    def _annotate_text(self) -> None:
+        assert self._written is not None
+        annotations, self._annotations = self._annotations, []
+        self._events += self._written.annotate(self._emitter, annotations)
+
+    def draw(self, image: str) -> None:
+        """Adds an image that the model generated, in base64."""
+        if self._is_between_calls():
+            self._late.append(partial(self.draw, image))
+            return
+        self._close_written("completed")
+        kind = "image_generation_call"
+        item = {**_new_item(self._turn, kind, self._emitter.output_index), "status": "completed", "result": image}
+        self._events += self._emitter.item(item)
+        self.items.append(item)
+
+    @property
+    def text_length(self) -> int:
+        """Characters of the open part of text."""
+        return self._written.length if self._written is not None and self._written.kind == "output_text" else 0
+
+    def written(self, kind: str) -> str:
+        """All text of a kind so far."""
+        items = [*self.items, self._written.snapshot()] if self._written else self.items
+        parts = (part for item in items if item["type"] in TEXT_TYPES for part in item["content"])
+        return "".join(str(part[TEXT_EVENTS[kind][1]]) for part in parts if part["type"] == kind)
+
+    def _is_between_calls(self) -> bool:
+        """Whether a call is open, so that other output has to wait. Whole calls are closed."""
+        if not self._calls:
+            return False
+        if not all(call.whole for call in self._calls):
+            return True
+        self._close_calls("completed")
+        self._write_late()
+        return False
 
     def seal(self, secret: str) -> None:
         """Ends the reasoning item and adds the part that only its own upstream can read.
@@ -93,8 +144,8 @@ class Output:
     def _write_late(self) -> None:
         """Writes text that came between calls."""
         late, self._late = self._late, []
-        for kind, text, logprobs in late:
-            self.write(kind, text, logprobs)
+        for write in late:
+            write()
 
     def _close_written(self, status: str) -> None:
         written, self._written = self._written, None
@@ -194,33 +245,48 @@ class _Written:
     def __init__(self, item: Item) -> None:
         self.item = item
         self.secret = ""
+        self.kind = ""
+        """Of the open part."""
+        self.length = 0
+        """Characters of the open part."""
+        self.annotations: list[Item] = []
+        """Of the open part."""
         self._parts: list[dict[str, Any]] = []
-        self._kind = ""
         self._pieces: list[str] = []
         self._logprobs: list[Mapping[str, Any]] = []
 
-    def write(self, emitter: Emitter, kind: str, text: str, logprobs: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
-        if kind != self._kind:
+    def begin(self, emitter: Emitter, kind: str) -> Iterator[bytes]:
+        """Makes sure that a part of this kind is open."""
+        if kind != self.kind:
             yield from self.close_part(emitter)
-            self._kind = kind
+            self.kind, self.length = kind, 0
             yield emitter.open_part(self.item, len(self._parts), _part(kind))
+
+    def annotate(self, emitter: Emitter, annotations: Iterable[Item]) -> Iterator[bytes]:
+        for annotation in annotations:
+            yield emitter.annotation(self.item, len(self._parts), len(self.annotations), annotation)
+            self.annotations.append(annotation)
+
+    def write(self, emitter: Emitter, kind: str, text: str, logprobs: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
+        yield from self.begin(emitter, kind)
+        self.length += len(text)
         self._pieces.append(text)
         self._logprobs += logprobs
         yield emitter.delta(self.item, len(self._parts), kind, text, logprobs)
 
     def close_part(self, emitter: Emitter) -> Iterator[bytes]:
-        if self._kind:
+        if self.kind:
             part = self._part()
             yield from emitter.close_part(self.item, len(self._parts), part)
             self._parts.append(part)
-            self._kind, self._pieces, self._logprobs = "", [], []
+            self.kind, self.annotations, self._pieces, self._logprobs = "", [], [], []
 
     def snapshot(self, status: str = "incomplete") -> Item:
-        content = [*self._parts, self._part()] if self._kind else list(self._parts)
+        content = [*self._parts, self._part()] if self.kind else list(self._parts)
         return {**self.item, "status": status, "content": content}
 
     def _part(self) -> dict[str, Any]:
-        return _part(self._kind, "".join(self._pieces), self._logprobs)
+        return _part(self.kind, "".join(self._pieces), self._logprobs, self.annotations)
 
 
 # --- items ------------------------------------------------------------------------------------------------------
@@ -240,11 +306,13 @@ def _named(tool: Tool) -> dict[str, Any]:
     return {"name": tool.name, **({"namespace": tool.namespace} if tool.namespace else {})}
 
 
-def _part(kind: str, text: str = "", logprobs: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def _part(
+    kind: str, text: str = "", logprobs: Sequence[Mapping[str, Any]] = (), annotations: Sequence[Item] = ()
+) -> dict[str, Any]:
     if kind == "refusal":
         return {"type": kind, "refusal": text}
     if kind == "output_text":
-        return {"type": kind, "text": text, "annotations": [], "logprobs": list(logprobs)}
+        return {"type": kind, "text": text, "annotations": list(annotations), "logprobs": list(logprobs)}
     return {"type": kind, "text": text}
 
 

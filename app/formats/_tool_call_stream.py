@@ -47,6 +47,9 @@ class Call:
         """Whether its arguments have begun."""
         return bool(self._arguments)
 
+    def is_like(self, name: str, arguments: str) -> bool:
+        return self.name == name and "".join(self._arguments) == arguments
+
     @property
     def can_begin(self) -> bool:
         return self.item is not None or bool(self.name and self._unsent)

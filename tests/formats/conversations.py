@@ -113,8 +113,7 @@ def recording(format_: str, name: str) -> Recording:
 def read(format_: str, pieces: list[bytes], request_turn: Turn, sequence: int = 2) -> tuple[bytes, Decoder]:
     decoder = formats.load(format_).decoder(request_turn, sequence)
     out = b"".join(decoder.feed(piece) for piece in pieces)
-    decoder.finish()
-    return out, decoder
+    return out + decoder.finish(), decoder
 
 
 def events(out: bytes) -> list[dict[str, Any]]:

@@ -8,18 +8,12 @@ from typing import Any
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import UpstreamBroken
-from app.formats._decoding import StreamDecoder, parsed, string
-from app.formats._endings import Ending, ending, reason_of, unexplained
+from app.formats._decoding import StreamDecoder, string
+from app.formats._endings import Ending, ending, unexplained
 from app.formats._output import Output
-from app.formats.chat_completions._chunks import (
-    DONE,
-    completion_of,
-    data_of,
-    error_in,
-    usage_of,
-)
+from app.formats._reader import has_content, pass_over
+from app.formats.chat_completions._chunks import HOLDERS, choice_of, completion_of, reason_in, refuse_error, usage_of
 from app.formats.chat_completions._deltas import Deltas
-from app.formats.chat_completions._errors import error_of
 
 
 def _identity(about: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,109 +35,83 @@ def _defaults(about: Mapping[str, Any]) -> dict[str, Any]:
 
 def decode(body: bytes, turn: Turn) -> Answer:
     completion = completion_of(body)
-    choice = _choice(completion.get("choices"))
-    message = choice.get("message") if choice else None
-    if choice is None or not isinstance(message, dict):
+    choice = choice_of(completion)
+    if choice is None or not (choice.keys() & HOLDERS or has_content(choice)):
         raise UpstreamBroken("The model's server answered with something that is not a chat completion.")
     usage = usage_of(completion.get("usage"))
-    reason = reason_of(choice.get("finish_reason"))
-    end = ending(reason) if reason else unexplained(usage, turn)
     output = Output(turn, 0)
-    Deltas(turn, output).take(_as_delta(message), choice.get("logprobs"))
-    output.end(end.status)
+    deltas = Deltas(turn, output)
+    deltas.take(choice)
+    deltas.cite(completion)
+    reason = reason_in(choice)
+    end = ending(reason) if reason else unexplained(usage, turn)
+    deltas.end(end.status)
     return end.answer(output, usage, _identity(completion))
-
-
-def _as_delta(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A whole message as one delta, its calls numbered by position."""
-    calls = message.get("tool_calls")
-    if not isinstance(calls, list):
-        return message
-    return {**message, "tool_calls": [{**call, "index": at} for at, call in enumerate(calls) if isinstance(call, dict)]}
-
-
-def _choice(choices: object) -> dict[str, Any] | None:
-    """The first choice: the gateway never requests more than one."""
-    for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, dict) and choice.get("index") in (0, None):
-            return choice
-    return None
 
 
 # --- as a stream ------------------------------------------------------------------------------------------------
 
 
 class ChatDecoder(StreamDecoder):
-    """Translates chunks into the contract's events."""
+    """Translates chunks into the contract's events.
+
+    A reason for the end is not the end: some servers send one with every call, or with every chunk.
+    """
 
     def __init__(self, turn: Turn, sequence: int) -> None:
         super().__init__(turn, sequence)
         self._turn = turn
         self._deltas = Deltas(turn, self._output)
         self._ending: Ending | None = None
+        self._went_on = False
+        """Content has come after the newest reason."""
         self._usage: Usage | None = None
         self._about: Mapping[str, Any] = {}
+        self._index: object = None
 
     def _identity(self) -> Mapping[str, Any]:
         return _identity(self._about)
 
-    def _run_out(self, rest: bytes) -> None:
-        """Some servers never send [DONE]: the answer has ended with its `finish_reason`."""
-        chunk = _last_chunk(rest)
-        if self._ending is None:
-            raise error_of(chunk) or UpstreamBroken("The model's server closed the stream before the answer had ended.")
-        self._usage = usage_of(chunk.get("usage")) or self._usage
-        self._conclude(self._ending)
-
-    # --- chunks
-
-    def _read(self, raw: bytes) -> bool:
-        name, data = data_of(raw)
-        if data == DONE:
-            self._done()
-        elif data is not None:
-            chunk = parsed(data)
-            if error := error_in(name, chunk):
-                raise error
-            self._take_chunk(chunk)
-        return data is not None or raw.startswith(b":")
-
-    def _take_chunk(self, chunk: Mapping[str, Any]) -> None:
-        if not isinstance(chunk.get("choices"), list) and not isinstance(chunk.get("usage"), dict):
-            raise UpstreamBroken("The model's server sent an event that is not a piece of a chat completion.")
+    def _take(self, name: str | None, event: Mapping[str, Any]) -> None:
+        refuse_error(name, event)
+        choice, usage = choice_of(event, self._index), usage_of(event.get("usage"))
+        if choice is None and usage is None:
+            # Choices besides ours were not requested.
+            if not event.get("choices"):
+                pass_over(name, event)
+            return
         if not self.accepted:
-            self.accepted, self._about, self.defaults = True, chunk, _defaults(chunk)
-        choice = _choice(chunk.get("choices")) or {}
-        self._usage = usage_of(chunk.get("usage")) or usage_of(choice.get("usage")) or self._usage
-        if self._ending is None:
+            self.accepted, self._about, self.defaults = True, event, _defaults(event)
+        self._usage = usage or self._usage
+        if choice is not None:
+            self._index = choice.get("index") if self._index is None else self._index
             self._take_choice(choice)
+        self._deltas.cite(event)
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
-        delta, reason = choice.get("delta"), reason_of(choice.get("finish_reason"))
-        if isinstance(delta, dict):
-            self._deltas.take(delta, choice.get("logprobs"))
-        if reason:
+        self._usage = usage_of(choice.get("usage")) or self._usage
+        if self._deltas.take(choice, has_finished=self._ending is not None):
+            self._went_on = True
+        if reason := reason_in(choice):
             self._end(ending(reason))
 
+    def _end(self, new: Ending) -> None:
+        """Keeps a reason. Without content in between, a stop does not undo that the answer was cut off."""
+        if self._ending is None or self._went_on or self._ending.status == "completed":
+            self._ending = new
+        self._went_on = False
+
     def _done(self) -> None:
+        if self._ending is None and not self._spoke:
+            raise UpstreamBroken("The model's server ended the stream without an answer.")
+        self._conclude(self._ending or unexplained(self._usage, self._turn))
+
+    def _run_out(self) -> None:
+        """Some servers never send [DONE]: the answer has ended with its reason."""
         if self._ending is None:
-            if not self._spoke:
-                raise UpstreamBroken("The model's server ended the stream without an answer.")
-            self._end(unexplained(self._usage, self._turn))
-        assert self._ending is not None
+            raise UpstreamBroken("The model's server closed the stream before the answer had ended.")
         self._conclude(self._ending)
 
-    def _end(self, ending: Ending) -> None:
-        self._output.end(ending.status)
-        self._ending = ending
-
-    def _conclude(self, ending: Ending) -> None:
-        self.answer = ending.answer(self._output, self._usage, self._identity())
-
-
-def _last_chunk(rest: bytes) -> dict[str, Any]:
-    """The data of an event that lacks its blank line, if it is readable."""
-    try:
-        return parsed(data_of(rest)[1] or b"{}")
-    except UpstreamBroken:
-        return {}
+    def _conclude(self, end: Ending) -> None:
+        self._deltas.end(end.status)
+        self.answer = end.answer(self._output, self._usage, self._identity())

@@ -5,39 +5,56 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app import sse
 from app.contract.usage import Usage
-from app.errors import UpstreamBroken, UpstreamError
+from app.errors import UpstreamBroken
 from app.formats import _openai
-from app.formats._decoding import whole
-from app.formats._failures import error_in_answer
-from app.formats.chat_completions._errors import error_of
+from app.formats._endings import reason_of
+from app.formats._failures import error_in_answer, stream_error
+from app.formats._reader import error_in, says_failure, whole
 
-DONE = b"[DONE]"
+#: Members of a choice that hold its message, or a piece of it. Some servers have none of them: they put the members of
+#: the message beside the index.
+HOLDERS = ("delta", "message", "text")
+_REASONS = ("finish_reason", "finishReason", "stop_reason", "done_reason")
 
 
 def completion_of(body: bytes) -> dict[str, Any]:
     """The object of an unstreamed answer. Raises UpstreamError, also if the object is an error."""
     completion = whole(body)
-    if error := error_of(completion) if isinstance(completion, dict) else error_in_answer(completion):
-        raise error
-    if not isinstance(completion, dict):
-        raise UpstreamBroken("The model's server answered with something that is not a chat completion.")
+    if isinstance(completion, dict):
+        refuse_error(None, completion)
+    if not isinstance(completion, dict) or not (completion.get("choices") or choice_of(completion)):
+        raise error_in_answer(completion) or UpstreamBroken(
+            "The model's server answered with something that is not a chat completion."
+        )
     return completion
 
 
-def data_of(raw: bytes) -> tuple[str | None, bytes | None]:
-    """Name and data of one event."""
-    name, data = sse.parse(raw)
-    if data is None and raw.startswith(b"error:"):
-        # Older llama.cpp has a field of its own for errors.
-        return "error", raw.removeprefix(b"error:").strip()
-    return name, data.strip() if data is not None else None
+def refuse_error(name: str | None, event: Mapping[str, Any]) -> None:
+    """Raises the failure that a chunk or a body holds."""
+    error = error_in(name, event)
+    if error is None and not event.get("choices") and says_failure(event):
+        error = event
+    if error is not None:
+        raise stream_error(error)
 
 
-def error_in(name: str | None, chunk: Mapping[str, Any]) -> UpstreamError | None:
-    """The failure in an event, found by its name or its data; None if there is none."""
-    return error_of({"error": chunk} if name == "error" and "error" not in chunk else chunk)
+def choice_of(event: Mapping[str, Any], index: object = None) -> dict[str, Any] | None:
+    """The choice of this index, or without one the first choice: the gateway never requests more than one. Some servers
+    send the message without a choice around it."""
+    choices = event.get("choices")
+    if isinstance(choices, list):
+        found = [choice for choice in choices if isinstance(choice, dict)]
+        wanted = (index, None) if isinstance(index, int) else (0, None)
+        ours = next((choice for choice in found if choice.get("index") in wanted), None)
+        return ours if ours is not None or isinstance(index, int) else next(iter(found), None)
+    bare = choices if isinstance(choices, dict) else event
+    return dict(bare) if any(isinstance(bare.get(holder), dict) for holder in ("delta", "message")) else None
+
+
+def reason_in(choice: Mapping[str, Any]) -> str | None:
+    """The reason for the end of a choice."""
+    return next((reason for name in _REASONS if (reason := reason_of(choice.get(name)))), None)
 
 
 def usage_of(value: object) -> Usage | None:

@@ -5,31 +5,142 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
-
 from app.contract.turn import Turn
+from app.errors import UpstreamBroken
 from app.formats._output import Output
 from app.formats._tool_call_stream import Call
+from app.formats.chat_completions._chunks import HOLDERS
+from app.formats.chat_completions._pieces import WRITTEN, Piece, annotations_of, call_fields, pieces, sources_of
 from app.formats.chat_completions._request import LOGPROBS
 
 
 class Deltas:
-    """Adds deltas to an output. Deltas of a call have the call's index, or none."""
+    """Adds the pieces of choices to an output. Deltas of a call have the call's index, or none."""
 
     def __init__(self, turn: Turn, output: Output) -> None:
         self._output = output
         self._logs = LOGPROBS in turn.echo.include
         self._last: Call | None = None
         self._by_index: dict[int, Call] = {}
+        self._ids: set[str] = set()
+        self._images: set[str] = set()
+        self._cited: set[str] = set()
+        self._is_silent = False
+        """Audio has come without its words."""
+        self._grows = False
+        """Text has come in deltas, so that a whole message repeats it."""
+        self._adds_up: bool | None = None
+        """Whether messages in place of deltas hold all text so far; None until it shows."""
 
-    def take(self, delta: Mapping[str, Any], logprobs: object = None) -> None:
-        """Raises UpstreamBroken for a delta of an unknown call."""
-        self._output.write("reasoning_text", _text(delta.get("reasoning_content")) or _text(delta.get("reasoning")))
-        logged = logprobs.get("content") if self._logs and isinstance(logprobs, dict) else None
-        self._output.write("output_text", _text(delta.get("content")), _logprobs(logged))
-        self._output.write("refusal", _text(delta.get("refusal")))
-        for call in _calls(delta):
-            self._output.extend(self._find(call), *_call_fields(call))
+    def take(self, choice: Mapping[str, Any], *, has_finished: bool = False) -> bool:
+        """Adds what a choice says; returns whether it said anything. Raises UpstreamBroken for content that cannot be
+        expressed, and for a delta of an unknown call.
+
+        `has_finished`: a reason for the end has come, so that a whole message is a repetition.
+        """
+        said = False
+        delta, message = choice.get("delta"), choice.get("message")
+        if isinstance(delta, dict):
+            said = self._add(pieces(delta), choice.get("logprobs"))
+            self._grows = self._grows or said
+            self._output_annotations(delta)
+        elif isinstance(delta, str):
+            said = self._grows = self._add([Piece("output_text", delta)] if delta else [])
+        if isinstance(message, dict):
+            said = self._take_message(message, choice, has_finished) or said
+        elif choice.keys().isdisjoint(HOLDERS) or isinstance(choice.get("text"), str):
+            said = self._add(pieces(choice)) or said
+            self._output_annotations(choice)
+        return said
+
+    def cite(self, completion: Mapping[str, Any]) -> None:
+        """Adds the sources that stand beside the choices; some servers repeat them in every chunk."""
+        if "citations" in completion or "search_results" in completion:
+            new = [source for source in sources_of(completion) if source["url"] not in self._cited]
+            self._cited.update(source["url"] for source in new)
+            self._output.annotate(new)
+
+    def end(self, status: str) -> None:
+        """Ends the output. Raises UpstreamBroken if it lacks what was said aloud."""
+        self._output.end(status)
+        if self._is_silent and not self._output.written("output_text"):
+            raise UpstreamBroken("The model's server answered with sound alone, which this gateway cannot pass on.")
+
+    def _add(self, said: Iterable[Piece], logprobs: object = None) -> bool:
+        any_said = False
+        for kind, value in said:
+            any_said = True
+            if kind == "call":
+                self._extend(value)
+            elif kind == "image":
+                self._draw(value)
+            elif kind == "audio":
+                self._is_silent = True
+            elif kind == "output_text":
+                logged = logprobs.get("content") if self._logs and isinstance(logprobs, dict) else None
+                self._output.write(kind, value, _logprobs(logged))
+            else:
+                self._output.write(kind, value)
+        return any_said
+
+    def _output_annotations(self, delta: Mapping[str, Any]) -> None:
+        if delta.get("annotations"):
+            self._output.annotate(annotations_of(delta))
+
+    def _draw(self, image: str) -> None:
+        if image not in self._images:
+            self._images.add(image)
+            self._output.draw(image)
+
+    # --- a whole message
+
+    def _take_message(self, message: Mapping[str, Any], choice: Mapping[str, Any], has_finished: bool) -> bool:
+        """Adds what a message says and was not said before."""
+        said = list(pieces(message))
+        texts: dict[str, str] = {}
+        for kind, value in said:
+            if kind in WRITTEN:
+                texts[kind] = texts.get(kind, "") + value
+        known = {kind: len(text) - len(self._rest(kind, text, has_finished)) for kind, text in texts.items()}
+        calls = [piece.value for piece in said if piece.kind == "call"]
+        new = [piece for piece in _without(said, known) if piece.kind != "call"]
+        any_said = self._add(new, choice.get("logprobs"))
+        ids = frozenset(self._ids)
+        for position, call in enumerate(calls):
+            any_said = self._take_call(call, position, ids) or any_said
+        self._output_annotations(message)
+        return any_said
+
+    def _rest(self, kind: str, whole: str, is_last: bool) -> str:
+        """The part of a message's text that was not written before. Messages in place of deltas hold either all text so
+        far or the next piece of it: the first two of them show which."""
+        written = self._output.written(kind)
+        if not written:
+            return whole
+        extends = whole.startswith(written)
+        if self._grows:
+            return whole[len(written) :] if extends else ""
+        if self._adds_up is None and not (extends and is_last):
+            self._adds_up = extends and len(whole) > len(written)
+        return whole[len(written) :] if extends and self._adds_up is not False else whole
+
+    def _take_call(self, call: Mapping[str, Any], position: int, ids: frozenset[str]) -> bool:
+        """Adds a whole call unless it has come before: under one of these ids, or without an id in this position."""
+        call_id, name, arguments = call_fields(call)
+        earlier = self._by_index.get(position)
+        if call_id in ids if call_id else earlier is not None and earlier.is_like(name, arguments):
+            return False
+        self._last = self._by_index[len(self._by_index)] = begun = self._output.begin()
+        self._output.extend(begun, call_id, name, arguments)
+        self._ids |= {call_id} if call_id else set()
+        return True
+
+    # --- a call
+
+    def _extend(self, call: Mapping[str, Any]) -> None:
+        fields = call_fields(call)
+        self._ids |= {fields[0]} if fields[0] else set()
+        self._output.extend(self._find(call), *fields)
 
     def _find(self, delta: Mapping[str, Any]) -> Call:
         """The call that a delta continues, or a new one."""
@@ -44,42 +155,25 @@ class Deltas:
         return call
 
 
+def _without(said: Iterable[Piece], known: dict[str, int]) -> Iterable[Piece]:
+    """The pieces without the first characters of each kind of text, as many as are known."""
+    for kind, value in said:
+        skipped = min(known.get(kind, 0), len(value)) if kind in known else 0
+        if kind in known:
+            known[kind] -= skipped
+        if kind not in known or value[skipped:]:
+            yield Piece(kind, value[skipped:] if skipped else value)
+
+
 def _differs(call: Call, delta: Mapping[str, Any]) -> bool:
     """Whether a delta with the same index, or without one, begins another call."""
-    call_id, name, arguments = _call_fields(delta)
+    call_id, name, arguments = call_fields(delta)
     if not name:
         return False
     if call_id and call.id:
         return call_id != call.id
     # Servers that give no index send each call whole.
     return call.begun and ("index" not in delta or (bool(arguments) and call.whole))
-
-
-def _text(value: object) -> str:
-    """A string, or the text of a list of parts."""
-    if isinstance(value, list):
-        return "".join(_text(part.get("text")) for part in value if isinstance(part, dict))
-    return value if isinstance(value, str) else ""
-
-
-def _calls(delta: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    calls = delta.get("tool_calls")
-    if isinstance(calls, list):
-        return (call for call in calls if isinstance(call, dict))
-    # The older form, which allows one call.
-    legacy = delta.get("function_call")
-    return [{"index": 0, "function": legacy}] if isinstance(legacy, dict) else ()
-
-
-def _call_fields(delta: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Id, name and arguments of a call's delta; each may be empty."""
-    function = delta.get("function")
-    if not isinstance(function, dict):
-        function = {}
-    arguments = function.get("arguments")
-    if isinstance(arguments, dict):
-        arguments = orjson.dumps(arguments).decode()
-    return _text(delta.get("id")), _text(function.get("name")), _text(arguments)
 
 
 def _logprobs(value: object) -> list[dict[str, Any]]:
@@ -96,7 +190,8 @@ def _logged(value: object) -> list[dict[str, Any]]:
 
 
 def _logprob(token: Mapping[str, Any]) -> dict[str, Any]:
-    text, logprob, raw = _text(token.get("token")), token.get("logprob"), token.get("bytes")
+    spelled, logprob, raw = token.get("token"), token.get("logprob"), token.get("bytes")
+    text = spelled if isinstance(spelled, str) else ""
     return {
         "token": text,
         "logprob": float(logprob) if isinstance(logprob, int | float) else 0.0,

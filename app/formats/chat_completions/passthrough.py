@@ -13,23 +13,16 @@ import orjson
 from app import sse
 from app.contract.usage import Usage
 from app.errors import UpstreamBroken, UpstreamError
-from app.formats._decoding import MAX_UNREADABLE, parsed, string
-from app.formats._endings import Ending, ending_of, reason_of
+from app.formats._decoding import string
+from app.formats._endings import Ending, ending_of
 from app.formats._failures import error_in_body, http_error
-from app.formats.chat_completions._chunks import (
-    DONE,
-    completion_of,
-    data_of,
-    error_in,
-    usage_of,
-)
+from app.formats._reader import FIELDS, MAX_UNREADABLE, data_of, is_done, objects, pass_over
+from app.formats.chat_completions._chunks import HOLDERS, completion_of, reason_in, refuse_error, usage_of
 
 PATH = "/chat/completions"
 
 #: Members of a delta or message that hold text.
 _TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
-#: How an event may begin.
-_FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":")
 
 
 # --- the request ------------------------------------------------------------------------------------------------
@@ -86,8 +79,8 @@ class CompletionSummary:
         index = at if isinstance(at := choice.get("index"), int) else 0
         self._begun.add(index)
         self.usage = usage_of(choice.get("usage")) or self.usage
-        self.text_length += _length(choice.get("delta") or choice.get("message"))
-        if reason := reason_of(choice.get("finish_reason")):
+        self.text_length += _length(next((choice[name] for name in HOLDERS if choice.get(name)), None))
+        if reason := reason_in(choice):
             self._endings[index] = ending_of(reason)
 
     @property
@@ -105,7 +98,7 @@ class CompletionSummary:
 def _length(message: object) -> int:
     """Characters of a message or a delta."""
     if not isinstance(message, dict):
-        return 0
+        return len(message) if isinstance(message, str) else 0
     texts = [message.get(name) for name in _TEXTS]
     for call in _objects(message.get("tool_calls")):
         function = call.get("function")
@@ -222,17 +215,23 @@ class CompletionDecoder:
         """Whether to send this event to the client."""
         name, data = data_of(_plain(raw))
         if data is None:
-            self._unreadable += len(raw)
-            return True
-        if data == DONE:
+            self._unreadable += 0 if raw.startswith(FIELDS) else len(raw)
+        elif is_done(data):
             self._end(raw)
             return False
-        chunk = parsed(data)
-        if error := error_in(name, chunk):
-            raise error
+        elif data:
+            return all(self._take_chunk(name, chunk) for chunk in objects(data, name))
+        return True
+
+    def _take_chunk(self, name: str | None, chunk: Mapping[str, Any]) -> bool:
+        """Whether the client gets the chunk: not the usage that it did not request."""
+        refuse_error(name, chunk)
         choices, usage = chunk.get("choices"), chunk.get("usage")
-        if not isinstance(choices, list) and not isinstance(usage, dict):
-            raise UpstreamBroken("The model's server sent an event that is not a piece of a chat completion.")
+        if not choices and not isinstance(usage, dict):
+            # Later it goes on as it came: the client's own parser may take it.
+            if not self.accepted:
+                pass_over(name, chunk)
+            return True
         self.accepted = True
         self.summary.add_chunk(chunk)
         return bool(choices) or self._gives_usage or not isinstance(usage, dict)
@@ -256,7 +255,7 @@ class CompletionDecoder:
 
     def _check_unreadable(self) -> None:
         rest = self._cutter.rest
-        if self._unreadable + (0 if rest.startswith(_FIELDS) else len(rest)) > MAX_UNREADABLE:
+        if self._unreadable + (0 if rest.startswith(FIELDS) else len(rest)) > MAX_UNREADABLE:
             raise UpstreamBroken("The model's server answered with something that is not an event stream.")
 
 
@@ -267,8 +266,8 @@ def _plain(raw: bytes) -> bytes:
 
 def _is_whole(rest: bytes) -> bool:
     """Whether an event is complete except for its blank line."""
-    _, data = data_of(_plain(rest))
+    name, data = data_of(_plain(rest))
     try:
-        return data is not None and (data == DONE or bool(parsed(data)))
+        return data is not None and (is_done(data) or any(objects(data, name)))
     except UpstreamBroken:
         return False

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from app import sse
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import UpstreamBroken
 from app.formats import _openai
-from app.formats._decoding import StreamDecoder, parsed, string, whole
-from app.formats._endings import COMPLETED, Ending, ending, reason_of, unexplained
+from app.formats._decoding import StreamDecoder, string
+from app.formats._endings import Ending, ending, reason_of, unexplained
 from app.formats._output import Output
+from app.formats._reader import error_in, pass_over, says_failure, whole
 from app.formats.messages._blocks import Blocks
 from app.formats.messages._errors import failure, failure_in
 
 _REFUSED = "refusal"
-_DONE = b"[DONE]"
 _COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
 
 
@@ -72,98 +71,105 @@ class _Meter:
 
 def decode(body: bytes, turn: Turn) -> Answer:
     message = whole(body)
-    if not isinstance(message, dict) or message.get("error") or not isinstance(message.get("content"), list):
+    content = _content(message) if isinstance(message, dict) else None
+    if content is None or error_in(None, message) is not None:
         raise failure_in(message, "The model's server answered with something that is not a message.")
     output, meter = Output(turn, 0), _Meter()
-    blocks = Blocks(turn, output)
-    for index, block in enumerate(message["content"]):
-        blocks.start(index, block)
-        blocks.stop(index)
+    Blocks(turn, output).add(content)
     meter.read(message.get("usage"))
     end = _close(output, message, unexplained(meter.usage, turn))
     return end.answer(output, meter.usage, _identity(message))
+
+
+def _content(message: Mapping[str, Any]) -> list[Any] | None:
+    """The blocks of a message; None if it has none."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    return content if isinstance(content, list) else None
 
 
 # --- as a stream ------------------------------------------------------------------------------------------------
 
 
 class MessagesDecoder(StreamDecoder):
-    """Translates a message's events into the contract's. Unknown events are skipped, as the API documents."""
+    """Translates a message's events into the contract's. Unknown events are skipped, as the API documents, unless they
+    have content. A `stop_reason` is not the end: some servers send more blocks after it.
+    """
 
     def __init__(self, turn: Turn, sequence: int) -> None:
         super().__init__(turn, sequence)
         self._turn = turn
         self._blocks = Blocks(turn, self._output)
         self._meter = _Meter()
-        self._ending: Ending | None = None
+        self._stopped: Mapping[str, Any] = {}
+        """The members of the newest `message_delta` with a reason."""
         self._about: Mapping[str, Any] = {}
+        self._takers: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
+            "message_start": self._begin,
+            "content_block_start": self._start_block,
+            "content_block_delta": lambda event: self._blocks.extend(event.get("index"), event.get("delta")),
+            "content_block_stop": lambda event: self._blocks.stop(event.get("index")),
+            "message_delta": self._end,
+            "message_stop": lambda event: self._stop(),
+        }
 
     def _identity(self) -> Mapping[str, Any]:
         return _identity(self._about)
 
-    def _run_out(self, rest: bytes) -> None:
+    def _run_out(self) -> None:
         """The answer has ended with its `stop_reason`, with or without the last event."""
-        if self._ending is None:
-            event = _last_event(rest)
-            if event.get("type") == "error":
-                raise failure(event)
+        if not self._stopped:
             raise UpstreamBroken("The model's server closed the stream before the answer had ended.")
         self._stop()
 
+    def _done(self) -> None:
+        """`[DONE]` is not of this API: it ends an answer that has ended already."""
+        if self._stopped:
+            self._stop()
+
     # --- events
 
-    def _read(self, raw: bytes) -> bool:
-        name, data = sse.parse(raw)
-        if data is not None and data.strip() != _DONE:
-            event = parsed(data)
-            self._take_event(event if isinstance(event.get("type"), str) else {**event, "type": name})
-        return data is not None or raw.startswith(b":")
-
-    def _take_event(self, event: Mapping[str, Any]) -> None:
-        kind = event["type"]
-        if kind == "error":
+    def _take(self, name: str | None, event: Mapping[str, Any]) -> None:
+        taker = self._takers.get(str(event.get("type"))) or self._takers.get(name or "")
+        if taker is not None:
+            taker(event)
+            self.accepted = True
+            return
+        if error_in(name, event) is not None or says_failure(event):
             raise failure(event)
-        if kind == "message_start":
-            self._begin(event)
-        elif kind == "content_block_start":
-            self._blocks.start(event.get("index"), event.get("content_block"))
-        elif kind == "content_block_delta":
-            self._blocks.extend(event.get("index"), event.get("delta"))
-        elif kind == "content_block_stop":
-            self._blocks.stop(event.get("index"))
-        elif kind == "message_delta":
-            self._end(event)
-        elif kind == "message_stop":
-            self._stop()
-        elif kind is None:
-            raise UpstreamBroken("The model's server sent an event without a type.")
+        pass_over(name, event)
 
     def _begin(self, event: Mapping[str, Any]) -> None:
         message = event.get("message")
         if not isinstance(message, dict):
             raise UpstreamBroken("The model's server began an answer without a message.")
-        self.accepted, self._about = True, message
+        self._about = message
         self._meter.read(message.get("usage"))
+        if _content(message):
+            self._read_reason(message)
+
+    def _start_block(self, event: Mapping[str, Any]) -> None:
+        self._blocks.start(event.get("index"), event.get("content_block"))
 
     def _end(self, event: Mapping[str, Any]) -> None:
         self._meter.read(event.get("usage"))
         delta = event.get("delta")
-        if isinstance(delta, dict) and reason_of(delta.get("stop_reason")) and self._ending is None:
-            self._ending = _close(self._output, delta, COMPLETED)
+        if isinstance(delta, dict):
+            self._read_reason(delta)
+
+    def _read_reason(self, delta: Mapping[str, Any]) -> None:
+        if (reason := reason_of(delta.get("stop_reason"))) is None:
+            return
+        # Without content in between, a stop does not undo that the answer was cut off.
+        if not self._stopped or self._blocks.went_on or ending(reason).status != "completed":
+            self._stopped, self._blocks.went_on = delta, False
 
     def _stop(self) -> None:
-        if self.answer is not None:
-            return
-        if self._ending is None:
-            if not self._spoke:
-                raise UpstreamBroken("The model's server ended the stream without an answer.")
-            self._ending = _close(self._output, {}, unexplained(self._meter.usage, self._turn))
-        self.answer = self._ending.answer(self._output, self._meter.usage, self._identity())
-
-
-def _last_event(rest: bytes) -> dict[str, Any]:
-    """The data of an event that lacks its blank line, if it is readable."""
-    try:
-        return parsed(sse.parse(rest)[1] or b"{}")
-    except UpstreamBroken:
-        return {}
+        if self._blocks.empty and (content := _content(self._about)):
+            # Some servers send the whole message at its start.
+            self._blocks.add(content)
+        if not self._stopped and not self._spoke:
+            raise UpstreamBroken("The model's server ended the stream without an answer.")
+        end = _close(self._output, self._stopped, unexplained(self._meter.usage, self._turn))
+        self.answer = end.answer(self._output, self._meter.usage, self._identity())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -17,34 +17,56 @@ from app.formats.messages import _thinking_blocks
 class Blocks:
     """Adds blocks to an output while they grow; the start of a whole block holds all of it.
 
-    Unknown types are left out: they belong to tools that the upstream runs. Citations are left out too.
+    Unknown types are left out: they belong to tools that the upstream runs. Text that comes for such a block, for one
+    of another type, or for one that is not open, is text of the answer all the same.
     """
 
     def __init__(self, turn: Turn, output: Output) -> None:
+        self.went_on = False
+        """Content has come since the decoder cleared this."""
+        self.empty = True
+        """No block has begun."""
         self._turn = turn
         self._output = output
         self._open: dict[int, _Block] = {}
         self._unfinished: list[Call] = []
 
+    def add(self, blocks: Iterable[object]) -> None:
+        """Adds whole blocks."""
+        for index, block in enumerate(blocks):
+            self.start(index, block)
+            self.stop(index)
+
     def start(self, index: object, content: object) -> None:
         if not isinstance(index, int) or not isinstance(content, dict):
             raise UpstreamBroken("The model's server began a piece of its answer that is none.")
+        self.stop(index)
         self._finish_calls()
-        block = self._block(content)
-        if block is not None:
-            self._open[index] = block
+        self.went_on, self.empty = True, False
+        self._open[index] = self._block(content)
 
     def extend(self, index: object, delta: object) -> None:
+        if not isinstance(delta, dict):
+            return
+        self.went_on, self.empty = True, False
         block = self._open.get(index) if isinstance(index, int) else None
-        if block is not None and isinstance(delta, dict):
-            block.extend(delta)
+        if block is not None:
+            delta = block.extend(delta)
+        self._add_stray(delta)
 
     def stop(self, index: object) -> None:
         block = self._open.pop(index, None) if isinstance(index, int) else None
         if block is not None:
             block.stop()
 
-    def _block(self, content: Mapping[str, Any]) -> _Block | None:
+    def _add_stray(self, delta: Mapping[str, Any]) -> None:
+        """Adds what a block did not take. Raises UpstreamBroken for arguments without a call."""
+        if _string(delta.get("partial_json")).strip():
+            raise UpstreamBroken("The model's server sent arguments without a call.")
+        self._output.write("reasoning_text", _string(delta.get("thinking")))
+        self._output.write("output_text", _string(delta.get("text")))
+
+    def _block(self, content: Mapping[str, Any]) -> _Block:
         match content.get("type"):
             case "text":
                 return _Text(self._output, content)
@@ -54,7 +76,9 @@ class Blocks:
                 return _Redacted(self._output, content, self._turn.model)
             case "tool_use":
                 return _ToolUse(self._output, content, self._unfinished)
-        return None
+            case "image":
+                return _Image(self._output, content)
+        return _Foreign(self._output, content)
 
     def _finish_calls(self) -> None:
         """A block that another one follows was not cut off."""
@@ -68,8 +92,9 @@ class _Block:
     def __init__(self, output: Output) -> None:
         self._output = output
 
-    def extend(self, delta: Mapping[str, Any]) -> None:
-        """Takes a delta."""
+    def extend(self, delta: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Takes a delta; returns it without the members that are taken."""
+        return delta
 
     def stop(self) -> None:
         """The block has ended, cut off or not."""
@@ -78,10 +103,44 @@ class _Block:
 class _Text(_Block):
     def __init__(self, output: Output, content: Mapping[str, Any]) -> None:
         super().__init__(output)
+        self._start = output.text_length
+        self._citations = list(cited) if isinstance(cited := content.get("citations"), list) else []
         self.extend(content)
 
-    def extend(self, delta: Mapping[str, Any]) -> None:
+    def extend(self, delta: Mapping[str, Any]) -> Mapping[str, Any]:
         self._output.write("output_text", _string(delta.get("text")))
+        if "citation" in delta:
+            self._citations.append(delta["citation"])
+        return _without(delta, "text")
+
+    def stop(self) -> None:
+        """Adds the sources from the web. Places in documents have no form in the contract."""
+        places = {"start_index": self._start, "end_index": self._output.text_length}
+        cited = [one for one in self._citations if isinstance(one, dict) and _string(one.get("url"))]
+        self._output.annotate(
+            {"type": "url_citation", "url": one["url"], "title": _string(one.get("title")), **places} for one in cited
+        )
+
+
+class _Foreign(_Block):
+    """A block of a tool that the upstream runs, or of an unknown type: only its text is the answer's."""
+
+    def __init__(self, output: Output, content: Mapping[str, Any]) -> None:
+        super().__init__(output)
+        output.write("output_text", _string(content.get("text")))
+
+    def extend(self, delta: Mapping[str, Any]) -> Mapping[str, Any]:
+        return _without(delta, "partial_json")
+
+
+class _Image(_Block):
+    def __init__(self, output: Output, content: Mapping[str, Any]) -> None:
+        super().__init__(output)
+        source = content.get("source")
+        data = _string(source.get("data")) if isinstance(source, dict) else ""
+        if not data:
+            raise UpstreamBroken("The model's server sent an image without data.")
+        output.draw(data)
 
 
 class _Thinking(_Block):
@@ -92,11 +151,12 @@ class _Thinking(_Block):
         self._signature = ""
         self.extend(content)
 
-    def extend(self, delta: Mapping[str, Any]) -> None:
+    def extend(self, delta: Mapping[str, Any]) -> Mapping[str, Any]:
         text = _string(delta.get("thinking"))
         self._pieces.append(text)
         self._output.write("reasoning_text", text)
         self._signature = _string(delta.get("signature")) or self._signature
+        return _without(delta, "thinking")
 
     def stop(self) -> None:
         if self._signature:
@@ -125,8 +185,9 @@ class _ToolUse(_Block):
         self._call = output.begin()
         output.extend(self._call, _string(content.get("id")), _string(content.get("name")))
 
-    def extend(self, delta: Mapping[str, Any]) -> None:
+    def extend(self, delta: Mapping[str, Any]) -> Mapping[str, Any]:
         self._output.extend(self._call, arguments=_string(delta.get("partial_json")))
+        return _without(delta, "partial_json")
 
     def stop(self) -> None:
         if isinstance(self._input, dict) and self._input and not self._call.begun:
@@ -135,6 +196,10 @@ class _ToolUse(_Block):
             self._output.finish(self._call)
         else:
             self._unfinished.append(self._call)
+
+
+def _without(delta: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return {member: value for member, value in delta.items() if member != name}
 
 
 def _string(value: object) -> str:

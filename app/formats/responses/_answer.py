@@ -6,18 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.contract.items import STREAMED_CALLS, TEXT_TYPES, Item
-from app.contract.replay import cut_off, may_be_cut
+from app.contract.replay import cut_off, may_be_cut, with_arguments
 from app.contract.turn import Answer, Turn
-from app.errors import UpstreamBroken
+from app.errors import UpstreamBroken, UpstreamError
 from app.formats import _openai
-from app.formats._decoding import whole
-from app.formats._endings import is_full
+from app.formats._endings import CUT, ending_of, is_full, reason_of
 from app.formats._failures import error_in_answer, stream_error
+from app.formats._reader import error_in, whole
 from app.formats.responses import _items
 from app.formats.responses._functions import Restorer
 
 #: Items that grow while they are streamed, and so may be cut off.
 _CAN_BREAK = TEXT_TYPES | STREAMED_CALLS
+_ENDED = frozenset({"completed", "incomplete", "failed"})
+_RUNNING = frozenset({"in_progress", "queued"})
 
 
 def decode(body: bytes, turn: Turn) -> Answer:
@@ -27,8 +29,8 @@ def decode(body: bytes, turn: Turn) -> Answer:
         raise error_in_answer(response) or UpstreamBroken(
             "The model's server answered with something that is not a response."
         )
-    if not output and (response.get("status") == "failed" or response.get("error")):
-        raise stream_error(response.get("error") or {})
+    if not output and status_of(response) == "failed":
+        raise _failure(response)
     if turn.functions_only:
         output = Restorer(turn).output(item for item in output if isinstance(item, dict))
     items = _items.complete_all(output, turn)
@@ -39,31 +41,59 @@ def decode(body: bytes, turn: Turn) -> Answer:
 def _output(response: Mapping[str, Any]) -> Sequence[Any] | None:
     """The items as they came; None if the object holds no answer."""
     output = response.get("output")
+    if isinstance(output, dict):
+        output = [output]
     if isinstance(output, list) and (output or not response.get("output_text")):
-        return output
+        return [_items.message(item) if isinstance(item, str) else item for item in output]
     text = output or response.get("output_text")
     return [_items.message(text)] if isinstance(text, str) and text else None
 
 
+def status_of(response: Mapping[str, Any]) -> str:
+    """The status of an ended response: completed, incomplete or failed. Its error and the reason why it is incomplete
+    count more than its own word."""
+    status = reason_of(response.get("status")) or "completed"
+    if status not in _ENDED:
+        status = "completed" if status in _RUNNING else ending_of(status).status
+    if status == "completed" and error_in(None, response):
+        return "failed"
+    details = response.get("incomplete_details")
+    if status == "completed" and isinstance(details, Mapping) and reason_of(details.get("reason")):
+        return "incomplete"
+    return status
+
+
 def answer_of(response: Mapping[str, Any], items: Sequence[Item], turn: Turn, *, path: str) -> Answer:
-    status, details = response.get("status"), response.get("incomplete_details")
+    status, details = status_of(response), response.get("incomplete_details")
     usage = _openai.usage(response.get("usage"))
-    if not _string(status) and is_full(usage, turn) and _can_be_cut(items):
-        status, details = "incomplete", {"reason": "max_output_tokens"}
+    if not _string(response.get("status")) and is_full(usage, turn) and _can_be_cut(items):
+        status, details = "incomplete", {"reason": CUT}
         items = [*items[:-1], *map(cut_off, items[-1:])]
     elif status == "incomplete" and any(map(may_be_cut, items[-1:])):
         items = [*items[:-1], cut_off(items[-1])]
-    failure = stream_error(response.get("error") or {}) if status == "failed" else None
+    failure = _failure(response) if status == "failed" else None
     return Answer(
-        status=status if status in ("incomplete", "failed") else "completed",
-        output=items,
+        status=status,
+        output=[with_arguments(item) for item in items],
         usage=usage,
-        error={"code": failure.name, "message": failure.message} if failure else response.get("error"),
+        error={"code": failure.name, "message": failure.message} if failure else None,
         failure=failure,
-        incomplete_details=details if isinstance(details, Mapping) else None,
+        incomplete_details=_details(details) if status == "incomplete" else None,
         path=path,
         **identity(response),
     )
+
+
+def _failure(response: Mapping[str, Any]) -> UpstreamError:
+    return stream_error(response.get("error") or error_in(None, response) or {})
+
+
+def _details(details: object) -> Mapping[str, Any] | None:
+    """`incomplete_details` with a reason as the contract words it."""
+    if not isinstance(details, Mapping):
+        return None
+    reason = reason_of(details.get("reason"))
+    return {**details, "reason": ending_of(reason).reason or reason} if reason else details
 
 
 def identity(response: Mapping[str, Any]) -> dict[str, Any]:

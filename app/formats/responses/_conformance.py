@@ -15,6 +15,7 @@ from app.contract.events import (
     part_family,
 )
 from app.contract.items import STREAMED_CALLS, SUMMARY_PARTS, TEXT_TYPES, TYPES, Item
+from app.contract.replay import has_arguments, with_arguments
 from app.contract.turn import Turn
 from app.formats.responses import _items
 
@@ -58,7 +59,10 @@ class StreamConformance:
         if family in PART_FAMILIES:
             return self._is_here(event) and self._part(event, step, last)
         if family in _INPUTS:
-            return self._is_here(event) and self._text_of(event, step, _INPUTS[family][0])
+            key, kind = _INPUTS[family]
+            if step == "done" and TYPES[kind].json_arguments and not has_arguments(event):
+                return False
+            return self._is_here(event) and self._text_of(event, step, key)
         return family != MISNAMED_PART and self._is_nowhere_else(event)
 
     # --- an item
@@ -81,6 +85,8 @@ class StreamConformance:
             return False
         assert isinstance(item, dict)
         if any(item.get(name) != begun.get(name) for name in _NAMES) or item.get("status") == "in_progress":
+            return False
+        if with_arguments(item) is not item:
             return False
         filled = item["type"] in ARGUMENT_EVENTS or any(item.get(name) for name in _EMPTY.get(item["type"], ()))
         if filled and last is not None and last not in _LAST_OF.get(item["type"], (last,)):

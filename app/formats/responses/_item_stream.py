@@ -138,8 +138,8 @@ class _TextItem:
             yield from self._begin(emitter, _items.complete_part({"type": kind}, self._item["type"]))
 
     def _append(self, emitter: Emitter, kind: str, event: Mapping[str, Any]) -> Iterator[bytes]:
-        text = event.get("delta")
-        if not isinstance(text, str) or not text:
+        text = _items.text_of(event)
+        if not text:
             return
         yield from self._in_part(emitter, kind)
         assert self._part is not None
@@ -218,12 +218,12 @@ class _CallItem:
         family, _, step = event["type"].rpartition(".")
         if family != ARGUMENT_EVENTS[self._item["type"]][0]:
             yield _passed(emitter, self._item, event)
-        elif step == "done" and not self._ended:
+        elif step == "done" and not self._ended and (event.get(self._key) or self._sent or self._held):
             yield from self._complete(emitter, event.get(self._key))
         elif step == "delta" and self._announced:
-            self._held.append(str(event.get("delta") or ""))
+            self._held.append(_items.text_of(event))
         elif step == "delta" and not self._ended:
-            yield from self._append(emitter, event.get("delta"), event)
+            yield from self._append(emitter, _items.text_of(event), event)
 
     def end(self, emitter: Emitter, item: Item) -> Iterator[bytes]:
         if not self._ended:

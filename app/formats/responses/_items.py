@@ -16,6 +16,8 @@ JSON = dict[str, Any]
 
 #: Types that some upstreams give to an assistant's text parts.
 _TEXT_NAMES = frozenset({"text", "input_text"})
+#: Members in which some upstreams put the content of a message.
+_OTHER_CONTENT = ("text", "output_text", "parts")
 
 
 def complete(item: Item, turn_id: str, index: int) -> Item:
@@ -40,6 +42,16 @@ def complete_all(items: Iterable[Any], turn: Turn) -> list[Item]:
 def message(text: str) -> Item:
     """A message with this text, not yet complete."""
     return {"type": "message", "content": text}
+
+
+def text_of(event: Mapping[str, Any]) -> str:
+    """The text of a delta event, also where a server gives it another name or an object around it."""
+    text = event.get("delta")
+    if isinstance(text, dict):
+        text = text.get("text", text.get("content"))
+    elif text is None:
+        text = event.get("text")
+    return text if isinstance(text, str) else ""
 
 
 # --- ids --------------------------------------------------------------------------------------------------------
@@ -116,7 +128,8 @@ def _message(item: Mapping[str, Any]) -> JSON:
     changes = _status(item)
     if item.get("role") != "assistant":
         changes["role"] = "assistant"
-    content = _parts(item.get("content"), _message_part)
+    given = item.get("content") or next((item[name] for name in _OTHER_CONTENT if item.get(name)), item.get("content"))
+    content = _parts(given, _message_part)
     return changes if content is item.get("content") else changes | {"content": content}
 
 

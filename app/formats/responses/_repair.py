@@ -21,7 +21,7 @@ from app.contract.events import (
     TEXT_EVENTS,
 )
 from app.contract.items import STREAMED_CALLS, TEXT_TYPES, TYPES, WITH_STATUS, Item
-from app.contract.replay import cut_off, may_be_cut
+from app.contract.replay import cut_off, has_arguments, may_be_cut, with_arguments
 from app.contract.turn import Turn
 from app.errors import UpstreamBroken
 from app.formats._events import Emitter
@@ -59,6 +59,8 @@ class _ItemTrack:
         """The finished item, from the upstream."""
         self.sent_id: object = None
         """The `item_id` of its events."""
+        self.followed = False
+        """Another event has come after its end."""
 
     def may_be(self, item: Mapping[str, Any]) -> bool:
         """Whether an item with an unknown id may be this one."""
@@ -71,6 +73,14 @@ class _ItemTrack:
 
     def is_like(self, item: Mapping[str, Any]) -> bool:
         return self.type == item.get("type", self.type) and self._agrees(item, "name")
+
+    @property
+    def is_empty_call(self) -> bool:
+        """Whether this is a call with arguments in JSON, and neither its end nor an event before it has any."""
+        known = TYPES.get(self.type)
+        sent = self.body.snapshot() if self.body else {}
+        sources = (self.announced, sent, self.end or {})
+        return known is not None and known.json_arguments and not any(map(has_arguments, sources))
 
     def _agrees(self, item: Mapping[str, Any], name: str) -> bool:
         ours, theirs = self.announced.get(name), item.get(name)
@@ -107,6 +117,7 @@ class Repair:
 
     def take(self, event: Mapping[str, Any]) -> list[bytes]:
         kind = event["type"]
+        self._follow()
         if kind == ITEM_ADDED:
             self._add(event)
         elif kind == ITEM_DONE:
@@ -126,15 +137,13 @@ class Repair:
         for track in self._queue:
             if track.end is None:
                 track.end = {"status": status}
+        if status == "incomplete" and self._queue and self._queue[-1].is_empty_call:
+            self._queue[-1].end = {**(self._queue[-1].end or {}), "status": status}
+        self._follow()
         self._emit_ready()
         if self._queue:
             raise UpstreamBroken("The model's server sent a call without a name.")
         return self._drain()
-
-    def has_sent(self, output: Sequence[Item]) -> bool:
-        """Whether no item is open and the upstream's response object holds no new one."""
-        sent = all(track is not None for _, track in self._matched(output))
-        return sent and not self._queue and self._held is None
 
     def release(self, *, cut: bool) -> list[bytes]:
         """The end of the last item, if it was held back."""
@@ -288,10 +297,15 @@ class Repair:
             self._release()
             self._events += track.body.take(self._emitter, event)
         track.waiting.clear()
-        if track.end is None:
+        # Only the next event shows whether a call without arguments was cut off, or has none.
+        if track.end is None or (track.is_empty_call and not track.followed):
             return False
         self._close(track, track.item, track.body, track.end)
         return True
+
+    def _follow(self) -> None:
+        for track in self._queue:
+            track.followed = track.followed or track.end is not None
 
     def _open(self, track: _ItemTrack) -> bool:
         """Announces the item; False while the name of a call is unknown."""
@@ -324,9 +338,7 @@ class Repair:
         finished |= {name: item[name] for name in _IDENTITY if name in item}
         if item["type"] in TEXT_TYPES | STREAMED_CALLS and "status" in finished:
             finished["status"] = "incomplete" if end.get("status") == "incomplete" else "completed"
-        if item["type"] == "function_call" and finished["status"] == "completed":
-            finished["arguments"] = finished.get("arguments") or "{}"
-        finished = _items.complete(finished, self._turn.id, self._emitter.output_index)
+        finished = _items.complete(with_arguments(finished), self._turn.id, self._emitter.output_index)
         finished = _items.bound(finished, {"id": track.announced.get("id"), **end}, self._turn)
         self._events += body.end(self._emitter, finished)
         self._held = {**finished, **body.snapshot()}

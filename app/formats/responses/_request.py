@@ -14,7 +14,7 @@ import orjson
 from app.contract.channel import Channel
 from app.contract.items import OPAQUE_TYPES, Item, answered_call_id, call_ids, is_call, is_output
 from app.contract.records import Link
-from app.contract.replay import replayed, without_abandoned, without_orphans
+from app.contract.replay import replayed, with_arguments, without_abandoned, without_orphans
 from app.contract.turn import Turn
 from app.errors import UpstreamError, UpstreamRefused
 from app.formats import _conversation
@@ -54,6 +54,8 @@ _NEVER_SENT = frozenset(
     }
 )
 _ENCRYPTED = "reasoning.encrypted_content"
+#: In stored calls without arguments.
+_EMPTY = b'"arguments":""'
 _UNREADABLE = "invalid_encrypted_content"
 
 #: Codes of refusals that do not come from opaque items.
@@ -227,12 +229,11 @@ class _Outgoing:
 
     def output_of(self, link: Link, later: Sequence[Link]) -> Iterable[bytes]:
         """A stored output. It is parsed only if something in it must not go to this upstream."""
-        if link.status == "completed" and not link.opaque:
-            return _spliced(link.output)
         readable = link.family == self._row.family and self._row.encrypted_reasoning
-        if link.status == "completed" and readable and _leads_on(link.output):
+        exact = not link.opaque or (readable and _leads_on(link.output))
+        if link.status == "completed" and exact and _EMPTY not in link.output:
             return _spliced(link.output)
-        items = orjson.loads(link.output)
+        items = [with_arguments(item) for item in orjson.loads(link.output)]
         whole = replayed(items, link.status)
         if link.status == "incomplete":
             whole = self._answered(whole, later)
@@ -323,7 +324,9 @@ def _without_secret(item: Item) -> Item | None:
 
 
 def _typed(item: Item) -> Item:
-    """An assistant message in its full form: some upstreams refuse the short ones."""
+    """An assistant message in its full form, and a call with arguments: some upstreams refuse others."""
+    if item.get("type") == "function_call":
+        return with_arguments(item)
     if item.get("role") != "assistant" or item.get("type") != "message":
         return item
     content = item.get("content")

@@ -7,14 +7,26 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
 from app import lone_surrogates, sse
 from app.contract.events import ANNOTATION_ADDED, ARGUMENT_EVENTS, ITEM_DONE, QUEUED_HEAD, TERMINAL, TEXT_EVENTS
 from app.contract.items import Item
 from app.contract.replay import cut_off, may_be_cut
 from app.contract.turn import Answer, Turn
 from app.errors import UpstreamBroken, UpstreamError
-from app.formats._decoding import parsed
 from app.formats._failures import error_in_body, stream_error
+from app.formats._reader import (
+    FIELDS,
+    MAX_UNREADABLE,
+    data_of,
+    error_in,
+    is_done,
+    is_keep_alive,
+    objects,
+    pass_over,
+    says_failure,
+)
 from app.formats.responses import _answer
 from app.formats.responses._conformance import StreamConformance
 from app.formats.responses._functions import Restorer
@@ -23,6 +35,19 @@ from app.nesting import FROM_UPSTREAMS, may_exceed
 
 _STEPS = ("delta", "done")
 _HEAD = frozenset(kind for kind, _ in QUEUED_HEAD)
+#: How the types of this API begin.
+_OURS = "response."
+#: The events that end a stream, with those of other servers.
+_TERMINAL = {**TERMINAL, "response.done": "completed", "response.cancelled": "failed"}
+_ERRORS = frozenset({"error", "response.error"})
+#: Names that other servers have for families of events.
+_ALIASES = {
+    "response.text": "response.output_text",
+    "response.reasoning": "response.reasoning_text",
+    "response.reasoning_summary": "response.reasoning_summary_text",
+    "response.function_call": "response.function_call_arguments",
+}
+_LOGPROBS = "message.output_text.logprobs"
 
 #: Events that are relayed unparsed once their item has proved exact.
 _UNREAD = (
@@ -38,8 +63,7 @@ _UNREAD_HEADS = {
     for name in map(str.encode, _UNREAD)
 }
 _NAME = b"event: "
-#: How an event may begin.
-_FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":", b"\n")
+_FIELDS = (*FIELDS, b"\n")
 _SEQUENCE = re.compile(rb'"sequence_number":\s*(\d+)')
 
 #: An event of fewer bytes cannot hold JSON that is nested too deep.
@@ -47,9 +71,6 @@ _FLAT = 2 * FROM_UPSTREAMS
 
 #: Bytes of raw events that are kept for the partial output of a broken stream.
 MAX_KEPT = 16 * 1024 * 1024
-#: Bytes without a valid event after which the answer is not an event stream.
-MAX_UNREADABLE = 64 * 1024
-
 Event = dict[str, Any]
 
 
@@ -60,8 +81,10 @@ class ResponsesDecoder:
         "_backlog",
         "_conformance",
         "_done",
+        "_halves",
         "_held",
         "_index",
+        "_loose",
         "_number",
         "_repair",
         "_splitter",
@@ -83,6 +106,9 @@ class ResponsesDecoder:
         self.path = ""
         self._turn = turn
         self._splitter = sse.Splitter()
+        self._halves = lone_surrogates.Joiner()
+        self._loose = _LOGPROBS in turn.echo.include
+        """The JSON of an event was loose, or may be: impossible tokens have the logprob -Infinity."""
         self._unreadable = 0
         self._conformance = StreamConformance(turn)
         self._repair: Repair | None = None
@@ -112,20 +138,24 @@ class ResponsesDecoder:
             self._break_off(UpstreamBroken("The model's server sent an event without an end."), out)
         return out[0] if len(out) == 1 else b"".join(out)
 
-    def finish(self) -> None:
+    def finish(self) -> bytes:
         if self.answer is not None:
-            return
+            return b""
+        out: list[bytes] = []
         try:
-            # The terminal event may lack its blank line; half an output event is ignored.
+            # The last event may lack its blank line; half an event is ignored.
             rest = self._splitter.rest.strip(b"\n")
             if not self.accepted and (error := error_in_body(rest)):
                 raise error
-            if (end := _end_in(rest)) is not None and self._has_sent(_output_of(end)):
-                self._read(rest, [])
+            rest = self._halves.join(rest)
+            if _is_whole(rest):
+                self._read(rest, out)
             if self.answer is None:
                 raise UpstreamBroken("The model's server closed the stream before the response had ended.")
         except UpstreamError as error:
             self._break(error)
+        self.started = self.started or bool(out)
+        return b"".join(out)
 
     def partial(self) -> list[Item]:
         if self._repair:
@@ -161,7 +191,9 @@ class ResponsesDecoder:
 
     def _is_next(self, raw: bytes) -> bool:
         """The same for one event with its members in any order."""
-        if raw[: raw.find(b"\n")] not in _UNREAD_HEADS:
+        head = raw[: raw.find(b"\n")]
+        # Clients read the type, which may not be the name.
+        if head not in _UNREAD_HEADS or b'"%b"' % head[len(_NAME) :] not in raw:
             return False
         if len(raw) > _FLAT and may_exceed(raw, 0, len(raw), FROM_UPSTREAMS):
             return False
@@ -171,8 +203,10 @@ class ResponsesDecoder:
     # --- events
 
     def _take(self, block: bytes, out: list[bytes]) -> None:
-        block = lone_surrogates.replace_escapes(block)
+        block = self._halves.join(block)
         valid, at = block.isascii() or _is_utf8(block), 0
+        if self._loose:
+            valid = valid and b"NaN" not in block and b"Infinity" not in block
         while at < len(block) and self.answer is None:
             # Events of an item that has proved exact, if their numbers are right.
             unread = valid and self._conformance.is_complete and self._repair is None and not self._index
@@ -189,21 +223,36 @@ class ResponsesDecoder:
             self._count_unreadable(block)
 
     def _read(self, raw: bytes, out: list[bytes]) -> None:
-        name, data = sse.parse(raw)
-        if data is None or data.startswith(b"[DONE]"):
+        name, data = data_of(raw)
+        if not data or is_done(data):
             return
-        self._handle(_event(data, name), raw, out)
+        strict = _is_strict(data)
+        self._loose = self._loose or not strict
+        for value in objects(data, name):
+            if not (_is_bare(value) and is_keep_alive(name, value)):
+                event = _event(value, name)
+                # What leaves is strict JSON.
+                self._handle(event, raw if strict else sse.encode(event)[:-2], out)
 
     def _handle(self, event: Event, raw: bytes, out: list[bytes]) -> None:
         kind = event["type"]
         if kind in _HEAD:
             self._begin(event)
-        elif kind in TERMINAL:
-            self._end(event, TERMINAL[kind], out)
-        elif kind == "error":
+        elif kind in _TERMINAL:
+            self._end(event, _TERMINAL[kind], out)
+        elif kind in _ERRORS:
             raise stream_error(event)
-        else:
+        elif kind.startswith(_OURS):
             self._output(event, raw, out)
+        else:
+            self._pass_over(event)
+
+    def _pass_over(self, event: Event) -> None:
+        """Leaves out an event that is not of this API. Raises UpstreamError if it holds an error or content."""
+        error = error_in(None, event)
+        if error is not None or says_failure(event):
+            raise stream_error(error or event)
+        pass_over(None, event)
 
     def _begin(self, event: Event) -> None:
         self.accepted = True
@@ -294,11 +343,11 @@ class ResponsesDecoder:
         response = event.get("response")
         if not isinstance(response, dict):
             raise UpstreamBroken("The model's server ended the stream without a response.")
-        if status == "completed" and response.get("status") in ("incomplete", "failed"):
+        if status == "completed":
             # Some servers use one event for every end.
-            status = response["status"]
+            status = _answer.status_of(response)
         if status == "failed":
-            raise stream_error(response.get("error") or event.get("error") or {})
+            raise stream_error(response.get("error") or event.get("error") or error_in(None, response) or {})
         self._conclude({**response, "status": status}, _output_of(event), out)
 
     def _conclude(self, response: Mapping[str, Any], final: list[Item], out: list[bytes]) -> None:
@@ -311,12 +360,6 @@ class ResponsesDecoder:
         items = self._repair.items if self._repair else self._done
         self.path = self.path or "bytes"
         self.answer = _answer.answer_of(response, list(items), self._turn, path=self.path)
-
-    def _has_sent(self, output: list[Item]) -> bool:
-        """Whether the client has received all that the upstream's response object holds."""
-        if self._repair is not None:
-            return self._repair.has_sent(output)
-        return self._held is None and not self._is_missing(output)
 
     def _is_missing(self, output: list[Item]) -> bool:
         """Whether an item is open, or the upstream's response object holds more than was relayed."""
@@ -366,9 +409,6 @@ class FunctionsDecoder(ResponsesDecoder):
         if restored is not None:
             super()._handle(restored, raw, out)
 
-    def _has_sent(self, output: list[Item]) -> bool:
-        return super()._has_sent(self._restorer.output(output))
-
 
 class _Backlog:
     """The events of the open item, as they were relayed."""
@@ -399,23 +439,47 @@ class _Backlog:
     def events(self) -> Iterator[Event]:
         for piece in self._pieces:
             for raw in piece.split(b"\n\n"):
-                name, data = sse.parse(raw)
-                if data is not None:
-                    yield _event(data, name)
+                name, data = data_of(raw)
+                for value in objects(data, name) if data else ():
+                    yield _event(value, name)
 
 
 def _name(raw: bytes) -> str | None:
     return sse.parse(raw[: raw.find(b"\n") + 1])[0]
 
 
-def _event(data: bytes, name: str | None) -> Event:
-    """The event in `data`, with a type. Raises UpstreamBroken."""
-    event = parsed(data)
-    if not isinstance(event.get("type"), str):
-        event["type"] = name or ("error" if event.get("error") else "")
-    if not event["type"]:
-        raise UpstreamBroken("The model's server sent an event without a type.")
-    return event
+def _event(value: Event, name: str | None) -> Event:
+    """The event with a type of this API, if it has one: its own, else its name."""
+    kind = value.get("type")
+    if not isinstance(kind, str) or (not kind.startswith(_OURS) and name is not None and name.startswith(_OURS)):
+        kind = name or ("error" if value.get("error") else "")
+    if name == "error" and not kind.startswith(_OURS):
+        # Its type may be that of the error.
+        kind = "error"
+    family, _, step = kind.rpartition(".")
+    return {**value, "type": f"{_ALIASES[family]}.{step}" if family in _ALIASES else kind}
+
+
+def _is_bare(event: Event) -> bool:
+    """Whether an event belongs to no item."""
+    return event.keys().isdisjoint(("item", "item_id", "output_index"))
+
+
+def _is_strict(data: bytes) -> bool:
+    """Whether the data is one object of strict JSON."""
+    try:
+        return isinstance(orjson.loads(data), dict)
+    except ValueError:
+        return False
+
+
+def _is_whole(raw: bytes) -> bool:
+    """Whether an event only lacks its blank line."""
+    name, data = data_of(raw)
+    try:
+        return bool(data) and any(objects(data or b"", name))
+    except UpstreamBroken:
+        return False
 
 
 def _is_utf8(block: bytes) -> bool:
@@ -424,16 +488,6 @@ def _is_utf8(block: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _end_in(raw: bytes) -> Event | None:
-    """The terminal event in `raw`; None if it is another event."""
-    name, data = sse.parse(raw)
-    try:
-        event = _event(data, name) if data is not None else {}
-    except UpstreamBroken:
-        return None
-    return event if event.get("type") in TERMINAL else None
 
 
 def _output_of(end: Event) -> list[Item]:

@@ -170,9 +170,7 @@ def test_an_empty_answer_is_an_answer() -> None:
 
 
 def test_nothing_after_the_end_is_read() -> None:
-    _, decoder = read(
-        [TEXT + chunk({"content": "!"}, "stop") + chunk({"content": "more"}) + DONE + b"data: {\n\n"], turn()
-    )
+    _, decoder = read([TEXT + chunk({"content": "!"}, "stop") + DONE + chunk({"content": "more"})], turn())
     assert decoder.answer is not None
     assert decoder.answer.output[0]["content"][0]["text"] == "Half!"
 
@@ -214,8 +212,8 @@ FAILURES = [
     (b'error: {"code": 500, "message": "x", "type": "server_error"}\n\n', UpstreamFailed),
     (b'error: {"code": 400, "message": "x", "type": "exceed_context_size_error"}\n\n', UpstreamRefused),
     (b"data: {not json}\n\n", UpstreamBroken),
-    (b"data: []\n\n", UpstreamBroken),
-    (b"data: {}\n\n", UpstreamBroken),
+    (b'data: ["x"]\n\n', UpstreamBroken),
+    (b'data: {"output":[{"text":"x"}]}\n\n', UpstreamBroken),
     (b"data: \xff\xfe\n\n", UpstreamBroken),
     (chunk({}, "insufficient_system_resource"), UpstreamFailed),
     (chunk(call(0, "c", "", "{}")) + chunk({}, "stop"), UpstreamBroken),
@@ -225,7 +223,7 @@ FAILURES = [
 @pytest.mark.parametrize(("body", "kind"), FAILURES)
 def test_a_failure_before_the_first_output_is_an_error(body: bytes, kind: type[UpstreamError]) -> None:
     with pytest.raises(kind):
-        chat_completions.decoder(turn(), 2).feed(ROLE + body)
+        chat_completions.decoder(turn(), 2).feed(ROLE + body + DONE)
 
 
 @pytest.mark.parametrize(("body", "kind"), FAILURES)

@@ -168,8 +168,7 @@ def test_half_an_event_at_the_end_is_nothing() -> None:
         (event({"error": {"message": "Slow down.", "code": "rate_limit_exceeded"}}), UpstreamLimited),
         (event({"error": {"message": "No.", "type": "invalid_request_error"}}), UpstreamRefused),
         (b"data: {half\n\n", UpstreamBroken),
-        (b"data: [1]\n\n", UpstreamBroken),
-        (b"data: {}\n\n", UpstreamBroken),
+        (b'data: "x"\n\n', UpstreamBroken),
     ],
 )
 def test_a_failure_ends_the_stream_behind_what_was_good(bad: bytes, kind: type[UpstreamError]) -> None:

@@ -202,8 +202,8 @@ FAILURES = [
     (failing("unheard_of_error"), UpstreamFailed, "upstream_error"),
     (event("error"), UpstreamBroken, "upstream_protocol_error"),
     (b"data: {not json}\n\n", UpstreamBroken, "upstream_protocol_error"),
-    (b"data: []\n\n", UpstreamBroken, "upstream_protocol_error"),
-    (b"data: {}\n\n", UpstreamBroken, "upstream_protocol_error"),
+    (b'data: ["x"]\n\n', UpstreamBroken, "upstream_protocol_error"),
+    (b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n', UpstreamBroken, "upstream_protocol_error"),
     (event("message_start"), UpstreamBroken, "upstream_protocol_error"),
 ]
 

@@ -56,7 +56,7 @@ def test_a_stream_that_breaks_anywhere_keeps_the_events_before(one: Recording, d
         with pytest.raises(UpstreamBroken):
             decoder.finish()
         return
-    decoder.finish()
+    out += decoder.finish()
     assert decoder.answer is not None
     check_stream(framed(out, decoder, one.turn))
     deltas = "".join(event["delta"] for event in events(out) if event["type"] == "response.output_text.delta")

@@ -98,8 +98,7 @@ def recording(name: str) -> Recording:
 def read(pieces: list[bytes], request_turn: Turn, sequence: int = 2) -> tuple[bytes, responses.ResponsesDecoder]:
     decoder = responses.decoder(request_turn, sequence)
     out = b"".join(decoder.feed(piece) for piece in pieces)
-    decoder.finish()
-    return out, decoder
+    return out + decoder.finish(), decoder
 
 
 def events(out: bytes) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ from tests.upstream import (
 
 pytestmark = on_both_transports
 
-NO_TYPE = b'data: {"sequence_number":6}\n\n'
+NO_TYPE = b'data: {"sequence_number":6,"delta":"more"}\n\n'
 BREAKS: dict[str, tuple[Script, ...]] = {
     "chunks cut": (dropped(SOME_TEXT),),
     "closed without length": (ended(SOME_TEXT), framed("close")),

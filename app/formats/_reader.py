@@ -1,0 +1,243 @@
+"""Reads what upstreams really send, for all decoders: events of a stream and JSON bodies, as loose as they come.
+
+An event that a format does not understand is passed over when it has no content: keep-alives come in many forms. With
+content it is an error, because an answer must not lose content and still be called completed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from app import lone_surrogates, nesting, sse
+from app.errors import UpstreamBroken
+from app.formats._failures import unreadable
+
+JSON = dict[str, Any]
+
+#: Bytes without a valid event after which the answer is not an event stream.
+MAX_UNREADABLE = 64 * 1024
+#: How an event may begin.
+FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":")
+
+_PLAIN = b"data: {"
+#: Names and types of keep-alives, such as `ping` and `response.keep_alive`.
+_KEEP_ALIVE = re.compile(
+    r"[\W_]*(?:[^\W_]+[\W_]+)*?(?:ping|pong|keep[\W_]?alive|heart[\W_]?beat|noop)s?[\W_]*", re.IGNORECASE
+)
+#: Words of queues besides, which some servers send as bare data.
+_PATIENCE = re.compile(r"[\W_]*(?:[^\W_]+[\W_]+)*?(?:processing|waiting|queued|pending|alive|ok)[\W_]*", re.IGNORECASE)
+_LONGEST_NAME = 64
+#: Members whose text is content, wherever they stand in an object.
+_CONTENT = frozenset(
+    {
+        "annotations",
+        "answer",
+        "arguments",
+        "b64_json",
+        "completion",
+        "content",
+        "delta",
+        "generated_text",
+        "image_url",
+        "input",
+        "output",
+        "output_text",
+        "partial_json",
+        "reasoning",
+        "reasoning_content",
+        "reasoning_text",
+        "refusal",
+        "response",
+        "result",
+        "text",
+        "thinking",
+        "transcript",
+    }
+)
+#: Members in which servers put the code of an error.
+_STATUSES = ("code", "status_code", "statusCode", "status", "error_code", "errcode")
+_FAILED = frozenset({"error", "failed", "failure", "fail"})
+_FIRST_OF_ERRORS = 400
+
+
+class Event(NamedTuple):
+    """One event of a stream."""
+
+    name: str | None
+    value: JSON | None
+    """None for `[DONE]`."""
+
+
+class EventReader:
+    """Cuts the bytes of a stream into events and reads them. Comments and events without data are left out."""
+
+    def __init__(self) -> None:
+        self._splitter = sse.Splitter()
+        self._halves = lone_surrogates.Joiner()
+        self._unreadable = 0
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The events that are complete now. Raises UpstreamBroken for one that cannot be read: a lost delta would
+        corrupt the text silently."""
+        try:
+            block = self._splitter.feed(data)
+        except sse.EventTooLong:
+            raise UpstreamBroken("The model's server sent an event without an end.") from None
+        for raw in block.split(b"\n\n"):
+            if raw:
+                yield from self._events(raw.strip(b"\n"))
+
+    def finish(self) -> Iterator[Event]:
+        """The last event if it only lacks its blank line; half an event is ignored."""
+        try:
+            yield from list(self._events(self._splitter.rest.strip(b"\n")))
+        except UpstreamBroken:
+            return
+
+    @property
+    def rest(self) -> bytes:
+        """The bytes after the last whole event."""
+        return self._splitter.rest
+
+    def check(self) -> None:
+        """Raises UpstreamBroken if the bytes are no event stream."""
+        rest = self._splitter.rest
+        if self._unreadable + (0 if rest.startswith(FIELDS) else len(rest)) > MAX_UNREADABLE:
+            raise UpstreamBroken("The model's server answered with something that is not an event stream.")
+
+    def _events(self, raw: bytes) -> Iterator[Event]:
+        name, data = (None, raw[6:]) if raw.startswith(_PLAIN) and b"\n" not in raw else data_of(raw)
+        if data is None:
+            self._unreadable += 0 if raw.startswith(FIELDS) else len(raw)
+        elif is_done(data):
+            yield Event(name, None)
+        elif data:
+            for value in objects(self._joined(data), name):
+                yield Event(name, value)
+
+    def _joined(self, data: bytes) -> bytes:
+        return self._halves.join(data) if self._halves.waiting or b"\\" in data or b"\xed" in data else data
+
+
+def data_of(raw: bytes) -> tuple[str | None, bytes | None]:
+    """Name and data of one event; the data is None if there is none, and empty in some keep-alives."""
+    name, data = sse.parse(raw)
+    if data is None and raw.startswith(b"error:"):
+        # Older llama.cpp has a field of its own for errors.
+        return "error", raw.removeprefix(b"error:").strip()
+    return name, data.strip() if data is not None else None
+
+
+def is_done(data: bytes) -> bool:
+    return data.startswith((b"[DONE]", b'"[DONE]"', b"[done]"))
+
+
+def objects(data: bytes, name: str | None = None) -> Iterator[JSON]:
+    """The object in the data of an event, or those in a list; none in a keep-alive. Raises UpstreamBroken."""
+    try:
+        value = nesting.from_upstream(data)
+    except nesting.TooDeep:
+        raise UpstreamBroken("The model's server sent JSON that is nested too deep.") from None
+    except ValueError:
+        if _is_bare_keep_alive(name, data.decode("utf-8", "replace")):
+            return
+        raise UpstreamBroken("The model's server sent an event that is not JSON.") from None
+    if isinstance(value, list) and all(isinstance(one, dict) for one in value):
+        yield from value
+    elif isinstance(value, dict):
+        yield value
+    elif isinstance(value, list) or (isinstance(value, str) and value and not _is_bare_keep_alive(name, value)):
+        raise UpstreamBroken("The model's server sent an event that is not an object.")
+
+
+def whole(body: bytes) -> Any:
+    """The JSON of an unstreamed answer; the only member of a list. Raises UpstreamBroken, with the words of a body that
+    is a text or a page."""
+    try:
+        value = nesting.from_upstream(body)
+    except nesting.TooDeep:
+        raise UpstreamBroken("The model's server sent JSON that is nested too deep.") from None
+    except ValueError:
+        raise unreadable("The model's server answered with something that is not JSON.", body) from None
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+# --- what is not understood -------------------------------------------------------------------------------------
+
+
+def pass_over(name: str | None, value: Mapping[str, Any]) -> None:
+    """Leaves out an event that the format does not understand. Raises UpstreamBroken if it has content."""
+    if not is_keep_alive(name, value) and has_content(value):
+        raise UpstreamBroken("The model's server sent an event with content that this gateway does not understand.")
+
+
+def is_keep_alive(name: str | None, value: Mapping[str, Any]) -> bool:
+    """Whether an event says by its name or its type that it is a keep-alive."""
+    return any(map(_is_keep_alive, (name, value.get("type"), value.get("event"), value.get("object"))))
+
+
+def has_content(value: object) -> bool:
+    """Whether a value of an unknown shape holds text or anything else that belongs to an answer."""
+    if isinstance(value, list):
+        return any(map(has_content, value))
+    if not isinstance(value, dict):
+        return False
+    return any(_is_filled(inner) if name in _CONTENT else has_content(inner) for name, inner in value.items())
+
+
+def _is_filled(value: object) -> bool:
+    if isinstance(value, str):
+        return bool(value)
+    if isinstance(value, list):
+        return any(map(_is_filled, value))
+    return has_content(value)
+
+
+def _is_keep_alive(name: object) -> bool:
+    return isinstance(name, str) and len(name) <= _LONGEST_NAME and _KEEP_ALIVE.fullmatch(name) is not None
+
+
+def _is_bare_keep_alive(name: str | None, words: str) -> bool:
+    """Whether data that is no object is a keep-alive, by the name of the event or by itself."""
+    waits = len(words) <= _LONGEST_NAME and _PATIENCE.fullmatch(words) is not None
+    return waits or _is_keep_alive(name) or _is_keep_alive(words)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------
+
+
+def error_in(name: str | None, value: Mapping[str, Any]) -> object | None:
+    """What tells of a failure in an event or a body with status 200; None if nothing does."""
+    if _has_error(value) or name == "error" or "error" in (value.get("object"), value.get("type")):
+        return value
+    for choice in _dicts(value.get("choices")):
+        # OpenRouter puts the failure of the server behind it into the choice.
+        for holder in (choice, choice.get("delta"), choice.get("message")):
+            if isinstance(holder, dict) and _has_error(holder):
+                return holder.get("error") or holder
+    return None
+
+
+def says_failure(value: Mapping[str, Any]) -> bool:
+    """Whether an object that is not understood says by its own members that it is an error."""
+    kind, status = value.get("type"), next((value[name] for name in _STATUSES if value.get(name)), None)
+    return (
+        value.get("success") is False
+        or "detail" in value
+        or (isinstance(kind, str) and kind.lower().endswith(("error", "exception")))
+        or (isinstance(status, str) and status.lower() in _FAILED)
+        or (str(status).isdecimal() and int(str(status)) >= _FIRST_OF_ERRORS)
+    )
+
+
+def _has_error(holder: Mapping[str, Any]) -> bool:
+    # MiniMax answers every request with `base_resp`; the code 0 is no error.
+    base = holder.get("base_resp")
+    failed = isinstance(base, dict) and base.get("status_code") not in (None, 0, "0")
+    return bool(holder.get("error") or holder.get("errors")) or failed
+
+
+def _dicts(value: object) -> list[JSON]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
