@@ -99,12 +99,12 @@ def test_an_upstream_that_repeats_them_is_not_passed_on(api: Gateway, exact: Scr
 def test_a_refusal_that_quotes_them_is_stored_without_them(
     api: Gateway, exact: ScriptedUpstream, way: JSON, place: str
 ) -> None:
-    """Servers that validate with pydantic quote what they do not understand."""
+    """Servers quote what they refuse. The code says that no other form of the request would be taken."""
     body = {"model": EXACT, "input": "a", "tools": [{**MCP, "authorization": "key of a tool"}]}
     body |= {"input": [ADDED, message_item("a")]} if place == "input" else {}
     body |= {"tool_choice": {"type": "mcp", **MCP}} if place == "tool_choice" else {}
-    words = f"Input should be a function [input={body['tools']} {body['input']} {body.get('tool_choice')}]"
-    exact.enqueue(raw(400, orjson.dumps({"error": {"message": words, "code": "not_understood"}})))
+    words = f"The request was rejected [input={body['tools']} {body['input']} {body.get('tool_choice')}]"
+    exact.enqueue(raw(400, orjson.dumps({"error": {"message": words, "code": "invalid_prompt"}})))
     assert api.post("/responses", {**body, **way}).status_code == 400
     assert CANARY.encode() not in written(api)
     assert b"key of a tool" not in written(api)
