@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import pymysql
 import pytest
+
+from tests.ports import closed_port
 
 STARTING = 60.0
 DATABASES = ("sqlite", "mariadb")
@@ -129,7 +130,7 @@ def _empty(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
 
 
 def _start(folder: Path) -> Server:
-    data, log, port = folder / "data", folder / "log", free_port()
+    data, log, port = folder / "data", folder / "log", closed_port()
     account = ["--user=root"] if os.geteuid() == 0 else []
     subprocess.run(
         [
@@ -180,9 +181,3 @@ def program(name: str, package: str) -> str:
     if found is None:
         pytest.fail(f"{name} is not installed: `make test` installs what the tests need ({package}).", pytrace=False)
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ import orjson
 import requests
 import yaml
 
-from tests.upstream import closed_port
+from tests import ports
 
 if TYPE_CHECKING:
     import openai
@@ -57,7 +58,9 @@ class Gateway:
         self.directory = directory
         self.channels_file = directory / "channels.yaml"
         self.database_url: str = settings.pop("database_url", None) or new_database(directory)
-        self.port = closed_port()
+        reserved = ports.reserve()
+        weakref.finalize(self, reserved.close)
+        self.port = ports.number(reserved)
         self.url = f"http://127.0.0.1:{self.port}"
         self.base_url = f"{self.url}/v1"
         self.token = ""

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.databases import free_port, program
+from tests.databases import program
+from tests.ports import closed_port
 
 STARTING = 20.0
 
@@ -19,7 +20,7 @@ STARTING = 20.0
 @contextmanager
 def running_redis(folder: Path) -> Iterator[str]:
     """Its URL."""
-    port = free_port()
+    port = closed_port()
     command = [program("redis-server", "redis-server"), "--port", str(port), "--bind", "127.0.0.1"]
     command += ["--dir", str(folder), "--save", "", "--appendonly", "no"]
     with (folder / "log").open("wb") as output:

@@ -12,9 +12,10 @@ from tests import databases, queues
 from tests import gateway as gateway_module
 from tests.deploy.conftest import Service
 from tests.gateway import Gateway, portions
+from tests.ports import closed_port
 from tests.server_tests import reaches_subprocess
 from tests.sse_reader import follow
-from tests.upstream import ScriptedUpstream, closed_port
+from tests.upstream import ScriptedUpstream
 
 
 def _through_a_function() -> Any:

@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from tests.conftest import MakeUpstream
+from tests.ports import closed_port
 from tests.response_contract import check_error, check_response, check_stream, check_window
 from tests.sse_reader import follow, read
 from tests.upstream import (
@@ -30,7 +31,6 @@ from tests.upstream import (
     bomb,
     byte_by_byte,
     byte_order_mark,
-    closed_port,
     closing,
     commented,
     continued,

@@ -24,7 +24,7 @@ from tests.bench.processes import NotStarted
 from tests.bench.programs import NoCompiler, programs
 from tests.bench.rows import Measured
 from tests.bench.servers import Missing, Server
-from tests.upstream import closed_port
+from tests.ports import closed_port
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DESCRIPTORS = 8192

@@ -16,7 +16,8 @@ import yaml
 
 from tests.bench.processes import process
 from tests.gateway import ROOT, Gateway
-from tests.upstream import closed_port, self_signed
+from tests.ports import closed_port
+from tests.upstream import self_signed
 
 MODEL, BRIDGED, OVER_TLS = "gpt-4o", "gpt-4o-bridged", "gpt-4o-tls"
 """LiteLLM pretends to stream from unknown models, so the upstream's has a known name."""

@@ -11,8 +11,9 @@ import pytest
 from tests.conftest import MakeGateway, MakeUpstream
 from tests.databases import database_url, mariadb
 from tests.gateway import Gateway
+from tests.ports import closed_port
 from tests.relay.conftest import eventually
-from tests.upstream import ScriptedUpstream, closed_port, html, rate_limited, refusal, silent
+from tests.upstream import ScriptedUpstream, html, rate_limited, refusal, silent
 
 __all__ = ["database_url", "mariadb"]
 

@@ -13,8 +13,9 @@ from tests.cli.test_init import left_running
 from tests.conftest import MakeGateway
 from tests.databases import database_url, mariadb
 from tests.gateway import COMMAND, Gateway
+from tests.ports import closed_port
 from tests.relay.conftest import eventually
-from tests.upstream import ScriptedUpstream, closed_port
+from tests.upstream import ScriptedUpstream
 
 __all__ = ["database_url", "mariadb"]
 

@@ -16,8 +16,8 @@ import pytest
 import requests
 
 from tests.gateway import COMMAND, ROOT
+from tests.ports import closed_port
 from tests.relay.conftest import eventually
-from tests.upstream import closed_port
 
 INLINE_KEY = "sk-canary-7f3a91"
 #: Where no `antiphon` is, as in a shell right after `make run`.

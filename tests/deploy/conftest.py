@@ -19,7 +19,8 @@ from typing import Any, Self
 import pytest
 
 from tests.gateway import COMMAND, GLANCE, ROOT, START_WITHIN, Gateway
-from tests.upstream import ScriptedUpstream, closed_port, self_signed
+from tests.ports import closed_port
+from tests.upstream import ScriptedUpstream, self_signed
 
 DEPLOY = ROOT / "deploy"
 SITE = DEPLOY / "nginx" / "antiphon.conf"

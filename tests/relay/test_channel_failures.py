@@ -11,10 +11,11 @@ import pytest
 import requests
 
 from tests.gateway import Gateway
+from tests.ports import closed_port
 from tests.relay.conftest import SOME_TEXT, check_failed_stream, eventually
 from tests.response_contract import check_error, check_response, check_stream
 from tests.store import rows
-from tests.upstream import Pause, Script, ScriptedUpstream, closed_port, failing, failing_at_once, refusal, silent
+from tests.upstream import Pause, Script, ScriptedUpstream, failing, failing_at_once, refusal, silent
 from tests.websocket_client import Socket
 
 CONTENT = "canary: the prompt as the upstream quotes it"

@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from tests.gateway import Gateway
+from tests.ports import closed_port
 from tests.relay.conftest import (
     FIRST_KEY,
     PROMPTLY,
@@ -30,7 +31,6 @@ from tests.upstream import (
     Script,
     ScriptedUpstream,
     black_hole,
-    closed_port,
     dropped,
     ended,
     failing,

@@ -68,7 +68,7 @@ from tests.upstream.scripts import (
     wire,
     zipped,
 )
-from tests.upstream.server import ScriptedUpstream, black_hole, closed_port, mute, self_signed
+from tests.upstream.server import ScriptedUpstream, black_hole, mute, self_signed
 
 __all__ = [
     "DEFAULTS",
@@ -91,7 +91,6 @@ __all__ = [
     "bomb",
     "byte_by_byte",
     "byte_order_mark",
-    "closed_port",
     "closing",
     "commented",
     "continued",

@@ -428,13 +428,6 @@ def _head(answer: Answer) -> bytes:
     return f"HTTP/1.1 {answer.status} Scripted\r\n{lines}\r\n".encode("latin-1")
 
 
-def closed_port() -> int:
-    """A port without a listener."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
-
-
 def self_signed(directory: Path) -> tuple[ssl.SSLContext, Path]:
     """What `tls=` takes, for 127.0.0.1, and the certificate's file for those who are to trust it."""
     key = ec.generate_private_key(ec.SECP256R1())
