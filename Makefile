@@ -1,9 +1,10 @@
 # Two commands on a fresh machine: `make run` and `make test`. `make bench` measures; see tests/bench/.
 #
 #   make test-quick   under a minute: the tests that start no server, for the time between two edits
-#   make test         under 12 minutes on two cores: lint and all tests, on both databases, with third-party clients
-#   make test-all     under 40 minutes: the same, then `make faults`
-#   make faults       the long runs: the largest bodies, many at once, and hundreds of kills
+#   make test         under 12 minutes on two cores: lint and all tests, with third-party clients; gateways run on SQLite
+#                     and the tests of the store on both databases
+#   make test-all     under 40 minutes: the same, then the tests that start a gateway once more, on MariaDB
+#   make faults       the long runs: the largest bodies, many at once, and hundreds of kills; no part of test-all
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,11 +21,11 @@ test-quick: $(VENV)/.test
 test: packages $(VENV)/.test lint
 	$(BIN)/pytest -n 3 --dist loadgroup
 
-# One after the other: the long runs measure the memory of the machine and need it for themselves.
 test-all: test
-	$(MAKE) faults
+	$(BIN)/pytest -n 3 --dist loadgroup --database mariadb
 
-# About four minutes and some 6 GiB of memory, of which the gateway takes 800 MiB; FAULTS="-k memory" and other options of pytest.
+# They measure memory, so they need the machine for themselves. They take about four minutes and some 6 GiB of memory, of
+# which the gateway takes 800 MiB. FAULTS="-k memory" and other options of pytest.
 faults: $(VENV)/.test
 	$(BIN)/pytest -m faults $(FAULTS)
 
