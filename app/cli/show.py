@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -64,7 +64,10 @@ def _facts(detail: Detail) -> Iterator[tuple[str, object]]:
     yield "time", _time(node)
     yield "usage", _usage(node.usage)
     yield "parent", _parent(node)
-    yield "children", _children(detail.children)
+    yield "children", _children([child.id for child in detail.children])
+    yield "retry of", node.retry_of
+    yield "started by", _joined(node.started_by, node.subagent) or None
+    yield "started", _children(node.started)
     if node.compaction is not None or node.compacted:
         yield "compaction", _compaction(node.compaction or {})
     if node.error:
@@ -113,8 +116,7 @@ def _parent(node: Node) -> str | None:
     return f"{node.parent} (inferred from the input)" if node.inferred else node.parent
 
 
-def _children(children: Iterable[Node]) -> str | None:
-    ids = [child.id for child in children]
+def _children(ids: Sequence[str]) -> str | None:
     more = len(ids) - _CHILDREN
     return "\n".join([*ids[:_CHILDREN], *([f"and {more:,} more"] if more > 0 else [])]) or None
 

@@ -6,11 +6,9 @@ import click
 
 from app.cli.context import as_json, find_response, open_store, print_json
 from app.cli.output import moment, table
-from app.reports.trees import drawn, notes, summary
+from app.reports.trees import SHORT, drawn, notes, summary
 from app.store.tree import Node, Tree
 
-#: Enough of an id to find the response by: its prefix, its second, and the start of its random part.
-_SHORT = 19
 #: Behind the response that was given.
 _MARK = " ◀"
 
@@ -37,7 +35,7 @@ def tree(response_id: str, as_json: bool) -> None:
 
 
 def _row(drawing: str, node: Node, marked: str) -> tuple[object, ...]:
-    name = f"{drawing}{node.id[:_SHORT]}{_MARK if node.id == marked else ''}"
+    name = f"{drawing}{node.id[:SHORT]}{_MARK if node.id == marked else ''}"
     status = "deleted" if node.deleted else node.status
     usage = node.usage
     tokens = (usage.input_tokens, usage.output_tokens) if usage else (None, None)

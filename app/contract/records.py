@@ -384,7 +384,8 @@ class StoredItem:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Hashes of a response's items, to infer the parent of requests without `previous_response_id`; no text."""
+    """Hashes of a response's items and thread, to find the relatives of a request without `previous_response_id`; no
+    text."""
 
     response: str
     token: int
@@ -392,3 +393,11 @@ class Trace:
     """Hashes of the prefixes of its input that end with an answer, the longest first."""
     end: bytes | None
     """Hash of its input and output; None if it cannot be chained from."""
+    thread: bytes = b""
+    """Hash of the client's thread."""
+    question: bytes | None = None
+    """Hash of its whole input, by which a retry is recognised; None when other conversations may begin the same way."""
+    parents: tuple[bytes, ...] = ()
+    """Hashes under which the thread that started this one may be known."""
+    subagent: str | None = None
+    """The kind of sub-agent, in the client's words."""

@@ -1,6 +1,6 @@
 """Infers the parent of a request whose client sends the whole conversation each turn.
 
-It compares hashes of the items within one session of one token. Only hashes are stored, after the answer, and no
+It compares hashes of the items within one thread of one token. Only hashes are stored, after the answer, and no
 answer depends on them.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -19,6 +19,7 @@ from app.contract.items import CALL_TYPES, Item, is_client_side
 from app.contract.records import CHAINABLE, Outcome, Token, Trace
 from app.contract.redaction import redacted_item
 from app.contract.turn import Turn
+from app.relay.client_thread import ClientThread, ThreadNames
 from app.store.store import Store
 
 #: Turns that may wait to be traced. Further turns are dropped, which leaves a gap in their trees.
@@ -32,6 +33,8 @@ _DIGEST = 16
 _PARENT_FIELDS = frozenset({"previous_response_id", "conversation"})
 #: Item types that clients may leave out or change.
 _IGNORED_TYPES = frozenset({"reasoning", "compaction_trigger"})
+#: Of these, the types that make another request of the same items.
+_REQUESTS = frozenset({"compaction_trigger"})
 #: Members that change while an item travels between client and upstream.
 _VOLATILE_KEYS = frozenset(
     {
@@ -54,7 +57,7 @@ class _TracedTurn:
     id: str
     owner: str
     token: int
-    session: str
+    names: ThreadNames
     input: Iterable[Item]
     outcome: Outcome
 
@@ -68,13 +71,13 @@ class InferredParents:
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
-    def track(self, turn: Turn, token: Token, session: str) -> OnOutcome | None:
-        """Traces the turn once it has its outcome; None if its request names its own history. `session`: the client's
-        name of the conversation."""
+    def track(self, turn: Turn, token: Token, names: ThreadNames) -> OnOutcome | None:
+        """Traces the turn once it has its outcome; None if its request names its own history. `names`: what the client
+        calls the thread."""
         items = turn.request.get("input")
         if not items or not turn.request.keys().isdisjoint(_PARENT_FIELDS):
             return None
-        return lambda outcome: self._put(_TracedTurn(turn.id, turn.owner, token.key, session, items, outcome))
+        return lambda outcome: self._put(_TracedTurn(turn.id, turn.owner, token.key, names, items, outcome))
 
     def _put(self, turn: _TracedTurn) -> None:
         if self._turns.qsize() >= BACKLOG:
@@ -92,30 +95,45 @@ class InferredParents:
     def _run(self) -> None:
         while True:
             turn = self._turns.get()
-            output = orjson.loads(turn.outcome.output) if turn.outcome.status in CHAINABLE else None
-            self._store.prefixes.trace(turn.owner, trace(turn.id, turn.token, turn.session, turn.input, output))
+            thread = turn.names.thread()
+            if thread is not None:
+                output = orjson.loads(turn.outcome.output) if turn.outcome.status in CHAINABLE else None
+                self._store.prefixes.trace(turn.owner, trace(turn.id, turn.token, thread, turn.input, output))
 
 
-def trace(response: str, token: int, session: str, input: Iterable[Item], output: Iterable[Item] | None) -> Trace:
+def trace(
+    response: str, token: int, thread: ClientThread, input: Iterable[Item], output: Iterable[Item] | None
+) -> Trace:
     """The hashes at which earlier answers end within `input`, longest first, and the hash of this response's own end.
     Without an output no later request can continue the response.
     """
-    rolling_hash = _RollingHash(session)
+    rolling_hash, kinds = _RollingHash(thread.key), []
     for item in input:
         rolling_hash.add(item)
+        kinds.append(item.get("type") in _REQUESTS)
     starts = rolling_hash.ends()
+    found = Trace(
+        response,
+        token,
+        starts,
+        end=None,
+        thread=_digest(thread.key.encode()),
+        question=_digest(rolling_hash.state + bytes(kinds[-1:])) if thread.has_id or starts else None,
+        parents=tuple(_digest(key.encode()) for key in thread.parents),
+        subagent=thread.subagent,
+    )
     if output is None:
-        return Trace(response, token, starts, None)
+        return found
     for item in output:
         rolling_hash.add(item)
-    return Trace(response, token, starts, rolling_hash.state)
+    return replace(found, end=rolling_hash.state)
 
 
 class _RollingHash:
     """A rolling hash over items. A compaction replaces the items before it, so the hash starts again there."""
 
-    def __init__(self, session: str) -> None:
-        self._root = self.state = _digest(session.encode())
+    def __init__(self, thread: str) -> None:
+        self._root = self.state = _digest(thread.encode())
         self._answered = False
         self._ends: list[bytes] = []
 

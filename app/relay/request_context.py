@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -43,8 +43,8 @@ class RequestContext:
     """The client's connection, if it can be written to directly."""
     idempotency_key: str | None = None
     """The Idempotency-Key header, if it was sent."""
-    session_key: str | None = None
-    """The conversation that the client's headers name."""
+    thread_headers: Mapping[str, str] = field(default_factory=dict)
+    """The headers that name the client's session and thread, by lower-case name."""
     send_early: Callable[[bytes], None] | None = None
     """Sends whole events of a stream before the stream itself is returned, after the HTTP header. Raises ClientGone."""
     share: Share | None = None

@@ -21,6 +21,7 @@ from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import ClientGone, CompactionFailed, GatewayError, InternalError, InvalidRequest, Unavailable
 from app.relay.attempts import TurnAttempts, Unstreamed
+from app.relay.client_thread import ThreadNames
 from app.relay.compaction.context import Contexts
 from app.relay.compaction.sealed_item import is_summary
 from app.relay.compaction.service import Compacted, CompactionService, context_tokens, pseudo_chain, split_for_answer
@@ -199,9 +200,9 @@ class TurnRun:
         )
 
     def _on_outcome(self) -> OnOutcome | None:
-        """Remembers the turn, if its client names a session, so that later turns are found to follow it."""
-        session = self.turn.request.get("prompt_cache_key") or self._context.session_key
-        return self._parts.inferred_parents.track(self.turn, self._token, session) if session else None
+        """Remembers the turn, if its client names a session or thread, so that later turns are found to follow it."""
+        names = ThreadNames.of(self.turn.request, self._context.thread_headers)
+        return self._parts.inferred_parents.track(self.turn, self._token, names) if names else None
 
     def _respond(self) -> dict[str, Any]:
         self._shorten()

@@ -8,13 +8,22 @@ from typing import Any
 
 from app.store.tree import Node, Tree
 
+#: Enough of an id to find the response by: its prefix, its second, and the start of its random part.
+SHORT = 19
+
 #: In front of a response: the first of a tree, the child of the response above, a branch, the last branch.
 #: The keys say whether the link to the parent is inferred.
 _ROOT = "┌ "
 _CHILD = {False: "│ ", True: "┊ "}
 _BRANCH = {False: "├─ ", True: "├┄ "}
 _LAST_BRANCH = {False: "└─ ", True: "└┄ "}
+#: A response that was asked for again and that nothing continues.
+_RETRIED = "↻ "
 _BRANCHES = (*_BRANCH.values(), *_LAST_BRANCH.values())
+
+
+#: The drawing, the margin of what is below, the response.
+_Line = tuple[str, str, Node]
 
 
 def drawn(nodes: Sequence[Node]) -> Iterator[tuple[str, Node]]:
@@ -23,22 +32,41 @@ def drawn(nodes: Sequence[Node]) -> Iterator[tuple[str, Node]]:
     children: defaultdict[str | None, list[Node]] = defaultdict(list)
     for node in nodes:
         children[node.parent if node.parent in known else None].append(node)
-    waiting = [(_ROOT, "", node) for node in reversed(children[None])]
+    waiting = _drawn_below(None, children, "")[::-1]
     while waiting:
         drawing, margin, node = waiting.pop()
         yield drawing, node
-        waiting.extend(reversed(_drawn_below(children[node.id], margin)))
+        waiting.extend(reversed(_drawn_below(node.id, children, margin)))
 
 
-def _drawn_below(children: Sequence[Node], margin: str) -> list[tuple[str, str, Node]]:
-    if len(children) == 1:
-        return [(margin + _CHILD[children[0].inferred], margin, children[0])]
-    return [
-        (margin + _LAST_BRANCH[child.inferred], margin + "   ", child)
-        if child is children[-1]
-        else (margin + _BRANCH[child.inferred], margin + "│  ", child)
-        for child in children
+def _drawn_below(parent: str | None, children: Mapping[str | None, list[Node]], margin: str) -> list[_Line]:
+    """The lines of the responses below this one. Retried ones make no branch."""
+    below = children.get(parent, [])
+    retried = _retried(below, children)
+    lines = [(margin + _RETRIED, margin, node) for node in below if node.id in retried]
+    kept = [node for node in below if node.id not in retried]
+    if parent is None:
+        return lines + [(_ROOT, "", node) for node in kept]
+    if len(kept) == 1:
+        return [*lines, (margin + _CHILD[kept[0].inferred], margin, kept[0])]
+    return lines + [
+        (margin + _LAST_BRANCH[node.inferred], margin + "   ", node)
+        if node is kept[-1]
+        else (margin + _BRANCH[node.inferred], margin + "│  ", node)
+        for node in kept
     ]
+
+
+def _retried(siblings: Sequence[Node], children: Mapping[str | None, list[Node]]) -> set[str]:
+    """The siblings that were asked for again and that nothing continues. One response to each question is left."""
+    groups: defaultdict[str, list[Node]] = defaultdict(list)
+    for node in siblings:
+        groups[node.retry_of or node.id].append(node)
+    left_out: set[str] = set()
+    for group in groups.values():
+        ends = [node.id for node in group if not children.get(node.id)]
+        left_out.update(ends if len(ends) < len(group) else ends[:-1])
+    return left_out
 
 
 def notes(node: Node) -> Iterator[str]:
@@ -57,6 +85,10 @@ def notes(node: Node) -> Iterator[str]:
         yield "≈ estimated"
     if not node.stored:
         yield "not stored"
+    if node.started_by:
+        yield f"{node.subagent or 'thread'} started by {node.started_by[:SHORT]}"
+    if node.started:
+        yield "started " + ", ".join(id_[:SHORT] for id_ in node.started)
 
 
 def compaction_note(compaction: Mapping[str, Any]) -> str:
@@ -81,6 +113,7 @@ def summary(tree: Tree) -> str:
         counted(len(nodes), "response", "responses"),
         counted(branch_count(nodes), "branch", "branches"),
         counted(sum(node.compacted for node in nodes), "compaction", "compactions"),
+        counted(retry_count(nodes), "retry (↻)", "retries (↻)"),
         counted(sum(node.inferred for node in nodes), "inferred link (┊ ┄)", "inferred links (┊ ┄)"),
     )
     return ", ".join(filter(None, counts)) + ("" if tree.whole else "; the tree has more responses, not shown here")
@@ -88,6 +121,10 @@ def summary(tree: Tree) -> str:
 
 def branch_count(nodes: Sequence[Node]) -> int:
     return sum(drawing.endswith(_BRANCHES) for drawing, _ in drawn(nodes))
+
+
+def retry_count(nodes: Sequence[Node]) -> int:
+    return sum(drawing.endswith(_RETRIED) for drawing, _ in drawn(nodes))
 
 
 def counted(count: int, singular: str, plural: str) -> str:

@@ -36,6 +36,9 @@ preload_app = False
 worker_tmp_dir = "/dev/shm"  # noqa: S108 - the heartbeat file must not wait for a disk
 control_socket_disable = True
 forwarded_allow_ips = "127.0.0.1"
+#: Header names with an underscore that gunicorn does not drop when they come from this machine. Older versions of Codex
+#: name their session with this one, which grants nothing. gunicorn's own default would let clients set `PATH_INFO`.
+forwarder_headers = "SESSION_ID"
 accesslog = None
 
 

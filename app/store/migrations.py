@@ -282,6 +282,23 @@ def m010_remedies(schema: Schema) -> None:
     )
 
 
+@step
+@additive
+def m011_threads(schema: Schema) -> None:
+    # The thread of a response whose client keeps the conversation; thread and question are keyed hashes.
+    schema.table(
+        "thread_turn",
+        """
+        response {own}, thread {id} NOT NULL, question {id}, retry_of {int}, started_by {int}, subagent {name},
+        traced_at {int} NOT NULL
+        """,
+    )
+    schema.index("thread_turn_newest", "thread_turn", "thread, traced_at")
+    schema.index("thread_turn_question", "thread_turn", "question", where="question IS NOT NULL")
+    schema.index("thread_turn_retries", "thread_turn", "retry_of", where="retry_of IS NOT NULL")
+    schema.index("thread_turn_started", "thread_turn", "started_by", where="started_by IS NOT NULL")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

@@ -193,6 +193,16 @@ class Prefix(Model):
         primary_key = peewee.CompositeKey("token", "hash")
 
 
+class ThreadTurn(Model):
+    response = peewee.BigIntegerField(primary_key=True)
+    thread = peewee.CharField()
+    question = peewee.CharField(null=True)
+    retry_of = peewee.BigIntegerField(null=True)
+    started_by = peewee.BigIntegerField(null=True)
+    subagent = peewee.CharField(null=True)
+    traced_at = peewee.BigIntegerField()
+
+
 class Remedy(Model):
     hash = peewee.CharField(primary_key=True)
     channel = peewee.CharField()
@@ -236,6 +246,7 @@ TABLES = (
     Event,
     HueyTask,
     Prefix,
+    ThreadTurn,
     Remedy,
     UsageDay,
 )

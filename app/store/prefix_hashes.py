@@ -1,24 +1,39 @@
 """Prefix hashes of conversations that clients keep themselves: by token, each hash leads to the response that ends
-there. Lost rows do no harm except gaps in trees.
+there. Beside them, the thread of each response: where it was started, and which response is a retry of which. Lost rows
+do no harm except gaps in trees.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Sequence
 
 from app.contract.records import Trace
 from app.store.database import Session
+from app.store.dialects import Dialect
 from app.store.grouped_writes import Group
 from app.store.writer import Writer
 
 CHUNK = 200
 
+_COLUMNS = ("response", "thread", "question", "retry_of", "started_by", "subagent", "traced_at")
+_NEWEST = (
+    "SELECT w.response FROM thread_turn w JOIN response r ON r.pk = w.response"
+    " WHERE w.thread = ? AND r.owner = ? ORDER BY w.traced_at DESC LIMIT 1"
+)
+#: The first response to a question; later ones are retries of it.
+_RETRIED = (
+    "SELECT w.response FROM thread_turn w JOIN response r ON r.pk = w.response"
+    " WHERE w.question = ? AND r.owner = ? ORDER BY w.traced_at, w.response LIMIT 1"
+)
+
 
 class PrefixHashes:
-    def __init__(self, writer: Writer[Group], pepper: bytes) -> None:
+    def __init__(self, writer: Writer[Group], pepper: bytes, dialect: Dialect) -> None:
         """`pepper` keys each hash, so that the table alone cannot confirm a guessed text."""
         self._writer = writer
+        self._insert = dialect.unless_there("thread_turn", _COLUMNS)
         self._pepper = pepper[: hashlib.blake2b.MAX_KEY_SIZE]
 
     def trace(self, owner: str, trace: Trace) -> None:
@@ -37,8 +52,29 @@ class PrefixHashes:
         found = self._find(session, trace) if parent is None else None
         if found not in (None, pk):
             session.run("UPDATE response SET inferred = ? WHERE pk = ?", (found, pk))
+        self._place(session, owner, trace, pk, is_first=found is None and parent is None)
         if trace.end is not None:
             group.add_prefix(trace.token, self._hash(trace.end), pk)
+
+    def _place(self, session: Session, owner: str, trace: Trace, pk: int, *, is_first: bool) -> None:
+        """Stores the thread of a response, the response whose retry it is, and for the first one of a thread the
+        response that started the thread.
+        """
+        if not trace.thread:
+            return
+        thread, question = self._in_token(trace.token, trace.thread), None
+        retried = started_by = None
+        if trace.question is not None:
+            question = self._in_token(trace.token, trace.question)
+            retried = session.row(_RETRIED, (question, owner))
+        if is_first and trace.parents and session.row(_NEWEST, (thread, owner)) is None:
+            parents = (self._in_token(trace.token, parent) for parent in trace.parents)
+            started_by = next(filter(None, (session.row(_NEWEST, (parent, owner)) for parent in parents)), None)
+        values = (pk, thread, question, retried and retried[0], started_by and started_by[0], trace.subagent)
+        session.run(self._insert, (*values, time.time_ns() // 1_000_000))
+
+    def _in_token(self, token: int, place: bytes) -> str:
+        return self._hash(b"%d " % token + place)
 
     def _find(self, session: Session, trace: Trace) -> int | None:
         """The response that ends at the longest known prefix."""

@@ -155,6 +155,7 @@ def _remove(session: Session, *, hold: str, past: Sequence[Old], items: dict[int
             session.run_many("DELETE FROM item WHERE owner = ? AND id = ? AND response = ?", sorted(entries))
         session.run(f"DELETE FROM content WHERE response IN ({_marks(removed_keys)})", removed_keys)
         session.run(f"DELETE FROM prefix WHERE response IN ({_marks(removed_keys)})", removed_keys)
+        session.run(f"DELETE FROM thread_turn WHERE response IN ({_marks(removed_keys)})", removed_keys)
         session.run(f"DELETE FROM response WHERE pk IN ({_marks(removed_keys)})", removed_keys)
     return rows
 

@@ -448,6 +448,7 @@ class Responses:
         session.run("DELETE FROM job WHERE response = ?", (pk,))
         events.forget(session, [pk])
         session.run("DELETE FROM prefix WHERE response = ?", (pk,))
+        session.run("UPDATE thread_turn SET question = NULL WHERE response = ?", (pk,))
         for item_id in sorted(item_ids(bodies)):
             session.run("DELETE FROM item WHERE owner = ? AND id = ? AND response = ?", (owner, item_id, pk))
         attempts = session.row("SELECT attempts FROM response WHERE pk = ?", (pk,))

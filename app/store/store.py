@@ -68,7 +68,7 @@ class Store:
         self.responses: ResponseStore = responses
         self.conversations = Conversations(self.database)
         self.items = Items(self.database, self.conversations)
-        self.prefixes = PrefixHashes(self._writer, peppers[0])
+        self.prefixes = PrefixHashes(self._writer, peppers[0], self.database.dialect)
         self.idempotency = IdempotencyKeys(self.database, self.leases, self.unwritten)
         self.jobs = Jobs(self.database, self._writer, self.leases, responses)
         self.events = Events(self.database, self._writer, self.leases)

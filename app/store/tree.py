@@ -4,7 +4,8 @@ no request of a client runs them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,11 +26,13 @@ _NODE = (
     "r.pk, r.id, p.id, q.id, r.owner, r.status, r.kept, r.deleted_at, r.streamed, r.model, r.channel, r.upstream_model,"
     " r.request_id, r.created_at, r.completed_at, r.first_byte_ms, r.total_ms, r.input_tokens, r.cached_tokens,"
     " r.cache_write_tokens, r.output_tokens, r.reasoning_tokens, r.estimated, r.attempts, r.compaction,"
-    " CASE WHEN r.since > 0 AND r.since = r.depth THEN 1 ELSE 0 END, r.error, r.incomplete_details, t.name"
+    " CASE WHEN r.since > 0 AND r.since = r.depth THEN 1 ELSE 0 END, r.error, r.incomplete_details, t.name,"
+    " x.id, y.id, w.subagent"
 )
 _FROM = (
     " LEFT JOIN response p ON p.pk = r.parent LEFT JOIN response q ON q.pk = r.inferred"
-    " LEFT JOIN token t ON t.pk = r.token"
+    " LEFT JOIN token t ON t.pk = r.token LEFT JOIN thread_turn w ON w.response = r.pk"
+    " LEFT JOIN response x ON x.pk = w.retry_of LEFT JOIN response y ON y.pk = w.started_by"
 )
 _ONE = f"SELECT {_NODE} FROM response r{_FROM} WHERE r.id = ? AND r.owner = ?"
 _CHILDREN = (
@@ -39,21 +42,31 @@ _CHILDREN = (
 )
 _ROOT = (
     "WITH RECURSIVE line (pk, above, steps) AS ("
-    " SELECT pk, COALESCE(parent, inferred), 0 FROM response WHERE id = ? AND owner = ?"
+    " SELECT r.pk, COALESCE(r.parent, r.inferred, w.retry_of), 0 FROM response r"
+    " LEFT JOIN thread_turn w ON w.response = r.pk WHERE r.id = ? AND r.owner = ?"
     " UNION ALL"
-    " SELECT r.pk, COALESCE(r.parent, r.inferred), l.steps + 1 FROM line l"
-    f" JOIN response r ON r.pk = l.above AND r.owner = ? WHERE l.steps < {HIGHEST})"
+    " SELECT r.pk, COALESCE(r.parent, r.inferred, w.retry_of), l.steps + 1 FROM line l"
+    " JOIN response r ON r.pk = l.above AND r.owner = ?"
+    f" LEFT JOIN thread_turn w ON w.response = r.pk WHERE l.steps < {HIGHEST})"
     " SELECT pk FROM line ORDER BY steps DESC LIMIT 1"
 )
-# Each of the two links has an index of its own.
+# Each of the three links has an index of its own.
 _TREE = (
     "WITH RECURSIVE tree (pk) AS ("
     " SELECT pk FROM response WHERE pk = ?"
     " UNION SELECT c.pk FROM tree t JOIN response c ON c.parent = t.pk"
-    " UNION SELECT c.pk FROM tree t JOIN response c ON c.inferred = t.pk)"
-    f" SELECT {_NODE} FROM tree x JOIN response r ON r.pk = x.pk{_FROM}"
+    " UNION SELECT c.pk FROM tree t JOIN response c ON c.inferred = t.pk"
+    " UNION SELECT c.response FROM tree t JOIN thread_turn c ON c.retry_of = t.pk)"
+    f" SELECT {_NODE} FROM tree found JOIN response r ON r.pk = found.pk{_FROM}"
     f" WHERE r.owner = ? ORDER BY r.pk LIMIT {MOST + 1}"
 )
+#: Follows the keys of the responses that may have started threads.
+_STARTED = (
+    "SELECT w.started_by, r.id FROM thread_turn w JOIN response r ON r.pk = w.response"
+    " WHERE r.owner = ? AND w.started_by IN (%s) ORDER BY w.traced_at, r.pk"
+)
+#: Keys in one query.
+_CHUNK = 500
 _CONTENT = (
     "SELECT s.json, r.echo, c.input, c.output FROM response r LEFT JOIN setting s ON s.pk = r.settings"
     " LEFT JOIN content c ON c.response = r.pk WHERE r.pk = ? AND r.deleted_at IS NULL"
@@ -69,6 +82,14 @@ class Node:
     parent: str | None
     inferred: bool
     """The parent was inferred from the input: the client did not name it."""
+    retry_of: str | None
+    """The response to an earlier request with the same input in the same thread."""
+    started_by: str | None
+    """The response of another thread that started this one's; known for the first response of a thread."""
+    started: tuple[str, ...]
+    """The first responses of the threads that this one started."""
+    subagent: str | None
+    """The kind of sub-agent that the client calls its thread."""
     owner: str
     token: str | None
     """Its name, while it is known."""
@@ -164,26 +185,35 @@ def _load(session: Session, owner: str, response_id: str) -> Tree | None:
     if root is None:
         return None
     rows = session.rows(_TREE, (root[0], owner))
-    return Tree(tuple(map(_node, rows[:MOST])), len(rows) <= MOST)
+    return Tree(_nodes(session, owner, rows[:MOST]), len(rows) <= MOST)
 
 
 def _detail(session: Session, owner: str, response_id: str) -> Detail | None:
     row = session.row(_ONE, (response_id, owner))
     if row is None:
         return None
-    node = _node(row)
+    (node,) = _nodes(session, owner, [row])
     children = session.rows(_CHILDREN, (node.key, node.key, owner))
     settings, echo, input, output = session.row(_CONTENT, (node.key,)) or (None,) * 4
     return Detail(
         node=node,
-        children=tuple(map(_node, children)),
+        children=_nodes(session, owner, children),
         settings={**orjson.loads(settings or "{}"), **orjson.loads(echo or "{}")},
         input=tuple(orjson.loads(input or "[]")),
         output=tuple(orjson.loads(output or "[]")),
     )
 
 
-def _node(row: Row) -> Node:
+def _nodes(session: Session, owner: str, rows: Sequence[Row]) -> tuple[Node, ...]:
+    started: defaultdict[int, list[str]] = defaultdict(list)
+    for first in range(0, len(rows), _CHUNK):
+        keys = [row[0] for row in rows[first : first + _CHUNK]]
+        for starter, id_ in session.rows(_STARTED % ", ".join("?" * len(keys)), (owner, *keys)):
+            started[starter].append(id_)
+    return tuple(_node(row, started.get(row[0], ())) for row in rows)
+
+
+def _node(row: Row, started: Sequence[str]) -> Node:
     (
         key,
         id_,
@@ -214,6 +244,9 @@ def _node(row: Row) -> Node:
         error,
         incomplete_details,
         token,
+        retry_of,
+        started_by,
+        subagent,
     ) = row
     note = orjson.loads(compaction) if compaction else None
     usage = None
@@ -224,6 +257,10 @@ def _node(row: Row) -> Node:
         id=id_,
         parent=parent or inferred,
         inferred=parent is None and inferred is not None,
+        retry_of=retry_of,
+        started_by=started_by,
+        started=tuple(started),
+        subagent=subagent,
         owner=owner,
         token=token,
         status=status,

@@ -15,6 +15,7 @@ from app.contract.records import Token
 from app.errors import ClientGone, InvalidRequest, RequestTimeout, Unauthenticated, UnsupportedMedia
 from app.gateway import Gateway
 from app.memory import Share
+from app.relay import client_thread
 from app.relay.request_context import RequestContext, ResponseFacts
 from app.relay.streaming.client_connection import ClientConnection, chunked, unframed
 from app.web.responses import START, Headers, sse_response
@@ -25,8 +26,8 @@ _FRAMINGS = {"HTTP/1.1": chunked, "HTTP/1.0": unframed}
 #: The client's own request id, a WSGI name. It is echoed and never used as a key.
 _CLIENT_REQUEST_ID = "HTTP_X_CLIENT_REQUEST_ID"
 
-#: Headers in which clients name their conversation, as WSGI names.
-_SESSION_HEADERS = ("HTTP_SESSION_ID", "HTTP_THREAD_ID", "HTTP_CONVERSATION_ID", "HTTP_X_OPENWEBUI_CHAT_ID")
+#: The headers in which clients name their session and thread, by WSGI name.
+_THREAD_HEADERS = {f"HTTP_{name.upper().replace('-', '_')}": name for name in client_thread.HEADERS}
 
 
 def this_request() -> CurrentRequest:
@@ -136,7 +137,7 @@ class CurrentRequest:
             client_fd=sock.fileno() if sock is not None else None,
             connection=_connection(sock, environ["SERVER_PROTOCOL"]),
             idempotency_key=environ.get("HTTP_IDEMPOTENCY_KEY"),
-            session_key=next(filter(None, map(environ.get, _SESSION_HEADERS)), None),
+            thread_headers={name: environ[key] for key, name in _THREAD_HEADERS.items() if key in environ},
             send_early=self._send_early,
             share=self.share,
             size=self.size,

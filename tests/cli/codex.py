@@ -23,8 +23,15 @@ TRIGGER = {"type": "compaction_trigger"}
 
 
 class Codex:
-    def __init__(self, gateway: Gateway, token: str | None = None, session: str | None = None) -> None:
+    def __init__(
+        self, gateway: Gateway, token: str | None = None, session: str | None = None, parent: Codex | None = None
+    ) -> None:
+        """`parent`: the thread whose sub-agent this one is."""
         self.session = session or str(uuid.uuid4())
+        self.thread = str(uuid.uuid4()) if parent else self.session
+        self._spawned = (
+            {"x-codex-parent-thread-id": parent.thread, "x-openai-subagent": "collab_spawn"} if parent else {}
+        )
         self._gateway = gateway
         self._token = token
         self.history: list[Item] = [
@@ -61,6 +68,16 @@ class Codex:
         self.history = self.history[: places[-turns]]
         return self.says(text)
 
+    def spawns(self) -> Codex:
+        """A sub-agent, which knows nothing of this conversation."""
+        return Codex(self._gateway, self._token, self.session, self)
+
+    def retries(self) -> str:
+        """Sends the last request again, as if its answer had not come."""
+        while self.history[-1].get("role") == "assistant" or self.history[-1]["type"] == "reasoning":
+            self.history.pop()
+        return self._ask()
+
     def _ask(self) -> str:
         response_id, output = self._send(self.history)
         self.history += [_as_recorded(item) for item in output]
@@ -78,15 +95,18 @@ class Codex:
             "store": False,
             "include": ["reasoning.encrypted_content"],
             "prompt_cache_key": self.session,
-            "client_metadata": {"session_id": self.session, "turn_id": str(uuid.uuid4())},
+            "client_metadata": {**self._names("_"), **self._spawned, "turn_id": str(uuid.uuid4())},
         }
-        headers = {"session-id": self.session, "thread-id": self.session, "originator": "codex_exec"}
+        headers = {**self._names("-"), **self._spawned, "originator": "codex_exec"}
         answer = self._gateway.stream(body, token=self._token, headers=headers)
         assert answer.status_code == 200, answer.text
         events = [orjson.loads(line[6:]) for line in answer.content.split(b"\n") if line.startswith(b"data: {")]
         output = [event["item"] for event in events if event["type"] == "response.output_item.done"]
         assert events[-1]["type"] == "response.completed", events[-1]
         return events[-1]["response"]["id"], output
+
+    def _names(self, joint: str) -> dict[str, str]:
+        return {f"session{joint}id": self.session, f"thread{joint}id": self.thread}
 
 
 def _message(role: str, text: str) -> Item:

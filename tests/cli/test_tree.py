@@ -136,6 +136,99 @@ def test_a_session_may_be_named_by_a_header(serving: Gateway) -> None:
     assert _parents(_tree(serving, elsewhere["id"], 1)) == {elsewhere["id"]: None}
 
 
+# --- threads of one session ------------------------------------------------------------------------------------
+
+
+def test_each_sub_agent_is_a_tree_with_an_edge_to_the_turn_that_started_it(serving: Gateway) -> None:
+    root = Codex(serving)
+    asked = root.says("Please use exec_command now")
+    one, other = root.spawns(), root.spawns()
+    first = [one.says("Read a.py"), one.says("And b.py?")]
+    second = [other.says("Read a.py"), other.says("And b.py?")]
+    nested = other.spawns()
+    third = [nested.says("Read a.py")]
+    goes_on = root.runs("tool-ran-ok")
+    main = _tree(serving, goes_on, 2)
+    assert _parents(main) == _line([asked, goes_on])
+    assert (main[asked]["started"], main[goes_on]["started"]) == ([first[0], second[0]], [])
+    for thread, starter in ((first, asked), (second, asked), (third, second[1])):
+        tree = _tree(serving, thread[-1], len(thread))
+        assert _parents(tree) == _line(thread)
+        assert (tree[thread[0]]["started_by"], tree[thread[0]]["subagent"]) == (starter, "collab_spawn")
+        assert [tree[response_id]["started_by"] for response_id in thread[1:]] == [None] * (len(thread) - 1)
+    drawing = serving.command("tree", second[1]).splitlines()
+    assert f"collab_spawn started by {asked[:19]}" in drawing[1]
+    assert f"started {third[0][:19]}" in drawing[2]
+    shown = [" ".join(row.split()) for row in serving.command("show", first[0]).splitlines()]
+    assert f"started by {asked}, collab_spawn" in shown
+    shown = [" ".join(row.split()) for row in serving.command("show", asked).splitlines()]
+    assert shown[shown.index(f"started {first[0]}") + 1] == second[0]
+
+
+def test_a_retry_is_no_branch(serving: Gateway) -> None:
+    codex = Codex(serving)
+    lost, first = codex.says("Hello"), codex.retries()
+    twice_lost = [codex.says("Please use exec_command now")]
+    codex.history.pop()
+    twice_lost.append(codex.retries())
+    codex.history.pop()
+    second = codex.retries()
+    third = codex.runs("tool-ran-ok")
+    tree = _tree(serving, third, 6)
+    assert [tree[one]["retry_of"] for one in (lost, first, *twice_lost, second, third)] == [
+        *(None, lost, None, twice_lost[0], twice_lost[0], None)
+    ]
+    rows = serving.command("tree", lost).splitlines()
+    assert [row[:2] for row in rows[1:7]] == ["↻ ", "┌ ", "↻ ", "↻ ", "┊ ", "┊ "]
+    assert "branch" not in rows[7]
+    assert "3 retries (↻)" in rows[7]
+
+
+def test_two_answers_to_one_question_are_branches_once_both_are_continued(serving: Gateway) -> None:
+    codex = Codex(serving)
+    root = codex.says("Hello")
+    one = codex.says("Please use exec_command now")
+    other_history = codex.history[:-1]
+    after_one = codex.runs("tool-ran-ok")
+    codex.history = other_history
+    other = codex.retries()
+    after_other = codex.runs("tool-ran-ok")
+    tree = _tree(serving, root, 5)
+    assert _parents(tree) == {root: None, one: root, other: root, after_one: one, after_other: other}
+    assert tree[other]["retry_of"] == one
+    assert [row[:4] for row in serving.command("tree", root).splitlines()[1:6]] == [
+        "┌ re",
+        "├┄ r",
+        "│  ┊",
+        "└┄ r",
+        "   ┊",
+    ]
+
+
+def test_conversations_that_share_only_a_cache_key_are_no_retries_of_one_another(serving: Gateway) -> None:
+    def ask(items: list[JSON]) -> JSON:
+        answer: JSON = serving.post("/responses", {"model": "demo", "input": items, "prompt_cache_key": "app"}).json()
+        return answer
+
+    question: list[JSON] = [{"role": "user", "content": "Hello, all"}]
+    first, other = ask(question), ask(question)
+    second = ask([*question, *first["output"], {"role": "user", "content": "Go on"}])
+    assert _tree(serving, second["id"], 2).keys() == {first["id"], second["id"]}
+    assert _tree(serving, other["id"], 1)[other["id"]]["retry_of"] is None
+
+
+def test_a_session_header_with_an_underscore_is_read(serving: Gateway) -> None:
+    def ask(items: list[JSON]) -> JSON:
+        body = {"model": "demo", "input": items}
+        answer: JSON = serving.post("/responses", body, headers={"session_id": "older"}).json()
+        return answer
+
+    items: list[JSON] = [{"role": "user", "content": "Hello, underscore"}]
+    first = ask(items)
+    second = ask([*items, *first["output"], {"role": "user", "content": "Go on"}])
+    assert _parents(_tree(serving, second["id"], 2)) == _line([first["id"], second["id"]])
+
+
 # --- conversations that the gateway stores ----------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contract.records import Trace
+from app.relay.client_thread import ClientThread
 from app.relay.inferred_parents import identity, trace
 
 Item = dict[str, Any]
@@ -38,8 +39,8 @@ def _compaction(secret: str) -> Item:
     return {"type": "compaction", "id": "cmp_1", "encrypted_content": secret}
 
 
-def _trace(input: list[Item], output: list[Item] | None, session: str = SESSION) -> Trace:
-    return trace("resp_1", 1, session, input, output)
+def _trace(input: list[Item], output: list[Item] | None, thread: ClientThread | None = None) -> Trace:
+    return trace("resp_1", 1, thread or ClientThread(SESSION), input, output)
 
 
 @pytest.mark.parametrize(
@@ -117,11 +118,30 @@ def test_after_a_compaction_nothing_before_it_counts() -> None:
     assert later.starts == (goes_on.end, made.end)
 
 
-def test_sessions_have_nothing_in_common() -> None:
+def test_threads_have_nothing_in_common() -> None:
     question, answered = [_user("a")], [_answer("b")]
-    ended = _trace(question, answered).end
-    assert ended not in _trace([*question, *answered, _user("c")], None, session="another").starts
+    ended = _trace(question, answered)
+    other = _trace([*question, *answered, _user("c")], None, ClientThread("another"))
+    assert ended.end not in other.starts
+    assert ended.thread != other.thread
+    assert _trace(question, answered, ClientThread("another", parents=(SESSION,))).parents == (ended.thread,)
 
 
 def test_no_parent_is_inferred_without_an_answer() -> None:
-    assert _trace([_user("a")], None) == Trace("resp_1", 1, (), None)
+    found = _trace([_user("a")], None)
+    assert (found.starts, found.end) == ((), None)
+
+
+def test_only_the_same_input_in_the_same_thread_is_a_retry() -> None:
+    question = _trace([_user("a")], [_answer("b")]).question
+    assert question is not None
+    assert question == _trace([_user("a", id="msg_9")], None).question
+    assert question != _trace([_user("a"), {"type": "compaction_trigger"}], None).question
+    assert question != _trace([_user("a"), _user("a")], None).question
+    assert question != _trace([_user("a")], None, ClientThread("another")).question
+
+
+def test_a_first_question_under_a_cache_key_alone_may_be_another_conversations() -> None:
+    shared = ClientThread("app", has_id=False)
+    assert _trace([_user("a")], [_answer("b")], shared).question is None
+    assert _trace([_user("a"), _answer("b"), _user("c")], None, shared).question is not None

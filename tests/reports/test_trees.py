@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from app.reports.trees import branch_count, compaction_note, drawn, notes, rounded, summary
 from app.store.tree import Node, Tree
 
 
-def _node(id: str, parent: str | None = None, inferred: bool = False, compacted: bool = False) -> Node:
+def _node(
+    id: str,
+    parent: str | None = None,
+    inferred: bool = False,
+    compacted: bool = False,
+    retry_of: str | None = None,
+    **more: Any,
+) -> Node:
     return Node(
         key=0,
         id=id,
         parent=parent,
         inferred=inferred,
+        retry_of=retry_of,
+        started_by=more.get("started_by"),
+        started=more.get("started", ()),
+        subagent=more.get("subagent"),
         owner="ada",
         token=None,
         status="completed",
@@ -47,6 +60,39 @@ def test_only_branches_are_indented() -> None:
         ("   │ ", "5"),
     ]
     assert branch_count(NODES) == 2
+
+
+def _drawing(*nodes: Node) -> list[tuple[str, str]]:
+    return [(drawing, node.id) for drawing, node in drawn(nodes)]
+
+
+def test_of_retries_the_one_that_goes_on_or_else_the_newest_is_in_the_line() -> None:
+    retried = [_node("2", "1"), _node("3", "1", retry_of="2"), _node("4", "1", retry_of="2")]
+    assert _drawing(_node("1"), *retried) == [("┌ ", "1"), ("↻ ", "2"), ("↻ ", "3"), ("│ ", "4")]
+    assert _drawing(_node("1"), *retried, _node("5", "3")) == [
+        *(("┌ ", "1"), ("↻ ", "2"), ("↻ ", "4"), ("│ ", "3"), ("│ ", "5"))
+    ]
+    assert _drawing(_node("1"), _node("2", retry_of="1"), _node("3", "2")) == [("↻ ", "1"), ("┌ ", "2"), ("│ ", "3")]
+
+
+def test_a_retry_beside_a_branch_stands_at_its_margin() -> None:
+    nodes = [_node("1"), _node("2", "1"), _node("3", "1"), _node("4", "1", retry_of="3"), _node("5", "2")]
+    nodes += [_node("6", "2", retry_of="5")]
+    assert _drawing(*nodes) == [("┌ ", "1"), ("↻ ", "3"), ("├─ ", "2"), ("│  ↻ ", "5"), ("│  │ ", "6"), ("└─ ", "4")]
+
+
+def test_retries_that_both_go_on_are_branches() -> None:
+    nodes = [_node("1"), _node("2", "1"), _node("3", "1", retry_of="2"), _node("4", "2"), _node("5", "3")]
+    assert [drawing for drawing, _ in _drawing(*nodes)] == ["┌ ", "├─ ", "│  │ ", "└─ ", "   │ "]
+    assert summary(Tree(tuple(nodes), True)) == "5 responses, 2 branches"
+    assert summary(Tree(tuple(nodes[:3]), True)) == "3 responses, 1 retry (↻)"
+
+
+def test_the_edges_between_threads_are_noted() -> None:
+    assert list(notes(_node("2", started_by="resp_0123456789abcdef0123", subagent="review"))) == [
+        "review started by resp_0123456789abcd"
+    ]
+    assert list(notes(_node("1", started=("resp_2", "resp_3")))) == ["started resp_2, resp_3"]
 
 
 def test_a_summary_leaves_out_what_there_is_none_of() -> None:

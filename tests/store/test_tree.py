@@ -190,6 +190,77 @@ def test_hashes_go_with_their_response(store: Store, database_url: str) -> None:
     assert [node.id for node in _tree(store, young).nodes] == [young]
 
 
+# --- threads ----------------------------------------------------------------------------------------------------
+
+
+def _turn_of(thread: str, name: str, *starts: str, parent: str = "", question: str = "", token: int = 1) -> Trace:
+    return replace(
+        _trace(name, *starts, end=name, token=token),
+        thread=thread.encode(),
+        parents=(parent.encode(),) if parent else (),
+        question=question.encode() or None,
+        subagent="review" if parent else None,
+    )
+
+
+def test_the_first_response_of_a_thread_has_an_edge_to_the_newest_one_of_its_parent(store: Store) -> None:
+    one = _noted(store, _turn_of("main", "1"))
+    two = _noted(store, _turn_of("main", "2", "1"))
+    child = _noted(store, _turn_of("child", "c1", parent="main"))
+    three = _noted(store, _turn_of("main", "3", "2"))
+    later = _noted(store, _turn_of("child", "c2", "c1", parent="main"))
+    unknown = _noted(store, _turn_of("child", "c3", "gone", parent="main"))
+    _settle(store)
+    assert _links(store, three) == {one: (None, False), two: (one, True), three: (two, True)}
+    assert _links(store, later) == {child: (None, False), later: (child, True)}
+    assert [_node(store, found).started_by for found in (child, later, unknown, one)] == [two, None, None, None]
+    assert [_node(store, found).started for found in (one, two, three)] == [(), (child,), ()]
+    assert (_node(store, child).subagent, _node(store, two).subagent) == ("review", None)
+
+
+def test_an_edge_leads_to_no_other_token_or_owner(store: Store) -> None:
+    _noted(store, _turn_of("main", "1"))
+    other_token = _noted(store, _turn_of("child", "c1", parent="main", token=2))
+    other_owner = _noted(store, _turn_of("child", "c2", parent="main"), owner="eve")
+    _settle(store)
+    assert _node(store, other_token).started_by is None
+    tree = store.trees.load("eve", other_owner)
+    assert tree is not None
+    assert [node.started_by for node in tree.nodes] == [None]
+
+
+def test_a_retry_joins_the_tree_of_the_first_response_to_its_question(store: Store) -> None:
+    lost = _noted(store, _turn_of("main", "1", question="q"))
+    again = _noted(store, _turn_of("main", "1b", question="q"))
+    third = _noted(store, _turn_of("main", "1c", question="q"))
+    after = _noted(store, _turn_of("main", "2", "1c", question="r"))
+    elsewhere = _noted(store, _turn_of("main", "x", question="q", token=2))
+    _settle(store)
+    for named in (lost, again, third, after):
+        nodes = _tree(store, named).nodes
+        assert [(node.id, node.parent, node.retry_of) for node in nodes] == [
+            (lost, None, None),
+            (again, None, lost),
+            (third, None, lost),
+            (after, third, None),
+        ]
+    assert _node(store, elsewhere).retry_of is None
+
+
+def test_threads_go_with_their_responses(store: Store, database_url: str) -> None:
+    old = _noted(store, _turn_of("main", "1", question="q"))
+    stored = turn(store)
+    store.prefixes.trace(OWNER, replace(_turn_of("main", "2", question="r"), response=stored))
+    _settle(store)
+    assert rows.count(database_url, "thread_turn") == 2
+    assert store.responses.delete(OWNER, stored)
+    again = _noted(store, _turn_of("main", "3", question="r"))
+    rows.age(database_url, [old], A_DAY_AND_MORE)
+    _settle(store)
+    list(store.maintenance.prune(store.leases.clock() - 30 * 86_400))
+    assert (_node(store, again).retry_of, rows.count(database_url, "thread_turn")) == (None, 2)
+
+
 def test_no_hash_of_a_place_stands_as_it_came(store: Store, database_url: str) -> None:
     _noted(store, _trace("one", end="0123456789abcdef"))
     _settle(store)
