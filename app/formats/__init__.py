@@ -17,6 +17,7 @@ from app.contract.items import Item
 from app.contract.turn import Answer, Turn
 from app.errors import UpstreamError
 from app.formats._adaptation import adapted
+from app.formats._context import shortened
 from app.formats._events import Emitter, replay
 from app.formats._passthrough import PASSTHROUGH, PassthroughDecoder, PassthroughEndpoint, PassthroughSummary
 from app.formats._remedies import remedies_for
@@ -39,6 +40,7 @@ __all__ = [
     "remedies_for",
     "replay",
     "serving",
+    "shortened",
 ]
 
 

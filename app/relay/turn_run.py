@@ -19,10 +19,20 @@ from app.contract.items import Item, new_item_id
 from app.contract.records import Chain, StoredResponse, Token
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
-from app.errors import ClientGone, CompactionFailed, GatewayError, InternalError, InvalidRequest, Unavailable
+from app.errors import (
+    ClientGone,
+    CompactionFailed,
+    ContextTooLong,
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    Unavailable,
+    UpstreamError,
+)
 from app.relay.attempts import TurnAttempts, Unstreamed
 from app.relay.client_thread import ThreadNames
 from app.relay.compaction.context import Contexts
+from app.relay.compaction.plan import CompactionSettings
 from app.relay.compaction.sealed_item import is_summary
 from app.relay.compaction.service import Compacted, CompactionService, context_tokens, pseudo_chain, split_for_answer
 from app.relay.idempotency import IdempotentTurn
@@ -206,7 +216,11 @@ class TurnRun:
 
     def _respond(self) -> dict[str, Any]:
         self._shorten()
-        answer, attempt = self._attempts().first(Unstreamed(self._watch))
+        step = Unstreamed(self._watch)
+        try:
+            answer, attempt = self._attempts().first(step)
+        except ContextTooLong as refusal:
+            answer, attempt = self._after_refusal(refusal)[1].first(step)
         self._context.note_dropped_tools(attempt.dropped)
         self._context.note_adapted(attempt.adapted)
         return self.recorder.finish(answer, attempt.selected)
@@ -214,7 +228,13 @@ class TurnRun:
     def _events(self, stream_start: StreamStart) -> Iterable[bytes]:
         self._shorten()
         events = EventStream(
-            self.turn, self._attempts(), stream_start, self._watch, self._context.connection, self._parts.transport
+            self.turn,
+            self._attempts(),
+            stream_start,
+            self._watch,
+            self._context.connection,
+            self._parts.transport,
+            self._after_refusal,
         ).open()
         self._context.note_dropped_tools(events.dropped)
         self._context.note_adapted(events.adapted)
@@ -234,6 +254,22 @@ class TurnRun:
         except (CompactionFailed, Unavailable) as error:
             note = {"strategy": settings.strategy, "failed": error.name, "message": error.message}
             self._replace_turn(replace(self.turn, compaction=note))
+
+    def _after_refusal(self, refusal: ContextTooLong) -> tuple[Turn, TurnAttempts]:
+        """The turn with its history compacted, because its context was too long although it is below the threshold, and
+        new attempts to answer it. Raises the refusal if the request asks for no compaction, or if it does not help."""
+        turn = self.turn
+        if CompactionSettings.of(turn.request, "") is None or turn.compaction is not None:
+            raise refusal
+        try:
+            self._compact_history()
+        except INTERRUPTIONS:
+            raise
+        except (CompactionFailed, Unavailable, UpstreamError):
+            raise refusal from None
+        if self.turn is turn:
+            raise refusal
+        return self.turn, self._attempts()
 
     def _compact_history(self) -> None:
         """Replaces the history before the turn's own input by its compaction. Does nothing without a history."""

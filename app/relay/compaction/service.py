@@ -18,6 +18,7 @@ from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage, estimate, estimate_items
 from app.errors import (
     CompactionFailed,
+    ContextTooLong,
     FormatNotServed,
     InvalidRequest,
     Unavailable,
@@ -25,12 +26,13 @@ from app.errors import (
     UpstreamLimited,
     UpstreamUnreachable,
 )
-from app.formats import Compacting, adapted
+from app.formats import Compacting, adapted, shortened
 from app.relay.attempts import (
     ChannelAttempt,
     ChannelAttempts,
     OnAttempt,
     StreamedInside,
+    TurnAttempt,
     TurnAttempts,
     encoded,
     posted,
@@ -61,6 +63,8 @@ _CHANNEL_FAILURES = (UpstreamLimited, UpstreamUnreachable)
 #: Limits of a summary in tokens where the request sets none: a quarter of what it replaces, within these bounds. A
 #: model needs room for a useful summary; a summary longer than what it replaces is not used.
 _MIN_LIMIT, _MAX_LIMIT = 256, 4096
+#: How often the history is read for a summary, each time without the older half of it.
+_MAX_SHORTENED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +202,9 @@ class CompactionService:
         model = self._channels.compaction.model or task.turn.model
         request = {"max_output_tokens": task.settings.max_tokens or _summary_limit(plan.old)}
         turn = replace(task.internal(model, to_summarise(plan, task.settings.instructions), request), stream=True)
-        for_family, on_attempt, watch = task.contexts.for_family, task.on_attempt, task.watch
         try:
-            attempts = TurnAttempts(turn, self._channels, for_family, on_attempt, watch, task.preferred_channel)
             with self._limited(task):
-                answer, answered = attempts.first(StreamedInside(watch, self._transport))
+                turn, answer, answered = self._read_summary(task, turn)
         except FormatNotServed as error:
             raise _not_supported(model) from error
         except INTERRUPTIONS:
@@ -214,6 +216,22 @@ class CompactionService:
         except UpstreamError as error:
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
         return _summary_pass(plan, history, turn.input, answer, answered.selected)
+
+    def _read_summary(self, task: _Task, turn: Turn) -> tuple[Turn, Answer, TurnAttempt]:
+        """The summary, with the turn that made it. A history that is itself too long is read without its oldest part.
+        Raises GatewayError."""
+        for_family, on_attempt, watch = task.contexts.for_family, task.on_attempt, task.watch
+        step = StreamedInside(watch, self._transport)
+        left = _MAX_SHORTENED
+        while True:
+            attempts = TurnAttempts(turn, self._channels, for_family, on_attempt, watch, task.preferred_channel)
+            try:
+                return turn, *attempts.first(step)
+            except ContextTooLong:
+                shorter = shortened(turn) if left else None
+                if shorter is None:
+                    raise
+                turn, left = shorter, left - 1
 
     def _limited(self, task: _Task) -> AbstractContextManager[None]:
         """A timeout for one pass with all its attempts."""

@@ -17,7 +17,7 @@ from app import sse
 from app.channels.selection import SelectedChannel
 from app.contract.items import Item
 from app.contract.turn import Answer, Turn
-from app.errors import ClientGone, GatewayError, InternalError, UpstreamError
+from app.errors import ClientGone, ContextTooLong, GatewayError, InternalError, UpstreamError
 from app.formats import Decoder, Emitter
 from app.relay.attempts import TurnAttempt, TurnAttempts, open_flow
 from app.relay.lease_keeper import RunningStreams
@@ -29,6 +29,9 @@ from app.relay.streaming.transport import Flow, StreamTiming, ThreadTransport
 from app.request_watch import Watch
 
 log = logging.getLogger(__name__)
+
+#: Makes the turn shorter whose context an upstream found too long.
+AfterRefusal = Callable[[ContextTooLong], tuple[Turn, TurnAttempts]]
 
 #: Events of an item that needs no deltas: added and done.
 _PER_ITEM = 2
@@ -161,11 +164,14 @@ class EventStream:
         watch: Watch,
         connection: ClientConnection | None,
         transport: ThreadTransport,
+        after_refusal: AfterRefusal,
     ) -> None:
-        """`connection`: the client's socket, if the transport may write to it directly."""
+        """`connection`: the client's socket, if the transport may write to it directly. `after_refusal`: the turn and
+        its attempts after a context that was too long; raises the refusal if nothing helps."""
         self._turn = turn
         self._stream_start = stream_start
         self._first = stream_start.length + _PER_ITEM * len(turn.leading_items)
+        self._after_refusal = after_refusal
         self._recorder = stream_start.recorder
         self._watch = watch
         self._connection = connection
@@ -178,7 +184,11 @@ class EventStream:
     def open(self) -> EventStream:
         """Returns once an upstream has accepted and the row is committed. Raises GatewayError or ClientGone."""
         try:
-            self._next_channel()
+            try:
+                self._next_channel()
+            except ContextTooLong as refusal:
+                self._start_over(refusal)
+                self._next_channel()
             self._stream_start.commit()
         except ClientGone:
             self.close()
@@ -249,7 +259,21 @@ class EventStream:
                 if active.decoder.started:
                     raise
                 self._attempt_failed(active, error)
-                self._next_channel()
+                yield from self._go_on()
+
+    def _go_on(self) -> Iterator[bytes]:
+        """Moves to the next channel. Yields the items that the gateway puts before the answer, if there are any now."""
+        try:
+            self._next_channel()
+        except ContextTooLong as refusal:
+            self._start_over(refusal)
+            yield self._stream_start.head({}, self._turn.leading_items)
+            self._next_channel()
+
+    def _start_over(self, refusal: ContextTooLong) -> None:
+        """Continues with a shorter context. Raises the refusal if there is none."""
+        self._turn, self._attempts = self._after_refusal(refusal)
+        self._first = self._stream_start.length + _PER_ITEM * len(self._turn.leading_items)
 
     def _next_channel(self) -> None:
         """Moves to the next channel that accepts. Raises GatewayError when every attempt fails."""

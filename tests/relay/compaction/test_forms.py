@@ -384,7 +384,7 @@ def test_a_foreign_item_is_tried_and_then_becomes_a_note_to_the_summarising_mode
 
 FAILURES = {
     "an error": refusal(500, "Out of order."),
-    "a refusal": refusal(400, "Too long.", "context_length_exceeded"),
+    "a refusal": refusal(400, "Not that.", "invalid_prompt"),
     "nothing": answering_with("  "),
     "a failed response": retold(
         lambda body: {**body, "status": "failed", "error": {"code": "server_error", "message": "Broken."}}
