@@ -18,7 +18,9 @@ Place = tuple[str | int, ...]
 
 _HIDDEN = frozenset({"api_key", "api_key_file", "headers"})
 #: Keys with mappings whose keys the operator chooses.
-_FREE = frozenset({"models", "headers"})
+_FREE = frozenset({"models", "headers", "rename", "set"})
+#: The key with values that the operator chooses, at any depth.
+_ANY_VALUE = ("params", "set")
 #: Keys with nothing but rows below them. A scalar there has lost its key, so it may be a secret.
 _ROWS = frozenset({"channels", "defaults"})
 # A default cannot contain a brace: the search for the end of an unclosed one would take quadratic time.
@@ -52,7 +54,7 @@ class Interpolation:
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
         read: dict[str, Any] = {}
-        free = bool(place) and place[-1] in _FREE
+        free = bool(place) and (place[-1] in _FREE or place[2:4] == _ANY_VALUE)
         for key, child in node.value:
             if wrong := _wrong_key(key, read):
                 self.document.error(key, wrong)

@@ -18,7 +18,7 @@ from marshmallow import ValidationError
 
 from app.channels.interpolation import REFERENCE, Interpolation, Place
 from app.channels.yaml_document import Document, Problem, parse
-from app.contract.channel import Channel, Compaction, Cooldown, Timeouts
+from app.contract.channel import Channel, Compaction, Cooldown, Params, Timeouts
 from app.formats import counting
 from app.schemas.channels import UNUSED_KEYS, TableRow, shown_key
 from app.schemas.table_values import Scalar, is_glob, suggestion
@@ -158,7 +158,7 @@ def _unused_keys(values: Interpolation) -> Iterator[Problem]:
 
 
 #: Keys of a row that are converted for a channel; the others are its fields as they are.
-_READ_ON = frozenset({"api_key", "api_key_file", "ca_file", "models", "timeout", "cooldown"})
+_READ_ON = frozenset({"api_key", "api_key_file", "ca_file", "models", "timeout", "cooldown", "params"})
 
 
 def _channel(values: Interpolation, index: int, row: Mapping[str, Any], defaults: Mapping[str, Any]) -> Channel:
@@ -175,6 +175,7 @@ def _channel(values: Interpolation, index: int, row: Mapping[str, Any], defaults
         globs=tuple(public for public in names if is_glob(public)),
         timeouts=_of_the_row(_timeouts(Timeouts(), defaults.get("timeout")), row.get("timeout")),
         cooldown=replace(Cooldown(), **{**defaults.get("cooldown", {}), **row.get("cooldown", {})}),
+        params=Params(**row.get("params", {})),
         ca_file=ca_file,
         line=values.nodes["channels", index].start_mark.line + 1,
         missing_key=why if row.get("enabled", True) else "",

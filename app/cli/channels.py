@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,13 +12,14 @@ import click
 
 from app.channels.table import Table
 from app.cli.command_line import as_typed
-from app.cli.context import CHANNEL_FAILING, NOT_FOUND, as_json, print_json
+from app.cli.context import CHANNEL_FAILING, NOT_FOUND, as_json, open_ready_store, print_json
 from app.cli.groups import Group
-from app.cli.output import some, table
+from app.cli.output import counted, moment, pairs, some, table
 from app.cli.parameters import Text
-from app.cli.states import worker_statuses
+from app.cli.states import learnt_remedies, worker_statuses
 from app.cli.table import read_table
 from app.contract.channel import Channel
+from app.contract.remedies import LearntRemedy
 from app.reports.channel_states import ChannelReport, all_channels, channel_reports
 from app.reports.channel_test import ChannelTestResult, try_channels
 from app.settings import load_settings
@@ -27,7 +29,7 @@ _HEAD = ("name", "state", "in flight", "path", "last error", "priority", "weight
 
 @click.group(cls=Group)
 def channels() -> None:
-    """List and test the channels of the table."""
+    """List and test the channels of the table, and forget what was learnt of them."""
 
 
 # --- list -------------------------------------------------------------------------------------------------------
@@ -36,15 +38,23 @@ def channels() -> None:
 @channels.command("list")
 @as_json
 def list_(as_json: bool) -> None:
-    """List the channels with their state over all workers. Without a running gateway, the state is unknown."""
+    """List the channels with their state over all workers, and what was learnt of their upstreams.
+
+    Without a running gateway, the state is unknown.
+    """
     settings = load_settings()
     channel_table = read_table(settings)
     workers = worker_statuses(settings)
-    reports = channel_reports(channel_table, workers)
+    reports = channel_reports(channel_table, workers, learnt_remedies(settings))
     if as_json:
         print_json({"workers": len(workers), "channels": [report.wire() for report in reports]})
         return
     click.echo(table(_HEAD, map(_row, reports)))
+    if learnt := [(report.channel.name, _learnt(report.learnt)) for report in reports if report.learnt]:
+        click.echo(
+            "\nlearnt from refusals; a channel's row can say it for good, antiphon channels forget NAME deletes it"
+        )
+        click.echo(pairs(learnt))
 
 
 def _row(report: ChannelReport) -> tuple[object, ...]:
@@ -61,6 +71,30 @@ def _row(report: ChannelReport) -> tuple[object, ...]:
         report.host,
         some((*channel.models, *channel.globs)),
     )
+
+
+def _learnt(remedies: Sequence[LearntRemedy]) -> str:
+    return "\n".join(f"{one.model}: {one.remedy}, {moment(one.learnt_at)} UTC" for one in remedies)
+
+
+# --- forget -----------------------------------------------------------------------------------------------------
+
+
+@channels.command("forget")
+@click.argument("name")
+@click.option("--model", type=Text(), help="The upstream's name of a model; default: all of them.")
+@as_json
+def forget(name: str, model: str | None, as_json: bool) -> None:
+    """Forget what was learnt of the upstream of channel NAME from its refusals.
+
+    Running workers notice within seconds. The channel may be one that the table no longer has.
+    """
+    with open_ready_store() as store:
+        count = store.remedies.forget(name, model)
+    if as_json:
+        print_json({"channel": name, "model": model, "forgotten": count})
+    else:
+        click.echo(f"{name}: {counted(count, 'remedy') if count == 1 else f'{count:,} remedies'} forgotten")
 
 
 # --- test -------------------------------------------------------------------------------------------------------

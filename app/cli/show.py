@@ -90,6 +90,8 @@ def _attempt(attempt: Mapping[str, Any]) -> str:
         facts.append(str(attempt["path"]))
     if attempt.get("dropped"):
         facts.append(f"left out: {', '.join(attempt['dropped'])}")
+    if attempt.get("adapted"):
+        facts.append(f"adapted: {', '.join(attempt['adapted'])}")
     if attempt.get("said"):
         facts.append(f"error message: {clipped(str(attempt['said']), _WIDTH)}")
     return ", ".join(facts)

@@ -6,6 +6,7 @@ import click
 
 from app.cli.context import open_store
 from app.contract.records import WorkerStatus
+from app.contract.remedies import LearntRemedy
 from app.errors import ConfigurationError, StoreUnavailable
 from app.settings import Settings
 
@@ -22,3 +23,13 @@ def worker_statuses(settings: Settings) -> list[WorkerStatus]:
     if not workers:
         click.echo("the state of the channels is unknown: no gateway runs on this database now", err=True)
     return workers
+
+
+def learnt_remedies(settings: Settings) -> list[LearntRemedy]:
+    """What was learnt of upstreams from their refusals. Empty when the database does not answer."""
+    try:
+        with open_store(settings) as store:
+            store.schema.check()
+            return store.remedies.load()
+    except (ConfigurationError, StoreUnavailable):
+        return []

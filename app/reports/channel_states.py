@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from app.channels.table import Table
 from app.contract.channel import Channel
 from app.contract.records import ChannelStatus, WorkerStatus
+from app.contract.remedies import LearntRemedy, digest_of
 
 COOLDOWN, FULL, HALF_OPEN, OK = "cooldown", "full", "half-open", "ok"
 #: The labels of the states that a worker reports, the one that matters most first.
@@ -56,6 +57,8 @@ class ChannelReport:
 
     channel: Channel
     state: ChannelState
+    learnt: tuple[LearntRemedy, ...] = ()
+    """What was learnt of its upstream from refusals, while the row was as it is."""
 
     @property
     def host(self) -> str:
@@ -75,11 +78,22 @@ class ChannelReport:
             "base_url": channel.base_url,
             "line": channel.line,
             **self.state.wire(),
+            "learnt": [learnt.wire() for learnt in self.learnt],
         }
 
 
-def channel_reports(table: Table, workers: Sequence[WorkerStatus]) -> list[ChannelReport]:
-    return [ChannelReport(channel, state_of(channel, workers)) for channel in all_channels(table)]
+def channel_reports(
+    table: Table, workers: Sequence[WorkerStatus], learnt: Sequence[LearntRemedy] = ()
+) -> list[ChannelReport]:
+    return [
+        ChannelReport(channel, state_of(channel, workers), tuple(_in_force(channel, learnt)))
+        for channel in all_channels(table)
+    ]
+
+
+def _in_force(channel: Channel, learnt: Sequence[LearntRemedy]) -> Iterator[LearntRemedy]:
+    digest = digest_of(channel)
+    return (one for one in learnt if (one.channel, one.digest) == (channel.name, digest))
 
 
 def all_channels(table: Table) -> list[Channel]:

@@ -113,6 +113,12 @@ class FactsRow(Row):
     compact_at = Value(table_values.number(float, 0.05, 1))
 
 
+class ParamsRow(Row):
+    drop = Value(table_values.distinct(table_values.member))
+    rename = Value(table_values.mapping(table_values.renamed_member))
+    set = Value(table_values.mapping(table_values.set_member))
+
+
 class ChannelRow(DefaultsRow):
     name = Value(table_values.identifier, required=True)
     format = Value(table_values.text, required=True)
@@ -134,7 +140,13 @@ class ChannelRow(DefaultsRow):
     encrypted_reasoning = Value(table_values.flag)
     reasoning_text = Value(table_values.flag)
     hosted_tools = Value(table_values.one_of("drop", "refuse"))
-    system_messages = Value(table_values.one_of("merge", "keep"))
+    system_messages = Value(table_values.one_of("merge", "keep", "user"))
+    message_order = Value(table_values.one_of("free", "strict"))
+    tool_images = Value(table_values.one_of("user", "tool"))
+    tools = Value(table_values.one_of("native", "functions"))
+    tool_schemas = Value(table_values.one_of("given", "plain"))
+    text_format = Value(table_values.one_of("schema", "schema_only", "object", "instruction"))
+    params = Value(ParamsRow().load)
     retry_unanswered = Value(table_values.flag)
     tags = Value(table_values.distinct(table_values.identifier))
     enabled = Value(table_values.flag)
@@ -171,7 +183,7 @@ class TableRow(Row):
         return {"channels": "must hold at least one channel"} if original.get("channels") == [] else {}
 
 
-_ROWS = (TableRow, ChannelRow, DefaultsRow, TimeoutRow, CooldownRow, CompactionRow, FactsRow, PriceRow)
+_ROWS = (TableRow, ChannelRow, DefaultsRow, TimeoutRow, CooldownRow, CompactionRow, FactsRow, PriceRow, ParamsRow)
 
 #: Every key of the table, for messages that quote a line of it.
 KEYS = frozenset(key for row in _ROWS for key in keys_of(row()))

@@ -155,6 +155,56 @@ def base_url(value: Any) -> str:
     return url.rstrip("/")
 
 
+_MEMBER = re.compile(r"(?:\*\*\.)?[A-Za-z_$][\w$-]*(?:\[\])*(?:\.(?:\*\*|[A-Za-z_$][\w$-]*(?:\[\])*))*", re.ASCII)
+#: Members that the gateway itself writes and reads.
+_OUR_MEMBERS = frozenset({"model", "input", "messages", "stream", "**"})
+_MAX_MEMBER = 200
+
+
+def member(value: Any) -> str:
+    """A path to members of a request: `temperature`, `tools[].strict`, `**.cache_control`."""
+    path = text(value)
+    if len(path) > _MAX_MEMBER or not _MEMBER.fullmatch(path):
+        raise ValidationError("must be a member's path: names, '[]' for the elements of a list, '**' for any depth")
+    if path in _OUR_MEMBERS:
+        raise ValidationError("is a member that the gateway itself needs")
+    return path
+
+
+def set_member(path: str, value: Any) -> Any:
+    """The value of a member that every request gets."""
+    if "**" in member(Scalar(path)):
+        raise ValidationError("stands under a path of any depth; name the place")
+    return json_value(value)
+
+
+def renamed_member(path: str, value: Any) -> str:
+    """The new name of a member."""
+    member(Scalar(path))
+    name = member(value)
+    if "." in name or "[" in name:
+        raise ValidationError("must be a name without '.' and '[]': the member stays where it is")
+    return name
+
+
+def json_value(value: Any) -> Any:
+    """Any value as JSON has it. Without quotes, `true`, `null` and numbers are what they look like."""
+    if isinstance(value, dict):
+        return {name: json_value(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [json_value(inner) for inner in value]
+    if value is None:
+        return None
+    given = scalar(value)
+    if given.plain and given.text in ("true", "false"):
+        return given.text == "true"
+    if given.plain and re.fullmatch(r"-?(?:0|[1-9][0-9]{0,14})", given.text):
+        return int(given.text)
+    if given.plain and re.fullmatch(r"-?(?:0|[1-9][0-9]{0,11})\.[0-9]{1,12}", given.text):
+        return float(given.text)
+    return given.text
+
+
 # --- several of them --------------------------------------------------------------------------------------------
 
 
