@@ -117,6 +117,9 @@ class Channel:
     """`functions`: the upstream of a `responses` channel takes functions only; other tools are sent as functions."""
     tool_schemas: str = "given"
     """`plain`: the upstream takes no union at the top of a tool's schema."""
+    thinking: str = "adaptive"
+    """How models of a `messages` channel are told to think: `adaptive`, by a `budget` of tokens; `always`: they cannot
+    stop, `between_tools`: they then think between tools only."""
     text_format: str = "schema"
     """What the upstream takes of `text.format`: a `schema`, any JSON `object`, or only an `instruction`."""
     params: Params = field(default_factory=Params, hash=False)

@@ -88,6 +88,13 @@ def _system_role(refused: Refused) -> Sequence[Remedy]:
     return (Remedy(ALLOW, "input[].role", ("system", "user", "assistant", "tool")),)
 
 
+def _thinking(refused: Refused) -> Sequence[Remedy]:
+    """Another form of thinking: models that cannot stop, that think between tools only, that count their tokens."""
+    words = refused.words
+    always = "between_tools" if "between_tools" in words else "always"
+    return (Remedy(ROW, "thinking", always if re.search(r"thinking\.type\.disabled", words) else "budget"),)
+
+
 def _one_strictness(refused: Refused) -> Sequence[Remedy]:
     """All tools without enforcement, for an upstream that does not take it for some of them only."""
     paths = [path for path in ("tools[].function.strict", "tools[].strict") if refused.has(path)]
@@ -150,6 +157,11 @@ _BY_SENTENCE: tuple[tuple[re.Pattern[str], Remedies], ...] = tuple(
             r"\bdeveloper\b['\"`]?.{0,40}not (?:supported|allowed|valid)|input should be 'system'|"
             r"unexpected message role",
             _system_role,
+        ),
+        (
+            r"thinking\.type\.disabled|adaptive thinking is not supported|thinking\.type\.adaptive\W+is not|"
+            r"support the effort",
+            _thinking,
         ),
         (r"reasoning_content.{0,80}(?:passed back|must be|required|missing)", _row("reasoning_text", True)),
         (r"mixed values for ['\"`]?strict|['\"`]?strict['\"`]? .{0,40}(?:mixed|same value|all tools)", _one_strictness),
@@ -244,7 +256,7 @@ def _step(path: str, refused: Refused) -> Sequence[Remedy]:
     """For a value on a scale: the values that the sentence lists, or else no such member."""
     value = refused.value(path)
     steps = tuple(step for step in _listed(refused.words) if step != value)
-    if not steps and _OF_THE_VALUE.search(refused.words):
+    if not steps and _OF_THE_VALUE.search(refused.words) and str(value) in refused.words:
         steps = tuple(step for step in ("low", "medium", "high") if step != value)
     allowed = Remedy(ALLOW, path, steps)
     if steps and value not in refused.row.params.allow.get(path, ()) and allowed.apply(refused.row) != refused.row:

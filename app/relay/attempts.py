@@ -278,7 +278,8 @@ class TurnAttempts(Attempts[TurnAttempt]):
         self._refused: ChannelAttempt | None = None
         self._retried: SelectedChannel | None = None
         self._retries = 0
-        self._is_amended = False
+        self._amended: set[str] = set()
+        """What the turn was changed for on this channel."""
 
     def next(self) -> TurnAttempt:
         refused, self._refused = self._refused, None
@@ -296,19 +297,20 @@ class TurnAttempts(Attempts[TurnAttempt]):
     def _retry(self, refused: TurnAttempt) -> TurnAttempt | None:
         """A retry on the same channel that mends what it refused; None when nothing can be mended."""
         if refused.selected is not self._retried:
-            self._retried, self._retries, self._is_amended = refused.selected, 0, False
+            self._retried, self._retries, self._amended = refused.selected, 0, set()
         if self._retries == MAX_REMEDIES or not isinstance(self.last, UpstreamError):
             return None
         self._retries += 1
         return self._without_refused(refused, self.last) or self._with_remedies(refused, self.last)
 
     def _without_refused(self, refused: TurnAttempt, error: UpstreamError) -> TurnAttempt | None:
-        """A retry, once a channel, without a part of the conversation."""
-        if self._is_amended:
+        """A retry, once for each refusal, without a part of the conversation."""
+        reason = error.code or error.message
+        if reason in self._amended:
             return None
         selected = refused.selected
         turn = selected.format.amended(refused.turn, refused.row, error)
-        self._is_amended = turn is not None
+        self._amended.add(reason)
         return TurnAttempt(self, selected, turn, refused.remedies) if turn is not None else None
 
     def _with_remedies(self, refused: TurnAttempt, error: UpstreamError) -> TurnAttempt | None:

@@ -146,6 +146,7 @@ class ChannelRow(DefaultsRow):
     tools = Value(table_values.one_of("native", "functions"))
     tool_schemas = Value(table_values.one_of("given", "plain"))
     text_format = Value(table_values.one_of("schema", "schema_only", "object", "instruction"))
+    thinking = Value(table_values.one_of("adaptive", "budget", "always", "between_tools"))
     params = Value(ParamsRow().load)
     retry_unanswered = Value(table_values.flag)
     tags = Value(table_values.distinct(table_values.identifier))

@@ -10,10 +10,11 @@ import orjson
 from app.contract.channel import Channel
 from app.contract.turn import Turn
 from app.formats import _context, _conversation
-from app.formats._request import effort_of, in_force, instructions, refuse_prompt, text_format
+from app.formats._request import in_force, instructions, refuse_prompt, text_format
 from app.formats._text_format import instruction
 from app.formats._toolbox import Offer, Toolbox, offer
 from app.formats.messages import _messages
+from app.formats.messages._thinking import effort, thinking
 
 #: `max_tokens` if neither the client nor the row sets a limit: this API requires one.
 MAX_TOKENS = 8192
@@ -23,7 +24,6 @@ _CACHED = {"cache_control": {"type": "ephemeral"}}
 _CACHED_PROMPTS = 2
 #: The smallest `top_p` that the API allows with thinking.
 _LEAST_TOP_P = 0.95
-_EFFORTS = {"minimal": "low"}
 #: The only members that the counting endpoint accepts.
 _COUNTED_KEYS = frozenset({"messages", "model", "output_config", "system", "thinking", "tool_choice", "tools"})
 
@@ -116,28 +116,14 @@ def _choice(offered: Offer) -> dict[str, Any] | None:
 
 def _output(request: Mapping[str, Any], row: Channel, offered: Offer) -> dict[str, Any]:
     """Reasoning effort and format of the answer."""
-    body, effort = _thinking(request, offered), effort_of(request)
+    body = thinking(request, row, offered, max_tokens(request, row))
     config: dict[str, Any] = {}
-    if effort and effort != "none":
-        config["effort"] = _EFFORTS.get(effort, effort)
+    if wanted := effort(request, row):
+        config["effort"] = wanted
     form = _form(request, offered)
     if _is_enforced(form, row):
         config["format"] = {"type": "json_schema", "schema": form.get("schema")}
     return {**body, "output_config": config} if config else body
-
-
-def _thinking(request: Mapping[str, Any], offered: Offer) -> dict[str, Any]:
-    """`thinking` as the client gave it for this API, else derived from `reasoning`."""
-    if isinstance(request.get("thinking"), Mapping):
-        return {"thinking": request["thinking"]}
-    reasoning, effort = request.get("reasoning") or {}, effort_of(request)
-    summary = reasoning.get("summary") or reasoning.get("generate_summary")
-    if effort == "none":
-        return {"thinking": {"type": "disabled"}}
-    # The API refuses thinking with a forced call.
-    if offered.must_call or not (effort or summary):
-        return {}
-    return {"thinking": {"type": "adaptive", **({"display": "summarized"} if summary else {})}}
 
 
 def _sampling(request: Mapping[str, Any], *, thinks: bool) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import orjson
 import pytest
 
 from app.contract.records import Chain
+from app.contract.remedies import apply_all
 from app.contract.turn import Turn
 from app.errors import UpstreamError, UpstreamFailed, UpstreamRefused
-from app.formats import messages
+from app.formats import adapted, messages, remedies_for
 from app.formats.messages import _thinking_blocks
+from app.formats.messages._errors import decode_error
 from tests.formats.conversations import answered, called, link, message_item, row, turn
 from tests.formats.messages.conversations import encoded
 
@@ -31,14 +34,22 @@ def request_turn(**request: Any) -> Turn:
 
 
 def again(sentence: str, refused: Turn, **keys: Any) -> dict[str, Any]:
-    better = messages.amended(refused, row(**keys), UpstreamRefused(sentence))
-    assert better is not None
-    return encoded(better, **keys)
+    """What is sent after this refusal: the turn is amended, or its channel's row."""
+    channel = row(**keys)
+    error = decode_error(400, {}, orjson.dumps({"error": {"type": "invalid_request_error", "message": sentence}}))
+    if (better := messages.amended(refused, channel, error)) is not None:
+        return encoded(better, **keys)
+    body = messages.encode(refused, channel, "claude-x")
+    remedies = remedies_for(error, orjson.loads(body), channel)
+    assert remedies
+    mended = apply_all(remedies, channel)
+    sent: dict[str, Any] = orjson.loads(adapted(messages.encode(refused, mended, "claude-x"), mended)[0])
+    return sent
 
 
 def test_models_without_sampling_settings_get_none() -> None:
     sent = again(NO_TEMPERATURE, request_turn(temperature=0.2, top_k=5))
-    assert sent.keys().isdisjoint(("temperature", "top_p", "top_k"))
+    assert "temperature" not in sent
 
 
 @pytest.mark.parametrize("sentence", [NO_ADAPTIVE, NO_EFFORT])
