@@ -7,14 +7,15 @@ or in cooldown.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
 
 from app import formats
+from app.channels.affinity import Affinity, RecentChannels, rank
 from app.channels.health import Health, Need, Place, RetryBudget
 from app.channels.remedies import LearntRemedies
 from app.channels.surfaces import PASSTHROUGH, RESPONSES, Surface
@@ -43,6 +44,8 @@ DecodeError = Callable[[int, Mapping[str, str], bytes], UpstreamError]
 #: Counts the parts of a request that a channel would leave out.
 CountLosses = Callable[[Channel, Format], int]
 
+_NO_CONVERSATION = Affinity()
+
 #: Waits for so many seconds. Raises the error that ends the wait early.
 Wait = Callable[[float], None]
 
@@ -69,6 +72,7 @@ class Channels:
         self._health: dict[str, Health] = {}
         self._upstreams: dict[str, tuple[Channel, Upstream]] = {}
         self._budget = RetryBudget()
+        self._recent = RecentChannels()
 
     @property
     def table(self) -> Table:
@@ -85,35 +89,26 @@ class Channels:
     def select(
         self,
         model: str,
-        preferred_channel: str | None = None,
+        affinity: Affinity = _NO_CONVERSATION,
         count_losses: CountLosses | None = None,
         *,
-        owner: str = "",
         wait: Wait | None = None,
     ) -> Iterator[SelectedChannel]:
         """The channels to try for a model, one after the other; use each in a `with`. Channels that leave out less of
-        the turn come first. `owner` is the owner of the request. `wait` waits for a model that is being loaded; without
-        it, the selection does not wait.
+        the turn come first; among equals, the channel of the conversation. `wait` waits for a model that is being
+        loaded; without it, the selection does not wait.
 
         Raises before the first channel: InvalidRequest for a model that no channel serves, FormatNotServed when none of
         its channels serves this endpoint, ChannelsBusy when all are full or in cooldown. It ends early when the retry
         budget is spent.
         """
-        eligible = self._eligible(model, RESPONSES)
-        self._budget.deposit()
-        if count_losses is None or len(eligible) == 1:
-            return self._attempts(model, _by_preference(eligible, preferred_channel), owner, wait)
-        losses = {channel.name: count_losses(channel, formats.load(channel.format)) for channel in eligible}
-        ordered = sorted(_by_preference(eligible, preferred_channel), key=lambda channel: losses[channel.name])
-        return self._attempts(model, ordered, owner, wait)
+        return self._select(self._eligible(model, RESPONSES), model, affinity, count_losses, wait)
 
     def select_for_passthrough(
-        self, path: str, model: str, *, owner: str = "", wait: Wait | None = None
+        self, path: str, model: str, affinity: Affinity = _NO_CONVERSATION, *, wait: Wait | None = None
     ) -> Iterator[SelectedChannel]:
         """Like `select`, for a request to the passthrough endpoint with this path."""
-        eligible = self._eligible(model, PASSTHROUGH[path])
-        self._budget.deposit()
-        return self._attempts(model, _by_preference(eligible, None), owner, wait)
+        return self._select(self._eligible(model, PASSTHROUGH[path]), model, affinity, None, wait)
 
     @property
     def compaction(self) -> Compaction:
@@ -161,6 +156,27 @@ class Channels:
         if not eligible:
             raise surface.not_served(model, serving)
         return eligible
+
+    def _select(
+        self,
+        eligible: Sequence[Channel],
+        model: str,
+        affinity: Affinity,
+        count_losses: CountLosses | None,
+        wait: Wait | None,
+    ) -> Iterator[SelectedChannel]:
+        self._budget.deposit()
+        if len(eligible) == 1:
+            return self._attempts(model, eligible, affinity.owner, wait)
+        conversation = affinity.digest()
+        ranked = sorted(eligible, key=lambda channel: (channel.priority, rank(conversation, channel)), reverse=True)
+        last = affinity.channel or self._recent.get(conversation)
+        ordered = sorted(ranked, key=lambda channel: (-channel.priority, channel.name != last))
+        if count_losses is not None:
+            losses = {channel.name: count_losses(channel, formats.load(channel.format)) for channel in eligible}
+            ordered.sort(key=lambda channel: losses[channel.name])
+        following = _Following(self._recent, conversation, ranked[0].name)
+        return _each_following(self._attempts(model, ordered, affinity.owner, wait), following)
 
     def _attempts(
         self, model: str, ordered: Sequence[Channel], owner: str, wait: Wait | None
@@ -250,6 +266,28 @@ class Channels:
         return health if health is not None else self._health.setdefault(channel.name, Health(self._clock))
 
 
+@dataclass(frozen=True, slots=True)
+class _Following:
+    """Notes the channel that has answered a conversation, so that its next turn goes there."""
+
+    recent: RecentChannels
+    conversation: bytes
+    home: str
+    """The channel that the conversation has without a note."""
+
+    def note(self, channel: str) -> None:
+        if channel != self.home:
+            self.recent.put(self.conversation, channel)
+        else:
+            self.recent.drop(self.conversation)
+
+
+def _each_following(selection: Iterator[SelectedChannel], following: _Following) -> Iterator[SelectedChannel]:
+    for selected in selection:
+        selected.following = following
+        yield selected
+
+
 def _offered(selected: SelectedChannel) -> Iterator[SelectedChannel]:
     """Yields the channel, and gives its place back when the caller does not enter it."""
     try:
@@ -279,6 +317,8 @@ class SelectedChannel:
         self.format = formats.load(channel.format)
         self.loads = False
         """Whether it has answered that it is loading its model."""
+        self.following: _Following | None = None
+        """Set when other channels could have answered too."""
         self._channels = channels
         self._health = health
         self._owner = owner
@@ -333,6 +373,8 @@ class SelectedChannel:
         self._health.accepted(self._place)
 
     def succeeded(self) -> None:
+        if self.following is not None:
+            self.following.note(self.channel.name)
         self._health.succeeded(self._owner, self._place)
 
     def note_path(self, path: str) -> None:
@@ -352,15 +394,3 @@ class SelectedChannel:
 
 def _facts(error: UpstreamError) -> str:
     return " ".join(filter(None, (error.name, error.cause)))
-
-
-def _by_preference(channels: Sequence[Channel], preferred_channel: str | None) -> list[Channel]:
-    """Sorts by priority, higher first. Among equals the preferred channel is first, then a draw by weight decides."""
-    return sorted(
-        channels, key=lambda channel: (-channel.priority, channel.name != preferred_channel, -_draw(channel.weight))
-    )
-
-
-def _draw(weight: int) -> float:
-    """A random sort key: the share of first places is proportional to the weight (Efraimidis and Spirakis)."""
-    return float(random.random() ** (1 / weight)) if weight else -1.0  # noqa: S311 - a share of load, not a secret

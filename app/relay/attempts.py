@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import orjson
 
+from app.channels.affinity import Affinity
 from app.channels.selection import Channels, DecodeError, SelectedChannel
 from app.channels.upstream import Exchange
 from app.contract.channel import Channel
@@ -267,13 +268,11 @@ class TurnAttempts(Attempts[TurnAttempt]):
         for_family: ForFamily,
         record: OnAttempt,
         watch: Watch,
-        preferred_channel: str | None,
+        affinity: Affinity,
     ) -> None:
         self._turn = turn
         self._for_family = for_family
-        candidates = channels.select(
-            turn.model, preferred_channel, self._count_losses, owner=turn.owner, wait=watch.wait
-        )
+        candidates = channels.select(turn.model, affinity, self._count_losses, wait=watch.wait)
         super().__init__(candidates, record)
         self._refused: ChannelAttempt | None = None
         self._retried: SelectedChannel | None = None

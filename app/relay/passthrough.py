@@ -7,7 +7,7 @@ upstream are relayed unchanged, and only an event can report a failure.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from app import sse
+from app.channels.affinity import Affinity, first_user_item
 from app.channels.selection import Channels, SelectedChannel
 from app.channels.upstream import Exchange
 from app.contract.records import Token
@@ -45,7 +46,7 @@ class PassthroughRelay:
         recorder = PassthroughRecorder(self._store, token, request, context.request_id, context.facts)
         watch = Watch(context.client_fd, self._transport.timing.drain)
         with recorder.recorded_failures():
-            attempts = self._attempts(endpoint.path, token, request, recorder, watch)
+            attempts = self._attempts(endpoint.path, token, request, context, recorder, watch)
             body, summary, selected = attempts.first(_Unstreamed(endpoint, request, watch))
         recorder.finish(selected, summary)
         return body
@@ -61,7 +62,7 @@ class PassthroughRelay:
         early_heartbeats = _EarlyHeartbeats(context, watch, self._transport.timing)
         try:
             with recorder.recorded_failures():
-                attempts = self._attempts(endpoint.path, token, request, recorder, watch)
+                attempts = self._attempts(endpoint.path, token, request, context, recorder, watch)
                 active = attempts.first(_Streamed(endpoint, request, context.connection, watch, self._transport))
             return PassthroughStream(active, recorder)
         except GatewayError as error:
@@ -70,13 +71,32 @@ class PassthroughRelay:
             return [_failure(error)]
 
     def _attempts(
-        self, path: str, token: Token, request: Request, recorder: PassthroughRecorder, watch: Watch
+        self,
+        path: str,
+        token: Token,
+        request: Request,
+        context: RequestContext,
+        recorder: PassthroughRecorder,
+        watch: Watch,
     ) -> ChannelAttempts:
         model = request["model"]
         if not token.may_use(model):
             raise unknown_chat_model(model)
-        candidates = self._channels.select_for_passthrough(path, model, owner=token.owner, wait=watch.wait)
+        key = request.get("prompt_cache_key")
+        affinity = Affinity(
+            token.owner,
+            session=key if isinstance(key, str) and key else context.session_key,
+            # A request without messages belongs to no conversation: each one may go to another channel.
+            beginning=_beginning(request) or (context.request_id,),
+        )
+        candidates = self._channels.select_for_passthrough(path, model, affinity, wait=watch.wait)
         return ChannelAttempts(candidates, recorder.add_attempt)
+
+
+def _beginning(request: Request) -> Sequence[Any]:
+    """The first message and the first one of the user, which all turns of a conversation share."""
+    messages = [message for message in request.get("messages") or () if isinstance(message, dict)]
+    return (*messages[:1], first_user_item(messages)) if messages else ()
 
 
 class _EarlyHeartbeats:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from time import time
 from typing import Any, cast
 
+from app.channels.affinity import Affinity
 from app.channels.selection import Channels
 from app.contract import usage
 from app.contract.channel import Channel
@@ -18,7 +19,7 @@ from app.relay.attempts import ChannelAttempt, ChannelAttempts, ForFamily
 from app.relay.compaction.service import context_tokens
 from app.relay.request_context import RequestContext
 from app.relay.turn_builder import build_history, check_model
-from app.relay.turn_run import TurnParts, last_channel
+from app.relay.turn_run import TurnParts, affinity_of
 from app.request_watch import Watch
 
 log = logging.getLogger(__name__)
@@ -35,10 +36,8 @@ def count_request(
     if model:
         check_model(token, model)
         watch = Watch(context.client_fd, parts.transport.timing.drain)
-        preferred_channel = last_channel(turn, parts.contexts)
-        tokens = count(
-            turn, parts.channels, parts.contexts.for_family, preferred_channel=preferred_channel, watch=watch
-        )
+        affinity = affinity_of(turn, parts.contexts, context.session_key)
+        tokens = count(turn, parts.channels, parts.contexts.for_family, affinity=affinity, watch=watch)
     if tokens is None:
         context.note_estimated("input_tokens")
         tokens = estimate(turn)
@@ -52,15 +51,13 @@ def _model_before(parts: TurnParts, token: Token, request: Mapping[str, Any]) ->
     return stored.model if stored else ""
 
 
-def count(
-    turn: Turn, channels: Channels, for_family: ForFamily, *, preferred_channel: str | None, watch: Watch
-) -> int | None:
+def count(turn: Turn, channels: Channels, for_family: ForFamily, *, affinity: Affinity, watch: Watch) -> int | None:
     """The count of the first channel that can count; None when no channel could. Raises InvalidRequest and
     FormatNotServed for a model that would not be answered either.
 
     A failed count says nothing about a channel's answers, so it starts no cooldown.
     """
-    candidates = channels.select(turn.model, preferred_channel, _cannot_count, owner=turn.owner)
+    candidates = channels.select(turn.model, affinity, _cannot_count)
     counting = (selected for selected in candidates if selected.channel.count_tokens)
     try:
         return ChannelAttempts(counting, _log, counted=()).first(_Count(turn, for_family, watch))

@@ -14,6 +14,7 @@ from functools import cached_property
 from time import time
 from typing import Any
 
+from app.channels.affinity import Affinity, first_user_item
 from app.channels.selection import Channels
 from app.contract.items import Item, new_item_id
 from app.contract.records import Chain, StoredResponse, Token
@@ -130,10 +131,21 @@ def compaction_window(
     }
 
 
-def last_channel(turn: Turn, contexts: Contexts) -> str | None:
-    """The conversation's last channel. Other channels may not be able to read some of its items."""
-    channels = (link.channel for link in reversed(turn.chain.links) if link.channel is not None)
-    return next(channels, None) if turn.chain.links else contexts.native_channel(turn)
+def affinity_of(turn: Turn, contexts: Contexts, session_key: str | None) -> Affinity:
+    """The conversation of the turn and its last channel. Other channels may not be able to read some of its items.
+    `session_key`: the conversation that the client's headers name.
+    """
+    request, links = turn.request, turn.chain.links
+    if links:
+        channel = next((link.channel for link in reversed(links) if link.channel is not None), None)
+    else:
+        channel = contexts.native_channel(turn)
+    return Affinity(
+        turn.owner,
+        channel,
+        session=request.get("prompt_cache_key") or session_key or (links[0].id if links else None),
+        beginning=(request.get("instructions"), first_user_item(request.get("input") or ())),
+    )
 
 
 class TurnRun:
@@ -300,7 +312,7 @@ class TurnRun:
             parts.compaction.settings(turn.request),
             keep_turns,
             contexts=parts.contexts,
-            preferred_channel=last_channel(turn, parts.contexts),
+            affinity=self._affinity(),
             watch=self._watch,
             on_attempt=self.recorder.add_attempt,
         )
@@ -309,16 +321,18 @@ class TurnRun:
         self.turn = turn
         self.recorder.use_compacted(turn)
 
+    def _affinity(self) -> Affinity:
+        return affinity_of(self.turn, self._parts.contexts, self._context.session_key)
+
     def _attempts(self) -> TurnAttempts:
         parts = self._parts
-        preferred_channel = last_channel(self.turn, parts.contexts)
         return TurnAttempts(
             self.turn,
             parts.channels,
             parts.contexts.for_family,
             self.recorder.add_attempt,
             self._watch,
-            preferred_channel,
+            self._affinity(),
         )
 
     def _stream_start(self) -> StreamStart:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from app.channels.affinity import Affinity
 from app.channels.selection import Channels, SelectedChannel
 from app.channels.watched_table import WatchedTable
 from app.errors import (
@@ -169,36 +170,36 @@ def test_a_burst_after_a_cooldown_lets_one_request_through(channels: Channels, c
 
 
 def test_one_owners_server_errors_do_not_shut_out_another_who_was_served(channels: Channels, clock: Clock) -> None:
-    ask(channels, "one", None, owner="bob")
+    ask(channels, "one", None, affinity=Affinity("bob"))
     for _ in range(20):
-        assert ask(channels, "one", failed(), owner="alice") == ["a"]
+        assert ask(channels, "one", failed(), affinity=Affinity("alice")) == ["a"]
     clock.wait(61)
-    ask(channels, "one", failed(), owner="alice")
+    ask(channels, "one", failed(), affinity=Affinity("alice"))
     (status,) = channels.statuses()
     assert status.cooldown_left > 0
 
 
 def test_the_owners_own_success_proves_nothing(channels: Channels) -> None:
-    ask(channels, "one", None, owner="alice")
+    ask(channels, "one", None, affinity=Affinity("alice"))
     for _ in range(2):
-        ask(channels, "one", failed(), owner="alice")
+        ask(channels, "one", failed(), affinity=Affinity("alice"))
     (status,) = channels.statuses()
     assert status.cooldown_left > 0
 
 
 def test_two_owners_server_errors_count(channels: Channels) -> None:
-    ask(channels, "one", None, owner="carol")
+    ask(channels, "one", None, affinity=Affinity("carol"))
     for owner in ("alice", "bob"):
-        ask(channels, "one", failed(), owner=owner)
+        ask(channels, "one", failed(), affinity=Affinity(owner))
     (status,) = channels.statuses()
     assert status.cooldown_left > 0
 
 
 @pytest.mark.parametrize("error", [UpstreamUnreachable("no"), UpstreamTimeout("no"), UpstreamBroken("no")])
 def test_a_fault_of_the_channel_itself_always_counts(channels: Channels, error: UpstreamError) -> None:
-    ask(channels, "one", None, owner="bob")
+    ask(channels, "one", None, affinity=Affinity("bob"))
     for _ in range(2):
-        ask(channels, "one", error, owner="alice")
+        ask(channels, "one", error, affinity=Affinity("alice"))
     (status,) = channels.statuses()
     assert status.cooldown_left > 0
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import orjson
 
+from app.channels.affinity import Affinity
 from app.channels.selection import Channels, SelectedChannel
 from app.contract.items import Item, is_output
 from app.contract.records import Chain, Link
@@ -117,7 +118,7 @@ class CompactionService:
         keep_turns: int,
         *,
         contexts: Contexts,
-        preferred_channel: str | None,
+        affinity: Affinity,
         watch: Watch,
         on_attempt: OnAttempt,
     ) -> Compacted:
@@ -127,9 +128,7 @@ class CompactionService:
         Nothing is stored.
         """
         keep = settings.keep_turns if settings.keep_turns is not None else keep_turns
-        task = _Task(
-            turn, history, keep, divide(history, keep), settings, contexts, preferred_channel, watch, on_attempt
-        )
+        task = _Task(turn, history, keep, divide(history, keep), settings, contexts, affinity, watch, on_attempt)
         result = self._strategies[settings.strategy](self, task) if task.plan.old else self._verbatim(task)
         verbatim = redacted_items([*portable([*result.context, *tail])])
         if result.native is None:
@@ -224,7 +223,7 @@ class CompactionService:
         step = StreamedInside(watch, self._transport)
         left = _MAX_SHORTENED
         while True:
-            attempts = TurnAttempts(turn, self._channels, for_family, on_attempt, watch, task.preferred_channel)
+            attempts = TurnAttempts(turn, self._channels, for_family, on_attempt, watch, task.affinity)
             try:
                 return turn, *attempts.first(step)
             except ContextTooLong:
@@ -259,7 +258,7 @@ class CompactionService:
     def _channels_of(self, task: _Task) -> Iterator[SelectedChannel]:
         """Raises InvalidRequest for a model that no channel serves."""
         try:
-            return self._channels.select(task.turn.model, task.preferred_channel, owner=task.turn.owner)
+            return self._channels.select(task.turn.model, task.affinity)
         except FormatNotServed as error:
             raise _not_supported(task.turn.model) from error
 
@@ -274,7 +273,7 @@ class _Task:
     plan: Plan
     settings: CompactionSettings
     contexts: Contexts
-    preferred_channel: str | None
+    affinity: Affinity
     watch: Watch
     on_attempt: OnAttempt
 
