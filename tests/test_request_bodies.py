@@ -22,14 +22,15 @@ from tests.upstream import ScriptedUpstream
 
 MAX_BODY = 2 * MIB
 HELD = 4
+STALL = 2
 JSON = dict[str, object]
 
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Its memory is four bodies of the largest size, and it is patient with clients for a second."""
+    """Its memory is four bodies of the largest size, and a client may be silent for STALL seconds."""
     with ScriptedUpstream() as upstream:
-        settings = {"max_body": MAX_BODY, "memory": HELD * MAX_BODY, "stall": 1}
+        settings = {"max_body": MAX_BODY, "memory": HELD * MAX_BODY, "stall": STALL}
         with Gateway(tmp_path_factory.mktemp("bodies"), [upstream.channel()], **settings) as gateway:
             yield gateway
 
@@ -238,7 +239,7 @@ def test_an_upload_that_moves_is_waited_for(api: Gateway) -> None:
     step = len(body) // 15
     with open_upload(api, len(body)) as sock:
         for at in range(0, len(body), step):
-            sock.settimeout(0.2)
+            sock.settimeout(STALL / 10)
             with pytest.raises(TimeoutError):
                 sock.recv(1, socket.MSG_PEEK)
             sock.sendall(body[at : at + step])

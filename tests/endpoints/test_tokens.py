@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -99,15 +98,13 @@ def test_authentication_comes_before_everything_else(api: Gateway) -> None:
         check_error(_response_to(api, "POST", "/responses", "Bearer wrong", data=data), 401)
 
 
-def test_a_revoked_token_is_refused_within_five_seconds(api: Gateway) -> None:
+def test_a_revoked_token_is_refused_soon(api: Gateway) -> None:
     token = api.new_token("revoked")
     assert api.get("/models", token=token).status_code == 200
     api.command("tokens", "revoke", "revoked")
 
-    deadline = time.monotonic() + 5.5
-    while (answer := api.get("/models", token=token)).status_code == 200 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    check_error(answer, 401, code="invalid_api_key")
+    eventually(lambda: api.get("/models", token=token).status_code != 200, "the refusal")
+    check_error(api.get("/models", token=token), 401, code="invalid_api_key")
 
 
 def test_an_expired_token_is_refused_in_the_same_words(api: Gateway) -> None:
