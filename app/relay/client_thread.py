@@ -57,6 +57,13 @@ class ThreadNames:
         cache_key, metadata = request.get("prompt_cache_key"), request.get("client_metadata")
         return cls(cache_key, metadata, headers) if cache_key or metadata or headers else None
 
+    @classmethod
+    def key_of(cls, request: Mapping[str, Any], headers: Mapping[str, str]) -> str | None:
+        """The key of the request's thread; None when nothing names a conversation."""
+        names = cls.of(request, headers)
+        thread = names.thread() if names else None
+        return thread.key if thread else None
+
     def thread(self) -> ClientThread | None:
         """None when nothing names a conversation."""
         facts = _facts(self.metadata, self.headers)

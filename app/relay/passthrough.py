@@ -22,6 +22,7 @@ from app.contract.records import Token
 from app.errors import ClientGone, GatewayError, InternalError, UpstreamError, unknown_chat_model
 from app.formats import PassthroughDecoder, PassthroughEndpoint, PassthroughSummary, adapted
 from app.relay.attempts import EVENTS, JSON, ChannelAttempt, ChannelAttempts
+from app.relay.client_thread import ThreadNames
 from app.relay.passthrough_recorder import PassthroughRecorder
 from app.relay.request_context import RequestContext
 from app.relay.streaming.client_connection import ClientConnection
@@ -82,10 +83,9 @@ class PassthroughRelay:
         model = request["model"]
         if not token.may_use(model):
             raise unknown_chat_model(model)
-        key = request.get("prompt_cache_key")
         affinity = Affinity(
             token.owner,
-            session=key if isinstance(key, str) and key else context.session_key,
+            session=ThreadNames.key_of(request, context.thread_headers),
             # A request without messages belongs to no conversation: each one may go to another channel.
             beginning=_beginning(request) or (context.request_id,),
         )

@@ -36,7 +36,7 @@ def count_request(
     if model:
         check_model(token, model)
         watch = Watch(context.client_fd, parts.transport.timing.drain)
-        affinity = affinity_of(turn, parts.contexts, context.session_key)
+        affinity = affinity_of(turn, parts.contexts, context)
         tokens = count(turn, parts.channels, parts.contexts.for_family, affinity=affinity, watch=watch)
     if tokens is None:
         context.note_estimated("input_tokens")

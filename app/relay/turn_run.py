@@ -131,10 +131,8 @@ def compaction_window(
     }
 
 
-def affinity_of(turn: Turn, contexts: Contexts, session_key: str | None) -> Affinity:
-    """The conversation of the turn and its last channel. Other channels may not be able to read some of its items.
-    `session_key`: the conversation that the client's headers name.
-    """
+def affinity_of(turn: Turn, contexts: Contexts, context: RequestContext) -> Affinity:
+    """The conversation of the turn and its last channel. Other channels may not be able to read some of its items."""
     request, links = turn.request, turn.chain.links
     if links:
         channel = next((link.channel for link in reversed(links) if link.channel is not None), None)
@@ -143,7 +141,7 @@ def affinity_of(turn: Turn, contexts: Contexts, session_key: str | None) -> Affi
     return Affinity(
         turn.owner,
         channel,
-        session=request.get("prompt_cache_key") or session_key or (links[0].id if links else None),
+        session=ThreadNames.key_of(request, context.thread_headers) or (links[0].id if links else None),
         beginning=(request.get("instructions"), first_user_item(request.get("input") or ())),
     )
 
@@ -322,7 +320,7 @@ class TurnRun:
         self.recorder.use_compacted(turn)
 
     def _affinity(self) -> Affinity:
-        return affinity_of(self.turn, self._parts.contexts, self._context.session_key)
+        return affinity_of(self.turn, self._parts.contexts, self._context)
 
     def _attempts(self) -> TurnAttempts:
         parts = self._parts
