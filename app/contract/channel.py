@@ -104,6 +104,11 @@ class Channel:
     """The upstream understands `include: [reasoning.encrypted_content]`."""
     reasoning_text: bool = False
     """The upstream takes reasoning text back with the history, as servers of open models do."""
+    call_ids: str = "given"
+    """`short`: the upstream takes ids of calls with exactly nine letters and digits."""
+    call_signatures: str = "given"
+    """What calls of other models get in place of a signature that the upstream requires: `google` or `openrouter` for
+    the placeholder in the member of that API."""
     max_output_tokens: int | None = None
     """Applied when the client sends none."""
     hosted_tools: str = "drop"

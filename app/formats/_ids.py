@@ -20,6 +20,8 @@ from app.sealing import is_sealed
 
 #: OpenAI refuses item ids with other characters or of more than 64.
 _SHAPE = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+#: How `encrypted_content` begins that is not an upstream's own, but what a translating format keeps for one.
+CHAT_SECRET, MESSAGES_SECRET = "chat_completions:", "anthropic:"
 #: OpenAI's chat completions refuse longer ids of calls.
 _LONGEST_CHAT = 40
 _SHORT = re.compile(r"[A-Za-z0-9]{9}\Z")
@@ -74,7 +76,9 @@ class Outgoing:
 def is_native(item: Item) -> bool:
     """Whether the item holds content that an upstream encrypted itself."""
     secret = item.get("encrypted_content")
-    return bool(secret) and not is_sealed(secret)
+    if not isinstance(secret, str) or not secret:
+        return False
+    return not is_sealed(secret) and not secret.startswith((CHAT_SECRET, MESSAGES_SECRET))
 
 
 # --- ids of calls -----------------------------------------------------------------------------------------------

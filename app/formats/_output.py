@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from app.contract.events import TEXT_EVENTS
-from app.contract.items import TEXT_TYPES, Item
-from app.contract.turn import Turn
+from app.contract.items import TEXT_TYPES, Item, is_call
+from app.contract.turn import Secret, Turn
 from app.errors import UpstreamBroken
 from app.formats._events import Emitter
 from app.formats._ids import is_in_context, made, made_call_id, usable_call_id
@@ -36,6 +36,8 @@ class Output:
         """What came between calls."""
         self._annotations: list[Item] = []
         """Annotations that came before their text."""
+        self.secret_source: Callable[[], str] = str
+        """Returns what its family gets back with the answer, as far as it has come since the last time."""
 
     @property
     def sequence(self) -> int:
@@ -64,6 +66,9 @@ class Output:
             self._events += self._writing("message").begin(self._emitter, "output_text")
             self._annotate_text()
         self._close_written(status)
+        if any(is_call(item) for item in self.items):
+            # What came too late for the place before the calls.
+            self._write_secret()
 
     # --- text
 
@@ -132,11 +137,19 @@ class Output:
             self._writing("reasoning").secret = secret
             self._close_written("completed")
 
+    def _write_secret(self) -> None:
+        """Adds a reasoning item with what only its family can read, if there is anything."""
+        if secret := self.secret_source():
+            self._writing("reasoning").kept = secret
+            self._close_written("completed")
+
     def _writing(self, item_type: str) -> _Written:
         """The open item of this type; closes an open item of another type first."""
         if self._written and self._written.item["type"] != item_type:
             self._close_written("completed")
         if self._written is None:
+            if item_type == "message":
+                self._write_secret()
             self._written = _Written(_new_item(self._turn, item_type, self._emitter.output_index))
             self._events.append(self._emitter.open(self._written.item))
         return self._written
@@ -154,7 +167,7 @@ class Output:
         self._events += written.close_part(self._emitter)
         item = written.snapshot(status)
         if item["type"] == "reasoning":
-            item = _finished_reasoning(item, self._turn, written.secret)
+            item = _finished_reasoning(item, self._turn, written.secret, written.kept or self.secret_source())
         for index, part in enumerate(item.get("summary") or ()):
             self._events += self._emitter.summary(item, index, part)
         self._finish(item)
@@ -173,21 +186,24 @@ class Output:
 
     def extend(self, call: Call, call_id: str = "", name: str = "", arguments: str = "") -> None:
         """Adds to a call. Raises UpstreamBroken if it has ended."""
-        if call.closed:
-            if arguments.strip():
-                raise UpstreamBroken("The model's server went on with a call that had ended.")
-            return
-        call.take(call_id, name, arguments)
-        self._advance()
+        self.add(call, call_id, name, arguments)
+        self.advance()
+
+    def add(self, call: Call, call_id: str = "", name: str = "", arguments: str = "") -> None:
+        """As `extend`, without events: `advance` makes them."""
+        if not call.closed:
+            call.take(call_id, name, arguments)
+        elif arguments.strip():
+            raise UpstreamBroken("The model's server went on with a call that had ended.")
 
     def finish(self, call: Call) -> None:
         """The call is complete."""
         call.finished = True
-        self._advance()
+        self.advance()
         if not self._calls:
             self._write_late()
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
         """Emits the first call, and the next ones as soon as it is whole."""
         while self._calls:
             first = self._calls[0]
@@ -203,6 +219,8 @@ class Output:
         if call.item is not None:
             return
         self._close_written("completed")
+        if not any(is_call(item) for item in self.items):
+            self._write_secret()
         tool = self._toolbox.called(call.name)
         item = _new_item(self._turn, tool.call, self._emitter.output_index)
         call.open({**item, "call_id": self._call_id(call), **_named(tool)})
@@ -251,6 +269,7 @@ class _Written:
         """Characters of the open part."""
         self.annotations: list[Item] = []
         """Of the open part."""
+        self.kept = ""
         self._parts: list[dict[str, Any]] = []
         self._pieces: list[str] = []
         self._logprobs: list[Mapping[str, Any]] = []
@@ -316,12 +335,14 @@ def _part(
     return {"type": kind, "text": text}
 
 
-def _finished_reasoning(item: Item, turn: Turn, secret: str) -> Item:
+def _finished_reasoning(item: Item, turn: Turn, secret: str, kept: str) -> Item:
     """A reasoning item with what the client requested: its text as summary, and sealed as `encrypted_content`."""
     text = "".join(part["text"] for part in item["content"])
     summary_mode = turn.request.get("reasoning") or {}
     if text and (summary_mode.get("summary") or summary_mode.get("generate_summary")):
         item = {**item, "summary": [{"type": "summary_text", "text": text}]}
+    if kept and not secret:
+        secret = turn.sealed(Secret(kept, text if turn.seal is not None else ""))
     if text and not secret and turn.seal is not None:
         secret = turn.seal(text)
     return {**item, "encrypted_content": secret} if secret else item

@@ -164,6 +164,13 @@ _BY_SENTENCE: tuple[tuple[re.Pattern[str], Remedies], ...] = tuple(
             _thinking,
         ),
         (r"reasoning_content.{0,80}(?:passed back|must be|required|missing)", _row("reasoning_text", True)),
+        (r"thought_?signature", _row("call_signatures", "google")),
+        (r"reasoning_?details|reasoning details", _row("call_signatures", "openrouter")),
+        (
+            r"tool[_ ]?calls?[_ ]ids?\b.{0,120}(?:a-z|length|must|match|invalid|pattern)|"
+            r"tool_calls?\W{0,3}(?:\d+\W{0,3})?id\b.{0,120}(?:too long|length|match|pattern)",
+            _row("call_ids", "short"),
+        ),
         (r"mixed values for ['\"`]?strict|['\"`]?strict['\"`]? .{0,40}(?:mixed|same value|all tools)", _one_strictness),
         (r"(?:oneOf|anyOf|allOf).{0,120}top[- ]level|top[- ]level.{0,120}(?:oneOf|anyOf|allOf)", _plain_schemas),
         (

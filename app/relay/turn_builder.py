@@ -16,6 +16,7 @@ from app.contract.response import ENCRYPTED, Echo
 from app.contract.turn import Turn
 from app.errors import InvalidRequest, item_not_found, missing_parameter, unknown_model
 from app.relay.compaction.context import Contexts, given_items, items_of
+from app.sealing import is_sealed
 from app.store.store import Store
 
 
@@ -76,7 +77,7 @@ def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) ->
     """The new items: references resolved, and items that the context already holds left out."""
     resolved = resolve(store, owner, items)
     if not chain.links:
-        return resolved
+        return _with_secrets(store, owner, resolved)
     # Some upstreams number their calls from the start in every turn, so an output for a waiting call is always new.
     open_calls = _unanswered_ids(chain)
     return [
@@ -96,6 +97,27 @@ def resolve(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
         if item_id not in found:
             raise item_not_found(item_id)
     return [dict(found[item["id"]]) if item.get("type") == "item_reference" else item for item in items]
+
+
+def _with_secrets(store: Store, owner: str, items: list[Item]) -> list[Item]:
+    """The items with what the store holds of the newest reasoning: a client that does not include encrypted content
+    sends its reasoning back without. Only the steps since the last user message need it."""
+    newest = next((at for at in range(len(items) - 1, -1, -1) if items[at].get("role") == "user"), -1) + 1
+    bare = [item["id"] for item in items[newest:] if _lacks_secret(item)]
+    if not bare:
+        return items
+    found = store.items.in_responses(owner, bare)
+    secrets = {item_id: stored.item.get("encrypted_content") for item_id, stored in found.items()}
+    return [
+        {**item, "encrypted_content": secrets[item["id"]]}
+        if _lacks_secret(item) and is_sealed(secrets.get(item["id"]))
+        else item
+        for item in items
+    ]
+
+
+def _lacks_secret(item: Item) -> bool:
+    return item.get("type") == "reasoning" and isinstance(item.get("id"), str) and not item.get("encrypted_content")
 
 
 def _is_known(chain: Chain, item: Item) -> bool:

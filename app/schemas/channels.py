@@ -140,6 +140,8 @@ class ChannelRow(DefaultsRow):
     encrypted_reasoning = Value(table_values.flag)
     reasoning_text = Value(table_values.flag)
     hosted_tools = Value(table_values.one_of("drop", "refuse"))
+    call_ids = Value(table_values.one_of("given", "short"))
+    call_signatures = Value(table_values.one_of("given", "google", "openrouter"))
     system_messages = Value(table_values.one_of("merge", "keep", "user"))
     message_order = Value(table_values.one_of("free", "strict"))
     tool_images = Value(table_values.one_of("user", "tool"))

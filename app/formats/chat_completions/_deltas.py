@@ -10,6 +10,7 @@ from app.errors import UpstreamBroken
 from app.formats._output import Output
 from app.formats._tool_call_stream import Call
 from app.formats.chat_completions._chunks import HOLDERS
+from app.formats.chat_completions._extras import Extras
 from app.formats.chat_completions._pieces import WRITTEN, Piece, annotations_of, call_fields, pieces, sources_of
 from app.formats.chat_completions._request import LOGPROBS
 
@@ -19,6 +20,9 @@ class Deltas:
 
     def __init__(self, turn: Turn, output: Output) -> None:
         self._output = output
+        self._extras = Extras()
+        self._positions: dict[Call, int] = {}
+        output.secret_source = self._extras.take
         self._logs = LOGPROBS in turn.echo.include
         self._last: Call | None = None
         self._by_index: dict[int, Call] = {}
@@ -40,6 +44,9 @@ class Deltas:
         """
         said = False
         delta, message = choice.get("delta"), choice.get("message")
+        self._extras.read(delta if isinstance(delta, dict) else choice)
+        if isinstance(message, dict):
+            self._extras.read_whole(message)
         if isinstance(delta, dict):
             said = self._add(pieces(delta), choice.get("logprobs"))
             self._grows = self._grows or said
@@ -81,6 +88,7 @@ class Deltas:
                 self._output.write(kind, value, _logprobs(logged))
             else:
                 self._output.write(kind, value)
+        self._output.advance()
         return any_said
 
     def _output_annotations(self, delta: Mapping[str, Any]) -> None:
@@ -108,6 +116,7 @@ class Deltas:
         ids = frozenset(self._ids)
         for position, call in enumerate(calls):
             any_said = self._take_call(call, position, ids) or any_said
+        self._output.advance()
         self._output_annotations(message)
         return any_said
 
@@ -131,7 +140,7 @@ class Deltas:
         if call_id in ids if call_id else earlier is not None and earlier.is_like(name, arguments):
             return False
         self._last = self._by_index[len(self._by_index)] = begun = self._output.begin()
-        self._output.extend(begun, call_id, name, arguments)
+        self._add_call(begun, call)
         self._ids |= {call_id} if call_id else set()
         return True
 
@@ -140,7 +149,12 @@ class Deltas:
     def _extend(self, call: Mapping[str, Any]) -> None:
         fields = call_fields(call)
         self._ids |= {fields[0]} if fields[0] else set()
-        self._output.extend(self._find(call), *fields)
+        self._add_call(self._find(call), call)
+
+    def _add_call(self, call: Call, given: Mapping[str, Any]) -> None:
+        """Adds to a call, without events yet: what belongs to the calls of one chunk comes before the first of them."""
+        self._output.add(call, *call_fields(given))
+        self._extras.read_call(self._positions.setdefault(call, len(self._positions)), call, given)
 
     def _find(self, delta: Mapping[str, Any]) -> Call:
         """The call that a delta continues, or a new one."""

@@ -25,9 +25,10 @@ from app.formats._conversation import (
     text_of,
     unreadable,
 )
+from app.formats._ids import chat_call_id
 from app.formats._images import relabelled
 from app.formats._toolbox import Toolbox
-from app.formats.chat_completions import _order
+from app.formats.chat_completions import _extras, _order
 
 Message = dict[str, Any]
 
@@ -83,18 +84,24 @@ class _MessageBuilder:
             return
         message: Message = {"role": "assistant", "content": "\n\n".join(texts) or None}
         if calls:
-            message["tool_calls"] = [_tool_call(call) for call in calls]
-        reasoning = "\n\n".join(act.text for act in turn.parts if isinstance(act, Reasoning) and act.text)
+            message["tool_calls"] = [self._tool_call(call) for call in calls]
+        thoughts = [act for act in turn.parts if isinstance(act, Reasoning)]
+        reasoning = "\n\n".join(act.text for act in thoughts if act.text)
         # Thinking models refuse their own calls without `reasoning_content`, even an empty one.
         if self._row.reasoning_text and (reasoning or calls):
             message["reasoning_content"] = reasoning
+        _extras.restore(message, calls, thoughts, self._row.call_signatures)
         self.add(message)
         in_place = self._row.tool_images == "tool"
-        for call in calls:
+        for call, sent in zip(calls, message.get("tool_calls", ()), strict=True):
             result = _content(call.result) if in_place else _result(call)
-            self.add({"role": "tool", "tool_call_id": call.id, "content": result})
+            self.add({"role": "tool", "tool_call_id": sent["id"], "content": result})
         if not in_place and (images := [part for call in calls for part in _parts(shown(call.result))]):
             self.add({"role": "user", "content": images})
+
+    def _tool_call(self, call: Call) -> Message:
+        function = {"name": call.name, "arguments": call.arguments}
+        return {"id": chat_call_id(call.id, self._row.call_ids), "type": "function", "function": function}
 
     def finished(self) -> list[Message]:
         system = [{"role": "system", "content": "\n\n".join(self._system)}] if self._system else []
@@ -102,10 +109,6 @@ class _MessageBuilder:
         if self._row.system_messages == "user":
             messages = _order.system_as_user(messages)
         return _order.strict(messages) if self._row.message_order == "strict" else messages
-
-
-def _tool_call(call: Call) -> Message:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _result(call: Call) -> str:

@@ -27,7 +27,7 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
     request = turn.request
     refuse_prompt(request)
     _conversation.check(turn.input, _messages.carries)
-    toolbox, items = Toolbox.of(turn), _context.items(turn)
+    toolbox, items = Toolbox.of(turn), _context.items(turn, row.family)
     offered, effective = offer(turn, row, toolbox), in_force(request, items)
     form, said = fitted({} if offered.must_call else text_format(effective), row.text_format)
     told = "\n\n".join(filter(None, (instructions(request), said))) or None

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-PREFIX = "anthropic:"
+from app.formats._ids import MESSAGES_SECRET as PREFIX
 
 #: The members that have to come back unchanged, by the type of the block.
 _MEMBERS = {"thinking": ("thinking", "signature"), "redacted_thinking": ("data",)}

@@ -18,7 +18,7 @@ from app.contract.replay import replayed, with_arguments, without_abandoned, wit
 from app.contract.turn import Turn
 from app.errors import UpstreamError, UpstreamRefused
 from app.formats import _conversation
-from app.formats._ids import Outgoing
+from app.formats._ids import CHAT_SECRET, MESSAGES_SECRET, Outgoing, is_native
 from app.formats._text_format import fitted
 from app.formats.responses import _order
 from app.formats.responses._functions import history, write_functions
@@ -230,7 +230,7 @@ class _Outgoing:
     def output_of(self, link: Link, later: Sequence[Link]) -> Iterable[bytes]:
         """A stored output. It is parsed only if something in it must not go to this upstream."""
         readable = link.family == self._row.family and self._row.encrypted_reasoning
-        exact = not link.opaque or (readable and _leads_on(link.output))
+        exact = not link.opaque or (readable and _is_native(link.output))
         if link.status == "completed" and exact and _EMPTY not in link.output:
             return _spliced(link.output)
         items = [with_arguments(item) for item in orjson.loads(link.output)]
@@ -269,12 +269,14 @@ class _Outgoing:
 _BROUGHT = (b'"assistant"', b'"id":"', b'_call"')
 _REASONING = b'"type":"reasoning"'
 _LED_TO = (b'"type":"message"', b'_call"')
+_TRANSLATED = tuple(b'"encrypted_content":"%b' % secret.encode() for secret in (CHAT_SECRET, MESSAGES_SECRET))
 
 
-def _leads_on(output: bytes) -> bool:
-    """Whether an item follows the last reasoning of a stored output."""
+def _is_native(output: bytes) -> bool:
+    """Whether a stored output of this family can go back as it is: an item follows the last reasoning, and no secret in
+    it belongs to another format of the family."""
     at = output.rfind(_REASONING)
-    return at < 0 or any(output.find(mark, at) > 0 for mark in _LED_TO)
+    return at < 0 or (any(output.find(mark, at) > 0 for mark in _LED_TO) and not any(map(output.count, _TRANSLATED)))
 
 
 def _spliced(array: bytes) -> Iterable[bytes]:
@@ -299,21 +301,16 @@ def _own(item: Item, link: Link, row: Channel) -> Item | None:
         return item if link.family == row.family and not is_sealed(item.get("encrypted_content")) else _NOTE
     if link.family != row.family:
         return _without_secret(item) if row.reasoning_text else None
-    return item if row.encrypted_reasoning and _is_secret(item) else _without_secret(item)
+    return item if row.encrypted_reasoning and is_native(item) else _without_secret(item)
 
 
 def _foreign(item: Item, row: Channel) -> Item | None:
     """An opaque item from a client. Its family is unknown, so an upstream that reads such items gets it."""
     if item["type"] == "compaction":
         return _NOTE if is_sealed(item.get("encrypted_content")) else item
-    if _is_secret(item) and row.encrypted_reasoning:
+    if is_native(item) and row.encrypted_reasoning:
         return item
     return _without_secret(item) if row.reasoning_text else None
-
-
-def _is_secret(item: Item) -> bool:
-    secret = item.get("encrypted_content")
-    return bool(secret) and not is_sealed(secret)
 
 
 def _without_secret(item: Item) -> Item | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from operator import is_
 
 import orjson
@@ -11,7 +12,7 @@ import orjson
 from app.contract.items import CLIENT_ROLES, Item
 from app.contract.records import Chain, Link, StoredResponse
 from app.contract.replay import replayed
-from app.contract.turn import Turn
+from app.contract.turn import Secret, Turn
 from app.errors import InvalidRequest
 from app.relay.compaction.plan import content_key
 from app.relay.compaction.sealed_item import Native, Opened, is_ours, open_item, portable, unreadable
@@ -21,6 +22,8 @@ from app.store.errors import HistoryError
 from app.store.store import Store
 
 _MARK = PREFIX.encode()
+#: How the sealed content of reasoning begins that holds a secret of a family. Reasoning text alone has no such mark.
+_SECRET = b"\0"
 #: The family of no channel, so that nothing native can be read.
 _NO_FAMILY = ""
 
@@ -80,6 +83,10 @@ class Contexts:
                 open_item(self._seal, owner, item)
         return [{**item, **self._opened_reasoning(owner, item), **_sealed_part(item)} for item in items]
 
+    def _seal_secret(self, owner: str, family: str, secret: Secret) -> str:
+        sealed = orjson.dumps({"family": family, **asdict(secret)})
+        return self._reasoning.close(owner, _SECRET + sealed)
+
     def sealer(self, owner: str) -> Callable[[str], str]:
         """A function that seals reasoning text into `encrypted_content`."""
         return lambda text: self._reasoning.close(owner, text.encode())
@@ -88,16 +95,34 @@ class Contexts:
         """Reasoning that the gateway sealed, as text. Raises InvalidRequest."""
         if not _is_sealed_reasoning(item):
             return item
-        text = self._reasoning.open(owner, item["encrypted_content"]).decode()
-        return {**_unsealed(item), "content": [{"type": "reasoning_text", "text": text}]}
+        opened = self._reasoning.open(owner, item["encrypted_content"])
+        if not opened.startswith(_SECRET):
+            return {**_unsealed(item), "content": [_reasoning_text(opened.decode())]}
+        # The secret stays sealed until `for_family`.
+        text = orjson.loads(opened.removeprefix(_SECRET))["text"]
+        return item if item.get("content") or not text else {**item, "content": [_reasoning_text(text)]}
+
+    def _secret_for(self, owner: str, item: Item, family: str) -> Item:
+        """Reasoning that the gateway sealed, as this family made it; for another family without the secret."""
+        try:
+            opened = self._reasoning.open(owner, item["encrypted_content"])
+        except InvalidRequest:
+            # The key of the seal is gone.
+            return _unsealed(item)
+        sealed = orjson.loads(opened.removeprefix(_SECRET)) if opened.startswith(_SECRET) else {}
+        if sealed.get("family") != family:
+            return _unsealed(item)
+        own_id = {"id": sealed["item_id"]} if sealed["item_id"] else {}
+        return {**item, "encrypted_content": sealed["value"], **own_id}
 
     def for_family(self, turn: Turn, family: str) -> Turn:
         """The turn as a channel of this family can read it. For another family the original items replace a native
         compaction, or a note if they were not stored."""
         turn = _with_links(turn, [self._link_for_family(turn.owner, link, family) for link in turn.chain.links])
-        if _has_compaction(turn.input):
-            turn = replace(turn, input=self._read(turn.owner, turn.input, family))
-        return turn
+        input = turn.input
+        if _has_compaction(input) or any(map(_is_sealed_reasoning, input)):
+            input = self._read(turn.owner, input, family, family)
+        return replace(turn, input=input, seal_secret=partial(self._seal_secret, turn.owner, family))
 
     def items(self, turn: Turn) -> list[Item]:
         """The context before the turn's own input, as items. Native compactions stay sealed."""
@@ -173,17 +198,18 @@ class Contexts:
         if _MARK not in link.input and _MARK not in link.output:
             return link
         reader = family if link.family in (None, family) else _NO_FAMILY
-        input, output = (self._read(owner, orjson.loads(array), reader) for array in (link.input, link.output))
+        input, output = (self._read(owner, orjson.loads(array), reader, family) for array in (link.input, link.output))
         return link._replace(input=orjson.dumps(input), output=orjson.dumps(output), family=link.family or family)
 
-    def _read(self, owner: str, items: Iterable[Item], family: str) -> list[Item]:
+    def _read(self, owner: str, items: Iterable[Item], family: str, secrets: str = _NO_FAMILY) -> list[Item]:
+        """The items as `family` can read compactions, and `secrets` the secrets of reasoning."""
         out: list[Item] = []
         for item in items:
             if is_ours(item):
                 read = self._opened_for_family(owner, open_item(self._seal, owner, item), family)
                 out = [*_without_repeats(out, read), *read]
             else:
-                out.append(_unsealed(item) if _is_sealed_reasoning(item) else item)
+                out.append(self._secret_for(owner, item, secrets) if _is_sealed_reasoning(item) else item)
         return out
 
     def _opened_for_family(self, owner: str, opened: Opened, family: str) -> list[Item]:
@@ -227,6 +253,10 @@ def _is_sealed_reasoning(item: Item) -> bool:
 
 def _unsealed(item: Item) -> Item:
     return {name: value for name, value in item.items() if name != "encrypted_content"}
+
+
+def _reasoning_text(text: str) -> Item:
+    return {"type": "reasoning_text", "text": text}
 
 
 def _sealed_part(item: Item) -> Item:
