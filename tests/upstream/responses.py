@@ -18,7 +18,20 @@ from tests.upstream.openai import admit, envelope
 __all__ = ["DEFAULTS", "SEAL", "Model", "admit", "check_model", "envelope", "failure", "too_long"]
 
 SEAL = "gAAAA"
-ITEM_IDS = {"message": "msg", "function_call": "fc", "reasoning": "rs", "compaction": "cmp", "custom_tool_call": "ctc"}
+ITEM_IDS = {
+    "message": "msg",
+    "reasoning": "rs",
+    "compaction": "cmp",
+    "function_call": "fc",
+    "custom_tool_call": "ctc",
+    "shell_call": "sh",
+    "local_shell_call": "lsh",
+    "web_search_call": "ws",
+    "file_search_call": "fs",
+    "code_interpreter_call": "ci",
+    "mcp_call": "mcp",
+}
+MAX_ITEM_ID = 64
 OUTPUTS = {
     "function_call_output": "function_call",
     "custom_tool_call_output": "custom_tool_call",
@@ -111,11 +124,22 @@ class Model:
     def _check_items(self, items: list[JSON], open_calls: bool = False) -> None:
         calls: dict[str, str] = {}
         outputs: set[str] = set()
+        item_ids: set[str | None] = set()
         for position, item in enumerate(items):
             kind = item.get("type") or "message"
             if kind == "item_reference" or set(item) == {"id"}:
                 raise Refused(404, f"Item with id '{item['id']}' not found.", None, "input")
             _check_ids(item, kind, position)
+            if item.get("id") and item["id"] in item_ids:
+                raise _invalid_input(
+                    f"Duplicate item found with id {item['id']}. Remove duplicate items and try again."
+                )
+            item_ids.add(item.get("id"))
+            if kind == "reasoning" and not _is_followed(items[position + 1 :]):
+                sentence = (
+                    f"Item '{item.get('id')}' of type 'reasoning' was provided without its required following item."
+                )
+                raise _invalid_input(sentence)
             if kind in OUTPUTS.values():
                 calls[item["call_id"]] = kind
             if kind in OUTPUTS:
@@ -222,13 +246,20 @@ def _check_ids(item: JSON, kind: str, position: int) -> None:
     if prefix and given and not given.startswith(prefix):
         message = f"Invalid 'input[{position}].id': '{given}'. Expected an ID that begins with '{prefix}'."
         raise Refused(400, message, "invalid_value", f"input[{position}].id")
-    length = len(item.get("call_id") or "")
-    if length > 64:
-        message = (
-            f"Invalid 'input[{position}].call_id': string too long. "
-            f"Expected a string with maximum length 64, but got a string with length {length} instead."
-        )
-        raise Refused(400, message, "string_above_max_length", f"input[{position}].call_id")
+    for name in ("id", "call_id"):
+        length = len(item.get(name) or "")
+        if length > MAX_ITEM_ID:
+            message = (
+                f"Invalid 'input[{position}].{name}': string too long. "
+                f"Expected a string with maximum length {MAX_ITEM_ID}, but got a string with length {length} instead."
+            )
+            raise Refused(400, message, "string_above_max_length", f"input[{position}].{name}")
+
+
+def _is_followed(items: list[JSON]) -> bool:
+    """Whether the model's own item comes next, behind more reasoning perhaps."""
+    following = next((item for item in items if item.get("type") != "reasoning"), {})
+    return following.get("role") == "assistant" or str(following.get("type")).endswith("_call")
 
 
 def _invalid_input(message: str) -> Refused:
@@ -358,7 +389,7 @@ def _events(final: JSON, obfuscated: bool) -> Iterator[JSON]:
 
 
 def _item_events(item: JSON, index: int) -> Iterator[tuple[str, JSON]]:
-    opened, between = ITEM_EVENTS[item["type"]](item)
+    opened, between = ITEM_EVENTS.get(item["type"], _events_without_steps)(item)
     yield "response.output_item.added", {"output_index": index, "item": opened}
     for kind, fields in between:
         yield f"response.{kind}", {"item_id": item["id"], "output_index": index, **fields}
@@ -366,6 +397,11 @@ def _item_events(item: JSON, index: int) -> Iterator[tuple[str, JSON]]:
 
 
 _Between = list[tuple[str, JSON]]
+
+
+def _events_without_steps(item: JSON) -> tuple[JSON, _Between]:
+    """An item that is announced as it ends."""
+    return item, []
 
 
 def _message_events(item: JSON) -> tuple[JSON, _Between]:

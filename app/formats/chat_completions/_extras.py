@@ -6,7 +6,7 @@ They travel in the `encrypted_content` of a reasoning item, sealed, and go only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -75,11 +75,11 @@ def _of_call(call: Mapping[str, Any]) -> JSON:
     return {**found, "function": function} if function else found
 
 
-def _collect(into: JSON, holder: Mapping[str, Any], names: Sequence[str]) -> Collection[str]:
+def _collect(into: JSON, holder: Mapping[str, Any], names: Sequence[str]) -> set[str]:
     """Adds the members with these names; returns those that the holder has."""
     found = {name: holder[name] for name in names if holder.get(name)}
     _merge(into, found)
-    return found.keys()
+    return set(found)
 
 
 def _merge(into: JSON, more: Mapping[str, Any]) -> None:
