@@ -38,7 +38,7 @@ def channels() -> None:
 @channels.command("list")
 @as_json
 def list_(as_json: bool) -> None:
-    """List the channels with their state over all workers, and what was learnt of their upstreams.
+    """List the channels: state over all workers, remedies learnt.
 
     Without a running gateway, the state is unknown.
     """
@@ -85,7 +85,7 @@ def _learnt(remedies: Sequence[LearntRemedy]) -> str:
 @click.option("--model", type=Text(), help="The upstream's name of a model; default: all of them.")
 @as_json
 def forget(name: str, model: str | None, as_json: bool) -> None:
-    """Forget what was learnt of the upstream of channel NAME from its refusals.
+    """Forget what was learnt from the refusals of channel NAME.
 
     Running workers notice within seconds. The channel may be one that the table no longer has.
     """
