@@ -29,7 +29,7 @@ _HEAD = ("name", "state", "in flight", "path", "last error", "priority", "weight
 
 @click.group(cls=Group)
 def channels() -> None:
-    """List and test the channels of the table, and forget what was learnt of them."""
+    """List, test and reset the channels of the table."""
 
 
 # --- list -------------------------------------------------------------------------------------------------------
