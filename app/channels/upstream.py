@@ -49,6 +49,11 @@ _RECORD = 16384
 _MAX_STALE = 3
 #: Seconds to wait for the last chunk after the payload, so that the connection can be reused.
 _LAST_CHUNK = 0.05
+#: Linux's SO_MEMINFO: numbers about a socket's memory. The first is the size of what has arrived and was not read.
+_MEMORY = 55
+_UNUSED = bytes(4)
+#: The first byte of TCP_INFO, the state of the connection.
+_ESTABLISHED = b"\x01"
 _TIME = struct.Struct("@qq")
 _ANCILLARY = socket.CMSG_SPACE(_TIME.size)
 
@@ -285,12 +290,22 @@ def _connector(row: Channel) -> Connector:
 
 
 def _is_silent(sock: socket.socket) -> bool:
-    """Whether nothing can be read: no byte, no end of the stream, no TLS record."""
+    """Whether the connection is open and nothing can be read: no byte, no TLS record."""
     if isinstance(sock, ssl.SSLSocket) and sock.pending():
         return False
-    poll = select.poll()
-    poll.register(sock, select.POLLIN | select.POLLRDHUP)
-    return not poll.poll(0)
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == _ESTABLISHED and not _has_unread(sock)
+
+
+def _has_unread(sock: socket.socket) -> bool:
+    """Whether bytes have arrived and were not read. Unlike poll and recv, getsockopt keeps the interpreter's lock, for
+    which a busy process waits longer than for the call itself."""
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, _MEMORY, len(_UNUSED)) != _UNUSED
+    except OSError:
+        # A kernel that does not show the memory of a socket.
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))
 
 
 class _Wire:
@@ -325,7 +340,7 @@ class _Wire:
         began = time_ns()
         for piece in message:
             self._write(memoryview(piece), deadline, watch)
-        if self._silent_since is not None:
+        if self._silent_since is not None and _has_unread(self._socket):
             self._premature = self._has_premature(self._silent_since, began, sum(map(len, message)))
 
     def _has_premature(self, silent_since: int, began: int, length: int) -> bool:

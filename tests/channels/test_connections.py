@@ -86,6 +86,26 @@ def before(function: str, act: Any) -> Iterator[None]:
         sys.setprofile(None)
 
 
+@contextmanager
+def c_calls_before(function: str, act: Callable[[], None]) -> Iterator[set[str]]:
+    """The names of the built-in functions that this thread calls until it comes to a function of that name; there `act`
+    is called."""
+    calls: set[str] = set()
+
+    def look(frame: FrameType, event: str, argument: object) -> None:
+        if event == "c_call":
+            calls.add(getattr(argument, "__name__", ""))
+        elif event == "call" and frame.f_code.co_name == function:
+            sys.setprofile(None)
+            act()
+
+    sys.setprofile(look)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
+
+
 def act_late(scripted: ScriptedUpstream, *pieces: Piece) -> Callable[[], None]:
     """The next answer is followed by these pieces, once the function that this gives is called."""
     written = threading.Event()
@@ -115,6 +135,46 @@ def test_an_end_between_the_look_and_the_request_is_made_good(scripted: Scripted
     with before("send", late):
         assert b"response" in ask(upstream)
     assert len(scripted.requests) == 2
+
+
+def test_a_reset_of_an_idle_connection_costs_no_request(scripted: ScriptedUpstream, upstream: Upstream) -> None:
+    written = threading.Event()
+    scripted.enqueue(raw(200, b"{}"), followed(written, RESET))
+    ask(upstream)
+    assert written.wait(PATIENCE)
+    assert b"response" in ask(upstream)
+    assert len(scripted.requests) == 2
+
+
+def test_a_reused_connection_is_checked_without_giving_up_the_interpreter(
+    scripted: ScriptedUpstream, upstream: Upstream
+) -> None:
+    """A poll or a recv would let another thread run, and wait for its turn again."""
+    ask(upstream)
+    scripted.enqueue(lambda exchange, whole: Answer(lead=(HOLD, ANSWERS["sized"])))
+    with c_calls_before("read_head", scripted.release) as calls:
+        assert ask(upstream) == b"{}"
+    assert "getsockopt" in calls
+    assert calls.isdisjoint({"poll", "recv", "recvmsg", "ioctl"})
+    first, second = scripted.requests
+    assert first.connection == second.connection
+
+
+@pytest.mark.parametrize("kernel", [0, 1 << 20], ids=["shows the memory of a socket", "does not"])
+@pytest.mark.parametrize("stray", [STRAY, FIN])
+def test_a_connection_with_something_to_read_is_not_used_again(
+    scripted: ScriptedUpstream, upstream: Upstream, stray: Piece, kernel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernel:
+        monkeypatch.setattr("app.channels.upstream._MEMORY", kernel)
+    written = threading.Event()
+    scripted.enqueue(raw(200, b"{}"), followed(written, stray))
+    ask(upstream)
+    assert written.wait(PATIENCE)
+    for _ in range(2):
+        assert b"POISON" not in ask(upstream)
+    first, second, third = (request.connection for request in scripted.requests)
+    assert first != second == third
 
 
 @pytest.mark.parametrize("how", [FIN, RESET])
