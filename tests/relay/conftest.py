@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Self, TypeVar
 
 import orjson
 import pytest
@@ -30,22 +30,26 @@ LONG_TIMEOUTS = {"connect": 2, "first_byte": 40, "idle": 40, "total": 100}
 SHORT_IDLE = {**LONG_TIMEOUTS, "idle": 1}
 #: An upstream that answers never reaches them, however busy the machine is; `total` ends a head that never ends.
 SHORT_TIMEOUTS = {"connect": 1, "first_byte": 1, "idle": 1, "total": 4}
+TIMEOUTS = {"long": LONG_TIMEOUTS, "short": SHORT_TIMEOUTS}
 FIRST_KEY, SECOND_KEY = {"api_key": "${KEY_OF_FIRST}"}, {"api_key": "${KEY_OF_SECOND}"}
 #: Events of a stream up to its second delta: two lifecycle events, the item, its part, two deltas.
 SOME_TEXT = 6
 ERROR_ENDING = ["error", "response.failed"]
+Pair = TypeVar("Pair", bound="ChannelPair")
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelPair:
     """A model that `first` serves. After a failure `second` serves it."""
 
+    PATH: ClassVar[str] = "/responses"
+
     gateway: Gateway
     first: ScriptedUpstream
     second: ScriptedUpstream
     model: str
 
-    def on(self, model: str) -> ChannelPair:
+    def on(self, model: str) -> Self:
         """The same gateway and upstreams with another model."""
         return replace(self, model=model)
 
@@ -53,16 +57,27 @@ class ChannelPair:
         return {"model": self.model, "input": "Say something to me", **keys}
 
     def post(self, **keys: Any) -> requests.Response:
-        return self.gateway.post("/responses", self.body(**keys))
+        return self.gateway.post(self.PATH, self.body(**keys))
 
     def stream(self, **keys: Any) -> requests.Response:
-        return self.gateway.stream(self.body(**keys))
+        return self.gateway.stream(self.body(**keys), self.PATH)
 
     def ask(self, streamed: bool, **keys: Any) -> requests.Response:
         return self.stream(**keys) if streamed else self.post(**keys)
 
     def dial(self, **keys: Any) -> socket.socket:
-        return self.gateway.dial(self.body(**keys))
+        return self.gateway.dial(self.body(**keys), self.PATH)
+
+    def earn_retries(self) -> None:
+        """Sends ordinary requests to the pair `steady`: retries are a share of the load."""
+        for _ in range(15):
+            assert self.on("steady").post().status_code == 200
+        self.first.reset()
+
+    def reset(self) -> None:
+        """Removes the scripts and the recorded requests of both upstreams."""
+        self.first.reset()
+        self.second.reset()
 
     def stored(self, response_id: str) -> JSON:
         answer = self.gateway.get(f"/responses/{response_id}")
@@ -100,12 +115,8 @@ def shared_gateway(
 
 
 def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
-    timeouts = (("long", LONG_TIMEOUTS), ("short", SHORT_TIMEOUTS))
-    names = [(f"{kind}-{number}", timeout) for kind, timeout in timeouts for number in range(PAIR_COUNTS[kind])]
-    pairs = [row for model, timeout in names for row in pair(model, first, second, timeout=timeout)]
     return [
-        *pair("steady", first, second, timeout=LONG_TIMEOUTS, cooldown={"after": 1000}),
-        *pair("resending", first, second, timeout=SHORT_TIMEOUTS, cooldown={"after": 1000}, retry_unanswered=True),
+        *pairs(first, second, PAIR_COUNTS),
         *pair("short-idle", first, second, timeout=SHORT_IDLE, cooldown={"after": 1000}),
         *pair("limited", first, second, timeout=LONG_TIMEOUTS, max_concurrency=1),
         first.channel(
@@ -113,8 +124,24 @@ def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
         ),
         first.channel("equal-first", models=["equal"], **FIRST_KEY),
         second.channel("equal-second", models=["equal"], **SECOND_KEY),
-        *pairs,
     ]
+
+
+def pairs(first: ScriptedUpstream, second: ScriptedUpstream, counts: Mapping[str, int], **keys: Any) -> Iterator[JSON]:
+    """The rows of channel pairs: `steady` and `resending`, which all tests share, and so many unused ones of each kind
+    of timeouts.
+    """
+    shared: JSON = {"cooldown": {"after": 1000}, **keys}
+    yield from pair("steady", first, second, timeout=LONG_TIMEOUTS, **shared)
+    yield from pair("resending", first, second, timeout=SHORT_TIMEOUTS, retry_unanswered=True, **shared)
+    for kind, models in unused_models(counts).items():
+        for model in models:
+            yield from pair(model, first, second, timeout=TIMEOUTS[kind], **keys)
+
+
+def unused_models(counts: Mapping[str, int]) -> dict[str, Iterator[str]]:
+    """The models of the pairs that no test has used yet, by the kind of their timeouts."""
+    return {kind: iter([f"{kind}-{number}" for number in range(count)]) for kind, count in counts.items()}
 
 
 def pair(model: str, first: ScriptedUpstream, second: ScriptedUpstream, **keys: Any) -> list[JSON]:
@@ -126,45 +153,37 @@ def pair(model: str, first: ScriptedUpstream, second: ScriptedUpstream, **keys: 
 
 
 @pytest.fixture(scope="session")
-def numbers(shared_gateway: Gateway) -> dict[str, Iterator[int]]:
-    """The numbers of the channel pairs that no test has used yet, by the name of their timeouts."""
-    return {kind: iter(range(count)) for kind, count in PAIR_COUNTS.items()}
+def models(shared_gateway: Gateway) -> dict[str, Iterator[str]]:
+    return unused_models(PAIR_COUNTS)
 
 
 @pytest.fixture
 def steady_pair(shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]) -> Iterator[ChannelPair]:
     """The pair for tests that cause no failures. They share it."""
-    yield from _channel_pair(shared_gateway, upstreams, "steady")
+    yield from restored(ChannelPair(shared_gateway, *upstreams, "steady"))
 
 
 @pytest.fixture
 def channel_pair(
-    shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], numbers: dict[str, Iterator[int]]
+    shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], models: dict[str, Iterator[str]]
 ) -> Iterator[ChannelPair]:
     """An unused pair with timeouts that no test reaches."""
-    yield from _channel_pair(shared_gateway, upstreams, _fresh("long", numbers))
+    yield from restored(ChannelPair(shared_gateway, *upstreams, next(models["long"])))
 
 
 @pytest.fixture
 def short_timeouts(
-    shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], numbers: dict[str, Iterator[int]]
+    shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], models: dict[str, Iterator[str]]
 ) -> Iterator[ChannelPair]:
-    """An unused pair with timeouts of half a second."""
-    yield from _channel_pair(shared_gateway, upstreams, _fresh("short", numbers))
+    """An unused pair with timeouts of a second."""
+    yield from restored(ChannelPair(shared_gateway, *upstreams, next(models["short"])))
 
 
-def _fresh(kind: str, numbers: dict[str, Iterator[int]]) -> str:
-    return f"{kind}-{next(numbers[kind])}"
-
-
-def _channel_pair(
-    shared_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], model: str
-) -> Iterator[ChannelPair]:
-    for upstream in upstreams:
-        upstream.reset()
-    yield ChannelPair(shared_gateway, *upstreams, model)
-    for upstream in upstreams:
-        upstream.reset()
+def restored(found: Pair) -> Iterator[Pair]:
+    """The pair, whose upstreams have no scripts and no requests before and after the test."""
+    found.reset()
+    yield found
+    found.reset()
 
 
 def eventually(reached: Callable[[], Any], what: str, within: float = PROMPTLY) -> Any:

@@ -2,54 +2,32 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import orjson
-import requests
 
 from app.store.store import Store
-from tests.gateway import Gateway
-from tests.relay.conftest import eventually
+from tests.relay.conftest import ChannelPair, eventually
 from tests.stored_data import select
-from tests.upstream import Answer, Exchange, Script, ScriptedUpstream
+from tests.upstream import Answer, Exchange, Script
 
 JSON = dict[str, Any]
-PATH = "/chat/completions"
 MESSAGES = [{"role": "user", "content": "Say something to me"}]
 #: The chunk with the role, and two with words.
 SOME_WORDS = 3
 DONE = b"data: [DONE]\n\n"
 
 
-@dataclass(frozen=True, slots=True)
-class PassthroughPair:
-    """A model that `first` serves and, when it cannot, `second`."""
+class PassthroughPair(ChannelPair):
+    """A pair that serves chat completions."""
 
-    gateway: Gateway
-    first: ScriptedUpstream
-    second: ScriptedUpstream
-    model: str
-
-    def on(self, model: str) -> PassthroughPair:
-        return replace(self, model=model)
+    __slots__ = ()
+    PATH = "/chat/completions"
 
     def body(self, **keys: Any) -> JSON:
         return {"model": self.model, "messages": MESSAGES, **keys}
-
-    def post(self, **keys: Any) -> requests.Response:
-        return self.gateway.post(PATH, self.body(**keys))
-
-    def stream(self, **keys: Any) -> requests.Response:
-        return self.gateway.stream(self.body(**keys), PATH)
-
-    def ask(self, streamed: bool, **keys: Any) -> requests.Response:
-        return self.stream(**keys) if streamed else self.post(**keys)
-
-    def dial(self, **keys: Any) -> socket.socket:
-        return self.gateway.dial(self.body(**keys), PATH)
 
     def rows(self, count: int) -> list[JSON]:
         """So many rows of this model, as soon as they are written, oldest first."""

@@ -84,12 +84,10 @@ BEFORE_OUTPUT: dict[str, Script] = {
 
 @pytest.fixture(autouse=True)
 def _budget(request: pytest.FixtureRequest) -> None:
-    """Retries are rationed: ordinary requests earn them back."""
+    """The retries that a test may need."""
     for name in {"channel_pair", "steady_pair"} & set(request.fixturenames):
         channel_pair: ChannelPair = request.getfixturevalue(name)
-        for _ in range(15):
-            assert channel_pair.gateway.post("/responses", {"model": "steady", "input": "x"}).status_code == 200
-        channel_pair.first.reset()
+        channel_pair.earn_retries()
 
 
 def answered(answer: requests.Response, streamed: bool) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from tests.gateway import Gateway, portions, reset
-from tests.relay.conftest import LONG_TIMEOUTS, PROMPTLY, SHORT_TIMEOUTS, RequestTape, pair, read_until
+from tests.relay.conftest import PROMPTLY, RequestTape, pairs, read_until, restored, unused_models
 from tests.relay.passthrough_channels import (
     DONE,
     SOME_WORDS,
@@ -64,43 +64,29 @@ ANSWER = "You said: Say something to me. I have seen 1 messages."
 def passthrough_gateway(
     tmp_path_factory: pytest.TempPathFactory, upstreams: tuple[ScriptedUpstream, ScriptedUpstream]
 ) -> Iterator[Gateway]:
-    keys = {"format": "chat_completions", "bridge": False}
-    rows = [
-        *pair("steady", *upstreams, timeout=LONG_TIMEOUTS, cooldown={"after": 1000}, **keys),
-        *pair("resending", *upstreams, timeout=SHORT_TIMEOUTS, cooldown={"after": 1000}, retry_unanswered=True, **keys),
-    ]
-    for kind, timeout in (("long", LONG_TIMEOUTS), ("short", SHORT_TIMEOUTS)):
-        for number in range(PAIR_COUNTS[kind]):
-            rows += pair(f"{kind}-{number}", *upstreams, timeout=timeout, **keys)
+    rows = list(pairs(*upstreams, PAIR_COUNTS, format="chat_completions", bridge=False))
     with Gateway(tmp_path_factory.mktemp("passthrough"), rows, threads=64) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="module")
-def models() -> dict[str, Iterator[str]]:
-    """The models that no test has had yet."""
-    return {kind: iter([f"{kind}-{number}" for number in range(count)]) for kind, count in PAIR_COUNTS.items()}
+def models(passthrough_gateway: Gateway) -> dict[str, Iterator[str]]:
+    return unused_models(PAIR_COUNTS)
 
 
 @pytest.fixture
 def passthrough_pair(
     passthrough_gateway: Gateway, upstreams: tuple[ScriptedUpstream, ScriptedUpstream], models: dict[str, Iterator[str]]
 ) -> Iterator[PassthroughPair]:
-    """A pair for this test alone. Ordinary requests have earned the retries that it may need."""
-    for upstream in upstreams:
-        upstream.reset()
-    fresh = PassthroughPair(passthrough_gateway, *upstreams, next(models["long"]))
-    for _ in range(10):
-        assert fresh.on("steady").post().status_code == 200
-    fresh.first.reset()
-    yield fresh
-    for upstream in upstreams:
-        upstream.reset()
+    """An unused pair, with the retries that a test may need."""
+    for unused in restored(PassthroughPair(passthrough_gateway, *upstreams, next(models["long"]))):
+        unused.earn_retries()
+        yield unused
 
 
 @pytest.fixture
 def short_timeouts(passthrough_pair: PassthroughPair, models: dict[str, Iterator[str]]) -> PassthroughPair:
-    """A pair with timeouts of half a second."""
+    """An unused pair with timeouts of a second."""
     return passthrough_pair.on(next(models["short"]))
 
 

@@ -335,7 +335,7 @@ def test_an_ending_worker_ends_its_turns_and_its_sockets(gateway: MakeGateway, u
 
 
 def test_a_socket_has_its_time_and_a_running_turn_is_finished(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
-    api = gateway([upstream.channel()], socket_lifetime=1)
+    api = gateway([upstream.channel()], socket_lifetime=3)
     upstream.enqueue(stalled(SOME_TEXT))
     with Socket(api) as running:
         running.ask()
