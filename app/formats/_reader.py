@@ -32,13 +32,14 @@ _LONGEST_NAME = 64
 #: Members whose text is content, wherever they stand in an object.
 _CONTENT = frozenset(
     {
-        "annotations",
         "answer",
         "arguments",
         "b64_json",
+        "body",
         "completion",
         "content",
         "delta",
+        "explanation",
         "generated_text",
         "image_url",
         "input",
@@ -53,9 +54,12 @@ _CONTENT = frozenset(
         "result",
         "text",
         "thinking",
+        "tool_plan",
         "transcript",
     }
 )
+#: The same for the reason of an end.
+_REASONS = frozenset({"finish_reason", "finishReason", "stop_reason", "done_reason"})
 #: Members in which servers put the code of an error.
 _STATUSES = ("code", "status_code", "statusCode", "status", "error_code", "errcode")
 _FAILED = frozenset({"error", "failed", "failure", "fail"})
@@ -168,8 +172,9 @@ def whole(body: bytes) -> Any:
 
 
 def pass_over(name: str | None, value: Mapping[str, Any]) -> None:
-    """Leaves out an event that the format does not understand. Raises UpstreamBroken if it has content."""
-    if not is_keep_alive(name, value) and has_content(value):
+    """Leaves out an event that the format does not understand. Raises UpstreamBroken if it has content, or the reason
+    why the answer ended."""
+    if not is_keep_alive(name, value) and has_content(value, _CONTENT | _REASONS):
         raise UpstreamBroken("The model's server sent an event with content that this gateway does not understand.")
 
 
@@ -178,21 +183,21 @@ def is_keep_alive(name: str | None, value: Mapping[str, Any]) -> bool:
     return any(map(_is_keep_alive, (name, value.get("type"), value.get("event"), value.get("object"))))
 
 
-def has_content(value: object) -> bool:
-    """Whether a value of an unknown shape holds text or anything else that belongs to an answer."""
+def has_content(value: object, names: frozenset[str] = _CONTENT) -> bool:
+    """Whether a value of an unknown shape holds text, or anything else in a member of these names."""
     if isinstance(value, list):
-        return any(map(has_content, value))
+        return any(has_content(inner, names) for inner in value)
     if not isinstance(value, dict):
         return False
-    return any(_is_filled(inner) if name in _CONTENT else has_content(inner) for name, inner in value.items())
+    return any(
+        _is_filled(inner, names) if name in names else has_content(inner, names) for name, inner in value.items()
+    )
 
 
-def _is_filled(value: object) -> bool:
-    if isinstance(value, str):
-        return bool(value)
+def _is_filled(value: object, names: frozenset[str]) -> bool:
     if isinstance(value, list):
-        return any(map(_is_filled, value))
-    return has_content(value)
+        return any(_is_filled(inner, names) for inner in value)
+    return bool(value) if isinstance(value, str) else has_content(value, names)
 
 
 def _is_keep_alive(name: object) -> bool:

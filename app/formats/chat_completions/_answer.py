@@ -90,9 +90,10 @@ class ChatDecoder(StreamDecoder):
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
         self._usage = usage_of(choice.get("usage")) or self._usage
-        if self._deltas.take(choice, has_finished=self._ending is not None):
+        reason = reason_in(choice)
+        if self._deltas.take(choice, has_finished=bool(self._ending or reason)):
             self._went_on = True
-        if reason := reason_in(choice):
+        if reason:
             self._end(ending(reason))
 
     def _end(self, new: Ending) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from app.contract.turn import Turn
 from app.errors import UpstreamBroken
 from app.formats._output import Output
+from app.formats._reader import has_content
 from app.formats._tool_call_stream import Call
 from app.formats.chat_completions._chunks import HOLDERS
 from app.formats.chat_completions._extras import Extras
@@ -40,24 +41,30 @@ class Deltas:
         """Adds what a choice says; returns whether it said anything. Raises UpstreamBroken for content that cannot be
         expressed, and for a delta of an unknown call.
 
-        `has_finished`: a reason for the end has come, so that a whole message is a repetition.
+        `has_finished`: a reason for the end has come, so that a message may repeat the whole text.
         """
-        said = False
         delta, message = choice.get("delta"), choice.get("message")
         self._extras.read(delta if isinstance(delta, dict) else choice)
         if isinstance(message, dict):
             self._extras.read_whole(message)
-        if isinstance(delta, dict):
-            said = self._add(pieces(delta), choice.get("logprobs"))
+        found: list[Piece] = []
+        said = False
+        if isinstance(delta, dict | str):
+            found = list(pieces(delta if isinstance(delta, dict) else {"content": delta}))
+            said = self._add(found, choice.get("logprobs"))
             self._grows = self._grows or said
-            self._output_annotations(delta)
-        elif isinstance(delta, str):
-            said = self._grows = self._add([Piece("output_text", delta)] if delta else [])
         if isinstance(message, dict):
-            said = self._take_message(message, choice, has_finished) or said
+            whole = list(pieces(message))
+            said = self._take_message(whole, choice, has_finished) or said
+            found += whole
         elif choice.keys().isdisjoint(HOLDERS) or isinstance(choice.get("text"), str):
-            said = self._add(pieces(choice)) or said
-            self._output_annotations(choice)
+            found += pieces(choice)
+            said = self._add(found)
+        for holder in (delta, message, choice):
+            if isinstance(holder, dict) and holder.get("annotations"):
+                self._output.annotate(annotations_of(holder))
+        if not found and has_content(choice):
+            raise UpstreamBroken("The model's server sent a message whose content this gateway does not understand.")
         return said
 
     def cite(self, completion: Mapping[str, Any]) -> None:
@@ -91,10 +98,6 @@ class Deltas:
         self._output.advance()
         return any_said
 
-    def _output_annotations(self, delta: Mapping[str, Any]) -> None:
-        if delta.get("annotations"):
-            self._output.annotate(annotations_of(delta))
-
     def _draw(self, image: str) -> None:
         if image not in self._images:
             self._images.add(image)
@@ -102,9 +105,8 @@ class Deltas:
 
     # --- a whole message
 
-    def _take_message(self, message: Mapping[str, Any], choice: Mapping[str, Any], has_finished: bool) -> bool:
-        """Adds what a message says and was not said before."""
-        said = list(pieces(message))
+    def _take_message(self, said: Sequence[Piece], choice: Mapping[str, Any], has_finished: bool) -> bool:
+        """Adds what a whole message says and was not said before."""
         texts: dict[str, str] = {}
         for kind, value in said:
             if kind in WRITTEN:
@@ -117,7 +119,6 @@ class Deltas:
         for position, call in enumerate(calls):
             any_said = self._take_call(call, position, ids) or any_said
         self._output.advance()
-        self._output_annotations(message)
         return any_said
 
     def _rest(self, kind: str, whole: str, is_last: bool) -> str:

@@ -10,6 +10,7 @@ import orjson
 from app.contract.turn import Turn
 from app.errors import UpstreamBroken
 from app.formats._output import Output
+from app.formats._reader import has_content
 from app.formats._tool_call_stream import Call
 from app.formats.messages import _thinking_blocks
 
@@ -53,6 +54,8 @@ class Blocks:
         if block is not None:
             delta = block.extend(delta)
         self._add_stray(delta)
+        if not isinstance(block, _Foreign) and has_content({**delta, "citation": None, "text": None, "thinking": None}):
+            raise UpstreamBroken("The model's server sent content that this gateway does not understand.")
 
     def stop(self, index: object) -> None:
         block = self._open.pop(index, None) if isinstance(index, int) else None

@@ -357,6 +357,11 @@ class Repair:
         return events
 
 
+def is_known(kind: str) -> bool:
+    """Whether events of this type belong to items of known types."""
+    return kind.rpartition(".")[0] in _TYPES
+
+
 def _types_of(event: Mapping[str, Any]) -> tuple[str, ...]:
     """Types of the items that the event may belong to; empty for hosted tools and unknown events."""
     part = event.get("part")

@@ -30,7 +30,7 @@ from app.formats._reader import (
 from app.formats.responses import _answer
 from app.formats.responses._conformance import StreamConformance
 from app.formats.responses._functions import Restorer
-from app.formats.responses._repair import Repair
+from app.formats.responses._repair import Repair, is_known
 from app.nesting import FROM_UPSTREAMS, may_exceed
 
 _STEPS = ("delta", "done")
@@ -88,6 +88,7 @@ class ResponsesDecoder:
         "_number",
         "_repair",
         "_splitter",
+        "_strange",
         "_turn",
         "_unreadable",
         "_usual",
@@ -109,6 +110,8 @@ class ResponsesDecoder:
         self._halves = lone_surrogates.Joiner()
         self._loose = _LOGPROBS in turn.echo.include
         """The JSON of an event was loose, or may be: impossible tokens have the logprob -Infinity."""
+        self._strange = False
+        """A delta of an unknown type has come."""
         self._unreadable = 0
         self._conformance = StreamConformance(turn)
         self._repair: Repair | None = None
@@ -243,6 +246,7 @@ class ResponsesDecoder:
         elif kind in _ERRORS:
             raise stream_error(event)
         elif kind.startswith(_OURS):
+            self._strange = self._strange or (isinstance(event.get("delta"), str) and not is_known(kind))
             self._output(event, raw, out)
         else:
             self._pass_over(event)
@@ -358,6 +362,8 @@ class ResponsesDecoder:
             out += self._repair.end(final, response["status"])
         self._release(out, cut=response["status"] == "incomplete")
         items = self._repair.items if self._repair else self._done
+        if self._strange and not items:
+            raise UpstreamBroken("The model's server sent content that this gateway does not understand.")
         self.path = self.path or "bytes"
         self.answer = _answer.answer_of(response, list(items), self._turn, path=self.path)
 
