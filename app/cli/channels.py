@@ -40,7 +40,7 @@ def channels() -> None:
 def list_(as_json: bool) -> None:
     """List the channels: state over all workers, remedies learnt.
 
-    Without a running gateway, the state is unknown.
+    Below them stands what was learnt of their upstreams. Without a running gateway, the state is unknown.
     """
     settings = load_settings()
     channel_table = read_table(settings)
@@ -87,7 +87,7 @@ def _learnt(remedies: Sequence[LearntRemedy]) -> str:
 def forget(name: str, model: str | None, as_json: bool) -> None:
     """Forget what was learnt from the refusals of channel NAME.
 
-    Running workers notice within seconds. The channel may be one that the table no longer has.
+    Running workers notice within seconds. The channel NAME may be one that the table no longer has.
     """
     with open_ready_store() as store:
         count = store.remedies.forget(name, model)

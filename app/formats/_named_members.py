@@ -11,8 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.contract.channel import Channel
-from app.formats._paths import parts, places, resolved
+from app.formats._paths import joined, parts, places, resolved
 
+#: Members of items that hold what the contract says.
+_STATED = frozenset(
+    {
+        *("content", "output", "summary", "action", "actions", "operation", "tools", "results", "queries", "outputs"),
+        *("arguments", "error", "pending_safety_checks", "acknowledged_safety_checks", "caller", "environment"),
+    }
+)
 #: Keywords of a schema without which the model still reads what a tool takes.
 SCHEMA_HINTS = frozenset(
     {
@@ -127,9 +134,15 @@ def _paths(names: Sequence[str], refused: Refused) -> list[str]:
     return list(dict.fromkeys(path for name in names if (path := _path(name, refused)) is not None))
 
 
+def _private(path: str) -> str:
+    """The path; for one below a private member of an item, that member: the server would refuse its others next."""
+    names = parts(path)
+    return path if len(names) < 4 or names[:2] != ("input", "[]") or names[2] in _STATED else joined(names[:3])
+
+
 def _path(name: str, refused: Refused) -> str | None:
     if (path := resolved(refused.request, name)) is not None:
-        return "**.cache_control" if path.endswith(".cache_control") else path
+        return "**.cache_control" if path.endswith(".cache_control") else _private(path)
     plain = re.sub(r"(?<=[a-z])([A-Z])", lambda match: f"_{match[1].lower()}", name.rpartition(".")[2])
     for other in _ALSO.get(plain, ()):
         if (path := resolved(refused.request, other)) is not None:

@@ -5,7 +5,7 @@ import yaml
 
 from app.channels.table import Table, load
 from app.channels.yaml_document import ChannelsInvalid
-from app.contract.channel import Channel, Compaction, Cooldown, Timeouts
+from app.contract.channel import Channel, Compaction, Cooldown, Params, Timeouts
 from app.schemas.channels import KEYS
 from tests.channels.tables import CANARY, DEMO, FORMATS, REPOSITORY, rows
 
@@ -48,6 +48,16 @@ def test_a_full_row_is_read_as_written(read):
   max_output_tokens: 4096
   hosted_tools: refuse
   system_messages: keep
+  message_order: strict
+  tool_images: tool
+  tools: functions
+  tool_schemas: plain
+  thinking: budget
+  text_format: object
+  params:
+    drop: [user, "tools[].function.strict", "**.cache_control"]
+    rename: {max_tokens: max_completion_tokens}
+    set: {reasoning.effort: low, extra: {a: [1, "2", null, true, -0.5, no], "model": x}, "seed": 7}
   retry_unanswered: on
   tags: [a, b]
   enabled: off
@@ -78,6 +88,17 @@ def test_a_full_row_is_read_as_written(read):
         max_output_tokens=4096,
         hosted_tools="refuse",
         system_messages="keep",
+        message_order="strict",
+        tool_images="tool",
+        tools="functions",
+        tool_schemas="plain",
+        thinking="budget",
+        text_format="object",
+        params=Params(
+            drop=("user", "tools[].function.strict", "**.cache_control"),
+            rename={"max_tokens": "max_completion_tokens"},
+            set={"reasoning.effort": "low", "extra": {"a": [1, "2", None, True, -0.5, "no"], "model": "x"}, "seed": 7},
+        ),
         retry_unanswered=True,
         tags=("a", "b"),
         enabled=False,

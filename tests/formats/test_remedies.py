@@ -175,7 +175,7 @@ def test_a_chat_request_is_mended(answer: Any, expected: list[str]) -> None:
     ("param", "expected"),
     [
         ("input[1].private", "drop input[].private"),
-        ("input[1].private.turn", "drop input[].private.turn"),
+        ("input[1].private.turn", "drop input[].private"),
         ("client_metadata", "drop client_metadata"),
         ("store", "drop store"),
         ("service_tier", "drop service_tier"),

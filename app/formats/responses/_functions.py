@@ -12,6 +12,7 @@ from typing import Any
 from app.contract.channel import Channel
 from app.contract.events import ARGUMENT_EVENTS, ITEM_ADDED, ITEM_DONE
 from app.contract.items import Item, prefix_of
+from app.contract.replay import has_half_arguments
 from app.contract.turn import Turn
 from app.formats._conversation import as_functions
 from app.formats._tool_call_stream import InputReader
@@ -73,7 +74,15 @@ def restored(item: Item, toolbox: Toolbox) -> Item:
     if tool.call != _CUSTOM:
         return {**item, **named}
     others = {name: value for name, value in item.items() if name not in ("arguments", "status")}
-    return {**others, **named, **_id(item), "type": _CUSTOM, "input": _input_in(item.get("arguments"))}
+    cut = {"status": "incomplete"} if _is_cut(item) else {}
+    return {**others, **named, **_id(item), **cut, "type": _CUSTOM, "input": _input_in(item.get("arguments"))}
+
+
+def _is_cut(item: Item) -> bool:
+    """Whether the call broke off. The input alone would not show it."""
+    arguments = item.get("arguments")
+    begun = isinstance(arguments, str) and arguments.lstrip().startswith("{")
+    return item.get("status") == "incomplete" or (begun and has_half_arguments(item))
 
 
 def _id(item: Item) -> dict[str, str]:
