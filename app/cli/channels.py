@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,7 +21,7 @@ from app.cli.table import read_table
 from app.contract.channel import Channel
 from app.contract.remedies import LearntRemedy
 from app.reports.channel_states import ChannelReport, all_channels, channel_reports
-from app.reports.channel_test import ChannelTestResult, try_channels
+from app.reports.channel_test import ChannelTestResult, StepResult, try_channels
 from app.settings import load_settings
 
 _HEAD = ("name", "state", "in flight", "path", "last error", "priority", "weight", "format", "where", "models")
@@ -107,10 +107,13 @@ def forget(name: str, model: str | None, as_json: bool) -> None:
 @as_json
 @click.pass_context
 def test(ctx: click.Context, name: str | None, model: str | None, timeout: int, as_json: bool) -> None:
-    """Send a short request to each channel, or to NAME alone. Exit code 3 when a channel does not answer.
+    """Try a text, a tool call, a second turn and an image on each channel, or on NAME alone.
 
-    The test costs a few tokens. It skips channels that have no key or name no model; a disabled channel is tested
-    only by name.
+    For each step the result is `ok`, `mended` with what the upstream did not take as a client sends it, `not taken`
+    for images, or `failed` with the cause and the fix. Exit code 3 when a step of a channel has failed.
+
+    The test costs some hundred tokens a channel. It skips channels that have no key or name no model; a disabled
+    channel is tested only by name.
     """
     settings = load_settings()
     channel_table = read_table(settings)
@@ -120,14 +123,14 @@ def test(ctx: click.Context, name: str | None, model: str | None, timeout: int, 
         hint = f"did you mean {near}?" if near else as_typed("see the channels: antiphon channels list")
         click.echo(f"antiphon: there is no channel {name!r}\n  {hint}", err=True)
         ctx.exit(NOT_FOUND)
-    # The results name a missing key; the warning in the log would repeat it.
-    logging.getLogger("app.channels.watched_table").setLevel(logging.ERROR)
+    # The results name missing keys, failures and remedies; the warnings in the log would repeat them.
+    logging.getLogger("app.channels").setLevel(logging.ERROR)
     width = max(len(channel.name) for channel in chosen)
     results = []
     for result in try_channels(settings, chosen, model, timeout):
         results.append(result)
         if not as_json:
-            click.echo(_result_line(result, width, settings.channels))
+            click.echo("\n".join(_result_lines(result, width, settings.channels)))
     if as_json:
         print_json([result.wire() for result in results])
     if any(result.label == "failed" or (name and result.label != "ok") for result in results):
@@ -139,12 +142,21 @@ def _chosen(channel_table: Table, name: str | None) -> list[Channel]:
     return rows if name is None else [replace(channel, enabled=True) for channel in rows if channel.name == name]
 
 
-def _result_line(result: ChannelTestResult, width: int, file: Path) -> str:
+def _result_lines(result: ChannelTestResult, width: int, file: Path) -> Iterator[str]:
     line = f"{result.channel.name:<{width}}  {result.label:<9}"
     if result.model is not None:
         line += f"  {result.milliseconds:>6,} ms  {result.model}"
-    if result.cause:
-        line += f"  {result.cause}"
-    if result.fix:
-        line += f"\n{'':<{width}}  {result.fix} ({file.name}:{result.channel.line})"
-    return line.rstrip()
+    elif result.reason:
+        line += f"  {result.reason}"
+    yield line.rstrip()
+    if result.hint:
+        yield f"{'':<{width}}  {result.hint} ({file.name}:{result.channel.line})"
+    for step in result.steps:
+        yield from _step_lines(step, width, f"{file.name}:{result.channel.line}")
+
+
+def _step_lines(step: StepResult, width: int, place: str) -> Iterator[str]:
+    details = step.cause or "; ".join(step.mended)
+    yield f"{'':<{width}}  {step.label:<9}  {step.milliseconds:>6,} ms  {step.step:<11}  {details}".rstrip()
+    if step.fix:
+        yield f"{'':<{width}}  {step.fix} ({place})"

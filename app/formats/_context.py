@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import orjson
 
@@ -40,6 +41,12 @@ def without_secret(item: Item) -> Item:
     if item.get("type") != "reasoning" or "encrypted_content" not in item:
         return item
     return {name: value for name, value in item.items() if name != "encrypted_content"}
+
+
+def wants_truncation(request: Mapping[str, Any]) -> bool:
+    """Whether a context that is too long may be shortened."""
+    truncation = request.get("truncation")
+    return (truncation.get("type") if isinstance(truncation, Mapping) else truncation) == "auto"
 
 
 def shortened(turn: Turn) -> Turn | None:

@@ -41,9 +41,3 @@ def text_format(request: Mapping[str, Any]) -> Mapping[str, Any]:
 def effort_of(request: Mapping[str, Any]) -> str | None:
     effort = (request.get("reasoning") or {}).get("effort")
     return effort if isinstance(effort, str) else None
-
-
-def wants_truncation(request: Mapping[str, Any]) -> bool:
-    """Whether a context that is too long may be shortened."""
-    truncation = request.get("truncation")
-    return (truncation.get("type") if isinstance(truncation, Mapping) else truncation) == "auto"

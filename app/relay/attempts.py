@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import replace
 from time import monotonic
 from types import TracebackType
@@ -378,15 +377,6 @@ def _path(turn: Turn, selected: SelectedChannel) -> str:
 def posted(attempt: ChannelAttempt, turn: Turn, path: str, body: bytes, watch: Watch) -> Answer:
     """The answer to one unstreamed request of an attempt."""
     return _decoded(attempt.selected.format, attempt.open(path, body, accept=JSON, watch=watch), turn)
-
-
-def unstreamed_answer(turn: Turn, selected: SelectedChannel, watch: Watch | None) -> Answer:
-    """The answer of this one channel. It makes no attempt and leaves the channel's health unchanged."""
-    format_ = selected.format
-    turn = for_row(turn, selected.row)
-    body = encoded(turn, selected)
-    with closing(selected.post(_path(turn, selected), body, accept=JSON, watch=watch)) as exchange:
-        return _decoded(format_, exchange, turn)
 
 
 def encoded(turn: Turn, selected: SelectedChannel) -> bytes:

@@ -13,7 +13,7 @@ from tests.databases import database_url, mariadb
 from tests.gateway import Gateway
 from tests.ports import closed_port
 from tests.relay.conftest import eventually
-from tests.upstream import ScriptedUpstream, html, rate_limited, refusal, silent
+from tests.upstream import Answer, Exchange, ScriptedUpstream, html, rate_limited, refusal, silent
 
 __all__ = ["database_url", "mariadb"]
 
@@ -112,7 +112,10 @@ def test_every_channel_is_tested_through_its_own_format(tmp_path: Path, upstream
     tested = orjson.loads(directory.command("channels", "test", "--json"))
     assert [row["result"] for row in tested] == ["ok", "not asked", "not asked", "ok", "ok"]
     assert "A_KEY_THAT_IS_NOT_SET" in tested[1]["cause"]
-    assert [request.path for request in upstream.requests] == ["/v1/responses", "/v1/chat/completions"]
+    paths = [request.path for request in upstream.requests]
+    assert paths == ["/v1/responses"] * 5 + ["/v1/chat/completions"] * 5
+    for row in (tested[0], *tested[3:]):
+        assert [step["step"] for step in row["steps"]] == ["text", "tool call", "second turn", "image"]
 
 
 @pytest.mark.parametrize(
@@ -131,6 +134,22 @@ def test_an_error_comes_with_its_remedy(tmp_path: Path, upstream: ScriptedUpstre
     assert row["result"] == "failed"
     assert fix in row["fix"]
     assert SECRET not in orjson.dumps(row).decode()
+
+
+def textual(exchange: Exchange, answer: Answer) -> Answer:
+    """A model that takes no images."""
+    shown = b"image_url" in orjson.dumps(exchange.request.body)
+    return refusal(400, "Text only.")(exchange, answer) if shown else answer
+
+
+def test_each_step_is_a_line(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    upstream.always(textual)
+    directory = Gateway(tmp_path, [upstream.channel("c", format="chat_completions")])
+    first, *lines = directory.command("channels", "test", "c").splitlines()
+    assert first.startswith("c  ok")
+    assert [line.split("ms")[1].split() for line in lines[:3]] == [["text"], ["tool", "call"], ["second", "turn"]]
+    assert lines[3].split()[:2] == ["not", "taken"]
+    assert "image        Text only. (status=400" in lines[3]
 
 
 def test_one_dead_channel_among_others_is_an_exit_code(tmp_path: Path) -> None:

@@ -11,9 +11,8 @@ from app.contract.channel import Channel
 from app.contract.turn import Turn
 from app.errors import UpstreamError
 from app.formats import _openai
-from app.formats._context import shortened
+from app.formats._context import shortened, wants_truncation
 from app.formats._failures import http_error as decode_error
-from app.formats._request import wants_truncation
 from app.formats._toolbox import Toolbox
 from app.formats.chat_completions import passthrough
 from app.formats.chat_completions._answer import ChatDecoder, decode

@@ -14,8 +14,7 @@ from app.contract.channel import Channel
 from app.contract.records import Chain
 from app.contract.turn import Turn
 from app.errors import UpstreamError, UpstreamRefused
-from app.formats._context import items, shortened
-from app.formats._request import wants_truncation
+from app.formats._context import items, shortened, wants_truncation
 
 _NO_THINKING = {"type": "disabled"}
 

@@ -16,8 +16,9 @@ from app.contract.items import OPAQUE_TYPES, Item, answered_call_id, call_ids, i
 from app.contract.records import Link
 from app.contract.replay import replayed, with_arguments, without_abandoned, without_orphans
 from app.contract.turn import Turn
-from app.errors import UpstreamError, UpstreamRefused
+from app.errors import ContextTooLong, UpstreamError, UpstreamRefused
 from app.formats import _conversation
+from app.formats._context import shortened, wants_truncation
 from app.formats._ids import CHAT_SECRET, MESSAGES_SECRET, Outgoing, is_native
 from app.formats._text_format import fitted
 from app.formats.responses import _order
@@ -137,8 +138,11 @@ def instructions_text(instructions: Mapping[str, Any]) -> str:
 
 
 def amended(turn: Turn, row: Channel, error: UpstreamError) -> Turn | None:
-    """The turn without opaque items, for an upstream that cannot read them. Upstreams without compaction items have no
-    error code for these."""
+    """The turn without its oldest part if the context was too long, for an upstream that does not truncate it itself;
+    or without opaque items, for one that cannot read them. Upstreams without compaction items have no error code for
+    these."""
+    if isinstance(error, ContextTooLong):
+        return shortened(turn) if wants_truncation(turn.request) else None
     if error.code != _UNREADABLE and not (_is_refusal(error) and _holds_compaction(turn)):
         return None
     links = tuple(_without_secrets(link) for link in turn.chain.links)

@@ -67,6 +67,20 @@ def test_a_refused_context_is_compacted_and_asked_again(
 
 
 @pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("model", MODELS)
+def test_truncation_leaves_out_the_oldest_turns(
+    compaction_gateway: CompactionGateway, model: str, stream: bool
+) -> None:
+    previous = compaction_gateway.talk(model, 5)
+    compaction_gateway.first.always(narrow(ROOM, too_long()))
+    keys = {"model": model, "input": "x", "previous_response_id": previous, "truncation": "auto"}
+    response = ended(ask(compaction_gateway, stream, **keys), stream)
+    assert [item["type"] for item in response["output"]] == ["message"]
+    assert facts(compaction_gateway.given)[-1] == "fact-5"
+    assert "fact-1" not in facts(compaction_gateway.given)
+
+
+@pytest.mark.parametrize("stream", [True, False])
 def test_a_client_without_state_gets_the_item_as_well(compaction_gateway: CompactionGateway, stream: bool) -> None:
     turns = [
         {"role": role, "content": f"fact-{number} {'word ' * 100}"}
