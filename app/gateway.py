@@ -6,9 +6,11 @@ import logging
 from dataclasses import dataclass, field
 
 from app import formats
+from app.channels.model_facts import KnownFacts
 from app.channels.model_list import ModelList
 from app.channels.remedies import LearntRemedies
 from app.channels.selection import Channels
+from app.channels.upstream_lists import UpstreamLists
 from app.channels.watched_table import WatchedTable
 from app.last_good import LastGood
 from app.memory import Budget, InFlight
@@ -41,6 +43,7 @@ class Gateway:
     store: Store
     channels: Channels
     model_list: ModelList
+    model_facts: KnownFacts
     turns: TurnParts
     responses: StoredResponses
     conversations: Conversations
@@ -91,6 +94,8 @@ def build(last: LastGood) -> Gateway:
     table = WatchedTable(settings.channels, lambda: read_environment(home), FORMATS.keys(), last.table)
     remedies = LearntRemedies(store.remedies)
     channels = Channels(table, connections=settings.threads, memory=budget, remedies=remedies)
+    lists = UpstreamLists(channels)
+    model_facts = KnownFacts(channels, lists)
     drain = Drain()
     seals = Seals(*(Seal(purpose, settings.keys_for(purpose)) for purpose in ("compaction", "reasoning")))
     timing = StreamTiming(settings.heartbeat, drain, settings.client_write_timeout, settings.header_after)
@@ -120,7 +125,8 @@ def build(last: LastGood) -> Gateway:
         settings=settings,
         store=store,
         channels=channels,
-        model_list=ModelList(channels),
+        model_list=ModelList(channels, lists, model_facts),
+        model_facts=model_facts,
         turns=turns,
         responses=responses,
         conversations=Conversations(store, contexts),

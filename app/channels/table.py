@@ -9,6 +9,7 @@ import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,11 +20,14 @@ from marshmallow import ValidationError
 from app.channels.interpolation import REFERENCE, Interpolation, Place
 from app.channels.yaml_document import Document, Problem, parse
 from app.contract.channel import Channel, Compaction, Cooldown, Params, Timeouts
+from app.contract.model_facts import NOTHING, ModelFacts
 from app.formats import counting
 from app.schemas.channels import UNUSED_KEYS, TableRow, shown_key
 from app.schemas.table_values import Scalar, is_glob, suggestion
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+#: Keys of a model's row that are no facts about the model itself.
+_OTHER_FACTS = frozenset({"price"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Table:
     digest: str = ""
     """Digest of the file's bytes, which identifies its version."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
-    """Facts about models by public name: context_window, max_output_tokens, price, compact_at."""
+    """Facts about models, by public name or glob."""
 
     def serving(self, model: str) -> list[Channel]:
         """The enabled channels that serve a model, highest priority first; equal ones in the order of the file."""
@@ -50,6 +54,15 @@ class Table:
     def names(self) -> list[str]:
         """The models served under a literal name, sorted."""
         return sorted({name for channel in self.channels if channel.enabled for name in channel.models})
+
+    def facts(self, model: str) -> ModelFacts:
+        """What the table states about a model: its own row first, then the globs that match it, the longest first."""
+        globs = (name for name in self.models if is_glob(name) and name != model and fnmatchcase(model, name))
+        found = NOTHING
+        for name in (model, *sorted(globs, key=len, reverse=True)):
+            row = self.models.get(name, _NOTHING)
+            found = found.or_else(ModelFacts(**{key: value for key, value in row.items() if key not in _OTHER_FACTS}))
+        return found
 
     def nearest(self, model: str) -> str | None:
         """The known name that is most similar to an unknown one."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from time import monotonic, time_ns
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
@@ -104,6 +104,7 @@ class Upstream:
         return self._send((head + body,) if len(body) < _LARGE else (head, body), self._clock(accept), watch)
 
     def get(self, path: str) -> Exchange:
+        """`path` may begin with `/../`, which leaves out the last part of the base URL."""
         accept = "application/json"
         return self._send((self._head("GET", path, accept) + b"\r\n",), self._clock(accept), None)
 
@@ -130,8 +131,7 @@ class Upstream:
                 **formats.load(self._row.format).headers(self._row.api_key),
                 **self._row.headers,
             }
-            url = f"{(self._row.base_url or '').rstrip('/')}{path}"
-            request = requests.Request(method, url, headers=headers).prepare()
+            request = requests.Request(method, _url(self._row.base_url or "", path), headers=headers).prepare()
             found = self._heads[method, path, accept] = _written(request)
         return found
 
@@ -182,6 +182,11 @@ class Upstream:
     def _unanswered(self) -> UpstreamError:
         kind = UpstreamStalled if self._row.retry_unanswered else UpstreamTimeout
         return kind("The model's server accepted the request and did not answer in time.")
+
+
+def _url(base: str, path: str) -> str:
+    base = base.rstrip("/")
+    return urljoin(f"{base}/", path[1:]) if path.startswith("/../") else f"{base}{path}"
 
 
 def _reason(error: BaseException) -> str:

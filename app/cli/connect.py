@@ -48,8 +48,12 @@ model_provider = "antiphon"
 # With exactly this name Codex lets the gateway compact long conversations; with any other name Codex compacts them.
 name = "OpenAI"
 base_url = $URL
-env_key = "ANTIPHON_TOKEN"
 wire_api = "responses"
+
+# A command and not env_key: only with a command Codex asks the gateway for its models, their windows and their tools.
+[model_providers.antiphon.auth]
+command = "printenv"
+args = ["ANTIPHON_TOKEN"]
 """,
     ),
     "python": Recipe(

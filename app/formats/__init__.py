@@ -139,6 +139,14 @@ class Counting(Protocol):
         ...
 
 
+class Listing(Protocol):
+    """A format whose upstreams list their models elsewhere than others, or only with a query."""
+
+    def list_path(self) -> str:
+        """Where a GET request answers with the list of models, below the channel's `base_url`."""
+        ...
+
+
 class Serving(Protocol):
     """A format without an upstream: the module answers the requests."""
 
@@ -164,6 +172,12 @@ def counting(name: str) -> Counting | None:
 
 
 @cache
+def list_path(name: str) -> str:
+    """Where the format's upstreams list their models, below the channel's `base_url`."""
+    format_ = load(name)
+    return cast(Listing, format_).list_path() if hasattr(format_, "list_path") else "/models"
+
+
 def serving(name: str) -> Serving:
     """The format as one that answers without an upstream."""
     return cast(Serving, load(name))

@@ -36,8 +36,8 @@ def model_reports(table: Table) -> list[ModelReport]:
 
 
 def _report(table: Table, name: str, channels: list[Channel]) -> ModelReport:
-    facts = table.models.get(name, {})
-    return ModelReport(name, tuple(channels), facts.get("context_window"), facts.get("max_output_tokens"))
+    facts = table.facts(name)
+    return ModelReport(name, tuple(channels), facts.context_window, facts.max_output_tokens)
 
 
 def _channels_by_model(table: Table) -> dict[str, list[Channel]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validates_schema
 
+from app.contract.model_facts import MODALITIES
 from app.schemas import table_values
 
 #: How the message about an unknown key begins; it belongs to the key, every other one to the value.
@@ -17,7 +18,7 @@ UNKNOWN_KEY = "unknown key"
 MAX_UNKNOWN = 200
 
 #: Keys of a channel or a model that are checked, and that no part of the gateway reads yet.
-UNUSED_KEYS = frozenset({"price", "compact_at", "tags"})
+UNUSED_KEYS = frozenset({"price", "tags"})
 
 #: Channels that answer by themselves and have no URL.
 WITHOUT_UPSTREAM = frozenset({"demo"})
@@ -111,6 +112,14 @@ class FactsRow(Row):
     max_output_tokens = Value(table_values.number(int, 1, 1_000_000_000))
     price = Value(PriceRow().load)
     compact_at = Value(table_values.number(float, 0.05, 1))
+    modalities = Value(table_values.distinct(table_values.one_of(*MODALITIES)))
+    efforts = Value(table_values.distinct(table_values.identifier))
+    display_name = Value(table_values.model_name)
+    parallel_tools = Value(table_values.flag)
+    verbosity = Value(table_values.flag)
+    patch_tool = Value(table_values.one_of("freeform", "none"))
+    tool_output_tokens = Value(table_values.number(int, 100, 1_000_000))
+    catalogue = Value(table_values.flag)
 
 
 class ParamsRow(Row):

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -6,6 +7,7 @@ import yaml
 from app.channels.table import Table, load
 from app.channels.yaml_document import ChannelsInvalid
 from app.contract.channel import Channel, Compaction, Cooldown, Params, Timeouts
+from app.contract.model_facts import NOTHING, ModelFacts
 from app.schemas.channels import KEYS
 from tests.channels.tables import CANARY, DEMO, FORMATS, REPOSITORY, rows
 
@@ -147,6 +149,28 @@ def test_compaction_and_facts_are_read(read):
     }
 
 
+def test_the_facts_of_a_model_are_its_own_and_then_those_of_globs_the_longest_first(read):
+    table = read(
+        DEMO
+        + """\
+models:
+  "*": {context_window: 1, max_output_tokens: 1, modalities: [text]}
+  "gpt-*": {context_window: 2, efforts: [low, high], verbosity: true}
+  gpt-6: {context_window: 3, price: {input: 1}, parallel_tools: false, catalogue: false}
+  "m[1m]": {display_name: A model, patch_tool: none, tool_output_tokens: 500}
+"""
+    )
+    rest = ModelFacts(context_window=1, max_output_tokens=1, modalities=("text",))
+    assert table.facts("other") == rest
+    gpt = replace(rest, context_window=2, efforts=("low", "high"), verbosity=True)
+    assert table.facts("gpt-7") == gpt
+    assert table.facts("gpt-6") == replace(gpt, context_window=3, parallel_tools=False, catalogue=False)
+    named = replace(rest, display_name="A model", patch_tool="none", tool_output_tokens=500)
+    assert table.facts("m[1m]") == named
+    assert table.facts("m1") == rest
+    assert read(DEMO).facts("demo") == NOTHING
+
+
 def test_a_literal_name_goes_before_a_glob():
     channel = Channel(name="a", format="demo", models={"gpt-6": "upstream-6", "m[1m]": "m[1m]"}, globs=("gpt-*",))
     assert channel.upstream_model("gpt-6") == "upstream-6"
@@ -188,6 +212,7 @@ NO_TABLE = "1:1: the file is empty; it needs `version: 1` and `channels:`"
 A = "- {name: a, format: demo, models: [m], "
 MODEL = "must be a model's name: at most 256 characters, none of them a control character or an outer blank"
 NAME = "must be 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+EMPTY = "{}: must not be an empty list; leave the key out"
 DURATION = "must be a duration: a number of seconds, or 500ms, 30s, 5m, 1h (at most seven days)"
 
 
@@ -224,6 +249,24 @@ DURATION = "must be a duration: a number of seconds, or 500ms, 30s, 5m, 1h (at m
         ),
         (DEMO + "models: {demo: {price: {input: -1}}}\n", ["4:32: must be a number from 0 to 1e+06"]),
         (DEMO + "models: {demo: 3}\n", ["4:16: must be a mapping"]),
+        (
+            DEMO + "models: {demo: {modalities: [text, imagee], efforts: [low, low], context_windw: 1}}\n",
+            [
+                "4:36: must be one of text, image, audio, video, file, did you mean 'image'?",
+                "4:60: stands here twice",
+                "4:66: unknown key 'context_windw', did you mean 'context_window'?",
+            ],
+        ),
+        (DEMO + "models: {demo: {modalities: text, efforts: []}}\n", ["4:29: must be a list", EMPTY.format("4:44")]),
+        (
+            DEMO + 'models: {"d*": {patch_tool: function, verbosity: maybe, tool_output_tokens: 5, catalogue: 1}}\n',
+            [
+                "4:29: must be one of freeform, none",
+                "4:50: must be true or false",
+                "4:77: must be a whole number from 100 to 1000000",
+                "4:91: must be true or false",
+            ],
+        ),
         (DEMO + "defaults: {timeout: {connnect: 5}}\n", ["4:22: unknown key 'connnect', did you mean 'connect'?"]),
         (DEMO + "defaults: {cooldown: }\n", ["4:22: must have a value"]),
         (rows("- text"), ["3:5: must be a mapping"]),

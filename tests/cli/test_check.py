@@ -36,7 +36,6 @@ def test_keys_without_effect_are_noted_with_their_place(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert [line.split("channels.yaml:")[1] for line in done.stderr.splitlines()] == [
         "6:5: 'price' is not used yet",
-        "8:5: 'compact_at' is not used yet",
         "12:5: 'tags' is not used yet",
     ]
     assert all(line.startswith("note: ") for line in done.stderr.splitlines())
@@ -47,7 +46,6 @@ def test_programs_read_the_same_as_json(tmp_path: Path) -> None:
     read = orjson.loads(_directory(tmp_path, TABLE).command("check", "--json"))
     assert [(note["line"], note["message"]) for note in read["unused"]] == [
         (6, "'price' is not used yet"),
-        (8, "'compact_at' is not used yet"),
         (12, "'tags' is not used yet"),
     ]
     assert (read["ok"], read["errors"], read["warnings"], read["channels"]) == (True, [], [], ["demo"])

@@ -61,8 +61,8 @@ def test_codex_is_given_its_table(tmp_path: Path) -> None:
     assert config["model_providers"]["antiphon"] == {
         "name": "OpenAI",
         "base_url": URL,
-        "env_key": "ANTIPHON_TOKEN",
         "wire_api": "responses",
+        "auth": {"command": "printenv", "args": ["ANTIPHON_TOKEN"]},
     }
 
 

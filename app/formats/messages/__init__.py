@@ -27,6 +27,7 @@ __all__ = [
     "encode",
     "encode_count",
     "headers",
+    "list_path",
     "path",
 ]
 
@@ -39,6 +40,11 @@ def path(model: str, stream: bool) -> str:
 
 def count_path(model: str) -> str:
     return "/messages/count_tokens"
+
+
+def list_path() -> str:
+    """Without a limit the list ends after twenty models."""
+    return "/models?limit=1000"
 
 
 def decoder(turn: Turn, sequence: int) -> MessagesDecoder:

@@ -1,0 +1,29 @@
+"""The facts about a model by its public name: the table's word first, then what the upstreams that serve it list."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app.channels.selection import Channels
+from app.channels.upstream_lists import UpstreamLists
+from app.contract.channel import Channel
+from app.contract.model_facts import ModelFacts, common
+
+
+class KnownFacts:
+    def __init__(self, channels: Channels, lists: UpstreamLists) -> None:
+        self._channels = channels
+        self._lists = lists
+
+    def facts(self, model: str) -> ModelFacts:
+        """Never waits. Facts that only an upstream's list tells are None until the list was fetched; this call starts
+        the fetch. Of several channels, what holds for each of them."""
+        table = self._channels.table
+        stated = table.facts(model)
+        return stated.or_else(common(self._listed(channel, model) for channel in table.serving(model)))
+
+    def _listed(self, channel: Channel, model: str) -> ModelFacts:
+        upstream_model = channel.upstream_model(model) or model
+        facts = self._lists.of(channel).facts(upstream_model)
+        # A model with a name of ours is not shown under the upstream's.
+        return facts if upstream_model == model else replace(facts, display_name=None)
