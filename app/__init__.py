@@ -18,14 +18,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     from app import endpoints, last_good
     from app.gateway import build
     from app.last_good import LastGood
-    from app.web import application
+    from app.web.application import Application
 
     if settings is not None:
         last = LastGood.of(settings)
     else:
         last = last_good.current() or last_good.load(last_good.check_first)
-    gateway = build(last)
-    app = application.Application(__name__, static_folder=None)
-    application.attach(app, gateway)
+    app = Application(__name__, build(last))
     endpoints.register(app)
     return app

@@ -31,7 +31,9 @@ class TooDeep(ValueError):
 def loads(data: bytes | str, levels: int) -> Any:
     """The value. Raises ValueError for invalid JSON, and TooDeep for a value with more levels."""
     value = orjson.loads(data)
-    check(value, len(data), levels)
+    raw = data.encode() if isinstance(data, str) else data
+    if may_exceed(raw, 0, len(raw), levels):
+        _check(value, levels)
     return value
 
 
@@ -41,27 +43,30 @@ def from_upstream(data: bytes) -> Any:
         value = orjson.loads(data)
     except ValueError:
         value = loose_json.loads(data)
-    check(value, len(data), FROM_UPSTREAMS)
+    if may_exceed(data, 0, len(data), FROM_UPSTREAMS):
+        _check(value, FROM_UPSTREAMS)
     return value
 
 
 def take(data: bytearray, levels: int) -> Any:
     """The value of a buffer. Empties the buffer before the check, which needs as much memory again."""
-    value, length = orjson.loads(data), len(data)
+    value, suspect = orjson.loads(data), may_exceed(data, 0, len(data), levels)
     data.clear()
-    check(value, length, levels)
+    if suspect:
+        _check(value, levels)
     return value
 
 
-def check(value: Any, length: int, levels: int) -> None:
-    """Raises TooDeep. `length`: bytes of the value's JSON. Short JSON needs no check: each level takes two bytes."""
-    if length > 2 * levels and _exceeds(value, levels):
-        raise TooDeep(value, _deep_member(value, levels))
-
-
-def may_exceed(data: bytes, begin: int, end: int, levels: int) -> bool:
-    """Whether the JSON between two places has enough brackets to be nested too deep."""
+def may_exceed(data: bytes | bytearray, begin: int, end: int, levels: int) -> bool:
+    """Whether the JSON between two places has enough brackets to be nested too deep. Most has not, and needs no other
+    check."""
     return data.count(b"[", begin, end) + data.count(b"{", begin, end) > levels
+
+
+def _check(value: Any, levels: int) -> None:
+    """Raises TooDeep."""
+    if _exceeds(value, levels):
+        raise TooDeep(value, _deep_member(value, levels))
 
 
 def _exceeds(value: Any, levels: int) -> bool:

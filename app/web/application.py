@@ -9,6 +9,7 @@ from typing import Any, cast
 from flask import Flask, Request, Response, g, request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.exceptions import HTTPException, InternalServerError
+from werkzeug.routing import MapAdapter
 
 from app.errors import ClientGone, GatewayError, Unavailable
 from app.gateway import Gateway
@@ -19,7 +20,7 @@ from app.web.error_responses import client_gone, gateway_error, http_error, inte
 from app.web.responses import START, Start
 
 
-class NoSessions(SessionInterface):
+class _NoSessions(SessionInterface):
     """No view has a session, so that no request looks for a cookie."""
 
     def open_session(self, app: Flask, request: Request) -> NullSession:
@@ -30,40 +31,50 @@ _NO_SESSION = NullSession()
 
 
 class Application(Flask):
-    session_interface = NoSessions()
+    """Authentication before every view that is not public, errors in OpenAI's shape, headers on every answer.
+
+    It leaves out the steps of Flask that no view needs and every request pays for: signals, sessions, coroutines,
+    functions of blueprints, routes that depend on the host.
+    """
+
+    session_interface = _NoSessions()
+
+    def __init__(self, name: str, gateway: Gateway) -> None:
+        super().__init__(name, static_folder=None)
+        self._gateway = gateway
+        self.extensions["antiphon"] = gateway
+        self.config["MAX_CONTENT_LENGTH"] = gateway.settings.max_body
+        self.register_error_handler(GatewayError, gateway_error)
+        self.register_error_handler(ClientGone, client_gone)
+        self.register_error_handler(InternalServerError, internal_error)
+        self.register_error_handler(HTTPException, http_error)
 
     def wsgi_app(self, environ: dict[str, Any], start_response: Any) -> Any:
         environ[START] = start = Start(start_response)
         return super().wsgi_app(environ, start)
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """No view is a coroutine. Flask would check that for every function of every request."""
         return func
 
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Finds the view of a request by its path and method alone. WebSockets and redirects need Flask's own."""
+        if request is None or "HTTP_UPGRADE" in request.environ or "//" in request.environ["PATH_INFO"]:
+            return super().create_url_adapter(request)
+        return MapAdapter(self.url_map, "", "/", "", "http", request.path, request.method)
 
-def attach(app: Flask, gateway: Gateway) -> None:
-    """Authentication before every view that is not public, errors in OpenAI's shape, headers on everything."""
-    app.extensions["antiphon"] = gateway
-    app.config["MAX_CONTENT_LENGTH"] = gateway.settings.max_body
-    hooks = RequestHooks(app, gateway)
-    app.before_request(hooks.before_request)
-    app.after_request(hooks.after_request)
-    app.register_error_handler(GatewayError, gateway_error)
-    app.register_error_handler(ClientGone, client_gone)
-    app.register_error_handler(InternalServerError, internal_error)
-    app.register_error_handler(HTTPException, http_error)
+    def full_dispatch_request(self) -> Response:
+        try:
+            self._admit(cast(Any, request)._get_current_object())
+            response = cast(Response, self.dispatch_request())
+        except Exception as error:
+            response = self.make_response(self.handle_user_exception(error))
+        return self.process_response(response)
 
+    # --- before the view and after it
 
-class RequestHooks:
-    """The steps before and after the view of every request."""
-
-    def __init__(self, app: Flask, gateway: Gateway) -> None:
-        self._views = app.view_functions
-        self._gateway = gateway
-
-    def before_request(self) -> None:
-        incoming = cast(Any, request)._get_current_object()
-        view = self._views.get(incoming.endpoint or "")
+    def _admit(self, incoming: Request) -> None:
+        """Raises GatewayError for a request that may not reach its view."""
+        view = self.view_functions.get(incoming.endpoint or "")
         g.current_request = current = CurrentRequest(self._gateway, incoming.environ, incoming.path, view)
         if view is None or current.public:
             return
@@ -76,7 +87,7 @@ class RequestHooks:
             )
         current.admitted = True
 
-    def after_request(self, response: Response) -> Response:
+    def process_response(self, response: Response) -> Response:
         current = this_request()
         current.environ[START].more_headers = current.headers()
         if not current.body_read:
