@@ -418,8 +418,8 @@ def unknown_model(model: str, nearest: str | None = None) -> InvalidRequest:
     )
 
 
-def unknown_chat_model(model: str) -> InvalidRequest:
-    """The same at `/v1/chat/completions`, where clients match another status and sentence."""
+def unknown_passthrough_model(model: str) -> InvalidRequest:
+    """The same at endpoints of passthrough, where clients match another status and sentence."""
     return InvalidRequest(
         f"The model `{model}` does not exist or you do not have access to it.", code="model_not_found", status=404
     )

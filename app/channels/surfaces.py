@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from app import formats
 from app.contract.channel import Channel
-from app.errors import FormatNotServed, InvalidRequest, unknown_chat_model, unknown_model
+from app.errors import FormatNotServed, InvalidRequest, unknown_model, unknown_passthrough_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def _passthrough(endpoint: formats.PassthroughEndpoint) -> Surface:
             return False
         return endpoint.in_row(channel) or _posts_to(channel, endpoint.path)
 
-    return Surface(f"/v1{endpoint.path}", endpoint.refusal, serves, lambda model, _: unknown_chat_model(model))
+    return Surface(f"/v1{endpoint.path}", endpoint.refusal, serves, lambda model, _: unknown_passthrough_model(model))
 
 
 def _posts_to(channel: Channel, path: str) -> bool:

@@ -7,6 +7,7 @@ from flask import Blueprint, Response
 
 from app.endpoints import API
 from app.formats import PASSTHROUGH
+from app.formats.chat_completions import passthrough as codec
 from app.schemas.chat import read_chat
 from app.web.current_request import this_request
 from app.web.responses import json_response, sse_response
@@ -23,5 +24,5 @@ def create() -> Response:
     current = this_request()
     body, passthrough = read_chat(current.json()), current.gateway.passthrough
     if body.get("stream"):
-        return sse_response(passthrough.stream(ENDPOINT, current.token, body, current.context()))
-    return json_response(orjson.Fragment(passthrough.create(ENDPOINT, current.token, body, current.context())))
+        return sse_response(passthrough.stream(ENDPOINT, codec, current.token, body, current.context()))
+    return json_response(orjson.Fragment(passthrough.create(ENDPOINT, codec, current.token, body, current.context())))

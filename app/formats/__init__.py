@@ -19,11 +19,19 @@ from app.errors import UpstreamError
 from app.formats._adaptation import adapted
 from app.formats._context import shortened
 from app.formats._events import Emitter, replay
-from app.formats._passthrough import PASSTHROUGH, PassthroughDecoder, PassthroughEndpoint, PassthroughSummary
+from app.formats._passthrough import (
+    PASSTHROUGH,
+    Codec,
+    PassthroughDecoder,
+    PassthroughEndpoint,
+    PassthroughSummary,
+    StreamCodec,
+)
 from app.formats._remedies import remedies_for
 
 __all__ = [
     "PASSTHROUGH",
+    "Codec",
     "Compacting",
     "Counting",
     "Decoder",
@@ -33,6 +41,7 @@ __all__ = [
     "PassthroughEndpoint",
     "PassthroughSummary",
     "Serving",
+    "StreamCodec",
     "adapted",
     "counting",
     "load",

@@ -1,4 +1,6 @@
-"""Endpoints that are relayed without translation. Another one is an entry here, and a file in `app/endpoints/`."""
+"""Endpoints that are relayed without translation. Another one is an entry here, and a file in `app/endpoints/` with its
+codec, which reads its requests and answers.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,6 @@ from typing import Any, Protocol
 from app.contract.channel import Channel
 from app.contract.usage import Usage
 from app.errors import UpstreamError
-from app.formats.chat_completions import passthrough
 
 
 class PassthroughSummary(Protocol):
@@ -53,6 +54,10 @@ class Codec(Protocol):
         """An unstreamed answer. Raises UpstreamError."""
         ...
 
+
+class StreamCodec(Codec, Protocol):
+    """The codec of an endpoint that also streams."""
+
     def as_stream(self, body: bytes) -> bytes:
         """An unstreamed answer as the events of a stream. Raises UpstreamError."""
         ...
@@ -70,12 +75,13 @@ class PassthroughEndpoint:
     """The error code for a model that no channel serves here."""
     in_row: Callable[[Channel], bool]
     """Whether a row says that its channel serves this endpoint besides those of its format."""
-    codec: Codec
+    id_prefix: str
+    """Of the ids under which its requests are recorded."""
 
 
 PASSTHROUGH: Mapping[str, PassthroughEndpoint] = {
     endpoint.path: endpoint
     for endpoint in (
-        PassthroughEndpoint(passthrough.PATH, "chat_completions_not_supported", lambda row: row.chat, passthrough),
+        PassthroughEndpoint("/chat/completions", "chat_completions_not_supported", lambda row: row.chat, "chatcmpl"),
     )
 }

@@ -19,8 +19,8 @@ from app.channels.affinity import Affinity, first_user_item
 from app.channels.selection import Channels, SelectedChannel
 from app.channels.upstream import Exchange
 from app.contract.records import Token
-from app.errors import ClientGone, GatewayError, InternalError, UpstreamError, unknown_chat_model
-from app.formats import PassthroughDecoder, PassthroughEndpoint, PassthroughSummary, adapted
+from app.errors import ClientGone, GatewayError, InternalError, UpstreamError, unknown_passthrough_model
+from app.formats import Codec, PassthroughDecoder, PassthroughEndpoint, PassthroughSummary, StreamCodec, adapted
 from app.relay.attempts import EVENTS, JSON, ChannelAttempt, ChannelAttempts
 from app.relay.client_thread import ThreadNames
 from app.relay.passthrough_recorder import PassthroughRecorder
@@ -41,30 +41,34 @@ class PassthroughRelay:
         self._channels = channels
         self._transport = transport
 
-    def create(self, endpoint: PassthroughEndpoint, token: Token, request: Request, context: RequestContext) -> bytes:
+    def create(
+        self, endpoint: PassthroughEndpoint, codec: Codec, token: Token, request: Request, context: RequestContext
+    ) -> bytes:
         """The upstream's answer, byte for byte. Raises GatewayError, or ClientGone when the client has left."""
         context.hold_bytes(context.size)
-        recorder = PassthroughRecorder(self._store, token, request, context.request_id, context.facts)
+        recorder = PassthroughRecorder(self._store, endpoint, token, request, context)
         watch = Watch(context.client_fd, self._transport.timing.drain)
         with recorder.recorded_failures():
             attempts = self._attempts(endpoint.path, token, request, context, recorder, watch)
-            body, summary, selected = attempts.first(_Unstreamed(endpoint, request, watch))
+            body, summary, selected = attempts.first(_Unstreamed(endpoint.path, codec, request, watch))
         recorder.finish(selected, summary)
         return body
 
     def stream(
-        self, endpoint: PassthroughEndpoint, token: Token, request: Request, context: RequestContext
+        self, endpoint: PassthroughEndpoint, codec: StreamCodec, token: Token, request: Request, context: RequestContext
     ) -> Iterable[bytes]:
         """The upstream's chunks, from the first valid one on. Raises as `create` does; after an early heartbeat a
         failure is an event instead."""
         context.hold_bytes(context.size)
-        recorder = PassthroughRecorder(self._store, token, request, context.request_id, context.facts)
+        recorder = PassthroughRecorder(self._store, endpoint, token, request, context)
         watch = Watch(context.client_fd, self._transport.timing.drain)
         early_heartbeats = _EarlyHeartbeats(context, watch, self._transport.timing)
         try:
             with recorder.recorded_failures():
                 attempts = self._attempts(endpoint.path, token, request, context, recorder, watch)
-                active = attempts.first(_Streamed(endpoint, request, context.connection, watch, self._transport))
+                active = attempts.first(
+                    _Streamed(endpoint.path, codec, request, context.connection, watch, self._transport)
+                )
             return PassthroughStream(active, recorder)
         except GatewayError as error:
             if not early_heartbeats.sent:
@@ -82,7 +86,7 @@ class PassthroughRelay:
     ) -> ChannelAttempts:
         model = request["model"]
         if not token.may_use(model):
-            raise unknown_chat_model(model)
+            raise unknown_passthrough_model(model)
         affinity = Affinity(
             token.owner,
             session=ThreadNames.key_of(request, context.thread_headers),
@@ -131,31 +135,33 @@ def _failure(error: GatewayError) -> bytes:
 class _Unstreamed:
     """The step for an unstreamed answer."""
 
-    endpoint: PassthroughEndpoint
+    path: str
+    codec: Codec
     request: Request
     watch: Watch
 
     def run(self, attempt: ChannelAttempt) -> tuple[bytes, PassthroughSummary, SelectedChannel]:
-        body = _opened(attempt, self.endpoint, self.request, JSON, self.watch).read()
-        return body, self.endpoint.codec.read_whole(body), attempt.selected
+        body = _opened(attempt, self.path, self.codec, self.request, JSON, self.watch).read()
+        return body, self.codec.read_whole(body), attempt.selected
 
 
 @dataclass(frozen=True, slots=True)
 class _Streamed:
     """The step that opens a stream and reads up to its first valid chunk."""
 
-    endpoint: PassthroughEndpoint
+    path: str
+    codec: StreamCodec
     request: Request
     connection: ClientConnection | None
     watch: Watch
     transport: ThreadTransport
 
     def run(self, attempt: ChannelAttempt) -> _ActiveAttempt:
-        exchange = _opened(attempt, self.endpoint, self.request, EVENTS, self.watch)
+        exchange = _opened(attempt, self.path, self.codec, self.request, EVENTS, self.watch)
         limits = attempt.selected.channel.timeouts
-        decoder = self.endpoint.codec.decoder(self.request)
+        decoder = self.codec.decoder(self.request)
         flow = Flow(exchange, decoder, limits, self.watch, self.connection)
-        active = _ActiveAttempt(attempt, self.endpoint, flow, self.transport)
+        active = _ActiveAttempt(attempt, self.codec, flow, self.transport)
         active.accept()
         attempt.selected.accepted()
         if self.connection is not None:
@@ -164,13 +170,10 @@ class _Streamed:
         return active
 
 
-def _opened(
-    attempt: ChannelAttempt, endpoint: PassthroughEndpoint, request: Request, accept: str, watch: Watch
-) -> Exchange:
+def _opened(attempt: ChannelAttempt, path: str, codec: Codec, request: Request, accept: str, watch: Watch) -> Exchange:
     # What was learnt does not apply here: only the operator's own `params` change what a client sends.
-    body, attempt.adapted = adapted(endpoint.codec.encode(request, attempt.selected.model), attempt.selected.channel)
-    decode_error = endpoint.codec.decode_error
-    return attempt.open(endpoint.path, body, accept=accept, watch=watch, decode_error=decode_error)
+    body, attempt.adapted = adapted(codec.encode(request, attempt.selected.model), attempt.selected.channel)
+    return attempt.open(path, body, accept=accept, watch=watch, decode_error=codec.decode_error)
 
 
 class _ActiveAttempt:
@@ -179,12 +182,12 @@ class _ActiveAttempt:
     def __init__(
         self,
         attempt: ChannelAttempt,
-        endpoint: PassthroughEndpoint,
+        codec: StreamCodec,
         flow: Flow[PassthroughDecoder],
         transport: ThreadTransport,
     ) -> None:
         self.attempt = attempt
-        self._codec = endpoint.codec
+        self._codec = codec
         self._flow = flow
         self._decoder = flow.decoder
         self._transport = transport
@@ -263,7 +266,7 @@ class PassthroughStream:
             yield self._failure(error)
         except Exception:
             # The border that must not die: after the first chunk only an event can report a failure.
-            log.exception("a streamed chat completion failed")
+            log.exception("a stream of passthrough failed")
             yield self._failure(InternalError())
         finally:
             self._cancel()

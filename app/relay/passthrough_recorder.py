@@ -15,8 +15,8 @@ from app.channels.selection import SelectedChannel
 from app.contract.records import Attempt, Draft, Outcome, Token
 from app.contract.usage import Usage, estimate
 from app.errors import ClientGone, GatewayError, InvalidRequest
-from app.formats import PassthroughSummary
-from app.relay.request_context import ResponseFacts
+from app.formats import PassthroughEndpoint, PassthroughSummary
+from app.relay.request_context import RequestContext
 from app.store.store import Store
 
 
@@ -26,24 +26,23 @@ class PassthroughRecorder:
     def __init__(
         self,
         store: Store,
+        endpoint: PassthroughEndpoint,
         token: Token,
         request: Mapping[str, Any],
-        request_id: str,
-        facts: ResponseFacts | None = None,
+        context: RequestContext,
     ) -> None:
-        """`facts` gets the outcome for the access log."""
         self._store = store
-        self._facts = facts or ResponseFacts()
+        self._facts = context.facts
         self._request = request
         self._draft = Draft(
-            id=ids.new("chatcmpl"),
+            id=ids.new(endpoint.id_prefix),
             owner=token.owner,
             token=token.key,
             model=request["model"],
             created_at=int(time()),
             stored=False,
             streamed=bool(request.get("stream")),
-            request_id=request_id,
+            request_id=context.request_id,
         )
         self._attempts: list[Attempt] = []
         self._started = monotonic()

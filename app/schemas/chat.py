@@ -1,27 +1,16 @@
-"""The body of `POST /v1/chat/completions`: only members that the gateway itself needs are checked."""
+"""The body of `POST /v1/chat/completions`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from marshmallow import INCLUDE, Schema, ValidationError
-
-from app.errors import missing_parameter
-from app.schemas.fields import Boolean, CheckedBy, Object, String, empty, not_an_object, wrong_type
+from app.schemas.fields import Boolean, CheckedBy, Object, empty, wrong_type
+from app.schemas.passthrough import PassthroughSchema, read_passthrough
 
 
 def read_chat(body: object) -> dict[str, Any]:
-    """The client's body as it came, nulls and unknown keys included; or `InvalidRequest`."""
-    if not isinstance(body, dict):
-        raise not_an_object(body)
-    members = {name: value for name, value in body.items() if value is not None}
-    try:
-        CHAT.load(members)
-    except ValidationError as error:
-        raise missing_parameter(next(iter(error.messages_dict))) from None
-    if "messages" not in members:
-        raise missing_parameter("messages")
-    return body
+    """The client's body as it came. Raises InvalidRequest."""
+    return read_passthrough(body, CHAT)
 
 
 def _check_messages(value: Any) -> None:
@@ -31,14 +20,8 @@ def _check_messages(value: Any) -> None:
         raise empty("array")
 
 
-class ChatSchema(Schema):
-    """Members in the order in which their errors are reported."""
-
-    class Meta:
-        unknown = INCLUDE
-
-    model = String(min=1, required=True)
-    messages = CheckedBy(_check_messages)
+class ChatSchema(PassthroughSchema):
+    messages = CheckedBy(_check_messages, required=True)
     stream = Boolean()
     stream_options = Object({"include_usage": Boolean()})
 

@@ -158,8 +158,8 @@ class Checked(fields.Field[Any]):
 class CheckedBy(Checked):
     """A field whose rule is a plain function: for unions, and for what the request path must do fast."""
 
-    def __init__(self, rule: Callable[[Any], None]) -> None:
-        super().__init__()
+    def __init__(self, rule: Callable[[Any], None], *, required: bool = False) -> None:
+        super().__init__(required=required)
         self._rule = rule
 
     def check(self, value: Any) -> None:

@@ -7,34 +7,35 @@ import pytest
 
 from app import formats
 from app.channels.surfaces import SURFACES
+from app.endpoints import chat_completions
 from app.errors import UpstreamError
-from app.formats import PASSTHROUGH, PassthroughEndpoint
+from app.formats import PASSTHROUGH, PassthroughEndpoint, StreamCodec
 
-entries = pytest.mark.parametrize("endpoint", PASSTHROUGH.values(), ids=PASSTHROUGH.keys())
+#: The endpoints that stream, with their codecs.
+CODECS = {chat_completions.ENDPOINT.path: chat_completions.codec}
+codecs = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS.keys())
 
 
-@entries
+@pytest.mark.parametrize("endpoint", PASSTHROUGH.values(), ids=PASSTHROUGH.keys())
 def test_an_entry_is_an_endpoint_with_a_refusal_of_its_own(endpoint: PassthroughEndpoint) -> None:
     assert f"/v1{endpoint.path}" in [known.path for known in SURFACES]
     assert len({known.code for known in SURFACES}) == len(SURFACES)
 
 
-@entries
-def test_a_request_leaves_with_the_name_that_the_upstream_has_for_its_model(endpoint: PassthroughEndpoint) -> None:
+@codecs
+def test_a_request_leaves_with_the_name_that_the_upstream_has_for_its_model(codec: StreamCodec) -> None:
     request = {"model": "ours", "unknown": {"kept": 1}}
-    sent = orjson.loads(endpoint.codec.encode(request, "theirs"))
+    sent = orjson.loads(codec.encode(request, "theirs"))
     assert (sent["model"], sent["unknown"]) == ("theirs", {"kept": 1})
     assert request["model"] == "ours"
 
 
-@entries
+@codecs
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"a"', b"{}"])
-def test_another_body_than_an_answer_is_an_error_in_one_piece_and_in_a_stream(
-    endpoint: PassthroughEndpoint, body: bytes
-) -> None:
+def test_another_body_than_an_answer_is_an_error_in_one_piece_and_in_a_stream(codec: StreamCodec, body: bytes) -> None:
     with pytest.raises(UpstreamError):
-        endpoint.codec.read_whole(body)
-    decoder = endpoint.codec.decoder({"model": "ours"})
+        codec.read_whole(body)
+    decoder = codec.decoder({"model": "ours"})
     decoder.feed(b"data: " + body + b"\n\n")
     decoder.finish()
     assert decoder.failure is not None
