@@ -331,7 +331,8 @@ def http_error(status: int, headers: Mapping[str, str], body: bytes) -> Upstream
     """The failure behind an HTTP status."""
     reason = _error_body.read(body)
     failure = _noted(_of_status(status, headers, reason, empty=not body.strip()), reason, status)
-    failure.refusal = refusal_of_body(status, body)
+    # Some servers refuse a request with a 500; the sentence alone says so.
+    failure.refusal = refusal_of_body(failure.status if isinstance(failure, UpstreamRefused) else status, body)
     return failure
 
 

@@ -52,14 +52,14 @@ _BEFORE_VERDICT = re.compile(
     rf"(?<![\w$])({_WORD})['\"`’”]?"
     r"(?:: (?:extra inputs|input should|string should|value error|property|must|should|unexpected)| "
     r"(?:parameter |argument |field |option |value )?(?:is|are|was|has been|may|must|should|does|do|cannot|can) "
-    r"(?:not |only |no |be |currently )*(?:support|allow|permit|accept|deprecat|unsupport|valid|available|enabled|"
+    r"(?:not |only |no |be |currently |an? )*(?:support|allow|permit|accept|deprecat|unsupport|valid|available|enabled|"
     r"forbidden|recogni|one of|between|set|appear|contain)| not (?:supported|permitted|allowed))",
     re.IGNORECASE,
 )
 #: A bare word that only names of members look like.
 _TECHNICAL = re.compile(r"(?<![\w.'\"])([A-Za-z]+(?:_[A-Za-z0-9]+)+(?:(?:\.[A-Za-z_]\w*)|\[\d*\])*)|\b([a-z]+[A-Z]\w+)")
 #: Names that are bare words and mean nothing else where a request is refused.
-_PLAIN = re.compile(r"\b(?:temperature|verbosity|logit_bias|metadata)\b")
+_PLAIN = re.compile(r"\b(?:temperature|verbosity|logit_bias|metadata|effort|think)\b")
 #: What a sentence speaks of without meaning a member.
 _SUBJECTS = frozenset({"model", "Model"})
 #: What a name means where a format keeps that member elsewhere.
@@ -75,6 +75,11 @@ _ALSO = {
     "reasoning_summary": ("reasoning.summary",),
     "thinking": ("reasoning_effort", "reasoning.effort", "reasoning"),
     "reasoning": ("reasoning_effort",),
+    "think": ("reasoning_effort", "reasoning.effort"),
+    "strict": ("tools[].function.strict", "tools[].strict"),
+    "detail": ("messages[].content[].image_url.detail", "input[].content[].detail"),
+    "annotations": ("input[].content[].annotations",),
+    "phase": ("input[].phase",),
 }
 
 
@@ -143,7 +148,9 @@ def _private(path: str) -> str:
 def _path(name: str, refused: Refused) -> str | None:
     if (path := resolved(refused.request, name)) is not None:
         return "**.cache_control" if path.endswith(".cache_control") else _private(path)
-    plain = re.sub(r"(?<=[a-z])([A-Z])", lambda match: f"_{match[1].lower()}", name.rpartition(".")[2])
+    plain = re.sub(r"(?<=[a-z])([A-Z])", lambda match: f"_{match[1].lower()}", name.rpartition(".")[2]).lower()
+    if plain in refused.request:
+        return plain
     for other in _ALSO.get(plain, ()):
         if (path := resolved(refused.request, other)) is not None:
             return path

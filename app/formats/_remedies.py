@@ -95,6 +95,11 @@ def _thinking(refused: Refused) -> Sequence[Remedy]:
     return (Remedy(ROW, "thinking", always if re.search(r"thinking\.type\.disabled", words) else "budget"),)
 
 
+def _no_reasoning_text(refused: Refused) -> Sequence[Remedy]:
+    """No reasoning text with the history; only where the row sends it."""
+    return (Remedy(ROW, "reasoning_text", False),) if refused.row.reasoning_text else ()
+
+
 def _one_strictness(refused: Refused) -> Sequence[Remedy]:
     """All tools without enforcement, for an upstream that does not take it for some of them only."""
     paths = [path for path in ("tools[].function.strict", "tools[].strict") if refused.has(path)]
@@ -116,7 +121,7 @@ _ONLY_FUNCTIONS = re.compile(
     r"tools.{0,40}must be ['\"`]?function",
     re.IGNORECASE,
 )
-_TOOL_TYPE = re.compile(r"\btools(?:\[\d+\]|\.\d+)\.(?:\w+\.)?(?:type|tools|format)\b")
+_TOOL_TYPE = re.compile(r"\b(?:tools|input)(?:\[\d+\]|\.\d+)\.(?:\w+\.)?(?:type|tools|format)\b")
 
 
 def _types_beside_functions(request: Mapping[str, Any]) -> set[str]:
@@ -135,7 +140,8 @@ _BY_SENTENCE: tuple[tuple[re.Pattern[str], Remedies], ...] = tuple(
         (
             r"(?:system|developer) (?:role|messages?|prompts?|instructions?)(?: is| are)?(?: currently)? not "
             r"(?:be )?(?:supported|enabled|allowed)|n[o']t support (?:the )?['\"`]?(?:system|developer)\b|"
-            r"developer instruction is not enabled",
+            r"developer instruction is not enabled|role['\"`]? does not support ['\"`](?:system|developer)|"
+            r"only user.{0,30}roles are supported",
             _row("system_messages", "user"),
         ),
         (
@@ -163,6 +169,11 @@ _BY_SENTENCE: tuple[tuple[re.Pattern[str], Remedies], ...] = tuple(
             r"support the effort",
             _thinking,
         ),
+        (
+            r"reasoning_content.{0,80}(?:unsupported|not (?:supported|permitted|allowed)|unknown|extra)|"
+            r"(?:unsupported|unknown|extra|unexpected).{0,80}reasoning_content",
+            _no_reasoning_text,
+        ),
         (r"reasoning_content.{0,80}(?:passed back|must be|required|missing)", _row("reasoning_text", True)),
         (r"thought_?signature", _row("call_signatures", "google")),
         (r"reasoning_?details|reasoning details", _row("call_signatures", "openrouter")),
@@ -185,7 +196,9 @@ _BY_SENTENCE: tuple[tuple[re.Pattern[str], Remedies], ...] = tuple(
 # --- what becomes of a member -----------------------------------------------------------------------------------
 
 #: Wishes whose names mean something else at another place.
-_WISHES = frozenset({"reasoning.summary", "reasoning.generate_summary", "thinking", "thinking.display"})
+_WISHES = frozenset(
+    {"input[].content[].logprobs", "reasoning.summary", "reasoning.generate_summary", "thinking", "thinking.display"}
+)
 #: Members with these names carry the conversation, the tools or what the client needs of the answer.
 _NEEDED = frozenset(
     {
@@ -252,6 +265,8 @@ def _for_member(path: str, refused: Refused) -> Sequence[Remedy]:
         return () if any(refused.values("tools[].strict") + refused.values("tools[].function.strict")) else _drop(path)
     if path in _WISHES:
         return _drop(path)
+    if path == "input[].id" and re.search(r"unknown|extra|unexpected|unsupported|unrecogni", refused.words, re.I):
+        return () if refused.has("input[].encrypted_content") else _drop(path)
     return () if name in _NEEDED or (outer and outer[-1] == "properties") else _drop(path)
 
 
@@ -262,7 +277,8 @@ def _drop(path: str) -> Sequence[Remedy]:
 def _step(path: str, refused: Refused) -> Sequence[Remedy]:
     """For a value on a scale: the values that the sentence lists, or else no such member."""
     value = refused.value(path)
-    steps = tuple(step for step in _listed(refused.words) if step != value)
+    # No thinking at all is no neighbour of any effort but the least.
+    steps = tuple(step for step in _listed(refused.words) if step != value and (step != "none" or value == "minimal"))
     if not steps and _OF_THE_VALUE.search(refused.words) and str(value) in refused.words:
         steps = tuple(step for step in ("low", "medium", "high") if step != value)
     allowed = Remedy(ALLOW, path, steps)
@@ -348,5 +364,6 @@ _MEMBERS: Mapping[str, Callable[[str, Refused], Sequence[Remedy]]] = {
     **dict.fromkeys(_LABELS, _label),
     **dict.fromkeys(_LIMITS, _limit),
     "strict": _strict,
+    "reasoning_content": lambda path, refused: _no_reasoning_text(refused),
     "output_config": _output_config,
 }

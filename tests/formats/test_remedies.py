@@ -33,7 +33,13 @@ CHAT: JSON = {
 RESPONSES: JSON = {
     "model": "m",
     "input": [
-        {"type": "message", "role": "developer", "content": "Be kind."},
+        {
+            "type": "message",
+            "role": "developer",
+            "id": "msg_1",
+            "phase": "commentary",
+            "content": [{"type": "input_text", "text": "Be kind.", "logprobs": []}],
+        },
         {"type": "message", "role": "user", "content": "hi", "private": {"turn": 1, "kind": "user"}},
     ],
     "store": False,
@@ -164,6 +170,16 @@ def test_all_members_that_an_answer_lists_go_at_once() -> None:
         ([{"error": {"message": "Unknown name \"additionalProperties\" at 'tools[0].function_declarations[0]."
                      "parameters': Cannot find field."}}], ["drop tools.**.additionalProperties"]),
         (openai("Unsupported parameter: 'tool_choice' is not supported.", "tool_choice"), ["drop tool_choice"]),
+        (openai("litellm.UnsupportedParamsError: openai does not support parameters: ['user', 'verbosity'], for m"),
+         ["drop user", "drop verbosity"]),
+        (openai("Unknown name \"strict\" at 'tools[0].function': Cannot find field."),
+         ["drop tools[].function.strict"]),
+        ({"error": 'think value "minimal" is not supported for this model'},
+         ["allow reasoning_effort low|medium|high"]),
+        (openai("The 'metadata' parameter is only allowed when 'store' is enabled."), []),
+        (openai("Unsupported value: 'messages[0].role' does not support 'system' with this model."),
+         ["row system_messages user"]),
+        (openai("Only user and assistant roles are supported!"), ["row system_messages user"]),
         (openai("tools.0.function.strict: Extra inputs are not permitted"), ["drop tools[].function.strict"]),
     ],
 )  # fmt: skip
@@ -184,6 +200,9 @@ def test_a_chat_request_is_mended(answer: Any, expected: list[str]) -> None:
         ("reasoning.summary", "drop reasoning.summary"),
         ("text.verbosity", "drop text.verbosity"),
         ("include", "drop include"),
+        ("input[0].content[0].logprobs", "drop input[].content[].logprobs"),
+        ("input[0].id", "drop input[].id"),
+        ("input[0].phase", "drop input[].phase"),
     ],
 )
 def test_nested_members_of_a_responses_request_go(param: str, expected: str) -> None:
@@ -210,7 +229,8 @@ def test_a_private_member_goes_from_every_item() -> None:
         ("low", "Unsupported value: 'low'. Supported values are: 'medium'.", "medium"),
         ("xhigh", "unknown variant `xhigh`, expected one of `low`, `high` at reasoning_effort", "high"),
         ("minimal", "Invalid value for reasoning_effort: 'minimal'", "low"),
-        ("high", "reasoning_effort must be one of none, default", "none"),
+        ("high", "reasoning_effort must be one of none, default", None),
+        ("minimal", "reasoning_effort must be one of none, high", "none"),
         ("high", "reasoning_effort is not supported", None),
     ],
 )  # fmt: skip
@@ -355,6 +375,25 @@ def test_a_developer_becomes_the_system() -> None:
 def test_an_order_is_learnt(sentence: str) -> None:
     assert remedies({"object": "error", "message": sentence, "code": 400}, CHAT) == ["row message_order strict"]
     assert remedies(openai(sentence), CHAT, Channel("c", "f", message_order="strict")) == []
+
+
+def test_a_template_that_fails_with_a_500_is_understood() -> None:
+    sentence = "Conversation roles must alternate user/assistant/user/assistant/... at row 12, column 5"
+    answer = {"error": {"code": 500, "message": sentence, "type": "server_error"}}
+    assert remedies(answer, CHAT, status=500) == ["row message_order strict"]
+
+
+def test_reasoning_text_that_is_missing_or_too_much() -> None:
+    needed = openai("The `reasoning_content` in the thinking mode must be passed back to the API.")
+    assert remedies(needed, CHAT) == ["row reasoning_text True"]
+    loc = ["body", "messages", 1, "assistant", "reasoning_content"]
+    extra = {"detail": [{"type": "extra_forbidden", "loc": loc, "msg": "Extra inputs are not permitted"}]}
+    groq = openai("'messages.2' : property 'reasoning_content' is unsupported")
+    request = {**CHAT, "messages": [*CHAT["messages"], {"role": "assistant", "reasoning_content": "Hm."}]}
+    for answer in (extra, groq):
+        row = Channel("c", "f", reasoning_text=True)
+        assert remedies(answer, request, row) == ["row reasoning_text False"]
+        assert remedies(answer, request) == []
 
 
 def test_a_template_without_a_system_role_is_learnt() -> None:
