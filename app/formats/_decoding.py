@@ -12,7 +12,7 @@ from app.errors import UpstreamError
 from app.formats._endings import TRANSLATED
 from app.formats._failures import error_in_body
 from app.formats._output import Output
-from app.formats._reader import Event, EventReader
+from app.formats._reader import JSON, EventReader
 
 
 class StreamDecoder(ABC):
@@ -83,7 +83,7 @@ class StreamDecoder(ABC):
 
     # --- events
 
-    def _take_all(self, events: Iterable[Event]) -> None:
+    def _take_all(self, events: Iterable[tuple[str | None, JSON | None]]) -> None:
         for name, value in events:
             if self.answer is not None:
                 return

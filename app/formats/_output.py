@@ -76,7 +76,7 @@ class Output:
         """Adds text of a kind: output_text, refusal or reasoning_text."""
         if not text:
             return
-        if self._is_between_calls():
+        if self._calls and self._is_between_calls():
             self._late.append(partial(self.write, kind, text, logprobs))
             return
         written = self._writing("reasoning" if kind == "reasoning_text" else "message")
@@ -287,7 +287,8 @@ class _Written:
             self.annotations.append(annotation)
 
     def write(self, emitter: Emitter, kind: str, text: str, logprobs: Sequence[Mapping[str, Any]]) -> Iterator[bytes]:
-        yield from self.begin(emitter, kind)
+        if kind != self.kind:
+            yield from self.begin(emitter, kind)
         self.length += len(text)
         self._pieces.append(text)
         self._logprobs += logprobs

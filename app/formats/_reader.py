@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import orjson
+
 from app import lone_surrogates, nesting, sse
 from app.errors import UpstreamBroken
 from app.formats._failures import unreadable
@@ -21,7 +23,11 @@ MAX_UNREADABLE = 64 * 1024
 #: How an event may begin.
 FIELDS = (b"event:", b"data:", b"id:", b"retry:", b":")
 
+_DATA = b"data: "
 _PLAIN = b"data: {"
+_NAMED = b"event: "
+#: An event of fewer bytes cannot hold JSON that is nested too deep.
+_FLAT = 2 * nesting.FROM_UPSTREAMS
 #: Names and types of keep-alives, such as `ping` and `response.keep_alive`.
 _KEEP_ALIVE = re.compile(
     r"[\W_]*(?:[^\W_]+[\W_]+)*?(?:ping|pong|keep[\W_]?alive|heart[\W_]?beat|noop)s?[\W_]*", re.IGNORECASE
@@ -64,6 +70,7 @@ _REASONS = frozenset({"finish_reason", "finishReason", "stop_reason", "done_reas
 _STATUSES = ("code", "status_code", "statusCode", "status", "error_code", "errcode")
 _FAILED = frozenset({"error", "failed", "failure", "fail"})
 _FIRST_OF_ERRORS = 400
+_ERRORS = frozenset({"error", "errors", "base_resp"})
 
 
 class Event(NamedTuple):
@@ -82,7 +89,7 @@ class EventReader:
         self._halves = lone_surrogates.Joiner()
         self._unreadable = 0
 
-    def feed(self, data: bytes) -> Iterator[Event]:
+    def feed(self, data: bytes) -> Iterator[tuple[str | None, JSON | None]]:
         """The events that are complete now. Raises UpstreamBroken for one that cannot be read: a lost delta would
         corrupt the text silently."""
         try:
@@ -90,7 +97,12 @@ class EventReader:
         except sse.EventTooLong:
             raise UpstreamBroken("The model's server sent an event without an end.") from None
         for raw in block.split(b"\n\n"):
-            if raw:
+            # Most events are one line of strict JSON, some with a name.
+            name, _, line = raw.partition(b"\n") if raw.startswith(_NAMED) else (b"", b"", raw)
+            value = plain_object(line[len(_DATA) :]) if line.startswith(_PLAIN) and not self._halves.waiting else None
+            if value is not None:
+                yield name[len(_NAMED) :].decode("utf-8", "replace") or None, value
+            elif raw:
                 yield from self._events(raw.strip(b"\n"))
 
     def finish(self) -> Iterator[Event]:
@@ -112,7 +124,7 @@ class EventReader:
             raise UpstreamBroken("The model's server answered with something that is not an event stream.")
 
     def _events(self, raw: bytes) -> Iterator[Event]:
-        name, data = (None, raw[6:]) if raw.startswith(_PLAIN) and b"\n" not in raw else data_of(raw)
+        name, data = data_of(raw)
         if data is None:
             self._unreadable += 0 if raw.startswith(FIELDS) else len(raw)
         elif is_done(data):
@@ -123,6 +135,15 @@ class EventReader:
 
     def _joined(self, data: bytes) -> bytes:
         return self._halves.join(data) if self._halves.waiting or b"\\" in data or b"\xed" in data else data
+
+
+def plain_object(data: bytes) -> JSON | None:
+    """The object in strict JSON that begins with a brace; None if it has to be read with more care."""
+    try:
+        value: JSON = orjson.loads(data)
+    except ValueError:
+        return None
+    return value if len(data) <= _FLAT else None
 
 
 def data_of(raw: bytes) -> tuple[str | None, bytes | None]:
@@ -215,13 +236,24 @@ def _is_bare_keep_alive(name: str | None, words: str) -> bool:
 
 def error_in(name: str | None, value: Mapping[str, Any]) -> object | None:
     """What tells of a failure in an event or a body with status 200; None if nothing does."""
-    if _has_error(value) or name == "error" or "error" in (value.get("object"), value.get("type")):
+    if name == "error" or value.get("object") == "error" or value.get("type") == "error" or _has_error(value):
         return value
-    for choice in _dicts(value.get("choices")):
-        # OpenRouter puts the failure of the server behind it into the choice.
-        for holder in (choice, choice.get("delta"), choice.get("message")):
-            if isinstance(holder, dict) and _has_error(holder):
-                return holder.get("error") or holder
+    choices = value.get("choices")
+    if isinstance(choices, list):
+        for choice in choices:
+            # OpenRouter puts the failure of the server behind it into the choice.
+            if isinstance(choice, dict) and (failed := _failed_holder(choice)) is not None:
+                return failed.get("error") or failed
+    return None
+
+
+def _failed_holder(choice: JSON) -> JSON | None:
+    if _has_error(choice):
+        return choice
+    for name in ("delta", "message"):
+        holder = choice.get(name)
+        if isinstance(holder, dict) and _has_error(holder):
+            return holder
     return None
 
 
@@ -238,11 +270,9 @@ def says_failure(value: Mapping[str, Any]) -> bool:
 
 
 def _has_error(holder: Mapping[str, Any]) -> bool:
+    if holder.keys().isdisjoint(_ERRORS):
+        return False
     # MiniMax answers every request with `base_resp`; the code 0 is no error.
     base = holder.get("base_resp")
     failed = isinstance(base, dict) and base.get("status_code") not in (None, 0, "0")
     return bool(holder.get("error") or holder.get("errors")) or failed
-
-
-def _dicts(value: object) -> list[JSON]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

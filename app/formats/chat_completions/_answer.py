@@ -74,7 +74,8 @@ class ChatDecoder(StreamDecoder):
 
     def _take(self, name: str | None, event: Mapping[str, Any]) -> None:
         refuse_error(name, event)
-        choice, usage = choice_of(event, self._index), usage_of(event.get("usage"))
+        choice, usage = choice_of(event, self._index), event.get("usage")
+        usage = usage_of(usage) if usage is not None else None
         if choice is None and usage is None:
             # Choices besides ours were not requested.
             if not event.get("choices"):
@@ -89,7 +90,8 @@ class ChatDecoder(StreamDecoder):
         self._deltas.cite(event)
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
-        self._usage = usage_of(choice.get("usage")) or self._usage
+        if "usage" in choice:
+            self._usage = usage_of(choice["usage"]) or self._usage
         reason = reason_in(choice)
         if self._deltas.take(choice, has_finished=bool(self._ending or reason)):
             self._went_on = True

@@ -33,10 +33,10 @@ def completion_of(body: bytes) -> dict[str, Any]:
 def refuse_error(name: str | None, event: Mapping[str, Any]) -> None:
     """Raises the failure that a chunk or a body holds."""
     error = error_in(name, event)
-    if error is None and not event.get("choices") and says_failure(event):
-        error = event
     if error is not None:
         raise stream_error(error)
+    if not event.get("choices") and says_failure(event):
+        raise stream_error(event)
 
 
 def choice_of(event: Mapping[str, Any], index: object = None) -> dict[str, Any] | None:
@@ -44,6 +44,8 @@ def choice_of(event: Mapping[str, Any], index: object = None) -> dict[str, Any] 
     send the message without a choice around it."""
     choices = event.get("choices")
     if isinstance(choices, list):
+        if len(choices) == 1 and isinstance(choices[0], dict) and choices[0].get("index") == (index or 0):
+            return choices[0]
         found = [choice for choice in choices if isinstance(choice, dict)]
         wanted = (index, None) if isinstance(index, int) else (0, None)
         ours = next((choice for choice in found if choice.get("index") in wanted), None)
@@ -54,7 +56,10 @@ def choice_of(event: Mapping[str, Any], index: object = None) -> dict[str, Any] 
 
 def reason_in(choice: Mapping[str, Any]) -> str | None:
     """The reason for the end of a choice."""
-    return next((reason for name in _REASONS if (reason := reason_of(choice.get(name)))), None)
+    for name in _REASONS:
+        if choice.get(name) is not None and (reason := reason_of(choice[name])):
+            return reason
+    return None
 
 
 def usage_of(value: object) -> Usage | None:

@@ -15,6 +15,9 @@ from app.formats.chat_completions._extras import Extras
 from app.formats.chat_completions._pieces import WRITTEN, Piece, annotations_of, call_fields, pieces, sources_of
 from app.formats.chat_completions._request import LOGPROBS
 
+#: Members of a delta that is text and nothing else.
+_PLAIN = frozenset({"role", "content"})
+
 
 class Deltas:
     """Adds the pieces of choices to an output. Deltas of a call have the call's index, or none."""
@@ -44,6 +47,8 @@ class Deltas:
         `has_finished`: a reason for the end has come, so that a message may repeat the whole text.
         """
         delta, message = choice.get("delta"), choice.get("message")
+        if message is None and isinstance(delta, dict) and delta.keys() <= _PLAIN:
+            return self._take_text(delta.get("content"), choice)
         self._extras.read(delta if isinstance(delta, dict) else choice)
         if isinstance(message, dict):
             self._extras.read_whole(message)
@@ -66,6 +71,17 @@ class Deltas:
         if not found and has_content(choice):
             raise UpstreamBroken("The model's server sent a message whose content this gateway does not understand.")
         return said
+
+    def _take_text(self, text: object, choice: Mapping[str, Any]) -> bool:
+        """Adds a delta that is text and nothing else, as most are."""
+        if not isinstance(text, str):
+            return self._add(pieces({"content": text}), choice.get("logprobs"))
+        if not text:
+            return False
+        logprobs = choice.get("logprobs") if self._logs else None
+        self._output.write("output_text", text, _logprobs(logprobs.get("content")) if logprobs else ())
+        self._grows = True
+        return True
 
     def cite(self, completion: Mapping[str, Any]) -> None:
         """Adds the sources that stand beside the choices; some servers repeat them in every chunk."""

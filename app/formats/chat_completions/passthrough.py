@@ -16,8 +16,8 @@ from app.errors import UpstreamBroken, UpstreamError
 from app.formats._decoding import string
 from app.formats._endings import Ending, ending_of
 from app.formats._failures import error_in_body, http_error
-from app.formats._reader import FIELDS, MAX_UNREADABLE, data_of, is_done, objects, pass_over
-from app.formats.chat_completions._chunks import HOLDERS, completion_of, reason_in, refuse_error, usage_of
+from app.formats._reader import FIELDS, MAX_UNREADABLE, data_of, is_done, objects, pass_over, plain_object
+from app.formats.chat_completions._chunks import completion_of, reason_in, refuse_error, usage_of
 
 PATH = "/chat/completions"
 
@@ -79,7 +79,7 @@ class CompletionSummary:
         index = at if isinstance(at := choice.get("index"), int) else 0
         self._begun.add(index)
         self.usage = usage_of(choice.get("usage")) or self.usage
-        self.text_length += _length(next((choice[name] for name in HOLDERS if choice.get(name)), None))
+        self.text_length += _length(choice.get("delta") or choice.get("message") or choice.get("text"))
         if reason := reason_in(choice):
             self._endings[index] = ending_of(reason)
 
@@ -220,6 +220,9 @@ class CompletionDecoder:
             self._end(raw)
             return False
         elif data:
+            chunk = plain_object(data) if data.startswith(b"{") else None
+            if chunk is not None:
+                return self._take_chunk(name, chunk)
             return all(self._take_chunk(name, chunk) for chunk in objects(data, name))
         return True
 

@@ -52,22 +52,25 @@ class Blocks:
         self.went_on, self.empty = True, False
         block = self._open.get(index) if isinstance(index, int) else None
         if block is not None:
-            delta = block.extend(delta)
-        self._add_stray(delta)
-        if not isinstance(block, _Foreign) and has_content({**delta, "citation": None, "text": None, "thinking": None}):
-            raise UpstreamBroken("The model's server sent content that this gateway does not understand.")
+            block.extend(delta)
+        if not (block and delta.keys() <= block.takes):
+            self._add_stray(delta, block)
 
     def stop(self, index: object) -> None:
         block = self._open.pop(index, None) if isinstance(index, int) else None
         if block is not None:
             block.stop()
 
-    def _add_stray(self, delta: Mapping[str, Any]) -> None:
-        """Adds what a block did not take. Raises UpstreamBroken for arguments without a call."""
-        if _string(delta.get("partial_json")).strip():
+    def _add_stray(self, delta: Mapping[str, Any], block: _Block | None) -> None:
+        """Adds what a block does not take. Raises UpstreamBroken for content that is not understood."""
+        stray = {name: value for name, value in delta.items() if block is None or name not in block.takes}
+        if _string(stray.pop("partial_json", "")).strip():
             raise UpstreamBroken("The model's server sent arguments without a call.")
-        self._output.write("reasoning_text", _string(delta.get("thinking")))
-        self._output.write("output_text", _string(delta.get("text")))
+        self._output.write("reasoning_text", _string(stray.pop("thinking", "")))
+        self._output.write("output_text", _string(stray.pop("text", "")))
+        stray.pop("citation", None)
+        if has_content(stray) and not isinstance(block, _Foreign):
+            raise UpstreamBroken("The model's server sent content that this gateway does not understand.")
 
     def _block(self, content: Mapping[str, Any]) -> _Block:
         match content.get("type"):
@@ -92,29 +95,32 @@ class Blocks:
 class _Block:
     """One block while it grows."""
 
+    takes = frozenset({"type"})
+    """The members of deltas that are the block's own."""
+
     def __init__(self, output: Output) -> None:
         self._output = output
 
-    def extend(self, delta: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Takes a delta; returns it without the members that are taken."""
-        return delta
+    def extend(self, delta: Mapping[str, Any]) -> None:
+        """Takes a delta."""
 
     def stop(self) -> None:
         """The block has ended, cut off or not."""
 
 
 class _Text(_Block):
+    takes = frozenset({"type", "text", "citation"})
+
     def __init__(self, output: Output, content: Mapping[str, Any]) -> None:
         super().__init__(output)
         self._start = output.text_length
         self._citations = list(cited) if isinstance(cited := content.get("citations"), list) else []
         self.extend(content)
 
-    def extend(self, delta: Mapping[str, Any]) -> Mapping[str, Any]:
+    def extend(self, delta: Mapping[str, Any]) -> None:
         self._output.write("output_text", _string(delta.get("text")))
         if "citation" in delta:
             self._citations.append(delta["citation"])
-        return _without(delta, "text")
 
     def stop(self) -> None:
         """Adds the sources from the web. Places in documents have no form in the contract."""
@@ -128,12 +134,11 @@ class _Text(_Block):
 class _Foreign(_Block):
     """A block of a tool that the upstream runs, or of an unknown type: only its text is the answer's."""
 
+    takes = frozenset({"type", "partial_json"})
+
     def __init__(self, output: Output, content: Mapping[str, Any]) -> None:
         super().__init__(output)
         output.write("output_text", _string(content.get("text")))
-
-    def extend(self, delta: Mapping[str, Any]) -> Mapping[str, Any]:
-        return _without(delta, "partial_json")
 
 
 class _Image(_Block):
@@ -147,6 +152,8 @@ class _Image(_Block):
 
 
 class _Thinking(_Block):
+    takes = frozenset({"type", "thinking", "signature"})
+
     def __init__(self, output: Output, content: Mapping[str, Any], model: str) -> None:
         super().__init__(output)
         self._model = model
@@ -154,12 +161,11 @@ class _Thinking(_Block):
         self._signature = ""
         self.extend(content)
 
-    def extend(self, delta: Mapping[str, Any]) -> Mapping[str, Any]:
+    def extend(self, delta: Mapping[str, Any]) -> None:
         text = _string(delta.get("thinking"))
         self._pieces.append(text)
         self._output.write("reasoning_text", text)
         self._signature = _string(delta.get("signature")) or self._signature
-        return _without(delta, "thinking")
 
     def stop(self) -> None:
         if self._signature:
@@ -181,6 +187,8 @@ class _Redacted(_Block):
 class _ToolUse(_Block):
     """A call. The next block or the end of the answer shows whether its arguments are whole."""
 
+    takes = frozenset({"type", "partial_json"})
+
     def __init__(self, output: Output, content: Mapping[str, Any], unfinished: list[Call]) -> None:
         super().__init__(output)
         self._unfinished = unfinished
@@ -188,9 +196,8 @@ class _ToolUse(_Block):
         self._call = output.begin()
         output.extend(self._call, _string(content.get("id")), _string(content.get("name")))
 
-    def extend(self, delta: Mapping[str, Any]) -> Mapping[str, Any]:
+    def extend(self, delta: Mapping[str, Any]) -> None:
         self._output.extend(self._call, arguments=_string(delta.get("partial_json")))
-        return _without(delta, "partial_json")
 
     def stop(self) -> None:
         if isinstance(self._input, dict) and self._input and not self._call.begun:
@@ -199,10 +206,6 @@ class _ToolUse(_Block):
             self._output.finish(self._call)
         else:
             self._unfinished.append(self._call)
-
-
-def _without(delta: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return {member: value for member, value in delta.items() if member != name}
 
 
 def _string(value: object) -> str:

@@ -85,6 +85,7 @@ class ResponsesDecoder:
         "_held",
         "_index",
         "_loose",
+        "_misnamed",
         "_number",
         "_repair",
         "_splitter",
@@ -110,6 +111,8 @@ class ResponsesDecoder:
         self._halves = lone_surrogates.Joiner()
         self._loose = _LOGPROBS in turn.echo.include
         """The JSON of an event was loose, or may be: impossible tokens have the logprob -Infinity."""
+        self._misnamed = False
+        """The name of an event was not its type, which is what clients read."""
         self._strange = False
         """A delta of an unknown type has come."""
         self._unreadable = 0
@@ -194,9 +197,7 @@ class ResponsesDecoder:
 
     def _is_next(self, raw: bytes) -> bool:
         """The same for one event with its members in any order."""
-        head = raw[: raw.find(b"\n")]
-        # Clients read the type, which may not be the name.
-        if head not in _UNREAD_HEADS or b'"%b"' % head[len(_NAME) :] not in raw:
+        if raw[: raw.find(b"\n")] not in _UNREAD_HEADS or self._misnamed:
             return False
         if len(raw) > _FLAT and may_exceed(raw, 0, len(raw), FROM_UPSTREAMS):
             return False
@@ -286,6 +287,7 @@ class ResponsesDecoder:
         if self._index and isinstance(event.get("output_index"), int):
             changed = {**changed, "output_index": event["output_index"] + self._index}
         named = raw.startswith(b"event: %b\n" % event["type"].encode())
+        self._misnamed = self._misnamed or not named
         if not named or not isinstance(number, int):
             self.path = "repaired"
         self._pass(raw + b"\n\n" if changed is event and named else sse.encode(changed), out)
