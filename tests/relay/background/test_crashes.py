@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -249,8 +250,10 @@ class Watch:
 class Reader(threading.Thread):
     """Requests responses, one after the other, and follows each to its end, however often that breaks off."""
 
-    def __init__(self, gateway: Gateway, number: int) -> None:
+    def __init__(self, gateway: Gateway, number: int, enough: threading.Event) -> None:
+        """`enough`: it has seen the kills that the test is about, and need not go on after its share of RUNS."""
         super().__init__(daemon=True)
+        self._enough = enough
         self._gateway = gateway
         self._number = number
         self._session = requests.Session()
@@ -260,7 +263,9 @@ class Reader(threading.Thread):
         self.breaks = 0
 
     def run(self) -> None:
-        for turn in range(RUNS // CLIENTS):
+        for turn in itertools.count():
+            if turn >= RUNS // CLIENTS and self._enough.is_set():
+                break
             response_id = self._create(f"run {self._number}.{turn}")
             self.seen[response_id] = []
             while not self._follow(response_id):
@@ -290,11 +295,12 @@ def test_fifty_responses_survive_kills_at_random(gateway: MakeGateway, upstream:
     running = gateway([upstream.channel(cooldown={"after": 1000})], workers=2, lease=LEASE)
     watch = Watch()
     upstream.always(watch)
-    readers = [Reader(running, number) for number in range(CLIENTS)]
+    enough = threading.Event()
+    readers = [Reader(running, number, enough) for number in range(CLIENTS)]
     with ExitStack() as stack:
         for reader in readers:
             reader.start()
-        killed = _kill_again_and_again(running, readers, stack)
+        killed = _kill_again_and_again(running, readers, enough, stack)
         for reader in readers:
             reader.join(WITHIN)
     assert not any(reader.is_alive() for reader in readers), "a reader still waits"
@@ -303,11 +309,13 @@ def test_fifty_responses_survive_kills_at_random(gateway: MakeGateway, upstream:
     assert watch.twice == set()
     assert max(watch.started.values()) <= 2
     statuses = Counter(_check_seen(running, *seen) for reader in readers for seen in reader.seen.items())
-    assert sum(statuses.values()) == RUNS
+    assert sum(statuses.values()) >= RUNS
     assert statuses["completed"]
 
 
-def _kill_again_and_again(gateway: Gateway, readers: list[Reader], stack: ExitStack) -> Counter[str]:
+def _kill_again_and_again(
+    gateway: Gateway, readers: list[Reader], enough: threading.Event, stack: ExitStack
+) -> Counter[str]:
     """Now one of two workers for background responses, now one of two that serve."""
     chance, killed = random.Random(SEED), Counter[str]()
     workers: list[subprocess.Popen[bytes]] = [stack.enter_context(gateway.worker()) for _ in range(2)]
@@ -320,6 +328,9 @@ def _kill_again_and_again(gateway: Gateway, readers: list[Reader], stack: ExitSt
         else:
             os.kill(chance.choice(eventually(lambda: gateway.workers, "a worker to serve", 20)), signal.SIGKILL)
             killed["server"] += 1
+        if min(killed["worker"], killed["server"]) >= 2 and any(reader.breaks for reader in readers):
+            enough.set()
+    enough.set()
     return killed
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -44,6 +44,9 @@ from tests.upstream import (
 
 pytestmark = on_both_transports
 
+#: Deltas of 4 KB: twice as much and more as the buffers between an upstream and a client can hold.
+MANY = 10_000
+
 LEAVINGS: dict[str, Callable[[socket.socket], None]] = {
     "FIN": lambda sock: sock.close(),
     "RST": reset,
@@ -68,9 +71,10 @@ def _deltas(pause: float, size: int) -> Iterator[Piece]:
             yield Pause(pause)
 
 
-def delta(number: int, text: str) -> bytes:
+def delta(number: int, text: str, **members: str) -> bytes:
     place = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "logprobs": []}
-    return event_bytes({"type": "response.output_text.delta", "sequence_number": number, **place, "delta": text})
+    event = {"type": "response.output_text.delta", "sequence_number": number, **place, "delta": text}
+    return event_bytes({**event, **members})
 
 
 def check_cancelled(channel_pair: ChannelPair, response_id: str) -> None:
@@ -155,36 +159,36 @@ def test_leaving_after_the_end_changes_nothing(channel_pair: ChannelPair) -> Non
 
 
 def test_a_client_that_never_reads_slows_its_own_upstream_alone(channel_pair: ChannelPair) -> None:
-    pieces = Counted(itertools.repeat(b"x" * 4000, 10_000))
+    pieces = Counted(MANY)
     channel_pair.first.enqueue(pieces.script)
     with channel_pair.gateway.dial(channel_pair.body(stream=True), receive_buffer=2048) as sock:
         channel_pair.first.wait_for_request()
         settled(lambda: pieces.count)
         for _ in range(20):
             assert channel_pair.post().status_code == 200
-        assert pieces.count < 5_000, "the buffers hold less than half of it"
+        assert pieces.count < MANY / 2, "the buffers hold less than half of it"
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         response_id = response_id_in(read_until(sock, b"response.in_progress"))
         assert b"data: [DONE]" in last_of(sock)
-        assert pieces.count == 10_000
+        assert pieces.count == MANY
     assert channel_pair.stored(response_id)["status"] == "completed"
 
 
 def test_a_client_that_rests_for_longer_than_the_upstream_may_gets_all(steady_pair: ChannelPair) -> None:
     """The upstream is held back by the client, and its silence is not its own."""
     short_idle = steady_pair.on("short-idle")
-    pieces = Counted(itertools.repeat(b"x" * 4000, 10_000))
+    pieces = Counted(MANY)
     short_idle.first.enqueue(pieces.script)
     with short_idle.gateway.dial(short_idle.body(stream=True), receive_buffer=2048) as sock:
         short_idle.first.wait_for_request()
         settled(lambda: pieces.count)
         until = monotonic() + 3 * SHORT_IDLE["idle"]
         eventually(lambda: monotonic() > until, "more than the upstream may be silent for")
-        assert pieces.count < 5_000, "the buffers hold less than half of it"
+        assert pieces.count < MANY / 2, "the buffers hold less than half of it"
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         response_id = response_id_in(read_until(sock, b"response.in_progress"))
         assert b"data: [DONE]" in last_of(sock)
-    assert pieces.count == 10_000
+    assert pieces.count == MANY
     assert short_idle.stored(response_id)["status"] == "completed"
 
 
@@ -207,19 +211,21 @@ def test_a_client_that_takes_nothing_is_given_up(
 
 
 class Counted:
-    """An upstream that says so many texts, and how many of them it could."""
+    """An upstream that sends so many deltas of 4 KB, and how many of them it could. Nearly all of it is obfuscation,
+    which is relayed and not stored.
+    """
 
-    def __init__(self, texts: Iterable[bytes]) -> None:
+    def __init__(self, deltas: int) -> None:
         self.count = 0
-        self._texts = texts
+        self._count = deltas
 
     def script(self, exchange: Exchange, answer: Answer) -> Answer:
         *head, terminal = (*itertools.islice(answer.pieces, 4), tuple(answer.pieces)[-1])
         return replace(answer, pieces=itertools.chain(head, self._deltas(), (terminal,)))
 
     def _deltas(self) -> Iterator[Piece]:
-        for number, text in enumerate(self._texts, 4):
-            yield delta(number, text.decode())
+        for number in range(self._count):
+            yield delta(4 + number, "x", obfuscation="o" * 4000)
             self.count += 1
 
 
