@@ -6,8 +6,8 @@ import click
 
 from app.cli.context import as_json, find_response, open_store, print_json
 from app.cli.output import moment, table
-from app.reports.trees import SHORT, drawn, notes, summary
-from app.store.tree import Node, Tree
+from app.reports.trees import SHORT, drawn, load_tree, notes, summary
+from app.store.tree import Node
 
 #: Behind the response that was given.
 _MARK = " ◀"
@@ -26,7 +26,7 @@ def tree(response_id: str, as_json: bool) -> None:
     with open_store() as store:
         store.schema.check()
         owner, found = find_response(store, response_id)
-        read = store.trees.load(owner, found) or Tree((), True)
+        read = load_tree(store, owner, found)
     if as_json:
         print_json({"id": found, "whole": read.whole, "responses": [node.wire() for node in read.nodes]})
         return

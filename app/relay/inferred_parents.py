@@ -30,7 +30,9 @@ OnOutcome = Callable[[Outcome], None]
 
 _DIGEST = 16
 #: A request with one of these fields names its own history.
-_PARENT_FIELDS = frozenset({"previous_response_id", "conversation"})
+_PARENT_FIELDS = ("previous_response_id", "conversation")
+#: How the id of a response begins.
+_RESPONSE = "resp_"
 #: Item types that clients may leave out or change.
 _IGNORED_TYPES = frozenset({"reasoning", "compaction_trigger"})
 #: Of these, the types that make another request of the same items.
@@ -58,6 +60,8 @@ class _TracedTurn:
     owner: str
     token: int
     names: ThreadNames
+    history: str | None
+    """Where the client says that its history is; None if the input holds it."""
     input: Iterable[Item]
     outcome: Outcome
 
@@ -72,12 +76,14 @@ class InferredParents:
         self._starting = threading.Lock()
 
     def track(self, turn: Turn, token: Token, names: ThreadNames) -> OnOutcome | None:
-        """Traces the turn once it has its outcome; None if its request names its own history. `names`: what the client
-        calls the thread."""
-        items = turn.request.get("input")
-        if not items or not turn.request.keys().isdisjoint(_PARENT_FIELDS):
+        """Traces the turn once it has its outcome. `names`: what the client calls the thread."""
+        request = turn.request
+        history = next(filter(None, map(request.get, _PARENT_FIELDS)), None)
+        if history is None and not request.get("input"):
             return None
-        return lambda outcome: self._put(_TracedTurn(turn.id, turn.owner, token.key, names, items, outcome))
+        place = history if history is None or isinstance(history, str) else ""
+        items = request.get("input") or ()
+        return lambda outcome: self._put(_TracedTurn(turn.id, turn.owner, token.key, names, place, items, outcome))
 
     def _put(self, turn: _TracedTurn) -> None:
         if self._turns.qsize() >= BACKLOG:
@@ -96,9 +102,33 @@ class InferredParents:
         while True:
             turn = self._turns.get()
             thread = turn.names.thread()
-            if thread is not None:
-                output = orjson.loads(turn.outcome.output) if turn.outcome.status in CHAINABLE else None
-                self._store.prefixes.trace(turn.owner, trace(turn.id, turn.token, thread, turn.input, output))
+            if thread is not None and (turn.history is None or thread.has_id):
+                self._store.prefixes.trace(turn.owner, _traced(turn, thread))
+
+
+def _traced(turn: _TracedTurn, thread: ClientThread) -> Trace:
+    if turn.history is not None:
+        return trace_chained(turn.id, turn.token, thread, turn.history, turn.input)
+    output = orjson.loads(turn.outcome.output) if turn.outcome.status in CHAINABLE else None
+    return trace(turn.id, turn.token, thread, turn.input, output)
+
+
+def trace_chained(response: str, token: int, thread: ClientThread, history: str, input: Iterable[Item]) -> Trace:
+    """The thread of a turn whose parent the client names. Nothing is inferred from its input, except that a turn with
+    the same input after the same response is a retry. After a conversation it need not be one: that goes on.
+    """
+    rolling_hash = _RollingHash(f"{thread.key}\0{history}")
+    for item in input:
+        rolling_hash.add(item)
+    is_response = history.startswith(_RESPONSE)
+    return replace(_of_thread(response, token, thread), question=rolling_hash.state if is_response else None)
+
+
+def _of_thread(response: str, token: int, thread: ClientThread) -> Trace:
+    parents = tuple(_digest(key.encode()) for key in thread.parents)
+    return Trace(
+        response, token, (), None, thread=_digest(thread.key.encode()), parents=parents, subagent=thread.subagent
+    )
 
 
 def trace(
@@ -112,16 +142,8 @@ def trace(
         rolling_hash.add(item)
         kinds.append(item.get("type") in _REQUESTS)
     starts = rolling_hash.ends()
-    found = Trace(
-        response,
-        token,
-        starts,
-        end=None,
-        thread=_digest(thread.key.encode()),
-        question=_digest(rolling_hash.state + bytes(kinds[-1:])) if thread.has_id or starts else None,
-        parents=tuple(_digest(key.encode()) for key in thread.parents),
-        subagent=thread.subagent,
-    )
+    question = _digest(rolling_hash.state + bytes(kinds[-1:])) if thread.has_id or starts else None
+    found = replace(_of_thread(response, token, thread), starts=starts, question=question)
     if output is None:
         return found
     for item in output:

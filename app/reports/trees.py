@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import orjson
+
+from app.contract.items import Item
+from app.relay.inferred_parents import identity
+from app.store.store import Store
 from app.store.tree import Node, Tree
 
 #: Enough of an id to find the response by: its prefix, its second, and the start of its random part.
@@ -20,6 +26,34 @@ _LAST_BRANCH = {False: "└─ ", True: "└┄ "}
 #: A response that was asked for again and that nothing continues.
 _RETRIED = "↻ "
 _BRANCHES = (*_BRANCH.values(), *_LAST_BRANCH.values())
+
+
+def load_tree(store: Store, owner: str, response_id: str) -> Tree:
+    """The tree of a response, without nodes if there is none. Of responses that their clients chained to the same one,
+    those with the same input are retries of the first.
+    """
+    tree = store.trees.load(owner, response_id) or Tree((), True)
+    siblings = _chained_siblings(tree.nodes)
+    inputs = store.trees.inputs(siblings)
+    first: dict[tuple[str | None, bytes], str] = {}
+    retries: dict[str, str] = {}
+    for node in siblings:
+        if (items := inputs.get(node.key)) is not None:
+            earlier = first.setdefault((node.parent, _question(items)), node.id)
+            retries.update({node.id: earlier} if earlier != node.id else {})
+    nodes = tuple(replace(node, retry_of=retries.get(node.id, node.retry_of)) for node in tree.nodes)
+    return replace(tree, nodes=nodes)
+
+
+def _chained_siblings(nodes: Sequence[Node]) -> list[Node]:
+    """The stored responses whose named parent has other children."""
+    chained = [node for node in nodes if node.parent and not node.inferred]
+    counts = Counter(node.parent for node in chained)
+    return [node for node in chained if counts[node.parent] > 1 and node.stored and not node.deleted]
+
+
+def _question(items: Iterable[Item]) -> bytes:
+    return orjson.dumps([stable for item in items if (stable := identity(item))], option=orjson.OPT_SORT_KEYS)
 
 
 #: The drawing, the margin of what is below, the response.
@@ -59,9 +93,9 @@ def _drawn_below(parent: str | None, children: Mapping[str | None, list[Node]], 
 
 def _retried(siblings: Sequence[Node], children: Mapping[str | None, list[Node]]) -> set[str]:
     """The siblings that were asked for again and that nothing continues. One response to each question is left."""
-    groups: defaultdict[str, list[Node]] = defaultdict(list)
+    groups: defaultdict[tuple[str, str], list[Node]] = defaultdict(list)
     for node in siblings:
-        groups[node.retry_of or node.id].append(node)
+        groups[node.retry_of or node.id, node.model].append(node)
     left_out: set[str] = set()
     for group in groups.values():
         ends = [node.id for node in group if not children.get(node.id)]

@@ -5,7 +5,7 @@ no request of a client runs them.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -173,6 +173,10 @@ class Trees:
             return None
         return self._database.read(lambda session: _load(session, owner, response_id))
 
+    def inputs(self, nodes: Sequence[Node]) -> dict[int, list[Any]]:
+        """The stored input of each of these responses, by the node's key."""
+        return self._database.read(lambda session: dict(_inputs(session, [node.key for node in nodes])))
+
     def detail(self, owner: str, response_id: str) -> Detail | None:
         """A response with everything that is stored of it."""
         if not known_id(response_id):
@@ -204,10 +208,19 @@ def _detail(session: Session, owner: str, response_id: str) -> Detail | None:
     )
 
 
+def _inputs(session: Session, keys: Sequence[int]) -> Iterator[tuple[int, list[Any]]]:
+    for chunk in _chunks(keys):
+        sql = f"SELECT response, input FROM content WHERE response IN ({', '.join('?' * len(chunk))})"
+        yield from ((key, orjson.loads(input)) for key, input in session.rows(sql, chunk))
+
+
+def _chunks(keys: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (keys[first : first + _CHUNK] for first in range(0, len(keys), _CHUNK))
+
+
 def _nodes(session: Session, owner: str, rows: Sequence[Row]) -> tuple[Node, ...]:
     started: defaultdict[int, list[str]] = defaultdict(list)
-    for first in range(0, len(rows), _CHUNK):
-        keys = [row[0] for row in rows[first : first + _CHUNK]]
+    for keys in _chunks([row[0] for row in rows]):
         for starter, id_ in session.rows(_STARTED % ", ".join("?" * len(keys)), (owner, *keys)):
             started[starter].append(id_)
     return tuple(_node(row, started.get(row[0], ())) for row in rows)

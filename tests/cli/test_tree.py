@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -20,6 +21,7 @@ from tests.cli.codex import Codex
 from tests.databases import database_url, mariadb, shared_database_url
 from tests.gateway import Gateway
 from tests.store.turns import draft, line, outcome, turn
+from tests.websocket_client import Socket
 
 __all__ = ["database_url", "mariadb", "shared_database_url"]
 
@@ -229,6 +231,25 @@ def test_a_session_header_with_an_underscore_is_read(serving: Gateway) -> None:
     assert _parents(_tree(serving, second["id"], 2)) == _line([first["id"], second["id"]])
 
 
+def test_threads_of_one_web_socket_are_told_apart(serving: Gateway) -> None:
+    def frame(thread: str, text: str, after: str | None = None) -> str:
+        names = {"session_id": root, "thread_id": thread, "x-codex-parent-thread-id": root}
+        input_items = [{"role": "user", "content": text}]
+        answer = socket.answer(model="demo", input=input_items, previous_response_id=after, client_metadata=names)
+        return str(answer["id"])
+
+    root, child = f"root-{secrets.token_hex(8)}", f"child-{secrets.token_hex(8)}"
+    with Socket(serving, headers={"session-id": root, "thread-id": root}) as socket:
+        first = frame(root, "Hello")
+        second = frame(root, "Go on", first)
+        spawned = frame(child, "Read a.py")
+        later = frame(child, "And b.py", spawned)
+    assert _parents(_tree(serving, second, 2)) == _line([first, second])
+    tree = _tree(serving, later, 2)
+    assert _parents(tree) == _line([spawned, later])
+    assert [tree[one]["started_by"] for one in (spawned, later)] == [second, None]
+
+
 # --- conversations that the gateway stores ----------------------------------------------------------------------
 
 
@@ -249,6 +270,24 @@ def test_a_tree_shows_whatever_is_unusual(directory: Gateway, store: Store) -> N
     assert "1,234      56  ✂ 12k → 1.0k; ⚠ a rate_limit_exceeded; ≈ estimated" in drawing[2]
     assert drawing[3].rstrip().endswith("not stored")
     assert summary == "4 responses, 2 branches, 1 compaction"
+
+
+def test_a_retry_of_a_chained_turn_is_no_branch(directory: Gateway, store: Store) -> None:
+    root = turn(store)
+    lost, again = turn(store, root, says="Go on"), turn(store, root, says="Go on")
+    branch = turn(store, root, says="Go elsewhere")
+    other_model = turn(store, root, says="Go on", model="large")
+    end = turn(store, again)
+    tree = _tree(directory, root, 6)
+    assert {one: tree[one]["retry_of"] for one in tree if tree[one]["retry_of"]} == {again: lost, other_model: lost}
+    rows = directory.command("tree", end).splitlines()
+    assert [row[:3] for row in rows[1:7]] == ["┌ r", "↻ r", "├─ ", "│  ", "├─ ", "└─ "]
+    assert [branch[:19] in row for row in rows[1:7]] == [False] * 4 + [True, False]
+
+
+def test_the_same_words_further_on_are_no_retry(directory: Gateway, store: Store) -> None:
+    written = line(store, 3)
+    assert [one["retry_of"] for one in _tree(directory, written[0], 3).values()] == [None] * 3
 
 
 def test_show_prints_everything_about_a_response(directory: Gateway, store: Store) -> None:

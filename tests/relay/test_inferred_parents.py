@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.contract.records import Trace
 from app.relay.client_thread import ClientThread
-from app.relay.inferred_parents import identity, trace
+from app.relay.inferred_parents import identity, trace, trace_chained
 
 Item = dict[str, Any]
 
@@ -139,6 +139,26 @@ def test_only_the_same_input_in_the_same_thread_is_a_retry() -> None:
     assert question != _trace([_user("a"), {"type": "compaction_trigger"}], None).question
     assert question != _trace([_user("a"), _user("a")], None).question
     assert question != _trace([_user("a")], None, ClientThread("another")).question
+
+
+def test_a_turn_whose_parent_is_named_has_a_thread_and_nothing_inferred() -> None:
+    child = ClientThread("child", parents=(SESSION,), subagent="review")
+    found = trace_chained("resp_2", 1, child, "resp_1", [_user("a"), _answer("b"), _user("c")])
+    alike = _trace([_user("a")], None, child)
+    assert (found.starts, found.end) == ((), None)
+    assert (found.thread, found.parents, found.subagent) == (alike.thread, alike.parents, "review")
+
+
+def test_only_the_same_input_after_the_same_response_is_a_retry() -> None:
+    def question(history: str, text: str, thread: str = SESSION) -> bytes | None:
+        return trace_chained("resp_2", 1, ClientThread(thread), history, [_user(text)]).question
+
+    asked = question("resp_1", "a")
+    assert asked == question("resp_1", "a")
+    others = [question("resp_2", "a"), question("resp_1", "b"), question("resp_1", "a", "another")]
+    assert asked not in [*others, None]
+    # A conversation goes on by itself.
+    assert question("conv_1", "a") is None
 
 
 def test_a_first_question_under_a_cache_key_alone_may_be_another_conversations() -> None:
