@@ -68,7 +68,7 @@ class LearntRemedies:
             news = tuple(LearntRemedy(*subject, digest, remedy, now) for remedy in remedies if remedy not in known)
             self._replace({**self._learnt, subject: (*before, *news)})
         for learnt in news:
-            log.warning("channel %s, model %s: learnt to %s", channel.name, model, learnt.remedy)
+            log.warning("channel %s: learnt from a refusal for model %s: %s", channel.name, model, learnt.remedy)
             if self._storage is not None:
                 self._storage.add(learnt)
 

@@ -147,6 +147,9 @@ class Channels:
                 upstream.close()
             self._upstreams.clear()
 
+    def _row(self, channel: Channel, model: str) -> Channel:
+        return self.remedies.row(channel, channel.upstream_model(model) or model)
+
     def _eligible(self, model: str, surface: Surface) -> list[Channel]:
         table = self.table
         serving = table.serving(model)
@@ -173,7 +176,10 @@ class Channels:
         last = affinity.channel or self._recent.get(conversation)
         ordered = sorted(ranked, key=lambda channel: (-channel.priority, channel.name != last))
         if count_losses is not None:
-            losses = {channel.name: count_losses(channel, formats.load(channel.format)) for channel in eligible}
+            losses = {
+                channel.name: count_losses(self._row(channel, model), formats.load(channel.format))
+                for channel in eligible
+            }
             ordered.sort(key=lambda channel: losses[channel.name])
         following = _Following(self._recent, conversation, ranked[0].name)
         return _each_following(self._attempts(model, ordered, affinity.owner, wait), following)

@@ -37,6 +37,9 @@ class Remedy:
     """A new name, the allowed values as a tuple, the largest number, or the value of the row's key."""
 
     def __str__(self) -> str:
+        if self.kind == ROW:
+            # As an operator would write it.
+            return f"{self.path}: {str(self.value).lower() if isinstance(self.value, bool) else self.value}"
         return " ".join((self.kind, self.path, *_words(self.value)))
 
     def apply(self, row: Channel) -> Channel:

@@ -178,8 +178,8 @@ def test_all_members_that_an_answer_lists_go_at_once() -> None:
          ["allow reasoning_effort low|medium|high"]),
         (openai("The 'metadata' parameter is only allowed when 'store' is enabled."), []),
         (openai("Unsupported value: 'messages[0].role' does not support 'system' with this model."),
-         ["row system_messages user"]),
-        (openai("Only user and assistant roles are supported!"), ["row system_messages user"]),
+         ["system_messages: user"]),
+        (openai("Only user and assistant roles are supported!"), ["system_messages: user"]),
         (openai("tools.0.function.strict: Extra inputs are not permitted"), ["drop tools[].function.strict"]),
     ],
 )  # fmt: skip
@@ -328,15 +328,15 @@ def test_tools_of_mixed_strictness_become_alike() -> None:
     ],
 )
 def test_a_schema_that_cannot_be_enforced_is_an_instruction(sentence: str, accepted: str | None) -> None:
-    expected = [f"row text_format {accepted}"] if accepted else []
+    expected = [f"text_format: {accepted}"] if accepted else []
     assert remedies(openai(sentence), {**CHAT, "response_format": FORMAT}) == expected
 
 
 def test_a_json_object_has_an_equivalent_too() -> None:
     request = {**CHAT, "response_format": {"type": "json_object"}}
     only_schemas = {"error": "'response_format.type' must be 'json_schema' or 'text'"}
-    assert remedies(only_schemas, request) == ["row text_format schema_only"]
-    assert remedies(openai("response_format is not supported"), request) == ["row text_format instruction"]
+    assert remedies(only_schemas, request) == ["text_format: schema_only"]
+    assert remedies(openai("response_format is not supported"), request) == ["text_format: instruction"]
 
 
 @pytest.mark.parametrize(
@@ -351,8 +351,8 @@ def test_a_json_object_has_an_equivalent_too() -> None:
     ],
 )
 def test_other_tools_become_functions(answer: Any) -> None:
-    assert remedies(answer, CUSTOM) == ["row tools functions"]
-    assert "row tools functions" not in remedies(answer, RESPONSES)
+    assert remedies(answer, CUSTOM) == ["tools: functions"]
+    assert "tools: functions" not in remedies(answer, RESPONSES)
 
 
 def test_a_developer_becomes_the_system() -> None:
@@ -373,34 +373,34 @@ def test_a_developer_becomes_the_system() -> None:
     ],
 )
 def test_an_order_is_learnt(sentence: str) -> None:
-    assert remedies({"object": "error", "message": sentence, "code": 400}, CHAT) == ["row message_order strict"]
+    assert remedies({"object": "error", "message": sentence, "code": 400}, CHAT) == ["message_order: strict"]
     assert remedies(openai(sentence), CHAT, Channel("c", "f", message_order="strict")) == []
 
 
 def test_a_template_that_fails_with_a_500_is_understood() -> None:
     sentence = "Conversation roles must alternate user/assistant/user/assistant/... at row 12, column 5"
     answer = {"error": {"code": 500, "message": sentence, "type": "server_error"}}
-    assert remedies(answer, CHAT, status=500) == ["row message_order strict"]
+    assert remedies(answer, CHAT, status=500) == ["message_order: strict"]
 
 
 def test_reasoning_text_that_is_missing_or_too_much() -> None:
     needed = openai("The `reasoning_content` in the thinking mode must be passed back to the API.")
-    assert remedies(needed, CHAT) == ["row reasoning_text True"]
+    assert remedies(needed, CHAT) == ["reasoning_text: true"]
     loc = ["body", "messages", 1, "assistant", "reasoning_content"]
     extra = {"detail": [{"type": "extra_forbidden", "loc": loc, "msg": "Extra inputs are not permitted"}]}
     groq = openai("'messages.2' : property 'reasoning_content' is unsupported")
     request = {**CHAT, "messages": [*CHAT["messages"], {"role": "assistant", "reasoning_content": "Hm."}]}
     for answer in (extra, groq):
         row = Channel("c", "f", reasoning_text=True)
-        assert remedies(answer, request, row) == ["row reasoning_text False"]
+        assert remedies(answer, request, row) == ["reasoning_text: false"]
         assert remedies(answer, request) == []
 
 
 def test_a_template_without_a_system_role_is_learnt() -> None:
     for sentence in ("System role not supported", "Developer instruction is not enabled for models/gemma-3"):
-        assert remedies(openai(sentence), CHAT) == ["row system_messages user"]
+        assert remedies(openai(sentence), CHAT) == ["system_messages: user"]
     kept = Channel("c", "f", system_messages="keep")
-    assert remedies(openai("System message must be at the beginning."), CHAT, kept) == ["row system_messages merge"]
+    assert remedies(openai("System message must be at the beginning."), CHAT, kept) == ["system_messages: merge"]
 
 
 # --- what stays the client's ------------------------------------------------------------------------------------
