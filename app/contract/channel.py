@@ -104,6 +104,8 @@ class Channel:
     """The upstream understands `include: [reasoning.encrypted_content]`."""
     reasoning_text: bool = False
     """The upstream takes reasoning text back with the history, as servers of open models do."""
+    item_ids: str = "given"
+    """`omit`: the upstream of a `responses` channel refuses the ids of items, so that they are left out."""
     call_ids: str = "given"
     """`short`: the upstream takes ids of calls with exactly nine letters and digits."""
     call_signatures: str = "given"

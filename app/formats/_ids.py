@@ -13,7 +13,7 @@ import re
 import orjson
 
 from app import ids
-from app.contract.items import TYPES, Item, answered_call_id, is_output, prefix_of
+from app.contract.items import TYPES, Item, answered_call_id, call_ids, is_output, prefix_of
 from app.contract.turn import Turn
 from app.formats import _context
 from app.sealing import is_sealed
@@ -71,6 +71,14 @@ class Outgoing:
             return item
         self._renamed[item_id] = unique
         return {**item, "id": unique}
+
+
+def without_id(item: Item) -> Item:
+    """The item without its id. An encrypted item keeps it, and an id by which an output may name a call stays."""
+    item_id = item.get("id")
+    if item_id is None or is_native(item) or item_id in (*call_ids(item), answered_call_id(item)):
+        return item
+    return {name: value for name, value in item.items() if name != "id"}
 
 
 def is_native(item: Item) -> bool:

@@ -174,12 +174,21 @@ _BY_SENTENCE: tuple[tuple[re.Pattern[str], Remedies], ...] = tuple(
             r"(?:unsupported|unknown|extra|unexpected).{0,80}reasoning_content",
             _no_reasoning_text,
         ),
-        (r"reasoning_content.{0,80}(?:passed back|must be|required|missing)", _row("reasoning_text", True)),
-        (r"thought_?signature", _row("call_signatures", "google")),
+        (
+            r"reasoning_content.{0,80}(?:passed back|must be|required|missing)|"
+            r"(?:missing|without|lacks?|requires?|must (?:include|contain)).{0,60}reasoning_content",
+            _row("reasoning_text", True),
+        ),
+        (
+            r"\binput\[\d+\]\.id\b|\binput\.\d+\.id\b|duplicate item found|without its required|"
+            r"expected an id that begins|item with id .{1,100} not found",
+            _row("item_ids", "omit"),
+        ),
+        (r"thought[_ ]?signature", _row("call_signatures", "google")),
         (r"reasoning_?details|reasoning details", _row("call_signatures", "openrouter")),
         (
             r"tool[_ ]?calls?[_ ]ids?\b.{0,120}(?:a-z|length|must|match|invalid|pattern)|"
-            r"tool_calls?\W{0,3}(?:\d+\W{0,3})?id\b.{0,120}(?:too long|length|match|pattern)",
+            r"tool_(?:calls?|use)\W{0,3}(?:\d+\W{0,3})?id\b.{0,120}(?:too long|length|match|pattern)",
             _row("call_ids", "short"),
         ),
         (r"mixed values for ['\"`]?strict|['\"`]?strict['\"`]? .{0,40}(?:mixed|same value|all tools)", _one_strictness),

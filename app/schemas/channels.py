@@ -149,6 +149,7 @@ class ChannelRow(DefaultsRow):
     encrypted_reasoning = Value(table_values.flag)
     reasoning_text = Value(table_values.flag)
     hosted_tools = Value(table_values.one_of("drop", "refuse"))
+    item_ids = Value(table_values.one_of("given", "omit"))
     call_ids = Value(table_values.one_of("given", "short"))
     call_signatures = Value(table_values.one_of("given", "google", "openrouter"))
     system_messages = Value(table_values.one_of("merge", "keep", "user"))

@@ -166,7 +166,9 @@ class Deltas:
     def _extend(self, call: Mapping[str, Any]) -> None:
         fields = call_fields(call)
         self._ids |= {fields[0]} if fields[0] else set()
-        self._add_call(self._find(call), call)
+        found = self._find(call)
+        if not _repeats(found, call):
+            self._add_call(found, call)
 
     def _add_call(self, call: Call, given: Mapping[str, Any]) -> None:
         """Adds to a call, without events yet: what belongs to the calls of one chunk comes before the first of them."""
@@ -201,10 +203,19 @@ def _differs(call: Call, delta: Mapping[str, Any]) -> bool:
     call_id, name, arguments = call_fields(delta)
     if not name:
         return False
+    if arguments.lstrip().startswith("{") and call.whole:
+        # Whole arguments cannot go on, so that two calls have one id, unless the server repeats itself.
+        return not _repeats(call, delta)
     if call_id and call.id:
         return call_id != call.id
     # Servers that give no index send each call whole.
-    return call.begun and ("index" not in delta or (bool(arguments) and call.whole))
+    return call.begun and "index" not in delta
+
+
+def _repeats(call: Call, delta: Mapping[str, Any]) -> bool:
+    """Whether a delta says a whole call once more."""
+    call_id, name, arguments = call_fields(delta)
+    return bool(call_id) and call_id == call.id and call.is_like(name, arguments) and call.whole
 
 
 def _logprobs(value: object) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from app.contract.turn import Turn
 from app.errors import ContextTooLong, UpstreamError, UpstreamRefused
 from app.formats import _conversation
 from app.formats._context import shortened, wants_truncation
-from app.formats._ids import CHAT_SECRET, MESSAGES_SECRET, Outgoing, is_native
+from app.formats._ids import CHAT_SECRET, MESSAGES_SECRET, Outgoing, is_native, without_id
 from app.formats._text_format import fitted
 from app.formats.responses import _order
 from app.formats.responses._functions import history, write_functions
@@ -193,7 +193,7 @@ def _with_input(body: Mapping[str, Any], turn: Turn, row: Channel) -> bytes:
 
 def _fitted_input(turn: Turn, row: Channel) -> Iterator[bytes | memoryview]:
     """The context as this upstream takes it. It is parsed only for an upstream that needs other items."""
-    if row.tools == "native" and row.message_order == "free":
+    if row.tools == "native" and row.message_order == "free" and row.item_ids == "given":
         yield from _input(turn, row)
         return
     items: Iterable[Item] = orjson.loads(b"[" + b",".join(_input(turn, row)) + b"]")
@@ -201,6 +201,8 @@ def _fitted_input(turn: Turn, row: Channel) -> Iterator[bytes | memoryview]:
         items = history(items, turn)
     if row.message_order == "strict":
         items = _order.strict(items)
+    if row.item_ids == "omit":
+        items = map(without_id, items)
     yield from map(orjson.dumps, items)
 
 
