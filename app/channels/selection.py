@@ -25,6 +25,7 @@ from app.channels.watched_table import WatchedTable
 from app.contract.channel import Channel, Compaction
 from app.contract.records import ChannelStatus
 from app.contract.remedies import Remedy
+from app.contract.token_estimate import TILES, ImageRule
 from app.errors import ChannelsBusy, UpstreamError, UpstreamLoading, UpstreamRefused
 from app.formats import Format
 from app.memory import Budget
@@ -109,6 +110,11 @@ class Channels:
     ) -> Iterator[SelectedChannel]:
         """Like `select`, for a request to the passthrough endpoint with this path."""
         return self._select(self._eligible(model, PASSTHROUGH[path]), model, affinity, None, wait)
+
+    def image_rule(self, model: str) -> ImageRule:
+        """How the first channel of a model counts images."""
+        serving = self.table.serving(model)
+        return formats.image_rule(serving[0].format) if serving else TILES
 
     @property
     def compaction(self) -> Compaction:

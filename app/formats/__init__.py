@@ -14,6 +14,7 @@ from typing import Protocol, cast
 
 from app.contract.channel import Channel
 from app.contract.items import Item
+from app.contract.token_estimate import TILES, ImageRule
 from app.contract.turn import Answer, Turn
 from app.errors import UpstreamError
 from app.formats._adaptation import adapted
@@ -44,6 +45,7 @@ __all__ = [
     "StreamCodec",
     "adapted",
     "counting",
+    "image_rule",
     "load",
     "names",
     "remedies_for",
@@ -178,6 +180,11 @@ def counting(name: str) -> Counting | None:
     """The format as one that counts tokens; None if it cannot."""
     format_ = load(name)
     return cast(Counting, format_) if hasattr(format_, "count_path") else None
+
+
+def image_rule(name: str) -> ImageRule:
+    """How the models of this format count an image, if the format says so."""
+    return getattr(load(name), "IMAGES", TILES)
 
 
 @cache

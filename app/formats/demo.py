@@ -18,8 +18,9 @@ from app import ids
 from app.contract.channel import Channel
 from app.contract.items import Item
 from app.contract.response import Echo
+from app.contract.token_estimate import estimate_items, estimate_text
 from app.contract.turn import Turn
-from app.contract.usage import Usage, estimate
+from app.contract.usage import Usage
 from app.errors import InvalidRequest
 from app.formats import responses
 from app.formats._events import pieces
@@ -235,8 +236,8 @@ def _usage(request: Mapping[str, Any], output: Sequence[Item]) -> Usage:
     return Usage(input_tokens=given, output_tokens=output_tokens)
 
 
-def _tokens(value: object) -> int:
-    return estimate(len(orjson.dumps(value)))
+def _tokens(value: str | Sequence[Item]) -> int:
+    return estimate_text(value) if isinstance(value, str) else estimate_items(value)
 
 
 # --- compaction -------------------------------------------------------------------------------------------------

@@ -8,12 +8,11 @@ from dataclasses import replace
 from time import monotonic, time
 from typing import Any
 
-import orjson
-
 from app import ids
 from app.channels.selection import SelectedChannel
 from app.contract.records import Attempt, Draft, Outcome, Token
-from app.contract.usage import Usage, estimate
+from app.contract.token_estimate import estimate_items, estimate_length
+from app.contract.usage import Usage
 from app.errors import ClientGone, GatewayError, InvalidRequest
 from app.formats import PassthroughEndpoint, PassthroughSummary
 from app.relay.request_context import RequestContext
@@ -112,8 +111,11 @@ class PassthroughRecorder:
     def _usage(self, summary: PassthroughSummary) -> Usage:
         if summary.usage:
             return summary.usage
-        request_bytes = len(orjson.dumps(self._request))
-        return Usage(input_tokens=estimate(request_bytes), output_tokens=estimate(summary.text_length), estimated=True)
+        return Usage(
+            input_tokens=estimate_items([self._request]),
+            output_tokens=estimate_length(summary.text_length),
+            estimated=True,
+        )
 
 
 def _since(start: float) -> int:

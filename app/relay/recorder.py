@@ -15,8 +15,9 @@ from app.contract.items import OPAQUE_TYPES, Item
 from app.contract.records import CHAINABLE, Attempt, Draft, Outcome, Token
 from app.contract.redaction import redacted_items, without_credentials
 from app.contract.response import error_member
+from app.contract.token_estimate import estimate_context, estimate_items, estimate_json
 from app.contract.turn import Answer, Turn
-from app.contract.usage import Usage, estimate, estimate_items
+from app.contract.usage import Usage
 from app.errors import ClientGone, EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable, TooLargeToStore
 from app.relay.inferred_parents import OnOutcome
 from app.relay.request_context import ResponseFacts
@@ -289,5 +290,5 @@ def _trimmed(data: bytes) -> bytes:
 
 def _estimate(turn: Turn, output: Sequence[Item]) -> Usage:
     """Usage for an upstream that reported none."""
-    own = len(orjson.dumps(turn.input)) + len(turn.echo.shared_settings())
-    return Usage(input_tokens=estimate(turn.chain.size + own), output_tokens=estimate_items(output), estimated=True)
+    tokens = estimate_context(turn.chain, turn.input) + estimate_json(turn.echo.shared_settings())
+    return Usage(input_tokens=tokens, output_tokens=estimate_items(output), estimated=True)

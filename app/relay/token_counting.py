@@ -9,14 +9,13 @@ from typing import Any, cast
 
 from app.channels.affinity import Affinity
 from app.channels.selection import Channels
-from app.contract import usage
 from app.contract.channel import Channel
 from app.contract.records import Attempt, Token
+from app.contract.token_estimate import estimate_context, estimate_json
 from app.contract.turn import Turn
 from app.errors import ChannelsBusy, InvalidRequest, UpstreamError
 from app.formats import Counting, Format, adapted
 from app.relay.attempts import ChannelAttempt, ChannelAttempts, ForFamily
-from app.relay.compaction.service import context_tokens
 from app.relay.request_context import RequestContext
 from app.relay.turn_builder import build_history, check_model
 from app.relay.turn_run import TurnParts, affinity_of
@@ -40,7 +39,7 @@ def count_request(
         tokens = count(turn, parts.channels, parts.contexts.for_family, affinity=affinity, watch=watch)
     if tokens is None:
         context.note_estimated("input_tokens")
-        tokens = estimate(turn)
+        tokens = estimate(turn, parts.channels)
     return {"object": "response.input_tokens", "input_tokens": tokens}
 
 
@@ -65,11 +64,12 @@ def count(turn: Turn, channels: Channels, for_family: ForFamily, *, affinity: Af
         return None
 
 
-def estimate(turn: Turn) -> int:
+def estimate(turn: Turn, channels: Channels) -> int:
     """The size of the context. Instructions and tools are added unless the upstream's count includes them."""
     tip = turn.chain.tip
     counted = tip is not None and tip.input_tokens
-    return context_tokens(turn) + (0 if counted else usage.estimate(len(turn.echo.shared_settings())))
+    tokens = estimate_context(turn.chain, turn.input, channels.image_rule(turn.model))
+    return tokens + (0 if counted else estimate_json(turn.echo.shared_settings()))
 
 
 class _Count:

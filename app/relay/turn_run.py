@@ -18,6 +18,7 @@ from app.channels.affinity import Affinity, first_user_item
 from app.channels.selection import Channels
 from app.contract.items import Item, new_item_id
 from app.contract.records import Chain, StoredResponse, Token
+from app.contract.token_estimate import estimate_context
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import (
@@ -35,7 +36,7 @@ from app.relay.client_thread import ThreadNames
 from app.relay.compaction.context import Contexts
 from app.relay.compaction.plan import CompactionSettings
 from app.relay.compaction.sealed_item import is_summary
-from app.relay.compaction.service import Compacted, CompactionService, context_tokens, pseudo_chain, split_for_answer
+from app.relay.compaction.service import Compacted, CompactionService, pseudo_chain, split_for_answer
 from app.relay.idempotency import IdempotentTurn
 from app.relay.inferred_parents import InferredParents, OnOutcome
 from app.relay.item_lists import as_listed
@@ -255,7 +256,7 @@ class TurnRun:
         if not self.turn.request.get("context_management"):
             return
         settings = self._parts.compaction.settings(self.turn.request)
-        if settings.threshold is None or context_tokens(self.turn) <= settings.threshold:
+        if settings.threshold is None or self._context_tokens() <= settings.threshold:
             return
         try:
             self._compact_history()
@@ -264,6 +265,10 @@ class TurnRun:
         except (CompactionFailed, Unavailable) as error:
             note = {"strategy": settings.strategy, "failed": error.name, "message": error.message}
             self._replace_turn(replace(self.turn, compaction=note))
+
+    def _context_tokens(self) -> int:
+        turn = self.turn
+        return estimate_context(turn.chain, turn.input, self._parts.channels.image_rule(turn.model))
 
     def _after_refusal(self, refusal: ContextTooLong) -> tuple[Turn, TurnAttempts]:
         """The turn with its history compacted, because its context was too long although it is below the threshold, and

@@ -99,7 +99,7 @@ def test_without_a_model_the_one_of_the_previous_response_counts(api: Gateway, c
 
 def test_tokens_that_no_upstream_counts_are_estimated_from_the_last_usage(api: Gateway, create: Create) -> None:
     first = create(EXACT, "Hello " * 100, instructions="Be kind.")
-    tokens, estimated = _count(api, model=EXACT, input="x" * 400, previous_response_id=first["id"])
+    tokens, estimated = _count(api, model=EXACT, input="word " * 100, previous_response_id=first["id"])
     assert estimated == "input_tokens"
     assert 100 < tokens - first["usage"]["total_tokens"] < 150
 
@@ -107,7 +107,9 @@ def test_tokens_that_no_upstream_counts_are_estimated_from_the_last_usage(api: G
 @pytest.mark.parametrize("body", [{"model": EXACT}, {}])
 def test_a_first_request_is_estimated_with_its_instructions_and_tools(api: Gateway, body: JSON) -> None:
     short, estimated = _count(api, **body, input="Hello")
-    longer, _ = _count(api, **body, input="Hello", instructions="i" * 400, tools=[{**LOOK, "description": "d" * 400}])
+    longer, _ = _count(
+        api, **body, input="Hello", instructions="word " * 100, tools=[{**LOOK, "description": "word " * 100}]
+    )
     assert estimated == "input_tokens"
     assert 200 < longer - short < 260
 

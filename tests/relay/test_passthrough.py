@@ -512,7 +512,8 @@ def test_missing_usage_is_estimated(passthrough_pair: PassthroughPair, streamed:
     check_answered(passthrough_pair.ask(streamed), streamed)
     row = passthrough_pair.row()
     assert (row["estimated"], row["output_tokens"]) == (1, len(ANSWER) // 4)
-    assert row["input_tokens"] >= len(orjson.dumps(passthrough_pair.body())) // 4
+    # "Say something to me", the role and the name of the model.
+    assert 5 <= row["input_tokens"] <= 20
     assert row["status"] == ("completed" if streamed else "incomplete")
 
 

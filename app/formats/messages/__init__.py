@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from app.contract.channel import Channel
+from app.contract.token_estimate import AREA
 from app.contract.turn import Turn
 from app.formats._openai import decode_count
 from app.formats._toolbox import Toolbox
@@ -17,6 +18,7 @@ from app.formats.messages._request import encode, encode_count
 from app.formats.messages._retry_without import amended
 
 __all__ = [
+    "IMAGES",
     "amended",
     "count_path",
     "decode",
@@ -30,6 +32,8 @@ __all__ = [
     "list_path",
     "path",
 ]
+
+IMAGES = AREA
 
 _VERSION = {"anthropic-version": "2023-06-01"}
 

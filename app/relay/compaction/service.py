@@ -15,8 +15,9 @@ from app.contract.items import Item, is_output
 from app.contract.records import Chain, Link
 from app.contract.redaction import redacted_items
 from app.contract.response import Echo
+from app.contract.token_estimate import estimate_items
 from app.contract.turn import Answer, Turn
-from app.contract.usage import Usage, estimate, estimate_items
+from app.contract.usage import Usage
 from app.errors import (
     CompactionFailed,
     ContextTooLong,
@@ -337,16 +338,6 @@ def pseudo_chain(turn: Turn, compacted: Compacted) -> Chain:
             ),
         )
     )
-
-
-def context_tokens(turn: Turn) -> int:
-    """Tokens of the context: the count of the parent's upstream, else an estimate; plus the new input."""
-    tip, own = turn.chain.tip, estimate_items(turn.input)
-    if tip is None:
-        return own
-    if tip.input_tokens:
-        return tip.input_tokens + (tip.output_tokens or 0) + own
-    return own + estimate(turn.chain.size)
 
 
 def _summary_pass(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-import orjson
 import pytest
 
+from app.contract.token_estimate import estimate_items
 from tests.gateway import Gateway
 from tests.relay.compaction.conftest import (
     FILLER,
@@ -38,7 +38,7 @@ def test_a_summary_may_take_a_quarter_of_what_it_replaces(compaction_gateway: Co
     items = conversation(40)
     compaction_gateway.compact("gpt-plain", input=items)
     (limit,) = limits(compaction_gateway.first)
-    assert limit == len(orjson.dumps(items)) // 4 // 4
+    assert limit == estimate_items(items) // 4
 
 
 @pytest.mark.parametrize(("turns", "expected"), [(1, 256), (400, 4096)])
