@@ -9,6 +9,7 @@ import pytest
 
 from tests.gateway import Gateway
 from tests.relay.conftest import SOME_TEXT
+from tests.shared_upstream import module_upstream, upstream
 from tests.upstream import (
     Script,
     ScriptedUpstream,
@@ -30,30 +31,19 @@ from tests.upstream import (
 )
 from tests.websocket_client import CREATE, JSON, Socket, check_error_frame, check_frames
 
+__all__ = ["module_upstream", "upstream"]
+
 UNKNOWN = "resp_" + "0" * 48
 TRIGGER = {"type": "compaction_trigger"}
 TOOL = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[ScriptedUpstream]:
-    with ScriptedUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def _gateway(tmp_path_factory: pytest.TempPathFactory, model: ScriptedUpstream) -> Iterator[Gateway]:
+def _gateway(tmp_path_factory: pytest.TempPathFactory, module_upstream: ScriptedUpstream) -> Iterator[Gateway]:
     table = {"defaults": {"cooldown": {"after": 1000}}}
-    rows = [model.channel(), model.channel("limited", models=["limited"])]
+    rows = [module_upstream.channel(), module_upstream.channel("limited", models=["limited"])]
     with Gateway(tmp_path_factory.mktemp("sockets"), rows, table, workers=2) as gateway:
         yield gateway
-
-
-@pytest.fixture
-def upstream(model: ScriptedUpstream) -> Iterator[ScriptedUpstream]:
-    model.reset()
-    yield model
-    model.reset()
 
 
 @pytest.fixture

@@ -17,8 +17,11 @@ from tests.footprint import MIB, footprint
 from tests.gateway import Gateway, reset
 from tests.relay.conftest import PROMPTLY, SOME_TEXT, eventually
 from tests.response_contract import check_response
+from tests.shared_upstream import module_upstream, upstream
 from tests.upstream import ScriptedUpstream, silent, stalled
 from tests.websocket_client import CREATE, JSON, Socket, check_error_frame, check_frames, dial, frame_bytes, read_frame
+
+__all__ = ["module_upstream", "upstream"]
 
 ASK = {"model": "m", "input": "Say something to me"}
 TEXT, BINARY, CLOSE, PING, PONG, UNKNOWN = 1, 2, 8, 9, 10, 3
@@ -33,26 +36,13 @@ STALL = 2
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[ScriptedUpstream]:
-    with ScriptedUpstream() as upstream:
-        yield upstream
-
-
-@pytest.fixture(scope="module")
-def _gateway(tmp_path_factory: pytest.TempPathFactory, model: ScriptedUpstream) -> Iterator[Gateway]:
+def _gateway(tmp_path_factory: pytest.TempPathFactory, module_upstream: ScriptedUpstream) -> Iterator[Gateway]:
     settings = {"threads": 4 * HELD + 4, "heartbeat": 1, "max_body": MAX_BODY}
-    with Gateway(tmp_path_factory.mktemp("border"), [model.channel()], **settings) as gateway:
+    with Gateway(tmp_path_factory.mktemp("border"), [module_upstream.channel()], **settings) as gateway:
         yield gateway
         gateway.stop()
         noise = [line for line in gateway.log.splitlines() if "Traceback" in line or "[ERROR]" in line]
         assert not noise, gateway.log
-
-
-@pytest.fixture
-def upstream(model: ScriptedUpstream) -> Iterator[ScriptedUpstream]:
-    model.reset()
-    yield model
-    model.reset()
 
 
 @pytest.fixture
@@ -131,10 +121,10 @@ def socket_turn(api: Gateway, number: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def short_stall(tmp_path_factory: pytest.TempPathFactory, model: ScriptedUpstream) -> Iterator[Gateway]:
+def short_stall(tmp_path_factory: pytest.TempPathFactory, module_upstream: ScriptedUpstream) -> Iterator[Gateway]:
     """A client may be silent for STALL seconds; four messages of the largest size fill the memory."""
     settings = {"heartbeat": 1, "stall": STALL, "max_body": MAX_BODY, "memory": 4 * MAX_BODY}
-    with Gateway(tmp_path_factory.mktemp("short-stall"), [model.channel()], **settings) as gateway:
+    with Gateway(tmp_path_factory.mktemp("short-stall"), [module_upstream.channel()], **settings) as gateway:
         yield gateway
 
 
