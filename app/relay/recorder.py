@@ -96,6 +96,7 @@ class Recorder:
         usage = usage + turn.compaction_usage if turn.compaction_usage else usage
         echo = turn.echo.with_upstream_defaults(answer.defaults)
         error = self._redacted(answer.error)
+        output_types = {item.get("type") for item in output}
         now = int(time())
         response = turn.response(
             answer.status,
@@ -122,8 +123,8 @@ class Recorder:
                 upstream_model=answer.upstream_model or (selected.model if selected else None),
                 upstream_id=answer.upstream_id,
                 attempts=tuple(self._attempts),
-                opaque=any(item.get("type") in OPAQUE_TYPES for item in (*turn.input, *output)),
-                compacted=any(item.get("type") == "compaction" for item in output),
+                opaque=not OPAQUE_TYPES.isdisjoint({item.get("type") for item in turn.input} | output_types),
+                compacted="compaction" in output_types,
                 compaction=turn.compaction,
                 first_byte_ms=self._first_byte_ms,
                 total_ms=self._elapsed(),
@@ -252,7 +253,7 @@ class Recorder:
 
 
 def item_ids(items: Sequence[Item]) -> tuple[str, ...]:
-    return tuple(item["id"] for item in items if isinstance(item.get("id"), str) and item["id"])
+    return tuple([item["id"] for item in items if isinstance(item.get("id"), str) and item["id"]])
 
 
 def draft(turn: Turn, token: Token, request_id: str) -> Draft:

@@ -266,8 +266,11 @@ class Responses:
 
     def _check(self, *bodies: bytes) -> None:
         """Raises TooLargeToStore for a body that one statement cannot write."""
+        packet = self._database.packet
+        if packet is None:
+            return
         for body in bodies:
-            packets.check(self._database.packet, (body,))
+            packets.check(packet, (body,))
 
     def _begin(self, group: Group, draft: Draft) -> None:
         values = (
