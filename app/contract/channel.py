@@ -46,6 +46,8 @@ class Params:
     """
 
     drop: tuple[str, ...] = ()
+    omit: tuple[str, ...] = ()
+    """Members that are left out where their value means the same as none. Learnt only."""
     rename: Mapping[str, str] = field(default_factory=dict)
     """Path → the member's new name."""
     set: Mapping[str, Any] = field(default_factory=dict)
@@ -58,7 +60,7 @@ class Params:
     """Path → the largest number that the upstream takes. Learnt only."""
 
     def __bool__(self) -> bool:
-        return bool(self.drop or self.rename or self.set or self.allow or self.hash or self.at_most)
+        return bool(self.drop or self.omit or self.rename or self.set or self.allow or self.hash or self.at_most)
 
     def with_(self, name: str, path: str, value: Any) -> Params:
         """With one more change: `name` is a field, `path` its member, `value` None for a field without values."""
@@ -124,6 +126,10 @@ class Channel:
     """`functions`: the upstream of a `responses` channel takes functions only; other tools are sent as functions."""
     tool_schemas: str = "given"
     """`plain`: the upstream takes no union at the top of a tool's schema."""
+    tool_strictness: str = "mixed"
+    """`uniform`: the upstream takes `strict` for all tools or for none."""
+    sampling: str = "both"
+    """`one`: the upstream takes `temperature` or `top_p`, not both."""
     thinking: str = "adaptive"
     """How models of a `messages` channel are told to think: `adaptive`, by a `budget` of tokens; `always`: they cannot
     stop, `between_tools`: they then think between tools only."""

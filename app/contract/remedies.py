@@ -18,7 +18,7 @@ from app.contract.channel import Channel, Params
 LIFETIME = 24 * 3600
 
 #: Kinds of remedies that concern a member of the request; each is a field of `Params`.
-DROP, RENAME, SET, ALLOW, HASH, AT_MOST = "drop", "rename", "set", "allow", "hash", "at_most"
+DROP, OMIT, RENAME, ALLOW, HASH, AT_MOST = "drop", "omit", "rename", "allow", "hash", "at_most"
 #: The kind that gives a key of the row another value.
 ROW = "row"
 
@@ -63,7 +63,7 @@ class Remedy:
         return cls(kind, path, tuple(value) if isinstance(value, list) else value)
 
 
-_KINDS = frozenset({DROP, RENAME, SET, ALLOW, HASH, AT_MOST, ROW})
+_KINDS = frozenset({DROP, OMIT, RENAME, ALLOW, HASH, AT_MOST, ROW})
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 from app.contract.channel import Channel, Params
-from app.formats._paths import places
-from app.formats._tool_schemas import make_plain
+from app.formats._paths import Place, places
+from app.formats._tool_schemas import follows_strict_rules, make_plain
 
 #: Values that are steps of a scale, lowest first.
 SCALES = (("none", "minimal", "low", "medium", "high", "xhigh", "max"),)
@@ -19,12 +19,28 @@ _INSTEAD = {"developer": "system"}
 #: Members at the top that say nothing without members of their own.
 _NOTHING_ALONE = ("reasoning", "stream_options", "output_config", "text", "metadata")
 
+#: Where a path leads into the schemas of all tools.
+_IN_SCHEMAS = "tools.**."
+#: Values that mean the same as a member that is left out.
+_NONE: dict[str, tuple[Any, ...]] = {
+    "tool_choice": ("auto",),
+    "truncation": ("disabled", "auto"),
+    "strict": (False, None),
+    "logprobs": (False, None),
+    "top_logprobs": (0, None),
+    "n": (1,),
+    "response_format": ({"type": "text"},),
+    "format": ({"type": "text"},),
+    "include": ([], ["reasoning.encrypted_content"]),
+    "text": ({}, {"format": {"type": "text"}}),
+}
+
 Change = Callable[[dict[str, Any], Params], Iterator[str]]
 
 
 def adapts(row: Channel) -> bool:
     """Whether `adapted` may change a request to this row."""
-    return bool(row.params) or row.tool_schemas == "plain"
+    return bool(row.params) or any(getattr(row, key) == value for key, value, _, _ in _KEYS)
 
 
 def adapted(body: bytes, row: Channel) -> tuple[bytes, tuple[str, ...]]:
@@ -36,21 +52,74 @@ def adapted(body: bytes, row: Channel) -> tuple[bytes, tuple[str, ...]]:
     return (orjson.dumps(request), changes) if changes else (body, ())
 
 
+def means_none(name: str, value: Any) -> bool:
+    """Whether a member with this name and value says the same as no such member."""
+    return name in _NONE and value in _NONE[name]
+
+
 def _change(request: dict[str, Any], row: Channel) -> Iterator[str]:
     for change in _CHANGES:
         yield from change(request, row.params)
-    if row.tool_schemas == "plain" and make_plain(request):
-        yield "plain tool schemas"
+    for key, value, fit, text in _KEYS:
+        if getattr(row, key) == value and fit(request):
+            yield text
+
+
+# --- by a key of the row ----------------------------------------------------------------------------------------
+
+
+def _one_of_two(request: dict[str, Any]) -> bool:
+    """`temperature` stays where an upstream takes only one of the two."""
+    return "temperature" in request and request.pop("top_p", None) is not None
+
+
+def _one_strictness(request: dict[str, Any]) -> bool:
+    """One value for all tools: `true` where every schema follows the strict rules already."""
+    functions = [tool.get("function") or tool for tool in request.get("tools") or () if isinstance(tool, dict)]
+    if len({function.get("strict") is True for function in functions}) < 2:
+        return False
+    strict = all(follows_strict_rules(function.get("parameters")) for function in functions)
+    for function in functions:
+        function["strict"] = strict
+    return True
+
+
+#: Keys of the row: the value that asks for a change, the change, and its name. A change returns whether it was made.
+_KEYS: tuple[tuple[str, str, Callable[[dict[str, Any]], bool], str], ...] = (
+    ("tool_schemas", "plain", make_plain, "tool_schemas: plain"),
+    ("tool_strictness", "uniform", _one_strictness, "tool_strictness: uniform"),
+    ("sampling", "one", _one_of_two, "drop top_p"),
+)
+
+
+# --- by a member ------------------------------------------------------------------------------------------------
 
 
 def _drop(request: dict[str, Any], params: Params) -> Iterator[str]:
     for path in params.drop:
-        for holder, name in places(request, path):
+        for holder, name in _dropped(request, path):
             del holder[name]
             yield f"drop {path}"
     for name in _NOTHING_ALONE:
         if request.get(name) == {}:
             del request[name]
+
+
+def _dropped(request: dict[str, Any], path: str) -> list[Place]:
+    if not path.startswith(_IN_SCHEMAS):
+        return places(request, path)
+    # An enforced schema needs all its keywords.
+    tools = [tool for tool in request.get("tools") or () if isinstance(tool, dict)]
+    lenient = [tool for tool in tools if not any(holder[name] for holder, name in places(tool, "**.strict"))]
+    return [place for tool in lenient for place in places(tool, path.removeprefix("tools."))]
+
+
+def _omit(request: dict[str, Any], params: Params) -> Iterator[str]:
+    for path in params.omit:
+        for holder, name in places(request, path):
+            if means_none(name, holder[name]):
+                del holder[name]
+                yield f"drop {path}"
 
 
 def _rename(request: dict[str, Any], params: Params) -> Iterator[str]:
@@ -130,4 +199,4 @@ def _at_most(request: dict[str, Any], params: Params) -> Iterator[str]:
 
 
 #: In order: a renamed member is fitted under its old path, and what the row sets wins.
-_CHANGES: tuple[Change, ...] = (_allow, _hash, _at_most, _drop, _rename, _set)
+_CHANGES: tuple[Change, ...] = (_allow, _hash, _at_most, _drop, _omit, _rename, _set)

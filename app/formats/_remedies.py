@@ -13,9 +13,9 @@ from typing import Any
 
 from app.contract.channel import Channel
 from app.contract.items import CALL_TYPES, OUTPUT_TYPES
-from app.contract.remedies import ALLOW, AT_MOST, DROP, HASH, RENAME, ROW, SET, Remedy
+from app.contract.remedies import ALLOW, AT_MOST, DROP, HASH, OMIT, RENAME, ROW, Remedy
 from app.errors import UpstreamError
-from app.formats._adaptation import SCALES
+from app.formats._adaptation import SCALES, means_none
 from app.formats._named_members import SCHEMA_HINTS, Refused, members_named
 from app.formats._paths import parts
 from app.formats._tool_schemas import has_unions
@@ -76,9 +76,8 @@ def _plain_schemas(refused: Refused) -> Sequence[Remedy]:
 
 
 def _one_of_two(refused: Refused) -> Sequence[Remedy]:
-    """`temperature` stays where an upstream takes only one of the two."""
     both = refused.has("temperature") and refused.has("top_p")
-    return (Remedy(DROP, "top_p"),) if both else ()
+    return (Remedy(ROW, "sampling", "one"),) if both else ()
 
 
 def _system_role(refused: Refused) -> Sequence[Remedy]:
@@ -98,12 +97,6 @@ def _thinking(refused: Refused) -> Sequence[Remedy]:
 def _no_reasoning_text(refused: Refused) -> Sequence[Remedy]:
     """No reasoning text with the history; only where the row sends it."""
     return (Remedy(ROW, "reasoning_text", False),) if refused.row.reasoning_text else ()
-
-
-def _one_strictness(refused: Refused) -> Sequence[Remedy]:
-    """All tools without enforcement, for an upstream that does not take it for some of them only."""
-    paths = [path for path in ("tools[].function.strict", "tools[].strict") if refused.has(path)]
-    return [Remedy(SET, path, False) for path in paths]
 
 
 def _tools_as_functions(refused: Refused) -> Sequence[Remedy]:
@@ -150,7 +143,8 @@ _BY_SENTENCE: tuple[tuple[re.Pattern[str], Remedies], ...] = tuple(
             _merged_system,
         ),
         (
-            r"\balternat(?:e|ing|ion)\b|unexpected role ['\"`]?\w+['\"`]? after|expected last role|"
+            r"(?:role|message|turn|conversation|user|request)s?\b.{0,80}\balternat|\balternat\w* (?:between|role|user)|"
+            r"unexpected role ['\"`]?\w+['\"`]? after|expected last role|"
             r"(?:multiple|consecutive|two) ['\"`]?(?:user|assistant)['\"`]? (?:roles|messages)|"
             r"(?:first|last) message (?:must|should|has to)|(?:start|begin|end)s? with an? ['\"`]?(?:user|assistant)|"
             r"cannot have 2 or more assistant messages|function call turn comes immediately after|"
@@ -191,7 +185,10 @@ _BY_SENTENCE: tuple[tuple[re.Pattern[str], Remedies], ...] = tuple(
             r"tool_(?:calls?|use)\W{0,3}(?:\d+\W{0,3})?id\b.{0,120}(?:too long|length|match|pattern)",
             _row("call_ids", "short"),
         ),
-        (r"mixed values for ['\"`]?strict|['\"`]?strict['\"`]? .{0,40}(?:mixed|same value|all tools)", _one_strictness),
+        (
+            r"mixed values for ['\"`]?strict|['\"`]?strict['\"`]? .{0,40}(?:mixed|same value|all tools)",
+            _row("tool_strictness", "uniform"),
+        ),
         (r"(?:oneOf|anyOf|allOf).{0,120}top[- ]level|top[- ]level.{0,120}(?:oneOf|anyOf|allOf)", _plain_schemas),
         (
             r"temperature\W.{0,60}\btop_p\b.{0,80}(?:both|one|together|same time|exclusive|simultaneous)|"
@@ -234,25 +231,13 @@ _NEEDED = frozenset(
         *("max_tokens", "max_completion_tokens", "max_output_tokens", "response_format", "output_config"),
     }
 )
-#: Values that mean the same as a member that is left out.
-_DEFAULTS: Mapping[str, tuple[Any, ...]] = {
-    "tool_choice": ("auto",),
-    "truncation": ("disabled", "auto"),
-    "strict": (False, None),
-    "logprobs": (False, None),
-    "top_logprobs": (0, None),
-    "n": (1,),
-    "response_format": ({"type": "text"},),
-    "format": ({"type": "text"},),
-    "include": ([], ["reasoning.encrypted_content"]),
-    "text": ({}, {"format": {"type": "text"}}),
-}
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _LABELS = frozenset({"user", "user_id", "safety_identifier", "prompt_cache_key"})
 _HASHABLE = re.compile(r"e-?mail|\bhash|\buuid|too long|at most \d+ char|maximum length|longer than", re.IGNORECASE)
 _RENAMED = re.compile(
     r"unsupported|not (?:be )?(?:supported|permitted|allowed)|n't support|unknown|unrecogni|extra|instead"
 )
+_TOO_LARGE = re.compile(r"too (?:large|high|big)|exceed|at most|less than|range|greater|\d > \d", re.IGNORECASE)
 _LEAST_LIMIT = 16
 
 
@@ -264,8 +249,8 @@ def _for_member(path: str, refused: Refused) -> Sequence[Remedy]:
     """The remedies for one member; none if the request needs it."""
     *outer, name = parts(path)
     values = refused.values(path)
-    if name in _DEFAULTS and all(value in _DEFAULTS[name] for value in values):
-        return (Remedy(DROP, path),)
+    if all(means_none(name, value) for value in values):
+        return (Remedy(OMIT, path),)
     if path.startswith(("response_format", "text.format")):
         return _text_format(refused)
     if (special := _MEMBERS.get(name)) is not None:
@@ -274,8 +259,6 @@ def _for_member(path: str, refused: Refused) -> Sequence[Remedy]:
         return () if any(refused.values("tools[].strict") + refused.values("tools[].function.strict")) else _drop(path)
     if path in _WISHES:
         return _drop(path)
-    if path == "input[].id" and re.search(r"unknown|extra|unexpected|unsupported|unrecogni", refused.words, re.I):
-        return () if refused.has("input[].encrypted_content") else _drop(path)
     return () if name in _NEEDED or (outer and outer[-1] == "properties") else _drop(path)
 
 
@@ -332,7 +315,7 @@ def _limit(path: str, refused: Refused) -> Sequence[Remedy]:
     """The limit of the answer under its other name, or as high as the upstream takes it."""
     value = refused.value(path)
     other = next((name for name in _LIMITS if name != path and re.search(rf"\b{name}\b", refused.words)), None)
-    if _RENAMED.search(refused.words.lower()):
+    if _RENAMED.search(refused.words.lower()) and not _TOO_LARGE.search(refused.words):
         if path == "max_tokens" and other in (None, "max_completion_tokens"):
             return (Remedy(RENAME, path, "max_completion_tokens"),)
         if path == "max_completion_tokens" and other in (None, "max_tokens"):
@@ -356,11 +339,6 @@ def _text_format(refused: Refused) -> Sequence[Remedy]:
     return ()
 
 
-def _strict(path: str, refused: Refused) -> Sequence[Remedy]:
-    """Enforced schemas stay: the client relies on them."""
-    return () if any(refused.values(path)) else _drop(path)
-
-
 def _output_config(path: str, refused: Refused) -> Sequence[Remedy]:
     """The effort, if nothing else stands there."""
     return _drop("output_config.effort") if refused.request["output_config"].keys() == {"effort"} else ()
@@ -372,7 +350,6 @@ _MEMBERS: Mapping[str, Callable[[str, Refused], Sequence[Remedy]]] = {
     "verbosity": _step,
     **dict.fromkeys(_LABELS, _label),
     **dict.fromkeys(_LIMITS, _limit),
-    "strict": _strict,
     "reasoning_content": lambda path, refused: _no_reasoning_text(refused),
     "output_config": _output_config,
 }

@@ -27,6 +27,20 @@ def has_unions(request: Mapping[str, Any]) -> bool:
     return any(_refused(tool[name]) for tool, name in _schemas(request.get("tools")))
 
 
+def follows_strict_rules(schema: object) -> bool:
+    """Whether an upstream would enforce this schema: every object names all its members and allows no others."""
+    if isinstance(schema, list):
+        return all(map(follows_strict_rules, schema))
+    if not isinstance(schema, dict):
+        return True
+    properties = schema.get("properties")
+    if isinstance(properties, dict) or schema.get("type") == "object":
+        named = set(properties) if isinstance(properties, dict) else set()
+        if schema.get("additionalProperties") is not False or named != set(schema.get("required") or ()):
+            return False
+    return all(map(follows_strict_rules, schema.values()))
+
+
 def _schemas(tools: object) -> Iterator[tuple[dict[str, Any], str]]:
     for tool in tools if isinstance(tools, list) else ():
         if isinstance(tool, dict):

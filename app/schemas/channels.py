@@ -158,6 +158,8 @@ class ChannelRow(DefaultsRow):
     tools = Value(table_values.one_of("native", "functions"))
     tool_schemas = Value(table_values.one_of("given", "plain"))
     text_format = Value(table_values.one_of("schema", "schema_only", "object", "instruction"))
+    tool_strictness = Value(table_values.one_of("mixed", "uniform"))
+    sampling = Value(table_values.one_of("both", "one"))
     thinking = Value(table_values.one_of("adaptive", "budget", "always", "between_tools"))
     params = Value(ParamsRow().load)
     retry_unanswered = Value(table_values.flag)

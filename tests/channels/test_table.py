@@ -54,6 +54,8 @@ def test_a_full_row_is_read_as_written(read):
   tool_images: tool
   tools: functions
   tool_schemas: plain
+  tool_strictness: uniform
+  sampling: one
   thinking: budget
   text_format: object
   params:
@@ -94,6 +96,8 @@ def test_a_full_row_is_read_as_written(read):
         tool_images="tool",
         tools="functions",
         tool_schemas="plain",
+        tool_strictness="uniform",
+        sampling="one",
         thinking="budget",
         text_format="object",
         params=Params(

@@ -164,23 +164,23 @@ def test_all_members_that_an_answer_lists_go_at_once() -> None:
                 "supported.", "temperature"), ["drop temperature"]),
         (openai("invalid temperature: only 1 is allowed for this model"), ["drop temperature"]),
         (openai("`temperature` and `top_p` cannot both be specified for this model. Please use only one."),
-         ["drop top_p"]),
+         ["sampling: one"]),
         ({"error": '"gemma3" does not support thinking'}, ["drop reasoning_effort"]),
         ({"error": "Argument not supported on this model: reasoningEffort"}, ["drop reasoning_effort"]),
         ([{"error": {"message": "Unknown name \"additionalProperties\" at 'tools[0].function_declarations[0]."
                      "parameters': Cannot find field."}}], ["drop tools.**.additionalProperties"]),
-        (openai("Unsupported parameter: 'tool_choice' is not supported.", "tool_choice"), ["drop tool_choice"]),
+        (openai("Unsupported parameter: 'tool_choice' is not supported.", "tool_choice"), ["omit tool_choice"]),
         (openai("litellm.UnsupportedParamsError: openai does not support parameters: ['user', 'verbosity'], for m"),
          ["drop user", "drop verbosity"]),
         (openai("Unknown name \"strict\" at 'tools[0].function': Cannot find field."),
-         ["drop tools[].function.strict"]),
+         ["omit tools[].function.strict"]),
         ({"error": 'think value "minimal" is not supported for this model'},
          ["allow reasoning_effort low|medium|high"]),
         (openai("The 'metadata' parameter is only allowed when 'store' is enabled."), []),
         (openai("Unsupported value: 'messages[0].role' does not support 'system' with this model."),
          ["system_messages: user"]),
         (openai("Only user and assistant roles are supported!"), ["system_messages: user"]),
-        (openai("tools.0.function.strict: Extra inputs are not permitted"), ["drop tools[].function.strict"]),
+        (openai("tools.0.function.strict: Extra inputs are not permitted"), ["omit tools[].function.strict"]),
     ],
 )  # fmt: skip
 def test_a_chat_request_is_mended(answer: Any, expected: list[str]) -> None:
@@ -199,9 +199,9 @@ def test_a_chat_request_is_mended(answer: Any, expected: list[str]) -> None:
         ("prompt_cache_key", "drop prompt_cache_key"),
         ("reasoning.summary", "drop reasoning.summary"),
         ("text.verbosity", "drop text.verbosity"),
-        ("include", "drop include"),
+        ("include", "omit include"),
         ("input[0].content[0].logprobs", "drop input[].content[].logprobs"),
-        ("input[0].id", "drop input[].id"),
+        ("input[0].id", "item_ids: omit"),
         ("input[0].phase", "drop input[].phase"),
     ],
 )
@@ -315,7 +315,14 @@ def test_tools_of_mixed_strictness_become_alike() -> None:
     strict = {"type": "function", "function": {**FUNCTION, "strict": True}}
     request = {**CHAT, "tools": [strict, {"type": "function", "function": FUNCTION}]}
     sentence = "Tools with mixed values for 'strict' are not allowed. Please set all tools to 'strict: true' or 'false'"
+    # The schemas follow the strict rules already, so that nothing is lost.
+    assert {tool["function"]["strict"] for tool in sent(openai(sentence), request)["tools"]} == {True}
+    loose = {"name": "loose", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}
+    request["tools"].append({"type": "function", "function": loose})
     assert {tool["function"]["strict"] for tool in sent(openai(sentence), request)["tools"]} == {False}
+    # Tools that are alike stay as they are.
+    body = orjson.dumps({"tools": [strict, strict]})
+    assert adapted(body, Channel("c", "f", tool_strictness="uniform")) == (body, ())
 
 
 @pytest.mark.parametrize(
@@ -445,6 +452,27 @@ def test_each_thing_is_proposed_once() -> None:
     for answer in NAMING.values():
         row = Channel("c", "f", params=Params(drop=("verbosity",)))
         assert "drop verbosity" not in remedies(answer, CHAT, row)
+
+
+@pytest.mark.parametrize(
+    ("learnt", "request_"),
+    [
+        (Params(omit=("tool_choice",)), {"tool_choice": "required"}),
+        (Params(omit=("include",)), {"include": ["message.output_text.logprobs"]}),
+        (Params(omit=("tools[].strict",)), {"tools": [{"strict": True}]}),
+        (Params(drop=("tools.**.additionalProperties",)), {"tools": [{"strict": True, "additionalProperties": False}]}),
+        (Params(allow={"reasoning_effort": ("low",)}), {"reasoning_effort": "low"}),
+    ],
+)
+def test_what_was_learnt_of_a_default_leaves_other_values_alone(learnt: Params, request_: JSON) -> None:
+    body = orjson.dumps(request_)
+    assert adapted(body, Channel("c", "f", params=learnt)) == (body, ())
+
+
+def test_one_of_temperature_and_top_p_alone_stays() -> None:
+    row = Channel("c", "f", sampling="one")
+    assert orjson.loads(adapted(b'{"temperature":0.2,"top_p":0.5}', row)[0]) == {"temperature": 0.2}
+    assert adapted(b'{"top_p":0.5}', row) == (b'{"top_p":0.5}', ())
 
 
 # --- remedies as values -----------------------------------------------------------------------------------------
