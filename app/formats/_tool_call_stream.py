@@ -77,7 +77,8 @@ class Call:
         self.closed = True
         if self._reader:
             return self._emit(emitter, self._reader.rest())
-        return self._emit(emitter, "{}" if status == "completed" and not self._arguments else "")
+        is_empty = not "".join(self._arguments).strip(" \t\r\n")
+        return self._emit(emitter, "{}" if status == "completed" and is_empty else "")
 
     def snapshot(self, status: str = "incomplete") -> Item:
         assert self.item is not None

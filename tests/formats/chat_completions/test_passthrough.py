@@ -270,3 +270,59 @@ def test_too_long_a_context_names_the_messages() -> None:
     body = orjson.dumps({"error": {"message": "This model's maximum context length is 8 tokens.", "param": "messages"}})
     error = decode_error(400, {}, body)
     assert (error.status, error.code, error.param) == (400, "context_length_exceeded", "messages")
+
+
+# --- what servers really send -----------------------------------------------------------------------------------
+
+KEEP_ALIVES = [
+    *[event({"type": "ping"}), b"data: {}\n\n", b"data:\n\n", b"data: null\n\n", b"event: ping\ndata: {}\n\n"],
+    *[event({"choices": None}), event({"choices": []}), b"data: ping\n\n", event({"id": "c", "model": "m"})],
+]
+
+
+@pytest.mark.parametrize("raw", KEEP_ALIVES)
+def test_a_keep_alive_goes_on_as_it_came_and_starts_nothing(raw: bytes) -> None:
+    assert passed(ROLE, raw, HELLO, STOP, sse.DONE)[0] == ROLE + raw + HELLO + STOP + sse.DONE
+    passage = CompletionDecoder(QUIET)
+    passage.feed(raw)
+    assert not passage.accepted
+    assert passage.answer is None
+
+
+@pytest.mark.parametrize(
+    "raw", [b'{"choices":[{"index":0,"delta":{"content":"a"}}],"x":NaN}', rb'{"choices":[],"x":"\ud83d"}']
+)
+def test_loose_json_goes_on_as_it_came(raw: bytes) -> None:
+    chunks = ROLE + b"data: %b\n\n" % raw + STOP
+    assert passed(chunks, sse.DONE)[0] == chunks + sse.DONE
+
+
+def test_a_whole_answer_in_loose_json_is_recorded() -> None:
+    body = b'{"id":"c","choices":[{"index":0,"message":{"content":"four"},"finish_reason":"length"}],"x":NaN}'
+    summary = read_whole(body)
+    assert (summary.text_length, summary.status) == (4, "incomplete")
+
+
+@pytest.mark.parametrize("holder", ["message", "text"])
+def test_what_stands_in_the_place_of_a_delta_goes_on_and_is_counted(holder: str) -> None:
+    value: Any = {"content": "four"} if holder == "message" else "four"
+    raw = event({"choices": [{"index": 0, holder: value, "finish_reason": "stop"}]})
+    out, passage = passed(raw, sse.DONE)
+    assert out == raw + sse.DONE
+    assert (passage.summary.text_length, passage.summary.finished) == (4, True)
+
+
+def test_content_after_a_reason_goes_on() -> None:
+    chunks = chunk({"content": "one "}, "stop") + chunk({"content": "two"}, "stop")
+    assert passed(chunks, sse.DONE)[0] == chunks + sse.DONE
+
+
+def test_an_event_that_is_not_understood_goes_on_later_and_fails_the_first_try() -> None:
+    odd = event({"response": "Hello"})
+    assert passed(ROLE, odd, STOP, sse.DONE)[0] == ROLE + odd + STOP + sse.DONE
+    assert isinstance(passed(odd)[1].failure, UpstreamBroken)
+
+
+def test_an_error_inside_of_a_choice_is_a_failure() -> None:
+    failed = event({"choices": [{"index": 0, "error": {"message": "Boom.", "code": 502}, "delta": {}}]})
+    assert isinstance(passed(ROLE, failed)[1].failure, UpstreamFailed)
