@@ -7,19 +7,15 @@ Exceptions of other libraries end here: the errors of requests, of the socket an
 from __future__ import annotations
 
 import errno
-import fcntl
-import select
 import socket
 import ssl
-import struct
 import sys
-import termios
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from http.client import HTTPException
-from time import monotonic, time_ns
+from time import monotonic
 from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
@@ -29,7 +25,8 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from app import formats
 from app.channels import http1
-from app.channels.connector import ARRIVAL_TIMES, Connector
+from app.channels.connections import ActiveConnection, Connections
+from app.channels.connector import Connector
 from app.contract.channel import Channel
 from app.errors import UpstreamBroken, UpstreamError, UpstreamStalled, UpstreamTimeout, UpstreamUnreachable
 from app.memory import Budget, Share
@@ -39,23 +36,14 @@ from app.request_watch import Late, Watch, wait_ready
 EVENTS = "text/event-stream"
 #: Most bytes of an unstreamed answer.
 MAX_BODY = 64 * 1024 * 1024
-_PIECE = 65536
 #: Bytes from which a body counts against the memory budget and is not copied.
 _LARGE = 65536
 #: Copies of an unstreamed answer in memory: the buffer, the bytes, and the parsed values.
 _COPIES = 3
-#: Most bytes of a TLS record.
-_RECORD = 16384
 _MAX_STALE = 3
+_MAX_HEADS = 64
 #: Seconds to wait for the last chunk after the payload, so that the connection can be reused.
 _LAST_CHUNK = 0.05
-#: Linux's SO_MEMINFO: numbers about a socket's memory. The first is the size of what has arrived and was not read.
-_MEMORY = 55
-_UNUSED = bytes(4)
-#: The first byte of TCP_INFO, the state of the connection.
-_ESTABLISHED = b"\x01"
-_TIME = struct.Struct("@qq")
-_ANCILLARY = socket.CMSG_SPACE(_TIME.size)
 
 
 class Exchange(Protocol):
@@ -92,8 +80,9 @@ class Upstream:
         """`budget`: the memory budget for large bodies; None for no limit."""
         self._row = row
         self._budget = budget or Budget(sys.maxsize)
-        self._connections = _Connections(row, connections)
-        self._heads: dict[tuple[str, str, str], bytes] = {}
+        self._connections = Connections(_connector(row), connections)
+        #: Limited, because a path may hold the name of a model, which a client can choose.
+        self._head = lru_cache(_MAX_HEADS)(self._written_head)
 
     def post(self, path: str, body: bytes, *, accept: str, watch: Watch | None = None) -> Exchange:
         """Sends the request and waits for the head of the answer. Raises UpstreamError, ClientGone when the client
@@ -119,28 +108,24 @@ class Upstream:
         end = now + limits.total
         return _Clock(end if head is None else min(end, now + head), end, limits.idle, accept == EVENTS)
 
-    def _head(self, method: str, path: str, accept: str) -> bytes:
+    def _written_head(self, method: str, path: str, accept: str) -> bytes:
         """The head without its length and the blank line. `requests` refuses invalid headers."""
-        found = self._heads.get((method, path, accept))
-        if found is None:
-            headers = {
-                "Accept": accept,
-                "Accept-Encoding": "identity",
-                "Content-Type": "application/json",
-                "User-Agent": "antiphon",
-                **formats.load(self._row.format).headers(self._row.api_key),
-                **self._row.headers,
-            }
-            request = requests.Request(method, _url(self._row.base_url or "", path), headers=headers).prepare()
-            found = self._heads[method, path, accept] = _written(request)
-        return found
+        headers = {
+            "Accept": accept,
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+            "User-Agent": "antiphon",
+            **formats.load(self._row.format).headers(self._row.api_key),
+            **self._row.headers,
+        }
+        return _written(requests.Request(method, _url(self._row.base_url or "", path), headers=headers).prepare())
 
     def _send(self, message: Sequence[bytes], clock: _Clock, watch: Watch | None) -> Exchange:
         try:
             for _ in range(_MAX_STALE):
-                wire = self._connect(watch)
+                connection = self._connect(watch)
                 try:
-                    return self._request(wire, message, clock, watch)
+                    return self._request(connection, message, clock, watch)
                 except _StaleConnection:
                     # The server has probably closed the other idle connections as well.
                     self._connections.clear()
@@ -152,31 +137,33 @@ class Upstream:
             broken.cause = _reason(error)
             raise broken from error
 
-    def _connect(self, watch: Watch | None) -> _Wire:
+    def _connect(self, watch: Watch | None) -> ActiveConnection:
         """An idle connection, or a new one."""
         try:
             if (idle := self._connections.take()) is not None:
                 return idle
-            return _Wire(self._connections, self._connections.open(self._row.timeouts.connect, watch))
+            return self._connections.open(self._row.timeouts.connect, watch)
         except (OSError, ValueError, Late) as error:
             unreachable = UpstreamUnreachable("The model's server cannot be reached.")
             unreachable.cause = _reason(error)
             raise unreachable from error
 
-    def _request(self, wire: _Wire, message: Sequence[bytes], clock: _Clock, watch: Watch | None) -> Exchange:
+    def _request(
+        self, connection: ActiveConnection, message: Sequence[bytes], clock: _Clock, watch: Watch | None
+    ) -> Exchange:
         reader = http1.HeadReader()
         try:
-            wire.send(message, clock.head, watch)
-            early = wire.read_head(reader, clock.head, watch)
+            connection.send(message, clock.head, watch)
+            early = connection.read_head(reader, clock.head, watch)
             assert reader.head is not None
-            return _HttpExchange(wire, reader.head, early, clock, watch, Share(self._budget))
+            return _HttpExchange(connection, reader.head, early, clock, watch, Share(self._budget))
         except ConnectionError as error:
-            wire.drop()
-            if wire.reused and not reader.begun:
+            connection.drop()
+            if connection.reused and not reader.begun:
                 raise _StaleConnection from error
             raise
         except BaseException:
-            wire.drop()
+            connection.drop()
             raise
 
     def _unanswered(self) -> UpstreamError:
@@ -220,9 +207,6 @@ def _text(value: str | bytes) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
-# --- connections ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class _Clock:
     """The deadlines of an answer's head and of its end, and the idle timeout of its body."""
@@ -237,52 +221,6 @@ class _StaleConnection(Exception):
     """The upstream closed a reused connection before it sent a byte of the answer."""
 
 
-class _Connections:
-    """The idle connections of one channel, and the opening of new ones. The newest idle connection is used first."""
-
-    def __init__(self, row: Channel, max_idle: int) -> None:
-        self._connector = _connector(row)
-        self._max_idle = max_idle
-        self._idle: deque[socket.socket] = deque()
-        self._closed = False
-
-    def take(self) -> _Wire | None:
-        """An idle connection with nothing to read. A readable one has ended, or holds bytes that answer no request:
-        they would be read as the answer to the next request, which may be another owner's.
-        """
-        while True:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                return None
-            silent_since = time_ns()
-            if _is_silent(connection):
-                return _Wire(self, connection, silent_since)
-            connection.close()
-
-    def open(self, seconds: float, watch: Watch | None) -> socket.socket:
-        return self._connector.connect(seconds, watch)
-
-    def release(self, connection: socket.socket) -> None:
-        if self._closed or len(self._idle) >= self._max_idle:
-            connection.close()
-            return
-        # An acknowledgement now makes the upstream send any bytes that it still holds back. They must not follow the
-        # next request.
-        with suppress(OSError):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        self._idle.append(connection)
-
-    def clear(self) -> None:
-        with suppress(IndexError):
-            while True:
-                self._idle.pop().close()
-
-    def close(self) -> None:
-        self._closed = True
-        self.clear()
-
-
 def _connector(row: Channel) -> Connector:
     url = urllib3.util.parse_url(row.base_url or "")
     host = url.host or "localhost"
@@ -292,160 +230,6 @@ def _connector(row: Channel) -> Connector:
     tls = ssl.create_default_context(cafile=row.ca_file or DEFAULT_CA_BUNDLE_PATH)
     tls.set_alpn_protocols(["http/1.1"])
     return Connector(host, url.port or 443, tls)
-
-
-def _is_silent(sock: socket.socket) -> bool:
-    """Whether the connection is open and nothing can be read: no byte, no TLS record."""
-    if isinstance(sock, ssl.SSLSocket) and sock.pending():
-        return False
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == _ESTABLISHED and not _has_unread(sock)
-
-
-def _has_unread(sock: socket.socket) -> bool:
-    """Whether bytes have arrived and were not read. Unlike poll and recv, getsockopt keeps the interpreter's lock, for
-    which a busy process waits longer than for the call itself."""
-    try:
-        return sock.getsockopt(socket.SOL_SOCKET, _MEMORY, len(_UNUSED)) != _UNUSED
-    except OSError:
-        # A kernel that does not show the memory of a socket.
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
-        return bool(poll.poll(0))
-
-
-class _Wire:
-    """A connection in use by one request. Its socket does not block, so that the waiting thread can also watch the
-    client."""
-
-    __slots__ = (
-        "_connections",
-        "_premature",
-        "_silent_since",
-        "_socket",
-        "_tls",
-        "descriptor",
-        "more",
-        "reused",
-    )
-
-    def __init__(self, connections: _Connections, connection: socket.socket, silent_since: int | None = None) -> None:
-        """`silent_since`: the time when an idle connection had nothing to read, in nanoseconds of the wall clock; None
-        for a new one."""
-        self._connections = connections
-        self._socket = connection
-        self._tls = self._socket if isinstance(self._socket, ssl.SSLSocket) else None
-        self.descriptor = self._socket.fileno()
-        self._silent_since = silent_since
-        self._premature = False
-        self.reused = silent_since is not None
-        self.more = self._tls is not None
-        """TLS may hold decrypted bytes, which a poll of the socket does not show."""
-
-    def send(self, message: Sequence[bytes], deadline: float, watch: Watch | None) -> None:
-        began = time_ns()
-        for piece in message:
-            self._write(memoryview(piece), deadline, watch)
-        if self._silent_since is not None and _has_unread(self._socket):
-            self._premature = self._has_premature(self._silent_since, began, sum(map(len, message)))
-
-    def _has_premature(self, silent_since: int, began: int, length: int) -> bool:
-        """Whether bytes have come that answer no request: between the check of the idle connection and the sending, or
-        before the upstream has acknowledged a byte of the request.
-        """
-        try:
-            _, ancillary, _, _ = socket.socket.recvmsg(self._socket, 1, _ANCILLARY, socket.MSG_PEEK)
-        except OSError:
-            return False
-        return silent_since <= _arrival(ancillary) < began or _unacknowledged(self.descriptor) >= length
-
-    def _write(self, left: memoryview, deadline: float, watch: Watch | None) -> None:
-        while left:
-            events = select.POLLOUT
-            try:
-                left = left[self._socket.send(left) :]
-                continue
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                pass
-            except ssl.SSLWantReadError:
-                events = select.POLLIN
-            except BrokenPipeError:
-                # The upstream has stopped reading, and may have answered already.
-                return
-            wait_ready(self.descriptor, watch, deadline - monotonic(), events)
-
-    def read_head(self, reader: http1.HeadReader, deadline: float, watch: Watch | None) -> bytes:
-        """Waits for the whole head and returns the first bytes of the body. Single bytes do not reset the deadline."""
-        while True:
-            if not self.more:
-                wait_ready(self.descriptor, watch, deadline - monotonic())
-            data = self.receive()
-            if data and self._premature:
-                raise HTTPException("bytes came before the request had left")
-            # The premature bytes were the end of the connection or a TLS record without data, and no answer.
-            self._premature = False
-            if data:
-                early = reader.feed(data)
-                if reader.head is not None:
-                    return early
-            elif data is not None:
-                raise (
-                    HTTPException("the head is incomplete")
-                    if reader.begun
-                    else ConnectionResetError("closed without an answer")
-                )
-
-    def receive(self) -> bytes | None:
-        """The bytes that have arrived; b"" at the end, None when there are none yet."""
-        if self._tls is not None:
-            return self._records(self._tls)
-        try:
-            return self._socket.recv(_PIECE)
-        except BlockingIOError:
-            return None
-
-    def _records(self, tls: ssl.SSLSocket) -> bytes | None:
-        """The records that have arrived, joined: upstreams send a record per event, and each piece has a fixed cost."""
-        records: list[bytes] = []
-        length = 0
-        self.more = False
-        while length < _PIECE:
-            try:
-                record = tls.recv(_RECORD)
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                break
-            except OSError:
-                if not records:
-                    raise
-                record = b""
-            if not record:
-                # The next call meets the end again, clean or not, once the caller has these records.
-                self.more = bool(records)
-                return b"".join(records)
-            records.append(record)
-            length += len(record)
-        else:
-            self.more = True
-        return b"".join(records) if records else None
-
-    def release(self) -> None:
-        self._connections.release(self._socket)
-
-    def drop(self) -> None:
-        self._socket.close()
-
-
-def _arrival(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
-    """The arrival time of the received bytes, in nanoseconds of the wall clock; 0 when the kernel reports none."""
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, ARRIVAL_TIMES) and len(data) == _TIME.size:
-            seconds, nanoseconds = _TIME.unpack(data)
-            return int(seconds) * 1_000_000_000 + int(nanoseconds)
-    return 0
-
-
-def _unacknowledged(descriptor: int) -> int:
-    """The number of sent bytes that the other side has not acknowledged."""
-    return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0" * 4))[0])
 
 
 # --- bodies -----------------------------------------------------------------------------------------------------
@@ -458,22 +242,28 @@ class _HttpExchange:
         "_body",
         "_clock",
         "_coding",
+        "_connection",
         "_early",
         "_persistent",
         "_share",
         "_watch",
-        "_wire",
         "headers",
         "status",
     )
 
     def __init__(
-        self, wire: _Wire, head: http1.Head, early: bytes, clock: _Clock, watch: Watch | None, share: Share
+        self,
+        connection: ActiveConnection,
+        head: http1.Head,
+        early: bytes,
+        clock: _Clock,
+        watch: Watch | None,
+        share: Share,
     ) -> None:
         """`share`: the memory of a body that is read whole, until `close`."""
         self.status = head.status
         self.headers = head.headers
-        self._wire: _Wire | None = wire
+        self._connection: ActiveConnection | None = connection
         self._early = early
         self._body = http1.body_of(head)
         self._coding = http1.coding_of(head)
@@ -512,29 +302,29 @@ class _HttpExchange:
 
     @property
     def descriptor(self) -> int | None:
-        return self._wire.descriptor if self._wire else None
+        return self._connection.descriptor if self._connection else None
 
     def fileno(self) -> int | None:
         """None while `receive` is due without a poll: for buffered bytes, or the end of a reusable body."""
-        wire = self._wire
-        if wire is None or self._early or wire.more or self._body.ended:
+        connection = self._connection
+        if connection is None or self._early or connection.more or self._body.ended:
             return None
-        return None if self._coding is not None and self._coding.pending else wire.descriptor
+        return None if self._coding is not None and self._coding.pending else connection.descriptor
 
     def receive(self) -> bytes | None:
         try:
             if self._coding is not None and self._coding.pending:
                 return self._coding.feed(b"")
-            if self._body.ended or self._wire is None:
+            if self._body.ended or self._connection is None:
                 return b""
-            return self._next(self._wire)
+            return self._next(self._connection)
         except (HTTPException, OSError) as error:
             broken = UpstreamBroken("The model's server broke off in the middle of its answer.")
             broken.cause = _reason(error)
             raise broken from error
 
-    def _next(self, wire: _Wire) -> bytes | None:
-        data = self._early or wire.receive()
+    def _next(self, connection: ActiveConnection) -> bytes | None:
+        data = self._early or connection.receive()
         self._early = b""
         if data is None:
             return None
@@ -548,22 +338,22 @@ class _HttpExchange:
 
     def close(self) -> None:
         self._share.close()
-        wire, self._wire = self._wire, None
-        if wire is None:
+        connection, self._connection = self._connection, None
+        if connection is None:
             return
-        if self._persistent and self._finished(wire):
-            wire.release()
+        if self._persistent and self._finished(connection):
+            connection.release()
         else:
-            wire.drop()
+            connection.drop()
 
-    def _finished(self, wire: _Wire) -> bool:
+    def _finished(self, connection: ActiveConnection) -> bool:
         """Whether the body ended by its framing, with no byte after it."""
         if not self._body.ended:
             # The last chunk has no payload, so the stream may have ended without reading it.
             with suppress(HTTPException, OSError, Late):
-                if not (self._early or wire.more):
-                    wait_ready(wire.descriptor, None, _LAST_CHUNK)
-                self._next(wire)
+                if not (self._early or connection.more):
+                    wait_ready(connection.descriptor, None, _LAST_CHUNK)
+                self._next(connection)
         return self._body.clean and not self._early
 
 

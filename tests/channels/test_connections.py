@@ -166,7 +166,7 @@ def test_a_connection_with_something_to_read_is_not_used_again(
     scripted: ScriptedUpstream, upstream: Upstream, stray: Piece, kernel: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kernel:
-        monkeypatch.setattr("app.channels.upstream._MEMORY", kernel)
+        monkeypatch.setattr("app.channels.connections._MEMORY", kernel)
     written = threading.Event()
     scripted.enqueue(raw(200, b"{}"), followed(written, stray))
     ask(upstream)
