@@ -344,6 +344,12 @@ def _output_config(path: str, refused: Refused) -> Sequence[Remedy]:
     return _drop("output_config.effort") if refused.request["output_config"].keys() == {"effort"} else ()
 
 
+def _content(path: str, refused: Refused) -> Sequence[Remedy]:
+    """Results as text, with their images in a message behind them."""
+    in_results = path == "messages[].content" and refused.row.tool_images == "tool"
+    return (Remedy(ROW, "tool_images", "user"),) if in_results else ()
+
+
 _MEMBERS: Mapping[str, Callable[[str, Refused], Sequence[Remedy]]] = {
     "reasoning_effort": _step,
     "effort": _step,
@@ -352,4 +358,5 @@ _MEMBERS: Mapping[str, Callable[[str, Refused], Sequence[Remedy]]] = {
     **dict.fromkeys(_LIMITS, _limit),
     "reasoning_content": lambda path, refused: _no_reasoning_text(refused),
     "output_config": _output_config,
+    "content": _content,
 }

@@ -27,9 +27,7 @@ class Remedies:
     def load(self) -> list[LearntRemedy]:
         """The remedies that have not expired, oldest first. Raises StoreUnavailable."""
         rows = self._database.read(lambda session: list(session.rows(_LOAD, (int(time()) - LIFETIME,))))
-        read = (
-            (channel, model, digest, Remedy.of(orjson.loads(text)), at) for channel, model, digest, text, at in rows
-        )
+        read = [(channel, model, digest, _read(text), at) for channel, model, digest, text, at in rows]
         return [LearntRemedy(channel, model, digest, known, at) for channel, model, digest, known, at in read if known]
 
     def forget(self, channel: str, model: str | None = None) -> int:
@@ -47,3 +45,11 @@ def _forget(session: Session, channel: str, model: str | None) -> int:
     if model is None:
         return session.run("DELETE FROM remedy WHERE channel = ?", (channel,))
     return session.run("DELETE FROM remedy WHERE channel = ? AND model = ?", (channel, model))
+
+
+def _read(text: str) -> Remedy | None:
+    """The remedy; None for one that this version cannot read."""
+    try:
+        return Remedy.of(orjson.loads(text))
+    except ValueError:
+        return None

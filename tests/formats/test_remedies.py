@@ -384,6 +384,13 @@ def test_an_order_is_learnt(sentence: str) -> None:
     assert remedies(openai(sentence), CHAT, Channel("c", "f", message_order="strict")) == []
 
 
+def test_results_that_have_to_be_text_are_text() -> None:
+    request = {**CHAT, "messages": [*CHAT["messages"], {"role": "tool", "content": [{"type": "text", "text": "x"}]}]}
+    refused = openai("Invalid input: messages.1.content")
+    assert remedies(refused, request, Channel("c", "f", tool_images="tool")) == ["tool_images: user"]
+    assert remedies(refused, request) == []
+
+
 def test_a_template_that_fails_with_a_500_is_understood() -> None:
     sentence = "Conversation roles must alternate user/assistant/user/assistant/... at row 12, column 5"
     answer = {"error": {"code": 500, "message": sentence, "type": "server_error"}}

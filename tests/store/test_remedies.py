@@ -54,7 +54,8 @@ def test_a_channel_or_one_of_its_models_is_forgotten(store: Store, model: str | 
     assert [one.channel for one in store.remedies.load()] == left
 
 
-def test_what_a_newer_version_learnt_is_skipped(store: Store) -> None:
+@pytest.mark.parametrize("text", ['["later","x",null]', "{half"])
+def test_what_this_version_cannot_read_is_skipped(store: Store, text: str) -> None:
     stored(store, learnt())
-    store.database.transaction(lambda session: session.run("UPDATE remedy SET remedy = ?", ('["later","x",null]',)))
+    store.database.transaction(lambda session: session.run("UPDATE remedy SET remedy = ?", (text,)))
     assert store.remedies.load() == []
