@@ -71,11 +71,21 @@ def _check_database(settings: Settings) -> None:
     with open_store(settings) as store:
         try:
             store.schema.check()
+            _warn_of_packet(settings, store.database.packet)
         except StoreUnavailable as error:
             click.echo(
                 f"antiphon: {error.message} The gateway starts anyway; /readyz shows when the database is back.",
                 err=True,
             )
+
+
+def _warn_of_packet(settings: Settings, packet: int | None) -> None:
+    if packet is not None and packet <= settings.max_body:
+        click.echo(
+            f"antiphon: The database takes {packet:,} bytes in one statement (max_allowed_packet), and requests may "
+            f"have {settings.max_body:,} (ANTIPHON_MAX_BODY): those that cannot be stored are refused.",
+            err=True,
+        )
 
 
 def _handed_address() -> str | None:

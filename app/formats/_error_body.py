@@ -11,6 +11,7 @@ import html
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from app import lone_surrogates, nesting, sse
@@ -19,6 +20,10 @@ from app import lone_surrogates, nesting, sse
 MAX_BYTES = 2048
 #: Bytes of a body that are read. The reason stands at its beginning.
 _MAX_READ = 256 * 1024
+#: Bytes of JSON that are parsed: some servers repeat the whole request in it.
+_MAX_JSON = 64 * 1024 * 1024
+#: Characters of a text in it that are read.
+_MAX_TEXT = 16 * 1024
 _MAX_DEPTH = 8
 _MAX_LISTED = 5
 
@@ -84,7 +89,7 @@ class Reason:
 def read(body: bytes) -> Reason:
     """The reason in the body of an error."""
     text = body[:_MAX_READ].decode("utf-8-sig", "replace").strip()
-    value = _parsed(body if len(body) <= _MAX_READ else text)
+    value = _parsed(body) if len(body) <= _MAX_JSON else None
     if value is None and text.startswith(("data:", "event:")):
         value = next((found for found in map(_parsed, _events(text)) if found is not None), None)
     return of(text if value is None else value)
@@ -243,40 +248,66 @@ def _is_number(value: object) -> bool:
 
 # --- texts ------------------------------------------------------------------------------------------------------
 
-_TITLE = re.compile(r"<(title|h1|h2)\b[^>]*>(.*?)</\1\s*>", re.IGNORECASE | re.DOTALL)
-_HIDDEN = re.compile(r"<(script|style|head|!--).*?(?:</\1\s*>|-->)", re.IGNORECASE | re.DOTALL)
+#: Each stops at the next "<", so that their time grows with the text and not with its square.
 _SAYING_TAG = re.compile(
-    r"<(?:\w+:)?(message|faultstring|errormessage|reason|description|detail|details|error)\b[^>]*>([^<]+)<",
+    r"<(?:\w{1,40}:)?(message|faultstring|errormessage|reason|description|detail|details|error)\b[^<>]*>([^<]+)<",
     re.IGNORECASE,
 )
-_CODE_TAG = re.compile(r"<(?:\w+:)?(code|errorcode)\b[^>]*>([^<]+)<", re.IGNORECASE)
-_TAG = re.compile(r"<[^>]*>")
-_HTML = re.compile(
-    r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|title|h1|center)\b", re.IGNORECASE | re.DOTALL
-)
-_MARKUP = re.compile(r"\s*<[?!a-zA-Z]")
+_CODE_TAG = re.compile(r"<(?:\w{1,40}:)?(code|errorcode)\b[^<>]*>([^<]+)<", re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]*>")
+_HTML = re.compile(r"<(?:!doctype\s+html|html|head|body|title|h1|center)\b", re.IGNORECASE)
+_MARKUP = re.compile(r"<[?!a-zA-Z]")
+_TITLES = ("title", "h1", "h2")
+#: Elements whose content is no text.
+_UNSEEN = (("<script", "</script"), ("<style", "</style"), ("<head", "</head"), ("<!--", "--"))
 _TRACEBACK = "Traceback (most recent call last)"
 #: The value that a validation quotes.
 _QUOTED_VALUE = re.compile(r",?\s*\binput(?:_value)?=.*?(?=,\s*input_type=|\]|$)", re.DOTALL)
 #: What shows that an object is a request.
 _REQUEST = re.compile(r"""["'](?:messages|input|inputs|prompt|contents?|role|tools)["']\s*:""")
 _LONG = 160
+#: Objects in one text that are read.
+_MAX_OBJECTS = 20
 
 
 def _words_of_text(text: str, found: _Findings, depth: int) -> str:
-    text = lone_surrogates.replace_characters(text.strip())[:_MAX_READ]
-    if _HTML.match(text):
-        return _words_of_html(text)
-    if _MARKUP.match(text):
-        return _words_of_xml(text, found)
+    text = lone_surrogates.replace_characters(text[:_MAX_TEXT].strip())
+    markup = _without_comments(text)
+    if _HTML.match(markup):
+        return _words_of_html(markup)
+    if _MARKUP.match(markup):
+        return _words_of_xml(markup, found)
     if _TRACEBACK in text:
         text = text.rstrip().rpartition("\n")[2]
     return _with_objects_read(_QUOTED_VALUE.sub("", text), found, depth)
 
 
+def _without_comments(text: str) -> str:
+    """The text without the comments before its first element."""
+    while text.startswith("<!--"):
+        text = text.partition("-->")[2].lstrip()
+    return text
+
+
 def _words_of_html(text: str) -> str:
-    titles = (_unmarked(title[2]) for title in _TITLE.finditer(text))
-    return next(filter(None, titles), "") or _unmarked(_HIDDEN.sub(" ", text))
+    titles = (_unmarked(_content_of(text, name)) for name in _TITLES)
+    return next(filter(None, titles), "") or _unmarked(_visible(text))
+
+
+def _content_of(text: str, name: str) -> str:
+    """The content of the first element with this name."""
+    small = text.lower()
+    begin = small.find(">", small.find(f"<{name}")) + 1 if f"<{name}" in small else 0
+    end = small.find(f"</{name}", begin)
+    return text[begin:end] if begin and end > 0 else ""
+
+
+def _visible(text: str) -> str:
+    for begins, ends in _UNSEEN:
+        first, *others = re.split(re.escape(begins), text, flags=re.IGNORECASE)
+        end = re.compile(f"{ends}[^<>]*>", re.IGNORECASE)
+        text = " ".join((first, *(end.split(other, maxsplit=1)[-1] for other in others)))
+    return text
 
 
 def _words_of_xml(text: str, found: _Findings) -> str:
@@ -293,7 +324,7 @@ def _unmarked(text: str) -> str:
 def _with_objects_read(text: str, found: _Findings, depth: int) -> str:
     """The text with the objects in it replaced by their words: clients of servers print the errors that they get."""
     pieces, at = [], 0
-    for start, end in _objects(text):
+    for start, end in islice(_objects(text), _MAX_OBJECTS):
         segment = text[start:end]
         value = _parsed(segment)
         words = _words(value, found, depth + 1) if value is not None else ""
@@ -392,7 +423,7 @@ _HIDDEN_PARTS: Sequence[tuple[re.Pattern[str], str]] = tuple(
 
 def _cleaned(words: str) -> str:
     """The words in one line, without keys and addresses."""
-    shown = (character if character.isprintable() else " " for character in words[: 16 * MAX_BYTES])
+    shown = (character if character.isprintable() else " " for character in words[: 4 * MAX_BYTES])
     words = " ".join("".join(shown).split())
     for pattern, instead in _HIDDEN_PARTS:
         words = pattern.sub(instead, words)

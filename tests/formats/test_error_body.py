@@ -230,6 +230,24 @@ def test_no_more_than_2_kib_leave(character: str, status: int) -> None:
     assert error.message.endswith("…")
 
 
+#: Bodies on which the search for words could take a time that grows with the square of their size.
+HOSTILE = ["{", "[{", "{'a':", "{'a': 1} ", "a.", "abcd:", "http://", "<title>", "<script ", "<!--", "<message ", "<a>"]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_a_hostile_body_is_read_in_a_moment(piece: str) -> None:
+    text = piece * (300_000 // len(piece))
+    assert http_error(502, {}, text.encode()).message
+    assert http_error(400, {}, orjson.dumps({"error": {"message": text}})).message
+    assert http_error(400, {}, f"<html>{text}".encode()).message
+
+
+def test_a_request_that_is_repeated_at_length_hides_no_words() -> None:
+    quoted = {"messages": [{"content": "s3cret " * 200_000}]}
+    body = {"detail": [{"loc": ["body", "x"], "msg": WORDS, "input": quoted}]}
+    assert read(orjson.dumps(body)).words == f"x: {WORDS}"
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=30),
     lambda inner: (

@@ -171,6 +171,10 @@ def test_the_stream_of_an_answer_that_is_too_large_fails(gateway: Gateway, upstr
     assert (stored["status"], stored["output"]) == ("failed", [])
 
 
+def test_the_start_warns_of_the_limit(gateway: Gateway) -> None:
+    assert f"The database takes {PACKET:,} bytes in one statement (max_allowed_packet)" in gateway.log
+
+
 def test_doctor_shows_the_limit(gateway: Gateway) -> None:
     (line,) = [line for line in gateway.command("doctor").splitlines() if "max_allowed_packet" in line]
     assert line.startswith("warning")
