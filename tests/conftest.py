@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import gateway as gateway_module
 from tests.databases import DATABASES, Server, mariadb, module_database_url, shared_database_url
@@ -27,6 +28,10 @@ __all__ = [
     "served",
     "shared_database_url",
 ]
+
+# No test depends on the speed of the machine: neither an example nor its making has a deadline.
+settings.register_profile("at any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("at any speed")
 
 MakeUpstream = Callable[..., ScriptedUpstream]
 MakeGateway = Callable[..., Gateway]

@@ -118,7 +118,9 @@ BROKEN = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(text=st.one_of(st.text(), st.lists(PIECES, max_size=60).map("".join), BROKEN, st.binary()))
 def test_any_text_is_a_table_or_has_errors(tmp_path, text):
     path = write(tmp_path, text)

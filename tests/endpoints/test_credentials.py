@@ -27,7 +27,9 @@ WAYS: list[JSON] = [{}, {"stream": True}, {"background": True}, {"store": False}
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_no_answer_and_no_row_holds_them(api: Gateway, data: st.DataObject) -> None:
     given_tools = data.draw(st.lists(tools(), max_size=2))
     body = {"model": OPEN_MINDED, "input": [*data.draw(st.lists(items(), max_size=2)), message_item("hello")]}
@@ -43,7 +45,9 @@ def test_no_answer_and_no_row_holds_them(api: Gateway, data: st.DataObject) -> N
 
 
 @given(found=st.lists(items(), min_size=1, max_size=3))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_no_conversation_holds_them(api: Gateway, found: list[JSON]) -> None:
     made = api.post("/conversations", {"items": found}).json()
     added = api.post(f"/conversations/{made['id']}/items", {"items": found})

@@ -183,7 +183,9 @@ def test_any_spelling_and_any_split_gives_the_same_events(channel_pair: ChannelP
     check_relayed(channel_pair.stream(input=HARD_TEXT).content, tape.bodies[0], status="completed")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     offsets=st.lists(st.integers(1, 4500), max_size=30),
     ending=st.sampled_from([b"\n", b"\r\n", b"\r"]),
