@@ -401,3 +401,7 @@ class Trace:
     """Hashes under which the thread that started this one may be known."""
     subagent: str | None = None
     """The kind of sub-agent, in the client's words."""
+    began_at: int = 0
+    """When its request came, in milliseconds."""
+    ended_at: int = 0
+    """When its answer was ready to leave: a thread that this response started began later."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
@@ -64,6 +65,9 @@ class _TracedTurn:
     """Where the client says that its history is; None if the input holds it."""
     input: Iterable[Item]
     outcome: Outcome
+    began_at: int
+    ended_at: int
+    """Milliseconds."""
 
 
 class InferredParents:
@@ -82,8 +86,10 @@ class InferredParents:
         if history is None and not request.get("input"):
             return None
         place = history if history is None or isinstance(history, str) else ""
-        items = request.get("input") or ()
-        return lambda outcome: self._put(_TracedTurn(turn.id, turn.owner, token.key, names, place, items, outcome))
+        items, began = request.get("input") or (), _now()
+        return lambda outcome: self._put(
+            _TracedTurn(turn.id, turn.owner, token.key, names, place, items, outcome, began, _now())
+        )
 
     def _put(self, turn: _TracedTurn) -> None:
         if self._turns.qsize() >= BACKLOG:
@@ -103,7 +109,12 @@ class InferredParents:
             turn = self._turns.get()
             thread = turn.names.thread()
             if thread is not None and (turn.history is None or thread.has_id):
-                self._store.prefixes.trace(turn.owner, _traced(turn, thread))
+                traced = replace(_traced(turn, thread), began_at=turn.began_at, ended_at=turn.ended_at)
+                self._store.prefixes.trace(turn.owner, traced)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _traced(turn: _TracedTurn, thread: ClientThread) -> Trace:

@@ -285,15 +285,16 @@ def m010_remedies(schema: Schema) -> None:
 @step
 @additive
 def m011_threads(schema: Schema) -> None:
-    # The thread of a response whose client keeps the conversation; thread and question are keyed hashes.
+    # The thread of a response, if its client names one. thread and question are keyed hashes; ended_at is in
+    # milliseconds.
     schema.table(
         "thread_turn",
         """
         response {own}, thread {id} NOT NULL, question {id}, retry_of {int}, started_by {int}, subagent {name},
-        traced_at {int} NOT NULL
+        ended_at {int} NOT NULL
         """,
     )
-    schema.index("thread_turn_newest", "thread_turn", "thread, traced_at")
+    schema.index("thread_turn_newest", "thread_turn", "thread, ended_at")
     schema.index("thread_turn_question", "thread_turn", "question", where="question IS NOT NULL")
     schema.index("thread_turn_retries", "thread_turn", "retry_of", where="retry_of IS NOT NULL")
     schema.index("thread_turn_started", "thread_turn", "started_by", where="started_by IS NOT NULL")

@@ -200,7 +200,7 @@ class ThreadTurn(Model):
     retry_of = peewee.BigIntegerField(null=True)
     started_by = peewee.BigIntegerField(null=True)
     subagent = peewee.CharField(null=True)
-    traced_at = peewee.BigIntegerField()
+    ended_at = peewee.BigIntegerField()
 
 
 class Remedy(Model):

@@ -6,7 +6,6 @@ do no harm except gaps in trees.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterable, Sequence
 
 from app.contract.records import Trace
@@ -17,15 +16,17 @@ from app.store.writer import Writer
 
 CHUNK = 200
 
-_COLUMNS = ("response", "thread", "question", "retry_of", "started_by", "subagent", "traced_at")
-_NEWEST = (
-    "SELECT w.response FROM thread_turn w JOIN response r ON r.pk = w.response"
-    " WHERE w.thread = ? AND r.owner = ? ORDER BY w.traced_at DESC LIMIT 1"
+_COLUMNS = ("response", "thread", "question", "retry_of", "started_by", "subagent", "ended_at")
+_OF_THREAD = (
+    "SELECT w.response FROM thread_turn w JOIN response r ON r.pk = w.response WHERE w.thread = ? AND r.owner = ?"
 )
+_ANY = f"{_OF_THREAD} LIMIT 1"
+#: The newest response that had ended at a time.
+_NEWEST = f"{_OF_THREAD} AND w.ended_at <= ? ORDER BY w.ended_at DESC, w.response DESC LIMIT 1"
 #: The first response to a question; later ones are retries of it.
 _RETRIED = (
     "SELECT w.response FROM thread_turn w JOIN response r ON r.pk = w.response"
-    " WHERE w.question = ? AND r.owner = ? ORDER BY w.traced_at, w.response LIMIT 1"
+    " WHERE w.question = ? AND r.owner = ? ORDER BY w.ended_at, w.response LIMIT 1"
 )
 
 
@@ -67,11 +68,12 @@ class PrefixHashes:
         if trace.question is not None:
             question = self._in_token(trace.token, trace.question)
             retried = session.row(_RETRIED, (question, owner))
-        if is_first and trace.parents and session.row(_NEWEST, (thread, owner)) is None:
+        if is_first and trace.parents and session.row(_ANY, (thread, owner)) is None:
             parents = (self._in_token(trace.token, parent) for parent in trace.parents)
-            started_by = next(filter(None, (session.row(_NEWEST, (parent, owner)) for parent in parents)), None)
+            newest = (session.row(_NEWEST, (parent, owner, trace.began_at)) for parent in parents)
+            started_by = next(filter(None, newest), None)
         values = (pk, thread, question, retried and retried[0], started_by and started_by[0], trace.subagent)
-        session.run(self._insert, (*values, time.time_ns() // 1_000_000))
+        session.run(self._insert, (*values, trace.ended_at))
 
     def _in_token(self, token: int, place: bytes) -> str:
         return self._hash(b"%d " % token + place)

@@ -63,7 +63,7 @@ _TREE = (
 #: Follows the keys of the responses that may have started threads.
 _STARTED = (
     "SELECT w.started_by, r.id FROM thread_turn w JOIN response r ON r.pk = w.response"
-    " WHERE r.owner = ? AND w.started_by IN (%s) ORDER BY w.traced_at, r.pk"
+    " WHERE r.owner = ? AND w.started_by IN (%s) ORDER BY w.ended_at, r.pk"
 )
 #: Keys in one query.
 _CHUNK = 500

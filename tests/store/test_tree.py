@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from app.contract.records import Attempt, Trace
@@ -193,13 +194,28 @@ def test_hashes_go_with_their_response(store: Store, database_url: str) -> None:
 # --- threads ----------------------------------------------------------------------------------------------------
 
 
-def _turn_of(thread: str, name: str, *starts: str, parent: str = "", question: str = "", token: int = 1) -> Trace:
+_clock = count(1)
+
+
+def _turn_of(
+    thread: str,
+    name: str,
+    *starts: str,
+    parent: str = "",
+    question: str = "",
+    token: int = 1,
+    times: tuple[int, int] | None = None,
+) -> Trace:
+    """`times`: when it began and ended; by default each begins when the one before has ended."""
+    began, ended = times or (now := next(_clock), now)
     return replace(
         _trace(name, *starts, end=name, token=token),
         thread=thread.encode(),
         parents=(parent.encode(),) if parent else (),
         question=question.encode() or None,
         subagent="review" if parent else None,
+        began_at=began,
+        ended_at=ended,
     )
 
 
@@ -216,6 +232,16 @@ def test_the_first_response_of_a_thread_has_an_edge_to_the_newest_one_of_its_par
     assert [_node(store, found).started_by for found in (child, later, unknown, one)] == [two, None, None, None]
     assert [_node(store, found).started for found in (one, two, three)] == [(), (child,), ()]
     assert (_node(store, child).subagent, _node(store, two).subagent) == ("review", None)
+
+
+def test_the_parent_may_go_on_while_a_thread_that_it_started_runs(store: Store) -> None:
+    starter = _noted(store, _turn_of("main", "1", times=(10, 20)))
+    later = _noted(store, _turn_of("main", "2", "1", times=(21, 35)))
+    child = _noted(store, _turn_of("child", "c1", parent="main", times=(22, 90)))
+    early = _noted(store, _turn_of("other", "o1", parent="main", times=(5, 95)))
+    _settle(store)
+    assert [_node(store, found).started for found in (starter, later)] == [(child,), ()]
+    assert _node(store, early).started_by is None
 
 
 def test_an_edge_leads_to_no_other_token_or_owner(store: Store) -> None:
