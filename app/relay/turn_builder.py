@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -23,10 +24,35 @@ from app.store.store import Store
 def build_turn(store: Store, contexts: Contexts, token: Token, request: Mapping[str, Any], now: int) -> Turn:
     """The turn of a request. Raises InvalidRequest and NotFound in the contract's words."""
     turn = build_history(store, contexts, token, request, now)
-    shown = contexts.shown(turn)
-    _check_calls(shown.chain, shown.input)
+    try:
+        _check_turn(contexts, turn)
+    except InvalidRequest:
+        # A client that sends everything itself cannot say of every call that it was cut off. The store knows it.
+        turn = _with_cut_calls(store, turn)
+        _check_turn(contexts, turn)
     check_model(token, turn.model)
     return turn
+
+
+def _check_turn(contexts: Contexts, turn: Turn) -> None:
+    shown = contexts.shown(turn)
+    _check_calls(shown.chain, shown.input)
+
+
+def _with_cut_calls(store: Store, turn: Turn) -> Turn:
+    """The turn, with unanswered calls of its input marked that the store knows from a response that was cut off."""
+    waiting = {call["id"]: call for call in unanswered_calls(turn.input) if isinstance(call.get("id"), str)}
+    cut = {
+        id(waiting[item_id])
+        for item_id, stored in store.items.in_responses(turn.owner, list(waiting)).items()
+        if stored.item.get("status") == "incomplete" or _was_cut(store, turn.owner, stored.response_id)
+    }
+    return replace(turn, input=[{**item, "status": "incomplete"} if id(item) in cut else item for item in turn.input])
+
+
+def _was_cut(store: Store, owner: str, response_id: str) -> bool:
+    stored = store.responses.read(owner, response_id)
+    return stored is not None and stored.status == "incomplete"
 
 
 def build_history(store: Store, contexts: Contexts, token: Token, request: Mapping[str, Any], now: int) -> Turn:

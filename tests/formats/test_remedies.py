@@ -397,6 +397,35 @@ def test_a_template_that_fails_with_a_500_is_understood() -> None:
     assert remedies(answer, CHAT, status=500) == ["message_order: strict"]
 
 
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("Function call is missing a thought_signature in functionCall parts.", "call_signatures: google"),
+        ("Gemini models require OpenRouter reasoning details to be preserved.", "call_signatures: openrouter"),
+        ("Tool call id was call_x but must be a-z, A-Z, 0-9, with a length of 9.", "call_ids: short"),
+        ("Invalid 'messages[2].tool_calls[0].id': string too long. Expected a length of 40.", "call_ids: short"),
+        ("messages.1.content.0.tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'", "call_ids: short"),
+        ("Missing `reasoning_content` field in the assistant message at message index 1.", "reasoning_text: true"),
+    ],
+)
+def test_calls_of_other_models_get_what_the_upstream_asks_for(sentence: str, expected: str) -> None:
+    assert remedies(openai(sentence), CHAT) == [expected]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Invalid 'input[1].id': 'item_9'. Expected an ID that begins with 'fc'.",
+        "Invalid 'input[3].id': string too long. Expected a string with maximum length 64.",
+        "Duplicate item found with id msg_1. Remove duplicate items from your input and try again.",
+        "Item 'fc_1' of type 'function_call' was provided without its required 'reasoning' item: 'rs_1'.",
+        "Item with id 'rs_1' not found. Items are not persisted when `store` is set to false.",
+    ],
+)
+def test_items_whose_ids_are_refused_go_without(sentence: str) -> None:
+    assert remedies(openai(sentence), RESPONSES) == ["item_ids: omit"]
+
+
 def test_reasoning_text_that_is_missing_or_too_much() -> None:
     needed = openai("The `reasoning_content` in the thinking mode must be passed back to the API.")
     assert remedies(needed, CHAT) == ["reasoning_text: true"]
