@@ -45,6 +45,9 @@ def _escaped(body: bytes) -> bytes:
     return "".join(c if ord(c) < 128 else json.dumps(c)[1:-1] for c in body.decode()).encode()
 
 
+#: Keep-alives as servers send them in place of comments.
+KEEP_ALIVES = b'data: {}\n\ndata:\n\nevent: ping\ndata: {"type": "ping"}\n\ndata: {"type":"keepalive"}\n\n'
+
 SPELLINGS: dict[str, tuple[Script, ...]] = {
     "random splits": (split_randomly(1, pieces=200),),
     "other splits": (split_randomly(2, pieces=60),),
@@ -56,6 +59,9 @@ SPELLINGS: dict[str, tuple[Script, ...]] = {
     "escapes": (respelled(_escaped), split_randomly(5, pieces=300)),
     "close-delimited": (framed("close"), byte_by_byte()),
     "spaceless": (respelled(lambda body: body.replace(b"data: ", b"data:")),),
+    "keep-alives as data": (commented(KEEP_ALIVES), split_randomly(6)),
+    "loose JSON": (respelled(lambda body: body.replace(b"data: {", b'data: {"obfuscation":NaN,')),),
+    "without the last blank line": (respelled(lambda body: body.rstrip(b"\n")), split_randomly(7)),
 }
 REQUESTS: dict[str, JSON] = {
     "text": {"input": ODD},
@@ -114,6 +120,9 @@ def test_a_broken_stream_ends_as_failed_and_keeps_its_output(format_case: Format
 
 EARLY: dict[str, Script] = {
     "an error at once": failing_at_once(),
+    "an error behind keep-alives": lambda exchange, answer: commented(KEEP_ALIVES)(
+        exchange, failing_at_once()(exchange, answer)
+    ),
     "an error after the beginning": failing(after=NO_TEXT),
     "an end after the beginning": ended(after=NO_TEXT),
     "a dropped connection": dropped(after=NO_TEXT),

@@ -82,6 +82,7 @@ class ResponsesDecoder:
         "_conformance",
         "_done",
         "_halves",
+        "_has_logprobs",
         "_held",
         "_index",
         "_loose",
@@ -109,8 +110,9 @@ class ResponsesDecoder:
         self._turn = turn
         self._splitter = sse.Splitter()
         self._halves = lone_surrogates.Joiner()
-        self._loose = _LOGPROBS in turn.echo.include
-        """The JSON of an event was loose, or may be: impossible tokens have the logprob -Infinity."""
+        self._has_logprobs = _LOGPROBS in turn.echo.include
+        self._loose = False
+        """The JSON of an event was loose."""
         self._misnamed = False
         """The name of an event was not its type, which is what clients read."""
         self._strange = False
@@ -209,11 +211,12 @@ class ResponsesDecoder:
     def _take(self, block: bytes, out: list[bytes]) -> None:
         block = self._halves.join(block)
         valid, at = block.isascii() or _is_utf8(block), 0
-        if self._loose:
+        if self._has_logprobs:
+            # Impossible tokens have the logprob -Infinity.
             valid = valid and b"NaN" not in block and b"Infinity" not in block
         while at < len(block) and self.answer is None:
             # Events of an item that has proved exact, if their numbers are right.
-            unread = valid and self._conformance.is_complete and self._repair is None and not self._index
+            unread = self._conformance.is_complete and valid and not (self._loose or self._repair or self._index)
             if unread and (end := self._pass_run(block, at, out)) > at:
                 at = end
                 continue
