@@ -29,6 +29,7 @@ from app.formats._passthrough import (
     StreamCodec,
 )
 from app.formats._remedies import remedies_for
+from app.formats._text_format import unenforced
 
 __all__ = [
     "PASSTHROUGH",
@@ -52,6 +53,7 @@ __all__ = [
     "replay",
     "serving",
     "shortened",
+    "unenforced",
 ]
 
 

@@ -26,6 +26,13 @@ def instruction(form: Form) -> str | None:
     return None
 
 
+def unenforced(request: Mapping[str, Any], accepted: str) -> tuple[str, ...]:
+    """What to tell of a request whose format of the answer is not enforced as the client asked; empty for others."""
+    form = (request.get("text") or {}).get("format")
+    replaced = isinstance(form, Mapping) and fitted(form, accepted)[1] is not None
+    return (f"text_format: {accepted}",) if replaced else ()
+
+
 def fitted(form: Form, accepted: str) -> tuple[Form, str | None]:
     """The format for an upstream, and the instruction that replaces what it does not take. `accepted` is a row's
     `text_format`."""

@@ -24,7 +24,7 @@ from app.contract.redaction import without_upstream
 from app.contract.remedies import ROW, Remedy, apply_all
 from app.contract.turn import Answer, Turn
 from app.errors import GatewayError, InvalidRequest, UpstreamBroken, UpstreamError, UpstreamLoading
-from app.formats import Decoder, Format, adapted, remedies_for, replay
+from app.formats import Decoder, Format, adapted, remedies_for, replay, unenforced
 from app.relay.streaming.client_connection import ClientConnection
 from app.relay.streaming.transport import Flow, ThreadTransport
 from app.request_watch import Watch
@@ -239,7 +239,8 @@ class TurnAttempt(ChannelAttempt):
         format_ = self.selected.format
         body, changes = adapted(format_.encode(self.turn, self.row, self.selected.model), self.row)
         self.dropped = format_.dropped(self.turn, self.row)
-        self.adapted = (*changes, *(str(remedy) for remedy in self.remedies if remedy.kind == ROW))
+        learnt = (str(remedy) for remedy in self.remedies if remedy.kind == ROW)
+        self.adapted = tuple(dict.fromkeys((*changes, *unenforced(self.turn.request, self.row.text_format), *learnt)))
         return body
 
     def open(

@@ -205,7 +205,11 @@ def test_a_schema_that_is_not_enforced_becomes_an_instruction(setup: Setup, form
     model = setup.model(format_)
     setup.upstream.always(rule(broken))
     form = {"type": "json_schema", "name": "x", "schema": {"type": "object", "properties": {"rare_name": {}}}}
-    response = answered(setup.ask(model, text={"format": form}), streamed=False)
+    answered(setup.ask(model, text={"format": form}), streamed=False)
+    answer = setup.ask(model, text={"format": form})
+    # Each response says that its schema was not enforced.
+    assert answer.headers["X-Antiphon-Adapted"] == "text_format: object"
+    response = answered(answer, streamed=False)
     assert response["text"]["format"]["type"] == "json_schema"
     sent = setup.upstream.bodies[-1]
     kept = sent["text"]["format"] if format_ == "responses" else sent["response_format"]
