@@ -67,7 +67,7 @@ def bearer(api_key: str | None) -> dict[str, str]:
 def http_error(status: int, headers: Mapping[str, str], reason: Reason) -> UpstreamError:
     """The failure for an HTTP status. The upstream's words reach the client, but not those about the channel's key."""
     words = reason.words
-    if status in (402, 429) or (status == 413 and reason.code in _LIMIT_CODES):
+    if status in (402, 429) or (status == 413 and reason.code in _LIMIT_CODES) or reason.code in _QUOTA_CODES:
         code = reason.code or ("insufficient_quota" if status == 402 else None)
         return limited(code, words, retry_after(headers), exhausted=status == 402 or code in _QUOTA_CODES)
     if status == 401:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from app.errors import UpstreamDenied, UpstreamError, UpstreamFailed, UpstreamLoading, UpstreamRefused
+from app.errors import UpstreamDenied, UpstreamError, UpstreamFailed, UpstreamLimited, UpstreamLoading, UpstreamRefused
 from app.formats import load
 from app.formats._failures import stream_error
 
@@ -103,6 +103,21 @@ def test_other_unavailable_servers_do_not_load(sentence: str) -> None:
 def test_a_403_that_flags_the_input_is_no_matter_of_the_key() -> None:
     assert isinstance(failure("responses", 403, "Your input was flagged by moderation."), UpstreamRefused)
     assert isinstance(failure("responses", 403, "image input is not supported"), UpstreamDenied)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("status", [400, 402, 403, 429])
+def test_an_exhausted_quota_is_no_refusal(format_: str, status: int) -> None:
+    error = {"message": "You exceeded your quota.", "type": "invalid_request_error", "code": "insufficient_quota"}
+    for known in (load(format_).decode_error(status, {}, orjson.dumps({"error": error})), stream_error(error)):
+        assert isinstance(known, UpstreamLimited)
+        assert (known.exhausted, known.code, known.message) == (True, "insufficient_quota", "You exceeded your quota.")
+
+
+def test_a_rate_limit_in_an_event_is_no_refusal() -> None:
+    error = stream_error({"message": "Slow down.", "type": "invalid_request_error", "code": "rate_limit_exceeded"})
+    assert isinstance(error, UpstreamLimited)
+    assert not error.exhausted
 
 
 def test_a_code_that_is_a_sentence_is_not_for_the_log() -> None:
