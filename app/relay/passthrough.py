@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any
 
 import orjson
@@ -26,7 +25,7 @@ from app.relay.client_thread import ThreadNames
 from app.relay.passthrough_recorder import PassthroughRecorder
 from app.relay.request_context import RequestContext
 from app.relay.streaming.client_connection import ClientConnection
-from app.relay.streaming.transport import Flow, StreamTiming, ThreadTransport
+from app.relay.streaming.transport import Flow, StreamTiming, ThreadTransport, send_early
 from app.request_watch import Watch
 from app.store.store import Store
 
@@ -110,18 +109,13 @@ class _EarlyHeartbeats:
         self.sent = False
         self._context = context
         self._timing = timing
-        if context.send_early is not None:
-            watch.schedule(context.received_at + timing.header_timeout, self._send_heartbeat)
+        send_early(context, watch, timing, self._due)
 
-    def _send_heartbeat(self) -> float:
-        """Sends a heartbeat and returns the next due time. Raises ClientGone."""
-        send_early = self._context.send_early
-        assert send_early is not None
+    def _due(self) -> bytes:
         if not self.sent and self._context.connection is not None:
             self._context.connection.set_write_timeout(self._timing.client_write_timeout)
-        send_early(sse.HEARTBEAT)
         self.sent = True
-        return monotonic() + self._timing.heartbeat
+        return sse.HEARTBEAT
 
 
 def _failure(error: GatewayError) -> bytes:

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from time import monotonic
 from typing import Any
 
 from app import sse
@@ -25,7 +24,7 @@ from app.relay.recorder import Recorder
 from app.relay.request_context import RequestContext
 from app.relay.streaming.client_connection import ClientConnection
 from app.relay.streaming.lifecycle_events import head_events, opening_types, terminal_events
-from app.relay.streaming.transport import Flow, StreamTiming, ThreadTransport
+from app.relay.streaming.transport import Flow, StreamTiming, ThreadTransport, send_early
 from app.request_watch import Watch
 
 log = logging.getLogger(__name__)
@@ -64,8 +63,7 @@ class StreamStart:
         self._running = running
         self._timing = timing
         self._committed = False
-        if context.send_early is not None:
-            watch.schedule(context.received_at + timing.header_timeout, self._send_due)
+        send_early(context, watch, timing, self._due)
 
     def commit(self) -> None:
         """Commits the row before the client can learn its id. Raises StoreUnavailable."""
@@ -117,18 +115,14 @@ class StreamStart:
     def end(self) -> None:
         self._running.remove(self.id)
 
-    def _send_due(self) -> float:
-        """Sends the head or a heartbeat, and returns the next due time. Raises StoreUnavailable and ClientGone."""
-        send_early = self._context.send_early
-        assert send_early is not None
+    def _due(self) -> bytes:
+        """The head or a heartbeat. Raises StoreUnavailable."""
         if self.sent:
-            send_early(sse.HEARTBEAT)
-        else:
-            events = b"".join(head_events(self.recorder.in_progress_response({}), (), Emitter()))
-            self.commit()
-            send_early(events)
-            self.sent = self.length
-        return monotonic() + self._timing.heartbeat
+            return sse.HEARTBEAT
+        events = b"".join(head_events(self.recorder.in_progress_response({}), (), Emitter()))
+        self.commit()
+        self.sent = self.length
+        return events
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ The parts of a stream and the rules for ending it are here. The pump moves many 
 from __future__ import annotations
 
 import select
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
@@ -15,6 +15,7 @@ from app import sse
 from app.channels.upstream import Exchange
 from app.contract.channel import Timeouts
 from app.errors import ClientGone, UpstreamBroken, UpstreamStalled
+from app.relay.request_context import RequestContext
 from app.relay.streaming.client_connection import ClientConnection
 from app.request_watch import TICK, Drain, Stop, Watch
 
@@ -29,6 +30,22 @@ class StreamTiming:
     drain: Drain
     client_write_timeout: float = 60.0
     header_timeout: float = 10.0
+
+
+def send_early(context: RequestContext, watch: Watch, timing: StreamTiming, due: Callable[[], bytes]) -> None:
+    """Sends the HTTP header and what is `due` once no upstream has accepted for `header_timeout`, then again after each
+    `heartbeat`, while the request's thread waits. Does nothing where the server cannot send before the view returns.
+    The errors of `due`, and ClientGone, end the wait.
+    """
+    send = context.send_early
+    if send is None:
+        return
+
+    def send_due() -> float:
+        send(due())
+        return monotonic() + timing.heartbeat
+
+    watch.schedule(context.received_at + timing.header_timeout, send_due)
 
 
 class PushMachine(Protocol):
