@@ -3,7 +3,7 @@
 #   make test-quick   under a minute: the tests that start no server, for the time between two edits
 #   make test         under 12 minutes on two cores: lint and all tests, with third-party clients; gateways run on SQLite
 #                     and the tests of the store on both databases
-#   make test-all     under 40 minutes: the same, then the tests that start a gateway once more, on MariaDB
+#   make test-all     under 40 minutes: the same, then the tests of the API once more, with gateways on MariaDB
 #   make faults       the long runs: the largest bodies, many at once, and hundreds of kills; no part of test-all
 PYTHON ?= python3
 VENV := .venv
@@ -22,7 +22,7 @@ test: packages $(VENV)/.test lint
 	$(BIN)/pytest -n 3 --dist loadgroup
 
 test-all: test
-	$(BIN)/pytest -n 3 --dist loadgroup --database mariadb
+	$(BIN)/pytest -n 3 --dist loadgroup --database mariadb tests/endpoints tests/every_format tests/relay
 
 # They measure memory, so they need the machine for themselves. They take about four minutes and some 6 GiB of memory, of
 # which the gateway takes 800 MiB. FAULTS="-k memory" and other options of pytest.

@@ -256,6 +256,7 @@ def test_a_schema_with_other_changes_stops_no_successor_and_is_logged(
     assert str(NEXT) in readiness(three_workers)["reasons"]["schema"]
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("additive", [0, 1])
 @pytest.mark.parametrize("command", ["serve", "worker"])
 def test_a_first_start_refuses_a_later_schema(unstarted: Gateway, command: str, additive: int) -> None:
