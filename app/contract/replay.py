@@ -68,6 +68,21 @@ def cut_off(item: Item) -> Item:
     return {**item, "status": "incomplete"}
 
 
+def ended(item: Item, status: str) -> Item:
+    """The item of a response that has ended with this status. That and whole JSON decide, not the item's own status."""
+    if item.get("status") not in _OPEN:
+        return item
+    known = TYPES.get(str(item.get("type")))
+    is_whole_call = known is not None and known.json_arguments and not has_half_arguments(item)
+    settled = "incomplete" if status == "incomplete" and not is_whole_call else "completed"
+    return item if settled == item["status"] else {**item, "status": settled}
+
+
+def says_cut(call: Mapping[str, Any]) -> bool:
+    """Whether the call's own status tells the client not to run it."""
+    return is_call(call) and call.get("status") in _OPEN
+
+
 def _is_object(text: object) -> bool:
     try:
         return isinstance(orjson.loads(text), dict) if isinstance(text, str) else False
@@ -90,9 +105,11 @@ def _is_unfinished(item: Item) -> bool:
 
 def replayed(output: Sequence[Item], status: str) -> Sequence[Item]:
     """The items of a stored output that may go to a model again. `status` is that of the response."""
-    if status != "incomplete":
-        return output
-    return without_orphans([item for item in output if not _is_unfinished(item)])
+    if status == "incomplete":
+        return without_orphans([item for item in output if not _is_unfinished(item)])
+    if any(says_cut(item) and has_half_arguments(item) for item in output):
+        return without_orphans([item for item in output if not (says_cut(item) and has_half_arguments(item))])
+    return output
 
 
 def without_orphans(items: Sequence[Item]) -> Sequence[Item]:
@@ -110,7 +127,7 @@ def without_orphans(items: Sequence[Item]) -> Sequence[Item]:
 
 def abandoned(items: Sequence[Item]) -> list[Item]:
     """The calls of a client's own history that were cut off. Those that the client answered all the same are none."""
-    calls = [item for item in items if is_call(item) and (item.get("status") in _OPEN or has_half_arguments(item))]
+    calls = [item for item in items if says_cut(item) or (is_call(item) and has_half_arguments(item))]
     if not calls:
         return calls
     answered = {answered_call_id(item) for item in items if is_output(item)}

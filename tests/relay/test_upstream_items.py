@@ -606,3 +606,14 @@ def test_half_a_call_of_a_translated_upstream_is_never_replayed(
     assert [item["status"] for item in first["output"]] == ["incomplete"]
     for other in ("one/exact", "two/chat", "two/messages"):
         item_gateway.ask(other, "go on", previous_response_id=first["id"])
+
+
+@pytest.mark.parametrize("own", ["incomplete", "in_progress"])
+@pytest.mark.parametrize("status", ["completed", "incomplete"])
+@pytest.mark.parametrize("item", [message(), call(arguments='{"at":"x'), call()], ids=["message", "half", "whole"])
+def test_the_response_decides_whether_an_item_has_ended(
+    item_gateway: ItemGateway, item: JSON, own: str, status: str
+) -> None:
+    item_gateway.one.enqueue(giving({**item, "status": own}, status=status))
+    (shown,) = item_gateway.ask("one/exact", "hello")["output"]
+    assert shown["status"] == ("completed" if item.get("arguments") == '{"at":"x"}' else status)

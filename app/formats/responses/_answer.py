@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.contract.items import STREAMED_CALLS, TEXT_TYPES, Item
-from app.contract.replay import cut_off, may_be_cut, with_arguments
+from app.contract.replay import cut_off, ended, may_be_cut, with_arguments
 from app.contract.turn import Answer, Turn
 from app.errors import UpstreamBroken, UpstreamError
 from app.formats import _openai
@@ -33,7 +33,7 @@ def decode(body: bytes, turn: Turn) -> Answer:
         raise _failure(response)
     if turn.functions_only:
         output = Restorer(turn).output(item for item in output if isinstance(item, dict))
-    items = _items.complete_all(output, turn)
+    items = [ended(item, status_of(response)) for item in _items.complete_all(output, turn)]
     exact = len(items) == len(output) and all(new is old for new, old in zip(items, output, strict=True))
     return answer_of(response, items, turn, path="bytes" if exact else "repaired")
 

@@ -14,7 +14,7 @@ import orjson
 from app.contract.channel import Channel
 from app.contract.items import OPAQUE_TYPES, Item, answered_call_id, call_ids, is_call, is_output
 from app.contract.records import Link
-from app.contract.replay import replayed, with_arguments, without_abandoned, without_orphans
+from app.contract.replay import replayed, says_cut, with_arguments, without_abandoned, without_orphans
 from app.contract.turn import Turn
 from app.errors import ContextTooLong, UpstreamError, UpstreamRefused
 from app.formats import _conversation
@@ -55,8 +55,8 @@ _NEVER_SENT = frozenset(
     }
 )
 _ENCRYPTED = "reasoning.encrypted_content"
-#: In stored calls without arguments.
-_EMPTY = b'"arguments":""'
+#: In stored outputs with calls that lack arguments, or that say of themselves that they were cut off.
+_UNSETTLED = (b'"arguments":""', b'"status":"incomplete"', b'"status":"in_progress"')
 _UNREADABLE = "invalid_encrypted_content"
 
 #: Codes of refusals that do not come from opaque items.
@@ -237,12 +237,12 @@ class _Outgoing:
         """A stored output. It is parsed only if something in it must not go to this upstream."""
         readable = link.family == self._row.family and self._row.encrypted_reasoning
         exact = not link.opaque or (readable and _is_native(link.output))
-        if link.status == "completed" and exact and _EMPTY not in link.output:
+        if link.status == "completed" and exact and not any(mark in link.output for mark in _UNSETTLED):
             return _spliced(link.output)
         items = [with_arguments(item) for item in orjson.loads(link.output)]
         whole = replayed(items, link.status)
-        if link.status == "incomplete":
-            whole = self._answered(whole, later)
+        if link.status == "incomplete" or any(map(says_cut, items)):
+            whole = self._answered(whole, link.status, later)
             self._left_out |= {name for item in items if item not in whole for name in call_ids(item)}
         return map(orjson.dumps, without_orphans([*_read(whole, lambda item: _own(item, link, self._row))]))
 
@@ -251,14 +251,20 @@ class _Outgoing:
         read = _read(map(_typed, without_abandoned(items)), lambda item: _foreign(item, self._row))
         return [self._ids.fit(self._as_text(item)) for item in read]
 
-    def _answered(self, items: Sequence[Item], later: Sequence[Link]) -> Sequence[Item]:
-        """The items without calls that the client never answered: it need not, as the response was cut off."""
+    def _answered(self, items: Sequence[Item], status: str, later: Sequence[Link]) -> Sequence[Item]:
+        """The items without calls that the client never answered, and need not: the response was cut off, or the call
+        says so itself."""
         if not any(map(is_call, items)):
             return items
         arrays = (orjson.loads(link.input) for link in later if b'_output"' in link.input)
         outputs = [item for array in (*arrays, self._turn.input) for item in array if is_output(item)]
         answered = {answered_call_id(output) for output in outputs}
-        return [item for item in items if not is_call(item) or not answered.isdisjoint(call_ids(item))]
+        return [
+            item
+            for item in items
+            if not (is_call(item) and (status == "incomplete" or says_cut(item)))
+            or not answered.isdisjoint(call_ids(item))
+        ]
 
     def _names_left_out(self, array: bytes) -> bool:
         return any(name.encode() in array for name in self._left_out)

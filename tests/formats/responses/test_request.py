@@ -110,6 +110,39 @@ def test_reasoning_that_a_client_brings_back_is_tried_where_it_may_be_read(
     assert sent(turn(chain=Chain((link(input=(item, ANSWER, USER)),))), **keys) == expected
 
 
+# --- what was cut off -------------------------------------------------------------------------------------------
+
+HALF: Item = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": '{"a":'}
+CALL: Item = {**HALF, "arguments": "{}"}
+SEEN: Item = {"type": "function_call_output", "call_id": "call_1", "output": "seen"}
+
+
+@pytest.mark.parametrize("status", ["incomplete", "in_progress"])
+@pytest.mark.parametrize("call", [HALF, CALL], ids=["half", "whole"])
+def test_a_call_that_says_it_was_cut_off_needs_no_output(call: Item, status: str) -> None:
+    """Some upstreams complete a response with such a call, and the client does not run it."""
+    output = ({**PLAIN}, {**call, "status": status})
+    assert sent(turn(USER, chain=Chain((link(*output, input=(USER,)),))), reasoning_text=True) == [USER, USER]
+
+
+def test_the_output_of_a_call_that_is_left_out_becomes_text() -> None:
+    chain = Chain((link(HALF, input=(USER,), status="incomplete"), link(ANSWER, input=(SEEN,))))
+    (_, note, answer, _) = sent(turn(USER, chain=chain))
+    assert answer == ANSWER
+    assert "seen" in note["content"][0]["text"]
+
+
+def test_an_answered_call_of_a_cut_response_stays() -> None:
+    chain = Chain((link(CALL, input=(USER,), status="incomplete"), link(ANSWER, input=(SEEN,))))
+    assert sent(turn(USER, chain=chain)) == [USER, CALL, SEEN, ANSWER, USER]
+
+
+def test_items_go_without_ids_where_the_row_says_so() -> None:
+    asked = turn(USER, chain=Chain((link(CALL, input=(USER,)), link({**ANSWER, "id": "msg_1"}, input=(SEEN,)))))
+    assert all("id" in item for item in sent(asked) if item.get("role") == "assistant" or item["type"] == CALL["type"])
+    assert not any("id" in item for item in sent(asked, item_ids="omit"))
+
+
 # --- compactions ------------------------------------------------------------------------------------------------
 
 
