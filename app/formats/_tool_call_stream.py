@@ -12,6 +12,9 @@ from app.errors import UpstreamBroken
 from app.formats._events import Emitter
 from app.formats._toolbox import INPUT
 
+#: Some servers begin a call so, and then send its arguments.
+_PLACEHOLDER = "{}"
+
 
 class Call:
     """A call with growing arguments. It is announced once its name is known and its arguments have begun."""
@@ -25,6 +28,7 @@ class Call:
         self.closed = False
         """Its last event has been made."""
         self._arguments: list[str] = []
+        self._is_empty_object = False
         self._unsent: list[str] = []
         self._sent: list[str] = []
         self._reader: InputReader | None = None
@@ -34,12 +38,14 @@ class Call:
         # Some upstreams send the name in pieces, others repeat it with every delta of the arguments.
         if self.item is None and name != self.name:
             self.name += name
-        if arguments:
+        if not self._arguments and arguments.strip() == _PLACEHOLDER:
+            self._is_empty_object = True
+        elif arguments:
             self._arguments.append(arguments)
             self._unsent.append(arguments)
 
     def require_name(self) -> None:
-        if self._arguments and not self.name:
+        if (self._arguments or self._is_empty_object) and not self.name:
             raise UpstreamBroken("The model's server sent a call without a name.")
 
     @property
@@ -47,16 +53,23 @@ class Call:
         """Whether its arguments have begun."""
         return bool(self._arguments)
 
+    @property
+    def has_placeholder(self) -> bool:
+        """Whether its arguments are an empty object so far."""
+        return self._is_empty_object and not self._arguments
+
     def is_like(self, name: str, arguments: str) -> bool:
-        return self.name == name and "".join(self._arguments) == arguments
+        return self.name == name and ("".join(self._arguments) or _PLACEHOLDER) == (arguments or _PLACEHOLDER)
 
     @property
     def can_begin(self) -> bool:
-        return self.item is not None or bool(self.name and self._unsent)
+        return self.item is not None or bool(self.name and (self._unsent or self._is_empty_object))
 
     @property
     def whole(self) -> bool:
         """Whether the arguments are a complete object."""
+        if not self._arguments:
+            return self._is_empty_object
         try:
             return isinstance(orjson.loads("".join(self._arguments)), dict)
         except ValueError:

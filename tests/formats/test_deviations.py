@@ -473,7 +473,7 @@ def test_an_answer_that_lost_content_is_never_completed(stream: Stream, data: st
         {"output": event},
         {"response": "Hello"},
         {"token": {"text": "Hello"}},
-        {"candidates": [{"content": {"parts": [{"text": "Hello"}]}}]},
+        {"outputs": [{"content": {"parts": [{"text": "Hello"}]}}]},
         {"type": "unheard_of", "payload": {"text": "Hello"}},
         {"message": "no", "code": 500},
         {"detail": "no"},

@@ -15,6 +15,8 @@ from app.formats._reader import error_in, says_failure, whole
 #: Members of a choice that hold its message, or a piece of it. Some servers have none of them: they put the members of
 #: the message beside the index.
 HOLDERS = ("delta", "message", "text")
+#: The choices of Gemini's own API.
+_OF_GEMINI = "candidates"
 _REASONS = ("finish_reason", "finishReason", "stop_reason", "done_reason")
 
 
@@ -42,7 +44,7 @@ def refuse_error(name: str | None, event: Mapping[str, Any]) -> None:
 def choice_of(event: Mapping[str, Any], index: object = None) -> dict[str, Any] | None:
     """The choice of this index, or without one the first choice: the gateway never requests more than one. Some servers
     send the message without a choice around it."""
-    choices = event.get("choices")
+    choices = event.get("choices") or event.get(_OF_GEMINI)
     if isinstance(choices, list):
         if len(choices) == 1 and isinstance(choices[0], dict) and choices[0].get("index") == (index or 0):
             return choices[0]

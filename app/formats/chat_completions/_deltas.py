@@ -203,13 +203,15 @@ def _differs(call: Call, delta: Mapping[str, Any]) -> bool:
     call_id, name, arguments = call_fields(delta)
     if not name:
         return False
+    if call.has_placeholder and name == call.name and call_id in ("", call.id) and "index" in delta:
+        return False
     if arguments.lstrip().startswith("{") and call.whole:
         # Whole arguments cannot go on, so that two calls have one id, unless the server repeats itself.
         return not _repeats(call, delta)
     if call_id and call.id:
         return call_id != call.id
     # Servers that give no index send each call whole.
-    return call.begun and "index" not in delta
+    return (call.begun or call.has_placeholder) and "index" not in delta
 
 
 def _repeats(call: Call, delta: Mapping[str, Any]) -> bool:

@@ -155,8 +155,7 @@ class MessagesDecoder(StreamDecoder):
     def _end(self, event: Mapping[str, Any]) -> None:
         self._meter.read(event.get("usage"))
         delta = event.get("delta")
-        if isinstance(delta, dict):
-            self._read_reason(delta)
+        self._read_reason({**event, **(delta if isinstance(delta, dict) else {})})
 
     def _read_reason(self, delta: Mapping[str, Any]) -> None:
         if (reason := reason_of(delta.get("stop_reason"))) is None:

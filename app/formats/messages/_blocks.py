@@ -39,7 +39,8 @@ class Blocks:
             self.stop(index)
 
     def start(self, index: object, content: object) -> None:
-        if not isinstance(index, int) or not isinstance(content, dict):
+        index = _place(index)
+        if not isinstance(content, dict):
             raise UpstreamBroken("The model's server began a piece of its answer that is none.")
         self.stop(index)
         self._finish_calls()
@@ -50,21 +51,21 @@ class Blocks:
         if not isinstance(delta, dict):
             return
         self.went_on, self.empty = True, False
-        block = self._open.get(index) if isinstance(index, int) else None
+        block = self._open.get(_place(index))
         if block is not None:
             block.extend(delta)
         if not (block and delta.keys() <= block.takes):
             self._add_stray(delta, block)
 
     def stop(self, index: object) -> None:
-        block = self._open.pop(index, None) if isinstance(index, int) else None
+        block = self._open.pop(_place(index), None)
         if block is not None:
             block.stop()
 
     def _add_stray(self, delta: Mapping[str, Any], block: _Block | None) -> None:
         """Adds what a block does not take. Raises UpstreamBroken for content that is not understood."""
         stray = {name: value for name, value in delta.items() if block is None or name not in block.takes}
-        if _string(stray.pop("partial_json", "")).strip():
+        if _arguments(stray.pop("partial_json", "")).strip():
             raise UpstreamBroken("The model's server sent arguments without a call.")
         self._output.write("reasoning_text", _string(stray.pop("thinking", "")))
         self._output.write("output_text", _string(stray.pop("text", "")))
@@ -197,15 +198,25 @@ class _ToolUse(_Block):
         output.extend(self._call, _string(content.get("id")), _string(content.get("name")))
 
     def extend(self, delta: Mapping[str, Any]) -> None:
-        self._output.extend(self._call, arguments=_string(delta.get("partial_json")))
+        self._output.extend(self._call, arguments=_arguments(delta.get("partial_json")))
 
     def stop(self) -> None:
-        if isinstance(self._input, dict) and self._input and not self._call.begun:
-            self._output.extend(self._call, arguments=orjson.dumps(self._input).decode())
+        if self._input and not self._call.begun:
+            self._output.extend(self._call, arguments=_arguments(self._input))
         if self._call.whole:
             self._output.finish(self._call)
         else:
             self._unfinished.append(self._call)
+
+
+def _place(index: object) -> int:
+    """The index of a block. Servers that give none send one block at a time."""
+    return index if isinstance(index, int) else 0
+
+
+def _arguments(value: object) -> str:
+    """Arguments as JSON: some servers send an object in the place of its text."""
+    return orjson.dumps(value).decode() if isinstance(value, dict) and value else _string(value)
 
 
 def _string(value: object) -> str:

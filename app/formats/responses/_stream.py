@@ -349,7 +349,8 @@ class ResponsesDecoder:
 
     def _end(self, event: Event, status: str, out: list[bytes]) -> None:
         self.accepted = True
-        response = event.get("response")
+        # Some servers send the response without an object around it.
+        response = event.get("response", event if isinstance(event.get("output"), list) else None)
         if not isinstance(response, dict):
             raise UpstreamBroken("The model's server ended the stream without a response.")
         if status == "completed":
@@ -503,6 +504,6 @@ def _is_utf8(block: bytes) -> bool:
 
 def _output_of(end: Event) -> list[Item]:
     """The output items of the upstream's response object."""
-    response = end.get("response")
+    response = end.get("response", end)
     output = response.get("output") if isinstance(response, dict) else None
     return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []

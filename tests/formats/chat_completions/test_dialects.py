@@ -213,6 +213,13 @@ def test_a_message_without_a_choice_is_the_answer() -> None:
     assert (answer.status, texts(answer)) == ("incomplete", "Hello")
 
 
+def test_candidates_of_gemini_are_choices() -> None:
+    candidate = {"content": {"role": "model", "parts": [{"text": "Hello"}]}, "finishReason": "MAX_TOKENS"}
+    body = {"candidates": [candidate]}
+    for answer in (chat_completions.decode(orjson.dumps(body), ASKED), streamed(chunk(**body))):
+        assert (answer.status, texts(answer)) == ("incomplete", "Hello")
+
+
 # --- calls ------------------------------------------------------------------------------------------------------
 
 FORMS: dict[str, JSON] = {
@@ -239,6 +246,23 @@ def test_a_call_is_read_in_every_form(message: JSON) -> None:
 def test_a_call_without_arguments_has_an_empty_object(arguments: Any) -> None:
     for answer in both({"content": None, **call(arguments)}, "tool_calls"):
         assert [one["arguments"].strip() for one in answer.output] == ["{}"]
+
+
+@pytest.mark.parametrize("begin", ["{}", {}, ""])
+@pytest.mark.parametrize("name", ["", "get_weather"])
+def test_an_empty_object_before_the_arguments_is_none_of_them(begin: Any, name: str) -> None:
+    pieces = [call(begin), call('{"city":', "", name=name), call('"Paris"}', "", name=name)]
+    assert calls(streamed(*(chunk(choice(piece)) for piece in pieces), chunk(STOP))) == [
+        ("get_weather", {"city": "Paris"})
+    ]
+
+
+def test_calls_with_empty_objects_stay_apart() -> None:
+    for indexes in ([0, 1], [None, None], [0, 0]):
+        pieces = [call("{}", f"c{at}", index) for at, index in enumerate(indexes)]
+        answer = streamed(*(chunk(choice(piece)) for piece in pieces), chunk(choice({}, "tool_calls")))
+        assert [item["call_id"] for item in answer.output] == ["c0", "c1"]
+        assert [arguments for _, arguments in calls(answer)] == [{}, {}]
 
 
 def test_whole_calls_without_ids_stay_apart() -> None:

@@ -133,6 +133,26 @@ def test_a_call_without_arguments_has_an_empty_object() -> None:
         assert calls(whole([{**TOOL, "input": empty}])) == ["{}"]
 
 
+def test_arguments_may_be_an_object_or_a_string() -> None:
+    delta = more(0, type="input_json_delta", partial_json={"at": "x"})
+    answers = [streamed(START, begun(0, TOOL), delta, stopped(0), ended("tool_use"), STOP)]
+    answers += [whole([{**TOOL, "input": given_input}]) for given_input in ({"at": "x"}, '{"at":"x"}')]
+    assert [calls(answer) for answer in answers] == [['{"at":"x"}']] * 3
+
+
+def test_blocks_without_an_index_come_one_at_a_time() -> None:
+    blocks = [event("content_block_start", content_block=TEXT), event("content_block_stop")]
+    blocks.insert(1, event("content_block_delta", delta={"text": "fine"}))
+    assert texts(streamed(START, *blocks, END)) == "fine"
+
+
+def test_the_reason_may_stand_beside_the_delta() -> None:
+    text = [begun(0, TEXT), words(0, "fine"), stopped(0)]
+    assert (
+        streamed(START, *text, event("message_delta", delta={}, stop_reason="max_tokens"), STOP).status == "incomplete"
+    )
+
+
 # --- messages ---------------------------------------------------------------------------------------------------
 
 

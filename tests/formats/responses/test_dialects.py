@@ -197,6 +197,16 @@ def test_other_events_that_end_a_stream_are_failures(kind: str) -> None:
     assert decoder.answer.status == "failed"
 
 
+def test_the_end_may_be_the_response_itself() -> None:
+    told = lines(
+        {"type": "response.output_text.delta", "delta": "Hi"},
+        {"type": "response.completed", "id": "r", "status": "completed", "output": []},
+    )
+    _, decoder = read([told], turn())
+    assert decoder.answer is not None
+    assert (decoder.answer.status, decoder.answer.upstream_id) == ("completed", "r")
+
+
 @pytest.mark.parametrize("item", ["Hi", {"type": "message", "text": "Hi"}, {"content": [{"text": "Hi"}]}])
 def test_text_of_an_item_is_read_in_every_form(item: Any) -> None:
     answer = responses.decode(orjson.dumps({"status": "completed", "output": [item]}), turn())
