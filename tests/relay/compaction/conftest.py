@@ -77,6 +77,7 @@ def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
         first.channel("beside-plain", models=["gpt-mixed"], priority=10, **one),
         second.channel("beside-native", models=["gpt-mixed"], compact="native", **two),
         first.channel("chat", models=["gpt-chat"], format="chat_completions"),
+        first.channel("messages", models=["claude-9"], format="messages", api_key="a-key"),
         first.channel("no-bridge", models=["gpt-chat-only"], format="chat_completions", bridge=False),
     ]
 
