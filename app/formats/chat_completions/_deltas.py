@@ -79,7 +79,9 @@ class Deltas:
         if not text:
             return False
         logprobs = choice.get("logprobs") if self._logs else None
-        self._output.write("output_text", text, _logprobs(logprobs.get("content")) if logprobs else ())
+        self._output.write(
+            "output_text", text, _logprobs(logprobs.get("content")) if isinstance(logprobs, dict) else ()
+        )
         self._grows = True
         return True
 
