@@ -103,6 +103,8 @@ _OF_THE_CONTEXT = re.compile(
             rf"(?:shorten|reduce|truncate) (?:the|your) (?:input )?(?:{_ASKED})\b(?! size)",
             r"too (?:long|large|big) for (?:(?:the|this|that|requested|selected) ){0,2}(?:model|context)",
             r"max position embeddings|> max (?:model |context )|tokens,? but (?:the )?context",
+            r"supports? (?:only )?a context (?:length |window |size )?of \d+|sequence (?:is )?too long",
+            r"(?:prompt|input|context) (?:length|size|tokens) \(?\d+\)? ?>=? ?\(?(?:max|limit|\d)",
             # GLM, Qwen, Volcengine and others in Chinese
             r"(?:prompt|输入|上下文|提示词?|消息|对话|内容|token)[^,。;]{0,12}(?:超长|过长|太长|超限)",
             r"(?:prompt|输入|上下文|提示词?|消息|对话|内容|token)[^,。;]{0,16}超(?:过|出)[^,。;]{0,12}(?:长度|上限|限制|最大|窗口|上下文|token)",
@@ -168,6 +170,8 @@ _WINDOWS = tuple(
         r"context (?:length|window|size|limit)(?:(?: is| of|:| only|=)* ?\(?)(\d{3,})",
         r"(?:(?:number of|max(?:imum)?) tokens allowed|allowed length|maximum length)(?: is| of|:)? ?\(?(\d{3,})",
         r"with (\d{3,}) maximum context",
+        r"supports? (?:only )?a context (?:length |window |size )?of (\d{3,})",
+        r"(?:the maximum of|, max|> max length) (\d{3,})",
         r"(?:configured |model |token )limit(?: is| of|:)? ?(\d{3,})",
         r"only supports up to (\d{3,})",
         r"must be <= (\d{3,})|less than (\d{3,}) tokens",
