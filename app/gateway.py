@@ -107,7 +107,7 @@ def build(last: LastGood) -> Gateway:
         seals=seals,
         contexts=contexts,
         channels=channels,
-        compaction=CompactionService(channels, seals.compaction, transport),
+        compaction=CompactionService(channels, model_facts, seals.compaction, transport),
         inferred_parents=InferredParents(store),
         running=RunningStreams(),
         transport=transport,

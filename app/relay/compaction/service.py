@@ -10,6 +10,7 @@ from typing import Any, cast
 import orjson
 
 from app.channels.affinity import Affinity
+from app.channels.model_facts import KnownFacts
 from app.channels.selection import Channels, SelectedChannel
 from app.contract.items import Item, is_output
 from app.contract.records import Chain, Link
@@ -20,7 +21,6 @@ from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import (
     CompactionFailed,
-    ContextTooLong,
     FormatNotServed,
     InvalidRequest,
     Unavailable,
@@ -28,7 +28,7 @@ from app.errors import (
     UpstreamLimited,
     UpstreamUnreachable,
 )
-from app.formats import Compacting, adapted, shortened
+from app.formats import Compacting, adapted
 from app.relay.attempts import (
     ChannelAttempt,
     ChannelAttempts,
@@ -40,8 +40,10 @@ from app.relay.attempts import (
     posted,
 )
 from app.relay.compaction.context import Contexts
-from app.relay.compaction.plan import CompactionSettings, Plan, divide, to_summarise
+from app.relay.compaction.folding import DEFAULT_WINDOW
+from app.relay.compaction.plan import CompactionSettings, Plan, divide
 from app.relay.compaction.sealed_item import Native, is_summary, portable, seal_items, seal_native, summary_message
+from app.relay.compaction.summary import estimated, summarise
 from app.relay.streaming.transport import ThreadTransport
 from app.request_watch import INTERRUPTIONS, Watch
 from app.schemas.create import CompactRequest
@@ -60,13 +62,6 @@ _SAME_AS_TURN = (
 _TRIGGER = {"type": "compaction_trigger"}
 #: Failures of a native pass that count against the channel. Any other may concern only the channel's compaction.
 _CHANNEL_FAILURES = (UpstreamLimited, UpstreamUnreachable)
-
-
-#: Limits of a summary in tokens where the request sets none: a quarter of what it replaces, within these bounds. A
-#: model needs room for a useful summary; a summary longer than what it replaces is not used.
-_MIN_LIMIT, _MAX_LIMIT = 256, 4096
-#: How often the history is read for a summary, each time without the older half of it.
-_MAX_SHORTENED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +87,14 @@ class _CompactionPass:
     usage: Usage = field(default_factory=Usage)
     native: Native | None = None
     channel: str | None = None
+    note: Mapping[str, Any] = field(default_factory=dict)
+    """For the operator."""
 
 
 class CompactionService:
-    def __init__(self, channels: Channels, seal: Seal, transport: ThreadTransport) -> None:
+    def __init__(self, channels: Channels, model_facts: KnownFacts, seal: Seal, transport: ThreadTransport) -> None:
         self._channels = channels
+        self._facts = model_facts
         self._transport = transport
         self._seal = seal
 
@@ -145,6 +143,7 @@ class CompactionService:
             "before": estimate_items(history),
             "after": estimate_items(result.context) if result.native is None else None,
             "usage": result.usage.wire(),
+            **result.note,
         }
         return Compacted(item, context, result.usage, note, result.native.channel if result.native else None)
 
@@ -193,18 +192,25 @@ class CompactionService:
         if native is None:
             raise UpstreamError("The model's server compacted but returned no compaction item.")
         native_item = Native(native, selected.channel.family, selected.channel.name)
-        usage = answer.usage or _estimated(turn.input, answer)
+        usage = answer.usage or estimated(turn.input, answer)
         return _CompactionPass("native", task.plan.verbatim, usage, native_item, selected.channel.name)
 
     def _summary(self, task: _Task) -> _CompactionPass:
         history = task.contexts.originals(task.turn.owner, task.history)
         plan = divide(history, task.keep_turns)
-        model = self._channels.compaction.model or task.turn.model
-        request = {"max_output_tokens": task.settings.max_tokens or _summary_limit(plan.old)}
-        turn = replace(task.internal(model, to_summarise(plan, task.settings.instructions), request), stream=True)
-        try:
+        settings, model = task.settings, self._channels.compaction.model or task.turn.model
+
+        def read(items: Sequence[Item], limit: int) -> tuple[Turn, Answer, TurnAttempt]:
+            turn = replace(task.internal(model, items, {"max_output_tokens": limit}), stream=True)
+            for_family, on_attempt, watch = task.contexts.for_family, task.on_attempt, task.watch
             with self._limited(task):
-                turn, answer, answered = self._read_summary(task, turn)
+                attempts = TurnAttempts(turn, self._channels, for_family, on_attempt, watch, task.affinity)
+                return turn, *attempts.first(StreamedInside(watch, self._transport))
+
+        try:
+            summary = summarise(
+                plan.old, settings.instructions, settings.max_tokens, self._window(task.turn, model), read
+            )
         except FormatNotServed as error:
             raise _not_supported(model) from error
         except INTERRUPTIONS:
@@ -215,23 +221,15 @@ class CompactionService:
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
         except UpstreamError as error:
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
-        return _summary_pass(plan, history, turn.input, answer, answered.selected)
+        # A summary longer than the items it replaces is of no use: the items are sealed instead.
+        useful = len(summary.text.encode()) <= len(orjson.dumps(list(plan.old)))
+        context = [summary_message(summary.text), *plan.verbatim] if useful else history
+        return _CompactionPass("summary", context, summary.usage, channel=summary.channel, note=summary.note)
 
-    def _read_summary(self, task: _Task, turn: Turn) -> tuple[Turn, Answer, TurnAttempt]:
-        """The summary, with the turn that made it. A history that is itself too long is read without its oldest part.
-        Raises GatewayError."""
-        for_family, on_attempt, watch = task.contexts.for_family, task.on_attempt, task.watch
-        step = StreamedInside(watch, self._transport)
-        left = _MAX_SHORTENED
-        while True:
-            attempts = TurnAttempts(turn, self._channels, for_family, on_attempt, watch, task.affinity)
-            try:
-                return turn, *attempts.first(step)
-            except ContextTooLong:
-                shorter = shortened(turn) if left else None
-                if shorter is None:
-                    raise
-                turn, left = shorter, left - 1
+    def _window(self, turn: Turn, model: str) -> int:
+        """Tokens that a model reads: the table's word or the upstream's, else what it has read in this chain."""
+        read = _tokens_read(turn) if model == turn.model else 0
+        return self._facts.facts(model).context_window or max(read, DEFAULT_WINDOW)
 
     def _limited(self, task: _Task) -> AbstractContextManager[None]:
         """A timeout for one pass with all its attempts."""
@@ -340,34 +338,10 @@ def pseudo_chain(turn: Turn, compacted: Compacted) -> Chain:
     )
 
 
-def _summary_pass(
-    plan: Plan, history: Sequence[Item], input_items: Sequence[Item], answer: Answer, selected: SelectedChannel
-) -> _CompactionPass:
-    if answer.status == "failed":
-        message = (answer.error or {}).get("message") or "the model's server failed."
-        raise CompactionFailed(f"The compaction failed: {message}")
-    text = "".join(
-        part.get("text", "")
-        for item in answer.output
-        if item.get("type") == "message"
-        for part in item.get("content", ())
-        if part.get("type") == "output_text"
-    ).strip()
-    if not text:
-        raise CompactionFailed("The compaction failed: the model's summary was empty.")
-    usage = answer.usage or _estimated(input_items, answer)
-    if len(text.encode()) > len(orjson.dumps(list(plan.old))):
-        # A summary longer than the items it replaces is of no use: the items are sealed instead.
-        return _CompactionPass("summary", history, usage, channel=selected.channel.name)
-    return _CompactionPass("summary", [summary_message(text), *plan.verbatim], usage, channel=selected.channel.name)
-
-
-def _summary_limit(old: Sequence[Item]) -> int:
-    return min(_MAX_LIMIT, max(_MIN_LIMIT, estimate_items(old) // 4))
-
-
-def _estimated(input_items: Sequence[Item], answer: Answer) -> Usage:
-    return Usage(input_tokens=estimate_items(input_items), output_tokens=estimate_items(answer.output), estimated=True)
+def _tokens_read(turn: Turn) -> int:
+    """Tokens that the model of the turn has read before, as its upstream counted them."""
+    tip = turn.chain.tip
+    return (tip.input_tokens or 0) + (tip.output_tokens or 0) if tip is not None else 0
 
 
 def _is_client_item(item: Item) -> bool:

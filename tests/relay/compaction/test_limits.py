@@ -46,7 +46,7 @@ def test_it_has_room_to_say_something_and_no_more_than_4096_tokens(
     compaction_gateway: CompactionGateway, turns: int, expected: int
 ) -> None:
     compaction_gateway.compact("gpt-plain", input=conversation(turns))
-    assert limits(compaction_gateway.first) == [expected]
+    assert set(limits(compaction_gateway.first)) == {expected}
 
 
 @pytest.mark.parametrize("model", ["gpt-plain", "gpt-chat"])

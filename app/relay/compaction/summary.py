@@ -1,0 +1,115 @@
+"""Sums up a history with a model: in one pass where the window allows it, else in several that each carry the summary
+so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.contract.items import Item
+from app.contract.token_estimate import estimate_items
+from app.contract.turn import Answer, Turn
+from app.contract.usage import Usage
+from app.errors import CompactionFailed, ContextTooLong
+from app.relay.attempts import TurnAttempt
+from app.relay.compaction.folding import MAX_PASSES, SO_FAR, Passage, fold, room
+from app.relay.compaction.plan import INSTRUCTION, passages
+from app.relay.compaction.sealed_item import text_message
+
+#: Limits of a summary in tokens where the request sets none: a quarter of what it replaces, within these bounds. A
+#: model needs room for a useful summary; a summary longer than what it replaces is not used.
+_MIN_LIMIT, _MAX_LIMIT = 256, 4096
+#: Most refusals of one compaction because of its length, and the smallest window that is tried.
+_MAX_REFUSALS = 6
+_MIN_WINDOW = 512
+
+#: Sends the input of one pass, with its limit of tokens, and returns the turn, its answer and the attempt.
+Read = Callable[[Sequence[Item], int], tuple[Turn, Answer, TurnAttempt]]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    text: str
+    channel: str
+    usage: Usage
+    note: dict[str, Any] = field(default_factory=dict)
+    """For the operator: the passes when there were several, and the characters that no pass could hold."""
+
+
+def summarise(
+    items: Sequence[Item],
+    instructions: str | None,
+    max_tokens: int | None,
+    window: int,
+    read: Read,
+) -> Summary:
+    """`window`: that of the model, in tokens; refusals make it smaller. Raises CompactionFailed, ContextTooLong when
+    even a small part is too long, and the errors of `read`.
+    """
+    refusals = 0
+    left, passes = list(passages(items)), MAX_PASSES
+    instruction = text_message("user", instructions or INSTRUCTION)
+    text, channel, usage, left_out = "", "", Usage(), 0
+    while True:
+        limit = max_tokens or _limit(items, window)
+        # The summary so far and the new one have the same limit.
+        summaries = 2 * limit if text or _is_long(left, window) else limit
+        folded = fold(left, room(window, estimate_items([instruction]), summaries), passes)
+        try:
+            turn, answer, answered = read([*_so_far(text), *_messages(folded.passes[0]), instruction], limit)
+        except ContextTooLong as error:
+            refusals += 1
+            window = error.window if error.window and error.window < window else window // 2
+            if refusals > _MAX_REFUSALS or window < _MIN_WINDOW:
+                raise
+            continue
+        text = summary_of(answer)
+        channel, usage = answered.selected.channel.name, usage + (answer.usage or estimated(turn.input, answer))
+        left = [passage for part in folded.passes[1:] for passage in part]
+        passes, left_out = passes - 1, left_out + folded.left_out
+        if not left:
+            break
+    made = MAX_PASSES - passes
+    note = {"passes": made} if made > 1 else {}
+    return Summary(text, channel, usage, {**note, "left_out": left_out} if left_out else note)
+
+
+def summary_of(answer: Answer) -> str:
+    """Raises CompactionFailed for an answer without text."""
+    if answer.status == "failed":
+        message = (answer.error or {}).get("message") or "the model's server failed."
+        raise CompactionFailed(f"The compaction failed: {message}")
+    text = "".join(
+        part.get("text", "")
+        for item in answer.output
+        if item.get("type") == "message"
+        for part in item.get("content", ())
+        if part.get("type") == "output_text"
+    ).strip()
+    if not text:
+        raise CompactionFailed("The compaction failed: the model's summary was empty.")
+    return text
+
+
+def estimated(input_items: Sequence[Item], answer: Answer) -> Usage:
+    return Usage(input_tokens=estimate_items(input_items), output_tokens=estimate_items(answer.output), estimated=True)
+
+
+def _limit(items: Sequence[Item], window: int) -> int:
+    """A quarter of what the summary replaces, and of the window, which must hold the summary beside the history."""
+    quarter = min(estimate_items(items) // 4, window // 4)
+    return min(_MAX_LIMIT, max(_MIN_LIMIT, quarter))
+
+
+def _is_long(left: Sequence[Passage], window: int) -> bool:
+    return sum(passage.tokens for passage in left) > window // 2
+
+
+def _so_far(text: str) -> list[Item]:
+    return [text_message("user", f"{SO_FAR}\n\n{text}")] if text else []
+
+
+def _messages(part: Sequence[Passage]) -> list[Item]:
+    return [passage.message for passage in part]
