@@ -15,7 +15,6 @@ import orjson
 from app import ids
 from app.contract.items import TYPES, Item, answered_call_id, call_ids, is_output, prefix_of
 from app.contract.turn import Turn
-from app.formats import _context
 from app.sealing import is_sealed
 
 #: OpenAI refuses item ids with other characters or of more than 64.
@@ -24,6 +23,8 @@ _SHAPE = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 CHAT_SECRET, MESSAGES_SECRET = "chat_completions:", "anthropic:"
 #: OpenAI's chat completions refuse longer ids of calls.
 _LONGEST_CHAT = 40
+#: Ids of this length, as OpenAI makes them for items, are random: no other item has them.
+_RANDOM = 40
 _SHORT = re.compile(r"[A-Za-z0-9]{9}\Z")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -124,10 +125,16 @@ def _nine(call_id: str) -> str:
 
 def is_in_context(turn: Turn, name: str) -> bool:
     """Whether an item of the context, or the turn's own input, already has this id or call id."""
+    if len(name) >= _RANDOM:
+        return False
     if any(name in (item.get("id"), item.get("call_id")) for item in turn.input):
         return True
     quoted = orjson.dumps(name)
-    return any(quoted in array for array in _context.arrays(turn))
+    # Histories are long, and a loop costs less than a generator.
+    for link in turn.chain.links:  # noqa: SIM110
+        if quoted in link.output or quoted in link.input:
+            return True
+    return False
 
 
 def _digest(text: str) -> str:

@@ -55,8 +55,6 @@ _NEVER_SENT = frozenset(
     }
 )
 _ENCRYPTED = "reasoning.encrypted_content"
-#: In stored outputs with calls that lack arguments, or that say of themselves that they were cut off.
-_UNSETTLED = (b'"arguments":""', b'"status":"incomplete"', b'"status":"in_progress"')
 _UNREADABLE = "invalid_encrypted_content"
 
 #: Codes of refusals that do not come from opaque items.
@@ -212,7 +210,7 @@ def _input(turn: Turn, row: Channel) -> Iterator[bytes | memoryview]:
     for position, link in enumerate(turn.chain.links):
         if not (turn.chain.compacted and position == 0):
             yield from outgoing.input_of(link)
-        yield from outgoing.output_of(link, turn.chain.links[position + 1 :])
+        yield from outgoing.output_of(link, position)
     if own := outgoing.given(turn.input):
         yield memoryview(orjson.dumps(own))[1:-1]
 
@@ -229,20 +227,20 @@ class _Outgoing:
 
     def input_of(self, link: Link) -> Iterable[bytes]:
         """A stored input. It is parsed only if it may hold what a client brought from elsewhere."""
-        if link.opaque or any(mark in link.input for mark in _BROUGHT) or self._names_left_out(link.input):
+        if link.opaque or _is_brought(link.input) or (self._left_out and self._names_left_out(link.input)):
             return map(orjson.dumps, self.given(orjson.loads(link.input)))
         return _spliced(link.input)
 
-    def output_of(self, link: Link, later: Sequence[Link]) -> Iterable[bytes]:
+    def output_of(self, link: Link, position: int) -> Iterable[bytes]:
         """A stored output. It is parsed only if something in it must not go to this upstream."""
         readable = link.family == self._row.family and self._row.encrypted_reasoning
         exact = not link.opaque or (readable and _is_native(link.output))
-        if link.status == "completed" and exact and not any(mark in link.output for mark in _UNSETTLED):
+        if link.status == "completed" and exact and not _is_unsettled(link.output):
             return _spliced(link.output)
         items = [with_arguments(item) for item in orjson.loads(link.output)]
         whole = replayed(items, link.status)
         if link.status == "incomplete" or any(map(says_cut, items)):
-            whole = self._answered(whole, link.status, later)
+            whole = self._answered(whole, link.status, position)
             self._left_out |= {name for item in items if item not in whole for name in call_ids(item)}
         return map(orjson.dumps, without_orphans([*_read(whole, lambda item: _own(item, link, self._row))]))
 
@@ -251,11 +249,12 @@ class _Outgoing:
         read = _read(map(_typed, without_abandoned(items)), lambda item: _foreign(item, self._row))
         return [self._ids.fit(self._as_text(item)) for item in read]
 
-    def _answered(self, items: Sequence[Item], status: str, later: Sequence[Link]) -> Sequence[Item]:
+    def _answered(self, items: Sequence[Item], status: str, position: int) -> Sequence[Item]:
         """The items without calls that the client never answered, and need not: the response was cut off, or the call
         says so itself."""
         if not any(map(is_call, items)):
             return items
+        later = self._turn.chain.links[position + 1 :]
         arrays = (orjson.loads(link.input) for link in later if b'_output"' in link.input)
         outputs = [item for array in (*arrays, self._turn.input) for item in array if is_output(item)]
         answered = {answered_call_id(output) for output in outputs}
@@ -277,10 +276,21 @@ class _Outgoing:
         return _user_message(f"[Output of a tool call that was cut off]\n{text}")
 
 
-#: What shows that a client's input has items of an earlier answer.
-_BROUGHT = (b'"assistant"', b'"id":"', b'_call"')
+def _is_brought(input: bytes) -> bool:
+    """Whether a client's input has items of an earlier answer. A few searches of bytes cost less than a loop."""
+    return b'"assistant"' in input or b'"id":"' in input or _CALLED in input
+
+
+def _is_unsettled(output: bytes) -> bool:
+    """Whether a stored output has calls without arguments, or calls that say they were cut off."""
+    return _CALLED in output and (
+        b'"arguments":""' in output or b'"status":"incomplete"' in output or b'"status":"in_progress"' in output
+    )
+
+
+_CALLED = b'_call"'
 _REASONING = b'"type":"reasoning"'
-_LED_TO = (b'"type":"message"', b'_call"')
+_LED_TO = (b'"type":"message"', _CALLED)
 _TRANSLATED = tuple(b'"encrypted_content":"%b' % secret.encode() for secret in (CHAT_SECRET, MESSAGES_SECRET))
 
 
