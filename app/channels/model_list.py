@@ -32,9 +32,9 @@ class ModelList:
         return [self._model(name, owners[name], table) for name in sorted(owners)]
 
     def prefetch(self) -> None:
-        """Fetches the lists of all upstreams with globs, so that the first listing is complete."""
+        """Fetches the lists of all upstreams, so that the first listing is complete."""
         for channel in _enabled(self._channels.table):
-            self._matching(channel)
+            self._lists.of(channel)
 
     def _matching(self, channel: Channel) -> list[str]:
         """The names in the upstream's list, if it was fetched, that match a glob of the channel."""

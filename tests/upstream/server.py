@@ -11,6 +11,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.upstream import chat_completions, messages, responses
 from tests.upstream.chat_completions import TOLERANT, Dialect
 from tests.upstream.exchange import (
+    FIN,
     HOLD,
     JSON,
     RESET,
@@ -245,7 +247,8 @@ class ScriptedUpstream:
         exchange = Exchange(request, lambda body: self._by_itself(request, body), _format_of(request))
         answer = self._by_itself(request, request.body)
         if request.method != "POST":
-            return answer
+            # Or the next request would find a used connection, depending on when the gateway asked.
+            return replace(answer, headers={**answer.headers, "Connection": "close"}, trail=(*answer.trail, FIN))
         for script in self._next_scripts():
             answer = script(exchange, answer)
         return answer
