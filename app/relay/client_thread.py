@@ -61,30 +61,41 @@ class ThreadNames:
     def key_of(cls, request: Mapping[str, Any], headers: Mapping[str, str]) -> str | None:
         """The key of the request's thread; None when nothing names a conversation."""
         names = cls.of(request, headers)
-        thread = names.thread() if names else None
-        return thread.key if thread else None
+        return names._key() if names else None
 
     def thread(self) -> ClientThread | None:
         """None when nothing names a conversation."""
-        facts = _facts(self.metadata, self.headers)
-        named = _first(facts, _SESSION) or _first(facts, _CONVERSATION)
-        session, thread = _text(self.cache_key) or named, _first(facts, _THREAD)
+        facts = self._with_turn_metadata()
+        session, thread = self._ids(facts)
         if session is None and thread is None:
             return None
-        key = _key(session, thread)
+        key = _joined(session, thread)
         return ClientThread(
             key,
             tuple(parent for parent in _parents(facts, session, thread) if parent != key),
             _kind(_first(facts, _SUBAGENT)),
-            has_id=bool(thread or named),
+            has_id=bool(thread or _first(facts, _SESSION + _CONVERSATION)),
         )
 
+    def _key(self) -> str | None:
+        """Reads the turn's metadata, which is JSON, only when it must: a request waits for this."""
+        session, thread = self._ids(self._stated())
+        if session is None or thread is None:
+            session, thread = self._ids(self._with_turn_metadata())
+        return _joined(session, thread) or None
 
-def _facts(metadata: Any, headers: Mapping[str, str]) -> Mapping[str, Any]:
-    """All facts by name: a member of `client_metadata` wins over a header, and both over the turn's metadata."""
-    members = metadata if isinstance(metadata, Mapping) else {}
-    known = {**headers, **members}
-    return {**_turn_metadata(known.get(_TURN_METADATA)), **known}
+    def _ids(self, facts: Mapping[str, Any]) -> tuple[str | None, str | None]:
+        """Session and thread."""
+        return _text(self.cache_key) or _first(facts, _SESSION + _CONVERSATION), _first(facts, _THREAD)
+
+    def _stated(self) -> Mapping[str, Any]:
+        """The facts by name. A member of `client_metadata` wins over a header."""
+        return {**self.headers, **self.metadata} if isinstance(self.metadata, Mapping) else self.headers
+
+    def _with_turn_metadata(self) -> Mapping[str, Any]:
+        """All facts by name. What is stated wins over the turn's metadata."""
+        stated = self._stated()
+        return {**_turn_metadata(stated.get(_TURN_METADATA)), **stated}
 
 
 def _turn_metadata(text: Any) -> Mapping[str, Any]:
@@ -105,7 +116,7 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= _MAX_ID else None
 
 
-def _key(session: str | None, thread: str | None) -> str:
+def _joined(session: str | None, thread: str | None) -> str:
     """A session's first thread often has the session's own id."""
     if session is None or thread is None or thread == session:
         return thread or session or ""
@@ -117,7 +128,7 @@ def _parents(facts: Mapping[str, Any], session: str | None, thread: str | None) 
     thread."""
     parent = _first(facts, _PARENT)
     if parent is not None:
-        return tuple(dict.fromkeys((_key(session, parent), parent)))
+        return tuple(dict.fromkeys((_joined(session, parent), parent)))
     return (session,) if session is not None and thread is not None else ()
 
 

@@ -164,3 +164,9 @@ def test_health_needs_no_token_and_shows_nothing(api: Gateway, path: str) -> Non
 
     assert answer.status_code == 200
     assert "no-store" in answer.headers["cache-control"]
+
+
+def test_no_header_of_a_client_changes_the_path(api: Gateway) -> None:
+    answer = api.get("/models", headers={"PATH_INFO": "/healthz", "SCRIPT_NAME": "/v1"})
+
+    assert (answer.status_code, answer.json()["object"]) == (200, "list")

@@ -16,7 +16,9 @@ def _thread(cache_key: Any = None, metadata: Any = None, **headers: str) -> Clie
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     request = {"prompt_cache_key": cache_key, "client_metadata": metadata}
     names = ThreadNames.of(request, named)
-    return names.thread() if names else None
+    found = names.thread() if names else None
+    assert ThreadNames.key_of(request, named) == (found.key if found else None)
+    return found
 
 
 def _metadata(**facts: str) -> str:
