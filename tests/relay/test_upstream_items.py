@@ -572,6 +572,16 @@ def test_a_whole_call_of_a_cut_answer_may_be_answered(item_gateway: ItemGateway)
     assert types[1:3] == ["function_call", "function_call_output"]
 
 
+def test_an_unanswered_call_of_a_cut_response_stays_out_of_a_compaction(item_gateway: ItemGateway) -> None:
+    item_gateway.one.enqueue(giving(call(), status="incomplete"))
+    first = item_gateway.ask("one/exact", "hello")
+    shorter = [{"type": "compaction", "compact_threshold": 1, "strategy": "summary"}]
+    second = item_gateway.ask("one/exact", "go on", previous_response_id=first["id"], context_management=shorter)
+    assert second["output"][0]["type"] == "compaction"
+    item_gateway.ask("one/exact", "and on", previous_response_id=second["id"])
+    assert b'"call_1"' not in item_gateway.one.requests[-1].raw
+
+
 @pytest.mark.parametrize("model", ["one/exact", "one/chat", "one/messages"])
 def test_a_client_that_answers_half_a_call_loses_nothing(item_gateway: ItemGateway, model: str) -> None:
     item_gateway.one.enqueue(giving(call(arguments='{"at":"x'), status="incomplete"))

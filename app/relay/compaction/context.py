@@ -9,9 +9,9 @@ from operator import is_
 
 import orjson
 
-from app.contract.items import CLIENT_ROLES, Item
+from app.contract.items import CLIENT_ROLES, Item, is_call, unanswered
 from app.contract.records import Chain, Link, StoredResponse
-from app.contract.replay import replayed
+from app.contract.replay import replayed, without_orphans
 from app.contract.turn import Secret, Turn
 from app.errors import InvalidRequest
 from app.relay.compaction.plan import content_key
@@ -126,7 +126,17 @@ class Contexts:
 
     def items(self, turn: Turn) -> list[Item]:
         """The context before the turn's own input, as items. Native compactions stay sealed."""
-        return [item for link in turn.chain.links for item in items_of(link)]
+        items: list[Item] = []
+        cut: set[int] = set()
+        for link in turn.chain.links:
+            own = [*items_of(link)]
+            items += own
+            if link.status == "incomplete":
+                cut |= {id(item) for item in own if is_call(item)}
+        if cut:
+            # The client need not answer the calls of a response that was cut off.
+            cut &= {id(call) for call in unanswered([*items, *turn.input])}
+        return [*without_orphans([item for item in items if id(item) not in cut])] if cut else items
 
     def originals(self, owner: str, items: Sequence[Item]) -> list[Item]:
         """The items, with native compactions replaced by the items that they stand for."""
