@@ -66,6 +66,8 @@ _CONTENT = frozenset(
 )
 #: The same for the reason of an end.
 _REASONS = frozenset({"finish_reason", "finishReason", "stop_reason", "done_reason"})
+#: Members that begin a part of an answer, whose content comes later.
+_PARTS = ("item", "content_block", "tool_calls", "function_call")
 #: Members in which servers put the code of an error.
 _STATUSES = ("code", "status_code", "statusCode", "status", "error_code", "errcode")
 _FAILED = frozenset({"error", "failed", "failure", "fail"})
@@ -193,9 +195,9 @@ def whole(body: bytes) -> Any:
 
 
 def pass_over(name: str | None, value: Mapping[str, Any]) -> None:
-    """Leaves out an event that the format does not understand. Raises UpstreamBroken if it has content, or the reason
-    why the answer ended."""
-    if not is_keep_alive(name, value) and has_content(value, _CONTENT | _REASONS):
+    """Leaves out an event that the format does not understand. Raises UpstreamBroken if it has content, begins a part
+    of the answer or tells why the answer ended."""
+    if not is_keep_alive(name, value) and (has_content(value, _CONTENT | _REASONS) or _begins_part(value)):
         raise UpstreamBroken("The model's server sent an event with content that this gateway does not understand.")
 
 
@@ -213,6 +215,14 @@ def has_content(value: object, names: frozenset[str] = _CONTENT) -> bool:
     return any(
         _is_filled(inner, names) if name in names else has_content(inner, names) for name, inner in value.items()
     )
+
+
+def _begins_part(value: object) -> bool:
+    if isinstance(value, list):
+        return any(map(_begins_part, value))
+    if not isinstance(value, dict):
+        return False
+    return any(bool(value.get(name)) for name in _PARTS) or any(map(_begins_part, value.values()))
 
 
 def _is_filled(value: object, names: frozenset[str]) -> bool:
