@@ -20,6 +20,7 @@ from app.store.tree import Node
 from tests.cli.codex import Codex
 from tests.databases import database_url, mariadb, shared_database_url
 from tests.gateway import Gateway
+from tests.relay.conftest import eventually
 from tests.store.turns import draft, line, outcome, turn
 from tests.websocket_client import Socket
 
@@ -245,6 +246,8 @@ def test_threads_of_one_web_socket_are_told_apart(serving: Gateway) -> None:
         spawned = frame(child, "Read a.py")
         later = frame(child, "And b.py", spawned)
     assert _parents(_tree(serving, second, 2)) == _line([first, second])
+    # The links between these two are named, so that they do not show whether the threads are written.
+    eventually(lambda: bool(_tree(serving, later, 2)[spawned]["started_by"]), "the edge", PATIENCE)
     tree = _tree(serving, later, 2)
     assert _parents(tree) == _line([spawned, later])
     assert [tree[one]["started_by"] for one in (spawned, later)] == [second, None]
