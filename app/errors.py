@@ -31,6 +31,7 @@
             ├── UpstreamFailed        5xx
             │   └── UpstreamLoading  503  its server is up and has not loaded the model yet
             └── UpstreamBroken        its answer cannot be read
+                └── UpstreamLacksEndpoint  it answers 404 for the path
 
 The sentences are OpenAI's own where they exist, because clients match them.
 """
@@ -368,6 +369,10 @@ class UpstreamBroken(UpstreamError):
     """HTML, half an event, garbage, or an end without a terminal event."""
 
     code = "upstream_protocol_error"
+
+
+class UpstreamLacksEndpoint(UpstreamBroken):
+    """404 for the path itself."""
 
 
 def request_too_large_to_store(packet: int) -> PayloadTooLarge:

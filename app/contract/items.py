@@ -132,6 +132,8 @@ TYPES: Mapping[str, ItemType] = {
         ItemType("message", "msg", "msg", has_status=True, parts=("output_text", "refusal")),
         ItemType("reasoning", "rs", "rs", parts=("reasoning_text", "summary_text"), opaque=True),
         ItemType("compaction", "cmp", "cmp", opaque=True),
+        # The name of the same item on some servers.
+        ItemType("compaction_summary", "cmp", "cmp", opaque=True),
         ItemType(TRIGGER),
         ItemType("item_reference", client_side=True),
         ItemType("configuration_update", client_side=True, brings_tools=True),

@@ -14,6 +14,7 @@ from app.errors import (
     UpstreamDenied,
     UpstreamError,
     UpstreamFailed,
+    UpstreamLacksEndpoint,
     UpstreamLacksModel,
     UpstreamLimited,
     UpstreamRefused,
@@ -163,7 +164,7 @@ def _not_found(reason: Reason) -> UpstreamError:
             with_words("The model's server does not know this model.", reason.words), param="model"
         )
     sentence = "The model's server does not have this endpoint: its base_url may be wrong."
-    return UpstreamBroken(with_words(sentence, reason.words))
+    return UpstreamLacksEndpoint(with_words(sentence, reason.words))
 
 
 def _until(date: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from app.errors import (
     InvalidRequest,
     Unavailable,
     UpstreamError,
+    UpstreamLacksEndpoint,
     UpstreamLimited,
     UpstreamUnreachable,
 )
@@ -41,6 +42,7 @@ from app.relay.attempts import (
 )
 from app.relay.compaction.context import Contexts
 from app.relay.compaction.folding import DEFAULT_WINDOW
+from app.relay.compaction.native_ways import TRIGGER, NativeWays
 from app.relay.compaction.plan import CompactionSettings, Plan, divide
 from app.relay.compaction.sealed_item import Native, is_summary, portable, seal_items, seal_native, summary_message
 from app.relay.compaction.summary import estimated, summarise
@@ -49,7 +51,8 @@ from app.request_watch import INTERRUPTIONS, Watch
 from app.schemas.create import CompactRequest
 from app.sealing import Seal
 
-_NATIVE = ("native", "trigger")
+#: The types of upstreams' own items.
+_COMPACTIONS = ("compaction", "compaction_summary")
 _SAME_AS_TURN = (
     "instructions",
     "prompt_cache_key",
@@ -97,6 +100,7 @@ class CompactionService:
         self._facts = model_facts
         self._transport = transport
         self._seal = seal
+        self._ways = NativeWays()
 
     def settings(self, request: Mapping[str, Any]) -> CompactionSettings:
         """The request's compaction settings, or the channel table's defaults."""
@@ -153,7 +157,7 @@ class CompactionService:
         """A native pass if the turn's channel supports it; a summary if it does not, or if the native pass fails."""
         try:
             first = next(self._channels_of(task), None)
-            if first is not None and first.channel.compact in _NATIVE:
+            if first is not None and self._ways.of(first.channel):
                 return self._native(task, first.channel.family)
         except INTERRUPTIONS:
             raise
@@ -166,7 +170,7 @@ class CompactionService:
         candidates = (
             selected
             for selected in self._channels_of(task)
-            if selected.channel.compact in _NATIVE and family in (None, selected.channel.family)
+            if self._ways.of(selected.channel) and family in (None, selected.channel.family)
         )
         attempts = ChannelAttempts(candidates, task.on_attempt, counted=_CHANNEL_FAILURES)
         try:
@@ -180,20 +184,32 @@ class CompactionService:
         selected = attempt.selected
         turn = task.contexts.for_family(task.internal(task.turn.model, task.plan.old), selected.channel.family)
         with self._limited(task):
-            if selected.channel.compact == "trigger":
-                turn = replace(turn, input=[*turn.input, _TRIGGER])
-                body = encoded(turn, selected)
-                answer = posted(attempt, turn, selected.format.path(selected.model, False), body, task.watch)
-            else:
-                format_ = cast(Compacting, selected.format)
-                body, _ = adapted(format_.encode_compaction(turn, selected.row, selected.model), selected.row)
-                answer = posted(attempt, turn, format_.compaction_path(selected.model), body, task.watch)
-        native = next((item for item in answer.output if item.get("type") == "compaction"), None)
-        if native is None:
-            raise UpstreamError("The model's server compacted but returned no compaction item.")
+            native, answer = self._compacted_by(attempt, turn, task.watch)
         native_item = Native(native, selected.channel.family, selected.channel.name)
         usage = answer.usage or estimated(turn.input, answer)
         return _CompactionPass("native", task.plan.verbatim, usage, native_item, selected.channel.name)
+
+    def _compacted_by(self, attempt: ChannelAttempt, turn: Turn, watch: Watch) -> tuple[Item, Answer]:
+        """The upstream's compaction item. An upstream that lacks one way is asked in the next one. Raises
+        UpstreamError."""
+        selected = attempt.selected
+        for way in self._ways.of(selected.channel):
+            with suppress(UpstreamLacksEndpoint):
+                answer = posted(attempt, turn, *self._native_request(way, turn, selected), watch)
+                native = next((item for item in answer.output if item.get("type") in _COMPACTIONS), None)
+                if native is not None:
+                    return {**native, "type": "compaction"}, answer
+            self._ways.lacks(selected.channel, way)
+        raise UpstreamError("The model's server cannot compact a conversation itself.")
+
+    def _native_request(self, way: str, turn: Turn, selected: SelectedChannel) -> tuple[str, bytes]:
+        """The path and the body."""
+        if way == TRIGGER:
+            body = encoded(replace(turn, input=[*turn.input, _TRIGGER]), selected)
+            return selected.format.path(selected.model, False), body
+        format_ = cast(Compacting, selected.format)
+        body, _ = adapted(format_.encode_compaction(turn, selected.row, selected.model), selected.row)
+        return format_.compaction_path(selected.model), body
 
     def _summary(self, task: _Task) -> _CompactionPass:
         history = task.contexts.originals(task.turn.owner, task.history)
