@@ -260,6 +260,8 @@ def _members(*needs: str, **members: Checked) -> Callable[[Item], None]:
     return Object(members, needs=needs).check
 
 
+_compaction = _members("encrypted_content", encrypted_content=_BLOB)
+
 #: Required is what an item means nothing without; whatever upstreams leave out now and then is optional, because
 #: their items come back through the client.
 _ITEMS: dict[str, Callable[[Item], None]] = {
@@ -271,7 +273,8 @@ _ITEMS: dict[str, Callable[[Item], None]] = {
     **{kind: _PARTS[kind] for kind in BARE_PARTS},
     "item_reference": _members("id", id=_ID),
     "reasoning": _members("summary", summary=_PART_LIST, content=_PART_LIST, encrypted_content=_BLOB),
-    "compaction": _members("encrypted_content", encrypted_content=_BLOB),
+    "compaction": _compaction,
+    "compaction_summary": _compaction,
     "configuration_update": _members(reasoning=_OBJECT, text=_OBJECT),
     "additional_tools": _members("role", "tools", role=OneOf("developer"), tools=_TOOL_LIST),
     "tool_search_call": _members(call_id=_CALL_ID, execution=_EXECUTION),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -194,12 +194,17 @@ class CompactionService:
         UpstreamError."""
         selected = attempt.selected
         for way in self._ways.of(selected.channel):
-            with suppress(UpstreamLacksEndpoint):
+            try:
                 answer = posted(attempt, turn, *self._native_request(way, turn, selected), watch)
-                native = next((item for item in answer.output if item.get("type") in _COMPACTIONS), None)
-                if native is not None:
-                    return {**native, "type": "compaction"}, answer
-            self._ways.lacks(selected.channel, way)
+            except UpstreamLacksEndpoint:
+                self._ways.lacks(selected.channel, way)
+                continue
+            native = next((item for item in answer.output if item.get("type") in _COMPACTIONS), None)
+            if native is not None:
+                return {**native, "type": "compaction"}, answer
+            if way != selected.channel.compact:
+                # The row promises no trigger, and this upstream answers it like any other input.
+                self._ways.lacks(selected.channel, way)
         raise UpstreamError("The model's server cannot compact a conversation itself.")
 
     def _native_request(self, way: str, turn: Turn, selected: SelectedChannel) -> tuple[str, bytes]:

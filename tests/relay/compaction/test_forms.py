@@ -491,9 +491,9 @@ def test_the_answer_is_based_on_the_native_item_and_the_kept_turns(
     ]
 
 
-def test_a_native_pass_without_an_item_is_followed_by_a_summary(compaction_gateway: CompactionGateway) -> None:
+def test_native_passes_without_an_item_are_followed_by_a_summary(compaction_gateway: CompactionGateway) -> None:
     empty = rewritten(lambda body: {**body, "output": []})
-    compaction_gateway.first.enqueue(empty)
+    compaction_gateway.first.enqueue(empty, times=2)
     window = check_window(compaction_gateway.compact("gpt-native", input=conversation(3)))
     compaction_gateway.create("gpt-native", "And now?", window["id"])
     assert "Known: fact-1" in str(compaction_gateway.given)
