@@ -214,6 +214,12 @@ def is_call(item: Mapping[str, Any]) -> bool:
     return item.get("type") in CALL_TYPES and item.get("execution") != "server"
 
 
+def offers_tools(item: Mapping[str, Any]) -> bool:
+    """Whether the model can call tools because of this item."""
+    kind = TYPES.get(item.get("type", ""))
+    return kind is not None and kind.brings_tools
+
+
 def is_output(item: Mapping[str, Any]) -> bool:
     """Whether this item is a client's answer to a call."""
     return item.get("type") in OUTPUT_TYPES and item.get("execution") != "server"

@@ -1,7 +1,8 @@
 """What a compaction keeps verbatim and what it summarises. Values in, values out.
 
 A sealed compaction item stands for everything before it. It opens to one user message that describes it, followed by
-the kept items in their order: system and developer messages, the newest turns, and calls that wait for their outputs.
+the kept items in their order: system and developer messages, tools that were found, the newest turns, and calls that
+wait for their outputs.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from app.contract.items import (
     Item,
     answered_call_id,
     call_ids,
-    is_call,
     is_output,
+    offers_tools,
     unanswered,
 )
 from app.contract.redaction import redacted_items
@@ -81,6 +82,7 @@ def divide(items: Sequence[Item], keep_turns: int) -> Plan:
     """Splits a context. Calls and their outputs stay together."""
     verbatim = _newest_turns(items, keep_turns)
     verbatim |= {position for position, item in enumerate(items) if item.get("role") in INSTRUCTION_ROLES}
+    verbatim |= {position for position, item in enumerate(items) if offers_tools(item)}
     verbatim |= _unanswered(items)
     verbatim |= _counterparts(items, verbatim)
     return Plan(
@@ -124,7 +126,9 @@ def _unanswered(items: Sequence[Item]) -> set[int]:
 def _counterparts(items: Sequence[Item], verbatim: set[int]) -> set[int]:
     """Positions of the other half of each call of which one half is kept."""
     shared_ids = {
-        position: _shared_ids(item) for position, item in enumerate(items) if is_call(item) or is_output(item)
+        position: _shared_ids(item)
+        for position, item in enumerate(items)
+        if item.get("type") in CALL_TYPES or is_output(item)
     }
     call_ids = {name for position in shared_ids if position in verbatim for name in shared_ids[position]}
     return {position for position in shared_ids if not call_ids.isdisjoint(shared_ids[position])}
@@ -132,7 +136,7 @@ def _counterparts(items: Sequence[Item], verbatim: set[int]) -> set[int]:
 
 def _shared_ids(item: Item) -> tuple[str, ...]:
     """The ids that a call and its output share."""
-    if is_call(item):
+    if item.get("type") in CALL_TYPES:
         return call_ids(item)
     shared_id = answered_call_id(item)
     return () if shared_id is None else (shared_id,)

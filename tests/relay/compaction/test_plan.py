@@ -151,3 +151,20 @@ def test_a_call_and_its_output_are_rendered_as_text() -> None:
         '[calls local_shell_call: {"type":"exec","command":["ls"]}]',
         "[result of the call: README.md]",
     ]
+
+
+def test_tools_that_were_found_stay_with_the_calls_that_found_them() -> None:
+    tools = [{"type": "function", "name": "grep", "parameters": {}}]
+    found = [
+        {"type": "tool_search_call", "call_id": "s1", "execution": execution, "arguments": {"goal": "search"}}
+        if part == "call"
+        else {"type": "tool_search_output", "call_id": "s1", "execution": execution, "tools": tools}
+        for execution in ("client", "server")
+        for part in ("call", "output")
+    ]
+    brought = {"type": "additional_tools", "role": "developer", "tools": tools}
+    listed = {"type": "mcp_list_tools", "server_label": "docs", "tools": []}
+    items = [message("user", "Find it."), *found, brought, listed, message("assistant", "It is in a.py.")]
+    plan = divide(items, 0)
+    assert plan.verbatim == [*found, brought, listed]
+    assert [item["role"] for item in plan.old] == ["user", "assistant"]
