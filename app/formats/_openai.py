@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from time import time
+from typing import Any
 
 import orjson
 
@@ -141,21 +143,88 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
 
+#: The members of a usage object that count the same, over all servers. The largest count of a row is the one.
+_INPUT = ("input_tokens", "prompt_tokens", "promptTokenCount")
+_OUTPUT = ("output_tokens", "completion_tokens", "candidatesTokenCount")
+_TOTAL = ("total_tokens", "totalTokenCount")
+_READ = (
+    *("cached_tokens", "cached_input_tokens", "num_cached_tokens"),
+    # Anthropic, Qwen and Bedrock
+    *("cache_read_input_tokens", "cache_read_tokens", "cacheReadInputTokens"),
+    # DeepSeek
+    "prompt_cache_hit_tokens",
+    # Gemini
+    *("cachedContentTokenCount", "cached_content_token_count", "total_cached_tokens"),
+)
+_WRITTEN = (
+    *("cache_write_tokens", "cache_write_input_tokens", "cacheWriteInputTokens"),
+    *("cache_creation_input_tokens", "cache_creation_tokens"),
+)
+_REASONING = ("reasoning_tokens", "thinking_tokens", "thoughtsTokenCount")
+#: Objects inside of the usage that may hold those members.
+_DETAILS_IN = ("input_tokens_details", "prompt_tokens_details", "input_token_details", "prompt_token_details")
+_DETAILS_OUT = ("output_tokens_details", "completion_tokens_details")
+#: Anthropic's and Qwen's object of written tokens, by how long they stay.
+_BY_LIFETIME = "cache_creation"
+
+
 def usage(value: object) -> Usage | None:
-    """Usage of a Responses answer; None unless both totals are numbers."""
+    """Usage of an answer; None unless both totals are numbers."""
     if not isinstance(value, dict):
         return None
-    total_in, total_out = value.get("input_tokens"), value.get("output_tokens")
-    if not (isinstance(total_in, int) and isinstance(total_out, int) and is_count(total_in) and is_count(total_out)):
+    total_in, total_out = largest(value, _INPUT), largest(value, _OUTPUT)
+    if total_in is None or total_out is None:
         return None
-    details_in, details_out = value.get("input_tokens_details"), value.get("output_tokens_details")
-    return Usage(
-        input_tokens=total_in,
-        cached_tokens=_count(details_in, "cached_tokens"),
-        cache_write_tokens=_count(details_in, "cache_write_tokens"),
-        output_tokens=total_out,
-        reasoning_tokens=_count(details_out, "reasoning_tokens"),
+    read, written = cached(value)
+    reasoning = _in_details(value, _DETAILS_OUT, _REASONING)
+    if "candidatesTokenCount" in value:
+        # Gemini counts its thoughts beside the answer.
+        total_out += reasoning
+    if _are_beside(read + written, total_in, total_out, largest(value, _TOTAL)):
+        total_in += read + written
+    return Usage(total_in, read, written, total_out, reasoning)
+
+
+def cached(value: Mapping[str, Any]) -> tuple[int, int]:
+    """The tokens of a usage object that were read from the cache, and those that were written to it."""
+    written = _in_details(value, _DETAILS_IN, _WRITTEN)
+    return _in_details(value, _DETAILS_IN, _READ), written or max(map(_by_lifetime, _holders(value, _DETAILS_IN)))
+
+
+def later(known: Usage | None, newer: Usage | None) -> Usage | None:
+    """The newer of two counts of one answer. Some servers name the cached tokens in only one of them."""
+    if known is None or newer is None:
+        return newer or known
+    return replace(
+        newer,
+        cached_tokens=newer.cached_tokens or min(known.cached_tokens, newer.input_tokens),
+        cache_write_tokens=newer.cache_write_tokens or min(known.cache_write_tokens, newer.input_tokens),
+        reasoning_tokens=newer.reasoning_tokens or min(known.reasoning_tokens, newer.output_tokens),
     )
+
+
+def largest(holder: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    """The largest count under these names; None if there is none. Gateways send zeros under the names of other APIs."""
+    return max((holder[name] for name in names if is_count(holder.get(name))), default=None)
+
+
+def _are_beside(cached: int, total_in: int, total_out: int, total: int | None) -> bool:
+    """Whether the count of the input leaves out the cached tokens, as Anthropic's does."""
+    return cached > total_in or (cached > 0 and total == total_in + cached + total_out)
+
+
+def _in_details(value: Mapping[str, Any], details: Sequence[str], names: Sequence[str]) -> int:
+    return max(largest(holder, names) or 0 for holder in _holders(value, details))
+
+
+def _holders(value: Mapping[str, Any], details: Sequence[str]) -> list[Mapping[str, Any]]:
+    """The usage object and the objects with its details."""
+    return [value, *(holder for name in details if isinstance(holder := value.get(name), dict))]
+
+
+def _by_lifetime(holder: Mapping[str, Any]) -> int:
+    counts = holder.get(_BY_LIFETIME)
+    return sum(filter(is_count, counts.values())) if isinstance(counts, dict) else 0
 
 
 def _not_found(reason: Reason) -> UpstreamError:
@@ -174,8 +243,3 @@ def _until(date: str) -> float:
 def is_count(value: object) -> bool:
     """Whether this is a number of tokens."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
-
-
-def _count(details: object, name: str) -> int:
-    value = details.get(name) if isinstance(details, dict) else None
-    return value if isinstance(value, int) and is_count(value) else 0

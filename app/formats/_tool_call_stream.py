@@ -141,7 +141,8 @@ class InputReader:
         if self._begun and not self._ended:
             return "".join(self._units(0))
         rest, self._held = self._held, ""
-        return "" if self._ended else rest
+        # An empty object has no input, in one piece or in two.
+        return "" if self._ended or rest.strip() == _PLACEHOLDER else rest
 
     def _units(self, needed: int) -> Iterator[str]:
         """Characters and escapes, unescaped. An escape that may become a longer one waits."""

@@ -43,6 +43,7 @@ def ascii_json(text: str) -> str:
         ('{"input": "a\nb"}', "a\nb"),
         ('{"input": "a", "more": "b"}', "a"),
         ("", ""),
+        ("{}", ""),
     ],
 )
 def test_another_value_than_the_object_is_the_input_itself(written: str, meant: str) -> None:

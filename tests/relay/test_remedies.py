@@ -95,6 +95,17 @@ def test_the_retry_leaves_out_what_was_refused(setup: Setup, format_: str, statu
     assert response["temperature"] == 0.25
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
+@pytest.mark.parametrize("format_", ["responses", "chat_completions"])
+def test_wishes_about_caches_are_left_out_where_they_are_refused(setup: Setup, format_: str, streamed: bool) -> None:
+    wishes = {"prompt_cache_key": "thread-1", "prompt_cache_retention": "24h", "service_tier": "flex"}
+    model = setup.model(format_)
+    setup.upstream.always(without(*wishes))
+    response = answered(setup.ask(model, streamed, **wishes), streamed)
+    assert [sum(name in body for name in wishes) for body in setup.upstream.bodies] == [3, 2, 1, 0]
+    assert {name: response[name] for name in wishes} == wishes
+
+
 def test_the_row_of_a_response_says_what_was_adapted(setup: Setup) -> None:
     model = setup.model("responses")
     setup.upstream.always(without("temperature"))

@@ -8,6 +8,7 @@ from typing import Any
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import UpstreamBroken
+from app.formats import _openai
 from app.formats._decoding import StreamDecoder, string
 from app.formats._endings import Ending, ending, unexplained
 from app.formats._output import Output
@@ -38,7 +39,7 @@ def decode(body: bytes, turn: Turn) -> Answer:
     choice = choice_of(completion)
     if choice is None or not (choice.keys() & HOLDERS or has_content(choice)):
         raise UpstreamBroken("The model's server answered with something that is not a chat completion.")
-    usage = usage_of(completion.get("usage"))
+    usage = _openai.later(usage_of(choice), usage_of(completion))
     output = Output(turn, 0)
     deltas = Deltas(turn, output)
     deltas.take(choice)
@@ -74,8 +75,7 @@ class ChatDecoder(StreamDecoder):
 
     def _take(self, name: str | None, event: Mapping[str, Any]) -> None:
         refuse_error(name, event)
-        choice, usage = choice_of(event, self._index), event.get("usage")
-        usage = usage_of(usage) if usage is not None else None
+        choice, usage = choice_of(event, self._index), usage_of(event)
         if choice is None and usage is None:
             # Choices besides ours were not requested.
             if not event.get("choices"):
@@ -83,15 +83,14 @@ class ChatDecoder(StreamDecoder):
             return
         if not self.accepted:
             self.accepted, self._about, self.defaults = True, event, _defaults(event)
-        self._usage = usage or self._usage
+        self._usage = _openai.later(self._usage, usage)
         if choice is not None:
             self._index = choice.get("index") if self._index is None else self._index
             self._take_choice(choice)
         self._deltas.cite(event)
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
-        if "usage" in choice:
-            self._usage = usage_of(choice["usage"]) or self._usage
+        self._usage = _openai.later(self._usage, usage_of(choice))
         reason = reason_in(choice)
         if self._deltas.take(choice, has_finished=bool(self._ending or reason)):
             self._went_on = True

@@ -17,6 +17,8 @@ from app.formats._reader import error_in, says_failure, whole
 HOLDERS = ("delta", "message", "text")
 #: The choices of Gemini's own API.
 _OF_GEMINI = "candidates"
+#: The last one is Gemini's own.
+_USAGE = ("usage", "usageMetadata")
 _REASONS = ("finish_reason", "finishReason", "stop_reason", "done_reason")
 
 
@@ -64,19 +66,9 @@ def reason_in(choice: Mapping[str, Any]) -> str | None:
     return None
 
 
-def usage_of(value: object) -> Usage | None:
-    """Usage of a chat completion; None if the upstream counted nothing."""
-    if not isinstance(value, dict):
-        return None
-    read, written = value.get("prompt_tokens_details"), value.get("completion_tokens_details")
-    details = dict(read) if isinstance(read, dict) else {}
-    if not details.get("cached_tokens"):
-        details["cached_tokens"] = value.get("prompt_cache_hit_tokens")
-    return _openai.usage(
-        {
-            "input_tokens": value.get("prompt_tokens"),
-            "input_tokens_details": details,
-            "output_tokens": value.get("completion_tokens"),
-            "output_tokens_details": written,
-        }
-    )
+def usage_of(holder: Mapping[str, Any]) -> Usage | None:
+    """Usage in a completion, a chunk or a choice; None if the upstream counted nothing there."""
+    for name in _USAGE:
+        if (counts := holder.get(name)) is not None and (usage := _openai.usage(counts)) is not None:
+            return usage
+    return None

@@ -18,6 +18,7 @@ from app.formats.chat_completions import _messages
 #: Members with the same name in both APIs, and sampling keys of servers for open models.
 _PASSED = (
     *("temperature", "top_p", "frequency_penalty", "presence_penalty", "user"),
+    *("prompt_cache_key", "prompt_cache_retention", "service_tier"),
     *("top_k", "min_p", "repetition_penalty", "seed", "stop", "logit_bias"),
 )
 LOGPROBS = "message.output_text.logprobs"

@@ -13,6 +13,7 @@ import orjson
 from app import sse
 from app.contract.usage import Usage
 from app.errors import UpstreamBroken, UpstreamError
+from app.formats import _openai
 from app.formats._decoding import string
 from app.formats._endings import Ending, ending_of
 from app.formats._failures import error_in_body, http_error
@@ -71,14 +72,14 @@ class CompletionSummary:
         """Reads a chunk, or a whole completion."""
         self.id = self.id or string(piece.get("id"))
         self.model = self.model or string(piece.get("model"))
-        self.usage = usage_of(piece.get("usage")) or self.usage
+        self.usage = _openai.later(self.usage, usage_of(piece))
         for choice in _objects(piece.get("choices")):
             self._take_choice(choice)
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
         index = at if isinstance(at := choice.get("index"), int) else 0
         self._begun.add(index)
-        self.usage = usage_of(choice.get("usage")) or self.usage
+        self.usage = _openai.later(self.usage, usage_of(choice))
         self.text_length += _length(choice.get("delta") or choice.get("message") or choice.get("text"))
         if reason := reason_in(choice):
             self._endings[index] = ending_of(reason)

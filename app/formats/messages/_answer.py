@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from app.contract.turn import Answer, Turn
@@ -17,7 +17,9 @@ from app.formats.messages._blocks import Blocks
 from app.formats.messages._errors import failure, failure_in
 
 _REFUSED = "refusal"
-_COUNTS = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+_INPUT, _OUTPUT, _THINKING = ("input_tokens",), ("output_tokens",), ("thinking_tokens",)
+#: Members of this API that count tokens beside `input_tokens`. Under the names of other APIs they are part of it.
+_BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation")
 
 
 def _close(output: Output, stop: Mapping[str, Any], otherwise: Ending) -> Ending:
@@ -35,35 +37,39 @@ def _identity(about: Mapping[str, Any]) -> dict[str, Any]:
     return {"upstream_id": string(about.get("id")), "upstream_model": string(about.get("model"))}
 
 
-def _usage(counts: Mapping[str, int], reasoning: int) -> Usage | None:
-    """Usage in the contract's terms: `input_tokens` includes cached tokens there, but not in this API."""
-    if "input_tokens" not in counts or "output_tokens" not in counts:
-        return None
-    read, written = counts.get("cache_read_input_tokens", 0), counts.get("cache_creation_input_tokens", 0)
-    return Usage(counts["input_tokens"] + read + written, read, written, counts["output_tokens"], reasoning)
-
-
 class _Meter:
     """The larger of each count: counts are cumulative."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-        self._reasoning = 0
+        self._input: int | None = None
+        self._output: int | None = None
+        self._read = self._written = self._reasoning = 0
+        self._beside = False
+        """`input_tokens` leaves out the cached tokens, as it does in this API, but not in the contract."""
 
     def read(self, usage: object) -> None:
         if not isinstance(usage, dict):
             return
-        for name in _COUNTS:
-            if _openai.is_count(usage.get(name)):
-                self._counts[name] = max(self._counts.get(name, 0), usage[name])
+        self._input, self._output = _larger(self._input, usage, _INPUT), _larger(self._output, usage, _OUTPUT)
+        read, written = _openai.cached(usage)
+        self._read, self._written = max(self._read, read), max(self._written, written)
+        self._beside = self._beside or not usage.keys().isdisjoint(_BESIDE)
         details = usage.get("output_tokens_details")
-        reasoning = details.get("thinking_tokens") if isinstance(details, dict) else None
-        if isinstance(reasoning, int) and _openai.is_count(reasoning):
-            self._reasoning = max(self._reasoning, reasoning)
+        if isinstance(details, dict):
+            self._reasoning = _larger(self._reasoning, details, _THINKING) or 0
 
     @property
     def usage(self) -> Usage | None:
-        return _usage(self._counts, self._reasoning)
+        if self._input is None or self._output is None:
+            return None
+        cached = self._read + self._written
+        total = self._input + cached if self._beside or cached > self._input else self._input
+        return Usage(total, self._read, self._written, self._output, self._reasoning)
+
+
+def _larger(known: int | None, usage: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    found = _openai.largest(usage, names)
+    return found if known is None else max(known, found or 0)
 
 
 # --- in one piece -----------------------------------------------------------------------------------------------

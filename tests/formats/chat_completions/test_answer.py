@@ -186,6 +186,85 @@ def test_usage_may_come_with_the_choice_or_without_choices() -> None:
         assert decoder.answer.usage.total_tokens == 7
 
 
+COUNTED = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
+#: What servers say of their caches: the members of a usage object, and the tokens read and written.
+CACHES: dict[str, tuple[dict[str, Any], int, int]] = {
+    "openai": ({"prompt_tokens_details": {"cached_tokens": 80, "cache_write_tokens": 9}}, 80, 9),
+    "kimi": ({"cached_tokens": 80}, 80, 0),
+    "deepseek": ({"prompt_cache_hit_tokens": 80, "prompt_cache_miss_tokens": 20}, 80, 0),
+    "claude": ({"cache_read_input_tokens": 80, "cache_creation_input_tokens": 9}, 80, 9),
+    "claude, both names": (
+        {"prompt_tokens_details": {"cached_tokens": 0, "cache_creation_tokens": 9}, "cache_read_input_tokens": 80},
+        80,
+        9,
+    ),
+    "qwen": ({"prompt_tokens_details": {"cached_tokens": 80, "cache_creation_input_tokens": 9}}, 80, 9),
+    "qwen, by lifetime": (
+        {"prompt_tokens_details": {"cached_tokens": 80, "cache_creation": {"ephemeral_5m_input_tokens": 9}}},
+        80,
+        9,
+    ),
+    "gemini": ({"cachedContentTokenCount": 80}, 80, 0),
+    "bedrock": ({"cacheReadInputTokens": 80, "cacheWriteInputTokens": 9}, 80, 9),
+    "zeros under other names": ({"input_tokens": 0, "output_tokens": 0, "prompt_cache_hit_tokens": 80}, 80, 0),
+    "nonsense": ({"cached_tokens": "80", "prompt_tokens_details": None, "cache_creation": [9]}, 0, 0),
+}
+
+
+def whole_usage(usage: dict[str, Any], at: str) -> Any:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Half"}, "finish_reason": "stop"}
+    body = {"choices": [{**choice, "usage": usage}]} if at == "choice" else {"choices": [choice], "usage": usage}
+    return chat_completions.decode(orjson.dumps(body), turn()).usage
+
+
+def streamed_usage(usage: dict[str, Any], at: str) -> Any:
+    choice = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": usage}
+    if at == "choice":
+        last = b"data: " + orjson.dumps({"choices": [choice]}) + b"\n\n"
+    else:
+        last = chunk({}, "stop") + chunk(None, usage=usage)
+    _, decoder = read([TEXT + last + DONE], turn())
+    assert decoder.answer is not None
+    return decoder.answer.usage
+
+
+@pytest.mark.parametrize("server", CACHES)
+@pytest.mark.parametrize("at", ["choice", "chunk"])
+@pytest.mark.parametrize("counted", [whole_usage, streamed_usage])
+def test_cached_tokens_are_read_under_every_name(server: str, at: str, counted: Any) -> None:
+    more, read_tokens, written = CACHES[server]
+    usage = counted({**COUNTED, **more}, at)
+    assert (usage.input_tokens, usage.output_tokens) == (100, 7)
+    assert (usage.cached_tokens, usage.cache_write_tokens) == (read_tokens, written)
+
+
+@pytest.mark.parametrize("total", [{"total_tokens": 207}, {}])
+def test_cached_tokens_beside_the_input_are_added_to_it(total: dict[str, int]) -> None:
+    beside = {"prompt_tokens": 20, "completion_tokens": 7, "cache_read_input_tokens": 150}
+    alike = {"prompt_tokens": 90, "completion_tokens": 7, "cache_read_input_tokens": 80, "total_tokens": 177}
+    assert whole_usage({**beside, "cache_creation_input_tokens": 30, **total}, "chunk").input_tokens == 200
+    assert whole_usage(alike, "chunk").input_tokens == 170
+
+
+def test_the_counts_of_gemini_itself_are_read() -> None:
+    counts = {"promptTokenCount": 100, "candidatesTokenCount": 5, "thoughtsTokenCount": 2}
+    counts |= {"cachedContentTokenCount": 80}
+    body = {"choices": [{"message": {"content": "Half"}, "finish_reason": "stop"}], "usageMetadata": counts}
+    usage = chat_completions.decode(orjson.dumps(body), turn()).usage
+    assert usage is not None
+    assert (usage.input_tokens, usage.cached_tokens) == (100, 80)
+    assert (usage.output_tokens, usage.reasoning_tokens) == (7, 2)
+
+
+def test_a_later_count_does_not_forget_cached_tokens() -> None:
+    inside = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": {**COUNTED, "cached_tokens": 80}}
+    first = b"data: " + orjson.dumps({"choices": [inside]}) + b"\n\n"
+    _, decoder = read([TEXT + first + chunk(None, usage={**COUNTED, "completion_tokens": 8}) + DONE], turn())
+    assert decoder.answer is not None
+    assert decoder.answer.usage is not None
+    assert (decoder.answer.usage.cached_tokens, decoder.answer.usage.output_tokens) == (80, 8)
+
+
 def test_missing_usage_is_left_to_be_estimated() -> None:
     _, decoder = read([TEXT + chunk({}, "stop", usage={"prompt_tokens": None}) + DONE], turn())
     assert decoder.answer is not None

@@ -51,6 +51,12 @@ def test_settings_go_under_their_names_in_a_chat() -> None:
     }
 
 
+def test_what_makes_caches_hit_is_sent_as_the_client_sent_it() -> None:
+    cache = {"prompt_cache_key": "thread-1", "prompt_cache_retention": "24h", "service_tier": "flex"}
+    sent = body(**cache)
+    assert {name: value for name, value in sent.items() if name in cache} == cache
+
+
 def test_json_without_a_schema_and_plain_text() -> None:
     assert body(text={"format": {"type": "json_object"}})["response_format"] == {"type": "json_object"}
     assert "response_format" not in body(text={"format": {"type": "text"}})

@@ -181,6 +181,24 @@ def test_usage_is_cumulative_and_absent_where_none_came() -> None:
     assert (decoder.answer.usage.input_tokens, decoder.answer.usage.output_tokens) == (7, 9)
 
 
+@pytest.mark.parametrize(
+    ("more", "counts"),
+    [
+        ({"cache_read_input_tokens": 80, "cache_creation_input_tokens": 9}, (109, 80, 9)),
+        ({"cache_creation": {"ephemeral_5m_input_tokens": 4, "ephemeral_1h_input_tokens": 5}}, (29, 0, 9)),
+        ({"cached_tokens": 15}, (20, 15, 0)),
+        ({"prompt_cache_hit_tokens": 15}, (20, 15, 0)),
+        ({"prompt_tokens_details": {"cached_tokens": 80}}, (100, 80, 0)),
+    ],
+)
+def test_cached_tokens_are_part_of_the_input(more: dict[str, Any], counts: tuple[int, int, int]) -> None:
+    last = {"input_tokens": 20, "output_tokens": 9, **more}
+    _, decoder = read([START + TEXT + event("message_delta", delta={"stop_reason": "end_turn"}, usage=last)], turn())
+    assert decoder.answer is not None
+    assert (usage := decoder.answer.usage) is not None
+    assert (usage.input_tokens, usage.cached_tokens, usage.cache_write_tokens) == counts
+
+
 # --- failures ---------------------------------------------------------------------------------------------------
 
 
