@@ -127,15 +127,16 @@ def without_orphans(items: Sequence[Item]) -> Sequence[Item]:
 
 def abandoned(items: Sequence[Item]) -> list[Item]:
     """The calls of a client's own history that were cut off. Those that the client answered all the same are none."""
-    calls = [item for item in items if says_cut(item) or (is_call(item) and has_half_arguments(item))]
-    if not calls:
-        return calls
     answered = {answered_call_id(item) for item in items if is_output(item)}
-    return [call for call in calls if answered.isdisjoint(call_ids(call))]
+    calls = [item for item in items if is_call(item) and answered.isdisjoint(call_ids(item))]
+    # Only the arguments of these few have to be parsed.
+    return [call for call in calls if says_cut(call) or has_half_arguments(call)]
 
 
 def without_abandoned(items: Sequence[Item]) -> Sequence[Item]:
     """A client's history without the calls that were cut off, and without the reasoning that led only to them."""
-    calls: Collection[int] = {id(call) for call in abandoned(items)}
-    whole = [item for item in items if id(item) not in calls] if calls else items
-    return without_orphans(whole)
+    kinds = {item.get("type") for item in items}
+    if not kinds.isdisjoint(CALL_TYPES):
+        calls: Collection[int] = {id(call) for call in abandoned(items)}
+        items = [item for item in items if id(item) not in calls] if calls else items
+    return without_orphans(items) if "reasoning" in kinds else items

@@ -25,6 +25,8 @@ CHAT_SECRET, MESSAGES_SECRET = "chat_completions:", "anthropic:"
 _LONGEST_CHAT = 40
 #: Ids of this length, as OpenAI makes them for items, are random: no other item has them.
 _RANDOM = 40
+#: The values of `id`, `call_id` and the like in stored JSON.
+_IDS = re.compile(rb'id":"([^"\\]*(?:\\.[^"\\]*)*)"').findall
 _SHORT = re.compile(r"[A-Za-z0-9]{9}\Z")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -123,18 +125,32 @@ def _nine(call_id: str) -> str:
 # --- ids that the context has -----------------------------------------------------------------------------------
 
 
-def is_in_context(turn: Turn, name: str) -> bool:
-    """Whether an item of the context, or the turn's own input, already has this id or call id."""
-    if len(name) >= _RANDOM:
-        return False
-    if any(name in (item.get("id"), item.get("call_id")) for item in turn.input):
-        return True
-    quoted = orjson.dumps(name)
-    # Histories are long, and a loop costs less than a generator.
-    for link in turn.chain.links:  # noqa: SIM110
-        if quoted in link.output or quoted in link.input:
-            return True
-    return False
+class ContextIds:
+    """The ids of items and calls in a turn's context and its own input. They are collected when one is first looked up,
+    in one pass over the stored bytes: a search for each id would read a long history as often as an answer has items.
+    """
+
+    __slots__ = ("_given", "_stored", "_turn")
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._given: frozenset[str] | None = None
+        self._stored: set[bytes] = set()
+        """As JSON writes them."""
+
+    def __contains__(self, name: str) -> bool:
+        if len(name) >= _RANDOM:
+            return False
+        if self._given is None:
+            self._given = self._collected()
+        return name in self._given or (bool(self._stored) and orjson.dumps(name)[1:-1] in self._stored)
+
+    def _collected(self) -> frozenset[str]:
+        for link in self._turn.chain.links:
+            self._stored.update(_IDS(link.output))
+            self._stored.update(_IDS(link.input))
+        names = (item.get(member) for item in self._turn.input for member in ("id", "call_id"))
+        return frozenset(name for name in names if isinstance(name, str))
 
 
 def _digest(text: str) -> str:

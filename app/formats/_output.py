@@ -15,7 +15,7 @@ from app.contract.items import TEXT_TYPES, Item, is_call
 from app.contract.turn import Secret, Turn
 from app.errors import UpstreamBroken
 from app.formats._events import Emitter
-from app.formats._ids import is_in_context, made, made_call_id, usable_call_id
+from app.formats._ids import ContextIds, made, made_call_id, usable_call_id
 from app.formats._tool_call_stream import Call
 from app.formats._toolbox import Tool, Toolbox
 
@@ -27,6 +27,7 @@ class Output:
         self.items: list[Item] = []
         """Finished items."""
         self._turn = turn
+        self._in_context = ContextIds(turn)
         self._toolbox = Toolbox.of(turn)
         self._emitter = Emitter(sequence, len(turn.leading_items))
         self._events: list[bytes] = []
@@ -253,7 +254,7 @@ class Output:
     def _call_id(self, call: Call) -> str:
         """The upstream's id of the call; a new one if that is missing or repeated."""
         call_id = usable_call_id(call.id)
-        taken = any(item.get("call_id") == call_id for item in self.items) or is_in_context(self._turn, call_id)
+        taken = any(item.get("call_id") == call_id for item in self.items) or call_id in self._in_context
         return call_id if call_id and not taken else made_call_id(self._turn.id, self._emitter.output_index)
 
 

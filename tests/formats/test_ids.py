@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contract.items import TYPES, Item
+from app.contract.records import Chain
 from app.formats import _ids
-from app.formats._ids import Outgoing, chat_call_id, is_fit, usable_call_id, without_id
+from app.formats._ids import ContextIds, Outgoing, chat_call_id, is_fit, usable_call_id, without_id
 from app.sealing import PREFIX
+from tests.formats.conversations import answered, link, turn
 
 KINDS = sorted(TYPES)
 ids = st.one_of(
@@ -83,3 +85,12 @@ def test_calls_of_one_conversation_stay_apart() -> None:
 def test_a_made_id_begins_as_its_type_does(kind: str) -> None:
     assert _ids.made("resp_1", kind, 0).startswith(TYPES[kind].prefix)
     assert _ids.made("resp_1", kind, 0).startswith(TYPES[kind].checked_prefix)
+
+
+@given(st.text(min_size=1, max_size=30), st.text(min_size=1, max_size=30))
+def test_the_ids_of_a_context_are_those_of_its_items_and_calls(stored: str, given_id: str) -> None:
+    call = {"type": "function_call", "id": f"fc_{stored}", "call_id": stored, "name": "f", "arguments": '{"id":"a"}'}
+    taken = ContextIds(turn(answered(given_id), chain=Chain(links=(link(call),))))
+
+    assert all(name in taken for name in (stored, f"fc_{stored}", given_id))
+    assert all(name in (stored, given_id) for name in ("a", "f", "function_call") if name in taken)

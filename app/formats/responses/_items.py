@@ -81,10 +81,11 @@ class TakenIds:
     """The ids of the context and of the answer so far. Some upstreams number their items from the start in every turn,
     or give two calls one id."""
 
-    __slots__ = ("_calls", "_taken", "_turn")
+    __slots__ = ("_calls", "_in_context", "_taken", "_turn")
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
+        self._in_context = _ids.ContextIds(turn)
         self._taken: set[str] = set()
         self._calls: dict[str, str] = {}
         """The new ids of calls, by the upstream's. The upstream may answer its own calls."""
@@ -107,7 +108,7 @@ class TakenIds:
         self._taken.update(name for name in (item["id"], item.get("call_id")) if isinstance(name, str))
 
     def _has(self, name: str) -> bool:
-        return name in self._taken or _ids.is_in_context(self._turn, name)
+        return name in self._taken or name in self._in_context
 
 
 def bound(item: Item, original: Item, turn: Turn) -> Item:

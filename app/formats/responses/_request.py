@@ -106,17 +106,17 @@ def _chosen(keys: Iterable[str], turn: Turn, row: Channel, model: str) -> bytes:
 
 def _write_plainly(body: dict[str, Any]) -> None:
     """Replaces members that may be objects with the strings that they mean."""
-    if isinstance(body.get("instructions"), Mapping):
+    if isinstance(body.get("instructions"), dict):
         body["instructions"] = instructions_text(body["instructions"])
-    if isinstance(body.get("truncation"), Mapping):
+    if isinstance(body.get("truncation"), dict):
         body["truncation"] = body["truncation"].get("type", "disabled")
 
 
 def _write_text_format(body: dict[str, Any], row: Channel) -> None:
     """Replaces a format of the answer that the upstream does not take."""
     text = body.get("text")
-    form = text.get("format") if isinstance(text, Mapping) else None
-    if row.text_format == "schema" or not isinstance(form, Mapping):
+    form = text.get("format") if isinstance(text, dict) else None
+    if row.text_format == "schema" or not isinstance(form, dict):
         return
     fitting, said = fitted(form, row.text_format)
     if fitting is not form:
@@ -182,18 +182,17 @@ def _opened(item: Item) -> Item | None:
 
 def _with_input(body: Mapping[str, Any], turn: Turn, row: Channel) -> bytes:
     """The body with the context spliced in: stored JSON is not parsed."""
-    pieces: list[bytes | memoryview] = [orjson.dumps(body)[:-1]]
-    for piece in _fitted_input(turn, row):
-        pieces += (b"," if len(pieces) > 1 else b',"input":[', piece)
+    pieces = list(_fitted_input(turn, row))
+    separated: list[bytes | memoryview] = [b","] * max(0, 2 * len(pieces) - 1)
+    separated[::2] = pieces
     # In one go: each step between would be another copy of what may be large.
-    return b"".join((*pieces, b"]}" if len(pieces) > 1 else b',"input":[]}'))
+    return b"".join((orjson.dumps(body)[:-1], b',"input":[', *separated, b"]}"))
 
 
-def _fitted_input(turn: Turn, row: Channel) -> Iterator[bytes | memoryview]:
+def _fitted_input(turn: Turn, row: Channel) -> Iterable[bytes | memoryview]:
     """The context as this upstream takes it. It is parsed only for an upstream that needs other items."""
     if row.tools == "native" and row.message_order == "free" and row.item_ids == "given":
-        yield from _input(turn, row)
-        return
+        return _input(turn, row)
     items: Iterable[Item] = orjson.loads(b"[" + b",".join(_input(turn, row)) + b"]")
     if row.tools == "functions":
         items = history(items, turn)
@@ -201,18 +200,16 @@ def _fitted_input(turn: Turn, row: Channel) -> Iterator[bytes | memoryview]:
         items = _order.strict(items)
     if row.item_ids == "omit":
         items = map(without_id, items)
-    yield from map(orjson.dumps, items)
+    return map(orjson.dumps, items)
 
 
-def _input(turn: Turn, row: Channel) -> Iterator[bytes | memoryview]:
+def _input(turn: Turn, row: Channel) -> list[bytes | memoryview]:
     """The context as comma-separated pieces of JSON."""
     outgoing = _Outgoing(turn, row)
-    for position, link in enumerate(turn.chain.links):
-        if not (turn.chain.compacted and position == 0):
-            yield from outgoing.input_of(link)
-        yield from outgoing.output_of(link, position)
+    pieces: list[bytes | memoryview] = [*outgoing.stored()]
     if own := outgoing.given(turn.input):
-        yield memoryview(orjson.dumps(own))[1:-1]
+        pieces.append(memoryview(orjson.dumps(own))[1:-1])
+    return pieces
 
 
 class _Outgoing:
@@ -224,18 +221,46 @@ class _Outgoing:
         self._ids = Outgoing()
         self._left_out: set[str] = set()
         """Ids of calls that were cut off. An output that names one becomes text."""
+        self._brought = self._unsettled = True
+        """Whether an input may be brought from elsewhere, and whether an output may be unsettled."""
 
-    def input_of(self, link: Link) -> Iterable[bytes]:
+    def stored(self) -> Iterable[bytes]:
+        """The arrays of the chain."""
+        links = self._turn.chain.links
+        if not links:
+            return ()
+        self._brought = _any_of(_is_brought, [link.input for link in links])
+        self._unsettled = _any_of(_may_be_unsettled, [link.output for link in links])
+        if self._brought or self._unsettled or any(map(_may_differ, links)):
+            return self._fitted()
+        return self._exact()
+
+    def _exact(self) -> list[bytes]:
+        """All arrays as they are."""
+        chain = self._turn.chain
+        arrays = [array for link in chain.links for array in (link.input, link.output)]
+        return [array[1:-1] for array in arrays[1 if chain.compacted else 0 :] if len(array) > _EMPTY]
+
+    def _fitted(self) -> Iterator[bytes]:
+        """All arrays, parsed where something in them has to change."""
+        chain = self._turn.chain
+        for position, link in enumerate(chain.links):
+            if not (chain.compacted and position == 0):
+                yield from self._input_of(link)
+            yield from self._output_of(link, position)
+
+    def _input_of(self, link: Link) -> Iterable[bytes]:
         """A stored input. It is parsed only if it may hold what a client brought from elsewhere."""
-        if link.opaque or _is_brought(link.input) or (self._left_out and self._names_left_out(link.input)):
+        brought = (self._brought and _is_brought(link.input)) or (link.opaque and _may_be_opaque(link.input))
+        if brought or (self._left_out and self._names_left_out(link.input)):
             return map(orjson.dumps, self.given(orjson.loads(link.input)))
         return _spliced(link.input)
 
-    def output_of(self, link: Link, position: int) -> Iterable[bytes]:
+    def _output_of(self, link: Link, position: int) -> Iterable[bytes]:
         """A stored output. It is parsed only if something in it must not go to this upstream."""
         readable = link.family == self._row.family and self._row.encrypted_reasoning
         exact = not link.opaque or (readable and _is_native(link.output))
-        if link.status == "completed" and exact and not _is_unsettled(link.output):
+        if link.status == "completed" and exact and not (self._unsettled and _is_unsettled(link.output)):
             return _spliced(link.output)
         items = [with_arguments(item) for item in orjson.loads(link.output)]
         whole = replayed(items, link.status)
@@ -276,19 +301,45 @@ class _Outgoing:
         return _user_message(f"[Output of a tool call that was cut off]\n{text}")
 
 
+def _any_of(is_marked: Callable[[bytes], bool], arrays: Sequence[bytes]) -> bool:
+    """Whether one of the arrays is marked. Most histories have many small arrays without a mark: a search of several
+    together costs less than one of each."""
+    small = [array for array in arrays if len(array) <= _SMALL]
+    if len(small) < len(arrays) and any(is_marked(array) for array in arrays if len(array) > _SMALL):
+        return True
+    return any(is_marked(b"".join(small[at : at + _AT_ONCE])) for at in range(0, len(small), _AT_ONCE))
+
+
 def _is_brought(input: bytes) -> bool:
     """Whether a client's input has items of an earlier answer. A few searches of bytes cost less than a loop."""
     return b'"assistant"' in input or b'"id":"' in input or _CALLED in input
 
 
+def _may_differ(link: Link) -> bool:
+    """Whether something of a link must not go to some upstreams, whatever its bytes show."""
+    return bool(link.opaque) or link.status != "completed"
+
+
+def _may_be_opaque(input: bytes) -> bool:
+    return any(mark in input for mark in _OPAQUE)
+
+
 def _is_unsettled(output: bytes) -> bool:
     """Whether a stored output has calls without arguments, or calls that say they were cut off."""
-    return _CALLED in output and (
-        b'"arguments":""' in output or b'"status":"incomplete"' in output or b'"status":"in_progress"' in output
-    )
+    return _CALLED in output and _may_be_unsettled(output)
+
+
+def _may_be_unsettled(output: bytes) -> bool:
+    """The same without a look for calls, for many outputs at once."""
+    return b'"arguments":""' in output or b'"status":"in' in output
 
 
 _CALLED = b'_call"'
+_OPAQUE = tuple(b'"type":"%b"' % kind.encode() for kind in OPAQUE_TYPES)
+#: Length of an array without items.
+_EMPTY = len(b"[]")
+#: Arrays that are searched together, and the bytes of one from which on it is searched alone.
+_AT_ONCE, _SMALL = 64, 16 * 1024
 _REASONING = b'"type":"reasoning"'
 _LED_TO = (b'"type":"message"', _CALLED)
 _TRANSLATED = tuple(b'"encrypted_content":"%b' % secret.encode() for secret in (CHAT_SECRET, MESSAGES_SECRET))

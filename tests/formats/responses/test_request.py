@@ -27,6 +27,9 @@ SEALED: Item = {**PLAIN, "encrypted_content": f"{PREFIX}ab.cd"}
 COMPACTION: Item = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAA"}
 
 
+TEXT = {"type": "output_text", "annotations": []}
+
+
 def is_note(item: Item) -> bool:
     return item.get("role") == "user" and "compacted by another model server" in item["content"][0]["text"]
 
@@ -57,6 +60,32 @@ def test_messages_of_an_assistant_are_sent_in_their_full_form(content: Any, stor
 def test_an_item_in_its_full_form_is_sent_unchanged(answer: Item) -> None:
     assert sent(turn(answer)) == [answer]
     assert sent(turn(chain=Chain((link(answer, input=(answer,)),)))) == [answer, answer]
+
+
+@pytest.mark.parametrize("question", ["?", "?" * 20_000], ids=["small", "large"])
+@pytest.mark.parametrize("position", [0, 70, 99])
+def test_a_brought_message_in_a_long_history_is_sent_in_its_full_form(question: str, position: int) -> None:
+    asked = {"type": "message", "role": "user", "content": question}
+    brought = {"type": "message", "role": "assistant", "content": "brought"}
+    answer = {"type": "message", "role": "assistant", "content": [{**TEXT, "text": "answer"}]}
+    links = [link(answer, input=(asked, *([brought] if at == position else []))) for at in range(100)]
+
+    items = sent(turn(chain=Chain(tuple(links))))
+
+    expected: list[Item] = [item for _ in links for item in (asked, answer)]
+    expected.insert(2 * position + 1, {**brought, "content": [{**TEXT, "text": "brought"}]})
+    assert items == expected
+
+
+@pytest.mark.parametrize("position", [0, 70, 99])
+def test_a_call_without_arguments_in_a_long_history_gets_an_empty_object(position: int) -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "", "status": "completed"}
+    answer = {"type": "message", "role": "assistant", "content": [{**TEXT, "text": "answer"}]}
+    links = [link(call if at == position else answer) for at in range(100)]
+
+    items = sent(turn(chain=Chain(tuple(links))))
+
+    assert items == [{**call, "arguments": "{}"} if at == position else answer for at in range(100)]
 
 
 def test_stored_items_are_spliced_as_bytes() -> None:
