@@ -140,12 +140,14 @@ class EventReader:
 
 
 def plain_object(data: bytes) -> JSON | None:
-    """The object in strict JSON that begins with a brace; None if it has to be read with more care."""
+    """The object in strict JSON; None if the data has to be read with more care."""
     try:
-        value: JSON = orjson.loads(data)
+        value = orjson.loads(data)
     except ValueError:
         return None
-    return value if len(data) <= _FLAT else None
+    if len(data) > _FLAT and nesting.may_exceed(data, 0, len(data), nesting.FROM_UPSTREAMS):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def data_of(raw: bytes) -> tuple[str | None, bytes | None]:

@@ -25,6 +25,7 @@ from app.formats._reader import (
     is_keep_alive,
     objects,
     pass_over,
+    plain_object,
     says_failure,
 )
 from app.formats.responses import _answer
@@ -233,13 +234,23 @@ class ResponsesDecoder:
         name, data = data_of(raw)
         if not data or is_done(data):
             return
+        value = plain_object(data)
+        if value is not None:
+            self._read_object(value, name, raw, out)
+        else:
+            self._read_loose(data, name, raw, out)
+
+    def _read_loose(self, data: bytes, name: str | None, raw: bytes, out: list[bytes]) -> None:
         strict = _is_strict(data)
         self._loose = self._loose or not strict
         for value in objects(data, name):
-            if not (_is_bare(value) and is_keep_alive(name, value)):
-                event = _event(value, name)
-                # What leaves is strict JSON.
-                self._handle(event, raw if strict else sse.encode(event)[:-2], out)
+            self._read_object(value, name, raw if strict else None, out)
+
+    def _read_object(self, value: Event, name: str | None, raw: bytes | None, out: list[bytes]) -> None:
+        if not (_is_bare(value) and is_keep_alive(name, value)):
+            event = _event(value, name)
+            # What leaves is strict JSON.
+            self._handle(event, sse.encode(event)[:-2] if raw is None else raw, out)
 
     def _handle(self, event: Event, raw: bytes, out: list[bytes]) -> None:
         kind = event["type"]
@@ -271,7 +282,8 @@ class ResponsesDecoder:
     def _output(self, event: Event, raw: bytes, out: list[bytes]) -> None:
         """Relays an output event: as raw bytes if nothing in it has to change."""
         self.accepted = True
-        self._release(out, cut=False)
+        if self._repair is not None or self._held is not None:
+            self._release(out, cut=False)
         if self._repair is None and not self._conformance.conforms(event, self._backlog.last):
             self._start_repair()
         if self._repair is not None:
@@ -445,8 +457,8 @@ class _Backlog:
         if not self.whole or not self._pieces:
             return None
         piece = self._pieces[-1]
-        begins = piece.rfind(b"\n\n", 0, -2) + 2 if b"\n\n" in piece[:-2] else 0
-        return _name(piece[begins:])
+        before = piece.rfind(b"\n\n", 0, -2)
+        return _name(piece[before + 2 if before >= 0 else 0 :])
 
     def events(self) -> Iterator[Event]:
         for piece in self._pieces:
@@ -463,6 +475,8 @@ def _name(raw: bytes) -> str | None:
 def _event(value: Event, name: str | None) -> Event:
     """The event with a type of this API, if it has one: its own, else its name."""
     kind = value.get("type")
+    if isinstance(kind, str) and kind.startswith(_OURS) and kind.rpartition(".")[0] not in _ALIASES:
+        return value
     if not isinstance(kind, str) or (not kind.startswith(_OURS) and name is not None and name.startswith(_OURS)):
         kind = name or ("error" if value.get("error") else "")
     if name == "error" and not kind.startswith(_OURS):
@@ -474,7 +488,7 @@ def _event(value: Event, name: str | None) -> Event:
 
 def _is_bare(event: Event) -> bool:
     """Whether an event belongs to no item."""
-    return event.keys().isdisjoint(("item", "item_id", "output_index"))
+    return "output_index" not in event and "item_id" not in event and "item" not in event
 
 
 def _is_strict(data: bytes) -> bool:
