@@ -12,15 +12,16 @@ import orjson
 from app.channels.affinity import Affinity
 from app.channels.model_facts import KnownFacts
 from app.channels.selection import Channels, SelectedChannel
-from app.contract.items import Item, is_output
+from app.contract.items import Item, is_output, offers_tools, unanswered
 from app.contract.records import Chain, Link
 from app.contract.redaction import redacted_items
 from app.contract.response import Echo
-from app.contract.token_estimate import estimate_items
+from app.contract.token_estimate import estimate_context, estimate_items, estimate_json
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import (
     CompactionFailed,
+    ContextTooLong,
     FormatNotServed,
     InvalidRequest,
     Unavailable,
@@ -41,11 +42,19 @@ from app.relay.attempts import (
     posted,
 )
 from app.relay.compaction.context import Contexts
-from app.relay.compaction.folding import DEFAULT_WINDOW
+from app.relay.compaction.folding import DEFAULT_WINDOW, room
 from app.relay.compaction.native_ways import TRIGGER, NativeWays
-from app.relay.compaction.plan import CompactionSettings, Plan, divide
-from app.relay.compaction.sealed_item import Native, is_summary, portable, seal_items, seal_native, summary_message
-from app.relay.compaction.summary import estimated, summarise
+from app.relay.compaction.plan import INSTRUCTION, CompactionSettings, Plan, divide
+from app.relay.compaction.sealed_item import (
+    Native,
+    is_summary,
+    portable,
+    seal_items,
+    seal_native,
+    summary_message,
+    text_message,
+)
+from app.relay.compaction.summary import Summary, estimated, is_no_summary, summarise, summary_limit, summary_of
 from app.relay.streaming.transport import ThreadTransport
 from app.request_watch import INTERRUPTIONS, Watch
 from app.schemas.create import CompactRequest
@@ -222,16 +231,13 @@ class CompactionService:
         settings, model = task.settings, self._channels.compaction.model or task.turn.model
 
         def read(items: Sequence[Item], limit: int) -> tuple[Turn, Answer, TurnAttempt]:
-            turn = replace(task.internal(model, items, {"max_output_tokens": limit}), stream=True)
-            for_family, on_attempt, watch = task.contexts.for_family, task.on_attempt, task.watch
-            with self._limited(task):
-                attempts = TurnAttempts(turn, self._channels, for_family, on_attempt, watch, task.affinity)
-                return turn, *attempts.first(StreamedInside(watch, self._transport))
+            return self._read(task, task.internal(model, items, {"max_output_tokens": limit}))
 
         try:
-            summary = summarise(
-                plan.old, settings.instructions, settings.max_tokens, self._window(task.turn, model), read
-            )
+            summary = self._shared_summary(task, plan) if model == task.turn.model else None
+            if summary is None:
+                window = self._facts.facts(model).context_window or DEFAULT_WINDOW
+                summary = summarise(plan.old, settings.instructions, settings.max_tokens, window, read)
         except FormatNotServed as error:
             raise _not_supported(model) from error
         except INTERRUPTIONS:
@@ -247,10 +253,33 @@ class CompactionService:
         context = [summary_message(summary.text), *plan.verbatim] if useful else history
         return _CompactionPass("summary", context, summary.usage, channel=summary.channel, note=summary.note)
 
-    def _window(self, turn: Turn, model: str) -> int:
-        """Tokens that a model reads: the table's word or the upstream's, else what it has read in this chain."""
-        read = _tokens_read(turn) if model == turn.model else 0
-        return self._facts.facts(model).context_window or max(read, DEFAULT_WINDOW)
+    def _shared_summary(self, task: _Task, plan: Plan) -> Summary | None:
+        """A summary by the conversation's own model: its last request to the byte, followed by one instruction, so that
+        the provider's cache pays for most of it. None when that does not fit, or when the model goes on with the
+        conversation instead.
+        """
+        window = self._facts.facts(task.turn.model).context_window
+        limit = task.settings.max_tokens or summary_limit(plan.old, window or DEFAULT_WINDOW)
+        instruction = text_message("user", task.settings.instructions or INSTRUCTION)
+        turn = task.continued(instruction, limit)
+        if unanswered(task.history) or not _fits(turn, limit, window):
+            return None
+        try:
+            turn, answer, answered = self._read(task, turn)
+        except ContextTooLong:
+            return None
+        if answer.status != "failed" and is_no_summary(answer):
+            return None
+        usage = answer.usage or estimated(turn.input, answer)
+        return Summary(summary_of(answer), answered.selected.channel.name, usage)
+
+    def _read(self, task: _Task, turn: Turn) -> tuple[Turn, Answer, TurnAttempt]:
+        """The answer to an internal turn. Raises GatewayError."""
+        turn = replace(turn, stream=True)
+        for_family, on_attempt, watch = task.contexts.for_family, task.on_attempt, task.watch
+        with self._limited(task):
+            attempts = TurnAttempts(turn, self._channels, for_family, on_attempt, watch, task.affinity)
+            return turn, *attempts.first(StreamedInside(watch, self._transport))
 
     def _limited(self, task: _Task) -> AbstractContextManager[None]:
         """A timeout for one pass with all its attempts."""
@@ -299,8 +328,7 @@ class _Task:
 
     def internal(self, model: str, items: Sequence[Item], request: Mapping[str, Any] | None = None) -> Turn:
         """An internal turn: it is not stored and no client sees it."""
-        if request is None:
-            request = {name: self.turn.request[name] for name in _SAME_AS_TURN if name in self.turn.request}
+        request = self._settings() if request is None else request
         return replace(
             self.turn,
             model=model,
@@ -312,6 +340,27 @@ class _Task:
             stream=False,
             leading_items=(),
         )
+
+    def continued(self, instruction: Item, limit: int) -> Turn:
+        """The turn's last request, with the instruction as its new input."""
+        request = self._settings()
+        text = {name: value for name, value in request.get("text", {}).items() if name != "format"}
+        chained = bool(self.turn.chain.links)
+        has_tools = bool(request.get("tools")) or any(map(offers_tools, self.history))
+        turn = self.internal(
+            self.turn.model,
+            [instruction] if chained else [*self.history, instruction],
+            {
+                **{name: value for name, value in request.items() if name != "text"},
+                **({"text": text} if text else {}),
+                **({"tool_choice": "none"} if has_tools else {}),
+                "max_output_tokens": limit,
+            },
+        )
+        return replace(turn, chain=self.turn.chain) if chained else turn
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: self.turn.request[name] for name in _SAME_AS_TURN if name in self.turn.request}
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,10 +408,14 @@ def pseudo_chain(turn: Turn, compacted: Compacted) -> Chain:
     )
 
 
-def _tokens_read(turn: Turn) -> int:
-    """Tokens that the model of the turn has read before, as its upstream counted them."""
+def _fits(turn: Turn, limit: int, window: int | None) -> bool:
+    """Whether the model can read its last request again, and write a summary."""
     tip = turn.chain.tip
-    return (tip.input_tokens or 0) + (tip.output_tokens or 0) if tip is not None else 0
+    if window is None and tip is not None and tip.input_tokens:
+        # It has just read that much, and nothing tells how much more it could.
+        return True
+    tokens = estimate_context(turn.chain, turn.input) + estimate_json(turn.echo.shared_settings())
+    return tokens <= room(window or DEFAULT_WINDOW, limit)
 
 
 def _is_client_item(item: Item) -> bool:

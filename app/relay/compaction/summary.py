@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.contract.items import Item
+from app.contract.items import CALL_TYPES, Item
 from app.contract.token_estimate import estimate_items
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
@@ -53,7 +53,7 @@ def summarise(
     instruction = text_message("user", instructions or INSTRUCTION)
     text, channel, usage, left_out = "", "", Usage(), 0
     while True:
-        limit = max_tokens or _limit(items, window)
+        limit = max_tokens or summary_limit(items, window)
         # The summary so far and the new one have the same limit.
         summaries = 2 * limit if text or _is_long(left, window) else limit
         folded = fold(left, room(window, estimate_items([instruction]), summaries), passes)
@@ -76,28 +76,37 @@ def summarise(
     return Summary(text, channel, usage, {**note, "left_out": left_out} if left_out else note)
 
 
+def is_no_summary(answer: Answer) -> bool:
+    """Whether an answer is no summary: it calls tools, or says nothing."""
+    return not _text(answer) or any(item.get("type") in CALL_TYPES for item in answer.output)
+
+
 def summary_of(answer: Answer) -> str:
     """Raises CompactionFailed for an answer without text."""
     if answer.status == "failed":
         message = (answer.error or {}).get("message") or "the model's server failed."
         raise CompactionFailed(f"The compaction failed: {message}")
-    text = "".join(
+    text = _text(answer)
+    if not text:
+        raise CompactionFailed("The compaction failed: the model's summary was empty.")
+    return text
+
+
+def _text(answer: Answer) -> str:
+    return "".join(
         part.get("text", "")
         for item in answer.output
         if item.get("type") == "message"
         for part in item.get("content", ())
         if part.get("type") == "output_text"
     ).strip()
-    if not text:
-        raise CompactionFailed("The compaction failed: the model's summary was empty.")
-    return text
 
 
 def estimated(input_items: Sequence[Item], answer: Answer) -> Usage:
     return Usage(input_tokens=estimate_items(input_items), output_tokens=estimate_items(answer.output), estimated=True)
 
 
-def _limit(items: Sequence[Item], window: int) -> int:
+def summary_limit(items: Sequence[Item], window: int) -> int:
     """A quarter of what the summary replaces, and of the window, which must hold the summary beside the history."""
     quarter = min(estimate_items(items) // 4, window // 4)
     return min(_MAX_LIMIT, max(_MIN_LIMIT, quarter))

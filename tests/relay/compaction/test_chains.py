@@ -53,7 +53,12 @@ def test_a_chain_is_read_from_its_newest_compaction_on(compaction_gateway: Compa
         "gpt-plain", previous_response_id=compaction_gateway.talk("gpt-plain", 2, 5, first["id"]), input="Now?"
     )
     compaction_gateway.create("gpt-plain", "And then?", second["id"])
-    assert [facts(text) for text in users(compaction_gateway.given)] == [numbered(1, 2, 3, 4, 5), numbered(6), [], []]
+    assert [facts(text) for text in users(compaction_gateway.given)] == [
+        numbered(1, 2, 3, 4, 5, 6),
+        numbered(6),
+        [],
+        [],
+    ]
     assert users(compaction_gateway.given)[-2:] == ["Now?", "And then?"]
 
 
@@ -107,7 +112,7 @@ def test_a_reference_to_an_item_brings_what_it_opens_to(compaction_gateway: Comp
     _, response = compacted(compaction_gateway, "gpt-plain")
     reference = {"type": "item_reference", "id": response["output"][0]["id"]}
     compaction_gateway.create("gpt-plain", [reference, user("And then?")])
-    assert users(compaction_gateway.given)[0].endswith("Known: fact-1, fact-2, fact-3")
+    assert "Known: fact-1, fact-2, fact-3" in users(compaction_gateway.given)[0]
 
 
 @pytest.mark.parametrize("model", NATIVE)

@@ -88,8 +88,8 @@ def test_the_answer_is_given_over_the_summary_and_the_newest_turn(
 ) -> None:
     compaction_gateway.compact(model, previous_response_id=compaction_gateway.talk(model, 4), input="And now?")
     user_messages = users(compaction_gateway.given)
-    assert [facts(text) for text in user_messages] == [numbered(1, 2, 3), numbered(4), []]
-    assert user_messages[0].endswith("Known: fact-1, fact-2, fact-3")
+    assert [facts(text) for text in user_messages] == [numbered(1, 2, 3, 4), numbered(4), []]
+    assert user_messages[0].endswith("Known: fact-1, fact-2, fact-3, fact-4")
     assert user_messages[1:] == [f"Note fact-4.{FILLER}", "And now?"]
 
 
@@ -354,7 +354,7 @@ def test_a_call_that_broke_off_does_not_block_the_conversation(compaction_gatewa
     assert "function_call" not in kinds(compaction_gateway.given)
 
 
-def test_images_and_files_are_named_in_the_summary_pass(compaction_gateway: CompactionGateway) -> None:
+def test_the_conversations_own_model_sees_its_images_and_files_again(compaction_gateway: CompactionGateway) -> None:
     parts = [
         {"type": "input_image", "image_url": "https://example.org/cat.png"},
         {"type": "input_image", "image_url": "data:image/png;base64,QUFBQQ=="},
@@ -363,10 +363,7 @@ def test_images_and_files_are_named_in_the_summary_pass(compaction_gateway: Comp
     compaction_gateway.compact(
         "gpt-plain", input=[{"type": "message", "role": "user", "content": parts}, assistant("I see.")]
     )
-    sent = str(compaction_gateway.given)
-    assert all(name in sent for name in ("https://example.org/cat.png", "[image]", "plan.pdf"))
-    assert "QUFB" not in sent
-    assert "QkJC" not in sent
+    assert compaction_gateway.given[0]["content"] == parts
 
 
 def test_a_foreign_item_is_tried_and_then_becomes_a_note_to_the_summarising_model(
@@ -383,11 +380,13 @@ def test_a_foreign_item_is_tried_and_then_becomes_a_note_to_the_summarising_mode
 # --- when it fails ----------------------------------------------------------------------------------------------
 
 FAILURES = {
-    "an error": refusal(500, "Out of order."),
-    "a refusal": refusal(400, "Not that.", "invalid_prompt"),
-    "nothing": answering_with("  "),
-    "a failed response": retold(
-        lambda body: {**body, "status": "failed", "error": {"code": "server_error", "message": "Broken."}}
+    "an error": (refusal(500, "Out of order."), 1),
+    "a refusal": (refusal(400, "Not that.", "invalid_prompt"), 1),
+    # An empty summary is tried once more.
+    "nothing": (answering_with("  "), 2),
+    "a failed response": (
+        retold(lambda body: {**body, "status": "failed", "error": {"code": "server_error", "message": "Broken."}}),
+        1,
     ),
 }
 failing = pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
@@ -401,7 +400,7 @@ def test_a_compaction_that_was_demanded_fails_clearly_and_changes_nothing(
     last = compaction_gateway.talk("gpt-plain", 3)
     bodies = [(COMPACT, "And now?"), ("/responses", [TRIGGER])]
     for path, new_input in bodies:
-        compaction_gateway.first.enqueue(failure)
+        compaction_gateway.first.enqueue(failure[0], times=failure[1])
         answer = compaction_gateway.post(
             path, model="gpt-plain", previous_response_id=last, input=new_input, stream=stream
         )
@@ -416,7 +415,7 @@ def test_a_compaction_that_was_only_due_fails_silently(
     compaction_gateway: CompactionGateway, failure: Any, stream: bool
 ) -> None:
     last = compaction_gateway.talk("gpt-plain", 8)
-    compaction_gateway.first.enqueue(failure)
+    compaction_gateway.first.enqueue(failure[0], times=failure[1])
     body = {"model": "gpt-plain", "previous_response_id": last, "input": "And now?", "context_management": [LOW]}
     response = answered(compaction_gateway, "/responses", stream, **body)
     assert kinds(response["output"]) == ["message"]
@@ -516,4 +515,4 @@ def test_only_the_channel_that_goes_on_compacts_natively(compaction_gateway: Com
     )
     assert kinds(response["output"]) == ["compaction", "message"]
     assert not compaction_gateway.second.requests
-    assert users(compaction_gateway.given)[0].endswith("Known: fact-1, fact-2, fact-3")
+    assert "Known: fact-1, fact-2, fact-3" in users(compaction_gateway.given)[0]

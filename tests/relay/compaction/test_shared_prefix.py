@@ -1,0 +1,95 @@
+"""The summary pass of the conversation's own model: its last request again, and one instruction at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.relay.compaction.conftest import (
+    FORMATS,
+    CompactionGateway,
+    facts,
+    items_of,
+    requests_summary,
+    summarising,
+)
+from tests.upstream import retold
+
+JSON = dict[str, Any]
+LOOK = {
+    "type": "function",
+    "name": "look",
+    "description": "Looks.",
+    "parameters": {"type": "object", "properties": {"at": {"type": "string"}}},
+    "strict": False,
+}
+CALL = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "look", "arguments": "{}"}
+SETTINGS: JSON = {"instructions": "You are terse.", "tools": [LOOK]}
+MODELS = [model for name, model in FORMATS.items() if name != "demo"]
+
+
+def talk(gateway: CompactionGateway, model: str) -> str:
+    """Three turns with instructions and a tool; the id of the last one."""
+    last: str | None = None
+    for number in range(1, 4):
+        last = gateway.create(model, f"Note fact-{number}. {'word ' * 50}", last, **SETTINGS)["id"]
+    assert last is not None
+    return last
+
+
+def test_the_pass_begins_with_the_last_request_to_the_byte(compaction_gateway: CompactionGateway) -> None:
+    for model in MODELS:
+        last = talk(compaction_gateway, model)
+        request = compaction_gateway.first.bodies[-1]
+        compaction_gateway.first.always(summarising)
+        compaction_gateway.compact(model, previous_response_id=last, input="And now?", **SETTINGS)
+        summary = next(body for body in reversed(compaction_gateway.first.bodies) if requests_summary(body))
+        assert orjson.dumps(items_of(summary)[: len(items_of(request))]) == orjson.dumps(items_of(request))
+        for member in ("instructions", "system", "tools"):
+            assert summary.get(member) == request.get(member)
+        assert summary["tool_choice"] in ("none", {"type": "none"})
+        compaction_gateway.first.reset()
+
+
+def test_a_client_that_keeps_the_conversation_shares_it_too(compaction_gateway: CompactionGateway) -> None:
+    items: list[JSON] = [{"role": "user", "content": f"Note fact-1. {'word ' * 50}"}]
+    items += compaction_gateway.create("gpt-plain", items, store=False, **SETTINGS)["output"]
+    request = compaction_gateway.first.bodies[-1]
+    items += [{"role": "user", "content": "Note fact-2."}, {"type": "compaction_trigger"}]
+    compaction_gateway.create("gpt-plain", items, store=False, **SETTINGS)
+    assert compaction_gateway.given[: len(request["input"])] == request["input"]
+
+
+def test_a_model_that_goes_on_with_its_work_gets_the_history_as_text(compaction_gateway: CompactionGateway) -> None:
+    last = talk(compaction_gateway, "gpt-plain")
+    compaction_gateway.first.enqueue(retold(lambda body: {**body, "output": [CALL]}))
+    compaction_gateway.first.always(summarising)
+    response = compaction_gateway.compact("gpt-plain", previous_response_id=last, input="And now?", **SETTINGS)
+    shared, rendered = [body for body in compaction_gateway.first.bodies if requests_summary(body)]
+    assert shared["tools"]
+    assert "tools" not in rendered
+    assert response["output"][0]["type"] == "compaction"
+    assert set(facts({"input": compaction_gateway.given})) >= {"fact-1", "fact-2", "fact-3"}
+
+
+def test_a_wanted_format_of_the_answer_is_none_of_the_summary(compaction_gateway: CompactionGateway) -> None:
+    last = talk(compaction_gateway, "gpt-plain")
+    schema = {"type": "json_schema", "name": "answer", "schema": {"type": "object"}, "strict": False}
+    text = {"format": schema, "verbosity": "low"}
+    compaction_gateway.compact("gpt-plain", previous_response_id=last, input="And now?", text=text, **SETTINGS)
+    summary = next(body for body in compaction_gateway.first.bodies if requests_summary(body))
+    assert summary["text"] == {"verbosity": "low"}
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_calls_that_wait_are_not_sent_again(compaction_gateway: CompactionGateway, cut: bool) -> None:
+    last = talk(compaction_gateway, "gpt-plain")
+    status = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}} if cut else {}
+    compaction_gateway.first.enqueue(retold(lambda body: {**body, "output": [CALL], **status}))
+    waiting = compaction_gateway.create("gpt-plain", "Look.", last, **SETTINGS)
+    compaction_gateway.first.always(summarising)
+    compaction_gateway.compact("gpt-plain", previous_response_id=waiting["id"], **SETTINGS)
+    summary = next(body for body in compaction_gateway.first.bodies if requests_summary(body))
+    assert "function_call" not in [item["type"] for item in summary["input"]]
