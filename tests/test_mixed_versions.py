@@ -54,6 +54,8 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, upstream: ScriptedUpstream) 
     ]
     gateway = Gateway(directory, channels, secret_key=OLD["secret_key"])
     gateway.token = OLD["token"]
+    # The steps since then are additive: the old workers go on while the operator upgrades.
+    gateway.command("db", "upgrade")
     with gateway:
         yield gateway
 

@@ -130,8 +130,8 @@ def read_list(body: bytes) -> ListedModels:
         facts = _facts(entry)
         for name in _names_of(entry):
             known[name] = known.get(name, NOTHING).or_else(facts)
-    names = tuple(dict.fromkeys(entry["id"] for entry in entries if isinstance(entry.get("id"), str)))
-    only = replace(known[names[0]], display_name=None) if len(names) == 1 else NOTHING
+    names = tuple(dict.fromkeys(entry["id"] for entry in entries if isinstance(entry.get("id"), str) and entry["id"]))
+    only = replace(known.get(names[0], NOTHING), display_name=None) if len(names) == 1 else NOTHING
     server = _facts(listing) if isinstance(listing, dict) and not entries else NOTHING
     return ListedModels(names, known, server.or_else(only), _further(entries, known.values()))
 

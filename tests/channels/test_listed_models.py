@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.channels.listed_models import ListedModels, read_list
@@ -168,6 +168,7 @@ _leaves = (
 _json = st.recursive(_leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_names, inner, max_size=6))
 
 
+@example([{"id": ""}])
 @given(_json)
 def test_any_json_is_read_without_an_error(value: Any) -> None:
     listed = _read({"data": [value, {"id": "m", "max_model_len": 9, "capabilities": value}], "models": value})
