@@ -126,7 +126,9 @@ def _children(ids: Sequence[str]) -> str | None:
 def _compaction(note: Mapping[str, Any]) -> str:
     if "failed" in note:
         return _joined(f"failed: {note['failed']}", note.get("message"))
-    return _joined(compaction_note(note), note.get("strategy"), note.get("channel"))
+    passes = f"{note['passes']} passes" if "passes" in note else None
+    left_out = f"{note['left_out']:,} characters left out" if "left_out" in note else None
+    return _joined(compaction_note(note), note.get("strategy"), note.get("channel"), passes, left_out)
 
 
 def _joined(*facts: object) -> str:

@@ -117,6 +117,7 @@ def test_a_much_smaller_window_ends_as_well_and_says_what_was_left_out(compactio
     compaction_gateway.first.always(within(5 * 8192))
     answer = compaction_gateway.post("/responses/compact", model="gpt-plain", input=long_history(2_000_000))
     assert answer.status_code == 200, answer.text[:500]
+    assert "characters left out" in compaction_gateway.gateway.command("show", answer.json()["id"])
     shown = orjson.loads(compaction_gateway.gateway.command("show", answer.json()["id"], "--json"))
     assert shown["compaction"]["left_out"] > 1_000_000
     assert shown["compaction"]["passes"] <= MAX_PASSES
