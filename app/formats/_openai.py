@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from time import time
@@ -144,23 +144,27 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 #: The members of a usage object that count the same, over all servers. The largest count of a row is the one.
-_INPUT = ("input_tokens", "prompt_tokens", "promptTokenCount")
-_OUTPUT = ("output_tokens", "completion_tokens", "candidatesTokenCount")
-_TOTAL = ("total_tokens", "totalTokenCount")
-_READ = (
-    *("cached_tokens", "cached_input_tokens", "num_cached_tokens"),
-    # Anthropic, Qwen and Bedrock
-    *("cache_read_input_tokens", "cache_read_tokens", "cacheReadInputTokens"),
-    # DeepSeek
-    "prompt_cache_hit_tokens",
-    # Gemini
-    *("cachedContentTokenCount", "cached_content_token_count", "total_cached_tokens"),
+_INPUT = frozenset({"input_tokens", "prompt_tokens", "promptTokenCount"})
+_OUTPUT = frozenset({"output_tokens", "completion_tokens", "candidatesTokenCount"})
+_TOTAL = frozenset({"total_tokens", "totalTokenCount"})
+_READ = frozenset(
+    {
+        *("cached_tokens", "cached_input_tokens", "num_cached_tokens"),
+        # Anthropic, Qwen and Bedrock
+        *("cache_read_input_tokens", "cache_read_tokens", "cacheReadInputTokens"),
+        # DeepSeek
+        "prompt_cache_hit_tokens",
+        # Gemini
+        *("cachedContentTokenCount", "cached_content_token_count", "total_cached_tokens"),
+    }
 )
-_WRITTEN = (
-    *("cache_write_tokens", "cache_write_input_tokens", "cacheWriteInputTokens"),
-    *("cache_creation_input_tokens", "cache_creation_tokens"),
+_WRITTEN = frozenset(
+    {
+        *("cache_write_tokens", "cache_write_input_tokens", "cacheWriteInputTokens"),
+        *("cache_creation_input_tokens", "cache_creation_tokens"),
+    }
 )
-_REASONING = ("reasoning_tokens", "thinking_tokens", "thoughtsTokenCount")
+_REASONING = frozenset({"reasoning_tokens", "thinking_tokens", "thoughtsTokenCount"})
 #: Objects inside of the usage that may hold those members.
 _DETAILS_IN = ("input_tokens_details", "prompt_tokens_details", "input_token_details", "prompt_token_details")
 _DETAILS_OUT = ("output_tokens_details", "completion_tokens_details")
@@ -180,7 +184,7 @@ def usage(value: object) -> Usage | None:
     if "candidatesTokenCount" in value:
         # Gemini counts its thoughts beside the answer.
         total_out += reasoning
-    if _are_beside(read + written, total_in, total_out, largest(value, _TOTAL)):
+    if read + written > 0 and _are_beside(read + written, total_in, total_out, largest(value, _TOTAL)):
         total_in += read + written
     return Usage(total_in, read, written, total_out, reasoning)
 
@@ -188,7 +192,8 @@ def usage(value: object) -> Usage | None:
 def cached(value: Mapping[str, Any]) -> tuple[int, int]:
     """The tokens of a usage object that were read from the cache, and those that were written to it."""
     written = _in_details(value, _DETAILS_IN, _WRITTEN)
-    return _in_details(value, _DETAILS_IN, _READ), written or max(map(_by_lifetime, _holders(value, _DETAILS_IN)))
+    read = _in_details(value, _DETAILS_IN, _READ)
+    return read, written or max([_by_lifetime(holder) for holder in _holders(value, _DETAILS_IN)])
 
 
 def later(known: Usage | None, newer: Usage | None) -> Usage | None:
@@ -203,9 +208,11 @@ def later(known: Usage | None, newer: Usage | None) -> Usage | None:
     )
 
 
-def largest(holder: Mapping[str, Any], names: Sequence[str]) -> int | None:
+def largest(holder: Mapping[str, Any], names: Collection[str]) -> int | None:
     """The largest count under these names; None if there is none. Gateways send zeros under the names of other APIs."""
-    return max((holder[name] for name in names if is_count(holder.get(name))), default=None)
+    # A usage object has few members, and there are many names.
+    counts = [count for name, count in holder.items() if name in names and is_count(count)]
+    return max(counts) if counts else None
 
 
 def _are_beside(cached: int, total_in: int, total_out: int, total: int | None) -> bool:
@@ -213,13 +220,13 @@ def _are_beside(cached: int, total_in: int, total_out: int, total: int | None) -
     return cached > total_in or (cached > 0 and total == total_in + cached + total_out)
 
 
-def _in_details(value: Mapping[str, Any], details: Sequence[str], names: Sequence[str]) -> int:
-    return max(largest(holder, names) or 0 for holder in _holders(value, details))
+def _in_details(value: Mapping[str, Any], details: Sequence[str], names: Collection[str]) -> int:
+    return max([largest(holder, names) or 0 for holder in _holders(value, details)])
 
 
 def _holders(value: Mapping[str, Any], details: Sequence[str]) -> list[Mapping[str, Any]]:
     """The usage object and the objects with its details."""
-    return [value, *(holder for name in details if isinstance(holder := value.get(name), dict))]
+    return [value, *[holder for name in details if isinstance(holder := value.get(name), dict)]]
 
 
 def _by_lifetime(holder: Mapping[str, Any]) -> int:

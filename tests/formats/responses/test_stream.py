@@ -40,6 +40,11 @@ texts = words.map(lambda text: {"type": "output_text", "text": text, "annotation
 refusals = words.map(lambda text: {"type": "refusal", "refusal": text})
 
 
+def _is_no_blank(text: str) -> bool:
+    """A call whose arguments are blank has none, so that its stream is no exact one."""
+    return bool(text.strip(" \t\r\n"))
+
+
 def items_of(kind: str, **members: st.SearchStrategy[Any]) -> st.SearchStrategy[Item]:
     return st.fixed_dictionaries({"type": st.just(kind), **members})
 
@@ -52,7 +57,7 @@ some_items = st.lists(
         ),
         items_of("message", role=st.just("assistant"), status=completed, content=refusals.map(lambda part: [part])),
         items_of("reasoning", summary=words.map(lambda text: [{"type": "summary_text", "text": text}])),
-        items_of("function_call", name=words, arguments=words, status=completed),
+        items_of("function_call", name=words, arguments=words.filter(_is_no_blank), status=completed),
         items_of("custom_tool_call", name=words, input=words),
     ),
     max_size=4,
