@@ -123,6 +123,13 @@ class Outcome:
     """A compaction's strategy, context tokens before and after, usage of the pass, or its failure."""
 
 
+class UpstreamResponse(NamedTuple):
+    """A response under the id that its upstream gave it. Only channels of the family know this id."""
+
+    id: str
+    family: str
+
+
 class Link(NamedTuple):
     """One stored response of a chain. A tuple, because a long conversation has thousands."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.contract.items import Item
-from app.contract.records import Chain
+from app.contract.records import Chain, UpstreamResponse
 from app.contract.response import Echo
 from app.contract.usage import Usage
 from app.errors import UpstreamError
@@ -39,6 +39,8 @@ class Turn:
     """The turn's own new items, references resolved."""
     echo: Echo
     chain: Chain = field(default_factory=Chain)
+    comparison: UpstreamResponse | None = None
+    """The earlier response whose cache the client wants compared: `prompt_cache_options.comparison_response_id`."""
     store: bool = True
     stream: bool = False
     leading_items: Sequence[Item] = ()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.contract.channel import Channel
-from app.formats._paths import joined, parts, places, resolved
+from app.formats._paths import ANY, joined, parts, places, resolved
 
 #: Members of items that hold what the contract says.
 _STATED = frozenset(
@@ -20,6 +20,9 @@ _STATED = frozenset(
         *("arguments", "error", "pending_safety_checks", "acknowledged_safety_checks", "caller", "environment"),
     }
 )
+#: Those that are lists of parts, and the members of parts that do so.
+_WITH_PARTS = ("content", "output", "summary")
+_STATED_OF_PARTS = frozenset({"annotations", "image_url", "input_audio", "file", "source", "logprobs"})
 #: Keywords of a schema without which the model still reads what a tool takes.
 SCHEMA_HINTS = frozenset(
     {
@@ -140,9 +143,15 @@ def _paths(names: Sequence[str], refused: Refused) -> list[str]:
 
 
 def _private(path: str) -> str:
-    """The path; for one below a private member of an item, that member: the server would refuse its others next."""
+    """The path; for one below a private member of an item or of its content, that member: the server would refuse its
+    others next."""
     names = parts(path)
-    return path if len(names) < 4 or names[:2] != ("input", "[]") or names[2] in _STATED else joined(names[:3])
+    if names[:2] != ("input", ANY):
+        return path
+    if len(names) > 3 and names[2] not in _STATED:
+        return joined(names[:3])
+    is_of_part = len(names) > 5 and names[2] in _WITH_PARTS and names[3] == ANY and names[4] not in _STATED_OF_PARTS
+    return joined(names[:5]) if is_of_part else path
 
 
 def _path(name: str, refused: Refused) -> str | None:

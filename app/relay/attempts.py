@@ -309,8 +309,10 @@ class TurnAttempts(Attempts[TurnAttempt]):
             return None
         selected = refused.selected
         turn = selected.format.amended(refused.turn, refused.row, error)
+        if turn is None:
+            return None
         self._amended.add(reason)
-        return TurnAttempt(self, selected, turn, refused.remedies) if turn is not None else None
+        return TurnAttempt(self, selected, turn, refused.remedies)
 
     def _with_remedies(self, refused: TurnAttempt, error: UpstreamError) -> TurnAttempt | None:
         """A retry with what the refusal's words call for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from contextlib import suppress
 
-from app.contract.records import CHAINABLE, Chain, Draft, Link, Outcome, StoredResponse
+from app.contract.records import CHAINABLE, Chain, Draft, Link, Outcome, StoredResponse, UpstreamResponse
 from app.errors import Overloaded, PayloadTooLarge
 from app.memory import Share
 from app.store.errors import HistoryError
@@ -57,6 +57,9 @@ class ConnectionStore:
 
     def read(self, owner: str, response_id: str) -> StoredResponse | None:
         return self._responses.read(owner, response_id)
+
+    def upstream(self, owner: str, response_id: str) -> UpstreamResponse | None:
+        return self._responses.upstream(owner, response_id)
 
     def cancel(self, owner: str, response_id: str) -> bool:
         return self._responses.cancel(owner, response_id)

@@ -11,7 +11,7 @@ import orjson
 from app import ids
 from app.contract.items import Item, answered_call_id, answers, call_ids, call_of, is_call, is_output, is_waiting
 from app.contract.items import unanswered as unanswered_calls
-from app.contract.records import Chain, Link, Token
+from app.contract.records import Chain, Link, Token, UpstreamResponse
 from app.contract.replay import abandoned
 from app.contract.response import ENCRYPTED, Echo
 from app.contract.turn import Turn
@@ -73,10 +73,18 @@ def build_history(store: Store, contexts: Contexts, token: Token, request: Mappi
         input=items,
         echo=Echo.of(request, store=stores),
         chain=chain,
+        comparison=_comparison(store, token.owner, request),
         store=stores,
         stream=bool(request.get("stream")),
         seal=contexts.sealer(token.owner) if ENCRYPTED in request.get("include", ()) else None,
     )
+
+
+def _comparison(store: Store, owner: str, request: Mapping[str, Any]) -> UpstreamResponse | None:
+    """The response that `prompt_cache_options` names. It is a wish: an unknown one is left out, not refused."""
+    options = request.get("prompt_cache_options")
+    named = options.get("comparison_response_id") if isinstance(options, Mapping) else None
+    return store.responses.upstream(owner, named) if isinstance(named, str) else None
 
 
 def _context(contexts: Contexts, owner: str, request: Mapping[str, Any]) -> Chain:

@@ -11,7 +11,16 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from app.contract.records import CHAINABLE, Attempt, Chain, ConversationTurn, Draft, Outcome, StoredResponse
+from app.contract.records import (
+    CHAINABLE,
+    Attempt,
+    Chain,
+    ConversationTurn,
+    Draft,
+    Outcome,
+    StoredResponse,
+    UpstreamResponse,
+)
 from app.contract.usage import Usage
 from app.errors import StoreUnavailable
 from app.ids import known_id
@@ -82,6 +91,7 @@ READ = (
     " LEFT JOIN content c ON c.response = r.pk"
     " WHERE r.id = ? AND r.owner = ? AND r.kept = 1 AND r.deleted_at IS NULL"
 )
+UPSTREAM = "SELECT id, upstream_id, family FROM response WHERE id = ? AND owner = ? AND deleted_at IS NULL"
 CONTENT = (
     "SELECT r.pk, r.settings, r.error, c.input, c.output FROM response r LEFT JOIN content c ON c.response = r.pk"
     " WHERE r.id = ? AND r.owner = ?"
@@ -154,6 +164,10 @@ class ResponseStore(Protocol):
 
     def read(self, owner: str, response_id: str) -> StoredResponse | None:
         """The stored response; None when it is missing, deleted or another owner's."""
+        ...
+
+    def upstream(self, owner: str, response_id: str) -> UpstreamResponse | None:
+        """What the upstream knows this response as; None if it is unknown, deleted or has no such id."""
         ...
 
     def cancel(self, owner: str, response_id: str) -> bool:
@@ -411,6 +425,14 @@ class Responses:
             return None
         row = self._database.read(lambda session: session.row(READ, (response_id, owner)))
         return _stored(row) if row is not None and row[-1] == response_id else None
+
+    def upstream(self, owner: str, response_id: str) -> UpstreamResponse | None:
+        if not known_id(response_id):
+            return None
+        row = self._database.read(lambda session: session.row(UPSTREAM, (response_id, owner)))
+        if row is None or row[0] != response_id or not row[1] or not row[2]:
+            return None
+        return UpstreamResponse(row[1], row[2])
 
     def cancel(self, owner: str, response_id: str) -> bool:
         """True when this call ended it: a response that had ended before stays as it is."""

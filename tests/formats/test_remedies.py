@@ -128,6 +128,43 @@ def test_a_wish_is_left_out_however_a_server_names_it(server: str, status: int) 
     assert remedies(NAMING[server], CHAT, status=status) == ["drop verbosity"]
 
 
+PRIVATE: JSON = {
+    "input": [
+        {
+            "type": "message",
+            "role": "user",
+            "content": [{"type": "input_text", "text": "hi", "seen": {"by": {"a": 1}}}],
+        },
+        {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}", "namespace": "functions"},
+        {
+            "type": "function_call_output",
+            "call_id": "c",
+            "output": [{"type": "input_text", "text": "x", "of": {"a": 1}}],
+        },
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        ("input[1].namespace", "drop input[].namespace"),
+        ("input.1.namespace", "drop input[].namespace"),
+        ("input[0].content[0].seen", "drop input[].content[].seen"),
+        ("input[0].content[0].seen.by", "drop input[].content[].seen"),
+        ("input[0].content[0].seen.by.a", "drop input[].content[].seen"),
+        ("input[2].output[0].of.a", "drop input[].output[].of"),
+    ],
+)
+def test_a_private_member_of_an_item_or_a_part_is_left_out(path: str, remedy: str) -> None:
+    assert remedies(openai(f"Unknown parameter: '{path}'.", None), PRIVATE) == [remedy]
+
+
+def test_tools_of_a_namespace_become_functions_where_it_is_refused() -> None:
+    request = {**PRIVATE, "tools": [{"type": "namespace", "name": "functions", "tools": [FUNCTION]}]}
+    assert remedies(openai("Unknown parameter: 'input[1].namespace'."), request) == ["tools: functions"]
+
+
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
 def test_other_statuses_refuse_nothing(status: int) -> None:
     assert remedies(NAMING["openai"], CHAT, status=status) == []

@@ -341,6 +341,99 @@ def test_an_encrypted_item_stays_with_its_family(item_gateway: ItemGateway) -> N
     assert b"antiphon.1." not in item_gateway.two.requests[-1].raw
 
 
+def plain_reasoning(body: JSON) -> str | None:
+    """OpenAI's rules for reasoning, of which it names one at a time."""
+    for at, item in enumerate(body["input"]):
+        if item["type"] == "reasoning":
+            if "status" in item:
+                return f"Unknown parameter: 'input[{at}].status'."
+            if item.get("content"):
+                return f"Invalid 'input[{at}].content': array too long. Expected an array with maximum length 0."
+            if item.get("encrypted_content") != "gAAAA-two":
+                return "The encrypted content could not be verified. Reason: it could not be decrypted or parsed."
+    return None
+
+
+FOREIGN_REASONING = {
+    "secret": thought(encrypted_content="gAAAA-one"),
+    "secret and text": thought(encrypted_content="gAAAA-one", content=[{"type": "reasoning_text", "text": "Hm"}]),
+    "everything": thought(
+        encrypted_content="gAAAA-one", content=[{"type": "reasoning_text", "text": "Hm"}], status="completed"
+    ),
+}
+
+
+@streamed
+@pytest.mark.parametrize("reasoning", FOREIGN_REASONING)
+def test_foreign_reasoning_ends_no_conversation_of_a_client_that_keeps_it(
+    item_gateway: ItemGateway, reasoning: str, streamed: bool
+) -> None:
+    item_gateway.one.always(unchecked())
+    item_gateway.one.enqueue(giving(FOREIGN_REASONING[reasoning], message()))
+    client = Stateless()
+    first = client.first(item_gateway, "one/exact", streamed=streamed)
+    item_gateway.two.enqueue(unchecked(), refusing(plain_reasoning))
+    given = giving(thought(encrypted_content="gAAAA-two"), message(id="msg_2"))
+    item_gateway.two.enqueue(unchecked(), given, refusing(plain_reasoning))
+    client.next(item_gateway, "two/exact", [user("go on")])
+    # One retry, whatever the upstream names first.
+    assert [b"gAAAA-one" in request.raw for request in item_gateway.two.requests] == [True, False]
+    client.next(item_gateway, "one/exact", [user("and back")])
+    # Nothing is lost where the conversation began.
+    sent = item_gateway.one.bodies[-1]["input"]
+    assert first["output"][0]["encrypted_content"] == "gAAAA-one"
+    assert [item["encrypted_content"] for item in sent if item["type"] == "reasoning"] == ["gAAAA-one", "gAAAA-two"]
+
+
+def test_a_refusal_about_reasoning_inside_a_stream_is_mended(item_gateway: ItemGateway) -> None:
+    error = {"code": "server_error", "message": "The encrypted content gAAA... could not be verified."}
+    failed = {"type": "error", "sequence_number": 0, **error, "param": None}
+    item_gateway.two.enqueue(raw(200, b"event: error\ndata: %b\n\n" % orjson.dumps(failed), "text/event-stream"))
+    item_gateway.two.always(unchecked())
+    history = [user("hi"), thought(encrypted_content="gAAAA-one"), message(), user("go on")]
+    item_gateway.ask("two/exact", history, streamed=True, **Stateless.keys)
+    assert [b"gAAAA-one" in request.raw for request in item_gateway.two.requests] == [True, False]
+
+
+# --- the response whose cache is compared -----------------------------------------------------------------------
+
+
+COMPARED = {"mode": "explicit", "ttl": "30m"}
+
+
+def compared(item_gateway: ItemGateway, response_id: str, model: str = "one/exact", **keys: Any) -> Any:
+    """The options that the upstream gets."""
+    options = {**COMPARED, "comparison_response_id": response_id}
+    echoed = item_gateway.ask(model, "again", prompt_cache_options=options, **keys)["prompt_cache_options"]
+    assert echoed == options
+    return (item_gateway.one if model.startswith("one") else item_gateway.two).bodies[-1].get("prompt_cache_options")
+
+
+@streamed
+@pytest.mark.parametrize("chained", [False, True], ids=["alone", "chained"])
+def test_a_compared_response_has_the_upstreams_own_id(item_gateway: ItemGateway, streamed: bool, chained: bool) -> None:
+    item_gateway.one.enqueue(retold(lambda body: {**body, "id": "resp_up"}))
+    first = item_gateway.ask("one/exact", "hello", streamed=streamed)
+    keys = {"previous_response_id": first["id"]} if chained else {}
+    expected = {**COMPARED, "comparison_response_id": "resp_up"}
+    assert compared(item_gateway, first["id"], streamed=streamed, **keys) == expected
+
+
+def test_other_responses_are_not_compared(item_gateway: ItemGateway) -> None:
+    gateway = item_gateway.gateway
+    first = item_gateway.ask("one/exact", "hello")
+    assert compared(item_gateway, first["id"], "two/exact") == COMPARED
+    assert compared(item_gateway, "resp_" + "0" * 48) == COMPARED
+    assert compared(item_gateway, "resp 'x'") == COMPARED
+    assert compared(item_gateway, first["id"], "two/chat") is None
+    eve = gateway.new_token(f"eve of caches, {gateway.port}", "--owner", "eve")
+    body = {"model": "one/exact", "input": "x", "prompt_cache_options": {"comparison_response_id": first["id"]}}
+    assert gateway.post("/responses", body, token=eve).status_code == 200
+    assert "prompt_cache_options" not in item_gateway.one.bodies[-1]
+    assert gateway.delete(f"/responses/{first['id']}").status_code == 200
+    assert compared(item_gateway, first["id"]) == COMPARED
+
+
 def _raw_input(upstream: ScriptedUpstream) -> list[JSON]:
     return list(upstream.bodies[-1]["input"])
 

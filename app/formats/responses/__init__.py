@@ -19,7 +19,8 @@ from app.formats._failures import http_error as decode_error
 from app.formats._openai import decode_count
 from app.formats._toolbox import Toolbox
 from app.formats.responses._answer import decode
-from app.formats.responses._request import amended, encode, encode_compaction, encode_count, instructions_text
+from app.formats.responses._request import encode, encode_compaction, encode_count, instructions_text
+from app.formats.responses._retry_without import amended
 from app.formats.responses._stream import FunctionsDecoder, ResponsesDecoder
 
 __all__ = [

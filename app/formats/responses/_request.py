@@ -6,7 +6,6 @@ Stored items are spliced as bytes; only arrays that may hold opaque items are pa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -16,9 +15,7 @@ from app.contract.items import OPAQUE_TYPES, Item, answered_call_id, call_ids, i
 from app.contract.records import Link
 from app.contract.replay import replayed, says_cut, with_arguments, without_abandoned, without_orphans
 from app.contract.turn import Turn
-from app.errors import ContextTooLong, UpstreamError, UpstreamRefused
 from app.formats import _conversation
-from app.formats._context import shortened, wants_truncation
 from app.formats._ids import CHAT_SECRET, MESSAGES_SECRET, Outgoing, is_native, without_id
 from app.formats._text_format import fitted
 from app.formats.responses import _order
@@ -37,6 +34,9 @@ _COUNTED_KEYS = (
     "truncation",
 )
 
+#: Some upstreams refuse this member of reasoning, and none needs it.
+_STATUS = "status"
+
 #: Members for the gateway alone. `store` is always false upstream: the gateway stores the conversation.
 _NEVER_SENT = frozenset(
     {
@@ -54,18 +54,15 @@ _NEVER_SENT = frozenset(
         "stream_options",
     }
 )
+_COMPARISON = "comparison_response_id"
 _ENCRYPTED = "reasoning.encrypted_content"
-_UNREADABLE = "invalid_encrypted_content"
-
-#: Codes of refusals that do not come from opaque items.
-_OF_THE_CONTEXT = frozenset({"context_length_exceeded", "content_filter", "invalid_prompt"})
 
 
 def _user_message(text: str) -> Item:
     return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
 
 
-_NOTE = _user_message(
+NOTE = _user_message(
     "[An earlier part of this conversation was compacted by another model server and cannot be read here.]"
 )
 
@@ -80,6 +77,7 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
             body["stream_options"] = turn.request["stream_options"]
     _write_plainly(body)
     _write_text_format(body, row)
+    _write_comparison(body, turn, row)
     if row.tools == "functions":
         write_functions(body, turn, row)
     if row.encrypted_reasoning:
@@ -126,6 +124,19 @@ def _write_text_format(body: dict[str, Any], row: Channel) -> None:
         body["instructions"] = "\n\n".join(filter(None, (body.get("instructions"), said)))
 
 
+def _write_comparison(body: dict[str, Any], turn: Turn, row: Channel) -> None:
+    """Names the response to compare with by the upstream's own id, or not at all: no upstream knows the gateway's."""
+    options = body.get("prompt_cache_options")
+    if not isinstance(options, dict) or _COMPARISON not in options:
+        return
+    sent = {name: value for name, value in options.items() if name != _COMPARISON}
+    if turn.comparison is not None and turn.comparison.family == row.family:
+        sent[_COMPARISON] = turn.comparison.id
+    del body["prompt_cache_options"]
+    if sent:
+        body["prompt_cache_options"] = sent
+
+
 def instructions_text(instructions: Mapping[str, Any]) -> str:
     """The text of instructions that are a message."""
     content = instructions.get("content", instructions.get("text"))
@@ -135,61 +146,19 @@ def instructions_text(instructions: Mapping[str, Any]) -> str:
     return "\n".join(part["text"] for part in parts if isinstance(part, Mapping) and isinstance(part.get("text"), str))
 
 
-def amended(turn: Turn, row: Channel, error: UpstreamError) -> Turn | None:
-    """The turn without its oldest part if the context was too long, for an upstream that does not truncate it itself;
-    or without opaque items, for one that cannot read them. Upstreams without compaction items have no error code for
-    these."""
-    if isinstance(error, ContextTooLong):
-        return shortened(turn) if wants_truncation(turn.request) else None
-    if error.code != _UNREADABLE and not (_is_refusal(error) and _holds_compaction(turn)):
-        return None
-    links = tuple(_without_secrets(link) for link in turn.chain.links)
-    own = _open(turn.input)
-    if links == turn.chain.links and own == list(turn.input):
-        return None
-    return replace(turn, chain=replace(turn.chain, links=links), input=own)
-
-
-def _is_refusal(error: UpstreamError) -> bool:
-    return isinstance(error, UpstreamRefused) and error.code not in _OF_THE_CONTEXT
-
-
-def _holds_compaction(turn: Turn) -> bool:
-    return any(item.get("type") == "compaction" for item in turn.input)
-
-
-def _without_secrets(link: Link) -> Link:
-    if not link.opaque:
-        return link
-    arrays = [orjson.loads(array) for array in (link.input, link.output)]
-    opened = [_open(items) for items in arrays]
-    return link if opened == arrays else link._replace(input=orjson.dumps(opened[0]), output=orjson.dumps(opened[1]))
-
-
-def _open(items: Iterable[Item]) -> list[Item]:
-    """The items without secrets; a note replaces a compaction."""
-    return list(_read(items, _opened))
-
-
-def _opened(item: Item) -> Item | None:
-    if item["type"] == "compaction":
-        return _NOTE
-    return _without_secret(item) if item.get("encrypted_content") else item
-
-
 # --- the context ------------------------------------------------------------------------------------------------
 
 
 def _with_input(body: Mapping[str, Any], turn: Turn, row: Channel) -> bytes:
     """The body with the context spliced in: stored JSON is not parsed."""
-    pieces = list(_fitted_input(turn, row))
+    pieces = list(fitted_input(turn, row))
     separated: list[bytes | memoryview] = [b","] * max(0, 2 * len(pieces) - 1)
     separated[::2] = pieces
     # In one go: each step between would be another copy of what may be large.
     return b"".join((orjson.dumps(body)[:-1], b',"input":[', *separated, b"]}"))
 
 
-def _fitted_input(turn: Turn, row: Channel) -> Iterable[bytes | memoryview]:
+def fitted_input(turn: Turn, row: Channel) -> Iterable[bytes | memoryview]:
     """The context as this upstream takes it. It is parsed only for an upstream that needs other items."""
     if row.tools == "native" and row.message_order == "free" and row.item_ids == "given":
         return _input(turn, row)
@@ -267,11 +236,11 @@ class _Outgoing:
         if link.status == "incomplete" or any(map(says_cut, items)):
             whole = self._answered(whole, link.status, position)
             self._left_out |= {name for item in items if item not in whole for name in call_ids(item)}
-        return map(orjson.dumps, without_orphans([*_read(whole, lambda item: _own(item, link, self._row))]))
+        return map(orjson.dumps, without_orphans([*replaced(whole, lambda item: _own(item, link, self._row))]))
 
     def given(self, items: Sequence[Item]) -> list[Item]:
         """Items of a client, as this upstream takes them."""
-        read = _read(map(_typed, without_abandoned(items)), lambda item: _foreign(item, self._row))
+        read = replaced(map(_typed, without_abandoned(items)), lambda item: _foreign(item, self._row))
         return [self._ids.fit(self._as_text(item)) for item in read]
 
     def _answered(self, items: Sequence[Item], status: str, position: int) -> Sequence[Item]:
@@ -357,7 +326,7 @@ def _spliced(array: bytes) -> Iterable[bytes]:
     return (inner,) if inner else ()
 
 
-def _read(items: Iterable[Item], opened: Callable[[Item], Item | None]) -> Iterator[Item]:
+def replaced(items: Iterable[Item], opened: Callable[[Item], Item | None]) -> Iterator[Item]:
     """The items, opaque ones replaced by `opened`; None leaves an item out."""
     for item in items:
         read = opened(item) if item.get("type") in OPAQUE_TYPES else item
@@ -371,26 +340,33 @@ def _read(items: Iterable[Item], opened: Callable[[Item], Item | None]) -> Itera
 def _own(item: Item, link: Link, row: Channel) -> Item | None:
     """An opaque item of a stored output, for this row's upstream."""
     if item["type"] == "compaction":
-        return item if link.family == row.family and not is_sealed(item.get("encrypted_content")) else _NOTE
+        return item if link.family == row.family and not is_sealed(item.get("encrypted_content")) else NOTE
     if link.family != row.family:
-        return _without_secret(item) if row.reasoning_text else None
-    return item if row.encrypted_reasoning and is_native(item) else _without_secret(item)
+        return without_secret(item) if row.reasoning_text else None
+    return item if row.encrypted_reasoning and is_native(item) else without_secret(item)
 
 
 def _foreign(item: Item, row: Channel) -> Item | None:
     """An opaque item from a client. Its family is unknown, so an upstream that reads such items gets it."""
     if item["type"] == "compaction":
-        return _NOTE if is_sealed(item.get("encrypted_content")) else item
+        return NOTE if is_sealed(item.get("encrypted_content")) else item
     if is_native(item) and row.encrypted_reasoning:
-        return item
-    return _without_secret(item) if row.reasoning_text else None
+        return _secret_only(item) if not row.reasoning_text else _without(item, _STATUS)
+    return without_secret(item) if row.reasoning_text else None
 
 
-def _without_secret(item: Item) -> Item | None:
+def _secret_only(item: Item) -> Item:
+    """Reasoning without what its secret says as well: upstreams that give no text refuse to take some."""
+    return _without(item, _STATUS, *(["content"] if item.get("content") else []))
+
+
+def without_secret(item: Item) -> Item | None:
     """Reasoning without `encrypted_content`; None if it has no other content."""
-    if not item.get("content"):
-        return None
-    return {name: value for name, value in item.items() if name != "encrypted_content"}
+    return _without(item, "encrypted_content", _STATUS) if item.get("content") else None
+
+
+def _without(item: Item, *names: str) -> Item:
+    return {name: value for name, value in item.items() if name not in names}
 
 
 def _typed(item: Item) -> Item:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
 from app.contract.items import Item
-from app.contract.records import Chain
-from app.errors import UpstreamRefused
+from app.contract.records import Chain, UpstreamResponse
+from app.errors import UpstreamError, UpstreamRefused
 from app.formats import responses
 from app.sealing import PREFIX
 from tests.formats.responses.transcripts import link, row, sent, turn
@@ -126,8 +127,13 @@ def test_reasoning_of_a_chain_goes_to_the_family_that_can_read_it(item: Item, ke
         (SECRET, {}, None),
         (PLAIN, {}, None),
         (PLAIN, {"reasoning_text": True}, PLAIN),
-        (BOTH, {"encrypted_reasoning": True}, BOTH),
+        (BOTH, {"encrypted_reasoning": True}, {**SECRET, "id": "rs_2"}),
+        (BOTH, {"encrypted_reasoning": True, "reasoning_text": True}, BOTH),
         (BOTH, {"reasoning_text": True}, OPEN_BOTH),
+        ({**SECRET, "status": "completed"}, {"encrypted_reasoning": True}, SECRET),
+        ({**BOTH, "status": "completed"}, {"encrypted_reasoning": True, "reasoning_text": True}, BOTH),
+        ({**BOTH, "status": "completed"}, {"reasoning_text": True}, OPEN_BOTH),
+        ({**SECRET, "content": None}, {"encrypted_reasoning": True}, {**SECRET, "content": None}),
         (SEALED, {"encrypted_reasoning": True}, None),
     ],
 )
@@ -201,16 +207,17 @@ def test_a_compaction_of_a_chain_goes_to_its_own_family(family: str, read: bool)
 UNREADABLE = UpstreamRefused("Could not be verified.", code="invalid_encrypted_content")
 
 
-def test_a_turn_whose_encrypted_items_were_refused_is_sent_without_them() -> None:
+@pytest.mark.parametrize(("keys", "text"), [({"reasoning_text": True}, [PLAIN]), ({}, [])], ids=["text", "none"])
+def test_a_turn_whose_encrypted_items_were_refused_is_sent_without_them(keys: Any, text: list[Item]) -> None:
     chain = Chain((link(SECRET, USER, input=(COMPACTION,)),))
     request_turn = turn(BOTH, ANSWER, SECRET, COMPACTION, USER, chain=chain)
-    again = responses.amended(request_turn, row(), UNREADABLE)
+    again = responses.amended(request_turn, row(**keys), UNREADABLE)
     assert again is not None
-    items = sent(again, encrypted_reasoning=True, compact="native", reasoning_text=True)
+    items = sent(again, encrypted_reasoning=True, compact="native", **keys)
     assert b"gAAA" not in orjson.dumps(items)
     shown = [is_note(item) if item.get("role") else item for item in items]
-    assert shown == [True, False, PLAIN, False, True, False]
-    assert responses.amended(again, row(), UNREADABLE) is None
+    assert shown == [True, False, *text, False, True, False]
+    assert responses.amended(again, row(**keys), UNREADABLE) is None
 
 
 def test_a_turn_without_encrypted_items_is_not_sent_again() -> None:
@@ -219,4 +226,101 @@ def test_a_turn_without_encrypted_items_is_not_sent_again() -> None:
 
 
 def test_another_refusal_is_final() -> None:
-    assert responses.amended(turn(SECRET), row(), UpstreamRefused("No.", code="invalid_value")) is None
+    assert responses.amended(turn(SECRET), READS, UpstreamRefused("No.", code="invalid_value")) is None
+
+
+READS = row(encrypted_reasoning=True)
+#: Refusals of the conversation [user, reasoning, answer, user], as servers word them.
+OF_REASONING = [
+    "Invalid 'input[1].content': array too long. Expected an array with maximum length 0, but got one with length 1.",
+    "input.1.encrypted_content: Input should be a valid string",
+    "Invalid value at input[1].",
+    "The encrypted content gAAA... could not be verified. Reason: Encrypted content could not be decrypted or parsed.",
+    "The encrypted content for item rs_1 could not be verified.",
+    "Item 'rs_1' of type 'reasoning' was provided without its required following item.",
+    "Item with id 'rs_1' not found. Items are not persisted when `store` is set to false.",
+    "Reasoning items from another model are not accepted.",
+    "Could not decrypt the provided ciphertext.",
+    "Failed to parse the reasoning content.",
+    "This model does not take reasoning of others.",
+    "Invalid signature in thinking block.",
+]
+#: Refusals of something else, although reasoning is mentioned.
+OF_OTHER_THINGS = [
+    "Unsupported value: 'reasoning.effort' does not support 'none' with this model.",
+    "Unsupported parameter: 'reasoning_effort' is not supported with this model.",
+    "Your organization must be verified to generate reasoning summaries.",
+    "Invalid 'input[2].content[0].text': string too long.",
+    "Invalid 'input[3].content': this model does not support images of a reasoning task.",
+    "Invalid value for 'include': reasoning.encrypted_content is not known.",
+    "Unknown parameter: 'unheard_of'.",
+]
+
+
+def refused(sentence: str, code: str | None = None) -> UpstreamError:
+    answer = {"error": {"message": sentence, "type": "invalid_request_error", "param": None, "code": code}}
+    return responses.decode_error(400, {}, orjson.dumps(answer))
+
+
+@pytest.mark.parametrize("sentence", OF_REASONING)
+@pytest.mark.parametrize("code", [None, "array_above_max_length", "invalid_encrypted_content"])
+@pytest.mark.parametrize("stored", [True, False])
+def test_one_retry_goes_without_refused_reasoning(sentence: str, code: str | None, stored: bool) -> None:
+    items = (USER, {**SECRET, "status": "completed"}, ANSWER)
+    asked = turn(USER, chain=Chain((link(input=items),))) if stored else turn(*items, USER)
+    again = responses.amended(asked, READS, refused(sentence, code))
+    assert again is not None
+    assert sent(again, encrypted_reasoning=True) == [USER, ANSWER, USER]
+    assert responses.amended(again, READS, refused(sentence, code)) is None
+    # What the client sent, and the store has, is as it was.
+    assert sent(asked, encrypted_reasoning=True) == [USER, SECRET, ANSWER, USER]
+
+
+@pytest.mark.parametrize("sentence", OF_OTHER_THINGS)
+def test_other_refusals_leave_reasoning_where_it_is(sentence: str) -> None:
+    asked = turn(USER, SECRET, ANSWER, USER, reasoning={"effort": "none"})
+    assert responses.amended(asked, READS, refused(sentence)) is None
+
+
+@pytest.mark.parametrize("path", ["input[1].status", "input[1].private"])
+def test_a_remedy_for_one_member_keeps_the_reasoning(path: str) -> None:
+    own = {**SECRET, "status": "completed", "private": 1}
+    asked = turn(USER, chain=Chain((link(own, ANSWER, input=(USER,)),)))
+    assert responses.amended(asked, READS, refused(f"Unknown parameter: '{path}'.")) is None
+
+
+def test_reasoning_that_is_not_sent_is_not_left_out() -> None:
+    assert responses.amended(turn(USER, SECRET, ANSWER, USER), row(), refused(OF_REASONING[-2])) is None
+
+
+# --- the response to compare with -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "family", "expected"),
+    [
+        ({}, "f", {"comparison_response_id": "resp_up"}),
+        ({"mode": "explicit"}, "f", {"mode": "explicit", "comparison_response_id": "resp_up"}),
+        ({}, "g", None),
+        ({"mode": "explicit"}, "g", {"mode": "explicit"}),
+    ],
+)
+def test_a_response_to_compare_with_has_the_upstreams_id_or_none(options: Any, family: str, expected: Any) -> None:
+    given = {**options, "comparison_response_id": "resp_ours"}
+    asked = replace(turn(USER, prompt_cache_options=given), comparison=UpstreamResponse("resp_up", "f"))
+    body = orjson.loads(responses.encode(asked, row(family=family), "up"))
+    assert body.get("prompt_cache_options") == expected
+    unknown = orjson.loads(responses.encode(turn(USER, prompt_cache_options=given), row(family=family), "up"))
+    assert unknown.get("prompt_cache_options") == (options or None)
+
+
+def test_a_response_that_the_upstream_has_forgotten_is_left_out_of_this_turn() -> None:
+    asked = turn(USER, prompt_cache_options={"comparison_response_id": "resp_ours"})
+    asked = replace(asked, comparison=UpstreamResponse("resp_up", "f"))
+    gone = refused("prompt_cache_options.comparison_response_id: response 'resp_up' was not found.")
+    again = responses.amended(asked, row(), gone)
+    assert again is not None
+    assert "prompt_cache_options" not in orjson.loads(responses.encode(again, row(), "up"))
+    # A server that does not know the member at all is remembered instead.
+    unknown = refused("Unknown parameter: 'prompt_cache_options.comparison_response_id'.")
+    assert responses.amended(asked, row(), unknown) is None
