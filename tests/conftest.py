@@ -31,6 +31,8 @@ __all__ = [
 
 # No test depends on the speed of the machine: neither an example nor its making has a deadline.
 settings.register_profile("at any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Continuous integration tries the same examples each time, and everyone else new ones.
+settings.register_profile("repeatable", settings.get_profile("at any speed"), derandomize=True)
 settings.load_profile("at any speed")
 
 MakeUpstream = Callable[..., ScriptedUpstream]
