@@ -45,25 +45,21 @@ class Joiner:
     replaces the half. Only texts of deltas wait. A whole text just loses a half at its end, as its deltas did.
     """
 
-    __slots__ = ("_halves",)
+    __slots__ = ("waiting",)
 
     def __init__(self) -> None:
-        self._halves: dict[bytes, bytes] = {}
+        self.waiting: dict[bytes, bytes] = {}
         """Escapes of first halves, by the member whose text they ended."""
-
-    @property
-    def waiting(self) -> bool:
-        return bool(self._halves)
 
     def join(self, block: bytes) -> bytes:
         """Whole events with their halves joined or replaced; the same object if they hold none."""
-        if not self._halves and not _may_have_halves(block):
+        if not self.waiting and not _may_have_halves(block):
             return block
         block = as_escapes(block)
         return b"\n\n".join(map(self._join_event, block.split(b"\n\n")))
 
     def _join_event(self, event: bytes) -> bytes:
-        if not self._halves and not _has_halves(event):
+        if not self.waiting and not _has_halves(event):
             return event
         return b"".join(self._strings(event, b'"delta"' in event or b'"choices"' in event))
 
@@ -85,10 +81,10 @@ class Joiner:
         """The text of a delta, with the half that waited for it and without the half that will wait."""
         if not text:
             return text
-        first = self._halves.pop(member, b"")
+        first = self.waiting.pop(member, b"")
         text, half = _without_half(text)
         if half:
-            self._halves[member] = half
+            self.waiting[member] = half
         return replace_escapes(first + text)
 
 

@@ -19,6 +19,7 @@ HEARTBEAT = b": keep-alive\n\n"
 MAX_EVENT = 16 * 1024 * 1024
 
 
+_EVENT, _DATA = b"event: ", b"data: "
 #: The blank line behind an event. A `\r` counts once it is known that no `\n` follows.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
 _LONGEST_BLANK_LINE = 4
@@ -36,6 +37,11 @@ def encode(event: Mapping[str, Any]) -> bytes:
 
 def parse(raw: bytes) -> tuple[str | None, bytes | None]:
     """Name and data of one event as `Splitter` cuts it; data is None when there is none (a comment)."""
+    if raw.startswith(_EVENT):
+        # Most events are two lines: their name, and their data.
+        first, _, second = raw.partition(b"\n")
+        if second.startswith(_DATA) and b"\n" not in second:
+            return first[len(_EVENT) :].decode("utf-8", "replace"), second[len(_DATA) :]
     name: str | None = None
     data: list[bytes] = []
     for line in raw.split(b"\n"):

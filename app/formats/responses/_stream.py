@@ -210,10 +210,11 @@ class ResponsesDecoder:
     # --- events
 
     def _take(self, block: bytes, out: list[bytes]) -> None:
+        is_ascii = block.isascii()
         # Most blocks have neither byte, and one byte is found much faster than several.
-        if b"\\" in block or b"\xed" in block or self._halves.waiting:
+        if b"\\" in block or not is_ascii or self._halves.waiting:
             block = self._halves.join(block)
-        valid, at = block.isascii() or _is_utf8(block), 0
+        valid, at = is_ascii or _is_utf8(block), 0
         if self._has_logprobs:
             # Impossible tokens have the logprob -Infinity.
             valid = valid and b"NaN" not in block and b"Infinity" not in block
@@ -471,7 +472,8 @@ class _Backlog:
 
 
 def _name(raw: bytes) -> str | None:
-    return sse.parse(raw[: raw.find(b"\n") + 1])[0]
+    first = raw[: raw.find(b"\n")]
+    return first[len(_NAME) :].decode("utf-8", "replace") if first.startswith(_NAME) else sse.parse(first)[0]
 
 
 def _event(value: Event, name: str | None) -> Event:
