@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,9 @@ from app.contract.items import INSTRUCTION_ROLES, Item, is_client_side
 from app.contract.records import Chain, Link
 from app.contract.replay import replayed
 from app.contract.turn import Turn
+
+#: Arrays that are searched together, and the bytes of one from which on it is searched alone.
+_AT_ONCE, _SMALL = 64, 16 * 1024
 
 
 def items(turn: Turn, family: str | None = None) -> list[Item]:
@@ -34,6 +37,20 @@ def _stored(turn: Turn) -> Iterator[tuple[Link, bytes]]:
         if not (turn.chain.compacted and position == 0):
             yield link, link.input
         yield link, link.output
+
+
+def any_marked(is_marked: Callable[[bytes], bool], arrays: Sequence[bytes]) -> bool:
+    """Whether one of the arrays is marked."""
+    return any(map(is_marked, batches(arrays)))
+
+
+def batches(arrays: Sequence[bytes]) -> Iterator[bytes]:
+    """The arrays for a search. Most histories have many small arrays: a search of several together costs less than one
+    of each."""
+    small = [array for array in arrays if len(array) <= _SMALL]
+    if len(small) < len(arrays):
+        yield from (array for array in arrays if len(array) > _SMALL)
+    yield from (b"".join(small[at : at + _AT_ONCE]) for at in range(0, len(small), _AT_ONCE))
 
 
 def without_secret(item: Item) -> Item:

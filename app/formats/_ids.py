@@ -15,6 +15,7 @@ import orjson
 from app import ids
 from app.contract.items import TYPES, Item, answered_call_id, call_ids, is_output, prefix_of
 from app.contract.turn import Turn
+from app.formats import _context
 from app.sealing import is_sealed
 
 #: OpenAI refuses item ids with other characters or of more than 64.
@@ -146,9 +147,8 @@ class ContextIds:
         return name in self._given or (bool(self._stored) and orjson.dumps(name)[1:-1] in self._stored)
 
     def _collected(self) -> frozenset[str]:
-        for link in self._turn.chain.links:
-            self._stored.update(_IDS(link.output))
-            self._stored.update(_IDS(link.input))
+        arrays = [array for link in self._turn.chain.links for array in (link.output, link.input)]
+        self._stored.update(*map(_IDS, _context.batches(arrays)))
         names = (item.get(member) for item in self._turn.input for member in ("id", "call_id"))
         return frozenset(name for name in names if isinstance(name, str))
 

@@ -204,7 +204,12 @@ def _shorter(name: str, salt: bytes) -> str:
 
 
 def _bringing_tools(turn: Turn) -> Iterator[Item]:
-    for array in _context.arrays(turn):
-        if any(mark in array for mark in _BRINGING_TOOLS.values()):
+    arrays = [*_context.arrays(turn)]
+    if _context.any_marked(_brings_tools, arrays):
+        for array in filter(_brings_tools, arrays):
             yield from (item for item in orjson.loads(array) if item.get("type") in _BRINGING_TOOLS)
     yield from (item for item in turn.input if item.get("type") in _BRINGING_TOOLS)
+
+
+def _brings_tools(array: bytes) -> bool:
+    return any(mark in array for mark in _BRINGING_TOOLS.values())

@@ -90,10 +90,15 @@ class _MessageBuilder:
         # Thinking models refuse their own calls without `reasoning_content`, even an empty one.
         if self._row.reasoning_text and (reasoning or calls):
             message["reasoning_content"] = reasoning
-        _extras.restore(message, calls, thoughts, self._row.call_signatures)
+        if calls or thoughts:
+            _extras.restore(message, calls, thoughts, self._row.call_signatures)
         self.add(message)
+        if calls:
+            self._add_results(calls, message["tool_calls"])
+
+    def _add_results(self, calls: Sequence[Call], sent_calls: Sequence[Message]) -> None:
         in_place = self._row.tool_images == "tool"
-        for call, sent in zip(calls, message.get("tool_calls", ()), strict=True):
+        for call, sent in zip(calls, sent_calls, strict=True):
             result = _content(call.result) if in_place else _result(call)
             self.add({"role": "tool", "tool_call_id": sent["id"], "content": result})
         if not in_place and (images := [part for call in calls for part in _parts(shown(call.result))]):

@@ -16,6 +16,7 @@ from app.contract.records import Link
 from app.contract.replay import replayed, says_cut, with_arguments, without_abandoned, without_orphans
 from app.contract.turn import Turn
 from app.formats import _conversation
+from app.formats._context import any_marked
 from app.formats._ids import CHAT_SECRET, MESSAGES_SECRET, Outgoing, is_native, without_id
 from app.formats._text_format import fitted
 from app.formats.responses import _order
@@ -198,8 +199,8 @@ class _Outgoing:
         links = self._turn.chain.links
         if not links:
             return ()
-        self._brought = _any_of(_is_brought, [link.input for link in links])
-        self._unsettled = _any_of(_may_be_unsettled, [link.output for link in links])
+        self._brought = any_marked(_is_brought, [link.input for link in links])
+        self._unsettled = any_marked(_may_be_unsettled, [link.output for link in links])
         if self._brought or self._unsettled or any(map(_may_differ, links)):
             return self._fitted()
         return self._exact()
@@ -270,15 +271,6 @@ class _Outgoing:
         return _user_message(f"[Output of a tool call that was cut off]\n{text}")
 
 
-def _any_of(is_marked: Callable[[bytes], bool], arrays: Sequence[bytes]) -> bool:
-    """Whether one of the arrays is marked. Most histories have many small arrays without a mark: a search of several
-    together costs less than one of each."""
-    small = [array for array in arrays if len(array) <= _SMALL]
-    if len(small) < len(arrays) and any(is_marked(array) for array in arrays if len(array) > _SMALL):
-        return True
-    return any(is_marked(b"".join(small[at : at + _AT_ONCE])) for at in range(0, len(small), _AT_ONCE))
-
-
 def _is_brought(input: bytes) -> bool:
     """Whether a client's input has items of an earlier answer. A few searches of bytes cost less than a loop."""
     return b'"assistant"' in input or b'"id":"' in input or _CALLED in input
@@ -307,8 +299,6 @@ _CALLED = b'_call"'
 _OPAQUE = tuple(b'"type":"%b"' % kind.encode() for kind in OPAQUE_TYPES)
 #: Length of an array without items.
 _EMPTY = len(b"[]")
-#: Arrays that are searched together, and the bytes of one from which on it is searched alone.
-_AT_ONCE, _SMALL = 64, 16 * 1024
 _REASONING = b'"type":"reasoning"'
 _LED_TO = (b'"type":"message"', _CALLED)
 _TRANSLATED = tuple(b'"encrypted_content":"%b' % secret.encode() for secret in (CHAT_SECRET, MESSAGES_SECRET))
