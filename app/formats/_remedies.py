@@ -350,13 +350,9 @@ def _content(path: str, refused: Refused) -> Sequence[Remedy]:
     return (Remedy(ROW, "tool_images", "user"),) if in_results else ()
 
 
-def _namespace(path: str, refused: Refused) -> Sequence[Remedy]:
-    """A call without its namespace. Where the tools of one are offered, they become functions: see above."""
-    return _drop(path) if path.startswith("input[]") else ()
-
-
 _MEMBERS: Mapping[str, Callable[[str, Refused], Sequence[Remedy]]] = {
-    "namespace": _namespace,
+    # Where the tools of a namespace are offered, they have become functions before.
+    "namespace": lambda path, refused: _drop(path),
     "reasoning_effort": _step,
     "effort": _step,
     "verbosity": _step,

@@ -150,6 +150,7 @@ PRIVATE: JSON = {
     [
         ("input[1].namespace", "drop input[].namespace"),
         ("input.1.namespace", "drop input[].namespace"),
+        ("tools[0].namespace", "drop tools[].namespace"),
         ("input[0].content[0].seen", "drop input[].content[].seen"),
         ("input[0].content[0].seen.by", "drop input[].content[].seen"),
         ("input[0].content[0].seen.by.a", "drop input[].content[].seen"),
@@ -157,7 +158,8 @@ PRIVATE: JSON = {
     ],
 )
 def test_a_private_member_of_an_item_or_a_part_is_left_out(path: str, remedy: str) -> None:
-    assert remedies(openai(f"Unknown parameter: '{path}'.", None), PRIVATE) == [remedy]
+    request = {**PRIVATE, "tools": [{"type": "function", **FUNCTION, "namespace": "functions"}]}
+    assert remedies(openai(f"Unknown parameter: '{path}'.", None), request) == [remedy]
 
 
 def test_tools_of_a_namespace_become_functions_where_it_is_refused() -> None:
