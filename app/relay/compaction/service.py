@@ -21,13 +21,13 @@ from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import (
     CompactionFailed,
-    ContextTooLong,
     FormatNotServed,
     InvalidRequest,
     Unavailable,
     UpstreamError,
     UpstreamLacksEndpoint,
     UpstreamLimited,
+    UpstreamRefused,
     UpstreamUnreachable,
 )
 from app.formats import Compacting, adapted
@@ -266,7 +266,8 @@ class CompactionService:
             return None
         try:
             turn, answer, answered = self._read(task, turn)
-        except ContextTooLong:
+        except UpstreamRefused:
+            # The context is too long, or a part of it is none that this model takes. As text it may be taken.
             return None
         if answer.status != "failed" and is_no_summary(answer):
             return None

@@ -381,8 +381,8 @@ def test_a_foreign_item_is_tried_and_then_becomes_a_note_to_the_summarising_mode
 
 FAILURES = {
     "an error": (refusal(500, "Out of order."), 1),
-    "a refusal": (refusal(400, "Not that.", "invalid_prompt"), 1),
-    # An empty summary is tried once more.
+    # These two are tried once more, with the history as text.
+    "a refusal": (refusal(400, "Not that.", "invalid_prompt"), 2),
     "nothing": (answering_with("  "), 2),
     "a failed response": (
         retold(lambda body: {**body, "status": "failed", "error": {"code": "server_error", "message": "Broken."}}),
