@@ -260,11 +260,8 @@ def error_in(name: str | None, value: Mapping[str, Any]) -> object | None:
 
 
 def _failed_holder(choice: JSON) -> JSON | None:
-    if _has_error(choice):
-        return choice
-    for name in ("delta", "message"):
-        holder = choice.get(name)
-        if isinstance(holder, dict) and _has_error(holder):
+    for holder in (choice, choice.get("delta"), choice.get("message")):
+        if isinstance(holder, dict) and not holder.keys().isdisjoint(_ERRORS) and _has_error(holder):
             return holder
     return None
 

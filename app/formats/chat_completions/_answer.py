@@ -83,14 +83,16 @@ class ChatDecoder(StreamDecoder):
             return
         if not self.accepted:
             self.accepted, self._about, self.defaults = True, event, _defaults(event)
-        self._usage = _openai.later(self._usage, usage)
+        if usage is not None:
+            self._usage = _openai.later(self._usage, usage)
         if choice is not None:
             self._index = choice.get("index") if self._index is None else self._index
             self._take_choice(choice)
         self._deltas.cite(event)
 
     def _take_choice(self, choice: Mapping[str, Any]) -> None:
-        self._usage = _openai.later(self._usage, usage_of(choice))
+        if (usage := usage_of(choice)) is not None:
+            self._usage = _openai.later(self._usage, usage)
         reason = reason_in(choice)
         if self._deltas.take(choice, has_finished=bool(self._ending or reason)):
             self._went_on = True

@@ -68,6 +68,9 @@ def reason_in(choice: Mapping[str, Any]) -> str | None:
 
 def usage_of(holder: Mapping[str, Any]) -> Usage | None:
     """Usage in a completion, a chunk or a choice; None if the upstream counted nothing there."""
+    if holder.keys().isdisjoint(_USAGE):
+        # So are most chunks.
+        return None
     for name in _USAGE:
         if (counts := holder.get(name)) is not None and (usage := _openai.usage(counts)) is not None:
             return usage
