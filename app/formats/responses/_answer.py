@@ -33,7 +33,8 @@ def decode(body: bytes, turn: Turn) -> Answer:
         raise _failure(response)
     if turn.functions_only:
         output = Restorer(turn).output(item for item in output if isinstance(item, dict))
-    items = [ended(item, status_of(response)) for item in _items.complete_all(output, turn)]
+    status = status_of(response)
+    items = [ended(item, status) for item in _items.complete_all(output, turn)]
     exact = len(items) == len(output) and all(new is old for new, old in zip(items, output, strict=True))
     return answer_of(response, items, turn, path="bytes" if exact else "repaired")
 
