@@ -273,11 +273,16 @@ class Reader(threading.Thread):
         self._session.close()
 
     def _create(self, text: str) -> str:
-        while True:
+        """The id of a new response. A server that is killed before it answers may have begun one, so that every try has
+        a text of its own.
+        """
+        for number in itertools.count():
+            body = {**BODY, "input": f"{text}, try {number}"}
             with suppress(requests.RequestException):
-                answer = self._session.post(f"{self._gateway.base_url}/responses", json={**BODY, "input": text})
+                answer = self._session.post(f"{self._gateway.base_url}/responses", json=body)
                 if answer.status_code == 200:
                     return str(answer.json()["id"])
+        raise AssertionError("unreachable")
 
     def _follow(self, response_id: str) -> bool:
         events = self.seen[response_id]
