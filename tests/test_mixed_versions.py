@@ -39,6 +39,13 @@ def upstream() -> Iterator[ScriptedUpstream]:
         yield upstream
 
 
+@pytest.fixture(autouse=True)
+def fresh_upstream(upstream: ScriptedUpstream) -> Iterator[None]:
+    """No test leaves its script to the next one."""
+    yield
+    upstream.reset()
+
+
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory, upstream: ScriptedUpstream) -> Iterator[Gateway]:
     """A worker of this version on the database of an old one, whose lease holds for an hour."""
@@ -151,7 +158,16 @@ def test_an_old_worker_finds_the_lease_of_a_new_one(mixed: Gateway, upstream: Sc
         sql = "SELECT {} FROM response r JOIN worker w ON w.pk = r.worker WHERE r.id = '{}' AND w.lease_until > {}"
         columns = "w.*, r.status AS response_status"
         (old,) = old_rows(sql.format(columns, OLD["running"]["id"], 0))
-        (new,) = select(mixed.database_url, sql.format(columns, response_id, "unixepoch()"))
+        (new,) = eventually(
+            # A worker reports its state with its first tick.
+            lambda: [
+                row
+                for row in select(mixed.database_url, sql.format(columns, response_id, "unixepoch()"))
+                if row["status"] is not None
+            ],
+            "the worker's first report",
+            20,
+        )
         assert shape(new) == shape(old)
         assert new["response_status"] == old["response_status"] == "in_progress"
         upstream.always()
