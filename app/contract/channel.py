@@ -131,8 +131,8 @@ class Channel:
     sampling: str = "both"
     """`one`: the upstream takes `temperature` or `top_p`, not both."""
     thinking: str = "adaptive"
-    """How models of a `messages` channel are told to think: `adaptive`, by a `budget` of tokens; `always`: they cannot
-    stop, `between_tools`: they then think between tools only."""
+    """The form in which a `messages` channel asks for thinking: `adaptive`; a `budget` of tokens; `always`: the
+    model cannot stop thinking; `between_tools`: it can, except between tools."""
     text_format: str = "schema"
     """What the upstream takes of `text.format`: a `schema`, any JSON `object`, or only an `instruction`."""
     params: Params = field(default_factory=Params, hash=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import binascii
 import re
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -185,11 +186,12 @@ class Size:
         return ceil(self.width / side) * ceil(self.height / side)
 
 
-class ImageRule:
+class ImageRule(ABC):
     """How a family of models counts an image."""
 
+    @abstractmethod
     def count(self, size: Size, detail: str) -> int:
-        raise NotImplementedError
+        """Tokens of an image of this size. `detail`: `low`, `high` or `auto`."""
 
 
 class _Tiles(ImageRule):

@@ -1,4 +1,4 @@
-"""How a model is told to think: models of each generation take another form of it. The row's `thinking` says which."""
+"""The form in which a request asks for thinking. It differs by generation of model; the row's `thinking` names it."""
 
 from __future__ import annotations
 

@@ -259,7 +259,7 @@ class CompactionService:
         conversation instead.
         """
         window = self._facts.facts(task.turn.model).context_window
-        limit = task.settings.max_tokens or summary_limit(plan.old, window or DEFAULT_WINDOW)
+        limit = task.settings.max_tokens or summary_limit(estimate_items(plan.old), window or DEFAULT_WINDOW)
         instruction = text_message("user", task.settings.instructions or INSTRUCTION)
         turn = task.continued(instruction, limit)
         if unanswered(task.history) or not _fits(turn, limit, window):

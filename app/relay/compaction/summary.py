@@ -51,12 +51,13 @@ def summarise(
     refusals = 0
     left, passes = list(passages(items)), MAX_PASSES
     instruction = text_message("user", instructions or INSTRUCTION)
+    replaced, instruction_tokens = estimate_items(items), estimate_items([instruction])
     text, channel, usage, left_out = "", "", Usage(), 0
     while True:
-        limit = max_tokens or summary_limit(items, window)
+        limit = max_tokens or summary_limit(replaced, window)
         # The summary so far and the new one have the same limit.
         summaries = 2 * limit if text or _is_long(left, window) else limit
-        folded = fold(left, room(window, estimate_items([instruction]), summaries), passes)
+        folded = fold(left, room(window, instruction_tokens, summaries), passes)
         try:
             turn, answer, answered = read([*_so_far(text), *_messages(folded.passes[0]), instruction], limit)
         except ContextTooLong as error:
@@ -106,9 +107,9 @@ def estimated(input_items: Sequence[Item], answer: Answer) -> Usage:
     return Usage(input_tokens=estimate_items(input_items), output_tokens=estimate_items(answer.output), estimated=True)
 
 
-def summary_limit(items: Sequence[Item], window: int) -> int:
+def summary_limit(replaced: int, window: int) -> int:
     """A quarter of what the summary replaces, and of the window, which must hold the summary beside the history."""
-    quarter = min(estimate_items(items) // 4, window // 4)
+    quarter = min(replaced // 4, window // 4)
     return min(_MAX_LIMIT, max(_MIN_LIMIT, quarter))
 
 
