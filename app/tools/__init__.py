@@ -1,0 +1,1 @@
+"""Tool servers: MCP servers that the gateway lists and calls itself. The only place that knows the MCP SDK."""
