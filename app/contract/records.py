@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from app.contract.tools import is_granted
 from app.contract.usage import Usage
 
 #: Statuses of a response that can be chained from.
@@ -291,9 +292,14 @@ class Token:
     last_used_at: int | None = None
     stores: bool = True
     """False: every request is treated as `store: false`."""
+    tools: tuple[str, ...] = ()
+    """Labels of tool servers, or globs; empty means none."""
 
     def may_use(self, model: str) -> bool:
         return not self.models or any(fnmatchcase(model, allowed) for allowed in self.models)
+
+    def may_use_tools(self, label: str) -> bool:
+        return is_granted(label, self.tools)
 
     def wire(self) -> dict[str, Any]:
         return {
