@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test-quick test test-all faults lint bench bench-compare packages clean
+.PHONY: run test-quick test test-all faults lint dist bench bench-compare packages clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/antiphon init --serve
@@ -37,6 +37,11 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The wheel and the source archive, in dist/. `.git/info/exclude` and local files have no part in them.
+dist: $(VENV)/.test
+	rm -rf dist build
+	$(BIN)/python -m build --outdir dist .
+
 # Takes two minutes. BENCH="--json FILE" and other options: `python -m tests.bench --help`.
 bench: $(VENV)/.test
 	@$(BIN)/python -m tests.bench $(BENCH)
@@ -60,4 +65,4 @@ $(VENV)/.test: setup.cfg pyproject.toml
 	@touch $@ $(VENV)/.run
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

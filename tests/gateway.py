@@ -48,6 +48,9 @@ new_database: Callable[[Path], str] = sqlite_file
 class Gateway:
     """One gateway in `directory`. `settings` become `ANTIPHON_*` variables: `workers=2`, `drain=1`."""
 
+    program: Sequence[str] = COMMAND
+    """The `antiphon` command."""
+
     def __init__(
         self,
         directory: Path,
@@ -97,7 +100,7 @@ class Gateway:
             self.token = self.new_token("tests")
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [*COMMAND, "serve"],
+                [*self.program, "serve"],
                 cwd=self.directory,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -142,7 +145,7 @@ class Gateway:
         """Runs `antiphon worker` in a process group of its own, as on another machine, and kills it at the end."""
         with self._log_file.open("ab") as log:
             process = subprocess.Popen(
-                [*COMMAND, "worker"],
+                [*self.program, "worker"],
                 cwd=self.directory,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -206,7 +209,7 @@ class Gateway:
     def attempt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs `antiphon <arguments>`, with any exit code."""
         return subprocess.run(
-            [*COMMAND, *arguments],
+            [*self.program, *arguments],
             cwd=self.directory,
             env=self.environment,
             stdin=subprocess.DEVNULL,
