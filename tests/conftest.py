@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,6 +29,9 @@ __all__ = [
     "shared_database_url",
 ]
 
+if TYPE_CHECKING:
+    from tests.tool_servers import ToolServer
+
 # No test depends on the speed of the machine: neither an example nor its making has a deadline.
 settings.register_profile("at any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # Continuous integration tries the same examples each time, and everyone else new ones.
@@ -37,6 +40,7 @@ settings.load_profile("at any speed")
 
 MakeUpstream = Callable[..., ScriptedUpstream]
 MakeGateway = Callable[..., Gateway]
+MakeToolServer = Callable[..., "ToolServer"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -85,6 +89,16 @@ def make_upstream() -> Iterator[MakeUpstream]:
 def upstream(make_upstream: MakeUpstream) -> ScriptedUpstream:
     """An upstream that serves any model and accepts any key."""
     return make_upstream()
+
+
+@pytest.fixture
+def make_tool_server() -> Iterator[MakeToolServer]:
+    """Starts tool servers, with the keywords of ToolServer: `make_tool_server(protocol="legacy")`."""
+    # The SDK of these servers takes half a second to import.
+    from tests.tool_servers import ToolServer
+
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(ToolServer(**options))
 
 
 @pytest.fixture
