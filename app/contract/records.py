@@ -94,6 +94,28 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a tool server, or the denial of one, as it is recorded for the operator."""
+
+    item_id: str
+    """Of the call's item; for a denial the id of the approval request."""
+    server: str
+    """Its label."""
+    tool: str
+    started_at: int
+    """Unix time in milliseconds."""
+    approval_request_id: str | None = None
+    milliseconds: int | None = None
+    """None while the call has not ended."""
+    size: int | None = None
+    """Bytes of the result."""
+    error: str | None = None
+    """The kind of the failure, without the words of the server."""
+    result: bytes | None = field(default=None, repr=False)
+    """JSON: what a hosted tool has found, for the next turns' model. None unless the response is stored."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a response ended."""
 

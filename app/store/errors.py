@@ -61,6 +61,14 @@ class ConversationTooLong(HistoryError):
         self.limit = limit
 
 
+class AlreadyAnswered(HistoryError):
+    """Another response has answered this approval request."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"approval request {request_id} was answered before")
+        self.request_id = request_id
+
+
 class ItemMissing(HistoryError):
     """The item behind which a page should begin is not in the conversation."""
 

@@ -12,6 +12,7 @@ from app.store.database import Database, Session
 from app.store.grouped_writes import Group
 from app.store.leases import HELD, Leases
 from app.store.responses import Responses, set_output
+from app.store.tool_calls import has_calls
 from app.store.writer import Writer
 
 RUNS = 2
@@ -82,7 +83,8 @@ class Jobs:
         return job
 
     def requeue(self, response_id: str, add_in_transaction: AddInTransaction) -> bool:
-        """Queues the response again, as if it had not started. False when it was not this worker's."""
+        """Queues the response again, as if it had not started. False when it was not this worker's, and when it has
+        called a tool."""
         return self._database.transaction(lambda session: self._requeue(session, response_id, add_in_transaction))
 
     def requeue_waiting(self, add_in_transaction: AddInTransaction) -> list[str]:
@@ -95,9 +97,10 @@ class Jobs:
         return int(row[0]) if row else 0
 
     def take_back(self, session: Session, worker: int) -> None:
-        """Requeues the responses of a dead worker that have no output event. The others get their finished items."""
+        """Requeues the responses of a dead worker that have no output event and have called no tool. The others get
+        their finished items."""
         for pk, _, owner, runs, last in session.rows(_LEFT, (worker,)):
-            if runs < RUNS and last < LIFECYCLE_EVENTS:
+            if runs < RUNS and last < LIFECYCLE_EVENTS and not has_calls(session, pk):
                 session.run("UPDATE response SET status = 'queued', worker = NULL WHERE pk = ?", (pk,))
                 session.run("UPDATE job SET rung_at = 0 WHERE response = ?", (pk,))
             else:
@@ -118,7 +121,7 @@ class Jobs:
 
     def _requeue(self, session: Session, response_id: str, add_in_transaction: AddInTransaction) -> bool:
         row = session.row(self._held, (response_id, self._leases.name))
-        if row is None or session.run(self._release, (*row, self._leases.name)) != 1:
+        if row is None or has_calls(session, row[0]) or session.run(self._release, (*row, self._leases.name)) != 1:
             return False
         session.run("UPDATE job SET runs = runs - 1 WHERE response = ?", row)
         add_in_transaction(response_id)

@@ -300,6 +300,23 @@ def m011_threads(schema: Schema) -> None:
     schema.index("thread_turn_started", "thread_turn", "started_by", where="started_by IS NOT NULL")
 
 
+@step
+@additive
+def m012_tool_calls(schema: Schema) -> None:
+    # A call of a tool, written before it leaves; started_at is in milliseconds. result is what a hosted tool found,
+    # which its item does not hold. An approval request is answered once, also by a denial.
+    schema.table(
+        "tool_call",
+        """
+        owner {name} NOT NULL, item_id {name} NOT NULL, response {id} NOT NULL, server {name} NOT NULL,
+        tool {name} NOT NULL, started_at {int} NOT NULL, approval_request {name}, ms {int}, bytes {int}, error {name},
+        result {body}, PRIMARY KEY (owner, item_id), CONSTRAINT tool_call_approval UNIQUE (owner, approval_request)
+        """,
+        layout="clustered",
+    )
+    schema.index("tool_call_response", "tool_call", "response")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

@@ -212,6 +212,23 @@ class Remedy(Model):
     learnt_at = peewee.BigIntegerField()
 
 
+class ToolCall(Model):
+    owner = peewee.CharField()
+    item_id = peewee.CharField()
+    response = peewee.CharField()
+    server = peewee.CharField()
+    tool = peewee.CharField()
+    started_at = peewee.BigIntegerField()
+    approval_request = peewee.CharField(null=True)
+    ms = peewee.BigIntegerField(null=True)
+    bytes = peewee.BigIntegerField(null=True)
+    error = peewee.CharField(null=True)
+    result = peewee.TextField(null=True)
+
+    class Meta:
+        primary_key = peewee.CompositeKey("owner", "item_id")
+
+
 class UsageDay(Model):
     day = peewee.CharField()
     token = peewee.BigIntegerField()
@@ -248,5 +265,6 @@ TABLES = (
     Prefix,
     ThreadTurn,
     Remedy,
+    ToolCall,
     UsageDay,
 )

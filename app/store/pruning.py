@@ -156,6 +156,10 @@ def _remove(session: Session, *, hold: str, past: Sequence[Old], items: dict[int
         session.run(f"DELETE FROM content WHERE response IN ({_marks(removed_keys)})", removed_keys)
         session.run(f"DELETE FROM prefix WHERE response IN ({_marks(removed_keys)})", removed_keys)
         session.run(f"DELETE FROM thread_turn WHERE response IN ({_marks(removed_keys)})", removed_keys)
+        session.run(
+            f"DELETE FROM tool_call WHERE response IN (SELECT id FROM response WHERE pk IN ({_marks(removed_keys)}))",
+            removed_keys,
+        )
         session.run(f"DELETE FROM response WHERE pk IN ({_marks(removed_keys)})", removed_keys)
     return rows
 

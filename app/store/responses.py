@@ -29,6 +29,7 @@ from app.store.database import Conflict, Database, Row, Session
 from app.store.dialects import Dialect
 from app.store.grouped_writes import MAX_ITEM_ID, Counted, Group
 from app.store.leases import HELD, Leases
+from app.store.tool_calls import forget_results
 from app.store.tree_positions import LOST, ROOT, TreePosition, TreePositions
 from app.store.unwritten import Unwritten
 from app.store.writer import Writer
@@ -472,6 +473,7 @@ class Responses:
         session.run("DELETE FROM content WHERE response = ?", (pk,))
         session.run("DELETE FROM job WHERE response = ?", (pk,))
         events.forget(session, [pk])
+        forget_results(session, response_id)
         session.run("DELETE FROM prefix WHERE response = ?", (pk,))
         session.run("UPDATE thread_turn SET question = NULL WHERE response = ?", (pk,))
         for item_id in sorted(item_ids(bodies)):

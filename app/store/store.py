@@ -24,6 +24,7 @@ from app.store.reaper import Reaper
 from app.store.remedies import Remedies
 from app.store.responses import Responses, ResponseStore
 from app.store.tokens import Tokens
+from app.store.tool_calls import ToolCalls
 from app.store.tree import Trees
 from app.store.tree_positions import TreePositions
 from app.store.unwritten import Unwritten
@@ -75,6 +76,7 @@ class Store:
         self.reaper = Reaper(self.database, self.leases, self.jobs, self.unwritten)
         self.tokens = Tokens(self.database, self._writer, peppers)
         self.remedies = Remedies(self.database, self._writer)
+        self.tool_calls = ToolCalls(self.database, self._writer, self.unwritten)
         self.usage = UsageSums(self.database)
         self.trees = Trees(self.database)
         self.schema = Migrations(self.database, url)

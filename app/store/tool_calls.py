@@ -1,0 +1,104 @@
+"""Calls of tools: one row a call, committed before the call leaves. The row is the operator's record of the call, the
+mark that keeps a background run from calling again, and the claim on the approval that a call needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from app.contract.records import ToolCall
+from app.errors import StoreUnavailable
+from app.store.database import Conflict, Database, Session
+from app.store.errors import AlreadyAnswered
+from app.store.grouped_writes import MAX_ITEM_ID, Group
+from app.store.unwritten import Unwritten
+from app.store.writer import Writer
+
+_COLUMNS = ("owner", "item_id", "response", "server", "tool", "started_at", "approval_request")
+_MOST = 500
+"""Ids in one query."""
+
+_CLAIMED = "SELECT item_id, response FROM tool_call WHERE owner = ? AND (item_id = ? OR approval_request = ?)"
+_END = "UPDATE tool_call SET ms = ?, bytes = ?, error = ?, result = ? WHERE owner = ? AND item_id = ?"
+_OF_RESPONSE = (
+    "SELECT item_id, server, tool, started_at, approval_request, ms, bytes, error, result FROM tool_call"
+    " WHERE owner = ? AND response = ? ORDER BY started_at, item_id"
+)
+_RESULTS = "SELECT item_id, result FROM tool_call WHERE owner = ? AND item_id IN (%s) AND result IS NOT NULL"
+
+
+class ToolCalls:
+    def __init__(self, database: Database, writer: Writer[Group], unwritten: Unwritten) -> None:
+        self._database = database
+        self._writer = writer
+        self._unwritten = unwritten
+        self._insert = database.dialect.insert("tool_call", _COLUMNS)
+        self._claimed = _CLAIMED + database.dialect.hold
+
+    def begin(self, owner: str, response: str, calls: Sequence[ToolCall]) -> None:
+        """Commits the calls before they leave. Raises AlreadyAnswered, and commits none of them, if the approval
+        request of one was answered before."""
+        self._writer.do(lambda group: self._begin(group.session, owner, response, calls))
+
+    def end(self, owner: str, calls: Sequence[ToolCall]) -> None:
+        """Writes how the calls ended, before the end of their response."""
+
+        def write(group: Group) -> None:
+            for call in calls:
+                result = call.result.decode() if call.result is not None else None
+                ended = (call.milliseconds, call.size, call.error, result, owner, call.item_id)
+                group.session.run(_END, group.session.large(ended))
+
+        def on_done(error: BaseException | None) -> None:
+            if isinstance(error, StoreUnavailable) and not self._unwritten.full:
+                size = sum(len(call.result or b"") for call in calls)
+                self._unwritten.add(calls[0].item_id, write, write, size)
+
+        self._writer.post(write, on_done)
+
+    def of_response(self, owner: str, response: str) -> list[ToolCall]:
+        """The calls of a response, in the order in which they left."""
+        rows = self._database.read(lambda session: session.rows(_OF_RESPONSE, (owner, response)))
+        return [ToolCall(*facts, None if result is None else result.encode()) for *facts, result in rows]
+
+    def results(self, owner: str, item_ids: Sequence[str]) -> Mapping[str, bytes]:
+        """The hidden results of hosted calls, by the id of the call's item."""
+        found: dict[str, bytes] = {}
+        for start in range(0, len(item_ids), _MOST):
+            some = [item_id for item_id in item_ids[start : start + _MOST] if len(item_id) <= MAX_ITEM_ID]
+            if some:
+                found |= self._database.read(partial(_results, owner=owner, item_ids=some))
+        return found
+
+    def _begin(self, session: Session, owner: str, response: str, calls: Sequence[ToolCall]) -> None:
+        for call in calls:
+            approval = call.approval_request_id
+            values = (owner, call.item_id, response, call.server, call.tool, call.started_at, approval)
+            try:
+                session.insert(self._insert, values)
+            except Conflict:
+                # A retry after a commit whose answer was lost finds its own row.
+                row = session.row(self._claimed, (owner, call.item_id, approval))
+                if row is None or tuple(row) != (call.item_id, response):
+                    raise AlreadyAnswered(approval or call.item_id) from None
+
+
+def has_calls(session: Session, response: int) -> bool:
+    """Whether a call of a response, named by its key, has left."""
+    return (
+        session.row(
+            "SELECT 1 FROM tool_call c JOIN response r ON r.id = c.response WHERE r.pk = ? LIMIT 1", (response,)
+        )
+        is not None
+    )
+
+
+def forget_results(session: Session, response: str) -> None:
+    """Removes what the calls of a response have found. The operator's record stays."""
+    session.run("UPDATE tool_call SET result = NULL WHERE response = ? AND result IS NOT NULL", (response,))
+
+
+def _results(session: Session, owner: str, item_ids: Sequence[str]) -> dict[str, bytes]:
+    marks = ", ".join("?" * len(item_ids))
+    return {item_id: result.encode() for item_id, result in session.rows(_RESULTS % marks, (owner, *item_ids))}
