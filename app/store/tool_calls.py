@@ -5,11 +5,12 @@ mark that keeps a background run from calling again, and the claim on the approv
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from app.contract.records import ToolCall
 from app.errors import StoreUnavailable
-from app.store.database import Conflict, Database, Session
+from app.store.database import Conflict, Database, Row, Session
 from app.store.errors import AlreadyAnswered
 from app.store.grouped_writes import MAX_ITEM_ID, Group
 from app.store.unwritten import Unwritten
@@ -60,7 +61,7 @@ class ToolCalls:
     def of_response(self, owner: str, response: str) -> list[ToolCall]:
         """The calls of a response, in the order in which they left."""
         rows = self._database.read(lambda session: session.rows(_OF_RESPONSE, (owner, response)))
-        return [ToolCall(*facts, None if result is None else result.encode()) for *facts, result in rows]
+        return list(map(_call, rows))
 
     def results(self, owner: str, item_ids: Sequence[str]) -> Mapping[str, bytes]:
         """The hidden results of hosted calls, by the id of the call's item."""
@@ -97,6 +98,11 @@ def has_calls(session: Session, response: int) -> bool:
 def forget_results(session: Session, response: str) -> None:
     """Removes what the calls of a response have found. The operator's record stays."""
     session.run("UPDATE tool_call SET result = NULL WHERE response = ? AND result IS NOT NULL", (response,))
+
+
+def _call(row: Row) -> ToolCall:
+    *facts, result = row
+    return replace(ToolCall(*facts), result=None if result is None else result.encode())
 
 
 def _results(session: Session, owner: str, item_ids: Sequence[str]) -> dict[str, bytes]:
