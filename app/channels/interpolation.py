@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from app.channels.yaml_document import MASK, Document, is_null
-from app.schemas.channels import KEYS, UNKNOWN_KEY, shown_key
+from app.schemas.channels import KEYS
+from app.schemas.rows import UNKNOWN_KEY, shown_key
 from app.schemas.table_values import Scalar
 
 Place = tuple[str | int, ...]
@@ -22,7 +23,9 @@ _FREE = frozenset({"models", "headers", "rename", "set"})
 #: The key with values that the operator chooses, at any depth.
 _ANY_VALUE = ("params", "set")
 #: Keys with nothing but rows below them. A scalar there has lost its key, so it may be a secret.
-_ROWS = frozenset({"channels", "defaults"})
+_ROWS = frozenset({"channels", "defaults", "servers", "hosted", "web_search", "file_search"})
+#: Addresses of servers. A user, query or fragment may hold a key.
+_ADDRESSES = frozenset({"base_url", "url"})
 # A default cannot contain a brace: the search for the end of an unclosed one would take quadratic time.
 REFERENCE = re.compile(r"(?P<escaped>\$\$\{)|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^{}]*))?\}|\$\{", re.ASCII)
 
@@ -47,7 +50,9 @@ class Interpolation:
             return [self.value(child, (*place, index)) for index, child in enumerate(node.value)]
         assert isinstance(node, yaml.ScalarNode)
         key = next(part for part in reversed(place) if isinstance(part, str))
-        words_only = key in _ROWS or (key == "base_url" and re.search("[@?#]", node.value))
+        words_only = (
+            key in _ROWS or place == ("tools",) or (key in _ADDRESSES and re.search("[@?#]", node.value) is not None)
+        )
         if not words_only and _HIDDEN.isdisjoint(place):
             self.document.unmask(node)
         return None if is_null(node) else self._scalar(node, place)
@@ -81,7 +86,8 @@ class Interpolation:
         unset = [match["name"] for match in references if match["default"] is None and not self._of(match)]
         if unset:
             self.unset[place] = f"the variable {', '.join(unset)} is not set, in the environment or in .env"
-            return self._masked(place)
+            self._broken.add(place)
+            return Scalar(MASK, unset=True)
         filled = REFERENCE.sub(lambda match: "${" if match["escaped"] else self._of(match), node.value)
         return Scalar(filled, plain, literal=False)
 

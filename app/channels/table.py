@@ -5,7 +5,6 @@ upstream and no database.
 from __future__ import annotations
 
 import re
-import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -14,15 +13,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
 from marshmallow import ValidationError
 
-from app.channels.interpolation import REFERENCE, Interpolation, Place
+from app.channels import tool_servers
+from app.channels.interpolation import Interpolation, Place
+from app.channels.table_files import certificates, key_in_file, warn_of_literal
 from app.channels.yaml_document import Document, Problem, parse
 from app.contract.channel import Channel, Compaction, Cooldown, Params, Timeouts
 from app.contract.model_facts import NOTHING, ModelFacts
+from app.contract.tools import ToolTable
 from app.formats import counting
-from app.schemas.channels import UNUSED_KEYS, TableRow, shown_key
+from app.schemas.channels import UNUSED_KEYS, TableRow
+from app.schemas.rows import shown_key
 from app.schemas.table_values import Scalar, is_glob, suggestion
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -45,6 +47,7 @@ class Table:
     """Digest of the file's bytes, which identifies its version."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     """Facts about models, by public name or glob."""
+    tools: ToolTable = field(default_factory=ToolTable)
 
     def serving(self, model: str) -> list[Channel]:
         """The enabled channels that serve a model, highest priority first; equal ones in the order of the file."""
@@ -79,6 +82,7 @@ def load(path: Path, environment: Mapping[str, str], formats: Collection[str]) -
     document = Document(path)
     values = Interpolation(document, environment)
     written = values.value(parse(document))
+    tool_servers.check(values, written.get("tools"))
     _check_variables(values)
     _check_names(values, written.get("channels"), formats)
     rows = _check(values, written)
@@ -90,10 +94,11 @@ def load(path: Path, environment: Mapping[str, str], formats: Collection[str]) -
 
 
 def _check_variables(values: Interpolation) -> None:
-    """Reports unset variables. In an `api_key` one is no error: the channel is left out until it has a key."""
+    """Reports unset variables. In an `api_key`, and in the URL and the headers of a tool server, one is no error: the
+    row is left out until the variable is set."""
     for place, message in values.unset.items():
         match place:
-            case ("channels", int(), "api_key"):
+            case ("channels", int(), "api_key") | ("tools", "servers", int(), "url" | "headers", *_):
                 continue
         values.document.error(values.nodes[place], message)
 
@@ -152,6 +157,7 @@ def _messages(messages: Any, place: Place) -> Iterator[tuple[Place, str]]:
 def _build(values: Interpolation, rows: Mapping[str, Any]) -> Table:
     defaults = rows.get("defaults", _NOTHING)
     channels = [_channel(values, index, row, defaults) for index, row in enumerate(rows["channels"])]
+    tools = tool_servers.build(values, rows.get("tools", _NOTHING))
     return Table(
         channels=tuple(channel for channel in channels if not channel.missing_key),
         without_key=tuple(channel for channel in channels if channel.missing_key),
@@ -160,6 +166,7 @@ def _build(values: Interpolation, rows: Mapping[str, Any]) -> Table:
         unused=tuple(_unused_keys(values)),
         digest=values.document.digest,
         models=MappingProxyType(rows.get("models", {})),
+        tools=tools,
     )
 
 
@@ -176,7 +183,7 @@ _READ_ON = frozenset({"api_key", "api_key_file", "ca_file", "models", "timeout",
 
 def _channel(values: Interpolation, index: int, row: Mapping[str, Any], defaults: Mapping[str, Any]) -> Channel:
     key, why = _key(values, index, row)
-    ca_file = _ca_file(values, index, row)
+    ca_file = certificates(values, ("channels", index), row)
     if why and row.get("enabled", True):
         source = values.nodes["channels", index, "api_key" if "api_key" in row else "api_key_file"]
         values.document.warn(source, f"{why}; channel '{row['name']}' is left out")
@@ -212,48 +219,12 @@ def _key(values: Interpolation, index: int, row: Mapping[str, Any]) -> tuple[str
     """The channel's key, if it needs one, and the reason when the key is missing."""
     if "api_key" in row:
         place = ("channels", index, "api_key")
-        _warn_of_literal(values.document, values.nodes[place])
+        warn_of_literal(values.document, values.nodes[place])
         key, why = row["api_key"], values.unset.get(place, "")
     elif "api_key_file" in row:
-        key, why = _key_in_file(values.document.path.parent / row["api_key_file"])
+        key, why = key_in_file(values.document.path.parent / row["api_key_file"])
     else:
         return None, ""
     if not why and not re.fullmatch(r"[\x21-\x7e]+", key):
         why = "the key is empty or holds characters that no header can carry"
     return key, why
-
-
-def _warn_of_literal(document: Document, node: yaml.Node) -> None:
-    references = [match for match in REFERENCE.finditer(node.value) if match["name"]]
-    if references and not any(match["default"] for match in references):
-        return
-    document.warn(node, "this file contains the key itself; put it into the environment and write ${NAME} here")
-    if document.mode & stat.S_IROTH:
-        document.warn(node, "every user of this machine can read this file, which contains a key: chmod o-r")
-
-
-def _key_in_file(path: Path) -> tuple[str, str]:
-    try:
-        return _contents(path).decode("ascii").strip(), ""
-    except OSError as error:
-        return "", f"api_key_file cannot be read: {error.strerror or 'not a file'}"
-    except ValueError:
-        return "", "api_key_file does not hold a key"
-
-
-def _contents(path: Path) -> bytes:
-    """The bytes of a regular file. A read from a pipe or a device could block."""
-    if path.exists() and not path.is_file():
-        raise OSError("not a file")
-    return path.read_bytes()
-
-
-def _ca_file(values: Interpolation, index: int, row: Mapping[str, Any]) -> str | None:
-    if "ca_file" not in row:
-        return None
-    path = values.document.path.parent / row["ca_file"]
-    try:
-        _contents(path)
-    except (OSError, ValueError):
-        values.report(("channels", index, "ca_file"), "is not a file that can be read")
-    return str(path)

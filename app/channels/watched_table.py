@@ -105,12 +105,16 @@ def _signature(path: Path) -> tuple[int, ...] | None:
 
 
 def _difference(old: Table, new: Table) -> str:
-    """`+added -removed ~changed`, by the names of the channels."""
-    before = {channel.name: channel for channel in old.channels}
-    after = {channel.name: channel for channel in new.channels}
+    """`+added -removed ~changed`, by the names of the channels and the labels of the tool servers."""
+    before, after = _rows(old), _rows(new)
     signs = [
         *(f"+{name}" for name in after if name not in before),
         *(f"-{name}" for name in before if name not in after),
         *(f"~{name}" for name in after if name in before and before[name] != after[name]),
     ]
-    return " ".join(signs) or "no channel has changed"
+    return " ".join(signs) or "no channel and no tool server has changed"
+
+
+def _rows(table: Table) -> Mapping[str, object]:
+    channels = {channel.name: channel for channel in table.channels}
+    return {**channels, **{f"tools/{label}": server for label, server in table.tools.servers.items()}}

@@ -116,6 +116,8 @@ class Channel:
     max_output_tokens: int | None = None
     """Applied when the client sends none."""
     hosted_tools: str = "drop"
+    mcp: str = "gateway"
+    """`native`: the upstream itself calls the MCP servers that a client names."""
     system_messages: str = "merge"
     """`merge` into one, `keep` apart, or `user`: the upstream's template takes no system message."""
     message_order: str = "free"

@@ -2,75 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Any
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, validates_schema
+from marshmallow import ValidationError, fields
 
 from app.contract.model_facts import MODALITIES
-from app.schemas import table_values
-
-#: How the message about an unknown key begins; it belongs to the key, every other one to the value.
-UNKNOWN_KEY = "unknown key"
-
-#: More unknown keys of one mapping than anybody reads.
-MAX_UNKNOWN = 200
+from app.schemas import table_values, tool_servers
+from app.schemas.rows import Row, Value, keys_of
 
 #: Keys of a channel or a model that are checked, and that no part of the gateway reads yet.
 UNUSED_KEYS = frozenset({"price", "tags"})
 
 #: Channels that answer by themselves and have no URL.
 WITHOUT_UPSTREAM = frozenset({"demo"})
-
-
-class Value(fields.Field[Any]):
-    """The value of a key, read by a function that raises its error."""
-
-    default_error_messages = {"null": "must have a value"}
-
-    def __init__(self, read: Callable[[Any], Any], **options: Any) -> None:
-        super().__init__(**options)
-        self.read = read
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        return self.read(value)
-
-
-class Row(Schema):
-    """A mapping with fixed keys."""
-
-    error_messages = {"type": "must be a mapping"}
-
-    class Meta:
-        unknown = EXCLUDE
-
-    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
-        field_obj.error_messages["required"] = f"missing key '{field_name}'"
-
-    @validates_schema(pass_original=True, skip_on_field_errors=False)
-    def _as_a_whole(self, data: Any, original: Any, **kwargs: Any) -> None:
-        if isinstance(original, dict) and (wrong := self._unknown(original) | self.violations(data, original)):
-            raise ValidationError({key: [message] for key, message in wrong.items()})
-
-    def _unknown(self, original: dict[str, Any]) -> dict[str, str]:
-        known = keys_of(self)
-        unknown = [key for key in original if key not in known][:MAX_UNKNOWN]
-        return {key: f"{UNKNOWN_KEY} '{shown_key(key)}'{table_values.suggestion(key, known)}" for key in unknown}
-
-    def violations(self, data: Any, original: dict[str, Any]) -> dict[str, str]:
-        """Errors between keys, each under the key that it names."""
-        return {}
-
-
-def keys_of(row: Row) -> frozenset[str]:
-    return frozenset(bound.data_key or name for name, bound in row.fields.items())
-
-
-def shown_key(key: str) -> str:
-    """A key as a message may quote it: `{api_key:sk-…}` without its blank makes the secret a part of the key."""
-    start = re.split(r"[^A-Za-z0-9_.-]", key[:40], maxsplit=1)[0]
-    return start if start == key else f"{start}…"
 
 
 class TimeoutRow(Row):
@@ -149,6 +93,7 @@ class ChannelRow(DefaultsRow):
     encrypted_reasoning = Value(table_values.flag)
     reasoning_text = Value(table_values.flag)
     hosted_tools = Value(table_values.one_of("drop", "refuse"))
+    mcp = Value(table_values.one_of("gateway", "native"))
     item_ids = Value(table_values.one_of("given", "omit"))
     call_ids = Value(table_values.one_of("given", "short"))
     call_signatures = Value(table_values.one_of("given", "google", "openrouter"))
@@ -193,12 +138,16 @@ class TableRow(Row):
         error_messages={"invalid": "must be a list of channels", "null": "must be a list of channels"},
     )
     models = Value(table_values.mapping(lambda _, facts: FactsRow().load(facts)))
+    tools = Value(tool_servers.ToolsRow().load)
 
     def violations(self, data: Any, original: dict[str, Any]) -> dict[str, str]:
         return {"channels": "must hold at least one channel"} if original.get("channels") == [] else {}
 
 
-_ROWS = (TableRow, ChannelRow, DefaultsRow, TimeoutRow, CooldownRow, CompactionRow, FactsRow, PriceRow, ParamsRow)
+_ROWS = (
+    *(TableRow, ChannelRow, DefaultsRow, TimeoutRow, CooldownRow, CompactionRow, FactsRow, PriceRow, ParamsRow),
+    *tool_servers.ROWS,
+)
 
 #: Every key of the table, for messages that quote a line of it.
 KEYS = frozenset(key for row in _ROWS for key in keys_of(row()))

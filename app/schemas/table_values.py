@@ -41,6 +41,8 @@ class Scalar:
     """Without quotes: only then can it be a number or a flag."""
     literal: bool = True
     """No variable was put in: only then may a message quote it."""
+    unset: bool = False
+    """Its variable is not set, so that the text says nothing."""
 
 
 def suggestion(word: str, words: Iterable[str]) -> str:
@@ -91,6 +93,7 @@ model_name = matching(
     r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,254}[^\s\x00-\x1f\x7f])?",
     "a model's name: at most 256 characters, none of them a control character or an outer blank",
 )
+tool_name = matching(r"[^\x00-\x1f\x7f]{1,256}", "a tool's name, as its server lists it")
 header_value = matching(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?", "printable ASCII without outer blanks")
 
 
@@ -113,6 +116,23 @@ def duration(value: Any) -> float:
     if not 0 < seconds <= _LONGEST:
         raise ValidationError("must be a duration: a number of seconds, or 500ms, 30s, 5m, 1h (at most seven days)")
     return seconds
+
+
+_SIZE = re.compile(r"((?:0|[1-9][0-9]{0,11}))(KiB|MiB)?")
+_SIZES = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20}
+
+
+def size(low: int, high: int) -> Callable[[Any], int]:
+    """Bytes: a number, or one with KiB or MiB."""
+
+    def read(value: Any) -> int:
+        match = _SIZE.fullmatch(scalar(value).text)
+        amount = int(match[1]) * _SIZES[match[2]] if match else 0
+        if not low <= amount <= high:
+            raise ValidationError(f"must be a size from {low >> 10}KiB to {high >> 20}MiB: bytes, or 256KiB, 1MiB")
+        return amount
+
+    return read
 
 
 def flag(value: Any) -> bool:
@@ -215,6 +235,17 @@ def mapping(read: Callable[[str, Any], Any]) -> Callable[[Any], dict[str, Any]]:
         if not isinstance(value, dict):
             raise ValidationError("must be a mapping")
         return _each(value.items(), read)
+
+    return read_all
+
+
+def every(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    """A list, which may be empty."""
+
+    def read_all(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list):
+            raise ValidationError("must be a list")
+        return tuple(_each(enumerate(value), lambda _, element: read(element)).values())
 
     return read_all
 

@@ -49,6 +49,7 @@ def test_a_full_row_is_read_as_written(read):
   reasoning_text: true
   max_output_tokens: 4096
   hosted_tools: refuse
+  mcp: native
   system_messages: keep
   message_order: strict
   tool_images: tool
@@ -91,6 +92,7 @@ def test_a_full_row_is_read_as_written(read):
         reasoning_text=True,
         max_output_tokens=4096,
         hosted_tools="refuse",
+        mcp="native",
         system_messages="keep",
         message_order="strict",
         tool_images="tool",
@@ -487,8 +489,9 @@ def test_the_shipped_table_works_as_it_stands():
 def test_every_example_in_the_shipped_table_works_when_uncommented(read, tmp_path):
     (tmp_path / "internal-ca.pem").write_text("-")
     (tmp_path / "local.key").write_text("sk-local")
-    table = read(uncommented(), OPENAI_API_KEY="sk-x", ANTHROPIC_API_KEY="sk-y")
+    table = read(uncommented(), OPENAI_API_KEY="sk-x", ANTHROPIC_API_KEY="sk-y", DOCS_TOKEN="t")
     assert [channel.name for channel in table.channels] == ["demo", "openai", "local", "anthropic"]
+    assert list(table.tools.servers) == ["demo", "docs"]
     assert table.warnings == ()
 
 

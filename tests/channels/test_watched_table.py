@@ -101,3 +101,23 @@ def test_an_environment_that_cannot_be_read_keeps_the_old_table(tmp_path):
 def test_a_bad_file_stops_the_start(tmp_path):
     with pytest.raises(ChannelsInvalid):
         WatchedTable(write(tmp_path, "version: 3\n"), dict, FORMATS)
+
+
+def test_a_change_of_the_tool_servers_alone_is_swapped_in_with_the_channels(watched, caplog):
+    caplog.set_level(logging.INFO)
+    server = "tools:\n  servers:\n    - {label: docs, url: 'http://mcp.test/mcp', headers: {X-Key: one}}\n"
+    replace(watched.path, DEMO + server)
+    watched.poll()
+    before = watched.current
+    assert list(before.tools.servers) == ["docs"]
+    assert "+tools/docs" in caplog.text
+    replace(watched.path, DEMO + server.replace("one", "two"))
+    watched.poll()
+    assert "~tools/docs" in caplog.text
+    assert before.tools.servers["docs"].headers == {"X-Key": "one"}
+    replace(watched.path, DEMO + server.replace("url", "uri"))
+    watched.poll()
+    assert watched.current.tools.servers["docs"].headers == {"X-Key": "two"}
+    replace(watched.path, DEMO)
+    watched.poll()
+    assert not watched.current.tools
