@@ -44,5 +44,5 @@ class Names(click.ParamType[tuple[str, ...]]):
             return value
         names = tuple(name.strip() for name in value.split(","))
         if not all(names):
-            self.fail(f"{value!r} holds an empty name; leave the option out for no restriction", param, ctx)
+            self.fail(f"{value!r} holds an empty name; leave the option out for its default", param, ctx)
         return names

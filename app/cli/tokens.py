@@ -54,6 +54,11 @@ def tokens() -> None:
 @click.option(
     "--models", type=Names(), help="The models that it may use: names or globs, separated by commas; default: all."
 )
+@click.option(
+    "--tools",
+    type=Names(),
+    help="The tool servers that it may use: labels or globs, separated by commas; default: none.",
+)
 @click.option("--expires", type=Expiry(), help="When it expires: 90d, 12h, or a date in UTC; default: never.")
 @click.option("--no-store", is_flag=True, help="Store no content of its requests, even if they have store: true.")
 @as_json
@@ -61,6 +66,7 @@ def create(
     name: str,
     owner: str | None,
     models: tuple[str, ...] | None,
+    tools: tuple[str, ...] | None,
     expires: int | None,
     no_store: bool,
     as_json: bool,
@@ -68,7 +74,7 @@ def create(
     """Create the token NAME. Its secret is printed once and cannot be shown again."""
     with open_ready_store() as store:
         token, secret = store.tokens.create(
-            name, name if owner is None else owner, models=models, expires_at=expires, stores=not no_store
+            name, name if owner is None else owner, models=models, tools=tools, expires_at=expires, stores=not no_store
         )
     if as_json:
         print_json({"token": secret, **token.wire()})
@@ -86,7 +92,7 @@ def list_(as_json: bool) -> None:
     if as_json:
         print_json([token.wire() for token in known])
         return
-    click.echo(table(("name", "owner", "prefix", "state", "expires", "last used", "models"), map(_row, known)))
+    click.echo(table(("name", "owner", "prefix", "state", "expires", "last used", "models", "tools"), map(_row, known)))
 
 
 @tokens.command()
@@ -105,7 +111,8 @@ def revoke(ctx: click.Context, name: str) -> None:
 
 def _row(token: Token) -> tuple[object, ...]:
     expires, used = moment(token.expires_at), moment(token.last_used_at)
-    return token.name, token.owner, token.prefix, _state(token), expires, used, some(token.models) or "*"
+    may_use = some(token.models) or "*", some(token.tools)
+    return token.name, token.owner, token.prefix, _state(token), expires, used, *may_use
 
 
 def _state(token: Token) -> str:

@@ -330,6 +330,7 @@ class Token:
             "owner": self.owner,
             "prefix": self.prefix,
             "models": list(self.models),
+            "tools": list(self.tools),
             "created_at": self.created_at,
             "expires_at": self.expires_at,
             "revoked_at": self.revoked_at,

@@ -317,6 +317,13 @@ def m012_tool_calls(schema: Schema) -> None:
     schema.index("tool_call_response", "tool_call", "response")
 
 
+@step
+@additive
+def m013_tools_of_tokens(schema: Schema) -> None:
+    # The tool servers that a token may use: a JSON array of labels and globs; NULL for none.
+    schema.column("token", "tools", "{body}")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

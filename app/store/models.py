@@ -132,6 +132,7 @@ class Token(Model):
     revoked_at = peewee.BigIntegerField(null=True)
     last_used_at = peewee.BigIntegerField(null=True)
     keeps = peewee.BooleanField()
+    tools = peewee.TextField(null=True)
 
 
 class Worker(Model):

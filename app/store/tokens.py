@@ -33,7 +33,7 @@ CACHED = 4096
 USE_NOTED = 60.0
 """Seconds between two notes of a token's use."""
 
-_COLUMNS = "pk, name, owner, prefix, models, created_at, expires_at, revoked_at, last_used_at, keeps"
+_COLUMNS = "pk, name, owner, prefix, models, created_at, expires_at, revoked_at, last_used_at, keeps, tools"
 _BY_HASH = f"SELECT hash, {_COLUMNS} FROM token WHERE hash IN ({{marks}})"
 _ALL = f"SELECT {_COLUMNS} FROM token ORDER BY pk"
 
@@ -64,13 +64,16 @@ class Tokens:
         owner: str,
         *,
         models: Sequence[str] | None = None,
+        tools: Sequence[str] | None = None,
         expires_at: int | None = None,
         stores: bool = True,
     ) -> tuple[Token, str]:
-        """Returns the token and its secret, which is not stored. Without `models` the token may use every model."""
+        """Returns the token and its secret, which is not stored. Without `models` the token may use every model,
+        without `tools` no tool server."""
         _check_name("name", name)
         _check_name("owner", owner)
-        _check_models(models)
+        _check_names("models", models)
+        _check_names("tools", tools)
         secret = PREFIX + secrets.token_urlsafe(32)
         row = {
             "name": name,
@@ -81,6 +84,7 @@ class Tokens:
             "created_at": int(time.time()),
             "expires_at": expires_at,
             "keeps": stores,
+            "tools": None if tools is None else orjson.dumps(list(tools)).decode(),
         }
         try:
             self._database.transaction(lambda session: _insert(session, row))
@@ -182,17 +186,17 @@ def _check_name(what: str, value: str) -> None:
         )
 
 
-def _check_models(models: Sequence[str] | None) -> None:
+def _check_names(what: str, names: Sequence[str] | None) -> None:
     """A row without models may use all of them, so an empty list must not become one."""
-    if models is not None and not (models and all(name.strip() for name in models)):
+    if names is not None and not (names and all(name.strip() for name in names)):
         raise ConfigurationError(
-            "The models of a token cannot be an empty list or hold an empty name.",
-            fix="Name at least one, or give no list: then it may use every model.",
+            f"The {what} of a token cannot be an empty list or hold an empty name.",
+            fix="Name at least one, or give no list: then it may use every model, and no tool server.",
         )
 
 
 def _token(row: Row) -> Token:
-    key, name, owner, prefix, names, created_at, expires_at, revoked_at, last_used_at, stores = row
+    key, name, owner, prefix, names, created_at, expires_at, revoked_at, last_used_at, stores, tools = row
     return Token(
         key=key,
         name=name,
@@ -204,4 +208,5 @@ def _token(row: Row) -> Token:
         revoked_at=revoked_at,
         last_used_at=last_used_at,
         stores=bool(stores),
+        tools=tuple(orjson.loads(tools)) if tools else (),
     )

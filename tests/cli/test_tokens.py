@@ -60,11 +60,23 @@ def test_a_token_that_is_not_there_cannot_be_revoked(run: Run) -> None:
     assert "tokens list" in refused.output
 
 
-@pytest.mark.parametrize("models", ["", " ", ",", "gpt-*, ,", "gpt-*,", ",gpt-*"])
-def test_an_empty_name_among_models_is_a_usage_error_and_makes_no_token(run: Run, models: str) -> None:
-    refused = run("tokens", "create", "ada-mac", "--models", models)
+def test_a_token_has_no_tools_but_those_that_it_names_and_the_first_has_all(run: Run) -> None:
+    assert json.loads(run("tokens", "create", "plain", "--json").output)["tools"] == []
+    run("tokens", "create", "docs", "--tools", "docs, search-*")
+    listed = {token["name"]: token["tools"] for token in json.loads(run("tokens", "list", "--json").output)}
+    assert listed == {"admin": ["*"], "plain": [], "docs": ["docs", "search-*"]}
+    head, admin, plain, docs = run("tokens", "list").output.splitlines()
+    assert head.endswith("tools")
+    assert [line.split()[-1] for line in (admin, plain)] == ["*", "-"]
+    assert docs.endswith("docs, search-*")
+
+
+@pytest.mark.parametrize("option", ["--models", "--tools"])
+@pytest.mark.parametrize("names", ["", " ", ",", "gpt-*, ,", "gpt-*,", ",gpt-*"])
+def test_an_empty_name_in_a_list_is_a_usage_error_and_makes_no_token(run: Run, option: str, names: str) -> None:
+    refused = run("tokens", "create", "ada-mac", option, names)
     assert refused.exit_code == 2
-    assert "--models" in refused.output
+    assert option in refused.output
     assert [token["name"] for token in json.loads(run("tokens", "list", "--json").output)] == ["admin"]
 
 

@@ -15,13 +15,23 @@ REVOKED_WITHIN = 3.0
 
 
 def test_a_token_is_recognised_by_its_secret(store: Store) -> None:
-    token, secret = store.tokens.create("laptop", "ada", models=["gpt-*", "small"], stores=False)
+    token, secret = store.tokens.create("laptop", "ada", models=["gpt-*", "small"], tools=["docs"], stores=False)
     assert secret.startswith("ap_")
     assert len(secret) == 46
     assert token.prefix == secret[:9]
     assert store.tokens.all() == [token]
     assert store.tokens.check(secret) == token
-    assert (token.owner, token.models, token.stores) == ("ada", ("gpt-*", "small"), False)
+    assert (token.owner, token.models, token.tools, token.stores) == ("ada", ("gpt-*", "small"), ("docs",), False)
+
+
+def test_a_token_uses_the_tool_servers_that_it_names(store: Store) -> None:
+    plain, _ = store.tokens.create("plain", "ada")
+    some, _ = store.tokens.create("some", "ada", tools=["docs", "search-?"])
+    assert [plain.may_use_tools(label) for label in ("docs", "")] == [False, False]
+    labels = ("docs", "search-1", "search-12", "Docs", "docs2")
+    assert [some.may_use_tools(label) for label in labels] == [True, True, False, False, False]
+    with pytest.raises(ConfigurationError, match="tools"):
+        store.tokens.create("none", "ada", tools=[])
 
 
 @pytest.mark.parametrize(
