@@ -9,6 +9,7 @@ from typing import Any
 from app.contract.items import Item
 from app.contract.records import Chain, UpstreamResponse
 from app.contract.response import Echo
+from app.contract.tool_history import ToolHistory
 from app.contract.usage import Usage
 from app.errors import UpstreamError
 
@@ -51,6 +52,8 @@ class Turn:
     """The outcome of a compaction, for the operator."""
     functions_only: bool = False
     """The channel takes functions only: other tools were sent as functions, and their calls are to be restored."""
+    tool_history: ToolHistory = field(default_factory=ToolHistory)
+    """How calls of tools that the gateway ran are shown to the model."""
     seal: Callable[[str], str] | None = None
     """Makes `encrypted_content` from reasoning text, for a client that includes it."""
     seal_secret: Callable[[Secret], str] | None = None
