@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from app import ids
@@ -95,8 +95,14 @@ class ItemType:
     """Family of the events that stream these arguments: `.delta`, then `.done`."""
     results: tuple[str, ...] = ()
     """Members with the results of the tool: the announcement of the item lacks them."""
+    opened: Mapping[str, Any] = field(default_factory=dict)
+    """Members that the announcement of the item has instead of their values."""
     steps: tuple[str, ...] = ()
-    """Of a call that the upstream runs: the events between its announcement and its end."""
+    """Of a tool that the client does not run: the events behind the item's announcement."""
+    succeeded: str = ""
+    """The same: the event before the end of the item, if the tool has succeeded."""
+    failed: str = ""
+    """The same, if it has failed. Some have none."""
     opaque: bool = False
     """May hold `encrypted_content` that only the channel family which made it can read."""
     brings_tools: bool = False
@@ -121,8 +127,13 @@ def _output(name: str, *, prefix: str = "item", **facts: Any) -> ItemType:
     return ItemType(name, prefix, client_side=True, **facts)
 
 
-def _hosted(name: str, prefix: str, **facts: Any) -> ItemType:
-    """An item of a tool that the upstream runs."""
+def _hosted(name: str, prefix: str, *steps: str, succeeded: str = "", failed: str = "", **facts: Any) -> ItemType:
+    """An item of a tool that the client does not run; its steps are events of its own family."""
+
+    def event(step: str) -> str:
+        return f"response.{name}.{step}" if step else ""
+
+    facts |= {"steps": tuple(map(event, steps)), "succeeded": event(succeeded), "failed": event(failed)}
     return ItemType(name, prefix, prefix, **facts)
 
 
@@ -161,28 +172,53 @@ TYPES: Mapping[str, ItemType] = {
         _output("computer_call_output", has_status=True),
         _call("tool_search_call", "arguments", prefix="tsc", output="tool_search_output", has_status=True),
         _output("tool_search_output", has_status=True, brings_tools=True),
-        # Tools that the upstream runs.
-        _hosted("web_search_call", "ws"),
-        _hosted("file_search_call", "fs"),
+        # Tools that the upstream or the gateway runs.
+        _hosted(
+            "web_search_call",
+            "ws",
+            *("in_progress", "searching"),
+            succeeded="completed",
+            opened={"status": "in_progress"},
+            results=("action",),
+        ),
+        _hosted(
+            "file_search_call",
+            "fs",
+            *("in_progress", "searching"),
+            succeeded="completed",
+            opened={"status": "in_progress", "queries": [], "results": None},
+        ),
         _hosted("code_interpreter_call", "ci"),
         _hosted(
             "image_generation_call",
             "ig",
+            *("in_progress", "generating"),
+            succeeded="completed",
+            opened={"status": "in_progress"},
             results=("result",),
-            steps=tuple(
-                f"response.image_generation_call.{step}" for step in ("in_progress", "generating", "completed")
-            ),
         ),
         ItemType("program", outputs=("program_output",)),
         _output("program_output"),
-        _hosted("mcp_list_tools", "mcpl", brings_tools=True),
+        _hosted(
+            "mcp_list_tools",
+            "mcpl",
+            "in_progress",
+            succeeded="completed",
+            failed="failed",
+            opened={"tools": []},
+            results=("error",),
+            brings_tools=True,
+        ),
         _hosted(
             "mcp_call",
             "mcp",
+            "in_progress",
+            succeeded="completed",
+            failed="failed",
+            opened={"status": "in_progress", "output": None, "error": None},
             arguments="arguments",
             json_arguments=True,
             arguments_events="response.mcp_call_arguments",
-            results=("output", "error"),
         ),
         _hosted("mcp_approval_request", "mcpr"),
         ItemType("mcp_approval_response", client_side=True),
@@ -204,6 +240,11 @@ WITHOUT_TOOLS = frozenset(item.name for item in TYPES.values() if not item.bring
 """Items that cannot bring a tool. Those of unknown types may."""
 
 _OWN_CALL = {item.outputs[0]: item.name for item in TYPES.values() if item.outputs}
+
+
+def has_failed(item: Mapping[str, Any]) -> bool:
+    """Whether the tool of this item has failed."""
+    return item.get("status") == "failed" or bool(item.get("error"))
 
 
 # --- calls and outputs ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from app.contract.events import (
     TEXT_EVENTS,
     part_family,
 )
-from app.contract.items import SUMMARY_PARTS, TYPES, Item
+from app.contract.items import SUMMARY_PARTS, TYPES, Item, has_failed
 from app.contract.turn import Answer, Turn
 
 _PIECES = re.compile(r"\s*\S+|\s+\Z")
@@ -38,9 +38,7 @@ class Emitter:
 
     def item(self, item: Item) -> Iterator[bytes]:
         """All events of a finished item, from `added` to `done`; text and arguments in several deltas."""
-        yield self.open(item)
-        for step in TYPES[item["type"]].steps if item.get("type") in TYPES else ():
-            yield self.event(step, **self._of(item))
+        yield from self.begin(item)
         for index, part in enumerate(item.get("content") or ()):
             yield from self._part(item, index, part)
         if item.get("type") in ARGUMENT_EVENTS:
@@ -49,9 +47,24 @@ class Emitter:
             yield self.close_arguments(item)
         for index, part in enumerate(item.get("summary") or ()):
             yield from self.summary(item, index, part)
-        yield self.close(item)
+        yield from self.finish(item)
 
     # --- an item
+
+    def begin(self, item: Item) -> Iterator[bytes]:
+        """The announcement of an item, and that its tool begins if it is one of a tool."""
+        yield self.open(item)
+        known = TYPES.get(str(item.get("type")))
+        for step in known.steps if known else ():
+            yield self.event(step, **self._of(item))
+
+    def finish(self, item: Item) -> Iterator[bytes]:
+        """How the tool of an item has ended, if it is one of a tool, then the end of the item."""
+        known = TYPES.get(str(item.get("type")))
+        step = (known.failed if has_failed(item) else known.succeeded) if known else ""
+        if step:
+            yield self.event(step, **self._of(item))
+        yield self.close(item)
 
     def open(self, item: Item) -> bytes:
         return self.event(ITEM_ADDED, output_index=self.output_index, item=_opened(item))
@@ -132,10 +145,11 @@ def pieces(text: str) -> Sequence[str]:
 def _opened(item: Item) -> Item:
     """The item as it is announced: with its ids, and empty."""
     known = TYPES.get(str(item.get("type")))
-    if known is None or not (known.grows or known.steps):
+    if known is None or not (known.grows or known.opened):
         return item
-    opened = {name: value for name, value in item.items() if name not in known.results}
-    if known.has_status or known.steps:
+    opened: Item = {name: value for name, value in item.items() if name not in known.results}
+    opened.update(known.opened)
+    if known.has_status:
         opened["status"] = "in_progress"
     for name in known.grows:
         if opened.get(name):
