@@ -5,6 +5,7 @@ A type that the table lacks passes through the gateway: it has no status, no par
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -339,6 +340,7 @@ def _text_of(part: Mapping[str, Any]) -> Any:
 
 # --- ids --------------------------------------------------------------------------------------------------------
 
+_GATEWAY_ID = re.compile(r"[a-z]+_([0-9a-f]{40})([0-9a-f]{8})\Z")
 _DERIVED_ID = re.compile(r"[a-z]+_([0-9a-f]{48})([0-9a-f]{4,6})\Z")
 
 
@@ -349,6 +351,23 @@ def prefix_of(item_type: str) -> str:
 
 def new_item_id(item_type: str) -> str:
     return ids.new(prefix_of(item_type))
+
+
+def gateway_item_id(item_type: str, response_id: str, number: int, round_: int) -> str:
+    """The id of an item of a tool that the gateway runs. It shows that the gateway made the item, and in which exchange
+    of the turn the model wrote the call, so that no table has to store it. `number` is unique in the response."""
+    digits = hashlib.sha256(f"{response_id}/{number}".encode()).hexdigest()[:38] + f"{round_ & 0xFF:02x}"
+    return f"{prefix_of(item_type)}_{digits}{_check(digits)}"
+
+
+def gateway_round(item_id: object) -> int | None:
+    """The exchange that `gateway_item_id` put into an id; None for an id that an upstream or a client made."""
+    match = _GATEWAY_ID.match(item_id) if isinstance(item_id, str) else None
+    return int(match[1][-2:], 16) if match and _check(match[1]) == match[2] else None
+
+
+def _check(digits: str) -> str:
+    return hashlib.sha256(digits.encode()).hexdigest()[:8]
 
 
 def derive_item_id(item_type: str, response_id: str, position: int) -> str:

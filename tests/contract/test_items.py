@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from app import ids
 from app.contract import events
 from app.contract.items import (
     BARE_PARTS,
@@ -17,9 +21,13 @@ from app.contract.items import (
     answers,
     call_of,
     description,
+    gateway_item_id,
+    gateway_round,
     is_call,
     is_client_side,
     is_output,
+    new_item_id,
+    prefix_of,
     unanswered,
 )
 from app.errors import InvalidRequest
@@ -115,3 +123,25 @@ def test_every_streamed_text_has_events_and_a_member() -> None:
 )
 def test_a_reader_sees_what_an_item_holds(item: Item, shown: list[object]) -> None:
     assert [*description(item)] == shown
+
+
+@given(
+    st.sampled_from(["mcp_call", "web_search_call", "mcp_approval_request"]), st.integers(0, 40), st.integers(0, 255)
+)
+def test_an_id_shows_that_the_gateway_made_the_item(kind: str, number: int, round_: int) -> None:
+    made = gateway_item_id(kind, ids.new("resp"), number, round_)
+
+    assert re.fullmatch(f"{prefix_of(kind)}_[0-9a-f]{{48}}", made)
+    assert gateway_round(made) == round_
+    changed = "0" if made[-20] != "0" else "1"
+    assert gateway_round(made[:-20] + changed + made[-19:]) is None
+
+
+@pytest.mark.parametrize("other", [None, 7, "", "mcp_1", "mcp_" + "0" * 48, new_item_id("mcp_call")])
+def test_another_id_is_none_of_the_gateways(other: object) -> None:
+    assert gateway_round(other) is None
+
+
+def test_the_ids_of_two_items_differ() -> None:
+    made = {gateway_item_id("mcp_call", response, number, 0) for response in ("resp_1", "resp_2") for number in (0, 1)}
+    assert len(made) == 4

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from app.contract.items import OPAQUE_TYPES, Item
-from app.sealing import is_sealed
+from app.contract.items import Item
+from app.contract.tool_history import CallResult
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One exchange as the next exchange's model reads it."""
+    """One exchange, or the calls that approvals released before the first one, as the next exchange's model reads it.
+
+    The items are those of the response, so that the next turn finds the same history. An `mcp_call` and a mapped call
+    become a function's call and its output once the channel is known: see `app.contract.tool_history`.
+    """
 
     items: Sequence[Item]
-    """The model's own items as it wrote them, and behind them a `function_call_output` for each call that the gateway
-    answered. The calls have the names that the turn exposes."""
+    """The items of the answer in the model's order, each call of the gateway with its result. `refused` makes those of
+    calls that get no item in the response."""
     family: str | None = None
     """The channel family that can read the opaque items; None if there are none."""
-
-    def readable_by(self, family: str) -> Round:
-        """The round without what only another family can read."""
-        if self.family in (None, family):
-            return self
-        return replace(self, items=list(_without_secrets(self.items)), family=None)
+    results: Mapping[str, CallResult] = field(default_factory=dict)
+    """What the items themselves do not say, by their ids: images, and what a mapped tool has found."""
+    channel: str | None = None
+    """The channel that answered."""
 
 
-def _without_secrets(items: Iterable[Item]) -> Iterable[Item]:
-    for item in items:
-        if item.get("type") not in OPAQUE_TYPES or is_sealed(item.get("encrypted_content")):
-            # What the gateway has sealed says itself whose it is.
-            yield item
-        elif item.get("content") or item.get("summary"):
-            yield {name: value for name, value in item.items() if name != "encrypted_content"}
+def refused(call: Item, words: str) -> list[Item]:
+    """A call of a function that nothing ran, such as one above the limit, and the words that the model reads instead of
+    a result."""
+    named = {name: call[name] for name in ("type", "call_id", "name", "arguments")}
+    output = {"type": "function_call_output", "call_id": call["call_id"], "output": words, "status": "incomplete"}
+    return [named, output]

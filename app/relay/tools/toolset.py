@@ -14,12 +14,12 @@ import orjson
 
 from app.contract.items import Item
 from app.contract.records import Link, Token
-from app.contract.tool_history import CallResult
 from app.contract.tool_names import exposed, function_names
 from app.contract.tools import HOSTED_TYPES, Approval, HostedTool, ListedTool, ToolFilter, ToolServer, ToolTable
 from app.contract.turn import Turn
 from app.errors import InvalidRequest
 from app.relay.tools.hosted import HostedSearch
+from app.relay.tools.rounds import Round
 
 JSON = dict[str, Any]
 
@@ -81,20 +81,6 @@ class OfferedTool:
             "parameters": {**schema, **{name: schema.get(name) or lack for name, lack in _NO_SCHEMA.items()}},
             "strict": False,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """What was said since the last exchange: the items of an answer in the model's order, with the calls that the
-    gateway ran for it, or calls that an approval released."""
-
-    items: Sequence[Item]
-    """`refused` makes those of calls that get no item in the response."""
-    results: Mapping[str, CallResult] = field(default_factory=dict)
-    """What the items themselves do not say, by their ids."""
-    channel: str | None = None
-    family: str | None = None
-    """Of the channel that answered."""
 
 
 def servers_named(request: Mapping[str, Any], table: ToolTable, token: Token) -> Sequence[NamedServer]:
@@ -361,14 +347,6 @@ def _hosted(server: NamedServer, tool: ListedTool, name: str, settings: Mapping[
 
 
 # --- what was said ------------------------------------------------------------------------------------------------
-
-
-def refused(call: Item, words: str) -> list[Item]:
-    """A call of a function that nothing ran, such as one above the limit, and the words that the model reads instead of
-    a result."""
-    named = {name: call[name] for name in ("type", "call_id", "name", "arguments")}
-    output = {"type": "function_call_output", "call_id": call["call_id"], "output": words, "status": "incomplete"}
-    return [named, output]
 
 
 def _extended(turn: Turn, rounds: Sequence[Round]) -> JSON:

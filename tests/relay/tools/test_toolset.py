@@ -15,7 +15,8 @@ from app.contract.tool_history import CallResult
 from app.contract.tools import Approval, HostedTool, ListedTool, ToolFilter, ToolServer, ToolTable, placeholder
 from app.contract.turn import Turn
 from app.errors import InvalidRequest
-from app.relay.tools.toolset import Round, Toolset, refused, servers_named
+from app.relay.tools.rounds import Round, refused
+from app.relay.tools.toolset import Toolset, servers_named
 from tests.formats.conversations import turn
 
 JSON = dict[str, Any]
@@ -290,8 +291,8 @@ def test_the_rounds_follow_the_turns_own_input() -> None:
     call = {"type": "mcp_call", "id": "mcp_1", "server_label": "docs", "name": "search", "arguments": "{}"}
     image = {"type": "input_image", "image_url": "data:image/png;base64,AA=="}
     rounds = [
-        Round([{**call, "output": "a"}], {"mcp_1": CallResult(images=(image,))}, "one", "f"),
-        Round([{**call, "id": "mcp_2", "output": "b"}], {}, "two", "g"),
+        Round([{**call, "output": "a"}], "f", {"mcp_1": CallResult(images=(image,))}, "one"),
+        Round([{**call, "id": "mcp_2", "output": "b"}], "g", channel="two"),
     ]
     extended = made.exchange_turn(given_turn, rounds, first=False)
 
