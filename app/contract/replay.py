@@ -19,6 +19,7 @@ from app.contract.items import (
     is_call,
     is_client_side,
     is_output,
+    unanswered,
 )
 
 #: Statuses of a call, also of one that the upstream runs, that has ended. Most items have none.
@@ -123,6 +124,12 @@ def without_orphans(items: Sequence[Item]) -> Sequence[Item]:
             continue
         remaining.append(item)
     return items if len(remaining) == len(items) else remaining[::-1]
+
+
+def without_waiting(items: Sequence[Item]) -> Sequence[Item]:
+    """The items without calls that wait for their outputs, and without the reasoning that led only to them."""
+    waiting = {id(call) for call in unanswered(items)}
+    return without_orphans([item for item in items if id(item) not in waiting]) if waiting else items
 
 
 def abandoned(items: Sequence[Item]) -> list[Item]:

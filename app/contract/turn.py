@@ -50,6 +50,9 @@ class Turn:
     """Usage of the pass that made them; the response reports it with the answer's."""
     compaction: Mapping[str, Any] | None = None
     """The outcome of a compaction, for the operator."""
+    forbids_calls: bool = False
+    """The answer is text, whatever tools the request offers. A format keeps the request's `tool_choice` if a change of
+    it would cost what the provider has cached; an answer that calls a tool is then a failure."""
     functions_only: bool = False
     """The channel takes functions only: other tools were sent as functions, and their calls are to be restored."""
     tool_history: ToolHistory = field(default_factory=ToolHistory)

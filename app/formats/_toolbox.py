@@ -23,6 +23,9 @@ from app.formats import _context
 #: The one argument of a custom tool.
 INPUT = "input"
 
+#: The mode of an answer without calls.
+NO_CALLS = "none"
+
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _UNFIT = re.compile(r"[^a-zA-Z0-9_-]")
 _TYPE = re.compile(r"[a-z0-9_.-]{1,64}")
@@ -111,6 +114,8 @@ def offer(turn: Turn, row: Channel, toolbox: Toolbox) -> Offer:
     if toolbox.dropped and row.hosted_tools == "refuse":
         raise _refused(f"Tools of type {_listed(toolbox.dropped)} are not available with this model.", "tools")
     offered = _chosen(turn.request.get("tool_choice"), toolbox)
+    if turn.forbids_calls:
+        return Offer(offered.functions, NO_CALLS)
     if offered.mode == "required" and not offered.functions:
         raise _refused("'tool_choice' is 'required', but none of the tools is available with this model.")
     return offered

@@ -9,7 +9,17 @@ from typing import Any
 import orjson
 
 from app import ids
-from app.contract.items import Item, answered_call_id, answers, call_ids, call_of, is_call, is_output, is_waiting
+from app.contract.items import (
+    Item,
+    answered_call_id,
+    answers,
+    call_ids,
+    call_of,
+    derive_item_id,
+    is_call,
+    is_output,
+    is_waiting,
+)
 from app.contract.items import unanswered as unanswered_calls
 from app.contract.records import Chain, Link, Token, UpstreamResponse
 from app.contract.replay import abandoned
@@ -64,13 +74,14 @@ def build_history(store: Store, contexts: Contexts, token: Token, request: Mappi
     items = contexts.expand(token.owner, _new_items(store, token.owner, chain, request.get("input", ())))
     if chain.conversation and not chain.links and not items and "prompt" not in request:
         raise missing_parameter("input")
+    response_id = ids.new("resp")
     return Turn(
-        id=ids.new("resp"),
+        id=response_id,
         owner=token.owner,
         created_at=now,
         model=request["model"],
         request=request,
-        input=items,
+        input=_named(items, response_id) if chain.conversation else items,
         echo=Echo.of(request, store=stores),
         chain=chain,
         comparison=_comparison(store, token.owner, request),
@@ -96,6 +107,15 @@ def _context(contexts: Contexts, owner: str, request: Mapping[str, Any]) -> Chai
             owner, conversation["id"] if isinstance(conversation, Mapping) else conversation
         )
     return Chain()
+
+
+def _named(items: Sequence[Item], response_id: str) -> list[Item]:
+    """The items with the ids that their conversation will store. The upstream then gets them in this turn as in all
+    later ones, and finds them in its cache."""
+    return [
+        item if item.get("id") else {**item, "id": derive_item_id(str(item.get("type")), response_id, position)}
+        for position, item in enumerate(items)
+    ]
 
 
 def check_model(token: Token, model: str) -> None:

@@ -50,6 +50,18 @@ class ConversationGateway:
         return list(self.one.bodies[-1]["input"])
 
 
+def test_the_upstream_gets_the_items_of_a_turn_as_in_all_later_turns(conversation_gateway: ConversationGateway) -> None:
+    conversation = conversation_gateway.begin(message_item("Be brief.", "developer"))
+    given: list[JSON] = []
+    for number in range(3):
+        items = [message_item(f"Number {number}."), {**message_item("And?"), "id": f"msg_own_{number}"}]
+        conversation_gateway.say(conversation, items)
+        assert conversation_gateway.given()[: len(given)] == given
+        given = conversation_gateway.given()
+    stored = conversation_gateway.items(conversation)
+    assert [item["id"] for item in given] == [item["id"] for item in stored][: len(given)]
+
+
 def kinds(items: list[JSON]) -> list[str]:
     """Types of the items, but for reasoning, which comes and goes."""
     return [item["type"] for item in items if item["type"] != "reasoning"]

@@ -276,7 +276,13 @@ def followed(written: threading.Event, *pieces: Piece) -> Script:
 
 def json_instead() -> Script:
     """A JSON body although the request wants a stream."""
-    return lambda exchange, answer: exchange.reply({**exchange.request.body, "stream": False, "stream_options": None})
+
+    def script(exchange: Exchange, answer: Answer) -> Answer:
+        # Anthropic's API does not know these options, and no API takes them without a stream.
+        asked = {name: value for name, value in exchange.request.body.items() if name != "stream_options"}
+        return exchange.reply({**asked, "stream": False})
+
+    return script
 
 
 def stream_instead() -> Script:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -33,7 +34,7 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
     refuse_prompt(request)
     _conversation.check(turn.input, _messages.carries)
     toolbox, items = Toolbox.of(turn), _context.items(turn, row.family)
-    effective, offered = in_force(request, items), offer(turn, row, toolbox)
+    effective, offered = in_force(request, items), _offer(turn, row, toolbox)
     system, messages = _messages.conversation(items, _instructions(effective, row, offered), row, turn.model, toolbox)
     body: dict[str, Any] = {
         "model": model,
@@ -49,6 +50,13 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
         body["stream"] = True
     _cache_prompt(body)
     return orjson.dumps(body)
+
+
+def _offer(turn: Turn, row: Channel, toolbox: Toolbox) -> Offer:
+    """The functions to send. A choice that lets the model write text stays where calls are forbidden: the cache of the
+    messages depends on it."""
+    offered = offer(replace(turn, forbids_calls=False), row, toolbox)
+    return offer(turn, row, toolbox) if turn.forbids_calls and offered.must_call else offered
 
 
 def encode_count(turn: Turn, row: Channel, model: str) -> bytes:

@@ -19,6 +19,7 @@ from app.formats import _conversation
 from app.formats._context import any_marked
 from app.formats._ids import CHAT_SECRET, MESSAGES_SECRET, Outgoing, is_native, without_id
 from app.formats._text_format import fitted
+from app.formats._toolbox import NO_CALLS
 from app.formats.responses import _order
 from app.formats.responses._functions import history, write_functions
 from app.sealing import is_sealed
@@ -81,6 +82,8 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
     _write_comparison(body, turn, row)
     if row.tools == "functions":
         write_functions(body, turn, row)
+    elif turn.forbids_calls:
+        body["tool_choice"] = NO_CALLS
     if row.encrypted_reasoning:
         body["include"] = sorted({*body.get("include", ()), _ENCRYPTED})
     return _with_input(body, turn, row)

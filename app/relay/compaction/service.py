@@ -15,6 +15,7 @@ from app.channels.selection import Channels, SelectedChannel
 from app.contract.items import Item, is_output, offers_tools, unanswered
 from app.contract.records import Chain, Link
 from app.contract.redaction import redacted_items
+from app.contract.replay import without_waiting
 from app.contract.response import Echo
 from app.contract.token_estimate import estimate_context, estimate_items, estimate_json
 from app.contract.turn import Answer, Turn
@@ -262,7 +263,7 @@ class CompactionService:
         limit = task.settings.max_tokens or summary_limit(estimate_items(plan.old), window or DEFAULT_WINDOW)
         instruction = text_message("user", task.settings.instructions or INSTRUCTION)
         turn = task.continued(instruction, limit)
-        if unanswered(task.history) or not _fits(turn, limit, window):
+        if turn is None or not _fits(turn, limit, window):
             return None
         try:
             turn, answer, answered = self._read(task, turn)
@@ -342,23 +343,27 @@ class _Task:
             leading_items=(),
         )
 
-    def continued(self, instruction: Item, limit: int) -> Turn:
-        """The turn's last request, with the instruction as its new input."""
-        request = self._settings()
+    def continued(self, instruction: Item, limit: int) -> Turn | None:
+        """The turn's last request, with the instruction as its new input. Newest calls that wait for their outputs are
+        left out. None when others wait."""
+        answered = replace(self.turn, chain=_without_waiting(self.turn.chain), input=without_waiting(self.history))
+        if unanswered(self.contexts.items(answered) if answered.chain.links else answered.input):
+            return None
+        request, choice = self._settings(), self.turn.request.get("tool_choice")
         text = {name: value for name, value in request.get("text", {}).items() if name != "format"}
         chained = bool(self.turn.chain.links)
         has_tools = bool(request.get("tools")) or any(map(offers_tools, self.history))
         turn = self.internal(
             self.turn.model,
-            [instruction] if chained else [*self.history, instruction],
+            [instruction] if chained else [*answered.input, instruction],
             {
                 **{name: value for name, value in request.items() if name != "text"},
                 **({"text": text} if text else {}),
-                **({"tool_choice": "none"} if has_tools else {}),
+                **({"tool_choice": choice} if choice else {}),
                 "max_output_tokens": limit,
             },
         )
-        return replace(turn, chain=self.turn.chain) if chained else turn
+        return replace(turn, chain=answered.chain if chained else turn.chain, forbids_calls=has_tools)
 
     def _settings(self) -> dict[str, Any]:
         return {name: self.turn.request[name] for name in _SAME_AS_TURN if name in self.turn.request}
@@ -407,6 +412,18 @@ def pseudo_chain(turn: Turn, compacted: Compacted) -> Chain:
             ),
         )
     )
+
+
+def _without_waiting(chain: Chain) -> Chain:
+    """The chain without calls of its newest response that wait for their outputs."""
+    tip = chain.tip
+    if tip is None or b'"call_id"' not in tip.output:
+        return chain
+    output = orjson.loads(tip.output)
+    answered = without_waiting(output)
+    if answered is output:
+        return chain
+    return replace(chain, links=(*chain.links[:-1], tip._replace(output=orjson.dumps(list(answered)))))
 
 
 def _fits(turn: Turn, limit: int, window: int | None) -> bool:

@@ -112,11 +112,13 @@ def summarising(exchange: Exchange, answer: Answer) -> Answer:
 
 
 def answering_with(text: str, **members: Any) -> Any:
-    """An answer of these words, in either format, with these members beside them."""
+    """An answer of these words, in any format, with these members beside them."""
 
     def change(body: JSON) -> JSON:
         if "choices" in body:
             body["choices"][0]["message"]["content"] = text
+        elif "content" in body:
+            body["content"] = [{"type": "text", "text": text}]
         else:
             body["output"][-1]["content"][0]["text"] = text
         return {**body, **members}

@@ -7,15 +7,17 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.caches.prompts import prompt_of
 from tests.relay.compaction.conftest import (
     FORMATS,
     CompactionGateway,
+    answering_with,
     facts,
     items_of,
     requests_summary,
     summarising,
 )
-from tests.upstream import retold
+from tests.upstream import Recorded, retold
 
 JSON = dict[str, Any]
 LOOK = {
@@ -89,7 +91,46 @@ def test_calls_that_wait_are_not_sent_again(compaction_gateway: CompactionGatewa
     status = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}} if cut else {}
     compaction_gateway.first.enqueue(retold(lambda body: {**body, "output": [CALL], **status}))
     waiting = compaction_gateway.create("gpt-plain", "Look.", last, **SETTINGS)
+    request = compaction_gateway.first.bodies[-1]
     compaction_gateway.first.always(summarising)
     compaction_gateway.compact("gpt-plain", previous_response_id=waiting["id"], **SETTINGS)
     summary = next(body for body in compaction_gateway.first.bodies if requests_summary(body))
     assert "function_call" not in [item["type"] for item in summary["input"]]
+    assert (summary["input"][: len(request["input"])], summary["tools"]) == (request["input"], request["tools"])
+
+
+def test_the_pass_before_a_tool_output_shares_the_prefix(compaction_gateway: CompactionGateway) -> None:
+    for model, called in {"gpt-plain": "function_call", "gpt-chat": "tool_calls", "claude-9": "tool_use"}.items():
+        last = talk(compaction_gateway, model)
+        waiting = compaction_gateway.create(model, "Look at the weather.", last, **SETTINGS)
+        (call,) = [item for item in waiting["output"] if item["type"] == "function_call"]
+        request = compaction_gateway.first.requests[-1]
+        compaction_gateway.first.enqueue(answering_with("Known."))
+        output = {"type": "function_call_output", "call_id": call["call_id"], "output": "Rain."}
+        limit = {"type": "compaction", "compact_threshold": 1}
+        response = compaction_gateway.create(model, [output], waiting["id"], context_management=[limit], **SETTINGS)
+        assert response["output"][0]["type"] == "compaction"
+        summary, answer = compaction_gateway.first.requests[-2:]
+        assert requests_summary(summary.body)
+        texts = prompt_texts(request)
+        assert prompt_texts(summary)[: len(texts)] == texts
+        assert called not in orjson.dumps(items_of(summary.body)).decode()
+        assert "Rain." in orjson.dumps(items_of(answer.body)[-1]).decode()
+
+
+@pytest.mark.parametrize(("choice", "sent"), [("auto", "auto"), ("required", "none"), (None, None)])
+def test_the_choice_of_tools_stays_where_the_cache_depends_on_it(
+    compaction_gateway: CompactionGateway, choice: str | None, sent: str | None
+) -> None:
+    settings = {**SETTINGS, **({"tool_choice": choice} if choice else {})}
+    last = talk(compaction_gateway, "claude-9")
+    compaction_gateway.first.enqueue(answering_with("Known."))
+    compaction_gateway.compact("claude-9", previous_response_id=last, **settings)
+    summary = compaction_gateway.first.bodies[-1]
+    assert requests_summary(summary)
+    assert summary.get("tool_choice", {}).get("type") == sent
+
+
+def prompt_texts(request: Recorded) -> list[bytes]:
+    """The parts of the prompt, as a cache compares them."""
+    return [part.text for part in prompt_of(request.path, request.body).parts]

@@ -1,0 +1,1 @@
+"""Prompt caches of model servers: what of a request they compare."""
