@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test-quick test test-all faults lint dist bench bench-compare packages clean
+.PHONY: run test-quick test test-all faults lint openapi dist bench bench-compare packages clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/antiphon init --serve
@@ -37,7 +37,12 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The wheel and the source archive, in dist/. `.git/info/exclude` and local files have no part in them.
+# The description of the API that /openapi.json serves. A test compares it with the code.
+openapi: $(VENV)/.test
+	$(BIN)/python -c 'import app, app.schemas.openapi as o; print(o.encoded(app.__version__).decode(), end="")' \
+		>app/web/static/openapi.json
+
+# The wheel and the source archive, in dist/.
 dist: $(VENV)/.test
 	rm -rf dist build
 	$(BIN)/python -m build --outdir dist .

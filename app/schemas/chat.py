@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.schemas.fields import Boolean, CheckedBy, Object, empty, wrong_type
+from app.schemas.fields import Anything, Array, Boolean, Object
 from app.schemas.passthrough import PassthroughSchema, read_passthrough
 
 
@@ -13,15 +13,8 @@ def read_chat(body: object) -> dict[str, Any]:
     return read_passthrough(body, CHAT)
 
 
-def _check_messages(value: Any) -> None:
-    if not isinstance(value, list):
-        raise wrong_type("an array of objects", value)
-    if not value:
-        raise empty("array")
-
-
 class ChatSchema(PassthroughSchema):
-    messages = CheckedBy(_check_messages, required=True)
+    messages = Array(Anything(), min=1, required=True)
     stream = Boolean()
     stream_options = Object({"include_usage": Boolean()})
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
-from marshmallow import INCLUDE, Schema, ValidationError, fields
+from marshmallow import INCLUDE as PASS
+from marshmallow import Schema, ValidationError
 
 from app.errors import InvalidRequest, missing_parameter
 from app.schemas.fields import (
@@ -20,6 +21,7 @@ from app.schemas.fields import (
     Number,
     Object,
     OneOf,
+    Other,
     String,
     StringMap,
     Violation,
@@ -28,8 +30,8 @@ from app.schemas.fields import (
     not_an_object,
     wrong_type,
 )
-from app.schemas.items import check_content, read_input
-from app.schemas.tools import check_choice_exists, check_tool_choice, check_tools
+from app.schemas.items import CONTENT, INPUT, check_content, read_input
+from app.schemas.tools import TOOL_CHOICE, TOOLS, check_choice_exists, check_tool_choice, check_tools
 
 _RESPONSE_ID = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -93,7 +95,7 @@ def read_include(value: object, param: str = "include") -> list[str]:
     if value == []:
         return []
     try:
-        _INCLUDE.check(value)
+        INCLUDE.check(value)
     except Violation as violation:
         raise violation.at(param) from None
     return cast(list[str], value)
@@ -125,7 +127,7 @@ def _require_input(loaded: dict[str, Any]) -> None:
 # --- parameters that are unions ---------------------------------------------------------------------------------
 
 
-class Input(fields.Field[list[dict[str, Any]]]):
+class Input(CheckedBy):
     """The one parameter that leaves in another shape than it came in."""
 
     def _deserialize(
@@ -218,13 +220,16 @@ def _check_text_format(value: Any) -> None:
 _TEXT = String()
 _ID = String(min=1)
 _TEXT_MEMBER = Object({"text": _TEXT})
+_TEXT_OBJECT = Object({"text": _TEXT}, needs=("text",))
+_INSTRUCTING_MESSAGE = Object({"content": CONTENT}, needs=("content",))
+_CONVERSATION_ID = String(pattern="conv_.*")
 _TYPE_MEMBER = Object({"type": _TEXT})
 _ID_MEMBER = Object({"id": _TEXT}, needs=("id",))
 _TRUNCATION = OneOf("auto", "disabled")
 _TRUNCATION_MEMBER = Object({"type": _TRUNCATION}, needs=("type",))
-_CONTEXT_EDITS = Array(CheckedBy(_check_context_edit))
 _COMPACTION = Object(
     {
+        "type": OneOf("compaction"),
         "compact_threshold": Integer(min=1),
         "strategy": OneOf("auto", "native", "summary", "trim"),
         "keep_turns": Integer(min=0),
@@ -233,6 +238,9 @@ _COMPACTION = Object(
         "answer": Boolean(),
     }
 )
+_OTHER_EDIT = Object({"type": Other("compaction")}, needs=("type",))
+_CONTEXT_EDIT = CheckedBy(_check_context_edit, _COMPACTION, _OTHER_EDIT)
+_CONTEXT_EDITS = Array(_CONTEXT_EDIT)
 _SUMMARY = OneOf("auto", "concise", "detailed")
 _REASONING = {
     "effort": OneOf("none", "minimal", "low", "medium", "high", "xhigh", "max"),
@@ -241,15 +249,18 @@ _REASONING = {
     "context": OneOf("auto", "current_turn", "all_turns"),
 }
 _FORMAT_TYPE = Object({"type": OneOf("text", "json_object", "json_schema")}, needs=("type",))
+_PLAIN_FORMAT = Object({"type": OneOf("text", "json_object")}, needs=("type",))
 _JSON_SCHEMA = Object(
     {
+        "type": OneOf("json_schema"),
         "name": String(min=1, max=64, pattern="[a-zA-Z0-9_-]+"),
         "schema": Object(),
         "description": _TEXT,
         "strict": Boolean(),
     },
-    needs=("name", "schema"),
+    needs=("type", "name", "schema"),
 )
+_FORMAT = CheckedBy(_check_text_format, _PLAIN_FORMAT, _JSON_SCHEMA)
 _INCLUDABLE = OneOf(
     "file_search_call.results",
     "web_search_call.results",
@@ -260,7 +271,7 @@ _INCLUDABLE = OneOf(
     "reasoning.encrypted_content",
     "message.output_text.logprobs",
 )
-_INCLUDE = Array(_INCLUDABLE, of="strings")
+INCLUDE = Array(_INCLUDABLE, of="strings")
 
 
 # --- the body ---------------------------------------------------------------------------------------------------
@@ -270,21 +281,21 @@ class CreateSchema(Schema):
     """Members in the order of their errors. Unknown keys pass: clients send more than any specification lists."""
 
     class Meta:
-        unknown = INCLUDE
+        unknown = PASS
 
     model = String(min=1, required=True)
-    input = Input()
-    instructions = CheckedBy(_check_instructions)
-    previous_response_id = CheckedBy(_check_previous_response_id)
-    conversation = CheckedBy(_check_conversation)
+    input = Input(INPUT.rule, INPUT)
+    instructions = CheckedBy(_check_instructions, _TEXT, _INSTRUCTING_MESSAGE, _TEXT_OBJECT)
+    previous_response_id = CheckedBy(_check_previous_response_id, String(min=1, pattern=_RESPONSE_ID.pattern))
+    conversation = CheckedBy(_check_conversation, _CONVERSATION_ID, Object({"id": _CONVERSATION_ID}, needs=("id",)))
     prompt = Object({"id": _ID, "version": _TEXT, "variables": Object()}, needs=("id",))
     stream = Boolean()
     stream_options = Object({"include_obfuscation": Boolean()})
     store = Boolean()
     background = Boolean()
-    include = _INCLUDE
-    tools = Tools(check_tools)
-    tool_choice = ToolChoice(check_tool_choice)
+    include = INCLUDE
+    tools = Tools(check_tools, TOOLS)
+    tool_choice = ToolChoice(check_tool_choice, *TOOL_CHOICE)
     parallel_tool_calls = Boolean()
     max_tool_calls = Integer(min=1)
     max_output_tokens = Integer(min=1)
@@ -294,9 +305,14 @@ class CreateSchema(Schema):
     frequency_penalty = Number(min=-2, max=2)
     top_logprobs = Integer(min=0, max=20)
     reasoning = Object(_REASONING)
-    text = Object({"format": CheckedBy(_check_text_format), "verbosity": OneOf("low", "medium", "high")})
-    truncation = CheckedBy(_check_truncation)
-    context_management = CheckedBy(_check_context_management)
+    text = Object(
+        {
+            "format": CheckedBy(_check_text_format, _PLAIN_FORMAT, _JSON_SCHEMA),
+            "verbosity": OneOf("low", "medium", "high"),
+        }
+    )
+    truncation = CheckedBy(_check_truncation, _TRUNCATION, _TRUNCATION_MEMBER)
+    context_management = CheckedBy(_check_context_management, _CONTEXT_EDITS, _CONTEXT_EDIT)
     metadata = StringMap(max=16, max_key=64, max_value=512)
     service_tier = OneOf("auto", "default", "flex", "scale", "priority", "fast", "ultrafast")
     safety_identifier = String(max=128)

@@ -1,5 +1,5 @@
-"""Values of a request: marshmallow fields that convert nothing, and the errors they raise. Knows no parameter by name
-and no endpoint."""
+"""Values of a request: marshmallow fields that convert nothing, the errors they raise, and their description as JSON
+Schema. Knows no parameter by name and no endpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable
 from collections.abc import Mapping as AnyMapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from marshmallow import fields
 
@@ -140,12 +140,49 @@ def _listed(values: tuple[str, ...], last: str) -> str:
 # --- fields -----------------------------------------------------------------------------------------------------
 
 
+#: A JSON Schema of the dialect of OpenAPI 3.1.
+JSONSchema = dict[str, Any]
+
+_NULL: JSONSchema = {"type": "null"}
+
+
+class Components(dict[str, JSONSchema]):
+    """The named schemas of a description."""
+
+    def of(self, field: Checked) -> JSONSchema:
+        """The schema of a field, or a reference to it."""
+        name = field.component
+        if name is None:
+            return field.describe(self)
+        if name not in self:
+            self[name] = {}
+            self[name] = field.describe(self)
+        return {"$ref": f"#/components/schemas/{name}"}
+
+
 class Checked(fields.Field[Any]):
     """A field that converts nothing. It nests without schemas: what it finds is a `Violation` until the top knows
     where."""
 
+    component: str | None = None
+    """The name under which the description of the API has these values."""
+
     @abstractmethod
     def check(self, value: Any) -> None: ...
+
+    @property
+    def rule(self) -> Callable[[Any], object]:
+        """The plain function that checks a value."""
+        return self.check
+
+    def named(self, component: str) -> Self:
+        self.component = component
+        return self
+
+    @abstractmethod
+    def describe(self, components: Components) -> JSONSchema:
+        """The values that `check` takes, a null of an optional member left aside."""
+        ...
 
     def _deserialize(self, value: Any, attr: str | None, data: AnyMapping[str, Any] | None, **kwargs: Any) -> Any:
         try:
@@ -155,15 +192,48 @@ class Checked(fields.Field[Any]):
         return value
 
 
-class CheckedBy(Checked):
-    """A field whose rule is a plain function: for unions, and for what the request path must do fast."""
+def or_null(schema: JSONSchema) -> JSONSchema:
+    """The schema of an optional member: null stands for absent."""
+    return {"anyOf": [schema, _NULL]} if "type" not in schema else {**schema, **_nullable(schema)}
 
-    def __init__(self, rule: Callable[[Any], None], *, required: bool = False) -> None:
+
+def _nullable(schema: JSONSchema) -> JSONSchema:
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    with_null = {"type": [*kinds, "null"]}
+    return {**with_null, "enum": [*schema["enum"], None]} if "enum" in schema else with_null
+
+
+class Anything(Checked):
+    """Any value."""
+
+    def check(self, value: Any) -> None:
+        pass
+
+    def describe(self, components: Components) -> JSONSchema:
+        return {}
+
+
+class CheckedBy(Checked):
+    """A field whose rule is a plain function: for unions, and for what the request path must do fast.
+
+    `shape` describes the same values: a field, or several for a union.
+    """
+
+    def __init__(self, rule: Callable[[Any], object], *shape: Checked, required: bool = False) -> None:
         super().__init__(required=required)
         self._rule = rule
+        self._shape = shape
+
+    @property
+    def rule(self) -> Callable[[Any], object]:
+        return self._rule
 
     def check(self, value: Any) -> None:
         self._rule(value)
+
+    def describe(self, components: Components) -> JSONSchema:
+        described = [components.of(shape) for shape in self._shape]
+        return described[0] if len(described) == 1 else {"anyOf": described}
 
 
 class String(Checked):
@@ -185,15 +255,30 @@ class String(Checked):
         if self._pattern is not None and not self._pattern.fullmatch(value):
             self._refuse_pattern(self._pattern.pattern)
 
+    def describe(self, components: Components) -> JSONSchema:
+        limits = {
+            "minLength": self._min or None,
+            "maxLength": self._max,
+            "pattern": self._pattern and f"^{self._pattern.pattern}$",
+        }
+        return {"type": "string", **_given(limits)}
+
     def _refuse_pattern(self, pattern: str) -> NoReturn:
         expected = f"Expected a string that matches the pattern '^{pattern}$'."
         raise Violation("invalid_value", lambda param: f"Invalid '{param}': string does not match pattern. {expected}")
+
+
+def _given(limits: JSONSchema) -> JSONSchema:
+    return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 class Boolean(Checked):
     def check(self, value: Any) -> None:
         if not isinstance(value, bool):
             raise wrong_type("a boolean", value)
+
+    def describe(self, components: Components) -> JSONSchema:
+        return {"type": "boolean"}
 
 
 class Integer(Checked):
@@ -210,6 +295,9 @@ class Integer(Checked):
         if self._max is not None and value > self._max:
             raise out_of_range("integer", value, self._max, "above")
 
+    def describe(self, components: Components) -> JSONSchema:
+        return {"type": "integer", **_given({"minimum": self._min, "maximum": self._max})}
+
 
 class Number(Checked):
     def __init__(self, *, min: int, max: int) -> None:
@@ -225,6 +313,9 @@ class Number(Checked):
         if value > self._max:
             raise out_of_range("decimal", value, self._max, "above")
 
+    def describe(self, components: Components) -> JSONSchema:
+        return {"type": "number", "minimum": self._min, "maximum": self._max}
+
 
 class OneOf(Checked):
     def __init__(self, *values: str) -> None:
@@ -236,6 +327,24 @@ class OneOf(Checked):
             raise wrong_type(f"one of {_listed(self._values, 'or')}", value)
         if value not in self._values:
             raise unsupported_value(value, self._values)
+
+    def describe(self, components: Components) -> JSONSchema:
+        return {"type": "string", "enum": list(self._values)}
+
+
+class Other(Checked):
+    """A string that is none of these: the type of what the gateway does not know and passes on."""
+
+    def __init__(self, *known: str) -> None:
+        super().__init__()
+        self._known = frozenset(known)
+
+    def check(self, value: Any) -> None:
+        if not isinstance(value, str):
+            raise wrong_type("a string", value)
+
+    def describe(self, components: Components) -> JSONSchema:
+        return {"type": "string", "not": {"enum": sorted(self._known)}}
 
 
 class Object(Checked):
@@ -261,24 +370,97 @@ class Object(Checked):
                 violation.within(name)
                 raise
 
+    def describe(self, components: Components) -> JSONSchema:
+        described = {
+            name: components.of(member) if name in self._needs else or_null(components.of(member))
+            for name, member in self._members.items()
+        }
+        more: JSONSchema = {"properties": described} if described else {}
+        return {"type": "object", **more, **({"required": list(self._needs)} if self._needs else {})}
+
 
 class Array(Checked):
     """An array; `of` names its elements in messages."""
 
-    def __init__(self, member: Checked, *, of: str = "objects") -> None:
-        super().__init__()
+    def __init__(
+        self, member: Checked, *, of: str = "objects", min: int = 0, max: int | None = None, required: bool = False
+    ) -> None:
+        super().__init__(required=required)
         self._member = member
         self._of = of
+        self._min = min
+        self._max = max
 
     def check(self, value: Any) -> None:
         if not isinstance(value, list):
             raise wrong_type(f"an array of {self._of}", value)
+        if len(value) < self._min:
+            raise empty("array")
+        if self._max is not None and len(value) > self._max:
+            raise array_too_long(value, self._max)
         for index, inner in enumerate(value):
             try:
                 self._member.check(inner)
             except Violation as violation:
                 violation.within(index)
                 raise
+
+    def describe(self, components: Components) -> JSONSchema:
+        limits = {"minItems": self._min or None, "maxItems": self._max}
+        return {"type": "array", "items": components.of(self._member), **_given(limits)}
+
+
+class Typed(Checked):
+    """An object with a type, checked as the table says for that type. An unknown type passes."""
+
+    def __init__(
+        self, types: AnyMapping[str, Checked], suffix: str, *, implied: tuple[str, ...] = (), **members: Checked
+    ) -> None:
+        """`suffix`: of the names that the types have as components. `implied`: types that need not be named.
+        `members`: optional ones of every type, which the caller checks."""
+        super().__init__()
+        self._types = types
+        self._rules = {kind: shape.rule for kind, shape in types.items()}
+        self._suffix = suffix
+        self._implied = implied
+        self._members = members
+
+    def check(self, value: Any) -> None:
+        check_typed(value, self._rules)
+
+    def describe(self, components: Components) -> JSONSchema:
+        other = Object({"type": Other(*self._types), **self._members}, needs=("type",)).named(f"Other{self._suffix}")
+        known = [self._described(kind, components) for kind in self._types]
+        return {"anyOf": [*known, components.of(other)]}
+
+    def _described(self, kind: str, components: Components) -> JSONSchema:
+        name = "".join(word.capitalize() for word in kind.split("_")) + self._suffix
+        if name not in components:
+            components[name] = {}
+            shape = self._types[kind].describe(components)
+            needs = shape.get("required", [])
+            implied = kind in self._implied
+            members = {name: or_null(components.of(member)) for name, member in self._members.items()}
+            named = {"enum": [kind, None]} if implied else {"const": kind}
+            components[name] = {
+                **shape,
+                "type": "object",
+                "properties": {"type": named, **members, **shape.get("properties", {})},
+                "required": needs if implied else ["type", *needs],
+            }
+        return {"$ref": f"#/components/schemas/{name}"}
+
+
+def check_typed(value: object, rules: AnyMapping[str, Callable[[Any], object]]) -> None:
+    """An object with a type, checked by the rule of that type; an unknown type passes."""
+    if not isinstance(value, dict):
+        raise wrong_type("an object", value)
+    kind = value.get("type")
+    if not isinstance(kind, str):
+        raise absent_or_wrong(value, "type", "a string")
+    rule = rules.get(kind)
+    if rule is not None:
+        rule(value)
 
 
 class StringMap(Checked):
@@ -303,6 +485,14 @@ class StringMap(Checked):
             except Violation as violation:
                 violation.within(key)
                 raise
+
+    def describe(self, components: Components) -> JSONSchema:
+        return {
+            "type": "object",
+            "maxProperties": self._max,
+            "propertyNames": {"maxLength": self._max_key},
+            "additionalProperties": components.of(self._value),
+        }
 
     def _too_many(self, count: int) -> Violation:
         expected = f"Expected an object with at most {self._max} properties"

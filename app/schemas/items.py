@@ -10,22 +10,27 @@ from typing import Any
 from app.contract.items import BARE_PARTS, ROLES, TRIGGER, Item
 from app.ids import MAX_CALL_ID
 from app.schemas.fields import (
+    Anything,
     Array,
     Boolean,
     Checked,
     CheckedBy,
+    Components,
+    JSONSchema,
     Object,
     OneOf,
     String,
+    Typed,
     Violation,
     absent_or_wrong,
     array_too_long,
+    check_typed,
     empty,
     missing,
     string_too_long,
     wrong_type,
 )
-from app.schemas.tools import check_tools, check_typed
+from app.schemas.tools import TOOLS
 
 MAX_TEXT = 10_485_760
 MAX_BLOB = 20_971_520
@@ -76,9 +81,9 @@ def _item(value: object) -> Item:
     item_id = item.get("id")
     if item_id is not None and not isinstance(item_id, str):
         raise wrong_type("a string", item_id).within("id")
-    check = _ITEMS.get(item["type"])
-    if check is not None:
-        check(item)
+    rule = _RULES.get(item["type"])
+    if rule is not None:
+        rule(item)
     return item
 
 
@@ -150,7 +155,7 @@ def check_content(owner: Item, name: str) -> None:
 
 
 def _check_part(part: Any) -> None:
-    check_typed(part, _PARTS)
+    check_typed(part, _PART_RULES)
 
 
 # --- content parts ----------------------------------------------------------------------------------------------
@@ -225,10 +230,7 @@ _CALL_ID = String(min=1, max=MAX_CALL_ID)
 _LONG = String(max=MAX_TEXT)
 _BLOB = String(max=MAX_BLOB)
 _OBJECT = Object()
-_ANYTHING = Array(CheckedBy(lambda _: None))
-_PART_LIST = Array(CheckedBy(_check_part))
 _STRINGS = Array(_TEXT, of="strings")
-_TOOL_LIST = CheckedBy(check_tools)
 _EXECUTION = OneOf("server", "client")
 _INPUT_TEXT = String(min=1, max=MAX_TEXT)
 
@@ -244,41 +246,56 @@ _FILE = Object(
     }
 )
 
-_PARTS: dict[str, Callable[[Item], None]] = {
-    "input_text": _text_part,
-    "input_image": _input_image,
-    "input_file": _input_file,
-    "output_text": _output_text,
-    "refusal": _refusal,
-    "reasoning_text": _text_part,
-    "summary_text": _text_part,
-    "text": _text_part,
+_TEXT_PART = CheckedBy(_text_part, Object({"text": _LONG}, needs=("text",)))
+_LIST = Array(Anything())
+
+PARTS: dict[str, Checked] = {
+    "input_text": _TEXT_PART,
+    "input_image": CheckedBy(_input_image, _IMAGE),
+    "input_file": CheckedBy(_input_file, _FILE),
+    "output_text": CheckedBy(
+        _output_text, Object({"text": _LONG, "annotations": _LIST, "logprobs": _LIST}, needs=("text",))
+    ),
+    "refusal": CheckedBy(_refusal, Object({"refusal": _LONG}, needs=("refusal",))),
+    "reasoning_text": _TEXT_PART,
+    "summary_text": _TEXT_PART,
+    "text": _TEXT_PART,
 }
+_PART_RULES = {kind: shape.rule for kind, shape in PARTS.items()}
+_PART_LIST = Array(Typed(PARTS, "Part").named("ContentPart"))
+CONTENT = CheckedBy(lambda value: check_content({"content": value}, "content"), _LONG, _PART_LIST)
 
 
-def _members(*needs: str, **members: Checked) -> Callable[[Item], None]:
-    return Object(members, needs=needs).check
+def _members(*needs: str, **members: Checked) -> Checked:
+    return Object(members, needs=needs)
+
+
+def _fast(rule: Callable[[Item], None], *needs: str, **members: Checked) -> Checked:
+    """The same for an item that most requests hold: a rule of its own checks it."""
+    return CheckedBy(rule, Object(members, needs=needs))
 
 
 _compaction = _members("encrypted_content", encrypted_content=_BLOB)
 
 #: Required is what an item means nothing without; whatever upstreams leave out now and then is optional, because
 #: their items come back through the client.
-_ITEMS: dict[str, Callable[[Item], None]] = {
-    "message": _message,
-    "function_call": _function_call,
-    "function_call_output": _function_call_output,
-    "custom_tool_call": _custom_tool_call,
-    "custom_tool_call_output": _custom_tool_call_output,
-    **{kind: _PARTS[kind] for kind in BARE_PARTS},
+ITEMS: dict[str, Checked] = {
+    "message": _fast(_message, "role", "content", role=OneOf(*ROLES), content=CONTENT),
+    "function_call": _fast(
+        _function_call, "call_id", "name", "arguments", call_id=_CALL_ID, name=_LONG, arguments=_LONG
+    ),
+    "function_call_output": _fast(_function_call_output, "output", call_id=_CALL_ID, name=_TEXT, output=CONTENT),
+    "custom_tool_call": _fast(_custom_tool_call, "call_id", "name", "input", call_id=_CALL_ID, name=_LONG, input=_LONG),
+    "custom_tool_call_output": _fast(_custom_tool_call_output, "call_id", "output", call_id=_CALL_ID, output=CONTENT),
+    **{kind: PARTS[kind] for kind in sorted(BARE_PARTS)},
     "item_reference": _members("id", id=_ID),
     "reasoning": _members("summary", summary=_PART_LIST, content=_PART_LIST, encrypted_content=_BLOB),
     "compaction": _compaction,
     "compaction_summary": _compaction,
     "configuration_update": _members(reasoning=_OBJECT, text=_OBJECT),
-    "additional_tools": _members("role", "tools", role=OneOf("developer"), tools=_TOOL_LIST),
+    "additional_tools": _members("role", "tools", role=OneOf("developer"), tools=TOOLS),
     "tool_search_call": _members(call_id=_CALL_ID, execution=_EXECUTION),
-    "tool_search_output": _members("tools", call_id=_CALL_ID, tools=_TOOL_LIST, execution=_EXECUTION),
+    "tool_search_output": _members("tools", call_id=_CALL_ID, tools=TOOLS, execution=_EXECUTION),
     "shell_call": _members(
         "call_id", "action", call_id=_CALL_ID, action=Object({"commands": _STRINGS}, needs=("commands",))
     ),
@@ -317,3 +334,20 @@ _ITEMS: dict[str, Callable[[Item], None]] = {
         "call_id", "result", call_id=_CALL_ID, result=_LONG, status=OneOf("completed", "incomplete")
     ),
 }
+
+_RULES = {kind: shape.rule for kind, shape in ITEMS.items()}
+
+
+class _ById(Checked):
+    """A reference without a type: an id, and nothing else."""
+
+    def check(self, value: Any) -> None:
+        _item(value)
+
+    def describe(self, components: Components) -> JSONSchema:
+        members = {"id": components.of(_ID), "type": {"type": "null"}}
+        return {"type": "object", "properties": members, "required": ["id"], "additionalProperties": False}
+
+
+ITEM = CheckedBy(_item, Typed(ITEMS, "Item", implied=("message",), id=_TEXT), _ById()).named("InputItem")
+INPUT = CheckedBy(_items, _INPUT_TEXT, Array(ITEM, min=1, max=MAX_ITEMS))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from app.errors import InvalidRequest
 
 MAX_LIMIT = 100
-_DEFAULT_LIMIT = 20
-_ORDERS = ("asc", "desc")
+DEFAULT_LIMIT = 20
+ORDERS = ("asc", "desc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,13 @@ class PageRequest:
 
     order: str = "desc"
     after: str | None = None
-    limit: int = _DEFAULT_LIMIT
+    limit: int = DEFAULT_LIMIT
 
 
 def read_page(arguments: Mapping[str, str]) -> PageRequest:
     """Raises InvalidRequest."""
     order = arguments.get("order") or "desc"
-    if order not in _ORDERS:
+    if order not in ORDERS:
         raise InvalidRequest(
             f"Invalid value: '{order[:64]}'. Supported values are: 'asc' and 'desc'.",
             code="invalid_value",
@@ -59,7 +59,7 @@ def _check_integer(name: str, text: str) -> None:
 
 def _limit(text: str | None) -> int:
     if text is None or text == "":
-        return _DEFAULT_LIMIT
+        return DEFAULT_LIMIT
     _check_integer("limit", text)
     limit = int(text)
     if limit < 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as AnyMapping
 from typing import Any
 
@@ -13,14 +13,12 @@ from app.schemas.fields import (
     Object,
     OneOf,
     String,
+    Typed,
     Violation,
-    absent_or_wrong,
     missing,
     shown,
     wrong_type,
 )
-
-Check = Callable[[dict[str, Any]], None]
 
 _TEXT = String()
 _OBJECT = Object()
@@ -28,42 +26,6 @@ _LABEL = String(min=1)
 
 
 # --- tools ------------------------------------------------------------------------------------------------------
-
-
-def check_tools(value: object) -> None:
-    _check_each(value, _TOOLS)
-
-
-def _check_each(tools: object, checks: AnyMapping[str, Check]) -> None:
-    if not isinstance(tools, list):
-        raise wrong_type("an array of objects", tools)
-    for index, tool in enumerate(tools):
-        try:
-            check_typed(tool, checks)
-        except Violation as violation:
-            violation.within(index)
-            raise
-
-
-def check_typed(value: object, checks: AnyMapping[str, Check]) -> None:
-    """An object with a type, checked as the table says for that type; an unknown type passes."""
-    if not isinstance(value, dict):
-        raise wrong_type("an object", value)
-    kind = value.get("type")
-    if not isinstance(kind, str):
-        raise absent_or_wrong(value, "type", "a string")
-    check = checks.get(kind)
-    if check is not None:
-        check(value)
-
-
-def _check_format(value: Any) -> None:
-    check_typed(value, {"grammar": _GRAMMAR.check})
-
-
-def _check_members(value: Any) -> None:
-    # A namespace holds functions and custom tools only, so namespaces cannot be nested without end.
-    _check_each(value, _NAMESPACE_MEMBERS)
 
 
 def _check_mcp(tool: dict[str, Any]) -> None:
@@ -82,8 +44,14 @@ _FUNCTION = Object(
     needs=("name",),
 )
 _GRAMMAR = Object({"definition": _TEXT, "syntax": OneOf("lark", "regex")}, needs=("definition", "syntax"))
-_CUSTOM = Object({"name": _LABEL, "description": _TEXT, "format": CheckedBy(_check_format)}, needs=("name",))
-_NAMESPACE = Object({"name": _LABEL, "description": _TEXT, "tools": CheckedBy(_check_members)}, needs=("name", "tools"))
+_CUSTOM = Object(
+    {"name": _LABEL, "description": _TEXT, "format": Typed({"grammar": _GRAMMAR}, "Format")}, needs=("name",)
+)
+#: A namespace holds functions and custom tools only, so namespaces cannot be nested without end.
+_MEMBERS = {"function": _FUNCTION, "custom": _CUSTOM}
+_NAMESPACE = Object(
+    {"name": _LABEL, "description": _TEXT, "tools": Array(Typed(_MEMBERS, "Tool"))}, needs=("name", "tools")
+)
 _MCP_SERVERS = ("server_url", "connector_id", "tunnel_id")
 _MCP = Object(
     {
@@ -95,8 +63,8 @@ _MCP = Object(
     needs=("server_label",),
 )
 
-_NAMESPACE_MEMBERS: dict[str, Check] = {"function": _FUNCTION.check, "custom": _CUSTOM.check}
-_TOOLS: dict[str, Check] = {**_NAMESPACE_MEMBERS, "namespace": _NAMESPACE.check, "mcp": _check_mcp}
+TOOLS = Array(Typed({**_MEMBERS, "namespace": _NAMESPACE, "mcp": CheckedBy(_check_mcp, _MCP)}, "Tool").named("Tool"))
+check_tools = TOOLS.check
 
 
 # --- tool_choice ------------------------------------------------------------------------------------------------
@@ -106,33 +74,34 @@ def check_tool_choice(value: object) -> None:
     if isinstance(value, str):
         _MODE.check(value)
     elif isinstance(value, dict):
-        check_typed(value, _CHOICES)
+        _CHOICE.check(value)
     else:
         raise wrong_type("one of a string or object", value)
 
 
-def _check_any_tool(value: Any) -> None:
-    check_typed(value, {})
-
-
 _MODE = OneOf("none", "auto", "required")
 _NAMED = Object({"name": _LABEL}, needs=("name",))
-_CHOICES: dict[str, Check] = {
-    "function": _NAMED.check,
-    "custom": _NAMED.check,
-    "mcp": Object({"server_label": _LABEL, "name": _TEXT}, needs=("server_label",)).check,
-    "allowed_tools": Object(
-        {"mode": OneOf("auto", "required"), "tools": Array(CheckedBy(_check_any_tool))}, needs=("mode", "tools")
-    ).check,
-}
+_CHOICE = Typed(
+    {
+        "function": _NAMED,
+        "custom": _NAMED,
+        "mcp": Object({"server_label": _LABEL, "name": _TEXT}, needs=("server_label",)),
+        "allowed_tools": Object(
+            {"mode": OneOf("auto", "required"), "tools": Array(Typed({}, "AllowedTool"))}, needs=("mode", "tools")
+        ),
+    },
+    "Choice",
+)
+TOOL_CHOICE = (_MODE, _CHOICE)
 
 
 # --- whether the tool that is chosen exists ---------------------------------------------------------------------
 
 #: Members of a request that may bring tools which are not known yet.
 _SOURCES = frozenset({"conversation", "previous_response_id", "prompt"})
-#: Items that bring tools, or stand for items that may.
-_BRINGING = frozenset({"additional_tools", "compaction", "item_reference", "tool_search_output"})
+#: Types of items that bring tools, or stand for items that may, and of the tool that does. Not a set: the value that is
+#: looked for is not checked yet, and need not be hashable.
+_BRINGING = ("additional_tools", "compaction", "item_reference", "tool_search_output", "tool_search")
 #: Tools that are chosen by their type, by the word that all versions of it begin with.
 _HOSTED = ("code_interpreter", "computer", "file_search", "image_generation", "web_search")
 
@@ -154,7 +123,7 @@ def _may_bring_tools(request: AnyMapping[str, Any]) -> bool:
         return True
     items, tools = request.get("input"), request.get("tools")
     return any(
-        isinstance(one, dict) and (one.get("type") in _BRINGING or one.get("type") == "tool_search")
+        isinstance(one, dict) and one.get("type") in _BRINGING
         for listed in (items, tools)
         if isinstance(listed, list)
         for one in listed

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app.errors import InvalidRequest
+from app.schemas.create import read_create
 from app.schemas.fields import Violation
 from app.schemas.tools import check_tool_choice, check_tools
 
@@ -254,3 +255,10 @@ def test_a_tool_choice_is_refused_with_the_sentence_of_its_fault(
         read_tool_choice(choice)
 
     assert (caught.value.code, caught.value.param, caught.value.message) == (code, param, message)
+
+
+def test_a_type_that_is_no_string_is_named_beside_a_choice() -> None:
+    body = {"model": "demo", "input": "a", "tools": [{"type": ["x"]}], "tool_choice": {"type": "web_search"}}
+    with pytest.raises(InvalidRequest) as refused:
+        read_create(body)
+    assert refused.value.param in ("tools[0].type", "tool_choice")
