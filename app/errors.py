@@ -12,6 +12,7 @@
         ├── RequestTimeout       408
         ├── PayloadTooLarge      413
         ├── UnsupportedMedia     415
+        ├── ToolListFailed       424  a tool server does not list its tools
         ├── UpgradeRequired      426  only a WebSocket is served here, or not this one
         ├── CompactionFailed     502  a requested compaction could not be made
         ├── Unavailable          503  try again later, or elsewhere
@@ -180,6 +181,24 @@ class UpgradeRequired(GatewayError):
     status = 426
     type = "invalid_request_error"
     code = "upgrade_required"
+
+
+class ToolListFailed(GatewayError):
+    """A tool server does not list its tools. The sentence is OpenAI's, because clients match it."""
+
+    status = 424
+    type = "external_connector_error"
+    code = "http_error"
+
+    def __init__(
+        self, label: str, server_status: int = 424, phrase: str = "Failed Dependency", *, cause: str = ""
+    ) -> None:
+        """`server_status`: HTTP's of the server's answer, with its phrase; left out when there is none. `cause`: a
+        sentence."""
+        sentence = (
+            f"Error retrieving tool list from MCP server: '{label}'. Http status code: {server_status} ({phrase})"
+        )
+        super().__init__(f"{sentence}. {cause}" if cause else sentence, param="tools")
 
 
 #: How an operator raises the limit of a statement on MySQL.

@@ -31,6 +31,7 @@ from app.sealing import Seal, Seals
 from app.server.job_queue import RedisQueue, SqlQueue, open_queue
 from app.settings import Settings, read_environment
 from app.store.store import Store
+from app.tools.servers import ToolServers
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Gateway:
     passthrough: PassthroughRelay
     background: BackgroundJobs
     queue: SqlQueue | RedisQueue
+    tool_servers: ToolServers
     transport: ThreadTransport
     lease_keeper: LeaseKeeper
     drain: Drain
@@ -68,6 +70,7 @@ class Gateway:
     def close(self) -> None:
         self.transport.close()
         self.lease_keeper.close()
+        self.tool_servers.close()
         self.channels.close()
         self.store.close()
 
@@ -133,6 +136,7 @@ def build(last: LastGood) -> Gateway:
         passthrough=PassthroughRelay(store, channels, transport),
         background=background,
         queue=queue,
+        tool_servers=ToolServers(),
         transport=transport,
         lease_keeper=LeaseKeeper(
             store, turns.running, channels.statuses, background.housekeeping, remedies.refresh, tidy

@@ -23,6 +23,7 @@ from app.last_good import LastGood
 from app.server import background_worker
 from app.server.processes import Backoff, Supervisor
 from app.settings import DRAIN_RESERVE
+from app.tools.servers import preload
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
         """Called about once a second."""
         try:
             self.last.table.poll()
+            preload(self.last.table.current.tools)
             self.supervisor.start_missing()
         except Exception:
             # The border that must not die: an exception here would end every worker.

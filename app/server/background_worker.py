@@ -11,6 +11,7 @@ from app.errors import StoreUnavailable
 from app.gateway import Gateway, build
 from app.last_good import LastGood
 from app.server.job_queue import Consumer
+from app.tools.servers import preload
 
 _CHECK_SECONDS = 1.0
 _STOP = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -22,6 +23,7 @@ def work(last: LastGood) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     memory.fix_thresholds()
+    preload(last.table.current.tools)
     gateway, settings, parent = build(last), last.settings, os.getppid()
     gateway.store.leases.make_background()
     gateway.lease_keeper.start()

@@ -22,6 +22,7 @@ from app.last_good import LastGood
 from app.log import JsonLines, configure_logging
 from app.server.arbiter import SteadyArbiter
 from app.settings import DRAIN_RESERVE
+from app.tools.servers import preload
 
 worker_class = "app.server.gunicorn_worker.PatientWorker"
 #: Seconds without a heartbeat of a worker's main thread. It does not limit requests, which have their own timeouts.
@@ -64,7 +65,7 @@ def on_starting(server: Any) -> None:
     master refuses its configuration, the old one continues.
     """
     server.START_CTX["args"] = [sys.executable, "-P", "-m", "gunicorn", *sys.argv[1:]]
-    configuration()
+    preload(configuration().table.current.tools)
     try:
         SteadyArbiter.take_over(server)
     except ConfigurationError as error:

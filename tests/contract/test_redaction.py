@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contract.redaction import redacted_item, redacted_items, redacted_request, redacted_tool
-from tests.tools import CANARY, WITHOUT_CREDENTIALS, items, tools
+from tests.tools_with_credentials import CANARY, WITHOUT_CREDENTIALS, items, tools
 
 JSON = dict[str, Any]
 

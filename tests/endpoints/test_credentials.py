@@ -16,7 +16,7 @@ from tests.endpoints.vocabulary import JSON, message_item
 from tests.gateway import Gateway
 from tests.response_contract import check_stream
 from tests.stored_data import written
-from tests.tools import CANARY, MCP, choices, items, tools
+from tests.tools_with_credentials import CANARY, MCP, choices, items, tools
 from tests.upstream import ScriptedUpstream, event_bytes, raw, sse
 from tests.websocket_client import Socket
 
