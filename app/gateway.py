@@ -17,6 +17,7 @@ from app.memory import Budget, InFlight
 from app.relay.background.jobs import BackgroundJobs
 from app.relay.compaction.context import Contexts
 from app.relay.compaction.service import CompactionService
+from app.relay.conversation_names import CacheKeys
 from app.relay.conversations import Conversations
 from app.relay.inferred_parents import InferredParents
 from app.relay.lease_keeper import LeaseKeeper, RunningStreams
@@ -27,7 +28,7 @@ from app.relay.streaming.transport import StreamTiming, ThreadTransport
 from app.relay.turn_run import TurnParts
 from app.request_bodies import Bodies
 from app.request_watch import Drain
-from app.sealing import Seal, Seals
+from app.sealing import Pseudonyms, Seal, Seals
 from app.server.job_queue import RedisQueue, SqlQueue, open_queue
 from app.settings import Settings, read_environment
 from app.store.store import Store
@@ -114,6 +115,7 @@ def build(last: LastGood) -> Gateway:
         inferred_parents=InferredParents(store),
         running=RunningStreams(),
         transport=transport,
+        cache_keys=CacheKeys(Pseudonyms(settings.key_for("cache"))),
     )
     queue = open_queue(settings.queue_url, store.database)
     job_seal = Seal("job", settings.keys_for("job"))

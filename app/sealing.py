@@ -1,5 +1,5 @@
 """Sealed text, which a client carries for the gateway without reading it. AES-GCM with a key for one purpose; the owner
-is bound in.
+is bound in. Beside it, pseudonyms: names that no other party can derive.
 
 A seal is `antiphon.1.` and the key's id, then nonce and ciphertext in base64. The prefix distinguishes our seals from
 other opaque items.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from app.errors import InvalidRequest
 PREFIX = "antiphon.1."
 _NONCE = 12
 _KEY_ID = 8
+_PSEUDONYM = 32
 
 
 class Seal:
@@ -63,6 +65,19 @@ class Seals:
 
     compaction: Seal
     reasoning: Seal
+
+
+class Pseudonyms:
+    """Short names for what upstreams may tell apart and not recognise: an HMAC over the owner and the name itself. They
+    are the same in every process with the same secret key, and only that key leads from a name to its pseudonym.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def of(self, owner: str, name: str) -> str:
+        """32 hex digits."""
+        return hmac.digest(self._key, f"{owner}\0{name}".encode(errors="surrogatepass"), "sha256").hex()[:_PSEUDONYM]
 
 
 def is_sealed(text: object) -> bool:

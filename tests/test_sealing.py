@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
-from app.sealing import PREFIX, Seal, is_sealed
+from app.sealing import PREFIX, Pseudonyms, Seal, is_sealed
 
 KEY, OLD = b"k" * 32, b"o" * 32
 SEAL = Seal("compaction", [KEY])
@@ -50,3 +50,13 @@ def test_a_seal_is_bound_to_its_owner_and_its_purpose_and_its_whole_length() -> 
     ):
         with pytest.raises(InvalidRequest):
             opener.open(owner, given_text)
+
+
+def test_a_pseudonym_depends_on_key_owner_and_name_alone() -> None:
+    first = Pseudonyms(KEY).of("ada", "a name")
+    assert Pseudonyms(KEY).of("ada", "a name") == first
+    others = [Pseudonyms(OLD).of("ada", "a name"), Pseudonyms(KEY).of("bob", "a name"), Pseudonyms(KEY).of("ada", "b")]
+    assert len({first, *others}) == 4
+    assert len(first) == 32
+    # The owner and the name do not run into each other.
+    assert Pseudonyms(KEY).of("ad", "aa name") != first

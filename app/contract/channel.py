@@ -106,6 +106,9 @@ class Channel:
     """The upstream understands `include: [reasoning.encrypted_content]`."""
     reasoning_text: bool = False
     """The upstream takes reasoning text back with the history, as servers of open models do."""
+    cache_key: str = "auto"
+    """Whether the upstream gets the gateway's own `prompt_cache_key` if the client gives none: `on`, `off`, or `auto`,
+    as the format does by default."""
     item_ids: str = "given"
     """`omit`: the upstream of a `responses` channel refuses the ids of items, so that they are left out."""
     call_ids: str = "given"

@@ -179,6 +179,14 @@ class Chain:
     """Id of the conversation that has these turns. Its items can be added and deleted one by one."""
     conversation_position: int = 0
     """The position of its newest turn, also if the links leave that out."""
+    origin: str | None = None
+    """Where it began, if the links do not show it: before a compaction, or in a conversation."""
+
+    @property
+    def root(self) -> str | None:
+        """Id of the conversation that it began in, or of its first response: the same in every turn and branch, also
+        after a compaction; None without a history."""
+        return self.conversation or self.origin or (self.links[0].id if self.links else None) or None
 
     @property
     def tip(self) -> Link | None:

@@ -73,9 +73,10 @@ def without_credentials(text: str, request: Mapping[str, Any]) -> str:
     return text
 
 
-def without_upstream(text: str, channel: Channel) -> str:
-    """An upstream's words without the key, the headers and the address of its channel."""
-    for secret in sorted(_of_channel(channel), key=len, reverse=True):
+def without_upstream(text: str, channel: Channel, *sent: str) -> str:
+    """An upstream's words without the key, the headers and the address of its channel, and without what else was `sent`
+    to it alone."""
+    for secret in sorted((*_of_channel(channel), *sent), key=len, reverse=True):
         text = text.replace(secret, _REDACTED)
     return text
 

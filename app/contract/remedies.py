@@ -23,7 +23,9 @@ DROP, OMIT, RENAME, ALLOW, HASH, AT_MOST = "drop", "omit", "rename", "allow", "h
 ROW = "row"
 
 #: Fields of a row that say nothing about what its upstream accepts, or that are secret.
-_NOT_IN_DIGEST = frozenset({"line", "api_key", "missing_key", "headers", "priority", "weight", "enabled", "tags"})
+_NOT_IN_DIGEST = frozenset(
+    {"line", "api_key", "missing_key", "headers", "priority", "weight", "enabled", "tags", "cache_key"}
+)
 _SECRET_HEADERS = ("auth", "key", "token", "secret", "cookie")
 
 

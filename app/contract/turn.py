@@ -50,6 +50,8 @@ class Turn:
     """Usage of the pass that made them; the response reports it with the answer's."""
     compaction: Mapping[str, Any] | None = None
     """The outcome of a compaction, for the operator."""
+    cache_key: str | None = None
+    """Names the conversation for the upstream's cache, if its client gives no key. No client sees it."""
     forbids_calls: bool = False
     """The answer is text, whatever tools the request offers. A format keeps the request's `tool_choice` if a change of
     it would cost what the provider has cached; an answer that calls a tool is then a failure."""

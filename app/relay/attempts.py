@@ -52,6 +52,8 @@ class ChannelAttempt:
         """What else the channel does not receive as the client sent it."""
         self.path = ""
         """How the answer was read: `bytes`, `repaired` or `translated`; empty for an unstreamed answer."""
+        self.unseen: Sequence[str] = ()
+        """What the channel receives and no client may see, not even quoted in an error."""
         self._attempts = attempts
         self._exchange: Exchange | None = None
         self._started_at = monotonic()
@@ -94,9 +96,9 @@ class ChannelAttempt:
     def _redact(self, error: UpstreamError) -> None:
         """Removes what the upstream may have repeated of its channel: the client and the row get these words."""
         channel = self.selected.channel
-        error.message = without_upstream(error.message, channel)
+        error.message = without_upstream(error.message, channel, *self.unseen)
         if error.upstream_message is not None:
-            error.upstream_message = without_upstream(error.upstream_message, channel)
+            error.upstream_message = without_upstream(error.upstream_message, channel, *self.unseen)
 
     def redacted(self, answer: Answer) -> Answer:
         """The answer; one that has failed without what the upstream may have repeated of its channel."""
@@ -233,6 +235,7 @@ class TurnAttempt(ChannelAttempt):
         self.row = apply_all(remedies, selected.row)
         self.turn = for_row(turn, self.row)
         """The turn as this channel can read it."""
+        self.unseen = unseen(turn)
 
     def encoded(self) -> bytes:
         """The body to send. Raises InvalidRequest for a turn that the channel's format cannot carry."""
@@ -250,6 +253,11 @@ class TurnAttempt(ChannelAttempt):
         if self.remedies:
             self.selected.learn(self.remedies)
         return exchange
+
+
+def unseen(turn: Turn) -> Sequence[str]:
+    """What a channel receives of the turn and no client may see."""
+    return (turn.cache_key,) if turn.cache_key else ()
 
 
 def for_row(turn: Turn, row: Channel) -> Turn:

@@ -81,7 +81,7 @@ class ConnectionStore:
     def _remember(self, draft: Draft, outcome: Outcome) -> None:
         before = Chain() if outcome.compacted or draft.parent is None else self._before(draft.owner, draft.parent)
         links = (*before.links, _link(draft, outcome))
-        self._chains[draft.id] = Chain(links, compacted=outcome.compacted or before.compacted)
+        self._chains[draft.id] = Chain(links, outcome.compacted or before.compacted, origin=before.origin)
         while len(self._chains) > _RESPONSES or sum(map(_size, self._chains.values())) > _BYTES:
             self._chains.popitem(last=False)
         while not self._has_room():

@@ -37,6 +37,7 @@ from app.relay.compaction.context import Contexts
 from app.relay.compaction.plan import CompactionSettings
 from app.relay.compaction.sealed_item import is_summary
 from app.relay.compaction.service import Compacted, CompactionService, pseudo_chain, split_for_answer
+from app.relay.conversation_names import CacheKeys, conversation_name
 from app.relay.idempotency import IdempotentTurn
 from app.relay.inferred_parents import InferredParents, OnOutcome
 from app.relay.item_lists import as_listed
@@ -77,10 +78,12 @@ class TurnParts:
     inferred_parents: InferredParents
     running: RunningStreams
     transport: ThreadTransport
+    cache_keys: CacheKeys
 
     def with_store(self, store: Store) -> TurnParts:
-        """The same parts with another store."""
-        return replace(self, store=store, contexts=Contexts(store, self.seals))
+        """The same parts with another store, which remembers unstored responses too."""
+        cache_keys = replace(self.cache_keys, remembers_unstored=True)
+        return replace(self, store=store, contexts=Contexts(store, self.seals), cache_keys=cache_keys)
 
 
 def turn_of(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> Turn:
@@ -142,7 +145,7 @@ def affinity_of(turn: Turn, contexts: Contexts, context: RequestContext) -> Affi
     return Affinity(
         turn.owner,
         channel,
-        session=ThreadNames.key_of(request, context.thread_headers) or (links[0].id if links else None),
+        session=conversation_name(turn, context.thread_headers),
         beginning=(request.get("instructions"), first_user_item(request.get("input") or ())),
     )
 
@@ -154,7 +157,7 @@ class TurnRun:
         self, parts: TurnParts, token: Token, turn: Turn, context: RequestContext, recorder: Recorder | None = None
     ) -> None:
         """`recorder`: for a response whose row exists already."""
-        self.turn = turn
+        self.turn = parts.cache_keys.keyed(turn, parts.contexts, context.thread_headers)
         self._parts = parts
         self._token = token
         self._context = context

@@ -94,6 +94,7 @@ class ChannelRow(DefaultsRow):
     reasoning_text = Value(table_values.flag)
     hosted_tools = Value(table_values.one_of("drop", "refuse"))
     mcp = Value(table_values.one_of("gateway", "native"))
+    cache_key = Value(table_values.one_of("auto", "on", "off"))
     item_ids = Value(table_values.one_of("given", "omit"))
     call_ids = Value(table_values.one_of("given", "short"))
     call_signatures = Value(table_values.one_of("given", "google", "openrouter"))

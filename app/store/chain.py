@@ -185,7 +185,7 @@ def _within(database: Database, owner: str, first: Ancestor, chain: Chain, exten
     links = before.links + chain.links
     if len(links) > LONGEST:
         raise ChainTooLong(chain.links[-1].id, LONGEST)
-    return Chain(links, before.compacted)
+    return Chain(links, before.compacted, origin=conversation)
 
 
 def _mark_used(database: Database, pk: int, response_id: str) -> None:

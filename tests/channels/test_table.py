@@ -49,6 +49,7 @@ def test_a_full_row_is_read_as_written(read):
   reasoning_text: true
   max_output_tokens: 4096
   hosted_tools: refuse
+  cache_key: off
   mcp: native
   system_messages: keep
   message_order: strict
@@ -92,6 +93,7 @@ def test_a_full_row_is_read_as_written(read):
         reasoning_text=True,
         max_output_tokens=4096,
         hosted_tools="refuse",
+        cache_key="off",
         mcp="native",
         system_messages="keep",
         message_order="strict",

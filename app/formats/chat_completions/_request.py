@@ -10,6 +10,7 @@ import orjson
 from app.contract.channel import Channel
 from app.contract.turn import Turn
 from app.formats import _context, _conversation
+from app.formats._caching import KEY, own_key
 from app.formats._request import effort_of, in_force, instructions, refuse_prompt, text_format
 from app.formats._text_format import fitted
 from app.formats._toolbox import Offer, Toolbox, offer
@@ -18,7 +19,7 @@ from app.formats.chat_completions import _messages
 #: Members with the same name in both APIs, and sampling keys of servers for open models.
 _PASSED = (
     *("temperature", "top_p", "frequency_penalty", "presence_penalty", "user"),
-    *("prompt_cache_key", "prompt_cache_retention", "service_tier"),
+    *(KEY, "prompt_cache_retention", "service_tier"),
     *("top_k", "min_p", "repetition_penalty", "seed", "stop", "logit_bias"),
 )
 LOGPROBS = "message.output_text.logprobs"
@@ -36,6 +37,7 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
         "model": model,
         "messages": _messages.messages(items, told, row, toolbox),
         **{name: request[name] for name in _PASSED if name in request},
+        **own_key(turn, row, "on"),
         **_tools(offered, request),
         **_output(effective, row, form),
     }

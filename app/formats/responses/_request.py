@@ -5,7 +5,7 @@ Stored items are spliced as bytes; only arrays that may hold opaque items are pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -16,6 +16,7 @@ from app.contract.records import Link
 from app.contract.replay import replayed, says_cut, with_arguments, without_abandoned, without_orphans
 from app.contract.turn import Turn
 from app.formats import _conversation
+from app.formats._caching import KEY, own_key
 from app.formats._context import any_marked
 from app.formats._ids import CHAT_SECRET, MESSAGES_SECRET, Outgoing, is_native, without_id
 from app.formats._text_format import fitted
@@ -24,7 +25,7 @@ from app.formats.responses import _order
 from app.formats.responses._functions import history, write_functions
 from app.sealing import is_sealed
 
-_COMPACTION_KEYS = ("instructions", "prompt_cache_key", "service_tier")
+_COMPACTION_KEYS = ("instructions", KEY, "service_tier")
 _COUNTED_KEYS = (
     "instructions",
     "parallel_tool_calls",
@@ -73,6 +74,7 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
     body = {name: value for name, value in turn.request.items() if name not in _NEVER_SENT}
     body["model"] = model
     body["store"] = False
+    body |= own_key(turn, row, "auto", "on")
     if turn.stream:
         body["stream"] = True
         if "stream_options" in turn.request:
@@ -99,8 +101,10 @@ def encode_count(turn: Turn, row: Channel, model: str) -> bytes:
     return _chosen(_COUNTED_KEYS, turn, row, model)
 
 
-def _chosen(keys: Iterable[str], turn: Turn, row: Channel, model: str) -> bytes:
+def _chosen(keys: Collection[str], turn: Turn, row: Channel, model: str) -> bytes:
     body: dict[str, Any] = {name: turn.request[name] for name in keys if name in turn.request}
+    if KEY in keys:
+        body |= own_key(turn, row, "auto", "on")
     _write_plainly(body)
     body["model"] = model
     return _with_input(body, turn, row)

@@ -73,7 +73,7 @@ class Contexts:
         if newest is None:
             return items
         sent_on = [item for item in items[:newest] if item.get("role") in CLIENT_ROLES]
-        return self._open(owner, [*sent_on, *items[newest:]])
+        return self._open(owner, [*sent_on, *items[newest:]])[0]
 
     def checked(self, owner: str, items: Iterable[Item]) -> list[Item]:
         """The items as they are stored: seals of the gateway are checked, and sealed reasoning gets its text. Raises
@@ -160,6 +160,17 @@ class Contexts:
     def shown_array(self, owner: str, array: bytes) -> bytes:
         return orjson.dumps(self._visible(owner, orjson.loads(array))) if _MARK in array else array
 
+    def origin(self, turn: Turn) -> str | None:
+        """Where the conversation of the turn began: as its chain says, or the newest compaction in its input; None if
+        nothing says it."""
+        if root := turn.chain.root:
+            return root
+        given = turn.request.get("input") or ()
+        if not _has_compaction(given):
+            return None
+        newest = next((item for item in reversed(given) if is_ours(item)), None)
+        return open_item(self._seal, turn.owner, newest).origin if newest else None
+
     def native_channel(self, turn: Turn) -> str | None:
         """The channel of the newest native compaction in the turn's own input."""
         if not _has_compaction(turn.input):
@@ -174,26 +185,29 @@ class Contexts:
             return chain
         head, *rest = chain.links
         try:
-            items = self._open(owner, orjson.loads(head.output))
+            items, origin = self._open(owner, orjson.loads(head.output))
         except InvalidRequest:
             # The key of the seal is gone. The store still has the original items.
             return replace(chain, links=tuple(map(_without_compactions, whole().links)), compacted=False)
         # The reported tokens include the compaction pass, so they do not measure the context.
         opened = head._replace(input=b"[]", output=orjson.dumps(items), input_tokens=None, output_tokens=None)
         # When a conversation was compacted twice at once, the later compaction is the head.
-        return replace(chain, links=(opened, *map(_without_compactions, rest)), compacted=False)
+        links = (opened, *map(_without_compactions, rest))
+        return replace(chain, links=links, compacted=False, origin=chain.origin or origin)
 
-    def _open(self, owner: str, items: Iterable[Item]) -> list[Item]:
+    def _open(self, owner: str, items: Iterable[Item]) -> tuple[list[Item], str | None]:
         """The items with sealed compaction items opened, except native ones: `for_family` reads those once the channel
-        is known."""
+        is known. Beside them, where the conversation began, as its newest compaction says."""
         out: list[Item] = []
+        origin: str | None = None
         for item in items:
             if not is_ours(item):
                 out.append(item)
                 continue
             opened = open_item(self._seal, owner, item)
             out = [*_without_repeats(out, opened.items), *(opened.items if opened.native is None else [item])]
-        return out
+            origin = opened.origin or origin
+        return out, origin
 
     def _visible(self, owner: str, items: Iterable[Item]) -> list[Item]:
         visible: list[Item] = []

@@ -36,9 +36,9 @@ def is_summary(item: Item) -> bool:
     return isinstance(text, str) and (text.startswith(HEADER) or text in (TRIMMED, UNREADABLE))
 
 
-def seal_items(seal: Seal, owner: str, items: Sequence[Item]) -> Item:
-    """A compaction item that opens to these items."""
-    return _sealed(seal, owner, {"items": items})
+def seal_items(seal: Seal, owner: str, items: Sequence[Item], origin: str | None = None) -> Item:
+    """A compaction item that opens to these items. `origin`: where the compacted conversation began."""
+    return _sealed(seal, owner, {"items": items, "origin": origin})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class Native:
     """The original items. Set within one turn only and never sent to a client."""
 
 
-def seal_native(seal: Seal, owner: str, native: Native, verbatim: Sequence[Item]) -> Item:
-    """An upstream's own compaction item, sealed together with the items kept verbatim."""
-    return _sealed(seal, owner, {"native": asdict(native), "items": verbatim})
+def seal_native(seal: Seal, owner: str, native: Native, verbatim: Sequence[Item], origin: str | None = None) -> Item:
+    """An upstream's own compaction item, sealed together with the items kept verbatim. `origin`: as `seal_items`."""
+    return _sealed(seal, owner, {"native": asdict(native), "items": verbatim, "origin": origin})
 
 
 def portable(items: Iterable[Item]) -> Iterable[Item]:
@@ -83,13 +83,15 @@ class Opened:
 
     items: Sequence[Item]
     native: Native | None = None
+    origin: str | None = None
+    """Where the conversation began. Items of earlier versions do not say."""
 
 
 def open_item(seal: Seal, owner: str, item: Item) -> Opened:
     """Raises InvalidRequest with code `invalid_encrypted_content`."""
     content = orjson.loads(seal.open(owner, item["encrypted_content"]))
     native = content.get("native")
-    return Opened(content["items"], Native(**native) if native else None)
+    return Opened(content["items"], Native(**native) if native else None, content.get("origin"))
 
 
 def unreadable() -> Item:

@@ -41,6 +41,7 @@ from app.relay.attempts import (
     TurnAttempts,
     encoded,
     posted,
+    unseen,
 )
 from app.relay.compaction.context import Contexts
 from app.relay.compaction.folding import DEFAULT_WINDOW, room
@@ -143,12 +144,12 @@ class CompactionService:
         keep = settings.keep_turns if settings.keep_turns is not None else keep_turns
         task = _Task(turn, history, keep, divide(history, keep), settings, contexts, affinity, watch, on_attempt)
         result = self._strategies[settings.strategy](self, task) if task.plan.old else self._verbatim(task)
-        verbatim = redacted_items([*portable([*result.context, *tail])])
+        verbatim, origin = redacted_items([*portable([*result.context, *tail])]), contexts.origin(turn) or turn.id
         if result.native is None:
-            item, context = seal_items(self._seal, turn.owner, verbatim), result.context
+            item, context = seal_items(self._seal, turn.owner, verbatim, origin), result.context
         else:
             stored = replace(result.native, response=turn.id if turn.store else None)
-            item = seal_native(self._seal, turn.owner, stored, verbatim)
+            item = seal_native(self._seal, turn.owner, stored, verbatim, origin)
             within = replace(result.native, originals=history)
             context = [seal_native(self._seal, turn.owner, within, result.context)]
         note = {
@@ -193,6 +194,7 @@ class CompactionService:
     def native_pass(self, task: _Task, attempt: ChannelAttempt) -> _CompactionPass:
         selected = attempt.selected
         turn = task.contexts.for_family(task.internal(task.turn.model, task.plan.old), selected.channel.family)
+        attempt.unseen = unseen(turn)
         with self._limited(task):
             native, answer = self._compacted_by(attempt, turn, task.watch)
         native_item = Native(native, selected.channel.family, selected.channel.name)
@@ -267,7 +269,9 @@ class CompactionService:
             return None
         try:
             turn, answer, answered = self._read(task, turn)
-        except UpstreamRefused:
+        except INTERRUPTIONS:
+            raise
+        except (InvalidRequest, UpstreamRefused):
             # The context is too long, or a part of it is none that this model takes. As text it may be taken.
             return None
         if answer.status != "failed" and is_no_summary(answer):
@@ -410,7 +414,8 @@ def pseudo_chain(turn: Turn, compacted: Compacted) -> Chain:
                 input_tokens=None,
                 output_tokens=None,
             ),
-        )
+        ),
+        origin=turn.chain.root,
     )
 
 

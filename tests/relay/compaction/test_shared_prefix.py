@@ -55,6 +55,31 @@ def test_the_pass_begins_with_the_last_request_to_the_byte(compaction_gateway: C
         compaction_gateway.first.reset()
 
 
+def passes(gateway: CompactionGateway) -> list[JSON]:
+    return [body for body in gateway.first.bodies if requests_summary(body)]
+
+
+def test_a_model_that_calls_a_tool_all_the_same_gets_the_history_as_text(compaction_gateway: CompactionGateway) -> None:
+    call = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}}
+    last = talk(compaction_gateway, "claude-9")
+    compaction_gateway.first.enqueue(retold(lambda body: {**body, "content": [call], "stop_reason": "tool_use"}))
+    response = compaction_gateway.compact("claude-9", previous_response_id=last, input="And now?", **SETTINGS)
+    shared, rendered = passes(compaction_gateway)
+    assert shared["tools"]
+    assert "tools" not in rendered
+    assert "tool_choice" not in rendered
+    assert response["output"][0]["type"] == "compaction"
+
+
+@pytest.mark.parametrize("model", [*MODELS, "claude-9"])
+def test_a_demanded_call_is_none_of_the_summary(compaction_gateway: CompactionGateway, model: str) -> None:
+    last = talk(compaction_gateway, model)
+    choice = {"type": "function", "name": "look"}
+    compaction_gateway.compact(model, previous_response_id=last, input="And now?", tool_choice=choice, **SETTINGS)
+    (summary,) = passes(compaction_gateway)
+    assert summary["tool_choice"] in ("none", {"type": "none"})
+
+
 def test_a_client_that_keeps_the_conversation_shares_it_too(compaction_gateway: CompactionGateway) -> None:
     items: list[JSON] = [{"role": "user", "content": f"Note fact-1. {'word ' * 50}"}]
     items += compaction_gateway.create("gpt-plain", items, store=False, **SETTINGS)["output"]
