@@ -26,6 +26,7 @@ from app.contract.channel import Channel, Compaction
 from app.contract.records import ChannelStatus
 from app.contract.remedies import Remedy
 from app.contract.token_estimate import TILES, ImageRule
+from app.contract.tools import not_callable
 from app.errors import ChannelsBusy, UpstreamError, UpstreamLoading, UpstreamRefused
 from app.formats import Format
 from app.memory import Budget
@@ -93,17 +94,24 @@ class Channels:
         affinity: Affinity = _NO_CONVERSATION,
         count_losses: CountLosses | None = None,
         *,
+        upstream_servers: Sequence[str] = (),
         wait: Wait | None = None,
     ) -> Iterator[SelectedChannel]:
         """The channels to try for a model, one after the other; use each in a `with`. Channels that leave out less of
-        the turn come first; among equals, the channel of the conversation. `wait` waits for a model that is being
-        loaded; without it, the selection does not wait.
+        the turn come first; among equals, the channel of the conversation. `upstream_servers`: labels of MCP servers
+        that the upstream itself has to call. `wait` waits for a model that is being loaded; without it, the selection
+        does not wait.
 
-        Raises before the first channel: InvalidRequest for a model that no channel serves, FormatNotServed when none of
+        Raises before the first channel: InvalidRequest for a model that no channel serves, and for MCP servers that
+        none of its channels can call; FormatNotServed when none of
         its channels serves this endpoint, ChannelsBusy when all are full or in cooldown. It ends early when the retry
         budget is spent.
         """
-        return self._select(self._eligible(model, RESPONSES), model, affinity, count_losses, wait)
+        return self._select(self._answering(model, upstream_servers), model, affinity, count_losses, wait)
+
+    def check_served(self, model: str, upstream_servers: Sequence[str] = ()) -> None:
+        """Raises as `select` does for a model and MCP servers that no channel serves, whatever state they are in."""
+        self._answering(model, upstream_servers)
 
     def select_for_passthrough(
         self, path: str, model: str, affinity: Affinity = _NO_CONVERSATION, *, wait: Wait | None = None
@@ -155,6 +163,15 @@ class Channels:
 
     def _row(self, channel: Channel, model: str) -> Channel:
         return self.remedies.row(channel, channel.upstream_model(model) or model)
+
+    def _answering(self, model: str, upstream_servers: Sequence[str]) -> list[Channel]:
+        eligible = self._eligible(model, RESPONSES)
+        if not upstream_servers:
+            return eligible
+        native = [channel for channel in eligible if channel.mcp == "native"]
+        if not native:
+            raise not_callable(upstream_servers[0])
+        return native
 
     def _eligible(self, model: str, surface: Surface) -> list[Channel]:
         table = self.table

@@ -22,7 +22,7 @@ from app.channels.yaml_document import Document, Problem, parse
 from app.contract.channel import Channel, Compaction, Cooldown, Params, Timeouts
 from app.contract.model_facts import NOTHING, ModelFacts
 from app.contract.tools import ToolTable
-from app.formats import counting
+from app.formats import counting, sends_mcp
 from app.schemas.channels import UNUSED_KEYS, TableRow
 from app.schemas.rows import shown_key
 from app.schemas.table_values import Scalar, is_glob, suggestion
@@ -86,7 +86,7 @@ def load(path: Path, environment: Mapping[str, str], formats: Collection[str]) -
     _check_variables(values)
     _check_names(values, written.get("channels"), formats)
     rows = _check(values, written)
-    _check_counting(values, rows, formats)
+    _check_abilities(values, rows, formats)
     document.stop_if_wrong()
     table = _build(values, rows)
     document.stop_if_wrong()
@@ -120,13 +120,22 @@ def _check_names(values: Interpolation, rows: Any, formats: Collection[str]) -> 
             taken.setdefault(name.text, values.nodes[place].start_mark.line + 1)
 
 
-def _check_counting(values: Interpolation, rows: Mapping[str, Any], formats: Collection[str]) -> None:
+def _check_abilities(values: Interpolation, rows: Mapping[str, Any], formats: Collection[str]) -> None:
+    """Reports keys that promise what the row's format cannot do."""
     for index, row in enumerate(rows.get("channels", ())):
-        if row.get("count_tokens") and row["format"] in formats and counting(row["format"]) is None:
+        if row["format"] not in formats:
+            continue
+        if row.get("count_tokens") and counting(row["format"]) is None:
             able = ", ".join(sorted(name for name in formats if counting(name) is not None))
             values.report(
                 ("channels", index, "count_tokens"),
                 f"the format {row['format']} has no request that counts tokens; {able} have one",
+            )
+        if row.get("mcp") == "native" and not sends_mcp(row["format"]):
+            able = ", ".join(sorted(filter(sends_mcp, formats)))
+            values.report(
+                ("channels", index, "mcp"),
+                f"the format {row['format']} cannot name MCP servers to its upstream; {able} can",
             )
 
 

@@ -234,6 +234,12 @@ class ToolTable:
             return None
         return replace(_CLIENTS_OWN, label=label, url=url, headers=_headers_of(tool, label), private=private)
 
+    def upstream_servers(self, tools: Sequence[JSON], granted: Sequence[str]) -> tuple[str, ...]:
+        """Labels of the `mcp` tools of a request that only an upstream with MCP of its own can serve. Raises as
+        `server_of`."""
+        named = [tool for tool in tools if tool.get("type") == "mcp"]
+        return tuple(tool["server_label"] for tool in named if self.server_of(tool, granted) is None)
+
     def hosted_by(self, type: str, granted: Sequence[str]) -> tuple[HostedTool, ToolServer] | None:
         """What fulfils a hosted tool of this type, under any of its names; None if the table or the token has none."""
         hosted = self.hosted.get(HOSTED_TYPES.get(type, ""))
@@ -265,6 +271,13 @@ _PORTS = {"http": 80, "https": 443}
 def placeholder(label: str) -> str:
     """The `server_url` that stands for a label of the table, for SDKs that demand one."""
     return _PLACEHOLDER + label
+
+
+def has_address(tool: JSON) -> bool:
+    """Whether an `mcp` tool says itself where its server is, so that an upstream could call it."""
+    if tool.get("connector_id") is not None or tool.get("tunnel_id") is not None:
+        return True
+    return tool.get("server_url") not in (None, placeholder(str(tool.get("server_label"))))
 
 
 def origin_of(url: str) -> str | None:

@@ -51,6 +51,7 @@ __all__ = [
     "names",
     "remedies_for",
     "replay",
+    "sends_mcp",
     "serving",
     "shortened",
     "unenforced",
@@ -182,6 +183,11 @@ def counting(name: str) -> Counting | None:
     """The format as one that counts tokens; None if it cannot."""
     format_ = load(name)
     return cast(Counting, format_) if hasattr(format_, "count_path") else None
+
+
+def sends_mcp(name: str) -> bool:
+    """Whether the format can name MCP servers to its upstream."""
+    return getattr(load(name), "SENDS_MCP", False)
 
 
 def image_rule(name: str) -> ImageRule:

@@ -277,10 +277,15 @@ class TurnAttempts(Attempts[TurnAttempt]):
         record: OnAttempt,
         watch: Watch,
         affinity: Affinity,
+        upstream_servers: Sequence[str] = (),
     ) -> None:
+        """`upstream_servers`: labels of the MCP servers that the upstream itself has to call. Raises as
+        `Channels.select`."""
         self._turn = turn
         self._for_family = for_family
-        candidates = channels.select(turn.model, affinity, self._count_losses, wait=watch.wait)
+        candidates = channels.select(
+            turn.model, affinity, self._count_losses, upstream_servers=upstream_servers, wait=watch.wait
+        )
         super().__init__(candidates, record)
         self._refused: ChannelAttempt | None = None
         self._retried: SelectedChannel | None = None

@@ -193,8 +193,15 @@ class TurnRun:
             raise
 
     def check_served(self) -> None:
-        """Raises GatewayError when no channel serves the model."""
-        self._parts.channels.select(self.turn.model)
+        """Raises GatewayError when no channel serves the model, or calls the MCP servers that the client names."""
+        self._parts.channels.check_served(self.turn.model, self._upstream_servers)
+
+    @cached_property
+    def _upstream_servers(self) -> Sequence[str]:
+        """Labels of the MCP servers that the upstream itself has to call. Raises InvalidRequest for a server that is
+        unknown here, and for one of the table that is named with more than its label."""
+        tools = self.turn.request.get("tools", ())
+        return self._parts.channels.table.tools.upstream_servers(tools, self._token.tools)
 
     def claim(self) -> AbstractContextManager[StoredResponse | None]:
         """A claim on the request's idempotency key, if it has one. Entered, it gives the response of an earlier, equal
@@ -229,6 +236,7 @@ class TurnRun:
         return self._parts.inferred_parents.track(self.turn, self._token, names) if names else None
 
     def _respond(self) -> dict[str, Any]:
+        self._check_servers()
         self._shorten()
         step = Unstreamed(self._watch)
         try:
@@ -240,6 +248,7 @@ class TurnRun:
         return self.recorder.finish(answer, attempt.selected)
 
     def _events(self, stream_start: StreamStart) -> Iterable[bytes]:
+        self._check_servers()
         self._shorten()
         events = EventStream(
             self.turn,
@@ -253,6 +262,11 @@ class TurnRun:
         self._context.note_dropped_tools(events.dropped)
         self._context.note_adapted(events.adapted)
         return events
+
+    def _check_servers(self) -> None:
+        """Raises InvalidRequest for an MCP server that nothing can call, before a compaction asks a model."""
+        if self._upstream_servers:
+            self.check_served()
 
     def _shorten(self) -> None:
         """Compacts a history that exceeds the threshold. If that fails, the turn continues with the full history."""
@@ -339,6 +353,7 @@ class TurnRun:
             self.recorder.add_attempt,
             self._watch,
             self._affinity(),
+            self._upstream_servers,
         )
 
     def _stream_start(self) -> StreamStart:

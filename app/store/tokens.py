@@ -101,6 +101,11 @@ class Tokens:
     def all(self) -> list[Token]:
         return [_token(row) for row in self._database.read(lambda session: session.rows(_ALL))]
 
+    def tools_of(self, key: int) -> tuple[str, ...]:
+        """The tool servers that the token with this key may use, by label or glob."""
+        row = self._database.read(lambda session: session.row("SELECT tools FROM token WHERE pk = ?", (key,)))
+        return _names(row[0]) if row else ()
+
     def revoke(self, name: str) -> bool:
         query = models.Token.update(revoked_at=int(time.time())).where(
             models.Token.name == name, models.Token.revoked_at.is_null()
@@ -202,11 +207,15 @@ def _token(row: Row) -> Token:
         name=name,
         owner=owner,
         prefix=prefix,
-        models=tuple(orjson.loads(names)),
+        models=_names(names),
         created_at=created_at,
         expires_at=expires_at,
         revoked_at=revoked_at,
         last_used_at=last_used_at,
         stores=bool(stores),
-        tools=tuple(orjson.loads(tools)) if tools else (),
+        tools=_names(tools),
     )
+
+
+def _names(column: str | None) -> tuple[str, ...]:
+    return tuple(orjson.loads(column)) if column else ()

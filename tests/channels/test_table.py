@@ -306,6 +306,11 @@ DURATION = "must be a duration: a number of seconds, or 500ms, 30s, 5m, 1h (at m
             ["3:56: the format demo has no request that counts tokens; messages, responses have one"],
         ),
         (
+            rows("- {name: a, format: demo, models: [m], mcp: native}"),
+            ["3:47: the format demo cannot name MCP servers to its upstream; responses can"],
+        ),
+        (rows("- {name: a, format: demo, models: [m], mcp: gateway, enabled: 1}"), ["3:65: must be true or false"]),
+        (
             rows("- {name: a, format: demo, models: [m]}\n- {name: a, format: demo, models: [m]}"),
             ["4:12: this name is taken by the channel at line 3"],
         ),

@@ -19,7 +19,10 @@ EXACT = "exact-model"
 #: The model of each format, and the row of the channel table that serves it.
 FORMATS: dict[str, tuple[str, Callable[[ScriptedUpstream], JSON]]] = {
     "demo": ("demo", lambda upstream: {"name": "demo", "format": "demo", "models": ["demo"]}),
-    "responses": (EXACT, lambda upstream: upstream.channel("exact", models=[EXACT], encrypted_reasoning=True)),
+    "responses": (
+        EXACT,
+        lambda upstream: upstream.channel("exact", models=[EXACT], encrypted_reasoning=True, mcp="native"),
+    ),
 }
 #: The model of an upstream that takes anything whatever, for tests that send anything whatever.
 OPEN_MINDED = "open/minded"
@@ -69,6 +72,7 @@ def _open_minded() -> Iterator[JSON]:
             "base_url": f"http://127.0.0.1:{server.server_port}/v1",
             "models": [OPEN_MINDED],
             "api_key": "none",
+            "mcp": "native",
         }
         server.shutdown()
         thread.join()

@@ -124,10 +124,6 @@ ECHOED: dict[str, tuple[JSON, JSON]] = {
         },
         {},
     ),
-    "mcp": (
-        {"tools": [MCP]},
-        {"tools": [{key: value for key, value in MCP.items() if key not in ("authorization", "headers")}]},
-    ),
 }
 
 
@@ -216,6 +212,18 @@ def test_the_service_tier_is_the_clients_then_the_upstreams_then_default(
     exact.enqueue(rewritten(lambda body: {**body, "service_tier": upstream}))
 
     assert create(EXACT, "hello", **request_body)["service_tier"] == shown
+
+
+def test_an_mcp_tool_is_echoed_without_its_secrets(api: Gateway, create: Create) -> None:
+    """On the channel that calls MCP servers itself."""
+    expected = [{key: value for key, value in MCP.items() if key not in ("authorization", "headers")}]
+    response = create(EXACT, "hello", tools=[MCP])
+    raw = api.stream({"model": EXACT, "input": "hello", "tools": [MCP]}).content
+    events = [orjson.loads(event.data) for event in read(raw)[0][:-1]]
+
+    assert response["tools"] == expected
+    assert api.get(f"/responses/{response['id']}").json() == response
+    assert [event["response"]["tools"] for event in events if "response" in event] == [expected] * 3
 
 
 def test_secrets_of_mcp_tools_go_upstream_and_nowhere_else(api: Gateway, exact: ScriptedUpstream) -> None:

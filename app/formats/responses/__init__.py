@@ -19,7 +19,7 @@ from app.formats._failures import http_error as decode_error
 from app.formats._openai import decode_count
 from app.formats._toolbox import Toolbox
 from app.formats.responses._answer import decode
-from app.formats.responses._request import encode, encode_compaction, encode_count, instructions_text
+from app.formats.responses._request import encode, encode_compaction, encode_count, instructions_text, uncallable
 from app.formats.responses._retry_without import amended
 from app.formats.responses._stream import FunctionsDecoder, ResponsesDecoder
 
@@ -43,6 +43,9 @@ __all__ = [
 ]
 
 
+SENDS_MCP = True
+
+
 def path(model: str, stream: bool) -> str:
     return "/responses"
 
@@ -60,8 +63,11 @@ def headers(api_key: str | None) -> Mapping[str, str]:
 
 
 def dropped(turn: Turn, row: Channel) -> Sequence[str]:
-    """None, unless it takes functions only: the upstream itself refuses other tools that it cannot run."""
-    return Toolbox.of(turn).dropped if row.tools == "functions" else ()
+    """MCP servers that it cannot call, and with functions only all other tools: the upstream itself refuses those that
+    it cannot run."""
+    if row.tools == "functions":
+        return Toolbox.of(turn).dropped
+    return ("mcp",) if uncallable(turn, row) else ()
 
 
 def decoder(turn: Turn, sequence: int) -> ResponsesDecoder:

@@ -14,6 +14,7 @@ from app.contract.channel import Channel
 from app.contract.items import OPAQUE_TYPES, Item, answered_call_id, call_ids, is_call, is_output
 from app.contract.records import Link
 from app.contract.replay import replayed, says_cut, with_arguments, without_abandoned, without_orphans
+from app.contract.tools import has_address
 from app.contract.turn import Turn
 from app.formats import _conversation
 from app.formats._caching import KEY, own_key
@@ -86,6 +87,7 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
         write_functions(body, turn, row)
     elif turn.forbids_calls:
         body["tool_choice"] = NO_CALLS
+    _leave_out(body, uncallable(turn, row))
     if row.encrypted_reasoning:
         body["include"] = sorted({*body.get("include", ()), _ENCRYPTED})
     return _with_input(body, turn, row)
@@ -106,8 +108,30 @@ def _chosen(keys: Collection[str], turn: Turn, row: Channel, model: str) -> byte
     if KEY in keys:
         body |= own_key(turn, row, "auto", "on")
     _write_plainly(body)
+    _leave_out(body, uncallable(turn, row))
     body["model"] = model
     return _with_input(body, turn, row)
+
+
+def uncallable(turn: Turn, row: Channel) -> Sequence[Mapping[str, Any]]:
+    """The `mcp` tools whose servers the upstream cannot call."""
+    return [
+        tool
+        for tool in turn.request.get("tools", ())
+        if tool.get("type") == "mcp" and (row.mcp != "native" or not has_address(tool))
+    ]
+
+
+def _leave_out(body: dict[str, Any], tools: Sequence[Mapping[str, Any]]) -> None:
+    """Leaves these tools of the client out, and a choice of one of them."""
+    if not tools:
+        return
+    if left := [tool for tool in body.pop("tools", ()) if tool not in tools]:
+        body["tools"] = left
+    choice = body.get("tool_choice")
+    labels = {tool.get("server_label") for tool in tools}
+    if isinstance(choice, dict) and choice.get("type") == "mcp" and choice.get("server_label") in labels:
+        del body["tool_choice"]
 
 
 def _write_plainly(body: dict[str, Any]) -> None:

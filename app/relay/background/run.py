@@ -121,7 +121,7 @@ class Run:
 
     def work(self, job: Job) -> None:
         """Returns once the row has its end, or the response is queued again."""
-        token = Token(key=job.token, name="", owner=job.owner, prefix="")
+        token = self._token(job)
         event_log = self._log = EventLog(self._store, job.id, job.last)
         stored = self.retried(lambda: self._responses.stored(token, job.id), float("inf"))
         recorder = _RunRecorder(self._store, self, event_log, _unopened_turn(stored), token)
@@ -137,6 +137,12 @@ class Run:
             # The border of a run: without this the response would stay in progress for ever.
             log.exception("background response %s failed", job.id)
             recorder.fail(InternalError())
+
+    def _token(self, job: Job) -> Token:
+        """What a run needs of the client's token: its owner, and the tool servers that it may use."""
+        has_tools = bool(self._parts.channels.table.tools)
+        tools = self.retried(lambda: self._store.tokens.tools_of(job.token), float("inf")) if has_tools else ()
+        return Token(key=job.token, name="", owner=job.owner, prefix="", tools=tools)
 
     def _open(self, job: Job, token: Token) -> Turn:
         body = self._seal.open(job.owner, job.request.decode())

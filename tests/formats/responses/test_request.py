@@ -324,3 +324,30 @@ def test_a_response_that_the_upstream_has_forgotten_is_left_out_of_this_turn() -
     # A server that does not know the member at all is remembered instead.
     unknown = refused("Unknown parameter: 'prompt_cache_options.comparison_response_id'.")
     assert responses.amended(asked, row(), unknown) is None
+
+
+_LOOK: Item = {"type": "function", "name": "look"}
+_OWN: Item = {"type": "mcp", "server_label": "mine", "server_url": "https://mcp.example.com/mcp"}
+_CONNECTED: Item = {"type": "mcp", "server_label": "mail", "connector_id": "connector_gmail"}
+_LABEL: Item = {"type": "mcp", "server_label": "docs"}
+_PLACEHOLDER: Item = {**_LABEL, "server_url": "https://tools.antiphon.invalid/docs"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "sent_tools"),
+    [({}, [_LOOK]), ({"mcp": "native"}, [_LOOK, _OWN, _CONNECTED])],
+    ids=["gateway", "native"],
+)
+def test_an_upstream_gets_only_mcp_servers_that_it_can_call(keys: Any, sent_tools: list[Item]) -> None:
+    wanted = turn(tools=[_LOOK, _OWN, _CONNECTED, _LABEL, _PLACEHOLDER])
+    for encode in (responses.encode, responses.encode_count):
+        body = orjson.loads(encode(wanted, row(**keys), "m"))
+        assert body["tools"] == sent_tools
+    assert responses.dropped(wanted, row(**keys)) == ("mcp",)
+    assert responses.dropped(turn(tools=sent_tools), row(**keys)) == ()
+
+
+def test_a_choice_of_a_server_that_is_left_out_is_left_out_as_well() -> None:
+    wanted = turn(tools=[_OWN], tool_choice={"type": "mcp", "server_label": "mine"})
+    body = orjson.loads(responses.encode(wanted, row(), "m"))
+    assert {"tools", "tool_choice"}.isdisjoint(body)

@@ -1,0 +1,194 @@
+"""Where a turn goes whose tools name MCP servers that the gateway does not call itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.gateway import Gateway
+from tests.response_contract import check_error, check_stream
+from tests.upstream import ScriptedUpstream, refusal
+from tests.websocket_client import Socket
+
+JSON = dict[str, Any]
+
+#: A server of the client's own at no listed origin.
+OWN: JSON = {
+    "type": "mcp",
+    "server_label": "mine",
+    "server_url": "https://mcp.example.com/mcp",
+    "authorization": "key-of-mine",
+    "headers": {"X-Key": "key-of-mine"},
+}
+CONNECTOR: JSON = {"type": "mcp", "server_label": "mail", "connector_id": "connector_gmail", "authorization": "a-key"}
+FUNCTION: JSON = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}
+PLACEHOLDER = "https://tools.antiphon.invalid/"
+
+TOOLS: JSON = {
+    "servers": [{"label": "docs", "url": "http://127.0.0.1:9/mcp", "headers": {"X-Key": "the-row's"}}],
+    "client_urls": ["https://listed.example.com"],
+}
+#: Models of channels whose upstreams call no MCP servers, in every format.
+WITHOUT_MCP = ["plain", "bridged", "translated", "demo"]
+WAYS: dict[str, JSON] = {"JSON": {}, "SSE": {"stream": True}, "background": {"background": True}}
+
+
+@pytest.fixture(scope="module")
+def _upstreams() -> Iterator[tuple[ScriptedUpstream, ScriptedUpstream]]:
+    with ScriptedUpstream() as plain, ScriptedUpstream() as native:
+        yield plain, native
+
+
+@pytest.fixture(scope="module")
+def router(
+    tmp_path_factory: pytest.TempPathFactory,
+    _upstreams: tuple[ScriptedUpstream, ScriptedUpstream],
+) -> Iterator[Gateway]:
+    plain, native = _upstreams
+    rows = [
+        plain.channel("plain", models=["plain", "both"], priority=1),
+        plain.channel("bridged", models=["bridged", "both"], format="chat_completions", priority=2),
+        plain.channel("translated", models=["translated"], format="messages"),
+        native.channel("native", models=["native", "both"], mcp="native"),
+        {"name": "demo", "format": "demo", "models": ["demo"]},
+    ]
+    directory = tmp_path_factory.mktemp("routing")
+    with Gateway(directory, rows, {"tools": TOOLS}) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def plain(_upstreams: tuple[ScriptedUpstream, ScriptedUpstream]) -> Iterator[ScriptedUpstream]:
+    _upstreams[0].reset()
+    yield _upstreams[0]
+    _upstreams[0].reset()
+
+
+@pytest.fixture
+def native(_upstreams: tuple[ScriptedUpstream, ScriptedUpstream]) -> Iterator[ScriptedUpstream]:
+    _upstreams[1].reset()
+    yield _upstreams[1]
+    _upstreams[1].reset()
+
+
+@pytest.fixture(scope="module")
+def granted(router: Gateway) -> str:
+    return router.new_token("granted", "--tools", "docs")
+
+
+@pytest.fixture
+def refused(router: Gateway) -> Callable[..., JSON]:
+    """`refused(token, model=…, tools=[…])`: the error of a 400, the same in every way."""
+
+    def post(token: str, **keys: Any) -> JSON:
+        errors = []
+        for way in WAYS.values():
+            answer = router.post("/responses", {"input": "hello", **keys, **way}, token=token)
+            assert answer.status_code == 400, answer.text
+            errors.append(check_error(answer))
+        with Socket(router, token) as socket:
+            error = socket.refused(input="hello", **keys)
+        assert {name: error[name] for name in ("message", "param")} == {
+            name: errors[0][name] for name in ("message", "param")
+        }
+        assert all(error == errors[0] for error in errors)
+        return errors[0]
+
+    return post
+
+
+@pytest.mark.parametrize("model", WITHOUT_MCP)
+@pytest.mark.parametrize("tool", [OWN, CONNECTOR], ids=["server_url", "connector_id"])
+@pytest.mark.parametrize("with_tools", [True, False])
+def test_a_server_that_nothing_may_call_is_refused_naming_the_setting(
+    router: Gateway,
+    refused: Callable[..., JSON],
+    plain: ScriptedUpstream,
+    granted: str,
+    model: str,
+    tool: JSON,
+    with_tools: bool,
+) -> None:
+    error = refused(granted if with_tools else router.token, model=model, tools=[FUNCTION, tool])
+    assert error["param"] == "tools"
+    assert "client_urls" in error["message"]
+    assert f"'{tool['server_label']}'" in error["message"]
+    assert "key" not in error["message"]
+    assert plain.bodies == []
+
+
+@pytest.mark.parametrize("way", ["JSON", "SSE"])
+@pytest.mark.parametrize("tool", [OWN, CONNECTOR], ids=["server_url", "connector_id"])
+def test_it_goes_to_a_channel_whose_upstream_runs_mcp_whatever_the_priority(
+    router: Gateway, plain: ScriptedUpstream, native: ScriptedUpstream, granted: str, way: str, tool: JSON
+) -> None:
+    body = {"model": "both", "input": "hello", "tools": [tool], **WAYS[way]}
+    for token in (granted, router.token):
+        answer = router.post("/responses", body, token=token)
+        assert answer.status_code == 200, answer.text
+        if way == "SSE":
+            check_stream(answer.content)
+    assert [body["tools"] for body in native.bodies] == [[tool]] * 2
+    assert plain.bodies == []
+
+
+def test_without_such_a_server_the_priority_decides(router: Gateway, plain: ScriptedUpstream) -> None:
+    assert router.post("/responses", {"model": "both", "input": "hello", "tools": [FUNCTION]}).ok
+    assert len(plain.bodies) == 1
+
+
+def test_its_failure_is_never_made_good_by_a_channel_without_mcp(
+    router: Gateway, plain: ScriptedUpstream, native: ScriptedUpstream
+) -> None:
+    native.enqueue(refusal(500, "Down."))
+    answer = router.post("/responses", {"model": "both", "input": "hello", "tools": [OWN]})
+    assert answer.status_code == 502, answer.text
+    assert plain.bodies == []
+
+
+def test_a_listed_origin_needs_a_token_with_tools(refused: Callable[..., JSON], router: Gateway) -> None:
+    tool = {"type": "mcp", "server_label": "x", "server_url": "https://listed.example.com/mcp"}
+    error = refused(router.token, model="plain", tools=[tool])
+    assert "tokens that may use tools" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"server_url": "https://mcp.example.com/mcp"},
+        {"server_url": f"{PLACEHOLDER}docs", "authorization": "key-of-mine"},
+        {"server_url": f"{PLACEHOLDER}docs", "headers": {"X-Key": "key-of-mine"}},
+    ],
+)
+@pytest.mark.parametrize("model", ["plain", "native"])
+def test_a_label_of_the_table_goes_nowhere_else(
+    refused: Callable[..., JSON], native: ScriptedUpstream, granted: str, more: JSON, model: str
+) -> None:
+    error = refused(granted, model=model, tools=[{"type": "mcp", "server_label": "docs", **more}])
+    assert (error["param"], error["code"]) == ("tools", "invalid_value")
+    assert "key-of-mine" not in error["message"]
+    assert native.bodies == []
+
+
+def test_a_label_that_the_token_may_not_use_is_answered_as_an_unknown_one(
+    refused: Callable[..., JSON], router: Gateway, granted: str
+) -> None:
+    other = router.new_token("other", "--tools", "doc,DOCS,ocs")
+
+    def answer(token: str, label: str) -> str:
+        tool = {"type": "mcp", "server_label": label, "server_url": PLACEHOLDER + label}
+        return str(refused(token, model="plain", tools=[tool])).replace(label, "LABEL")
+
+    assert answer(router.token, "docs") == answer(other, "docs") == answer(granted, "none")
+
+
+def test_a_hidden_label_with_a_url_is_the_clients_own(router: Gateway, native: ScriptedUpstream, granted: str) -> None:
+    """A token that may not use the row does not learn that it is there."""
+    tool = {**OWN, "server_label": "docs"}
+    assert router.post("/responses", {"model": "native", "input": "hello", "tools": [tool]}).ok
+    assert native.bodies[-1]["tools"] == [tool]
+    assert (
+        router.post("/responses", {"model": "native", "input": "a", "tools": [tool]}, token=granted).status_code == 400
+    )
