@@ -15,6 +15,7 @@
         ├── ToolListFailed       424  a tool server does not list its tools
         ├── UpgradeRequired      426  only a WebSocket is served here, or not this one
         ├── CompactionFailed     502  a requested compaction could not be made
+        ├── TurnTimedOut         504  its exchanges and the calls of its tools have taken too long together
         ├── Unavailable          503  try again later, or elsewhere
         │   ├── FormatNotServed       no channel of this model speaks this endpoint's format
         │   ├── TooLargeToStore       the database does not take an answer of this size
@@ -232,6 +233,13 @@ class CompactionFailed(GatewayError):
     status = 502
     code = "compaction_failed"
     should_retry = False
+
+
+class TurnTimedOut(GatewayError):
+    """The exchanges of a turn and the calls of its tools have taken too long together."""
+
+    status = 504
+    code = "turn_timeout"
 
 
 class TooLargeToStore(Unavailable):

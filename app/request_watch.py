@@ -85,12 +85,16 @@ class Watch:
 
     @contextmanager
     def limited(self, seconds: float, timeout_error: GatewayError) -> Iterator[None]:
-        """Raises `timeout_error` when the work inside waits for longer than this."""
-        self._deadline, self._timeout_error = monotonic() + seconds, timeout_error
+        """Raises `timeout_error` when the work inside waits for longer than this. Of nested limits the earlier one
+        holds."""
+        outer = self._deadline, self._timeout_error
+        self._deadline, self._timeout_error = min(
+            outer, (monotonic() + seconds, timeout_error), key=lambda limit: limit[0]
+        )
         try:
             yield
         finally:
-            self._deadline, self._timeout_error = inf, None
+            self._deadline, self._timeout_error = outer
 
     def pause(self) -> float:
         """Seconds until the next `tick` is due."""

@@ -32,9 +32,6 @@ log = logging.getLogger(__name__)
 #: Makes the turn shorter whose context an upstream found too long.
 AfterRefusal = Callable[[ContextTooLong], tuple[Turn, TurnAttempts]]
 
-#: Events of an item that needs no deltas: added and done.
-_PER_ITEM = 2
-
 
 class StreamStart:
     """The start of one stream: its row is committed before any event names it.
@@ -77,9 +74,11 @@ class StreamStart:
         if self._context.connection is not None:
             self._context.connection.set_write_timeout(self._timing.client_write_timeout)
 
-    def head(self, defaults: Mapping[str, Any], leading_items: Sequence[Item]) -> bytes:
+    def head(self, defaults: Mapping[str, Any]) -> bytes:
         """The part of the head that has not been sent. The caller sends it now."""
-        events = head_events(self.recorder.in_progress_response(defaults), leading_items, Emitter())
+        if self.sent == self.length:
+            return b""
+        events = head_events(self.recorder.in_progress_response(defaults), (), Emitter())
         rest = b"".join(islice(events, self.sent, None))
         self.sent = self.length
         return rest
@@ -164,7 +163,9 @@ class EventStream:
         its attempts after a context that was too long; raises the refusal if nothing helps."""
         self._turn = turn
         self._stream_start = stream_start
-        self._first = stream_start.length + _PER_ITEM * len(turn.leading_items)
+        self._numbers = Emitter(stream_start.length)
+        """Numbers the gateway's own events, and knows those of the next exchange."""
+        self._leading = self._leading_events(turn.leading_items)
         self._after_refusal = after_refusal
         self._recorder = stream_start.recorder
         self._watch = watch
@@ -178,11 +179,7 @@ class EventStream:
     def open(self) -> EventStream:
         """Returns once an upstream has accepted and the row is committed. Raises GatewayError or ClientGone."""
         try:
-            try:
-                self._next_channel()
-            except ContextTooLong as refusal:
-                self._start_over(refusal)
-                self._next_channel()
+            self._begin()
             self._stream_start.commit()
         except ClientGone:
             self.close()
@@ -197,12 +194,12 @@ class EventStream:
     @property
     def dropped(self) -> Sequence[str]:
         """Types of the tools that the accepting channel did not receive."""
-        return self._active_attempt().attempt.dropped
+        return self._active.attempt.dropped if self._active else ()
 
     @property
     def adapted(self) -> Sequence[str]:
         """What the accepting channel did not receive as the client sent it."""
-        return self._active_attempt().attempt.adapted
+        return self._active.attempt.adapted if self._active else ()
 
     def __iter__(self) -> Iterator[bytes]:
         return self._events
@@ -217,9 +214,17 @@ class EventStream:
 
     # --- the steps
 
+    def _begin(self) -> None:
+        """What comes before the head. Raises GatewayError, ClientGone."""
+        try:
+            self._next_channel()
+        except ContextTooLong as refusal:
+            self._start_over(refusal)
+            self._next_channel()
+
     def _run(self) -> Generator[bytes, None, None]:
         try:
-            if begun := self._head() + self._active_attempt().take_ready():
+            if begun := self._head() + self._ready():
                 yield begun
             self._recorder.first_byte()
             yield from self._output_events()
@@ -261,13 +266,14 @@ class EventStream:
             self._next_channel()
         except ContextTooLong as refusal:
             self._start_over(refusal)
-            yield self._stream_start.head({}, self._turn.leading_items)
+            yield self._stream_start.head({}) + self._take_leading()
             self._next_channel()
 
     def _start_over(self, refusal: ContextTooLong) -> None:
         """Continues with a shorter context. Raises the refusal if there is none."""
+        known = len(self._turn.leading_items)
         self._turn, self._attempts = self._after_refusal(refusal)
-        self._first = self._stream_start.length + _PER_ITEM * len(self._turn.leading_items)
+        self._leading += self._leading_events(self._turn.leading_items[known:])
 
     def _next_channel(self) -> None:
         """Moves to the next channel that accepts. Raises GatewayError when every attempt fails."""
@@ -275,7 +281,7 @@ class EventStream:
 
     def run(self, attempt: TurnAttempt) -> None:
         """The step of one attempt: opens its stream up to the first valid event."""
-        active = self._active = _ActiveAttempt(attempt, *open_flow(attempt, self._first, self._watch, self._connection))
+        active = self._active = _ActiveAttempt(attempt, *self._opened(attempt))
         try:
             active.ready += self._transport.accept(active.flow)
         except UpstreamError:
@@ -284,6 +290,14 @@ class EventStream:
         attempt.selected.accepted()
         attempt.keep_open()
 
+    def _opened(self, attempt: TurnAttempt) -> tuple[Flow[Decoder], bytes]:
+        """The stream of a channel that has accepted, and its first events."""
+        return open_flow(attempt, self._numbers.sequence, self._watch, self._connection)
+
+    def _ready(self) -> bytes:
+        """The output that came with the first valid event."""
+        return self._active.take_ready() if self._active else b""
+
     def _attempt_failed(self, active: _ActiveAttempt, error: UpstreamError) -> None:
         active.attempt.failed(error)
         self._close_active()
@@ -291,10 +305,29 @@ class EventStream:
     # --- the gateway's own events
 
     def _head(self) -> bytes:
-        return self._stream_start.head(self._active_attempt().decoder.defaults, self._turn.leading_items)
+        defaults = self._active.decoder.defaults if self._active else {}
+        return self._stream_start.head(defaults) + self._take_leading()
+
+    def _leading_events(self, items: Sequence[Item]) -> bytes:
+        """The events of items that the gateway puts before the answer."""
+        return b"".join(event for item in items for event in self._numbers.item(item))
+
+    def _take_leading(self) -> bytes:
+        leading, self._leading = self._leading, b""
+        return leading
 
     def _end(self) -> bytes:
         """The terminal event, once its row is committed."""
+        answer, selected, number = self._answered()
+        ended = self._recorder.ended(answer, selected)
+        # Encode before the commit, so that a response that cannot be encoded is not stored.
+        ending = terminal_events(ended.response, number)
+        self._recorder.store(ended)
+        self._ended = True
+        return ending
+
+    def _answered(self) -> tuple[Answer, SelectedChannel, int]:
+        """The answer, its channel, and the number of the next event. Raises UpstreamError for a failed one."""
         active = self._active_attempt()
         answer = active.decoder.answer
         assert answer is not None
@@ -302,47 +335,45 @@ class EventStream:
             raise _error_of_failed(answer)
         active.attempt.path = active.decoder.path
         active.attempt.succeeded()
-        ended = self._recorder.ended(answer, active.selected)
-        # Encode before the commit, so that a response that cannot be encoded is not stored.
-        ending = terminal_events(ended.response, active.decoder.sequence)
-        self._recorder.store(ended)
+        return answer, active.selected, active.decoder.sequence
+
+    def _failure(self, error: GatewayError) -> bytes:
+        active, number, partial, selected = self._active, self._number(), self._partial(), self._selected()
+        if active is not None and isinstance(error, UpstreamError):
+            self._attempt_failed(active, error)
+        ending = self._stream_start.failure(error, number, partial, selected)
         self._ended = True
         return ending
 
-    def _failure(self, error: GatewayError) -> bytes:
-        active = self._active
-        if active is None:
-            ending = self._stream_start.failure(error, self._first)
-        else:
-            decoder = active.decoder
-            number = decoder.sequence
-            if isinstance(error, UpstreamError):
-                self._attempt_failed(active, error)
-            ending = self._stream_start.failure(error, number, decoder.partial, active.selected)
-        self._ended = True
-        return ending
+    def _number(self) -> int:
+        """The number of the next event."""
+        return self._active.decoder.sequence if self._active else self._numbers.sequence
+
+    def _partial(self) -> Callable[[], Sequence[Item]]:
+        """Reads the output so far."""
+        return self._active.decoder.partial if self._active else tuple
+
+    def _selected(self) -> SelectedChannel | None:
+        return self._active.selected if self._active else None
 
     # --- leaving
 
     def _end_early(self) -> None:
         """Stores the partial output as a cancelled response, once."""
-        active, ended = self._active, self._ended
-        self._ended = True
+        ended, self._ended = self._ended, True
         try:
             if not ended:
-                self._cancel(active)
+                self._cancel()
         finally:
             self._close_active()
 
-    def _cancel(self, active: _ActiveAttempt | None) -> None:
+    def _cancel(self) -> None:
         try:
-            if active is not None:
-                self._recorder.cancel(active.decoder.partial(), active.selected)
-                return
+            self._recorder.cancel(self._partial()(), self._selected())
         except Exception:
             # The client has left. The row still needs its end, without the output.
             log.exception("response %s: storing its partial output failed", self._turn.id)
-        self._recorder.cancel()
+            self._recorder.cancel()
 
     def _abort_client(self) -> None:
         """Drops the bytes that the client has not read: it has left or stopped reading."""

@@ -1,0 +1,127 @@
+"""The client's answers to approval requests: found with their requests, and claimed, since each is answered once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from time import time
+
+import orjson
+
+from app.contract.items import Item
+from app.contract.records import Chain, ToolCall as Mark
+from app.contract.turn import Turn
+from app.errors import InvalidRequest
+from app.relay.tools.model_calls import APPROVAL_REQUEST, Fate, ToolCall, call_item_id
+from app.relay.tools.toolset import MCP_CALL, Toolset
+from app.store.errors import AlreadyAnswered
+from app.store.store import Store
+
+APPROVAL_RESPONSE = "mcp_approval_response"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An approval request and the client's answer to it."""
+
+    request: Item
+    approve: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Approvals:
+    """The answers that are new in a turn."""
+
+    calls: Sequence[ToolCall] = ()
+    """The approved calls, in the order of the answers."""
+    denied: Sequence[Item] = ()
+    """The requests that the client has denied."""
+
+    @staticmethod
+    def of(answers: Sequence[Answered], toolset: Toolset, turn_id: str) -> Approvals:
+        """Raises InvalidRequest, param `tools`, for an approved call of a tool that the request does not have."""
+        approved = [answered.request for answered in answers if answered.approve]
+        calls = [_call(request, toolset, turn_id, number) for number, request in enumerate(approved)]
+        return Approvals(calls, [answered.request for answered in answers if not answered.approve])
+
+    def claim(self, store: Store, turn: Turn) -> None:
+        """Commits that the requests are answered now, before any call leaves. Raises InvalidRequest if one was answered
+        before."""
+        now = round(time() * 1000)
+        marks = [
+            *(
+                Mark(call.item_id, call.offered.server.label, call.offered.tool.name, now, call.approval_request_id)
+                for call in self.calls
+            ),
+            *(Mark(one["id"], one["server_label"], one["name"], now, one["id"]) for one in self.denied),
+        ]
+        if not marks:
+            return
+        try:
+            store.tool_calls.begin(turn.owner, turn.id, marks)
+        except AlreadyAnswered as error:
+            raise _refused(error.request_id, "was answered before") from None
+
+
+def answers(store: Store, turn: Turn) -> list[Answered]:
+    """The client's new answers to approval requests, with the requests as the gateway made them. Raises InvalidRequest
+    for an unknown request, and for one that has two answers here.
+
+    An answer whose call stands in the context as well is history.
+    """
+    given = [item for item in turn.input if item.get("type") == APPROVAL_RESPONSE]
+    if not given:
+        return []
+    ended = {call.get("approval_request_id") for call in _of_type(turn, MCP_CALL)}
+    new = {item["approval_request_id"]: item for item in given if item["approval_request_id"] not in ended}
+    if len(new) < sum(item["approval_request_id"] not in ended for item in given):
+        raise InvalidRequest("An approval request has two answers.", code="invalid_value", param="input")
+    requests = _requests(store, turn, list(new))
+    answered: list[Answered] = []
+    for request_id, item in new.items():
+        if request_id not in requests:
+            raise _refused(request_id, "was not found")
+        answered.append(Answered(requests[request_id], item["approve"] is True))
+    return answered
+
+
+def _requests(store: Store, turn: Turn, wanted: Sequence[str]) -> dict[str, Item]:
+    """The requests by their ids. The store's copy counts, since a client can change its own; those of unstored
+    responses are in the context alone."""
+    own = {item["id"]: item for item in _of_type(turn, APPROVAL_REQUEST) if isinstance(item.get("id"), str)}
+    stored = {item_id: dict(item) for item_id, item in store.items.find(turn.owner, wanted).items()}
+    return own | {item_id: item for item_id, item in stored.items() if item.get("type") == APPROVAL_REQUEST}
+
+
+def _of_type(turn: Turn, kind: str) -> Iterator[Item]:
+    yield from (item for item in (*_stored(turn.chain, kind), *turn.input) if item.get("type") == kind)
+
+
+def _stored(chain: Chain, kind: str) -> Iterator[Item]:
+    needle = b'"%b"' % kind.encode()
+    for link in chain.links:
+        for array in (link.input, link.output):
+            if needle in array:
+                yield from orjson.loads(array)
+
+
+def _call(request: Item, toolset: Toolset, turn_id: str, number: int) -> ToolCall:
+    label, name = request["server_label"], request["name"]
+    tool = toolset.find(label, name)
+    if tool is None:
+        raise InvalidRequest(
+            f"The approved tool '{name}' of MCP server '{label}' is not among the tools of this request.",
+            code="invalid_value",
+            param="tools",
+        )
+    return ToolCall(
+        call_item_id(turn_id, MCP_CALL, number),
+        Fate.RUN,
+        tool,
+        arguments=request["arguments"],
+        approval_request_id=request["id"],
+    )
+
+
+def _refused(request_id: str, why: str) -> InvalidRequest:
+    return InvalidRequest(f"Approval request with id '{request_id}' {why}.", code="invalid_value", param="input")

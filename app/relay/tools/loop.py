@@ -1,0 +1,277 @@
+"""The exchanges and calls of one turn whose tools the gateway runs. It knows no transport: a run or a stream asks for
+the next exchange, hands over its answer, and has the calls run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from time import monotonic, time
+from types import TracebackType
+from typing import Protocol, Self
+
+import orjson
+
+from app.channels.selection import SelectedChannel
+from app.contract import records
+from app.contract.items import Item, is_call
+from app.contract.tools import ListedTool, ToolOutcome, ToolServer
+from app.contract.turn import Answer, Turn
+from app.contract.usage import Usage
+from app.errors import TurnTimedOut
+from app.relay.tools.approvals import Approvals
+from app.relay.tools.model_calls import AnswerCalls, Fate, ToolCall, model_items
+from app.relay.tools.rounds import Round
+from app.relay.tools.toolset import MCP_CALL, Toolset
+from app.request_watch import Watch, wait_ready
+from app.store.store import Store
+
+#: Exchanges of one turn that may call tools. One more follows without them.
+MAX_ROUNDS = 32
+#: Calls that run at once.
+MAX_AT_ONCE = 16
+#: Seconds that the exchanges and calls of a turn may take together: nginx gives a request 960.
+TURN_SECONDS = 900.0
+
+_FOREVER = float("inf")
+
+
+class RunningCall(Protocol):
+    @property
+    def outcome(self) -> ToolOutcome | None:
+        """None while it runs."""
+        ...
+
+    def cancel(self) -> None: ...
+
+
+class Sessions(Protocol):
+    """The sessions of one turn with its tool servers."""
+
+    def start(self, server: ToolServer, tool: ListedTool, arguments: str) -> RunningCall: ...
+
+    def fileno(self) -> int:
+        """An eventfd that is readable when a call has ended."""
+        ...
+
+
+class Servers(Protocol):
+    """The tool servers, as one worker calls them."""
+
+    def listed(self, server: ToolServer, watch: Watch) -> Sequence[ListedTool]:
+        """Raises ToolListFailed."""
+        ...
+
+    def sessions(self) -> AbstractContextManager[Sessions]: ...
+
+
+class ToolLoop:
+    """Entered, it has the sessions of its turn, and its time runs. They and all calls end with the `with` block."""
+
+    def __init__(
+        self, turn: Turn, toolset: Toolset, approvals: Approvals, servers: Servers, store: Store, watch: Watch
+    ) -> None:
+        self.turn = turn
+        """The client's turn. A compaction may replace it before the first exchange has answered."""
+        self.output: list[Item] = []
+        """The items of the response so far, without the leading ones of the turn."""
+        self.usage = Usage()
+        """Of all exchanges so far."""
+        self.selected: SelectedChannel | None = None
+        """The channel that has answered last."""
+        self.ended = False
+        self.deadline = monotonic() + TURN_SECONDS
+        self._toolset = toolset
+        self._approvals = approvals
+        self._servers = servers
+        self._store = store
+        self._watch = watch
+        self._sessions: Sessions | None = None
+        self._open = ExitStack()
+        self._rounds: list[Round] = []
+        self._exchanges = 0
+        self._number = len(approvals.calls)
+        self._left: int | None = turn.request.get("max_tool_calls")
+        self._last: Answer | None = None
+        self._answered: tuple[Sequence[Item], AnswerCalls, SelectedChannel] | None = None
+
+    def __enter__(self) -> Self:
+        late = TurnTimedOut(f"The turn was not finished within {TURN_SECONDS:.0f} seconds.")
+        self._open.enter_context(self._watch.limited(TURN_SECONDS, late))
+        self._sessions = self._open.enter_context(self._servers.sessions())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._open.close()
+
+    # --- exchanges
+
+    def exchange_turn(self) -> Turn:
+        """What the model gets in the next exchange."""
+        turn = self._toolset.exchange_turn(
+            self.turn, self._rounds, first=self._exchanges == 0, offered=self._offers_tools
+        )
+        # Items that are made for the answer are told apart by their places.
+        return replace(turn, leading_items=(*self.turn.leading_items, *self.output))
+
+    def calls(self) -> AnswerCalls:
+        """The calls of an answer that is about to come."""
+        return AnswerCalls(
+            self._toolset,
+            self.turn.id,
+            self._number,
+            self._left if self._offers_tools else 0,
+            self._has_strangers,
+            self.turn.echo.include,
+        )
+
+    def take(self, answer: Answer, calls: AnswerCalls, output: Sequence[Item], selected: SelectedChannel) -> None:
+        """Takes a whole answer. `output`: its items as the response has them, with the calls that have not run
+        as `incomplete`."""
+        self._exchanges += 1
+        self._number, self._left = calls.next_number, calls.left if self._offers_tools else 0
+        self._last = answer
+        self.usage += answer.usage or Usage()
+        self.output += output
+        self.selected = selected
+        self._answered = (answer.output, calls, selected)
+        self.ended = not self._goes_on(answer, calls)
+
+    @property
+    def answer(self) -> Answer:
+        """The answer of the whole turn."""
+        assert self._last is not None
+        return replace(self._last, output=self.output, usage=self.usage)
+
+    @property
+    def _offers_tools(self) -> bool:
+        return self._exchanges < MAX_ROUNDS and self._left != 0
+
+    @property
+    def _has_strangers(self) -> bool:
+        """Whether the client has tools beside those that the gateway runs."""
+        return len(self.turn.request.get("tools", ())) > len({one.position for one in self._toolset.servers})
+
+    def _goes_on(self, answer: Answer, calls: AnswerCalls) -> bool:
+        """Whether another exchange follows once the calls have run."""
+        if answer.status != "completed" or not calls.offered:
+            return False
+        clients = any(is_call(item) and calls.of(item) is None for item in answer.output)
+        return not clients and not calls.with_fate(Fate.ASK) and calls.any
+
+    # --- calls
+
+    @property
+    def approved(self) -> Sequence[ToolCall]:
+        """The calls that the client has approved. They run before the first exchange."""
+        return self._approvals.calls
+
+    def claim_approvals(self) -> None:
+        """Commits that the approval requests are answered now. Raises InvalidRequest if one was answered before."""
+        self._approvals.claim(self._store, self.turn)
+        if self._left is not None:
+            self._left = max(0, self._left - len(self.approved))
+
+    def run_approved(self) -> Iterator[ToolCall]:
+        """Runs the approved calls; yields each when it has ended."""
+        if not self.approved:
+            return
+        self.output += [call.item("incomplete") for call in self.approved]
+        yield from self._run(self.approved)
+        items = [call.item() for call in self.approved]
+        self._rounds.append(Round(items, results={call.item_id: call.result() for call in self.approved}))
+
+    def run_calls(self) -> Iterator[ToolCall]:
+        """Runs the calls of the last answer; yields each in the model's order once it has ended."""
+        assert self._answered is not None
+        items, calls, selected = self._answered
+        running = calls.with_fate(Fate.RUN) if self._last is not None and self._last.status == "completed" else []
+        if running:
+            self._store.tool_calls.begin(self.turn.owner, self.turn.id, [_mark(call) for call in running])
+        yield from self._run(running)
+        results = {call.item_id: call.result() for call in running}
+        channel = selected.channel
+        self._rounds.append(Round(model_items(items, calls), channel.family, results, channel.name))
+
+    def _run(self, calls: Sequence[ToolCall]) -> Iterator[ToolCall]:
+        assert self._sessions is not None
+        waiting, running = list(reversed(calls)), dict[ToolCall, RunningCall]()
+        began: dict[ToolCall, float] = {}
+        try:
+            for call in calls:
+                while call.outcome is None:
+                    while waiting and len(running) < MAX_AT_ONCE:
+                        next_call = waiting.pop()
+                        began[next_call] = monotonic()
+                        running[next_call] = self._started(self._sessions, next_call)
+                    self._settle(running)
+                    if call.outcome is None:
+                        self._await_end(self._sessions)
+                        self._settle(running)
+                self._show(call)
+                yield call
+        finally:
+            for one in running.values():
+                one.cancel()
+            if calls:
+                self._store.tool_calls.end(self.turn.owner, [self._record(call, began) for call in calls])
+
+    def _show(self, call: ToolCall) -> None:
+        """Puts the ended call into the output."""
+        place = next(place for place, item in enumerate(self.output) if item.get("id") == call.item_id)
+        self.output[place] = call.item()
+
+    def _started(self, sessions: Sessions, call: ToolCall) -> RunningCall:
+        tool = call.offered
+        arguments = call.arguments if tool.search is None else tool.search.arguments(call.arguments)
+        return sessions.start(tool.server, tool.tool, arguments)
+
+    def _settle(self, running: dict[ToolCall, RunningCall]) -> None:
+        for call, one in [*running.items()]:
+            if one.outcome is not None:
+                call.outcome = one.outcome
+                del running[call]
+
+    def _await_end(self, sessions: Sessions) -> None:
+        """Waits until a call has ended. Raises ClientGone, and what the watch raises."""
+        wait_ready(sessions.fileno(), self._watch, _FOREVER)
+        os.eventfd_read(sessions.fileno())
+
+    def _record(self, call: ToolCall, began: Mapping[ToolCall, float]) -> records.ToolCall:
+        """How a call ended, for the operator."""
+        outcome = call.outcome
+        if outcome is None:
+            milliseconds = round((monotonic() - began[call]) * 1000) if call in began else 0
+            return replace(_mark(call), milliseconds=milliseconds, error="cancelled")
+        hidden = call.offered.item_type != MCP_CALL and self.turn.store
+        return replace(
+            _mark(call),
+            milliseconds=outcome.milliseconds,
+            size=outcome.size,
+            error=_kind(outcome),
+            result=orjson.dumps({"text": outcome.text_for_model, "failed": outcome.error is not None})
+            if hidden
+            else None,
+        )
+
+
+def _mark(call: ToolCall) -> records.ToolCall:
+    tool = call.offered
+    return records.ToolCall(
+        call.item_id, tool.server.label, tool.tool.name, round(time() * 1000), call.approval_request_id
+    )
+
+
+def _kind(outcome: ToolOutcome) -> str | None:
+    """The error without the server's words."""
+    if outcome.error is None:
+        return None
+    kind, code = outcome.error.get("type"), outcome.error.get("code")
+    return f"{kind} {code}" if code is not None else str(kind)
