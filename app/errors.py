@@ -200,6 +200,7 @@ class ToolListFailed(GatewayError):
             f"Error retrieving tool list from MCP server: '{label}'. Http status code: {server_status} ({phrase})"
         )
         super().__init__(f"{sentence}. {cause}" if cause else sentence, param="tools")
+        self.label = label
 
 
 #: How an operator raises the limit of a statement on MySQL.

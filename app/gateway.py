@@ -105,6 +105,7 @@ def build(last: LastGood) -> Gateway:
     timing = StreamTiming(settings.heartbeat, drain, settings.client_write_timeout, settings.header_after)
     transport = TRANSPORTS[settings.stream_transport](timing)
     contexts = Contexts(store, seals)
+    tool_servers = ToolServers()
     responses = StoredResponses(store, contexts)
     turns = TurnParts(
         store=store,
@@ -116,6 +117,7 @@ def build(last: LastGood) -> Gateway:
         running=RunningStreams(),
         transport=transport,
         cache_keys=CacheKeys(Pseudonyms(settings.key_for("cache"))),
+        tool_servers=tool_servers,
     )
     queue = open_queue(settings.queue_url, store.database)
     job_seal = Seal("job", settings.keys_for("job"))
@@ -138,7 +140,7 @@ def build(last: LastGood) -> Gateway:
         passthrough=PassthroughRelay(store, channels, transport),
         background=background,
         queue=queue,
-        tool_servers=ToolServers(),
+        tool_servers=tool_servers,
         transport=transport,
         lease_keeper=LeaseKeeper(
             store, turns.running, channels.statuses, background.housekeeping, remedies.refresh, tidy

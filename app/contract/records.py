@@ -74,6 +74,8 @@ class Attempt:
     """The upstream's error message, if it sent one."""
     adapted: tuple[str, ...] = ()
     """What the request to the channel left out, renamed or replaced, for an upstream that does not take it."""
+    usage: Usage | None = None
+    """Of this exchange, in a turn of several."""
 
     def wire(self) -> dict[str, Any]:
         wire: dict[str, Any] = {
@@ -88,6 +90,8 @@ class Attempt:
             wire["dropped"] = list(self.dropped)
         if self.adapted:
             wire["adapted"] = list(self.adapted)
+        if self.usage:
+            wire["usage"] = self.usage.wire()
         if self.upstream_message:
             wire["said"] = self.upstream_message  # the member that older rows have
         return wire

@@ -7,8 +7,9 @@ from flask import request as incoming
 
 from app.endpoints import API
 from app.errors import InvalidRequest, UpgradeRequired
+from app.relay.runs import compacted_run, compaction_window, run_of_request
 from app.relay.token_counting import count_request
-from app.relay.turn_run import TurnRun, compacted_run, compaction_window, run_of_request
+from app.relay.turn_run import TurnRun
 from app.schemas.create import read_compact, read_count, read_create, read_include
 from app.schemas.listing import read_page, read_starting_after
 from app.web import websockets

@@ -23,6 +23,7 @@ from app.contract.records import Attempt
 from app.contract.redaction import without_upstream
 from app.contract.remedies import ROW, Remedy, apply_all
 from app.contract.turn import Answer, Turn
+from app.contract.usage import Usage
 from app.errors import GatewayError, InvalidRequest, UpstreamBroken, UpstreamError, UpstreamLoading
 from app.formats import Decoder, Format, adapted, remedies_for, replay, unenforced
 from app.relay.streaming.client_connection import ClientConnection
@@ -54,6 +55,8 @@ class ChannelAttempt:
         """How the answer was read: `bytes`, `repaired` or `translated`; empty for an unstreamed answer."""
         self.unseen: Sequence[str] = ()
         """What the channel receives and no client may see, not even quoted in an error."""
+        self.usage: Usage | None = None
+        """What the exchange has used, if the turn may have several."""
         self._attempts = attempts
         self._exchange: Exchange | None = None
         self._started_at = monotonic()
@@ -113,7 +116,14 @@ class ChannelAttempt:
         channel = self.selected.channel.name
         if error is None:
             return Attempt(
-                channel, milliseconds, 200, None, self.path, tuple(self.dropped), adapted=tuple(self.adapted)
+                channel,
+                milliseconds,
+                200,
+                None,
+                self.path,
+                tuple(self.dropped),
+                adapted=tuple(self.adapted),
+                usage=self.usage,
             )
         message = error.upstream_message if isinstance(error, UpstreamError) else None
         return Attempt(channel, milliseconds, error.status, error.name, upstream_message=message)

@@ -52,6 +52,8 @@ class Recorder:
         self._facts = facts or ResponseFacts()
         self._turn = turn
         self.draft = draft(turn, token, request_id)
+        self.spent: Usage | None = None
+        """What the exchanges have used that have ended, in a turn of several."""
         self._attempts: list[Attempt] = []
         self._started = monotonic()
         self._first_byte_ms: int | None = None
@@ -92,7 +94,7 @@ class Recorder:
         """The response object and its row, not stored yet."""
         turn = self._turn
         output = redacted_items([*turn.leading_items, *answer.output])
-        usage = answer.usage or _estimate(turn, answer.output)
+        usage = answer.usage or estimated_usage(turn, answer.output)
         usage = usage + turn.compaction_usage if turn.compaction_usage else usage
         echo = turn.echo.with_upstream_defaults(answer.defaults)
         error = self._redacted(answer.error)
@@ -187,7 +189,7 @@ class Recorder:
             completed_at=int(time()),
             output=orjson.dumps(redacted_items(partial)),
             item_ids=item_ids(partial),
-            usage=_estimate(self._turn, partial) if partial else None,
+            usage=self._spent(partial),
             error=self._redacted(error),
             channel=selected.channel.name if selected else None,
             family=selected.channel.family if selected else None,
@@ -195,6 +197,12 @@ class Recorder:
             first_byte_ms=self._first_byte_ms,
             total_ms=self._elapsed(),
         )
+
+    def _spent(self, partial: Sequence[Item]) -> Usage | None:
+        """What a response without a whole answer has used."""
+        if self.spent is not None:
+            return replace(self.spent, estimated=True)
+        return estimated_usage(self._turn, partial) if partial else None
 
     def _save(self, outcome: Outcome) -> bool:
         """Stores the outcome. Returns False if the row was ended elsewhere before."""
@@ -289,7 +297,7 @@ def _trimmed(data: bytes) -> bytes:
     return bytes(memoryview(data))
 
 
-def _estimate(turn: Turn, output: Sequence[Item]) -> Usage:
+def estimated_usage(turn: Turn, output: Sequence[Item]) -> Usage:
     """Usage for an upstream that reported none."""
     tokens = estimate_context(turn.chain, turn.input) + estimate_json(turn.echo.shared_settings())
     return Usage(input_tokens=tokens, output_tokens=estimate_items(output), estimated=True)

@@ -7,11 +7,10 @@ differ in whether they compact the history, and whether they answer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from time import time
 from typing import Any
 
 from app.channels.affinity import Affinity, first_user_item
@@ -27,7 +26,6 @@ from app.errors import (
     ContextTooLong,
     GatewayError,
     InternalError,
-    InvalidRequest,
     Unavailable,
     UpstreamError,
 )
@@ -49,10 +47,10 @@ from app.relay.storable import check_request
 from app.relay.streaming.event_stream import EventStream, StreamStart
 from app.relay.streaming.lifecycle_events import replayed_events
 from app.relay.streaming.transport import ThreadTransport
-from app.relay.turn_builder import build_history, build_turn, check_model
 from app.request_watch import INTERRUPTIONS, Watch
 from app.sealing import Seals
 from app.store.store import Store
+from app.tools.servers import ToolServers
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +60,6 @@ _NO_CLAIM: AbstractContextManager[None] = nullcontext()
 #: Newest turns that a compaction keeps word for word, where the request does not say.
 _KEEP_BEFORE_ANSWER = 1
 _KEEP_NOTHING = 0
-
-_TRIGGER = "compaction_trigger"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,60 +75,12 @@ class TurnParts:
     running: RunningStreams
     transport: ThreadTransport
     cache_keys: CacheKeys
+    tool_servers: ToolServers
 
     def with_store(self, store: Store) -> TurnParts:
         """The same parts with another store, which remembers unstored responses too."""
         cache_keys = replace(self.cache_keys, remembers_unstored=True)
         return replace(self, store=store, contexts=Contexts(store, self.seals), cache_keys=cache_keys)
-
-
-def turn_of(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> Turn:
-    """The turn of a request. Raises InvalidRequest and NotFound."""
-    if not _ends_with_trigger(request):
-        return build_turn(parts.store, parts.contexts, token, request, int(time()))
-    turn = turn_to_compact(parts, token, {**request, "input": request["input"][:-1]})
-    return replace(turn, request=request)
-
-
-def turn_to_compact(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> Turn:
-    """A turn whose context is compacted and not answered. Raises as `turn_of` does."""
-    turn = build_history(parts.store, parts.contexts, token, request, int(time()))
-    check_model(token, turn.model)
-    if not turn.input and not turn.chain.links:
-        raise InvalidRequest("There is nothing to compact.", code="empty_array", param="input")
-    return turn
-
-
-def run_of(
-    parts: TurnParts, token: Token, turn: Turn, context: RequestContext, recorder: Recorder | None = None
-) -> TurnRun:
-    """The run that fits the turn's request."""
-    kind = CompactionRun if _ends_with_trigger(turn.request) else TurnRun
-    return kind(parts, token, turn, context, recorder)
-
-
-def run_of_request(parts: TurnParts, token: Token, request: Mapping[str, Any], context: RequestContext) -> TurnRun:
-    """The run of a client's request. Raises as `turn_of` does."""
-    return run_of(parts, token, turn_of(parts, token, request), context)
-
-
-def compacted_run(parts: TurnParts, token: Token, request: Mapping[str, Any], context: RequestContext) -> TurnRun:
-    """The run of a request whose history is compacted first. Raises as `turn_of` does."""
-    return CompactedRun(parts, token, build_turn(parts.store, parts.contexts, token, request, int(time())), context)
-
-
-def compaction_window(
-    parts: TurnParts, token: Token, request: Mapping[str, Any], context: RequestContext
-) -> dict[str, Any]:
-    """OpenAI's compaction object: the user messages verbatim and one compaction item. Raises as `TurnRun.create`."""
-    response = WindowRun(parts, token, turn_to_compact(parts, token, request), context).create()
-    return {
-        "id": response["id"],
-        "object": "response.compaction",
-        "created_at": response["created_at"],
-        "output": response["output"],
-        "usage": response["usage"],
-    }
 
 
 def affinity_of(turn: Turn, contexts: Contexts, context: RequestContext) -> Affinity:
@@ -313,7 +261,10 @@ class TurnRun:
             return
         compacted = self._compacted(history, tail, _KEEP_BEFORE_ANSWER)
         shorter = replace(
-            turn, leading_items=(compacted.item,), compaction_usage=compacted.usage, compaction=compacted.note
+            turn,
+            leading_items=(*turn.leading_items, compacted.item),
+            compaction_usage=compacted.usage,
+            compaction=compacted.note,
         )
         if turn.chain.links:
             shorter = replace(shorter, chain=pseudo_chain(turn, compacted))
@@ -324,7 +275,7 @@ class TurnRun:
     # --- shared by the steps
 
     def _compacted(self, history: Sequence[Item], tail: Sequence[Item], keep_turns: int) -> Compacted:
-        parts, turn = self._parts, self.turn
+        parts, turn = self._parts, self._readable_turn()
         return parts.compaction.compact(
             turn,
             history,
@@ -337,6 +288,10 @@ class TurnRun:
             on_attempt=self.recorder.add_attempt,
         )
 
+    def _readable_turn(self) -> Turn:
+        """The turn as a model can read it."""
+        return self.turn
+
     def _replace_turn(self, turn: Turn) -> None:
         self.turn = turn
         self.recorder.use_compacted(turn)
@@ -345,9 +300,10 @@ class TurnRun:
         return affinity_of(self.turn, self._parts.contexts, self._context)
 
     def _attempts(self) -> TurnAttempts:
+        """The attempts of the next exchange."""
         parts = self._parts
         return TurnAttempts(
-            self.turn,
+            self._exchange_turn(),
             parts.channels,
             parts.contexts.for_family,
             self.recorder.add_attempt,
@@ -355,6 +311,10 @@ class TurnRun:
             self._affinity(),
             self._upstream_servers,
         )
+
+    def _exchange_turn(self) -> Turn:
+        """What a model gets in the next exchange."""
+        return self.turn
 
     def _stream_start(self) -> StreamStart:
         parts = self._parts
@@ -431,11 +391,6 @@ def _failed(stream_start: StreamStart, error: GatewayError) -> Iterator[bytes]:
     finally:
         stream_start.end()
     return (event for event in (ending,))
-
-
-def _ends_with_trigger(request: Mapping[str, Any]) -> bool:
-    items: Sequence[Item] = request.get("input") or []
-    return bool(items) and items[-1].get("type") == _TRIGGER
 
 
 def _user_messages(history: Sequence[Item]) -> Iterator[Item]:

@@ -19,8 +19,9 @@ from app.errors import ClientGone, GatewayError, InternalError, InvalidRequest
 from app.memory import Share
 from app.relay.connection_store import ConnectionStore
 from app.relay.request_context import RequestContext
+from app.relay.runs import run_of_request
 from app.relay.turn_builder import build_turn
-from app.relay.turn_run import TurnParts, WarmUpRun, run_of_request
+from app.relay.turn_run import TurnParts, WarmUpRun
 from app.schemas.frames import Frame, FrameRequest, Parse, parse_frame, read_frame
 
 log = logging.getLogger(__name__)

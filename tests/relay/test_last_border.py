@@ -22,7 +22,7 @@ from app.gateway import Gateway, build
 from app.last_good import LastGood
 from app.memory import Share
 from app.relay.request_context import RequestContext
-from app.relay.turn_run import run_of_request
+from app.relay.runs import run_of_request
 from app.relay.websocket_session import WebSocketSession
 from app.schemas.create import read_create
 from app.settings import Settings

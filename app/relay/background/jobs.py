@@ -25,10 +25,11 @@ from app.relay.background.run import Queue, Run
 from app.relay.recorder import draft
 from app.relay.request_context import RequestContext
 from app.relay.responses import StoredResponses, shown
+from app.relay.runs import run_of_request
 from app.relay.storable import check_request
 from app.relay.streaming.lifecycle_events import queued_events
 from app.relay.streaming.transport import StreamTiming
-from app.relay.turn_run import TurnParts, run_of_request
+from app.relay.turn_run import TurnParts
 from app.sealing import Seal
 from app.store.store import Store
 

@@ -36,7 +36,8 @@ from app.relay.lease_keeper import RunningStreams
 from app.relay.recorder import Recorder
 from app.relay.request_context import RequestContext
 from app.relay.responses import StoredResponses
-from app.relay.turn_run import TurnParts, run_of, turn_of
+from app.relay.runs import run_of, turn_of
+from app.relay.turn_run import TurnParts
 from app.request_bodies import needed_to_parse
 from app.sealing import Seal
 from app.store.store import Store

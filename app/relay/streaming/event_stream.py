@@ -83,6 +83,11 @@ class StreamStart:
         self.sent = self.length
         return rest
 
+    def items(self, items: Sequence[Item]) -> tuple[bytes, int]:
+        """What of the head has not been sent, then the events of finished items, and the number of the next event."""
+        numbers = Emitter(self.length)
+        return self.head({}) + b"".join(event for item in items for event in numbers.item(item)), numbers.sequence
+
     def failure(
         self,
         error: GatewayError,
@@ -329,13 +334,18 @@ class EventStream:
     def _answered(self) -> tuple[Answer, SelectedChannel, int]:
         """The answer, its channel, and the number of the next event. Raises UpstreamError for a failed one."""
         active = self._active_attempt()
+        answer = self._answer_of(active)
+        active.attempt.succeeded()
+        return answer, active.selected, active.decoder.sequence
+
+    def _answer_of(self, active: _ActiveAttempt) -> Answer:
+        """The whole answer. Raises UpstreamError for a failed one."""
         answer = active.decoder.answer
         assert answer is not None
         if answer.status == "failed":
             raise _error_of_failed(answer)
         active.attempt.path = active.decoder.path
-        active.attempt.succeeded()
-        return answer, active.selected, active.decoder.sequence
+        return answer
 
     def _failure(self, error: GatewayError) -> bytes:
         active, number, partial, selected = self._active, self._number(), self._partial(), self._selected()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import time
 
-import orjson
-
 from app.contract.items import Item
-from app.contract.records import Chain, ToolCall as Mark
+from app.contract.records import ToolCall as Mark
 from app.contract.turn import Turn
 from app.errors import InvalidRequest
+from app.relay.tools.context_items import context_items
 from app.relay.tools.model_calls import APPROVAL_REQUEST, Fate, ToolCall, call_item_id
 from app.relay.tools.toolset import MCP_CALL, Toolset
 from app.store.errors import AlreadyAnswered
@@ -72,7 +71,7 @@ def answers(store: Store, turn: Turn) -> list[Answered]:
     given = [item for item in turn.input if item.get("type") == APPROVAL_RESPONSE]
     if not given:
         return []
-    ended = {call.get("approval_request_id") for call in _of_type(turn, MCP_CALL)}
+    ended = {call.get("approval_request_id") for call in context_items(turn, MCP_CALL)}
     new = {item["approval_request_id"]: item for item in given if item["approval_request_id"] not in ended}
     if len(new) < sum(item["approval_request_id"] not in ended for item in given):
         raise InvalidRequest("An approval request has two answers.", code="invalid_value", param="input")
@@ -88,21 +87,9 @@ def answers(store: Store, turn: Turn) -> list[Answered]:
 def _requests(store: Store, turn: Turn, wanted: Sequence[str]) -> dict[str, Item]:
     """The requests by their ids. The store's copy counts, since a client can change its own; those of unstored
     responses are in the context alone."""
-    own = {item["id"]: item for item in _of_type(turn, APPROVAL_REQUEST) if isinstance(item.get("id"), str)}
+    own = {item["id"]: item for item in context_items(turn, APPROVAL_REQUEST) if isinstance(item.get("id"), str)}
     stored = {item_id: dict(item) for item_id, item in store.items.find(turn.owner, wanted).items()}
     return own | {item_id: item for item_id, item in stored.items() if item.get("type") == APPROVAL_REQUEST}
-
-
-def _of_type(turn: Turn, kind: str) -> Iterator[Item]:
-    yield from (item for item in (*_stored(turn.chain, kind), *turn.input) if item.get("type") == kind)
-
-
-def _stored(chain: Chain, kind: str) -> Iterator[Item]:
-    needle = b'"%b"' % kind.encode()
-    for link in chain.links:
-        for array in (link.input, link.output):
-            if needle in array:
-                yield from orjson.loads(array)
 
 
 def _call(request: Item, toolset: Toolset, turn_id: str, number: int) -> ToolCall:

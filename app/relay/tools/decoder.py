@@ -26,11 +26,12 @@ Event = Mapping[str, Any]
 class ToolDecoder:
     """A decoder of one exchange in a turn whose tools the gateway runs."""
 
-    path = "translated"
-
     def __init__(self, decoder: Decoder, calls: AnswerCalls, sequence: int, output_index: int) -> None:
         """`sequence`, `output_index`: of the next event, and of the next item of the response."""
         self.calls = calls
+        self.accepted = decoder.accepted
+        self.defaults = decoder.defaults
+        self.path = "translated"
         self.started = False
         self.answer: Answer | None = None
         self.output_index = output_index
@@ -45,14 +46,6 @@ class ToolDecoder:
         """The response's index of the model's items, by their ids."""
 
     @property
-    def accepted(self) -> bool:
-        return self._decoder.accepted
-
-    @property
-    def defaults(self) -> Mapping[str, object]:
-        return self._decoder.defaults
-
-    @property
     def sequence(self) -> int:
         return self._emitter.sequence
 
@@ -65,6 +58,7 @@ class ToolDecoder:
     def translated(self, events: bytes) -> bytes:
         """The events to send for whole events of the decoder. Raises UpstreamBroken."""
         out = [sent for raw in events.split(b"\n\n") if raw for sent in self._translated(raw)]
+        self.accepted, self.defaults = self._decoder.accepted, self._decoder.defaults
         answer = self._decoder.answer
         if answer is not None and self.answer is None:
             if answer.status == "incomplete":
@@ -82,9 +76,9 @@ class ToolDecoder:
         last = self.output_index
         return self.calls.output(sorted(items, key=lambda item: self._order.get(str(item.get("id")), last)), status)
 
-    def place(self, call: ToolCall) -> int:
-        """The response's index of the item that shows a call."""
-        return next(self._places[index] for index, known in self._calls.items() if known is call)
+    def places(self) -> dict[ToolCall, int]:
+        """The response's index of the item of each call that runs."""
+        return {call: self._places[index] for index, call in self._calls.items() if call.fate is Fate.RUN}
 
     # --- events
 

@@ -4,7 +4,6 @@ the next exchange, hands over its answer, and has the calls run.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -21,6 +20,8 @@ from app.contract.tools import ListedTool, ToolOutcome, ToolServer
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import TurnTimedOut
+from app.relay.attempts import TurnAttempt
+from app.relay.recorder import estimated_usage
 from app.relay.tools.approvals import Approvals
 from app.relay.tools.model_calls import AnswerCalls, Fate, ToolCall, model_items
 from app.relay.tools.rounds import Round
@@ -53,8 +54,10 @@ class Sessions(Protocol):
     def start(self, server: ToolServer, tool: ListedTool, arguments: str) -> RunningCall: ...
 
     def fileno(self) -> int:
-        """An eventfd that is readable when a call has ended."""
+        """A descriptor that is readable when a call has ended since the last `clear`."""
         ...
+
+    def clear(self) -> None: ...
 
 
 class Servers(Protocol):
@@ -242,7 +245,7 @@ class ToolLoop:
     def _await_end(self, sessions: Sessions) -> None:
         """Waits until a call has ended. Raises ClientGone, and what the watch raises."""
         wait_ready(sessions.fileno(), self._watch, _FOREVER)
-        os.eventfd_read(sessions.fileno())
+        sessions.clear()
 
     def _record(self, call: ToolCall, began: Mapping[ToolCall, float]) -> records.ToolCall:
         """How a call ended, for the operator."""
@@ -260,6 +263,12 @@ class ToolLoop:
             if hidden
             else None,
         )
+
+
+def measured(answer: Answer, attempt: TurnAttempt) -> Answer:
+    """The answer with its usage, which the attempt's entry in the row gets as well."""
+    attempt.usage = answer.usage or estimated_usage(attempt.turn, answer.output)
+    return replace(answer, usage=attempt.usage)
 
 
 def _mark(call: ToolCall) -> records.ToolCall:

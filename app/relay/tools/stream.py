@@ -12,12 +12,11 @@ from app.contract.turn import Answer
 from app.errors import ContextTooLong
 from app.formats import Decoder
 from app.relay.attempts import TurnAttempt, TurnAttempts
-from app.relay.recorder import estimated_usage
 from app.relay.streaming.client_connection import ClientConnection
 from app.relay.streaming.event_stream import AfterRefusal, EventStream, StreamStart
 from app.relay.streaming.transport import Flow, ThreadTransport
 from app.relay.tools.decoder import ToolDecoder
-from app.relay.tools.loop import ToolLoop
+from app.relay.tools.loop import ToolLoop, measured
 from app.relay.tools.model_calls import ToolCall
 from app.request_watch import Watch
 
@@ -46,6 +45,10 @@ class ToolStream(EventStream):
         self._places: dict[ToolCall, int] = {}
         """The places of calls that have not ended, in the output."""
 
+    def open(self) -> EventStream:
+        self._loop.__enter__()
+        return super().open()
+
     def close(self) -> None:
         try:
             super().close()
@@ -64,7 +67,7 @@ class ToolStream(EventStream):
         """The events of each exchange, and those of the calls behind it."""
         if self._loop.approved:
             yield from self._approved_calls()
-            yield from self._go_on()
+            yield from self._next_exchange()
         while True:
             yield from super()._output_events()
             self._take_answer()
@@ -72,20 +75,25 @@ class ToolStream(EventStream):
                 yield self._finished(call)
             if self._loop.ended:
                 return
-            self._attempts = self._next_attempts()
             yield from self._next_exchange()
 
     def _next_exchange(self) -> Iterator[bytes]:
+        self._attempts = self._next_attempts()
         self._next_channel()
         if ready := self._ready():
             yield ready
+
+    def _start_over(self, refusal: ContextTooLong) -> None:
+        """What was said in this turn stays: a compaction cannot stand behind it."""
+        if self._loop.output:
+            raise refusal
+        super()._start_over(refusal)
 
     def _approved_calls(self) -> Iterator[bytes]:
         for call in self._loop.approved:
             yield b"".join(self._announced(call))
         for call in self._loop.run_approved():
             yield self._finished(call)
-        self._attempts = self._next_attempts()
 
     def _announced(self, call: ToolCall) -> Iterator[bytes]:
         """The events of a call before it runs."""
@@ -117,9 +125,10 @@ class ToolStream(EventStream):
         """Ends an exchange: its channel is free while the calls run. Raises UpstreamError for a failed answer."""
         active = self._active_attempt()
         decoder, attempt = cast(ToolDecoder, active.decoder), active.attempt
-        answer = attempt.measured(self._answer_of(active))
+        answer = measured(self._answer_of(active), attempt)
         attempt.succeeded()
         self._loop.take(answer, decoder.calls, decoder.shown([*answer.output], "incomplete"), active.selected)
+        self._recorder.spent = self._loop.usage
         self._numbers.sequence, self._numbers.output_index = decoder.sequence, decoder.output_index
         self._places = decoder.places()
         self._close_active()

@@ -140,6 +140,10 @@ class Toolset:
         """The tool that a called name means; None for a name that is not the gateway's to run."""
         return self._by_name.get(name)
 
+    def tools_of(self, server: NamedServer) -> Sequence[OfferedTool]:
+        """The tools that the model may call of a server."""
+        return self._by_position[server.position]
+
     def find(self, label: str, tool: str) -> OfferedTool | None:
         """The tool of a server, as an approval names it; None if the turn does not have it."""
         offered = (one for one in self._by_name.values() if one.item_type == MCP_CALL)

@@ -1,0 +1,84 @@
+"""The run that fits a request: whether its history is compacted, whether a channel answers, and who runs its tools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from time import time
+from typing import Any
+
+from app.contract.items import TRIGGER, Item
+from app.contract.records import Token
+from app.contract.turn import Turn
+from app.errors import InvalidRequest
+from app.relay.recorder import Recorder
+from app.relay.request_context import RequestContext
+from app.relay.tools.run import CompactedToolRun, ToolRun
+from app.relay.tools.toolset import NamedServer, servers_named
+from app.relay.turn_builder import build_history, build_turn, check_model
+from app.relay.turn_run import CompactedRun, CompactionRun, TurnParts, TurnRun, WindowRun
+
+
+def turn_of(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> Turn:
+    """The turn of a request. Raises InvalidRequest and NotFound."""
+    if not _ends_with_trigger(request):
+        return build_turn(parts.store, parts.contexts, token, request, int(time()))
+    turn = turn_to_compact(parts, token, {**request, "input": request["input"][:-1]})
+    return replace(turn, request=request)
+
+
+def turn_to_compact(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> Turn:
+    """A turn whose context is compacted and not answered. Raises as `turn_of` does."""
+    turn = build_history(parts.store, parts.contexts, token, request, int(time()))
+    check_model(token, turn.model)
+    if not turn.input and not turn.chain.links:
+        raise InvalidRequest("There is nothing to compact.", code="empty_array", param="input")
+    return turn
+
+
+def run_of(
+    parts: TurnParts, token: Token, turn: Turn, context: RequestContext, recorder: Recorder | None = None
+) -> TurnRun:
+    """The run that fits the turn's request. Raises InvalidRequest for tools that nothing can run."""
+    if _ends_with_trigger(turn.request):
+        return CompactionRun(parts, token, turn, context, recorder)
+    if servers := _servers_of(parts, token, turn.request):
+        return ToolRun(parts, token, turn, context, servers, recorder)
+    return TurnRun(parts, token, turn, context, recorder)
+
+
+def run_of_request(parts: TurnParts, token: Token, request: Mapping[str, Any], context: RequestContext) -> TurnRun:
+    """The run of a client's request. Raises as `turn_of` does."""
+    return run_of(parts, token, turn_of(parts, token, request), context)
+
+
+def compacted_run(parts: TurnParts, token: Token, request: Mapping[str, Any], context: RequestContext) -> TurnRun:
+    """The run of a request whose history is compacted first. Raises as `turn_of` does."""
+    turn = build_turn(parts.store, parts.contexts, token, request, int(time()))
+    if servers := _servers_of(parts, token, request):
+        return CompactedToolRun(parts, token, turn, context, servers)
+    return CompactedRun(parts, token, turn, context)
+
+
+def compaction_window(
+    parts: TurnParts, token: Token, request: Mapping[str, Any], context: RequestContext
+) -> dict[str, Any]:
+    """OpenAI's compaction object: the user messages verbatim and one compaction item. Raises as `TurnRun.create`."""
+    response = WindowRun(parts, token, turn_to_compact(parts, token, request), context).create()
+    return {
+        "id": response["id"],
+        "object": "response.compaction",
+        "created_at": response["created_at"],
+        "output": response["output"],
+        "usage": response["usage"],
+    }
+
+
+def _servers_of(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> Sequence[NamedServer]:
+    """The tool servers that the gateway calls for the request. Most requests name none."""
+    return servers_named(request, parts.channels.table.tools, token) if request.get("tools") else ()
+
+
+def _ends_with_trigger(request: Mapping[str, Any]) -> bool:
+    items: Sequence[Item] = request.get("input") or []
+    return bool(items) and items[-1].get("type") == TRIGGER

@@ -1,0 +1,170 @@
+"""The run of a turn whose tools the gateway runs: list the tools, compact the history, then exchanges and calls until
+the model answers without a call."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from app.channels.affinity import Affinity
+from app.contract.records import Token
+from app.contract.tools import ListedTool
+from app.contract.turn import Answer, Turn
+from app.errors import ContextTooLong, ToolListFailed
+from app.relay.attempts import TurnAttempt, Unstreamed
+from app.relay.recorder import Recorder
+from app.relay.request_context import RequestContext
+from app.relay.streaming.event_stream import StreamStart
+from app.relay.tools.approvals import Approvals, answers
+from app.relay.tools.listings import list_failed, list_items
+from app.relay.tools.loop import ToolLoop, measured
+from app.relay.tools.stream import ToolStream
+from app.relay.tools.toolset import NamedServer, Toolset
+from app.relay.turn_run import CompactedRun, TurnParts, TurnRun
+
+log = logging.getLogger(__name__)
+
+
+class ToolRun(TurnRun):
+    """A turn that names tool servers of the gateway."""
+
+    def __init__(
+        self,
+        parts: TurnParts,
+        token: Token,
+        turn: Turn,
+        context: RequestContext,
+        servers: Sequence[NamedServer],
+        recorder: Recorder | None = None,
+    ) -> None:
+        """Raises InvalidRequest for an answer to an approval request that nobody asked."""
+        super().__init__(parts, token, turn, context, recorder)
+        labels = {server.label for server in servers if server.hosted is None}
+        self._servers = servers
+        # Those of other servers are the upstream's.
+        self._answers = [one for one in answers(parts.store, turn) if one.request.get("server_label") in labels]
+        self._loop: ToolLoop | None = None
+
+    # --- steps
+
+    def _respond(self) -> dict[str, Any]:
+        with self._prepared() as loop:
+            loop.claim_approvals()
+            _exhaust(loop.run_approved())
+            while not loop.ended:
+                self._exchange(loop)
+                _exhaust(loop.run_calls())
+        assert loop.selected is not None
+        return self.recorder.finish(loop.answer, loop.selected)
+
+    def _events(self, stream_start: StreamStart) -> Iterable[bytes]:
+        try:
+            loop = self._prepared()
+        except ToolListFailed as error:
+            if not stream_start.sent:
+                raise
+            return self._failed_list(stream_start, error)
+        stream = ToolStream(
+            loop,
+            self._attempts,
+            stream_start,
+            self._watch,
+            self._context.connection,
+            self._parts.transport,
+            self._after_refusal,
+        )
+        stream.open()
+        self._context.note_dropped_tools(stream.dropped)
+        self._context.note_adapted(stream.adapted)
+        return stream
+
+    def _prepared(self) -> ToolLoop:
+        """The loop of a turn whose tools are known and whose history fits. Raises GatewayError, ClientGone."""
+        parts = self._parts
+        toolset = self._toolset = Toolset.of(self.turn.request, self._servers, self._listings())
+        approvals = Approvals.of(self._answers, toolset, self.turn.id)
+        self._shorten()
+        lists = list_items(self.turn, self._servers, toolset)
+        self._replace_turn(replace(self.turn, leading_items=(*self.turn.leading_items, *lists)))
+        self._loop = ToolLoop(self.turn, toolset, approvals, parts.tool_servers, parts.store, self._watch)
+        return self._loop
+
+    def _listings(self) -> Mapping[str, Sequence[ListedTool]]:
+        """The tools of each server, by its label. Raises ToolListFailed for a server that the client names."""
+        listings: dict[str, Sequence[ListedTool]] = {}
+        named = {server.label for server in self._servers if server.hosted is None}
+        for server in self._servers:
+            if server.label in listings:
+                continue
+            try:
+                listings[server.label] = self._parts.tool_servers.listed(server.server, self._watch)
+            except ToolListFailed:
+                if server.label in named:
+                    raise
+                # The client does not know of the server. Its hosted tool is left out, as on channels without it.
+                log.warning("tool server %s cannot be listed: %s is left out", server.label, server.hosted)
+        return listings
+
+    def _exchange(self, loop: ToolLoop) -> None:
+        step = _Measured(self._watch)
+        try:
+            answer, attempt = self._attempts().first(step)
+        except ContextTooLong as refusal:
+            if loop.output:
+                raise
+            answer, attempt = self._after_refusal(refusal)[1].first(step)
+        self._context.note_dropped_tools(attempt.dropped)
+        self._context.note_adapted(attempt.adapted)
+        calls = loop.calls()
+        loop.take(answer, calls, calls.output(answer.output, "incomplete"), attempt.selected)
+        self.recorder.spent = loop.usage
+
+    def _failed_list(self, stream_start: StreamStart, error: ToolListFailed) -> Iterable[bytes]:
+        """The events of a list that failed after the head had left."""
+        try:
+            item = list_failed(self.turn, error)
+            events, number = stream_start.items([item])
+            ending = events + stream_start.failure(error, number, lambda: [item])
+        finally:
+            stream_start.end()
+        return (piece for piece in (ending,))
+
+    # --- shared by the steps
+
+    def _exchange_turn(self) -> Turn:
+        assert self._loop is not None
+        return self._loop.exchange_turn()
+
+    def _affinity(self) -> Affinity:
+        """The channel that has answered last comes first: it has the turn in its cache."""
+        affinity, loop = super()._affinity(), self._loop
+        if loop is None or loop.selected is None:
+            return affinity
+        return replace(affinity, channel=loop.selected.channel.name)
+
+    def _readable_turn(self) -> Turn:
+        return self._toolset.exchange_turn(self.turn, first=False)
+
+    def _replace_turn(self, turn: Turn) -> None:
+        super()._replace_turn(turn)
+        if self._loop is not None:
+            self._loop.turn = turn
+
+
+class CompactedToolRun(CompactedRun, ToolRun):
+    """A turn with tools of the gateway whose history is always compacted first."""
+
+
+class _Measured(Unstreamed):
+    """The step for an unstreamed answer that is one of several."""
+
+    def run(self, attempt: TurnAttempt) -> tuple[Answer, TurnAttempt]:
+        answer, attempt = super().run(attempt)
+        return measured(answer, attempt), attempt
+
+
+def _exhaust(steps: Iterable[object]) -> None:
+    deque(steps, maxlen=0)
