@@ -1,0 +1,110 @@
+"""One gateway with a model of every format, and real tool servers behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import requests
+
+from app.settings import TRANSPORTS
+from tests.gateway import Gateway
+from tests.response_contract import check_response, check_stream
+from tests.tool_servers import ToolServer
+from tests.upstream import STRICT, ScriptedUpstream
+from tests.upstream_formats import FORMAT_SETUPS, row_of
+
+JSON = dict[str, Any]
+
+#: What makes the scripted model call the first tool that it is offered, and both the first and the last one.
+ASK, ASK_BOTH = "What is the weather?", "What is the weather in both towns?"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCase:
+    """A model that `upstream` serves, and a tool server that its requests name."""
+
+    gateway: Gateway
+    upstream: ScriptedUpstream
+    server: ToolServer
+    model: str
+
+    def on(self, model: str) -> ToolCase:
+        return replace(self, model=model)
+
+    def body(self, **keys: Any) -> JSON:
+        return {"model": self.model, "input": ASK, "tools": [mcp("echo")], **keys}
+
+    def post(self, **keys: Any) -> requests.Response:
+        return self.gateway.post("/responses", self.body(**keys))
+
+    def stream(self, **keys: Any) -> requests.Response:
+        return self.gateway.stream(self.body(**keys))
+
+    def create(self, **keys: Any) -> JSON:
+        answer = self.post(**keys)
+        assert answer.status_code == 200, answer.text
+        return check_response(answer.json())
+
+    def events(self, **keys: Any) -> list[JSON]:
+        answer = self.stream(**keys)
+        assert answer.status_code == 200, answer.text
+        return check_stream(answer.content)
+
+    def ask(self, streamed: bool, **keys: Any) -> JSON:
+        """The response, either way."""
+        return dict(self.events(**keys)[-1]["response"]) if streamed else self.create(**keys)
+
+
+def mcp(*allowed: str, label: str = "docs", **keys: Any) -> JSON:
+    """A tool of the operator's table that needs no approval."""
+    named = {"type": "mcp", "server_label": label, "server_url": f"https://tools.antiphon.invalid/{label}"}
+    return {**named, "allowed_tools": [*allowed], "require_approval": "never", **keys}
+
+
+def table(server: ToolServer) -> Mapping[str, Any]:
+    """The tool servers of the channel table: one that asks for nothing, one that always asks, one that is gone."""
+    rows = [
+        {"label": "docs", "url": server.url, "require_approval": "never"},
+        {"label": "careful", "url": server.url},
+        {"label": "gone", "url": "http://127.0.0.1:1/mcp", "require_approval": "never"},
+    ]
+    hosted = {"web_search": {"server": "docs", "tool": "search"}, "file_search": {"server": "docs", "tool": "search"}}
+    return {"tools": {"servers": rows, "hosted": hosted}}
+
+
+@pytest.fixture(scope="session")
+def tool_server() -> Iterator[ToolServer]:
+    with ToolServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=TRANSPORTS)
+def _tool_cases(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tool_server: ToolServer
+) -> Iterator[dict[str, ToolCase]]:
+    with ExitStack() as stack:
+        upstreams = {name: stack.enter_context(ScriptedUpstream(dialect=STRICT)) for name in FORMAT_SETUPS}
+        channels = [row_of(name, upstream, models=[name]) for name, upstream in upstreams.items()]
+        directory = tmp_path_factory.mktemp("tools")
+        gateway = stack.enter_context(
+            Gateway(directory, channels, table(tool_server), mover=request.param, worker_processes=1)
+        )
+        gateway.token = gateway.new_token("with-tools", "--tools", "*")
+        yield {name: ToolCase(gateway, upstreams[name], tool_server, name) for name in FORMAT_SETUPS}
+
+
+@pytest.fixture(params=FORMAT_SETUPS)
+def tool_case(
+    request: pytest.FixtureRequest, _tool_cases: dict[str, ToolCase], tool_server: ToolServer
+) -> Iterator[ToolCase]:
+    """Each format in turn."""
+    case = _tool_cases[request.param]
+    setup = FORMAT_SETUPS[request.param]
+    case.upstream.reset()
+    case.upstream.always(*setup.dialect)
+    yield case
+    case.upstream.reset()
