@@ -158,11 +158,15 @@ def _metadata(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cache_prompt(body: dict[str, Any]) -> None:
-    """Marks the prompt for the cache if another request is likely. OpenAI caches without a mark."""
+    """Marks the prompt for the cache if another request is likely. OpenAI caches without a mark.
+
+    The API takes four marks. The one on the tools finds them for other instructions, and where there are none.
+    """
     if len(body["messages"]) == 1 and "tools" not in body:
         return
-    if "system" in body:
-        body["system"][-1] |= _CACHED
+    for member in ("tools", "system"):
+        if member in body:
+            body[member][-1] |= _CACHED
     users = [message for message in body["messages"] if message["role"] == "user"]
     for message in users[-_CACHED_PROMPTS:]:
         message["content"][-1] |= _CACHED
