@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test-quick test test-all faults lint openapi dist bench bench-compare packages clean
+.PHONY: run test-quick test test-all faults lint openapi dist bench bench-compare caches packages clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/antiphon init --serve
@@ -46,6 +46,10 @@ openapi: $(VENV)/.test
 dist: $(VENV)/.test
 	rm -rf dist build
 	$(BIN)/python -m build --outdir dist .
+
+# Prints the README's table of cached shares, which tests/caches checks. Takes half a minute.
+caches: $(VENV)/.test
+	@$(BIN)/python -m tests.caches
 
 # Takes two minutes. BENCH="--json FILE" and other options: `python -m tests.bench --help`.
 bench: $(VENV)/.test

@@ -4,9 +4,14 @@ of an upstream.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
 
+import orjson
+
+from app.channels.affinity import first_user_item
 from app.contract.items import is_client_side
 from app.contract.turn import Turn
 from app.relay.client_thread import ThreadNames
@@ -21,6 +26,11 @@ def conversation_name(turn: Turn, headers: Mapping[str, str]) -> str | None:
     """The client's session, else the root of its chain or conversation; None for a turn that shows neither. `headers`:
     those that name the client's session and thread."""
     return ThreadNames.key_of(turn.request, headers) or turn.chain.root
+
+
+def beginning(request: Mapping[str, Any]) -> Sequence[Any]:
+    """How a conversation began that its client keeps: the instructions and the first words of the user."""
+    return (request.get("instructions"), first_user_item(request.get("input") or ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,8 @@ class CacheKeys:
 
     def _own_name(self, turn: Turn) -> str | None:
         """The turn's id, if later turns can name it as the root. A client that sends answers keeps the conversation
-        itself, and each of its turns would be another root."""
-        continuable = turn.store or self.remembers_unstored
-        return turn.id if continuable and all(map(is_client_side, turn.input)) else None
+        itself: how it began is the same in all its turns. A first turn that nothing can continue has no name, so that
+        requests which stay alone share what their instructions have in the upstream's cache."""
+        if not all(map(is_client_side, turn.input)):
+            return blake2b(orjson.dumps(beginning(turn.request), default=str), digest_size=16).hexdigest()
+        return turn.id if turn.store or self.remembers_unstored else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from app.channels.affinity import Affinity, first_user_item
+from app.channels.affinity import Affinity
 from app.channels.selection import Channels
 from app.contract.items import Item, new_item_id
 from app.contract.records import Chain, StoredResponse, Token
@@ -35,7 +35,7 @@ from app.relay.compaction.context import Contexts
 from app.relay.compaction.plan import CompactionSettings
 from app.relay.compaction.sealed_item import is_summary
 from app.relay.compaction.service import Compacted, CompactionService, pseudo_chain, split_for_answer
-from app.relay.conversation_names import CacheKeys, conversation_name
+from app.relay.conversation_names import CacheKeys, beginning, conversation_name
 from app.relay.idempotency import IdempotentTurn
 from app.relay.inferred_parents import InferredParents, OnOutcome
 from app.relay.item_lists import as_listed
@@ -94,7 +94,7 @@ def affinity_of(turn: Turn, contexts: Contexts, context: RequestContext) -> Affi
         turn.owner,
         channel,
         session=conversation_name(turn, context.thread_headers),
-        beginning=(request.get("instructions"), first_user_item(request.get("input") or ())),
+        beginning=beginning(request),
     )
 
 

@@ -61,10 +61,13 @@ class LongestPrefix:
 
     LEAST, STEP, ROUTED_BY = 1024, 128, 256
     MACHINES, MOST_A_MINUTE = 16, 15
+    #: The machines of two hashes are never the same by chance, so that the figures of a session are always the same.
+    APART = 5
     LIFETIME = 10 * MINUTE
 
     others: int = 60
     _machines: list[Entries] = field(init=False)
+    _homes: dict[bytes, int] = field(default_factory=dict)
     _minute: tuple[float, Counter[bytes]] = field(default_factory=lambda: (0.0, Counter()))
 
     def __post_init__(self) -> None:
@@ -91,7 +94,8 @@ class LongestPrefix:
         self._minute[1][bucket] += 1
         by_others = 0 if key else int(self.others * (now % MINUTE) / MINUTE)
         overflow = (self._minute[1][bucket] + by_others) // self.MOST_A_MINUTE
-        return (sum(bucket) + overflow) % self.MACHINES
+        home = self._homes.setdefault(bucket, self.APART * len(self._homes))
+        return (home + overflow) % self.MACHINES
 
 
 @dataclass

@@ -201,17 +201,32 @@ def test_a_restart_changes_no_key(talk: Talk, gateway: Gateway) -> None:
     talk.key()
 
 
+def test_a_client_without_a_session_that_keeps_the_conversation_has_a_key_by_its_beginning(
+    talk: Talk, other_talk: Callable[[], Talk]
+) -> None:
+    """A request that nothing continues has none: others share its instructions."""
+
+    def converse(talk: Talk, first: str, instructions: str) -> list[str | None]:
+        items: list[JSON] = [{"role": "user", "content": first}]
+        items += talk.ask(items, store=False, instructions=instructions)["output"]
+        for store in (True, False):
+            items.append({"role": "user", "content": "and again"})
+            items += talk.ask(items, store=store, instructions=instructions)["output"]
+        return talk.keys
+
+    keys = [converse(other_talk(), *begun) for begun in (("hi", "Be brief."), ("hi", "Be kind."), ("yo", "Be brief."))]
+    assert [key[0] for key in keys] == [None, None, None]
+    assert all(SHORT.fullmatch(key[1] or "") and key[1] == key[2] for key in keys)
+    assert len({key[1] for key in keys}) == 3
+    references = other_talk()
+    first = references.ask([{"role": "user", "content": "hi"}], instructions="Be brief.")
+    referred = [{"type": "item_reference", "id": item["id"]} for item in first["output"]]
+    items = [{"role": "user", "content": "hi"}, *referred, {"role": "user", "content": "and again"}]
+    references.ask(items, instructions="Be brief.")
+    assert references.keys[1] == keys[0][1]
+
+
 # --- where there is none ----------------------------------------------------------------------------------------
-
-
-def test_a_client_without_a_session_that_keeps_the_conversation_gets_none(talk: Talk) -> None:
-    """Each of its turns would get another one."""
-    items: list[JSON] = [{"role": "user", "content": "turn 0"}]
-    items += talk.ask(items, store=False)["output"]
-    for store in (True, False):
-        items.append({"role": "user", "content": "and again"})
-        items += talk.ask(items, store=store)["output"]
-    assert talk.keys == [None, None, None]
 
 
 @pytest.mark.parametrize("model", ["m", "chat", "keyed-chat"])
