@@ -106,6 +106,8 @@ class ItemType:
     """The same, if it has failed. Some have none."""
     opaque: bool = False
     """May hold `encrypted_content` that only the channel family which made it can read."""
+    rewritten: bool = False
+    """Only an upstream that made such an item takes it; the others get a function's call, or nothing."""
     brings_tools: bool = False
     """May hold definitions of tools, and so their credentials."""
 
@@ -181,6 +183,7 @@ TYPES: Mapping[str, ItemType] = {
             succeeded="completed",
             opened={"status": "in_progress"},
             results=("action",),
+            rewritten=True,
         ),
         _hosted(
             "file_search_call",
@@ -188,6 +191,7 @@ TYPES: Mapping[str, ItemType] = {
             *("in_progress", "searching"),
             succeeded="completed",
             opened={"status": "in_progress", "queries": [], "results": None},
+            rewritten=True,
         ),
         _hosted("code_interpreter_call", "ci"),
         _hosted(
@@ -208,6 +212,7 @@ TYPES: Mapping[str, ItemType] = {
             failed="failed",
             opened={"tools": []},
             results=("error",),
+            rewritten=True,
             brings_tools=True,
         ),
         _hosted(
@@ -220,9 +225,10 @@ TYPES: Mapping[str, ItemType] = {
             arguments="arguments",
             json_arguments=True,
             arguments_events="response.mcp_call_arguments",
+            rewritten=True,
         ),
-        _hosted("mcp_approval_request", "mcpr"),
-        ItemType("mcp_approval_response", client_side=True),
+        _hosted("mcp_approval_request", "mcpr", rewritten=True),
+        ItemType("mcp_approval_response", client_side=True, rewritten=True),
     )
 }
 
@@ -235,6 +241,9 @@ STREAMED_CALLS = frozenset(call for call in CALL_TYPES if TYPES[call].arguments_
 TEXT_TYPES = frozenset(item.name for item in TYPES.values() if item.parts)
 """Items that consist of parts with streamed text."""
 OPAQUE_TYPES = frozenset(item.name for item in TYPES.values() if item.opaque)
+REWRITTEN_TYPES = frozenset(item.name for item in TYPES.values() if item.rewritten)
+BOUND_TYPES = OPAQUE_TYPES | REWRITTEN_TYPES
+"""Items that not every upstream takes as they are: a response that holds one is marked in its row."""
 WITH_STATUS = frozenset(item.name for item in TYPES.values() if item.has_status)
 CLIENT_TYPES = frozenset(item.name for item in TYPES.values() if item.client_side)
 WITHOUT_TOOLS = frozenset(item.name for item in TYPES.values() if not item.brings_tools)

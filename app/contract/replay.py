@@ -96,7 +96,7 @@ def _is_unfinished(item: Item) -> bool:
     kind = item.get("type")
     if kind == "message":
         return not item.get("content")
-    if kind == "reasoning":
+    if kind == "reasoning" or is_client_side(item):
         return False
     return has_half_arguments(item) or item.get("status") not in _ENDED
 

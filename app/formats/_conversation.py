@@ -66,6 +66,8 @@ class Call:
     """Flat, as the upstream reads it."""
     arguments: str
     result: Sequence[Part]
+    failed: bool = False
+    """The result says that the tool failed, or that nothing ran it."""
 
 
 AssistantPart = AssistantText | Reasoning | Call
@@ -109,8 +111,6 @@ class _StepBuilder:
             self._parts.append(Reasoning(item))
         elif kind in _CALLS:
             self._call(item)
-        elif kind == "mcp_call":
-            yield from self._remote_call(item)
         elif _is_output(item):
             yield from self._output(item)
         elif kind == "compaction":
@@ -136,16 +136,8 @@ class _StepBuilder:
         answer = self._answers.get(id(item))
         if answer is not None:
             name, arguments = _CALLS[item["type"]](item, self._toolbox)
-            self._parts.append(Call(_call_id(item), name, arguments, result(answer)))
-
-    def _remote_call(self, item: Item) -> Iterator[Step]:
-        """A call that the upstream has run itself."""
-        output = item.get("output") or item.get("error")
-        if output:
-            name = self._toolbox.flat_name(str(item.get("name")), str(item.get("server_label")))
-            arguments = _as_object(str(item.get("arguments")))
-            self._parts.append(Call(str(item.get("id")), name, arguments, result({"output": output})))
-            yield from self._close()
+            failed = answer.get("status") in _FAILED
+            self._parts.append(Call(_call_id(item), name, arguments, result(answer), failed))
 
     def _output(self, item: Item) -> Iterator[Step]:
         if id(item) in self._answered:
@@ -171,11 +163,6 @@ def as_functions(items: Iterable[Item], toolbox: Toolbox) -> Iterator[Item]:
         if kind in _CALLS:
             name, arguments = _CALLS[item["type"]](item, toolbox)
             yield _call_item(_call_id(item), name, arguments)
-        elif kind == "mcp_call":
-            if output := item.get("output") or item.get("error"):
-                name = toolbox.flat_name(str(item.get("name")), str(item.get("server_label")))
-                yield _call_item(str(item.get("id")), name, _as_object(str(item.get("arguments"))))
-                yield _output_item(str(item.get("id")), result({"output": output}))
         elif _is_output(item):
             yield _output_item(_call_id(item), result(item))
         elif kind in _SPOKEN:
@@ -191,6 +178,8 @@ def _output_item(call_id: str, result: Sequence[Part]) -> Item:
     return {"type": "function_call_output", "call_id": call_id, "output": output}
 
 
+#: The statuses of an output that is none.
+_FAILED = ("failed", "incomplete")
 #: Items that every upstream of the Responses API takes.
 _SPOKEN = frozenset({None, "message", "reasoning", "compaction", "item_reference"})
 

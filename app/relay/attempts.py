@@ -38,8 +38,8 @@ EVENTS = "text/event-stream"
 
 #: Called with the record of each attempt.
 OnAttempt = Callable[[Attempt], None]
-#: The turn as a channel of the named family can read it.
-ForFamily = Callable[[Turn, str], Turn]
+#: The turn as a channel can read it.
+ForChannel = Callable[[Turn, Channel], Turn]
 
 
 class ChannelAttempt:
@@ -283,7 +283,7 @@ class TurnAttempts(Attempts[TurnAttempt]):
         self,
         turn: Turn,
         channels: Channels,
-        for_family: ForFamily,
+        for_channel: ForChannel,
         record: OnAttempt,
         watch: Watch,
         affinity: Affinity,
@@ -292,7 +292,7 @@ class TurnAttempts(Attempts[TurnAttempt]):
         """`upstream_servers`: labels of the MCP servers that the upstream itself has to call. Raises as
         `Channels.select`."""
         self._turn = turn
-        self._for_family = for_family
+        self._for_channel = for_channel
         candidates = channels.select(
             turn.model, affinity, self._count_losses, upstream_servers=upstream_servers, wait=watch.wait
         )
@@ -314,7 +314,7 @@ class TurnAttempts(Attempts[TurnAttempt]):
         self._refused = attempt
 
     def _attempt_on(self, selected: SelectedChannel) -> TurnAttempt:
-        return TurnAttempt(self, selected, self._for_family(self._turn, selected.channel.family))
+        return TurnAttempt(self, selected, self._for_channel(self._turn, selected.channel))
 
     def _retry(self, refused: TurnAttempt) -> TurnAttempt | None:
         """A retry on the same channel that mends what it refused; None when nothing can be mended."""

@@ -15,7 +15,7 @@ from app.contract.token_estimate import estimate_context, estimate_json
 from app.contract.turn import Turn
 from app.errors import ChannelsBusy, InvalidRequest, UpstreamError
 from app.formats import Counting, Format, adapted
-from app.relay.attempts import ChannelAttempt, ChannelAttempts, ForFamily
+from app.relay.attempts import ChannelAttempt, ChannelAttempts, ForChannel
 from app.relay.request_context import RequestContext
 from app.relay.turn_builder import build_history, check_model
 from app.relay.turn_run import TurnParts, affinity_of
@@ -36,7 +36,7 @@ def count_request(
         check_model(token, model)
         watch = Watch(context.client_fd, parts.transport.timing.drain)
         affinity = affinity_of(turn, parts.contexts, context)
-        tokens = count(turn, parts.channels, parts.contexts.for_family, affinity=affinity, watch=watch)
+        tokens = count(turn, parts.channels, parts.contexts.for_channel, affinity=affinity, watch=watch)
     if tokens is None:
         context.note_estimated("input_tokens")
         tokens = estimate(turn, parts.channels)
@@ -50,7 +50,7 @@ def _model_before(parts: TurnParts, token: Token, request: Mapping[str, Any]) ->
     return stored.model if stored else ""
 
 
-def count(turn: Turn, channels: Channels, for_family: ForFamily, *, affinity: Affinity, watch: Watch) -> int | None:
+def count(turn: Turn, channels: Channels, for_channel: ForChannel, *, affinity: Affinity, watch: Watch) -> int | None:
     """The count of the first channel that can count; None when no channel could. Raises InvalidRequest and
     FormatNotServed for a model that would not be answered either.
 
@@ -59,7 +59,7 @@ def count(turn: Turn, channels: Channels, for_family: ForFamily, *, affinity: Af
     candidates = channels.select(turn.model, affinity, _cannot_count)
     counting = (selected for selected in candidates if selected.channel.count_tokens)
     try:
-        return ChannelAttempts(counting, _log, counted=()).first(_Count(turn, for_family, watch))
+        return ChannelAttempts(counting, _log, counted=()).first(_Count(turn, for_channel, watch))
     except (ChannelsBusy, InvalidRequest, UpstreamError):
         return None
 
@@ -75,15 +75,15 @@ def estimate(turn: Turn, channels: Channels) -> int:
 class _Count:
     """The step that has a channel count the tokens."""
 
-    def __init__(self, turn: Turn, for_family: ForFamily, watch: Watch) -> None:
+    def __init__(self, turn: Turn, for_channel: ForChannel, watch: Watch) -> None:
         self._turn = turn
-        self._for_family = for_family
+        self._for_channel = for_channel
         self._watch = watch
 
     def run(self, attempt: ChannelAttempt) -> int:
         selected = attempt.selected
         format_ = cast(Counting, selected.format)
-        turn = self._for_family(self._turn, selected.channel.family)
+        turn = self._for_channel(self._turn, selected.channel)
         body, _ = adapted(format_.encode_count(turn, selected.row, selected.model), selected.row)
         exchange = attempt.open(format_.count_path(selected.model), body, accept="application/json", watch=self._watch)
         return format_.decode_count(exchange.read())

@@ -305,7 +305,7 @@ class TurnRun:
         return TurnAttempts(
             self._exchange_turn(),
             parts.channels,
-            parts.contexts.for_family,
+            parts.contexts.for_channel,
             self.recorder.add_attempt,
             self._watch,
             self._affinity(),

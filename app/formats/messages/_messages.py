@@ -154,7 +154,8 @@ def _fitted(call_id: str) -> str:
 
 def _result(call: Call, call_id: str) -> Block:
     blocks = [block for block in _blocks(call.result) if _has_content(block)]
-    return {"type": "tool_result", "tool_use_id": call_id, **({"content": blocks} if blocks else {})}
+    failed = {"is_error": True} if call.failed else {}
+    return {"type": "tool_result", "tool_use_id": call_id, **({"content": blocks} if blocks else {}), **failed}
 
 
 # --- content ----------------------------------------------------------------------------------------------------

@@ -282,7 +282,8 @@ class _Outgoing:
             return items
         later = self._turn.chain.links[position + 1 :]
         arrays = (orjson.loads(link.input) for link in later if b'_output"' in link.input)
-        outputs = [item for array in (*arrays, self._turn.input) for item in array if is_output(item)]
+        # An output in the answer itself is that of a tool that the gateway ran.
+        outputs = [item for array in (items, *arrays, self._turn.input) for item in array if is_output(item)]
         answered = {answered_call_id(output) for output in outputs}
         return [
             item

@@ -9,6 +9,7 @@ from operator import is_
 
 import orjson
 
+from app.contract.channel import Channel
 from app.contract.items import CLIENT_ROLES, Item, is_call, unanswered
 from app.contract.records import Chain, Link, StoredResponse
 from app.contract.replay import replayed, without_orphans
@@ -17,6 +18,7 @@ from app.errors import InvalidRequest
 from app.relay.compaction.plan import content_key
 from app.relay.compaction.sealed_item import Native, Opened, is_ours, open_item, portable, unreadable
 from app.relay.history_errors import history_errors
+from app.relay.tools import history as tool_history
 from app.sealing import PREFIX, Seals, is_sealed
 from app.store.errors import HistoryError
 from app.store.store import Store
@@ -114,6 +116,11 @@ class Contexts:
             return _unsealed(item)
         own_id = {"id": sealed["item_id"]} if sealed["item_id"] else {}
         return {**item, "encrypted_content": sealed["value"], **own_id}
+
+    def for_channel(self, turn: Turn, channel: Channel) -> Turn:
+        """The turn as this channel can read it: what only its family can open, and calls of tools as it takes them."""
+        results = partial(self._store.tool_calls.results, turn.owner)
+        return tool_history.for_channel(self.for_family(turn, channel.family), channel, results)
 
     def for_family(self, turn: Turn, family: str) -> Turn:
         """The turn as a channel of this family can read it. For another family the original items replace a native

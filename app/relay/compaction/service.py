@@ -193,7 +193,7 @@ class CompactionService:
 
     def native_pass(self, task: _Task, attempt: ChannelAttempt) -> _CompactionPass:
         selected = attempt.selected
-        turn = task.contexts.for_family(task.internal(task.turn.model, task.plan.old), selected.channel.family)
+        turn = task.contexts.for_channel(task.internal(task.turn.model, task.plan.old), selected.channel)
         attempt.unseen = unseen(turn)
         with self._limited(task):
             native, answer = self._compacted_by(attempt, turn, task.watch)
@@ -282,9 +282,9 @@ class CompactionService:
     def _read(self, task: _Task, turn: Turn) -> tuple[Turn, Answer, TurnAttempt]:
         """The answer to an internal turn. Raises GatewayError."""
         turn = replace(turn, stream=True)
-        for_family, on_attempt, watch = task.contexts.for_family, task.on_attempt, task.watch
+        for_channel, on_attempt, watch = task.contexts.for_channel, task.on_attempt, task.watch
         with self._limited(task):
-            attempts = TurnAttempts(turn, self._channels, for_family, on_attempt, watch, task.affinity)
+            attempts = TurnAttempts(turn, self._channels, for_channel, on_attempt, watch, task.affinity)
             return turn, *attempts.first(StreamedInside(watch, self._transport))
 
     def _limited(self, task: _Task) -> AbstractContextManager[None]:

@@ -208,14 +208,12 @@ def test_calls_of_tools_that_only_other_upstreams_have_stay_in_the_history() -> 
         {"type": "computer_call_output", "call_id": "c", "output": {"type": "computer_screenshot", "image_url": "u"}},
         {"type": "tool_search_call", "call_id": "d", "arguments": {"q": "x"}},
         {"type": "tool_search_output", "call_id": "d", "tools": [{"type": "function", "name": "find"}]},
-        {"type": "mcp_call", "id": "m", "server_label": "s", "name": "n", "arguments": "{}", "output": "o"},
     )
     assert [message["content"] for message in sent if message["role"] == "tool"] == [
         "file",
         "completed",
         "[The output is in the next message.]",
         '["find"]',
-        "o",
     ]
 
 

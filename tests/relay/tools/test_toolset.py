@@ -15,7 +15,7 @@ from app.contract.tool_history import CallResult
 from app.contract.tools import Approval, HostedTool, ListedTool, ToolFilter, ToolServer, ToolTable, placeholder
 from app.contract.turn import Turn
 from app.errors import InvalidRequest
-from app.relay.tools.rounds import Round, refused
+from app.relay.tools.rounds import Round
 from app.relay.tools.toolset import Toolset, servers_named
 from tests.formats.conversations import turn
 
@@ -304,27 +304,6 @@ def test_the_rounds_follow_the_turns_own_input() -> None:
     assert [(link.channel, link.family) for link in (first, second)] == [("one", "f"), ("two", "g")]
     assert extended.tool_history.results == rounds[0].results
     assert extended.tool_history.names["docs", "search"] == "search"
-
-
-def test_a_refused_call_is_a_pair_that_nothing_ran() -> None:
-    call = {
-        "type": "function_call",
-        "id": "fc_1",
-        "call_id": "c",
-        "name": "x",
-        "arguments": "{}",
-        "status": "completed",
-    }
-
-    assert refused(call, "tool call limit reached") == [
-        {"type": "function_call", "call_id": "c", "name": "x", "arguments": "{}"},
-        {
-            "type": "function_call_output",
-            "call_id": "c",
-            "output": "tool call limit reached",
-            "status": "incomplete",
-        },
-    ]
 
 
 def test_the_placeholder_of_an_address_means_the_row() -> None:
