@@ -58,7 +58,7 @@ class ToolHistory:
     hosted: Mapping[str, str] = field(default_factory=dict)
     """The type of a hosted tool's item → the same."""
     results: Mapping[str, CallResult] = field(default_factory=dict)
-    """By the id of the call's item; by the `call_id` of a function's call that nothing ran."""
+    """By the id of the call's item."""
 
     def name_of(self, call: Item) -> str:
         """The name of a called tool, also of one that the turn does not have."""
@@ -123,15 +123,14 @@ class ToolItems:
     def _written(self, number: int, array: Sequence[Item]) -> Sequence[Item]:
         run = _Run()
         for item in array:
-            run.add(self._read(number, item))
+            if not run.took(item):
+                run.add(self._read(number, item))
         written = run.written()
         return written if len(written) >= len(array) else without_orphans(written)
 
     def _read(self, number: int, item: Item) -> _Call | Item | None:
         """The item, the call that stands for it, or None if it is left out."""
         kind = item.get("type")
-        if kind == "function_call" and (result := self._history.results.get(str(item.get("call_id")))) is not None:
-            return _Call(item, _output(str(item["call_id"]), result.text or "", result), None)
         if kind not in REWRITTEN_TYPES:
             return item
         if kind == "mcp_approval_request":
@@ -222,7 +221,7 @@ class _Call:
     call: Item
     output: Item
     group: object
-    """Calls of one group were written in one answer; None for a call of whichever answer is being read."""
+    """Calls of one group were written in one answer."""
 
 
 class _Run:
@@ -236,9 +235,9 @@ class _Run:
 
     def add(self, read: _Call | Item | None) -> None:
         if isinstance(read, _Call):
-            if read.group is not None and self._group not in (None, read.group):
+            if self._group not in (None, read.group):
                 self._end()
-            self._group = read.group or self._group
+            self._group = read.group
             self._items.append(read.call)
             self._outputs.append(read.output)
         elif read is not None:
@@ -246,6 +245,15 @@ class _Run:
             if not is_call(read) or is_output(read):
                 self._end()
             self._items.append(read)
+
+    def took(self, item: Item) -> bool:
+        """Takes an output if it says that nothing ran the call before it: the model wrote that call with the others."""
+        last = self._items[-1] if self._items else {}
+        refused = is_output(item) and item.get("status") == "incomplete" and is_call(last)
+        if refused and item.get("call_id") == last.get("call_id"):
+            self._outputs.append(item)
+            return True
+        return False
 
     def written(self) -> list[Item]:
         self._end()

@@ -191,11 +191,12 @@ def test_the_clients_own_output_ends_the_answer() -> None:
 
 
 def test_a_call_that_nothing_ran_reads_as_one_with_its_reason() -> None:
-    history = ToolHistory(HISTORY.names, results={"c": CallResult("tool call limit reached", failed=True)})
-    (items,) = written([call(1), CLIENT, call(2)], history=history)
+    nothing = {**CLIENT_OUTPUT, "output": "tool call limit reached", "status": "incomplete"}
+    (items,) = written([call(1), CLIENT, nothing, call(2), ANSWER])
 
-    assert brief(items) == ['{"query": "1"}', "{}", '{"query": "2"}', "found 1", "tool call limit reached", "found 2"]
-    assert items[4] == {**CLIENT_OUTPUT, "output": "tool call limit reached", "status": "incomplete"}
+    assert brief(items) == [
+        *('{"query": "1"}', "{}", '{"query": "2"}', "found 1", "tool call limit reached", "found 2", "message")
+    ]
 
 
 # --- listings and approvals ---------------------------------------------------------------------------------------

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from time import time
 
-from app.contract.items import Item
+from app.contract.items import Item, gateway_item_id
 from app.contract.records import ToolCall as Mark
 from app.contract.turn import Turn
 from app.errors import InvalidRequest
 from app.relay.tools.context_items import context_items
-from app.relay.tools.model_calls import APPROVAL_REQUEST, Fate, ToolCall, call_item_id
+from app.relay.tools.model_calls import APPROVAL_REQUEST, Fate, ToolCall
 from app.relay.tools.toolset import MCP_CALL, Toolset
 from app.store.errors import AlreadyAnswered
 from app.store.store import Store
@@ -102,7 +102,7 @@ def _call(request: Item, toolset: Toolset, turn_id: str, number: int) -> ToolCal
             param="tools",
         )
     return ToolCall(
-        call_item_id(turn_id, MCP_CALL, number),
+        gateway_item_id(MCP_CALL, turn_id, number, 0),
         Fate.RUN,
         tool,
         arguments=request["arguments"],

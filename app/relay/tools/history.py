@@ -1,4 +1,4 @@
-"""A turn's context with calls of tools as one channel takes them, and what of the context only the store knows."""
+"""A turn's context with calls of tools as one channel takes them."""
 
 from __future__ import annotations
 
@@ -45,13 +45,6 @@ def for_channel(turn: Turn, channel: Channel, results: ReadResults) -> Turn:
 
     items = ToolItems([place.items for place in places], turn.tool_history, keeps)
     return _with(turn, places, items.as_functions())
-
-
-def listed_labels(turn: Turn) -> frozenset[str]:
-    """The labels whose tools the context lists: a client that has seen them gets no new list."""
-    items = (item for place in _places(turn) for item in place.items)
-    listings = (item for item in items if item.get("type") == "mcp_list_tools" and not item.get("error"))
-    return frozenset(str(item.get("server_label")) for item in listings)
 
 
 def _may_be_own(place: _Place, turn: Turn, channel: Channel) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from app.contract.items import Item, new_item_id
+from app.contract.items import Item, gateway_item_id
 from app.contract.turn import Turn
 from app.errors import ToolListFailed
 from app.relay.tools.context_items import context_items
@@ -21,16 +21,18 @@ def list_items(turn: Turn, servers: Sequence[NamedServer], toolset: Toolset) -> 
     if not named:
         return []
     known = {item.get("server_label") for item in context_items(turn, LIST) if not item.get("error")}
-    return [_item(server.label, toolset.tools_of(server)) for server in named if server.label not in known]
+    new = [server for server in named if server.label not in known]
+    return [_item(turn.id, number, server.label, toolset.tools_of(server)) for number, server in enumerate(new)]
 
 
 def list_failed(turn: Turn, error: ToolListFailed) -> Item:
     """The item of a server that could not be listed."""
-    return {**_item(error.label, ()), "error": error.message}
+    return {**_item(turn.id, 0, error.label, ()), "error": error.message}
 
 
-def _item(label: str, tools: Sequence[OfferedTool]) -> Item:
-    return {"id": new_item_id(LIST), "type": LIST, "server_label": label, "tools": [*_shown(tools)]}
+def _item(turn_id: str, number: int, label: str, tools: Sequence[OfferedTool]) -> Item:
+    item_id = gateway_item_id(LIST, turn_id, number, 0)
+    return {"id": item_id, "type": LIST, "server_label": label, "tools": [*_shown(tools)]}
 
 
 def _shown(tools: Sequence[OfferedTool]) -> Iterator[dict[str, Any]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from app.contract.items import Item, prefix_of
+from app.contract.items import Item, gateway_item_id
 from app.contract.replay import has_half_arguments
 from app.contract.tool_history import CallResult
 from app.contract.tools import ToolOutcome
@@ -207,12 +206,8 @@ class AnswerCalls:
         return ToolCall("", Fate.REFUSE, words=words)
 
     def _item_id(self, kind: str) -> str:
-        return call_item_id(self._turn_id, kind, self.next_number)
-
-
-def call_item_id(turn_id: str, kind: str, number: int) -> str:
-    """The id of a turn's item, the same whenever its answer is read again."""
-    return f"{prefix_of(kind)}_{hashlib.sha256(f'{turn_id}/tools/{number}'.encode()).hexdigest()[:48]}"
+        # The number of its first call tells this answer from the turn's others.
+        return gateway_item_id(kind, self._turn_id, self.next_number, self._first)
 
 
 def model_items(items: Iterable[Item], calls: AnswerCalls) -> list[Item]:

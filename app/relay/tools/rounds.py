@@ -18,12 +18,19 @@ class Round:
     """
 
     items: Sequence[Item]
-    """The items of the answer in the model's order, each call of the gateway with its result. A `function_call` that
-    nothing ran, such as one above the limit, stands as the model wrote it; it is no item of the response."""
+    """The items of the answer in the model's order, each call of the gateway with its result. `refused` makes those of
+    calls that get no item in the response."""
     family: str | None = None
     """The channel family that can read the opaque items; None if there are none."""
     results: Mapping[str, CallResult] = field(default_factory=dict)
-    """What the items themselves do not say, by their ids: images, and what a mapped tool has found. By `call_id`: what
-    the model reads of a call that nothing ran."""
+    """What the items themselves do not say, by their ids: images, and what a mapped tool has found."""
     channel: str | None = None
     """The channel that answered."""
+
+
+def refused(call: Item, words: str) -> list[Item]:
+    """A call of a function that nothing ran, such as one above the limit, and the words that the model reads instead of
+    a result."""
+    named = {name: call[name] for name in ("type", "call_id", "name", "arguments")}
+    output = {"type": "function_call_output", "call_id": call["call_id"], "output": words, "status": "incomplete"}
+    return [named, output]

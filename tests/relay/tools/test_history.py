@@ -16,7 +16,7 @@ from app.contract.items import Item, gateway_item_id
 from app.contract.records import Chain, Link
 from app.contract.tool_history import CallResult, ToolHistory, call_id_of
 from app.contract.turn import Turn
-from app.relay.tools.history import for_channel, listed_labels
+from app.relay.tools.history import for_channel
 from app.relay.tools.rounds import Round
 from app.relay.tools.toolset import Toolset
 from tests.formats.conversations import row, turn
@@ -262,12 +262,3 @@ def test_no_upstream_gets_a_server_that_it_cannot_call(mcp: str, left: list[str]
     ]
     body = sent(turn(USER, tools=tools), channel("responses", mcp=mcp))
     assert [tool["type"] for tool in body["tools"]] == left
-
-
-def test_the_labels_that_the_context_lists() -> None:
-    broken = {**LISTING, "server_label": "broken", "error": "gone"}
-    chain = Chain((link(LISTING, broken, ANSWER),))
-
-    assert listed_labels(turn(USER, chain=chain)) == {"docs"}
-    assert listed_labels(turn(USER, {**LISTING, "server_label": "mine"}, chain=chain)) == {"docs", "mine"}
-    assert listed_labels(turn(USER, chain=Chain((link(ANSWER),)))) == frozenset()
