@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from app import mcp_sdk
 from app.channels.interpolation import Interpolation
 from app.channels.table_files import certificates, warn_of_literal
 from app.contract.tools import HostedTool, ToolServer, ToolTable, origin_of
 from app.schemas.rows import shown_key
 from app.schemas.table_values import Scalar, suggestion
-
-#: The package of the MCP SDK; only `app.tools` imports it.
-_SDK = "mcp"
-
-_NO_SDK = (
-    "tool servers need the MCP SDK, which is not installed: pip install '.[tools]' in the checkout, or the path of "
-    "Antiphon's wheel followed by [tools]"
-)
 
 #: Headers that hold a key, by the end of their names.
 _KEYS = re.compile(r"(?:authorization|key|token|secret)$", re.IGNORECASE)
@@ -38,8 +30,9 @@ def check(values: Interpolation, written: Any) -> None:
             named = f" '{shown_key(server.text)}'{suggestion(server.text, labels)}" if server.literal else ""
             values.report(("tools", "hosted", type, "server"), f"no server has the label{named}")
     _check_origins(values, written.get("client_urls"))
-    if (labels or written.get("client_urls")) and find_spec(_SDK) is None:
-        values.document.error(values.key_nodes()["tools",], _NO_SDK)
+    if (labels or written.get("client_urls")) and not mcp_sdk.is_installed():
+        text = f"tool servers need the MCP SDK, which is not installed: {mcp_sdk.FIX}"
+        values.document.error(values.key_nodes()["tools",], text)
 
 
 def _check_labels(values: Interpolation, rows: Any) -> Mapping[str, int]:
@@ -67,11 +60,14 @@ def _check_origins(values: Interpolation, rows: Any) -> None:
 
 def build(values: Interpolation, rows: Mapping[str, Any]) -> ToolTable:
     """The tool servers that are enabled and have their variables, and what they fulfil."""
-    servers = {server.label: server for server in _servers(values, rows.get("servers", ()))}
+    enabled = {index: row for index, row in enumerate(rows.get("servers", ())) if row.get("enabled", True)}
+    waiting = {row["label"]: why for index, row in enabled.items() if (why := _lacks_variable(values, index, row))}
+    servers = {index: _server(values, index, row) for index, row in enabled.items()}
     hosted = {type: HostedTool(type=type, **row) for type, row in rows.get("hosted", {}).items()}
     return ToolTable(
-        servers=MappingProxyType(servers),
+        servers=MappingProxyType({one.label: one for one in servers.values() if one.label not in waiting}),
         hosted=MappingProxyType(hosted),
+        left_out=MappingProxyType(waiting),
         client_origins=MappingProxyType(dict(rows.get("client_urls", ()))),
     )
 
@@ -80,27 +76,23 @@ def build(values: Interpolation, rows: Mapping[str, Any]) -> ToolTable:
 _READ_ON = frozenset({"allowed_tools", "require_approval", "timeout", "ca_file", "enabled"})
 
 
-def _servers(values: Interpolation, rows: Sequence[Mapping[str, Any]]) -> Iterator[ToolServer]:
-    for index, row in enumerate(rows):
-        _warn_of_keys(values, index, row)
-        ca_file = certificates(values, ("tools", "servers", index), row)
-        if not row.get("enabled", True) or _lacks_variable(values, index, row["label"]):
-            continue
-        yield ToolServer(
-            **{name: value for name, value in row.items() if name not in _READ_ON},
-            **{f"{name}_timeout": seconds for name, seconds in row.get("timeout", {}).items()},
-            **({"approval": row["require_approval"]} if "require_approval" in row else {}),
-            allowed=row.get("allowed_tools"),
-            ca_file=ca_file,
-        )
+def _server(values: Interpolation, index: int, row: Mapping[str, Any]) -> ToolServer:
+    _warn_of_keys(values, index, row)
+    return ToolServer(
+        **{name: value for name, value in row.items() if name not in _READ_ON},
+        **{f"{name}_timeout": seconds for name, seconds in row.get("timeout", {}).items()},
+        **({"approval": row["require_approval"]} if "require_approval" in row else {}),
+        allowed=row.get("allowed_tools"),
+        ca_file=certificates(values, ("tools", "servers", index), row),
+    )
 
 
-def _lacks_variable(values: Interpolation, index: int, label: str) -> bool:
-    """Whether the URL or a header waits for a variable. Warns of each."""
+def _lacks_variable(values: Interpolation, index: int, row: Mapping[str, Any]) -> str:
+    """Why the URL or a header waits for a variable; empty when none does. Warns of each."""
     waiting = [(place, why) for place, why in values.unset.items() if place[:3] == ("tools", "servers", index)]
     for place, why in waiting:
-        values.document.warn(values.nodes[place], f"{why}; tool server '{label}' is left out")
-    return bool(waiting)
+        values.document.warn(values.nodes[place], f"{why}; tool server '{row['label']}' is left out")
+    return waiting[0][1] if waiting else ""
 
 
 def _warn_of_keys(values: Interpolation, index: int, row: Mapping[str, Any]) -> None:

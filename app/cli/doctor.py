@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from time import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -29,6 +30,7 @@ from app.cli.context import CONFIGURATION, FAILED, as_json, open_store, print_js
 from app.cli.output import counted
 from app.cli.table import read_table
 from app.contract.records import WorkerStatus
+from app.contract.tools import ToolTable
 from app.errors import ConfigurationError, StoreUnavailable
 from app.reports.channel_states import COOLDOWN, FULL, HALF_OPEN, channel_reports
 from app.server.job_queue import open_queue
@@ -250,6 +252,7 @@ def _channels(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Findi
     for warning in channel_table.warnings:
         yield Finding(WARNING, "channels", str(warning))
     yield _usable(settings, channel_table)
+    yield from _tools(settings, channel_table.tools)
     for report in channel_reports(channel_table, workers):
         if report.state.label in (COOLDOWN, FULL, HALF_OPEN):
             name = report.channel.name
@@ -262,6 +265,40 @@ def _usable(settings: Settings, channel_table: Table) -> Finding:
     if not usable:
         return Finding(PROBLEM, "channels", text, "set the key of a channel, or enable one", CONFIGURATION)
     return Finding(OK, "channels", text)
+
+
+def _tools(settings: Settings, tools: ToolTable) -> Iterator[Finding]:
+    """The tool servers of the table. Like the upstreams, they get no request."""
+    if not tools:
+        return
+    yield Finding(OK, "tools", f"{counted(len(tools.servers), 'tool server')}; antiphon tools list asks them")
+    for label, server in tools.servers.items():
+        parts = urlsplit(server.url)
+        if parts.scheme == "http" and server.headers and not _is_local(parts.hostname or ""):
+            text = f"{label}: its headers leave this machine without TLS"
+            yield Finding(WARNING, "tools", text, "use an https:// URL, or a proxy with TLS on the server's machine")
+    for type, hosted in tools.hosted.items():
+        if hosted.server not in tools.servers:
+            text = f"{type} is dropped: its server '{hosted.server}' is left out or disabled"
+            yield Finding(WARNING, "tools", text, "see the warnings of antiphon check")
+    for label in _without_token(settings, tools):
+        fix = f"antiphon tokens create NAME --tools {label}"
+        yield Finding(WARNING, "tools", f"{label}: no token may use it", fix)
+
+
+def _is_local(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _without_token(settings: Settings, tools: ToolTable) -> list[str]:
+    """The labels that no token may use; none when the database cannot say it."""
+    try:
+        with open_store(settings) as store:
+            store.schema.check()
+            tokens = [token for token in store.tokens.all() if token.revoked_at is None]
+    except (ConfigurationError, StoreUnavailable):
+        return []
+    return [label for label in tools.servers if not any(token.may_use_tools(label) for token in tokens)]
 
 
 def _serving(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Finding]:

@@ -209,6 +209,8 @@ class ToolTable:
     """By label; without those that are left out for an unset variable."""
     hosted: Mapping[str, HostedTool] = field(default_factory=dict)
     """By the type of the hosted tool."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the servers that wait for a variable → the reason."""
     client_origins: Mapping[str, bool] = field(default_factory=dict)
     """The origins of servers that clients may name → whether their addresses may be private."""
 

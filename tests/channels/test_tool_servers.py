@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from app.channels import tool_servers
+from app import mcp_sdk
 from app.channels.yaml_document import ChannelsInvalid
 from app.contract.tools import ALWAYS, NEVER, Approval, HostedTool, ToolFilter, ToolServer
 from tests.channels.tables import CANARY, DEMO
@@ -228,7 +228,7 @@ def test_a_scalar_for_the_whole_section_is_not_shown(read):
     ],
 )
 def test_servers_need_the_sdk_and_the_error_says_what_to_install(read, monkeypatch, text, needed):
-    monkeypatch.setattr(tool_servers, "_SDK", "a_package_that_is_not_there")
+    monkeypatch.setattr(mcp_sdk, "_PACKAGE", "a_package_that_is_not_there")
     if not needed:
         assert not read(table_of(text)).tools
         return
