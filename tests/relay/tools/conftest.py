@@ -14,8 +14,8 @@ from app.settings import TRANSPORTS
 from tests.gateway import Gateway
 from tests.response_contract import check_response, check_stream
 from tests.tool_servers import ToolServer
-from tests.upstream import STRICT, ScriptedUpstream
-from tests.upstream_formats import FORMAT_SETUPS, row_of
+from tests.upstream import STRICT, Script, ScriptedUpstream
+from tests.upstream_formats import FORMAT_SETUPS, rows_of
 
 JSON = dict[str, Any]
 
@@ -29,8 +29,11 @@ class ToolCase:
 
     gateway: Gateway
     upstream: ScriptedUpstream
+    second: ScriptedUpstream
+    """Serves `model-first` when the first has failed."""
     server: ToolServer
     model: str
+    dialect: tuple[Script, ...] = ()
 
     def on(self, model: str) -> ToolCase:
         return replace(self, model=model)
@@ -65,6 +68,11 @@ def mcp(*allowed: str, label: str = "docs", **keys: Any) -> JSON:
     return {**named, "allowed_tools": [*allowed], "require_approval": "never", **keys}
 
 
+def kinds_of(response: Mapping[str, Any]) -> list[str]:
+    """The types of the items, without reasoning, which not every model shows."""
+    return [item["type"] for item in response["output"] if item["type"] != "reasoning"]
+
+
 def table(server: ToolServer) -> Mapping[str, Any]:
     """The tool servers of the channel table: one that asks for nothing, one that always asks, one that is gone."""
     rows = [
@@ -88,13 +96,23 @@ def _tool_cases(
 ) -> Iterator[dict[str, ToolCase]]:
     with ExitStack() as stack:
         upstreams = {name: stack.enter_context(ScriptedUpstream(dialect=STRICT)) for name in FORMAT_SETUPS}
-        channels = [row_of(name, upstream, models=[name]) for name, upstream in upstreams.items()]
+        channels = [row for name in upstreams for row in rows_of(name, upstreams)[:2]]
         directory = tmp_path_factory.mktemp("tools")
         gateway = stack.enter_context(
             Gateway(directory, channels, table(tool_server), mover=request.param, worker_processes=1)
         )
         gateway.token = gateway.new_token("with-tools", "--tools", "*")
-        yield {name: ToolCase(gateway, upstreams[name], tool_server, name) for name in FORMAT_SETUPS}
+        yield {
+            name: ToolCase(
+                gateway,
+                upstreams[name],
+                upstreams[channels[2 * place + 1]["name"].partition("-")[0]],
+                tool_server,
+                name,
+                FORMAT_SETUPS[name].dialect,
+            )
+            for place, name in enumerate(FORMAT_SETUPS)
+        }
 
 
 @pytest.fixture(params=FORMAT_SETUPS)
@@ -102,9 +120,9 @@ def tool_case(
     request: pytest.FixtureRequest, _tool_cases: dict[str, ToolCase], tool_server: ToolServer
 ) -> Iterator[ToolCase]:
     """Each format in turn."""
-    case = _tool_cases[request.param]
-    setup = FORMAT_SETUPS[request.param]
-    case.upstream.reset()
-    case.upstream.always(*setup.dialect)
-    yield case
-    case.upstream.reset()
+    for case in _tool_cases.values():
+        case.upstream.reset()
+        case.upstream.always(*case.dialect)
+    yield _tool_cases[request.param]
+    for case in _tool_cases.values():
+        case.upstream.reset()

@@ -2,13 +2,297 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import orjson
 import pytest
 
-from tests.relay.tools.conftest import ToolCase
+from tests.relay.tools.conftest import ASK_BOTH, ToolCase, kinds_of, mcp
+from tests.response_contract import check_error
+from tests.upstream import Answer, Exchange, Script, refusal
+from tests.upstream_formats import lines
+
+JSON = dict[str, Any]
+WEATHER: JSON = {
+    "type": "function",
+    "name": "weather",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+either = pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
 
 
-@pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
+@either
 def test_a_call_runs_and_the_model_answers_with_its_result(tool_case: ToolCase, streamed: bool) -> None:
     response = tool_case.ask(streamed)
-    kinds = [item["type"] for item in response["output"] if item["type"] != "reasoning"]
-    assert kinds == ["mcp_list_tools", "mcp_call", "message"], response
+    listed, call, message = (item for item in response["output"] if item["type"] != "reasoning")
+    assert listed == {
+        "id": listed["id"],
+        "type": "mcp_list_tools",
+        "server_label": "docs",
+        "tools": [
+            {
+                "annotations": {"read_only": True},
+                "description": "Returns the text.",
+                "input_schema": {"type": "object", "properties": {"text": {"type": "string"}}},
+                "name": "echo",
+            }
+        ],
+    }
+    arguments = call["arguments"]
+    assert orjson.loads(arguments) == {"text": "Oslo"}
+    assert call == {
+        "id": call["id"],
+        "type": "mcp_call",
+        "status": "completed",
+        "approval_request_id": None,
+        "arguments": arguments,
+        "error": None,
+        "name": "echo",
+        "output": "Oslo",
+        "server_label": "docs",
+    }
+    assert message["type"] == "message"
+    # The second exchange has the call and its result, and no model has heard of a tool server.
+    first, second = tool_case.upstream.bodies
+    assert ("output", "Oslo") in lines(second)
+    assert [line[:2] for line in lines(second) if line[0] == "call"] == [("call", "echo")]
+    assert b"mcp" not in orjson.dumps([first["tools"], second["tools"]])
+    assert tool_case.gateway.get(f"/responses/{response['id']}").json()["output"] == response["output"]
+
+
+def test_the_events_come_in_the_order_of_the_contract(tool_case: ToolCase) -> None:
+    events = tool_case.events()
+    steps = [event["type"].removeprefix("response.") for event in events]
+    begin = steps.index("output_item.added", steps.index("output_item.added") + 1)
+    assert steps[:6] == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "mcp_list_tools.in_progress",
+        "mcp_list_tools.completed",
+        "output_item.done",
+    ]
+    of_call = [step for step in steps[begin:] if step.startswith("mcp_call")]
+    assert of_call[0] == "mcp_call.in_progress"
+    assert set(of_call[1:-2]) == {"mcp_call_arguments.delta"}
+    assert of_call[-2:] == ["mcp_call_arguments.done", "mcp_call.completed"]
+    assert steps.count("created") == steps.count("completed") == 1
+    assert "function_call" not in str(steps)
+
+
+@either
+def test_calls_of_one_answer_run_at_once_and_end_in_the_models_order(tool_case: ToolCase, streamed: bool) -> None:
+    response = tool_case.ask(streamed, input=ASK_BOTH, tools=[mcp("echo", "undescribed")])
+    calls = [item for item in response["output"] if item["type"] == "mcp_call"]
+    assert [(call["name"], call["output"]) for call in calls] == [("echo", "Oslo"), ("undescribed", "Oslo")] or [
+        orjson.loads(call["arguments"]).get("text", "") for call in calls
+    ] == [call["output"] for call in calls]
+    assert len(tool_case.upstream.bodies) == 2
+    outputs = [line[1] for line in lines(tool_case.upstream.bodies[1]) if line[0] == "output"]
+    assert outputs == [call["output"] for call in calls]
+
+
+@either
+def test_a_tool_that_fails_is_the_models_business(tool_case: ToolCase, streamed: bool) -> None:
+    response = tool_case.ask(streamed, tools=[mcp("fail")])
+    (call,) = (item for item in response["output"] if item["type"] == "mcp_call")
+    assert (response["status"], call["status"], call["output"]) == ("completed", "failed", None)
+    assert call["error"] == {"type": "mcp_tool_execution_error", "content": [{"type": "text", "text": "Oslo"}]}
+    assert kinds_of(response)[-1] == "message"
+
+
+@either
+def test_a_call_of_the_clients_ends_the_turn_after_ours_have_run(tool_case: ToolCase, streamed: bool) -> None:
+    response = tool_case.ask(streamed, input=ASK_BOTH, tools=[mcp("echo"), WEATHER])
+    assert kinds_of(response) == ["mcp_list_tools", "mcp_call", "function_call"]
+    assert len(tool_case.upstream.bodies) == 1
+    mine = response["output"][-1]
+    tool_case.upstream.reset()
+    answered = {"type": "function_call_output", "call_id": mine["call_id"], "output": "rain"}
+    follow_up = tool_case.ask(
+        streamed, previous_response_id=response["id"], input=[answered], tools=[mcp("echo"), WEATHER]
+    )
+    assert kinds_of(follow_up) == ["message"]
+    outputs = [line[1] for line in lines(tool_case.upstream.bodies[-1]) if line[0] == "output"]
+    assert sorted(outputs) == ["Oslo", "rain"]
+
+
+@either
+def test_the_next_turn_knows_the_call_and_lists_nothing_again(tool_case: ToolCase, streamed: bool) -> None:
+    first = tool_case.ask(streamed)
+    tool_case.upstream.reset()
+    second = tool_case.ask(streamed, previous_response_id=first["id"], input="And now?")
+    assert kinds_of(second) == ["message"]
+    assert ("output", "Oslo") in lines(tool_case.upstream.bodies[-1])
+
+
+@either
+def test_an_unstored_turn_works_and_its_client_brings_the_history(tool_case: ToolCase, streamed: bool) -> None:
+    first = tool_case.ask(streamed, store=False)
+    assert kinds_of(first) == ["mcp_list_tools", "mcp_call", "message"]
+    tool_case.upstream.reset()
+    history = [{"role": "user", "content": "What is the weather?"}, *first["output"], {"role": "user", "content": "Ok"}]
+    second = tool_case.ask(streamed, store=False, input=history)
+    assert kinds_of(second) == ["message"]
+    assert ("output", "Oslo") in lines(tool_case.upstream.bodies[-1])
+
+
+@either
+def test_a_conversation_holds_the_calls(tool_case: ToolCase, streamed: bool) -> None:
+    conversation = tool_case.gateway.post("/conversations", {}).json()["id"]
+    tool_case.ask(streamed, conversation=conversation)
+    items = tool_case.gateway.get(f"/conversations/{conversation}/items?order=asc").json()["data"]
+    assert [item["type"] for item in items if item["type"] != "reasoning"] == [
+        "message",
+        "mcp_list_tools",
+        "mcp_call",
+        "message",
+    ]
+    tool_case.upstream.reset()
+    assert kinds_of(tool_case.ask(streamed, conversation=conversation, input="Thanks")) == ["message"]
+    assert ("output", "Oslo") in lines(tool_case.upstream.bodies[-1])
+
+
+@either
+def test_a_forced_choice_holds_for_the_first_exchange_only(tool_case: ToolCase, streamed: bool) -> None:
+    choice = {"type": "mcp", "server_label": "docs", "name": "echo"}
+    response = tool_case.ask(streamed, input="Say something", tool_choice=choice)
+    assert kinds_of(response) == ["mcp_list_tools", "mcp_call", "message"]
+    assert response["tool_choice"] == choice
+    first, second = (str(body.get("tool_choice")) for body in tool_case.upstream.bodies)
+    assert "echo" in first
+    assert "echo" not in second
+
+
+@either
+def test_calls_above_the_limit_do_not_run_and_the_model_is_asked_once_more(tool_case: ToolCase, streamed: bool) -> None:
+    before = len(tool_case.server.calls)
+    response = tool_case.ask(streamed, input=ASK_BOTH, tools=[mcp("add", "echo", "undescribed")], max_tool_calls=1)
+    assert kinds_of(response) == ["mcp_list_tools", "mcp_call", "message"]
+    assert response["status"] == "completed"
+    assert len(tool_case.server.calls) == before + 1
+    second = tool_case.upstream.bodies[1]
+    assert "tool call limit reached" in [line[1] for line in lines(second) if line[0] == "output"]
+    assert not second.get("tools")
+
+
+@either
+def test_a_model_that_never_stops_calling_is_stopped(tool_case: ToolCase, streamed: bool) -> None:
+    tool_case.upstream.always(forgetful(), *tool_case.dialect)
+    response = tool_case.ask(streamed)
+    assert response["status"] == "completed"
+    assert len(tool_case.upstream.bodies) == 33
+    assert kinds_of(response).count("mcp_call") == 32
+    assert not tool_case.upstream.bodies[-1].get("tools")
+
+
+def forgetful() -> Script:
+    """A model that calls again whatever it has been answered, as long as it is offered a tool."""
+
+    def script(exchange: Exchange, answer: Answer) -> Answer:
+        body = dict(exchange.request.body)
+        name = "input" if "input" in body else "messages"
+        body[name] = [entry for entry in body[name] if isinstance(entry.get("content"), str) or is_question(entry)]
+        return exchange.reply(body)
+
+    return script
+
+
+def is_question(entry: JSON) -> bool:
+    """Whether a message is the user's, and holds no result of a tool."""
+    content = entry.get("content")
+    return entry.get("role") == "user" and not any(part["type"] == "tool_result" for part in content or ())
+
+
+@either
+def test_usage_is_the_sum_and_the_row_tells_the_exchanges_apart(tool_case: ToolCase, streamed: bool) -> None:
+    response = tool_case.ask(streamed)
+    shown = tool_case.gateway.command("show", response["id"], "--owner", "with-tools", "--json")
+    attempts = orjson.loads(shown)["attempts"]
+    assert len(attempts) == 2
+    total = response["usage"]
+    for name in ("input_tokens", "output_tokens", "total_tokens"):
+        assert sum(attempt["usage"][name] for attempt in attempts) == total[name]
+    assert attempts[0]["usage"]["input_tokens"] < attempts[1]["usage"]["input_tokens"]
+
+
+@either
+def test_a_server_that_cannot_be_listed_is_a_424(tool_case: ToolCase, streamed: bool) -> None:
+    answer = (tool_case.stream if streamed else tool_case.post)(tools=[mcp(label="gone")])
+    error = check_error(answer, 424, "http_error", "tools", "external_connector_error")
+    assert error["message"].startswith("Error retrieving tool list from MCP server: 'gone'. Http status code: 424")
+    assert not tool_case.upstream.bodies
+
+
+@either
+def test_an_answer_that_was_cut_off_runs_nothing(tool_case: ToolCase, streamed: bool) -> None:
+    before = len(tool_case.server.calls)
+    response = tool_case.ask(streamed, max_output_tokens=16)
+    assert response["status"] == "incomplete"
+    assert len(tool_case.server.calls) == before
+    assert {item["status"] for item in response["output"] if item["type"] == "mcp_call"} <= {"incomplete"}
+
+
+@either
+def test_the_same_key_gives_the_same_response_and_no_second_call(tool_case: ToolCase, streamed: bool) -> None:
+    headers = {"Idempotency-Key": f"tools-{tool_case.model}-{streamed}-{id(tool_case.gateway)}"}
+    first = tool_case.gateway.post("/responses", tool_case.body(), headers=headers).json()
+    before = len(tool_case.server.calls)
+    second = tool_case.gateway.post("/responses", tool_case.body(), headers=headers)
+    assert second.headers["Idempotent-Replayed"] == "true"
+    assert second.json() == first
+    assert len(tool_case.server.calls) == before
+
+
+@either
+def test_a_hosted_tool_is_shown_as_the_contract_shows_it(tool_case: ToolCase, streamed: bool) -> None:
+    include = ["web_search_call.action.sources"]
+    response = tool_case.ask(streamed, tools=[{"type": "web_search"}], include=include)
+    (search,) = (item for item in response["output"] if item["type"] != "message" and item["type"] != "reasoning")
+    assert search == {
+        "id": search["id"],
+        "type": "web_search_call",
+        "status": "completed",
+        "action": {
+            "type": "search",
+            "query": "Oslo",
+            "queries": ["Oslo"],
+            "sources": [{"type": "url", "url": "https://docs.example/antiphon"}],
+        },
+    }
+    found = "1 page about Oslo: https://docs.example/antiphon"
+    assert ("output", found) in lines(tool_case.upstream.bodies[1])
+    # The item holds no result; the next turn's model still knows it.
+    tool_case.upstream.reset()
+    tool_case.ask(streamed, previous_response_id=response["id"], input="And?", tools=[{"type": "web_search"}])
+    assert ("output", found) in lines(tool_case.upstream.bodies[-1])
+
+
+def test_the_results_of_a_file_search_are_shown_when_included(tool_case: ToolCase) -> None:
+    tools = [{"type": "file_search", "vector_store_ids": ["vs_1"]}]
+    (search, *_) = tool_case.create(tools=tools, include=["file_search_call.results"])["output"]
+    assert (search["type"], search["queries"]) == ("file_search_call", ["Oslo"])
+    assert search["results"] == [
+        {
+            "attributes": {},
+            "file_id": "https://docs.example/antiphon",
+            "filename": "Antiphon",
+            "score": 0,
+            "text": "about Oslo",
+        }
+    ]
+    (bare, *_) = tool_case.create(tools=tools)["output"]
+    assert bare["results"] is None
+
+
+@either
+def test_an_exchange_that_fails_before_its_output_is_tried_on_another_channel(
+    tool_case: ToolCase, streamed: bool
+) -> None:
+    tool_case = tool_case.on(f"{tool_case.model}-first")
+    tool_case.upstream.enqueue(*tool_case.dialect)
+    tool_case.upstream.enqueue(refusal(500))
+    response = tool_case.ask(streamed)
+    assert kinds_of(response) == ["mcp_list_tools", "mcp_call", "message"]
+    assert len(tool_case.upstream.bodies) == 2
+    assert ("output", "Oslo") in lines(tool_case.second.bodies[-1])
