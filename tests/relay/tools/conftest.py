@@ -90,16 +90,22 @@ def tool_server() -> Iterator[ToolServer]:
         yield server
 
 
-@pytest.fixture(scope="session", params=TRANSPORTS)
+@pytest.fixture(scope="session")
+def tool_transport(request: pytest.FixtureRequest) -> str:
+    """The transport of streams: the pump, unless a test names another."""
+    return str(getattr(request, "param", TRANSPORTS[0]))
+
+
+@pytest.fixture(scope="session")
 def _tool_cases(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tool_server: ToolServer
+    tmp_path_factory: pytest.TempPathFactory, tool_server: ToolServer, tool_transport: str
 ) -> Iterator[dict[str, ToolCase]]:
     with ExitStack() as stack:
         upstreams = {name: stack.enter_context(ScriptedUpstream(dialect=STRICT)) for name in FORMAT_SETUPS}
         channels = [row for name in upstreams for row in rows_of(name, upstreams)[:2]]
         directory = tmp_path_factory.mktemp("tools")
         gateway = stack.enter_context(
-            Gateway(directory, channels, table(tool_server), mover=request.param, worker_processes=1)
+            Gateway(directory, channels, table(tool_server), mover=tool_transport, worker_processes=1)
         )
         gateway.token = gateway.new_token("with-tools", "--tools", "*")
         yield {
@@ -116,9 +122,7 @@ def _tool_cases(
 
 
 @pytest.fixture(params=FORMAT_SETUPS)
-def tool_case(
-    request: pytest.FixtureRequest, _tool_cases: dict[str, ToolCase], tool_server: ToolServer
-) -> Iterator[ToolCase]:
+def tool_case(request: pytest.FixtureRequest, _tool_cases: dict[str, ToolCase]) -> Iterator[ToolCase]:
     """Each format in turn."""
     for case in _tool_cases.values():
         case.upstream.reset()
