@@ -10,6 +10,7 @@ from app.channels.model_facts import KnownFacts
 from app.channels.model_list import ModelList
 from app.channels.remedies import LearntRemedies
 from app.channels.selection import Channels
+from app.channels.slots import Slots
 from app.channels.upstream_lists import UpstreamLists
 from app.channels.watched_table import WatchedTable
 from app.last_good import LastGood
@@ -97,7 +98,8 @@ def build(last: LastGood) -> Gateway:
     )
     table = WatchedTable(settings.channels, lambda: read_environment(home), FORMATS.keys(), last.table)
     remedies = LearntRemedies(store.remedies)
-    channels = Channels(table, connections=settings.threads, memory=budget, remedies=remedies)
+    slots = Slots(settings.keys_for("slots")[0])
+    channels = Channels(table, connections=settings.threads, memory=budget, remedies=remedies, slots=slots)
     lists = UpstreamLists(channels)
     model_facts = KnownFacts(channels, lists)
     drain = Drain()

@@ -100,15 +100,21 @@ class Watch:
         """Seconds until the next `tick` is due."""
         return max(0.0, min(TICK, min(self._due, self._deadline) - monotonic()))
 
-    def wait(self, seconds: float) -> None:
-        """Waits for this long without an exchange. Raises ClientGone, and what `tick` raises."""
+    def wait(self, seconds: float, wake: int | None = None) -> None:
+        """Waits for this long without an exchange, or until the descriptor `wake` is readable. Raises ClientGone, and
+        what `tick` raises."""
         poll = select.poll()
         if self.client_fd is not None:
             poll.register(self.client_fd, select.POLLRDHUP)
+        if wake is not None:
+            poll.register(wake, select.POLLIN)
         deadline = monotonic() + seconds
         while (left := deadline - monotonic()) > 0:
-            if poll.poll(1000 * min(left, self.pause())):
+            ready = dict(poll.poll(1000 * min(left, self.pause())))
+            if self.client_fd in ready:
                 raise ClientGone
+            if ready:
+                return
             self.tick()
 
     def check(self) -> None:

@@ -11,16 +11,20 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from secrets import token_bytes
 from time import monotonic
 from types import TracebackType
+from typing import Protocol
 
 from app import formats
 from app.channels.affinity import Affinity, RecentChannels, rank
 from app.channels.health import Health, Need, Place, RetryBudget
 from app.channels.remedies import LearntRemedies
+from app.channels.slots import UNLIMITED, Slot, Slots
 from app.channels.surfaces import PASSTHROUGH, RESPONSES, Surface
 from app.channels.table import Table
 from app.channels.upstream import Exchange, LocalExchange, Upstream
+from app.channels.waiting_line import WaitingLines
 from app.channels.watched_table import WatchedTable
 from app.contract.channel import Channel, Compaction
 from app.contract.records import ChannelStatus
@@ -48,8 +52,17 @@ CountLosses = Callable[[Channel, Format], int]
 
 _NO_CONVERSATION = Affinity()
 
-#: Waits for so many seconds. Raises the error that ends the wait early.
-Wait = Callable[[float], None]
+#: Seconds to wait for a slot in a channel without a queue when an attempt enters it again.
+_SLOT_AGAIN_SECONDS = 1.0
+#: Seconds between two looks of the request that is first in line: a slot may be freed by another process.
+_SLOT_POLL_SECONDS = 0.02
+
+
+class Wait(Protocol):
+    """Waits for so many seconds, or until the descriptor `wake` is readable. Raises the error that ends the wait
+    early."""
+
+    def __call__(self, seconds: float, wake: int | None = None) -> None: ...
 
 
 class Channels:
@@ -62,8 +75,10 @@ class Channels:
         clock: Callable[[], float] = monotonic,
         memory: Budget | None = None,
         remedies: LearntRemedies | None = None,
+        slots: Slots | None = None,
     ) -> None:
-        """`memory`: the budget that answers of upstreams share with all large bodies."""
+        """`memory`: the budget that answers of upstreams share with all large bodies. `slots`: those that all processes
+        of the machine share; None for limits of this process alone."""
         self.remedies = remedies or LearntRemedies()
         self._memory = memory
         self._watched = watched
@@ -75,6 +90,8 @@ class Channels:
         self._upstreams: dict[str, tuple[Channel, Upstream]] = {}
         self._budget = RetryBudget()
         self._recent = RecentChannels()
+        self._slots = slots or Slots(token_bytes())
+        self._lines = WaitingLines()
 
     @property
     def table(self) -> Table:
@@ -221,13 +238,23 @@ class Channels:
                 continue
             if attempts and not self._budget.withdraw():
                 return
-            if (selected := self._claim(channel, model, owner, Need.AVAILABLE)) is None:
+            if (
+                channel.name in self._lines
+                or (selected := self._claim(channel, model, owner, Need.AVAILABLE, wait)) is None
+            ):
                 continue
             tried = True
             yield from _offered(selected)
             # A server that is loading its model costs no attempt.
             attempts += not selected.loads
-        if not tried and (selected := self._trial(model, ordered, owner)) is not None:
+        if not tried and (selected := self._trial(model, ordered, owner, wait)) is not None:
+            tried = True
+            yield from _offered(selected)
+        if (
+            not tried
+            and wait is not None
+            and (selected := self._in_line(model, ordered, owner, began, wait)) is not None
+        ):
             tried = True
             yield from _offered(selected)
         if wait is not None:
@@ -237,13 +264,31 @@ class Channels:
         if not tried:
             raise self._busy(model, ordered)
 
-    def _trial(self, model: str, ordered: Sequence[Channel], owner: str) -> SelectedChannel | None:
+    def _trial(self, model: str, ordered: Sequence[Channel], owner: str, wait: Wait | None) -> SelectedChannel | None:
         """When all channels are in cooldown: the one with the oldest trial, or else the earliest end of cooldown."""
         if not all(self._health_of(channel).needs_trial for channel in ordered):
             return None
         for channel in sorted(ordered, key=lambda channel: self._health_of(channel).trial_order):
-            if (selected := self._claim(channel, model, owner, Need.TRIAL)) is not None:
+            if (selected := self._claim(channel, model, owner, Need.TRIAL, wait)) is not None:
                 return selected
+        return None
+
+    def _in_line(
+        self, model: str, ordered: Sequence[Channel], owner: str, began: float, wait: Wait
+    ) -> SelectedChannel | None:
+        """Waits for a slot of the full channels that have a queue. None when no slot is free in time."""
+        queues = [channel for channel in ordered if channel.queue and self._health_of(channel).available(None)]
+        if not queues:
+            return None
+        deadline = began + max(channel.queue for channel in queues)
+        with self._lines.joined(channel.name for channel in queues) as ticket:
+            while (left := deadline - self._clock()) > 0:
+                firsts = [channel for channel in queues if self._lines.is_first(channel.name, ticket)]
+                for channel in firsts:
+                    if (selected := self._claim(channel, model, owner, Need.AVAILABLE, wait)) is not None:
+                        return selected
+                wait(min(left, _SLOT_POLL_SECONDS) if firsts else left, ticket.fileno())
+                ticket.woken()
         return None
 
     def _until_loaded(
@@ -254,7 +299,7 @@ class Channels:
         waiting = [channel for channel in ordered if self._health_of(channel).loading]
         while waiting := [channel for channel in waiting if self._is_waited_for(channel, began)]:
             for channel in tuple(waiting):
-                if (selected := self._claim(channel, model, owner, Need.LOADED)) is None:
+                if (selected := self._claim(channel, model, owner, Need.LOADED, wait)) is None:
                     continue
                 yield selected
                 if not selected.loads:
@@ -266,12 +311,30 @@ class Channels:
         health = self._health_of(channel)
         return self._clock() - began < channel.timeouts.first_byte and (health.loading or not health.cooldown_left)
 
-    def _claim(self, channel: Channel, model: str, owner: str, need: Need) -> SelectedChannel | None:
+    def _claim(self, channel: Channel, model: str, owner: str, need: Need, wait: Wait | None) -> SelectedChannel | None:
         """Enters the channel at once; None when its state does not allow it."""
         health = self._health_of(channel)
         if (place := health.claim(need, channel.max_concurrency)) is None:
             return None
-        return SelectedChannel(self, channel, channel.upstream_model(model) or model, health, owner, claimed=place)
+        if (slot := self._slots.take(channel)) is None:
+            health.leave(place)
+            return None
+        upstream_model = channel.upstream_model(model) or model
+        return SelectedChannel(self, channel, upstream_model, health, owner, claimed=_Claimed(place, slot), wait=wait)
+
+    def slot_again(self, channel: Channel, wait: Wait | None) -> Slot:
+        """A slot for a second request of the same attempt, which has left its slot. Raises ChannelsBusy."""
+        deadline = self._clock() + (channel.queue or _SLOT_AGAIN_SECONDS)
+        while (slot := self._slots.take(channel)) is None:
+            if wait is None or self._clock() >= deadline:
+                raise self._busy(channel.name, [channel])
+            wait(_SLOT_POLL_SECONDS)
+        return slot
+
+    def freed(self, channel: Channel) -> None:
+        """A slot of the channel is free again."""
+        if channel.queue:
+            self._lines.freed(channel.name)
 
     def _is_available(self, channel: Channel) -> bool:
         return self._health_of(channel).available(channel.max_concurrency)
@@ -325,6 +388,14 @@ def _offered(selected: SelectedChannel) -> Iterator[SelectedChannel]:
         selected.give_up()
 
 
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    """What a request has taken before it enters the channel."""
+
+    place: Place
+    slot: Slot
+
+
 class SelectedChannel:
     """One channel, selected for one attempt. `with` takes a place in the channel and gives it back at the end."""
 
@@ -336,9 +407,11 @@ class SelectedChannel:
         health: Health,
         owner: str = "",
         *,
-        claimed: Place | None = None,
+        claimed: _Claimed | None = None,
+        wait: Wait | None = None,
     ) -> None:
-        """`claimed`: the place in the channel, when it is taken already."""
+        """`claimed`: the place and the slot, when they are taken already; without them the limit of the channel does
+        not count. `wait` waits for a slot when the channel is entered again."""
         self.channel = channel
         self.model = model
         self.row = channels.remedies.row(channel, model)
@@ -351,25 +424,35 @@ class SelectedChannel:
         self._channels = channels
         self._health = health
         self._owner = owner
-        self._is_claimed = claimed is not None
-        self._place = claimed or Place.ORDINARY
+        self._claimed = claimed
+        self._place = claimed.place if claimed else Place.ORDINARY
+        self._slot = claimed.slot if claimed else UNLIMITED
+        self._is_limited = claimed is not None
+        self._wait = wait
 
     def __enter__(self) -> SelectedChannel:
-        if not self._is_claimed:
+        if self._claimed is None:
+            if self._is_limited:
+                self._slot = self._channels.slot_again(self.channel, self._wait)
             self._health.enter(self._place)
-        self._is_claimed = False
+        self._claimed = None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._health.leave(self._place)
+        self._leave()
 
     def give_up(self) -> None:
-        """Gives back a place that was taken and not used."""
-        if self._is_claimed:
-            self._is_claimed = False
-            self._health.leave(self._place)
+        """Gives back what was taken and not used."""
+        if self._claimed is not None:
+            self._claimed = None
+            self._leave()
+
+    def _leave(self) -> None:
+        self._slot.close()
+        self._health.leave(self._place)
+        self._channels.freed(self.channel)
 
     def post(
         self, path: str, body: bytes, *, accept: str, watch: Watch | None, decode_error: DecodeError | None = None

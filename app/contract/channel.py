@@ -90,6 +90,9 @@ class Channel:
     weight: int = 1
     """Share among channels of the same priority."""
     max_concurrency: int | None = None
+    """Most requests at the same time, over all processes of one machine."""
+    queue: float = 0.0
+    """Seconds that a request waits for a place in the full channel when no other channel is free."""
     timeouts: Timeouts = Timeouts()
     cooldown: Cooldown = Cooldown()
     family: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +111,10 @@ def state_of(channel: Channel, workers: Sequence[WorkerStatus]) -> ChannelState:
     if not workers:
         return ChannelState("unknown", "", is_available=True)
     statuses = [_status_in(worker, channel) for worker in workers]
-    labels = [_label(channel, status) for status in statuses]
+    in_flight: Counter[str] = Counter()
+    for worker, status in zip(workers, statuses, strict=True):
+        in_flight[worker.host] += status.in_flight
+    labels = [_label(channel, status, in_flight[worker.host]) for worker, status in zip(workers, statuses, strict=True)]
     label = next(label for label in _BY_WEIGHT if label in labels)
     cooldown_left = max(round(status.cooldown_left) for status in statuses)
     errors = sorted({status.last_error for status in statuses if status.last_error})
@@ -130,10 +134,11 @@ def _status_in(worker: WorkerStatus, channel: Channel) -> ChannelStatus:
     return next((status for status in worker.channels if status.name == channel.name), ChannelStatus(channel.name))
 
 
-def _label(channel: Channel, status: ChannelStatus) -> str:
+def _label(channel: Channel, status: ChannelStatus, in_flight: int) -> str:
+    """`in_flight`: requests of all workers of the machine, which share the limit."""
     if status.cooldown_left > 0:
         return COOLDOWN
-    if channel.max_concurrency is not None and status.in_flight >= channel.max_concurrency:
+    if channel.max_concurrency is not None and in_flight >= channel.max_concurrency:
         return FULL
     return HALF_OPEN if status.half_open else OK
 

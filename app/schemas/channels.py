@@ -13,6 +13,9 @@ from app.schemas.rows import Row, Value, keys_of
 #: Keys of a channel or a model that are checked, and that no part of the gateway reads yet.
 UNUSED_KEYS = frozenset({"price", "tags"})
 
+#: Most seconds that a request waits for a place in a full channel: a request that gets none is refused by its status.
+LONGEST_QUEUE = 8.0
+
 #: Channels that answer by themselves and have no URL.
 WITHOUT_UPSTREAM = frozenset({"demo"})
 
@@ -84,6 +87,7 @@ class ChannelRow(DefaultsRow):
     priority = Value(table_values.number(int, -1_000_000, 1_000_000))
     weight = Value(table_values.number(int, 1, 1000))
     max_concurrency = Value(table_values.number(int, 1, 1_000_000), allow_none=True)
+    queue = Value(table_values.duration_up_to(LONGEST_QUEUE))
     max_output_tokens = Value(table_values.number(int, 1, 1_000_000_000))
     family = Value(table_values.identifier)
     compact = Value(table_values.one_of("native", "trigger", "gateway"))
@@ -116,6 +120,8 @@ class ChannelRow(DefaultsRow):
         wrong = {}
         if data.get("format", "demo") not in WITHOUT_UPSTREAM and "base_url" not in original:
             wrong["base_url"] = "missing key 'base_url': where the upstream is, such as https://host/v1"
+        if "queue" in original and data.get("max_concurrency") is None:
+            wrong["queue"] = "needs max_concurrency; a channel without a limit is never full"
         if "api_key" in original and "api_key_file" in original:
             wrong["api_key_file"] = "stands beside api_key; a channel has one key"
         return wrong

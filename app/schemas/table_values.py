@@ -135,6 +135,16 @@ def size(low: int, high: int) -> Callable[[Any], int]:
     return read
 
 
+def duration_up_to(longest: float) -> Callable[[Any], float]:
+    def read(value: Any) -> float:
+        seconds = duration(value)
+        if seconds > longest:
+            raise ValidationError(f"must be at most {longest:g}s")
+        return seconds
+
+    return read
+
+
 def flag(value: Any) -> bool:
     given = scalar(value)
     meant = _FLAGS.get(given.text.lower()) if given.plain else None

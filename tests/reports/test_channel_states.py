@@ -39,7 +39,8 @@ def _workers(*statuses: Mapping[str, Any] | None) -> list[WorkerStatus]:
         ([COOLDOWN, OK], "cooldown", "cooldown 5 s: rate_limit_exceeded (1 of 2 workers)", True),
         ([COOLDOWN, FULL], "cooldown", "cooldown 5 s: rate_limit_exceeded (1 of 2 workers)", False),
         ([{"resting": 1.0}], "cooldown", "cooldown 1 s: failed", False),
-        ([FULL, OK, FULL], "full", "full (2 of 3 workers)", True),
+        ([FULL, OK, FULL], "full", "full", False),
+        ([{"in_flight": 1}, {"in_flight": 1}], "full", "full", False),
         ([HALF_OPEN], "half-open", "half-open", True),
         ([], "unknown", "", True),
     ],
@@ -49,6 +50,12 @@ def test_the_worst_state_of_all_workers_is_shown(
 ) -> None:
     state = state_of(A, _workers(*statuses))
     assert (state.label, state.text, state.is_available) == (label, text, available)
+
+
+def test_each_host_has_the_limit_for_itself() -> None:
+    busy = ChannelStatus.of({"name": "a", "in_flight": 1})
+    state = state_of(A, [WorkerStatus("one:1", 0, (busy,)), WorkerStatus("two:1", 0, (busy,))])
+    assert (state.label, state.in_flight) == ("ok", 2)
 
 
 def test_reports_of_workers_are_summed() -> None:

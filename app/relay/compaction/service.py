@@ -313,7 +313,7 @@ class CompactionService:
     def _channels_of(self, task: _Task) -> Iterator[SelectedChannel]:
         """Raises InvalidRequest for a model that no channel serves."""
         try:
-            return self._channels.select(task.turn.model, task.affinity)
+            return self._channels.select(task.turn.model, task.affinity, wait=task.watch.wait)
         except FormatNotServed as error:
             raise _not_supported(task.turn.model) from error
 
