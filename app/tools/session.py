@@ -34,7 +34,7 @@ from app.contract.tools import ListedTool, ToolOutcome
 from app.tools import failure as failures
 from app.tools import wire
 from app.tools.diagnosis import diagnose
-from app.tools.failure import Failed, Failure
+from app.tools.failure import Failed, Failure, Repeat
 from app.tools.known_server import KnownServer
 from app.tools.listing import Listing, list_tools
 from app.tools.results import outcome_of
@@ -184,7 +184,9 @@ class ServerSession:
                 return opened, opened.session
             failure = opened.failure or failures.cancelled()
             self._leave(opened)
-            if last or not (failure.other_protocol and self._known.forget()):
+            # An idle connection may have ended unnoticed. To open a session once more does no harm.
+            harmless = failure.repeat is Repeat.IF_HARMLESS
+            if last or not (harmless or (failure.other_protocol and self._known.forget())):
                 break
         raise Failed(failure)
 

@@ -9,7 +9,18 @@
 `tools`, or a list of the test's own. Importing this package imports the SDK.
 """
 
-from tests.tool_servers.edges import Answer, Edge, bearer, broken_stream, endless_json, html, only, redirect, status
+from tests.tool_servers.edges import (
+    Answer,
+    Edge,
+    bearer,
+    broken_stream,
+    html,
+    only,
+    redirect,
+    status,
+    too_long_event,
+    too_long_json,
+)
 from tests.tool_servers.server import Call, Seen, ToolServer
 from tests.tool_servers.tools import TOOLS, TestTool, named, plain
 
@@ -23,11 +34,12 @@ __all__ = [
     "ToolServer",
     "bearer",
     "broken_stream",
-    "endless_json",
     "html",
     "named",
     "only",
     "plain",
     "redirect",
     "status",
+    "too_long_event",
+    "too_long_json",
 ]

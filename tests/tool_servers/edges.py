@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +19,9 @@ class Answer:
     type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
 
+
+_PIECE = b"more and " * 8192
+_PIECES = 512
 
 #: Answers a request, or returns None to let the server answer it.
 Edge = Callable[[Seen], Answer | None]
@@ -63,14 +67,36 @@ def broken_stream(request: Seen) -> Answer:
     return Answer(200, pieces, "text/event-stream")
 
 
-def endless_json(request: Seen) -> Answer:
-    """A result whose text never ends. It names no length, so that only counting what arrives can bound it."""
+def too_long_json(request: Seen) -> Answer:
+    """A result of 36 MiB. It names no length, so that only counting what arrives can bound it."""
 
     async def pieces() -> AsyncIterator[bytes]:
-        yield b'{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"' % orjson.dumps(
-            request.message.get("id")
-        )
-        while True:
-            yield b"more and " * 8192
+        begin = b'{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"'
+        yield begin % orjson.dumps(request.message.get("id"))
+        for _ in range(_PIECES):
+            yield _PIECE
+        yield b'"}]}}'
+
+    return Answer(200, pieces)
+
+
+def too_long_event(request: Seen) -> Answer:
+    """The same as an event stream."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"data: "
+        for _ in range(_PIECES):
+            yield _PIECE
+        yield b"\n\n"
+
+    return Answer(200, pieces, "text/event-stream")
+
+
+def late(request: Seen) -> Answer:
+    """An answer whose body comes after a minute, when everyone has left."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        await asyncio.sleep(60)
+        yield b"{}"
 
     return Answer(200, pieces)

@@ -48,8 +48,20 @@ class Call:
     cancelled: bool = False
 
 
+class _Uvicorn(uvicorn.Server):
+    """Stops at once. Its own loops look every 0.1 s."""
+
+    async def main_loop(self) -> None:
+        self.over = asyncio.Event()
+        await self.over.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
 class ToolServer:
-    """`url` is its endpoint. `edge`, `tools` and `page_size` may be changed while it runs.
+    """`url` is its endpoint. `edge`, `tools`, `page_size` and `protocol` may be changed while it runs.
 
     `protocol`: "modern" answers `server/discover` and `initialize`, "legacy" refuses what it does not know with a 400,
     as older servers do. `answers`: bodies are JSON or event streams. `sessions`: legacy clients get a session id.
@@ -70,9 +82,11 @@ class ToolServer:
         self.tools = tools
         self.edge = edge
         self.page_size = page_size
+        self.gate: threading.Event | None = None
+        """When the test has one, each list waits until it is set."""
         self.requests: list[Seen] = []
         self.calls: list[Call] = []
-        self._legacy = protocol == "legacy"
+        self.protocol = protocol
         self._json = answers == "json"
         self._sessions = sessions
         self._tls = tls
@@ -186,7 +200,7 @@ class ToolServer:
         )
         config.load()
         config.ssl = self._tls
-        self._uvicorn = uvicorn.Server(config)
+        self._uvicorn = _Uvicorn(config)
         self._thread = threading.Thread(target=self._run, name=f"tools-{self._port}", daemon=True)
         self._thread.start()
         until = time.monotonic() + PATIENCE
@@ -209,7 +223,7 @@ class ToolServer:
                 connection.transport.abort()
 
     def _end(self) -> None:
-        self._uvicorn.should_exit = self._uvicorn.force_exit = True
+        self._uvicorn.over.set()
         for server in self._uvicorn.servers:
             server.close()
         self._listener.close()
@@ -226,7 +240,7 @@ class ToolServer:
                 self.requests.append(request)
                 self._changed.notify_all()
             answer = self.edge(request) if self.edge is not None else None
-            if answer is None and self._legacy and _is_modern(request):
+            if answer is None and self.protocol == "legacy" and _is_modern(request):
                 answer = Answer(400, b"Bad Request: Unsupported protocol version", "text/plain")
             if answer is None:
                 await app(scope, _replayed(body, receive), send)
@@ -236,6 +250,8 @@ class ToolServer:
         return edged
 
     async def _list(self, context: Any, params: PaginatedRequestParams | None) -> ListToolsResult:
+        if self.gate is not None:
+            await asyncio.to_thread(self.gate.wait, PATIENCE)
         tools = [tool.listed for tool in self.tools]
         if self.page_size is None:
             return ListToolsResult(tools=tools)
