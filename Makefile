@@ -65,7 +65,7 @@ packages:
 
 $(VENV)/.run: setup.cfg pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[tools]'
 	@touch $@
 
 $(VENV)/.test: setup.cfg pyproject.toml

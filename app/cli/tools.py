@@ -40,9 +40,10 @@ def tools() -> None:
 @as_json
 @click.pass_context
 def list_(ctx: click.Context, server: str | None, as_json: bool) -> None:
-    """List the tool servers of the table, or SERVER alone, with their tools.
+    """List the tool servers and their tools.
 
-    The command asks each server. A `server_url` is printed for clients whose SDK demands one: it means the label.
+    Of all servers of the table, or of SERVER alone; the command asks each of them. The printed `server_url` is for
+    clients whose SDK demands one: it means the label.
     Exit code 3 when a server does not list its tools.
     """
     table = read_table(load_settings()).tools
@@ -108,9 +109,10 @@ class Arguments(click.ParamType[str]):
 @as_json
 @click.pass_context
 def call(ctx: click.Context, server: str, tool: str, arguments: str, as_json: bool) -> None:
-    """Call TOOL of SERVER with a JSON object of arguments, and print its result.
+    """Call a tool and print its result.
 
-    Exit code 1 when the call fails, 3 when the server does not list its tools.
+    The tool is TOOL of SERVER, and JSON an object with its arguments. Exit code 1 when the call fails, 3 when the
+    server does not list its tools.
     """
     table = read_table(load_settings()).tools
     _exit_unless_known(ctx, table, server)
@@ -164,9 +166,10 @@ def _quieten() -> None:
 @tools.command("serve-demo")
 @click.option("--bind", type=Address(), default="127.0.0.1:8090", help="Address to listen on; default 127.0.0.1:8090.")
 def serve_demo(bind: str) -> None:
-    """Run a small tool server: clock, calculator, and a search over Antiphon's README.
+    """Run a tool server for a first try.
 
-    The shipped channels.yaml has a row for it. The server needs no network and no key, and stores nothing.
+    It has a clock, a calculator and a search over Antiphon's README. The shipped channels.yaml has a row for it. It
+    needs no network and no key, and stores nothing.
     """
     if not mcp_sdk.is_installed():
         raise ConfigurationError("the MCP SDK is not installed", mcp_sdk.FIX)

@@ -1,7 +1,7 @@
 """A demo model without server, key or network: it answers deterministically from the request.
 
 It answers like a Responses upstream, so that a first request works and clients can be tested: it streams, remembers
-the user's statements, calls a tool on request, fills a schema, stops at `max_output_tokens` and compacts.
+the user's statements, calls a tool that the user names, fills a schema, stops at `max_output_tokens` and compacts.
 """
 
 from __future__ import annotations
@@ -140,16 +140,37 @@ def _call(tool: Mapping[str, Any], request: Mapping[str, Any]) -> Item:
             "input": text,
             **where,
         }
-    arguments = orjson.dumps(example(tool.get("parameters") or {})).decode()
     return {
         "type": "function_call",
         "id": ids.new("fc"),
         "call_id": ids.new("call"),
         "name": tool["name"],
-        "arguments": arguments,
+        "arguments": orjson.dumps(_arguments(tool, _text_of(request["input"][-1]))).decode(),
         "status": "completed",
         **where,
     }
+
+
+def _arguments(tool: Mapping[str, Any], user_text: str) -> Any:
+    """Arguments that fit the schema. `calculator: 6 * 7` gives the words behind the tool's name to its first text."""
+    schema = tool.get("parameters") or {}
+    arguments = example(schema)
+    said = re.search(rf"{re.escape(tool['name'])}\s*:\s*(\S.*)", user_text, re.I)
+    texts = [
+        name for name, inner in _properties(schema) if isinstance(inner, Mapping) and inner.get("type") == "string"
+    ]
+    if said is None or not texts or not isinstance(arguments, dict):
+        return arguments
+    return {**arguments, texts[0]: said[1].strip()}
+
+
+def _properties(schema: Mapping[str, Any]) -> Sequence[tuple[str, Any]]:
+    """The required properties, then the others."""
+    known, required = schema.get("properties"), schema.get("required")
+    if not isinstance(known, Mapping):
+        return []
+    first = required if isinstance(required, list) else []
+    return sorted(known.items(), key=lambda entry: entry[0] not in first)
 
 
 # --- words ------------------------------------------------------------------------------------------------------

@@ -60,3 +60,42 @@ def test_it_still_knows_facts_after_a_compaction() -> None:
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=4))
 def test_any_words_are_answered(texts: list[str]) -> None:
     assert answer(*texts, "What is my name?")
+
+
+CALCULATOR: dict[str, Any] = {
+    "type": "function",
+    "name": "calculator",
+    "parameters": {
+        "type": "object",
+        "properties": {"digits": {"type": "integer"}, "note": {"type": "string"}, "expression": {"type": "string"}},
+        "required": ["expression"],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "arguments"),
+    [
+        ("Calculator: (17 + 4) * 2", {"expression": "(17 + 4) * 2"}),
+        ("Please use the calculator:\t6*7 \nThank you.", {"expression": "6*7"}),
+        ("What does the calculator say?", {"expression": "demo"}),
+        ("calculator:", {"expression": "demo"}),
+    ],
+)
+def test_the_words_behind_a_tools_name_are_its_argument(said: str, arguments: dict[str, Any]) -> None:
+    body = {"model": "demo", "input": [{"role": "user", "content": said}], "tools": [CALCULATOR]}
+    _, parts = demo.serve("/responses", orjson.dumps(body))
+    (call,) = orjson.loads(b"".join(parts))["output"]
+    assert (call["type"], call["name"], orjson.loads(call["arguments"])) == ("function_call", "calculator", arguments)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [None, {}, {"type": "object", "properties": {"n": {"type": "integer"}}}, {"type": "object", "properties": 7}],
+)
+def test_a_tool_without_text_arguments_is_called_all_the_same(parameters: Any) -> None:
+    tool = {"type": "function", "name": "f(", "parameters": parameters}
+    body = {"model": "demo", "input": [{"role": "user", "content": "f(: words"}], "tools": [tool]}
+    _, parts = demo.serve("/responses", orjson.dumps(body))
+    (call,) = orjson.loads(b"".join(parts))["output"]
+    assert "words" not in call["arguments"]
