@@ -43,6 +43,18 @@ USAGE = {
     "input_tokens_details": ("cached_tokens", "cache_write_tokens"),
     "output_tokens_details": ("reasoning_tokens",),
 }
+#: Members of a tool's item that clients read without asking whether they are there.
+OF_TOOL_ITEMS = {
+    "mcp_call": ("status", "approval_request_id", "arguments", "error", "name", "output", "server_label"),
+    "mcp_list_tools": ("server_label", "tools"),
+    "mcp_approval_request": ("arguments", "name", "server_label"),
+    "web_search_call": ("status",),
+    "file_search_call": ("status", "queries", "results"),
+}
+#: Of one tool of an `mcp_list_tools` item, and of one result of a `file_search_call`.
+LISTED_TOOL = ("annotations", "description", "input_schema", "name")
+FOUND_FILE = ("attributes", "file_id", "filename", "score", "text")
+MCP_TOOL = ("allowed_tools", "headers", "server_label")
 FUNCTION_TOOL = ("name", "description", "parameters", "strict")
 UNDECLARED = frozenset({"obfuscation", "store", "frequency_penalty", "presence_penalty", "billing"})
 TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
@@ -264,11 +276,32 @@ def _item_faults(item: Any, union: Any) -> list[str]:
         faults.append(f"{name}: call_id of {len(item['call_id'])} characters")
     if "call_id" in item and item["call_id"] == item.get("id"):
         faults.append(f"{name}: id and call_id are the same")
+    faults += [f"{name}: {fault}" for fault in _tool_item_faults(item)]
     for part in item.get("content") or ():
         if part.get("type") == "output_text":
             faults += [
                 f"{name}: {key} is no array" for key in ("annotations", "logprobs") if type(part.get(key)) is not list
             ]
+    return faults
+
+
+def _tool_item_faults(item: Any) -> list[str]:
+    """Of an item whose tool the client does not run: other SDKs are stricter than OpenAI's own."""
+    kind = item["type"]
+    faults = [f"{key} is absent" for key in OF_TOOL_ITEMS.get(kind, ()) if key not in item]
+    if kind == "mcp_list_tools":
+        faults += ["error is null"] if item.get("error", "") is None else []
+        faults += [f"{key} of a tool is null" for tool in item["tools"] for key in LISTED_TOOL if tool.get(key) is None]
+    if kind == "file_search_call":
+        faults += [
+            f"{key} of a file is absent" for file in item["results"] or () for key in FOUND_FILE if key not in file
+        ]
+    if kind == "mcp_call":
+        failed = item.get("status") == "failed"
+        if failed != (item.get("error") is not None) or (failed and item.get("output") is not None):
+            faults.append(f"status is {item.get('status')}, error {item.get('error')}, output {item.get('output')!r}")
+        if item.get("status") == "completed" and not isinstance(item.get("output"), str):
+            faults.append(f"output is {item.get('output')!r}")
     return faults
 
 
@@ -280,6 +313,7 @@ def _tool_faults(tool: Any) -> list[str]:
     if tool["type"] == "function":
         faults += [f"{key} is absent" for key in FUNCTION_TOOL if key not in tool]
     if tool["type"] == "mcp":
+        faults += [f"{key} is absent" for key in MCP_TOOL if key not in tool]
         faults += [f"{key} is a secret" for key in ("authorization", "headers") if tool.get(key) is not None]
     return faults
 
@@ -458,6 +492,13 @@ ARGUMENTS = {
 }
 
 
+#: What tells how the tool of such an item goes on, in order; the last step says whether it has failed.
+STEPS = {
+    "mcp_call": ("in_progress", "completed", "failed"),
+    "mcp_list_tools": ("in_progress", "completed", "failed"),
+}
+
+
 class _OpenItem:
     """An item between `added` and `done`."""
 
@@ -466,6 +507,7 @@ class _OpenItem:
         self.sums: dict[tuple[str, Any], str] = {}
         self.summed: set[tuple[str, Any]] = set()
         self.parts: dict[tuple[str, Any], JSON | None] = {}
+        self.steps: list[str] = []
 
 
 class _Items:
@@ -519,6 +561,7 @@ class _Items:
                 self._fault(f"{family} {index} was added and is not done")
         self._compare_sums(opened, item)
         self._compare_parts(opened, item)
+        self._compare_steps(opened, item)
 
     def _compare_sums(self, opened: _OpenItem, item: JSON) -> None:
         for family, where, part_type, key in STREAMED.get(str(item.get("type")), ()):
@@ -540,6 +583,13 @@ class _Items:
             if streamed != (item.get(where) or []):
                 self._fault(f"the parts streamed are not the item's {where}")
 
+    def _compare_steps(self, opened: _OpenItem, item: JSON) -> None:
+        if item.get("type") in STEPS and item.get("status") not in ("in_progress", "incomplete"):
+            begun, succeeded, failed = STEPS[item["type"]]
+            ended = failed if item.get("error") else succeeded
+            if opened.steps != [begun, ended]:
+                self._fault(f"the steps of {item.get('id')} are {opened.steps}, expected {[begun, ended]}")
+
     def _inside(self, event: JSON, family: str, step: str) -> None:
         opened = self._open.get(event["output_index"])
         if opened is None:
@@ -551,6 +601,8 @@ class _Items:
             self._part(opened, event, family, step)
         elif family in SUMS:
             self._sum(opened, event, family, step)
+        elif family == f"response.{opened.item.get('type')}":
+            opened.steps.append(step)
 
     def _part(self, opened: _OpenItem, event: JSON, family: str, step: str) -> None:
         index = event.get(PARTS[family][0])

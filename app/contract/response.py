@@ -16,6 +16,7 @@ import orjson
 
 from app.contract.items import WITHOUT_TOOLS
 from app.contract.redaction import redacted_item, redacted_tool
+from app.contract.tools import placeholder
 from app.contract.usage import Usage
 from app.errors import GatewayError
 
@@ -236,9 +237,16 @@ def _echoed_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     return _completed(redacted_tool(tool))
 
 
+#: Members of a tool that are null rather than absent.
+_PRESENT = {"function": ("description", "parameters", "strict"), "mcp": ("allowed_tools", "headers")}
+
+
 def _completed(shown: dict[str, Any]) -> dict[str, Any]:
-    if shown.get("type") == "function":
-        shown = {**shown, **{name: shown.get(name) for name in ("description", "parameters", "strict")}}
+    if members := _PRESENT.get(shown.get("type", "")):
+        shown = {**shown, **{name: shown.get(name) for name in members}}
+    if shown.get("type") == "mcp" and shown.get("server_url") == placeholder(str(shown.get("server_label"))):
+        # It stands for an address that is none of the client's.
+        del shown["server_url"]
     if isinstance(shown.get("tools"), list):
         shown["tools"] = [_completed(inner) for inner in shown["tools"]]
     return shown

@@ -13,9 +13,9 @@ from app.schemas.fields import (
     Object,
     OneOf,
     String,
+    StringMap,
     Typed,
     Violation,
-    missing,
     shown,
     wrong_type,
 )
@@ -28,10 +28,22 @@ _LABEL = String(min=1)
 # --- tools ------------------------------------------------------------------------------------------------------
 
 
-def _check_mcp(tool: dict[str, Any]) -> None:
-    _MCP.check(tool)
-    if all(tool.get(name) is None for name in _MCP_SERVERS):
-        raise missing(_MCP_SERVERS[0])
+def _check_allowed(value: object) -> None:
+    if isinstance(value, list):
+        _NAMES.check(value)
+    elif isinstance(value, dict):
+        _FILTER.check(value)
+    else:
+        raise wrong_type("one of an array of strings or object", value)
+
+
+def _check_approval(value: object) -> None:
+    if isinstance(value, str):
+        _EVERY_CALL.check(value)
+    elif isinstance(value, dict):
+        _CALLS.check(value)
+    else:
+        raise wrong_type("one of a string or object", value)
 
 
 _FUNCTION = Object(
@@ -52,18 +64,30 @@ _MEMBERS = {"function": _FUNCTION, "custom": _CUSTOM}
 _NAMESPACE = Object(
     {"name": _LABEL, "description": _TEXT, "tools": Array(Typed(_MEMBERS, "Tool"))}, needs=("name", "tools")
 )
-_MCP_SERVERS = ("server_url", "connector_id", "tunnel_id")
+_NAMES = Array(_TEXT, of="strings")
+_FILTER = Object({"tool_names": _NAMES, "read_only": Boolean()})
+_ALLOWED = CheckedBy(_check_allowed, _NAMES, _FILTER)
+_EVERY_CALL = OneOf("always", "never")
+_CALLS = Object({"always": _ALLOWED, "never": _ALLOWED})
+#: Without an address, the label is that of a server in the channel table.
 _MCP = Object(
     {
         "server_label": _LABEL,
-        **dict.fromkeys(_MCP_SERVERS, _LABEL),
+        "server_url": _LABEL,
+        "connector_id": _LABEL,
+        "tunnel_id": String(pattern="tunnel_[a-z0-9]{32}"),
+        "server_description": _TEXT,
         "authorization": _TEXT,
-        "headers": _OBJECT,
+        "headers": StringMap(max=64, max_key=128, max_value=8192),
+        "allowed_tools": _ALLOWED,
+        "require_approval": CheckedBy(_check_approval, _EVERY_CALL, _CALLS),
+        "defer_loading": Boolean(),
+        "allowed_callers": Array(OneOf("direct", "programmatic")),
     },
     needs=("server_label",),
 )
 
-TOOLS = Array(Typed({**_MEMBERS, "namespace": _NAMESPACE, "mcp": CheckedBy(_check_mcp, _MCP)}, "Tool").named("Tool"))
+TOOLS = Array(Typed({**_MEMBERS, "namespace": _NAMESPACE, "mcp": _MCP}, "Tool").named("Tool"))
 check_tools = TOOLS.check
 
 

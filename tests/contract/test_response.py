@@ -1,4 +1,7 @@
+import pytest
+
 from app.contract.response import DEFAULTS, Echo, error_member, failed, in_progress
+from app.contract.tools import placeholder
 from app.contract.usage import Usage
 from app.errors import EndedElsewhere, GatewayError
 
@@ -37,9 +40,32 @@ def test_tools_are_echoed_whole_and_without_secrets() -> None:
     ]
     echoed = Echo.of({"tools": tools}, store=True).response(**WHOLE)["tools"]
     assert echoed[0] == {"type": "function", "name": "f", "description": None, "parameters": None, "strict": None}
-    assert echoed[1] == {"type": "mcp", "server_label": "s"}
+    assert echoed[1] == {"type": "mcp", "server_label": "s", "allowed_tools": None, "headers": None}
     assert echoed[2]["tools"][0]["strict"] is True
     assert echoed[2]["tools"][0]["parameters"] is None
+
+
+@pytest.mark.parametrize(
+    ("given", "echoed"),
+    [
+        ({"server_url": "https://mcp.exa.ai/mcp"}, {"server_url": "https://mcp.exa.ai/mcp"}),
+        ({"server_url": placeholder("docs")}, {}),
+        ({"server_url": placeholder("other")}, {"server_url": placeholder("other")}),
+        ({"allowed_tools": ["a"]}, {"allowed_tools": ["a"]}),
+        ({"allowed_tools": {"read_only": True}}, {"allowed_tools": {"read_only": True}}),
+        (
+            {"require_approval": {"never": {"tool_names": ["a"]}}},
+            {"require_approval": {"never": {"tool_names": ["a"]}}},
+        ),
+        ({"server_description": "d", "later": 1}, {"server_description": "d", "later": 1}),
+        ({"headers": {"X-Key": "secret"}, "authorization": "secret", "allowed_tools": None}, {}),
+    ],
+)
+def test_the_echo_of_a_tool_server(given: dict[str, object], echoed: dict[str, object]) -> None:
+    tool = {"type": "mcp", "server_label": "docs", **given}
+    shown = {"type": "mcp", "server_label": "docs", "allowed_tools": None, "headers": None, **echoed}
+
+    assert Echo.of({"tools": [tool]}, store=True).response(**WHOLE)["tools"] == [shown]
 
 
 def test_storing_and_reading_back_gives_the_same_response() -> None:

@@ -60,7 +60,13 @@ def namespace(*tools: Any) -> dict[str, Any]:
         [namespace(FUNCTION, {"type": "custom", "name": "c"}, {"type": "later"})],
         [{**MCP, "server_url": "https://mcp.example/sse", "headers": {"X": "y"}, "authorization": "t"}],
         [{**MCP, "connector_id": "connector_dropbox"}],
-        [{**MCP, "tunnel_id": "t_1"}],
+        [{**MCP, "tunnel_id": f"tunnel_{'0a' * 16}"}],
+        [MCP],
+        [{**MCP, "allowed_tools": ["a"], "require_approval": "never", "server_description": "d"}],
+        [{**MCP, "allowed_tools": {"tool_names": ["a"], "read_only": None}, "require_approval": {"never": {}}}],
+        [{**MCP, "require_approval": {"always": {"read_only": True}, "never": ["a"], "later": 7}}],
+        [{**MCP, "allowed_tools": None, "headers": None, "require_approval": None, "authorization": None}],
+        [{**MCP, "defer_loading": True, "allowed_callers": ["direct"]}],
         [{"type": "web_search", "external_web_access": False}],
         [{"type": "invented_next_year", "name": 7}],
     ],
@@ -163,7 +169,59 @@ def test_tools_that_pass_come_back_as_they_are(tools: list[Any]) -> None:
             "tools[0].server_label",
             missing("tools[0].server_label"),
         ),
-        ([MCP], "missing_required_parameter", "tools[0].server_url", missing("tools[0].server_url")),
+        *(
+            ([{**MCP, **member}], "invalid_type", f"tools[0].{param}", wrong_type(f"tools[0].{param}", expected, got))
+            for member, param, expected, got in [
+                ({"server_url": 7}, "server_url", "a string", "an integer"),
+                ({"server_description": []}, "server_description", "a string", "an array"),
+                ({"authorization": {}}, "authorization", "a string", "an object"),
+                ({"headers": ["X: y"]}, "headers", "an object", "an array"),
+                ({"headers": {"X": 7}}, "headers.X", "a string", "an integer"),
+                ({"allowed_tools": "search"}, "allowed_tools", "one of an array of strings or object", "a string"),
+                ({"allowed_tools": ["a", 7]}, "allowed_tools[1]", "a string", "an integer"),
+                ({"allowed_tools": {"read_only": 1}}, "allowed_tools.read_only", "a boolean", "an integer"),
+                (
+                    {"allowed_tools": {"tool_names": "a"}},
+                    "allowed_tools.tool_names",
+                    "an array of strings",
+                    "a string",
+                ),
+                ({"require_approval": True}, "require_approval", "one of a string or object", "a boolean"),
+                (
+                    {"require_approval": {"never": "a"}},
+                    "require_approval.never",
+                    "one of an array of strings or object",
+                    "a string",
+                ),
+                (
+                    {"require_approval": {"always": {"tool_names": [None]}}},
+                    "require_approval.always.tool_names[0]",
+                    "a string",
+                    "null",
+                ),
+                ({"defer_loading": "no"}, "defer_loading", "a boolean", "a string"),
+            ]
+        ),
+        (
+            [{**MCP, "require_approval": "sometimes"}],
+            "invalid_value",
+            "tools[0].require_approval",
+            "Invalid value: 'sometimes'. Supported values are: 'always' and 'never'.",
+        ),
+        (
+            [{**MCP, "tunnel_id": "t_1"}],
+            "invalid_value",
+            "tools[0].tunnel_id",
+            "Invalid 'tools[0].tunnel_id': string does not match pattern. "
+            "Expected a string that matches the pattern '^tunnel_[a-z0-9]{32}$'.",
+        ),
+        (
+            [{"type": "mcp", "server_label": ""}],
+            "empty_string",
+            "tools[0].server_label",
+            "Invalid 'tools[0].server_label': empty string. Expected a string with minimum length 1, "
+            "but got an empty string instead.",
+        ),
     ],
 )
 def test_tools_are_refused_with_the_sentence_of_their_fault(tools: Any, code: str, param: str, message: str) -> None:

@@ -86,8 +86,18 @@ class OfferedTool:
 def servers_named(request: Mapping[str, Any], table: ToolTable, token: Token) -> Sequence[NamedServer]:
     """The servers that the gateway calls for a validated request, in the order of its tools. A server of the client's
     own that only an upstream can call is none of them. Raises InvalidRequest, param `tools`."""
-    named = (_named(position, tool, table, token) for position, tool in enumerate(request.get("tools", ())))
+    tools = request.get("tools", ())
+    _check_labels(tools)
+    named = (_named(position, tool, table, token) for position, tool in enumerate(tools))
     return [server for server in named if server is not None]
+
+
+def _check_labels(tools: Sequence[Mapping[str, Any]]) -> None:
+    labels = [tool["server_label"] for tool in tools if tool.get("type") == "mcp"]
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        sentence = f"Duplicate MCP server label '{twice[:64]}': each server needs a 'server_label' of its own."
+        raise InvalidRequest(sentence, code="invalid_value", param="tools")
 
 
 def _named(position: int, tool: Mapping[str, Any], table: ToolTable, token: Token) -> NamedServer | None:

@@ -76,6 +76,13 @@ def test_the_servers_that_a_request_names() -> None:
     ]
 
 
+@pytest.mark.parametrize("tools", [[MCP, LOOK, MCP], [NATIVE, MCP, {**MINE, "server_label": "gmail"}]])
+def test_a_label_stands_for_one_server(tools: list[JSON]) -> None:
+    with pytest.raises(InvalidRequest, match="Duplicate MCP server label") as error:
+        servers_named({"tools": tools}, TABLE, TOKEN)
+    assert error.value.param == "tools"
+
+
 @pytest.mark.parametrize("tools", [(), ("web",), ("nothing-*",)])
 def test_a_token_has_the_servers_that_it_may_use(tools: tuple[str, ...]) -> None:
     token = Token(1, "ada", "o", "ant_", tools=tools)
