@@ -174,8 +174,9 @@ class AnswerCalls:
             call = self.of(item)
             if call is None:
                 shown.append(item)
-            elif call.is_shown:
-                call.finish(item)
+                continue
+            call.finish(item)
+            if call.is_shown:
                 shown.append(call.item(status))
         return shown
 

@@ -33,6 +33,8 @@ class ToolCase:
     """Serves `model-first` when the first has failed."""
     server: ToolServer
     model: str
+    stranger: str
+    """The token of another owner."""
     dialect: tuple[Script, ...] = ()
 
     def on(self, model: str) -> ToolCase:
@@ -108,6 +110,7 @@ def _tool_cases(
             Gateway(directory, channels, table(tool_server), mover=tool_transport, worker_processes=1)
         )
         gateway.token = gateway.new_token("with-tools", "--tools", "*")
+        stranger = gateway.new_token("stranger", "--tools", "*")
         yield {
             name: ToolCase(
                 gateway,
@@ -115,6 +118,7 @@ def _tool_cases(
                 upstreams[channels[2 * place + 1]["name"].partition("-")[0]],
                 tool_server,
                 name,
+                stranger,
                 FORMAT_SETUPS[name].dialect,
             )
             for place, name in enumerate(FORMAT_SETUPS)
