@@ -23,13 +23,14 @@ from app.relay.conversations import Conversations
 from app.relay.inferred_parents import InferredParents
 from app.relay.lease_keeper import LeaseKeeper, RunningStreams
 from app.relay.passthrough import PassthroughRelay
+from app.relay.prompts import Prompts
 from app.relay.responses import StoredResponses
 from app.relay.streaming.pump import Pump
 from app.relay.streaming.transport import StreamTiming, ThreadTransport
 from app.relay.turn_run import TurnParts
 from app.request_bodies import Bodies
 from app.request_watch import Drain
-from app.sealing import Pseudonyms, Seal, Seals
+from app.sealing import OwnerDigests, Pseudonyms, Seal, Seals
 from app.server.job_queue import RedisQueue, SqlQueue, open_queue
 from app.settings import Settings, read_environment
 from app.store.store import Store
@@ -109,13 +110,15 @@ def build(last: LastGood) -> Gateway:
     contexts = Contexts(store, seals)
     tool_servers = ToolServers()
     responses = StoredResponses(store, contexts)
+    prompts = Prompts(OwnerDigests(settings.key_for("prompt")))
     turns = TurnParts(
         store=store,
         seals=seals,
         contexts=contexts,
         channels=channels,
         compaction=CompactionService(channels, model_facts, seals.compaction, transport),
-        inferred_parents=InferredParents(store),
+        inferred_parents=InferredParents(store, prompts),
+        prompts=prompts,
         running=RunningStreams(),
         transport=transport,
         cache_keys=CacheKeys(Pseudonyms(settings.key_for("cache"))),

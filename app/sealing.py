@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import hmac
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -78,6 +78,23 @@ class Pseudonyms:
     def of(self, owner: str, name: str) -> str:
         """32 hex digits."""
         return hmac.digest(self._key, f"{owner}\0{name}".encode(errors="surrogatepass"), "sha256").hex()[:_PSEUDONYM]
+
+
+class OwnerDigests:
+    """Digests of what owners said. Each owner has a key of their own, so that the database alone neither confirms a
+    guessed text nor shows that two owners said the same."""
+
+    SIZE = 8
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key[: hashlib.blake2b.MAX_KEY_SIZE]
+        self.name = hashlib.sha256(key).digest()[:2]
+        """Tells digests of different keys apart."""
+
+    def of(self, owner: str) -> Callable[[bytes], bytes]:
+        """The function that digests content of this owner."""
+        key = hashlib.blake2b(owner.encode(), digest_size=32, key=self._key).digest()
+        return lambda content: hashlib.blake2b(content, digest_size=8, key=key).digest()
 
 
 def is_sealed(text: object) -> bool:

@@ -43,6 +43,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def percent(share: float | None) -> str | None:
+    """A share from 0 to 1 as `87 %`. What is not all is never shown as 100 %."""
+    return None if share is None else f"{int(share * 100)} %"
+
+
 def moment(seconds: int | None) -> str | None:
     """Unix seconds as a date and time in UTC, to the minute."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else None

@@ -9,9 +9,10 @@ import click
 import orjson
 
 from app.cli.context import as_json, find_response, open_store, print_json
-from app.cli.output import clipped, moment, pairs, plain
+from app.cli.output import clipped, moment, pairs, percent, plain
 from app.contract.items import description
 from app.contract.usage import Usage
+from app.reports.cache import CacheReport, Reason, explain
 from app.reports.trees import compaction_note
 from app.store.tree import Detail, Node
 
@@ -30,13 +31,13 @@ def show(response_id: str, as_json: bool) -> None:
     with open_store() as store:
         store.schema.check()
         owner, found = find_response(store, response_id)
-        detail = store.trees.detail(owner, found)
-    if detail is None:
+        detail, cache = store.trees.detail(owner, found), explain(store, owner, found)
+    if detail is None or cache is None:
         raise click.ClickException("the response has just been removed")
     if as_json:
-        print_json(_wire(detail))
+        print_json({**_wire(detail), "cache": cache.wire()})
         return
-    click.echo(pairs(_facts(detail)))
+    click.echo(pairs(_facts(detail, cache)))
     for title, items in (("input", detail.input), ("output", detail.output)):
         if items:
             click.echo(f"\n{title}")
@@ -53,7 +54,7 @@ def _wire(detail: Detail) -> dict[str, Any]:
     }
 
 
-def _facts(detail: Detail) -> Iterator[tuple[str, object]]:
+def _facts(detail: Detail, cache: CacheReport) -> Iterator[tuple[str, object]]:
     node = detail.node
     yield "response", node.id
     yield "status", _status(node)
@@ -63,6 +64,7 @@ def _facts(detail: Detail) -> Iterator[tuple[str, object]]:
     yield from (("attempt", _attempt(attempt)) for attempt in node.attempts)
     yield "time", _time(node)
     yield "usage", _usage(node.usage)
+    yield "cache", _cache(cache) if node.usage else None
     yield "parent", _parent(node)
     yield "children", _children([child.id for child in detail.children])
     yield "retry of", node.retry_of
@@ -112,6 +114,10 @@ def _usage(usage: Usage | None) -> str | None:
     about = "≈" if usage.estimated else ""
     text = f"{about}{usage.input_tokens:,} in ({usage.cached_tokens:,} cached), {about}{usage.output_tokens:,} out"
     return text + (f" ({usage.reasoning_tokens:,} reasoning)" if usage.reasoning_tokens else "")
+
+
+def _cache(cache: CacheReport) -> str:
+    return _joined(percent(cache.share), None if cache.reason is Reason.HIT else cache.detail)
 
 
 def _parent(node: Node) -> str | None:

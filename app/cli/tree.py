@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from app.cli.context import as_json, find_response, open_store, print_json
-from app.cli.output import moment, table
+from app.cli.output import moment, percent, table
+from app.reports.cache import CacheReport, cache_notes, explain_all
 from app.reports.trees import SHORT, drawn, load_tree, notes, summary
 from app.store.tree import Node
 
 #: Behind the response that was given.
 _MARK = " ◀"
 
-_HEAD = ("response", "time (UTC)", "status", "model", "channel", "context", "output", "")
+_HEAD = ("response", "time (UTC)", "status", "model", "channel", "context", "cached", "output", "")
 
 
 @click.command(short_help="Draw the conversation that RESPONSE_ID belongs to.")
@@ -27,16 +30,25 @@ def tree(response_id: str, as_json: bool) -> None:
         store.schema.check()
         owner, found = find_response(store, response_id)
         read = load_tree(store, owner, found)
+        caches = explain_all(store, owner, [node.key for node in read.nodes])
     if as_json:
-        print_json({"id": found, "whole": read.whole, "responses": [node.wire() for node in read.nodes]})
+        responses = [{**node.wire(), "cache": _wire(caches.get(node.key))} for node in read.nodes]
+        print_json({"id": found, "whole": read.whole, "responses": responses})
         return
-    click.echo(table(_HEAD, (_row(drawing, node, found) for drawing, node in drawn(read.nodes))))
+    rows = (_row(drawing, node, found, caches.get(node.key)) for drawing, node in drawn(read.nodes))
+    click.echo(table(_HEAD, rows))
     click.echo(summary(read))
 
 
-def _row(drawing: str, node: Node, marked: str) -> tuple[object, ...]:
+def _wire(cache: CacheReport | None) -> dict[str, Any] | None:
+    return cache.wire() if cache else None
+
+
+def _row(drawing: str, node: Node, marked: str, cache: CacheReport | None) -> tuple[object, ...]:
     name = f"{drawing}{node.id[:SHORT]}{_MARK if node.id == marked else ''}"
     status = "deleted" if node.deleted else node.status
     usage = node.usage
-    tokens = (usage.input_tokens, usage.output_tokens) if usage else (None, None)
-    return name, moment(node.created_at), status, node.model, node.channel, *tokens, "; ".join(notes(node)) or " "
+    share = percent(cache.share) if cache and usage else None
+    tokens = (usage.input_tokens, share, usage.output_tokens) if usage else (None, None, None)
+    said = "; ".join((*notes(node), *cache_notes(cache))) or " "
+    return name, moment(node.created_at), status, node.model, node.channel, *tokens, said

@@ -76,6 +76,8 @@ class Attempt:
     """What the request to the channel left out, renamed or replaced, for an upstream that does not take it."""
     usage: Usage | None = None
     """Of this exchange, in a turn of several."""
+    shortened: bool = False
+    """The oldest items were left out, because the upstream found the context too long."""
 
     def wire(self) -> dict[str, Any]:
         wire: dict[str, Any] = {
@@ -92,6 +94,8 @@ class Attempt:
             wire["adapted"] = list(self.adapted)
         if self.usage:
             wire["usage"] = self.usage.wire()
+        if self.shortened:
+            wire["shortened"] = True
         if self.upstream_message:
             wire["said"] = self.upstream_message  # the member that older rows have
         return wire
@@ -117,6 +121,35 @@ class ToolCall:
     """The kind of the failure, without the words of the server."""
     result: bytes | None = field(default=None, repr=False)
     """JSON: what a hosted tool has found, for the next turns' model. None unless the response is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Keyed digests of what a turn gave its model, and what else decides whether the provider's cache serves the next
+    turn; no text. Each digest has 8 bytes."""
+
+    key: bytes
+    """Two bytes that name the key of the digests."""
+    tools: bytes = b""
+    """One digest a tool."""
+    instructions: bytes = b""
+    """One digest for the instructions, one for the form of the answer."""
+    input: bytes = b""
+    """One digest for each of the turn's own input items."""
+    output: bytes = b""
+    """One digest an output item."""
+    has_items: bool = True
+    """False while `input` and `output` are not known yet."""
+    adapted: bytes = b""
+    """Digest of what the channel did not get as the client sent it; empty if there was nothing."""
+    shortened: bool = False
+    """The oldest items were left out for a model that found the context too long."""
+    reports_cache: bool = True
+    """The upstream says how many tokens came from its cache."""
+    reasoning: bool = False
+    """The channel takes reasoning items, so that they have digests as well."""
+    kept: int = 0
+    """Seconds for which the client asked the provider to keep the prompt; 0 if it did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +179,8 @@ class Outcome:
     """`output` holds a compaction item: a load of the chain starts here."""
     first_byte_ms: int | None = None
     total_ms: int = 0
+    prompt: Prompt | None = None
+    """None when nothing can follow the response."""
     compaction: Mapping[str, Any] | None = None
     """A compaction's strategy, context tokens before and after, usage of the pass, or its failure."""
 
@@ -453,3 +488,5 @@ class Trace:
     """When its request came, in milliseconds."""
     ended_at: int = 0
     """When its answer was ready to leave: a thread that this response started began later."""
+    prompt: Prompt | None = None
+    """Digests of the whole context; None if the client names the parent, or nothing can follow the response."""

@@ -186,7 +186,7 @@ def usage(value: object) -> Usage | None:
         total_out += reasoning
     if read + written > 0 and _are_beside(read + written, total_in, total_out, largest(value, _TOTAL)):
         total_in += read + written
-    return Usage(total_in, read, written, total_out, reasoning)
+    return Usage(total_in, read, written, total_out, reasoning, reports_cache=read > 0 or reports_cache(value))
 
 
 def cached(value: Mapping[str, Any]) -> tuple[int, int]:
@@ -194,6 +194,11 @@ def cached(value: Mapping[str, Any]) -> tuple[int, int]:
     written = _in_details(value, _DETAILS_IN, _WRITTEN)
     read = _in_details(value, _DETAILS_IN, _READ)
     return read, written or max([_by_lifetime(holder) for holder in _holders(value, _DETAILS_IN)])
+
+
+def reports_cache(value: Mapping[str, Any]) -> bool:
+    """Whether a usage object has a member for the tokens that were read from the cache."""
+    return any(largest(holder, _READ) is not None for holder in _holders(value, _DETAILS_IN))
 
 
 def later(known: Usage | None, newer: Usage | None) -> Usage | None:
@@ -205,6 +210,7 @@ def later(known: Usage | None, newer: Usage | None) -> Usage | None:
         cached_tokens=newer.cached_tokens or min(known.cached_tokens, newer.input_tokens),
         cache_write_tokens=newer.cache_write_tokens or min(known.cache_write_tokens, newer.input_tokens),
         reasoning_tokens=newer.reasoning_tokens or min(known.reasoning_tokens, newer.output_tokens),
+        reports_cache=newer.reports_cache or known.reports_cache,
     )
 
 

@@ -24,7 +24,7 @@ from app.contract.redaction import without_upstream
 from app.contract.remedies import ROW, Remedy, apply_all
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
-from app.errors import GatewayError, InvalidRequest, UpstreamBroken, UpstreamError, UpstreamLoading
+from app.errors import ContextTooLong, GatewayError, InvalidRequest, UpstreamBroken, UpstreamError, UpstreamLoading
 from app.formats import Decoder, Format, adapted, remedies_for, replay, unenforced
 from app.relay.streaming.client_connection import ClientConnection
 from app.relay.streaming.transport import Flow, ThreadTransport
@@ -51,6 +51,8 @@ class ChannelAttempt:
         """Types of the tools that the channel does not receive."""
         self.adapted: Sequence[str] = ()
         """What else the channel does not receive as the client sent it."""
+        self.shortened = False
+        """The channel does not receive the oldest items."""
         self.path = ""
         """How the answer was read: `bytes`, `repaired` or `translated`; empty for an unstreamed answer."""
         self.unseen: Sequence[str] = ()
@@ -124,6 +126,7 @@ class ChannelAttempt:
                 tuple(self.dropped),
                 adapted=tuple(self.adapted),
                 usage=self.usage,
+                shortened=self.shortened,
             )
         message = error.upstream_message if isinstance(error, UpstreamError) else None
         return Attempt(channel, milliseconds, error.status, error.name, upstream_message=message)
@@ -335,7 +338,9 @@ class TurnAttempts(Attempts[TurnAttempt]):
         if turn is None:
             return None
         self._amended.add(reason)
-        return TurnAttempt(self, selected, turn, refused.remedies)
+        retry = TurnAttempt(self, selected, turn, refused.remedies)
+        retry.shortened = refused.shortened or isinstance(error, ContextTooLong)
+        return retry
 
     def _with_remedies(self, refused: TurnAttempt, error: UpstreamError) -> TurnAttempt | None:
         """A retry with what the refusal's words call for."""
@@ -344,7 +349,9 @@ class TurnAttempts(Attempts[TurnAttempt]):
         remedies = remedies_for(error, orjson.loads(refused.encoded()), refused.row)
         if not remedies:
             return None
-        return TurnAttempt(self, refused.selected, refused.turn, (*refused.remedies, *remedies))
+        retry = TurnAttempt(self, refused.selected, refused.turn, (*refused.remedies, *remedies))
+        retry.shortened = refused.shortened
+        return retry
 
     def _count_losses(self, row: Channel, format_: Format) -> int:
         return len(format_.dropped(self._turn, row))

@@ -17,10 +17,11 @@ from typing import Any
 import orjson
 
 from app.contract.items import CALL_TYPES, Item, is_client_side
-from app.contract.records import CHAINABLE, Outcome, Token, Trace
+from app.contract.records import CHAINABLE, Outcome, Prompt, Token, Trace
 from app.contract.redaction import redacted_item
 from app.contract.turn import Turn
 from app.relay.client_thread import ClientThread, ThreadNames
+from app.relay.prompts import Prompts
 from app.store.store import Store
 
 #: Turns that may wait to be traced. Further turns are dropped, which leaves a gap in their trees.
@@ -73,8 +74,9 @@ class _TracedTurn:
 class InferredParents:
     """One a process. Its thread starts with the first turn to trace."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, prompts: Prompts) -> None:
         self._store = store
+        self._prompts = prompts
         self._turns: SimpleQueue[_TracedTurn] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
@@ -110,7 +112,18 @@ class InferredParents:
             thread = turn.names.thread()
             if thread is not None and (turn.history is None or thread.has_id):
                 traced = replace(_traced(turn, thread), began_at=turn.began_at, ended_at=turn.ended_at)
-                self._store.prefixes.trace(turn.owner, traced)
+                self._store.prefixes.trace(turn.owner, replace(traced, prompt=self._prompt(turn)))
+
+    def _prompt(self, turn: _TracedTurn) -> Prompt | None:
+        prompt = turn.outcome.prompt
+        if prompt is None or turn.history is not None:
+            return None
+        return self._prompts.with_items(turn.owner, prompt, turn.input, orjson.loads(turn.outcome.output))
+
+
+def names_no_history(request: Mapping[str, Any]) -> bool:
+    """Whether the input of the request holds its whole history."""
+    return not any(map(request.get, _PARENT_FIELDS))
 
 
 def _now() -> int:

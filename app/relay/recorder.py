@@ -12,14 +12,15 @@ import orjson
 
 from app.channels.selection import SelectedChannel
 from app.contract.items import BOUND_TYPES, Item
-from app.contract.records import CHAINABLE, Attempt, Draft, Outcome, Token
+from app.contract.records import CHAINABLE, Attempt, Draft, Outcome, Prompt, Token
 from app.contract.redaction import redacted_items, without_credentials
 from app.contract.response import error_member
 from app.contract.token_estimate import estimate_context, estimate_items, estimate_json
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import ClientGone, EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable, TooLargeToStore
-from app.relay.inferred_parents import OnOutcome
+from app.relay.inferred_parents import OnOutcome, names_no_history
+from app.relay.prompts import Prompts
 from app.relay.request_context import ResponseFacts
 from app.store.store import Store
 
@@ -45,10 +46,13 @@ class Recorder:
         request_id: str,
         facts: ResponseFacts | None = None,
         on_outcome: OnOutcome | None = None,
+        prompts: Prompts | None = None,
     ) -> None:
-        """`facts` gets the outcome for the access log; `on_outcome` is called once the outcome is stored."""
+        """`facts` gets the outcome for the access log; `on_outcome` is called once the outcome is stored; `prompts`
+        makes the digests of what the model was given."""
         self._store = store
         self._on_outcome = on_outcome
+        self._prompts = prompts
         self._facts = facts or ResponseFacts()
         self._turn = turn
         self.draft = draft(turn, token, request_id)
@@ -128,10 +132,22 @@ class Recorder:
                 opaque=not BOUND_TYPES.isdisjoint({item.get("type") for item in turn.input} | output_types),
                 compacted="compaction" in output_types,
                 compaction=turn.compaction,
+                prompt=self._prompt(output, selected, usage),
                 first_byte_ms=self._first_byte_ms,
                 total_ms=self._elapsed(),
             ),
         )
+
+    def _prompt(self, output: Sequence[Item], selected: SelectedChannel | None, usage: Usage) -> Prompt | None:
+        """Digests of what the model was given. Those of a history that the client sends each turn come later, from the
+        thread that looks for its parent."""
+        turn, prompts = self._turn, self._prompts
+        if prompts is None:
+            return None
+        prompt = prompts.of(turn, selected.row if selected else None, self._attempts, usage)
+        if self._on_outcome is not None and names_no_history(turn.request):
+            return prompt
+        return prompts.with_items(turn.owner, prompt, turn.input, output)
 
     def store(self, ended: Ended) -> None:
         """Returns after the commit. Raises StoreUnavailable and EndedElsewhere."""

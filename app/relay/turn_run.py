@@ -40,6 +40,7 @@ from app.relay.idempotency import IdempotentTurn
 from app.relay.inferred_parents import InferredParents, OnOutcome
 from app.relay.item_lists import as_listed
 from app.relay.lease_keeper import RunningStreams
+from app.relay.prompts import Prompts
 from app.relay.recorder import Recorder
 from app.relay.request_context import RequestContext
 from app.relay.responses import shown
@@ -72,6 +73,7 @@ class TurnParts:
     channels: Channels
     compaction: CompactionService
     inferred_parents: InferredParents
+    prompts: Prompts
     running: RunningStreams
     transport: ThreadTransport
     cache_keys: CacheKeys
@@ -174,8 +176,11 @@ class TurnRun:
     @cached_property
     def recorder(self) -> Recorder:
         context = self._context
+        parts = self._parts
         return Recorder(
-            self._parts.store, self.turn, self._token, context.request_id, context.facts, self._on_outcome()
+            *(parts.store, self.turn, self._token, context.request_id, context.facts),
+            self._on_outcome(),
+            parts.prompts,
         )
 
     def _on_outcome(self) -> OnOutcome | None:

@@ -35,8 +35,16 @@ class UsageReport:
         return {
             "since": self.since,
             "by": self.by,
-            "usage": [{self.by: name, **counts} for name, counts in self.sums.items()],
+            "usage": [
+                {self.by: name, **counts, "cached_share": cached_share(counts)} for name, counts in self.sums.items()
+            ],
         }
+
+
+def cached_share(counts: Mapping[str, int]) -> float | None:
+    """The part of the input that came from the provider's cache, from 0 to 1; None without an input."""
+    given = counts["input_tokens"]
+    return round(counts["cached_tokens"] / given, 4) if given else None
 
 
 def usage_report(rows: Iterable[Mapping[str, Any]], by: str, since: str) -> UsageReport:

@@ -324,6 +324,13 @@ def m013_tools_of_tokens(schema: Schema) -> None:
     schema.column("token", "tools", "{body}")
 
 
+@step
+@additive
+def m014_prompt_digests(schema: Schema) -> None:
+    # Keyed digests of what the model was given (see `prompt_digests`), without text.
+    schema.column("response", "prompt", "{blob}")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

@@ -53,6 +53,7 @@ class Response(Model):
     compaction = peewee.TextField(null=True)
     conversation = peewee.CharField(null=True)
     seen = peewee.BigIntegerField(null=True)
+    prompt = peewee.BlobField(null=True)
 
 
 class Content(Model):

@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from app.contract.records import Trace
+from app.contract.records import Prompt, Trace
 from app.store.database import Session
 from app.store.dialects import Dialect
 from app.store.grouped_writes import Group
+from app.store.prompt_digests import Whole
 from app.store.writer import Writer
 
 CHUNK = 200
@@ -23,6 +24,11 @@ _OF_THREAD = (
 _ANY = f"{_OF_THREAD} LIMIT 1"
 #: The newest response that had ended at a time.
 _NEWEST = f"{_OF_THREAD} AND w.ended_at <= ? ORDER BY w.ended_at DESC, w.response DESC LIMIT 1"
+#: The newest one with an answer.
+_NEWEST_ANSWER = (
+    f"{_OF_THREAD} AND w.ended_at <= ? AND r.prompt IS NOT NULL AND r.pk <> ?"
+    " ORDER BY w.ended_at DESC, w.response DESC LIMIT 1"
+)
 #: The first response to a question; later ones are retries of it.
 _RETRIED = (
     "SELECT w.response FROM thread_turn w JOIN response r ON r.pk = w.response"
@@ -51,11 +57,30 @@ class PrefixHashes:
             return
         pk, parent = row
         found = self._find(session, trace) if parent is None else None
+        if trace.prompt is not None:
+            self._write_prompt(session, owner, trace, trace.prompt, pk, found)
         if found not in (None, pk):
             session.run("UPDATE response SET inferred = ? WHERE pk = ?", (found, pk))
         self._place(session, owner, trace, pk, is_first=found is None and parent is None)
         if trace.end is not None:
             group.add_prefix(trace.token, self._hash(trace.end), pk)
+
+    def _write_prompt(
+        self, session: Session, owner: str, trace: Trace, prompt: Prompt, pk: int, inferred: int | None
+    ) -> None:
+        """Stores the digests of a whole prompt, as an addition to that response of the thread which has most of it in
+        common: the inferred parent, or the newest one if the client has changed an earlier item.
+        """
+        whole = Whole(prompt)
+        newest = session.row(_NEWEST_ANSWER, (self._in_token(trace.token, trace.thread), owner, trace.began_at, pk))
+        base, shared = None, 0
+        for candidate in dict.fromkeys((inferred, int(newest[0]) if newest else None)):
+            if candidate is None or candidate == pk:
+                continue
+            common = whole.shared(session, candidate)
+            if common is not None and (base is None or common >= shared):
+                base, shared = candidate, common
+        session.run("UPDATE response SET prompt = ? WHERE pk = ?", (whole.packed(base, shared), pk))
 
     def _place(self, session: Session, owner: str, trace: Trace, pk: int, *, is_first: bool) -> None:
         """Stores the thread of a response, the response whose retry it is, and for the first one of a thread the

@@ -29,6 +29,7 @@ from app.store.database import Conflict, Database, Row, Session
 from app.store.dialects import Dialect
 from app.store.grouped_writes import MAX_ITEM_ID, Counted, Group
 from app.store.leases import HELD, Leases
+from app.store.prompt_digests import added, end_of
 from app.store.tool_calls import forget_results
 from app.store.tree_positions import LOST, ROOT, TreePosition, TreePositions
 from app.store.unwritten import Unwritten
@@ -193,10 +194,11 @@ class Responses:
         self._insert_begun = insert("response", [*BEGUN_COLUMNS, "worker"])
         self._insert_queued = insert("response", BEGUN_COLUMNS)
         self._insert_whole = insert(
-            "response", [*BEGUN_COLUMNS[:3], *BEGUN_COLUMNS[4:], *ENDED_COLUMNS, *POSITION_COLUMNS]
+            "response", [*BEGUN_COLUMNS[:3], *BEGUN_COLUMNS[4:], *ENDED_COLUMNS, "prompt", *POSITION_COLUMNS]
         )
         self._end = (
-            f"UPDATE response SET worker = NULL, echo = ?, {_assign(ENDED_COLUMNS)}, {_assign(POSITION_COLUMNS)}"
+            f"UPDATE response SET worker = NULL, echo = ?, {_assign(ENDED_COLUMNS)}, prompt = ?,"
+            f" {_assign(POSITION_COLUMNS)}"
             " WHERE pk = ? AND status IN ('queued', 'in_progress') AND deleted_at IS NULL"
         )
         self._add_output = f"UPDATE content SET output = {database.dialect.body} WHERE response = ?"
@@ -331,10 +333,12 @@ class Responses:
     def _write_whole(self, group: Group, record: Record) -> Ended:
         draft, outcome = record.draft, record.outcome
         parent = self._parent(group, draft)
+        prompt = _prompt(record, parent)
         values = (
             *_identity(draft, parent.pk),
             *self._request(group, draft, record.stored, record.echo),
             *record.ended,
+            prompt,
         )
         pk, columns = _position_in_tree(
             group, record, parent, lambda columns: group.session.insert(self._insert_whole, (*values, *columns))
@@ -344,20 +348,19 @@ class Responses:
             group.add_items(draft.owner, draft.item_ids + outcome.item_ids, pk)
         _append(group, record)
         group.count(record.counter, outcome.status, outcome.usage)
-        return Ended(True, _place(pk, columns))
+        return Ended(True, _place(pk, columns, prompt))
 
     def _write_end(self, group: Group, record: Record, row: Row) -> Ended:
         """Ends an existing row, unless a cancel, a delete or the reaper was first."""
         draft, outcome = record.draft, record.outcome
         pk, status, _ = row
-        values = (_text(record.echo) if record.stored else None, *record.ended)
         if status not in ("queued", "in_progress"):
             return self._write_late(group, record, row)
+        parent = self._parent(group, draft)
+        prompt = _prompt(record, parent)
+        values = (_text(record.echo) if record.stored else None, *record.ended, prompt)
         written, columns = _position_in_tree(
-            group,
-            record,
-            self._parent(group, draft),
-            lambda columns: self._end_row(group, draft, (*values, *columns, pk)),
+            group, record, parent, lambda columns: self._end_row(group, draft, (*values, *columns, pk))
         )
         if not written:
             return self._write_late(group, record, row)
@@ -366,7 +369,7 @@ class Responses:
             group.add_items(draft.owner, outcome.item_ids, pk)
         _append(group, record)
         group.count(record.counter, outcome.status, outcome.usage)
-        return Ended(True, _place(pk, columns))
+        return Ended(True, _place(pk, columns, prompt))
 
     def _end_row(self, group: Group, draft: Draft, values: tuple[Any, ...]) -> int:
         if not draft.background:
@@ -393,12 +396,13 @@ class Responses:
         if known is not None:
             return known
         row = group.session.row(
-            "SELECT pk, branch, depth, since FROM response WHERE id = ? AND owner = ?", (draft.parent, draft.owner)
+            "SELECT pk, branch, depth, since, prompt FROM response WHERE id = ? AND owner = ?",
+            (draft.parent, draft.owner),
         )
         if row is None:
             return LOST
-        pk, branch, depth, since = row
-        return TreePosition(pk=pk, branch=branch, depth=depth or 0, since=since)
+        pk, branch, depth, since, prompt = row
+        return TreePosition(pk=pk, branch=branch, depth=depth or 0, since=since, prompt_end=end_of(prompt))
 
     def _request(self, group: Group, draft: Draft, stored: bool, echo: bytes) -> tuple[Any, ...]:
         return (
@@ -543,9 +547,15 @@ def _append(group: Group, record: Record) -> None:
         group.append(record.draft.owner, record.draft.conversation, record.turn)
 
 
-def _place(pk: int, columns: Columns) -> TreePosition | None:
+def _place(pk: int, columns: Columns, prompt: bytes | None) -> TreePosition | None:
     branch, depth, since = columns
-    return None if branch is None or depth is None else TreePosition(pk, branch, depth, since)
+    return None if branch is None or depth is None else TreePosition(pk, branch, depth, since, end_of(prompt))
+
+
+def _prompt(record: Record, parent: TreePosition) -> bytes | None:
+    """Digests of what the model was given, whose items follow the parent's."""
+    prompt = record.outcome.prompt
+    return None if prompt is None else added(prompt, parent.prompt_end)
 
 
 def _record(draft: Draft, outcome: Outcome, *, stored: bool) -> Record:

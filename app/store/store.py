@@ -20,6 +20,7 @@ from app.store.leases import Leases
 from app.store.maintenance import Maintenance
 from app.store.migrations import Migrations
 from app.store.prefix_hashes import PrefixHashes
+from app.store.prompt_digests import PromptDigests
 from app.store.reaper import Reaper
 from app.store.remedies import Remedies
 from app.store.responses import Responses, ResponseStore
@@ -79,6 +80,7 @@ class Store:
         self.tool_calls = ToolCalls(self.database, self._writer, self.unwritten)
         self.usage = UsageSums(self.database)
         self.trees = Trees(self.database)
+        self.prompts = PromptDigests(self.database)
         self.schema = Migrations(self.database, url)
         self.maintenance = Maintenance(self.database, self._writer, self.unwritten)
 

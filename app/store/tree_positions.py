@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.store.prompt_digests import START, End
+
 REMEMBERED = 20_000
 
 
@@ -15,9 +17,11 @@ class TreePosition:
     branch: int | None
     depth: int
     since: int
+    prompt_end: End | None = None
+    """Where the digests of its items end, if that is known."""
 
 
-ROOT = TreePosition(pk=None, branch=None, depth=0, since=0)
+ROOT = TreePosition(pk=None, branch=None, depth=0, since=0, prompt_end=START)
 #: The parent key of a response whose parent is missing. No row has this key, so the chain counts as broken.
 LOST = TreePosition(pk=0, branch=None, depth=0, since=0)
 

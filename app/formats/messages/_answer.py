@@ -44,6 +44,7 @@ class _Meter:
         self._input: int | None = None
         self._output: int | None = None
         self._read = self._written = self._reasoning = 0
+        self._reports_cache = False
         self._beside = False
         """`input_tokens` leaves out the cached tokens, as it does in this API, but not in the contract."""
 
@@ -53,6 +54,7 @@ class _Meter:
         self._input, self._output = _larger(self._input, usage, _INPUT), _larger(self._output, usage, _OUTPUT)
         read, written = _openai.cached(usage)
         self._read, self._written = max(self._read, read), max(self._written, written)
+        self._reports_cache = self._reports_cache or _openai.reports_cache(usage)
         self._beside = self._beside or not usage.keys().isdisjoint(_BESIDE)
         details = usage.get("output_tokens_details")
         if isinstance(details, dict):
@@ -64,7 +66,8 @@ class _Meter:
             return None
         cached = self._read + self._written
         total = self._input + cached if self._beside or cached > self._input else self._input
-        return Usage(total, self._read, self._written, self._output, self._reasoning)
+        counts = (total, self._read, self._written, self._output, self._reasoning)
+        return Usage(*counts, reports_cache=self._reports_cache)
 
 
 def _larger(known: int | None, usage: Mapping[str, Any], names: Sequence[str]) -> int | None:

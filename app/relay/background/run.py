@@ -33,6 +33,7 @@ from app.errors import (
 from app.memory import Share
 from app.relay.background.event_log import EventLog
 from app.relay.lease_keeper import RunningStreams
+from app.relay.prompts import Prompts
 from app.relay.recorder import Recorder
 from app.relay.request_context import RequestContext
 from app.relay.responses import StoredResponses
@@ -125,10 +126,10 @@ class Run:
         token = self._token(job)
         event_log = self._log = EventLog(self._store, job.id, job.last)
         stored = self.retried(lambda: self._responses.stored(token, job.id), float("inf"))
-        recorder = _RunRecorder(self._store, self, event_log, _unopened_turn(stored), token)
+        recorder = _RunRecorder(self._store, self, event_log, _unopened_turn(stored), token, self._parts.prompts)
         try:
             turn = self._open(job, token)
-            recorder = _RunRecorder(self._store, self, event_log, turn, token)
+            recorder = _RunRecorder(self._store, self, event_log, turn, token, self._parts.prompts)
             self._record_events(self._started(turn, token, recorder, event_log), event_log)
         except ClientGone:
             recorder.cancel()
@@ -219,8 +220,8 @@ class Run:
 class _RunRecorder(Recorder):
     """Records a response whose row exists before the run."""
 
-    def __init__(self, store: Store, run: Run, event_log: EventLog, turn: Turn, token: Token) -> None:
-        super().__init__(store, turn, token, "")
+    def __init__(self, store: Store, run: Run, event_log: EventLog, turn: Turn, token: Token, prompts: Prompts) -> None:
+        super().__init__(store, turn, token, "", prompts=prompts)
         self._run = run
         self._event_log = event_log
 

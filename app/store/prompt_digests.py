@@ -1,0 +1,371 @@
+"""Digests of the prompts that models were given, in the column `prompt` of each response, and the facts by which a
+report compares a response with the one before it.
+
+A row holds the digests of its tools and instructions, and those of the items that the row before it does not have. The
+digests of items are rolling: each covers all items up to its own, so two equal ones stand for equal beginnings. A row
+therefore grows with what is new in it, also when its client sends the whole conversation each turn.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from struct import Struct
+from typing import Any, NamedTuple
+
+import orjson
+
+from app.contract.records import Prompt
+from app.ids import known_id
+from app.store.database import Database, Row, Session
+
+SIZE = 8
+"""Bytes of a digest."""
+MOST = 4000
+"""Digests of items in a row; those of later items are left out."""
+FARTHEST = 64
+"""Rows that are read for the beginning that two prompts share."""
+
+_VERSION = 1
+#: version, flags, name of the key, adaptations, seconds, row before it, first item, items of the prompt, tools,
+#: instructions
+_HEAD = Struct(">BB2s8sIQIIHB")
+_HAS_ITEMS, _SHORTENED, _REPORTS_CACHE, _CUT = 1, 2, 4, 8
+_NOTHING = bytes(SIZE)
+_CHUNK = 500
+
+#: The members of `CacheFacts`, by the columns that they come from.
+_COLUMNS = {
+    "key": "r.pk",
+    "id": "r.id",
+    "status": "r.status",
+    "model": "r.model",
+    "upstream_model": "r.upstream_model",
+    "channel": "r.channel",
+    "family": "r.family",
+    "created_at": "r.created_at",
+    "completed_at": "r.completed_at",
+    "input_tokens": "r.input_tokens",
+    "cached_tokens": "r.cached_tokens",
+    "estimated": "r.estimated",
+    "attempts": "r.attempts",
+    "compaction": "r.compaction",
+    "parent": "r.parent",
+    "inferred": "r.inferred",
+    "retry_of": "w.retry_of",
+    "conversation": "r.conversation",
+    "conversation_position": "r.seen",
+    "prompt": "r.prompt",
+}
+_FACTS = f"SELECT {', '.join(_COLUMNS.values())} FROM response r LEFT JOIN thread_turn w ON w.response = r.pk"
+_ONE = f"{_FACTS} WHERE r.id = ? AND r.owner = ?"
+_SOME = f"{_FACTS} WHERE r.owner = ? AND r.pk IN (%s)"
+#: The newest response of a conversation up to a position.
+_CONVERSED = (
+    "SELECT r.pk FROM conversation c JOIN conversation_turn t ON t.conversation = c.pk"
+    " JOIN response r ON r.id = t.response WHERE c.id = ? AND c.owner = ? AND r.owner = ? AND t.position <= ?"
+    " ORDER BY t.position DESC LIMIT 1"
+)
+#: When the prompt of a response was last used by another one that continues it.
+_LAST_USED = (
+    "SELECT MAX(completed_at) FROM response WHERE pk IN"
+    " (SELECT pk FROM response WHERE parent = ? UNION SELECT pk FROM response WHERE inferred = ?)"
+    " AND owner = ? AND pk < ? AND channel = ?"
+)
+_RECENT = (
+    "SELECT pk, owner FROM response WHERE created_at >= ? AND input_tokens IS NOT NULL AND prompt IS NOT NULL"
+    " ORDER BY pk DESC LIMIT ?"
+)
+_READ = "SELECT prompt, parent FROM response WHERE pk = ?"
+
+
+class End(NamedTuple):
+    """Where the items of a response end: how many they are together with those before them, and the digest of all."""
+
+    length: int = 0
+    state: bytes = _NOTHING
+
+
+START = End()
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPrompt:
+    """The column of one row."""
+
+    key: bytes
+    tools: tuple[bytes, ...]
+    instructions: tuple[bytes, ...]
+    adapted: bytes
+    kept: int
+    base: int
+    """Key of the row that has the items before `first`; 0 for the parent's, or for none."""
+    first: int
+    """Number of items that the row before it has in common."""
+    length: int
+    """Number of items in the prompt. Those of the answer follow."""
+    states: tuple[bytes, ...]
+    """Rolling digests: of the items before `first`, then up to each item from `first` on."""
+    cut: bool
+    """There were more than `MOST`."""
+    has_items: bool
+    shortened: bool
+    reports_cache: bool
+
+    @property
+    def end(self) -> End | None:
+        """None if it is not known."""
+        return None if self.cut or not self.has_items else End(self.first + len(self.states) - 1, self.states[-1])
+
+    def packed(self) -> bytes:
+        flags = self.has_items * _HAS_ITEMS | self.shortened * _SHORTENED | self.reports_cache * _REPORTS_CACHE
+        flags |= self.cut * _CUT
+        counts = (self.kept, self.base, self.first, self.length, len(self.tools), len(self.instructions))
+        head = _HEAD.pack(_VERSION, flags, self.key, self.adapted or _NOTHING, *counts)
+        return b"".join((head, *self.tools, *self.instructions, *self.states))
+
+
+def unpacked(data: bytes | None) -> StoredPrompt | None:
+    """None for a row without digests, or with those of a later version."""
+    if not data or data[0] != _VERSION:
+        return None
+    _, flags, key, adapted, kept, base, first, length, tools, instructions = _HEAD.unpack_from(data)
+    digests = _split(data[_HEAD.size :])
+    said = tools + instructions
+    return StoredPrompt(
+        key=key,
+        tools=digests[:tools],
+        instructions=digests[tools:said],
+        adapted=b"" if adapted == _NOTHING else adapted,
+        kept=kept,
+        base=base,
+        first=first,
+        length=length,
+        states=digests[said:],
+        cut=bool(flags & _CUT),
+        has_items=bool(flags & _HAS_ITEMS),
+        shortened=bool(flags & _SHORTENED),
+        reports_cache=bool(flags & _REPORTS_CACHE),
+    )
+
+
+def added(prompt: Prompt, before: End | None) -> bytes:
+    """The column of a response whose own items follow those of its parent. None: the parent's end is not known."""
+    end = before or START
+    states = tuple(_rolled(end.state, _split(prompt.input + prompt.output)))
+    return replace(_stored(prompt, states, end.length), has_items=prompt.has_items and before is not None).packed()
+
+
+def end_of(data: bytes | None) -> End | None:
+    stored = unpacked(data)
+    return stored.end if stored is not None else None
+
+
+class Whole:
+    """The prompt of a response whose client sends the whole conversation."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self._prompt = prompt
+        self._states = tuple(_rolled(_NOTHING, _split(prompt.input + prompt.output)))
+
+    def shared(self, session: Session, candidate: int) -> int | None:
+        """The number of items that the response with this key has in common; None if its items are not known, or if
+        it looks like the beginning of another conversation."""
+        key, upper, length = candidate, None, None
+        for _ in range(FARTHEST):
+            row = session.row(_READ, (key,))
+            stored = unpacked(row[0]) if row else None
+            if row is None or stored is None or not stored.has_items or stored.key != self._prompt.key:
+                return None
+            length = length or stored.length
+            common = self._common(stored)
+            if upper is not None and common is not None:
+                common = min(common, upper)
+            if common or not stored.first:
+                return common or (0 if self.length > length else None)
+            key, upper = stored.base or row[1], stored.first
+        return None
+
+    def _common(self, stored: StoredPrompt) -> int | None:
+        """The items in common; None if the difference lies before the first state of the row."""
+        common = None
+        for position, state in enumerate(stored.states, stored.first):
+            if position >= len(self._states) or self._states[position] != state:
+                break
+            common = position
+        return common
+
+    @property
+    def length(self) -> int:
+        return len(self._prompt.input) // SIZE
+
+    def packed(self, base: int | None, shared: int) -> bytes:
+        """The column. Only the states behind the shared ones are written, unless there is no base."""
+        first = shared if base else 0
+        stored = _stored(self._prompt, self._states[first:], first)
+        return replace(stored, base=base or 0, length=self.length).packed()
+
+
+def _stored(prompt: Prompt, states: tuple[bytes, ...], first: int) -> StoredPrompt:
+    return StoredPrompt(
+        key=prompt.key,
+        tools=_split(prompt.tools),
+        instructions=_split(prompt.instructions),
+        adapted=prompt.adapted,
+        kept=prompt.kept,
+        base=0,
+        first=first,
+        length=first + len(prompt.input) // SIZE,
+        states=states[: MOST + 1],
+        cut=len(states) > MOST + 1,
+        has_items=prompt.has_items,
+        shortened=prompt.shortened,
+        reports_cache=prompt.reports_cache,
+    )
+
+
+def _rolled(state: bytes, digests: Iterable[bytes]) -> Iterator[bytes]:
+    yield state
+    for digest in digests:
+        state = blake2b(state + digest, digest_size=SIZE).digest()
+        yield state
+
+
+def _split(digests: bytes) -> tuple[bytes, ...]:
+    return tuple([digests[at : at + SIZE] for at in range(0, len(digests), SIZE)])
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CacheFacts:
+    """What a report needs of one response."""
+
+    key: int
+    id: str
+    status: str
+    model: str
+    upstream_model: str | None
+    channel: str | None
+    family: str | None
+    created_at: int
+    completed_at: int | None
+    input_tokens: int | None
+    cached_tokens: int | None
+    estimated: bool
+    attempts: tuple[Mapping[str, Any], ...]
+    compaction: Mapping[str, Any] | None
+    parent: int | None
+    """Key of the response that the client names."""
+    inferred: int | None
+    retry_of: int | None
+    conversation: str | None
+    conversation_position: int
+    prompt: StoredPrompt | None
+
+    @property
+    def is_compacted(self) -> bool:
+        """The history was compacted for this response."""
+        return self.compaction is not None and "failed" not in self.compaction
+
+    @property
+    def is_compaction(self) -> bool:
+        """The response is a compaction without an answer: no channel saw its context as a conversation."""
+        return self.is_compacted and self.upstream_model is None
+
+    @property
+    def before(self) -> int | None:
+        """Key of the response before it, unless it belongs to a conversation."""
+        based_on = self.prompt.base if self.prompt else 0
+        return self.parent or based_on or self.inferred or self.retry_of
+
+
+class Pair(NamedTuple):
+    """A response, the one before it, and when the prompt of that one was last used."""
+
+    response: CacheFacts
+    before: CacheFacts | None
+    last_used: int | None
+
+
+class PromptDigests:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def pair(self, owner: str, response_id: str) -> Pair | None:
+        """The response and the one before it; None when there is no such response."""
+        if not known_id(response_id):
+            return None
+        return self._database.read(lambda session: _pair(session, owner, response_id))
+
+    def pairs(self, owner: str, keys: Sequence[int]) -> dict[int, Pair]:
+        """The same for each of these responses, by key."""
+        return self._database.read(lambda session: _pairs(session, owner, keys))
+
+    def recent(self, since: int, limit: int) -> list[Pair]:
+        """The newest answered responses of all owners, for an operator: those created since then, at most so many."""
+        rows = self._database.read(lambda session: session.rows(_RECENT, (since, limit)))
+        by_owner: defaultdict[str, list[int]] = defaultdict(list)
+        for key, owner in rows:
+            by_owner[owner].append(key)
+        return [pair for owner, keys in by_owner.items() for pair in self.pairs(owner, keys).values()]
+
+
+def _pair(session: Session, owner: str, response_id: str) -> Pair | None:
+    row = session.row(_ONE, (response_id, owner))
+    if row is None:
+        return None
+    response = _facts(row)
+    return _with_before(session, owner, response, _some(session, owner, [_key_before(session, owner, response)]))
+
+
+def _pairs(session: Session, owner: str, keys: Sequence[int]) -> dict[int, Pair]:
+    known = _some(session, owner, keys)
+    before = [_key_before(session, owner, response) for response in known.values()]
+    known |= _some(session, owner, [key for key in before if key not in known])
+    return {key: _with_before(session, owner, known[key], known) for key in keys if key in known}
+
+
+def _with_before(session: Session, owner: str, response: CacheFacts, known: Mapping[int, CacheFacts]) -> Pair:
+    before = known.get(_key_before(session, owner, response) or 0)
+    if before is None:
+        return Pair(response, None, None)
+    used = session.row(_LAST_USED, (before.key, before.key, owner, response.key, response.channel))
+    times = [time for time in (before.completed_at, used[0] if used else None) if time is not None]
+    return Pair(response, before, max(times, default=None))
+
+
+def _key_before(session: Session, owner: str, response: CacheFacts) -> int | None:
+    if response.conversation is None:
+        return response.before
+    place = (response.conversation, owner, owner, response.conversation_position)
+    row = session.row(_CONVERSED, place)
+    return int(row[0]) if row else None
+
+
+def _some(session: Session, owner: str, keys: Iterable[int | None]) -> dict[int, CacheFacts]:
+    wanted = [key for key in keys if key]
+    found: dict[int, CacheFacts] = {}
+    for start in range(0, len(wanted), _CHUNK):
+        chunk = wanted[start : start + _CHUNK]
+        rows = session.rows(_SOME % ", ".join("?" * len(chunk)), (owner, *chunk))
+        found.update({row[0]: _facts(row) for row in rows})
+    return found
+
+
+def _facts(row: Row) -> CacheFacts:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    prompt = values.pop("prompt")
+    return CacheFacts(
+        **{
+            **values,
+            "estimated": bool(values["estimated"]),
+            "attempts": tuple(orjson.loads(values["attempts"] or "[]")),
+            "compaction": orjson.loads(values["compaction"]) if values["compaction"] else None,
+            "conversation_position": values["conversation_position"] or 0,
+        },
+        prompt=unpacked(bytes(prompt) if prompt is not None else None),
+    )
