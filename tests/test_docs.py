@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import orjson
 import pytest
 
 from app import __version__, formats
@@ -21,7 +22,9 @@ from app.cli import COMMANDS, antiphon
 from app.schemas.channels import KEYS
 from app.store import migrations
 from tests.conftest import MakeGateway
-from tests.gateway import ROOT
+from tests.gateway import ROOT, Gateway
+from tests.ports import closed_port
+from tests.relay.conftest import eventually
 
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "deploy" / "README.md"]
@@ -158,3 +161,39 @@ def test_the_list_of_commands_cuts_nothing_off() -> None:
 
 def part(name: str) -> click.Command | None:
     return antiphon.get_command(click.Context(antiphon), name)
+
+
+@pytest.fixture
+def demo_tools(tmp_path: Path) -> Iterator[int]:
+    """The port of `antiphon tools serve-demo`."""
+    port = closed_port()
+    command = [*Gateway.program, "tools", "serve-demo", "--bind", f"127.0.0.1:{port}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline().endswith(f"http://127.0.0.1:{port}/mcp\n")
+        yield port
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def test_the_first_try_of_tools_answers_without_a_network(gateway: MakeGateway, demo_tools: int) -> None:
+    """The rows of the shipped table without their `#`, and the request of the README."""
+    shipped = (ROOT / "channels.yaml").read_text()
+    rows = re.search(r"^#tools:\n#  servers:\n#    - label: demo.*\n(?:#      \w+: .*\n){2}", shipped, re.M)
+    assert rows is not None
+    shown = re.sub("^#", "", rows[0], flags=re.M).replace(":8090", f":{demo_tools}")
+    running = gateway([DEMO])
+    running.channels_file.write_text(shipped.replace(rows[0], shown))
+    running.command("reload")
+    token = running.new_token("a-user", "--tools", "demo")
+    (example,) = re.findall(r"""-d '(\s*\{[^']*"mcp"[^']*)'""", README)
+
+    def asked() -> str:
+        return running.post("/responses", orjson.loads(example), token=token).text
+
+    eventually(lambda: "The tool answered: (17 + 4) * 2 = 42" in asked(), "the reloaded table", within=20)
+    output = orjson.loads(asked())["output"]
+    assert [item["type"] for item in output] == ["mcp_list_tools", "mcp_call", "message"]

@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from app.channels.affinity import Affinity
@@ -83,6 +84,7 @@ class ToolRun(TurnRun):
 
     def _prepared(self) -> ToolLoop:
         """The loop of a turn whose tools are known and whose history fits. Raises GatewayError, ClientGone."""
+        self._check_servers()
         parts = self._parts
         toolset = self._toolset = Toolset.of(self.turn.request, self._servers, self._listings())
         approvals = Approvals.of(self._answers, toolset, self.turn.id)
@@ -137,6 +139,15 @@ class ToolRun(TurnRun):
     def _exchange_turn(self) -> Turn:
         assert self._loop is not None
         return self._loop.exchange_turn()
+
+    @cached_property
+    def _upstream_servers(self) -> Sequence[str]:
+        """The table may have changed since the turn began, so that only its own servers count."""
+        called = {server.position for server in self._servers}
+        tools = enumerate(self.turn.request["tools"])
+        return [
+            tool["server_label"] for position, tool in tools if tool.get("type") == "mcp" and position not in called
+        ]
 
     def _affinity(self) -> Affinity:
         """The channel that has answered last comes first: it has the turn in its cache."""

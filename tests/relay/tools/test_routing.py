@@ -9,6 +9,7 @@ import pytest
 
 from tests.gateway import Gateway
 from tests.response_contract import check_error, check_stream
+from tests.tool_servers import ToolServer
 from tests.upstream import ScriptedUpstream, refusal
 from tests.websocket_client import Socket
 
@@ -26,10 +27,6 @@ CONNECTOR: JSON = {"type": "mcp", "server_label": "mail", "connector_id": "conne
 FUNCTION: JSON = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}
 PLACEHOLDER = "https://tools.antiphon.invalid/"
 
-TOOLS: JSON = {
-    "servers": [{"label": "docs", "url": "http://127.0.0.1:9/mcp", "headers": {"X-Key": "the-row's"}}],
-    "client_urls": ["https://listed.example.com"],
-}
 #: Models of channels whose upstreams call no MCP servers, in every format.
 WITHOUT_MCP = ["plain", "bridged", "translated", "demo"]
 WAYS: dict[str, JSON] = {"JSON": {}, "SSE": {"stream": True}, "background": {"background": True}}
@@ -42,8 +39,16 @@ def _upstreams() -> Iterator[tuple[ScriptedUpstream, ScriptedUpstream]]:
 
 
 @pytest.fixture(scope="module")
+def docs() -> Iterator[ToolServer]:
+    """The server of the one row of the table."""
+    with ToolServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def router(
     tmp_path_factory: pytest.TempPathFactory,
+    docs: ToolServer,
     _upstreams: tuple[ScriptedUpstream, ScriptedUpstream],
 ) -> Iterator[Gateway]:
     plain, native = _upstreams
@@ -54,8 +59,11 @@ def router(
         native.channel("native", models=["native", "both"], mcp="native"),
         {"name": "demo", "format": "demo", "models": ["demo"]},
     ]
-    directory = tmp_path_factory.mktemp("routing")
-    with Gateway(directory, rows, {"tools": TOOLS}) as gateway:
+    tools = {
+        "servers": [{"label": "docs", "url": docs.url, "headers": {"X-Key": "the-row's"}, "require_approval": "never"}],
+        "client_urls": ["https://listed.example.com", {"origin": docs.origin, "private": True}],
+    }
+    with Gateway(tmp_path_factory.mktemp("routing"), rows, {"tools": tools}) as gateway:
         yield gateway
 
 
@@ -192,3 +200,40 @@ def test_a_hidden_label_with_a_url_is_the_clients_own(router: Gateway, native: S
     assert (
         router.post("/responses", {"model": "native", "input": "a", "tools": [tool]}, token=granted).status_code == 400
     )
+
+
+DOCS: JSON = {"type": "mcp", "server_label": "docs", "server_url": f"{PLACEHOLDER}docs", "allowed_tools": ["echo"]}
+
+
+@pytest.mark.parametrize("model", ["plain", "bridged"])
+def test_nothing_is_listed_for_a_turn_that_names_another_server_too(
+    refused: Callable[..., JSON], docs: ToolServer, granted: str, model: str
+) -> None:
+    before = len(docs.requests)
+    assert "'mine'" in refused(granted, model=model, tools=[DOCS, OWN])["message"]
+    assert len(docs.requests) == before
+
+
+@pytest.mark.parametrize("way", ["JSON", "SSE"])
+def test_the_gateway_and_the_upstream_each_call_their_own(
+    router: Gateway, native: ScriptedUpstream, granted: str, way: str
+) -> None:
+    body = {"model": "both", "input": "hello", "tools": [DOCS, OWN, FUNCTION], **WAYS[way]}
+    answer = router.post("/responses", body, token=granted)
+    assert answer.status_code == 200, answer.text
+    (sent,) = native.bodies
+    assert [tool.get("name", tool["type"]) for tool in sent["tools"]] == ["echo", "mcp", "look"]
+    assert sent["tools"][1] == OWN
+
+
+def test_a_listed_origin_is_called_by_the_gateway_on_any_channel(
+    router: Gateway, docs: ToolServer, plain: ScriptedUpstream, native: ScriptedUpstream, granted: str
+) -> None:
+    own = {**DOCS, "server_label": "mine", "server_url": docs.url, "authorization": "key-of-mine"}
+    for model in ("bridged", "both"):
+        answer = router.post("/responses", {"model": model, "input": "hello", "tools": [own]}, token=granted)
+        assert answer.status_code == 200, answer.text
+        assert "key-of-mine" not in answer.text
+    assert docs.requests[-1].headers["authorization"] == "Bearer key-of-mine"
+    assert "key-of-mine" not in str(plain.bodies)
+    assert (len(plain.bodies), native.bodies) == (2, [])
