@@ -7,13 +7,14 @@ module reads the contract's items; each format writes the steps in its own terms
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from app.contract.items import INSTRUCTION_ROLES, OUTPUT_TYPES, TEXT_PARTS, Item
 from app.errors import InvalidRequest
+from app.formats._caching import Marks, divided, marked_parts, marks_of
 from app.formats._toolbox import INPUT, Toolbox
 
 Part = Mapping[str, Any]
@@ -30,6 +31,8 @@ class Instruction:
     """The text of a system or developer message."""
 
     text: str
+    marks: Marks = field(default_factory=dict)
+    """Marks for the upstream's cache, which stand at the end of the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class AssistantText:
     """Text of the assistant."""
 
     text: str
+    marks: Marks = field(default_factory=dict)
+    """As those of an instruction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,8 @@ class Call:
     result: Sequence[Part]
     failed: bool = False
     """The result says that the tool failed, or that nothing ran it."""
+    marks: Marks = field(default_factory=dict)
+    """Those of the call itself. Those of its result stand at the parts."""
 
 
 AssistantPart = AssistantText | Reasoning | Call
@@ -119,14 +126,13 @@ class _StepBuilder:
     def _message(self, item: Item) -> Iterator[Step]:
         role, content = item.get("role"), item.get("content")
         if role in INSTRUCTION_ROLES:
-            if text := text_of(content):
+            for text, marks in _texts(item):
                 yield from self._close()
-                yield Instruction(text)
+                yield Instruction(text, marks)
         elif role == "assistant":
-            if text := text_of(content):
-                self._parts.append(AssistantText(text))
+            self._parts += [AssistantText(text, marks) for text, marks in _texts(item)]
         elif content and (text_of(content) or (isinstance(content, list) and shown(content))):
-            yield from self._client_message(content)
+            yield from self._client_message(_marked_content(item))
 
     def _client_message(self, content: str | Sequence[Part]) -> Iterator[Step]:
         yield from self._close()
@@ -136,8 +142,8 @@ class _StepBuilder:
         answer = self._answers.get(id(item))
         if answer is not None:
             name, arguments = _CALLS[item["type"]](item, self._toolbox)
-            failed = answer.get("status") in _FAILED
-            self._parts.append(Call(_call_id(item), name, arguments, result(answer), failed))
+            failed, marks = answer.get("status") in _FAILED, marks_of(item)
+            self._parts.append(Call(_call_id(item), name, arguments, result(answer), failed, marks))
 
     def _output(self, item: Item) -> Iterator[Step]:
         if id(item) in self._answered:
@@ -174,7 +180,7 @@ def _call_item(call_id: str, name: str, arguments: str) -> Item:
 
 
 def _output_item(call_id: str, result: Sequence[Part]) -> Item:
-    output = list(result) if shown(result) else joined(result)
+    output = list(result) if shown(result) or any(map(marks_of, result)) else joined(result)
     return {"type": "function_call_output", "call_id": call_id, "output": output}
 
 
@@ -260,7 +266,11 @@ _CALLS: dict[str, Callable[[Item, Toolbox], tuple[str, str]]] = {
 
 
 def result(item: Item) -> Sequence[Part]:
-    """An output as content parts."""
+    """An output as content parts. Marks of the whole output stand at the last one."""
+    return marked_parts(_result(item), marks_of(item))
+
+
+def _result(item: Item) -> Sequence[Part]:
     value = item.get("output")
     if isinstance(value, Mapping) and value.get("type") == "computer_screenshot":
         return [{**value, "type": "input_image"}]
@@ -274,6 +284,27 @@ def result(item: Item) -> Sequence[Part]:
 
 
 # --- content ----------------------------------------------------------------------------------------------------
+
+
+def _texts(item: Item) -> Iterator[tuple[str, Marks]]:
+    """The text of a message. It is divided behind each mark."""
+    content, marks = item.get("content"), marks_of(item)
+    if isinstance(content, str):
+        if content:
+            yield content, marks
+        return
+    for parts, own in divided(marked_parts(content if isinstance(content, list) else (), marks)):
+        if text := joined(parts):
+            yield text, own
+
+
+def _marked_content(item: Item) -> str | Sequence[Part]:
+    """The content of a message. Marks of the whole message stand at its last part."""
+    content: str | Sequence[Part] = item["content"]
+    marks = marks_of(item)
+    if not marks:
+        return content
+    return marked_parts([{"type": "input_text", "text": content}] if isinstance(content, str) else content, marks)
 
 
 def text_of(content: object) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.contract.channel import Channel
-from app.formats._paths import ANY, joined, parts, places, resolved
+from app.formats._caching import BREAKPOINT, CONTROL, MARKS
+from app.formats._paths import ANY, DEEP, joined, parts, places, resolved
 
 #: Members of items that hold what the contract says.
 _STATED = frozenset(
@@ -142,6 +143,17 @@ def _paths(names: Sequence[str], refused: Refused) -> list[str]:
     return list(dict.fromkeys(path for name in names if (path := _path(name, refused)) is not None))
 
 
+def _mark(path: str) -> str | None:
+    """The marks for the cache at any place, or their lifetime: a server that refuses one refuses all. None for another
+    path."""
+    *_, holder, name = ("", *parts(path))
+    if name in MARKS and holder:
+        return f"{DEEP}.{name}"
+    if holder == BREAKPOINT:
+        return f"{DEEP}.{holder}"
+    return f"{DEEP}.{holder}.{name}" if holder == CONTROL else None
+
+
 def _private(path: str) -> str:
     """The path; for one below a private member of an item or of its content, that member: the server would refuse its
     others next."""
@@ -156,8 +168,10 @@ def _private(path: str) -> str:
 
 def _path(name: str, refused: Refused) -> str | None:
     if (path := resolved(refused.request, name)) is not None:
-        return "**.cache_control" if path.endswith(".cache_control") else _private(path)
+        return _mark(path) or _private(path)
     plain = re.sub(r"(?<=[a-z])([A-Z])", lambda match: f"_{match[1].lower()}", name.rpartition(".")[2]).lower()
+    if plain in MARKS and refused.has(f"{DEEP}.{plain}"):
+        return f"{DEEP}.{plain}"
     if plain in refused.request:
         return plain
     for other in _ALSO.get(plain, ()):

@@ -16,8 +16,9 @@ from app.contract.items import CALL_TYPES, OUTPUT_TYPES
 from app.contract.remedies import ALLOW, AT_MOST, DROP, HASH, OMIT, RENAME, ROW, Remedy
 from app.errors import UpstreamError
 from app.formats._adaptation import SCALES, means_none
+from app.formats._caching import MARKS
 from app.formats._named_members import SCHEMA_HINTS, Refused, members_named
-from app.formats._paths import parts
+from app.formats._paths import DEEP, parts
 from app.formats._tool_schemas import has_unions
 
 #: Items of the input that exist only beside tools that are no functions.
@@ -99,6 +100,11 @@ def _no_reasoning_text(refused: Refused) -> Sequence[Remedy]:
     return (Remedy(ROW, "reasoning_text", False),) if refused.row.reasoning_text else ()
 
 
+def _no_marks(refused: Refused) -> Sequence[Remedy]:
+    """No marks for the cache: without them, text is sent as strings."""
+    return tuple(Remedy(DROP, path) for name in MARKS if refused.has(path := f"{DEEP}.{name}"))
+
+
 def _tools_as_functions(refused: Refused) -> Sequence[Remedy]:
     """Functions in place of the tools and items that an upstream of the Responses API does not know."""
     types = _types_beside_functions(refused.request)
@@ -177,6 +183,11 @@ _BY_SENTENCE: tuple[tuple[re.Pattern[str], Remedies], ...] = tuple(
             r"\binput\[\d+\]\.id\b|\binput\.\d+\.id\b|duplicate item found|without its required|"
             r"expected an id that begins|item with id .{1,100} not found",
             _row("item_ids", "omit"),
+        ),
+        (
+            r"sequence, expected a string|content\b.{0,60}(?:must|should|has to|needs to) be an? (?:valid )?string|"
+            r"expected a string, got (?:an? )?(?:array|list)|can only concatenate str",
+            _no_marks,
         ),
         (r"thought[_ ]?signature", _row("call_signatures", "google")),
         (r"reasoning_?details|reasoning details", _row("call_signatures", "openrouter")),

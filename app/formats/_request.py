@@ -7,6 +7,7 @@ from typing import Any
 
 from app.contract.items import Item
 from app.errors import InvalidRequest
+from app.formats._caching import Marks, marks_of
 from app.formats.responses import instructions_text
 
 
@@ -20,6 +21,16 @@ def refuse_prompt(request: Mapping[str, Any]) -> None:
 def instructions(request: Mapping[str, Any]) -> str | None:
     given = request.get("instructions")
     return instructions_text(given) if isinstance(given, Mapping) else given
+
+
+def instruction_marks(request: Mapping[str, Any]) -> Marks:
+    """Marks for the cache of instructions that are a message."""
+    given = request.get("instructions")
+    if not isinstance(given, Mapping):
+        return {}
+    content = given.get("content")
+    parts = content if isinstance(content, list) else []
+    return next(filter(None, map(marks_of, (given, *reversed(parts)))), {})
 
 
 def in_force(request: Mapping[str, Any], items: Iterable[Item]) -> Mapping[str, Any]:

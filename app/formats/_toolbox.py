@@ -19,6 +19,7 @@ from app.contract.items import Item
 from app.contract.turn import Turn
 from app.errors import InvalidRequest
 from app.formats import _context
+from app.formats._caching import Marks, marked_parts, marks_of
 
 #: The one argument of a custom tool.
 INPUT = "input"
@@ -51,6 +52,8 @@ class Toolbox:
         self.functions: dict[str, dict[str, Any]] = {}
         """By flat name."""
         self.dropped: list[str] = []
+        self.marks: dict[str, Marks] = {}
+        """Marks for the upstream's cache, by flat name."""
         self._tools: dict[str, Tool] = {}
         for tool, namespace in _flat(tools):
             self._add(tool, namespace)
@@ -85,6 +88,8 @@ class Toolbox:
             flat = _shorter(flat, orjson.dumps((known.name, known.namespace)))
         self._tools[flat] = known
         self.functions[flat] = {"name": flat, **_FUNCTIONS[tool["type"]](tool, _introduced(tool, namespace))}
+        if marks := marks_of(tool):
+            self.marks[flat] = marks
 
     def _drop(self, tool: Mapping[str, Any]) -> None:
         kind = str(tool.get("type"))
@@ -194,7 +199,8 @@ def _introduced(tool: Mapping[str, Any], namespace: Mapping[str, Any] | None) ->
 def _flat(tools: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any] | None]]:
     for tool in tools:
         if tool.get("type") == "namespace":
-            yield from ((inner, tool) for inner in tool.get("tools") or ())
+            # Marks of the namespace stand at its last tool.
+            yield from ((inner, tool) for inner in marked_parts(tool.get("tools") or (), marks_of(tool)))
         else:
             yield tool, None
 

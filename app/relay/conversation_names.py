@@ -16,6 +16,7 @@ from app.contract.items import is_client_side
 from app.contract.turn import Turn
 from app.relay.client_thread import ThreadNames
 from app.relay.compaction.context import Contexts
+from app.relay.inferred_parents import identity
 from app.sealing import Pseudonyms
 
 #: The key that a client gives its conversation for the upstream's cache.
@@ -29,8 +30,10 @@ def conversation_name(turn: Turn, headers: Mapping[str, str]) -> str | None:
 
 
 def beginning(request: Mapping[str, Any]) -> Sequence[Any]:
-    """How a conversation began that its client keeps: the instructions and the first words of the user."""
-    return (request.get("instructions"), first_user_item(request.get("input") or ()))
+    """How a conversation began that its client keeps: the instructions and the first words of the user, without ids and
+    marks, which may change from turn to turn."""
+    first = first_user_item(request.get("input") or ())
+    return (request.get("instructions"), identity(dict(first)) if first else None)
 
 
 @dataclass(frozen=True, slots=True)

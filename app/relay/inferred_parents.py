@@ -43,12 +43,14 @@ _REQUESTS = frozenset({"compaction_trigger"})
 _VOLATILE_KEYS = frozenset(
     {
         "annotations",
+        "cache_control",
         "created_by",
         "encrypted_content",
         "id",
         "internal_chat_message_metadata_passthrough",
         "logprobs",
         "phase",
+        "prompt_cache_breakpoint",
         "status",
     }
 )

@@ -317,6 +317,8 @@ class CreateSchema(Schema):
     service_tier = OneOf("auto", "default", "flex", "scale", "priority", "fast", "ultrafast")
     safety_identifier = String(max=128)
     prompt_cache_key = _TEXT
+    prompt_cache_options = Object({"mode": _TEXT, "ttl": _TEXT, "prewarm": Boolean(), "comparison_response_id": _TEXT})
+    prompt_cache_retention = _TEXT
     user = _TEXT
 
 

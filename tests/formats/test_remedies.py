@@ -255,6 +255,65 @@ def test_a_private_member_goes_from_every_item() -> None:
     assert all("private" not in item for item in again["input"])
 
 
+MARK, BREAKPOINT = (
+    {"cache_control": {"type": "ephemeral", "ttl": "1h"}},
+    {"prompt_cache_breakpoint": {"mode": "explicit"}},
+)
+MARKED: list[JSON] = [
+    {
+        **RESPONSES,
+        "input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a", **MARK}]}],
+    },
+    {**CHAT, "messages": [{"role": "user", "content": [{"type": "text", "text": "a", **MARK}]}]},
+    {**MESSAGES, "system": [{"type": "text", "text": "Be kind."}, {"type": "text", "text": "b", **MARK}]},
+]
+
+
+@pytest.mark.parametrize("request_", MARKED, ids=["responses", "chat_completions", "messages"])
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("{at}.cache_control", "drop **.cache_control"),
+        ("cache_control", "drop **.cache_control"),
+        ("{at}.cache_control.ttl", "drop **.cache_control.ttl"),
+    ],
+)
+def test_a_mark_for_the_cache_goes_from_every_place(request_: JSON, place: str, expected: str) -> None:
+    at = "input[0].content[0]" if "input" in request_ else "messages[0].content[0]"
+    place = place.format(at="system.1" if "system" in request_ else at)
+    sentence = f"{place}: Extra inputs are not permitted"
+    assert remedies(openai(sentence), request_) == [expected]
+    assert remedies(anthropic(sentence), request_) == [expected]
+
+
+@pytest.mark.parametrize(
+    "path", ["prompt_cache_breakpoint", "prompt_cache_breakpoint.ttl", "prompt_cache_breakpoint.mode"]
+)
+def test_a_breakpoint_goes_from_every_place(path: str) -> None:
+    content = [{"type": "input_text", "text": "a", "prompt_cache_breakpoint": {"mode": "explicit", "ttl": "30m"}}]
+    request = {**RESPONSES, "input": [{"type": "message", "role": "user", "content": content}]}
+    param = f"input[0].content[0].{path}"
+    assert remedies(openai(f"Unknown parameter: '{param}'.", param), request) == ["drop **.prompt_cache_breakpoint"]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Failed to deserialize the JSON body: messages[0]: invalid type: sequence, expected a string",
+        "1 validation error: messages.0.content: Input should be a valid string",
+        "Invalid value for 'content': expected a string, got array.",
+        "messages[0].content must be a string",
+    ],
+)
+def test_a_server_that_takes_text_as_a_string_only_gets_no_marks(sentence: str) -> None:
+    parts = [{"type": "text", "text": "a", **MARK, **BREAKPOINT}]
+    marked = {**CHAT, "messages": [{"role": "user", "content": parts}]}
+    expected = ["drop **.cache_control", "drop **.prompt_cache_breakpoint"]
+    assert remedies(openai(sentence), marked) == expected
+    bare = {**CHAT, "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}
+    assert not set(expected) & set(remedies(openai(sentence), bare))
+
+
 # --- values -----------------------------------------------------------------------------------------------------
 
 

@@ -226,6 +226,22 @@ def test_a_client_without_a_session_that_keeps_the_conversation_has_a_key_by_its
     assert references.keys[1] == keys[0][1]
 
 
+def test_marks_that_move_from_turn_to_turn_change_no_key(talk: Talk) -> None:
+    def marked(text: str) -> JSON:
+        part = {"type": "input_text", "text": text, "cache_control": {"type": "ephemeral"}}
+        return {"role": "user", "content": [part]}
+
+    items: list[JSON] = [{"role": "user", "content": "the beginning of moving marks"}]
+    items += talk.ask([marked("the beginning of moving marks")], store=False)["output"]
+    for number in range(2):
+        items += talk.ask([*items, marked(f"turn {number}")], store=False)["output"]
+    talk.ask([marked("the beginning of moving marks"), *items[1:], marked("the end")], store=False)
+    first, *later = talk.keys
+    assert first is None
+    assert len(set(later)) == 1
+    assert later[0] is not None
+
+
 # --- where there is none ----------------------------------------------------------------------------------------
 
 

@@ -106,6 +106,63 @@ def test_wishes_about_caches_are_left_out_where_they_are_refused(setup: Setup, f
     assert {name: response[name] for name in wishes} == wishes
 
 
+MARKED = [
+    {"type": "input_text", "text": "A long text.", "cache_control": {"type": "ephemeral"}},
+    {"type": "input_text", "text": "A question.", "prompt_cache_breakpoint": {"mode": "explicit"}},
+]
+
+
+def texts_only(body: JSON) -> str:
+    """A server whose templates take text alone, as DeepSeek's."""
+    lists = any(isinstance(message["content"], list) for message in body["messages"])
+    return "messages[0]: invalid type: sequence, expected a string" if lists else ""
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
+def test_a_server_of_texts_gets_no_marks_for_the_cache(setup: Setup, streamed: bool) -> None:
+    model = setup.model("chat_completions")
+    setup.upstream.always(rule(texts_only))
+    message = {"role": "user", "content": MARKED}
+    first = answered(setup.ask(model, streamed, input=[message]), streamed)
+    answered(setup.ask(model, streamed, input=[message], previous_response_id=first["id"]), streamed)
+    contents = [body["messages"][0]["content"] for body in setup.upstream.bodies]
+    assert [isinstance(content, str) for content in contents] == [False, True, True]
+    assert contents[1] == contents[2] == "A long text.\nA question."
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
+@pytest.mark.parametrize("format_", FORMATS)
+def test_options_and_marks_for_the_cache_go_one_by_one(setup: Setup, format_: str, streamed: bool) -> None:
+    names = ("prompt_cache_options", "prompt_cache_breakpoint", "cache_control")
+
+    def broken(body: JSON) -> str:
+        text = orjson.dumps(body).decode()
+        return next((f"Unsupported parameter: '{name}'." for name in names if f'"{name}"' in text), "")
+
+    model = setup.model(format_)
+    setup.upstream.always(rule(broken))
+    options = {"mode": "explicit", "ttl": "30m"}
+    message = {"role": "user", "content": MARKED}
+    response = answered(setup.ask(model, streamed, input=[message], prompt_cache_options=options), streamed)
+    assert response["prompt_cache_options"] == options
+    # A Messages upstream gets marks alone.
+    assert len(setup.upstream.bodies) == (2 if format_ == "messages" else 4)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
+def test_an_upstream_that_takes_four_marks_gets_four(setup: Setup, streamed: bool) -> None:
+    """A client marks the end of each of its turns, and the chain has them all."""
+    model, last = setup.model("messages"), {}
+    for number in range(7):
+        mark = {"cache_control": {"type": "ephemeral", **({"ttl": "1h"} if number in (2, 5) else {})}}
+        content = [{"type": "input_text", "text": f"turn {number}", **mark}]
+        message = {"role": "user", "content": content}
+        last = {"previous_response_id": answered(setup.ask(model, streamed, input=[message], **last), streamed)["id"]}
+    assert len(setup.upstream.bodies) == 7
+    sent = [block for message in setup.upstream.bodies[-1]["messages"] for block in message["content"]]
+    assert [block["text"] for block in sent if "cache_control" in block] == ["turn 5", "turn 6"]
+
+
 def test_the_row_of_a_response_says_what_was_adapted(setup: Setup) -> None:
     model = setup.model("responses")
     setup.upstream.always(without("temperature"))

@@ -421,6 +421,9 @@ def malformed_id(value: str) -> dict[str, Any]:
             ),
         ),
         ("prompt_cache_key", 7, wrong_type("prompt_cache_key", "a string", "an integer")),
+        ("prompt_cache_options", "x", wrong_type("prompt_cache_options", "an object", "a string")),
+        ("prompt_cache_options", {"ttl": 30}, wrong_type("prompt_cache_options.ttl", "a string", "an integer")),
+        ("prompt_cache_retention", 24, wrong_type("prompt_cache_retention", "a string", "an integer")),
         ("user", {}, wrong_type("user", "a string", "an object")),
     ],
 )

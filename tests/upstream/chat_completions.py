@@ -69,6 +69,7 @@ PARAMETERS = {
     *("stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p", "n", "stop", "seed", "logprobs"),
     *("top_logprobs", "logit_bias", "presence_penalty", "frequency_penalty", "user", "metadata", "store"),
     *("reasoning_effort", "verbosity", "service_tier", "prompt_cache_key", "prompt_cache_retention"),
+    "prompt_cache_options",
     *("safety_identifier", "modalities", "prediction", "web_search_options"),
     # What open servers take beside OpenAI's.
     *("top_k", "min_p", "repetition_penalty", "chat_template_kwargs"),

@@ -54,6 +54,7 @@ THOUGHT = ("thinking", "redacted_thinking")
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
 CALL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 MIN_BUDGET = 1024
+MAX_MARKS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,21 @@ def _check_parameters(body: JSON) -> None:
         raise _invalid(f"service_tier: Input should be 'auto' or 'standard_only', not '{tier}'")
     _check_thinking(body)
     _check_output_config(body.get("output_config") or {})
+    _check_marks(body)
+
+
+def _check_marks(body: JSON) -> None:
+    system = body.get("system", [])
+    content = [message["content"] for message in body["messages"] if isinstance(message["content"], list)]
+    blocks = [*body.get("tools", ()), *(system if isinstance(system, list) else ()), *itertools.chain(*content), body]
+    marks = [block["cache_control"] for block in blocks if "cache_control" in block]
+    if len(marks) > MAX_MARKS:
+        raise _invalid(f"A maximum of {MAX_MARKS} blocks with cache_control may be provided. Found {len(marks)}.")
+    lifetimes = [mark.get("ttl", "5m") for mark in marks]
+    if any(mark["type"] != "ephemeral" for mark in marks) or not set(lifetimes) <= {"5m", "1h"}:
+        raise _invalid("cache_control: Input should be {type: 'ephemeral', ttl: '5m' or '1h'}")
+    if lifetimes != sorted(lifetimes):
+        raise _invalid("a ttl='1h' cache_control block must not come after a ttl='5m' cache_control block.")
 
 
 def _check_sampling(body: JSON) -> None:

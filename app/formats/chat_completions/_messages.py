@@ -10,6 +10,7 @@ from typing import Any
 
 from app.contract.channel import Channel
 from app.contract.items import Item
+from app.formats._caching import Marks, accepted, divided, marks_of
 from app.formats._conversation import (
     AssistantText,
     AssistantTurn,
@@ -19,7 +20,6 @@ from app.formats._conversation import (
     Part,
     Reasoning,
     is_text,
-    joined,
     shown,
     steps,
     text_of,
@@ -35,17 +35,21 @@ Message = dict[str, Any]
 _ELSEWHERE = "[The output is in the next message.]"
 
 
-def messages(items: Sequence[Item], instructions: str | None, row: Channel, toolbox: Toolbox) -> list[Message]:
-    """The whole conversation. Items that a chat cannot express are left out."""
+def messages(
+    items: Sequence[Item], instructions: tuple[str | None, Marks], row: Channel, toolbox: Toolbox
+) -> list[Message]:
+    """The whole conversation. `instructions`: their text and its marks for the cache. Items that a chat cannot express
+    are left out."""
     builder = _MessageBuilder(row)
-    if instructions:
-        builder.add_instruction(instructions)
+    text, marks = instructions
+    if text:
+        builder.add_instruction(text, marks)
     for step in steps(items, toolbox):
         match step:
-            case Instruction(text):
-                builder.add_instruction(text)
+            case Instruction(text, marks):
+                builder.add_instruction(text, marks)
             case ClientMessage(content):
-                builder.add({"role": "user", "content": _content(content)})
+                builder.add({"role": "user", "content": _content(content, row)})
             case AssistantTurn():
                 builder.add_assistant_turn(step)
     return builder.finished()
@@ -61,28 +65,30 @@ class _MessageBuilder:
 
     def __init__(self, row: Channel) -> None:
         self._row = row
-        self._system: list[str] = []
+        self._system: list[Message] = []
+        """Text parts."""
         self._messages: list[Message] = []
 
     def add(self, message: Message) -> None:
         self._messages.append(message)
 
-    def add_instruction(self, text: str) -> None:
+    def add_instruction(self, text: str, marks: Marks) -> None:
         """Adds an instruction: leading ones are merged, and later ones become user messages if only one is allowed."""
+        part = self._text(text, marks)
         if self._row.system_messages == "keep":
-            self.add({"role": "system", "content": text})
+            self.add({"role": "system", "content": _written([part])})
         elif self._messages:
-            self.add({"role": "user", "content": text})
+            self.add({"role": "user", "content": _written([part])})
         else:
-            self._system.append(text)
+            self._system.append(part)
 
     def add_assistant_turn(self, turn: AssistantTurn) -> None:
         """Adds the assistant's message, the results of its calls, and the images that a result cannot hold."""
         calls = [act for act in turn.parts if isinstance(act, Call)]
-        texts = [act.text for act in turn.parts if isinstance(act, AssistantText)]
+        texts = [self._text(act.text, act.marks) for act in turn.parts if isinstance(act, AssistantText)]
         if not texts and not calls:
             return
-        message: Message = {"role": "assistant", "content": "\n\n".join(texts) or None}
+        message: Message = {"role": "assistant", "content": _written(texts, "\n\n") or None}
         if calls:
             message["tool_calls"] = [self._tool_call(call) for call in calls]
         thoughts = [act for act in turn.parts if isinstance(act, Reasoning)]
@@ -99,43 +105,53 @@ class _MessageBuilder:
     def _add_results(self, calls: Sequence[Call], sent_calls: Sequence[Message]) -> None:
         in_place = self._row.tool_images == "tool"
         for call, sent in zip(calls, sent_calls, strict=True):
-            result = _content(call.result) if in_place else _result(call)
+            result = _content(call.result, self._row) if in_place else self._result(call)
             self.add({"role": "tool", "tool_call_id": sent["id"], "content": result})
-        if not in_place and (images := [part for call in calls for part in _parts(shown(call.result))]):
+        if not in_place and (images := [part for call in calls for part in _parts(shown(call.result), self._row)]):
             self.add({"role": "user", "content": images})
 
     def _tool_call(self, call: Call) -> Message:
         function = {"name": call.name, "arguments": call.arguments}
         return {"id": chat_call_id(call.id, self._row.call_ids), "type": "function", "function": function}
 
+    def _result(self, call: Call) -> str | list[Message]:
+        texts = [part for part in call.result if is_text(part)]
+        return _written([*_parts(texts, self._row)]) or (_ELSEWHERE if shown(call.result) else "")
+
+    def _text(self, text: str, marks: Marks) -> Message:
+        return {"type": "text", "text": text, **accepted(marks, self._row)}
+
     def finished(self) -> list[Message]:
-        system = [{"role": "system", "content": "\n\n".join(self._system)}] if self._system else []
+        system = [{"role": "system", "content": _written(self._system, "\n\n")}] if self._system else []
         messages = [*system, *self._messages]
         if self._row.system_messages == "user":
             messages = _order.system_as_user(messages)
         return _order.strict(messages) if self._row.message_order == "strict" else messages
 
 
-def _result(call: Call) -> str:
-    return joined(call.result) or (_ELSEWHERE if shown(call.result) else "")
-
-
 # --- content ----------------------------------------------------------------------------------------------------
 
 
-def _content(content: str | Sequence[Part]) -> str | list[Message]:
+def _content(content: str | Sequence[Part], row: Channel) -> str | list[Message]:
     """The content of a user message: text as a string, which every upstream accepts, else parts."""
     if isinstance(content, str):
         return content
-    parts = list(_parts(content))
-    if all(part["type"] == "text" for part in parts):
-        return "\n".join(part["text"] for part in parts)
-    return parts
+    parts = list(_parts(content, row))
+    return _written(parts) if all(part["type"] == "text" for part in parts) else parts
 
 
-def _parts(parts: Sequence[Part]) -> Iterator[Message]:
+def _written(texts: Sequence[Message], between: str = "\n") -> str | list[Message]:
+    """Text parts as one string; up to each mark as one part, if there are marks."""
+    groups = [(between.join(part["text"] for part in parts), marks) for parts, marks in divided(texts)]
+    if not any(marks for _, marks in groups):
+        return between.join(text for text, _ in groups)
+    return [{"type": "text", "text": text, **marks} for text, marks in groups if text]
+
+
+def _parts(parts: Sequence[Part], row: Channel) -> Iterator[Message]:
     for part in parts:
-        yield _part(part) or {"type": "text", "text": unreadable(part)}
+        written = _part(part) or {"type": "text", "text": unreadable(part)}
+        yield {**written, **accepted(marks_of(part), row)}
 
 
 def _part(part: Part) -> Message | None:

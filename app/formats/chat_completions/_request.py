@@ -10,8 +10,8 @@ import orjson
 from app.contract.channel import Channel
 from app.contract.turn import Turn
 from app.formats import _context, _conversation
-from app.formats._caching import KEY, own_key
-from app.formats._request import effort_of, in_force, instructions, refuse_prompt, text_format
+from app.formats._caching import COMPARISON, CONTROL, KEY, OPTIONS, Marks, accepted, options, own_key
+from app.formats._request import effort_of, in_force, instruction_marks, instructions, refuse_prompt, text_format
 from app.formats._text_format import fitted
 from app.formats._toolbox import Offer, Toolbox, offer
 from app.formats.chat_completions import _messages
@@ -19,7 +19,7 @@ from app.formats.chat_completions import _messages
 #: Members with the same name in both APIs, and sampling keys of servers for open models.
 _PASSED = (
     *("temperature", "top_p", "frequency_penalty", "presence_penalty", "user"),
-    *(KEY, "prompt_cache_retention", "service_tier"),
+    *(KEY, "prompt_cache_retention", CONTROL, "service_tier"),
     *("top_k", "min_p", "repetition_penalty", "seed", "stop", "logit_bias"),
 )
 LOGPROBS = "message.output_text.logprobs"
@@ -35,10 +35,11 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
     told = "\n\n".join(filter(None, (instructions(request), said))) or None
     body: dict[str, Any] = {
         "model": model,
-        "messages": _messages.messages(items, told, row, toolbox),
+        "messages": _messages.messages(items, (told, instruction_marks(request)), row, toolbox),
         **{name: request[name] for name in _PASSED if name in request},
         **own_key(turn, row, "on"),
-        **_tools(offered, request),
+        **_cache_options(request),
+        **_tools(offered, request, {name: accepted(marks, row) for name, marks in toolbox.marks.items()}),
         **_output(effective, row, form),
     }
     if turn.stream:
@@ -46,11 +47,20 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
     return orjson.dumps(body)
 
 
-def _tools(offered: Offer, request: Mapping[str, Any]) -> dict[str, Any]:
-    """`tools` and the members that require them."""
+def _cache_options(request: Mapping[str, Any]) -> dict[str, Any]:
+    """`prompt_cache_options` without the response to compare with: it is none that this upstream knows."""
+    sent = {name: value for name, value in options(request).items() if name != COMPARISON}
+    return {OPTIONS: sent} if sent else {}
+
+
+def _tools(offered: Offer, request: Mapping[str, Any], marks: Mapping[str, Marks]) -> dict[str, Any]:
+    """`tools` and the members that require them. `marks`: for the cache, by the names of functions."""
     if not offered.functions:
         return {}
-    body: dict[str, Any] = {"tools": [{"type": "function", "function": function} for function in offered.functions]}
+    tools = [
+        {"type": "function", "function": function, **marks.get(function["name"], {})} for function in offered.functions
+    ]
+    body: dict[str, Any] = {"tools": tools}
     if offered.forced:
         body["tool_choice"] = {"type": "function", "function": {"name": offered.forced}}
     elif offered.mode:

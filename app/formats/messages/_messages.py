@@ -17,6 +17,7 @@ from typing import Any
 from app import nesting
 from app.contract.channel import Channel
 from app.contract.items import Item
+from app.formats._caching import MARKS, Marks, divided, marks_of
 from app.formats._conversation import (
     AssistantPart,
     AssistantText,
@@ -51,16 +52,16 @@ def carries(part: Part) -> bool:
 
 
 def conversation(
-    items: Sequence[Item], instructions: Iterable[str], row: Channel, model: str, toolbox: Toolbox
+    items: Sequence[Item], instructions: Iterable[tuple[str, Marks]], row: Channel, model: str, toolbox: Toolbox
 ) -> tuple[list[Block], list[Block]]:
-    """The system prompt's blocks, and the messages."""
+    """The system prompt's blocks, and the messages. Blocks have the marks for the cache that the client set."""
     builder = _MessageBuilder(row, model)
-    for text in instructions:
-        builder.add_instruction(text)
+    for text, marks in instructions:
+        builder.add_instruction(text, marks)
     for step in steps(items, toolbox):
         match step:
-            case Instruction(text):
-                builder.add_instruction(text)
+            case Instruction(text, marks):
+                builder.add_instruction(text, marks)
             case ClientMessage(content):
                 builder.add("user", _content(content))
             case AssistantTurn(parts):
@@ -74,16 +75,17 @@ class _MessageBuilder:
     def __init__(self, row: Channel, model: str) -> None:
         self._row = row
         self._model = model
-        self._system: list[str] = []
+        self._system: list[Block] = []
         self._messages: list[Block] = []
         self._ids: set[str] = set()
 
-    def add_instruction(self, text: str) -> None:
+    def add_instruction(self, text: str, marks: Marks) -> None:
         """Adds an instruction: leading ones form the system prompt, later ones become user text."""
+        block = {**_text(text), **marks}
         if self._messages:
-            self.add("user", [_text(text)])
+            self.add("user", [block])
         else:
-            self._system.append(text)
+            self._system.append(block)
 
     def add(self, role: str, blocks: Iterable[Block]) -> None:
         content = [block for block in blocks if _has_content(block)]
@@ -103,7 +105,8 @@ class _MessageBuilder:
         self.add("user", (_result(part, ids[id(part)]) for part in blocks if isinstance(part, Call)))
 
     def finished(self) -> tuple[list[Block], list[Block]]:
-        system = [_text("\n\n".join(self._system))] if self._system else []
+        groups = divided(self._system)
+        system = [{**_text("\n\n".join(block["text"] for block in blocks)), **marks} for blocks, marks in groups]
         if not self._messages:
             return [], [{"role": "user", "content": system or [_text(GO_ON)]}]
         if self._messages[0]["role"] == "assistant":
@@ -114,13 +117,13 @@ class _MessageBuilder:
 
     def _blocks_of(self, part: AssistantPart, ids: Mapping[int, str]) -> Iterator[Block]:
         match part:
-            case AssistantText(text):
-                yield _text(text)
+            case AssistantText(text, marks):
+                yield {**_text(text), **marks}
             case Reasoning():
                 if block := self._thinking_block(part):
                     yield block
-            case Call(_, name, arguments):
-                yield {"type": "tool_use", "id": ids[id(part)], "name": name, "input": _input(arguments)}
+            case Call(name=name, arguments=arguments, marks=marks):
+                yield {"type": "tool_use", "id": ids[id(part)], "name": name, "input": _input(arguments), **marks}
 
     def _thinking_block(self, reasoning: Reasoning) -> Block | None:
         """The original thinking block for the model that wrote it; unsigned text for servers that want it."""
@@ -153,9 +156,15 @@ def _fitted(call_id: str) -> str:
 
 
 def _result(call: Call, call_id: str) -> Block:
+    """A mark inside the result stands at the result: the API caches up to whole results."""
     blocks = [block for block in _blocks(call.result) if _has_content(block)]
-    failed = {"is_error": True} if call.failed else {}
-    return {"type": "tool_result", "tool_use_id": call_id, **({"content": blocks} if blocks else {}), **failed}
+    content = [{name: value for name, value in block.items() if name not in MARKS} for block in blocks]
+    result: Block = {"type": "tool_result", "tool_use_id": call_id}
+    if content:
+        result["content"] = content
+    if call.failed:
+        result["is_error"] = True
+    return result | next(filter(None, map(marks_of, reversed(blocks))), {})
 
 
 # --- content ----------------------------------------------------------------------------------------------------
@@ -176,10 +185,8 @@ def _content(content: str | Sequence[Part]) -> Iterable[Block]:
 
 def _blocks(parts: Iterable[Part]) -> Iterator[Block]:
     for part in parts:
-        if is_text(part):
-            yield _text(text_of([part]))
-        else:
-            yield _shown(part) or _text(unreadable(part))
+        block = _text(text_of([part])) if is_text(part) else _shown(part) or _text(unreadable(part))
+        yield {**block, **marks_of(part)}
 
 
 def _shown(part: Part) -> Block | None:

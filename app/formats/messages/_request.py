@@ -11,18 +11,17 @@ import orjson
 from app.contract.channel import Channel
 from app.contract.turn import Turn
 from app.formats import _context, _conversation
-from app.formats._request import in_force, instructions, refuse_prompt, text_format
+from app.formats._caching import Marks
+from app.formats._request import in_force, instruction_marks, instructions, refuse_prompt, text_format
 from app.formats._text_format import instruction
 from app.formats._toolbox import Offer, Toolbox, offer
 from app.formats.messages import _messages
+from app.formats.messages._cache_marks import write_marks
 from app.formats.messages._thinking import effort, thinking
 
 #: `max_tokens` if neither the client nor the row sets a limit: this API requires one.
 MAX_TOKENS = 8192
 
-_CACHED = {"cache_control": {"type": "ephemeral"}}
-#: Newest user messages that get a cache mark: the last one, and the last one of the previous request.
-_CACHED_PROMPTS = 2
 #: The smallest `top_p` that the API allows with thinking.
 _LEAST_TOP_P = 0.95
 #: The only members that the counting endpoint accepts.
@@ -41,14 +40,14 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
         "max_tokens": max_tokens(request, row),
         **({"system": system} if system else {}),
         "messages": messages,
-        **(_tools(offered, request) if offered.functions else _tools_of_the_past(messages)),
+        **(_tools(offered, request, toolbox.marks) if offered.functions else _tools_of_the_past(messages)),
         **_output(effective, row, offered),
         **_metadata(request),
     }
     body |= _sampling(request, thinks=body.get("thinking", {}).get("type") in ("adaptive", "enabled"))
     if turn.stream:
         body["stream"] = True
-    _cache_prompt(body)
+    write_marks(body, request)
     return orjson.dumps(body)
 
 
@@ -68,12 +67,12 @@ def max_tokens(request: Mapping[str, Any], row: Channel) -> int:
     return int(request.get("max_output_tokens") or row.max_output_tokens or MAX_TOKENS)
 
 
-def _instructions(request: Mapping[str, Any], row: Channel, offered: Offer) -> Iterator[str]:
+def _instructions(request: Mapping[str, Any], row: Channel, offered: Offer) -> Iterator[tuple[str, Marks]]:
     if text := instructions(request):
-        yield text
+        yield text, instruction_marks(request)
     form = _form(request, offered)
     if not _is_enforced(form, row) and (said := instruction(form)):
-        yield said
+        yield said, {}
 
 
 def _form(request: Mapping[str, Any], offered: Offer) -> Mapping[str, Any]:
@@ -89,9 +88,10 @@ def _is_enforced(form: Mapping[str, Any], row: Channel) -> bool:
 # --- tools ------------------------------------------------------------------------------------------------------
 
 
-def _tools(offered: Offer, request: Mapping[str, Any]) -> dict[str, Any]:
-    """`tools` and the members that require them."""
-    body: dict[str, Any] = {"tools": [_tool(function) for function in offered.functions]}
+def _tools(offered: Offer, request: Mapping[str, Any], marks: Mapping[str, Marks]) -> dict[str, Any]:
+    """`tools` and the members that require them. `marks`: for the cache, by the names of functions."""
+    tools = [{**_tool(function), **marks.get(function["name"], {})} for function in offered.functions]
+    body: dict[str, Any] = {"tools": tools}
     choice = _choice(offered)
     if request.get("parallel_tool_calls") is False and choice != {"type": "none"}:
         choice = {**(choice or {"type": "auto"}), "disable_parallel_tool_use": True}
@@ -155,18 +155,3 @@ def _sampling(request: Mapping[str, Any], *, thinks: bool) -> dict[str, Any]:
 def _metadata(request: Mapping[str, Any]) -> dict[str, Any]:
     user = request.get("safety_identifier") or request.get("user")
     return {"metadata": {"user_id": user}} if user else {}
-
-
-def _cache_prompt(body: dict[str, Any]) -> None:
-    """Marks the prompt for the cache if another request is likely. OpenAI caches without a mark.
-
-    The API takes four marks. The one on the tools finds them for other instructions, and where there are none.
-    """
-    if len(body["messages"]) == 1 and "tools" not in body:
-        return
-    for member in ("tools", "system"):
-        if member in body:
-            body[member][-1] |= _CACHED
-    users = [message for message in body["messages"] if message["role"] == "user"]
-    for message in users[-_CACHED_PROMPTS:]:
-        message["content"][-1] |= _CACHED

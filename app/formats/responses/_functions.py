@@ -33,9 +33,12 @@ _WITH_TOOLS = ("tools", "tool_choice", "parallel_tool_calls", "max_tool_calls")
 
 def write_functions(body: dict[str, Any], turn: Turn, row: Channel) -> None:
     """Replaces the tools of a request by functions. Raises InvalidRequest if `tool_choice` or the row forbids it."""
-    offered = offer(turn, row, Toolbox.of(turn))
+    toolbox = Toolbox.of(turn)
+    offered = offer(turn, row, toolbox)
     if offered.functions:
-        body["tools"] = [_tool(function) for function in offered.functions]
+        body["tools"] = [
+            _tool({**function, **toolbox.marks.get(function["name"], {})}) for function in offered.functions
+        ]
         body.pop("tool_choice", None)
         if choice := _choice(offered):
             body["tool_choice"] = choice

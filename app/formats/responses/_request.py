@@ -17,7 +17,7 @@ from app.contract.replay import replayed, says_cut, with_arguments, without_aban
 from app.contract.tools import has_address
 from app.contract.turn import Turn
 from app.formats import _conversation
-from app.formats._caching import KEY, own_key
+from app.formats._caching import COMPARISON, KEY, OPTIONS, options, own_key
 from app.formats._context import any_marked
 from app.formats._ids import CHAT_SECRET, MESSAGES_SECRET, Outgoing, is_native, without_id
 from app.formats._text_format import fitted
@@ -58,7 +58,6 @@ _NEVER_SENT = frozenset(
         "stream_options",
     }
 )
-_COMPARISON = "comparison_response_id"
 _ENCRYPTED = "reasoning.encrypted_content"
 
 
@@ -158,15 +157,13 @@ def _write_text_format(body: dict[str, Any], row: Channel) -> None:
 
 def _write_comparison(body: dict[str, Any], turn: Turn, row: Channel) -> None:
     """Names the response to compare with by the upstream's own id, or not at all: no upstream knows the gateway's."""
-    options = body.get("prompt_cache_options")
-    if not isinstance(options, dict) or _COMPARISON not in options:
+    if COMPARISON not in options(body):
         return
-    sent = {name: value for name, value in options.items() if name != _COMPARISON}
+    sent = {name: value for name, value in body.pop(OPTIONS).items() if name != COMPARISON}
     if turn.comparison is not None and turn.comparison.family == row.family:
-        sent[_COMPARISON] = turn.comparison.id
-    del body["prompt_cache_options"]
+        sent[COMPARISON] = turn.comparison.id
     if sent:
-        body["prompt_cache_options"] = sent
+        body[OPTIONS] = sent
 
 
 def instructions_text(instructions: Mapping[str, Any]) -> str:

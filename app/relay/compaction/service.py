@@ -67,6 +67,9 @@ _COMPACTIONS = ("compaction", "compaction_summary")
 _SAME_AS_TURN = (
     "instructions",
     "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "cache_control",
     "service_tier",
     "tools",
     "parallel_tool_calls",
