@@ -348,6 +348,11 @@ class ContextTooLong(UpstreamRefused):
         super().__init__(message, param="input")
         self.window = window
 
+    def with_advice(self, advice: str) -> ContextTooLong:
+        """This refusal, with a sentence for the client behind the upstream's words."""
+        self.message = f"{self.message} {advice}"
+        return self
+
 
 class UpstreamLimited(UpstreamError):
     """429. `retry_after` comes from the upstream; `exhausted` when waiting will not help."""

@@ -22,6 +22,21 @@ class KnownFacts:
         stated = table.facts(model)
         return stated.or_else(common(self._listed(channel, model) for channel in table.serving(model)))
 
+    def compacts(self, model: str) -> bool:
+        """Whether the table has the gateway compact histories of this model."""
+        table = self._channels.table
+        return table.compacts and table.facts(model).compact_at is not None
+
+    def compaction_threshold(self, model: str) -> int | None:
+        """Tokens of context at which a history of this model is compacted: `compact_at`, a share of its window. None
+        without that key, or while nothing tells the window."""
+        if not self.compacts(model):
+            return None
+        facts = self.facts(model)
+        if facts.compact_at is None or facts.context_window is None:
+            return None
+        return int(facts.context_window * facts.compact_at)
+
     def _listed(self, channel: Channel, model: str) -> ModelFacts:
         upstream_model = channel.upstream_model(model) or model
         facts = self._lists.of(channel).facts(upstream_model)

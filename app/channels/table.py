@@ -48,6 +48,8 @@ class Table:
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     """Facts about models, by public name or glob."""
     tools: ToolTable = field(default_factory=ToolTable)
+    compacts: bool = False
+    """Whether one of those facts is `compact_at`: most tables have none, and each turn of a chain looks for it."""
 
     def serving(self, model: str) -> list[Channel]:
         """The enabled channels that serve a model, highest priority first; equal ones in the order of the file."""
@@ -176,6 +178,7 @@ def _build(values: Interpolation, rows: Mapping[str, Any]) -> Table:
         digest=values.document.digest,
         models=MappingProxyType(rows.get("models", {})),
         tools=tools,
+        compacts=any("compact_at" in facts for facts in rows.get("models", {}).values()),
     )
 
 

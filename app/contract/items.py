@@ -26,6 +26,9 @@ STATUSES = frozenset({"in_progress", "completed", "incomplete"})
 #: The last item of an input that asks for a compaction.
 TRIGGER = "compaction_trigger"
 
+#: A member of stored compactions that the client did not ask for: they shorten the history, and no client sees them.
+_HIDDEN = "hidden"
+
 
 # --- content parts ----------------------------------------------------------------------------------------------
 
@@ -306,6 +309,15 @@ def unanswered(items: Sequence[Item]) -> list[Item]:
 def is_waiting(item: Mapping[str, Any]) -> bool:
     """Whether this is a call that an output can name."""
     return is_call(item) and isinstance(item.get("call_id"), str)
+
+
+def hidden(item: Item) -> Item:
+    """The item as it is stored and not shown."""
+    return {**item, _HIDDEN: True}
+
+
+def is_hidden(item: Mapping[str, Any]) -> bool:
+    return item.get("type") == "compaction" and item.get(_HIDDEN) is True
 
 
 def holder_of(part_type: str) -> str:

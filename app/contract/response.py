@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import orjson
 
-from app.contract.items import WITHOUT_TOOLS
+from app.contract.items import WITHOUT_TOOLS, is_hidden
 from app.contract.redaction import redacted_item, redacted_tool
 from app.contract.tools import placeholder
 from app.contract.usage import Usage
@@ -192,7 +192,7 @@ class Echo:
             "previous_response_id": previous_response_id,
             **DEFAULTS,
             **self.fields,
-            "output": [self.shown(item) for item in output],
+            "output": [self.shown(item) for item in output if not is_hidden(item)],
             "usage": usage.wire() if usage else None,
         }
 

@@ -38,16 +38,17 @@ def estimate_items(items: Sequence[Any], images: ImageRule | None = None) -> int
     return sum(_PER_ITEM + round(sum(_tokens(item, rule))) for item in items)
 
 
-def estimate_context(chain: Chain, items: Sequence[Any], images: ImageRule | None = None) -> int:
-    """Tokens in a history and new items. What the last upstream has reported counts more than an estimate."""
+def estimate_context(chain: Chain, items: Sequence[Any], settings: bytes = b"", images: ImageRule | None = None) -> int:
+    """Tokens in a history, new items and the settings, which are JSON: instructions, tools. What the last upstream has
+    reported counts more than an estimate, and includes the settings."""
     tip, new = chain.tip, estimate_items(items, images)
     if tip is None:
-        return new
+        return new + estimate_json(settings)
     # The usage of a response that begins with a compaction includes the pass over the longer history.
     if tip.input_tokens and not (chain.compacted and len(chain.links) == 1):
         return tip.input_tokens + (tip.output_tokens or 0) + new
     stored = (orjson.loads(items) for link in chain.links for items in (link.input, link.output))
-    return new + sum(estimate_items(items, images) for items in stored)
+    return new + estimate_json(settings) + sum(estimate_items(items, images) for items in stored)
 
 
 def estimate_length(characters: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.contract.items import Item
+from app.contract.items import Item, is_hidden
 from app.contract.records import Chain, UpstreamResponse
 from app.contract.response import Echo
 from app.contract.tool_history import ToolHistory
@@ -45,7 +45,8 @@ class Turn:
     store: bool = True
     stream: bool = False
     leading_items: Sequence[Item] = ()
-    """Output items of the gateway before the answer: a compaction. `chain` then holds the items that it stands for."""
+    """Output items of the gateway before the answer: a compaction. `chain` then holds the items that it stands for. A
+    hidden one is stored and not shown."""
     compaction_usage: Usage | None = None
     """Usage of the pass that made them; the response reports it with the answer's."""
     compaction: Mapping[str, Any] | None = None
@@ -63,6 +64,11 @@ class Turn:
     """Makes `encrypted_content` from reasoning text, for a client that includes it."""
     seal_secret: Callable[[Secret], str] | None = None
     """Makes `encrypted_content` that only the family of the channel which answers gets back opened."""
+
+    @property
+    def shown_items(self) -> Sequence[Item]:
+        """The leading items that the client gets."""
+        return [item for item in self.leading_items if not is_hidden(item)]
 
     def sealed(self, secret: Secret) -> str:
         """The secret as `encrypted_content` for the store and the client."""

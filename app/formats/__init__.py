@@ -18,7 +18,7 @@ from app.contract.token_estimate import TILES, ImageRule
 from app.contract.turn import Answer, Turn
 from app.errors import UpstreamError
 from app.formats._adaptation import adapted
-from app.formats._context import shortened
+from app.formats._context import shortened, wants_truncation
 from app.formats._events import Emitter, replay
 from app.formats._passthrough import (
     PASSTHROUGH,
@@ -55,6 +55,7 @@ __all__ = [
     "serving",
     "shortened",
     "unenforced",
+    "wants_truncation",
 ]
 
 

@@ -179,7 +179,7 @@ class Replay:
         self.defaults = answer.defaults
         self._whole = answer
         self._shown = [dict(turn.echo.shown(item)) for item in answer.output]
-        self._emitter = Emitter(sequence, len(turn.leading_items))
+        self._emitter = Emitter(sequence, len(turn.shown_items))
 
     def feed(self, data: bytes) -> bytes:
         self.started = True

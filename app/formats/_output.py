@@ -29,7 +29,7 @@ class Output:
         self._turn = turn
         self._in_context = ContextIds(turn)
         self._toolbox = Toolbox.of(turn)
-        self._emitter = Emitter(sequence, len(turn.leading_items))
+        self._emitter = Emitter(sequence, len(turn.shown_items))
         self._events: list[bytes] = []
         self._written: _Written | None = None
         self._calls: deque[Call] = deque()

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from app.contract.items import CALL_TYPES, Item, is_client_side
+from app.contract.items import CALL_TYPES, Item, is_client_side, is_hidden
 from app.contract.records import CHAINABLE, Outcome, Prompt, Token, Trace
 from app.contract.redaction import redacted_item
 from app.contract.turn import Turn
@@ -211,7 +211,7 @@ def _digest(data: bytes) -> bytes:
 def identity(item: Item) -> list[Any] | None:
     """The part of an item that survives a round trip to the client; None for an item that a client may leave out."""
     kind = item.get("type") or "message"
-    if kind in _IGNORED_TYPES:
+    if kind in _IGNORED_TYPES or is_hidden(item):
         return None
     if kind == "message":
         return [item.get("role"), _content(item.get("content"))]

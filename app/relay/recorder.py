@@ -15,7 +15,7 @@ from app.contract.items import BOUND_TYPES, Item
 from app.contract.records import CHAINABLE, Attempt, Draft, Outcome, Prompt, Token
 from app.contract.redaction import redacted_items, without_credentials
 from app.contract.response import error_member
-from app.contract.token_estimate import estimate_context, estimate_items, estimate_json
+from app.contract.token_estimate import estimate_context, estimate_items
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import ClientGone, EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable, TooLargeToStore
@@ -315,5 +315,5 @@ def _trimmed(data: bytes) -> bytes:
 
 def estimated_usage(turn: Turn, output: Sequence[Item]) -> Usage:
     """Usage for an upstream that reported none."""
-    tokens = estimate_context(turn.chain, turn.input) + estimate_json(turn.echo.shared_settings())
+    tokens = estimate_context(turn.chain, turn.input, turn.echo.shared_settings())
     return Usage(input_tokens=tokens, output_tokens=estimate_items(output), estimated=True)

@@ -11,7 +11,7 @@ from app.channels.affinity import Affinity
 from app.channels.selection import Channels
 from app.contract.channel import Channel
 from app.contract.records import Attempt, Token
-from app.contract.token_estimate import estimate_context, estimate_json
+from app.contract.token_estimate import estimate_context
 from app.contract.turn import Turn
 from app.errors import ChannelsBusy, InvalidRequest, UpstreamError
 from app.formats import Counting, Format, adapted
@@ -65,11 +65,9 @@ def count(turn: Turn, channels: Channels, for_channel: ForChannel, *, affinity: 
 
 
 def estimate(turn: Turn, channels: Channels) -> int:
-    """The size of the context. Instructions and tools are added unless the upstream's count includes them."""
-    tip = turn.chain.tip
-    counted = tip is not None and tip.input_tokens
-    tokens = estimate_context(turn.chain, turn.input, channels.image_rule(turn.model))
-    return tokens + (0 if counted else estimate_json(turn.echo.shared_settings()))
+    """The size of the context, with instructions and tools."""
+    images = channels.image_rule(turn.model)
+    return estimate_context(turn.chain, turn.input, turn.echo.shared_settings(), images)
 
 
 class _Count:

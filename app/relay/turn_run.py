@@ -15,7 +15,7 @@ from typing import Any
 
 from app.channels.affinity import Affinity
 from app.channels.selection import Channels
-from app.contract.items import Item, new_item_id
+from app.contract.items import Item, hidden, new_item_id
 from app.contract.records import Chain, StoredResponse, Token
 from app.contract.token_estimate import estimate_context
 from app.contract.turn import Answer, Turn
@@ -32,7 +32,7 @@ from app.errors import (
 from app.relay.attempts import TurnAttempts, Unstreamed
 from app.relay.client_thread import ThreadNames
 from app.relay.compaction.context import Contexts
-from app.relay.compaction.plan import CompactionSettings
+from app.relay.compaction.plan import CompactionSettings, is_worth_a_pass
 from app.relay.compaction.sealed_item import is_summary
 from app.relay.compaction.service import Compacted, CompactionService, pseudo_chain, split_for_answer
 from app.relay.conversation_names import CacheKeys, beginning, conversation_name
@@ -61,6 +61,12 @@ _NO_CLAIM: AbstractContextManager[None] = nullcontext()
 #: Newest turns that a compaction keeps word for word, where the request does not say.
 _KEEP_BEFORE_ANSWER = 1
 _KEEP_NOTHING = 0
+
+#: Follows the upstream's words about a context that is too long.
+_ADVICE = (
+    "The gateway shortens the conversation instead if the request has `context_management` with an entry of type "
+    "`compaction`, or `truncation: auto`, or if the channel table has `compact_at` for the model."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,11 +229,11 @@ class TurnRun:
 
     def _shorten(self) -> None:
         """Compacts a history that exceeds the threshold. If that fails, the turn continues with the full history."""
-        if not self.turn.request.get("context_management"):
+        compaction = self._parts.compaction
+        threshold = compaction.threshold(self.turn)
+        if threshold is None or self._context_tokens() <= threshold or not self._is_worth_a_pass(threshold):
             return
-        settings = self._parts.compaction.settings(self.turn.request)
-        if settings.threshold is None or self._context_tokens() <= settings.threshold:
-            return
+        settings = compaction.settings(self.turn.request)
         try:
             self._compact_history()
         except INTERRUPTIONS:
@@ -238,13 +244,23 @@ class TurnRun:
 
     def _context_tokens(self) -> int:
         turn = self.turn
-        return estimate_context(turn.chain, turn.input, self._parts.channels.image_rule(turn.model))
+        images = self._parts.channels.image_rule(turn.model)
+        return estimate_context(turn.chain, turn.input, turn.echo.shared_settings(), images)
+
+    def _is_worth_a_pass(self, threshold: int) -> bool:
+        """Whether a pass may bring the context below the threshold, or an earlier one has shown that it cannot."""
+        turn = self.turn
+        history = self._parts.contexts.items(turn) if turn.chain.links else turn.input
+        return is_worth_a_pass(history, threshold)
 
     def _after_refusal(self, refusal: ContextTooLong) -> tuple[Turn, TurnAttempts]:
         """The turn with its history compacted, because its context was too long although it is below the threshold, and
-        new attempts to answer it. Raises the refusal if the request asks for no compaction, or if it does not help."""
+        new attempts to answer it. Raises the refusal if neither the request nor the table allows a compaction, or if it
+        does not help."""
         turn = self.turn
-        if CompactionSettings.of(turn.request, "") is None or turn.compaction is not None:
+        if not self._parts.compaction.may_shorten(turn):
+            raise refusal.with_advice(_ADVICE) if self._has_history() else refusal
+        if turn.compaction is not None:
             raise refusal
         try:
             self._compact_history()
@@ -265,9 +281,10 @@ class TurnRun:
         if not history:
             return
         compacted = self._compacted(history, tail, _KEEP_BEFORE_ANSWER)
+        item = compacted.item if self._expects_compactions() else hidden(compacted.item)
         shorter = replace(
             turn,
-            leading_items=(*turn.leading_items, compacted.item),
+            leading_items=(*turn.leading_items, item),
             compaction_usage=compacted.usage,
             compaction=compacted.note,
         )
@@ -276,6 +293,13 @@ class TurnRun:
         else:
             shorter = replace(shorter, chain=Chain(), input=[*compacted.context, *tail])
         self._replace_turn(shorter)
+
+    def _expects_compactions(self) -> bool:
+        """Whether the client asked for compactions, and so gets their items."""
+        return CompactionSettings.of(self.turn.request, "") is not None
+
+    def _has_history(self) -> bool:
+        return bool(self.turn.chain.links or split_for_answer(self.turn.input)[0])
 
     # --- shared by the steps
 
@@ -349,6 +373,9 @@ class CompactedRun(TurnRun):
 
     def _shorten(self) -> None:
         self._compact_history()
+
+    def _expects_compactions(self) -> bool:
+        return True
 
 
 class CompactionRun(TurnRun):

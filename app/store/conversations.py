@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from app.contract.items import derive_item_id, new_item_id
+from app.contract.items import derive_item_id, is_hidden, new_item_id
 from app.contract.records import Chain, Conversation, ConversationTurn, Link
 from app.memory import Share
 from app.store.database import Conflict, Database, Session
@@ -388,7 +388,7 @@ def _list(
         (pk, start, limit + 1),
     )
     step = -1 if order == "desc" else 1
-    items = [item for row in rows for item in _items(row)[::step]]
+    items = [item for row in rows for item in _items(row)[::step] if not is_hidden(item)]
     if after is not None:
         items = items[next((at + 1 for at, item in enumerate(items) if item["id"] == after), len(items)) :]
     return items[:limit]

@@ -94,7 +94,7 @@ class Repair:
         self.items: list[Item] = list(done)
         """Finished items."""
         self._turn = turn
-        self._emitter = Emitter(sequence, len(turn.leading_items) + len(done))
+        self._emitter = Emitter(sequence, len(turn.shown_items) + len(done))
         self._events: list[bytes] = []
         self._queue: list[_ItemTrack] = []
         self._tracks: list[_ItemTrack] = []

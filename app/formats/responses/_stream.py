@@ -124,7 +124,7 @@ class ResponsesDecoder:
         self._number = sequence
         self._usual = b""
         """The beginning of the newest unparsed event: the next one most likely begins alike."""
-        self._index = len(turn.leading_items)
+        self._index = len(turn.shown_items)
         self._done: list[Item] = []
         self._backlog = _Backlog()
         self._held: tuple[Event, bytes] | None = None

@@ -26,6 +26,7 @@ from app.contract.items import (
     unanswered,
 )
 from app.contract.redaction import redacted_items
+from app.contract.token_estimate import estimate_items
 from app.relay.compaction.folding import Passage
 from app.relay.compaction.sealed_item import is_summary
 
@@ -37,6 +38,9 @@ INSTRUCTION = (
 )
 
 _MAX_RENDERED = 4000
+
+#: The part of the threshold that has to be new, so that a further pass is made.
+_SHARE_OF_A_PASS = 4
 
 #: Members without meaning as text: image data and encrypted content.
 _NOT_RENDERED = frozenset({"id", "result", "encrypted_content"})
@@ -89,6 +93,16 @@ def divide(items: Sequence[Item], keep_turns: int) -> Plan:
         old=[item for position, item in enumerate(items) if position not in verbatim],
         verbatim=[item for position, item in enumerate(items) if position in verbatim],
     )
+
+
+def is_worth_a_pass(items: Sequence[Item], threshold: int) -> bool:
+    """Whether a pass over this history may help that is above the threshold. After a pass that left it above, the next
+    one waits until a quarter of the threshold has come that it can sum up."""
+    made = [position for position, item in enumerate(items) if is_summary(item) or item.get("type") == "compaction"]
+    if not made:
+        return True
+    new = divide(items[made[-1] + 1 :], 0).old
+    return estimate_items(new) > threshold // _SHARE_OF_A_PASS
 
 
 def _newest_turns(items: Sequence[Item], count: int) -> set[int]:

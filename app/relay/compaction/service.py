@@ -17,7 +17,7 @@ from app.contract.records import Chain, Link
 from app.contract.redaction import redacted_items
 from app.contract.replay import without_waiting
 from app.contract.response import Echo
-from app.contract.token_estimate import estimate_context, estimate_items, estimate_json
+from app.contract.token_estimate import estimate_context, estimate_items
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import (
@@ -31,7 +31,7 @@ from app.errors import (
     UpstreamRefused,
     UpstreamUnreachable,
 )
-from app.formats import Compacting, adapted
+from app.formats import Compacting, adapted, wants_truncation
 from app.relay.attempts import (
     ChannelAttempt,
     ChannelAttempts,
@@ -120,6 +120,23 @@ class CompactionService:
         """The request's compaction settings, or the channel table's defaults."""
         strategy = self._channels.compaction.strategy
         return CompactionSettings.of(request, strategy) or CompactionSettings(strategy)
+
+    def threshold(self, turn: Turn) -> int | None:
+        """Tokens of context above which a history is compacted: what the request says, or less by the model's
+        `compact_at`, which concerns histories of the gateway only. None when neither sets a threshold."""
+        request = turn.request
+        requested = self.settings(request).threshold if request.get("context_management") else None
+        of_model = self._facts.compaction_threshold(turn.model) if turn.chain.links else None
+        return min((tokens for tokens in (requested, of_model) if tokens is not None), default=None)
+
+    def may_shorten(self, turn: Turn) -> bool:
+        """Whether a context that is too long may be compacted: the request allows it, or the table does."""
+        request = turn.request
+        return (
+            CompactionSettings.of(request, "") is not None
+            or wants_truncation(request)
+            or self._facts.compacts(turn.model)
+        )
 
     def wants_answer(self, compact: CompactRequest) -> bool:
         """Whether an answer follows the compaction: by default to new input, else as the request's `answer` says."""
@@ -440,7 +457,7 @@ def _fits(turn: Turn, limit: int, window: int | None) -> bool:
     if window is None and tip is not None and tip.input_tokens:
         # It has just read that much, and nothing tells how much more it could.
         return True
-    tokens = estimate_context(turn.chain, turn.input) + estimate_json(turn.echo.shared_settings())
+    tokens = estimate_context(turn.chain, turn.input, turn.echo.shared_settings())
     return tokens <= room(window or DEFAULT_WINDOW, limit)
 
 

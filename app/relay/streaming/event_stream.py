@@ -14,7 +14,7 @@ from typing import Any
 
 from app import sse
 from app.channels.selection import SelectedChannel
-from app.contract.items import Item
+from app.contract.items import Item, is_hidden
 from app.contract.turn import Answer, Turn
 from app.errors import ClientGone, ContextTooLong, GatewayError, InternalError, UpstreamError
 from app.formats import Decoder, Emitter
@@ -271,7 +271,8 @@ class EventStream:
             self._next_channel()
         except ContextTooLong as refusal:
             self._start_over(refusal)
-            yield self._stream_start.head({}) + self._take_leading()
+            if events := self._stream_start.head({}) + self._take_leading():
+                yield events
             self._next_channel()
 
     def _start_over(self, refusal: ContextTooLong) -> None:
@@ -314,8 +315,8 @@ class EventStream:
         return self._stream_start.head(defaults) + self._take_leading()
 
     def _leading_events(self, items: Sequence[Item]) -> bytes:
-        """The events of items that the gateway puts before the answer."""
-        return b"".join(event for item in items for event in self._numbers.item(item))
+        """The events of the items before the answer that the client gets."""
+        return b"".join(event for item in items if not is_hidden(item) for event in self._numbers.item(item))
 
     def _take_leading(self) -> bytes:
         leading, self._leading = self._leading, b""

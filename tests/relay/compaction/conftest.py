@@ -21,8 +21,14 @@ FORMATS = {"responses": "gpt-plain", "demo": "demo", "chat_completions": "gpt-ch
 #: Models whose upstream compacts.
 NATIVE = ("gpt-native", "gpt-trigger")
 FILLER = " This came at length, with many a word that the summary will leave out again." * 8
+#: Models whose conversations the gateway compacts by itself, at this many tokens.
+SMALL = {"responses": "gpt-small", "demo": "demo-small", "chat_completions": "chat-small", "messages": "claude-small"}
+DUE_AT = 4000
 #: Tests that bring failures tire no channel.
-TABLE = {"defaults": {"cooldown": {"after": 1000}}}
+TABLE = {
+    "defaults": {"cooldown": {"after": 1000}},
+    "models": {"*-small": {"context_window": 2 * DUE_AT, "compact_at": 0.5}},
+}
 FACT = re.compile(r"fact-\d+")
 
 
@@ -67,8 +73,8 @@ class CompactionGateway:
 def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
     one, two = {"family": "one"}, {"family": "two"}
     return [
-        {"name": "demo", "format": "demo", "models": ["demo"]},
-        first.channel("plain", models=["gpt-plain", "o4-plain"], **one),
+        {"name": "demo", "format": "demo", "models": ["demo", "demo-small"]},
+        first.channel("plain", models=["gpt-plain", "gpt-small", "o4-plain"], **one),
         first.channel("native", models=["gpt-native"], compact="native", encrypted_reasoning=True, **one),
         first.channel("trigger", models=["gpt-trigger"], compact="trigger", **one),
         first.channel("tired", models=["gpt-tired"], compact="native", family="one", cooldown={"after": 1, "for": 60}),
@@ -76,8 +82,8 @@ def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
         second.channel("below", models=["gpt-pair"], **two),
         first.channel("beside-plain", models=["gpt-mixed"], priority=10, **one),
         second.channel("beside-native", models=["gpt-mixed"], compact="native", **two),
-        first.channel("chat", models=["gpt-chat"], format="chat_completions"),
-        first.channel("messages", models=["claude-9"], format="messages", api_key="a-key"),
+        first.channel("chat", models=["gpt-chat", "chat-small"], format="chat_completions"),
+        first.channel("messages", models=["claude-9", "claude-small"], format="messages", api_key="a-key"),
         first.channel("no-bridge", models=["gpt-chat-only"], format="chat_completions", bridge=False),
     ]
 
