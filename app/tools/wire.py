@@ -122,7 +122,7 @@ class _Transport(httpx2.AsyncBaseTransport):
             max_connections=_MOST_CONNECTIONS,
             max_keepalive_connections=_MOST_CONNECTIONS,
             keepalive_expiry=_IDLE,
-            network_backend=None if server.private else _PublicNetwork(),
+            network_backend=None if server.private else PublicNetwork(),
         )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -204,12 +204,12 @@ def _translated(post: Post) -> Iterator[None]:
 _ERRORS = (httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError, httpcore2.UnsupportedProtocol)
 
 
-class _PublicNetwork(httpcore2.AsyncNetworkBackend):
+class PublicNetwork(httpcore2.AsyncNetworkBackend):
     """Connects to public addresses alone. It connects to the very address that it has checked, so that a name which
     changes its address in between gains nothing."""
 
-    def __init__(self) -> None:
-        self._network = httpcore2.AnyIOBackend()
+    def __init__(self, network: httpcore2.AsyncNetworkBackend | None = None) -> None:
+        self._network = network or httpcore2.AnyIOBackend()
 
     async def connect_tcp(
         self,
