@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, field
 
 from app import formats
+from app.channels.affinity import SHARED, RecentChannels
 from app.channels.model_facts import KnownFacts
 from app.channels.model_list import ModelList
 from app.channels.remedies import LearntRemedies
@@ -100,7 +101,14 @@ def build(last: LastGood) -> Gateway:
     table = WatchedTable(settings.channels, lambda: read_environment(home), FORMATS.keys(), last.table)
     remedies = LearntRemedies(store.remedies)
     slots = Slots(settings.keys_for("slots")[0])
-    channels = Channels(table, connections=settings.threads, memory=budget, remedies=remedies, slots=slots)
+    channels = Channels(
+        table,
+        connections=settings.threads,
+        memory=budget,
+        remedies=remedies,
+        slots=slots,
+        recent=RecentChannels(SHARED),
+    )
     lists = UpstreamLists(channels)
     model_facts = KnownFacts(channels, lists)
     drain = Drain()

@@ -8,20 +8,25 @@ conversations spread by weight, and a channel that goes moves its own conversati
 from __future__ import annotations
 
 import math
-import threading
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from mmap import mmap
 from typing import Any
 
 import orjson
 
 from app.contract.channel import Channel
 
-#: Conversations that a worker remembers, each in some 200 bytes.
-_REMEMBERED = 10_000
 _DIGEST = 8
+#: A conversation and a channel. Half of one that another process is writing names a channel that is none, or sends one
+#: turn to another channel that is as good.
+_ENTRY = 2 * _DIGEST
+#: Places for conversations that have moved.
+_REMEMBERED = 8192
+SIZE = _REMEMBERED * _ENTRY
+#: The memory of all processes that are forked from the one which has imported this module: of all workers of a gateway.
+SHARED = mmap(-1, SIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +59,34 @@ def rank(conversation: bytes, channel: Channel) -> float:
 
 
 class RecentChannels:
-    """The channels that conversations of this worker have moved to, for example after a failover."""
+    """The channels that conversations have moved to, for example after a failover. A place in the memory belongs to the
+    newest of the conversations that share it."""
 
-    def __init__(self) -> None:
-        self._channels: OrderedDict[bytes, str] = OrderedDict()
-        self._lock = threading.Lock()
+    def __init__(self, memory: mmap | None = None) -> None:
+        """`memory`: the one that processes share, of `SIZE` bytes; None for a memory of this object's own."""
+        self._memory = mmap(-1, SIZE) if memory is None else memory
 
-    def get(self, conversation: bytes) -> str | None:
-        return self._channels.get(conversation)
-
-    def drop(self, conversation: bytes) -> None:
-        if conversation in self._channels:
-            with self._lock:
-                self._channels.pop(conversation, None)
+    def get(self, conversation: bytes, channels: Iterable[str]) -> str | None:
+        """The one of these channels that the conversation has moved to; None if it has not moved."""
+        place = _place(conversation)
+        entry = self._memory[place]
+        if not entry.startswith(conversation):
+            return None
+        return next((name for name in channels if entry == _entry(conversation, name)), None)
 
     def put(self, conversation: bytes, channel: str) -> None:
-        with self._lock:
-            self._channels[conversation] = channel
-            self._channels.move_to_end(conversation)
-            if len(self._channels) > _REMEMBERED:
-                self._channels.popitem(last=False)
+        self._memory[_place(conversation)] = _entry(conversation, channel)
+
+    def drop(self, conversation: bytes) -> None:
+        place = _place(conversation)
+        if self._memory[place].startswith(conversation):
+            self._memory[place] = bytes(_ENTRY)
+
+
+def _place(conversation: bytes) -> slice:
+    start = int.from_bytes(conversation) % _REMEMBERED * _ENTRY
+    return slice(start, start + _ENTRY)
+
+
+def _entry(conversation: bytes, channel: str) -> bytes:
+    return conversation + blake2b(channel.encode(), digest_size=_DIGEST).digest()

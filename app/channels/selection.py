@@ -76,9 +76,11 @@ class Channels:
         memory: Budget | None = None,
         remedies: LearntRemedies | None = None,
         slots: Slots | None = None,
+        recent: RecentChannels | None = None,
     ) -> None:
         """`memory`: the budget that answers of upstreams share with all large bodies. `slots`: those that all processes
-        of the machine share; None for limits of this process alone."""
+        of the machine share; None for limits of this process alone. `recent`: where conversations
+        have moved, in all processes of the machine; None for those of this process."""
         self.remedies = remedies or LearntRemedies()
         self._memory = memory
         self._watched = watched
@@ -89,7 +91,7 @@ class Channels:
         self._health: dict[str, Health] = {}
         self._upstreams: dict[str, tuple[Channel, Upstream]] = {}
         self._budget = RetryBudget()
-        self._recent = RecentChannels()
+        self._recent = recent or RecentChannels()
         self._slots = slots or Slots(token_bytes())
         self._lines = WaitingLines()
 
@@ -213,7 +215,7 @@ class Channels:
             return self._attempts(model, eligible, affinity.owner, wait)
         conversation = affinity.digest()
         ranked = sorted(eligible, key=lambda channel: (channel.priority, rank(conversation, channel)), reverse=True)
-        last = affinity.channel or self._recent.get(conversation)
+        last = affinity.channel or self._recent.get(conversation, (channel.name for channel in ranked))
         ordered = sorted(ranked, key=lambda channel: (-channel.priority, channel.name != last))
         if count_losses is not None:
             losses = {

@@ -1,4 +1,4 @@
-"""Six clients, each in the requests that it really makes: what it keeps itself, what it refers to, what it repeats.
+"""Clients, each in the requests that it really makes: what it keeps itself, what it refers to, what it repeats.
 
 Their content is made up and always the same, and as long as in real sessions: 5,000 tokens of tools and instructions,
 then some 1,500 tokens a turn.
@@ -10,6 +10,7 @@ import random
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -39,6 +40,8 @@ _RNG = random.Random(1)
 TOOLS = [_tool(_RNG, name) for name in ("exec_command", "read_file", "search", "apply_patch", "view_image", "plan")]
 INSTRUCTIONS = f"You write code with the user. {prose(_RNG, 900)}"
 
+#: Each request comes on a connection of its own, which any worker may accept.
+ANY_WORKER = {"Connection": "close"}
 REASONING = {"effort": "medium", "summary": "auto"}
 
 
@@ -51,21 +54,27 @@ class Client:
     fail_over: Callable[[], None] = lambda: None
     """Lets the next request fail on the channel that answered last."""
     rng: random.Random = field(default_factory=lambda: random.Random(7))
+    responses: list[JSON] = field(default_factory=list)
 
     def create(self, path: str = "/responses", **body: Any) -> JSON:
         """A JSON answer."""
-        answer = self.gateway.post(path, {"model": self.model, **body})
+        answer = self.gateway.post(path, {"model": self.model, **body}, headers=ANY_WORKER)
         assert answer.status_code == 200, answer.text
-        return dict(answer.json())
+        return self._noted(answer.json())
 
     def stream(self, headers: JSON, **body: Any) -> JSON:
         """The response at the end of a stream."""
-        answer = self.gateway.stream({"model": self.model, **body}, headers=headers)
+        answer = self.gateway.stream({"model": self.model, **body}, headers={**headers, **ANY_WORKER})
         assert answer.status_code == 200, answer.text
         data = answer.content.split(b"\ndata: ")[-2]
         event = orjson.loads(data.partition(b"\n")[0])
         assert event["type"] == "response.completed", event
-        return dict(event["response"])
+        return self._noted(event["response"])
+
+    def _noted(self, answer: JSON) -> JSON:
+        if answer["object"] == "response":
+            self.responses.append(answer)
+        return answer
 
     def question(self, number: int) -> str:
         """What the user says; on every other turn the model calls a tool for it."""
@@ -84,16 +93,19 @@ class Client:
 Session = Callable[[Client], None]
 
 
-def codex(client: Client) -> None:
-    """Codex CLI: nothing is stored, and every request holds the whole history, under a key."""
+def codex(client: Client, turns: int = 12, failing: int | None = None) -> None:
+    """Codex CLI: nothing is stored, and every request holds the whole history, under a key. The channel fails once in
+    the turn `failing`."""
     session = str(uuid.UUID(int=client.rng.getrandbits(128)))
     history = [
         _message("developer", INSTRUCTIONS),
         _message("developer", f"<permissions instructions> {prose(client.rng, 200)}"),
         _message("user", f"<environment_context> <cwd>/workspace</cwd> {prose(client.rng, 60)}"),
     ]
-    for number in range(12):
+    for number in range(turns):
         history.append(_message("user", client.question(number)))
+        if number == failing:
+            client.fail_over()
         while True:
             answer = client.stream(
                 {"session-id": session, "thread-id": session, "originator": "codex_exec"},
@@ -181,6 +193,7 @@ def compacted(client: Client) -> None:
 
 SESSIONS: dict[str, Session] = {
     "Codex, stateless": codex,
+    "Codex with a failover": partial(codex, turns=24, failing=4),
     "Agents SDK, stateless": agents_sdk,
     "AI SDK, item references": ai_sdk,
     "chained": chained,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from tests.caches.prompts import JSON
@@ -54,6 +55,24 @@ class Share:
         return f"{100 * self.ratio:.1f} ({100 * self.cached:.1f} / {100 * self.known:.1f})"
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A session that has ended: its account and its responses."""
+
+    account: Account
+    responses: Sequence[JSON]
+
+    @property
+    def share(self) -> Share:
+        account = self.account
+        return Share(account.cached / account.tokens, account.known / account.tokens)
+
+    @property
+    def moves(self) -> int:
+        """How often it went on with another upstream."""
+        return sum(one.upstream != two.upstream for one, two in pairwise(self.account.reads))
+
+
 #: Shares by session and server.
 Shares = Mapping[tuple[str, str], Share]
 
@@ -66,20 +85,21 @@ class House:
     simulator: Simulator
     upstreams: Mapping[str, ScriptedUpstream]
 
-    def run(self, session: str, server: str) -> Account:
+    def run(self, session: str, server: str) -> Run:
         """Runs a session on a server that has never seen it."""
         model = model_of(server, session)
         account = self.simulator.open(model, SERVERS[server].rules)
-        SESSIONS[session](Client(self.gateway, model, lambda: self._fail_over(account)))
-        return account
+        client = Client(self.gateway, model, lambda: self.fail_over(account))
+        SESSIONS[session](client)
+        return Run(account, client.responses)
 
-    def _fail_over(self, account: Account) -> None:
+    def fail_over(self, account: Account) -> None:
+        """Lets the next request fail on the channel that answered last."""
         self.upstreams[account.reads[-1].upstream].enqueue(refusal(503, "Overloaded."))
 
 
 def measured(running: House, session: str, server: str) -> Share:
-    account = running.run(session, server)
-    return Share(account.cached / account.tokens, account.known / account.tokens)
+    return running.run(session, server).share
 
 
 @contextmanager
@@ -100,7 +120,12 @@ def house(directory: Path) -> Iterator[House]:
 
 
 def models(server: str) -> list[str]:
-    return [model_of(server, session) for session in SESSIONS]
+    return [*(model_of(server, session) for session in SESSIONS), *spare_models(server)]
+
+
+def spare_models(server: str) -> tuple[str, str]:
+    """Two models of a server for other sessions."""
+    return model_of(server, "first"), model_of(server, "second")
 
 
 def model_of(server: str, session: str) -> str:

@@ -124,7 +124,8 @@ def anthropic_usage(usage: JSON, reading: Reading) -> JSON:
 
 def silent_usage(usage: JSON, reading: Reading) -> JSON:
     """The counts of a server that does not speak of its cache."""
-    return {name: value for name, value in openai_usage(usage, reading).items() if not name.endswith("_details")}
+    counted = openai_usage(usage, reading)
+    return {name: value for name, value in counted.items() if "cache" not in name and not name.endswith("_details")}
 
 
 def _counted(usage: JSON, reading: Reading, details: JSON) -> JSON:

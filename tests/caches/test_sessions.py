@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.caches.sessions import SESSIONS
-from tests.caches.share_table import LEAST, SERVERS, House, Share, house, read
+from tests.caches.share_table import LEAST, SERVERS, House, house, read
 from tests.gateway import ROOT
 
 #: Percentage points by which the table of the README may differ.
@@ -27,8 +27,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 @pytest.mark.parametrize(("session", "server"), CASES)
 def test_a_session_gets_what_a_cache_can_give(running: House, session: str, server: str) -> None:
-    account = running.run(session, server)
-    share = Share(account.cached / account.tokens, account.known / account.tokens)
+    share = running.run(session, server).share
     assert share.ratio >= LEAST, str(share)
     # `make caches` prints the table.
     assert README[session, server] == pytest.approx(share.ratio, abs=TOLERANCE)

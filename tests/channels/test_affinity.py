@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from mmap import mmap
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.channels.affinity import Affinity, RecentChannels
+from app.channels.affinity import SIZE, Affinity, RecentChannels
 from app.channels.selection import Channels
 from app.channels.watched_table import WatchedTable
 from app.errors import UpstreamFailed
@@ -23,17 +24,17 @@ TABLE = """
 - {name: spare, format: responses, base_url: "http://127.0.0.1:3/v1", api_key: k, models: [m], priority: -1}
 """
 
-MakeChannels = Callable[[], Channels]
+MakeChannels = Callable[..., Channels]
 
 
 @pytest.fixture(scope="module")
 def make_channels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeChannels]:
-    """Each has its own memory, as in another worker."""
+    """Each has its own memory, as on another machine, unless they are given one."""
     path: Path = write(tmp_path_factory.mktemp("table"), rows(TABLE))
     opened: list[Channels] = []
 
-    def make() -> Channels:
-        opened.append(Channels(WatchedTable(path, dict, FORMATS), connections=1))
+    def make(recent: RecentChannels | None = None) -> Channels:
+        opened.append(Channels(WatchedTable(path, dict, FORMATS), connections=1, recent=recent))
         return opened[-1]
 
     yield make
@@ -103,16 +104,34 @@ def test_a_conversation_that_has_moved_stays_where_it_is(make_channels: MakeChan
     other = answer(channels, affinity, home)
     assert other != home
     assert answer(channels, affinity) == other
-    # Another worker has not seen it and goes on as before.
+    # Another machine has not seen it and goes on as before.
     assert answer(make_channels(), affinity) == home
     # After the way back nothing is remembered.
     assert answer(channels, affinity, other) == home
     assert answer(channels, affinity) == home
 
 
-def test_the_oldest_of_too_many_conversations_is_forgotten() -> None:
-    recent = RecentChannels()
-    for number in range(10_001):
-        recent.put(number.to_bytes(8), "light")
-    assert recent.get((0).to_bytes(8)) is None
-    assert recent.get((1).to_bytes(8)) == "light"
+def test_workers_of_one_machine_share_where_conversations_have_moved(make_channels: MakeChannels) -> None:
+    memory = mmap(-1, SIZE)
+    one, two = (make_channels(RecentChannels(memory)) for _ in range(2))
+    affinity = Affinity("ada", session="s")
+    home = answer(one, affinity)
+    other = answer(one, affinity, home)
+    assert answer(two, affinity) == other != home
+    assert answer(two, affinity, other) == home
+    assert answer(one, affinity) == home
+
+
+def test_conversations_that_share_a_place_are_told_apart() -> None:
+    recent, names = RecentChannels(), ("light", "heavy")
+    one, two = (number.to_bytes(8) for number in (7, 7 + SIZE))
+    recent.put(one, "light")
+    assert (recent.get(one, names), recent.get(two, names)) == ("light", None)
+    recent.put(two, "heavy")
+    assert (recent.get(one, names), recent.get(two, names)) == (None, "heavy")
+    recent.drop(one)
+    assert recent.get(two, names) == "heavy"
+    recent.drop(two)
+    assert recent.get(two, names) is None
+    recent.put(one, "gone")
+    assert recent.get(one, names) is None
