@@ -17,15 +17,14 @@ from app.schemas.table_values import Scalar
 
 Place = tuple[str | int, ...]
 
-_HIDDEN = frozenset({"api_key", "api_key_file", "headers"})
+#: `url`: that of a tool server, whose path often holds a key.
+_HIDDEN = frozenset({"api_key", "api_key_file", "headers", "url"})
 #: Keys with mappings whose keys the operator chooses.
 _FREE = frozenset({"models", "headers", "rename", "set"})
 #: The key with values that the operator chooses, at any depth.
 _ANY_VALUE = ("params", "set")
 #: Keys with nothing but rows below them. A scalar there has lost its key, so it may be a secret.
 _ROWS = frozenset({"channels", "defaults", "servers", "hosted", "web_search", "file_search"})
-#: Addresses of servers. A user, query or fragment may hold a key.
-_ADDRESSES = frozenset({"base_url", "url"})
 # A default cannot contain a brace: the search for the end of an unclosed one would take quadratic time.
 REFERENCE = re.compile(r"(?P<escaped>\$\$\{)|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^{}]*))?\}|\$\{", re.ASCII)
 
@@ -50,9 +49,7 @@ class Interpolation:
             return [self.value(child, (*place, index)) for index, child in enumerate(node.value)]
         assert isinstance(node, yaml.ScalarNode)
         key = next(part for part in reversed(place) if isinstance(part, str))
-        words_only = (
-            key in _ROWS or place == ("tools",) or (key in _ADDRESSES and re.search("[@?#]", node.value) is not None)
-        )
+        words_only = key in _ROWS or place == ("tools",) or (key == "base_url" and re.search("[@?#]", node.value))
         if not words_only and _HIDDEN.isdisjoint(place):
             self.document.unmask(node)
         return None if is_null(node) else self._scalar(node, place)

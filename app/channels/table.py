@@ -47,7 +47,7 @@ class Table:
     """Digest of the file's bytes, which identifies its version."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     """Facts about models, by public name or glob."""
-    tools: ToolTable = field(default_factory=ToolTable)
+    tools: ToolTable = field(default_factory=ToolTable, hash=False)
     compacts: bool = False
     """Whether one of those facts is `compact_at`: most tables have none, and each turn of a chain looks for it."""
 

@@ -30,9 +30,8 @@ def check(values: Interpolation, written: Any) -> None:
             named = f" '{shown_key(server.text)}'{suggestion(server.text, labels)}" if server.literal else ""
             values.report(("tools", "hosted", type, "server"), f"no server has the label{named}")
     _check_origins(values, written.get("client_urls"))
-    if (labels or written.get("client_urls")) and not mcp_sdk.is_installed():
-        text = f"tool servers need the MCP SDK, which is not installed: {mcp_sdk.FIX}"
-        values.document.error(values.key_nodes()["tools",], text)
+    if (labels or written.get("client_urls")) and (lack := mcp_sdk.lack()):
+        values.document.error(values.key_nodes()["tools",], f"tool servers cannot be called: {lack}; {mcp_sdk.FIX}")
 
 
 def _check_labels(values: Interpolation, rows: Any) -> Mapping[str, int]:

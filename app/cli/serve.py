@@ -126,13 +126,14 @@ def _another(port: int) -> int:
 
 
 def _banner(settings: Settings, table: Table) -> str:
+    tools = f"   tool servers {len(table.tools.servers)}" if table.tools.servers else ""
     waiting = f", {counted(len(table.warnings), 'warning')} ({typed()} check)" if table.warnings else ""
     database = settings.database_url.partition(":")[0]
     elsewhere = "" if typed() == NAME else f"\n  {typed()} --help, in another terminal, lists the commands"
     return (
         f"antiphon {__version__}   {_where(settings.bind)}\n"
         f"  database {database}   workers {settings.workers} x {settings.threads} threads"
-        f"   channels {len(table.channels)}{waiting}\n"
+        f"   channels {len(table.channels)}{tools}{waiting}\n"
         f"  Ctrl-C to stop{elsewhere}"
     )
 

@@ -171,8 +171,8 @@ def serve_demo(bind: str) -> None:
     It has a clock, a calculator and a search over Antiphon's README. The shipped channels.yaml has a row for it. It
     needs no network and no key, and stores nothing.
     """
-    if not mcp_sdk.is_installed():
-        raise ConfigurationError("the MCP SDK is not installed", mcp_sdk.FIX)
+    if lack := mcp_sdk.lack():
+        raise ConfigurationError(lack, mcp_sdk.FIX)
     with _listener(bind) as listener:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host

@@ -7,7 +7,7 @@ import pytest
 from app import mcp_sdk
 from app.channels.yaml_document import ChannelsInvalid
 from app.contract.tools import ALWAYS, NEVER, Approval, HostedTool, ToolFilter, ToolServer
-from tests.channels.tables import CANARY, DEMO
+from tests.channels.tables import CANARY, DEMO, REPOSITORY
 
 
 def table_of(text):
@@ -195,6 +195,7 @@ def test_a_label_stands_once(read):
         f"servers:\n  - {{label: a, url: 'http://a.test/sse?key={CANARY}'}}",
         f"servers:\n  - {{label: a, url: 'http://{CANARY}@a.test/'}}",
         f"servers:\n  - {{label: a, url: 'http://a.test/#{CANARY}'}}",
+        f"servers:\n  - {{label: a, url: 'http://a.test/{CANARY}/mcp', labl: b}}",
         f"servers:\n  - {{label: a, url: 'http://a.test/', headers: {{Host: {CANARY}}}}}",
         f"servers:\n  - {{label: a, url: 'http://a.test/', authorization: {CANARY}}}",
         f"servers:\n  - {CANARY}",
@@ -219,20 +220,35 @@ def test_a_scalar_for_the_whole_section_is_not_shown(read):
 # --- the SDK ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "needed"),
-    [
-        ("servers:\n  - {label: a, url: 'http://a.test/'}", True),
-        ("client_urls: ['https://a.test']", True),
-        ("servers: []", False),
-    ],
-)
-def test_servers_need_the_sdk_and_the_error_says_what_to_install(read, monkeypatch, text, needed):
-    monkeypatch.setattr(mcp_sdk, "_PACKAGE", "a_package_that_is_not_there")
-    if not needed:
-        assert not read(table_of(text)).tools
-        return
+NEEDING = ["servers:\n  - {label: a, url: 'http://a.test/'}", "client_urls: ['https://a.test']"]
+
+
+@pytest.mark.parametrize("text", NEEDING)
+def test_servers_need_the_sdk_and_the_error_says_what_to_install(read, monkeypatch, text):
+    monkeypatch.setattr(mcp_sdk, "_PACKAGE", "a-package-that-is-not-there")
     (line,) = complaints(read, table_of(text))
-    assert line.startswith("4:1: ")
-    assert "pip install '.[tools]'" in line
+    assert line.startswith("4:1: tool servers cannot be called: the MCP SDK is not installed; pip install '.[tools]'")
     assert "install antiphon" not in line
+
+
+@pytest.mark.parametrize("found", ["1.26.0", "2.2.9", "3.0.0b1", "10.1"])
+def test_another_version_of_the_sdk_is_named(read, monkeypatch, found):
+    monkeypatch.setattr(mcp_sdk, "version", lambda _: found)
+    (line,) = complaints(read, table_of(NEEDING[0]))
+    assert f"version {found}, and this Antiphon needs 2.3 or newer, below 3" in line
+
+
+@pytest.mark.parametrize("found", ["2.3.0", "2.3rc1", "2.10.1"])
+def test_versions_of_the_sdk_that_are_taken(read, monkeypatch, found):
+    monkeypatch.setattr(mcp_sdk, "version", lambda _: found)
+    assert read(table_of(NEEDING[0])).tools
+
+
+@pytest.mark.parametrize("text", ["servers: []", "hosted: {}"])
+def test_a_table_without_servers_needs_no_sdk(read, monkeypatch, text):
+    monkeypatch.setattr(mcp_sdk, "_PACKAGE", "a-package-that-is-not-there")
+    assert not read(table_of(text)).tools
+
+
+def test_the_versions_are_those_of_the_extra():
+    assert "mcp>=2.3,<3" in (REPOSITORY / "setup.cfg").read_text()

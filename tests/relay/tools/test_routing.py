@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import MakeGateway
 from tests.gateway import Gateway
+from tests.relay.conftest import eventually
 from tests.response_contract import check_error, check_stream
 from tests.tool_servers import ToolServer
 from tests.upstream import ScriptedUpstream, refusal
@@ -237,3 +239,45 @@ def test_a_listed_origin_is_called_by_the_gateway_on_any_channel(
     assert docs.requests[-1].headers["authorization"] == "Bearer key-of-mine"
     assert "key-of-mine" not in str(plain.bodies)
     assert (len(plain.bodies), native.bodies) == (2, [])
+
+
+@pytest.fixture
+def tools_gateway(gateway: MakeGateway, docs: ToolServer) -> Gateway:
+    """With a worker for background responses."""
+    rows = [{"name": "demo", "format": "demo", "models": ["demo"]}]
+    tools = {
+        "servers": [{"label": "docs", "url": docs.url, "require_approval": "never"}],
+        "hosted": {"web_search": {"server": "docs", "tool": "search"}},
+    }
+    return gateway(rows, {"tools": tools}, worker_processes=1)
+
+
+def test_a_run_in_the_background_has_the_tools_of_its_token(tools_gateway: Gateway) -> None:
+    body: JSON = {"model": "demo", "background": True, "tools": [{"type": "web_search"}], "input": "web_search: a page"}
+
+    def output(token: str) -> list[str]:
+        queued = tools_gateway.post("/responses", body, token=token).json()
+
+        def ended() -> JSON | None:
+            response: JSON = tools_gateway.get(f"/responses/{queued['id']}", token=token).json()
+            return response if response["status"] == "completed" else None
+
+        return [item["type"] for item in eventually(ended, "the end of the run")["output"]]
+
+    granted = tools_gateway.new_token("granted", "--tools", "d*")
+    assert output(granted) == ["web_search_call", "message"]
+    assert output(tools_gateway.token) == ["message"]
+
+
+def test_a_changed_table_holds_for_the_next_turn(tools_gateway: Gateway) -> None:
+    granted = tools_gateway.new_token("granted", "--tools", "*")
+    body: JSON = {"model": "demo", "tools": [{"type": "mcp", "server_label": "docs"}], "input": "echo: a word"}
+    answer = tools_gateway.post("/responses", body, token=granted)
+    assert [item["type"] for item in answer.json()["output"]] == ["mcp_list_tools", "mcp_call", "message"]
+    tools_gateway.write_channels([{"name": "demo", "format": "demo", "models": ["demo"]}])
+
+    def refused() -> str | None:
+        answer = tools_gateway.post("/responses", body, token=granted)
+        return str(answer.json()["error"]["message"]) if answer.status_code == 400 else None
+
+    assert "'docs' is unknown here" in eventually(refused, "the changed table")
