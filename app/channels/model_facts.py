@@ -1,10 +1,12 @@
-"""The facts about a model by its public name: the table's word first, then what the upstreams that serve it list."""
+"""The facts about a model by its public name: the table's word first, then what the upstreams that serve it list, and
+the windows that their refusals have shown.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from app.channels.selection import Channels
+from app.channels.selection import Channels, SelectedChannel
 from app.channels.upstream_lists import UpstreamLists
 from app.contract.channel import Channel
 from app.contract.model_facts import ModelFacts, common
@@ -37,8 +39,16 @@ class KnownFacts:
             return None
         return int(facts.context_window * facts.compact_at)
 
+    def learn_window(self, selected: SelectedChannel, model: str, tokens: int) -> None:
+        """Remembers a window that refusals have shown, unless the table states one."""
+        if self._channels.table.facts(model).context_window is None:
+            selected.learn_window(tokens)
+
     def _listed(self, channel: Channel, model: str) -> ModelFacts:
         upstream_model = channel.upstream_model(model) or model
         facts = self._lists.of(channel).facts(upstream_model)
+        learnt = self._channels.remedies.row(channel, upstream_model).learnt_window
+        if learnt is not None:
+            facts = replace(facts, context_window=min(learnt, facts.context_window or learnt))
         # A model with a name of ours is not shown under the upstream's.
         return facts if upstream_model == model else replace(facts, display_name=None)

@@ -28,7 +28,7 @@ from app.channels.waiting_line import WaitingLines
 from app.channels.watched_table import WatchedTable
 from app.contract.channel import Channel, Compaction
 from app.contract.records import ChannelStatus
-from app.contract.remedies import Remedy
+from app.contract.remedies import ROW, Remedy
 from app.contract.token_estimate import TILES, ImageRule
 from app.contract.tools import not_callable
 from app.errors import ChannelsBusy, UpstreamError, UpstreamLoading, UpstreamRefused
@@ -481,6 +481,10 @@ class SelectedChannel:
     def learn(self, remedies: Iterable[Remedy]) -> None:
         """Remembers remedies that have helped."""
         self._channels.remedies.learn(self.channel, self.model, remedies)
+
+    def learn_window(self, tokens: int) -> None:
+        """Remembers the model's window, which a refusal has shown."""
+        self.learn([Remedy(ROW, "learnt_window", tokens)])
 
     def accepted(self) -> None:
         """Notes that the first valid event of its answer has come."""

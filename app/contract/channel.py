@@ -145,6 +145,8 @@ class Channel:
     """What the upstream takes of `text.format`: a `schema`, any JSON `object`, or only an `instruction`."""
     params: Params = field(default_factory=Params, hash=False)
     """Members that every request leaves out, renames or sets."""
+    learnt_window: int | None = None
+    """Tokens of the model's window, by a refusal of a context that was too long. Learnt only."""
     retry_unanswered: bool = False
     """A request that was accepted and never answered may be sent to another channel."""
     ca_file: str | None = None

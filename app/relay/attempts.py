@@ -22,6 +22,7 @@ from app.contract.channel import Channel
 from app.contract.records import Attempt
 from app.contract.redaction import without_upstream
 from app.contract.remedies import ROW, Remedy, apply_all
+from app.contract.token_estimate import estimate_context
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import ContextTooLong, GatewayError, InvalidRequest, UpstreamBroken, UpstreamError, UpstreamLoading
@@ -29,6 +30,9 @@ from app.formats import Decoder, Format, adapted, remedies_for, replay, unenforc
 from app.relay.streaming.client_connection import ClientConnection
 from app.relay.streaming.transport import Flow, ThreadTransport
 from app.request_watch import Watch
+
+#: The smallest window that a model can have, in tokens.
+MIN_WINDOW = 512
 
 #: Retries on one channel after refusals.
 MAX_REMEDIES = 4
@@ -295,6 +299,7 @@ class TurnAttempts(Attempts[TurnAttempt]):
         """`upstream_servers`: labels of the MCP servers that the upstream itself has to call. Raises as
         `Channels.select`."""
         self._turn = turn
+        self._channels = channels
         self._for_channel = for_channel
         candidates = channels.select(
             turn.model, affinity, self._count_losses, upstream_servers=upstream_servers, wait=watch.wait
@@ -314,7 +319,18 @@ class TurnAttempts(Attempts[TurnAttempt]):
 
     def failed(self, attempt: ChannelAttempt, error: UpstreamError) -> None:
         super().failed(attempt, error)
+        if isinstance(error, ContextTooLong) and error.window is not None:
+            self._learn_window(attempt.selected, error.window)
         self._refused = attempt
+
+    def _learn_window(self, selected: SelectedChannel, window: int) -> None:
+        """Remembers the window that a refusal names, unless the table states one, or the number cannot be it."""
+        turn = self._turn
+        if self._channels.table.facts(turn.model).context_window is not None:
+            return
+        tokens = estimate_context(turn.chain, turn.input, turn.echo.shared_settings())
+        if MIN_WINDOW <= window <= 2 * (tokens + (turn.request.get("max_output_tokens") or 0)):
+            selected.learn_window(window)
 
     def _attempt_on(self, selected: SelectedChannel) -> TurnAttempt:
         return TurnAttempt(self, selected, self._for_channel(self._turn, selected.channel))

@@ -271,10 +271,14 @@ class CompactionService:
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
         except UpstreamError as error:
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
+        if summary.window is not None:
+            self._facts.learn_window(summary.selected, model, summary.window)
         # A summary longer than the items it replaces is of no use: the items are sealed instead.
         useful = len(summary.text.encode()) <= len(orjson.dumps(list(plan.old)))
         context = [summary_message(summary.text), *plan.verbatim] if useful else history
-        return _CompactionPass("summary", context, summary.usage, channel=summary.channel, note=summary.note)
+        return _CompactionPass(
+            "summary", context, summary.usage, channel=summary.selected.channel.name, note=summary.note
+        )
 
     def _shared_summary(self, task: _Task, plan: Plan) -> Summary | None:
         """A summary by the conversation's own model: its last request to the byte, followed by one instruction, so that
@@ -297,7 +301,7 @@ class CompactionService:
         if answer.status != "failed" and is_no_summary(answer):
             return None
         usage = answer.usage or estimated(turn.input, answer)
-        return Summary(summary_of(answer), answered.selected.channel.name, usage)
+        return Summary(summary_of(answer), answered.selected, usage)
 
     def _read(self, task: _Task, turn: Turn) -> tuple[Turn, Answer, TurnAttempt]:
         """The answer to an internal turn. Raises GatewayError."""

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.channels.selection import SelectedChannel
 from app.contract.items import CALL_TYPES, Item
 from app.contract.token_estimate import estimate_items
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
 from app.errors import CompactionFailed, ContextTooLong
-from app.relay.attempts import TurnAttempt
+from app.relay.attempts import MIN_WINDOW, TurnAttempt
 from app.relay.compaction.folding import MAX_PASSES, SO_FAR, Passage, fold, room
 from app.relay.compaction.plan import INSTRUCTION, passages
 from app.relay.compaction.sealed_item import text_message
@@ -21,9 +22,8 @@ from app.relay.compaction.sealed_item import text_message
 #: Limits of a summary in tokens where the request sets none: a quarter of what it replaces, within these bounds. A
 #: model needs room for a useful summary; a summary longer than what it replaces is not used.
 _MIN_LIMIT, _MAX_LIMIT = 256, 4096
-#: Most refusals of one compaction because of its length, and the smallest window that is tried.
+#: Most refusals of one compaction because of its length.
 _MAX_REFUSALS = 6
-_MIN_WINDOW = 512
 
 #: Sends the input of one pass, with its limit of tokens, and returns the turn, its answer and the attempt.
 Read = Callable[[Sequence[Item], int], tuple[Turn, Answer, TurnAttempt]]
@@ -32,8 +32,10 @@ Read = Callable[[Sequence[Item], int], tuple[Turn, Answer, TurnAttempt]]
 @dataclass(frozen=True, slots=True)
 class Summary:
     text: str
-    channel: str
+    selected: SelectedChannel
     usage: Usage
+    window: int | None = None
+    """That of the model in tokens, where refusals have shown it."""
     note: dict[str, Any] = field(default_factory=dict)
     """For the operator: the passes when there were several, and the characters that no pass could hold."""
 
@@ -52,7 +54,7 @@ def summarise(
     left, passes = list(passages(items)), MAX_PASSES
     instruction = text_message("user", instructions or INSTRUCTION)
     replaced, instruction_tokens = estimate_items(items), estimate_items([instruction])
-    text, channel, usage, left_out = "", "", Usage(), 0
+    text, usage, left_out = "", Usage(), 0
     while True:
         limit = max_tokens or summary_limit(replaced, window)
         # The summary so far and the new one have the same limit.
@@ -63,18 +65,19 @@ def summarise(
         except ContextTooLong as error:
             refusals += 1
             window = error.window if error.window and error.window < window else window // 2
-            if refusals > _MAX_REFUSALS or window < _MIN_WINDOW:
+            if refusals > _MAX_REFUSALS or window < MIN_WINDOW:
                 raise
             continue
         text = summary_of(answer)
-        channel, usage = answered.selected.channel.name, usage + (answer.usage or estimated(turn.input, answer))
+        usage += answer.usage or estimated(turn.input, answer)
         left = [passage for part in folded.passes[1:] for passage in part]
         passes, left_out = passes - 1, left_out + folded.left_out
         if not left:
             break
     made = MAX_PASSES - passes
     note = {"passes": made} if made > 1 else {}
-    return Summary(text, channel, usage, {**note, "left_out": left_out} if left_out else note)
+    shown = window if refusals else None
+    return Summary(text, answered.selected, usage, shown, {**note, "left_out": left_out} if left_out else note)
 
 
 def is_no_summary(answer: Answer) -> bool:
