@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from ipaddress import IPv6Address
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from app.contract.channel import Secret
 from app.errors import InvalidRequest
@@ -265,9 +265,14 @@ _REFUSED_HEADERS = frozenset(
 )
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _HEADER_VALUE = re.compile(r"(?:[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?")
-#: What libraries could read differently is left out, such as a backslash.
-_URL = re.compile(r"https?://[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]*", re.IGNORECASE)
+#: What libraries could read differently is left out, such as a user, a backslash, or anything behind a bracket.
+_URL = re.compile(
+    r"(?P<scheme>https?)://(?:(?P<host>[A-Za-z0-9._-]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?"
+    r"(?:[/?#][A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]*)?",
+    re.IGNORECASE,
+)
 _PORTS = {"http": 80, "https": 443}
+_LAST_PORT = 65535
 
 
 def placeholder(label: str) -> str:
@@ -285,17 +290,18 @@ def has_address(tool: JSON) -> bool:
 def origin_of(url: str) -> str | None:
     """`https://host` or `https://host:port`, in lower case and without a default port; None for another URL, and for
     one with a user or password."""
-    if not _URL.fullmatch(url):
+    found = _URL.fullmatch(url)
+    if found is None:
         return None
+    scheme = found["scheme"].lower()
+    port = int(found["port"] or _PORTS[scheme])
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        host = found["host"].lower() if found["host"] else f"[{IPv6Address(found['v6']).compressed}]"
     except ValueError:
         return None
-    if not host or "@" in parts.netloc:
+    if not 0 < port <= _LAST_PORT:
         return None
-    shown = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{shown}" + (f":{port}" if port not in (None, _PORTS[parts.scheme]) else "")
+    return f"{scheme}://{host}" + ("" if port == _PORTS[scheme] else f":{port}")
 
 
 def is_granted(label: str, granted: Sequence[str]) -> bool:

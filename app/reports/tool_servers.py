@@ -85,12 +85,16 @@ def _report(table: ToolTable, label: str, servers: ToolServers) -> ToolServerRep
     server = table.servers.get(label)
     if server is None:
         return ToolServerReport(label, failure=table.left_out[label])
-    fulfils = tuple(type for type, hosted in table.hosted.items() if hosted.server == label)
+    mapped = {type: hosted.tool for type, hosted in table.hosted.items() if hosted.server == label}
     try:
         listed = servers.listed(server, Watch(None, Drain()))
     except ToolListFailed as error:
-        return ToolServerReport(label, server, failure=error.message, fulfils=fulfils)
-    return ToolServerReport(label, server, _allowed(server, listed), fulfils=fulfils)
+        return ToolServerReport(label, server, failure=error.message, fulfils=(*mapped,))
+    names = {tool.name for tool in listed}
+    missing = [
+        f"{type} is mapped to '{name}', which it does not list" for type, name in mapped.items() if name not in names
+    ]
+    return ToolServerReport(label, server, _allowed(server, listed), "; ".join(missing), (*mapped,))
 
 
 def _allowed(server: ToolServer, tools: Sequence[ListedTool]) -> Sequence[ListedTool]:

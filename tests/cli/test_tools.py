@@ -132,6 +132,16 @@ def test_a_server_that_the_key_does_not_open_is_a_failure(monkeypatch: pytest.Mo
     assert "401" in listed("docs", exit_code=FAILING)["docs"]["failure"]
 
 
+def test_a_hosted_tool_that_its_server_does_not_list_is_a_failure(
+    directory: Gateway, server: ToolServer, listed: Reports
+) -> None:
+    tools = {"servers": [row(server)], "hosted": {"file_search": {"server": "docs", "tool": "serch"}}}
+    directory.write_channels([DEMO], {"tools": tools})
+    docs = listed(exit_code=FAILING)["docs"]
+    assert docs["failure"] == "file_search is mapped to 'serch', which it does not list"
+    assert docs["tools"]
+
+
 def test_without_tool_servers_the_list_is_empty(directory: Gateway, run: Run, listed: Reports) -> None:
     directory.write_channels([DEMO])
     assert listed() == {}
