@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from app.contract.items import Item
-from app.contract.token_estimate import estimate_text
+from app.contract.token_estimate import estimate_items, estimate_text
 from app.relay.compaction.sealed_item import text_message
 
 #: Most passes over one history.
@@ -35,11 +35,12 @@ class Passage:
     is_output: bool = False
     """The output of a tool, which is cut first."""
     as_it_is: Item | None = None
-    """An item that only its upstream can read, sent instead of the text."""
+    """What has no text and is sent whole: an item that only its upstream can read, or a picture."""
+    is_picture: bool = False
 
     @cached_property
     def tokens(self) -> int:
-        return estimate_text(self.text) + _PER_MESSAGE
+        return (estimate_text(self.text) if self.as_it_is is None else estimate_items([self.as_it_is])) + _PER_MESSAGE
 
     @property
     def message(self) -> Item:
@@ -60,18 +61,38 @@ def room(window: int, *reserved: int) -> int:
 
 
 def fold(passages: Sequence[Passage], budget: int, passes: int = MAX_PASSES) -> Folded:
-    """The history in at most so many parts of at most `budget` tokens. What does not fit is cut: first the outputs of
-    tools, oldest first, then the middle of every text."""
+    """The history in at most so many parts of at most `budget` tokens. What does not fit is cut: first pictures above
+    half of the room and the outputs of tools, oldest first, then the middle of every text."""
     shorter = passages
     # A part may end early, before a passage that does not fit, so the passes hold a little less than all of them.
     for filled in (1.0, 0.9, 0.8, 0.7, 0.5):
         total = int(budget * passes * filled)
-        shorter = _with_short_texts(_with_short_outputs(passages, total), total)
+        fewer = _with_few_pictures(passages, total, budget)
+        shorter = _with_short_texts(_with_short_outputs(fewer, total), total)
         parts = _parts(shorter, budget)
         if len(parts) <= passes:
             break
     left_out = sum(len(passage.text) for passage in passages) - sum(len(passage.text) for passage in shorter)
     return Folded(parts[:passes], max(0, left_out))
+
+
+def without_pictures(passages: Sequence[Passage]) -> list[Passage]:
+    return [passage for passage in passages if not passage.is_picture]
+
+
+def _with_few_pictures(passages: Sequence[Passage], total: int, budget: int) -> Sequence[Passage]:
+    """The passages without those pictures that no pass could hold and, if there is too much of everything, without the
+    oldest ones above half of the room. The texts still name them."""
+    above = sum(passage.tokens for passage in passages) > total
+    room_left = total // 2 if above else total
+    kept: list[Passage] = []
+    for passage in reversed(passages):
+        if passage.is_picture:
+            if passage.tokens > min(budget, room_left):
+                continue
+            room_left -= passage.tokens
+        kept.append(passage)
+    return kept[::-1]
 
 
 def _with_short_outputs(passages: Sequence[Passage], total: int) -> list[Passage]:

@@ -259,8 +259,11 @@ class CompactionService:
         try:
             summary = self._shared_summary(task, plan) if model == task.turn.model else None
             if summary is None:
-                window = self._facts.facts(model).context_window or DEFAULT_WINDOW
-                summary = summarise(plan.old, settings.instructions, settings.max_tokens, window, read)
+                facts = self._facts.facts(model)
+                # The conversation's own model has seen its pictures, unless its facts say that it sees none.
+                sees = "image" in facts.modalities if facts.modalities else model == task.turn.model
+                window = facts.context_window or DEFAULT_WINDOW
+                summary = summarise(plan.old, settings.instructions, settings.max_tokens, window, sees, read)
         except FormatNotServed as error:
             raise _not_supported(model) from error
         except INTERRUPTIONS:

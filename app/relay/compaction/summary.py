@@ -13,9 +13,9 @@ from app.contract.items import CALL_TYPES, Item
 from app.contract.token_estimate import estimate_items
 from app.contract.turn import Answer, Turn
 from app.contract.usage import Usage
-from app.errors import CompactionFailed, ContextTooLong
+from app.errors import CompactionFailed, ContextTooLong, UpstreamRefused
 from app.relay.attempts import MIN_WINDOW, TurnAttempt
-from app.relay.compaction.folding import MAX_PASSES, SO_FAR, Passage, fold, room
+from app.relay.compaction.folding import MAX_PASSES, SO_FAR, Passage, fold, room, without_pictures
 from app.relay.compaction.plan import INSTRUCTION, passages
 from app.relay.compaction.sealed_item import text_message
 
@@ -45,13 +45,14 @@ def summarise(
     instructions: str | None,
     max_tokens: int | None,
     window: int,
+    sees_pictures: bool,
     read: Read,
 ) -> Summary:
     """`window`: that of the model, in tokens; refusals make it smaller. Raises CompactionFailed, ContextTooLong when
-    even a small part is too long, and the errors of `read`.
+    even a small part is too long, and the errors of `read`. A refusal of pictures is followed by a pass without.
     """
     refusals = 0
-    left, passes = list(passages(items)), MAX_PASSES
+    left, passes = list(passages(items, sees_pictures)), MAX_PASSES
     instruction = text_message("user", instructions or INSTRUCTION)
     replaced, instruction_tokens = estimate_items(items), estimate_items([instruction])
     text, usage, left_out = "", Usage(), 0
@@ -67,6 +68,12 @@ def summarise(
             window = error.window if error.window and error.window < window else window // 2
             if refusals > _MAX_REFUSALS or window < MIN_WINDOW:
                 raise
+            continue
+        except UpstreamRefused:
+            fewer = without_pictures(left)
+            if len(fewer) == len(left):
+                raise
+            left = fewer
             continue
         text = summary_of(answer)
         usage += answer.usage or estimated(turn.input, answer)

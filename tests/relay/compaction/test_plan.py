@@ -126,7 +126,7 @@ def test_the_pass_is_given_words_only() -> None:
         output("a"),
         {"type": "reasoning", "summary": [], "encrypted_content": "secret"},
     ]
-    prompt = [passage.message for passage in passages(divide(items, 0).old)]
+    prompt = [passage.message for passage in passages(divide(items, 0).old, sees_pictures=False)]
     text = str(prompt)
     assert {item["type"] for item in prompt} == {"message"}
     assert all(word in text for word in ("look", "[image]", "plan.pdf", "calls f: {}", "42"))
@@ -144,7 +144,7 @@ def test_a_call_and_its_output_are_rendered_as_text() -> None:
     found = {"type": "tool_search_output", "call_id": "c", "execution": "client", "tools": [{"name": "tide_table"}]}
     shell = {"type": "local_shell_call", "call_id": "d", "action": {"type": "exec", "command": ["ls"]}}
     listed = {"type": "local_shell_call_output", "call_id": "d", "output": "README.md"}
-    texts = [passage.text for passage in passages([search, found, shell, listed])]
+    texts = [passage.text for passage in passages([search, found, shell, listed], sees_pictures=False)]
     assert texts == [
         '[calls tool_search_call: {"query":"tides"}]',
         '[result of the call: [{"name":"tide_table"}]]',
