@@ -58,6 +58,7 @@ def router(
         plain.channel("plain", models=["plain", "both"], priority=1),
         plain.channel("bridged", models=["bridged", "both"], format="chat_completions", priority=2),
         plain.channel("translated", models=["translated"], format="messages"),
+        plain.channel("counting", models=["counting"], count_tokens=True),
         native.channel("native", models=["native", "both"], mcp="native"),
         {"name": "demo", "format": "demo", "models": ["demo"]},
     ]
@@ -281,3 +282,40 @@ def test_a_changed_table_holds_for_the_next_turn(tools_gateway: Gateway) -> None
         return str(answer.json()["error"]["message"]) if answer.status_code == 400 else None
 
     assert "'docs' is unknown here" in eventually(refused, "the changed table")
+
+
+def test_a_count_of_tokens_shows_the_servers_to_no_upstream_that_cannot_call_them(
+    router: Gateway, plain: ScriptedUpstream, granted: str
+) -> None:
+    body = {"model": "counting", "input": "hello", "tools": [FUNCTION, OWN, DOCS]}
+    for token in (granted, router.token):
+        assert router.post("/responses/input_tokens", body, token=token).ok
+    assert [body["tools"] for body in plain.bodies] == [[FUNCTION]] * 2
+
+
+@pytest.mark.parametrize("path", ["/responses", "/responses/compact"])
+def test_a_compaction_asks_no_model_for_a_turn_that_is_refused(
+    router: Gateway, plain: ScriptedUpstream, granted: str, path: str
+) -> None:
+    first = router.post("/responses", {"model": "plain", "input": "hello"}, token=granted).json()
+    before = len(plain.bodies)
+    body: JSON = {"model": "plain", "input": "go on", "previous_response_id": first["id"], "tools": [OWN]}
+    if path == "/responses":
+        body["context_management"] = [{"type": "compaction", "compact_threshold": 1}]
+    answer = router.post(path, body, token=granted)
+    assert answer.status_code == 400, answer.text
+    assert "client_urls" in check_error(answer)["message"]
+    assert len(plain.bodies) == before
+
+
+@pytest.mark.parametrize("way", ["JSON", "SSE"])
+def test_a_compaction_before_the_answer_shows_them_to_no_other_upstream(
+    router: Gateway, plain: ScriptedUpstream, native: ScriptedUpstream, granted: str, way: str
+) -> None:
+    first = router.post("/responses", {"model": "both", "input": "hello"}, token=granted).json()
+    management = [{"type": "compaction", "compact_threshold": 1}]
+    body = {"model": "both", "input": "go on", "previous_response_id": first["id"], "context_management": management}
+    answer = router.post("/responses", {**body, "tools": [OWN], **WAYS[way]}, token=granted)
+    assert answer.status_code == 200, answer.text
+    assert "key-of-mine" not in str(plain.bodies)
+    assert native.bodies[-1]["tools"] == [OWN]
