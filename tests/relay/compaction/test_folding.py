@@ -90,19 +90,25 @@ FORMS: dict[str, tuple[str, JSON]] = {
 }
 
 
+def request_of(form: str, characters: int) -> tuple[str, JSON]:
+    """The path and the body that compact such a history by this form."""
+    path, keys = FORMS[form]
+    last = {"trigger": [{"type": "compaction_trigger"}], "window": []}.get(form, [{"role": "user", "content": "Go on"}])
+    return path, {"model": "gpt-plain", "input": [*long_history(characters), *last], **keys}
+
+
 @pytest.mark.parametrize(
     ("form", "stream"),
-    [("answer", False), ("answer", True), ("window", False), ("trigger", True), ("threshold", True)],
+    # The window is never streamed.
+    [(form, stream) for form in FORMS for stream in (False, True) if (form, stream) != ("window", True)],
 )
 def test_two_million_characters_are_compacted_through_a_small_window(
     compaction_gateway: CompactionGateway, form: str, stream: bool
 ) -> None:
     """32k tokens of five characters."""
     compaction_gateway.first.always(within(5 * 32_768))
-    path, keys = FORMS[form]
-    last = {"trigger": [{"type": "compaction_trigger"}], "window": []}.get(form, [{"role": "user", "content": "Go on"}])
-    items = [*long_history(2_000_000), *last]
-    answer = compaction_gateway.post(path, model="gpt-plain", input=items, store=False, stream=stream, **keys)
+    path, body = request_of(form, 2_000_000)
+    answer = compaction_gateway.post(path, **body, store=False, stream=stream)
     assert answer.status_code == 200, answer.text[:500]
     output = check_stream(answer.content)[-1]["response"]["output"] if stream else answer.json()["output"]
     summaries = [body for body in compaction_gateway.first.bodies if requests_summary(body)]
@@ -113,11 +119,18 @@ def test_two_million_characters_are_compacted_through_a_small_window(
     assert len(facts({"input": compaction_gateway.given})) >= 45
 
 
-def test_a_much_smaller_window_ends_as_well_and_says_what_was_left_out(compaction_gateway: CompactionGateway) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_much_smaller_window_ends_as_well_and_says_what_was_left_out(
+    compaction_gateway: CompactionGateway, form: str
+) -> None:
     compaction_gateway.first.always(within(5 * 8192))
-    answer = compaction_gateway.post("/responses/compact", model="gpt-plain", input=long_history(2_000_000))
+    path, body = request_of(form, 2_000_000)
+    stream = form != "window"
+    answer = compaction_gateway.post(path, **body, stream=stream)
     assert answer.status_code == 200, answer.text[:500]
-    assert "characters left out" in compaction_gateway.gateway.command("show", answer.json()["id"])
-    shown = orjson.loads(compaction_gateway.gateway.command("show", answer.json()["id"], "--json"))
+    response = check_stream(answer.content)[-1]["response"] if stream else answer.json()
+    if form == "answer":
+        assert "characters left out" in compaction_gateway.gateway.command("show", response["id"])
+    shown = orjson.loads(compaction_gateway.gateway.command("show", response["id"], "--json"))
     assert shown["compaction"]["left_out"] > 1_000_000
     assert shown["compaction"]["passes"] <= MAX_PASSES
