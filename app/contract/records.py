@@ -142,6 +142,8 @@ class Prompt:
     """False while `input` and `output` are not known yet."""
     adapted: bytes = b""
     """Digest of what the channel did not get as the client sent it; empty if there was nothing."""
+    cache_key: bytes = b""
+    """Digest of the cache key that the upstream got; empty if it got none."""
     shortened: bool = False
     """The oldest items were left out for a model that found the context too long."""
     reports_cache: bool = True

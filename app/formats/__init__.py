@@ -191,6 +191,12 @@ def sends_mcp(name: str) -> bool:
     return getattr(load(name), "SENDS_MCP", False)
 
 
+def cache_key(turn: Turn, row: Channel) -> str | None:
+    """The key by which this row's upstream finds the prompt in its cache; None for an upstream that gets none."""
+    key = getattr(load(row.format), "cache_key", None)
+    return key(turn, row) if key else None
+
+
 def image_rule(name: str) -> ImageRule:
     """How the models of this format count an image, if the format says so."""
     return getattr(load(name), "IMAGES", TILES)

@@ -29,6 +29,14 @@ def own_key(turn: Turn, row: Channel, *sending: str) -> dict[str, str]:
     return {KEY: turn.cache_key}
 
 
+def key_of(turn: Turn, row: Channel, *sending: str) -> str | None:
+    """The key that the upstream gets: the client's, else the gateway's own; None if it gets none."""
+    given = turn.request.get(KEY)
+    if isinstance(given, str):
+        return None if KEY in row.params.drop else given
+    return own_key(turn, row, *sending).get(KEY)
+
+
 def options(request: Mapping[str, Any]) -> Mapping[str, Any]:
     given = request.get(OPTIONS)
     return given if isinstance(given, Mapping) else {}

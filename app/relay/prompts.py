@@ -20,6 +20,7 @@ from app.contract.records import Attempt, Prompt
 from app.contract.redaction import redacted_item
 from app.contract.turn import Turn
 from app.contract.usage import Usage
+from app.formats import cache_key
 from app.sealing import OwnerDigests
 
 Digest = Callable[[bytes], bytes]
@@ -44,12 +45,14 @@ class Prompts:
         digest = self._digests.of(turn.owner)
         answered = attempts[-1] if attempts else None
         changes = (answered.adapted, answered.dropped) if answered else ((), ())
+        key = cache_key(turn, row) if row else None
         return Prompt(
             key=self._digests.name,
             tools=b"".join([digest(orjson.dumps(tool)) for tool in turn.echo.fields.get("tools") or ()]),
             instructions=_instructions(turn, digest),
             has_items=False,
             adapted=digest(orjson.dumps(changes)) if any(changes) else b"",
+            cache_key=digest(key.encode(errors="surrogatepass")) if key else b"",
             shortened=answered is not None and answered.shortened,
             reports_cache=usage.reports_cache and not usage.estimated,
             reasoning=row is not None and (row.encrypted_reasoning or row.reasoning_text),

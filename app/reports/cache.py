@@ -40,6 +40,7 @@ class Reason(StrEnum):
     FAMILY = "family_changed"
     ADAPTED = "request_adapted"
     PREFIX = "prefix_changed"
+    KEY = "cache_key_changed"
     EXPIRED = "expired"
     UNKNOWN = "unknown"
 
@@ -195,6 +196,9 @@ def _compacted(pair: Pair, before: CacheFacts) -> _Cause | None:
         return _Cause(Reason.COMPACTED, "The history was compacted for this response, so its prompt begins anew.")
     if before.is_compaction:
         return _Cause(Reason.COMPACTED, "The response before it is a compaction, so the prompt begins anew.")
+    if before.is_compacted and pair.response.is_whole:
+        sentence = "The history was compacted for the response before it, and the client sends its old messages again."
+        return _Cause(Reason.COMPACTED, sentence)
     return None
 
 
@@ -235,6 +239,13 @@ def _adapted(pair: Pair, before: CacheFacts) -> _Cause | None:
     return _Cause(Reason.ADAPTED, "Other parts of the request than before were left out or replaced for the upstream.")
 
 
+def _other_key(pair: Pair, before: CacheFacts) -> _Cause | None:
+    now, then = pair.response.prompt, before.prompt
+    if now is None or then is None or now.key != then.key or now.cache_key == then.cache_key:
+        return None
+    return _Cause(Reason.KEY, "The cache key is another one than before; the provider may look elsewhere for it.")
+
+
 def _changed(pair: Pair, before: CacheFacts) -> _Cause | None:
     """The first region that differs, and the first entry of it."""
     now, then = pair.response.prompt, before.prompt
@@ -271,7 +282,7 @@ def _is_comparable(response: CacheFacts, before: CacheFacts) -> bool:
 
 #: In the order in which one hides another.
 _CAUSES: Sequence[Callable[[Pair, CacheFacts], _Cause | None]] = (
-    *(_short, _compacted, _shortened, _other_model, _other_channel, _other_family, _changed, _adapted),
+    *(_short, _compacted, _shortened, _other_model, _other_channel, _other_family, _changed, _adapted, _other_key),
 )
 
 

@@ -28,10 +28,10 @@ MOST = 4000
 FARTHEST = 64
 """Rows that are read for the beginning that two prompts share."""
 
-_VERSION = 1
-#: version, flags, name of the key, adaptations, seconds, row before it, first item, items of the prompt, tools,
-#: instructions
-_HEAD = Struct(">BB2s8sIQIIHB")
+_VERSION = 2
+#: version, flags, name of the digests' key, adaptations, cache key, seconds, row before it, first item, items of the
+#: prompt, tools, instructions
+_HEAD = Struct(">BB2s8s8sIQIIHB")
 _HAS_ITEMS, _SHORTENED, _REPORTS_CACHE, _CUT = 1, 2, 4, 8
 _NOTHING = bytes(SIZE)
 _CHUNK = 500
@@ -99,6 +99,7 @@ class StoredPrompt:
     tools: tuple[bytes, ...]
     instructions: tuple[bytes, ...]
     adapted: bytes
+    cache_key: bytes
     kept: int
     base: int
     """Key of the row that has the items before `first`; 0 for the parent's, or for none."""
@@ -123,7 +124,8 @@ class StoredPrompt:
         flags = self.has_items * _HAS_ITEMS | self.shortened * _SHORTENED | self.reports_cache * _REPORTS_CACHE
         flags |= self.cut * _CUT
         counts = (self.kept, self.base, self.first, self.length, len(self.tools), len(self.instructions))
-        head = _HEAD.pack(_VERSION, flags, self.key, self.adapted or _NOTHING, *counts)
+        sent = (self.adapted or _NOTHING, self.cache_key or _NOTHING)
+        head = _HEAD.pack(_VERSION, flags, self.key, *sent, *counts)
         return b"".join((head, *self.tools, *self.instructions, *self.states))
 
 
@@ -131,7 +133,7 @@ def unpacked(data: bytes | None) -> StoredPrompt | None:
     """None for a row without digests, or with those of a later version."""
     if not data or data[0] != _VERSION:
         return None
-    _, flags, key, adapted, kept, base, first, length, tools, instructions = _HEAD.unpack_from(data)
+    _, flags, key, adapted, cache_key, kept, base, first, length, tools, instructions = _HEAD.unpack_from(data)
     digests = _split(data[_HEAD.size :])
     said = tools + instructions
     return StoredPrompt(
@@ -139,6 +141,7 @@ def unpacked(data: bytes | None) -> StoredPrompt | None:
         tools=digests[:tools],
         instructions=digests[tools:said],
         adapted=b"" if adapted == _NOTHING else adapted,
+        cache_key=b"" if cache_key == _NOTHING else cache_key,
         kept=kept,
         base=base,
         first=first,
@@ -214,6 +217,7 @@ def _stored(prompt: Prompt, states: tuple[bytes, ...], first: int) -> StoredProm
         tools=_split(prompt.tools),
         instructions=_split(prompt.instructions),
         adapted=prompt.adapted,
+        cache_key=prompt.cache_key,
         kept=prompt.kept,
         base=0,
         first=first,
@@ -275,6 +279,11 @@ class CacheFacts:
     def is_compaction(self) -> bool:
         """The response is a compaction without an answer: no channel saw its context as a conversation."""
         return self.is_compacted and self.upstream_model is None
+
+    @property
+    def is_whole(self) -> bool:
+        """The client sent the whole conversation."""
+        return self.parent is None and self.conversation is None
 
     @property
     def before(self) -> int | None:

@@ -96,7 +96,7 @@ Session = Callable[[Client], None]
 def codex(client: Client, turns: int = 12, failing: int | None = None) -> None:
     """Codex CLI: nothing is stored, and every request holds the whole history, under a key. The channel fails once in
     the turn `failing`."""
-    session = str(uuid.UUID(int=client.rng.getrandbits(128)))
+    session = str(uuid.uuid4())
     history = [
         _message("developer", INSTRUCTIONS),
         _message("developer", f"<permissions instructions> {prose(client.rng, 200)}"),

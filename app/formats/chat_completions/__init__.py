@@ -16,9 +16,9 @@ from app.formats._failures import http_error as decode_error
 from app.formats._toolbox import Toolbox
 from app.formats.chat_completions import passthrough
 from app.formats.chat_completions._answer import ChatDecoder, decode
-from app.formats.chat_completions._request import encode
+from app.formats.chat_completions._request import cache_key, encode
 
-__all__ = ["amended", "decode", "decode_error", "decoder", "dropped", "encode", "headers", "path"]
+__all__ = ["amended", "cache_key", "decode", "decode_error", "decoder", "dropped", "encode", "headers", "path"]
 
 
 def path(model: str, stream: bool) -> str:

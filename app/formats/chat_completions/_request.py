@@ -10,7 +10,7 @@ import orjson
 from app.contract.channel import Channel
 from app.contract.turn import Turn
 from app.formats import _context, _conversation
-from app.formats._caching import COMPARISON, CONTROL, KEY, OPTIONS, Marks, accepted, options, own_key
+from app.formats._caching import COMPARISON, CONTROL, KEY, OPTIONS, Marks, accepted, key_of, options, own_key
 from app.formats._request import effort_of, in_force, instruction_marks, instructions, refuse_prompt, text_format
 from app.formats._text_format import fitted
 from app.formats._toolbox import Offer, Toolbox, offer
@@ -22,7 +22,13 @@ _PASSED = (
     *(KEY, "prompt_cache_retention", CONTROL, "service_tier"),
     *("top_k", "min_p", "repetition_penalty", "seed", "stop", "logit_bias"),
 )
+#: Values of `cache_key` in a row whose upstream gets the gateway's own key.
+_OWN_KEY = ("on",)
 LOGPROBS = "message.output_text.logprobs"
+
+
+def cache_key(turn: Turn, row: Channel) -> str | None:
+    return key_of(turn, row, *_OWN_KEY)
 
 
 def encode(turn: Turn, row: Channel, model: str) -> bytes:
@@ -37,7 +43,7 @@ def encode(turn: Turn, row: Channel, model: str) -> bytes:
         "model": model,
         "messages": _messages.messages(items, (told, instruction_marks(request)), row, toolbox),
         **{name: request[name] for name in _PASSED if name in request},
-        **own_key(turn, row, "on"),
+        **own_key(turn, row, *_OWN_KEY),
         **_cache_options(request),
         **_tools(offered, request, {name: accepted(marks, row) for name, marks in toolbox.marks.items()}),
         **_output(effective, row, form),

@@ -19,13 +19,21 @@ from app.formats._failures import http_error as decode_error
 from app.formats._openai import decode_count
 from app.formats._toolbox import Toolbox
 from app.formats.responses._answer import decode
-from app.formats.responses._request import encode, encode_compaction, encode_count, instructions_text, uncallable
+from app.formats.responses._request import (
+    cache_key,
+    encode,
+    encode_compaction,
+    encode_count,
+    instructions_text,
+    uncallable,
+)
 from app.formats.responses._retry_without import amended
 from app.formats.responses._stream import FunctionsDecoder, ResponsesDecoder
 
 __all__ = [
     "ResponsesDecoder",
     "amended",
+    "cache_key",
     "compaction_path",
     "count_path",
     "decode",

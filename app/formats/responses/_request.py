@@ -17,7 +17,7 @@ from app.contract.replay import replayed, says_cut, with_arguments, without_aban
 from app.contract.tools import has_address
 from app.contract.turn import Turn
 from app.formats import _conversation
-from app.formats._caching import COMPARISON, KEY, OPTIONS, options, own_key
+from app.formats._caching import COMPARISON, KEY, OPTIONS, key_of, options, own_key
 from app.formats._context import any_marked
 from app.formats._ids import CHAT_SECRET, MESSAGES_SECRET, Outgoing, is_native, without_id
 from app.formats._text_format import fitted
@@ -26,6 +26,8 @@ from app.formats.responses import _order
 from app.formats.responses._functions import history, write_functions
 from app.sealing import is_sealed
 
+#: Values of `cache_key` in a row whose upstream gets the gateway's own key.
+_OWN_KEY = ("auto", "on")
 _COMPACTION_KEYS = ("instructions", KEY, "service_tier")
 _COUNTED_KEYS = (
     "instructions",
@@ -70,11 +72,15 @@ NOTE = _user_message(
 )
 
 
+def cache_key(turn: Turn, row: Channel) -> str | None:
+    return key_of(turn, row, *_OWN_KEY)
+
+
 def encode(turn: Turn, row: Channel, model: str) -> bytes:
     body = {name: value for name, value in turn.request.items() if name not in _NEVER_SENT}
     body["model"] = model
     body["store"] = False
-    body |= own_key(turn, row, "auto", "on")
+    body |= own_key(turn, row, *_OWN_KEY)
     if turn.stream:
         body["stream"] = True
         if "stream_options" in turn.request:
@@ -105,7 +111,7 @@ def encode_count(turn: Turn, row: Channel, model: str) -> bytes:
 def _chosen(keys: Collection[str], turn: Turn, row: Channel, model: str) -> bytes:
     body: dict[str, Any] = {name: turn.request[name] for name in keys if name in turn.request}
     if KEY in keys:
-        body |= own_key(turn, row, "auto", "on")
+        body |= own_key(turn, row, *_OWN_KEY)
     _write_plainly(body)
     _leave_out(body, uncallable(turn, row))
     body["model"] = model
