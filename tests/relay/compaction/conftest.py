@@ -84,6 +84,8 @@ def rows(first: ScriptedUpstream, second: ScriptedUpstream) -> list[JSON]:
         first.channel("tired", models=["gpt-tired"], compact="native", family="one", cooldown={"after": 1, "for": 60}),
         first.channel("above", models=["gpt-pair"], compact="native", priority=10, **one),
         second.channel("below", models=["gpt-pair"], **two),
+        first.channel("wide", models=["gpt-moved"], priority=10, cooldown={"after": 1, "for": 60}, **one),
+        second.channel("tight", models=["gpt-moved"], **two),
         first.channel("beside-plain", models=["gpt-mixed"], priority=10, **one),
         second.channel("beside-native", models=["gpt-mixed"], compact="native", **two),
         first.channel("chat", models=["gpt-chat", "chat-small"], format="chat_completions"),
