@@ -13,6 +13,7 @@ from app.contract.turn import Turn
 from app.errors import InvalidRequest
 from app.relay.recorder import Recorder
 from app.relay.request_context import RequestContext
+from app.relay.tools.approvals import answers, served
 from app.relay.tools.run import CompactedToolRun, ToolRun
 from app.relay.tools.toolset import NamedServer, servers_named
 from app.relay.turn_builder import build_history, build_turn, check_model
@@ -44,6 +45,7 @@ def run_of(
         return CompactionRun(parts, token, turn, context, recorder)
     if servers := _servers_of(parts, token, turn.request):
         return ToolRun(parts, token, turn, context, servers, recorder)
+    served(answers(parts.store, turn), ())
     return TurnRun(parts, token, turn, context, recorder)
 
 
@@ -57,6 +59,7 @@ def compacted_run(parts: TurnParts, token: Token, request: Mapping[str, Any], co
     turn = build_turn(parts.store, parts.contexts, token, request, int(time()))
     if servers := _servers_of(parts, token, request):
         return CompactedToolRun(parts, token, turn, context, servers)
+    served(answers(parts.store, turn), ())
     return CompactedRun(parts, token, turn, context)
 
 

@@ -129,7 +129,7 @@ def check_model(token: Token, model: str) -> None:
 
 def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) -> list[Item]:
     """The new items: references resolved, and items that the context already holds left out."""
-    resolved = resolve(store, owner, items)
+    resolved = _with_outputs(store, owner, resolve(store, owner, items))
     if not chain.links:
         return _with_secrets(store, owner, resolved)
     # Some upstreams number their calls from the start in every turn, so an output for a waiting call is always new.
@@ -151,6 +151,26 @@ def resolve(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
         if item_id not in found:
             raise item_not_found(item_id)
     return [dict(found[item["id"]]) if item.get("type") == "item_reference" else item for item in items]
+
+
+def _with_outputs(store: Store, owner: str, items: list[Item]) -> list[Item]:
+    """The items with what the store holds of calls whose outputs the client left out, because they can be large."""
+    if "mcp_call" not in [item.get("type") for item in items]:
+        return items
+    lacking = [item["id"] for item in items if _lacks_output(item)]
+    found = store.items.find(owner, lacking) if lacking else {}
+    stored = [found.get(item["id"]) if _lacks_output(item) else None for item in items]
+    return [item if known is None else {**known, **_given(item)} for item, known in zip(items, stored, strict=True)]
+
+
+def _lacks_output(item: Item) -> bool:
+    without = item.get("output") is None and not item.get("error")
+    return item.get("type") == "mcp_call" and without and isinstance(item.get("id"), str)
+
+
+def _given(call: Item) -> Item:
+    """What the client says of its call: nulls stand for what it left out."""
+    return {name: value for name, value in call.items() if value is not None and name != "status"}
 
 
 def _with_secrets(store: Store, owner: str, items: list[Item]) -> list[Item]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from time import time
 
-from app.contract.items import Item, gateway_item_id
+from app.contract.items import Item, gateway_item_id, is_client_side
 from app.contract.records import ToolCall as Mark
+from app.contract.tool_history import is_gateways
 from app.contract.turn import Turn
 from app.errors import InvalidRequest
 from app.relay.tools.context_items import context_items
@@ -66,9 +67,9 @@ def answers(store: Store, turn: Turn) -> list[Answered]:
     """The client's new answers to approval requests, with the requests as the gateway made them. Raises InvalidRequest
     for an unknown request, and for one that has two answers here.
 
-    An answer whose call stands in the context as well is history.
+    An answer whose call stands in the context as well is history, and so is a denial that the model has gone on from.
     """
-    given = [item for item in turn.input if item.get("type") == APPROVAL_RESPONSE]
+    given = _given(turn.input)
     if not given:
         return []
     ended = {call.get("approval_request_id") for call in context_items(turn, MCP_CALL)}
@@ -84,6 +85,25 @@ def answers(store: Store, turn: Turn) -> list[Answered]:
     return answered
 
 
+def served(answered: Sequence[Answered], labels: Collection[str]) -> list[Answered]:
+    """The answers for servers with these labels. The others are for the upstream that asked. Raises InvalidRequest,
+    param `tools`, for an approved call of the gateway whose server is none of them."""
+    for one in answered:
+        if one.approve and is_gateways(one.request) and one.request["server_label"] not in labels:
+            raise _not_offered(one.request)
+    return [one for one in answered if one.request["server_label"] in labels]
+
+
+def _given(items: Sequence[Item]) -> list[Item]:
+    """The answers among the items of an input, without denials that are history."""
+    if APPROVAL_RESPONSE not in [item.get("type") for item in items]:
+        return []
+    by_model = (at for at, item in enumerate(items) if not is_client_side(item) and item["type"] != APPROVAL_REQUEST)
+    last = max(by_model, default=-1)
+    answers = ((at, item) for at, item in enumerate(items) if item["type"] == APPROVAL_RESPONSE)
+    return [item for at, item in answers if item["approve"] or at > last]
+
+
 def _requests(store: Store, turn: Turn, wanted: Sequence[str]) -> dict[str, Item]:
     """The requests by their ids. The store's copy counts, since a client can change its own; those of unstored
     responses are in the context alone."""
@@ -96,11 +116,7 @@ def _call(request: Item, toolset: Toolset, turn_id: str, number: int) -> ToolCal
     label, name = request["server_label"], request["name"]
     tool = toolset.find(label, name)
     if tool is None:
-        raise InvalidRequest(
-            f"The approved tool '{name}' of MCP server '{label}' is not among the tools of this request.",
-            code="invalid_value",
-            param="tools",
-        )
+        raise _not_offered(request)
     return ToolCall(
         gateway_item_id(MCP_CALL, turn_id, number, 0),
         Fate.RUN,
@@ -108,6 +124,12 @@ def _call(request: Item, toolset: Toolset, turn_id: str, number: int) -> ToolCal
         arguments=request["arguments"],
         approval_request_id=request["id"],
     )
+
+
+def _not_offered(request: Item) -> InvalidRequest:
+    tool = f"'{request['name']}' of MCP server '{request['server_label']}'"
+    sentence = f"The approved tool {tool} is not among the tools of this request."
+    return InvalidRequest(sentence, code="invalid_value", param="tools")
 
 
 def _refused(request_id: str, why: str) -> InvalidRequest:

@@ -19,7 +19,7 @@ from app.relay.attempts import TurnAttempt, Unstreamed
 from app.relay.recorder import Recorder
 from app.relay.request_context import RequestContext
 from app.relay.streaming.event_stream import StreamStart
-from app.relay.tools.approvals import Approvals, answers
+from app.relay.tools.approvals import Approvals, answers, served
 from app.relay.tools.listings import list_failed, list_items
 from app.relay.tools.loop import ToolLoop, measured
 from app.relay.tools.stream import ToolStream
@@ -45,8 +45,7 @@ class ToolRun(TurnRun):
         super().__init__(parts, token, turn, context, recorder)
         labels = {server.label for server in servers if server.hosted is None}
         self._servers = servers
-        # Those of other servers are the upstream's.
-        self._answers = [one for one in answers(parts.store, turn) if one.request.get("server_label") in labels]
+        self._answers = served(answers(parts.store, turn), labels)
         self._loop: ToolLoop | None = None
 
     # --- steps
