@@ -133,7 +133,7 @@ class Channel:
     tools: str = "native"
     """`functions`: the upstream of a `responses` channel takes functions only; other tools are sent as functions."""
     tool_schemas: str = "given"
-    """`plain`: the upstream takes no union at the top of a tool's schema."""
+    """`plain`: the upstream takes no union at the top of a tool's schema; `inlined`: no `$ref` in it either."""
     tool_strictness: str = "mixed"
     """`uniform`: the upstream takes `strict` for all tools or for none."""
     sampling: str = "both"

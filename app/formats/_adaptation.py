@@ -10,6 +10,7 @@ import orjson
 
 from app.contract.channel import Channel, Params
 from app.formats._paths import Place, places
+from app.formats._schema_references import make_inlined
 from app.formats._tool_schemas import follows_strict_rules, make_plain
 
 #: Values that are steps of a scale, lowest first.
@@ -87,6 +88,7 @@ def _one_strictness(request: dict[str, Any]) -> bool:
 #: Keys of the row: the value that asks for a change, the change, and its name. A change returns whether it was made.
 _KEYS: tuple[tuple[str, str, Callable[[dict[str, Any]], bool], str], ...] = (
     ("tool_schemas", "plain", make_plain, "tool_schemas: plain"),
+    ("tool_schemas", "inlined", make_inlined, "tool_schemas: inlined"),
     ("tool_strictness", "uniform", _one_strictness, "tool_strictness: uniform"),
     ("sampling", "one", _one_of_two, "drop top_p"),
 )

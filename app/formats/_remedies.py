@@ -19,6 +19,7 @@ from app.formats._adaptation import SCALES, means_none
 from app.formats._caching import MARKS
 from app.formats._named_members import SCHEMA_HINTS, Refused, members_named
 from app.formats._paths import DEEP, parts
+from app.formats._schema_references import has_references
 from app.formats._tool_schemas import has_unions
 
 #: Items of the input that exist only beside tools that are no functions.
@@ -74,6 +75,10 @@ def _merged_system(refused: Refused) -> Sequence[Remedy]:
 
 def _plain_schemas(refused: Refused) -> Sequence[Remedy]:
     return (Remedy(ROW, "tool_schemas", "plain"),) if has_unions(refused.request) else ()
+
+
+def _inlined_schemas(refused: Refused) -> Sequence[Remedy]:
+    return (Remedy(ROW, "tool_schemas", "inlined"),) if has_references(refused.request) else ()
 
 
 def _one_of_two(refused: Refused) -> Sequence[Remedy]:
@@ -200,6 +205,7 @@ _BY_SENTENCE: tuple[tuple[re.Pattern[str], Remedies], ...] = tuple(
             r"mixed values for ['\"`]?strict|['\"`]?strict['\"`]? .{0,40}(?:mixed|same value|all tools)",
             _row("tool_strictness", "uniform"),
         ),
+        (r"\$(?:ref|defs)\b|(?:undefined|unresolved|unresolvable) (?:schema|reference)", _inlined_schemas),
         (r"(?:oneOf|anyOf|allOf).{0,120}top[- ]level|top[- ]level.{0,120}(?:oneOf|anyOf|allOf)", _plain_schemas),
         (
             r"temperature\W.{0,60}\btop_p\b.{0,80}(?:both|one|together|same time|exclusive|simultaneous)|"

@@ -19,12 +19,12 @@ _MAX_RULE = 2000
 
 def make_plain(request: Mapping[str, Any]) -> bool:
     """Rewrites the schemas of the request's tools in place. Returns whether one was changed."""
-    changed = [_rewrite(tool, name) for tool, name in _schemas(request.get("tools"))]
+    changed = [_rewrite(tool, name) for tool, name in schemas(request.get("tools"))]
     return any(changed)
 
 
 def has_unions(request: Mapping[str, Any]) -> bool:
-    return any(_refused(tool[name]) for tool, name in _schemas(request.get("tools")))
+    return any(_refused(tool[name]) for tool, name in schemas(request.get("tools")))
 
 
 def follows_strict_rules(schema: object) -> bool:
@@ -41,10 +41,11 @@ def follows_strict_rules(schema: object) -> bool:
     return all(map(follows_strict_rules, schema.values()))
 
 
-def _schemas(tools: object) -> Iterator[tuple[dict[str, Any], str]]:
+def schemas(tools: object) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each tool of a request that has a schema, and the member that holds it."""
     for tool in tools if isinstance(tools, list) else ():
         if isinstance(tool, dict):
-            yield from _schemas(tool.get("tools"))
+            yield from schemas(tool.get("tools"))
             inner = tool.get("function")
             function = inner if isinstance(inner, dict) else tool
             yield from ((function, name) for name in _SCHEMAS if isinstance(function.get(name), dict))
@@ -100,12 +101,12 @@ def _flat(branch: Mapping[str, Any], root: Mapping[str, Any]) -> dict[str, Any]:
     """A branch with its reference followed and its own unions merged."""
     reference = branch.get("$ref")
     if isinstance(reference, str):
-        branch = _referred(reference, root)
+        branch = referred(reference, root)
     nested = any(name in branch for name in _UNIONS)
     return without_union({**branch, "$defs": {}}) if nested and branch is not root else dict(branch)
 
 
-def _referred(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any]:
+def referred(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any]:
     """The schema that a local reference names; an empty one if it names none, or the root."""
     if not reference.startswith("#/"):
         return {}

@@ -106,7 +106,7 @@ class ChannelRow(DefaultsRow):
     message_order = Value(table_values.one_of("free", "strict"))
     tool_images = Value(table_values.one_of("user", "tool"))
     tools = Value(table_values.one_of("native", "functions"))
-    tool_schemas = Value(table_values.one_of("given", "plain"))
+    tool_schemas = Value(table_values.one_of("given", "plain", "inlined"))
     text_format = Value(table_values.one_of("schema", "schema_only", "object", "instruction"))
     tool_strictness = Value(table_values.one_of("mixed", "uniform"))
     sampling = Value(table_values.one_of("both", "one"))

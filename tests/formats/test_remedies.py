@@ -409,6 +409,23 @@ def test_a_union_at_the_top_of_a_schema_is_taken_apart() -> None:
     assert parameters == {"type": "object", "properties": {"a": {}}}
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Invalid schema for function 'look': '$ref' is not permitted.",
+        "tools.0.custom.input_schema: JSON schema is invalid: references to $defs are not supported",
+        "Invalid JSON payload received. Unknown name \"$ref\" at 'tools[0]': Cannot find field.",
+        "GenerateContentRequest.tools[0].parameters: reference to undefined schema at top-level",
+    ],
+)
+def test_references_in_schemas_are_followed(words: str) -> None:
+    parameters = {"$defs": {"a": {"type": "string"}}, "type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}}
+    request = {**CHAT, "tools": [{"type": "function", "function": {**FUNCTION, "parameters": parameters}}]}
+    (tool,) = sent(openai(words), request)["tools"]
+
+    assert tool["function"]["parameters"] == {"type": "object", "properties": {"a": {"type": "string"}}}
+
+
 def test_tools_of_mixed_strictness_become_alike() -> None:
     strict = {"type": "function", "function": {**FUNCTION, "strict": True}}
     request = {**CHAT, "tools": [strict, {"type": "function", "function": FUNCTION}]}
