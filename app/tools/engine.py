@@ -114,7 +114,7 @@ class Engine:
         self._tasks.cancel_scope.cancel()
         with anyio.move_on_after(_FAREWELL):
             while not self._ended.done():
-                await anyio.sleep(0)
+                await anyio.sleep(0.005)
             for known in self._known.values():
                 await known.close()
 
