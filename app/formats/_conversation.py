@@ -43,6 +43,11 @@ class ClientMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class Silence:
+    """A user message without content. No upstream gets it, but the assistant has spoken twice."""
+
+
+@dataclass(frozen=True, slots=True)
 class AssistantText:
     """Text of the assistant."""
 
@@ -87,7 +92,7 @@ class AssistantTurn:
     parts: Sequence[AssistantPart]
 
 
-Step = Instruction | ClientMessage | AssistantTurn
+Step = Instruction | ClientMessage | Silence | AssistantTurn
 
 
 def steps(items: Sequence[Item], toolbox: Toolbox) -> Iterator[Step]:
@@ -133,6 +138,9 @@ class _StepBuilder:
             self._parts += [AssistantText(text, marks) for text, marks in _texts(item)]
         elif content and (text_of(content) or (isinstance(content, list) and shown(content))):
             yield from self._client_message(_marked_content(item))
+        else:
+            yield from self._close()
+            yield Silence()
 
     def _client_message(self, content: str | Sequence[Part]) -> Iterator[Step]:
         yield from self._close()

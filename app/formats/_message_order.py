@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-OPENING = "[The conversation begins with what you said.]"
+#: What the user says where the model has to answer and the user said nothing. It stands there in later turns as well:
+#: the provider then has the beginning of the prompt in its cache.
 GO_ON = "[Please go on.]"
 #: What the assistant says between the results of its calls and the next words of the user.
 NOTED = "OK."

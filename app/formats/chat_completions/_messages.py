@@ -19,6 +19,7 @@ from app.formats._conversation import (
     Instruction,
     Part,
     Reasoning,
+    Silence,
     is_text,
     shown,
     steps,
@@ -50,6 +51,8 @@ def messages(
                 builder.add_instruction(text, marks)
             case ClientMessage(content):
                 builder.add({"role": "user", "content": _content(content, row)})
+            case Silence():
+                builder.add({"role": "user", "content": ""})
             case AssistantTurn():
                 builder.add_assistant_turn(step)
     return builder.finished()
@@ -126,7 +129,9 @@ class _MessageBuilder:
         messages = [*system, *self._messages]
         if self._row.system_messages == "user":
             messages = _order.system_as_user(messages)
-        return _order.strict(messages) if self._row.message_order == "strict" else messages
+        if self._row.message_order == "strict":
+            return _order.strict(messages)
+        return [message for message in messages if not _order.is_silence(message)]
 
 
 # --- content ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from app.formats._message_order import GO_ON, NOTED, OPENING, merged
+from app.formats._message_order import GO_ON, NOTED, merged
 
 Message = dict[str, Any]
 
@@ -17,9 +17,17 @@ _TEXT = "text"
 
 
 def strict(messages: Iterable[Message]) -> list[Message]:
-    """The messages in that order. None is lost: neighbours of one role are merged, and fillers stand between others."""
+    """The messages in that order. None is lost: neighbours of one role are merged, and fillers stand between others. An
+    empty message of the user separates two of the assistant."""
     ordered: list[Message] = []
+    was_silent = False
     for message in messages:
+        if is_silence(message):
+            was_silent = True
+            continue
+        if was_silent and message["role"] == "assistant" and ordered and ordered[-1]["role"] == "assistant":
+            _add(ordered, {"role": "user", "content": GO_ON})
+        was_silent = False
         if message["role"] == "system" and ordered and ordered[-1]["role"] == "system":
             ordered[-1] = _together(ordered[-1], message)
             continue
@@ -29,6 +37,10 @@ def strict(messages: Iterable[Message]) -> list[Message]:
     if not ordered or ordered[-1]["role"] in ("assistant", "system"):
         _add(ordered, {"role": "user", "content": GO_ON})
     return ordered
+
+
+def is_silence(message: Message) -> bool:
+    return message["role"] == "user" and not message["content"]
 
 
 def system_as_user(messages: Iterable[Message]) -> list[Message]:
@@ -46,7 +58,7 @@ def system_as_user(messages: Iterable[Message]) -> list[Message]:
 def _add(ordered: list[Message], message: Message) -> None:
     role, before = message["role"], ordered[-1]["role"] if ordered else "system"
     if role == "assistant" and before == "system":
-        ordered.append({"role": "user", "content": OPENING})
+        ordered.append({"role": "user", "content": GO_ON})
     elif role == "user" and before == "tool":
         ordered.append({"role": "assistant", "content": NOTED})
     if ordered and role == before and role in ("user", "assistant"):

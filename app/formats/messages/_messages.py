@@ -27,13 +27,14 @@ from app.formats._conversation import (
     Instruction,
     Part,
     Reasoning,
+    Silence,
     is_text,
     steps,
     text_of,
     unreadable,
 )
 from app.formats._images import true_type
-from app.formats._message_order import GO_ON, OPENING
+from app.formats._message_order import GO_ON
 from app.formats._toolbox import Toolbox
 from app.formats.messages import _thinking_blocks
 
@@ -64,6 +65,8 @@ def conversation(
                 builder.add_instruction(text, marks)
             case ClientMessage(content):
                 builder.add("user", _content(content))
+            case Silence():
+                builder.add_silence()
             case AssistantTurn(parts):
                 builder.add_assistant_turn(parts)
     return builder.finished()
@@ -78,6 +81,8 @@ class _MessageBuilder:
         self._system: list[Block] = []
         self._messages: list[Block] = []
         self._ids: set[str] = set()
+        self._was_silent = False
+        """The last message was the user's, and empty."""
 
     def add_instruction(self, text: str, marks: Marks) -> None:
         """Adds an instruction: leading ones form the system prompt, later ones become user text."""
@@ -89,10 +94,19 @@ class _MessageBuilder:
 
     def add(self, role: str, blocks: Iterable[Block]) -> None:
         content = [block for block in blocks if _has_content(block)]
-        if content and self._messages and self._messages[-1]["role"] == role:
+        last_role = self._messages[-1]["role"] if self._messages else None
+        if content and self._was_silent and role == last_role == "assistant":
+            self._messages.append({"role": "user", "content": [_text(GO_ON)]})
+            last_role = "user"
+        self._was_silent = self._was_silent and not content
+        if content and last_role == role:
             self._messages[-1]["content"] += content
         elif content:
             self._messages.append({"role": role, "content": content})
+
+    def add_silence(self) -> None:
+        """Adds an empty message of the user: it separates what the assistant says before and behind it."""
+        self._was_silent = True
 
     def add_assistant_turn(self, parts: Sequence[AssistantPart]) -> None:
         """Adds the assistant's message and the results of its calls."""
@@ -107,11 +121,9 @@ class _MessageBuilder:
     def finished(self) -> tuple[list[Block], list[Block]]:
         groups = divided(self._system)
         system = [{**_text("\n\n".join(block["text"] for block in blocks)), **marks} for blocks, marks in groups]
-        if not self._messages:
-            return [], [{"role": "user", "content": system or [_text(GO_ON)]}]
-        if self._messages[0]["role"] == "assistant":
-            self._messages.insert(0, {"role": "user", "content": [_text(OPENING)]})
-        if self._messages[-1]["role"] == "assistant":
+        if self._messages and self._messages[0]["role"] == "assistant":
+            self._messages.insert(0, {"role": "user", "content": [_text(GO_ON)]})
+        if not self._messages or self._messages[-1]["role"] == "assistant":
             self.add("user", [_text(GO_ON)])
         return system, self._messages
 

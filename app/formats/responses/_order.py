@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from app.contract.items import INSTRUCTION_ROLES, OUTPUT_TYPES, Item
 from app.formats._conversation import answers_by_call
-from app.formats._message_order import GO_ON, NOTED, OPENING, merged
+from app.formats._message_order import GO_ON, NOTED, merged
 
 _TEXT_TYPES = {"user": "input_text", "assistant": "output_text"}
 
@@ -65,7 +65,7 @@ def _led_reasoning(items: Iterable[Item]) -> Iterator[Item]:
 def _add(ordered: list[Item], item: Item) -> None:
     role, before = _role(item), _role(ordered[-1]) if ordered else "system"
     if role == "assistant" and before == "system":
-        ordered.append(_message("user", OPENING))
+        ordered.append(_message("user", GO_ON))
     elif role == "user" and before == "tool":
         ordered.append(_message("assistant", NOTED))
     at = len(ordered)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from app.contract.items import Item
 from app.contract.records import Chain
 from app.errors import InvalidRequest
+from app.formats._message_order import GO_ON
 from app.formats.messages import _thinking_blocks
 from tests.formats.conversations import answered, called, link, message_item, turn
 from tests.formats.messages.conversations import encoded, text, without_marks
@@ -109,10 +110,10 @@ def test_instructions_and_the_messages_that_lead_are_the_system_prompt() -> None
     assert sent["messages"] == [{"role": "user", "content": [text("U"), text("late")]}]
 
 
-def test_instructions_alone_are_what_the_user_says() -> None:
+def test_instructions_alone_have_a_user_who_asks_to_go_on() -> None:
     sent = encoded(turn(message_item("developer", "Tell a joke.")))
-    assert "system" not in sent
-    assert sent["messages"] == [{"role": "user", "content": [text("Tell a joke.")]}]
+    assert [block["text"] for block in sent["system"]] == ["Tell a joke."]
+    assert sent["messages"] == [{"role": "user", "content": [text(GO_ON)]}]
 
 
 def test_a_user_begins_and_a_user_ends() -> None:
