@@ -20,6 +20,7 @@ from app.errors import UpstreamError
 from app.formats._adaptation import adapted
 from app.formats._context import shortened, wants_truncation
 from app.formats._events import Emitter, replay
+from app.formats._ids import CHAT_SECRET, MESSAGES_SECRET
 from app.formats._passthrough import (
     PASSTHROUGH,
     Codec,
@@ -189,6 +190,11 @@ def counting(name: str) -> Counting | None:
 def sends_mcp(name: str) -> bool:
     """Whether the format can name MCP servers to its upstream."""
     return getattr(load(name), "SENDS_MCP", False)
+
+
+def names_its_reader(secret: object) -> bool:
+    """Whether the secret of reasoning shows which format reads it, so that upstreams of other formats do not get it."""
+    return isinstance(secret, str) and secret.startswith((CHAT_SECRET, MESSAGES_SECRET))
 
 
 def cache_key(turn: Turn, row: Channel) -> str | None:

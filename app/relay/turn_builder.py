@@ -26,6 +26,7 @@ from app.contract.replay import abandoned
 from app.contract.response import ENCRYPTED, Echo
 from app.contract.turn import Turn
 from app.errors import InvalidRequest, item_not_found, missing_parameter, unknown_model
+from app.formats import names_its_reader
 from app.relay.compaction.context import Contexts, given_items, items_of
 from app.sealing import is_sealed
 from app.store.store import Store
@@ -174,20 +175,25 @@ def _given(call: Item) -> Item:
 
 
 def _with_secrets(store: Store, owner: str, items: list[Item]) -> list[Item]:
-    """The items with what the store holds of the newest reasoning: a client that does not include encrypted content
-    sends its reasoning back without. Only the steps since the last user message need it."""
-    newest = next((at for at in range(len(items) - 1, -1, -1) if items[at].get("role") == "user"), -1) + 1
-    bare = [item["id"] for item in items[newest:] if _lacks_secret(item)]
+    """The items with what the store holds of their reasoning: a client that does not include encrypted content sends
+    its reasoning back without. The steps since the last user message need it, and those before them stay as the
+    upstream has them in its cache."""
+    bare = [item["id"] for item in items if _lacks_secret(item)]
     if not bare:
         return items
     found = store.items.in_responses(owner, bare)
     secrets = {item_id: stored.item.get("encrypted_content") for item_id, stored in found.items()}
     return [
         {**item, "encrypted_content": secrets[item["id"]]}
-        if _lacks_secret(item) and is_sealed(secrets.get(item["id"]))
+        if _lacks_secret(item) and _may_return(secrets.get(item["id"]))
         else item
         for item in items
     ]
+
+
+def _may_return(secret: object) -> bool:
+    """Whether every upstream may get an item with this secret: those that cannot read it are sent none."""
+    return is_sealed(secret) or names_its_reader(secret)
 
 
 def _lacks_secret(item: Item) -> bool:

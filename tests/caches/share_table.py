@@ -37,6 +37,9 @@ SERVERS = {
     "slots, chat": Server(SLOTS, {"format": "chat_completions"}),
     "slots": Server(SLOTS, {"format": "responses"}),
 }
+#: Servers that stand in no column of the table.
+BESIDE = {"marks, budget": Server(MARKS, {"format": "messages", "thinking": "budget"})}
+ALL = {**SERVERS, **BESIDE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class House:
     def run(self, session: str, server: str) -> Run:
         """Runs a session on a server that has never seen it."""
         model = model_of(server, session)
-        account = self.simulator.open(model, SERVERS[server].rules)
+        account = self.simulator.open(model, ALL[server].rules)
         client = Client(self.gateway, model, lambda: self.fail_over(account))
         SESSIONS[session](client)
         return Run(account, client.responses)
@@ -110,11 +113,11 @@ def house(directory: Path) -> Iterator[House]:
         for name, upstream in upstreams.items():
             simulator.serve(name, upstream)
         rows = [
-            upstream.channel(f"{name}-{_named(server)}", models=models(server), **SERVERS[server].row)
+            upstream.channel(f"{name}-{_named(server)}", models=models(server), **ALL[server].row)
             for name, upstream in upstreams.items()
-            for server in SERVERS
+            for server in ALL
         ]
-        facts: JSON = {model: {"context_window": WINDOW} for server in SERVERS for model in models(server)}
+        facts: JSON = {model: {"context_window": WINDOW} for server in ALL for model in models(server)}
         gateway = stack.enter_context(Gateway(directory, rows, {"models": facts}, workers=2))
         yield House(gateway, simulator, upstreams)
 
