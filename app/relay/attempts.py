@@ -29,6 +29,7 @@ from app.errors import ContextTooLong, GatewayError, InvalidRequest, UpstreamBro
 from app.formats import Decoder, Format, adapted, remedies_for, replay, unenforced
 from app.relay.streaming.client_connection import ClientConnection
 from app.relay.streaming.transport import Flow, ThreadTransport
+from app.relay.tools.refused_tools import without_refused
 from app.request_watch import Watch
 
 #: The smallest window that a model can have, in tokens.
@@ -253,6 +254,8 @@ class TurnAttempt(ChannelAttempt):
         self.turn = for_row(turn, self.row)
         """The turn as this channel can read it."""
         self.unseen = unseen(turn)
+        self.left_out: Sequence[str] = ()
+        """Names of tools of servers that the upstream has refused."""
 
     def encoded(self) -> bytes:
         """The body to send. Raises InvalidRequest for a turn that the channel's format cannot carry."""
@@ -260,7 +263,9 @@ class TurnAttempt(ChannelAttempt):
         body, changes = adapted(format_.encode(self.turn, self.row, self.selected.model), self.row)
         self.dropped = format_.dropped(self.turn, self.row)
         learnt = (str(remedy) for remedy in self.remedies if remedy.kind == ROW)
-        self.adapted = tuple(dict.fromkeys((*changes, *unenforced(self.turn.request, self.row.text_format), *learnt)))
+        unseen_tools = (f"drop tool {name}" for name in self.left_out)
+        unsaid = unenforced(self.turn.request, self.row.text_format)
+        self.adapted = tuple(dict.fromkeys((*changes, *unsaid, *learnt, *unseen_tools)))
         return body
 
     def open(
@@ -342,7 +347,11 @@ class TurnAttempts(Attempts[TurnAttempt]):
         if self._retries == MAX_REMEDIES or not isinstance(self.last, UpstreamError):
             return None
         self._retries += 1
-        return self._without_refused(refused, self.last) or self._with_remedies(refused, self.last)
+        return (
+            self._without_refused(refused, self.last)
+            or self._with_remedies(refused, self.last)
+            or self._without_tools(refused, self.last)
+        )
 
     def _without_refused(self, refused: TurnAttempt, error: UpstreamError) -> TurnAttempt | None:
         """A retry, once for each refusal, without a part of the conversation."""
@@ -356,6 +365,7 @@ class TurnAttempts(Attempts[TurnAttempt]):
         self._amended.add(reason)
         retry = TurnAttempt(self, selected, turn, refused.remedies)
         retry.shortened = refused.shortened or isinstance(error, ContextTooLong)
+        retry.left_out = refused.left_out
         return retry
 
     def _with_remedies(self, refused: TurnAttempt, error: UpstreamError) -> TurnAttempt | None:
@@ -367,6 +377,20 @@ class TurnAttempts(Attempts[TurnAttempt]):
             return None
         retry = TurnAttempt(self, refused.selected, refused.turn, (*refused.remedies, *remedies))
         retry.shortened = refused.shortened
+        retry.left_out = refused.left_out
+        return retry
+
+    def _without_tools(self, refused: TurnAttempt, error: UpstreamError) -> TurnAttempt | None:
+        """A retry without the tools of servers that the refusal names."""
+        if error.refusal is None:
+            return None
+        left = without_refused(refused.turn, error.refusal, orjson.loads(refused.encoded()))
+        if left is None:
+            return None
+        turn, names = left
+        retry = TurnAttempt(self, refused.selected, turn, refused.remedies)
+        retry.shortened = refused.shortened
+        retry.left_out = (*refused.left_out, *sorted(names))
         return retry
 
     def _count_losses(self, row: Channel, format_: Format) -> int:
