@@ -11,6 +11,7 @@ import orjson
 from app.cli.context import as_json, find_response, open_store, print_json
 from app.cli.output import clipped, moment, pairs, percent, plain
 from app.contract.items import description
+from app.contract.records import ToolCall
 from app.contract.usage import Usage
 from app.reports.cache import CacheReport, Reason, explain
 from app.reports.trees import compaction_note
@@ -24,7 +25,7 @@ _CHILDREN = 8
 @click.argument("response_id")
 @as_json
 def show(response_id: str, as_json: bool) -> None:
-    """Show the response RESPONSE_ID: status, attempts, times, usage, relatives, settings, input and output.
+    """Show the response RESPONSE_ID: status, attempts, calls of tools, times, usage, relatives, input and output.
 
     RESPONSE_ID may be the beginning of an id. Exit code 4 when there is no such response.
     """
@@ -32,12 +33,13 @@ def show(response_id: str, as_json: bool) -> None:
         store.schema.check()
         owner, found = find_response(store, response_id)
         detail, cache = store.trees.detail(owner, found), explain(store, owner, found)
+        calls = store.tool_calls.of_response(owner, found)
     if detail is None or cache is None:
         raise click.ClickException("the response has just been removed")
     if as_json:
-        print_json({**_wire(detail), "cache": cache.wire()})
+        print_json({**_wire(detail), "cache": cache.wire(), "tool_calls": [call.wire() for call in calls]})
         return
-    click.echo(pairs(_facts(detail, cache)))
+    click.echo(pairs([*_facts(detail, cache), *(("tool call", _tool_call(call)) for call in calls)]))
     for title, items in (("input", detail.input), ("output", detail.output)):
         if items:
             click.echo(f"\n{title}")
@@ -94,8 +96,22 @@ def _attempt(attempt: Mapping[str, Any]) -> str:
         facts.append(f"left out: {', '.join(attempt['dropped'])}")
     if attempt.get("adapted"):
         facts.append(f"adapted: {', '.join(attempt['adapted'])}")
+    if usage := attempt.get("usage"):
+        facts.append(f"{usage['input_tokens']:,} in, {usage['output_tokens']:,} out")
     if attempt.get("said"):
         facts.append(f"error message: {clipped(str(attempt['said']), _WIDTH)}")
+    return ", ".join(facts)
+
+
+def _tool_call(call: ToolCall) -> str:
+    """One call of a tool: its server, its result, its duration and size."""
+    facts = [f"{call.server}/{call.tool}: {call.error or ('unknown end' if call.milliseconds is None else 'ok')}"]
+    if call.milliseconds is not None:
+        facts.append(f"{call.milliseconds:,} ms")
+    if call.size is not None:
+        facts.append(f"{call.size:,} bytes")
+    if call.approval_request_id is not None:
+        facts.append(f"answers {call.approval_request_id}")
     return ", ".join(facts)
 
 

@@ -122,6 +122,19 @@ class ToolCall:
     result: bytes | None = field(default=None, repr=False)
     """JSON: what a hosted tool has found, for the next turns' model. None unless the response is stored."""
 
+    def wire(self) -> dict[str, Any]:
+        """What an operator sees, without the result."""
+        return {
+            "item": self.item_id,
+            "server": self.server,
+            "tool": self.tool,
+            "started_at": self.started_at,
+            "ms": self.milliseconds,
+            "bytes": self.size,
+            "error": self.error,
+            "approval_request": self.approval_request_id,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import time
 
 from app.contract.items import Item, gateway_item_id, is_client_side
@@ -48,17 +48,18 @@ class Approvals:
         """Commits that the requests are answered now, before any call leaves. Raises InvalidRequest if one was answered
         before."""
         now = round(time() * 1000)
-        marks = [
-            *(
-                Mark(call.item_id, call.offered.server.label, call.offered.tool.name, now, call.approval_request_id)
-                for call in self.calls
-            ),
-            *(Mark(one["id"], one["server_label"], one["name"], now, one["id"]) for one in self.denied),
+        approved = [
+            Mark(call.item_id, call.offered.server.label, call.offered.tool.name, now, call.approval_request_id)
+            for call in self.calls
         ]
-        if not marks:
+        denied = [Mark(one["id"], one["server_label"], one["name"], now, one["id"]) for one in self.denied]
+        if not (approved or denied):
             return
         try:
-            store.tool_calls.begin(turn.owner, turn.id, marks)
+            store.tool_calls.begin(turn.owner, turn.id, [*approved, *denied])
+            if denied:
+                ends = [replace(mark, milliseconds=0, size=0, error="denied") for mark in denied]
+                store.tool_calls.end(turn.owner, ends)
         except AlreadyAnswered as error:
             raise _refused(error.request_id, "was answered before") from None
 

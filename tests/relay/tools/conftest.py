@@ -76,10 +76,12 @@ def kinds_of(response: Mapping[str, Any]) -> list[str]:
 
 
 def table(server: ToolServer) -> Mapping[str, Any]:
-    """The tool servers of the channel table: one that asks for nothing, one that always asks, one that is gone."""
+    """The tool servers of the channel table: one that asks for nothing, one that always asks,
+    one that no other test lists, one that is gone."""
     rows = [
         {"label": "docs", "url": server.url, "require_approval": "never"},
         {"label": "careful", "url": server.url},
+        {"label": "unlisted", "url": f"{server.url}?unlisted", "require_approval": "never"},
         {"label": "gone", "url": "http://127.0.0.1:1/mcp", "require_approval": "never"},
     ]
     hosted = {"web_search": {"server": "docs", "tool": "search"}, "file_search": {"server": "docs", "tool": "search"}}
