@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -253,7 +252,7 @@ def demo_server(directory: Gateway) -> Iterator[str]:
     try:
         assert process.stdout is not None
         yield process.stdout.readline().split()[-1]
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.communicate(timeout=20)
     finally:
         process.kill()
