@@ -35,13 +35,21 @@ def test_no_answer_and_no_row_holds_them(api: Gateway, data: st.DataObject) -> N
     body = {"model": OPEN_MINDED, "input": [*data.draw(st.lists(items(), max_size=2)), message_item("hello")]}
     if data.draw(st.booleans()):
         choice = data.draw(choices())
-        body |= {"tools": [*given_tools, MCP, *choice.get("tools", [])], "tool_choice": choice}
-    body |= {"tools": given_tools} if given_tools and "tools" not in body else {}
+        body |= {"tools": _labelled([MCP, *given_tools, *choice.get("tools", [])]), "tool_choice": choice}
+    body |= {"tools": _labelled(given_tools)} if given_tools and "tools" not in body else {}
     key = {"Idempotency-Key": uuid4().hex} if data.draw(st.booleans()) else {}
     answer = api.post("/responses", {**body, **data.draw(st.sampled_from(WAYS))}, headers=key)
     assert answer.status_code == 200, answer.text
     assert CANARY not in answer.text
     assert CANARY.encode() not in written(api)
+
+
+def _labelled(found: list[JSON]) -> list[JSON]:
+    """Each server but the first with a label of its own, as the API wants them."""
+    return [
+        {**tool, "server_label": f"docs-{number}"} if number and tool["type"] == "mcp" else tool
+        for number, tool in enumerate(found)
+    ]
 
 
 @given(found=st.lists(items(), min_size=1, max_size=3))

@@ -216,7 +216,9 @@ def test_the_service_tier_is_the_clients_then_the_upstreams_then_default(
 
 def test_an_mcp_tool_is_echoed_without_its_secrets(api: Gateway, create: Create) -> None:
     """On the channel that calls MCP servers itself."""
-    expected = [{key: value for key, value in MCP.items() if key not in ("authorization", "headers")}]
+    secret = ("authorization", "headers")
+    echoed = {key: value for key, value in MCP.items() if key not in secret}
+    expected = [{**echoed, "headers": None, "allowed_tools": None}]
     response = create(EXACT, "hello", tools=[MCP])
     raw = api.stream({"model": EXACT, "input": "hello", "tools": [MCP]}).content
     events = [orjson.loads(event.data) for event in read(raw)[0][:-1]]
