@@ -18,6 +18,8 @@ from anyio.abc import TaskGroup, TaskStatus
 from anyio.from_thread import start_blocking_portal
 
 from app.contract.tools import ListedTool, ToolOutcome, ToolServer
+from app.errors import ShuttingDown
+from app.tools.failure import Failed, cancelled
 from app.tools.known_server import KnownServer, key_of
 from app.tools.listing import Listing
 from app.tools.session import ServerSession
@@ -47,11 +49,15 @@ class Engine:
         self._ended, self._tasks = self._portal.start_task(_hold_tasks)
         self._lock = Lock()
         self._known: OrderedDict[bytes, KnownServer] = OrderedDict()
-        self._listings: dict[bytes, Future[Listing]] = {}
+        self._fetches: dict[KnownServer, _Fetch] = {}
+        """The listings that are being fetched; for the loop alone."""
 
     def start(self, work: Callable[[*Arguments], Awaitable[Result]], *arguments: *Arguments) -> Future[Result]:
-        """Starts the work on the loop. Cancelling the future cancels it."""
-        return self._portal.start_task_soon(work, *arguments)
+        """Starts the work on the loop. Cancelling the future cancels it. Raises ShuttingDown at the process's end."""
+        try:
+            return self._portal.start_task_soon(work, *arguments)
+        except RuntimeError as error:
+            raise ShuttingDown from error
 
     def turn(self) -> TurnSessions:
         return TurnSessions(self.known, self._tasks)
@@ -61,11 +67,14 @@ class Engine:
         key = key_of(server)
         with self._lock:
             known = self._known.get(key)
-            if known is None:
-                known = self._known[key] = KnownServer(server)
-            self._known.move_to_end(key)
-            for forgotten in self._too_many():
-                self._portal.start_task_soon(_evict, forgotten)
+            if known is not None:
+                self._known.move_to_end(key)
+                return known
+            known = self._known[key] = KnownServer(server)
+            forgotten = self._too_many()
+        # Not under the lock: the loop itself answers when something is started on it.
+        for one in forgotten:
+            self.start(_evict, one)
         return known
 
     def _too_many(self) -> list[KnownServer]:
@@ -79,28 +88,31 @@ class Engine:
         return taken
 
     def list(self, server: ToolServer) -> Future[Listing]:
-        """The listing that is being fetched, or one more. Do not cancel the future: others may wait for it."""
-        known, key = self.known(server), key_of(server)
-        with self._lock:
-            running = self._listings.get(key)
-            if running is not None:
-                return running
-            future = self._listings[key] = self._portal.start_task_soon(self._list, known)
-        future.add_done_callback(lambda _: self._listed(key))
-        return future
-
-    def _listed(self, key: bytes) -> None:
-        with self._lock:
-            self._listings.pop(key, None)
+        """The listing that is being fetched, or one more. It fails with Failed."""
+        return self.start(self._list, self.known(server))
 
     async def _list(self, known: KnownServer) -> Listing:
+        fetch = self._fetches.get(known)
+        if fetch is None:
+            fetch = self._fetches[known] = _Fetch()
+            # Not in this task, which ends when its turn does, although others wait as well.
+            self._tasks.start_soon(self._fetch, known, fetch)
+        await fetch.ended.wait()
+        if fetch.listing is None:
+            raise Failed(fetch.failure)
+        return fetch.listing
+
+    async def _fetch(self, known: KnownServer, fetch: _Fetch) -> None:
         session = ServerSession(known, self._tasks)
         try:
-            listing = await session.list_tools()
-            known.listed(listing)
-            return listing
+            fetch.listing = await session.list_tools()
+            known.listed(fetch.listing)
+        except Failed as failed:
+            fetch.failure = failed.failure
         finally:
-            self._tasks.start_soon(session.close)
+            del self._fetches[known]
+            fetch.ended.set()
+        await session.close()
 
     def close(self) -> None:
         """Ends all sessions and the loop."""
@@ -117,6 +129,15 @@ class Engine:
                 await anyio.sleep(0.005)
             for known in self._known.values():
                 await known.close()
+
+
+class _Fetch:
+    """A listing that is being fetched, for all turns that wait for it."""
+
+    def __init__(self) -> None:
+        self.ended = anyio.Event()
+        self.listing: Listing | None = None
+        self.failure = cancelled()
 
 
 async def _hold_tasks(*, task_status: TaskStatus[TaskGroup]) -> None:

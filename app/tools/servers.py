@@ -99,6 +99,7 @@ def _fetched(engine: Engine, server: ToolServer, watch: Watch) -> Listing:
     except Late as late:
         raise _list_failed(server, failure.not_listed_in_time(server.open_timeout)) from late
     finally:
+        future.cancel()
         bell.close()
 
 
@@ -155,7 +156,7 @@ class ToolSessions:
             call.cancel()
         self._bell.close()
         if self._turn is not None:
-            with suppress(ShuttingDown, RuntimeError):
+            with suppress(ShuttingDown):
                 # At the end of the process the loop ends them itself.
                 self._started().start(self._turn.close)
 
