@@ -92,9 +92,10 @@ def _gateway(
         settings["database_url"] = server.url("background")
     if request.param == "redis":
         settings["queue_url"] = request.getfixturevalue("redis_url")
-    rows = [row(_upstream) for row in FORMATS.values()]
+    rows = [*(row(_upstream) for row in FORMATS.values()), _upstream.channel("small", models=["small"])]
+    table = {"models": {"small": {"context_window": 2000, "compact_at": 0.5}}}
     folder = tmp_path_factory.mktemp("background")
-    with Gateway(folder, rows, workers=2, worker_processes=1, lease=4, **settings) as gateway:
+    with Gateway(folder, rows, table, workers=2, worker_processes=1, lease=4, **settings) as gateway:
         yield gateway
 
 

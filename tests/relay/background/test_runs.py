@@ -338,3 +338,21 @@ def test_deleting_a_running_response_ends_it(background_gateway: BackgroundGatew
     check_failed_stream(head + b"".join(pieces), "response_cancelled")
     with pytest.raises(openai.NotFoundError):
         background_gateway.client.responses.retrieve(waiting["id"])
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["poll", "stream"])
+def test_a_compaction_that_the_client_did_not_ask_for_is_not_shown(
+    background_gateway: BackgroundGateway, stream: bool
+) -> None:
+    small, last = background_gateway.on("small"), None
+    for _ in range(2):
+        keys = {"input": "word " * 1000, "previous_response_id": last, "stream": stream}
+        if stream:
+            with small.gateway.stream(small.body(**keys)) as answer:
+                response = check_stream(answer.content)[-1]["response"]
+        else:
+            response = small.ended(small.create(**keys)["id"])
+        last = response["id"]
+        assert [item["type"] for item in response["output"]] == ["message"]
+        assert small.get(last)["output"] == response["output"]
+    assert any("Summarise the conversation above" in str(body) for body in small.upstream.bodies)
