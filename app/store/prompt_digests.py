@@ -154,11 +154,22 @@ def unpacked(data: bytes | None) -> StoredPrompt | None:
     )
 
 
-def added(prompt: Prompt, before: End | None) -> bytes:
+class Column(NamedTuple):
+    """The column of a row, and where its items end."""
+
+    data: bytes | None
+    end: End | None
+
+
+NO_COLUMN = Column(None, None)
+
+
+def added(prompt: Prompt, before: End | None) -> Column:
     """The column of a response whose own items follow those of its parent. None: the parent's end is not known."""
     end = before or START
     states = tuple(_rolled(end.state, _split(prompt.input + prompt.output)))
-    return replace(_stored(prompt, states, end.length), has_items=prompt.has_items and before is not None).packed()
+    stored = _stored(prompt, states, end.length, prompt.has_items and before is not None)
+    return Column(stored.packed(), stored.end)
 
 
 def end_of(data: bytes | None) -> End | None:
@@ -207,11 +218,11 @@ class Whole:
     def packed(self, base: int | None, shared: int) -> bytes:
         """The column. Only the states behind the shared ones are written, unless there is no base."""
         first = shared if base else 0
-        stored = _stored(self._prompt, self._states[first:], first)
+        stored = _stored(self._prompt, self._states[first:], first, self._prompt.has_items)
         return replace(stored, base=base or 0, length=self.length).packed()
 
 
-def _stored(prompt: Prompt, states: tuple[bytes, ...], first: int) -> StoredPrompt:
+def _stored(prompt: Prompt, states: tuple[bytes, ...], first: int, has_items: bool) -> StoredPrompt:
     return StoredPrompt(
         key=prompt.key,
         tools=_split(prompt.tools),
@@ -224,7 +235,7 @@ def _stored(prompt: Prompt, states: tuple[bytes, ...], first: int) -> StoredProm
         length=first + len(prompt.input) // SIZE,
         states=states[: MOST + 1],
         cut=len(states) > MOST + 1,
-        has_items=prompt.has_items,
+        has_items=has_items,
         shortened=prompt.shortened,
         reports_cache=prompt.reports_cache,
     )

@@ -29,7 +29,7 @@ from app.store.database import Conflict, Database, Row, Session
 from app.store.dialects import Dialect
 from app.store.grouped_writes import MAX_ITEM_ID, Counted, Group
 from app.store.leases import HELD, Leases
-from app.store.prompt_digests import added, end_of
+from app.store.prompt_digests import NO_COLUMN, Column, added, end_of
 from app.store.tool_calls import forget_results
 from app.store.tree_positions import LOST, ROOT, TreePosition, TreePositions
 from app.store.unwritten import Unwritten
@@ -338,7 +338,7 @@ class Responses:
             *_identity(draft, parent.pk),
             *self._request(group, draft, record.stored, record.echo),
             *record.ended,
-            prompt,
+            prompt.data,
         )
         pk, columns = _position_in_tree(
             group, record, parent, lambda columns: group.session.insert(self._insert_whole, (*values, *columns))
@@ -358,7 +358,7 @@ class Responses:
             return self._write_late(group, record, row)
         parent = self._parent(group, draft)
         prompt = _prompt(record, parent)
-        values = (_text(record.echo) if record.stored else None, *record.ended, prompt)
+        values = (_text(record.echo) if record.stored else None, *record.ended, prompt.data)
         written, columns = _position_in_tree(
             group, record, parent, lambda columns: self._end_row(group, draft, (*values, *columns, pk))
         )
@@ -547,15 +547,15 @@ def _append(group: Group, record: Record) -> None:
         group.append(record.draft.owner, record.draft.conversation, record.turn)
 
 
-def _place(pk: int, columns: Columns, prompt: bytes | None) -> TreePosition | None:
+def _place(pk: int, columns: Columns, prompt: Column) -> TreePosition | None:
     branch, depth, since = columns
-    return None if branch is None or depth is None else TreePosition(pk, branch, depth, since, end_of(prompt))
+    return None if branch is None or depth is None else TreePosition(pk, branch, depth, since, prompt.end)
 
 
-def _prompt(record: Record, parent: TreePosition) -> bytes | None:
+def _prompt(record: Record, parent: TreePosition) -> Column:
     """Digests of what the model was given, whose items follow the parent's."""
     prompt = record.outcome.prompt
-    return None if prompt is None else added(prompt, parent.prompt_end)
+    return NO_COLUMN if prompt is None else added(prompt, parent.prompt_end)
 
 
 def _record(draft: Draft, outcome: Outcome, *, stored: bool) -> Record:
