@@ -14,7 +14,7 @@ from app.errors import InvalidRequest
 from app.relay.recorder import Recorder
 from app.relay.request_context import RequestContext
 from app.relay.tools.approvals import answers, served
-from app.relay.tools.run import CompactedToolRun, ToolRun
+from app.relay.tools.run import CompactedToolRun, CompactionToolRun, ToolRun, WindowToolRun
 from app.relay.tools.toolset import NamedServer, servers_named
 from app.relay.turn_builder import build_history, build_turn, check_model
 from app.relay.turn_run import CompactedRun, CompactionRun, TurnParts, TurnRun, WindowRun
@@ -41,9 +41,12 @@ def run_of(
     parts: TurnParts, token: Token, turn: Turn, context: RequestContext, recorder: Recorder | None = None
 ) -> TurnRun:
     """The run that fits the turn's request. Raises InvalidRequest for tools that nothing can run."""
+    servers = _servers_of(parts, token, turn.request)
     if _ends_with_trigger(turn.request):
+        if servers:
+            return CompactionToolRun(parts, token, turn, context, servers, recorder)
         return CompactionRun(parts, token, turn, context, recorder)
-    if servers := _servers_of(parts, token, turn.request):
+    if servers:
         return ToolRun(parts, token, turn, context, servers, recorder)
     served(answers(parts.store, turn), ())
     return TurnRun(parts, token, turn, context, recorder)
@@ -67,7 +70,12 @@ def compaction_window(
     parts: TurnParts, token: Token, request: Mapping[str, Any], context: RequestContext
 ) -> dict[str, Any]:
     """OpenAI's compaction object: the user messages verbatim and one compaction item. Raises as `TurnRun.create`."""
-    response = WindowRun(parts, token, turn_to_compact(parts, token, request), context).create()
+    turn = turn_to_compact(parts, token, request)
+    if servers := _servers_of(parts, token, request):
+        run: TurnRun = WindowToolRun(parts, token, turn, context, servers)
+    else:
+        run = WindowRun(parts, token, turn, context)
+    response = run.create()
     return {
         "id": response["id"],
         "object": "response.compaction",

@@ -24,7 +24,7 @@ from app.relay.tools.listings import list_failed, list_items
 from app.relay.tools.loop import ToolLoop, measured
 from app.relay.tools.stream import ToolStream
 from app.relay.tools.toolset import NamedServer, Toolset
-from app.relay.turn_run import CompactedRun, TurnParts, TurnRun
+from app.relay.turn_run import CompactedRun, CompactionRun, TurnParts, TurnRun, WindowRun
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class ToolRun(TurnRun):
         """The loop of a turn whose tools are known and whose history fits. Raises GatewayError, ClientGone."""
         self._check_servers()
         parts = self._parts
-        toolset = self._toolset = Toolset.of(self.turn.request, self._servers, self._listings())
+        toolset = self._toolset
         approvals = Approvals.of(self._answers, toolset, self.turn.id)
         self._shorten()
         lists = list_items(self.turn, self._servers, toolset)
@@ -93,10 +93,15 @@ class ToolRun(TurnRun):
         self._loop = ToolLoop(self.turn, toolset, approvals, parts.tool_servers, parts.store, self._watch)
         return self._loop
 
+    @cached_property
+    def _toolset(self) -> Toolset:
+        """The tools of the turn. Raises ToolListFailed, InvalidRequest and ClientGone."""
+        return Toolset.of(self.turn.request, self._servers, self._listings())
+
     def _listings(self) -> Mapping[str, Sequence[ListedTool]]:
         """The tools of each server, by its label. Raises ToolListFailed for a server that the client names."""
         listings: dict[str, Sequence[ListedTool]] = {}
-        named = {server.label for server in self._servers if server.hosted is None}
+        named = self._needed_labels()
         for server in self._servers:
             if server.label in listings:
                 continue
@@ -105,9 +110,13 @@ class ToolRun(TurnRun):
             except ToolListFailed:
                 if server.label in named:
                     raise
-                # The client does not know of the server. Its hosted tool is left out, as on channels without it.
-                log.warning("tool server %s cannot be listed: %s is left out", server.label, server.hosted)
+                log.warning("the tools of server %s are left out: it cannot be listed", server.label)
         return listings
+
+    def _needed_labels(self) -> set[str]:
+        """The servers that the turn cannot do without. Of one behind a hosted tool the client does not know: the tool
+        is left out, as on channels that do not have it."""
+        return {server.label for server in self._servers if server.hosted is None}
 
     def _exchange(self, loop: ToolLoop) -> None:
         step = _Measured(self._watch)
@@ -166,6 +175,18 @@ class ToolRun(TurnRun):
 
 class CompactedToolRun(CompactedRun, ToolRun):
     """A turn with tools of the gateway whose history is always compacted first."""
+
+
+class CompactionToolRun(CompactionRun, ToolRun):
+    """A compaction of a turn with tools of the gateway. Its request repeats them, for the upstream's cache."""
+
+    def _needed_labels(self) -> set[str]:
+        """Nothing is called."""
+        return set()
+
+
+class WindowToolRun(WindowRun, CompactionToolRun):
+    """OpenAI's compaction window, as above."""
 
 
 class _Measured(Unstreamed):

@@ -40,6 +40,11 @@ class ToolCase:
     def on(self, model: str) -> ToolCase:
         return replace(self, model=model)
 
+    @property
+    def bodies(self) -> list[JSON]:
+        """What the model has been sent."""
+        return self.upstream.bodies
+
     def body(self, **keys: Any) -> JSON:
         return {"model": self.model, "input": ASK, "tools": [mcp("echo")], **keys}
 
