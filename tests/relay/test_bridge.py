@@ -126,7 +126,7 @@ def test_without_truncation_or_twice_too_long_is_the_clients_400(bridge: Bridge)
     assert bridge.refused("alone")["code"] == "context_length_exceeded"
     turns = [{"role": role, "content": f"{role} {n}"} for n in range(6) for role in ("user", "assistant")]
     bridge.chat.reset()
-    bridge.chat.enqueue(refusal(400, TOO_LONG, "context_length_exceeded"), times=2)
+    bridge.chat.always(refusal(400, TOO_LONG, "context_length_exceeded"))
     error = bridge.refused("alone", input=turns, truncation="auto")
     assert error["code"] == "context_length_exceeded"
     assert len(bridge.chat.bodies) == 2
