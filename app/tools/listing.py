@@ -39,7 +39,7 @@ async def list_tools(session: ClientSession, label: str) -> Listing:
         page = await session.list_tools(params=PaginatedRequestParams(cursor=cursor) if cursor else None)
         for tool, bytes_of_tool in _readable(page.tools, label):
             if size + bytes_of_tool > _MOST_BYTES or len(tools) >= _MOST_TOOLS:
-                log.warning("tool server %s lists too much; the gateway takes its first %d tools", label, len(tools))
+                log.warning("tool server %.64r lists too much; the gateway takes its first %d tools", label, len(tools))
                 return Listing(tuple(tools.values()), size)
             tools.setdefault(tool.name, tool)
             size += bytes_of_tool
@@ -53,7 +53,7 @@ def _readable(tools: Sequence[Tool], label: str) -> Iterator[tuple[ListedTool, i
     for tool in tools:
         written = _written(tool.input_schema)
         if written is None or not tool.name:
-            log.warning("tool server %s lists a tool that cannot be passed on; it is left out", label)
+            log.warning("tool server %.64r lists a tool that cannot be passed on; it is left out", label)
             continue
         schema, length = written
         description = tool.description or ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,6 +20,7 @@ from tests import ports
 from tests.conftest import MakeToolServer
 from tests.tool_servers import Answer, Seen
 from tests.tools.conftest import row, turn, unwatched
+from tests.upstream import self_signed
 
 PUBLIC = ["8.8.8.8", "2001:4860:4860::8888", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"]
 NOT_PUBLIC = [
@@ -152,3 +155,20 @@ def test_calls_share_connections(tool_servers: ToolServers, make_tool_server: Ma
         with turn(tool_servers, docs) as one:
             assert one.call("echo", '{"text": "hi"}').output == "hi"
     assert len({seen.peer for seen in server.requests}) < 10
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
+    return self_signed(tmp_path_factory.mktemp("certificate"))
+
+
+def test_a_certificate_is_checked_against_the_rows_own(
+    tool_servers: ToolServers, make_tool_server: MakeToolServer, certificate: tuple[ssl.SSLContext, Path]
+) -> None:
+    context, authority = certificate
+    server = make_tool_server(tls=context)
+    with turn(tool_servers, row(server, ca_file=str(authority))) as one:
+        assert one.call("echo", '{"text": "sealed"}').output == "sealed"
+    with turn(tool_servers, row(server)) as one:
+        outcome = one.call("echo")
+    assert outcome.text_for_model == ("The tool server cannot be reached: TLS has failed (CERTIFICATE_VERIFY_FAILED).")
