@@ -129,7 +129,8 @@ def test_without_truncation_or_twice_too_long_is_the_clients_400(bridge: Bridge)
     bridge.chat.always(refusal(400, TOO_LONG, "context_length_exceeded"))
     error = bridge.refused("alone", input=turns, truncation="auto")
     assert error["code"] == "context_length_exceeded"
-    assert len(bridge.chat.bodies) == 2
+    # The request, once more without its oldest turns, then two passes of a compaction.
+    assert len(bridge.chat.bodies) == 4
 
 
 # --- reasoning text ---------------------------------------------------------------------------------------------
