@@ -26,6 +26,7 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from tests import ports
 from tests.tool_servers.edges import Answer, Edge
 from tests.tool_servers.seen import Seen
 from tests.tool_servers.tools import TOOLS, TestTool
@@ -77,7 +78,6 @@ class ToolServer:
         edge: Edge | None = None,
         page_size: int | None = None,
         tls: ssl.SSLContext | None = None,
-        host: str = "127.0.0.1",
     ) -> None:
         self.tools = tools
         self.edge = edge
@@ -93,10 +93,10 @@ class ToolServer:
         self._changed = threading.Condition()
         self._permits = 0
         self._permitted: asyncio.Condition | None = None
-        self._host = host
-        self._port = 0
+        # It keeps the port while the server does not run.
+        self._reserved = ports.reserve()
+        self._port = ports.number(self._reserved)
         self._listener = self._listen()
-        self._port = self._listener.getsockname()[1]
         self._start()
 
     def __enter__(self) -> Self:
@@ -106,10 +106,11 @@ class ToolServer:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+        self._reserved.close()
 
     @property
     def origin(self) -> str:
-        return f"{'https' if self._tls else 'http'}://{self._host}:{self._port}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     @property
     def url(self) -> str:
@@ -184,8 +185,7 @@ class ToolServer:
     # The event loop's side
 
     def _listen(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        return socket.create_server((self._host.strip("[]"), self._port), family=family, backlog=128)
+        return socket.create_server(("127.0.0.1", self._port), backlog=128)
 
     def _start(self) -> None:
         server = Server("tests", version="1", on_list_tools=self._list, on_call_tool=self._call)
