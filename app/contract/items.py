@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -245,8 +245,10 @@ TEXT_TYPES = frozenset(item.name for item in TYPES.values() if item.parts)
 """Items that consist of parts with streamed text."""
 OPAQUE_TYPES = frozenset(item.name for item in TYPES.values() if item.opaque)
 REWRITTEN_TYPES = frozenset(item.name for item in TYPES.values() if item.rewritten)
-BOUND_TYPES = OPAQUE_TYPES | REWRITTEN_TYPES
-"""Items that not every upstream takes as they are: a response that holds one is marked in its row."""
+#: A compaction opens to the items that it stands for.
+_MAY_BRING_TOOLS = REWRITTEN_TYPES | {"compaction", "compaction_summary"}
+#: What a row says of its items, as bits: some hold secrets of a channel family; some are of tools, or open to such.
+SECRETS, TOOLS = 1, 2
 WITH_STATUS = frozenset(item.name for item in TYPES.values() if item.has_status)
 CLIENT_TYPES = frozenset(item.name for item in TYPES.values() if item.client_side)
 WITHOUT_TOOLS = frozenset(item.name for item in TYPES.values() if not item.brings_tools)
@@ -304,6 +306,13 @@ def unanswered(items: Sequence[Item]) -> list[Item]:
     """The calls among the items for which the client has sent no output yet."""
     answered = {answered_call_id(item) for item in items if is_output(item)}
     return [item for item in items if is_waiting(item) and answered.isdisjoint(call_ids(item))]
+
+
+def bound(types: Iterable[object]) -> int:
+    """What not every upstream takes as it is among items of these types: `SECRETS`, `TOOLS`, both, or 0."""
+    held = frozenset(types)
+    secrets = SECRETS if held & OPAQUE_TYPES else 0
+    return secrets | (TOOLS if held & _MAY_BRING_TOOLS else 0)
 
 
 def is_waiting(item: Mapping[str, Any]) -> bool:

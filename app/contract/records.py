@@ -188,8 +188,9 @@ class Outcome:
     upstream_model: str | None = None
     upstream_id: str | None = None
     attempts: tuple[Attempt, ...] = ()
-    opaque: bool = False
-    """The response holds items that only this family can read (encrypted reasoning, a native compaction)."""
+    opaque: int = 0
+    """What of the response not every upstream takes as it is: `SECRETS` that only this family can read (encrypted
+    reasoning, a native compaction), items of `TOOLS`, both, or 0."""
     compacted: bool = False
     """`output` holds a compaction item: a load of the chain starts here."""
     first_byte_ms: int | None = None
@@ -215,7 +216,7 @@ class Link(NamedTuple):
     channel: str | None
     family: str | None
     opaque: int
-    """A flag, as databases store it."""
+    """As in `Outcome`."""
     input_tokens: int | None
     output_tokens: int | None
     input: bytes
@@ -352,7 +353,7 @@ class ConversationTurn:
     """The position up to which the conversation was its context; None for all turns before it."""
     channel: str | None = None
     family: str | None = None
-    opaque: bool = False
+    opaque: int = 0
     input_tokens: int | None = None
     output_tokens: int | None = None
 

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from app import ids
-from app.contract.items import BOUND_TYPES, Item
+from app.contract.items import Item, bound
 from app.contract.records import Conversation, ConversationTurn, Token
 from app.contract.redaction import redacted_items
 from app.contract.response import Echo
@@ -98,7 +98,7 @@ class Conversations:
             input=orjson.dumps(input),
             output=orjson.dumps(output),
             compacted=compacted,
-            opaque=any(item.get("type") in BOUND_TYPES for item in items),
+            opaque=bound(item.get("type") for item in items),
         )
 
     def _found(self, token: Token, conversation_id: str) -> Conversation:

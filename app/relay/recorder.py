@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from app.channels.selection import SelectedChannel
-from app.contract.items import BOUND_TYPES, Item
+from app.contract.items import Item, bound
 from app.contract.records import CHAINABLE, Attempt, Draft, Outcome, Prompt, Token
 from app.contract.redaction import redacted_items, without_credentials
 from app.contract.response import error_member
@@ -129,7 +129,7 @@ class Recorder:
                 upstream_model=answer.upstream_model or (selected.model if selected else None),
                 upstream_id=answer.upstream_id,
                 attempts=tuple(self._attempts),
-                opaque=not BOUND_TYPES.isdisjoint({item.get("type") for item in turn.input} | output_types),
+                opaque=bound({item.get("type") for item in turn.input} | output_types),
                 compacted="compaction" in output_types,
                 compaction=turn.compaction,
                 prompt=self._prompt(output, selected, usage),

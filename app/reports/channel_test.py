@@ -22,7 +22,7 @@ from app.channels.affinity import Affinity
 from app.channels.selection import Channels, SelectedChannel
 from app.channels.watched_table import WatchedTable
 from app.contract.channel import Channel
-from app.contract.items import BOUND_TYPES, Item
+from app.contract.items import Item, bound
 from app.contract.records import Attempt, Chain, Link
 from app.contract.response import Echo
 from app.contract.turn import Answer, Turn
@@ -264,7 +264,7 @@ class Conversation:
             status=answer.status,
             channel=self.channel.name,
             family=self.channel.family,
-            opaque=any(item.get("type") in BOUND_TYPES for item in answer.output),
+            opaque=bound(item.get("type") for item in answer.output),
             input=orjson.dumps(list(turn.input)),
             output=orjson.dumps(list(answer.output)),
             input_tokens=None,

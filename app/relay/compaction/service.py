@@ -12,7 +12,7 @@ import orjson
 from app.channels.affinity import Affinity
 from app.channels.model_facts import KnownFacts
 from app.channels.selection import Channels, SelectedChannel
-from app.contract.items import Item, is_output, offers_tools, unanswered
+from app.contract.items import SECRETS, TOOLS, Item, is_output, offers_tools, unanswered
 from app.contract.records import Chain, Link
 from app.contract.redaction import redacted_items
 from app.contract.replay import without_waiting
@@ -435,7 +435,7 @@ def pseudo_chain(turn: Turn, compacted: Compacted) -> Chain:
                 status="completed",
                 channel=compacted.channel or (tip.channel if tip else None),
                 family=None,
-                opaque=True,
+                opaque=SECRETS | TOOLS,
                 input=b"[]",
                 output=orjson.dumps(list(compacted.context)),
                 input_tokens=None,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.contract.channel import Channel
-from app.contract.items import Item
+from app.contract.items import TOOLS, Item
 from app.contract.replay import replayed
 from app.contract.tool_history import (
     CallResult,
@@ -71,7 +71,7 @@ class _Place(NamedTuple):
 def _places(turn: Turn) -> Iterator[_Place]:
     """The arrays, oldest first. Only links that say so hold what not every upstream takes."""
     for position, link in enumerate(turn.chain.links):
-        if not link.opaque:
+        if not link.opaque & TOOLS:
             continue
         if may_have_tool_items(link.input):
             yield _Place(position, "input", orjson.loads(link.input))

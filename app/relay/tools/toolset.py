@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from app.contract.items import Item
+from app.contract.items import SECRETS, TOOLS, Item
 from app.contract.records import Link, Token
 from app.contract.tool_names import exposed, function_names
 from app.contract.tools import HOSTED_TYPES, Approval, HostedTool, ListedTool, ToolFilter, ToolServer, ToolTable
@@ -373,4 +373,4 @@ def _extended(turn: Turn, rounds: Sequence[Round]) -> JSON:
 
 def _link(turn: Turn, one: Round, given: Sequence[Item]) -> Link:
     input, output = orjson.dumps(list(given)), orjson.dumps(list(one.items))
-    return Link(turn.id, "completed", one.channel, one.family, 1, None, None, input, output)
+    return Link(turn.id, "completed", one.channel, one.family, SECRETS | TOOLS, None, None, input, output)

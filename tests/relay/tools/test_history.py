@@ -12,7 +12,7 @@ import pytest
 
 from app import formats
 from app.contract.channel import Channel
-from app.contract.items import Item, gateway_item_id
+from app.contract.items import SECRETS, TOOLS, Item, gateway_item_id
 from app.contract.records import Chain, Link
 from app.contract.tool_history import CallResult, ToolHistory, call_id_of
 from app.contract.turn import Turn
@@ -69,7 +69,9 @@ THEIRS: list[Item] = [{**LISTING, "id": "mcpl_1"}, {**REASONING}, call(1, id="mc
 
 
 def link(*output: Item, input: Sequence[Item] = (USER,), status: str = "completed", family: str = "f") -> Link:
-    return Link("resp_0", status, "c", family, 1, None, None, orjson.dumps(list(input)), orjson.dumps(output))
+    return Link(
+        "resp_0", status, "c", family, SECRETS | TOOLS, None, None, orjson.dumps(list(input)), orjson.dumps(output)
+    )
 
 
 def sent(context: Turn, channel: Channel, results: Mapping[str, bytes] | None = None) -> JSON:
