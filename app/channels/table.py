@@ -20,6 +20,7 @@ from app.channels.interpolation import Interpolation, Place
 from app.channels.table_files import certificates, key_in_file, warn_of_literal
 from app.channels.yaml_document import Document, Problem, parse
 from app.contract.channel import Channel, Compaction, Cooldown, Params, Timeouts
+from app.contract.limits import UNSTATED, Limits
 from app.contract.model_facts import NOTHING, ModelFacts
 from app.contract.tools import ToolTable
 from app.formats import counting, sends_mcp
@@ -50,6 +51,8 @@ class Table:
     tools: ToolTable = field(default_factory=ToolTable, hash=False)
     compacts: bool = False
     """Whether one of those facts is `compact_at`: most tables have none, and each turn of a chain looks for it."""
+    limits: Limits = UNSTATED
+    """The limits of a token that states none of its own."""
 
     def serving(self, model: str) -> list[Channel]:
         """The enabled channels that serve a model, highest priority first; equal ones in the order of the file."""
@@ -178,6 +181,7 @@ def _build(values: Interpolation, rows: Mapping[str, Any]) -> Table:
         digest=values.document.digest,
         models=MappingProxyType(rows.get("models", {})),
         tools=tools,
+        limits=Limits(**rows.get("limits", _NOTHING)),
         compacts=any("compact_at" in facts for facts in rows.get("models", {}).values()),
     )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from app.contract.limits import MOST, NO_LIMIT, Budget, budgets
 from app.settings import checked_bind
 
 
@@ -46,3 +47,40 @@ class Names(click.ParamType[tuple[str, ...]]):
         if not all(names):
             self.fail(f"{value!r} holds an empty name; leave the option out for its default", param, ctx)
         return names
+
+
+#: Words in place of a limit: none at all, and the one that the channel table sets for all tokens.
+NONE, DEFAULT = "none", "default"
+
+
+class Amount(click.ParamType[int | str]):
+    """A whole number above zero, `none` (`NO_LIMIT`) or `default`."""
+
+    name = "number"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if isinstance(value, int) or value == DEFAULT:
+            return value
+        if value == NONE:
+            return NO_LIMIT
+        if not (value.isascii() and value.isdigit() and 0 < int(value) <= MOST):
+            self.fail(f"{value!r} is neither a number above 0 nor {NONE} or {DEFAULT}", param, ctx)
+        return int(value)
+
+
+class Budgets(click.ParamType[tuple[Budget, ...] | str]):
+    """Budgets, separated by commas: `2Mtok/day,50usd/month`; `none` or `default`."""
+
+    name = "budget"
+
+    def convert(
+        self, value: str | tuple[Budget, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Budget, ...] | str:
+        if isinstance(value, tuple) or value == DEFAULT:
+            return value
+        if value == NONE:
+            return ()
+        try:
+            return budgets(value.split(","))
+        except ValueError as error:
+            self.fail(f"{value!r} {error}; or {NONE}, or {DEFAULT}", param, ctx)

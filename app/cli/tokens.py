@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from time import time
+from typing import Any
 
 import click
 
@@ -11,7 +14,8 @@ from app.cli.command_line import typed
 from app.cli.context import NOT_FOUND, as_json, open_ready_store, print_json
 from app.cli.groups import Group
 from app.cli.output import moment, some, table
-from app.cli.parameters import Names, Text
+from app.cli.parameters import DEFAULT, Amount, Budgets, Names, Text
+from app.contract.limits import UNSTATED, Limits
 from app.contract.records import Token
 from app.settings import parse_duration
 
@@ -43,9 +47,43 @@ def _moment(value: str, now: int) -> int | None:
     return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())
 
 
+#: What an option of `update` says in place of a value.
+_ALL, _NO_TOOLS, _NEVER = ("*",), ("none",), "never"
+
+
+class NewExpiry(Expiry):
+    """An expiry, or `never`, as 0."""
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return 0 if value == _NEVER else super().convert(value, param, ctx)
+
+
+#: The options that `create` and `update` share, by the member of `Limits` that each sets.
+_LIMITS: dict[str, Callable[[Any], Any]] = {
+    "rpm": click.option("--rpm", type=Amount(), help="Requests a minute, or none, or default (the table's)."),
+    "tpm": click.option("--tpm", type=Amount(), help="Tokens a minute, of input and output."),
+    "concurrency": click.option("--concurrency", type=Amount(), help="Requests at once."),
+    "budgets": click.option(
+        "--budget", "budgets", type=Budgets(), help="2Mtok/day, 500ktok/month; several, separated by commas."
+    ),
+}
+
+
+def _limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_LIMITS.values()):
+        command = option(command)
+    return command
+
+
+def _limited(limits: Limits, stated: dict[str, Any]) -> Limits:
+    """The limits, with those that the options state."""
+    given = {name: value for name, value in stated.items() if value is not None}
+    return replace(limits, **{name: None if value == DEFAULT else value for name, value in given.items()})
+
+
 @click.group(cls=Group)
 def tokens() -> None:
-    """Create, list and revoke tokens."""
+    """Create, change, list and revoke tokens."""
 
 
 @tokens.command()
@@ -61,6 +99,7 @@ def tokens() -> None:
 )
 @click.option("--expires", type=Expiry(), help="When it expires: 90d, 12h, or a date in UTC; default: never.")
 @click.option("--no-store", is_flag=True, help="Store no content of its requests, even if they have store: true.")
+@_limit_options
 @as_json
 def create(
     name: str,
@@ -70,17 +109,71 @@ def create(
     expires: int | None,
     no_store: bool,
     as_json: bool,
+    **stated: Any,
 ) -> None:
     """Create the token NAME. Its secret is printed once and cannot be shown again."""
     with open_ready_store() as store:
         token, secret = store.tokens.create(
-            name, name if owner is None else owner, models=models, tools=tools, expires_at=expires, stores=not no_store
+            name,
+            name if owner is None else owner,
+            models=models,
+            tools=tools,
+            expires_at=expires,
+            stores=not no_store,
+            limits=_limited(UNSTATED, stated),
         )
     if as_json:
         print_json({"token": secret, **token.wire()})
     else:
         click.echo(secret)
         click.echo(f'made token "{token.name}" of {token.owner}, shown once', err=True)
+
+
+@tokens.command()
+@click.argument("name")
+@click.option("--models", type=Names(), help="The models that it may use; '*' for all.")
+@click.option("--tools", type=Names(), help="The tool servers that it may use; none for none.")
+@click.option("--expires", type=NewExpiry(), help="When it expires: 90d, 12h, a date in UTC, or never.")
+@click.option("--store/--no-store", "stores", default=None, help="Whether content of its requests may be stored.")
+@_limit_options
+@as_json
+@click.pass_context
+def update(
+    ctx: click.Context,
+    /,
+    name: str,
+    models: tuple[str, ...] | None,
+    tools: tuple[str, ...] | None,
+    expires: int | None,
+    stores: bool | None,
+    as_json: bool,
+    **stated: Any,
+) -> None:
+    """Change the token NAME. What no option names stays. Running workers follow within two seconds."""
+    with open_ready_store() as store:
+        token = store.tokens.named(name)
+        if token is not None:
+            changed = replace(
+                token,
+                models=token.models if models is None else () if models == _ALL else models,
+                tools=token.tools if tools is None else () if tools == _NO_TOOLS else tools,
+                expires_at=token.expires_at if expires is None else expires or None,
+                stores=token.stores if stores is None else stores,
+                limits=_limited(token.limits, stated),
+            )
+            token = changed if store.tokens.update(changed) else None
+    if token is None:
+        _unknown(ctx, name, "change")
+    elif as_json:
+        print_json(token.wire())
+    else:
+        click.echo(f"changed {name}")
+
+
+def _unknown(ctx: click.Context, name: str, verb: str) -> None:
+    click.echo(f"antiphon: there is no token {name!r} to {verb}", err=True)
+    click.echo(f"  see the tokens: {typed()} tokens list", err=True)
+    ctx.exit(NOT_FOUND)
 
 
 @tokens.command("list")
@@ -92,7 +185,8 @@ def list_(as_json: bool) -> None:
     if as_json:
         print_json([token.wire() for token in known])
         return
-    click.echo(table(("name", "owner", "prefix", "state", "expires", "last used", "models", "tools"), map(_row, known)))
+    head = ("name", "owner", "prefix", "state", "expires", "last used", "limits", "models", "tools")
+    click.echo(table(head, map(_row, known)))
 
 
 @tokens.command()
@@ -103,16 +197,23 @@ def revoke(ctx: click.Context, name: str) -> None:
     with open_ready_store() as store:
         revoked = store.tokens.revoke(name)
     if not revoked:
-        click.echo(f"antiphon: there is no token {name!r} to revoke", err=True)
-        click.echo(f"  see the tokens: {typed()} tokens list", err=True)
-        ctx.exit(NOT_FOUND)
+        _unknown(ctx, name, "revoke")
     click.echo(f"revoked {name}; another token may use the name now")
 
 
 def _row(token: Token) -> tuple[object, ...]:
     expires, used = moment(token.expires_at), moment(token.last_used_at)
     may_use = some(token.models) or "*", some(token.tools)
-    return token.name, token.owner, token.prefix, _state(token), expires, used, *may_use
+    return token.name, token.owner, token.prefix, _state(token), expires, used, _limits(token.limits), *may_use
+
+
+def _limits(limits: Limits) -> str:
+    """`60 rpm, 2Mtok/day`; a limit of the table that the token lifts is `no rpm`."""
+    counted = {"rpm": limits.rpm, "tpm": limits.tpm, "at once": limits.concurrency}
+    words = [f"{value or 'no'} {name}" for name, value in counted.items() if value is not None]
+    if limits.budgets is not None:
+        words += [budget.text for budget in limits.budgets] or ["no budget"]
+    return ", ".join(words) or "-"
 
 
 def _state(token: Token) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from app.contract.limits import UNSTATED, Limits
 from app.contract.tools import is_granted
 from app.contract.usage import Usage
 
@@ -379,6 +380,8 @@ class Token:
     """False: every request is treated as `store: false`."""
     tools: tuple[str, ...] = ()
     """Labels of tool servers, or globs; empty means none."""
+    limits: Limits = UNSTATED
+    """Its own; what is not stated is the table's."""
 
     def may_use(self, model: str) -> bool:
         return not self.models or any(fnmatchcase(model, allowed) for allowed in self.models)
@@ -399,6 +402,7 @@ class Token:
             "revoked_at": self.revoked_at,
             "last_used_at": self.last_used_at,
             "store": self.stores,
+            "limits": self.limits.wire(),
         }
 
 

@@ -48,6 +48,13 @@ class CompactionRow(Row):
     timeout = Value(table_values.duration)
 
 
+class LimitsRow(Row):
+    rpm = Value(table_values.limit)
+    tpm = Value(table_values.limit)
+    concurrency = Value(table_values.limit)
+    budgets = Value(table_values.budget, data_key="budget")
+
+
 class PriceRow(Row):
     input = Value(table_values.number(float, 0, 1e6))
     cached_input = Value(table_values.number(float, 0, 1e6))
@@ -139,6 +146,7 @@ class TableRow(Row):
     version = Value(version_of, required=True)
     defaults = Value(DefaultsRow().load)
     compaction = Value(CompactionRow().load)
+    limits = Value(LimitsRow().load)
     channels = fields.List(
         fields.Nested(ChannelRow, error_messages={"null": "must be a mapping"}),
         required=True,
@@ -152,7 +160,18 @@ class TableRow(Row):
 
 
 _ROWS = (
-    *(TableRow, ChannelRow, DefaultsRow, TimeoutRow, CooldownRow, CompactionRow, FactsRow, PriceRow, ParamsRow),
+    *(
+        TableRow,
+        ChannelRow,
+        DefaultsRow,
+        TimeoutRow,
+        CooldownRow,
+        CompactionRow,
+        LimitsRow,
+        FactsRow,
+        PriceRow,
+        ParamsRow,
+    ),
     *tool_servers.ROWS,
 )
 

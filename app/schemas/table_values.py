@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 from marshmallow import ValidationError
 
+from app.contract.limits import NO_LIMIT, Budget, budgets
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 _DURATION = re.compile(r"((?:0|[1-9][0-9]{0,11})(?:\.[0-9]{1,9})?)(ms|s|m|h)?")
 _LONGEST = 7 * 24 * 3600.0
@@ -233,6 +235,24 @@ def json_value(value: Any) -> Any:
     if given.plain and re.fullmatch(r"-?(?:0|[1-9][0-9]{0,11})\.[0-9]{1,12}", given.text):
         return float(given.text)
     return given.text
+
+
+def limit(value: Any) -> int:
+    """A limit: a whole number, or `none` for no limit."""
+    if scalar(value).text == "none":
+        return NO_LIMIT
+    try:
+        return round(number(int, 1, 10**12)(value))
+    except ValidationError as error:
+        raise ValidationError(f"{error.messages[0]}, or none") from None
+
+
+def budget(value: Any) -> tuple[Budget, ...]:
+    """One budget or a list: `2Mtok/day`, `50usd/month`."""
+    try:
+        return budgets([text(one) for one in (value if isinstance(value, list) else [value])])
+    except ValueError as error:
+        raise ValidationError(str(error)) from None
 
 
 # --- several of them --------------------------------------------------------------------------------------------

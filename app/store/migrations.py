@@ -331,6 +331,13 @@ def m014_prompt_digests(schema: Schema) -> None:
     schema.column("response", "prompt", "{blob}")
 
 
+@step
+@additive
+def m015_limits_of_tokens(schema: Schema) -> None:
+    # The limits that a token states, as JSON; NULL for none.
+    schema.column("token", "limits", "{body}")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

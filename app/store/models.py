@@ -134,6 +134,7 @@ class Token(Model):
     last_used_at = peewee.BigIntegerField(null=True)
     keeps = peewee.BooleanField()
     tools = peewee.TextField(null=True)
+    limits = peewee.TextField(null=True)
 
 
 class Worker(Model):

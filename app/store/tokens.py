@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from app.contract.limits import UNSTATED, Limits
 from app.contract.records import Token
 from app.errors import ConfigurationError, StoreUnavailable
 from app.store import models
@@ -33,9 +34,11 @@ CACHED = 4096
 USE_NOTED = 60.0
 """Seconds between two notes of a token's use."""
 
-_COLUMNS = "pk, name, owner, prefix, models, created_at, expires_at, revoked_at, last_used_at, keeps, tools"
+_COLUMNS = "pk, name, owner, prefix, models, created_at, expires_at, revoked_at, last_used_at, keeps, tools, limits"
 _BY_HASH = f"SELECT hash, {_COLUMNS} FROM token WHERE hash IN ({{marks}})"
 _ALL = f"SELECT {_COLUMNS} FROM token ORDER BY pk"
+_BY_KEY = f"SELECT {_COLUMNS} FROM token WHERE pk = ?"
+_BY_NAME = f"SELECT {_COLUMNS} FROM token WHERE name = ? AND revoked_at IS NULL"
 
 Hashes = tuple[str, ...]
 
@@ -67,6 +70,7 @@ class Tokens:
         tools: Sequence[str] | None = None,
         expires_at: int | None = None,
         stores: bool = True,
+        limits: Limits = UNSTATED,
     ) -> tuple[Token, str]:
         """Returns the token and its secret, which is not stored. Without `models` the token may use every model,
         without `tools` no tool server."""
@@ -85,6 +89,7 @@ class Tokens:
             "expires_at": expires_at,
             "keeps": stores,
             "tools": None if tools is None else orjson.dumps(list(tools)).decode(),
+            "limits": _limits_column(limits),
         }
         try:
             self._database.transaction(lambda session: _insert(session, row))
@@ -101,10 +106,30 @@ class Tokens:
     def all(self) -> list[Token]:
         return [_token(row) for row in self._database.read(lambda session: session.rows(_ALL))]
 
-    def tools_of(self, key: int) -> tuple[str, ...]:
-        """The tool servers that the token with this key may use, by label or glob."""
-        row = self._database.read(lambda session: session.row("SELECT tools FROM token WHERE pk = ?", (key,)))
-        return _names(row[0]) if row else ()
+    def of_key(self, key: int) -> Token | None:
+        """The token with this key, also a revoked one."""
+        row = self._database.read(lambda session: session.row(_BY_KEY, (key,)))
+        return _token(row) if row else None
+
+    def named(self, name: str) -> Token | None:
+        """The token with this name that is not revoked."""
+        row = self._database.read(lambda session: session.row(_BY_NAME, (name,)))
+        return _token(row) if row else None
+
+    def update(self, token: Token) -> bool:
+        """Gives the token with this key these models, tools, limits, expiry and `stores`. Every process knows them
+        within two seconds. False when it was revoked meanwhile."""
+        known = models.Token
+        query = known.update(
+            models=orjson.dumps(list(token.models)).decode(),
+            tools=orjson.dumps(list(token.tools)).decode() if token.tools else None,
+            expires_at=token.expires_at,
+            keeps=token.stores,
+            limits=_limits_column(token.limits),
+        ).where(known.pk == token.key, known.revoked_at.is_null())
+        changed = self._database.transaction(lambda session: int(session.execute(query)))
+        self._good.clear()
+        return changed > 0
 
     def revoke(self, name: str) -> bool:
         query = models.Token.update(revoked_at=int(time.time())).where(
@@ -201,7 +226,7 @@ def _check_names(what: str, names: Sequence[str] | None) -> None:
 
 
 def _token(row: Row) -> Token:
-    key, name, owner, prefix, names, created_at, expires_at, revoked_at, last_used_at, stores, tools = row
+    key, name, owner, prefix, names, created_at, expires_at, revoked_at, last_used_at, stores, tools, limits = row
     return Token(
         key=key,
         name=name,
@@ -214,7 +239,13 @@ def _token(row: Row) -> Token:
         last_used_at=last_used_at,
         stores=bool(stores),
         tools=_names(tools),
+        limits=Limits.of(orjson.loads(limits)) if limits else UNSTATED,
     )
+
+
+def _limits_column(limits: Limits) -> str | None:
+    stated = limits.wire()
+    return orjson.dumps(stated).decode() if stated else None
 
 
 def _names(column: str | None) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import yaml
 from app.channels.table import Table, load
 from app.channels.yaml_document import ChannelsInvalid
 from app.contract.channel import Channel, Compaction, Cooldown, Params, Timeouts
+from app.contract.limits import UNSTATED, Limits, budgets
 from app.contract.model_facts import NOTHING, ModelFacts
 from app.schemas.channels import KEYS
 from tests.channels.tables import CANARY, DEMO, FORMATS, REPOSITORY, rows
@@ -144,6 +145,22 @@ def test_defaults_hold_where_a_row_says_nothing(read):
 def test_one_default_duration_is_enough(read):
     table = read("defaults: {timeout: 10m}\n" + DEMO)
     assert table.channels[0].timeouts == Timeouts(connect=5.0, first_byte=600.0, idle=600.0, total=600.0)
+
+
+def test_limits_of_all_tokens_are_read(read):
+    assert read(DEMO).limits == UNSTATED
+    table = read(DEMO + "limits: {rpm: 60, tpm: none, concurrency: 4, budget: 2Mtok/day}\n")
+    assert table.limits == Limits(60, 0, 4, budgets(["2Mtok/day"]))
+    assert read(DEMO + "limits: {budget: [1ktok/day, 5usd/month]}\n").limits.budgets == budgets(
+        ["1ktok/day", "5usd/month"]
+    )
+
+
+def test_limits_that_are_none_are_reported_at_their_places(read):
+    assert complaints(read, DEMO + "limits: {rpm: 0, budget: 50}\n") == [
+        "4:15: must be a whole number from 1 to 1000000000000, or none",
+        "4:26: must be a budget such as 2Mtok/day, 500ktok/month or 50usd/month",
+    ]
 
 
 def test_compaction_and_facts_are_read(read):

@@ -146,3 +146,48 @@ def test_revoking_says_what_it_did(run: Run) -> None:
     assert run("tokens", "revoke", "a").exit_code == 0
     assert run("tokens", "revoke", "nobody").exit_code == 4
     assert "revoked" in run("tokens", "list").output
+
+
+def limits_of(run: Run, name: str) -> object:
+    listed = json.loads(run("tokens", "list", "--json").output)
+    return next(token["limits"] for token in listed if token["name"] == name)
+
+
+def test_limits_are_stated_changed_lifted_and_returned_to_the_default(run: Run) -> None:
+    words = ("--rpm", "60", "--tpm", "none", "--budget", "2Mtok/day, 50usd/month")
+    made = json.loads(run("tokens", "create", "ada", *words, "--json").output)
+    assert made["limits"] == limits_of(run, "ada") == {"rpm": 60, "tpm": 0, "budget": ["2Mtok/day", "50usd/month"]}
+    assert "60 rpm, no tpm, 2Mtok/day, 50usd/month" in run("tokens", "list").output
+    run("tokens", "update", "ada", "--tpm", "default", "--concurrency", "4", "--budget", "none")
+    assert limits_of(run, "ada") == {"rpm": 60, "concurrency": 4, "budget": []}
+    run("tokens", "update", "ada", "--budget", "default")
+    assert limits_of(run, "ada") == {"rpm": 60, "concurrency": 4}
+
+
+def test_an_update_changes_what_its_options_name(run: Run) -> None:
+    run("tokens", "create", "ada", "--models", "small", "--tools", "docs", "--expires", "2031-02-03")
+    words = ("--models", "*", "--tools", "none", "--expires", "never", "--no-store", "--json")
+    changed = json.loads(run("tokens", "update", "ada", *words).output)
+    assert [changed[name] for name in ("models", "tools", "expires_at", "store")] == [[], [], None, False]
+    again = json.loads(run("tokens", "update", "ada", "--store", "--models", "a, b*", "--json").output)
+    assert [again[name] for name in ("models", "tools", "expires_at", "store")] == [["a", "b*"], [], None, True]
+    missing = run("tokens", "update", "bob", "--rpm", "1")
+    assert (missing.exit_code, "tokens list" in missing.output) == (4, True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--rpm", "0"),
+        ("--rpm", "-1"),
+        ("--tpm", "many"),
+        ("--concurrency", ""),
+        ("--budget", "50"),
+        ("--budget", ""),
+        ("--budget", "1usd/day,2usd/day"),
+        ("--rpm", "1.5"),
+        ("--rpm", "٣"),
+    ],
+)
+def test_a_limit_that_is_none_is_a_usage_error(run: Run, wrong: tuple[str, str]) -> None:
+    assert run("tokens", "create", "ada", *wrong).exit_code == 2

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
+from app.contract.limits import Limits, budgets
 from app.errors import ConfigurationError
 from app.store.store import Store
 from tests.relay.conftest import eventually
@@ -157,3 +159,17 @@ def test_a_check_is_answered_from_memory_for_some_seconds(store: Store, database
     assert store.tokens.check(secret) == token
     rows.execute(database_url, "DELETE FROM token")
     assert store.tokens.check(secret) == token
+
+
+def test_limits_of_a_token_are_changed_and_known_at_once_here(store: Store) -> None:
+    limits = Limits(rpm=60, tpm=0, budgets=budgets(["2Mtok/day"]))
+    token, secret = store.tokens.create("laptop", "ada", limits=limits)
+    assert (token.limits, store.tokens.named("laptop"), store.tokens.of_key(token.key)) == (limits, token, token)
+    other, _ = store.tokens.create("other", "ada")
+    changed = replace(token, limits=Limits(concurrency=2), models=("small",), stores=False, tools=("docs",))
+    assert store.tokens.update(changed)
+    assert store.tokens.check(secret) == changed
+    assert store.tokens.named("other") == other
+    store.tokens.revoke("laptop")
+    assert not store.tokens.update(token)
+    assert store.tokens.named("laptop") is None

@@ -141,10 +141,11 @@ class Run:
             recorder.fail(InternalError())
 
     def _token(self, job: Job) -> Token:
-        """What a run needs of the client's token: its owner, and the tool servers that it may use."""
-        has_tools = bool(self._parts.channels.table.tools)
-        tools = self.retried(lambda: self._store.tokens.tools_of(job.token), float("inf")) if has_tools else ()
-        return Token(key=job.token, name="", owner=job.owner, prefix="", tools=tools)
+        """The client's token, as far as a run needs it: its owner, its limits, and the tool servers that it may use."""
+        known = self.retried(lambda: self._store.tokens.of_key(job.token), float("inf"))
+        named = known or Token(key=job.token, name="", owner=job.owner, prefix="")
+        # The request was permitted when it was created, and is stored whatever the token says by now.
+        return replace(named, owner=job.owner, models=(), stores=True)
 
     def _open(self, job: Job, token: Token) -> Turn:
         body = self._seal.open(job.owner, job.request.decode())
