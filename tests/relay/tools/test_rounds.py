@@ -9,7 +9,7 @@ import pytest
 
 from tests.relay.tools.conftest import ASK_BOTH, ToolCase, kinds_of, mcp
 from tests.response_contract import check_error
-from tests.upstream import Answer, Exchange, Script, refusal, retold
+from tests.upstream import Answer, Exchange, Script, failing_at_once, refusal, retold
 from tests.upstream_formats import lines
 
 JSON = dict[str, Any]
@@ -315,3 +315,16 @@ def test_an_exchange_that_fails_before_its_output_is_tried_on_another_channel(
     assert kinds_of(response) == ["mcp_list_tools", "mcp_call", "message"]
     assert len(tool_case.upstream.bodies) == 2
     assert ("output", "Oslo") in lines(tool_case.second.bodies[-1])
+
+
+def test_a_later_exchange_may_still_move_after_the_stream_has_begun(tool_case: ToolCase) -> None:
+    tool_case = tool_case.on(f"{tool_case.model}-first")
+    tool_case.upstream.enqueue(*tool_case.dialect)
+    tool_case.upstream.enqueue(failing_at_once())
+    events = tool_case.events()
+    assert kinds_of(events[-1]["response"]) == ["mcp_list_tools", "mcp_call", "message"]
+    assert [event["type"] for event in events].count("response.created") == 1
+    assert ("output", "Oslo") in lines(tool_case.second.bodies[-1])
+    shown = orjson.loads(tool_case.gateway.command("show", events[-1]["response"]["id"], "--json"))
+    assert [attempt["error"] is None for attempt in shown["attempts"]] == [True, False, True]
+    assert [(call["server"], call["tool"], call["error"]) for call in shown["tool_calls"]] == [("docs", "echo", None)]
