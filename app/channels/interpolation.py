@@ -56,7 +56,7 @@ class Interpolation:
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
         read: dict[str, Any] = {}
-        free = bool(place) and (place[-1] in _FREE or place[2:4] == _ANY_VALUE)
+        free = bool(place) and (place[-1] in _FREE or place[2:4] == _ANY_VALUE or _is_tiers(place))
         for key, child in node.value:
             if wrong := _wrong_key(key, read):
                 self.document.error(key, wrong)
@@ -114,3 +114,8 @@ def _wrong_key(key: yaml.Node, read: Mapping[str, Any]) -> str:
     if key.value == "<<" and not key.style:
         return "merge keys are not supported; use defaults:"
     return f"the key '{shown_key(key.value)}' is given twice" if key.value in read else ""
+
+
+def _is_tiers(place: Place) -> bool:
+    """Whether the mapping is that of a price whose keys are numbers of tokens."""
+    return place[2:3] == ("price",) and place[-1] == "above"

@@ -5,7 +5,7 @@ upstream and no database.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -22,6 +22,7 @@ from app.channels.yaml_document import Document, Problem, parse
 from app.contract.channel import Channel, Compaction, Cooldown, Params, Timeouts
 from app.contract.limits import UNSTATED, Limits
 from app.contract.model_facts import NOTHING, ModelFacts
+from app.contract.money import Price
 from app.contract.tools import ToolTable
 from app.formats import counting, sends_mcp
 from app.schemas.channels import UNUSED_KEYS, TableRow
@@ -53,6 +54,8 @@ class Table:
     """Whether one of those facts is `compact_at`: most tables have none, and each turn of a chain looks for it."""
     limits: Limits = UNSTATED
     """The limits of a token that states none of its own."""
+    priced: Mapping[str, Sequence[Price]] = field(default_factory=dict, hash=False)
+    """The prices among those facts, by the same names."""
 
     def serving(self, model: str) -> list[Channel]:
         """The enabled channels that serve a model, highest priority first; equal ones in the order of the file."""
@@ -71,6 +74,14 @@ class Table:
             row = self.models.get(name, _NOTHING)
             found = found.or_else(ModelFacts(**{key: value for key, value in row.items() if key not in _OTHER_FACTS}))
         return found
+
+    def prices(self, model: str) -> Sequence[Price]:
+        """The dated prices of a model: its own, or those of the longest glob that matches it and has some; none if
+        they are unknown."""
+        if not self.priced:
+            return ()
+        globs = (name for name in self.priced if is_glob(name) and fnmatchcase(model, name))
+        return self.priced.get(model) or self.priced.get(max(globs, key=len, default=""), ())
 
     def nearest(self, model: str) -> str | None:
         """The known name that is most similar to an unknown one."""
@@ -183,6 +194,9 @@ def _build(values: Interpolation, rows: Mapping[str, Any]) -> Table:
         tools=tools,
         limits=Limits(**rows.get("limits", _NOTHING)),
         compacts=any("compact_at" in facts for facts in rows.get("models", {}).values()),
+        priced=MappingProxyType(
+            {name: facts["price"] for name, facts in rows.get("models", {}).items() if "price" in facts}
+        ),
     )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 from marshmallow import ValidationError, fields
 
 from app.contract.model_facts import MODALITIES
+from app.contract.money import Price, Rates
 from app.schemas import table_values, tool_servers
 from app.schemas.rows import Row, Value, keys_of
 
 #: Keys of a channel or a model that are checked, and that no part of the gateway reads yet.
-UNUSED_KEYS = frozenset({"price", "tags"})
+UNUSED_KEYS = frozenset({"tags"})
 
 #: Most seconds that a request waits for a place in a full channel: a request that gets none is refused by its status.
 LONGEST_QUEUE = 8.0
@@ -55,16 +57,42 @@ class LimitsRow(Row):
     budgets = Value(table_values.budget, data_key="budget")
 
 
-class PriceRow(Row):
-    input = Value(table_values.number(float, 0, 1e6))
-    cached_input = Value(table_values.number(float, 0, 1e6))
-    output = Value(table_values.number(float, 0, 1e6))
+class TierRow(Row):
+    input = Value(table_values.amount)
+    cached_input = Value(table_values.amount)
+    cache_write = Value(table_values.amount)
+    output = Value(table_values.amount)
+
+
+class PriceRow(TierRow):
+    input = Value(table_values.amount, required=True)
+    output = Value(table_values.amount, required=True)
+    above = Value(table_values.mapping(lambda tokens, rates: (table_values.tokens(tokens), TierRow().load(rates))))
+    effective = Value(table_values.day)
+
+
+def price_of(value: Any) -> Price:
+    row = PriceRow().load(value)
+    effective = row.pop("effective", 0)
+    tiers = sorted(row.pop("above", {}).values(), key=itemgetter(0), reverse=True)
+    return Price(Rates(**row), tuple((tokens, Rates(**{**row, **rates})) for tokens, rates in tiers), effective)
+
+
+def prices_of(value: Any) -> tuple[Price, ...]:
+    """One price, or a list of prices that begin on different days; the newest last."""
+    if not isinstance(value, list):
+        return (price_of(value),)
+    prices = table_values.every(price_of)(value)
+    days = [price.effective for price in prices]
+    if len(set(days)) < len(days):
+        raise ValidationError("two of the prices begin on the same day; each needs its own date under `effective`")
+    return tuple(sorted(prices, key=lambda price: price.effective))
 
 
 class FactsRow(Row):
     context_window = Value(table_values.number(int, 1, 1_000_000_000))
     max_output_tokens = Value(table_values.number(int, 1, 1_000_000_000))
-    price = Value(PriceRow().load)
+    price = Value(prices_of)
     compact_at = Value(table_values.number(float, 0.05, 1))
     modalities = Value(table_values.distinct(table_values.one_of(*MODALITIES)))
     efforts = Value(table_values.distinct(table_values.identifier))
@@ -170,6 +198,7 @@ _ROWS = (
         LimitsRow,
         FactsRow,
         PriceRow,
+        TierRow,
         ParamsRow,
     ),
     *tool_servers.ROWS,

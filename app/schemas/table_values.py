@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any
 from urllib.parse import urlsplit
@@ -110,6 +111,38 @@ def number(kind: type[int] | type[float], low: float, high: float) -> Callable[[
         return amount
 
     return read
+
+
+_AMOUNT = re.compile(r"(0|[1-9][0-9]{0,5})(?:\.([0-9]{1,6}))?")
+
+
+def amount(value: Any) -> int:
+    """An amount of money, in micro-units."""
+    given = scalar(value)
+    match = _AMOUNT.fullmatch(given.text) if given.plain else None
+    if match is None:
+        raise ValidationError("must be an amount from 0 to 999999, with at most six decimal places")
+    return int(match[1] + (match[2] or "").ljust(6, "0"))
+
+
+_TOKENS = re.compile(r"([1-9][0-9]{0,8})(k?)")
+
+
+def tokens(name: str) -> int:
+    """A number of tokens that stands as a key: `272000`, `272k`."""
+    match = _TOKENS.fullmatch(name)
+    if match is None:
+        raise ValidationError("stands under a name that is no number of tokens, such as 272000 or 272k")
+    return int(match[1]) * (1000 if match[2] else 1)
+
+
+def day(value: Any) -> int:
+    """A date as 2026-03-01: the unix time at which it begins in UTC."""
+    try:
+        begins = datetime.strptime(scalar(value).text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise ValidationError("must be a date such as 2026-03-01") from None
+    return int(begins.timestamp())
 
 
 def duration(value: Any) -> float:

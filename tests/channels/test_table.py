@@ -9,6 +9,7 @@ from app.channels.yaml_document import ChannelsInvalid
 from app.contract.channel import Channel, Compaction, Cooldown, Params, Timeouts
 from app.contract.limits import UNSTATED, Limits, budgets
 from app.contract.model_facts import NOTHING, ModelFacts
+from app.contract.money import Price, Rates
 from app.schemas.channels import KEYS
 from tests.channels.tables import CANARY, DEMO, FORMATS, REPOSITORY, rows
 
@@ -170,8 +171,35 @@ def test_compaction_and_facts_are_read(read):
     )
     assert table.compaction == Compaction(model=None, strategy="trim", timeout=90)
     assert table.models == {
-        "demo": {"context_window": 1000, "compact_at": 0.8, "price": {"input": 1.0, "output": 2.5}},
+        "demo": {"context_window": 1000, "compact_at": 0.8, "price": (Price(Rates(1_000_000, 2_500_000)),)},
     }
+    assert table.prices("demo") == (Price(Rates(1_000_000, 2_500_000)),)
+    assert table.prices("other") == read(DEMO).prices("demo") == ()
+
+
+def test_prices_have_tiers_and_days(read):
+    table = read(
+        DEMO
+        + """\
+models:
+  "*": {price: {input: 9, output: 9}}
+  "gpt-*":
+    price:
+      - {input: 2, output: 8, cached_input: 0.2, effective: 2026-03-01, above: {200k: {input: 4}, 1000k: {output: 20}}}
+      - {input: 3, output: 12, cache_write: 3.75}
+  gpt-6: {context_window: 3}
+  free: {price: {input: 0, output: 0}}
+"""
+    )
+    old = Price(Rates(3_000_000, 12_000_000, cache_write=3_750_000))
+    new = Price(
+        Rates(2_000_000, 8_000_000, 200_000),
+        ((1_000_000, Rates(2_000_000, 20_000_000, 200_000)), (200_000, Rates(4_000_000, 8_000_000, 200_000))),
+        1_772_323_200,
+    )
+    assert table.prices("gpt-6") == (old, new)
+    assert table.prices("other") == (Price(Rates(9_000_000, 9_000_000)),)
+    assert table.prices("free") == (Price(Rates(0, 0)),)
 
 
 def test_the_facts_of_a_model_are_its_own_and_then_those_of_globs_the_longest_first(read):
@@ -181,7 +209,7 @@ def test_the_facts_of_a_model_are_its_own_and_then_those_of_globs_the_longest_fi
 models:
   "*": {context_window: 1, max_output_tokens: 1, modalities: [text]}
   "gpt-*": {context_window: 2, efforts: [low, high], verbosity: true}
-  gpt-6: {context_window: 3, price: {input: 1}, parallel_tools: false, catalogue: false}
+  gpt-6: {context_window: 3, price: {input: 1, output: 1}, parallel_tools: false, catalogue: false}
   "m[1m]": {display_name: A model, patch_tool: none, tool_output_tokens: 500}
 """
     )
@@ -272,7 +300,26 @@ DURATION = "must be a duration: a number of seconds, or 500ms, 30s, 5m, 1h (at m
             DEMO + "compaction: {strategy: sumary}\n",
             ["4:24: must be one of auto, native, summary, trim, did you mean 'summary'?"],
         ),
-        (DEMO + "models: {demo: {price: {input: -1}}}\n", ["4:32: must be a number from 0 to 1e+06"]),
+        (
+            DEMO + "models: {demo: {price: {input: -1}}}\n",
+            [
+                "4:24: missing key 'output'",
+                "4:32: must be an amount from 0 to 999999, with at most six decimal places",
+            ],
+        ),
+        (
+            DEMO
+            + "models: {demo: {price: {input: 1, output: 0.0000001, above: {many: {inputt: 1}}, effective: soon}}}\n",
+            [
+                "4:43: must be an amount from 0 to 999999, with at most six decimal places",
+                "4:68: stands under a name that is no number of tokens, such as 272000 or 272k",
+                "4:93: must be a date such as 2026-03-01",
+            ],
+        ),
+        (
+            DEMO + "models: {demo: {price: [{input: 1, output: 1}, {input: 2, output: 1}]}}\n",
+            ["4:24: two of the prices begin on the same day; each needs its own date under `effective`"],
+        ),
         (DEMO + "models: {demo: 3}\n", ["4:16: must be a mapping"]),
         (
             DEMO + "models: {demo: {modalities: [text, imagee], efforts: [low, low], context_windw: 1}}\n",

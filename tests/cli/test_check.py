@@ -16,6 +16,7 @@ models:
   demo:
     price:
       input: 1.5
+      output: 6
     compact_at: 0.8
 channels:
   - name: demo
@@ -34,20 +35,14 @@ def _directory(path: Path, text: str) -> Gateway:
 def test_keys_without_effect_are_noted_with_their_place(tmp_path: Path) -> None:
     done = _directory(tmp_path, TABLE).attempt("check")
     assert done.returncode == 0
-    assert [line.split("channels.yaml:")[1] for line in done.stderr.splitlines()] == [
-        "6:5: 'price' is not used yet",
-        "12:5: 'tags' is not used yet",
-    ]
+    assert [line.split("channels.yaml:")[1] for line in done.stderr.splitlines()] == ["13:5: 'tags' is not used yet"]
     assert all(line.startswith("note: ") for line in done.stderr.splitlines())
     assert done.stdout.endswith("1 channel, 2 models, 0 warnings\n")
 
 
 def test_programs_read_the_same_as_json(tmp_path: Path) -> None:
     read = orjson.loads(_directory(tmp_path, TABLE).command("check", "--json"))
-    assert [(note["line"], note["message"]) for note in read["unused"]] == [
-        (6, "'price' is not used yet"),
-        (12, "'tags' is not used yet"),
-    ]
+    assert [(note["line"], note["message"]) for note in read["unused"]] == [(13, "'tags' is not used yet")]
     assert (read["ok"], read["errors"], read["warnings"], read["channels"]) == (True, [], [], ["demo"])
 
 
@@ -61,5 +56,5 @@ def test_a_table_of_used_keys_has_no_notes(tmp_path: Path) -> None:
 def test_a_wrong_table_is_the_errors_alone(tmp_path: Path) -> None:
     done = _directory(tmp_path, TABLE.replace("0.8", "8")).attempt("check", "--json")
     read = orjson.loads(done.stdout)
-    assert (done.returncode, read["ok"], [error["line"] for error in read["errors"]]) == (78, False, [8])
+    assert (done.returncode, read["ok"], [error["line"] for error in read["errors"]]) == (78, False, [9])
     assert read["warnings"] == []
