@@ -58,6 +58,20 @@ class NewExpiry(Expiry):
         return 0 if value == _NEVER else super().convert(value, param, ctx)
 
 
+class Overlap(click.ParamType[int]):
+    """How long an earlier secret still works: `24h`, or `0s` for not at all; in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        seconds = value if isinstance(value, int) else parse_duration(value)
+        if seconds is None or seconds > _LONGEST_OVERLAP:
+            self.fail(f"{value!r} is not a duration such as 24h, 0s or 7d, of at most 90d", param, ctx)
+        return seconds
+
+
+_LONGEST_OVERLAP = 90 * 86_400
+
 #: The options that `create` and `update` share, by the member of `Limits` that each sets.
 _LIMITS: dict[str, Callable[[Any], Any]] = {
     "rpm": click.option("--rpm", type=Amount(), help="Requests a minute, or none, or default (the table's)."),
@@ -83,7 +97,7 @@ def _limited(limits: Limits, stated: dict[str, Any]) -> Limits:
 
 @click.group(cls=Group)
 def tokens() -> None:
-    """Create, change, list and revoke tokens."""
+    """Create, change, rotate, list and revoke tokens."""
 
 
 @tokens.command()
@@ -170,6 +184,33 @@ def update(
         click.echo(f"changed {name}")
 
 
+@tokens.command()
+@click.argument("name")
+@click.option(
+    "--overlap",
+    type=Overlap(),
+    default="24h",
+    help="How long the secret of now still works; 0s for one that has leaked. Default: 24h.",
+)
+@as_json
+@click.pass_context
+def rotate(ctx: click.Context, name: str, overlap: int, as_json: bool) -> None:
+    """Give the token NAME another secret. It is printed once; name, rights, limits and history stay."""
+    with open_ready_store() as store:
+        rotated = store.tokens.rotate(name, overlap)
+        until = int(time()) + overlap
+    if rotated is None:
+        _unknown(ctx, name, "rotate")
+        return
+    token, secret = rotated
+    if as_json:
+        print_json({"token": secret, **token.wire(), "old_secret_until": until if overlap else None})
+        return
+    click.echo(secret)
+    ended = f"works until {moment(until)} UTC" if overlap else "ends within two seconds"
+    click.echo(f'new secret of token "{name}", shown once; the old one {ended}', err=True)
+
+
 def _unknown(ctx: click.Context, name: str, verb: str) -> None:
     click.echo(f"antiphon: there is no token {name!r} to {verb}", err=True)
     click.echo(f"  see the tokens: {typed()} tokens list", err=True)
@@ -181,12 +222,12 @@ def _unknown(ctx: click.Context, name: str, verb: str) -> None:
 def list_(as_json: bool) -> None:
     """List all tokens, without their secrets."""
     with open_ready_store() as store:
-        known = store.tokens.all()
+        known, overlaps = store.tokens.all(), store.tokens.earlier_secrets()
     if as_json:
-        print_json([token.wire() for token in known])
+        print_json([{**token.wire(), "old_secret_until": overlaps.get(token.key)} for token in known])
         return
     head = ("name", "owner", "prefix", "state", "expires", "last used", "limits", "models", "tools")
-    click.echo(table(head, map(_row, known)))
+    click.echo(table(head, (_row(token, overlaps.get(token.key)) for token in known)))
 
 
 @tokens.command()
@@ -201,10 +242,10 @@ def revoke(ctx: click.Context, name: str) -> None:
     click.echo(f"revoked {name}; another token may use the name now")
 
 
-def _row(token: Token) -> tuple[object, ...]:
+def _row(token: Token, overlap: int | None) -> tuple[object, ...]:
     expires, used = moment(token.expires_at), moment(token.last_used_at)
     may_use = some(token.models) or "*", some(token.tools)
-    return token.name, token.owner, token.prefix, _state(token), expires, used, _limits(token.limits), *may_use
+    return token.name, token.owner, token.prefix, _state(token, overlap), expires, used, _limits(token.limits), *may_use
 
 
 def _limits(limits: Limits) -> str:
@@ -216,9 +257,10 @@ def _limits(limits: Limits) -> str:
     return ", ".join(words) or "-"
 
 
-def _state(token: Token) -> str:
+def _state(token: Token, overlap: int | None) -> str:
+    """`overlap`: when its earlier secrets end; None when none works."""
     if token.revoked_at is not None:
         return "revoked"
     if token.expires_at is not None and token.expires_at <= time():
         return "expired"
-    return "active"
+    return f"active, old secret until {moment(overlap)}" if overlap else "active"

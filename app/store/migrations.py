@@ -338,6 +338,18 @@ def m015_limits_of_tokens(schema: Schema) -> None:
     schema.column("token", "limits", "{body}")
 
 
+@step
+@additive
+def m016_former_secrets(schema: Schema) -> None:
+    # The secrets from before a rotation, while they still work.
+    schema.table(
+        "former_secret",
+        "hash {id} NOT NULL PRIMARY KEY, token {int} NOT NULL, expires_at {int} NOT NULL",
+        layout="clustered",
+    )
+    schema.index("former_secret_token", "former_secret", "token")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

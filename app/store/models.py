@@ -137,6 +137,12 @@ class Token(Model):
     limits = peewee.TextField(null=True)
 
 
+class FormerSecret(Model):
+    hash = peewee.CharField(primary_key=True)
+    token = peewee.BigIntegerField()
+    expires_at = peewee.BigIntegerField()
+
+
 class Worker(Model):
     pk = peewee.BigAutoField()
     name = peewee.CharField()
@@ -260,6 +266,7 @@ TABLES = (
     ConversationTurn,
     ConversationItem,
     Token,
+    FormerSecret,
     Worker,
     Claim,
     Job,

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
@@ -18,6 +19,7 @@ from app.contract.records import Token
 from app.errors import ConfigurationError, StoreUnavailable
 from app.store import models
 from app.store.database import Conflict, Database, Row, Session
+from app.store.dialects import Dialect
 from app.store.grouped_writes import Group
 from app.store.writer import Writer
 
@@ -34,11 +36,19 @@ CACHED = 4096
 USE_NOTED = 60.0
 """Seconds between two notes of a token's use."""
 
-_COLUMNS = "pk, name, owner, prefix, models, created_at, expires_at, revoked_at, last_used_at, keeps, tools, limits"
-_BY_HASH = f"SELECT hash, {_COLUMNS} FROM token WHERE hash IN ({{marks}})"
-_ALL = f"SELECT {_COLUMNS} FROM token ORDER BY pk"
-_BY_KEY = f"SELECT {_COLUMNS} FROM token WHERE pk = ?"
-_BY_NAME = f"SELECT {_COLUMNS} FROM token WHERE name = ? AND revoked_at IS NULL"
+_COLUMNS = (
+    "t.pk, t.name, t.owner, t.prefix, t.models, t.created_at, t.expires_at, t.revoked_at, t.last_used_at, t.keeps,"
+    " t.tools, t.limits"
+)
+# A secret is the token's own, or one from before a rotation, with the time at which it ends.
+_BY_HASH = (
+    f"SELECT t.hash, NULL, {_COLUMNS} FROM token t WHERE t.hash IN ({{marks}})"
+    f" UNION ALL SELECT f.hash, f.expires_at, {_COLUMNS} FROM former_secret f JOIN token t ON t.pk = f.token"
+    " WHERE f.hash IN ({marks})"
+)
+_ALL = f"SELECT {_COLUMNS} FROM token t ORDER BY t.pk"
+_BY_KEY = f"SELECT {_COLUMNS} FROM token t WHERE t.pk = ?"
+_BY_NAME = f"SELECT {_COLUMNS} FROM token t WHERE t.name = ? AND t.revoked_at IS NULL"
 
 Hashes = tuple[str, ...]
 
@@ -78,7 +88,7 @@ class Tokens:
         _check_name("owner", owner)
         _check_names("models", models)
         _check_names("tools", tools)
-        secret = PREFIX + secrets.token_urlsafe(32)
+        secret = _new_secret()
         row = {
             "name": name,
             "owner": owner,
@@ -139,6 +149,24 @@ class Tokens:
         self._good.clear()
         return changed > 0
 
+    def rotate(self, name: str, overlap: int) -> tuple[Token, str] | None:
+        """Gives the token another secret, which is returned and not stored. Earlier secrets end after `overlap` seconds
+        at the latest. None when there is no such token."""
+        secret = _new_secret()
+        hash, until = self._hashes(secret)[0], int(time.time()) + overlap
+        self._database.transaction(
+            lambda session: _rotate(session, self._database.dialect, name, hash, secret[:SHOWN], until)
+        )
+        self._good.clear()
+        self._bad.clear()
+        token = self._find(self._hashes(secret))
+        return None if token is None else (token, secret)
+
+    def earlier_secrets(self) -> dict[int, int]:
+        """For each token whose earlier secrets still work, by its key: when the last of them ends."""
+        sql = "SELECT token, MAX(expires_at) FROM former_secret WHERE expires_at > ? GROUP BY token"
+        return {int(key): int(until) for key, until in self._database.read(lambda s: s.rows(sql, (int(time.time()),)))}
+
     def check(self, secret: str) -> Token | None:
         if not 0 < len(secret) <= LONGEST:
             return None
@@ -171,10 +199,11 @@ class Tokens:
         return token
 
     def _find(self, hashes: Hashes) -> Token | None:
-        row = self._database.read(lambda session: session.row(self._by_hash, hashes))
+        row = self._database.read(lambda session: session.row(self._by_hash, (*hashes, *hashes)))
         if row is None or not any(hmac.compare_digest(row[0], hash) for hash in hashes):
             return None
-        return _token(row[1:])
+        token = _token(row[2:])
+        return token if row[1] is None else _until(token, row[1])
 
     def _note_use(self, token: Token) -> None:
         now = time.monotonic()
@@ -187,6 +216,27 @@ class Tokens:
         """The one under which a new token is kept, then those of before."""
         text = secret.encode("utf-8", "surrogatepass")
         return tuple(hmac.digest(pepper, text, "sha256").hex() for pepper in self._peppers)
+
+
+def _new_secret() -> str:
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def _rotate(session: Session, dialect: Dialect, name: str, hash: str, prefix: str, until: int) -> None:
+    row = session.row(f"SELECT pk, hash FROM token WHERE name = ? AND revoked_at IS NULL{dialect.hold}", (name,))
+    # A retry after a commit whose answer was lost finds its own secret.
+    if row is None or row[1] == hash:
+        return
+    pk, earlier = row
+    session.insert("INSERT INTO former_secret (hash, token, expires_at) VALUES (?, ?, ?)", (earlier, pk, until))
+    session.run("UPDATE former_secret SET expires_at = ? WHERE token = ? AND expires_at > ?", (until, pk, until))
+    session.run("DELETE FROM former_secret WHERE token = ? AND expires_at <= ?", (pk, int(time.time())))
+    session.run("UPDATE token SET hash = ?, prefix = ? WHERE pk = ?", (hash, prefix, pk))
+
+
+def _until(token: Token, end: int) -> Token:
+    """The token as a client has it whose secret ends at a time."""
+    return replace(token, expires_at=end if token.expires_at is None else min(end, token.expires_at))
 
 
 def _insert(session: Session, row: dict[str, Any]) -> None:

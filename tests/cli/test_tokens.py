@@ -191,3 +191,25 @@ def test_an_update_changes_what_its_options_name(run: Run) -> None:
 )
 def test_a_limit_that_is_none_is_a_usage_error(run: Run, wrong: tuple[str, str]) -> None:
     assert run("tokens", "create", "ada", *wrong).exit_code == 2
+
+
+def test_a_rotated_token_keeps_its_name_and_rights(run: Run) -> None:
+    made = json.loads(run("tokens", "create", "ada-mac", "--models", "demo", "--json").output)
+    rotated = json.loads(run("tokens", "rotate", "ada-mac", "--json").output)
+    assert rotated["token"] != made["token"]
+    assert (rotated["id"], rotated["name"], rotated["models"]) == (made["id"], "ada-mac", ["demo"])
+    assert abs(rotated["old_secret_until"] - time.time() - 86_400) < 60
+    listed = run("tokens", "list", "--json").output
+    assert rotated["token"] not in listed
+    assert json.loads(listed)[1]["old_secret_until"] == rotated["old_secret_until"]
+    assert "active, old secret until" in run("tokens", "list").output
+    ended = run("tokens", "rotate", "ada-mac", "--overlap", "0s")
+    assert ended.output.startswith("ap_")
+    assert "ends within two seconds" in ended.output
+    assert "old secret" not in run("tokens", "list").output
+
+
+def test_a_token_that_is_not_there_cannot_be_rotated(run: Run) -> None:
+    assert run("tokens", "rotate", "nobody").exit_code == 4
+    for overlap in ("", "soon", "1", "-1h", "91d"):
+        assert run("tokens", "rotate", "admin", "--overlap", overlap).exit_code == 2
