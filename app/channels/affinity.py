@@ -31,7 +31,7 @@ SHARED = mmap(-1, SIZE)
 
 @dataclass(frozen=True, slots=True)
 class Affinity:
-    """The conversation of one request of one owner."""
+    """The conversation of one request of one owner, and the channels that it may go to."""
 
     owner: str = ""
     channel: str | None = None
@@ -40,6 +40,8 @@ class Affinity:
     """The conversation's name: a key of the client's or the id of its root."""
     beginning: Sequence[Any] = field(default=(), repr=False)
     """The first instructions and input, for a request without a name."""
+    tags: Sequence[str] | None = ()
+    """Only channels with one of these tags; empty means every channel, None what the table says for all tokens."""
 
     def digest(self) -> bytes:
         """The same for all turns of the conversation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -22,9 +23,10 @@ class ModelList:
         self._lists = lists
         self._facts = facts
 
-    def models(self) -> list[dict[str, Any]]:
-        """OpenAI's model objects, by name. It never waits: the list of an upstream is missing until it was fetched."""
-        table = self._channels.table
+    def models(self, tags: Collection[str] | None = ()) -> list[dict[str, Any]]:
+        """OpenAI's model objects, by name, of the channels with one of these tags; see `Affinity`. It never waits: the
+        list of an upstream is missing until it was fetched."""
+        table = self._channels.table.tagged(tags)
         owners: dict[str, str] = {}
         for channel in _enabled(table):
             for name in (*channel.models, *self._matching(channel)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from secrets import token_bytes
@@ -126,26 +126,36 @@ class Channels:
         its channels serves this endpoint, ChannelsBusy when all are full or in cooldown. It ends early when the retry
         budget is spent.
         """
-        return self._select(self._answering(model, upstream_servers), model, affinity, count_losses, wait)
+        eligible = self._answering(model, upstream_servers, affinity.tags)
+        return self._select(eligible, model, affinity, count_losses, wait)
 
-    def check_served(self, model: str, upstream_servers: Sequence[str] = ()) -> None:
-        """Raises as `select` does for a model and MCP servers that no channel serves, whatever state they are in."""
-        self._answering(model, upstream_servers)
+    def check_served(self, model: str, upstream_servers: Sequence[str] = (), tags: Collection[str] | None = ()) -> None:
+        """Raises as `select` does for a model and MCP servers that no channel serves, whatever state they are in.
+        `tags`: see `Affinity`."""
+        self._answering(model, upstream_servers, tags)
 
     def select_for_passthrough(
         self, path: str, model: str, affinity: Affinity = _NO_CONVERSATION, *, wait: Wait | None = None
     ) -> Iterator[SelectedChannel]:
         """Like `select`, for a request to the passthrough endpoint with this path."""
-        return self._select(self._eligible(model, PASSTHROUGH[path]), model, affinity, None, wait)
+        return self._select(self._eligible(model, PASSTHROUGH[path], affinity.tags), model, affinity, None, wait)
 
-    def image_rule(self, model: str) -> ImageRule:
-        """How the first channel of a model counts images."""
-        serving = self.table.serving(model)
+    def image_rule(self, model: str, tags: Collection[str] | None = ()) -> ImageRule:
+        """How the first channel of a model counts images. `tags`: see `Affinity`."""
+        serving = self.table.tagged(tags).serving(model)
         return formats.image_rule(serving[0].format) if serving else TILES
 
     @property
     def compaction(self) -> Compaction:
         return self.table.compaction
+
+    def summary_model(self, model: str, tags: Collection[str] | None) -> str:
+        """The model that writes the summary of a conversation with this model: the table's, unless all of its channels
+        lie outside of these tags, else the conversation's own."""
+        chosen = self.table.compaction.model
+        if chosen is None or (self.table.serving(chosen) and not self.table.tagged(tags).serving(chosen)):
+            return model
+        return chosen
 
     def usable(self) -> list[Channel]:
         """The channels that could take a request now."""
@@ -183,8 +193,8 @@ class Channels:
     def _row(self, channel: Channel, model: str) -> Channel:
         return self.remedies.row(channel, channel.upstream_model(model) or model)
 
-    def _answering(self, model: str, upstream_servers: Sequence[str]) -> list[Channel]:
-        eligible = self._eligible(model, RESPONSES)
+    def _answering(self, model: str, upstream_servers: Sequence[str], tags: Collection[str] | None) -> list[Channel]:
+        eligible = self._eligible(model, RESPONSES, tags)
         if not upstream_servers:
             return eligible
         native = [channel for channel in eligible if channel.mcp == "native"]
@@ -192,8 +202,8 @@ class Channels:
             raise not_callable(upstream_servers[0])
         return native
 
-    def _eligible(self, model: str, surface: Surface) -> list[Channel]:
-        table = self.table
+    def _eligible(self, model: str, surface: Surface, tags: Collection[str] | None) -> list[Channel]:
+        table = self.table.tagged(tags)
         serving = table.serving(model)
         if not serving:
             raise surface.unknown(model, table.nearest(model))

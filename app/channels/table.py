@@ -25,7 +25,7 @@ from app.contract.model_facts import NOTHING, ModelFacts
 from app.contract.money import Price
 from app.contract.tools import ToolTable
 from app.formats import counting, sends_mcp
-from app.schemas.channels import UNUSED_KEYS, TableRow
+from app.schemas.channels import TableRow
 from app.schemas.rows import shown_key
 from app.schemas.table_values import Scalar, is_glob, suggestion
 
@@ -43,8 +43,6 @@ class Table:
     """Channels that are left out because they have no key yet."""
     compaction: Compaction = field(default_factory=Compaction)
     warnings: tuple[Problem, ...] = ()
-    unused: tuple[Problem, ...] = ()
-    """Keys that the gateway validates and does not use yet."""
     digest: str = ""
     """Digest of the file's bytes, which identifies its version."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
@@ -61,6 +59,14 @@ class Table:
         """The enabled channels that serve a model, highest priority first; equal ones in the order of the file."""
         able = [channel for channel in self.channels if channel.enabled and channel.upstream_model(model) is not None]
         return sorted(able, key=lambda channel: -channel.priority)
+
+    def tagged(self, tags: Collection[str] | None) -> Table:
+        """The table as a token sees it that may use only channels with one of these tags. Empty means every channel,
+        None what the table says for all tokens."""
+        wanted = self.limits.tags if tags is None else tags
+        if not wanted:
+            return self
+        return replace(self, channels=tuple(one for one in self.channels if not set(wanted).isdisjoint(one.tags)))
 
     def names(self) -> list[str]:
         """The models served under a literal name, sorted."""
@@ -188,7 +194,6 @@ def _build(values: Interpolation, rows: Mapping[str, Any]) -> Table:
         without_key=tuple(channel for channel in channels if channel.missing_key),
         compaction=Compaction(**rows.get("compaction", _NOTHING)),
         warnings=values.document.warnings(),
-        unused=tuple(_unused_keys(values)),
         digest=values.document.digest,
         models=MappingProxyType(rows.get("models", {})),
         tools=tools,
@@ -198,13 +203,6 @@ def _build(values: Interpolation, rows: Mapping[str, Any]) -> Table:
             {name: facts["price"] for name, facts in rows.get("models", {}).items() if "price" in facts}
         ),
     )
-
-
-def _unused_keys(values: Interpolation) -> Iterator[Problem]:
-    for place, key in values.key_nodes().items():
-        match place:
-            case ("channels" | "models", _, str(name)) if name in UNUSED_KEYS:
-                yield values.document.problem(key, f"'{name}' is not used yet")
 
 
 #: Keys of a row that are converted for a channel; the others are its fields as they are.

@@ -105,9 +105,6 @@ class Document:
     def warn(self, at: yaml.Node, message: str) -> None:
         self._warnings.add((*_place(at.start_mark), message))
 
-    def problem(self, at: yaml.Node, message: str) -> Problem:
-        return self._problem(*_place(at.start_mark), message)
-
     def fail(self, line: int, column: int, message: str) -> NoReturn:
         self._error(line, column, message)
         raise ChannelsInvalid(self._problems(self._errors))

@@ -40,15 +40,12 @@ def check(ctx: click.Context, file: Path | None, as_json: bool) -> None:
     if as_json:
         _print_result(
             warnings=[_wire(problem) for problem in table.warnings],
-            unused=[_wire(problem) for problem in table.unused],
             channels=[channel.name for channel in table.channels],
             tool_servers=[*table.tools.servers],
         )
         return
     for problem in table.warnings:
         click.echo(f"warning: {problem}", err=True)
-    for problem in table.unused:
-        click.echo(f"note: {problem}", err=True)
     counts = (
         *((table.channels, "channel"), (table.names(), "model")),
         *([(table.tools.servers, "tool server")] if table.tools.servers else []),

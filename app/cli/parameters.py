@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+from marshmallow import ValidationError
 
 from app.contract.limits import MOST, NO_LIMIT, Budget, budgets
+from app.schemas.table_values import Scalar, identifier
 from app.settings import checked_bind
 
 
@@ -51,6 +54,25 @@ class Names(click.ParamType[tuple[str, ...]]):
 
 #: Words in place of a limit: none at all, and the one that the channel table sets for all tokens.
 NONE, DEFAULT = "none", "default"
+
+
+class Tags(Names):
+    """Tags of channels, separated by commas; `*` for every channel, as an empty tuple, or `default`."""
+
+    name = "tags"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == DEFAULT:
+            return value
+        tags = super().convert(value, param, ctx)
+        if tags == ("*",):
+            return ()
+        for tag in tags:
+            try:
+                identifier(Scalar(tag))
+            except ValidationError as error:
+                self.fail(f"{tag!r}: a tag {error.messages[0]}", param, ctx)
+        return tags
 
 
 class Amount(click.ParamType[int | str]):

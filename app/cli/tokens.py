@@ -14,7 +14,7 @@ from app.cli.command_line import typed
 from app.cli.context import NOT_FOUND, as_json, open_ready_store, print_json
 from app.cli.groups import Group
 from app.cli.output import moment, some, table
-from app.cli.parameters import DEFAULT, Amount, Budgets, Names, Text
+from app.cli.parameters import DEFAULT, Amount, Budgets, Names, Tags, Text
 from app.contract.limits import UNSTATED, Limits
 from app.contract.records import Token
 from app.settings import parse_duration
@@ -79,6 +79,9 @@ _LIMITS: dict[str, Callable[[Any], Any]] = {
     "concurrency": click.option("--concurrency", type=Amount(), help="Requests at once."),
     "budgets": click.option(
         "--budget", "budgets", type=Budgets(), help="2Mtok/day, 500ktok/month; several, separated by commas."
+    ),
+    "tags": click.option(
+        "--tags", type=Tags(), help="Only channels with one of these tags, separated by commas; '*' for every channel."
     ),
 }
 
@@ -254,6 +257,8 @@ def _limits(limits: Limits) -> str:
     words = [f"{value or 'no'} {name}" for name, value in counted.items() if value is not None]
     if limits.budgets is not None:
         words += [budget.text for budget in limits.budgets] or ["no budget"]
+    if limits.tags is not None:
+        words.append(f"channels {'/'.join(limits.tags) or '*'}")
     return ", ".join(words) or "-"
 
 

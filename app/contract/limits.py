@@ -1,5 +1,5 @@
-"""What a token may use: requests and tokens a minute, requests at once, and budgets. Values and the texts in which
-people write them.
+"""What a token may use: requests and tokens a minute, requests at once, budgets, and the channels with certain tags.
+Values and the texts in which people write them.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def money(micro: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits of a token, or those of the table for all tokens. None: not stated here. `NO_LIMIT` (for budgets an
-    empty tuple): no limit, whatever the table says."""
+    """The limits of a token, or those of the table for all tokens. None: not stated here. `NO_LIMIT` (for budgets and
+    tags an empty tuple): no limit, whatever the table says."""
 
     rpm: int | None = None
     """Requests a minute."""
@@ -83,6 +83,8 @@ class Limits:
     concurrency: int | None = None
     """Requests at once."""
     budgets: tuple[Budget, ...] | None = None
+    tags: tuple[str, ...] | None = None
+    """Only channels with one of these tags; empty means every channel."""
 
     def or_else(self, defaults: Limits) -> Limits:
         """These limits, and the defaults for those that are not stated."""
@@ -91,6 +93,7 @@ class Limits:
             defaults.tpm if self.tpm is None else self.tpm,
             defaults.concurrency if self.concurrency is None else self.concurrency,
             defaults.budgets if self.budgets is None else self.budgets,
+            defaults.tags if self.tags is None else self.tags,
         )
 
     @property
@@ -108,6 +111,8 @@ class Limits:
         stated: dict[str, Any] = {"rpm": self.rpm, "tpm": self.tpm, "concurrency": self.concurrency}
         if self.budgets is not None:
             stated["budget"] = [budget.text for budget in self.budgets]
+        if self.tags is not None:
+            stated["tags"] = list(self.tags)
         return {name: value for name, value in stated.items() if value is not None}
 
     @classmethod
@@ -118,6 +123,7 @@ class Limits:
             wire.get("tpm"),
             wire.get("concurrency"),
             budgets(wire["budget"]) if "budget" in wire else None,
+            tuple(wire["tags"]) if "tags" in wire else None,
         )
 
 

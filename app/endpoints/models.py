@@ -44,7 +44,8 @@ def retrieve_model(model: str) -> Response:
 
 def _models() -> list[dict[str, Any]]:
     current = this_request()
-    return [model for model in current.gateway.model_list.models() if current.token.may_use(model["id"])]
+    token = current.token
+    return [model for model in current.gateway.model_list.models(token.limits.tags) if token.may_use(model["id"])]
 
 
 def _catalogue(gateway: Gateway, names: Iterable[str], version: str) -> list[dict[str, Any]]:

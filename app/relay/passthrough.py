@@ -91,6 +91,7 @@ class PassthroughRelay:
             session=ThreadNames.key_of(request, context.thread_headers),
             # A request without messages belongs to no conversation: each one may go to another channel.
             beginning=_beginning(request) or (context.request_id,),
+            tags=token.limits.tags,
         )
         candidates = self._channels.select_for_passthrough(path, model, affinity, wait=watch.wait)
         return ChannelAttempts(candidates, recorder.add_attempt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import time
 from typing import Any, cast
 
@@ -35,11 +35,11 @@ def count_request(
     if model:
         check_model(token, model)
         watch = Watch(context.client_fd, parts.transport.timing.drain)
-        affinity = affinity_of(turn, parts.contexts, context)
+        affinity = affinity_of(turn, token, parts.contexts, context)
         tokens = count(turn, parts.channels, parts.contexts.for_channel, affinity=affinity, watch=watch)
     if tokens is None:
         context.note_estimated("input_tokens")
-        tokens = estimate(turn, parts.channels)
+        tokens = estimate(turn, parts.channels, token.limits.tags)
     return {"object": "response.input_tokens", "input_tokens": tokens}
 
 
@@ -64,9 +64,9 @@ def count(turn: Turn, channels: Channels, for_channel: ForChannel, *, affinity: 
         return None
 
 
-def estimate(turn: Turn, channels: Channels) -> int:
-    """The size of the context, with instructions and tools."""
-    images = channels.image_rule(turn.model)
+def estimate(turn: Turn, channels: Channels, tags: Sequence[str] | None = ()) -> int:
+    """The size of the context, with instructions and tools. `tags`: of the channels that may be used."""
+    images = channels.image_rule(turn.model, tags)
     return estimate_context(turn.chain, turn.input, turn.echo.shared_settings(), images)
 
 

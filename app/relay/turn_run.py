@@ -91,8 +91,9 @@ class TurnParts:
         return replace(self, store=store, contexts=Contexts(store, self.seals), cache_keys=cache_keys)
 
 
-def affinity_of(turn: Turn, contexts: Contexts, context: RequestContext) -> Affinity:
-    """The conversation of the turn and its last channel. Other channels may not be able to read some of its items."""
+def affinity_of(turn: Turn, token: Token, contexts: Contexts, context: RequestContext) -> Affinity:
+    """The conversation of the turn, its last channel, and the channels that the token may use. Other channels than the
+    last one may not be able to read some of its items."""
     request, links = turn.request, turn.chain.links
     if links:
         channel = next((link.channel for link in reversed(links) if link.channel is not None), None)
@@ -103,6 +104,7 @@ def affinity_of(turn: Turn, contexts: Contexts, context: RequestContext) -> Affi
         channel,
         session=conversation_name(turn, context.thread_headers),
         beginning=beginning(request),
+        tags=token.limits.tags,
     )
 
 
@@ -150,7 +152,7 @@ class TurnRun:
 
     def check_served(self) -> None:
         """Raises GatewayError when no channel serves the model, or calls the MCP servers that the client names."""
-        self._parts.channels.check_served(self.turn.model, self._upstream_servers)
+        self._parts.channels.check_served(self.turn.model, self._upstream_servers, self._token.limits.tags)
 
     @cached_property
     def _upstream_servers(self) -> Sequence[str]:
@@ -244,7 +246,7 @@ class TurnRun:
 
     def _context_tokens(self) -> int:
         turn = self.turn
-        images = self._parts.channels.image_rule(turn.model)
+        images = self._parts.channels.image_rule(turn.model, self._token.limits.tags)
         return estimate_context(turn.chain, turn.input, turn.echo.shared_settings(), images)
 
     def _is_worth_a_pass(self, threshold: int) -> bool:
@@ -326,7 +328,7 @@ class TurnRun:
         self.recorder.use_compacted(turn)
 
     def _affinity(self) -> Affinity:
-        return affinity_of(self.turn, self._parts.contexts, self._context)
+        return affinity_of(self.turn, self._token, self._parts.contexts, self._context)
 
     def _attempts(self) -> TurnAttempts:
         """The attempts of the next exchange."""

@@ -12,9 +12,6 @@ from app.contract.money import Price, Rates
 from app.schemas import table_values, tool_servers
 from app.schemas.rows import Row, Value, keys_of
 
-#: Keys of a channel or a model that are checked, and that no part of the gateway reads yet.
-UNUSED_KEYS = frozenset({"tags"})
-
 #: Most seconds that a request waits for a place in a full channel: a request that gets none is refused by its status.
 LONGEST_QUEUE = 8.0
 
@@ -55,6 +52,7 @@ class LimitsRow(Row):
     tpm = Value(table_values.limit)
     concurrency = Value(table_values.limit)
     budgets = Value(table_values.budget, data_key="budget")
+    tags = Value(table_values.distinct(table_values.identifier))
 
 
 class TierRow(Row):

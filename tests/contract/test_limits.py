@@ -64,9 +64,10 @@ def test_two_budgets_of_a_kind_or_in_two_currencies_are_refused() -> None:
 
 
 def test_a_limit_that_a_token_states_wins_also_when_it_is_none() -> None:
-    table = Limits(rpm=60, tpm=1000, concurrency=4, budgets=budgets(["1Mtok/day"]))
+    table = Limits(rpm=60, tpm=1000, concurrency=4, budgets=budgets(["1Mtok/day"]), tags=("local",))
     assert Limits().or_else(table) == table
-    assert Limits(rpm=0, tpm=5, budgets=()).or_else(table) == Limits(0, 5, 4, ())
+    assert Limits(rpm=0, tpm=5, budgets=()).or_else(table) == Limits(0, 5, 4, (), ("local",))
+    assert Limits(tags=()).or_else(table).tags == ()
     assert not Limits(0, 0, 0, ()).or_else(table).any
     assert not Limits().or_else(Limits()).any
 
@@ -78,6 +79,7 @@ def test_a_limit_that_a_token_states_wins_also_when_it_is_none() -> None:
         st.none() | st.integers(0, MOST),
         st.none() | st.integers(0, MOST),
         st.sampled_from([None, (), budgets(["2Mtok/day", "5usd/month"])]),
+        st.sampled_from([None, (), ("cloud", "local")]),
     )
 )
 def test_limits_are_what_their_json_says(limits: Limits) -> None:

@@ -251,7 +251,7 @@ class CompactionService:
     def _summary(self, task: _Task) -> _CompactionPass:
         history = task.contexts.originals(task.turn.owner, task.history)
         plan = divide(history, task.keep_turns)
-        settings, model = task.settings, self._channels.compaction.model or task.turn.model
+        settings, model = task.settings, self._channels.summary_model(task.turn.model, task.affinity.tags)
 
         def read(items: Sequence[Item], limit: int) -> tuple[Turn, Answer, TurnAttempt]:
             return self._read(task, task.internal(model, items, {"max_output_tokens": limit}))
