@@ -18,6 +18,7 @@ from app.cli.parameters import DEFAULT, Amount, Budgets, Names, Tags, Text
 from app.contract.limits import UNSTATED, Limits
 from app.contract.records import Token
 from app.settings import parse_duration
+from app.store.pruning import LEAST_AGE
 
 
 class Expiry(click.ParamType[int]):
@@ -58,6 +59,23 @@ class NewExpiry(Expiry):
         return 0 if value == _NEVER else super().convert(value, param, ctx)
 
 
+class Retention(click.ParamType[int]):
+    """A duration of at least a day, in seconds; `default`, for that of the other tokens, is 0."""
+
+    name = "age"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value == DEFAULT:
+            return 0
+        seconds = value if isinstance(value, int) else parse_duration(value)
+        if seconds is None or not LEAST_AGE <= seconds <= _LONGEST_RETENTION:
+            self.fail(f"{value!r} is not a duration such as 7d or 4w, of at least 1d, nor {DEFAULT}", param, ctx)
+        return seconds
+
+
+_LONGEST_RETENTION = 100 * 366 * 86_400
+
+
 class Overlap(click.ParamType[int]):
     """How long an earlier secret still works: `24h`, or `0s` for not at all; in seconds."""
 
@@ -84,6 +102,13 @@ _LIMITS: dict[str, Callable[[Any], Any]] = {
         "--tags", type=Tags(), help="Only channels with one of these tags, separated by commas; '*' for every channel."
     ),
 }
+
+
+_retention = click.option(
+    "--retention",
+    type=Retention(),
+    help="The age at which `db prune` removes its responses, if sooner than the others'; at least 1d; or default.",
+)
 
 
 def _limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,6 +141,7 @@ def tokens() -> None:
 )
 @click.option("--expires", type=Expiry(), help="When it expires: 90d, 12h, or a date in UTC; default: never.")
 @click.option("--no-store", is_flag=True, help="Store no content of its requests, even if they have store: true.")
+@_retention
 @_limit_options
 @as_json
 def create(
@@ -125,6 +151,7 @@ def create(
     tools: tuple[str, ...] | None,
     expires: int | None,
     no_store: bool,
+    retention: int | None,
     as_json: bool,
     **stated: Any,
 ) -> None:
@@ -138,6 +165,7 @@ def create(
             expires_at=expires,
             stores=not no_store,
             limits=_limited(UNSTATED, stated),
+            retention=retention or None,
         )
     if as_json:
         print_json({"token": secret, **token.wire()})
@@ -152,6 +180,7 @@ def create(
 @click.option("--tools", type=Names(), help="The tool servers that it may use; none for none.")
 @click.option("--expires", type=NewExpiry(), help="When it expires: 90d, 12h, a date in UTC, or never.")
 @click.option("--store/--no-store", "stores", default=None, help="Whether content of its requests may be stored.")
+@_retention
 @_limit_options
 @as_json
 @click.pass_context
@@ -163,6 +192,7 @@ def update(
     tools: tuple[str, ...] | None,
     expires: int | None,
     stores: bool | None,
+    retention: int | None,
     as_json: bool,
     **stated: Any,
 ) -> None:
@@ -177,6 +207,7 @@ def update(
                 expires_at=token.expires_at if expires is None else expires or None,
                 stores=token.stores if stores is None else stores,
                 limits=_limited(token.limits, stated),
+                retention=token.retention if retention is None else retention or None,
             )
             token = changed if store.tokens.update(changed) else None
     if token is None:

@@ -382,6 +382,8 @@ class Token:
     """Labels of tool servers, or globs; empty means none."""
     limits: Limits = UNSTATED
     """Its own; what is not stated is the table's."""
+    retention: int | None = None
+    """Seconds after which its responses are pruned, if that is sooner than for others."""
 
     def may_use(self, model: str) -> bool:
         return not self.models or any(fnmatchcase(model, allowed) for allowed in self.models)
@@ -403,6 +405,7 @@ class Token:
             "last_used_at": self.last_used_at,
             "store": self.stores,
             "limits": self.limits.wire(),
+            "retention": self.retention,
         }
 
 

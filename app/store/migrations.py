@@ -350,6 +350,13 @@ def m016_former_secrets(schema: Schema) -> None:
     schema.index("former_secret_token", "former_secret", "token")
 
 
+@step
+@additive
+def m017_retention_of_tokens(schema: Schema) -> None:
+    # Seconds after which responses of the token are pruned; NULL for the time of all others.
+    schema.column("token", "retention", "{int}")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

@@ -135,6 +135,7 @@ class Token(Model):
     keeps = peewee.BooleanField()
     tools = peewee.TextField(null=True)
     limits = peewee.TextField(null=True)
+    retention = peewee.BigIntegerField(null=True)
 
 
 class FormerSecret(Model):

@@ -2,13 +2,14 @@
 parent of a response that stays is never removed.
 
 A response counts as used when it was created, and again when a turn continues from it (see `chain`). That is noted
-before the turn begins, so a row that is past its age here is the parent of nothing that is still being made.
+before the turn begins, so a row that is past its age here is the parent of nothing that is still being made. The age
+is the same for all responses, unless a token has a shorter one of its own.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -26,8 +27,9 @@ NEWEST = 2**63 - 1
 
 _ROW = (
     "SELECT pk, parent, owner, kept = 1 AND deleted_at IS NULL, status IN ('queued', 'in_progress'),"
-    " COALESCE(continued_at, created_at) FROM response"
+    " COALESCE(continued_at, created_at), token FROM response"
 )
+_RETENTIONS = "SELECT pk, retention FROM token WHERE retention IS NOT NULL"
 _NEXT_ROWS = f"{_ROW} WHERE pk < ? ORDER BY pk DESC LIMIT {WINDOW}"
 _NEXT_BRANCHES = f"SELECT pk FROM branch WHERE pk < ? ORDER BY pk DESC LIMIT {WINDOW}"
 _NEXT_SETTINGS = f"SELECT pk FROM setting WHERE pk < ? ORDER BY pk DESC LIMIT {WINDOW}"
@@ -60,24 +62,40 @@ class Old(NamedTuple):
     content: int
     running: int
     used_at: int
+    token: int | None
 
-    def is_past(self, before: int) -> bool:
-        return not self.running and self.used_at < before
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """Which responses are past their age: those last used before a time, which may be later for some tokens."""
+
+    before: int
+    of_tokens: Mapping[int | None, int]
+
+    @classmethod
+    def read(cls, database: Database, before: int) -> Ages:
+        """`before`: unix seconds. A token's own retention counts if it is shorter."""
+        now = int(time.time())
+        rows = database.read(lambda session: session.rows(_RETENTIONS))
+        return cls(before, {key: max(before, now - max(LEAST_AGE, retention)) for key, retention in rows})
+
+    def is_past(self, row: Old) -> bool:
+        return not row.running and row.used_at < self.of_tokens.get(row.token, self.before)
 
 
 def count(database: Database, before: int) -> Pruned:
     _check_age(before)
     counted = Pruned()
-    for past, share in _windows(database, before):
+    for past, share in _windows(database, Ages.read(database, before)):
         counted = _added(counted, past, share)
     return counted
 
 
 def prune(database: Database, before: int) -> Iterator[Pruned]:
     _check_age(before)
-    pruned = Pruned()
-    for past, share in _windows(database, before):
-        removed = _remove_window(database, past, before) if past else []
+    pruned, ages = Pruned(), Ages.read(database, before)
+    for past, share in _windows(database, ages):
+        removed = _remove_window(database, past, ages) if past else []
         pruned = _added(pruned, removed, share)
         yield pruned
     _sweep_branches(database)
@@ -101,7 +119,7 @@ def _added(pruned: Pruned, rows: Sequence[Old], share: float) -> Pruned:
 # --- responses --------------------------------------------------------------------------------------------------
 
 
-def _windows(database: Database, before: int) -> Iterator[tuple[list[Old], float]]:
+def _windows(database: Database, ages: Ages) -> Iterator[tuple[list[Old], float]]:
     """Yields for each window of rows, newest first, the removable rows and the share of all rows read so far."""
     lowest, highest = database.read(_extent)
     needed: set[int] = set()
@@ -110,7 +128,7 @@ def _windows(database: Database, before: int) -> Iterator[tuple[list[Old], float
         cursor = rows[-1].pk
         past = []
         for row in rows:
-            if row.is_past(before) and row.pk not in needed:
+            if ages.is_past(row) and row.pk not in needed:
                 past.append(row)
             elif row.parent is not None:
                 needed.add(row.parent)
@@ -127,12 +145,12 @@ def _rows(session: Session, below: int) -> list[Old]:
     return [Old._make(row) for row in session.rows(_NEXT_ROWS, (below,))]
 
 
-def _remove_window(database: Database, past: Sequence[Old], before: int) -> list[Old]:
+def _remove_window(database: Database, past: Sequence[Old], ages: Ages) -> list[Old]:
     # Read outside the transaction: the content of a response that has ended never changes, it is only deleted.
     items = {row.pk: database.read(partial(_items, row=row)) for row in past}
     started = time.monotonic()
     removed = database.transaction(
-        partial(_remove, hold=database.dialect.hold, past=past, items=items, before=before), started + RETRY_SECONDS
+        partial(_remove, hold=database.dialect.hold, past=past, items=items, ages=ages), started + RETRY_SECONDS
     )
     # SQLite has no queue for its lock: waiting writers must find it free now and then.
     time.sleep(time.monotonic() - started)
@@ -144,10 +162,10 @@ def _items(session: Session, row: Old) -> list[str]:
     return sorted(item_ids(bodies or ()))
 
 
-def _remove(session: Session, *, hold: str, past: Sequence[Old], items: dict[int, list[str]], before: int) -> list[Old]:
+def _remove(session: Session, *, hold: str, past: Sequence[Old], items: dict[int, list[str]], ages: Ages) -> list[Old]:
     keys = [row.pk for row in past]
     held = session.rows(f"{_ROW} WHERE pk IN ({_marks(keys)}) ORDER BY pk{hold}", keys)
-    rows = _without_children(session, [row for row in map(Old._make, held) if row.is_past(before)])
+    rows = _without_children(session, [row for row in map(Old._make, held) if ages.is_past(row)])
     if rows:
         removed_keys = [row.pk for row in rows]
         entries = [(row.owner, item_id, row.pk) for row in rows for item_id in items[row.pk]]

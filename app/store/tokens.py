@@ -38,7 +38,7 @@ USE_NOTED = 60.0
 
 _COLUMNS = (
     "t.pk, t.name, t.owner, t.prefix, t.models, t.created_at, t.expires_at, t.revoked_at, t.last_used_at, t.keeps,"
-    " t.tools, t.limits"
+    " t.tools, t.limits, t.retention"
 )
 # A secret is the token's own, or one from before a rotation, with the time at which it ends.
 _BY_HASH = (
@@ -81,6 +81,7 @@ class Tokens:
         expires_at: int | None = None,
         stores: bool = True,
         limits: Limits = UNSTATED,
+        retention: int | None = None,
     ) -> tuple[Token, str]:
         """Returns the token and its secret, which is not stored. Without `models` the token may use every model,
         without `tools` no tool server."""
@@ -100,6 +101,7 @@ class Tokens:
             "keeps": stores,
             "tools": None if tools is None else orjson.dumps(list(tools)).decode(),
             "limits": _limits_column(limits),
+            "retention": retention,
         }
         try:
             self._database.transaction(lambda session: _insert(session, row))
@@ -127,8 +129,8 @@ class Tokens:
         return _token(row) if row else None
 
     def update(self, token: Token) -> bool:
-        """Gives the token with this key these models, tools, limits, expiry and `stores`. Every process knows them
-        within two seconds. False when it was revoked meanwhile."""
+        """Gives the token with this key these models, tools, limits, expiry, retention and `stores`. Every process
+        knows them within two seconds. False when it was revoked meanwhile."""
         known = models.Token
         query = known.update(
             models=orjson.dumps(list(token.models)).decode(),
@@ -136,6 +138,7 @@ class Tokens:
             expires_at=token.expires_at,
             keeps=token.stores,
             limits=_limits_column(token.limits),
+            retention=token.retention,
         ).where(known.pk == token.key, known.revoked_at.is_null())
         changed = self._database.transaction(lambda session: int(session.execute(query)))
         self._good.clear()
@@ -276,7 +279,8 @@ def _check_names(what: str, names: Sequence[str] | None) -> None:
 
 
 def _token(row: Row) -> Token:
-    key, name, owner, prefix, names, created_at, expires_at, revoked_at, last_used_at, stores, tools, limits = row
+    key, name, owner, prefix, names, created_at, expires_at, revoked_at, last_used_at, stores, tools, *rest = row
+    limits, retention = rest
     return Token(
         key=key,
         name=name,
@@ -290,6 +294,7 @@ def _token(row: Row) -> Token:
         stores=bool(stores),
         tools=_names(tools),
         limits=Limits.of(orjson.loads(limits)) if limits else UNSTATED,
+        retention=retention,
     )
 
 

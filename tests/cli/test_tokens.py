@@ -213,3 +213,13 @@ def test_a_token_that_is_not_there_cannot_be_rotated(run: Run) -> None:
     assert run("tokens", "rotate", "nobody").exit_code == 4
     for overlap in ("", "soon", "1", "-1h", "91d"):
         assert run("tokens", "rotate", "admin", "--overlap", overlap).exit_code == 2
+
+
+def test_a_retention_is_stated_changed_and_given_up(run: Run) -> None:
+    made = json.loads(run("tokens", "create", "ada", "--retention", "7d", "--json").output)
+    assert made["retention"] == 7 * 86_400
+    assert json.loads(run("tokens", "update", "ada", "--retention", "2w", "--json").output)["retention"] == 14 * 86_400
+    assert json.loads(run("tokens", "update", "ada", "--expires", "9d", "--json").output)["retention"] == 14 * 86_400
+    assert json.loads(run("tokens", "update", "ada", "--retention", "default", "--json").output)["retention"] is None
+    for wrong in ("", "1h", "soon", "7", "-7d", "99999999w"):
+        assert run("tokens", "update", "ada", "--retention", wrong).exit_code == 2

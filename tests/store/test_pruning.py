@@ -137,6 +137,33 @@ def test_children_with_lower_keys_than_their_parent_are_seen(store: Store, datab
     assert chain_ids(store, child) == [parent, child]
 
 
+def test_a_token_has_a_shorter_age_of_its_own(store: Store, database_url: str) -> None:
+    week, year, revoked = (
+        store.tokens.create(name, OWNER, retention=days * DAY)[0].key
+        for name, days in (("week", 7), ("year", 365), ("revoked", 7))
+    )
+    store.tokens.revoke("revoked")
+    young = {name: turn(store, token=key) for name, key in (("week", week), ("year", year), ("revoked", revoked))}
+    young["none"] = turn(store)
+    rows.age(database_url, list(young.values()), 8)
+    old = [turn(store, token=key) for key in (week, year)]
+    rows.age(database_url, old, 40)
+    assert store.maintenance.prunable(month_ago()) == prune(store) == Pruned(responses=4, share=1.0)
+    left = [name for name, response_id in young.items() if store.responses.read(OWNER, response_id)]
+    assert left == ["year", "none"]
+
+
+def test_a_shorter_age_breaks_no_chain_that_another_token_continues(store: Store, database_url: str) -> None:
+    week = store.tokens.create("week", OWNER, retention=7 * DAY)[0].key
+    parents = line(store, 2, token=week)
+    child = turn(store, parents[-1])
+    lonely = turn(store, parents[0], token=week)
+    rows.age(database_url, [*parents, child, lonely], 8)
+    assert prune(store).responses == 1
+    assert chain_ids(store, child) == [*parents, child]
+    assert store.responses.read(OWNER, lonely) is None
+
+
 def test_nothing_younger_than_a_day_is_pruned(store: Store) -> None:
     with pytest.raises(ConfigurationError, match="younger than a day"):
         next(store.maintenance.prune(int(time.time()) - DAY + 60))
