@@ -1,12 +1,12 @@
 """The facts about a model by its public name: the table's word first, then what the upstreams that serve it list, and
-the windows that their refusals have shown.
+the windows that their refusals have named.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from app.channels.selection import Channels, SelectedChannel
+from app.channels.selection import Channels
 from app.channels.upstream_lists import UpstreamLists
 from app.contract.channel import Channel
 from app.contract.model_facts import ModelFacts, common
@@ -39,10 +39,18 @@ class KnownFacts:
             return None
         return int(facts.context_window * facts.compact_at)
 
-    def learn_window(self, selected: SelectedChannel, model: str, tokens: int) -> None:
-        """Remembers a window that refusals have shown, unless the table states one."""
-        if self._channels.table.facts(model).context_window is None:
-            selected.learn_window(tokens)
+    def pass_window(self, model: str) -> int | None:
+        """Tokens that a pass over a history may have: the model's window, or less where refusals without a number have
+        shown that it is smaller. None while nothing tells."""
+        windows = [self.facts(model).context_window]
+        for channel in self._channels.table.serving(model):
+            upstream_model = channel.upstream_model(model) or model
+            windows.append(self._channels.remedies.row(channel, upstream_model).guessed_window)
+        return min((window for window in windows if window is not None), default=None)
+
+    def states_window(self, model: str) -> bool:
+        """Whether the table states the window, so that nothing is learnt about it."""
+        return self._channels.table.facts(model).context_window is not None
 
     def _listed(self, channel: Channel, model: str) -> ModelFacts:
         upstream_model = channel.upstream_model(model) or model

@@ -493,8 +493,12 @@ class SelectedChannel:
         self._channels.remedies.learn(self.channel, self.model, remedies)
 
     def learn_window(self, tokens: int) -> None:
-        """Remembers the model's window, which a refusal has shown."""
+        """Remembers the model's window, which a refusal has named."""
         self.learn([Remedy(ROW, "learnt_window", tokens)])
+
+    def guess_window(self, tokens: int) -> None:
+        """Remembers what fitted after refusals that named no number."""
+        self.learn([Remedy(ROW, "guessed_window", tokens)])
 
     def accepted(self) -> None:
         """Notes that the first valid event of its answer has come."""

@@ -96,6 +96,8 @@ def _attempt(attempt: Mapping[str, Any]) -> str:
         facts.append(f"left out: {', '.join(attempt['dropped'])}")
     if attempt.get("adapted"):
         facts.append(f"adapted: {', '.join(attempt['adapted'])}")
+    if attempt.get("shortened"):
+        facts.append("shortened: without the oldest items")
     if usage := attempt.get("usage"):
         facts.append(f"{usage['input_tokens']:,} in, {usage['output_tokens']:,} out")
     if attempt.get("said"):

@@ -146,7 +146,10 @@ class Channel:
     params: Params = field(default_factory=Params, hash=False)
     """Members that every request leaves out, renames or sets."""
     learnt_window: int | None = None
-    """Tokens of the model's window, by a refusal of a context that was too long. Learnt only."""
+    """Tokens of the model's window, which a refusal of a context that was too long has named. Learnt only."""
+    guessed_window: int | None = None
+    """Tokens that fitted after refusals that named no number. Passes over a history go by it; the model's window may
+    be larger. Learnt only."""
     retry_unanswered: bool = False
     """A request that was accepted and never answered may be sent to another channel."""
     ca_file: str | None = None

@@ -67,6 +67,8 @@ TEXT_PARTS = frozenset(part.name for part in PART_TYPES.values() if part.text)
 SUMMARY_PARTS = frozenset(part.name for part in PART_TYPES.values() if part.holder == "summary")
 _TEXT_MEMBERS = tuple(dict.fromkeys(part.text for part in PART_TYPES.values() if part.text))
 BARE_PARTS = frozenset(part.name for part in PART_TYPES.values() if part.bare)
+#: Parts that are pictures. A screenshot is the whole output of a computer's call.
+_PICTURES = frozenset({"input_image", "computer_screenshot"})
 
 
 # --- items ------------------------------------------------------------------------------------------------------
@@ -362,6 +364,14 @@ def description(item: Mapping[str, Any]) -> Iterator[Any]:
     for part in [*parts, *(item.get("summary") or ())]:
         yield _text_of(part) or f"[{part.get('type')}]" if isinstance(part, Mapping) else part
     yield from (item[name] for name in _DESCRIBING if item.get(name))
+
+
+def pictures(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The pictures in an item's content or output that a URL names, as `input_image` parts."""
+    content = item.get("content", item.get("output"))
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, Mapping) and part.get("type") in _PICTURES and isinstance(part.get("image_url"), str):
+            yield {"type": "input_image", "image_url": part["image_url"], "detail": part.get("detail") or "auto"}
 
 
 def _text_of(part: Mapping[str, Any]) -> Any:

@@ -80,6 +80,11 @@ class Attempt:
     shortened: bool = False
     """The oldest items were left out, because the upstream found the context too long."""
 
+    @property
+    def is_plain(self) -> bool:
+        """It has succeeded, and the channel got the request as the client sent it."""
+        return self.error is None and not (self.dropped or self.adapted or self.shortened)
+
     def wire(self) -> dict[str, Any]:
         wire: dict[str, Any] = {
             "channel": self.channel,

@@ -24,7 +24,10 @@ ROW = "row"
 
 #: Fields of a row that say nothing about what its upstream accepts, or that are secret.
 _NOT_IN_DIGEST = frozenset(
-    {"line", "api_key", "missing_key", "headers", "priority", "weight", "enabled", "tags", "learnt_window", "cache_key"}
+    {
+        *("line", "api_key", "missing_key", "headers", "priority", "weight", "enabled", "tags", "cache_key"),
+        *("learnt_window", "guessed_window"),
+    }
 )
 _SECRET_HEADERS = ("auth", "key", "token", "secret", "cookie")
 

@@ -645,8 +645,8 @@ def _bare_error(json: str | None) -> str | None:
 
 
 def _attempts(attempts: tuple[Attempt, ...]) -> str | None:
-    """NULL when one attempt sufficed and left nothing out: the other columns describe it fully."""
-    if not attempts or (len(attempts) == 1 and attempts[0].error is None and not attempts[0].dropped):
+    """NULL when one attempt sufficed with the whole request as it was: the other columns describe it fully."""
+    if not attempts or (len(attempts) == 1 and attempts[0].is_plain):
         return None
     return orjson.dumps([attempt.wire() for attempt in attempts]).decode()
 

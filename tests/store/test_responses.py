@@ -91,6 +91,8 @@ def test_a_failure_keeps_its_error(store: Store) -> None:
         ((), None),
         ((Attempt("first", 12, 200, path="bytes"),), None),
         ((Attempt("first", 12, 200, dropped=("web_search",)),), 1),
+        ((Attempt("first", 12, 200, adapted=("drop user",)),), 1),
+        ((Attempt("first", 12, 200, shortened=True),), 1),
         ((Attempt("first", 3, 500, "upstream_error"), Attempt("second", 9, 200)), 2),
         ((Attempt("first", 3, 500, "upstream_error"),), 1),
     ],

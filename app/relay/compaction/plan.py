@@ -23,6 +23,7 @@ from app.contract.items import (
     call_ids,
     is_output,
     offers_tools,
+    pictures,
     unanswered,
 )
 from app.contract.redaction import redacted_items
@@ -42,8 +43,6 @@ _MAX_RENDERED = 4000
 #: The part of the threshold that has to be new, so that a further pass is made.
 _SHARE_OF_A_PASS = 4
 
-#: Parts that are pictures.
-_PICTURES = frozenset({"input_image", "computer_screenshot"})
 #: Members without meaning as text: image data and encrypted content.
 _NOT_RENDERED = frozenset({"id", "result", "encrypted_content"})
 
@@ -158,20 +157,11 @@ def _shared_ids(item: Item) -> tuple[str, ...]:
     return () if shared_id is None else (shared_id,)
 
 
-def passages(items: Sequence[Item], sees_pictures: bool) -> Iterator[Passage]:
-    """Items as text, for a model that sums them up; with their pictures, if it sees them."""
+def passages(items: Sequence[Item]) -> Iterator[Passage]:
+    """Items for a model that sums them up: as text, each followed by its pictures."""
     for item in redacted_items(items):
         yield from _texts(item)
-        if sees_pictures:
-            yield from _pictures(item)
-
-
-def _pictures(item: Item) -> Iterator[Passage]:
-    """The pictures of an item, each behind the text that names it."""
-    content = item.get("content", item.get("output"))
-    for part in content if isinstance(content, list) else [content]:
-        if isinstance(part, Mapping) and part.get("type") in _PICTURES and isinstance(part.get("image_url"), str):
-            picture = {"type": "input_image", "image_url": part["image_url"], "detail": part.get("detail") or "auto"}
+        for picture in pictures(item):
             message = text_message("user", "[image]")
             yield Passage("user", "", as_it_is={**message, "content": [*message["content"], picture]}, is_picture=True)
 

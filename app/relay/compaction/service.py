@@ -44,9 +44,9 @@ from app.relay.attempts import (
     unseen,
 )
 from app.relay.compaction.context import Contexts
-from app.relay.compaction.folding import DEFAULT_WINDOW, room
+from app.relay.compaction.folding import DEFAULT_WINDOW, room, without_pictures
 from app.relay.compaction.native_ways import TRIGGER, NativeWays
-from app.relay.compaction.plan import INSTRUCTION, CompactionSettings, Plan, divide
+from app.relay.compaction.plan import INSTRUCTION, CompactionSettings, Plan, divide, passages
 from app.relay.compaction.sealed_item import (
     Native,
     is_summary,
@@ -262,8 +262,11 @@ class CompactionService:
                 facts = self._facts.facts(model)
                 # The conversation's own model has seen its pictures, unless its facts say that it sees none.
                 sees = "image" in facts.modalities if facts.modalities else model == task.turn.model
-                window = facts.context_window or DEFAULT_WINDOW
-                summary = summarise(plan.old, settings.instructions, settings.max_tokens, window, sees, read)
+                window = self._facts.pass_window(model) or DEFAULT_WINDOW
+                material = list(passages(plan.old))
+                material = material if sees else without_pictures(material)
+                replaced = estimate_items(plan.old)
+                summary = summarise(material, replaced, settings.instructions, settings.max_tokens, window, read)
         except FormatNotServed as error:
             raise _not_supported(model) from error
         except INTERRUPTIONS:
@@ -274,8 +277,8 @@ class CompactionService:
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
         except UpstreamError as error:
             raise CompactionFailed(f"The compaction failed: {error.message}") from error
-        if summary.window is not None:
-            self._facts.learn_window(summary.selected, model, summary.window)
+        if not self._facts.states_window(model):
+            summary.teach()
         # A summary longer than the items it replaces is of no use: the items are sealed instead.
         useful = len(summary.text.encode()) <= len(orjson.dumps(list(plan.old)))
         context = [summary_message(summary.text), *plan.verbatim] if useful else history
@@ -288,7 +291,7 @@ class CompactionService:
         the provider's cache pays for most of it. None when that does not fit, or when the model goes on with the
         conversation instead.
         """
-        window = self._facts.facts(task.turn.model).context_window
+        window = self._facts.pass_window(task.turn.model)
         limit = task.settings.max_tokens or summary_limit(estimate_items(plan.old), window or DEFAULT_WINDOW)
         instruction = text_message("user", task.settings.instructions or INSTRUCTION)
         turn = task.continued(instruction, limit)

@@ -16,7 +16,7 @@ from app.contract.usage import Usage
 from app.errors import CompactionFailed, ContextTooLong, UpstreamRefused
 from app.relay.attempts import MIN_WINDOW, TurnAttempt
 from app.relay.compaction.folding import MAX_PASSES, SO_FAR, Passage, fold, room, without_pictures
-from app.relay.compaction.plan import INSTRUCTION, passages
+from app.relay.compaction.plan import INSTRUCTION
 from app.relay.compaction.sealed_item import text_message
 
 #: Limits of a summary in tokens where the request sets none: a quarter of what it replaces, within these bounds. A
@@ -34,27 +34,38 @@ class Summary:
     text: str
     selected: SelectedChannel
     usage: Usage
-    window: int | None = None
-    """That of the model in tokens, where refusals have shown it."""
+    named_window: int | None = None
+    """That of the model in tokens, where a refusal has named it."""
+    guessed_window: int | None = None
+    """The window that the passes fitted into after a refusal that named none."""
     note: dict[str, Any] = field(default_factory=dict)
     """For the operator: the passes when there were several, and the characters that no pass could hold."""
 
+    def teach(self) -> None:
+        """Lets the channel remember what the refusals have shown of the model's window."""
+        if self.named_window is not None:
+            self.selected.learn_window(self.named_window)
+        if self.guessed_window is not None:
+            self.selected.guess_window(self.guessed_window)
+
 
 def summarise(
-    items: Sequence[Item],
+    material: Sequence[Passage],
+    replaced: int,
     instructions: str | None,
     max_tokens: int | None,
     window: int,
-    sees_pictures: bool,
     read: Read,
 ) -> Summary:
-    """`window`: that of the model, in tokens; refusals make it smaller. Raises CompactionFailed, ContextTooLong when
-    even a small part is too long, and the errors of `read`. A refusal of pictures is followed by a pass without.
+    """`replaced`: the tokens of the items that the summary stands for. `window`: that of the model, in tokens; refusals
+    make it smaller. Raises CompactionFailed, ContextTooLong when even a small part is too long, and the errors of
+    `read`. A refusal of pictures is followed by a pass without.
     """
     refusals = 0
-    left, passes = list(passages(items, sees_pictures)), MAX_PASSES
+    named, guessed = None, None
+    left, passes = list(material), MAX_PASSES
     instruction = text_message("user", instructions or INSTRUCTION)
-    replaced, instruction_tokens = estimate_items(items), estimate_items([instruction])
+    instruction_tokens = estimate_items([instruction])
     text, usage, left_out = "", Usage(), 0
     while True:
         limit = max_tokens or summary_limit(replaced, window)
@@ -65,7 +76,10 @@ def summarise(
             turn, answer, answered = read([*_so_far(text), *_messages(folded.passes[0]), instruction], limit)
         except ContextTooLong as error:
             refusals += 1
-            window = error.window if error.window and error.window < window else window // 2
+            if error.window and error.window < window:
+                window = named = error.window
+            else:
+                window = guessed = window // 2
             if refusals > _MAX_REFUSALS or window < MIN_WINDOW:
                 raise
             continue
@@ -83,8 +97,8 @@ def summarise(
             break
     made = MAX_PASSES - passes
     note = {"passes": made} if made > 1 else {}
-    shown = window if refusals else None
-    return Summary(text, answered.selected, usage, shown, {**note, "left_out": left_out} if left_out else note)
+    note = {**note, "left_out": left_out} if left_out else note
+    return Summary(text, answered.selected, usage, named, guessed, note)
 
 
 def is_no_summary(answer: Answer) -> bool:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contract.items import CALL_TYPES, OUTPUT_TYPES, TYPES
+from app.relay.compaction.folding import without_pictures
 from app.relay.compaction.plan import divide, passages
 from app.relay.compaction.sealed_item import (
     HEADER,
@@ -126,7 +127,7 @@ def test_the_pass_is_given_words_only() -> None:
         output("a"),
         {"type": "reasoning", "summary": [], "encrypted_content": "secret"},
     ]
-    prompt = [passage.message for passage in passages(divide(items, 0).old, sees_pictures=False)]
+    prompt = [passage.message for passage in without_pictures(list(passages(divide(items, 0).old)))]
     text = str(prompt)
     assert {item["type"] for item in prompt} == {"message"}
     assert all(word in text for word in ("look", "[image]", "plan.pdf", "calls f: {}", "42"))
@@ -144,7 +145,7 @@ def test_a_call_and_its_output_are_rendered_as_text() -> None:
     found = {"type": "tool_search_output", "call_id": "c", "execution": "client", "tools": [{"name": "tide_table"}]}
     shell = {"type": "local_shell_call", "call_id": "d", "action": {"type": "exec", "command": ["ls"]}}
     listed = {"type": "local_shell_call_output", "call_id": "d", "output": "README.md"}
-    texts = [passage.text for passage in passages([search, found, shell, listed], sees_pictures=False)]
+    texts = [passage.text for passage in passages([search, found, shell, listed])]
     assert texts == [
         '[calls tool_search_call: {"query":"tides"}]',
         '[result of the call: [{"name":"tide_table"}]]',
