@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from app import ids
 
@@ -329,6 +329,41 @@ def hidden(item: Item) -> Item:
 
 def is_hidden(item: Mapping[str, Any]) -> bool:
     return item.get("type") == "compaction" and item.get(_HIDDEN) is True
+
+
+class OptionalPart(NamedTuple):
+    """A part of an item that is always stored, and shown to clients that include it."""
+
+    include: str
+    """The value of `include` that asks for it."""
+    is_in: Callable[[Mapping[str, Any]], bool]
+    without: Callable[[Mapping[str, Any]], Item]
+    """The item as the others see it."""
+
+
+def _has_sources(call: Mapping[str, Any]) -> bool:
+    action = call.get("action")
+    return isinstance(action, Mapping) and "sources" in action and gateway_round(call.get("id")) is not None
+
+
+def _without_sources(call: Mapping[str, Any]) -> Item:
+    return {**call, "action": {name: value for name, value in call["action"].items() if name != "sources"}}
+
+
+def _has_results(call: Mapping[str, Any]) -> bool:
+    return call.get("results") is not None and gateway_round(call.get("id")) is not None
+
+
+#: By the type of the item. An upstream adds those of its own searches only when it is asked for them.
+OPTIONAL_PARTS: Mapping[object, OptionalPart] = {
+    "reasoning": OptionalPart(
+        "reasoning.encrypted_content",
+        lambda item: "encrypted_content" in item,
+        lambda item: {name: value for name, value in item.items() if name != "encrypted_content"},
+    ),
+    "web_search_call": OptionalPart("web_search_call.action.sources", _has_sources, _without_sources),
+    "file_search_call": OptionalPart("file_search_call.results", _has_results, lambda call: {**call, "results": None}),
+}
 
 
 def holder_of(part_type: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import orjson
 
-from app.contract.items import WITHOUT_TOOLS, is_hidden
+from app.contract.items import OPTIONAL_PARTS, WITHOUT_TOOLS, is_hidden
 from app.contract.redaction import redacted_item, redacted_tool
 from app.contract.tools import placeholder
 from app.contract.usage import Usage
@@ -81,7 +81,7 @@ _SETTINGS = ("instructions", "tools", "text")
 _INCLUDE = "include"
 
 #: The `include` value for reasoning that a client can send back.
-ENCRYPTED = "reasoning.encrypted_content"
+ENCRYPTED = OPTIONAL_PARTS["reasoning"].include
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +137,9 @@ class Echo:
     def shows(self, item: Mapping[str, Any]) -> bool:
         """Whether the client may see all of this output item."""
         kind = item.get("type")
-        if kind == "reasoning":
-            return "encrypted_content" not in item or ENCRYPTED in self.include
+        part = OPTIONAL_PARTS.get(kind)
+        if part is not None:
+            return part.include in self.include or not part.is_in(item)
         return kind in WITHOUT_TOOLS
 
     def shown(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -146,9 +147,8 @@ class Echo:
         those parts."""
         if self.shows(item):
             return item
-        if item.get("type") not in WITHOUT_TOOLS:
-            return redacted_item(cast(dict[str, Any], item))
-        return {name: value for name, value in item.items() if name != "encrypted_content"}
+        part = OPTIONAL_PARTS.get(item.get("type"))
+        return redacted_item(cast(dict[str, Any], item)) if part is None else part.without(item)
 
     def including(self, include: Iterable[str]) -> Echo:
         return Echo(self.fields, tuple(dict.fromkeys((*self.include, *include))))

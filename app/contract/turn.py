@@ -60,6 +60,8 @@ class Turn:
     """The channel takes functions only: other tools were sent as functions, and their calls are to be restored."""
     tool_history: ToolHistory = field(default_factory=ToolHistory)
     """How calls of tools that the gateway ran are shown to the model."""
+    changes: Sequence[str] = ()
+    """What the model does not get as it was said, for the operator."""
     seal: Callable[[str], str] | None = None
     """Makes `encrypted_content` from reasoning text, for a client that includes it."""
     seal_secret: Callable[[Secret], str] | None = None

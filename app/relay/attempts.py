@@ -265,7 +265,7 @@ class TurnAttempt(ChannelAttempt):
         learnt = (str(remedy) for remedy in self.remedies if remedy.kind == ROW)
         unseen_tools = (f"drop tool {name}" for name in self.left_out)
         unsaid = unenforced(self.turn.request, self.row.text_format)
-        self.adapted = tuple(dict.fromkeys((*changes, *unsaid, *learnt, *unseen_tools)))
+        self.adapted = tuple(dict.fromkeys((*changes, *unsaid, *learnt, *self.turn.changes, *unseen_tools)))
         return body
 
     def open(

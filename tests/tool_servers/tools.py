@@ -143,6 +143,9 @@ async def _ask(arguments: Arguments, server: ToolServer) -> InputRequiredResult:
     return InputRequiredResult(request_state="more, please")
 
 
+#: A long result.
+REPORT = "One line of the report says little.\n" * 1000
+
 READ_ONLY = ToolAnnotations(read_only_hint=True)
 TEXT = {"text": {"type": "string"}}
 
@@ -169,6 +172,7 @@ TOOLS = (
     ),
     TestTool("ask", _ask, "Asks the client for more, which only the modern protocol knows."),
     TestTool("undescribed", _echo),
+    plain("report", REPORT, description="Returns much."),
 )
 
 

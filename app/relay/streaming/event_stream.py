@@ -221,11 +221,8 @@ class EventStream:
 
     def _begin(self) -> None:
         """What comes before the head. Raises GatewayError, ClientGone."""
-        try:
-            self._next_channel()
-        except ContextTooLong as refusal:
-            self._start_over(refusal)
-            self._next_channel()
+        for _ in self._shortened_until_accepted():
+            pass
 
     def _run(self) -> Generator[bytes, None, None]:
         try:
@@ -267,13 +264,18 @@ class EventStream:
 
     def _go_on(self) -> Iterator[bytes]:
         """Moves to the next channel. Yields the items that the gateway puts before the answer, if there are any now."""
-        try:
-            self._next_channel()
-        except ContextTooLong as refusal:
-            self._start_over(refusal)
+        for _ in self._shortened_until_accepted():
             if events := self._stream_start.head({}) + self._take_leading():
                 yield events
-            self._next_channel()
+
+    def _shortened_until_accepted(self) -> Iterator[None]:
+        """Moves to the next channel that accepts. Yields each time that the context has become shorter for it."""
+        while True:
+            try:
+                return self._next_channel()
+            except ContextTooLong as refusal:
+                self._start_over(refusal)
+            yield
 
     def _start_over(self, refusal: ContextTooLong) -> None:
         """Continues with a shorter context. Raises the refusal if there is none."""

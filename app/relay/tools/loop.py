@@ -24,7 +24,7 @@ from app.relay.attempts import TurnAttempt
 from app.relay.recorder import estimated_usage
 from app.relay.tools.approvals import Approvals
 from app.relay.tools.model_calls import AnswerCalls, Fate, ToolCall, model_items
-from app.relay.tools.rounds import Round
+from app.relay.tools.rounds import Round, with_cut_results
 from app.relay.tools.toolset import MCP_CALL, Toolset
 from app.request_watch import Watch, wait_ready
 from app.store.store import Store
@@ -35,6 +35,9 @@ MAX_ROUNDS = 32
 MAX_AT_ONCE = 16
 #: Seconds that the exchanges and calls of a turn may take together: nginx gives a request 960.
 TURN_SECONDS = 900.0
+
+#: What the row says of an exchange that read shortened results.
+CUT_RESULTS = "cut tool results"
 
 _FOREVER = float("inf")
 
@@ -94,6 +97,9 @@ class ToolLoop:
         self._sessions: Sessions | None = None
         self._open = ExitStack()
         self._rounds: list[Round] = []
+        self._cut: Sequence[str] = ()
+        self._refused_tools: tuple[str, ...] = ()
+        """Names of tools that an upstream has refused in this turn."""
         self._exchanges = 0
         self._number = len(approvals.calls)
         self._left: int | None = turn.request.get("max_tool_calls")
@@ -119,10 +125,18 @@ class ToolLoop:
     def exchange_turn(self) -> Turn:
         """What the model gets in the next exchange."""
         turn = self._toolset.exchange_turn(
-            self.turn, self._rounds, first=self._exchanges == 0, offered=self._offers_tools
+            self.turn,
+            self._rounds,
+            first=self._exchanges == 0,
+            offered=self._offers_tools,
+            without=self._refused_tools,
         )
         # Items that are made for the answer are told apart by their places.
-        return replace(turn, leading_items=(*self.turn.leading_items, *self.output))
+        return replace(
+            turn,
+            leading_items=(*self.turn.leading_items, *self.output),
+            changes=(*turn.changes, *self._cut, *(f"drop tool {name}" for name in self._refused_tools)),
+        )
 
     def calls(self) -> AnswerCalls:
         """The calls of an answer that is about to come."""
@@ -132,10 +146,18 @@ class ToolLoop:
             self._number,
             self._left if self._offers_tools else 0,
             self._has_strangers,
-            self.turn.echo.include,
         )
 
-    def take(self, answer: Answer, calls: AnswerCalls, output: Sequence[Item], selected: SelectedChannel) -> None:
+    def cut_results(self) -> bool:
+        """Shortens what the next exchange reads of this turn's results. False if that is not possible."""
+        cut = with_cut_results(self._rounds)
+        if cut is None:
+            return False
+        self._rounds = cut
+        self._cut = (CUT_RESULTS,)
+        return True
+
+    def take(self, answer: Answer, calls: AnswerCalls, output: Sequence[Item], attempt: TurnAttempt) -> None:
         """Takes a whole answer. `output`: its items as the response has them, with the calls that have not run
         as `incomplete`."""
         self._exchanges += 1
@@ -143,8 +165,9 @@ class ToolLoop:
         self._last = answer
         self.usage += answer.usage or Usage()
         self.output += output
-        self.selected = selected
-        self._answered = (answer.output, calls, selected)
+        self.selected = attempt.selected
+        self._refused_tools = tuple(dict.fromkeys((*self._refused_tools, *attempt.left_out)))
+        self._answered = (answer.output, calls, attempt.selected)
         self.ended = not self._goes_on(answer, calls)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -50,8 +50,6 @@ class ToolCall:
     approval_request_id: str | None = None
     outcome: ToolOutcome | None = None
     """None while it has not ended."""
-    include: Sequence[str] = ()
-    """What the client wants to see of the results of hosted tools."""
 
     @property
     def offered(self) -> OfferedTool:
@@ -73,7 +71,7 @@ class ToolCall:
         self.made, self.arguments = made, made.get("arguments") or "{}"
 
     def item(self, status: str | None = None) -> Item:
-        """The item as it stands; `status` for one that has not ended."""
+        """The item as it is stored; `status` for one that has not ended."""
         if self.fate is Fate.ASK:
             return self._request()
         outcome = self.outcome
@@ -115,14 +113,13 @@ def _mcp_call(call: ToolCall) -> Item:
 def _web_search(call: ToolCall) -> Item:
     query = _query(call)
     action: dict[str, Any] = {"type": "search", "query": query, "queries": [query]}
-    if "web_search_call.action.sources" in call.include and (sources := found_sources(call.outcome)):
+    if sources := found_sources(call.outcome):
         action["sources"] = sources
     return {"action": action}
 
 
 def _file_search(call: ToolCall) -> Item:
-    shown = "file_search_call.results" in call.include
-    return {"queries": [_query(call)], "results": found_files(call.outcome) if shown else None}
+    return {"queries": [_query(call)], "results": None if call.outcome is None else found_files(call.outcome)}
 
 
 def _query(call: ToolCall) -> str:
@@ -144,7 +141,6 @@ class AnswerCalls:
         number: int,
         left: int | None,
         strangers: bool,
-        include: Sequence[str] = (),
     ) -> None:
         """`number`: that of the turn's next call, from which ids are made. `left`: how many calls may still run; None
         for any number. `strangers`: the client may have functions of its own, so that unknown names are its."""
@@ -155,7 +151,6 @@ class AnswerCalls:
         self._turn_id = turn_id
         self._first = number
         self._strangers = strangers
-        self._include = include
         self._calls: dict[str, ToolCall] = {}
 
     def of(self, item: Mapping[str, Any]) -> ToolCall | None:
@@ -201,7 +196,7 @@ class AnswerCalls:
             return ToolCall(self._item_id(APPROVAL_REQUEST), Fate.ASK, tool)
         if self.left is not None:
             self.left -= 1
-        return ToolCall(self._item_id(tool.item_type), Fate.RUN, tool, include=self._include)
+        return ToolCall(self._item_id(tool.item_type), Fate.RUN, tool)
 
     def _refused(self, words: str) -> ToolCall:
         return ToolCall("", Fate.REFUSE, words=words)

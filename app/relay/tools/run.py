@@ -15,7 +15,7 @@ from app.contract.records import Token
 from app.contract.tools import ListedTool
 from app.contract.turn import Answer, Turn
 from app.errors import ContextTooLong, ToolListFailed
-from app.relay.attempts import TurnAttempt, Unstreamed
+from app.relay.attempts import TurnAttempt, TurnAttempts, Unstreamed
 from app.relay.recorder import Recorder
 from app.relay.request_context import RequestContext
 from app.relay.streaming.event_stream import StreamStart
@@ -119,18 +119,36 @@ class ToolRun(TurnRun):
         return {server.label for server in self._servers if server.hosted is None}
 
     def _exchange(self, loop: ToolLoop) -> None:
-        step = _Measured(self._watch)
-        try:
-            answer, attempt = self._attempts().first(step)
-        except ContextTooLong as refusal:
-            if loop.output:
-                raise
-            answer, attempt = self._after_refusal(refusal)[1].first(step)
+        answer, attempt = self._answered(_Measured(self._watch))
         self._context.note_dropped_tools(attempt.dropped)
         self._context.note_adapted(attempt.adapted)
         calls = loop.calls()
-        loop.take(answer, calls, calls.output(answer.output, "incomplete"), attempt.selected)
+        loop.take(answer, calls, calls.output(answer.output, "incomplete"), attempt)
         self.recorder.spent = loop.usage
+
+    def _answered(self, step: _Measured) -> tuple[Answer, TurnAttempt]:
+        """The answer of the next exchange. Each time that its context is too long, it gets shorter."""
+        attempts = self._attempts()
+        while True:
+            try:
+                return attempts.first(step)
+            except ContextTooLong as refusal:
+                attempts = self._after_refusal(refusal)[1]
+
+    def _after_refusal(self, refusal: ContextTooLong) -> tuple[Turn, TurnAttempts]:
+        """In a later exchange, the results of this turn are what else can be shorter than the history."""
+        loop = self._loop
+        try:
+            return super()._after_refusal(refusal)
+        except ContextTooLong:
+            if loop is None or not self._parts.compaction.may_shorten(self.turn) or not loop.cut_results():
+                raise
+        return self.turn, self._attempts()
+
+    def _expects_compactions(self) -> bool:
+        """An item behind what this turn has said would stand for that as well, so it is stored and not shown."""
+        begun = self._loop is not None and bool(self._loop.output)
+        return not begun and super()._expects_compactions()
 
     def _failed_list(self, stream_start: StreamStart, error: ToolListFailed) -> Iterable[bytes]:
         """The events of a list that failed after the head had left."""

@@ -9,7 +9,6 @@ from app.channels.selection import SelectedChannel
 from app.contract.events import ARGUMENT_EVENTS
 from app.contract.items import Item
 from app.contract.turn import Answer
-from app.errors import ContextTooLong
 from app.formats import Decoder
 from app.relay.attempts import TurnAttempt, TurnAttempts
 from app.relay.streaming.client_connection import ClientConnection
@@ -79,15 +78,9 @@ class ToolStream(EventStream):
 
     def _next_exchange(self) -> Iterator[bytes]:
         self._attempts = self._next_attempts()
-        self._next_channel()
+        yield from self._go_on()
         if ready := self._ready():
             yield ready
-
-    def _start_over(self, refusal: ContextTooLong) -> None:
-        """What was said in this turn stays: a compaction cannot stand behind it."""
-        if self._loop.output:
-            raise refusal
-        super()._start_over(refusal)
 
     def _approved_calls(self) -> Iterator[bytes]:
         for call in self._loop.approved:
@@ -109,7 +102,7 @@ class ToolStream(EventStream):
         """The last events of a call that has ended."""
         emitter, following = self._numbers, self._numbers.output_index
         emitter.output_index = self._places.pop(call)
-        events = b"".join(emitter.finish(call.item()))
+        events = b"".join(emitter.finish(dict(self._turn.echo.shown(call.item()))))
         emitter.output_index = following
         return events
 
@@ -127,7 +120,7 @@ class ToolStream(EventStream):
         decoder, attempt = cast(ToolDecoder, active.decoder), active.attempt
         answer = measured(self._answer_of(active), attempt)
         attempt.succeeded()
-        self._loop.take(answer, decoder.calls, decoder.shown([*answer.output], "incomplete"), active.selected)
+        self._loop.take(answer, decoder.calls, decoder.shown([*answer.output], "incomplete"), attempt)
         self._recorder.spent = self._loop.usage
         self._numbers.sequence, self._numbers.output_index = decoder.sequence, decoder.output_index
         self._places = decoder.places()

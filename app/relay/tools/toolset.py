@@ -6,7 +6,7 @@ Only names of this map are ever run. No format learns of tool servers: a model g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -140,9 +140,11 @@ class Toolset:
     def of(
         request: Mapping[str, Any], servers: Sequence[NamedServer], listings: Mapping[str, Sequence[ListedTool]]
     ) -> Toolset:
-        """The tools of a request, from the listings of its servers by their labels. Raises InvalidRequest for a
-        `tool_choice` that names none of them."""
-        toolset = Toolset(servers, [*_placed(request, servers, listings)])
+        """The tools of a request, from the listings of its servers by their labels. A hosted tool whose server has not
+        got the tool stays as it is, as one that nothing fulfils. Raises InvalidRequest for a `tool_choice` that names
+        none of them."""
+        fulfilled = [one for one in servers if one.hosted is None or _search_tool(one, listings) is not None]
+        toolset = Toolset(fulfilled, [*_placed(request, fulfilled, listings)])
         _Choice(toolset, request.get("tool_choice"), offered=True).check()
         return toolset
 
@@ -159,28 +161,38 @@ class Toolset:
         offered = (one for one in self._by_name.values() if one.item_type == MCP_CALL)
         return next((one for one in offered if (one.server.label, one.tool.name) == (label, tool)), None)
 
-    def exchange_turn(self, turn: Turn, rounds: Sequence[Round] = (), *, first: bool, offered: bool = True) -> Turn:
+    def exchange_turn(
+        self,
+        turn: Turn,
+        rounds: Sequence[Round] = (),
+        *,
+        first: bool,
+        offered: bool = True,
+        without: Container[str] = (),
+    ) -> Turn:
         """What the model gets in the next exchange: functions in place of the servers, and what was said so far.
 
         `first`: no model has answered in this turn yet. A forced `tool_choice` holds then only. `offered`: False once
-        the limit of calls is reached; the client's own tools stay.
+        the limit of calls is reached; the client's own tools stay. `without`: names that an upstream has refused.
         """
         results = {item_id: result for one in rounds for item_id, result in one.results.items()}
         history = replace(turn.tool_history, names=self._names(), hosted=self._hosted_names())
         history = replace(history, results={**history.results, **results})
         return replace(
             turn,
-            request=self._exchange_request(turn.request, first, offered),
+            request=self._exchange_request(turn.request, first, offered, without),
             tool_history=history,
             **_extended(turn, rounds),
         )
 
     # --- the request
 
-    def _exchange_request(self, request: Mapping[str, Any], first: bool, offered: bool) -> JSON:
+    def _exchange_request(
+        self, request: Mapping[str, Any], first: bool, offered: bool, without: Container[str]
+    ) -> JSON:
         written = {name: value for name, value in request.items() if name != "include"}
-        choice = _Choice(self, request.get("tool_choice"), offered)
-        tools = [*self._tools(request.get("tools", ()), choice.only(first), offered)]
+        choice = _Choice(self, request.get("tool_choice"), offered, without)
+        tools = [*self._tools(request.get("tools", ()), choice.only(first), offered, without)]
         written |= {"tools": tools, "tool_choice": choice.written(first)}
         if not tools:
             written = {name: value for name, value in written.items() if name not in _WITH_TOOLS}
@@ -193,7 +205,11 @@ class Toolset:
         return written
 
     def _tools(
-        self, tools: Sequence[Mapping[str, Any]], only: Sequence[OfferedTool] | None, offered: bool
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        only: Sequence[OfferedTool] | None,
+        offered: bool,
+        without: Container[str],
     ) -> Iterator[Mapping[str, Any]]:
         if only is not None:
             yield from (tool.function for tool in only)
@@ -202,7 +218,7 @@ class Toolset:
             if position not in self._by_position:
                 yield tool
             elif offered:
-                yield from (one.function for one in self._by_position[position])
+                yield from (one.function for one in self._by_position[position] if one.name not in without)
 
     def _own_includes(self) -> frozenset[str]:
         hosted = (server.hosted for server in self.servers if server.hosted is not None)
@@ -238,10 +254,11 @@ _CLIENT_TOOLS = frozenset({"function", "custom", "namespace"})
 class _Choice:
     """The client's `tool_choice` in terms of functions."""
 
-    def __init__(self, toolset: Toolset, choice: Any, offered: bool) -> None:
+    def __init__(self, toolset: Toolset, choice: Any, offered: bool, without: Container[str] = ()) -> None:
         self._toolset = toolset
         self._choice = choice
         self._offered = offered
+        self._without = without
 
     def only(self, first: bool) -> Sequence[OfferedTool] | None:
         """The only tools to offer: those of a server that the client chose as a whole; None for all."""
@@ -278,7 +295,7 @@ class _Choice:
             if named is None:
                 yield entry
             elif self._offered:
-                yield from map(_function_named, named)
+                yield from (_function_named(tool) for tool in named if tool.name not in self._without)
 
     def check(self) -> None:
         """Raises InvalidRequest if the choice names only tools of the gateway that the turn does not have."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 
 from app.contract.tool_history import ToolHistory
@@ -98,4 +99,8 @@ def test_a_turn_goes_on_without_a_tool_that_the_model_refuses(tool_case: ToolCas
     response = tool_case.ask(streamed, tools=[mcp("echo", "add")])
 
     assert kinds_of(response) == ["mcp_list_tools", "mcp_call", "message"]
+    # Later exchanges of the turn do not send it again.
+    assert len(tool_case.bodies) == 3
+    shown = orjson.loads(tool_case.gateway.command("show", response["id"], "--json"))
+    assert [attempt.get("adapted") for attempt in shown["attempts"]] == [None, ["drop tool add"], ["drop tool add"]]
     assert [tool["name"] for tool in response["output"][0]["tools"]] == ["add", "echo"]
