@@ -10,9 +10,9 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from secrets import token_bytes
-from time import monotonic
+from time import monotonic, time
 from types import TracebackType
 from typing import Protocol
 
@@ -27,10 +27,12 @@ from app.channels.upstream import Exchange, LocalExchange, Upstream
 from app.channels.waiting_line import WaitingLines
 from app.channels.watched_table import WatchedTable
 from app.contract.channel import Channel, Compaction
+from app.contract.money import cost_of
 from app.contract.records import ChannelStatus
 from app.contract.remedies import ROW, Remedy
 from app.contract.token_estimate import TILES, ImageRule
 from app.contract.tools import not_callable
+from app.contract.usage import Usage
 from app.errors import ChannelsBusy, UpstreamError, UpstreamLoading, UpstreamRefused
 from app.formats import Format
 from app.memory import Budget
@@ -454,6 +456,10 @@ class SelectedChannel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leave()
+
+    def priced(self, model: str, usage: Usage) -> Usage:
+        """The usage of one exchange, with its cost by the table's price of the model. `model`: the public name."""
+        return replace(usage, cost=cost_of(usage, self._channels.table.prices(model), int(time())))
 
     def give_up(self) -> None:
         """Gives back what was taken and not used."""

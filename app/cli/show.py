@@ -11,6 +11,7 @@ import orjson
 from app.cli.context import as_json, find_response, open_store, print_json
 from app.cli.output import clipped, moment, pairs, percent, plain
 from app.contract.items import description
+from app.contract.money import shown
 from app.contract.records import ToolCall
 from app.contract.usage import Usage
 from app.reports.cache import CacheReport, Reason, explain
@@ -66,6 +67,7 @@ def _facts(detail: Detail, cache: CacheReport) -> Iterator[tuple[str, object]]:
     yield from (("attempt", _attempt(attempt)) for attempt in node.attempts)
     yield "time", _time(node)
     yield "usage", _usage(node.usage)
+    yield "cost", shown(node.usage.cost) if node.usage else None
     yield "cache", _cache(cache) if node.usage else None
     yield "parent", _parent(node)
     yield "children", _children([child.id for child in detail.children])
@@ -78,6 +80,8 @@ def _facts(detail: Detail, cache: CacheReport) -> Iterator[tuple[str, object]]:
         yield "error", _joined(node.error.get("code"), node.error.get("message"))
     if node.request_id:
         yield "request", node.request_id
+    if node.client:
+        yield "client", node.client
     yield from ((f"  {name}", clipped(_text(value), _WIDTH)) for name, value in detail.settings.items())
 
 
@@ -100,6 +104,8 @@ def _attempt(attempt: Mapping[str, Any]) -> str:
         facts.append("shortened: without the oldest items")
     if usage := attempt.get("usage"):
         facts.append(f"{usage['input_tokens']:,} in, {usage['output_tokens']:,} out")
+    if (cost := shown(attempt.get("cost_micros"))) is not None:
+        facts.append(f"cost {cost}")
     if attempt.get("said"):
         facts.append(f"error message: {clipped(str(attempt['said']), _WIDTH)}")
     return ", ".join(facts)

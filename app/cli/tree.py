@@ -8,6 +8,7 @@ import click
 
 from app.cli.context import as_json, find_response, open_store, print_json
 from app.cli.output import moment, percent, table
+from app.contract.money import shown
 from app.reports.cache import CacheReport, cache_notes, explain_all
 from app.reports.trees import SHORT, drawn, load_tree, notes, summary
 from app.store.tree import Node
@@ -15,7 +16,7 @@ from app.store.tree import Node
 #: Behind the response that was given.
 _MARK = " ◀"
 
-_HEAD = ("response", "time (UTC)", "status", "model", "channel", "context", "cached", "output", "")
+_HEAD = ("response", "time (UTC)", "status", "model", "channel", "context", "cached", "output", "cost", "")
 
 
 @click.command(short_help="Draw the conversation that RESPONSE_ID belongs to.")
@@ -49,6 +50,6 @@ def _row(drawing: str, node: Node, marked: str, cache: CacheReport | None) -> tu
     status = "deleted" if node.deleted else node.status
     usage = node.usage
     share = percent(cache.share) if cache and usage else None
-    tokens = (usage.input_tokens, share, usage.output_tokens) if usage else (None, None, None)
+    tokens = (usage.input_tokens, share, usage.output_tokens, shown(usage.cost)) if usage else (None,) * 4
     said = "; ".join((*notes(node), *cache_notes(cache))) or " "
     return name, moment(node.created_at), status, node.model, node.channel, *tokens, said

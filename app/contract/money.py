@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.contract.usage import Usage
@@ -70,11 +70,10 @@ def cost_of(usage: Usage, prices: Sequence[Price], at: int) -> int | None:
     return None if price is None else price.cost(usage)
 
 
-def total(costs: Iterable[int | None]) -> int | None:
-    """The sum; None if one of the costs is unknown."""
-    amount = 0
-    for cost in costs:
-        if cost is None:
-            return None
-        amount += cost
-    return amount
+def shown(cost: int | None) -> str | None:
+    """An amount for people: `12.50`, `0.0042`, `0`; None stays None."""
+    if cost is None:
+        return None
+    whole, rest = divmod(cost, MICRO)
+    fraction = f"{rest:06d}".rstrip("0")
+    return f"{whole:,}.{fraction.ljust(2, '0')}" if fraction else f"{whole:,}"

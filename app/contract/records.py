@@ -49,6 +49,8 @@ class Draft:
     background: bool = False
     """A worker makes it and holds its row; see `Job`."""
     request_id: str = ""
+    client: str = ""
+    """The program that sent the request: one of a few names, empty if unknown; see `client_names`."""
     settings: bytes = b"{}"
     """JSON object of large fields that repeat from turn to turn (instructions, tools, text); stored by content."""
     echo: bytes = b"{}"
@@ -100,6 +102,8 @@ class Attempt:
             wire["adapted"] = list(self.adapted)
         if self.usage:
             wire["usage"] = self.usage.wire()
+            if self.usage.cost is not None:
+                wire["cost_micros"] = self.usage.cost
         if self.shortened:
             wire["shortened"] = True
         if self.upstream_message:

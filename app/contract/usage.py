@@ -18,6 +18,8 @@ class Usage:
     estimated: bool = False
     reports_cache: bool = field(default=True, compare=False)
     """Whether the upstream said how many tokens came from its cache. If not, `cached_tokens` is 0."""
+    cost: int | None = None
+    """Micro-units (see `money`); None if a price is unknown. No client sees it."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -28,6 +30,7 @@ class Usage:
             self.reasoning_tokens + other.reasoning_tokens,
             self.estimated or other.estimated,
             self.reports_cache and other.reports_cache,
+            None if self.cost is None or other.cost is None else self.cost + other.cost,
         )
 
     @property
@@ -46,3 +49,7 @@ class Usage:
             "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
             "total_tokens": self.total_tokens,
         }
+
+
+#: Where a sum begins.
+NOTHING_USED = Usage(cost=0)

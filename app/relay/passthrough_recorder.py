@@ -42,6 +42,7 @@ class PassthroughRecorder:
             stored=False,
             streamed=bool(request.get("stream")),
             request_id=context.request_id,
+            client=context.client,
         )
         self._attempts: list[Attempt] = []
         self._started = monotonic()
@@ -96,7 +97,7 @@ class PassthroughRecorder:
         outcome = Outcome(
             status=status,
             completed_at=int(time()),
-            usage=self._usage(summary) if summary else None,
+            usage=self._usage(summary, selected) if summary else None,
             error=error,
             channel=selected.channel.name if selected else None,
             upstream_model=(summary.model if summary else None) or (selected.model if selected else None),
@@ -108,14 +109,13 @@ class PassthroughRecorder:
         self._facts.record(self._draft, outcome)
         self._store.responses.note(self._draft, outcome)
 
-    def _usage(self, summary: PassthroughSummary) -> Usage:
-        if summary.usage:
-            return summary.usage
-        return Usage(
+    def _usage(self, summary: PassthroughSummary, selected: SelectedChannel | None) -> Usage:
+        usage = summary.usage or Usage(
             input_tokens=estimate_items([self._request]),
             output_tokens=estimate_length(summary.text_length),
             estimated=True,
         )
+        return usage if selected is None else selected.priced(self._draft.model, usage)
 
 
 def _since(start: float) -> int:

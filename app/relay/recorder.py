@@ -17,7 +17,7 @@ from app.contract.redaction import redacted_items, without_credentials
 from app.contract.response import error_member
 from app.contract.token_estimate import estimate_context, estimate_items
 from app.contract.turn import Answer, Turn
-from app.contract.usage import Usage
+from app.contract.usage import NOTHING_USED, Usage
 from app.errors import ClientGone, EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable, TooLargeToStore
 from app.relay.inferred_parents import OnOutcome, names_no_history
 from app.relay.prompts import Prompts
@@ -47,6 +47,7 @@ class Recorder:
         facts: ResponseFacts | None = None,
         on_outcome: OnOutcome | None = None,
         prompts: Prompts | None = None,
+        client: str = "",
     ) -> None:
         """`facts` gets the outcome for the access log; `on_outcome` is called once the outcome is stored; `prompts`
         makes the digests of what the model was given."""
@@ -55,7 +56,7 @@ class Recorder:
         self._prompts = prompts
         self._facts = facts or ResponseFacts()
         self._turn = turn
-        self.draft = draft(turn, token, request_id)
+        self.draft = draft(turn, token, request_id, client)
         self.spent: Usage | None = None
         """What the exchanges have used that have ended, in a turn of several."""
         self._attempts: list[Attempt] = []
@@ -99,6 +100,8 @@ class Recorder:
         turn = self._turn
         output = redacted_items([*turn.leading_items, *answer.output])
         usage = answer.usage or estimated_usage(turn, answer.output)
+        if self.spent is None and selected is not None:
+            usage = selected.priced(turn.model, usage)
         usage = usage + turn.compaction_usage if turn.compaction_usage else usage
         echo = turn.echo.with_upstream_defaults(answer.defaults)
         error = self._redacted(answer.error)
@@ -205,7 +208,7 @@ class Recorder:
             completed_at=int(time()),
             output=orjson.dumps(redacted_items(partial)),
             item_ids=item_ids(partial),
-            usage=self._spent(partial),
+            usage=self._spent(partial, selected),
             error=self._redacted(error),
             channel=selected.channel.name if selected else None,
             family=selected.channel.family if selected else None,
@@ -214,11 +217,18 @@ class Recorder:
             total_ms=self._elapsed(),
         )
 
-    def _spent(self, partial: Sequence[Item]) -> Usage | None:
+    def _spent(self, partial: Sequence[Item], selected: SelectedChannel | None) -> Usage | None:
         """What a response without a whole answer has used."""
-        if self.spent is not None:
-            return replace(self.spent, estimated=True)
-        return estimated_usage(self._turn, partial) if partial else None
+        parts = (self._turn.compaction_usage, self._begun(partial, selected))
+        used = [usage for usage in parts if usage is not None]
+        return replace(sum(used, NOTHING_USED), estimated=True) if used else None
+
+    def _begun(self, partial: Sequence[Item], selected: SelectedChannel | None) -> Usage | None:
+        """What the answer has used so far."""
+        if self.spent is not None or not partial:
+            return self.spent
+        usage = estimated_usage(self._turn, partial)
+        return usage if selected is None else selected.priced(self._turn.model, usage)
 
     def _save(self, outcome: Outcome) -> bool:
         """Stores the outcome. Returns False if the row was ended elsewhere before."""
@@ -280,7 +290,7 @@ def item_ids(items: Sequence[Item]) -> tuple[str, ...]:
     return tuple([item["id"] for item in items if isinstance(item.get("id"), str) and item["id"]])
 
 
-def draft(turn: Turn, token: Token, request_id: str) -> Draft:
+def draft(turn: Turn, token: Token, request_id: str, client: str) -> Draft:
     """The row of a turn before it is answered."""
     stored = turn.store
     return Draft(
@@ -296,6 +306,7 @@ def draft(turn: Turn, token: Token, request_id: str) -> Draft:
         streamed=turn.stream,
         background=turn.background,
         request_id=request_id,
+        client=client,
         settings=_trimmed(turn.echo.shared_settings()) if stored else b"{}",
         echo=_trimmed(turn.echo.row_fields()) if stored else b"{}",
         input=_trimmed(_input(turn)) if stored else b"[]",

@@ -43,6 +43,8 @@ class RequestContext:
     """The client's connection, if it can be written to directly."""
     idempotency_key: str | None = None
     """The Idempotency-Key header, if it was sent."""
+    client: str = ""
+    """The program that sent the request, as `client_names` knows it."""
     thread_headers: Mapping[str, str] = field(default_factory=dict)
     """The headers that name the client's session and thread, by lower-case name."""
     send_early: Callable[[bytes], None] | None = None

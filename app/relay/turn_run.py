@@ -189,6 +189,7 @@ class TurnRun:
             *(parts.store, self.turn, self._token, context.request_id, context.facts),
             self._on_outcome(),
             parts.prompts,
+            context.client,
         )
 
     def _on_outcome(self) -> OnOutcome | None:

@@ -11,24 +11,10 @@ from operator import itemgetter
 from typing import Any
 
 from app.contract.records import ConversationTurn
-from app.contract.usage import Usage
-from app.store import conversations
+from app.store import conversations, sums
 from app.store.database import Conflict, Session
 from app.store.dialects import Dialect
 
-Counted = tuple[str, int, str, str]
-"""day, token (0 for none), model, channel"""
-
-COUNTERS = (
-    "requests",
-    "failed",
-    "estimated",
-    "input_tokens",
-    "cached_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-)
 MAX_ITEM_ID = 191
 
 
@@ -41,7 +27,7 @@ class Statements:
     """A body as the driver takes it."""
     output: str
     item: str
-    usage: str
+    sums: sums.Statements
     setting: str
     find_setting: str
     prefix: str
@@ -53,7 +39,7 @@ class Statements:
             body=dialect.parameter,
             output=f"UPDATE content SET output = {dialect.body} WHERE response = ?",
             item=dialect.unless_there("item", ["owner", "id", "response"]),
-            usage=dialect.add("usage_day", ["day", "token", "model", "channel"], COUNTERS),
+            sums=sums.Statements.of(dialect),
             setting=dialect.insert("setting", ["owner", "sha256", "json"]),
             prefix=dialect.unless_there("prefix", ["token", "hash", "response"]),
             # A delete of the last response that refers to the setting waits for this transaction.
@@ -69,7 +55,7 @@ class Group:
         self._outputs: list[tuple[int, bytes]] = []
         """Outputs that do not fit into the statement of their input."""
         self._items: set[tuple[str, str, int]] = set()
-        self._usage: dict[Counted, list[int]] = {}
+        self.sums = sums.Sums(statements.sums)
         self._settings: dict[tuple[str, bytes], int] = {}
         self._uses: dict[int, int] = {}
         self._turns: list[tuple[str, str, ConversationTurn]] = []
@@ -83,23 +69,6 @@ class Group:
     def append(self, owner: str, conversation: str, turn: ConversationTurn) -> None:
         """Appends a turn to a conversation, if that still exists."""
         self._turns.append((conversation, owner, turn))
-
-    def count(self, key: Counted, status: str, usage: Usage | None) -> None:
-        sums = self._usage.setdefault(key, [0] * len(COUNTERS))
-        used = usage or Usage()
-        for place, amount in enumerate(
-            (
-                1,
-                int(status == "failed"),
-                int(used.estimated),
-                used.input_tokens,
-                used.cached_tokens,
-                used.cache_write_tokens,
-                used.output_tokens,
-                used.reasoning_tokens,
-            )
-        ):
-            sums[place] += amount
 
     def add_prefix(self, token: int, hash: str, response: int) -> None:
         self.session.run(self._statements.prefix, (token, hash, response))
@@ -153,5 +122,4 @@ class Group:
                 "UPDATE token SET last_used_at = ? WHERE pk = ? AND (last_used_at IS NULL OR last_used_at < ?)",
                 (now, key, now),
             )
-        if self._usage:
-            self.session.run_many(self._statements.usage, [(*key, *sums) for key, sums in sorted(self._usage.items())])
+        self.sums.flush(self.session)

@@ -54,6 +54,8 @@ class Response(Model):
     conversation = peewee.CharField(null=True)
     seen = peewee.BigIntegerField(null=True)
     prompt = peewee.BlobField(null=True)
+    cost = peewee.BigIntegerField(null=True)
+    client = peewee.CharField(null=True)
 
 
 class Content(Model):
@@ -252,9 +254,98 @@ class UsageDay(Model):
     cache_write_tokens = peewee.BigIntegerField()
     output_tokens = peewee.BigIntegerField()
     reasoning_tokens = peewee.BigIntegerField()
+    cost = peewee.BigIntegerField()
+    priced = peewee.BigIntegerField()
+    unused = peewee.BigIntegerField()
 
     class Meta:
         primary_key = peewee.CompositeKey("day", "token", "model", "channel")
+
+
+class UsageClient(Model):
+    day = peewee.CharField()
+    client = peewee.CharField()
+    requests = peewee.BigIntegerField()
+    failed = peewee.BigIntegerField()
+    estimated = peewee.BigIntegerField()
+    input_tokens = peewee.BigIntegerField()
+    cached_tokens = peewee.BigIntegerField()
+    cache_write_tokens = peewee.BigIntegerField()
+    output_tokens = peewee.BigIntegerField()
+    reasoning_tokens = peewee.BigIntegerField()
+    cost = peewee.BigIntegerField()
+    priced = peewee.BigIntegerField()
+    unused = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("day", "client")
+
+
+class UsageTool(Model):
+    day = peewee.CharField()
+    server = peewee.CharField()
+    tool = peewee.CharField()
+    calls = peewee.BigIntegerField()
+    failed = peewee.BigIntegerField()
+    ms = peewee.BigIntegerField()
+    bytes = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("day", "server", "tool")
+
+
+class UsageLatency(Model):
+    day = peewee.CharField()
+    model = peewee.CharField()
+    channel = peewee.CharField()
+    first_0 = peewee.BigIntegerField()
+    first_1 = peewee.BigIntegerField()
+    first_2 = peewee.BigIntegerField()
+    first_3 = peewee.BigIntegerField()
+    first_4 = peewee.BigIntegerField()
+    first_5 = peewee.BigIntegerField()
+    first_6 = peewee.BigIntegerField()
+    first_7 = peewee.BigIntegerField()
+    first_8 = peewee.BigIntegerField()
+    first_9 = peewee.BigIntegerField()
+    first_10 = peewee.BigIntegerField()
+    first_11 = peewee.BigIntegerField()
+    first_12 = peewee.BigIntegerField()
+    first_13 = peewee.BigIntegerField()
+    first_14 = peewee.BigIntegerField()
+    first_15 = peewee.BigIntegerField()
+    total_0 = peewee.BigIntegerField()
+    total_1 = peewee.BigIntegerField()
+    total_2 = peewee.BigIntegerField()
+    total_3 = peewee.BigIntegerField()
+    total_4 = peewee.BigIntegerField()
+    total_5 = peewee.BigIntegerField()
+    total_6 = peewee.BigIntegerField()
+    total_7 = peewee.BigIntegerField()
+    total_8 = peewee.BigIntegerField()
+    total_9 = peewee.BigIntegerField()
+    total_10 = peewee.BigIntegerField()
+    total_11 = peewee.BigIntegerField()
+    total_12 = peewee.BigIntegerField()
+    total_13 = peewee.BigIntegerField()
+    total_14 = peewee.BigIntegerField()
+    total_15 = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("day", "model", "channel")
+
+
+class UsageSlot(Model):
+    slot = peewee.BigIntegerField()
+    channel = peewee.CharField()
+    requests = peewee.BigIntegerField()
+    failed = peewee.BigIntegerField()
+    input_tokens = peewee.BigIntegerField()
+    output_tokens = peewee.BigIntegerField()
+    cost = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("slot", "channel")
 
 
 TABLES = (
@@ -278,4 +369,8 @@ TABLES = (
     Remedy,
     ToolCall,
     UsageDay,
+    UsageClient,
+    UsageTool,
+    UsageLatency,
+    UsageSlot,
 )

@@ -13,6 +13,7 @@ from app.store import at_fork
 from app.store.database import Database, Session
 from app.store.jobs import Jobs
 from app.store.leases import HELD, Leases
+from app.store.sums import forget_slots
 from app.store.unwritten import Unwritten
 
 INTERRUPTED = {
@@ -88,6 +89,7 @@ class Reaper:
                 (*_end(), worker),
             )
         self._leases.forget(session)
+        forget_slots(session, int(time.time()))
         return failed
 
 

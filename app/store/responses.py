@@ -27,9 +27,10 @@ from app.ids import known_id
 from app.store import chain, conversations, events, packets
 from app.store.database import Conflict, Database, Row, Session
 from app.store.dialects import Dialect
-from app.store.grouped_writes import MAX_ITEM_ID, Counted, Group
+from app.store.grouped_writes import MAX_ITEM_ID, Group
 from app.store.leases import HELD, Leases
 from app.store.prompt_digests import NO_COLUMN, Column, added, end_of
+from app.store.sums import SLOT_SECONDS, Place
 from app.store.tool_calls import forget_results
 from app.store.tree_positions import LOST, ROOT, TreePosition, TreePositions
 from app.store.unwritten import Unwritten
@@ -52,6 +53,7 @@ BEGUN_COLUMNS = (
     "echo",
     "conversation",
     "seen",
+    "client",
 )
 ENDED_COLUMNS = (
     "status",
@@ -69,6 +71,7 @@ ENDED_COLUMNS = (
     "cache_write_tokens",
     "output_tokens",
     "reasoning_tokens",
+    "cost",
     "error",
     "incomplete_details",
     "attempts",
@@ -83,6 +86,7 @@ USAGE_COLUMNS = (
     "cache_write_tokens",
     "output_tokens",
     "reasoning_tokens",
+    "cost",
 )
 
 READ = (
@@ -121,6 +125,8 @@ class Record:
     echo: bytes
     ended: tuple[Any, ...]
     counted: tuple[Any, ...]
+    place: Place
+    """Where it is counted."""
     turn: ConversationTurn | None
     """Appended to its conversation in the same transaction."""
 
@@ -128,11 +134,16 @@ class Record:
     def is_in_tree(self) -> bool:
         return self.stored and self.outcome.status in CHAINABLE
 
-    @property
-    def counter(self) -> Counted:
-        day = time.strftime("%Y-%m-%d", time.gmtime(self.outcome.completed_at))
-        draft, outcome = self.draft, self.outcome
-        return (day, draft.token or 0, draft.model[:MAX_NAME], (outcome.channel or "")[:MAX_NAME])
+    def count(self, group: Group, client: str | None = None) -> None:
+        """Adds it to the sums. `client`: that of its row, for a background response."""
+        outcome = self.outcome
+        group.sums.add(
+            self.place if client is None else self.place._replace(client=client),
+            failed=outcome.status == "failed",
+            usage=outcome.usage,
+            first_byte_ms=outcome.first_byte_ms,
+            total_ms=outcome.total_ms,
+        )
 
 
 class ResponseStore(Protocol):
@@ -327,7 +338,7 @@ class Responses:
 
     def _row(self, group: Group, draft: Draft) -> Row | None:
         return group.session.row(
-            "SELECT pk, status, total_ms FROM response WHERE id = ? AND owner = ?", (draft.id, draft.owner)
+            "SELECT pk, status, total_ms, client FROM response WHERE id = ? AND owner = ?", (draft.id, draft.owner)
         )
 
     def _write_whole(self, group: Group, record: Record) -> Ended:
@@ -347,13 +358,13 @@ class Responses:
             group.add_content(pk, draft.input, outcome.output)
             group.add_items(draft.owner, draft.item_ids + outcome.item_ids, pk)
         _append(group, record)
-        group.count(record.counter, outcome.status, outcome.usage)
+        record.count(group)
         return Ended(True, _place(pk, columns, prompt))
 
     def _write_end(self, group: Group, record: Record, row: Row) -> Ended:
         """Ends an existing row, unless a cancel, a delete or the reaper was first."""
         draft, outcome = record.draft, record.outcome
-        pk, status, _ = row
+        pk, status, _, client = row
         if status not in ("queued", "in_progress"):
             return self._write_late(group, record, row)
         parent = self._parent(group, draft)
@@ -368,7 +379,7 @@ class Responses:
             group.session.run(self._add_output, group.session.large((self._body(outcome.output), pk)))
             group.add_items(draft.owner, outcome.item_ids, pk)
         _append(group, record)
-        group.count(record.counter, outcome.status, outcome.usage)
+        record.count(group, client)
         return Ended(True, _place(pk, columns, prompt))
 
     def _end_row(self, group: Group, draft: Draft, values: tuple[Any, ...]) -> int:
@@ -383,9 +394,9 @@ class Responses:
 
     def _write_late(self, group: Group, record: Record, row: Row) -> Ended:
         """The row stays as another caller ended it; the usage is recorded all the same, once."""
-        pk, status, total_ms = row
+        pk, status, total_ms, client = row
         if total_ms is None and group.session.run(self._end_late, (*record.counted, pk)):
-            group.count(record.counter, record.outcome.status, record.outcome.usage)
+            record.count(group, client)
         # A retry after a commit whose answer was lost finds its own row.
         return Ended(total_ms is not None and status == record.outcome.status, None)
 
@@ -415,6 +426,7 @@ class Responses:
             group.setting(draft.owner, draft.settings) if stored else None,
             _text(echo) if stored else None,
             *((draft.conversation, draft.conversation_position) if stored and draft.conversation else (None, None)),
+            draft.client[:MAX_NAME] or None,
         )
 
     # --- reading and ending from outside ------------------------------------------------------------------------
@@ -561,9 +573,16 @@ def _prompt(record: Record, parent: TreePosition) -> Column:
 def _record(draft: Draft, outcome: Outcome, *, stored: bool) -> Record:
     usage = outcome.usage
     counts = (
-        (usage.input_tokens, usage.cached_tokens, usage.cache_write_tokens, usage.output_tokens, usage.reasoning_tokens)
+        (
+            usage.input_tokens,
+            usage.cached_tokens,
+            usage.cache_write_tokens,
+            usage.output_tokens,
+            usage.reasoning_tokens,
+            usage.cost,
+        )
         if usage is not None
-        else (None,) * 5
+        else (None,) * 6
     )
     estimated = int(usage is not None and usage.estimated)
     error = _json(outcome.error)
@@ -591,7 +610,19 @@ def _record(draft: Draft, outcome: Outcome, *, stored: bool) -> Record:
         echo=outcome.echo if outcome.echo is not None else draft.echo,
         ended=ended,
         counted=(estimated, outcome.total_ms, *counts),
+        place=_counted_at(draft, outcome),
         turn=_turn(draft, outcome) if stored and draft.conversation and outcome.status in CHAINABLE else None,
+    )
+
+
+def _counted_at(draft: Draft, outcome: Outcome) -> Place:
+    return Place(
+        time.strftime("%Y-%m-%d", time.gmtime(outcome.completed_at)),
+        outcome.completed_at // SLOT_SECONDS,
+        draft.token or 0,
+        draft.model[:MAX_NAME],
+        (outcome.channel or "")[:MAX_NAME],
+        draft.client[:MAX_NAME],
     )
 
 

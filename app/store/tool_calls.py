@@ -4,6 +4,7 @@ mark that keeps a background run from calling again, and the claim on the approv
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -50,6 +51,14 @@ class ToolCalls:
                 result = call.result.decode() if call.result is not None else None
                 ended = (call.milliseconds, call.size, call.error, result, owner, call.item_id)
                 group.session.run(_END, group.session.large(ended))
+                group.sums.add_call(
+                    time.strftime("%Y-%m-%d", time.gmtime(call.started_at // 1000)),
+                    call.server,
+                    call.tool,
+                    failed=call.error is not None,
+                    milliseconds=call.milliseconds or 0,
+                    size=call.size or 0,
+                )
 
         def on_done(error: BaseException | None) -> None:
             if isinstance(error, StoreUnavailable) and not self._unwritten.full:

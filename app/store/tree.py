@@ -25,7 +25,8 @@ SHORTEST = 12
 _NODE = (
     "r.pk, r.id, p.id, q.id, r.owner, r.status, r.kept, r.deleted_at, r.streamed, r.model, r.channel, r.upstream_model,"
     " r.request_id, r.created_at, r.completed_at, r.first_byte_ms, r.total_ms, r.input_tokens, r.cached_tokens,"
-    " r.cache_write_tokens, r.output_tokens, r.reasoning_tokens, r.estimated, r.attempts, r.compaction,"
+    " r.cache_write_tokens, r.output_tokens, r.reasoning_tokens, r.estimated, r.cost, r.client, r.attempts,"
+    " r.compaction,"
     " CASE WHEN r.since > 0 AND r.since = r.depth THEN 1 ELSE 0 END, r.error, r.incomplete_details, t.name,"
     " x.id, y.id, w.subagent"
 )
@@ -101,6 +102,8 @@ class Node:
     channel: str | None
     upstream_model: str | None
     request_id: str | None
+    client: str | None
+    """The program that sent the request."""
     created_at: int
     completed_at: int | None
     first_byte_ms: int | None
@@ -121,6 +124,7 @@ class Node:
             **wire,
             "usage": self.usage.wire() if self.usage else None,
             "usage_estimated": self.usage.estimated if self.usage else False,
+            "cost_micros": self.usage.cost if self.usage else None,
         }
 
 
@@ -251,6 +255,8 @@ def _node(row: Row, started: Sequence[str]) -> Node:
         output_tokens,
         reasoning,
         estimated,
+        cost,
+        client,
         attempts,
         compaction,
         begins_anew,
@@ -264,7 +270,7 @@ def _node(row: Row, started: Sequence[str]) -> Node:
     note = orjson.loads(compaction) if compaction else None
     usage = None
     if input_tokens is not None:
-        usage = Usage(input_tokens, cached, cache_write, output_tokens, reasoning, bool(estimated))
+        usage = Usage(input_tokens, cached, cache_write, output_tokens, reasoning, bool(estimated), cost=cost)
     return Node(
         key=key,
         id=id_,
@@ -284,6 +290,7 @@ def _node(row: Row, started: Sequence[str]) -> Node:
         channel=channel,
         upstream_model=upstream_model,
         request_id=request_id,
+        client=client,
         created_at=created_at,
         completed_at=completed_at,
         first_byte_ms=first_byte_ms,

@@ -1,35 +1,133 @@
-"""Usage by day, token, model and channel. The sums grow with each written response (see `grouped_writes`), so that no
-query counts raw rows.
+"""The sums of usage, read for reports. They grow with each written response (see `sums`), so that no query counts raw
+rows; only what no sum knows is read from the newest of these.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from app.store.database import Database
-from app.store.grouped_writes import COUNTERS
-from app.store.models import Token, UsageDay
+from app.store.database import Database, Row, Session
+from app.store.sums import COUNTERS, FIRST_TOKEN_BUCKETS, SLOT_COUNTERS, SLOT_SECONDS, TOOL_COUNTERS, TOTAL_BUCKETS
+
+#: Single responses that one report reads.
+NEWEST = 10_000
+
+_GROUPED = {
+    "day": "u.day",
+    "token": "u.token",
+    "token_name": "t.name",
+    "owner": "t.owner",
+    "model": "u.model",
+    "channel": "u.channel",
+}
+_SUMS = ", ".join(f"SUM(u.{counter})" for counter in COUNTERS)
+_LATENCY = ", ".join(f"SUM({bucket})" for bucket in (*FIRST_TOKEN_BUCKETS, *TOTAL_BUCKETS))
+
+_SINGLE = (
+    "SELECT r.completed_at, r.token, t.name, r.owner, r.model, COALESCE(r.channel, ''), COALESCE(r.client, ''),"
+    " r.status, r.estimated, r.input_tokens, r.cached_tokens, r.cache_write_tokens, r.output_tokens,"
+    " r.reasoning_tokens, r.cost, r.first_byte_ms, r.total_ms"
+    f" FROM (SELECT * FROM response ORDER BY pk DESC LIMIT {NEWEST}) r LEFT JOIN token t ON t.pk = r.token"
+    " WHERE r.completed_at >= ? AND r.total_ms IS NOT NULL"
+)
+
+
+class SingleResponse(NamedTuple):
+    """What a report counts of one response."""
+
+    completed_at: int
+    token: int | None
+    token_name: str | None
+    owner: str
+    model: str
+    channel: str
+    """Empty if none was asked."""
+    client: str
+    """Empty if unknown."""
+    status: str
+    estimated: int
+    input_tokens: int | None
+    cached_tokens: int | None
+    cache_write_tokens: int | None
+    output_tokens: int | None
+    reasoning_tokens: int | None
+    cost: int | None
+    first_byte_ms: int | None
+    total_ms: int
+
+
+class Latencies(NamedTuple):
+    """Responses by the bucket of their time; the bounds are in `sums`."""
+
+    group: str
+    first_token: tuple[int, ...]
+    total: tuple[int, ...]
 
 
 class UsageSums:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def since(self, day: str) -> list[dict[str, Any]]:
-        """Rows of `day` (YYYY-MM-DD, UTC) and later, oldest first, with the name and owner of each known token."""
-        query = (
-            UsageDay.select(
-                UsageDay.day,
-                UsageDay.token,
-                Token.name.alias("token_name"),
-                Token.owner,
-                UsageDay.model,
-                UsageDay.channel,
-                *(getattr(UsageDay, counter) for counter in COUNTERS),
-            )
-            .left_outer_join(Token, on=(Token.pk == UsageDay.token))
-            .where(UsageDay.day >= day)
-            .order_by(UsageDay.day, UsageDay.token, UsageDay.model, UsageDay.channel)
-            .dicts()
+    def since(self, day: str, by: Sequence[str] = tuple(_GROUPED)) -> list[dict[str, Any]]:
+        """Sums of `day` (YYYY-MM-DD, UTC) and later, by any of day, token, token_name, owner, model and channel, in
+        their order. The name and the owner of a removed token are None."""
+        groups = ", ".join(_GROUPED[name] for name in by)
+        rows = self._rows(
+            f"SELECT {groups}, {_SUMS} FROM usage_day u LEFT JOIN token t ON t.pk = u.token WHERE u.day >= ?"
+            f" GROUP BY {groups} ORDER BY {groups}",
+            day,
         )
-        return self._database.read(lambda session: list(session.execute(query)))
+        return [_counted(by, row) for row in rows]
+
+    def clients(self, day: str) -> list[dict[str, Any]]:
+        """Sums by client since a day, each client once."""
+        rows = self._rows(f"SELECT u.client, {_SUMS} FROM usage_client u WHERE u.day >= ? GROUP BY u.client", day)
+        return [_counted(["client"], row) for row in rows]
+
+    def tools(self, day: str) -> list[dict[str, Any]]:
+        """Calls by server and tool since a day, most calls first."""
+        sums = ", ".join(f"SUM({counter})" for counter in TOOL_COUNTERS)
+        rows = self._rows(
+            f"SELECT server, tool, {sums} FROM usage_tool WHERE day >= ? GROUP BY server, tool"
+            " ORDER BY SUM(calls) DESC, server, tool",
+            day,
+        )
+        return [dict(zip(("server", "tool", *TOOL_COUNTERS), row, strict=True)) for row in rows]
+
+    def latencies(self, by: str, day: str) -> list[Latencies]:
+        """The times of responses since a day, by `day`, `model` or `channel`."""
+        if by not in ("day", "model", "channel"):
+            raise ValueError(by)
+        first = len(FIRST_TOKEN_BUCKETS)
+        rows = self._rows(f"SELECT {by}, {_LATENCY} FROM usage_latency WHERE day >= ? GROUP BY {by}", day)
+        return [Latencies(name, _whole(counts[:first]), _whole(counts[first:])) for name, *counts in rows]
+
+    def slots(self, since: int) -> list[dict[str, Any]]:
+        """Five-minute sums by channel from a unix time on, oldest first; `slot` is the unix time divided by
+        `SLOT_SECONDS`. Sums of more than two days ago are gone."""
+        columns = ("slot", "channel", *SLOT_COUNTERS)
+        rows = self._rows(
+            f"SELECT {', '.join(columns)} FROM usage_slot WHERE slot >= ? ORDER BY slot, channel", since // SLOT_SECONDS
+        )
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+    def newest(self, since: int) -> list[SingleResponse]:
+        """Those of the newest `NEWEST` responses that ended at a unix time or later."""
+        return [SingleResponse._make(row) for row in self._rows(_SINGLE, since)]
+
+    def _rows(self, sql: str, since: str | int) -> list[Row]:
+        def read(session: Session) -> list[Row]:
+            return session.rows(sql, (since,))
+
+        return self._database.read(read)
+
+
+def _counted(by: Sequence[str], row: Row) -> dict[str, Any]:
+    names = len(by)
+    return {**dict(zip(by, row[:names], strict=True)), **dict(zip(COUNTERS, _whole(row[names:]), strict=True))}
+
+
+def _whole(counts: Sequence[Any]) -> tuple[int, ...]:
+    """Sums as whole numbers: MySQL gives decimals."""
+    return tuple(map(int, counts))

@@ -18,6 +18,7 @@ from app.memory import Share
 from app.relay import client_thread
 from app.relay.request_context import RequestContext, ResponseFacts
 from app.relay.streaming.client_connection import ClientConnection, chunked, unframed
+from app.web.client_names import client_name
 from app.web.responses import START, Headers, sse_response
 
 #: How the server frames an answer without a Content-Length.
@@ -137,6 +138,7 @@ class CurrentRequest:
             client_fd=sock.fileno() if sock is not None else None,
             connection=_connection(sock, environ["SERVER_PROTOCOL"]),
             idempotency_key=environ.get("HTTP_IDEMPOTENCY_KEY"),
+            client=client_name(environ.get("HTTP_USER_AGENT")),
             thread_headers={name: environ[key] for key, name in _THREAD_HEADERS.items() if key in environ},
             send_early=self._send_early,
             share=self.share,

@@ -42,6 +42,7 @@ from app.relay.request_context import RequestContext
 from app.relay.websocket_session import WebSocketSession, error_frame
 from app.request_bodies import COUNTED, SILENCE, is_too_slow
 from app.web.access_log import AccessRecord, log_access
+from app.web.client_names import client_name
 from app.web.current_request import bearer_secret, this_request, token_of
 
 log = logging.getLogger(__name__)
@@ -71,13 +72,14 @@ def serve() -> Response:
     """Answers turns over this request's connection, until one side closes it."""
     gateway = this_request().gateway
     client_socket = _accept(request.environ, gateway)
+    client = client_name(request.environ.get("HTTP_USER_AGENT"))
     if not gateway.sockets.enter():
         # Codex turns to HTTP at once after a 426; after any other status it tries WebSockets five times more.
         raise UpgradeRequired("This server holds as many WebSockets as it can. Send POST /v1/responses.")
     try:
         with (
             suppress(*_CONNECTION_LOST),
-            _Connection(client_socket, gateway, bearer_secret(request.environ)) as connection,
+            _Connection(client_socket, gateway, bearer_secret(request.environ), client) as connection,
         ):
             connection.run()
     finally:
@@ -288,11 +290,12 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
 
 
 class _Connection:
-    def __init__(self, client_socket: _ClientSocket, gateway: Gateway, secret: str) -> None:
+    def __init__(self, client_socket: _ClientSocket, gateway: Gateway, secret: str, client: str) -> None:
         settings = gateway.settings
         self._client_socket = client_socket
         self._gateway = gateway
         self._secret = secret
+        self._client = client
         self._session = WebSocketSession(gateway.turns, Share(gateway.budget))
         self._minutes = round(settings.socket_lifetime / 60)
         self._deadline = monotonic() + settings.socket_lifetime
@@ -337,7 +340,9 @@ class _Connection:
 
     def _answer(self, token: Token, message: _Message) -> None:
         started_at, size = monotonic(), len(message.data)
-        context = RequestContext(ids.new_request_id(), self._client_socket.fileno(), share=message.share, size=size)
+        context = RequestContext(
+            ids.new_request_id(), self._client_socket.fileno(), client=self._client, share=message.share, size=size
+        )
         data = message.data if message.is_text else bytes(message.data)
         parse = partial(self._gateway.bodies.parse, share=message.share)
         try:

@@ -266,11 +266,12 @@ def test_a_tree_shows_whatever_is_unusual(directory: Gateway, store: Store) -> N
     store.responses.finish(begun, outcome("incomplete", channel="b", attempts=tried, compaction=note, usage=used))
     turn(store, begun.id, "failed", stored=False)
     head, *drawing, summary = directory.command("tree", begun.id[:15]).splitlines()
-    assert head.split() == ["response", "time", "(UTC)", "status", "model", "channel", "context", "cached", "output"]
+    assert head.split()[:5] == ["response", "time", "(UTC)", "status", "model"]
+    assert head.split()[5:] == ["channel", "context", "cached", "output", "cost"]
     assert [row[:3] for row in drawing] == ["┌ r", "├─ ", "└─ ", "   "]
     assert "deleted" in drawing[1]
     assert "resp_eeeeeeeeeeeeee ◀" in drawing[2]
-    assert "1,234  -           56  ✂ 12k → 1.0k; ⚠ a rate_limit_exceeded; ≈ estimated" in drawing[2]
+    assert "1,234  -           56  -     ✂ 12k → 1.0k; ⚠ a rate_limit_exceeded; ≈ estimated" in drawing[2]
     assert drawing[3].rstrip().endswith("not stored")
     assert summary == "4 responses, 2 branches, 1 compaction"
 

@@ -7,8 +7,8 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.contract.money import Price, Rates, cost_of, price_at, total
-from app.contract.usage import Usage
+from app.contract.money import Price, Rates, cost_of, price_at, shown
+from app.contract.usage import NOTHING_USED, Usage
 
 MILLION = 1_000_000
 
@@ -58,6 +58,13 @@ def test_the_newest_price_that_has_begun_holds() -> None:
 def test_unknown_is_not_nothing() -> None:
     assert cost_of(Usage(7), (), 0) is None
     assert cost_of(Usage(7), (Price(Rates(0, 0)),), 0) == 0
-    assert total([1, None, 2]) is None
-    assert total([1, 2]) == 3
-    assert total([]) == 0
+
+
+def test_a_sum_with_an_unknown_part_is_unknown() -> None:
+    assert (NOTHING_USED + Usage(cost=2) + Usage(cost=3)).cost == 5
+    assert (NOTHING_USED + Usage(cost=2) + Usage()).cost is None
+
+
+def test_amounts_are_shown_without_zeros_that_say_nothing() -> None:
+    amounts = (None, 0, 1, 10_000, 12_500_000, 1_234_000_000)
+    assert [shown(cost) for cost in amounts] == [None, "0", "0.000001", "0.01", "12.50", "1,234"]

@@ -76,12 +76,12 @@ class BackgroundJobs:
         with run.claim() as earlier:
             if earlier is not None:
                 return run.replayed(earlier)
-            return self._enqueue(run.turn, token, context.request_id)
+            return self._enqueue(run.turn, token, context)
 
-    def _enqueue(self, turn: Turn, token: Token, request_id: str) -> dict[str, Any]:
+    def _enqueue(self, turn: Turn, token: Token, context: RequestContext) -> dict[str, Any]:
         queued = turn.response("queued")
         events = queued_events(queued)
-        row = draft(turn, token, request_id)
+        row = draft(turn, token, context.request_id, context.client)
         sealed = self._seal.close(token.owner, orjson.dumps(turn.request)).encode()
         check_request(self._store, row, turn.input, sealed)
         self._store.jobs.enqueue(

@@ -19,7 +19,7 @@ from app.contract.replay import without_waiting
 from app.contract.response import Echo
 from app.contract.token_estimate import estimate_context, estimate_items
 from app.contract.turn import Answer, Turn
-from app.contract.usage import Usage
+from app.contract.usage import NOTHING_USED, Usage
 from app.errors import (
     CompactionFailed,
     FormatNotServed,
@@ -101,7 +101,7 @@ class _CompactionPass:
 
     strategy: str
     context: Sequence[Item]
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = NOTHING_USED
     native: Native | None = None
     channel: str | None = None
     note: Mapping[str, Any] = field(default_factory=dict)
@@ -178,6 +178,7 @@ class CompactionService:
             "before": estimate_items(history),
             "after": estimate_items(result.context) if result.native is None else None,
             "usage": result.usage.wire(),
+            **({} if result.usage.cost is None else {"cost_micros": result.usage.cost}),
             **result.note,
         }
         return Compacted(item, context, result.usage, note, result.native.channel if result.native else None)
@@ -218,7 +219,7 @@ class CompactionService:
         with self._limited(task):
             native, answer = self._compacted_by(attempt, turn, task.watch)
         native_item = Native(native, selected.channel.family, selected.channel.name)
-        usage = answer.usage or estimated(turn.input, answer)
+        usage = selected.priced(turn.model, answer.usage or estimated(turn.input, answer))
         return _CompactionPass("native", task.plan.verbatim, usage, native_item, selected.channel.name)
 
     def _compacted_by(self, attempt: ChannelAttempt, turn: Turn, watch: Watch) -> tuple[Item, Answer]:
@@ -306,7 +307,7 @@ class CompactionService:
             return None
         if answer.status != "failed" and is_no_summary(answer):
             return None
-        usage = answer.usage or estimated(turn.input, answer)
+        usage = answered.selected.priced(turn.model, answer.usage or estimated(turn.input, answer))
         return Summary(summary_of(answer), answered.selected, usage)
 
     def _read(self, task: _Task, turn: Turn) -> tuple[Turn, Answer, TurnAttempt]:

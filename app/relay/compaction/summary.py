@@ -12,7 +12,7 @@ from app.channels.selection import SelectedChannel
 from app.contract.items import CALL_TYPES, Item
 from app.contract.token_estimate import estimate_items
 from app.contract.turn import Answer, Turn
-from app.contract.usage import Usage
+from app.contract.usage import NOTHING_USED, Usage
 from app.errors import CompactionFailed, ContextTooLong, UpstreamRefused
 from app.relay.attempts import MIN_WINDOW, TurnAttempt
 from app.relay.compaction.folding import MAX_PASSES, SO_FAR, Passage, fold, room, without_pictures
@@ -66,7 +66,7 @@ def summarise(
     left, passes = list(material), MAX_PASSES
     instruction = text_message("user", instructions or INSTRUCTION)
     instruction_tokens = estimate_items([instruction])
-    text, usage, left_out = "", Usage(), 0
+    text, usage, left_out = "", NOTHING_USED, 0
     while True:
         limit = max_tokens or summary_limit(replaced, window)
         # The summary so far and the new one have the same limit.
@@ -90,7 +90,7 @@ def summarise(
             left = fewer
             continue
         text = summary_of(answer)
-        usage += answer.usage or estimated(turn.input, answer)
+        usage += answered.selected.priced(turn.model, answer.usage or estimated(turn.input, answer))
         left = [passage for part in folded.passes[1:] for passage in part]
         passes, left_out = passes - 1, left_out + folded.left_out
         if not left:

@@ -18,7 +18,7 @@ from app.contract import records
 from app.contract.items import Item, is_call
 from app.contract.tools import ListedTool, ToolOutcome, ToolServer
 from app.contract.turn import Answer, Turn
-from app.contract.usage import Usage
+from app.contract.usage import NOTHING_USED
 from app.errors import TurnTimedOut
 from app.relay.attempts import TurnAttempt
 from app.relay.recorder import estimated_usage
@@ -83,7 +83,7 @@ class ToolLoop:
         """The client's turn. A compaction may replace it before the first exchange has answered."""
         self.output: list[Item] = []
         """The items of the response so far, without the leading ones of the turn."""
-        self.usage = Usage()
+        self.usage = NOTHING_USED
         """Of all exchanges so far."""
         self.selected: SelectedChannel | None = None
         """The channel that has answered last."""
@@ -163,7 +163,7 @@ class ToolLoop:
         self._exchanges += 1
         self._number, self._left = calls.next_number, calls.left if self._offers_tools else 0
         self._last = answer
-        self.usage += answer.usage or Usage()
+        self.usage += answer.usage or NOTHING_USED
         self.output += output
         self.selected = attempt.selected
         self._refused_tools = tuple(dict.fromkeys((*self._refused_tools, *attempt.left_out)))
@@ -290,7 +290,8 @@ class ToolLoop:
 
 def measured(answer: Answer, attempt: TurnAttempt) -> Answer:
     """The answer with its usage, which the attempt's entry in the row gets as well."""
-    attempt.usage = answer.usage or estimated_usage(attempt.turn, answer.output)
+    used = answer.usage or estimated_usage(attempt.turn, answer.output)
+    attempt.usage = attempt.selected.priced(attempt.turn.model, used)
     return replace(answer, usage=attempt.usage)
 
 

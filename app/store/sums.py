@@ -1,0 +1,164 @@
+"""Sums that grow with each ended response and each call of a tool, so that no report scans rows. What one transaction
+adds to a counter is gathered first and written once, in sorted order.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from operator import add
+from typing import Any, NamedTuple
+
+from app.contract.usage import Usage
+from app.store.database import Session
+from app.store.dialects import Dialect
+
+COUNTERS = (
+    "requests",
+    "failed",
+    "estimated",
+    "input_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "cost",
+    "priced",
+    "unused",
+)
+"""`cost` is the sum of the known ones, in micro-units. `priced` counts the responses whose cost is known, `unused`
+those that used no tokens; the cost of all others is unknown."""
+
+#: Upper bounds of the buckets in milliseconds. The last bucket of each has none.
+FIRST_TOKEN_BOUNDS = (50, 100, 200, 300, 500, 750, 1000, 1500, 2000, 3000, 5000, 7500, 10_000, 20_000, 60_000)
+TOTAL_BOUNDS = (100, 250, 500, 1000, 2000, 3000, 5000, 7500, 10_000, 15_000, 20_000, 30_000, 60_000, 120_000, 300_000)
+BUCKETS = len(TOTAL_BOUNDS) + 1
+FIRST_TOKEN_BUCKETS = tuple(f"first_{number}" for number in range(BUCKETS))
+TOTAL_BUCKETS = tuple(f"total_{number}" for number in range(BUCKETS))
+
+#: Seconds of a slot in the sums of a channel, and how long these are stored.
+SLOT_SECONDS = 300
+SLOTS_SECONDS = 48 * 3600
+SLOT_COUNTERS = ("requests", "failed", "input_tokens", "output_tokens", "cost")
+
+TOOL_COUNTERS = ("calls", "failed", "ms", "bytes")
+
+_SLOT_PLACES = tuple(COUNTERS.index(name) for name in SLOT_COUNTERS)
+
+
+class Place(NamedTuple):
+    """Where a response is counted."""
+
+    day: str
+    """YYYY-MM-DD in UTC."""
+    slot: int
+    """Five minutes: unix time divided by `SLOT_SECONDS`."""
+    token: int
+    """0 for none."""
+    model: str
+    channel: str
+    """Empty if none was asked."""
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """The SQL of the sums in one dialect."""
+
+    day: str
+    client: str
+    latency: str
+    slot: str
+    tool: str
+
+    @classmethod
+    def of(cls, dialect: Dialect) -> Statements:
+        return cls(
+            day=dialect.add("usage_day", ["day", "token", "model", "channel"], COUNTERS),
+            client=dialect.add("usage_client", ["day", "client"], COUNTERS),
+            latency=dialect.add("usage_latency", ["day", "model", "channel"], [*FIRST_TOKEN_BUCKETS, *TOTAL_BUCKETS]),
+            slot=dialect.add("usage_slot", ["slot", "channel"], SLOT_COUNTERS),
+            tool=dialect.add("usage_tool", ["day", "server", "tool"], TOOL_COUNTERS),
+        )
+
+
+class _Sums:
+    """What the responses of one place add."""
+
+    __slots__ = ("buckets", "counts")
+
+    def __init__(self) -> None:
+        self.counts = [0] * len(COUNTERS)
+        self.buckets = [0] * (2 * BUCKETS)
+
+
+class Sums:
+    """What one transaction adds."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+        self._places: dict[Place, _Sums] = {}
+        self._tools: dict[tuple[str, str, str], list[int]] = {}
+
+    def add(self, place: Place, *, failed: bool, usage: Usage | None, first_byte_ms: int | None, total_ms: int) -> None:
+        sums = self._places.get(place)
+        if sums is None:
+            sums = self._places[place] = _Sums()
+        sums.counts = list(map(add, sums.counts, _counts(failed, usage)))
+        if first_byte_ms is not None:
+            sums.buckets[bisect_left(FIRST_TOKEN_BOUNDS, first_byte_ms)] += 1
+        sums.buckets[BUCKETS + bisect_left(TOTAL_BOUNDS, total_ms)] += 1
+
+    def add_call(self, day: str, server: str, tool: str, *, failed: bool, milliseconds: int, size: int) -> None:
+        key = (day, server, tool)
+        self._tools[key] = list(map(add, self._tools.get(key, [0] * 4), (1, int(failed), milliseconds, size)))
+
+    def flush(self, session: Session) -> None:
+        statements = self._statements
+        if self._tools:
+            session.run_many(statements.tool, [(*key, *counts) for key, counts in sorted(self._tools.items())])
+        if not self._places:
+            return
+        counts = [(place, sums.counts) for place, sums in self._places.items()]
+        buckets = [(place, sums.buckets) for place, sums in self._places.items()]
+        slots = [(place, [sums[position] for position in _SLOT_PLACES]) for place, sums in counts]
+        for sql, rows in (
+            (statements.client, _rows(counts, lambda place: (place.day, place.client))),
+            (statements.latency, _rows(buckets, lambda place: (place.day, place.model, place.channel))),
+            (statements.slot, _rows(slots, lambda place: (place.slot, place.channel))),
+            (statements.day, _rows(counts, lambda place: (place.day, place.token, place.model, place.channel))),
+        ):
+            session.run_many(sql, rows)
+
+
+def _counts(failed: bool, usage: Usage | None) -> Sequence[int]:
+    if usage is None:
+        return (1, int(failed), 0, 0, 0, 0, 0, 0, 0, 0, 1)
+    return (
+        1,
+        int(failed),
+        int(usage.estimated),
+        usage.input_tokens,
+        usage.cached_tokens,
+        usage.cache_write_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+        usage.cost or 0,
+        int(usage.cost is not None),
+        0,
+    )
+
+
+def _rows(sums: Iterable[tuple[Place, Sequence[int]]], key: Callable[[Place], Any]) -> list[tuple[Any, ...]]:
+    """One row for each key, sorted: two processes that add to the same rows then cannot lock each other out."""
+    rows: dict[Any, Sequence[int]] = {}
+    for place, amounts in sums:
+        known = rows.get(name := key(place))
+        rows[name] = amounts if known is None else list(map(add, known, amounts))
+    return [(*name, *amounts) for name, amounts in sorted(rows.items(), key=lambda row: row[0])]
+
+
+def forget_slots(session: Session, now: int) -> None:
+    """Deletes the five-minute sums that are too old to be shown."""
+    session.run("DELETE FROM usage_slot WHERE slot < ?", ((now - SLOTS_SECONDS) // SLOT_SECONDS,))
