@@ -218,7 +218,7 @@ def largest(holder: Mapping[str, Any], names: Collection[str]) -> int | None:
     """The largest count under these names; None if there is none. Gateways send zeros under the names of other APIs."""
     # A usage object has few members, and there are many names.
     counts = [count for name, count in holder.items() if name in names and is_count(count)]
-    return max(counts) if counts else None
+    return int(max(counts)) if counts else None
 
 
 def _are_beside(cached: int, total_in: int, total_out: int, total: int | None) -> bool:
@@ -237,7 +237,7 @@ def _holders(value: Mapping[str, Any], details: Sequence[str]) -> list[Mapping[s
 
 def _by_lifetime(holder: Mapping[str, Any]) -> int:
     counts = holder.get(_BY_LIFETIME)
-    return sum(filter(is_count, counts.values())) if isinstance(counts, dict) else 0
+    return int(sum(filter(is_count, counts.values()))) if isinstance(counts, dict) else 0
 
 
 def _not_found(reason: Reason) -> UpstreamError:
@@ -254,5 +254,7 @@ def _until(date: str) -> float:
 
 
 def is_count(value: object) -> bool:
-    """Whether this is a number of tokens."""
+    """Whether this is a number of tokens. Some servers write it as a float."""
+    if isinstance(value, float):
+        return value.is_integer() and 0 <= value <= MAX_COUNT
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT

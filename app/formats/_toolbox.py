@@ -29,6 +29,7 @@ NO_CALLS = "none"
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _UNFIT = re.compile(r"[^a-zA-Z0-9_-]")
+_BETWEEN = re.compile(r"[._:/-]{1,2}")
 _TYPE = re.compile(r"[a-z0-9_.-]{1,64}")
 _NO_PARAMETERS = {"type": "object", "properties": {}}
 #: Items that bring callable tools, and the bytes that show such an item in JSON.
@@ -64,11 +65,11 @@ class Toolbox:
         return cls([*turn.request.get("tools", ()), *brought])
 
     def called(self, name: str) -> Tool:
-        """The tool that a called name means. Models sometimes leave the namespace out."""
+        """The tool that a called name means. Models sometimes leave the namespace out, or write `namespace.name`."""
         known = self._tools.get(name)
         if known is not None:
             return known
-        candidates = [tool for tool in self._tools.values() if tool.name == name]
+        candidates = [tool for tool in self._tools.values() if name == tool.name or _is_spelling(name, tool)]
         return candidates[0] if len(candidates) == 1 else Tool("function_call", name)
 
     def flat_name(self, name: str, namespace: str | None) -> str:
@@ -208,6 +209,13 @@ def _flat(tools: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any
 def _flat_name(name: str, namespace: str | None) -> str:
     full = f"{namespace}__{name}" if namespace else name
     return full if _NAME.fullmatch(full) else _shorter(full, full.encode())
+
+
+def _is_spelling(name: str, tool: Tool) -> bool:
+    """Whether the name is that of the tool behind its namespace, whatever stands between the two."""
+    if tool.namespace is None or not (name.startswith(tool.namespace) and name.endswith(tool.name)):
+        return False
+    return _BETWEEN.fullmatch(name[len(tool.namespace) : len(name) - len(tool.name)]) is not None
 
 
 def _shorter(name: str, salt: bytes) -> str:

@@ -143,15 +143,23 @@ def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) ->
 
 
 def resolve(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
-    """The items with references replaced by what they refer to. Raises NotFound."""
-    referenced = [item["id"] for item in items if item.get("type") == "item_reference"]
+    """The items with references replaced by what they refer to, each once. Raises NotFound."""
+    given = {item.get("id") for item in items if item.get("type") != "item_reference"}
+    referenced = [item["id"] for item in items if item.get("type") == "item_reference" and item["id"] not in given]
     if not referenced:
-        return list(items)
+        return [item for item in items if item.get("type") != "item_reference"]
     found = store.items.find(owner, referenced)
     for item_id in referenced:
         if item_id not in found:
             raise item_not_found(item_id)
-    return [dict(found[item["id"]]) if item.get("type") == "item_reference" else item for item in items]
+    resolved = []
+    for item in items:
+        if item.get("type") != "item_reference":
+            resolved.append(item)
+        elif item["id"] not in given:
+            given.add(item["id"])
+            resolved.append(dict(found[item["id"]]))
+    return resolved
 
 
 def _with_outputs(store: Store, owner: str, items: list[Item]) -> list[Item]:
