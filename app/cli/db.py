@@ -1,4 +1,4 @@
-"""antiphon db: the schema, the size and copies of the database, and the removal of old responses."""
+"""antiphon db: the schema, the size and copies of the database, and the removal of responses."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import secrets
 import sys
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from time import time
+from time import sleep, time
 from typing import Any
 
 import click
 
-from app.cli.context import as_json, open_store, print_json
+from app.cli.context import NOT_FOUND, TRY_AGAIN, as_json, open_ready_store, open_store, print_json
 from app.cli.groups import Group
 from app.cli.output import counted
-from app.errors import ConfigurationError
+from app.cli.parameters import Text
+from app.errors import ConfigurationError, StoreUnavailable
 from app.settings import load_settings, parse_duration
+from app.store.dialects import SQLITE
+from app.store.erasure import Owned, new_pseudonym
 from app.store.pruning import Pruned
 from app.store.store import Store
 
@@ -39,7 +43,7 @@ class Age(click.ParamType[int]):
 
 @click.group(cls=Group)
 def db() -> None:
-    """Upgrade, prune, copy and measure the database."""
+    """Upgrade, prune, erase, copy and measure the database."""
 
 
 @db.command()
@@ -99,6 +103,96 @@ def _shown(steps: Iterator[Pruned]) -> Iterator[Pruned]:
         for pruned in steps:
             bar.update(int(pruned.share * BAR) - bar.pos)
             yield pruned
+
+
+# --- erase ------------------------------------------------------------------------------------------------------
+
+_NOT_COVERED = "Backups, other copies and logs are not covered: remove them, or let them expire."
+
+
+@db.command()
+@click.option("--owner", type=Text(), required=True, help="The owner, as `antiphon tokens list` shows it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--no-vacuum", is_flag=True, help="Do not write SQLite's file anew; remnants may stay in it until then.")
+@as_json
+@click.pass_context
+def erase(ctx: click.Context, owner: str, yes: bool, no_vacuum: bool, as_json: bool) -> None:
+    """Remove all that an owner has: responses, items, conversations, events, results of tools. Tokens are revoked.
+
+    The sums of usage stay, under a pseudonym. Backups, other copies and logs are not covered. The gateway may run
+    meanwhile; while SQLite's file is written anew at the end, its writers wait.
+    """
+    pseudonym = new_pseudonym()
+    with open_ready_store() as store:
+        owned = store.maintenance.owned(owner)
+        if not owned:
+            click.echo(f"antiphon: the database has nothing of an owner {owner!r}", err=True)
+            ctx.exit(NOT_FOUND)
+        if not yes:
+            click.confirm(f"{_removal(owner, owned)}\n{_NOT_COVERED}\nErase all of it?", abort=True, err=True)
+        erased = _erase(store, owner, owned, pseudonym)
+        scrubbed = not no_vacuum and store.maintenance.scrub()
+    if as_json:
+        print_json({"owner": owner, "pseudonym": pseudonym, **asdict(erased), "file_rewritten": scrubbed})
+    else:
+        click.echo(f"erased {_counts(erased)} of {owner!r}; the sums stay under {pseudonym!r}")
+        click.echo(_NOT_COVERED, err=True)
+    if erased.running:
+        click.echo(f"cancelled {counted(erased.running, 'response')} in progress", err=True)
+    if not scrubbed and not no_vacuum:
+        click.echo("antiphon: a reader kept SQLite's log from being emptied\n  run: antiphon db vacuum", err=True)
+        ctx.exit(TRY_AGAIN)
+
+
+def _removal(owner: str, owned: Owned) -> str:
+    return f"The database has {_counts(owned)} of {owner!r}. The tokens are revoked, and their sums stay."
+
+
+def _counts(owned: Owned) -> str:
+    pairs = ((owned.responses, "response"), (owned.conversations, "conversation"), (owned.tokens, "token"))
+    return ", ".join(counted(count, noun) for count, noun in pairs)
+
+
+def _erase(store: Store, owner: str, owned: Owned, pseudonym: str) -> Owned:
+    """Erases until nothing is left: requests that had begun may have written meanwhile."""
+    if store.maintenance.revoke_all(owner) and store.leases.statuses():
+        sleep(_REVOKED)
+    erased = Owned()
+    for _ in range(_PASSES):
+        for step in _with_bar(store.maintenance.erase(owner, pseudonym), owned):
+            erased += step
+        if not store.maintenance.owned(owner):
+            break
+    return erased
+
+
+_REVOKED = 2.0
+"""Seconds after which every worker refuses a revoked token."""
+_PASSES = 3
+
+
+def _with_bar(steps: Iterator[Owned], owned: Owned) -> Iterator[Owned]:
+    """The same steps, with a progress bar on a terminal."""
+    if not sys.stderr.isatty():
+        yield from steps
+        return
+    with click.progressbar(length=owned.responses + owned.conversations, label="erasing", file=sys.stderr) as bar:
+        for step in steps:
+            bar.update(step.responses + step.conversations)
+            yield step
+
+
+@db.command()
+def vacuum() -> None:
+    """Write SQLite's file anew: smaller, and without remnants of removed rows. Writers wait meanwhile."""
+    with open_ready_store() as store:
+        if store.database.dialect is not SQLITE:
+            raise ConfigurationError(
+                "A MySQL server reuses the space of removed rows by itself.", "nothing needs to be done"
+            )
+        if not store.maintenance.scrub():
+            raise StoreUnavailable("A reader kept SQLite's log from being emptied; run the command again.")
+    click.echo("wrote the file anew")
 
 
 # --- backup -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Operators' work on the database while the gateway runs: statistics, pruning, a backup."""
+"""Operators' work on the database while the gateway runs: statistics, pruning, erasing an owner, a backup."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from app.store import backup, idempotency, pruning, stats
+from app.store import backup, erasure, idempotency, pruning, stats
 from app.store.database import Database
+from app.store.erasure import Owned
 from app.store.grouped_writes import Group
 from app.store.pruning import Pruned
 from app.store.unwritten import Unwritten
@@ -42,6 +43,26 @@ class Maintenance:
         """
         idempotency.forget(self._database)
         return pruning.prune(self._database, before)
+
+    def owned(self, owner: str) -> Owned:
+        """Counts what the database has of an owner."""
+        return erasure.count(self._database, owner)
+
+    def revoke_all(self, owner: str) -> int:
+        """Revokes the tokens of an owner; how many were not revoked before."""
+        return erasure.revoke(self._database, owner)
+
+    def erase(self, owner: str, pseudonym: str) -> Iterator[Owned]:
+        """Removes everything of an owner, whose tokens are revoked; the sums stay under the pseudonym. Yields what each
+        step has removed; other work goes on meanwhile.
+        """
+        return erasure.erase(self._database, owner, pseudonym)
+
+    def scrub(self) -> bool:
+        """Removes remnants of deleted rows from SQLite's files, by writing them anew. False when a reader has kept the
+        log from being emptied. Nothing to do on a server.
+        """
+        return erasure.scrub(self._database)
 
     def backup(self, file: Path) -> None:
         """Writes a consistent copy of the database into a new file. Raises ConfigurationError where a server's own

@@ -326,6 +326,8 @@ class Responses:
             except Conflict:
                 row = self._row(group, record.draft)
                 if row is None:
+                    if _is_erased(group.session, record.draft.id):
+                        return Ended(False, None)
                     raise
         return self._write_end(group, record, row)
 
@@ -514,6 +516,11 @@ def set_output(session: Session, dialect: Dialect, pk: int, owner: str, items: S
     entries = sorted((owner, item_id, pk) for item_id in item_ids([output]) if len(item_id) <= MAX_ITEM_ID)
     if entries:
         session.run_many(dialect.unless_there("item", ["owner", "id", "response"]), entries)
+
+
+def _is_erased(session: Session, response_id: str) -> bool:
+    """Whether its owner was erased while it was being made: the row belongs to a pseudonym then (see `erasure`)."""
+    return session.row("SELECT 1 FROM response WHERE id = ? AND deleted_at IS NOT NULL", (response_id,)) is not None
 
 
 def forget_settings(session: Session, dialect: Dialect, keys: Sequence[int]) -> None:
