@@ -7,7 +7,9 @@ import secrets
 import sys
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from time import sleep, time
 from typing import Any
@@ -19,7 +21,9 @@ from app.cli.groups import Group
 from app.cli.output import counted
 from app.cli.parameters import Text
 from app.errors import ConfigurationError, StoreUnavailable
+from app.reports.export import export_lines
 from app.settings import load_settings, parse_duration
+from app.store.database import PRIVATE
 from app.store.dialects import SQLITE
 from app.store.erasure import Owned, new_pseudonym
 from app.store.pruning import Pruned
@@ -39,6 +43,23 @@ class Age(click.ParamType[int]):
         if seconds is None:
             self.fail(f"{value!r} is not a duration such as 30d or 12w", param, ctx)
         return seconds
+
+
+class Since(click.ParamType[int]):
+    """A duration back from now (`30d`) or a date (`2026-11-01`) in UTC, as unix seconds."""
+
+    name = "when"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if (seconds := parse_duration(value)) is not None:
+            return max(0, int(time()) - seconds)
+        try:
+            date = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a duration such as 30d nor a date such as 2026-11-01", param, ctx)
+        return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())
 
 
 @click.group(cls=Group)
@@ -206,18 +227,68 @@ def backup(file: Path, force: bool) -> None:
 
     SQLite only: for MySQL use its own program, mariadb-dump.
     """
+    with _replacing(file, force=force) as part, open_store() as store:
+        store.maintenance.backup(part)
+    click.echo(f"wrote {file}, {_size(file.stat().st_size)}")
+
+
+@contextmanager
+def _replacing(file: Path, *, force: bool) -> Iterator[Path]:
+    """The path of a new file that becomes `file` at the end, so that `file` never holds half of its content."""
     if file.exists() and not force:
         raise ConfigurationError(f"{file} exists already", "name another file, or add --force to replace it")
-    # In the same directory, so that the last step is one rename: FILE never holds half a copy.
+    # In the same directory, so that the last step is one rename.
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
-    with open_store() as store:
-        store.maintenance.backup(part)
     try:
+        yield part
         os.replace(part, file)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise ConfigurationError(f"cannot write {file}: {error.strerror}", "name a file that you may write") from error
-    click.echo(f"wrote {file}, {_size(file.stat().st_size)}")
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# --- export -----------------------------------------------------------------------------------------------------
+
+
+@db.command()
+@click.option("--owner", type=Text(), required=True, help="The owner, as `antiphon tokens list` shows it.")
+@click.option("--since", type=Since(), default=0, help="Leave out what is older: 30d, or a date in UTC.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.pass_context
+def export(ctx: click.Context, owner: str, since: int, force: bool, file: Path | None) -> None:
+    """Write what an owner has as lines of JSON to FILE, which only its owner can read, or to the standard output.
+
+    One line a response, oldest first, then one a conversation and one a turn of it.
+    """
+    with open_ready_store() as store:
+        owned = store.maintenance.owned(owner)
+        if not owned:
+            click.echo(f"antiphon: the database has nothing of an owner {owner!r}", err=True)
+            ctx.exit(NOT_FOUND)
+        lines = export_lines(store.maintenance.export(owner, since))
+        if file is None:
+            sys.stdout.buffer.writelines(lines)
+            return
+        with _replacing(file, force=force) as part, open(part, "xb", opener=_private) as output:
+            output.writelines(_counted(lines, owned))
+    click.echo(f"wrote {file}, {_size(file.stat().st_size)}", err=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, PRIVATE)
+
+
+def _counted(lines: Iterator[bytes], owned: Owned) -> Iterator[bytes]:
+    """The same lines, with a progress bar on a terminal. Turns of conversations are not counted."""
+    if not sys.stderr.isatty():
+        yield from lines
+        return
+    with click.progressbar(length=owned.responses + owned.conversations, label="exporting", file=sys.stderr) as bar:
+        for line in lines:
+            yield line
+            bar.update(0 if line.startswith(b'{"object":"conversation.turn"') else 1)
 
 
 # --- stats ------------------------------------------------------------------------------------------------------

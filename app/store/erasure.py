@@ -70,7 +70,7 @@ class Owned:
 
 def count(database: Database, owner: str) -> Owned:
     tokens, responses, conversations = (
-        sum(map(len, _keys(database, table, owner))) for table in ("token", "response", "conversation")
+        sum(map(len, owned_keys(database, table, owner))) for table in ("token", "response", "conversation")
     )
     return Owned(tokens, responses, conversations)
 
@@ -84,17 +84,17 @@ def revoke(database: Database, owner: str) -> int:
 def erase(database: Database, owner: str, pseudonym: str) -> Iterator[Owned]:
     """Removes what the owner has, whose tokens are revoked. Yields what each step has removed."""
     hold = database.dialect.hold
-    for keys in _keys(database, "response", owner):
+    for keys in owned_keys(database, "response", owner):
         yield _write(database, partial(_remove_responses, keys=keys, pseudonym=pseudonym, hold=hold))
-    for keys in _keys(database, "conversation", owner):
+    for keys in owned_keys(database, "conversation", owner):
         yield _write(database, partial(_remove_conversations, keys=keys))
     for model in TABLES:
         if "owner" in model._meta.fields and model._meta.table_name not in _WITH_KEYS:
             while _write(database, partial(_remove_some, model=model, owner=owner)):
                 yield Owned()
-    for keys in _keys(database, "setting", owner):
+    for keys in owned_keys(database, "setting", owner):
         _write(database, partial(forget_settings, dialect=database.dialect, keys=keys))
-    for keys in _keys(database, "token", owner):
+    for keys in owned_keys(database, "token", owner):
         yield _write(database, partial(_rename_tokens, keys=keys, pseudonym=pseudonym))
 
 
@@ -126,7 +126,7 @@ def _empty_log(session: Session) -> bool:
 # --- what there is ----------------------------------------------------------------------------------------------
 
 
-def _keys(database: Database, table: str, owner: str) -> Iterator[Sequence[int]]:
+def owned_keys(database: Database, table: str, owner: str) -> Iterator[Sequence[int]]:
     """The keys of the owner's rows, some at a time."""
     sql = f"SELECT pk, owner FROM {table} WHERE pk > ? ORDER BY pk LIMIT {SCANNED}"
     after = -(2**63)

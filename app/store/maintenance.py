@@ -9,6 +9,7 @@ from typing import Any
 from app.store import backup, erasure, idempotency, pruning, stats
 from app.store.database import Database
 from app.store.erasure import Owned
+from app.store.export import Export
 from app.store.grouped_writes import Group
 from app.store.pruning import Pruned
 from app.store.unwritten import Unwritten
@@ -47,6 +48,10 @@ class Maintenance:
     def owned(self, owner: str) -> Owned:
         """Counts what the database has of an owner."""
         return erasure.count(self._database, owner)
+
+    def export(self, owner: str, since: int) -> Export:
+        """What the database has of an owner since a time (unix seconds)."""
+        return Export(self._database, owner, since)
 
     def revoke_all(self, owner: str) -> int:
         """Revokes the tokens of an owner; how many were not revoked before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,32 @@ def _key(gateway: Gateway, pseudonym: str) -> int:
     return int(stored_data.select(gateway.database_url, sql, (pseudonym,))[0]["pk"])
 
 
+def test_an_export_has_everything_of_one_owner(running: Gateway) -> None:
+    ada = running.new_token("adaquokka-mac", "--owner", OWNER)
+    first = _use(running, ada, WORD)
+    _use(running, running.new_token("bob", "--owner", "bob"), OTHER)
+    text = running.command("db", "export", "--owner", OWNER)
+    assert OTHER not in text
+    lines = [orjson.loads(line) for line in text.splitlines()]
+    responses = [line for line in lines if line["object"] == "response"]
+    assert len(responses) == REQUESTS
+    shown = running.get(f"/responses/{first}", token=ada).json()
+    (found,) = (line for line in responses if line["id"] == first)
+    assert (found["output"], found["usage"]) == (shown["output"], shown["usage"])
+    assert found["input"][0]["content"][0]["text"] == f"weather {WORD}"
+    assert found["request"]["instructions"] == f"Say {WORD}."
+    assert found["request"]["metadata"] == {"word": WORD}
+    assert found["token"] == "adaquokka-mac"
+    assert [line["previous_response_id"] for line in responses].count(first) == REQUESTS - 2
+    assert [line["input"] for line in responses if not line["stored"]] == [[]]
+    conversation, *turns = lines[REQUESTS:]
+    assert (conversation["object"], conversation["metadata"]) == ("conversation", {"about": WORD})
+    assert [(turn["object"], turn["conversation"]) for turn in turns] == [("conversation.turn", conversation["id"])] * 2
+    assert [turn["response"] is None for turn in turns] == [True, False]
+    assert turns[0]["input"][0]["content"] == [{"type": "input_text", "text": WORD}]
+    assert running.command("db", "export", "--owner", OWNER, "--since", "2100-01-01").count("\n") == 1
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Gateway:
     """A gateway that is not started: its commands and its database, with two turns of `ada`."""
@@ -134,3 +161,16 @@ def test_a_server_is_not_written_anew(tmp_path: Path, mariadb: Server) -> None:
     gateway = Gateway(tmp_path, [], database_url=mariadb.new_database())
     gateway.command("db", "upgrade")
     gateway.command("db", "vacuum", exit_code=78)
+
+
+def test_an_export_goes_to_a_file_that_only_its_owner_can_read(directory: Gateway) -> None:
+    file = directory.directory / "ada.jsonl"
+    directory.command("db", "export", "--owner", "ada", str(file))
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [orjson.loads(line)["object"] for line in file.read_bytes().splitlines()] == ["response"] * 2
+    directory.command("db", "export", "--owner", "ada", str(file), exit_code=78)
+    directory.command("db", "export", "--owner", "ada", "--force", "--since", "1d", str(file))
+    directory.command("db", "export", "--owner", "ada", "none/ada.jsonl", exit_code=78)
+    directory.command("db", "export", "--owner", "adam", exit_code=NOT_FOUND)
+    directory.command("db", "export", "--owner", "ada", "--since", "soon", exit_code=2)
+    assert [file.name for file in directory.directory.glob("*ada*")] == ["ada.jsonl"]
