@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test-quick test test-all faults lint openapi dist bench bench-compare caches packages clean
+.PHONY: run test-quick test test-all faults lint openapi schema dist bench bench-compare caches packages clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/antiphon init --serve
@@ -41,6 +41,11 @@ lint: $(VENV)/.test
 openapi: $(VENV)/.test
 	$(BIN)/python -c 'import app, app.schemas.openapi as o; print(o.encoded(app.__version__).decode(), end="")' \
 		>app/web/static/openapi.json
+
+# The JSON Schema of the channel table that `antiphon schema` prints. A test compares it with the code.
+schema: $(VENV)/.test
+	$(BIN)/python -c 'from app import formats; from app.schemas.channels import encoded_schema as encoded; \
+		print(encoded(formats.names()).decode(), end="")' >app/cli/channels.schema.json
 
 # The wheel and the source archive, in dist/.
 dist: $(VENV)/.test

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from app.cli import schema
 from app.cli.address import curl_of
 from app.cli.command_line import as_typed, typed
 from app.cli.context import open_store
@@ -32,6 +33,7 @@ def init(ctx: click.Context, then_serve: bool) -> None:
     _write_env(here / ENV_FILE)
     settings = load_settings()
     _write_channels(settings.channels)
+    _write_schema(settings.channels.with_name(schema.NAME))
     secret = _prepare(settings)
     if secret is not None:
         click.echo(f"\n  token   {secret}")
@@ -85,6 +87,19 @@ def _write_channels(path: Path) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(_SHIPPED.read_bytes())
     _report("wrote", path.name, "mode 0600: the demo channel; add your own")
+
+
+def _write_schema(path: Path) -> None:
+    """Writes or renews the schema that the first line of the table names. The gateway works without it."""
+    current = schema.shipped()
+    try:
+        if path.is_file() and path.read_bytes() == current:
+            return
+        path.write_bytes(current)
+    except OSError as error:
+        _report("left ", path.name, f"cannot be written: {error.strerror}")
+        return
+    _report("wrote", path.name, "for editors: completes and checks channels.yaml")
 
 
 def _report(verb: str, what: str, detail: str) -> None:

@@ -20,7 +20,7 @@ MOST = 10**15
 MICRO = 1_000_000
 """Micro-units of one unit of money."""
 
-_BUDGET = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))?(k|M|G)?([a-z]{3})/(day|month)")
+BUDGET = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))?(k|M|G)?([a-z]{3})/(day|month)")
 _FACTORS = {None: 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
 
 
@@ -37,7 +37,7 @@ class Budget:
     @classmethod
     def of(cls, text: str) -> Budget:
         """Reads `2Mtok/day` or `12.50usd/month`. Raises ValueError."""
-        match = _BUDGET.fullmatch(text.strip())
+        match = BUDGET.fullmatch(text.strip())
         if match is None:
             raise ValueError("must be a budget such as 2Mtok/day, 500ktok/month or 50usd/month")
         whole, fraction, factor, unit, period = match.groups()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from operator import itemgetter
 from typing import Any
 
+import orjson
 from marshmallow import ValidationError, fields
 
 from app.contract.model_facts import MODALITIES
 from app.contract.money import Price, Rates
 from app.schemas import table_values, tool_servers
+from app.schemas.readers import DEFINITIONS, REFERENCE, JSONSchema, Reader, a_list, either, reads, single
 from app.schemas.rows import Row, Value, keys_of
 
 #: Most seconds that a request waits for a place in a full channel: a request that gets none is refused by its status.
@@ -26,6 +29,7 @@ class TimeoutRow(Row):
     total = Value(table_values.duration)
 
 
+@reads(either(table_values.duration.schema, TimeoutRow.described()))
 def timeout_of(value: Any) -> Any:
     """One duration, or a mapping of the four."""
     return TimeoutRow().load(value) if isinstance(value, dict) else table_values.duration(value)
@@ -38,7 +42,7 @@ class CooldownRow(Row):
 
 class DefaultsRow(Row):
     timeout = Value(timeout_of)
-    cooldown = Value(CooldownRow().load)
+    cooldown = Value(CooldownRow.reader())
 
 
 class CompactionRow(Row):
@@ -62,13 +66,19 @@ class TierRow(Row):
     output = Value(table_values.amount)
 
 
+@reads(TierRow.described(), names=table_values.tokens.schema)
+def tier_of(tokens: str, rates: Any) -> tuple[int, dict[str, int]]:
+    return table_values.tokens(tokens), TierRow().load(rates)
+
+
 class PriceRow(TierRow):
     input = Value(table_values.amount, required=True)
     output = Value(table_values.amount, required=True)
-    above = Value(table_values.mapping(lambda tokens, rates: (table_values.tokens(tokens), TierRow().load(rates))))
+    above = Value(table_values.mapping(tier_of))
     effective = Value(table_values.day)
 
 
+@reads(PriceRow.described())
 def price_of(value: Any) -> Price:
     row = PriceRow().load(value)
     effective = row.pop("effective", 0)
@@ -76,6 +86,7 @@ def price_of(value: Any) -> Price:
     return Price(Rates(**row), tuple((tokens, Rates(**{**row, **rates})) for tokens, rates in tiers), effective)
 
 
+@reads(either(price_of.schema, a_list(price_of.schema)))
 def prices_of(value: Any) -> tuple[Price, ...]:
     """One price, or a list of prices that begin on different days; the newest last."""
     if not isinstance(value, list):
@@ -110,7 +121,7 @@ class ParamsRow(Row):
 
 class ChannelRow(DefaultsRow):
     name = Value(table_values.identifier, required=True)
-    format = Value(table_values.text, required=True)
+    format = Value(Reader(table_values.text, single({"$ref": f"{DEFINITIONS}format"})), required=True)
     base_url = Value(table_values.base_url)
     api_key = Value(table_values.text)
     api_key_file = Value(table_values.text)
@@ -144,10 +155,22 @@ class ChannelRow(DefaultsRow):
     tool_strictness = Value(table_values.one_of("mixed", "uniform"))
     sampling = Value(table_values.one_of("both", "one"))
     thinking = Value(table_values.one_of("adaptive", "budget", "always", "between_tools"))
-    params = Value(ParamsRow().load)
+    params = Value(ParamsRow.reader())
     retry_unanswered = Value(table_values.flag)
     tags = Value(table_values.distinct(table_values.identifier))
     enabled = Value(table_values.flag)
+
+    between = (
+        {
+            "if": {"required": ["format"], "properties": {"format": {"enum": sorted(WITHOUT_UPSTREAM)}}},
+            "else": {"required": ["base_url"]},
+        },
+        {
+            "if": {"required": ["queue"]},
+            "then": {"required": ["max_concurrency"], "properties": {"max_concurrency": {"not": {"type": "null"}}}},
+        },
+        {"not": {"required": ["api_key", "api_key_file"]}},
+    )
 
     def violations(self, data: Any, original: dict[str, Any]) -> dict[str, str]:
         wrong = {}
@@ -160,6 +183,7 @@ class ChannelRow(DefaultsRow):
         return wrong
 
 
+@reads(single({"enum": [1, "1"]}))
 def version_of(value: Any) -> int:
     if table_values.scalar(value).text != "1":
         raise ValidationError("must be 1: this gateway reads no other version of the table")
@@ -170,16 +194,18 @@ class TableRow(Row):
     """The whole file."""
 
     version = Value(version_of, required=True)
-    defaults = Value(DefaultsRow().load)
-    compaction = Value(CompactionRow().load)
-    limits = Value(LimitsRow().load)
+    defaults = Value(DefaultsRow.reader())
+    compaction = Value(CompactionRow.reader())
+    limits = Value(LimitsRow.reader())
     channels = fields.List(
         fields.Nested(ChannelRow, error_messages={"null": "must be a mapping"}),
         required=True,
         error_messages={"invalid": "must be a list of channels", "null": "must be a list of channels"},
     )
-    models = Value(table_values.mapping(lambda _, facts: FactsRow().load(facts)))
-    tools = Value(tool_servers.ToolsRow().load)
+    models = Value(table_values.mapping(table_values.under_any_name(FactsRow.reader())))
+    tools = Value(tool_servers.ToolsRow.reader())
+
+    between = ({"properties": {"channels": {"minItems": 1}}},)
 
     def violations(self, data: Any, original: dict[str, Any]) -> dict[str, str]:
         return {"channels": "must hold at least one channel"} if original.get("channels") == [] else {}
@@ -204,3 +230,18 @@ _ROWS = (
 
 #: Every key of the table, for messages that quote a line of it.
 KEYS = frozenset(key for row in _ROWS for key in keys_of(row()))
+
+
+def json_schema(formats: Iterable[str]) -> JSONSchema:
+    """The JSON Schema of the whole file, for editors. `formats`: the values of `format`."""
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "The channel table of Antiphon",
+        **TableRow.described(),
+        "definitions": {"reference": REFERENCE, "format": {"enum": sorted(formats)}},
+    }
+
+
+def encoded_schema(formats: Iterable[str]) -> bytes:
+    """The same as the file that the package has."""
+    return orjson.dumps(json_schema(formats), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validates_schema
 
 from app.schemas import table_values
+from app.schemas.readers import JSONSchema, Reader, a_list, a_mapping, or_null
 
 #: How the message about an unknown key begins; it belongs to the key, every other one to the value.
 UNKNOWN_KEY = "unknown key"
@@ -18,11 +19,11 @@ MAX_UNKNOWN = 200
 
 
 class Value(fields.Field[Any]):
-    """The value of a key, read by a function that raises its error."""
+    """The value of a key, taken by a reader that raises its error."""
 
     default_error_messages = {"null": "must have a value"}
 
-    def __init__(self, read: Callable[[Any], Any], **options: Any) -> None:
+    def __init__(self, read: Reader[[Any], Any], **options: Any) -> None:
         super().__init__(**options)
         self.read = read
 
@@ -35,8 +36,22 @@ class Row(Schema):
 
     error_messages = {"type": "must be a mapping"}
 
+    between: ClassVar[Sequence[JSONSchema]] = ()
+    """What holds between the keys, as `violations` checks it."""
+
     class Meta:
         unknown = EXCLUDE
+
+    @classmethod
+    def reader(cls) -> Reader[[Any], Any]:
+        return Reader(cls().load, cls.described())
+
+    @classmethod
+    def described(cls) -> JSONSchema:
+        """The JSON Schema of the mappings that are read without an error."""
+        bound = {field.data_key or name: field for name, field in cls().fields.items()}
+        required = [name for name, field in bound.items() if field.required]
+        return a_mapping({name: _described(field) for name, field in bound.items()}, required, cls.between)
 
     def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
         field_obj.error_messages["required"] = f"missing key '{field_name}'"
@@ -54,6 +69,15 @@ class Row(Schema):
     def violations(self, data: Any, original: dict[str, Any]) -> dict[str, str]:
         """Errors between keys, each under the key that it names."""
         return {}
+
+
+def _described(field: fields.Field[Any]) -> JSONSchema:
+    if isinstance(field, fields.List):
+        return a_list(_described(field.inner))
+    if isinstance(field, fields.Nested):
+        return field.nested.described()  # type: ignore[union-attr,no-any-return]
+    assert isinstance(field, Value)
+    return or_null(field.read.schema) if field.allow_none else field.read.schema
 
 
 def keys_of(row: Row) -> frozenset[str]:

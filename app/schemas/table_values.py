@@ -1,4 +1,4 @@
-"""Values of the channel table: each function reads one as it was written, or raises the error.
+"""Values of the channel table: each reader takes one as it was written, or raises the error.
 
 Values arrive as `Scalar`, text as it stands in the file: YAML 1.1 would turn `no` into a boolean, `012` into ten and
 `12:30` into 750. Knows neither the table's keys nor files, lines and variables.
@@ -16,14 +16,26 @@ from urllib.parse import urlsplit
 
 from marshmallow import ValidationError
 
-from app.contract.limits import NO_LIMIT, Budget, budgets
+from app.contract.limits import BUDGET, NO_LIMIT, Budget, budgets
+from app.schemas.readers import (
+    JSONSchema,
+    Reader,
+    a_list,
+    a_string,
+    a_text,
+    caseless,
+    either,
+    or_null,
+    reads,
+    single,
+)
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 _DURATION = re.compile(r"((?:0|[1-9][0-9]{0,11})(?:\.[0-9]{1,9})?)(ms|s|m|h)?")
 _LONGEST = 7 * 24 * 3600.0
 _NUMBERS = {
-    int: ("a whole number", "d", re.compile(r"[-+]?(?:0|[1-9][0-9]{0,14})")),
-    float: ("a number", "g", re.compile(r"(?:0|[1-9][0-9]{0,11})(?:\.[0-9]{1,9})?")),
+    int: ("a whole number", "integer", "d", re.compile(r"[-+]?(?:0|[1-9][0-9]{0,14})")),
+    float: ("a number", "number", "g", re.compile(r"(?:0|[1-9][0-9]{0,11})(?:\.[0-9]{1,9})?")),
 }
 _FLAGS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
@@ -70,6 +82,7 @@ def scalar(value: Any) -> Scalar:
     return value
 
 
+@reads(single(a_text()))
 def text(value: Any) -> str:
     given = scalar(value).text
     if not given:
@@ -77,9 +90,10 @@ def text(value: Any) -> str:
     return given
 
 
-def matching(pattern: str, expected: str) -> Callable[[Any], str]:
+def matching(pattern: str, expected: str) -> Reader[[Any], str]:
     compiled = re.compile(pattern)
 
+    @reads(single(a_text(pattern, minimum=0) if not compiled.match("-1") else a_text(pattern)))
     def read(value: Any) -> str:
         given = text(value)
         if not compiled.fullmatch(given):
@@ -92,17 +106,19 @@ def matching(pattern: str, expected: str) -> Callable[[Any], str]:
 identifier = matching(
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
 )
+_MODEL_NAME = r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,254}[^\s\x00-\x1f\x7f])?"
 model_name = matching(
-    r"[^\s\x00-\x1f\x7f](?:[^\x00-\x1f\x7f]{0,254}[^\s\x00-\x1f\x7f])?",
+    _MODEL_NAME,
     "a model's name: at most 256 characters, none of them a control character or an outer blank",
 )
 tool_name = matching(r"[^\x00-\x1f\x7f]{1,256}", "a tool's name, as its server lists it")
 header_value = matching(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?", "printable ASCII without outer blanks")
 
 
-def number(kind: type[int] | type[float], low: float, high: float) -> Callable[[Any], float]:
-    noun, shape, pattern = _NUMBERS[kind]
+def number(kind: type[int] | type[float], low: float, high: float) -> Reader[[Any], float]:
+    noun, schema_type, shape, pattern = _NUMBERS[kind]
 
+    @reads(single({"type": schema_type, "minimum": low, "maximum": high}))
     def read(value: Any) -> float:
         given = scalar(value)
         amount = kind(given.text) if given.plain and pattern.fullmatch(given.text) else None
@@ -116,6 +132,7 @@ def number(kind: type[int] | type[float], low: float, high: float) -> Callable[[
 _AMOUNT = re.compile(r"(0|[1-9][0-9]{0,5})(?:\.([0-9]{1,6}))?")
 
 
+@reads(single({"type": "number", "minimum": 0, "exclusiveMaximum": 1_000_000}))
 def amount(value: Any) -> int:
     """An amount of money, in micro-units."""
     given = scalar(value)
@@ -128,6 +145,7 @@ def amount(value: Any) -> int:
 _TOKENS = re.compile(r"([1-9][0-9]{0,8})(k?)")
 
 
+@reads({"pattern": f"^(?:{_TOKENS.pattern})$"})
 def tokens(name: str) -> int:
     """A number of tokens that stands as a key: `272000`, `272k`."""
     match = _TOKENS.fullmatch(name)
@@ -136,6 +154,7 @@ def tokens(name: str) -> int:
     return int(match[1]) * (1000 if match[2] else 1)
 
 
+@reads(single(a_string(r"[0-9]{4}-(?:0?[1-9]|1[0-2])-(?:0?[1-9]|[12][0-9]|3[01])")))
 def day(value: Any) -> int:
     """A date as 2026-03-01: the unix time at which it begins in UTC."""
     try:
@@ -145,6 +164,13 @@ def day(value: Any) -> int:
     return int(begins.timestamp())
 
 
+def _duration_schema(longest: float) -> JSONSchema:
+    """The longest duration is that of a number of seconds; a text with a unit has no schema for it."""
+    text = a_string(rf"(?!0(?:\.0+)?(?:ms|s|m|h)?$){_DURATION.pattern}")
+    return single({"type": "number", "exclusiveMinimum": 0, "maximum": longest}, text)
+
+
+@reads(_duration_schema(_LONGEST))
 def duration(value: Any) -> float:
     match = _DURATION.fullmatch(scalar(value).text)
     seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
@@ -157,9 +183,10 @@ _SIZE = re.compile(r"((?:0|[1-9][0-9]{0,11}))(KiB|MiB)?")
 _SIZES = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20}
 
 
-def size(low: int, high: int) -> Callable[[Any], int]:
+def size(low: int, high: int) -> Reader[[Any], int]:
     """Bytes: a number, or one with KiB or MiB."""
 
+    @reads(single({"type": "integer", "minimum": low, "maximum": high}, a_string(r"[1-9][0-9]{0,11}(?:KiB|MiB)")))
     def read(value: Any) -> int:
         match = _SIZE.fullmatch(scalar(value).text)
         amount = int(match[1]) * _SIZES[match[2]] if match else 0
@@ -170,7 +197,8 @@ def size(low: int, high: int) -> Callable[[Any], int]:
     return read
 
 
-def duration_up_to(longest: float) -> Callable[[Any], float]:
+def duration_up_to(longest: float) -> Reader[[Any], float]:
+    @reads(_duration_schema(longest))
     def read(value: Any) -> float:
         seconds = duration(value)
         if seconds > longest:
@@ -180,6 +208,7 @@ def duration_up_to(longest: float) -> Callable[[Any], float]:
     return read
 
 
+@reads(single({"type": "boolean"}, a_string("|".join(map(caseless, _FLAGS)))))
 def flag(value: Any) -> bool:
     given = scalar(value)
     meant = _FLAGS.get(given.text.lower()) if given.plain else None
@@ -188,7 +217,8 @@ def flag(value: Any) -> bool:
     return meant
 
 
-def one_of(*choices: str) -> Callable[[Any], str]:
+def one_of(*choices: str) -> Reader[[Any], str]:
+    @reads(single({"enum": list(choices)}))
     def read(value: Any) -> str:
         given = scalar(value)
         if given.text not in choices:
@@ -199,6 +229,11 @@ def one_of(*choices: str) -> Callable[[Any], str]:
     return read
 
 
+_AUTHORITY = r"(?:\[[0-9A-Fa-f:.]+\]|[^/?#@\[\]:]+)(?::[0-9]{0,5})?"
+_BASE_URL = rf"(?!.*/(?:responses|chat/completions)/*$)https?://{_AUTHORITY}(?:/[A-Za-z0-9._~:/\[\]@!$&'()*+,;=%-]*)?"
+
+
+@reads(single(a_string(_BASE_URL)))
 def base_url(value: Any) -> str:
     """`https://host[:port][/path]`, without the slash at its end."""
     url = scalar(value).text
@@ -226,6 +261,13 @@ _OUR_MEMBERS = frozenset({"model", "input", "messages", "stream", "**"})
 _MAX_MEMBER = 200
 
 
+_WORD: JSONSchema = {"type": ["string", "boolean"]}
+#: Paths to members, as a pattern and the paths that it leaves out.
+_MEMBERS: JSONSchema = {"pattern": f"^(?:{_MEMBER.pattern})$", "maxLength": _MAX_MEMBER}
+_NOT_OURS: JSONSchema = {"not": {"enum": sorted(_OUR_MEMBERS)}}
+
+
+@reads(single({**_WORD, **_MEMBERS, **_NOT_OURS}))
 def member(value: Any) -> str:
     """A path to members of a request: `temperature`, `tools[].strict`, `**.cache_control`."""
     path = text(value)
@@ -236,6 +278,7 @@ def member(value: Any) -> str:
     return path
 
 
+@reads({}, names={**_MEMBERS, "not": {"anyOf": [_NOT_OURS["not"], {"pattern": r"\*\*"}]}})
 def set_member(path: str, value: Any) -> Any:
     """The value of a member that every request gets."""
     if "**" in member(Scalar(path)):
@@ -243,6 +286,7 @@ def set_member(path: str, value: Any) -> Any:
     return json_value(value)
 
 
+@reads(single({**_WORD, "pattern": r"^[A-Za-z_$][A-Za-z0-9_$-]*$", **_NOT_OURS}), {**_MEMBERS, **_NOT_OURS})
 def renamed_member(path: str, value: Any) -> str:
     """The new name of a member."""
     member(Scalar(path))
@@ -270,6 +314,7 @@ def json_value(value: Any) -> Any:
     return given.text
 
 
+@reads(single({"type": "integer", "minimum": 1, "maximum": 10**12}, {"enum": ["none"]}))
 def limit(value: Any) -> int:
     """A limit: a whole number, or `none` for no limit."""
     if scalar(value).text == "none":
@@ -280,6 +325,10 @@ def limit(value: Any) -> int:
         raise ValidationError(f"{error.messages[0]}, or none") from None
 
 
+_ONE_BUDGET = single(a_string(rf"\s*(?!0+(?:\.0+)?[kMG]?[a-z]{{3}}/){BUDGET.pattern}\s*"))
+
+
+@reads(either(_ONE_BUDGET, a_list(_ONE_BUDGET)))
 def budget(value: Any) -> tuple[Budget, ...]:
     """One budget or a list: `2Mtok/day`, `50usd/month`."""
     try:
@@ -291,9 +340,11 @@ def budget(value: Any) -> tuple[Budget, ...]:
 # --- several of them --------------------------------------------------------------------------------------------
 
 
-def mapping(read: Callable[[str, Any], Any]) -> Callable[[Any], dict[str, Any]]:
+def mapping(read: Reader[[str, Any], Any]) -> Reader[[Any], dict[str, Any]]:
     """A mapping whose keys the operator chooses: `read` is given a key and its value."""
+    names = {} if read.names is None else {"propertyNames": read.names}
 
+    @reads({"type": "object", **names, "additionalProperties": read.schema})
     def read_all(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValidationError("must be a mapping")
@@ -302,9 +353,15 @@ def mapping(read: Callable[[str, Any], Any]) -> Callable[[Any], dict[str, Any]]:
     return read_all
 
 
-def every(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+def under_any_name(read: Reader[[Any], Any]) -> Reader[[str, Any], Any]:
+    """The values of a mapping, whatever their keys are."""
+    return Reader(lambda _, value: read(value), read.schema)
+
+
+def every(read: Reader[[Any], Any]) -> Reader[[Any], tuple[Any, ...]]:
     """A list, which may be empty."""
 
+    @reads(a_list(read.schema))
     def read_all(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise ValidationError("must be a list")
@@ -313,9 +370,10 @@ def every(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
     return read_all
 
 
-def distinct(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+def distinct(read: Reader[[Any], Any]) -> Reader[[Any], tuple[Any, ...]]:
     """A list, nothing in it twice."""
 
+    @reads(a_list(read.schema, minItems=1, uniqueItems=True))
     def read_all(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list):
             raise ValidationError("must be a list")
@@ -347,12 +405,23 @@ def _each(pairs: Iterable[tuple[Any, Any]], read: Callable[[Any, Any], Any]) -> 
     return good
 
 
+#: Globs keep the names that they match.
+_RENAMED: JSONSchema = {
+    "type": "object",
+    "minProperties": 1,
+    "propertyNames": {"pattern": f"^(?:{_MODEL_NAME})$"},
+    "patternProperties": {r"[*?]": {"type": "null"}},
+    "additionalProperties": or_null(model_name.schema),
+}
+
+
+@reads(either(a_list(model_name.schema, minItems=1, uniqueItems=True), _RENAMED))
 def models(value: Any) -> dict[str, str]:
     """`[name, glob-*]` or `{public: upstream}`; read as public name → the upstream's name."""
     if value and isinstance(value, list):
         return {name: name for name in distinct(model_name)(value)}
     if value and isinstance(value, dict):
-        return mapping(_renamed)(value)
+        return _each(value.items(), _renamed)
     raise ValidationError('must be a list of names, or a mapping of public names to upstream names; "*" for any')
 
 
@@ -365,6 +434,13 @@ def _renamed(public: str, upstream: Any) -> str:
     return model_name(upstream)
 
 
+_HEADER_NAMES: JSONSchema = {
+    "pattern": f"^(?:{_HEADER_NAME.pattern})$",
+    "not": {"pattern": f"^(?:{'|'.join(map(caseless, sorted(_OUR_HEADERS)))})$"},
+}
+
+
+@reads(header_value.schema, names=_HEADER_NAMES)
 def header(name: str, value: Any) -> str:
     if not _HEADER_NAME.fullmatch(name):
         raise ValidationError("stands under a name that is no header's")

@@ -12,6 +12,7 @@ from marshmallow import ValidationError
 
 from app.contract.tools import Approval, ToolFilter, origin_of
 from app.schemas import table_values
+from app.schemas.readers import a_string, either, reads, single
 from app.schemas.rows import Row, Value
 from app.schemas.table_values import Scalar
 
@@ -23,10 +24,14 @@ class FilterRow(Row):
     read_only = Value(table_values.flag)
 
 
+_TOOL_NAMES = table_values.distinct(table_values.tool_name)
+
+
+@reads(either(_TOOL_NAMES.schema, FilterRow.described()))
 def filter_of(value: Any) -> ToolFilter:
     """A list of tool names, or a mapping of `tool_names` and `read_only`."""
     if isinstance(value, list):
-        return ToolFilter(frozenset(table_values.distinct(table_values.tool_name)(value)))
+        return ToolFilter(frozenset(_TOOL_NAMES(value)))
     if not isinstance(value, dict):
         raise ValidationError("must be a list of tool names, or a mapping with 'tool_names' or 'read_only'")
     row: Mapping[str, Any] = FilterRow().load(value)
@@ -39,10 +44,14 @@ class ApprovalRow(Row):
     never = Value(filter_of)
 
 
+_APPROVAL = table_values.one_of("always", "never")
+
+
+@reads(either(_APPROVAL.schema, ApprovalRow.described()))
 def approval_of(value: Any) -> Approval:
     """`always`, `never`, or a mapping of both words to filters."""
     if not isinstance(value, dict):
-        return Approval.of(table_values.one_of("always", "never")(value))
+        return Approval.of(_APPROVAL(value))
     return Approval(**{name: (one,) for name, one in ApprovalRow().load(value).items()})
 
 
@@ -51,6 +60,7 @@ class ToolTimeoutRow(Row):
     call = Value(table_values.duration)
 
 
+@reads(either(table_values.duration.schema, ToolTimeoutRow.described()))
 def timeout_of(value: Any) -> Mapping[str, float]:
     """One duration limits a call; a mapping has the two."""
     if not isinstance(value, dict):
@@ -58,6 +68,10 @@ def timeout_of(value: Any) -> Mapping[str, float]:
     return ToolTimeoutRow().load(value)  # type: ignore[no-any-return]
 
 
+_HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?"
+
+
+@reads(single(a_string(rf"(?![^?]*/sse/*(?:\?|$))[Hh][Tt][Tt][Pp][Ss]?://{_HOST}(?:[/?][^#]*)?")))
 def mcp_url(value: Any) -> str:
     """`https://host[:port]/path[?query]`; empty when its variable is not set. A query may hold a key, as some servers
     want it."""
@@ -96,10 +110,11 @@ class HostedToolRow(Row):
 
 
 class HostedRow(Row):
-    web_search = Value(HostedToolRow().load)
-    file_search = Value(HostedToolRow().load)
+    web_search = Value(HostedToolRow.reader())
+    file_search = Value(HostedToolRow.reader())
 
 
+@reads(single(a_string(rf"[Hh][Tt][Tt][Pp][Ss]?://{_HOST}/?")))
 def origin(value: Any) -> str:
     given = table_values.scalar(value).text
     found = origin_of(given)
@@ -113,6 +128,7 @@ class OriginRow(Row):
     private = Value(table_values.flag)
 
 
+@reads(either(origin.schema, OriginRow.described()))
 def client_origin(value: Any) -> tuple[str, bool]:
     """An origin, or a mapping of `origin` and `private`, as the two."""
     if isinstance(value, Scalar):
@@ -122,8 +138,8 @@ def client_origin(value: Any) -> tuple[str, bool]:
 
 
 class ToolsRow(Row):
-    servers = Value(table_values.every(ToolServerRow().load))
-    hosted = Value(HostedRow().load)
+    servers = Value(table_values.every(ToolServerRow.reader()))
+    hosted = Value(HostedRow.reader())
     client_urls = Value(table_values.every(client_origin))
 
 

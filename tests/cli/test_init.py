@@ -73,9 +73,26 @@ def test_init_never_copies_the_table_that_a_checkout_has_in_use(tmp_path: Path) 
     assert (here / "channels.yaml").read_text() == (checkout / "app/cli/channels.yaml").read_text()
 
 
+def test_the_schema_that_the_table_names_lies_beside_it_and_is_renewed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    table = tmp_path / "elsewhere" / "table.yaml"
+    variables = {"ANTIPHON_CHANNELS": "elsewhere/table.yaml"}
+    assert "wrote channels.schema.json" in run(tmp_path, "init", **variables).stdout
+    named = re.match(r"# yaml-language-server: \$schema=(.*)\n", table.read_text())
+    assert named is not None
+    schema = table.with_name(named[1])
+    assert schema.read_text() == run(tmp_path, "schema").stdout
+
+    assert "channels.schema.json" not in run(tmp_path, "init", **variables).stdout
+    schema.write_text("{}")
+    assert run(tmp_path, "init", **variables).returncode == 0
+    assert schema.read_text() == run(tmp_path, "schema").stdout
+
+
 def test_files_of_init_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
     assert run(tmp_path, "init").returncode == 0
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    del modes["channels.schema.json"]
     assert modes == {".env": 0o600, "channels.yaml": 0o600, "antiphon.db": 0o600}
 
 

@@ -92,6 +92,12 @@ def test_the_source_archive_builds_the_same_program(release: Path) -> None:
     assert {"setup.cfg", "pyproject.toml", "deploy/systemd/antiphon.service", "app/cli/channels.yaml"} <= names
 
 
+def test_an_installed_command_has_the_schema_of_the_table(prefix: Path) -> None:
+    shipped = (ROOT / "app" / "cli" / "channels.schema.json").read_text()
+    assert run(str(prefix / "bin" / "antiphon"), "schema") == shipped
+    assert (prefix / "share" / "antiphon" / "channels.schema.json").read_text() == shipped
+
+
 def test_an_installed_gateway_answers(installed: InstalledGateway) -> None:
     with installed.client() as client:
         response = client.responses.create(model="demo", input="Hello")
