@@ -30,7 +30,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 DESCRIPTORS = 8192
 PEERS = ("litellm", "nginx", "flask")
 INSIDE = ("start", "memory", "validation", "storage")
-QUICK = "json1,json32,slow32,fire8,paced50,paced500,start,validation"
+QUICK = "json1,json32,slow32,fire8,paced50,tool1,paced500,start,validation"
 
 
 class Progress:
@@ -119,9 +119,10 @@ class Bench:
             return inside.memory(folder, upstream, tls, generator)
 
     def _start_gateways(self, upstream: Server) -> None:
-        for name, workers in (("gateway", 1), ("gateway-2", 2)):
+        tools = servers.tools_of(upstream.port)
+        for name, workers, table in (("gateway", 1, None), ("gateway-2", 2, None), ("gateway-tools", 1, tools)):
             if name in self.plan.loaded:
-                gateway = servers.new_gateway(self._new_folder(name), workers, upstream.port)
+                gateway = servers.new_gateway(self._new_folder(name), workers, upstream.port, table=table)
                 self.stack.enter_context(gateway)
                 self.running[name] = servers.as_server(name, gateway)
         if "gateway" in self.running:

@@ -19,9 +19,9 @@ import orjson
 
 from app.schemas.create import read_create
 from tests.bench import storage
-from tests.bench.loads import Generator, Load
+from tests.bench.loads import TOOL, Generator, Load
 from tests.bench.processes import pss_kib
-from tests.bench.servers import MODEL, OVER_TLS, Server, as_server, new_gateway
+from tests.bench.servers import MODEL, OVER_TLS, Server, as_server, new_gateway, tools_of
 from tests.databases import running_server
 from tests.gateway import Gateway
 
@@ -71,12 +71,21 @@ def _ask_until_answered(gateway: Gateway, answered: list[float], over: threading
 
 
 def memory(folder: Path, upstream: Server, tls: tuple[int, Path] | None, load: Generator) -> dict[str, float]:
-    """MiB of two idle workers, and KiB of each stream that is open; each on a gateway that has done nothing else."""
+    """MiB of two idle workers, the same with a tool server, and KiB of each stream that is open; each on a gateway that
+    has done nothing else."""
     idle, plain = _held(new_gateway(folder / "plain", 2, upstream.port), MODEL, load)
     found = {"idle": idle / 1024, "stream": plain}
+    found["idle_tools"] = _idle_with_tools(folder / "tools", upstream, load)
     if tls is not None:
         _, found["tls_stream"] = _held(new_gateway(folder / "tls", 2, upstream.port, tls), OVER_TLS, load)
     return found
+
+
+def _idle_with_tools(folder: Path, upstream: Server, load: Generator) -> float:
+    with new_gateway(folder, 2, upstream.port, table=tools_of(upstream.port)) as gateway:
+        server = as_server("gateway", gateway)
+        load.run(server, replace(_WARM_UP, wish="call=1", tools=(TOOL,)), 0.2)
+        return pss_kib(server.pids) / 1024
 
 
 def _held(gateway: Gateway, model: str, load: Generator) -> tuple[float, float]:

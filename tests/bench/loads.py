@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from typing import Any
 import orjson
 
 from tests.bench.processes import cpu_seconds
-from tests.bench.servers import BRIDGED, MODEL, Server
+from tests.bench.servers import BRIDGED, MODEL, TOOLS, Server
 
 Figures = dict[str, Any]
+JSON = dict[str, Any]
 
 INTERVAL_MS = 100
 FIREHOSE_DELTAS = 2000
+PLAIN = "deltas=16 size=24"
+TOOL = {"type": "mcp", "server_label": TOOLS, "require_approval": "never"}
 #: Requests that were begun may take so many seconds more before they count as late.
 TAIL = 20
 
@@ -29,9 +33,10 @@ class Load:
     connections: int
     servers: tuple[str, ...]
     """The servers that it is put on."""
-    wish: str = "deltas=16 size=24"
+    wish: str = PLAIN
     """What the upstream's answer is to be like; see mock.c."""
     model: str = MODEL
+    tools: Sequence[Mapping[str, Any]] = ()
     deltas: int = 0
     ramp: float = 0.0
     """Seconds over which the connections begin. Each sends one request, for a stream that beats for the whole run."""
@@ -51,8 +56,10 @@ class Load:
         deltas, wish = self.deltas, self.wish
         if self.paced:
             deltas = math.ceil(self.seconds(measured)[1] * 1000 / INTERVAL_MS)
-            wish = f"deltas={deltas} every={INTERVAL_MS} size=24"
-        request = {"model": self.model, "input": f"[bench {wish}] Hello, who are you?"}
+            wish = f"{'' if wish == PLAIN else wish} deltas={deltas} every={INTERVAL_MS} size=24"
+        request: JSON = {"model": self.model, "input": f"[bench {wish}] Hello, who are you?"}
+        if self.tools:
+            request["tools"] = self.tools
         return orjson.dumps({**request, "stream": True} if deltas else request), deltas
 
     @property
@@ -99,6 +106,24 @@ LOADS = (
         "50 streams, 10 events a second each",
         50,
         ("direct", "gateway", "behind-nginx", "litellm"),
+        ramp=2,
+        columns=_STREAM,
+    ),
+    Load(
+        "tool1",
+        "JSON, 1 connection, a call of a tool between two exchanges",
+        1,
+        ("direct", "gateway-tools"),
+        wish="call=1 deltas=16 size=24",
+        tools=(TOOL,),
+    ),
+    Load(
+        "tools100",
+        "100 streams, a call of a tool before 10 events a second each",
+        100,
+        ("gateway-tools",),
+        wish="call=1",
+        tools=(TOOL,),
         ramp=2,
         columns=_STREAM,
     ),

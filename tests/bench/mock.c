@@ -4,7 +4,8 @@
  *   mock PORT
  *
  * A request says anywhere in its text what the answer is to be like: "[bench deltas=200 every=100 first=0 size=24]",
- * times in milliseconds, sizes in bytes. every=0 is the firehose: as fast as the other side reads.
+ * times in milliseconds, sizes in bytes. every=0 is the firehose: as fast as the other side reads. call=1: the answer is a
+ * call of the function `echo`, until the request brings an output. /mcp is an MCP server with that one tool.
  * Each delta begins with the time at which it was sent (MARK), for a client on the same machine to compare. */
 #include "common.h"
 
@@ -23,6 +24,18 @@
 #define ITEM_FRONT "{\"id\":\"msg_%s\",\"type\":\"message\",\"status\":\"%s\",\"role\":\"assistant\",\"content\":["
 #define PART_FRONT "{\"type\":\"output_text\",\"annotations\":[],\"logprobs\":[],\"text\":\""
 #define PLACE "\"item_id\":\"msg_%s\",\"output_index\":0,\"content_index\":0,"
+#define CALL_ITEM                                                                                                      \
+    "{\"id\":\"fc_%s\",\"type\":\"function_call\",\"status\":\"%s\",\"arguments\":\"%s\",\"call_id\":\"call_%s\","            \
+    "\"name\":\"echo\"}"
+#define CALL_ARGUMENTS "{\\\"text\\\":\\\"Oslo\\\"}"
+#define MCP_FRONT "{\"jsonrpc\":\"2.0\",\"id\":%d,\"result\":{\"resultType\":\"complete\","
+#define MCP_DISCOVERED                                                                                                 \
+    "\"cacheScope\":\"private\",\"capabilities\":{\"tools\":{\"listChanged\":false}},"                                   \
+    "\"supportedVersions\":[\"2026-07-28\"],\"ttlMs\":0"
+#define MCP_LISTED                                                                                                     \
+    "\"cacheScope\":\"private\",\"ttlMs\":0,\"tools\":[{\"name\":\"echo\",\"description\":\"Returns the text.\","          \
+    "\"inputSchema\":{\"type\":\"object\",\"properties\":{\"text\":{\"type\":\"string\"}}}}]"
+#define MCP_CALLED "\"content\":[{\"type\":\"text\",\"text\":\"Oslo\"}],\"isError\":false"
 #define CHAT_FRONT                                                                                                     \
     "{\"id\":\"chatcmpl-%s\",\"object\":\"chat.completion%s\",\"created\":%ld,\"model\":\"gpt-4o-2024-08-06\","        \
     "\"service_tier\":\"default\",\"system_fingerprint\":\"fp_0\",\"choices\":["
@@ -43,7 +56,7 @@ struct connection {
     struct source on_socket, on_timer;
     uint32_t watched;
     enum phase phase;
-    bool chat, streamed, gone;
+    bool chat, streamed, calling, gone;
     int deltas, every, first, size; /* as the request wants them */
     int told, sequence;
     int64_t newest; /* mark */
@@ -118,6 +131,10 @@ static void put_part(struct text *t, struct connection *c, bool whole)
 
 static void put_item(struct text *t, struct connection *c, bool whole)
 {
+    if (c->calling) {
+        appendf(t, CALL_ITEM, c->id, whole ? "completed" : "in_progress", whole ? CALL_ARGUMENTS : "", c->id);
+        return;
+    }
     appendf(t, ITEM_FRONT, c->id, whole ? "completed" : "in_progress");
     if (whole) put_part(t, c, true);
     append(t, "]}", 2);
@@ -233,12 +250,23 @@ static void tell_beginning(struct connection *c)
         return;
     }
     tell_item(c, "response.output_item.added", false);
+    if (c->calling) return;
     tell_part(c, "response.content_part.added", false);
 }
 
 static void tell_end(struct connection *c)
 {
-    if (c->chat) {
+    if (c->calling) {
+        name(c, "response.function_call_arguments.delta");
+        appendf(&event, "\"item_id\":\"fc_%s\",\"output_index\":0,\"delta\":\"" CALL_ARGUMENTS "\"}", c->id);
+        tell(c);
+        name(c, "response.function_call_arguments.done");
+        appendf(&event, "\"item_id\":\"fc_%s\",\"output_index\":0,\"name\":\"echo\",\"arguments\":\"" CALL_ARGUMENTS "\"}",
+                c->id);
+        tell(c);
+        tell_item(c, "response.output_item.done", true);
+        tell_response(c, "response.completed", true);
+    } else if (c->chat) {
         tell_chat(c, "", "\"stop\"");
         appendf(&event, "data: " CHAT_FRONT "],\"usage\":" CHAT_USAGE "}", c->id, ".chunk", (long)time(NULL), c->deltas,
                 820 + c->deltas);
@@ -268,6 +296,13 @@ static void rest(struct connection *c)
     watch(c, EPOLLIN | (pending(c) ? EPOLLOUT : 0));
 }
 
+static void send_whole(struct connection *c, const struct text *body)
+{
+    appendf(&c->out, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n", body->length);
+    append(&c->out, body->bytes, body->length);
+    rest(c);
+}
+
 static void answer_whole(struct connection *c)
 {
     static struct text body;
@@ -276,9 +311,20 @@ static void answer_whole(struct connection *c)
         put_completion(&body, c);
     else
         put_response(&body, c, true);
-    appendf(&c->out, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n", body.length);
-    append(&c->out, body.bytes, body.length);
-    rest(c);
+    send_whole(c, &body);
+}
+
+/* What the MCP server says, at once, to a request of the protocol's newest version. */
+static void answer_mcp(struct connection *c, const char *asked)
+{
+    static struct text body;
+    const char *id = strstr(asked, "\"id\":");
+    body.length = 0;
+    appendf(&body, MCP_FRONT, id ? atoi(id + 5) : 0);
+    appendf(&body, "%s}}", strstr(asked, "\"tools/call\"")   ? MCP_CALLED
+                           : strstr(asked, "\"tools/list\"") ? MCP_LISTED
+                                                             : MCP_DISCOVERED);
+    send_whole(c, &body);
 }
 
 static void talk(struct connection *c, int count)
@@ -327,6 +373,10 @@ static int wanted(const char *order, const char *what, int otherwise)
 
 static void answer(struct connection *c, const char *head, const char *body)
 {
+    if (!strncmp(head, "POST /mcp ", 10)) {
+        answer_mcp(c, body);
+        return;
+    }
     const char *order = strstr(body, "[bench ");
     c->chat = !strncmp(head, "POST", 4) && strstr(head, "/chat/completions ") != NULL;
     c->streamed = strstr(body, "\"stream\":true") || strstr(body, "\"stream\": true");
@@ -334,6 +384,8 @@ static void answer(struct connection *c, const char *head, const char *body)
     c->every = wanted(order, "every=", 0);
     c->first = wanted(order, "first=", 0);
     c->size = wanted(order, "size=", 24);
+    c->calling = wanted(order, "call=", 0) && !strstr(body, "\"function_call_output\"");
+    if (c->calling) c->deltas = 0;
     c->told = c->sequence = 0;
     c->phase = WAITING;
     snprintf(c->id, sizeof c->id, "%032llx", (unsigned long long)++answers);

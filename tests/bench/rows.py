@@ -61,6 +61,11 @@ def added(load: str, figure: str, ours: str) -> Value:
     return lambda measured: measured.paired(load, figure, ours, "direct", lambda a, b: a - b)
 
 
+def added_by_a_round(load: str, ours: str) -> Value:
+    """More than two exchanges and the tool itself take. The upstream answers each of the three equally fast."""
+    return lambda measured: measured.paired(load, "latency_p50", ours, "direct", lambda a, b: a - 3 * b)
+
+
 def alone(load: str, figure: str, server: str) -> Value:
     return lambda measured: measured.median(load, server, figure)
 
@@ -120,7 +125,11 @@ ROWS = (
     _row("events delivered, 1,000 streams, 2 workers", delivered("paced1000", "gateway-2"), 90, 98, "%"),
     _row("event delay p99, 1,000 streams, 2 workers", alone("paced1000", "delay_p99", "gateway-2"), 300, 100, "ms"),
     _row("events lost or failed, 1,000 streams", worst("paced1000", "gateway-2", *_FAULTS), 0, 0, ""),
+    _row("turn with one tool round, p50 added", added_by_a_round("tool1", "gateway-tools"), 10, 5, "ms"),
+    _row("first token p50, 100 streams, a tool round", alone("tools100", "first_p50", "gateway-tools"), 60, 30, "ms"),
+    _row("events lost or failed, these 100 streams", worst("tools100", "gateway-tools", *_FAULTS), 0, 0, ""),
     _row("memory (PSS) of 2 idle workers", found("memory", "idle"), 120, 90, "MiB"),
+    _row("the same with a tool server", found("memory", "idle_tools"), 200, 170, "MiB"),
     _row("memory of an open stream", found("memory", "stream"), 80, 60, "KiB"),
     _row("memory of an open stream, TLS upstream", found("memory", "tls_stream"), 160, 130, "KiB"),
     _row("start to the first answered request", found("start"), 1.5, 0.8, "s"),

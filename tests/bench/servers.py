@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,9 @@ from tests.upstream import self_signed
 
 MODEL, BRIDGED, OVER_TLS = "gpt-4o", "gpt-4o-bridged", "gpt-4o-tls"
 """LiteLLM pretends to stream from unknown models, so the upstream's has a known name."""
+
+TOOLS = "bench"
+"""The label of the MCP server that the upstream is as well."""
 
 THREADS = 1024
 """Enough for every stream of the largest load in each worker: connections are not shared out evenly."""
@@ -54,8 +57,15 @@ def mock(program: Path, port: int, folder: Path) -> Iterator[Server]:
 # --- the gateway ------------------------------------------------------------------------------------------------
 
 
-def new_gateway(folder: Path, workers: int, upstream: int, tls: tuple[int, Path] | None = None) -> Gateway:
-    """A gateway with a directory of its own, not started; `tls` is the port and certificate of the same upstream."""
+def new_gateway(
+    folder: Path,
+    workers: int,
+    upstream: int,
+    tls: tuple[int, Path] | None = None,
+    table: Mapping[str, Any] | None = None,
+) -> Gateway:
+    """A gateway with a directory of its own, not started; `tls` is the port and certificate of the same upstream, and
+    `table` what its channel table has besides the channels."""
     folder.mkdir()
     channels: list[dict[str, Any]] = [
         {"name": "plain", "format": "responses", "models": [MODEL], "base_url": _url(upstream)},
@@ -73,7 +83,13 @@ def new_gateway(folder: Path, workers: int, upstream: int, tls: tuple[int, Path]
                 "ca_file": str(certificate),
             }
         )
-    return Gateway(folder, channels, workers=workers, threads=THREADS)
+    return Gateway(folder, channels, table, workers=workers, threads=THREADS)
+
+
+def tools_of(upstream: int) -> Mapping[str, Any]:
+    """The section of the channel table with the MCP server that runs on the upstream's port."""
+    url = f"http://127.0.0.1:{upstream}/mcp"
+    return {"tools": {"servers": [{"label": TOOLS, "url": url, "require_approval": "never"}]}}
 
 
 def _url(port: int) -> str:
@@ -81,7 +97,9 @@ def _url(port: int) -> str:
 
 
 def as_server(name: str, gateway: Gateway) -> Server:
-    return Server(name, gateway.port, (gateway.pid,), (f"Authorization: Bearer {gateway.token}",))
+    """A gateway that runs, with a token that may use its tools."""
+    token = gateway.new_token("bench", "--tools", "*")
+    return Server(name, gateway.port, (gateway.pid,), (f"Authorization: Bearer {token}",))
 
 
 # --- nginx ------------------------------------------------------------------------------------------------------

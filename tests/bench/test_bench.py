@@ -18,12 +18,15 @@ from tests.gateway import ROOT
 def test_a_short_run_fills_its_rows(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     command = [sys.executable, "-m", "tests.bench", "--seconds", "0.2", "--rounds", "1", "--json", str(file)]
-    done = subprocess.run([*command, "--tests", "json1,paced50,validation"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--tests", "json1,paced50,tool1,validation"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     found = orjson.loads(file.read_bytes())
     assert [row["title"] for row in found["table"]] == [
         "JSON p50 added, 1 connection",
         "first token p50 added, 50 streams",
+        "turn with one tool round, p50 added",
         "checking 200 items (64 KB)",
     ]
     assert all(row["title"] in done.stdout for row in found["table"])
@@ -32,6 +35,9 @@ def test_a_short_run_fills_its_rows(tmp_path: Path) -> None:
         for server in ("direct", "gateway"):
             assert runs[load, server]["answered"] >= answers
             assert runs[load, server]["failed"] == runs[load, server]["refused"] == runs[load, server]["late"] == 0
+    with_tool = runs["tool1", "gateway-tools"]
+    assert with_tool["answered"] >= 1
+    assert with_tool["failed"] == with_tool["refused"] == 0
     assert runs["paced50", "gateway"]["lost"] == runs["paced50", "gateway"]["unended"] == 0
     assert done.stderr == ""
 
