@@ -13,6 +13,8 @@
         ├── PayloadTooLarge      413
         ├── UnsupportedMedia     415
         ├── ToolListFailed       424  a tool server does not list its tools
+        ├── RateLimited          429  the token has too many requests or tokens in this minute, or requests at once
+        ├── QuotaExhausted       429  the token's budget is spent
         ├── UpgradeRequired      426  only a WebSocket is served here, or not this one
         ├── CompactionFailed     502  a requested compaction could not be made
         ├── TurnTimedOut         504  its exchanges and the calls of its tools have taken too long together
@@ -40,8 +42,12 @@ The sentences are OpenAI's own where they exist, because clients match them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
+
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class AntiphonError(Exception):
@@ -75,6 +81,8 @@ class GatewayError(AntiphonError):
     code: str | None = None
     retry_after: float | None = None
     should_retry: bool | None = None
+    headers: Mapping[str, str] = _NO_HEADERS
+    """More headers of the answer."""
 
     def __init__(
         self,
@@ -182,6 +190,23 @@ class UpgradeRequired(GatewayError):
     status = 426
     type = "invalid_request_error"
     code = "upgrade_required"
+
+
+class RateLimited(GatewayError):
+    """A limit of the client's token, which a later retry may meet."""
+
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+
+
+class QuotaExhausted(GatewayError):
+    """A budget of the client's token is spent: a retry helps only in its next period."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+    should_retry = False
 
 
 class ToolListFailed(GatewayError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from time import time
 
 from app import formats
 from app.channels.affinity import SHARED, RecentChannels
@@ -14,7 +15,10 @@ from app.channels.selection import Channels
 from app.channels.slots import Slots
 from app.channels.upstream_lists import UpstreamLists
 from app.channels.watched_table import WatchedTable
+from app.contract.money import cost_of
 from app.last_good import LastGood
+from app.limits.budget_alerts import BudgetAlerts
+from app.limits.limiter import Limiter
 from app.memory import Budget, InFlight
 from app.relay.background.jobs import BackgroundJobs
 from app.relay.compaction.context import Contexts
@@ -61,6 +65,7 @@ class Gateway:
     drain: Drain
     budget: Budget
     bodies: Bodies
+    limiter: Limiter
     in_flight: InFlight = field(default_factory=lambda: InFlight(1))
     sockets: InFlight = field(default_factory=lambda: InFlight(1))
 
@@ -119,6 +124,12 @@ def build(last: LastGood) -> Gateway:
     tool_servers = ToolServers()
     responses = StoredResponses(store, contexts)
     prompts = Prompts(OwnerDigests(settings.key_for("prompt")))
+    limiter = Limiter(
+        store.admissions,
+        defaults=lambda: channels.table.limits,
+        cost_of=lambda model, usage: cost_of(usage, channels.table.prices(model), int(time())),
+        alerts=BudgetAlerts(store.admissions),
+    )
     turns = TurnParts(
         store=store,
         seals=seals,
@@ -131,6 +142,7 @@ def build(last: LastGood) -> Gateway:
         transport=transport,
         cache_keys=CacheKeys(Pseudonyms(settings.key_for("cache"))),
         tool_servers=tool_servers,
+        limiter=limiter,
     )
     queue = open_queue(settings.queue_url, store.database)
     job_seal = Seal("job", settings.keys_for("job"))
@@ -140,6 +152,7 @@ def build(last: LastGood) -> Gateway:
     def tidy() -> None:
         bodies.uploads.look()
         budget.give_back()
+        limiter.retry()
 
     return Gateway(
         settings=settings,
@@ -150,7 +163,7 @@ def build(last: LastGood) -> Gateway:
         turns=turns,
         responses=responses,
         conversations=Conversations(store, contexts),
-        passthrough=PassthroughRelay(store, channels, transport),
+        passthrough=PassthroughRelay(store, channels, transport, limiter),
         background=background,
         queue=queue,
         tool_servers=tool_servers,
@@ -161,6 +174,7 @@ def build(last: LastGood) -> Gateway:
         drain=drain,
         budget=budget,
         bodies=bodies,
+        limiter=limiter,
         in_flight=InFlight(settings.max_in_flight),
         sockets=InFlight(settings.max_sockets),
     )

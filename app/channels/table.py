@@ -197,7 +197,7 @@ def _build(values: Interpolation, rows: Mapping[str, Any]) -> Table:
         digest=values.document.digest,
         models=MappingProxyType(rows.get("models", {})),
         tools=tools,
-        limits=Limits(**rows.get("limits", _NOTHING)),
+        limits=Limits(**rows["limits"]) if "limits" in rows else UNSTATED,
         compacts=any("compact_at" in facts for facts in rows.get("models", {}).values()),
         priced=MappingProxyType(
             {name: facts["price"] for name, facts in rows.get("models", {}).items() if "price" in facts}

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from app.contract.money import MICRO
+
 Period = Literal["day", "month"]
 
 #: The unit of a budget in tokens. Any other unit is a currency.
@@ -17,8 +19,6 @@ TOKENS = "tok"
 NO_LIMIT = 0
 #: The largest limit: sums of two of them still fit into a column.
 MOST = 10**15
-MICRO = 1_000_000
-"""Micro-units of one unit of money."""
 
 BUDGET = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))?(k|M|G)?([a-z]{3})/(day|month)")
 _FACTORS = {None: 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}

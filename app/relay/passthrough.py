@@ -18,8 +18,10 @@ from app.channels.affinity import Affinity, first_user_item
 from app.channels.selection import Channels, SelectedChannel
 from app.channels.upstream import Exchange
 from app.contract.records import Token
+from app.contract.token_estimate import estimate_items
 from app.errors import ClientGone, GatewayError, InternalError, UpstreamError, unknown_passthrough_model
 from app.formats import Codec, PassthroughDecoder, PassthroughEndpoint, PassthroughSummary, StreamCodec, adapted
+from app.limits.limiter import Estimate, Limiter
 from app.relay.attempts import EVENTS, JSON, ChannelAttempt, ChannelAttempts
 from app.relay.client_thread import ThreadNames
 from app.relay.passthrough_recorder import PassthroughRecorder
@@ -35,8 +37,9 @@ log = logging.getLogger(__name__)
 
 
 class PassthroughRelay:
-    def __init__(self, store: Store, channels: Channels, transport: ThreadTransport) -> None:
+    def __init__(self, store: Store, channels: Channels, transport: ThreadTransport, limiter: Limiter) -> None:
         self._store = store
+        self._limiter = limiter
         self._channels = channels
         self._transport = transport
 
@@ -49,6 +52,7 @@ class PassthroughRelay:
         watch = Watch(context.client_fd, self._transport.timing.drain)
         with recorder.recorded_failures():
             attempts = self._attempts(endpoint.path, token, request, context, recorder, watch)
+            self._admit(token, request, context, recorder)
             body, summary, selected = attempts.first(_Unstreamed(endpoint.path, codec, request, watch))
         recorder.finish(selected, summary)
         return body
@@ -65,6 +69,7 @@ class PassthroughRelay:
         try:
             with recorder.recorded_failures():
                 attempts = self._attempts(endpoint.path, token, request, context, recorder, watch)
+                self._admit(token, request, context, recorder)
                 active = attempts.first(
                     _Streamed(endpoint.path, codec, request, context.connection, watch, self._transport)
                 )
@@ -73,6 +78,20 @@ class PassthroughRelay:
             if not early_heartbeats.sent:
                 raise
             return [_failure(error)]
+
+    def _admit(self, token: Token, request: Request, context: RequestContext, recorder: PassthroughRecorder) -> None:
+        """Counts the request against the limits of its token. Raises as `Limiter.admit` does."""
+        limits = self._limiter.limits_of(token)
+        if not limits.any:
+            return
+        estimate = _estimate(request) if limits.counts_tokens else Estimate()
+        try:
+            admission = self._limiter.admit(token, limits, request["model"], estimate)
+        except GatewayError as error:
+            context.response_headers.update(error.headers)
+            raise
+        context.response_headers.update(admission.headers)
+        recorder.admission = admission
 
     def _attempts(
         self,
@@ -95,6 +114,11 @@ class PassthroughRelay:
         )
         candidates = self._channels.select_for_passthrough(path, model, affinity, wait=watch.wait)
         return ChannelAttempts(candidates, recorder.add_attempt)
+
+
+def _estimate(request: Request) -> Estimate:
+    most = request.get("max_completion_tokens") or request.get("max_tokens")
+    return Estimate(estimate_items([request]), most if isinstance(most, int) and most > 0 else 0)
 
 
 def _beginning(request: Request) -> Sequence[Any]:

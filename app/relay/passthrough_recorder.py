@@ -15,6 +15,7 @@ from app.contract.token_estimate import estimate_items, estimate_length
 from app.contract.usage import Usage
 from app.errors import ClientGone, GatewayError, InvalidRequest
 from app.formats import PassthroughEndpoint, PassthroughSummary
+from app.limits.admission import UNLIMITED_TURN, Admission
 from app.relay.request_context import RequestContext
 from app.store.store import Store
 
@@ -44,6 +45,8 @@ class PassthroughRecorder:
             request_id=context.request_id,
             client=context.client,
         )
+        self.admission: Admission = UNLIMITED_TURN
+        """Ends with the outcome."""
         self._attempts: list[Attempt] = []
         self._started = monotonic()
         self._first_byte_ms: int | None = None
@@ -52,8 +55,10 @@ class PassthroughRecorder:
     @contextmanager
     def recorded_failures(self) -> Iterator[None]:
         """Records a failure before the first byte, except for an invalid request."""
+        failed = True
         try:
             yield
+            failed = False
         except InvalidRequest:
             raise
         except GatewayError as error:
@@ -62,6 +67,9 @@ class PassthroughRecorder:
         except ClientGone:
             self.client_left()
             raise
+        finally:
+            if failed:
+                self.admission.settle_now(None)
 
     def add_attempt(self, attempt: Attempt) -> None:
         """The upstream's error message may quote the prompt, so it is not stored."""
@@ -108,6 +116,7 @@ class PassthroughRecorder:
         )
         self._facts.record(self._draft, outcome)
         self._store.responses.note(self._draft, outcome)
+        self.admission.settle_now(outcome.usage)
 
     def _usage(self, summary: PassthroughSummary, selected: SelectedChannel | None) -> Usage:
         usage = summary.usage or Usage(

@@ -19,6 +19,7 @@ from app.contract.token_estimate import estimate_context, estimate_items
 from app.contract.turn import Answer, Turn
 from app.contract.usage import NOTHING_USED, Usage
 from app.errors import ClientGone, EndedElsewhere, GatewayError, InvalidRequest, StoreUnavailable, TooLargeToStore
+from app.limits.admission import UNLIMITED_TURN, Admission
 from app.relay.inferred_parents import OnOutcome, names_no_history
 from app.relay.prompts import Prompts
 from app.relay.request_context import ResponseFacts
@@ -59,6 +60,8 @@ class Recorder:
         self.draft = draft(turn, token, request_id, client)
         self.spent: Usage | None = None
         """What the exchanges have used that have ended, in a turn of several."""
+        self.admission: Admission = UNLIMITED_TURN
+        """Ends with the outcome."""
         self._attempts: list[Attempt] = []
         self._started = monotonic()
         self._first_byte_ms: int | None = None
@@ -172,6 +175,7 @@ class Recorder:
         if not isinstance(error, InvalidRequest):
             self._store.responses.note(replace(self.draft, stored=False), outcome)
             self._report(outcome)
+        self.admission.settle_now(outcome.usage)
 
     def fail(
         self, error: GatewayError, partial: Sequence[Item] = (), selected: SelectedChannel | None = None
@@ -234,13 +238,17 @@ class Recorder:
         """Stores the outcome. Returns False if the row was ended elsewhere before."""
         self._facts.record(self.draft, outcome)
         if self._saved:
+            self.admission.settle(outcome.usage)
             return True
         written = True
         if self._turn.store:
+            # Before the row, so that the client's next request finds its place free.
+            self.admission.settle(outcome.usage)
             written = self._finish(outcome)
         else:
             # A connection's own store may remember the content. The input is encoded here so that no stream holds it.
             self._store.responses.note(replace(self.draft, input=_input(self._turn)), outcome)
+            self.admission.settle_now(outcome.usage)
         self._saved = True
         self._report(outcome)
         return written
@@ -276,6 +284,7 @@ class Recorder:
     def _save_later(self, outcome: Outcome) -> None:
         """Ends the row once the store answers again, with the outcome that the client got."""
         self._facts.record(self.draft, outcome)
+        self.admission.settle(outcome.usage)
         self._saved = True
         if self._turn.store:
             self._store.responses.finish_later(self.draft, outcome)

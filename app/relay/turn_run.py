@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -29,6 +29,7 @@ from app.errors import (
     Unavailable,
     UpstreamError,
 )
+from app.limits.limiter import RUN, WHOLE, Estimate, Limiter, Part
 from app.relay.attempts import TurnAttempts, Unstreamed
 from app.relay.client_thread import ThreadNames
 from app.relay.compaction.context import Contexts
@@ -84,6 +85,7 @@ class TurnParts:
     transport: ThreadTransport
     cache_keys: CacheKeys
     tool_servers: ToolServers
+    limiter: Limiter
 
     def with_store(self, store: Store) -> TurnParts:
         """The same parts with another store, which remembers unstored responses too."""
@@ -132,10 +134,14 @@ class TurnRun:
                 return self.replayed(earlier)
             recorder = self.recorder
             try:
+                self.admit()
                 return self._respond()
             except (GatewayError, ClientGone) as error:
                 recorder.give_up(error)
                 raise
+            finally:
+                # A turn that a bug has ended leaves its place as well.
+                recorder.admission.settle(None)
 
     def stream(self) -> Iterable[bytes]:
         """The events. An upstream has accepted, or the head has been sent. Raises as `create` does until then."""
@@ -145,10 +151,32 @@ class TurnRun:
     def events(self) -> Iterable[bytes]:
         """The events of a background run. Raises as `create` does, also after the head has been sent."""
         try:
+            self.admit(RUN)
             return self._events(self._stream_start())
         except (GatewayError, ClientGone) as error:
             self.recorder.give_up(error)
             raise
+
+    def admit(self, part: Part = WHOLE) -> None:
+        """Counts the turn against the limits of its token. This follows all that refuses the request itself, and comes
+        before anything that costs. Raises as `Limiter.admit` does, and InvalidRequest for an unknown model."""
+        limiter, context = self._parts.limiter, self._context
+        limits = limiter.limits_of(self._token)
+        if not limits.any:
+            return
+        with suppress(Unavailable):
+            self.check_served()
+        estimate = self._estimate() if limits.counts_tokens else Estimate()
+        try:
+            admission = limiter.admit(self._token, limits, self.turn.model, estimate, part)
+        except GatewayError as error:
+            context.response_headers.update(error.headers)
+            raise
+        context.response_headers.update(admission.headers)
+        self.recorder.admission = admission
+
+    def _estimate(self) -> Estimate:
+        return Estimate(self._context_tokens(), self.turn.request.get("max_output_tokens") or 0)
 
     def check_served(self) -> None:
         """Raises GatewayError when no channel serves the model, or calls the MCP servers that the client names."""
@@ -356,6 +384,7 @@ class TurnRun:
         """The events. A failure raises until the head has been sent; afterwards events report it."""
         stream_start = self._stream_start()
         try:
+            self.admit()
             return self._events(stream_start)
         except (GatewayError, ClientGone) as error:
             if stream_start.sent and isinstance(error, GatewayError):
@@ -366,6 +395,7 @@ class TurnRun:
         except Exception:
             if not stream_start.sent:
                 stream_start.end()
+                self.recorder.admission.settle(None)
                 raise
             log.exception("response %s failed", self.turn.id)
             return _failed(stream_start, InternalError())

@@ -116,8 +116,11 @@ def error_frame(error: GatewayError, frame: Frame | None = None) -> str:
     """The one frame of a refused turn, or of a connection that ends."""
     body = error.error()
     body["code"] = body["code"] or "invalid_request_error"
+    headers = {name.lower(): value for name, value in error.headers.items()}
     if error.retry_after is not None:
-        body["headers"] = {"retry-after": str(max(1, round(error.retry_after)))}
+        headers["retry-after"] = str(max(1, round(error.retry_after)))
+    if headers:
+        body["headers"] = headers
     event = orjson.dumps({"type": "error", "status": error.status, "error": body})
     return _with_stream_id(event, frame.stream_id if frame else None)
 

@@ -11,9 +11,11 @@ from operator import itemgetter
 from typing import Any
 
 from app.contract.records import ConversationTurn
-from app.store import conversations, sums
+from app.store import conversations, sums, token_counters
 from app.store.database import Conflict, Session
 from app.store.dialects import Dialect
+from app.store.leases import Leases
+from app.store.token_counters import Change, CounterStatements
 
 MAX_ITEM_ID = 191
 
@@ -31,9 +33,10 @@ class Statements:
     setting: str
     find_setting: str
     prefix: str
+    counters: CounterStatements
 
     @classmethod
-    def of(cls, dialect: Dialect) -> Statements:
+    def of(cls, dialect: Dialect, leases: Leases) -> Statements:
         return cls(
             content=f"INSERT INTO content (response, input, output) VALUES (?, {dialect.body}, {dialect.body})",
             body=dialect.parameter,
@@ -44,6 +47,7 @@ class Statements:
             prefix=dialect.unless_there("prefix", ["token", "hash", "response"]),
             # A delete of the last response that refers to the setting waits for this transaction.
             find_setting=f"SELECT pk FROM setting WHERE owner = ? AND sha256 = ?{dialect.share}",
+            counters=CounterStatements(dialect, leases),
         )
 
 
@@ -59,6 +63,7 @@ class Group:
         self._settings: dict[tuple[str, bytes], int] = {}
         self._uses: dict[int, int] = {}
         self._turns: list[tuple[str, str, ConversationTurn]] = []
+        self._token_changes: list[Change] = []
 
     def add_content(self, response: int, input: bytes, output: bytes | None) -> None:
         self._contents.append((response, input, output))
@@ -69,6 +74,10 @@ class Group:
     def append(self, owner: str, conversation: str, turn: ConversationTurn) -> None:
         """Appends a turn to a conversation, if that still exists."""
         self._turns.append((conversation, owner, turn))
+
+    def count_token(self, change: Change) -> None:
+        """Changes the counters of a limited token."""
+        self._token_changes.append(change)
 
     def add_prefix(self, token: int, hash: str, response: int) -> None:
         self.session.run(self._statements.prefix, (token, hash, response))
@@ -122,4 +131,6 @@ class Group:
                 "UPDATE token SET last_used_at = ? WHERE pk = ? AND (last_used_at IS NULL OR last_used_at < ?)",
                 (now, key, now),
             )
+        if self._token_changes:
+            token_counters.apply(self.session, self._statements.counters, self._token_changes)
         self.sums.flush(self.session)

@@ -403,6 +403,37 @@ def m018_money(schema: Schema) -> None:
     )
 
 
+@step
+@additive
+def m019_counters_of_tokens(schema: Schema) -> None:
+    # What a limited token has used in its present minute, day and month, with what its turns at work have reserved.
+    schema.table(
+        "token_use",
+        """
+        token {int} NOT NULL PRIMARY KEY, minute {int} NOT NULL, day {int} NOT NULL, month {int} NOT NULL,
+        requests {int} NOT NULL, tokens {int} NOT NULL, day_tokens {int} NOT NULL, day_micro {int} NOT NULL,
+        month_tokens {int} NOT NULL, month_micro {int} NOT NULL, running {int} NOT NULL
+        """,
+        layout="clustered",
+    )
+    # The turns at work that are counted in `running`.
+    schema.table(
+        "admission",
+        "id {id} NOT NULL PRIMARY KEY, token {int} NOT NULL, worker {int} NOT NULL",
+        layout="clustered",
+    )
+    schema.index("admission_worker", "admission", "worker, token")
+    # The notices about budgets that were sent. since is the day or month of the last one.
+    schema.table(
+        "budget_notice",
+        """
+        token {int} NOT NULL, counter {word} NOT NULL, level {int} NOT NULL, since {int} NOT NULL,
+        PRIMARY KEY (token, counter, level)
+        """,
+        layout="clustered",
+    )
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

@@ -146,6 +146,36 @@ class FormerSecret(Model):
     expires_at = peewee.BigIntegerField()
 
 
+class TokenUse(Model):
+    token = peewee.BigIntegerField(primary_key=True)
+    minute = peewee.BigIntegerField()
+    day = peewee.BigIntegerField()
+    month = peewee.BigIntegerField()
+    requests = peewee.BigIntegerField()
+    tokens = peewee.BigIntegerField()
+    day_tokens = peewee.BigIntegerField()
+    day_micro = peewee.BigIntegerField()
+    month_tokens = peewee.BigIntegerField()
+    month_micro = peewee.BigIntegerField()
+    running = peewee.BigIntegerField()
+
+
+class Admission(Model):
+    id = peewee.CharField(primary_key=True)
+    token = peewee.BigIntegerField()
+    worker = peewee.BigIntegerField()
+
+
+class BudgetNotice(Model):
+    token = peewee.BigIntegerField()
+    counter = peewee.CharField()
+    level = peewee.BigIntegerField()
+    since = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("token", "counter", "level")
+
+
 class Worker(Model):
     pk = peewee.BigAutoField()
     name = peewee.CharField()
@@ -359,6 +389,9 @@ TABLES = (
     ConversationItem,
     Token,
     FormerSecret,
+    TokenUse,
+    Admission,
+    BudgetNotice,
     Worker,
     Claim,
     Job,

@@ -14,6 +14,7 @@ from app.store.database import Database, Session
 from app.store.jobs import Jobs
 from app.store.leases import HELD, Leases
 from app.store.sums import forget_slots
+from app.store.token_counters import end_of_worker
 from app.store.unwritten import Unwritten
 
 INTERRUPTED = {
@@ -88,6 +89,7 @@ class Reaper:
                 " WHERE worker = ? AND status = 'in_progress'",
                 (*_end(), worker),
             )
+            end_of_worker(session, worker)
         self._leases.forget(session)
         forget_slots(session, int(time.time()))
         return failed

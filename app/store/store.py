@@ -9,6 +9,7 @@ from copy import copy
 from types import MappingProxyType
 
 from app.memory import Budget
+from app.store.admissions import Admissions
 from app.store.conversations import Conversations
 from app.store.database import Database, Session
 from app.store.events import Events
@@ -58,14 +59,14 @@ class Store:
         None for no limit.
         """
         self.database = Database(url, budget=budget)
-        statements = Statements.of(self.database.dialect)
+        self.leases = Leases(self.database, lease, server)
+        statements = Statements.of(self.database.dialect, self.leases)
 
         def open_group(session: Session) -> Group:
             return Group(session, statements)
 
         self._writer: Writer[Group] = Writer(self.database, open_group, limit=group_limit)
         self.unwritten = Unwritten(self._writer)
-        self.leases = Leases(self.database, lease, server)
         responses = Responses(self.database, self._writer, self.leases, TreePositions(), self.unwritten)
         self.responses: ResponseStore = responses
         self.conversations = Conversations(self.database)
@@ -75,6 +76,7 @@ class Store:
         self.jobs = Jobs(self.database, self._writer, self.leases, responses)
         self.events = Events(self.database, self._writer, self.leases)
         self.reaper = Reaper(self.database, self.leases, self.jobs, self.unwritten)
+        self.admissions = Admissions(self.database, self._writer, statements.counters)
         self.tokens = Tokens(self.database, self._writer, peppers)
         self.remedies = Remedies(self.database, self._writer)
         self.tool_calls = ToolCalls(self.database, self._writer, self.unwritten)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from time import monotonic
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from app import errors, ids, nesting
 from app.contract.records import Token
 from app.errors import ClientGone, InvalidRequest, RequestTimeout, Unauthenticated, UnsupportedMedia
 from app.gateway import Gateway
+from app.limits.rate_headers import RATES
 from app.memory import Share
 from app.relay import client_thread
 from app.relay.request_context import RequestContext, ResponseFacts
@@ -167,11 +168,18 @@ class CurrentRequest:
             ("Cache-Control", "no-store"),
             ("X-Content-Type-Options", "nosniff"),
             *self.response_headers.items(),
+            *self._rate_headers(),
         ]
         client_request_id = self.environ.get(_CLIENT_REQUEST_ID, "")
         if 0 < len(client_request_id) <= 512 and client_request_id.isascii() and client_request_id.isprintable():
             headers.append(("X-Client-Request-Id", client_request_id))
         return headers
+
+    def _rate_headers(self) -> Iterable[tuple[str, str]]:
+        """The rates of the token's limits, for an answer that no turn has made."""
+        if self.known_token is None or not RATES.isdisjoint(self.response_headers):
+            return ()
+        return self.gateway.limiter.headers(self.known_token).items()
 
 
 def _connection(sock: Any, protocol: str) -> ClientConnection | None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.contract.limits import MICRO, MOST, Budget, Limits, budgets
+from app.contract.limits import MOST, Budget, Limits, budgets
+from app.contract.money import MICRO
 
 
 @pytest.mark.parametrize(

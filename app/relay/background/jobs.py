@@ -18,7 +18,8 @@ import orjson
 from app.contract.records import RUNNING, EventBatch, StoredResponse, Token
 from app.contract.response import Echo
 from app.contract.turn import Turn
-from app.errors import ChannelsBusy, InvalidRequest, NotFound, ShuttingDown, StoreUnavailable
+from app.errors import ChannelsBusy, GatewayError, InvalidRequest, NotFound, ShuttingDown, StoreUnavailable
+from app.limits.limiter import QUEUED
 from app.memory import Budget, Share
 from app.relay.background.event_log import BATCH_SECONDS, EventFollower
 from app.relay.background.run import Queue, Run
@@ -76,6 +77,11 @@ class BackgroundJobs:
         with run.claim() as earlier:
             if earlier is not None:
                 return run.replayed(earlier)
+            try:
+                run.admit(QUEUED)
+            except GatewayError as error:
+                run.recorder.give_up(error)
+                raise
             return self._enqueue(run.turn, token, context)
 
     def _enqueue(self, turn: Turn, token: Token, context: RequestContext) -> dict[str, Any]:

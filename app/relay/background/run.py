@@ -27,6 +27,7 @@ from app.errors import (
     GatewayError,
     InternalError,
     Overloaded,
+    RateLimited,
     ShuttingDown,
     StoreUnavailable,
 )
@@ -160,14 +161,15 @@ class Run:
         return replace(turn, id=job.id, created_at=job.created_at, stream=True)
 
     def _started(self, turn: Turn, token: Token, recorder: Recorder, event_log: EventLog) -> Iterable[bytes]:
-        """No client waits, so busy channels are retried for a while."""
+        """No client waits, so busy channels and limits of the token are retried for a while."""
         deadline = monotonic() + _BUSY_TIMEOUT
         while True:
             context = RequestContext("", self._cancel_socket.fileno(), send_early=event_log.add)
             try:
                 return run_of(self._parts, token, turn, context, recorder).events()
-            except ChannelsBusy as error:
-                if monotonic() >= deadline:
+            except (ChannelsBusy, RateLimited) as error:
+                recorder.admission.settle(None)
+                if error.should_retry is False or monotonic() >= deadline:
                     raise
                 self._cancel_socket.wait(min(error.retry_after or _PAUSE, _LONGEST_PAUSE))
 

@@ -20,6 +20,7 @@ from app.contract.tools import ListedTool, ToolOutcome, ToolServer
 from app.contract.turn import Answer, Turn
 from app.contract.usage import NOTHING_USED
 from app.errors import TurnTimedOut
+from app.limits.admission import Admission
 from app.relay.attempts import TurnAttempt
 from app.relay.recorder import estimated_usage
 from app.relay.tools.approvals import Approvals
@@ -77,7 +78,14 @@ class ToolLoop:
     """Entered, it has the sessions of its turn, and its time runs. They and all calls end with the `with` block."""
 
     def __init__(
-        self, turn: Turn, toolset: Toolset, approvals: Approvals, servers: Servers, store: Store, watch: Watch
+        self,
+        turn: Turn,
+        toolset: Toolset,
+        approvals: Approvals,
+        servers: Servers,
+        store: Store,
+        watch: Watch,
+        admission: Admission,
     ) -> None:
         self.turn = turn
         """The client's turn. A compaction may replace it before the first exchange has answered."""
@@ -94,6 +102,7 @@ class ToolLoop:
         self._servers = servers
         self._store = store
         self._watch = watch
+        self._admission = admission
         self._sessions: Sessions | None = None
         self._open = ExitStack()
         self._rounds: list[Round] = []
@@ -223,6 +232,9 @@ class ToolLoop:
             self._store.tool_calls.begin(self.turn.owner, self.turn.id, [_mark(call) for call in running])
         yield from self._run(running)
         results = {call.item_id: call.result() for call in running}
+        if not self.ended and self._admission.is_exhausted(self.usage):
+            # The model is asked once more, without tools.
+            self._left = 0
         channel = selected.channel
         self._rounds.append(Round(model_items(items, calls), channel.family, results, channel.name))
 

@@ -90,7 +90,9 @@ class ToolRun(TurnRun):
         self._shorten()
         lists = list_items(self.turn, self._servers, toolset)
         self._replace_turn(replace(self.turn, leading_items=(*self.turn.leading_items, *lists)))
-        self._loop = ToolLoop(self.turn, toolset, approvals, parts.tool_servers, parts.store, self._watch)
+        self._loop = ToolLoop(
+            self.turn, toolset, approvals, parts.tool_servers, parts.store, self._watch, self.recorder.admission
+        )
         return self._loop
 
     @cached_property
