@@ -24,6 +24,7 @@ from app.store.prefix_hashes import PrefixHashes
 from app.store.prompt_digests import PromptDigests
 from app.store.reaper import Reaper
 from app.store.remedies import Remedies
+from app.store.request_log import RequestLog
 from app.store.responses import Responses, ResponseStore
 from app.store.tokens import Tokens
 from app.store.tool_calls import ToolCalls
@@ -82,6 +83,7 @@ class Store:
         self.tool_calls = ToolCalls(self.database, self._writer, self.unwritten)
         self.usage = UsageSums(self.database)
         self.trees = Trees(self.database)
+        self.request_log = RequestLog(self.database)
         self.prompts = PromptDigests(self.database)
         self.schema = Migrations(self.database, url)
         self.maintenance = Maintenance(self.database, self._writer, self.unwritten)
