@@ -22,6 +22,9 @@ JSON = dict[str, Any]
 #: What makes the scripted model call the first tool that it is offered, and both the first and the last one.
 ASK, ASK_BOTH = "What is the weather?", "What is the weather in both towns?"
 
+#: Of every model, for a million tokens.
+PRICE = {"input": 2, "cached_input": 0.5, "cache_write": 2.5, "output": 10, "above": {"100k": {"input": 4}}}
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCase:
@@ -90,7 +93,7 @@ def table(server: ToolServer) -> Mapping[str, Any]:
         {"label": "gone", "url": "http://127.0.0.1:1/mcp", "require_approval": "never"},
     ]
     hosted = {"web_search": {"server": "docs", "tool": "search"}, "file_search": {"server": "docs", "tool": "search"}}
-    return {"tools": {"servers": rows, "hosted": hosted}}
+    return {"tools": {"servers": rows, "hosted": hosted}, "models": {"*": {"price": PRICE}}}
 
 
 @pytest.fixture(scope="session")
