@@ -23,11 +23,8 @@ _HEADS = ("requests", "failed", "input", "cached", "share", "cache writes", "out
 _TIMES = ("first token p50", "p95", "total p50", "p95")
 _MISSES = "cache misses of late"
 _TOOL_HEADS = ("server", "tool", "calls", "failed", "ms a call", "bytes")
-#: What stands below a table whose numbers are not all from sums.
-_NOTES = {
-    "requests": f"Counted from the newest {NEWEST:,} responses: no sums have these filters.",
-    "times": f"The times are those of the newest {NEWEST:,} responses.",
-}
+#: Stands below a table that is not made of sums.
+_SAMPLED = f"Counted from the newest {NEWEST:,} responses: no sums have these filters."
 
 
 class Day(click.ParamType[str]):
@@ -88,7 +85,7 @@ def _print(report: UsageReport, misses: Mapping[str, Mapping[str, int]] | None) 
     if (unpriced := report.total.unpriced) and report.total.cost is not None:
         click.echo(f"≥: the cost of {unpriced:,} requests is unknown, since their models have no price.", err=True)
     if report.sampled:
-        click.echo(_NOTES[report.sampled[0]], err=True)
+        click.echo(_SAMPLED, err=True)
 
 
 def _line(group: UsageGroup, misses: Mapping[str, Mapping[str, int]] | None) -> tuple[object, ...]:

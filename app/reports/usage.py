@@ -5,17 +5,25 @@ single requests, comes from the newest of them, and the report says so.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from operator import add
 from typing import Any
 
 from app.store.store import Store
-from app.store.sums import FIRST_TOKEN_BOUNDS, TOOL_COUNTERS, TOTAL_BOUNDS
-from app.store.usage import Latencies, SingleResponse
+from app.store.sums import (
+    COLUMNS,
+    FIRST_TOKEN_BOUNDS,
+    FIRST_TOKEN_BUCKETS,
+    TOOL_COUNTERS,
+    TOTAL_BOUNDS,
+    TOTAL_BUCKETS,
+)
+from app.store.usage import SingleResponse
 
 COUNTERS = (
     "requests",
@@ -26,13 +34,11 @@ COUNTERS = (
     "output_tokens",
     "reasoning_tokens",
 )
-_SUMMED = (*COUNTERS, "cost", "priced", "unused")
 GROUPINGS = ("token", "owner", "model", "channel", "client", "tool", "day")
 #: What a report can be filtered by.
 FILTERS = ("token", "owner", "model", "channel", "client")
 
 _TIMES = ("first_token_ms", "total_ms")
-_TIMED_BY_SUMS = ("day", "model", "channel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +93,14 @@ class UsageReport:
     """One of `GROUPINGS`, without `tool`."""
     groups: tuple[UsageGroup, ...]
     total: UsageGroup
-    sampled: tuple[str, ...] = ()
-    """What was counted from the newest `NEWEST` responses alone: `times`, or `requests` for everything."""
+    sampled: bool = False
+    """Only the newest 10,000 responses were counted, because no sums have such filters."""
 
     def wire(self) -> dict[str, Any]:
         return {
             "since": self.since,
             "by": self.by,
-            "sampled": list(self.sampled),
+            "sampled": self.sampled,
             "usage": [group.wire(self.by) for group in self.groups],
         }
 
@@ -116,24 +122,23 @@ def usage_report(store: Store, by: str, since: str, filters: Mapping[str, str] |
     the names of `FILTERS`; all must match."""
     filters = filters or {}
     if not _have_sums(by, filters):
-        return _of_single(_newest(store, since, filters), by, since)
+        single = ((_name_of(one, by), _amounts(one)) for one in _newest(store, since, filters))
+        return _report(single, by, since, sampled=True)
     rows = store.usage.clients(since) if by == "client" else store.usage.since(since, _keys({by, *filters}))
-    counted: dict[str, dict[str, int]] = {}
-    total = dict.fromkeys(_SUMMED, 0)
-    for row in rows:
-        if all(fnmatchcase(_name(row, key), glob) for key, glob in filters.items()):
-            counts = counted.setdefault(_name(row, by), dict.fromkeys(_SUMMED, 0))
-            for counter in _SUMMED:
-                counts[counter] += row[counter]
-                total[counter] += row[counter]
-    if by in _TIMED_BY_SUMS and not filters:
-        times, all_times = _times_of_sums(store.usage.latencies(by, since))
-        sampled: tuple[str, ...] = ()
-    else:
-        times, all_times = _times_of_single(_newest(store, since, filters), by)
-        sampled = ("times",)
-    groups = (_group(name, counts, times.get(name, ())) for name, counts in counted.items())
-    return UsageReport(since, by, _ordered(by, groups), _group("total", total, all_times), sampled)
+    matching = (row for row in rows if all(fnmatchcase(_name(row, key), glob) for key, glob in filters.items()))
+    return _report(((_name(row, by), [row[column] for column in COLUMNS]) for row in matching), by, since)
+
+
+def _report(sums: Iterable[tuple[str, Sequence[int]]], by: str, since: str, *, sampled: bool = False) -> UsageReport:
+    """`sums`: values of `COLUMNS` under the name of their group; a group may come several times."""
+    counted: dict[str, list[int]] = {}
+    total = [0] * len(COLUMNS)
+    for name, amounts in sums:
+        known = counted.get(name)
+        counted[name] = [*amounts] if known is None else list(map(add, known, amounts))
+        total = list(map(add, total, amounts))
+    groups = _ordered(by, (_group(name, amounts) for name, amounts in counted.items()))
+    return UsageReport(since, by, groups, _group("total", total), sampled)
 
 
 def tool_report(store: Store, since: str) -> ToolReport:
@@ -185,29 +190,21 @@ def _ordered(by: str, groups: Iterable[UsageGroup]) -> tuple[UsageGroup, ...]:
     return tuple(sorted(groups, key=lambda group: (-(group.cost or 0), -group.counts["output_tokens"], group.name)))
 
 
-def _group(name: str, counts: Mapping[str, int], times: Sequence[Percentiles]) -> UsageGroup:
-    unpriced = counts["requests"] - counts["priced"] - counts["unused"]
-    cost = counts["cost"] if counts["priced"] else None
-    return UsageGroup(name, {counter: counts[counter] for counter in COUNTERS}, cost, unpriced, *times)
+def _group(name: str, amounts: Sequence[int]) -> UsageGroup:
+    counts = dict(zip(COLUMNS, amounts, strict=True))
+    return UsageGroup(
+        name,
+        {counter: counts[counter] for counter in COUNTERS},
+        counts["cost"] if counts["priced"] else None,
+        counts["requests"] - counts["priced"] - counts["unused"],
+        _times(counts, FIRST_TOKEN_BUCKETS, FIRST_TOKEN_BOUNDS),
+        _times(counts, TOTAL_BUCKETS, TOTAL_BOUNDS),
+    )
 
 
-# --- times ------------------------------------------------------------------------------------------------------
-
-#: First token and total.
-_Times = Sequence[Percentiles]
-
-
-def _times_of_sums(latencies: Sequence[Latencies]) -> tuple[dict[str, _Times], _Times]:
-    """The times of each group, and of all together."""
-    times = {one.group: _of_buckets(one.first_token, one.total) for one in latencies}
-    first = [sum(counts) for counts in zip(*(one.first_token for one in latencies), strict=True)]
-    total = [sum(counts) for counts in zip(*(one.total for one in latencies), strict=True)]
-    return times, _of_buckets(first, total)
-
-
-def _of_buckets(first_token: Sequence[int], total: Sequence[int]) -> _Times:
-    pairs = ((first_token, FIRST_TOKEN_BOUNDS), (total, TOTAL_BOUNDS))
-    return [Percentiles(percentile(counts, bounds, 0.5), percentile(counts, bounds, 0.95)) for counts, bounds in pairs]
+def _times(counts: Mapping[str, int], buckets: Sequence[str], bounds: Sequence[int]) -> Percentiles:
+    amounts = [counts[bucket] for bucket in buckets]
+    return Percentiles(percentile(amounts, bounds, 0.5), percentile(amounts, bounds, 0.95))
 
 
 def percentile(counts: Sequence[int], bounds: Sequence[int], share: float) -> int | None:
@@ -225,23 +222,6 @@ def percentile(counts: Sequence[int], bounds: Sequence[int], share: float) -> in
     return low
 
 
-def _times_of_single(responses: Sequence[SingleResponse], by: str) -> tuple[dict[str, _Times], _Times]:
-    groups: defaultdict[str, list[SingleResponse]] = defaultdict(list)
-    for response in responses:
-        groups[_name_of(response, by)].append(response)
-    return {group: _of_times(members) for group, members in groups.items()}, _of_times(responses)
-
-
-def _of_times(responses: Sequence[SingleResponse]) -> _Times:
-    first = sorted(one.first_byte_ms for one in responses if one.first_byte_ms is not None)
-    total = sorted(one.total_ms for one in responses)
-    return [Percentiles(_at(times, 0.5), _at(times, 0.95)) for times in (first, total)]
-
-
-def _at(times: Sequence[int], share: float) -> int | None:
-    return times[min(len(times) - 1, int(share * len(times)))] if times else None
-
-
 # --- single responses -------------------------------------------------------------------------------------------
 
 
@@ -253,30 +233,23 @@ def _newest(store: Store, since: str, filters: Mapping[str, str]) -> list[Single
     return found
 
 
-def _of_single(responses: Sequence[SingleResponse], by: str, since: str) -> UsageReport:
-    times, all_times = _times_of_single(responses, by)
-    counted: dict[str, dict[str, int]] = {}
-    total = dict.fromkeys(_SUMMED, 0)
-    for response in responses:
-        counts = counted.setdefault(_name_of(response, by), dict.fromkeys(_SUMMED, 0))
-        for counter, amount in _counts(response).items():
-            counts[counter] += amount
-            total[counter] += amount
-    groups = (_group(name, counts, times[name]) for name, counts in counted.items())
-    return UsageReport(since, by, _ordered(by, groups), _group("total", total, all_times), ("requests", "times"))
-
-
-def _counts(response: SingleResponse) -> dict[str, int]:
-    used = response.input_tokens is not None
-    return {
-        "requests": 1,
-        "failed": int(response.status == "failed"),
-        "input_tokens": response.input_tokens or 0,
-        "cached_tokens": response.cached_tokens or 0,
-        "cache_write_tokens": response.cache_write_tokens or 0,
-        "output_tokens": response.output_tokens or 0,
-        "reasoning_tokens": response.reasoning_tokens or 0,
-        "cost": response.cost or 0,
-        "priced": int(response.cost is not None),
-        "unused": int(not used),
-    }
+def _amounts(response: SingleResponse) -> list[int]:
+    """What the sums of one response would be: values of `COLUMNS`."""
+    counts = dict.fromkeys(COLUMNS, 0)
+    counts.update(
+        requests=1,
+        failed=int(response.status == "failed"),
+        estimated=response.estimated,
+        input_tokens=response.input_tokens or 0,
+        cached_tokens=response.cached_tokens or 0,
+        cache_write_tokens=response.cache_write_tokens or 0,
+        output_tokens=response.output_tokens or 0,
+        reasoning_tokens=response.reasoning_tokens or 0,
+        cost=response.cost or 0,
+        priced=int(response.cost is not None),
+        unused=int(response.input_tokens is None),
+    )
+    if response.first_byte_ms is not None:
+        counts[FIRST_TOKEN_BUCKETS[bisect_left(FIRST_TOKEN_BOUNDS, response.first_byte_ms)]] = 1
+    counts[TOTAL_BUCKETS[bisect_left(TOTAL_BOUNDS, response.total_ms)]] = 1
+    return list(counts.values())

@@ -363,17 +363,19 @@ def m018_money(schema: Schema) -> None:
     # What a response cost, in micro-units; NULL where a price is unknown. client names the program that asked.
     schema.column("response", "cost", "{int}")
     schema.column("response", "client", "{name}")
-    # `priced` counts the responses with a known cost, `unused` those that used nothing. Older rows have neither.
-    for counter in ("cost", "priced", "unused"):
+    # `priced` counts the responses with a known cost, `unused` those that used nothing. Older rows have neither. The
+    # others are buckets: responses by the milliseconds to their first token and to their end.
+    buckets = [f"{name}_{number}" for name in ("first", "total") for number in range(16)]
+    for counter in ("cost", "priced", "unused", *buckets):
         schema.column("usage_day", counter, "{int} NOT NULL DEFAULT 0")
     counters = (
-        "requests {int} NOT NULL, failed {int} NOT NULL, estimated {int} NOT NULL, input_tokens {int} NOT NULL,"
-        " cached_tokens {int} NOT NULL, cache_write_tokens {int} NOT NULL, output_tokens {int} NOT NULL,"
-        " reasoning_tokens {int} NOT NULL, cost {int} NOT NULL, priced {int} NOT NULL, unused {int} NOT NULL"
+        *("requests", "failed", "estimated", "input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens"),
+        *("reasoning_tokens", "cost", "priced", "unused", *buckets),
     )
+    columns = ", ".join(f"{counter} {{int}} NOT NULL" for counter in counters)
     schema.table(
         "usage_client",
-        f"day {{id}} NOT NULL, client {{name}} NOT NULL, {counters}, PRIMARY KEY (day, client)",
+        f"day {{id}} NOT NULL, client {{name}} NOT NULL, {columns}, PRIMARY KEY (day, client)",
         layout="clustered",
     )
     schema.table(
@@ -382,14 +384,6 @@ def m018_money(schema: Schema) -> None:
         day {id} NOT NULL, server {name} NOT NULL, tool {name} NOT NULL, calls {int} NOT NULL, failed {int} NOT NULL,
         ms {int} NOT NULL, bytes {int} NOT NULL, PRIMARY KEY (day, server, tool)
         """,
-        layout="clustered",
-    )
-    # Responses in buckets by the milliseconds to their first token and to their end.
-    buckets = ", ".join(f"{name}_{number} {{int}} NOT NULL" for name in ("first", "total") for number in range(16))
-    schema.table(
-        "usage_latency",
-        f"day {{id}} NOT NULL, model {{name}} NOT NULL, channel {{name}} NOT NULL, {buckets},"
-        " PRIMARY KEY (day, model, channel)",
         layout="clustered",
     )
     # Sums of five minutes; slot is the unix time divided by 300. The reaper deletes those of two days ago.

@@ -287,47 +287,6 @@ class UsageDay(Model):
     cost = peewee.BigIntegerField()
     priced = peewee.BigIntegerField()
     unused = peewee.BigIntegerField()
-
-    class Meta:
-        primary_key = peewee.CompositeKey("day", "token", "model", "channel")
-
-
-class UsageClient(Model):
-    day = peewee.CharField()
-    client = peewee.CharField()
-    requests = peewee.BigIntegerField()
-    failed = peewee.BigIntegerField()
-    estimated = peewee.BigIntegerField()
-    input_tokens = peewee.BigIntegerField()
-    cached_tokens = peewee.BigIntegerField()
-    cache_write_tokens = peewee.BigIntegerField()
-    output_tokens = peewee.BigIntegerField()
-    reasoning_tokens = peewee.BigIntegerField()
-    cost = peewee.BigIntegerField()
-    priced = peewee.BigIntegerField()
-    unused = peewee.BigIntegerField()
-
-    class Meta:
-        primary_key = peewee.CompositeKey("day", "client")
-
-
-class UsageTool(Model):
-    day = peewee.CharField()
-    server = peewee.CharField()
-    tool = peewee.CharField()
-    calls = peewee.BigIntegerField()
-    failed = peewee.BigIntegerField()
-    ms = peewee.BigIntegerField()
-    bytes = peewee.BigIntegerField()
-
-    class Meta:
-        primary_key = peewee.CompositeKey("day", "server", "tool")
-
-
-class UsageLatency(Model):
-    day = peewee.CharField()
-    model = peewee.CharField()
-    channel = peewee.CharField()
     first_0 = peewee.BigIntegerField()
     first_1 = peewee.BigIntegerField()
     first_2 = peewee.BigIntegerField()
@@ -362,7 +321,71 @@ class UsageLatency(Model):
     total_15 = peewee.BigIntegerField()
 
     class Meta:
-        primary_key = peewee.CompositeKey("day", "model", "channel")
+        primary_key = peewee.CompositeKey("day", "token", "model", "channel")
+
+
+class UsageClient(Model):
+    day = peewee.CharField()
+    client = peewee.CharField()
+    requests = peewee.BigIntegerField()
+    failed = peewee.BigIntegerField()
+    estimated = peewee.BigIntegerField()
+    input_tokens = peewee.BigIntegerField()
+    cached_tokens = peewee.BigIntegerField()
+    cache_write_tokens = peewee.BigIntegerField()
+    output_tokens = peewee.BigIntegerField()
+    reasoning_tokens = peewee.BigIntegerField()
+    cost = peewee.BigIntegerField()
+    priced = peewee.BigIntegerField()
+    unused = peewee.BigIntegerField()
+    first_0 = peewee.BigIntegerField()
+    first_1 = peewee.BigIntegerField()
+    first_2 = peewee.BigIntegerField()
+    first_3 = peewee.BigIntegerField()
+    first_4 = peewee.BigIntegerField()
+    first_5 = peewee.BigIntegerField()
+    first_6 = peewee.BigIntegerField()
+    first_7 = peewee.BigIntegerField()
+    first_8 = peewee.BigIntegerField()
+    first_9 = peewee.BigIntegerField()
+    first_10 = peewee.BigIntegerField()
+    first_11 = peewee.BigIntegerField()
+    first_12 = peewee.BigIntegerField()
+    first_13 = peewee.BigIntegerField()
+    first_14 = peewee.BigIntegerField()
+    first_15 = peewee.BigIntegerField()
+    total_0 = peewee.BigIntegerField()
+    total_1 = peewee.BigIntegerField()
+    total_2 = peewee.BigIntegerField()
+    total_3 = peewee.BigIntegerField()
+    total_4 = peewee.BigIntegerField()
+    total_5 = peewee.BigIntegerField()
+    total_6 = peewee.BigIntegerField()
+    total_7 = peewee.BigIntegerField()
+    total_8 = peewee.BigIntegerField()
+    total_9 = peewee.BigIntegerField()
+    total_10 = peewee.BigIntegerField()
+    total_11 = peewee.BigIntegerField()
+    total_12 = peewee.BigIntegerField()
+    total_13 = peewee.BigIntegerField()
+    total_14 = peewee.BigIntegerField()
+    total_15 = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("day", "client")
+
+
+class UsageTool(Model):
+    day = peewee.CharField()
+    server = peewee.CharField()
+    tool = peewee.CharField()
+    calls = peewee.BigIntegerField()
+    failed = peewee.BigIntegerField()
+    ms = peewee.BigIntegerField()
+    bytes = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("day", "server", "tool")
 
 
 class UsageSlot(Model):
@@ -404,6 +427,5 @@ TABLES = (
     UsageDay,
     UsageClient,
     UsageTool,
-    UsageLatency,
     UsageSlot,
 )

@@ -30,7 +30,7 @@ from app.store.dialects import Dialect
 from app.store.grouped_writes import MAX_ITEM_ID, Group
 from app.store.leases import HELD, Leases
 from app.store.prompt_digests import NO_COLUMN, Column, added, end_of
-from app.store.sums import SLOT_SECONDS, Place
+from app.store.sums import DAY_SECONDS, SLOT_SECONDS, Place, day_of
 from app.store.tool_calls import forget_results
 from app.store.tree_positions import LOST, ROOT, TreePosition, TreePositions
 from app.store.unwritten import Unwritten
@@ -624,7 +624,7 @@ def _record(draft: Draft, outcome: Outcome, *, stored: bool) -> Record:
 
 def _counted_at(draft: Draft, outcome: Outcome) -> Place:
     return Place(
-        time.strftime("%Y-%m-%d", time.gmtime(outcome.completed_at)),
+        day_of(outcome.completed_at // DAY_SECONDS),
         outcome.completed_at // SLOT_SECONDS,
         draft.token or 0,
         draft.model[:MAX_NAME],

@@ -4,9 +4,11 @@ adds to a counter is gathered first and written once, in sorted order.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import add
 from typing import Any, NamedTuple
 
@@ -36,7 +38,10 @@ TOTAL_BOUNDS = (100, 250, 500, 1000, 2000, 3000, 5000, 7500, 10_000, 15_000, 20_
 BUCKETS = len(TOTAL_BOUNDS) + 1
 FIRST_TOKEN_BUCKETS = tuple(f"first_{number}" for number in range(BUCKETS))
 TOTAL_BUCKETS = tuple(f"total_{number}" for number in range(BUCKETS))
+#: All columns of the sums by day.
+COLUMNS = (*COUNTERS, *FIRST_TOKEN_BUCKETS, *TOTAL_BUCKETS)
 
+DAY_SECONDS = 86_400
 #: Seconds of a slot in the sums of a channel, and how long these are stored.
 SLOT_SECONDS = 300
 SLOTS_SECONDS = 48 * 3600
@@ -44,6 +49,9 @@ SLOT_COUNTERS = ("requests", "failed", "input_tokens", "output_tokens", "cost")
 
 TOOL_COUNTERS = ("calls", "failed", "ms", "bytes")
 
+#: Where the buckets begin among the columns.
+_FIRST_TOKEN = len(COUNTERS)
+_TOTAL = _FIRST_TOKEN + BUCKETS
 _SLOT_PLACES = tuple(COUNTERS.index(name) for name in SLOT_COUNTERS)
 
 
@@ -68,29 +76,17 @@ class Statements:
 
     day: str
     client: str
-    latency: str
     slot: str
     tool: str
 
     @classmethod
     def of(cls, dialect: Dialect) -> Statements:
         return cls(
-            day=dialect.add("usage_day", ["day", "token", "model", "channel"], COUNTERS),
-            client=dialect.add("usage_client", ["day", "client"], COUNTERS),
-            latency=dialect.add("usage_latency", ["day", "model", "channel"], [*FIRST_TOKEN_BUCKETS, *TOTAL_BUCKETS]),
+            day=dialect.add("usage_day", ["day", "token", "model", "channel"], COLUMNS),
+            client=dialect.add("usage_client", ["day", "client"], COLUMNS),
             slot=dialect.add("usage_slot", ["slot", "channel"], SLOT_COUNTERS),
             tool=dialect.add("usage_tool", ["day", "server", "tool"], TOOL_COUNTERS),
         )
-
-
-class _Sums:
-    """What the responses of one place add."""
-
-    __slots__ = ("buckets", "counts")
-
-    def __init__(self) -> None:
-        self.counts = [0] * len(COUNTERS)
-        self.buckets = [0] * (2 * BUCKETS)
 
 
 class Sums:
@@ -98,17 +94,17 @@ class Sums:
 
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
-        self._places: dict[Place, _Sums] = {}
+        self._places: dict[Place, list[int]] = {}
         self._tools: dict[tuple[str, str, str], list[int]] = {}
 
     def add(self, place: Place, *, failed: bool, usage: Usage | None, first_byte_ms: int | None, total_ms: int) -> None:
         sums = self._places.get(place)
         if sums is None:
-            sums = self._places[place] = _Sums()
-        sums.counts = list(map(add, sums.counts, _counts(failed, usage)))
+            sums = self._places[place] = [0] * len(COLUMNS)
+        sums[: len(COUNTERS)] = map(add, sums, _counts(failed, usage))
         if first_byte_ms is not None:
-            sums.buckets[bisect_left(FIRST_TOKEN_BOUNDS, first_byte_ms)] += 1
-        sums.buckets[BUCKETS + bisect_left(TOTAL_BOUNDS, total_ms)] += 1
+            sums[_FIRST_TOKEN + bisect_left(FIRST_TOKEN_BOUNDS, first_byte_ms)] += 1
+        sums[_TOTAL + bisect_left(TOTAL_BOUNDS, total_ms)] += 1
 
     def add_call(self, day: str, server: str, tool: str, *, failed: bool, milliseconds: int, size: int) -> None:
         key = (day, server, tool)
@@ -120,16 +116,17 @@ class Sums:
             session.run_many(statements.tool, [(*key, *counts) for key, counts in sorted(self._tools.items())])
         if not self._places:
             return
-        counts = [(place, sums.counts) for place, sums in self._places.items()]
-        buckets = [(place, sums.buckets) for place, sums in self._places.items()]
-        slots = [(place, [sums[position] for position in _SLOT_PLACES]) for place, sums in counts]
+        slots = [(place, [sums[position] for position in _SLOT_PLACES]) for place, sums in self._places.items()]
         for sql, rows in (
-            (statements.client, _rows(counts, lambda place: (place.day, place.client))),
-            (statements.latency, _rows(buckets, lambda place: (place.day, place.model, place.channel))),
+            (statements.client, _rows(self._places.items(), lambda place: (place.day, place.client))),
             (statements.slot, _rows(slots, lambda place: (place.slot, place.channel))),
-            (statements.day, _rows(counts, lambda place: (place.day, place.token, place.model, place.channel))),
+            (statements.day, _rows(self._places.items(), _by_day)),
         ):
             session.run_many(sql, rows)
+
+
+def _by_day(place: Place) -> tuple[str, int, str, str]:
+    return place.day, place.token, place.model, place.channel
 
 
 def _counts(failed: bool, usage: Usage | None) -> Sequence[int]:
@@ -157,6 +154,12 @@ def _rows(sums: Iterable[tuple[Place, Sequence[int]]], key: Callable[[Place], An
         known = rows.get(name := key(place))
         rows[name] = amounts if known is None else list(map(add, known, amounts))
     return [(*name, *amounts) for name, amounts in sorted(rows.items(), key=lambda row: row[0])]
+
+
+@lru_cache(maxsize=8)
+def day_of(number: int) -> str:
+    """A day in UTC as YYYY-MM-DD; `number`: days since 1970."""
+    return time.strftime("%Y-%m-%d", time.gmtime(number * DAY_SECONDS))
 
 
 def forget_slots(session: Session, now: int) -> None:

@@ -4,7 +4,6 @@ mark that keeps a background run from calling again, and the claim on the approv
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +13,7 @@ from app.errors import StoreUnavailable
 from app.store.database import Conflict, Database, Row, Session
 from app.store.errors import AlreadyAnswered
 from app.store.grouped_writes import MAX_ITEM_ID, Group
+from app.store.sums import DAY_SECONDS, day_of
 from app.store.unwritten import Unwritten
 from app.store.writer import Writer
 
@@ -52,7 +52,7 @@ class ToolCalls:
                 ended = (call.milliseconds, call.size, call.error, result, owner, call.item_id)
                 group.session.run(_END, group.session.large(ended))
                 group.sums.add_call(
-                    time.strftime("%Y-%m-%d", time.gmtime(call.started_at // 1000)),
+                    day_of(call.started_at // 1000 // DAY_SECONDS),
                     call.server,
                     call.tool,
                     failed=call.error is not None,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from app.store.database import Database, Row, Session
-from app.store.sums import COUNTERS, FIRST_TOKEN_BUCKETS, SLOT_COUNTERS, SLOT_SECONDS, TOOL_COUNTERS, TOTAL_BUCKETS
+from app.store.sums import COLUMNS, SLOT_COUNTERS, SLOT_SECONDS, TOOL_COUNTERS
 
 #: Single responses that one report reads.
 NEWEST = 10_000
@@ -21,8 +21,7 @@ _GROUPED = {
     "model": "u.model",
     "channel": "u.channel",
 }
-_SUMS = ", ".join(f"SUM(u.{counter})" for counter in COUNTERS)
-_LATENCY = ", ".join(f"SUM({bucket})" for bucket in (*FIRST_TOKEN_BUCKETS, *TOTAL_BUCKETS))
+_SUMS = ", ".join(f"SUM(u.{counter})" for counter in COLUMNS)
 
 _SINGLE = (
     "SELECT r.completed_at, r.token, t.name, r.owner, r.model, COALESCE(r.channel, ''), COALESCE(r.client, ''),"
@@ -57,21 +56,13 @@ class SingleResponse(NamedTuple):
     total_ms: int
 
 
-class Latencies(NamedTuple):
-    """Responses by the bucket of their time; the bounds are in `sums`."""
-
-    group: str
-    first_token: tuple[int, ...]
-    total: tuple[int, ...]
-
-
 class UsageSums:
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def since(self, day: str, by: Sequence[str] = tuple(_GROUPED)) -> list[dict[str, Any]]:
         """Sums of `day` (YYYY-MM-DD, UTC) and later, by any of day, token, token_name, owner, model and channel, in
-        their order. The name and the owner of a removed token are None."""
+        their order: the columns of `sums.COLUMNS`. The name and the owner of a removed token are None."""
         groups = ", ".join(_GROUPED[name] for name in by)
         rows = self._rows(
             f"SELECT {groups}, {_SUMS} FROM usage_day u LEFT JOIN token t ON t.pk = u.token WHERE u.day >= ?"
@@ -95,14 +86,6 @@ class UsageSums:
         )
         return [dict(zip(("server", "tool", *TOOL_COUNTERS), row, strict=True)) for row in rows]
 
-    def latencies(self, by: str, day: str) -> list[Latencies]:
-        """The times of responses since a day, by `day`, `model` or `channel`."""
-        if by not in ("day", "model", "channel"):
-            raise ValueError(by)
-        first = len(FIRST_TOKEN_BUCKETS)
-        rows = self._rows(f"SELECT {by}, {_LATENCY} FROM usage_latency WHERE day >= ? GROUP BY {by}", day)
-        return [Latencies(name, _whole(counts[:first]), _whole(counts[first:])) for name, *counts in rows]
-
     def slots(self, since: int) -> list[dict[str, Any]]:
         """Five-minute sums by channel from a unix time on, oldest first; `slot` is the unix time divided by
         `SLOT_SECONDS`. Sums of more than two days ago are gone."""
@@ -125,7 +108,7 @@ class UsageSums:
 
 def _counted(by: Sequence[str], row: Row) -> dict[str, Any]:
     names = len(by)
-    return {**dict(zip(by, row[:names], strict=True)), **dict(zip(COUNTERS, _whole(row[names:]), strict=True))}
+    return {**dict(zip(by, row[:names], strict=True)), **dict(zip(COLUMNS, _whole(row[names:]), strict=True))}
 
 
 def _whole(counts: Sequence[Any]) -> tuple[int, ...]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-
-import pytest
+from collections.abc import Mapping
+from typing import Any
 
 from app.contract.records import ToolCall
 from app.contract.usage import Usage
@@ -16,7 +16,7 @@ from tests.store.turns import draft, outcome
 DAY = "2000-01-01"
 
 
-def _finish(store: Store, *, client: str = "curl", model: str = "small", **fields: object) -> None:
+def _finish(store: Store, *, client: str = "curl", model: str = "small", **fields: Any) -> None:
     store.responses.finish(draft(client=client, model=model), outcome(**fields))
 
 
@@ -57,27 +57,28 @@ def test_a_cancelled_background_response_counts_for_the_client_of_its_row(store:
     assert (row["client"], row["requests"], row["input_tokens"], row["cost"]) == ("codex", 1, 7, 5)
 
 
-@pytest.mark.parametrize(("ms", "bucket"), [(0, 0), (100, 0), (101, 1), (300_000, 14), (300_001, 15)])
-def test_times_fall_into_fixed_buckets(store: Store, ms: int, bucket: int) -> None:
-    assert TOTAL_BOUNDS[0] == 100
-    _finish(store, total_ms=ms)
-    (times,) = store.usage.latencies("channel", DAY)
-    assert times.total == tuple(int(number == bucket) for number in range(16))
-    assert times.first_token == (0,) * 16
+def _buckets(row: Mapping[str, int], kind: str) -> dict[int, int]:
+    """The counts of the buckets that are not empty."""
+    return {number: row[f"{kind}_{number}"] for number in range(16) if row[f"{kind}_{number}"]}
 
 
-def test_times_are_summed_by_day_model_or_channel(store: Store) -> None:
+def test_times_fall_into_fixed_buckets(store: Store) -> None:
+    assert (TOTAL_BOUNDS[0], TOTAL_BOUNDS[-1], FIRST_TOKEN_BOUNDS[0]) == (100, 300_000, 50)
+    for ms in (0, 100, 101, 300_000, 300_001):
+        _finish(store, total_ms=ms)
+    (row,) = store.usage.since(DAY, ["channel"])
+    assert (_buckets(row, "total"), _buckets(row, "first")) == ({0: 2, 1: 1, 14: 1, 15: 1}, {})
+
+
+def test_times_are_summed_by_every_key(store: Store) -> None:
     for model, channel, first in (("small", "a", 40), ("small", "b", 40), ("large", "b", 70_000)):
         _finish(store, model=model, channel=channel, first_byte_ms=first)
-    assert FIRST_TOKEN_BOUNDS[0] == 50
-    by_model = {times.group: times.first_token for times in store.usage.latencies("model", DAY)}
-    assert (by_model["small"][0], by_model["large"][15]) == (2, 1)
-    by_channel = {times.group: times.first_token for times in store.usage.latencies("channel", DAY)}
-    assert (by_channel["a"][0], by_channel["b"][0], by_channel["b"][15]) == (1, 1, 1)
-    (day,) = store.usage.latencies("day", DAY)
-    assert sum(day.total) == 3
-    with pytest.raises(ValueError, match="token"):
-        store.usage.latencies("token", DAY)
+    by_model = {row["model"]: _buckets(row, "first") for row in store.usage.since(DAY, ["model"])}
+    assert by_model == {"small": {0: 2}, "large": {15: 1}}
+    by_channel = {row["channel"]: _buckets(row, "first") for row in store.usage.since(DAY, ["channel"])}
+    assert by_channel == {"a": {0: 1}, "b": {0: 1, 15: 1}}
+    (row,) = store.usage.clients(DAY)
+    assert _buckets(row, "first") == {0: 2, 15: 1}
 
 
 def test_a_channel_has_sums_of_five_minutes_for_two_days(store: Store, database_url: str) -> None:
