@@ -121,7 +121,7 @@ class ToolCall:
     """Its label."""
     tool: str
     started_at: int
-    """Unix time in milliseconds."""
+    """Unix time in milliseconds; 0 while an answer to an approval request has run no call, as a denial never does."""
     approval_request_id: str | None = None
     milliseconds: int | None = None
     """None while the call has not ended."""
@@ -130,7 +130,11 @@ class ToolCall:
     error: str | None = None
     """The kind of the failure, without the words of the server."""
     result: bytes | None = field(default=None, repr=False)
-    """JSON: what a hosted tool has found, for the next turns' model. None unless the response is stored."""
+    """JSON: what a hosted tool has found, for the next turns' model."""
+    stored: bool = field(default=True, compare=False)
+    """Whether the response is stored, and the result with it."""
+    repeatable: bool = field(default=False, compare=False)
+    """The call may run again: it only reads, or has the same effect as once."""
 
     def wire(self) -> dict[str, Any]:
         """What an operator sees, without the result."""

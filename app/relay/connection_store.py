@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
-from app.contract.records import CHAINABLE, Chain, Draft, Link, Outcome, StoredResponse, UpstreamResponse
+from app.contract.records import CHAINABLE, Chain, Draft, Link, Outcome, StoredResponse, ToolCall, UpstreamResponse
 from app.errors import Overloaded, PayloadTooLarge
 from app.memory import Share
 from app.store.errors import HistoryError
 from app.store.responses import ResponseStore
+from app.store.tool_calls import ToolCallStore
 
 #: Responses that one connection remembers, and the bytes of their contexts in total.
 _RESPONSES = 16
@@ -18,7 +20,7 @@ _BYTES = 64 * 1024 * 1024
 
 class ConnectionStore:
     """The store's responses, and the latest unstored ones of this connection. The store holds no content of unstored
-    responses, so only `chain` and `note` differ.
+    responses, so only `chain` and `note` differ. What their hosted tools have found is remembered with them.
     """
 
     def __init__(self, responses: ResponseStore, share: Share) -> None:
@@ -26,6 +28,8 @@ class ConnectionStore:
         self._responses = responses
         self._share = share
         self._chains: OrderedDict[str, Chain] = OrderedDict()
+        self._results: dict[str, dict[str, bytes]] = {}
+        """What hosted tools have found, by the response and the call's item."""
         self._read: tuple[str | None, Chain] = (None, Chain())
 
     def __contains__(self, response_id: object) -> bool:
@@ -72,9 +76,23 @@ class ConnectionStore:
     def forget(self, response_id: str) -> None:
         self._chains.pop(response_id, None)
 
+    def remember_results(self, response_id: str, results: Mapping[str, bytes]) -> None:
+        """Remembers what hosted tools have found, by the items of their calls, as long as the response is. Its turn
+        counts their memory until the response is remembered."""
+        self._results.setdefault(response_id, {}).update(results)
+
+    def results(self, item_ids: Collection[str]) -> dict[str, bytes]:
+        return {
+            item_id: result
+            for results in self._results.values()
+            for item_id, result in results.items()
+            if item_id in item_ids
+        }
+
     def clear(self) -> None:
         """Forgets everything: the connection has ended."""
         self._chains.clear()
+        self._results.clear()
         self._read = (None, Chain())
         self._share.close()
 
@@ -90,7 +108,8 @@ class ConnectionStore:
     def _has_room(self) -> bool:
         """Whether the memory holds all chains. Shared links count once. Does not wait for other requests' memory."""
         links = {link.id: link for chain in self._chains.values() for link in chain.links}
-        held = sum(map(_link_size, links.values()))
+        self._results = {response_id: found for response_id, found in self._results.items() if response_id in links}
+        held = sum(map(_link_size, links.values())) + sum(map(_results_size, self._results.values()))
         self._share.shrink(held)
         try:
             self._share.grow(held - self._share.size, max_wait=0.0)
@@ -102,6 +121,34 @@ class ConnectionStore:
         """The parent's chain as the turn read it at its start: the parent may have been deleted since."""
         read, chain = self._read
         return chain if read == parent else self.chain(owner, parent)
+
+
+class ConnectionToolCalls:
+    """The store's calls of tools, and what hosted tools have found for the unstored responses of a connection."""
+
+    def __init__(self, tool_calls: ToolCallStore, connection_store: ConnectionStore) -> None:
+        self._tool_calls = tool_calls
+        self._connection_store = connection_store
+
+    def begin(self, owner: str, response: str, calls: Sequence[ToolCall]) -> None:
+        self._tool_calls.begin(owner, response, calls)
+
+    def start(self, owner: str, response: str, calls: Sequence[ToolCall]) -> None:
+        self._tool_calls.start(owner, response, calls)
+
+    def end(self, owner: str, response: str, calls: Sequence[ToolCall]) -> None:
+        found = {call.item_id: call.result for call in calls if call.result is not None and not call.stored}
+        if found:
+            self._connection_store.remember_results(response, found)
+        self._tool_calls.end(owner, response, calls)
+
+    def of_response(self, owner: str, response: str) -> list[ToolCall]:
+        return self._tool_calls.of_response(owner, response)
+
+    def results(self, owner: str, item_ids: Sequence[str]) -> Mapping[str, bytes]:
+        found = self._connection_store.results(frozenset(item_ids))
+        missing = [item_id for item_id in item_ids if item_id not in found]
+        return {**self._tool_calls.results(owner, missing), **found} if missing else found
 
 
 def _link(draft: Draft, outcome: Outcome) -> Link:
@@ -121,6 +168,10 @@ def _link(draft: Draft, outcome: Outcome) -> Link:
 
 def _size(chain: Chain) -> int:
     return sum(map(_link_size, chain.links))
+
+
+def _results_size(results: Mapping[str, bytes]) -> int:
+    return sum(map(len, results.values()))
 
 
 def _link_size(link: Link) -> int:

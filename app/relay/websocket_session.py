@@ -17,7 +17,7 @@ from app.contract.events import FAILED
 from app.contract.records import Token
 from app.errors import ClientGone, GatewayError, InternalError, InvalidRequest
 from app.memory import Share
-from app.relay.connection_store import ConnectionStore
+from app.relay.connection_store import ConnectionStore, ConnectionToolCalls
 from app.relay.request_context import RequestContext
 from app.relay.runs import run_of_request
 from app.relay.turn_builder import build_turn
@@ -41,7 +41,8 @@ class WebSocketSession:
     def __init__(self, parts: TurnParts, share: Share) -> None:
         """`share`: the session's part of the memory for large bodies."""
         self._connection_store = ConnectionStore(parts.store.responses, share)
-        self._parts = parts.with_store(parts.store.with_responses(self._connection_store))
+        tool_calls = ConnectionToolCalls(parts.store.tool_calls, self._connection_store)
+        self._parts = parts.with_store(parts.store.with_parts(self._connection_store, tool_calls))
 
     def answer(
         self,

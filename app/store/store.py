@@ -27,7 +27,7 @@ from app.store.remedies import Remedies
 from app.store.request_log import RequestLog
 from app.store.responses import Responses, ResponseStore
 from app.store.tokens import Tokens
-from app.store.tool_calls import ToolCalls
+from app.store.tool_calls import ToolCalls, ToolCallStore
 from app.store.tree import Trees
 from app.store.tree_positions import TreePositions
 from app.store.unwritten import Unwritten
@@ -80,7 +80,7 @@ class Store:
         self.admissions = Admissions(self.database, self._writer, statements.counters)
         self.tokens = Tokens(self.database, self._writer, peppers)
         self.remedies = Remedies(self.database, self._writer)
-        self.tool_calls = ToolCalls(self.database, self._writer, self.unwritten)
+        self.tool_calls: ToolCallStore = ToolCalls(self.database, self._writer, self.unwritten)
         self.usage = UsageSums(self.database)
         self.trees = Trees(self.database)
         self.request_log = RequestLog(self.database)
@@ -88,10 +88,10 @@ class Store:
         self.schema = Migrations(self.database, url)
         self.maintenance = Maintenance(self.database, self._writer, self.unwritten)
 
-    def with_responses(self, responses: ResponseStore) -> Store:
-        """The same store, except that responses are read and written through `responses`."""
+    def with_parts(self, responses: ResponseStore, tool_calls: ToolCallStore) -> Store:
+        """The same store, except that responses and calls of tools are read and written through these."""
         store = copy(self)
-        store.responses = responses
+        store.responses, store.tool_calls = responses, tool_calls
         return store
 
     def close(self) -> None:

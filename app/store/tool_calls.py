@@ -1,5 +1,6 @@
 """Calls of tools: one row a call, committed before the call leaves. The row is the operator's record of the call, the
-mark that keeps a background run from calling again, and the claim on the approval that a call needed.
+mark that keeps a background run from calling again, and the answer to the approval request of a call. `started_at`
+tells an answer from a call that has left: it is 0 until then.
 """
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 from app.contract.records import ToolCall
 from app.errors import StoreUnavailable
@@ -21,7 +23,17 @@ _COLUMNS = ("owner", "item_id", "response", "server", "tool", "started_at", "app
 _MOST = 500
 """Ids in one query."""
 
-_CLAIMED = "SELECT item_id, response FROM tool_call WHERE owner = ? AND (item_id = ? OR approval_request = ?)"
+_ANSWERED = (
+    "SELECT item_id, response, started_at FROM tool_call WHERE owner = ? AND (item_id = ? OR approval_request = ?)"
+)
+_ANSWER_AGAIN = (
+    "UPDATE tool_call SET item_id = ?, response = ?, server = ?, tool = ?, started_at = ?, ms = NULL, bytes = NULL,"
+    " error = NULL, result = NULL WHERE owner = ? AND approval_request = ?"
+)
+_START = "UPDATE tool_call SET started_at = ? WHERE owner = ? AND item_id = ? AND response = ? AND started_at IN (0, ?)"
+_ENDED_AS = "SELECT status FROM response WHERE id = ? AND owner = ?"
+#: How a response has ended that gives its client no result of the call.
+_WITHOUT_RESULT = ("failed", "cancelled")
 _END = "UPDATE tool_call SET ms = ?, bytes = ?, error = ?, result = ? WHERE owner = ? AND item_id = ?"
 _OF_RESPONSE = (
     "SELECT item_id, server, tool, started_at, approval_request, ms, bytes, error, result FROM tool_call"
@@ -30,25 +42,51 @@ _OF_RESPONSE = (
 _RESULTS = "SELECT item_id, result FROM tool_call WHERE owner = ? AND item_id IN (%s) AND result IS NOT NULL"
 
 
+class ToolCallStore(Protocol):
+    """Calls of tools as a turn reads and writes them: those of the database, with or without a connection's own."""
+
+    def begin(self, owner: str, response: str, calls: Sequence[ToolCall]) -> None:
+        """Commits the calls before they leave, or answers to approval requests. Raises AlreadyAnswered, and commits
+        none of them, if the approval request of one was answered before, unless nothing has come of that: its call has
+        not left, or may be repeated because its response has failed."""
+        ...
+
+    def start(self, owner: str, response: str, calls: Sequence[ToolCall]) -> None:
+        """Commits that approved calls leave now. Raises AlreadyAnswered if another turn has answered the approval
+        request of one in the meantime."""
+        ...
+
+    def end(self, owner: str, response: str, calls: Sequence[ToolCall]) -> None:
+        """Writes how the calls ended, before the end of their response."""
+        ...
+
+    def of_response(self, owner: str, response: str) -> list[ToolCall]:
+        """The calls of a response, in the order in which they left."""
+        ...
+
+    def results(self, owner: str, item_ids: Sequence[str]) -> Mapping[str, bytes]:
+        """The hidden results of hosted calls, by the id of the call's item."""
+        ...
+
+
 class ToolCalls:
     def __init__(self, database: Database, writer: Writer[Group], unwritten: Unwritten) -> None:
         self._database = database
         self._writer = writer
         self._unwritten = unwritten
         self._insert = database.dialect.insert("tool_call", _COLUMNS)
-        self._claimed = _CLAIMED + database.dialect.hold
+        self._answered = _ANSWERED + database.dialect.hold
 
     def begin(self, owner: str, response: str, calls: Sequence[ToolCall]) -> None:
-        """Commits the calls before they leave. Raises AlreadyAnswered, and commits none of them, if the approval
-        request of one was answered before."""
         self._writer.do(lambda group: self._begin(group.session, owner, response, calls))
 
-    def end(self, owner: str, calls: Sequence[ToolCall]) -> None:
-        """Writes how the calls ended, before the end of their response."""
+    def start(self, owner: str, response: str, calls: Sequence[ToolCall]) -> None:
+        self._writer.do(lambda group: _start(group.session, owner, response, calls))
 
+    def end(self, owner: str, response: str, calls: Sequence[ToolCall]) -> None:
         def write(group: Group) -> None:
             for call in calls:
-                result = call.result.decode() if call.result is not None else None
+                result = call.result.decode() if call.result is not None and call.stored else None
                 ended = (call.milliseconds, call.size, call.error, result, owner, call.item_id)
                 group.session.run(_END, group.session.large(ended))
                 group.sums.add_call(
@@ -68,12 +106,10 @@ class ToolCalls:
         self._writer.post(write, on_done)
 
     def of_response(self, owner: str, response: str) -> list[ToolCall]:
-        """The calls of a response, in the order in which they left."""
         rows = self._database.read(lambda session: session.rows(_OF_RESPONSE, (owner, response)))
         return list(map(_call, rows))
 
     def results(self, owner: str, item_ids: Sequence[str]) -> Mapping[str, bytes]:
-        """The hidden results of hosted calls, by the id of the call's item."""
         found: dict[str, bytes] = {}
         for start in range(0, len(item_ids), _MOST):
             some = [item_id for item_id in item_ids[start : start + _MOST] if len(item_id) <= MAX_ITEM_ID]
@@ -88,19 +124,42 @@ class ToolCalls:
             try:
                 session.insert(self._insert, values)
             except Conflict:
-                # A retry after a commit whose answer was lost finds its own row.
-                row = session.row(self._claimed, (owner, call.item_id, approval))
-                # Clients that send their whole history send the same denial in every turn.
-                repeated = call.item_id == approval
-                if row is None or row[0] != call.item_id or (row[1] != response and not repeated):
+                row = session.row(self._answered, (owner, call.item_id, approval))
+                if row is None or not self._may_follow(session, owner, row, response, call):
                     raise AlreadyAnswered(approval or call.item_id) from None
+
+    def _may_follow(self, session: Session, owner: str, row: Row, response: str, call: ToolCall) -> bool:
+        """Whether the call may have its row where there is this one already. Takes that one over if need be."""
+        item_id, earlier, started_at = row
+        if item_id == call.item_id:
+            # A retry after a commit whose answer was lost finds its own row. Clients that send their whole history send
+            # the same denial in every turn.
+            return bool(earlier == response or item_id == call.approval_request_id)
+        if item_id == call.approval_request_id or (started_at and not _may_repeat(session, owner, earlier, call)):
+            return False
+        values = (call.item_id, response, call.server, call.tool, call.started_at)
+        return session.run(_ANSWER_AGAIN, (*values, owner, call.approval_request_id)) == 1
+
+
+def _start(session: Session, owner: str, response: str, calls: Sequence[ToolCall]) -> None:
+    for call in calls:
+        # A retry after a commit whose answer was lost finds its own time.
+        if session.run(_START, (call.started_at, owner, call.item_id, response, call.started_at)) != 1:
+            raise AlreadyAnswered(call.approval_request_id or call.item_id)
+
+
+def _may_repeat(session: Session, owner: str, response: str, call: ToolCall) -> bool:
+    row = session.row(_ENDED_AS, (response, owner))
+    return call.repeatable and row is not None and row[0] in _WITHOUT_RESULT
 
 
 def has_calls(session: Session, response: int) -> bool:
     """Whether a call of a response, named by its key, has left."""
     return (
         session.row(
-            "SELECT 1 FROM tool_call c JOIN response r ON r.id = c.response WHERE r.pk = ? LIMIT 1", (response,)
+            "SELECT 1 FROM tool_call c JOIN response r ON r.id = c.response"
+            " WHERE r.pk = ? AND c.started_at <> 0 LIMIT 1",
+            (response,),
         )
         is not None
     )

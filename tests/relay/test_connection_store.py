@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.contract.records import ToolCall
 from app.memory import Budget, Share
-from app.relay.connection_store import ConnectionStore
+from app.relay.connection_store import ConnectionStore, ConnectionToolCalls
 from app.store.errors import ResponseMissing
 from app.store.store import Store
 from tests.store.turns import OWNER, draft, outcome, turn
@@ -161,3 +162,27 @@ def test_a_response_whose_parent_was_deleted_meanwhile_is_not_remembered(store: 
     begun = draft(parent, stored=False)
     recent.note(begun, outcome())
     assert begun.id not in recent
+
+
+def test_what_hosted_tools_have_found_is_remembered_with_the_response(store: Store) -> None:
+    share = Share(Budget(BUDGET))
+    recent = ConnectionStore(store.responses, share)
+    calls = ConnectionToolCalls(store.tool_calls, recent)
+    first = draft(None, stored=False)
+    found = ToolCall(f"ws_{first.id}", "docs", "search", 1, milliseconds=1, size=5, result=b"found", stored=False)
+    calls.begin(OWNER, first.id, [found])
+    calls.end(OWNER, first.id, [found])
+    recent.note(first, outcome("completed"))
+    held = share.size
+    assert calls.results(OWNER, [found.item_id, "ws_other"]) == {found.item_id: b"found"}
+    assert store.tool_calls.results(OWNER, [found.item_id]) == {}
+
+    second = unstored(recent, first.id)
+    assert calls.results(OWNER, [found.item_id]) == {found.item_id: b"found"}
+    recent.forget(first.id)
+    recent.forget(second)
+    unstored(recent)
+    assert calls.results(OWNER, [found.item_id]) == {}
+    assert share.size == held - len(b"found")
+    recent.clear()
+    assert share.size == 0

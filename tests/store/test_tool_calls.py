@@ -28,7 +28,7 @@ def approved(item_id: str, request: str = "mcpr_1") -> ToolCall:
 
 def ended(store: Store, response: str, calls: Sequence[ToolCall]) -> None:
     """Writes the ends and waits for the writer."""
-    store.tool_calls.end(OWNER, calls)
+    store.tool_calls.end(OWNER, response, calls)
     eventually(lambda: store.tool_calls.of_response(OWNER, response) == list(calls), "the writer", within=30.0)
 
 
@@ -56,16 +56,79 @@ def test_an_approval_request_is_answered_once(store: Store) -> None:
     store.tool_calls.begin("eve", "resp_3", [approved("mcp_4")])
 
 
-def test_of_two_answers_at_once_one_wins(store: Store) -> None:
+def test_of_two_answers_at_once_one_has_its_call_leave(store: Store) -> None:
     def answer(number: int) -> bool:
+        response, call = f"resp_{number}", approved(f"mcp_{number}")
         try:
-            store.tool_calls.begin(OWNER, f"resp_{number}", [approved(f"mcp_{number}")])
+            store.tool_calls.begin(OWNER, response, [replace(call, started_at=0)])
+            store.tool_calls.start(OWNER, response, [call])
         except AlreadyAnswered:
             return False
         return True
 
     with ThreadPoolExecutor(8) as threads:
         assert sum(threads.map(answer, range(8))) == 1
+
+
+def test_an_answer_whose_call_never_left_may_be_given_again(store: Store) -> None:
+    store.tool_calls.begin(OWNER, "resp_1", [replace(approved("mcp_1"), started_at=0)])
+    # The same turn may find its own answer, and a later one takes it over.
+    store.tool_calls.begin(OWNER, "resp_1", [replace(approved("mcp_1"), started_at=0)])
+    ended(store, "resp_1", [replace(approved("mcp_1"), started_at=0, milliseconds=0, error="cancelled")])
+    store.tool_calls.begin(OWNER, "resp_2", [replace(approved("mcp_2"), started_at=0)])
+    assert store.tool_calls.of_response(OWNER, "resp_1") == []
+    with pytest.raises(AlreadyAnswered):
+        store.tool_calls.start(OWNER, "resp_1", [approved("mcp_1")])
+    for _ in "as after a commit whose answer was lost", "and again":
+        store.tool_calls.start(OWNER, "resp_2", [approved("mcp_2")])
+    assert store.tool_calls.of_response(OWNER, "resp_2") == [approved("mcp_2")]
+    with pytest.raises(AlreadyAnswered):
+        store.tool_calls.begin(OWNER, "resp_3", [replace(approved("mcp_3"), started_at=0)])
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "incomplete"])
+@pytest.mark.parametrize("repeatable", [True, False])
+def test_a_call_that_left_is_repeated_only_if_it_may_be_and_its_response_failed(
+    store: Store, status: str, repeatable: bool
+) -> None:
+    response = turn(store, status=status)
+    store.tool_calls.begin(OWNER, response, [approved("mcp_1")])
+    again = replace(approved("mcp_2"), started_at=0, repeatable=repeatable)
+    if repeatable and status in ("failed", "cancelled"):
+        store.tool_calls.begin(OWNER, "resp_2", [again])
+        assert store.tool_calls.of_response(OWNER, "resp_2") == [again]
+    else:
+        with pytest.raises(AlreadyAnswered):
+            store.tool_calls.begin(OWNER, "resp_2", [again])
+
+
+def test_a_denial_may_be_repeated_and_not_be_taken_back(store: Store) -> None:
+    denied = replace(approved("mcpr_1"), started_at=0)
+    for response in ("resp_1", "resp_2"):
+        store.tool_calls.begin(OWNER, response, [denied])
+    with pytest.raises(AlreadyAnswered):
+        store.tool_calls.begin(OWNER, "resp_3", [replace(approved("mcp_3"), started_at=0, repeatable=True)])
+    # An approval whose call never left can still become a denial.
+    store.tool_calls.begin(OWNER, "resp_4", [replace(approved("mcp_4", "mcpr_4"), started_at=0)])
+    store.tool_calls.begin(OWNER, "resp_5", [replace(approved("mcpr_4", "mcpr_4"), started_at=0)])
+    with pytest.raises(AlreadyAnswered):
+        store.tool_calls.start(OWNER, "resp_4", [approved("mcp_4", "mcpr_4")])
+
+
+def test_a_run_that_has_only_answered_is_run_again(store: Store, database_url: str) -> None:
+    response = enqueue(store)
+    held(store, response)
+    store.tool_calls.begin(OWNER, response, [replace(approved("mcp_1"), started_at=0)])
+    kill(database_url, response)
+    assert store.reaper.reap() == 0
+    assert status(store, response) != "failed"
+
+
+def test_results_of_unstored_responses_are_not_written(store: Store) -> None:
+    store.tool_calls.begin(OWNER, "resp_1", [replace(CALL, item_id="ws_1")])
+    store.tool_calls.end(OWNER, "resp_1", [replace(HOSTED, stored=False)])
+    written = replace(HOSTED, result=None)
+    eventually(lambda: store.tool_calls.of_response(OWNER, "resp_1") == [written], "the writer", within=30.0)
 
 
 def test_hidden_results_are_found_by_their_owner_until_the_response_is_deleted(store: Store) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import time
 
@@ -46,22 +47,38 @@ class Approvals:
 
     def claim(self, store: Store, turn: Turn) -> None:
         """Commits that the requests are answered now, before any call leaves. Raises InvalidRequest if one was answered
-        before."""
-        now = round(time() * 1000)
-        approved = [
-            Mark(call.item_id, call.offered.server.label, call.offered.tool.name, now, call.approval_request_id)
-            for call in self.calls
-        ]
-        denied = [Mark(one["id"], one["server_label"], one["name"], now, one["id"]) for one in self.denied]
+        before, unless nothing has come of that answer."""
+        approved = [_mark(call, 0) for call in self.calls]
+        denied = [Mark(one["id"], one["server_label"], one["name"], 0, one["id"]) for one in self.denied]
         if not (approved or denied):
             return
-        try:
+        with _answered_once():
             store.tool_calls.begin(turn.owner, turn.id, [*approved, *denied])
             if denied:
                 ends = [replace(mark, milliseconds=0, size=0, error="denied") for mark in denied]
-                store.tool_calls.end(turn.owner, ends)
-        except AlreadyAnswered as error:
-            raise _refused(error.request_id, "was answered before") from None
+                store.tool_calls.end(turn.owner, turn.id, ends)
+
+
+def start(store: Store, turn: Turn, calls: Sequence[ToolCall]) -> None:
+    """Commits that approved calls leave now. Raises InvalidRequest if a later turn has answered one of the requests
+    again, since none of these calls had left yet."""
+    now = round(time() * 1000)
+    with _answered_once():
+        store.tool_calls.start(turn.owner, turn.id, [_mark(call, now) for call in calls])
+
+
+@contextmanager
+def _answered_once() -> Iterator[None]:
+    try:
+        yield
+    except AlreadyAnswered as error:
+        raise _refused(error.request_id, "was answered before") from None
+
+
+def _mark(call: ToolCall, started_at: int) -> Mark:
+    server, tool = call.offered.server.label, call.offered.tool
+    repeatable = tool.read_only or tool.idempotent
+    return Mark(call.item_id, server, tool.name, started_at, call.approval_request_id, repeatable=repeatable)
 
 
 def answers(store: Store, turn: Turn) -> list[Answered]:

@@ -4,14 +4,14 @@ the next exchange, hands over its answer, and has the calls run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from functools import partial
 from time import monotonic, time
 from types import TracebackType
 from typing import Protocol, Self
-
-import orjson
 
 from app.channels.selection import SelectedChannel
 from app.contract import records
@@ -23,8 +23,9 @@ from app.errors import TurnTimedOut
 from app.limits.admission import Admission
 from app.relay.attempts import TurnAttempt
 from app.relay.recorder import estimated_usage
-from app.relay.tools.approvals import Approvals
+from app.relay.tools.approvals import Approvals, start
 from app.relay.tools.model_calls import AnswerCalls, Fate, ToolCall, model_items
+from app.relay.tools.result_memory import ResultMemory
 from app.relay.tools.rounds import Round, with_cut_results
 from app.relay.tools.toolset import MCP_CALL, Toolset
 from app.request_watch import Watch, wait_ready
@@ -86,9 +87,10 @@ class ToolLoop:
         store: Store,
         watch: Watch,
         admission: Admission,
+        memory: ResultMemory,
     ) -> None:
         self.turn = turn
-        """The client's turn. A compaction may replace it before the first exchange has answered."""
+        """The client's turn. A compaction may replace it."""
         self.output: list[Item] = []
         """The items of the response so far, without the leading ones of the turn."""
         self.usage = NOTHING_USED
@@ -103,6 +105,7 @@ class ToolLoop:
         self._store = store
         self._watch = watch
         self._admission = admission
+        self._memory = memory
         self._sessions: Sessions | None = None
         self._open = ExitStack()
         self._rounds: list[Round] = []
@@ -219,7 +222,7 @@ class ToolLoop:
         if not self.approved:
             return
         self.output += [call.item("incomplete") for call in self.approved]
-        yield from self._run(self.approved)
+        yield from self._run(self.approved, partial(start, self._store, self.turn))
         items = [call.item() for call in self.approved]
         self._rounds.append(Round(items, results={call.item_id: call.result() for call in self.approved}))
 
@@ -228,9 +231,7 @@ class ToolLoop:
         assert self._answered is not None
         items, calls, selected = self._answered
         running = calls.with_fate(Fate.RUN) if self._last is not None and self._last.status == "completed" else []
-        if running:
-            self._store.tool_calls.begin(self.turn.owner, self.turn.id, [_mark(call) for call in running])
-        yield from self._run(running)
+        yield from self._run(running, self._begin)
         results = {call.item_id: call.result() for call in running}
         if not self.ended and self._admission.is_exhausted(self.usage):
             # The model is asked once more, without tools.
@@ -238,15 +239,21 @@ class ToolLoop:
         channel = selected.channel
         self._rounds.append(Round(model_items(items, calls), channel.family, results, channel.name))
 
-    def _run(self, calls: Sequence[ToolCall]) -> Iterator[ToolCall]:
+    def _begin(self, calls: Sequence[ToolCall]) -> None:
+        self._store.tool_calls.begin(self.turn.owner, self.turn.id, [_mark(call) for call in calls])
+
+    def _run(self, calls: Sequence[ToolCall], mark: Callable[[Sequence[ToolCall]], None]) -> Iterator[ToolCall]:
+        """`mark`: commits that calls are about to leave."""
         assert self._sessions is not None
-        waiting, running = list(reversed(calls)), dict[ToolCall, RunningCall]()
+        waiting, running = deque(calls), dict[ToolCall, RunningCall]()
         began: dict[ToolCall, float] = {}
         try:
             for call in calls:
                 while call.outcome is None:
-                    while waiting and len(running) < MAX_AT_ONCE:
-                        next_call = waiting.pop()
+                    leaving = [waiting.popleft() for _ in range(min(len(waiting), MAX_AT_ONCE - len(running)))]
+                    if leaving:
+                        mark(leaving)
+                    for next_call in leaving:
                         began[next_call] = monotonic()
                         running[next_call] = self._started(self._sessions, next_call)
                     self._settle(running)
@@ -259,7 +266,7 @@ class ToolLoop:
             for one in running.values():
                 one.cancel()
             if calls:
-                self._store.tool_calls.end(self.turn.owner, [self._record(call, began) for call in calls])
+                self._store.tool_calls.end(self.turn.owner, self.turn.id, [self._record(call, began) for call in calls])
 
     def _show(self, call: ToolCall) -> None:
         """Puts the ended call into the output."""
@@ -274,7 +281,7 @@ class ToolLoop:
     def _settle(self, running: dict[ToolCall, RunningCall]) -> None:
         for call, one in [*running.items()]:
             if one.outcome is not None:
-                call.outcome = one.outcome
+                call.outcome = self._memory.held(one.outcome)
                 del running[call]
 
     def _await_end(self, sessions: Sessions) -> None:
@@ -288,15 +295,14 @@ class ToolLoop:
         if outcome is None:
             milliseconds = round((monotonic() - began[call]) * 1000) if call in began else 0
             return replace(_mark(call), milliseconds=milliseconds, error="cancelled")
-        hidden = call.offered.item_type != MCP_CALL and self.turn.store
+        hidden = call.offered.item_type != MCP_CALL
         return replace(
             _mark(call),
             milliseconds=outcome.milliseconds,
             size=outcome.size,
             error=_kind(outcome),
-            result=orjson.dumps({"text": outcome.text_for_model, "failed": outcome.error is not None})
-            if hidden
-            else None,
+            result=call.result().stored() if hidden else None,
+            stored=self.turn.store,
         )
 
 

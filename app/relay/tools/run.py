@@ -22,6 +22,7 @@ from app.relay.streaming.event_stream import StreamStart
 from app.relay.tools.approvals import Approvals, answers, served
 from app.relay.tools.listings import list_failed, list_items
 from app.relay.tools.loop import ToolLoop, measured
+from app.relay.tools.result_memory import ResultMemory
 from app.relay.tools.stream import ToolStream
 from app.relay.tools.toolset import NamedServer, Toolset
 from app.relay.turn_run import CompactedRun, CompactionRun, TurnParts, TurnRun, WindowRun
@@ -91,7 +92,14 @@ class ToolRun(TurnRun):
         lists = list_items(self.turn, self._servers, toolset)
         self._replace_turn(replace(self.turn, leading_items=(*self.turn.leading_items, *lists)))
         self._loop = ToolLoop(
-            self.turn, toolset, approvals, parts.tool_servers, parts.store, self._watch, self.recorder.admission
+            self.turn,
+            toolset,
+            approvals,
+            parts.tool_servers,
+            parts.store,
+            self._watch,
+            self.recorder.admission,
+            ResultMemory(self._context.hold_bytes),
         )
         return self._loop
 

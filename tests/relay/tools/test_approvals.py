@@ -6,9 +6,12 @@ from typing import Any
 
 import orjson
 import pytest
+import requests
 
+from tests.relay.conftest import eventually
 from tests.relay.tools.conftest import ASK, ASK_BOTH, ToolCase, kinds_of, mcp
 from tests.response_contract import check_error
+from tests.upstream import too_long
 from tests.upstream_formats import lines
 
 JSON = dict[str, Any]
@@ -168,3 +171,55 @@ def test_calls_that_need_no_approval_run_before_the_turn_ends(tool_case: ToolCas
     assert kinds_of(response) == ["mcp_list_tools", "mcp_list_tools", "mcp_call", "mcp_approval_request"]
     assert response["output"][-2]["output"] == "Oslo"
     assert len(tool_case.upstream.bodies) == 1
+
+
+@either
+def test_a_call_that_only_reads_runs_again_after_a_turn_that_failed(tool_case: ToolCase, streamed: bool) -> None:
+    first, request = asked(tool_case, streamed)
+    keys: JSON = {"previous_response_id": first["id"], "tools": [CAREFUL], "input": [answer_to(request)]}
+    before = len(tool_case.server.calls)
+    failed_turn(tool_case, streamed, keys)
+    assert len(tool_case.server.calls) == before + 1
+
+    # A client's SDK repeats the same answer. The row of the failure is written behind it.
+    answer = eventually(lambda: ok(tool_case.post(**keys, stream=streamed)), "the row of the turn that failed")
+    assert b'"mcp_call"' in answer.content
+    assert len(tool_case.server.calls) == before + 2
+    check_error(tool_case.post(**keys, stream=streamed), 400, "invalid_value", "input")
+
+
+@either
+def test_a_call_that_may_have_an_effect_runs_once(tool_case: ToolCase, streamed: bool) -> None:
+    tools = [mcp("undescribed", label="careful")]
+    response = tool_case.ask(streamed, tools=tools)
+    request = response["output"][-1]
+    keys: JSON = {"previous_response_id": response["id"], "tools": tools, "input": [answer_to(request)]}
+    before = len(tool_case.server.calls)
+    failed_turn(tool_case, streamed, keys)
+    error = check_error(tool_case.post(**keys, stream=streamed), 400, "invalid_value", "input")
+    assert "was answered before" in error["message"]
+    assert len(tool_case.server.calls) == before + 1
+
+
+@either
+def test_a_denial_is_repeated_after_a_turn_that_failed(tool_case: ToolCase, streamed: bool) -> None:
+    first, request = asked(tool_case, streamed)
+    denial = answer_to(request, approve=False)
+    keys: JSON = {"previous_response_id": first["id"], "tools": [CAREFUL], "input": [denial]}
+    failed_turn(tool_case, streamed, keys)
+    assert kinds_of(tool_case.ask(streamed, **keys)) == ["message"]
+    approval = {**keys, "input": [answer_to(request)]}
+    check_error(tool_case.post(**approval, stream=streamed), 400, "invalid_value", "input")
+
+
+def failed_turn(tool_case: ToolCase, streamed: bool, keys: JSON) -> None:
+    """The model refuses the answer to an approval request."""
+    tool_case.upstream.always(*tool_case.dialect, too_long())
+    answer = tool_case.post(**keys, stream=streamed)
+    assert b"context_length_exceeded" in answer.content
+    tool_case.upstream.reset()
+    tool_case.upstream.always(*tool_case.dialect)
+
+
+def ok(answer: requests.Response) -> requests.Response | None:
+    return answer if answer.status_code == 200 else None

@@ -10,11 +10,12 @@ import orjson
 import pytest
 
 from tests.gateway import Gateway
-from tests.relay.tools.conftest import ToolCase, kinds_of, mcp
+from tests.relay.tools.conftest import ASK, ToolCase, kinds_of, mcp
 from tests.response_contract import check_error
 from tests.tool_servers import ToolServer
 from tests.upstream import STRICT, ScriptedUpstream
-from tests.upstream_formats import FORMAT_SETUPS, rows_of
+from tests.upstream_formats import FORMAT_SETUPS, lines, rows_of
+from tests.websocket_client import Socket
 
 JSON = dict[str, Any]
 either = pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
@@ -71,6 +72,17 @@ def test_the_events_of_a_search_show_what_is_included(tool_case: ToolCase) -> No
         done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
         assert (found(done) is not None) is expected
         assert searched(done) == searched(events[-1]["response"]["output"])
+
+
+def test_a_connection_remembers_what_was_found_for_its_unstored_turns(tool_case: ToolCase) -> None:
+    with Socket(tool_case.gateway) as socket:
+        keys: JSON = {"model": tool_case.model, "tools": [WEB], "store": False}
+        first = socket.answer(**keys, input=ASK)
+        assert kinds_of(first) == ["web_search_call", "message"]
+        tool_case.upstream.reset()
+        tool_case.upstream.always(*tool_case.dialect)
+        socket.answer(**keys, input="And?", previous_response_id=first["id"])
+    assert ("output", f"1 page about Oslo: {PAGE}") in lines(tool_case.bodies[-1])
 
 
 # --- searches that cannot be had ----------------------------------------------------------------------------------
