@@ -119,6 +119,15 @@ class Settings:
         return [_derived(secret, purpose) for secret in (self.secret_key, *self.old_secret_keys)]
 
 
+#: The settings whose variables do not have their names.
+_OTHER_NAMES = {"client_write_timeout": "ANTIPHON_STALL", "stream_transport": "ANTIPHON_MOVER"}
+
+
+def variable_of(setting: str) -> str:
+    """The variable that a field of `Settings` is read from."""
+    return _OTHER_NAMES.get(setting, f"ANTIPHON_{setting.upper()}")
+
+
 def home() -> Path:
     """The directory whose `.env` counts: the current one, unless `antiphon serve` came from another. Raises
     ConfigurationError.
@@ -157,9 +166,14 @@ def load_environment(directory: Path) -> dict[str, str]:
         raise ConfigurationError(f"cannot read {path}: it is not UTF-8", "save it as UTF-8") from error
 
 
+def read_env_file(directory: Path) -> dict[str, str]:
+    """The variables of `.env` in `directory`; none without that file."""
+    return {name: value for name, value in dotenv_values(directory / ENV_FILE).items() if value is not None}
+
+
 def read_environment(directory: Path) -> dict[str, str]:
     """The variables of this process over those of `.env` in `directory`."""
-    file = {name: value for name, value in dotenv_values(directory / ENV_FILE).items() if value is not None}
+    file = read_env_file(directory)
     return {name: value for name, value in file.items() if _twin(name) not in os.environ} | os.environ
 
 

@@ -29,6 +29,16 @@ _ROWS = frozenset({"channels", "defaults", "servers", "hosted", "web_search", "f
 REFERENCE = re.compile(r"(?P<escaped>\$\$\{)|\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^{}]*))?\}|\$\{", re.ASCII)
 
 
+def is_hidden(place: Place) -> bool:
+    """Whether the value at this place may be a secret."""
+    return not _HIDDEN.isdisjoint(place)
+
+
+def is_free(place: Place) -> bool:
+    """Whether the value at this place is of the operator's own kind: it is sent to an upstream as it is."""
+    return place[2:4] == _ANY_VALUE
+
+
 class Interpolation:
     """Turns nodes into plain values with the variables filled in, and records the node of each."""
 
