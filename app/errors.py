@@ -152,6 +152,14 @@ class Unauthenticated(GatewayError):
     type = "invalid_request_error"
 
 
+class Forbidden(GatewayError):
+    """The token is valid and may not do this."""
+
+    status = 403
+    type = "invalid_request_error"
+    code: str | None = "permission_denied"
+
+
 class NotFound(GatewayError):
     status = 404
     type = "invalid_request_error"

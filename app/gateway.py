@@ -20,6 +20,7 @@ from app.last_good import LastGood
 from app.limits.budget_alerts import BudgetAlerts
 from app.limits.limiter import Limiter
 from app.memory import Budget, InFlight
+from app.metrics.measures import OFF, Measures
 from app.relay.background.jobs import BackgroundJobs
 from app.relay.compaction.context import Contexts
 from app.relay.compaction.service import CompactionService
@@ -35,9 +36,10 @@ from app.relay.streaming.transport import StreamTiming, ThreadTransport
 from app.relay.turn_run import TurnParts
 from app.request_bodies import Bodies
 from app.request_watch import Drain
+from app.sampling import ProcessState
 from app.sealing import OwnerDigests, Pseudonyms, Seal, Seals
 from app.server.job_queue import RedisQueue, SqlQueue, open_queue
-from app.settings import Settings, read_environment
+from app.settings import Settings, database_file, read_environment
 from app.store.store import Store
 from app.tools.servers import ToolServers
 
@@ -66,6 +68,8 @@ class Gateway:
     budget: Budget
     bodies: Bodies
     limiter: Limiter
+    measures: Measures
+    state: ProcessState
     in_flight: InFlight = field(default_factory=lambda: InFlight(1))
     sockets: InFlight = field(default_factory=lambda: InFlight(1))
 
@@ -74,11 +78,13 @@ class Gateway:
         self.transport.start()
         self.lease_keeper.start()
         self.model_list.prefetch()
+        self.measures.start(self.state)
         log.info("streams are moved by the %s", self.settings.stream_transport)
 
     def close(self) -> None:
         self.transport.close()
         self.lease_keeper.close()
+        self.measures.close()
         self.tool_servers.close()
         self.channels.close()
         self.store.close()
@@ -96,12 +102,14 @@ def build(last: LastGood) -> Gateway:
     """
     settings, home = last.settings, last.settings.home
     budget = Budget(settings.memory)
+    measures = open_measures(settings)
     store = Store(
         settings.database_url,
         peppers=settings.keys_for("tokens"),
         lease=settings.lease,
         server=settings.server_facts(),
         budget=budget,
+        measures=measures,
     )
     table = WatchedTable(settings.channels, lambda: read_environment(home), FORMATS.keys(), last.table)
     remedies = LearntRemedies(store.remedies)
@@ -154,6 +162,7 @@ def build(last: LastGood) -> Gateway:
         budget.give_back()
         limiter.retry()
 
+    in_flight, sockets = InFlight(settings.max_in_flight), InFlight(settings.max_sockets)
     return Gateway(
         settings=settings,
         store=store,
@@ -169,12 +178,30 @@ def build(last: LastGood) -> Gateway:
         tool_servers=tool_servers,
         transport=transport,
         lease_keeper=LeaseKeeper(
-            store, turns.running, channels.statuses, background.housekeeping, remedies.refresh, tidy
+            store, turns.running, channels.statuses, background.housekeeping, remedies.refresh, tidy, measures
         ),
         drain=drain,
         budget=budget,
         bodies=bodies,
         limiter=limiter,
-        in_flight=InFlight(settings.max_in_flight),
-        sockets=InFlight(settings.max_sockets),
+        measures=measures,
+        state=ProcessState(store, channels, table, transport, in_flight, sockets, database_file(settings.database_url)),
+        in_flight=in_flight,
+        sockets=sockets,
     )
+
+
+def open_measures(settings: Settings) -> Measures:
+    """Imports `prometheus_client` only where metrics are on."""
+    if not settings.metrics:
+        return OFF
+    from app.metrics import files
+
+    try:
+        files.prepare()
+    except OSError as error:
+        log.error("metrics are off: their directory cannot be made: %s", error)
+        return OFF
+    from app.metrics.tally import Tally
+
+    return Tally()

@@ -29,6 +29,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
 #: Least ratio of the memory budget to the largest body.
 _BODIES_IN_MEMORY = 4
 _PINS = ("auto", "on", "off")
+_SWITCH = ("off", "on")
 _DATABASES = ("sqlite", "mysql")
 _WHOLE = re.compile(r"[0-9]{1,10}", re.ASCII)
 _TENTHS = re.compile(r"[0-9]{1,5}(\.[0-9])?", re.ASCII)
@@ -56,6 +57,10 @@ class Settings:
     bind: str = "127.0.0.1:8080"
     url: str = ""
     """The public base URL, when it is not the bind address."""
+    metrics: bool = False
+    """Whether the processes count what they do."""
+    metrics_bind: str = ""
+    """Where `/metrics` is served without a token: host and port; empty for nowhere."""
     log: str = "text"
     """The format of a log line: `text` or `json`."""
     workers: int = 2
@@ -199,6 +204,8 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         old_secret_keys=_old_secret_keys(variables),
         bind=_bind(variables),
         url=_url(variables),
+        metrics=variables.choice("ANTIPHON_METRICS", _SWITCH) == "on" or bool(variables.text("ANTIPHON_METRICS_BIND")),
+        metrics_bind=_metrics_bind(variables),
         log=variables.choice("ANTIPHON_LOG", LOGS),
         workers=variables.integer("ANTIPHON_WORKERS", 2, minimum=1, maximum=1024),
         threads=variables.integer("ANTIPHON_THREADS", 512, minimum=4),
@@ -360,6 +367,19 @@ def _bind(variables: Variables) -> str:
         return checked_bind(text, variables.directory)
     except ValueError as error:
         raise ConfigurationError(f"ANTIPHON_BIND is {_shown(text)}", str(error)) from None
+
+
+def _metrics_bind(variables: Variables) -> str:
+    name = "ANTIPHON_METRICS_BIND"
+    if not (text := variables.text(name)):
+        return ""
+    try:
+        if not text.startswith("unix:"):
+            return checked_bind(text, variables.directory)
+        why = "Prometheus reads no unix sockets: it must be a host and a port, such as 127.0.0.1:9464"
+    except ValueError as error:
+        why = str(error).replace("8080", "9464")
+    raise ConfigurationError(f"{name} is {_shown(text)}", why) from None
 
 
 def _url(variables: Variables) -> str:

@@ -166,12 +166,17 @@ class Gateway:
     @property
     def workers(self) -> list[int]:
         """Process ids of the workers that answer requests."""
-        return [pid for pid in _children(self.pid) if pid not in self.background_workers]
+        return [pid for pid in _children(self.pid) if _name(pid) not in ("antiphon-worker", "antiphon-scrape")]
 
     @property
     def background_workers(self) -> list[int]:
         """Process ids of the workers for background responses."""
         return [pid for pid in _children(self.pid) if _name(pid) == "antiphon-worker"]
+
+    @property
+    def metrics_processes(self) -> list[int]:
+        """Process ids of the process that serves `/metrics` on an address of its own: none or one."""
+        return [pid for pid in _children(self.pid) if _name(pid) == "antiphon-scrape"]
 
     @property
     def log(self) -> str:

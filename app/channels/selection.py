@@ -171,6 +171,11 @@ class Channels:
             if channel.name in self._health
         )
 
+    @property
+    def waiting(self) -> int:
+        """Requests of this process that wait for a slot of a channel."""
+        return self._lines.waiting
+
     def selected(self, channel: Channel, model: str) -> SelectedChannel:
         """This channel, whatever its state is."""
         return SelectedChannel(self, channel, channel.upstream_model(model) or model, self._health_of(channel))

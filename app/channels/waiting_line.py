@@ -40,6 +40,12 @@ class WaitingLines:
         self._lock = threading.Lock()
         self._lines: dict[str, deque[Ticket]] = {}
 
+    @property
+    def waiting(self) -> int:
+        """Requests in any line. One that waits for several channels counts once."""
+        with self._lock:
+            return len({ticket for line in self._lines.values() for ticket in line})
+
     def __contains__(self, channel: str) -> bool:
         """Whether requests wait for this channel, so that a new one may not pass them."""
         return channel in self._lines

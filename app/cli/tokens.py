@@ -142,6 +142,7 @@ def tokens() -> None:
 @click.option("--expires", type=Expiry(), help="When it expires: 90d, 12h, or a date in UTC; default: never.")
 @click.option("--no-store", is_flag=True, help="Store no content of its requests, even if they have store: true.")
 @_retention
+@click.option("--metrics", is_flag=True, help="It may also read /metrics, which shows all tokens and channels.")
 @_limit_options
 @as_json
 def create(
@@ -152,6 +153,7 @@ def create(
     expires: int | None,
     no_store: bool,
     retention: int | None,
+    metrics: bool,
     as_json: bool,
     **stated: Any,
 ) -> None:
@@ -166,6 +168,7 @@ def create(
             stores=not no_store,
             limits=_limited(UNSTATED, stated),
             retention=retention or None,
+            metrics=metrics,
         )
     if as_json:
         print_json({"token": secret, **token.wire()})
@@ -181,6 +184,7 @@ def create(
 @click.option("--expires", type=NewExpiry(), help="When it expires: 90d, 12h, a date in UTC, or never.")
 @click.option("--store/--no-store", "stores", default=None, help="Whether content of its requests may be stored.")
 @_retention
+@click.option("--metrics/--no-metrics", "metrics", default=None, help="Whether it may read /metrics.")
 @_limit_options
 @as_json
 @click.pass_context
@@ -193,6 +197,7 @@ def update(
     expires: int | None,
     stores: bool | None,
     retention: int | None,
+    metrics: bool | None,
     as_json: bool,
     **stated: Any,
 ) -> None:
@@ -208,6 +213,7 @@ def update(
                 stores=token.stores if stores is None else stores,
                 limits=_limited(token.limits, stated),
                 retention=token.retention if retention is None else retention or None,
+                metrics=token.metrics if metrics is None else metrics,
             )
             token = changed if store.tokens.update(changed) else None
     if token is None:

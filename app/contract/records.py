@@ -397,6 +397,8 @@ class Token:
     """Its own; what is not stated is the table's."""
     retention: int | None = None
     """Seconds after which its responses are pruned, if that is sooner than for others."""
+    metrics: bool = False
+    """It may read /metrics."""
 
     def may_use(self, model: str) -> bool:
         return not self.models or any(fnmatchcase(model, allowed) for allowed in self.models)
@@ -419,6 +421,7 @@ class Token:
             "store": self.stores,
             "limits": self.limits.wire(),
             "retention": self.retention,
+            "metrics": self.metrics,
         }
 
 

@@ -12,6 +12,7 @@ from time import monotonic
 
 from app.contract.records import ChannelStatus
 from app.errors import StoreUnavailable
+from app.metrics.measures import OFF, Measures
 from app.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class LeaseKeeper:
         housekeeping: Callable[[], None],
         refresh: Callable[[], None],
         tidy: Callable[[], None],
+        measures: Measures = OFF,
     ) -> None:
         """`housekeeping` runs at each renewal of the lease; `tidy` and `refresh` at every tick. All but `tidy` may
         raise StoreUnavailable."""
@@ -71,6 +73,7 @@ class LeaseKeeper:
         self._housekeeping = housekeeping
         self._refresh = refresh
         self._tidy = tidy
+        self._measures = measures
         self._last_status: Sequence[ChannelStatus] | None = None
         self._reap_after = 0.0
         self._ended = threading.Event()
@@ -128,6 +131,8 @@ class LeaseKeeper:
 
     def _reap(self) -> None:
         if monotonic() >= self._reap_after and (failed := self._store.reaper.reap()):
+            self._measures.reaped(failed)
             log.warning("%d responses of a dead worker were ended as failed", failed)
         if failed := self._store.reaper.reap_own(self._running.ids()):
+            self._measures.reaped(failed)
             log.warning("%d responses that this worker no longer runs were ended as failed", failed)

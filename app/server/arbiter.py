@@ -19,10 +19,13 @@ from gunicorn.errors import HaltServer
 
 from app import last_good
 from app.errors import ConfigurationError, StoreUnavailable
+from app.gateway import open_measures
 from app.last_good import LastGood
+from app.metrics import files
+from app.metrics.measures import OFF
 from app.server import background_worker
 from app.server.processes import Backoff, Supervisor
-from app.settings import DRAIN_RESERVE
+from app.settings import DRAIN_RESERVE, Settings
 from app.tools.servers import preload
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,8 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
     """
 
     supervisor: Supervisor
+    metrics_server: Supervisor
+    """The process that serves `/metrics` on an address of its own."""
     socket_locks: list[int]
     """Descriptors that are held from the check of the unix sockets until they listen."""
     served: mmap.mmap
@@ -48,7 +53,8 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
         """Turns gunicorn's own `server` into a SteadyArbiter. Raises ConfigurationError."""
         server.__class__ = cls
         server.served = mmap.mmap(-1, 1)
-        server.supervisor = Supervisor("antiphon-worker", server.work_in_background, 0)
+        server.supervisor = Supervisor("antiphon-worker", server.work_in_background, 0, forget_counts)
+        server.metrics_server = Supervisor("antiphon-scrape", server.serve_metrics, 0, forget_counts)
         server.failures = Backoff()
         server.own_files = {}
         server.settle()
@@ -63,6 +69,7 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
         last = self.last
         last.settings = replace(last.settings, workers=self.cfg.workers, threads=self.cfg.threads)
         self.supervisor.size = last.settings.worker_processes
+        self.metrics_server.size = int(bool(last.settings.metrics_bind) and prepare_metrics(last.settings))
 
     @property
     def last(self) -> LastGood:
@@ -78,6 +85,7 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
             self.last.table.poll()
             preload(self.last.table.current.tools)
             self.supervisor.start_missing()
+            self.metrics_server.start_missing()
         except Exception:
             # The border that must not die: an exception here would end every worker.
             log.exception("the master failed to check its files and processes")
@@ -93,6 +101,7 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
 
     def reap_workers(self) -> None:
         self.supervisor.reap()
+        self.metrics_server.reap()
         before = dict(self.WORKERS)
         while True:
             try:
@@ -118,6 +127,14 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
             listener.close()
         background_worker.work(self.last)
 
+    def serve_metrics(self) -> None:
+        """The work of the process that serves `/metrics`."""
+        from app.server import metrics_listener
+
+        for listener in self.LISTENERS:
+            listener.close()
+        metrics_listener.work(self.last.settings.metrics_bind)
+
     # --- reloading and ending
 
     def reload(self) -> None:
@@ -133,6 +150,7 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
         before = self.last.settings
         # A new address needs a restart: if it were in use, the old address would be closed already.
         candidate.settings = replace(candidate.settings, bind=before.bind)
+        prepare_metrics(candidate.settings)
         last_good.keep(candidate)
         try:
             super().reload()
@@ -145,14 +163,17 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
         self.settle()
         if self.last.settings != before:
             self.supervisor.renew()
+            self.metrics_server.renew()
 
     def stop(self, graceful: bool = True) -> None:
         until = monotonic() + self.cfg.graceful_timeout + DRAIN_RESERVE
         self.supervisor.stop()
+        self.metrics_server.stop()
         self.LISTENERS = list(self._still_ours())
         super().stop(graceful)
         # The master ends last: systemd kills the processes that are left when it ends.
         self.supervisor.wait(until - monotonic())
+        self.metrics_server.wait(until - monotonic())
 
     def note_sockets(self) -> None:
         """Remembers the files of the listening unix sockets. Checks by other servers find them in use from now on."""
@@ -172,6 +193,21 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
                 listener.close()
             else:
                 yield listener
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------
+
+
+def prepare_metrics(settings: Settings) -> bool:
+    """Makes the directory of the metrics, and imports their library, before any process is forked that needs them.
+    Whether metrics are on.
+    """
+    return open_measures(settings) is not OFF
+
+
+def forget_counts(pid: int) -> None:
+    """Keeps what an ended process has counted."""
+    files.forget(pid)
 
 
 # --- unix sockets -----------------------------------------------------------------------------------------------

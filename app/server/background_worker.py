@@ -27,6 +27,7 @@ def work(last: LastGood) -> None:
     gateway, settings, parent = build(last), last.settings, os.getppid()
     gateway.store.leases.make_background()
     gateway.lease_keeper.start()
+    gateway.measures.start(gateway.state)
     gateway.background.start()
     consumer = _consumer(gateway)
     consumer.start()

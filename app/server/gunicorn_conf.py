@@ -20,7 +20,8 @@ from app.errors import ConfigurationError
 from app.gateway import Gateway
 from app.last_good import LastGood
 from app.log import JsonLines, configure_logging
-from app.server.arbiter import SteadyArbiter
+from app.metrics import files
+from app.server.arbiter import SteadyArbiter, forget_counts, prepare_metrics
 from app.settings import DRAIN_RESERVE
 from app.tools.servers import preload
 
@@ -66,6 +67,7 @@ def on_starting(server: Any) -> None:
     """
     server.START_CTX["args"] = [sys.executable, "-P", "-m", "gunicorn", *sys.argv[1:]]
     preload(configuration().table.current.tools)
+    prepare_metrics(configuration().settings)
     try:
         SteadyArbiter.take_over(server)
     except ConfigurationError as error:
@@ -119,6 +121,16 @@ def post_worker_init(worker: Any) -> None:
     gc.freeze()
     worker.served[0] = 1
     _take_missed_signals(worker)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """The master has waited for an ended worker."""
+    forget_counts(worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    """The master ends."""
+    files.remove()
 
 
 def worker_exit(server: Any, worker: Any) -> None:

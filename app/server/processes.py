@@ -74,8 +74,12 @@ class Backoff:
 class Supervisor:
     """`size` child processes of one kind; each calls `work`."""
 
-    def __init__(self, name: str, work: Callable[[], None], size: int) -> None:
+    def __init__(
+        self, name: str, work: Callable[[], None], size: int, on_end: Callable[[int], None] | None = None
+    ) -> None:
+        """`on_end` is called with the process id of each child that has ended."""
         self.size = size
+        self._on_end = on_end
         self._name = name
         self._work = work
         self._children: list[Child] = []
@@ -91,13 +95,21 @@ class Supervisor:
 
     def reap(self) -> None:
         """Removes children that have ended from the lists, and logs them."""
-        self._leaving = [child for child in self._leaving if child.ended() is None]
+        for child in list(self._leaving):
+            if child.ended() is not None:
+                self._leaving.remove(child)
+                self._ended(child)
         for child in list(self._children):
             code = child.ended()
             if code is not None:
                 self._children.remove(child)
+                self._ended(child)
                 self._crashes.add()
                 log.warning("worker %d has ended with status %d", child.pid, code)
+
+    def _ended(self, child: Child) -> None:
+        if self._on_end is not None:
+            self._on_end(child.pid)
 
     def renew(self) -> None:
         """Stops the present children. `start_missing` starts new ones at once."""

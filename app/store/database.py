@@ -153,6 +153,9 @@ def _encodable(parameters: Sequence[Any]) -> Sequence[Any]:
 
 
 class Database:
+    on_call: Callable[[str, float], None] | None = None
+    """Called with `read` or `write` and the seconds of each call, retries included."""
+
     def __init__(self, url: str, *, wait: int = MYSQL_WAIT, budget: Budget | None = None) -> None:
         """`wait`: read timeout of a MySQL server in seconds. `budget`: the memory budget for large bodies; None for
         no limit."""
@@ -195,6 +198,15 @@ class Database:
 
     def read(self, work: Callable[[Session], T]) -> T:
         """Runs `work` in autocommit: SQLite takes no write lock, and each statement of MySQL sees what is committed."""
+        if self.on_call is None:
+            return self._read(work)
+        began = time.monotonic()
+        try:
+            return self._read(work)
+        finally:
+            self.on_call("read", time.monotonic() - began)
+
+    def _read(self, work: Callable[[Session], T]) -> T:
 
         def attempt(kind: type[Session]) -> T:
             with self.session(kind) as session:
@@ -204,6 +216,15 @@ class Database:
 
     def transaction(self, work: Callable[[Session], T], deadline: float | None = None) -> T:
         """Runs `work` as one transaction, and retries all of it after a lock conflict or a lost connection."""
+        if self.on_call is None:
+            return self._transaction(work, deadline)
+        began = time.monotonic()
+        try:
+            return self._transaction(work, deadline)
+        finally:
+            self.on_call("write", time.monotonic() - began)
+
+    def _transaction(self, work: Callable[[Session], T], deadline: float | None) -> T:
 
         def attempt(kind: type[Session]) -> T:
             with self.session(kind) as session:

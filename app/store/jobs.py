@@ -59,6 +59,7 @@ class Jobs:
             f" WHERE r.status = 'queued' AND {now} - j.created_at >= {UNATTENDED}"
             f" AND NOT EXISTS (SELECT 1 FROM worker w WHERE w.background = 1 AND w.lease_until >= {now})"
         )
+        self._waiting = "SELECT COUNT(*) FROM job j JOIN response r ON r.pk = j.response WHERE r.status = 'queued'"
         self._mark_requeued = f"UPDATE job SET rung_at = {now} WHERE response = ? AND rung_at = ?"
 
     def enqueue(
@@ -90,6 +91,11 @@ class Jobs:
     def requeue_waiting(self, add_in_transaction: AddInTransaction) -> list[str]:
         """Queues again the responses that have waited for a lease since they were queued; their ids."""
         return self._database.transaction(lambda session: self._requeue_waiting(session, add_in_transaction))
+
+    def waiting(self) -> int:
+        """The number of queued responses."""
+        row = self._database.read(lambda session: session.row(self._waiting))
+        return int(row[0]) if row else 0
 
     def unattended(self) -> int:
         """The number of queued responses while no background worker is alive on any host."""

@@ -33,6 +33,16 @@ class Maintenance:
             },
         }
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait for this process's writer."""
+        return self._writer.waiting
+
+    @property
+    def dropped(self) -> int:
+        """Rows of metadata that this process's writer has dropped."""
+        return self._writer.dropped
+
     def prunable(self, before: int) -> Pruned:
         """Counts the rows that `prune` would remove now."""
         return pruning.count(self._database, before)

@@ -428,6 +428,13 @@ def m019_counters_of_tokens(schema: Schema) -> None:
     )
 
 
+@step
+@additive
+def m020_tokens_for_metrics(schema: Schema) -> None:
+    # 1 for a token that may read /metrics; NULL and 0 for the others.
+    schema.column("token", "metrics", "{int}")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

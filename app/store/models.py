@@ -138,6 +138,7 @@ class Token(Model):
     tools = peewee.TextField(null=True)
     limits = peewee.TextField(null=True)
     retention = peewee.BigIntegerField(null=True)
+    metrics = peewee.IntegerField(null=True)
 
 
 class FormerSecret(Model):

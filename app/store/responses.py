@@ -24,6 +24,7 @@ from app.contract.records import (
 from app.contract.usage import Usage
 from app.errors import StoreUnavailable
 from app.ids import known_id
+from app.metrics.measures import OFF, Measures
 from app.store import chain, conversations, events, packets
 from app.store.database import Conflict, Database, Row, Session
 from app.store.dialects import Dialect
@@ -194,9 +195,16 @@ class ResponseStore(Protocol):
 
 class Responses:
     def __init__(
-        self, database: Database, writer: Writer[Group], leases: Leases, positions: TreePositions, unwritten: Unwritten
+        self,
+        database: Database,
+        writer: Writer[Group],
+        leases: Leases,
+        positions: TreePositions,
+        unwritten: Unwritten,
+        measures: Measures = OFF,
     ) -> None:
         self._database = database
+        self._measures = measures
         self._writer = writer
         self._unwritten = unwritten
         self._leases = leases
@@ -234,10 +242,13 @@ class Responses:
         self._begun.discard(draft.id)
         if ended.position is not None:
             self._positions.remember(draft.owner, draft.id, ended.position)
+        # A row that was ended elsewhere was cancelled, deleted or reaped.
+        self._measures.response_ended(draft, outcome, outcome.status if ended.written else "cancelled")
         return ended.written
 
     def finish_later(self, draft: Draft, outcome: Outcome) -> None:
         """Keeps the end until the database can take it; written if the row is still in progress then."""
+        self._measures.response_ended(draft, outcome, outcome.status)
         begun = draft.id in self._begun
         self._begun.discard(draft.id)
         bare = replace(draft, input=b"[]", settings=b"{}", item_ids=())
@@ -256,6 +267,7 @@ class Responses:
         )
 
     def note(self, draft: Draft, outcome: Outcome) -> None:
+        self._measures.response_ended(draft, outcome, outcome.status)
         # The job may wait for long, so it holds no content.
         record = _record(replace(draft, input=b"[]"), replace(outcome, output=b"[]"), stored=False)
         begun = draft.id in self._begun

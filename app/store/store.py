@@ -9,6 +9,7 @@ from copy import copy
 from types import MappingProxyType
 
 from app.memory import Budget
+from app.metrics.measures import OFF, Measures
 from app.store.admissions import Admissions
 from app.store.conversations import Conversations
 from app.store.database import Database, Session
@@ -53,22 +54,24 @@ class Store:
         lease: int = 60,
         server: Mapping[str, str] = _NO_SERVER,
         budget: Budget | None = None,
+        measures: Measures = OFF,
     ) -> None:
         """`url`: sqlite:///relative.db, sqlite:////absolute.db or mysql://user:password@host:port/name. `peppers`: the
         key that new tokens are hashed with, then earlier keys. `lease`: seconds for which a silent worker counts as
         alive. `server`: the facts of its server that this worker reports. `budget`: the memory budget for large bodies;
-        None for no limit.
+        None for no limit. `measures` get its calls, groups and ended responses.
         """
         self.database = Database(url, budget=budget)
+        self.database.on_call = measures.on_database_call
         self.leases = Leases(self.database, lease, server)
         statements = Statements.of(self.database.dialect, self.leases)
 
         def open_group(session: Session) -> Group:
             return Group(session, statements)
 
-        self._writer: Writer[Group] = Writer(self.database, open_group, limit=group_limit)
+        self._writer: Writer[Group] = Writer(self.database, open_group, limit=group_limit, measures=measures)
         self.unwritten = Unwritten(self._writer)
-        responses = Responses(self.database, self._writer, self.leases, TreePositions(), self.unwritten)
+        responses = Responses(self.database, self._writer, self.leases, TreePositions(), self.unwritten, measures)
         self.responses: ResponseStore = responses
         self.conversations = Conversations(self.database)
         self.items = Items(self.database, self.conversations)
@@ -80,7 +83,7 @@ class Store:
         self.admissions = Admissions(self.database, self._writer, statements.counters)
         self.tokens = Tokens(self.database, self._writer, peppers)
         self.remedies = Remedies(self.database, self._writer)
-        self.tool_calls: ToolCallStore = ToolCalls(self.database, self._writer, self.unwritten)
+        self.tool_calls: ToolCallStore = ToolCalls(self.database, self._writer, self.unwritten, measures)
         self.usage = UsageSums(self.database)
         self.trees = Trees(self.database)
         self.request_log = RequestLog(self.database)

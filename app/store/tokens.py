@@ -38,7 +38,7 @@ USE_NOTED = 60.0
 
 _COLUMNS = (
     "t.pk, t.name, t.owner, t.prefix, t.models, t.created_at, t.expires_at, t.revoked_at, t.last_used_at, t.keeps,"
-    " t.tools, t.limits, t.retention"
+    " t.tools, t.limits, t.retention, t.metrics"
 )
 # A secret is the token's own, or one from before a rotation, with the time at which it ends.
 _BY_HASH = (
@@ -82,6 +82,7 @@ class Tokens:
         stores: bool = True,
         limits: Limits = UNSTATED,
         retention: int | None = None,
+        metrics: bool = False,
     ) -> tuple[Token, str]:
         """Returns the token and its secret, which is not stored. Without `models` the token may use every model,
         without `tools` no tool server."""
@@ -102,6 +103,7 @@ class Tokens:
             "tools": None if tools is None else orjson.dumps(list(tools)).decode(),
             "limits": _limits_column(limits),
             "retention": retention,
+            "metrics": int(metrics),
         }
         try:
             self._database.transaction(lambda session: _insert(session, row))
@@ -129,7 +131,7 @@ class Tokens:
         return _token(row) if row else None
 
     def update(self, token: Token) -> bool:
-        """Gives the token with this key these models, tools, limits, expiry, retention and `stores`. Every process
+        """Gives the token with this key these models, tools, limits, expiry, retention and rights. Every process
         knows them within two seconds. False when it was revoked meanwhile."""
         known = models.Token
         query = known.update(
@@ -139,6 +141,7 @@ class Tokens:
             keeps=token.stores,
             limits=_limits_column(token.limits),
             retention=token.retention,
+            metrics=int(token.metrics),
         ).where(known.pk == token.key, known.revoked_at.is_null())
         changed = self._database.transaction(lambda session: int(session.execute(query)))
         self._good.clear()
@@ -280,7 +283,7 @@ def _check_names(what: str, names: Sequence[str] | None) -> None:
 
 def _token(row: Row) -> Token:
     key, name, owner, prefix, names, created_at, expires_at, revoked_at, last_used_at, stores, tools, *rest = row
-    limits, retention = rest
+    limits, retention, metrics = rest
     return Token(
         key=key,
         name=name,
@@ -295,6 +298,7 @@ def _token(row: Row) -> Token:
         tools=_names(tools),
         limits=Limits.of(orjson.loads(limits)) if limits else UNSTATED,
         retention=retention,
+        metrics=bool(metrics),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from app.contract.records import ToolCall
 from app.errors import StoreUnavailable
+from app.metrics.measures import OFF, Measures
 from app.store.database import Conflict, Database, Row, Session
 from app.store.errors import AlreadyAnswered
 from app.store.grouped_writes import MAX_ITEM_ID, Group
@@ -70,8 +71,11 @@ class ToolCallStore(Protocol):
 
 
 class ToolCalls:
-    def __init__(self, database: Database, writer: Writer[Group], unwritten: Unwritten) -> None:
+    def __init__(
+        self, database: Database, writer: Writer[Group], unwritten: Unwritten, measures: Measures = OFF
+    ) -> None:
         self._database = database
+        self._measures = measures
         self._writer = writer
         self._unwritten = unwritten
         self._insert = database.dialect.insert("tool_call", _COLUMNS)
@@ -84,6 +88,9 @@ class ToolCalls:
         self._writer.do(lambda group: _start(group.session, owner, response, calls))
 
     def end(self, owner: str, response: str, calls: Sequence[ToolCall]) -> None:
+        for call in calls:
+            self._measures.tool_called(call)
+
         def write(group: Group) -> None:
             for call in calls:
                 result = call.result.decode() if call.result is not None and call.stored else None

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 from app.errors import StoreUnavailable
+from app.metrics.measures import OFF, Measures
 from app.store import at_fork
 from app.store.database import Conflict, Database, Refused, Session, unavailable
 
@@ -81,8 +82,11 @@ class _Job(Generic[G]):
 
 
 class Writer(Generic[G]):
-    def __init__(self, database: Database, open_group: Callable[[Session], G], *, limit: int) -> None:
+    def __init__(
+        self, database: Database, open_group: Callable[[Session], G], *, limit: int, measures: Measures = OFF
+    ) -> None:
         self._database = database
+        self._measures = measures
         self._open_group = open_group
         self._limit = limit
         self._closed = False
@@ -185,6 +189,7 @@ class Writer(Generic[G]):
             else:
                 self._fail(jobs, error)
         else:
+            self._measures.group_written(len(jobs))
             for job, result in zip(jobs, results, strict=True):
                 job.end(result)
 

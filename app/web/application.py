@@ -75,7 +75,9 @@ class Application(Flask):
     def _admit(self, incoming: Request) -> None:
         """Raises GatewayError for a request that may not reach its view."""
         view = self.view_functions.get(incoming.endpoint or "")
-        g.current_request = current = CurrentRequest(self._gateway, incoming.environ, incoming.path, view)
+        g.current_request = current = CurrentRequest(
+            self._gateway, incoming.environ, incoming.path, view, incoming.endpoint or ""
+        )
         if view is None or current.public:
             return
         current.authenticate()
@@ -94,16 +96,17 @@ class Application(Flask):
             self._gateway.bodies.discard(current.environ)
         # Successful probes get no line in the log.
         worth_a_line = response.status_code >= 500 or not current.public
-        response.call_on_close(partial(self._finished, current, response.status_code if worth_a_line else None))
+        response.call_on_close(partial(self._finished, current, response.status_code, worth_a_line))
         return response
 
-    def _finished(self, current: CurrentRequest, status: int | None) -> None:
+    def _finished(self, current: CurrentRequest, code: int, worth_a_line: bool) -> None:
         if current.admitted:
             self._gateway.in_flight.leave()
         if current.share is not None:
             current.share.close()
-        if status is not None:
-            log_access(_access_record(current, status), (current.facts or ResponseFacts()))
+        self._gateway.measures.http_answered(current.route, code)
+        if worth_a_line:
+            log_access(_access_record(current, code), (current.facts or ResponseFacts()))
 
 
 def _access_record(current: CurrentRequest, status: int) -> AccessRecord:

@@ -57,15 +57,18 @@ class CurrentRequest:
         "public",
         "request_id",
         "response_headers",
+        "route",
         "share",
         "size",
         "started_at",
     )
 
-    def __init__(self, gateway: Gateway, environ: Mapping[str, Any], path: str, view: object) -> None:
+    def __init__(self, gateway: Gateway, environ: Mapping[str, Any], path: str, view: object, endpoint: str) -> None:
         self.gateway = gateway
         self.environ = environ
         self.path = path
+        self.route = endpoint
+        """The name of its view; empty for an unknown path."""
         self.public = getattr(view, "is_public", False)
         self.request_id = ids.new_request_id()
         self.started_at = monotonic()

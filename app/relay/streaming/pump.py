@@ -192,6 +192,9 @@ class Pump(ThreadTransport):
         """The stream of each valid timer. A timer that is missing here is void."""
         self._numbers = count()
         self._now = self._drain_checked = monotonic()
+        self._lag = 0.0
+        self._asked_at: float | None = None
+        """When a call was queued that measures the lag, and has not run yet."""
 
     def start(self) -> None:
         self._epoll = select.epoll()
@@ -204,6 +207,15 @@ class Pump(ThreadTransport):
     def close(self) -> None:
         if self._call(self._stop_rounds):
             self._thread.join(_CLOSE_WITHIN)
+
+    def measured_lag(self) -> float:
+        """The lag of the call that the last one queued here; while it still waits, how long it has waited."""
+        if (asked_at := self._asked_at) is not None:
+            return monotonic() - asked_at
+        self._asked_at = monotonic()
+        if not self._call(self._note_lag):
+            self._asked_at = None
+        return self._lag
 
     def transfer(self, flow: Flow[Any]) -> Iterable[bytes]:
         """Returns when the pump has moved the stream. Yields the events only where the pump cannot move it."""
@@ -360,6 +372,10 @@ class Pump(ThreadTransport):
     def _stop(self, stream: _Stream) -> None:
         if stream in self._streams:
             self._run_step(stream, _Stream.stopped)
+
+    def _note_lag(self) -> None:
+        if self._asked_at is not None:
+            self._lag, self._asked_at = monotonic() - self._asked_at, None
 
     def _stop_rounds(self) -> None:
         self._open = False

@@ -116,6 +116,10 @@ class ThreadTransport:
     def start(self) -> None:
         """Starts the transport's own thread, if it has one. Called in a serving process, after the fork."""
 
+    def measured_lag(self) -> float:
+        """Seconds that the transport's own thread needs at the moment to begin with what it is given."""
+        return 0.0
+
     def close(self) -> None:
         """Stops what `start` started."""
 
