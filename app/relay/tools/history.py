@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import is_
 from typing import Any, NamedTuple
 
 import orjson
 
 from app.contract.channel import Channel
-from app.contract.items import TOOLS, Item
+from app.contract.items import TOOLS, Item, is_output, offers_tools
 from app.contract.replay import replayed
 from app.contract.tool_history import (
     CallResult,
@@ -19,14 +20,15 @@ from app.contract.tool_history import (
     is_hosted_call,
     may_have_tool_items,
 )
+from app.contract.tools import has_address
 from app.contract.turn import Turn
 
 #: The hidden results of hosted calls, by the ids of their items.
 ReadResults = Callable[[Sequence[str]], Mapping[str, bytes]]
 
 _NATIVE = "native"
-#: Members of an `mcp` tool by which an upstream finds the server. A label alone is a server of the gateway.
-_ADDRESSES = ("server_url", "connector_id", "tunnel_id")
+#: What the row says when an item's servers are left out.
+_DROPPED = "drop mcp"
 
 
 def for_channel(turn: Turn, channel: Channel, results: ReadResults) -> Turn:
@@ -108,11 +110,42 @@ def _with_results(turn: Turn, places: Sequence[_Place], results: ReadResults) ->
 
 
 def _without_servers(turn: Turn, channel: Channel) -> Turn:
-    """The turn without servers that the channel's upstream cannot call."""
+    """The turn without servers that the channel's upstream cannot call, also those that namespaces and items of its
+    input bring. What is stored of such items has no credentials."""
     tools = turn.request.get("tools", ())
-    left = [tool for tool in tools if tool.get("type") != "mcp" or _callable_by(channel, tool)]
-    return turn if len(left) == len(tools) else replace(turn, request={**turn.request, "tools": left})
+    left = [*_callable_tools(tools, channel)]
+    given = [*_callable_items(turn.input, channel)] if any(map(offers_tools, turn.input)) else turn.input
+    if not _same(left, tools):
+        turn = replace(turn, request={**turn.request, "tools": left})
+    if not _same(given, turn.input):
+        turn = replace(turn, input=given, changes=(*turn.changes, _DROPPED))
+    return turn
 
 
-def _callable_by(channel: Channel, tool: Mapping[str, Any]) -> bool:
-    return channel.mcp == _NATIVE and any(tool.get(name) is not None for name in _ADDRESSES)
+def _callable_tools(tools: Iterable[Mapping[str, Any]], channel: Channel) -> Iterator[Mapping[str, Any]]:
+    for tool in tools:
+        if tool.get("type") == "mcp":
+            if channel.mcp == _NATIVE and has_address(tool):
+                yield tool
+        elif isinstance(inner := tool.get("tools"), list):
+            left = [*_callable_tools(inner, channel)]
+            yield tool if _same(left, inner) else {**tool, "tools": left}
+        else:
+            yield tool
+
+
+def _callable_items(items: Iterable[Item], channel: Channel) -> Iterator[Item]:
+    for item in items:
+        tools = item.get("tools")
+        if not offers_tools(item) or not isinstance(tools, list):
+            yield item
+            continue
+        left = [*_callable_tools(tools, channel)]
+        if _same(left, tools):
+            yield item
+        elif left or is_output(item):
+            yield {**item, "tools": left}
+
+
+def _same(left: Sequence[object], whole: Sequence[object]) -> bool:
+    return len(left) == len(whole) and all(map(is_, left, whole))

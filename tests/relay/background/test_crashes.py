@@ -321,10 +321,13 @@ def test_fifty_responses_survive_kills_at_random(gateway: MakeGateway, upstream:
 def _kill_again_and_again(
     gateway: Gateway, readers: list[Reader], enough: threading.Event, stack: ExitStack
 ) -> Counter[str]:
-    """Now one of two workers for background responses, now one of two that serve."""
+    """Now one of two workers for background responses, now one of two that serve, until streams have broken off."""
     chance, killed = random.Random(SEED), Counter[str]()
     workers: list[subprocess.Popen[bytes]] = [stack.enter_context(gateway.worker()) for _ in range(2)]
-    while any(reader.is_alive() for reader in readers) and killed.total() < KILLS:
+    latest = time.monotonic() + WITHIN
+    while any(reader.is_alive() for reader in readers) and time.monotonic() < latest:
+        if killed.total() >= KILLS and enough.is_set():
+            break
         time.sleep(chance.uniform(0.2, 1.0))
         if killed.total() % 2:
             workers.pop(chance.randrange(2)).kill()

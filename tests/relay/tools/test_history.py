@@ -264,3 +264,53 @@ def test_no_upstream_gets_a_server_that_it_cannot_call(mcp: str, left: list[str]
     ]
     body = sent(turn(USER, tools=tools), channel("responses", mcp=mcp))
     assert [tool["type"] for tool in body["tools"]] == left
+
+
+# --- servers that an upstream cannot call -------------------------------------------------------------------------
+
+SERVER: JSON = {
+    "type": "mcp",
+    "server_label": "mine",
+    "server_url": "https://mcp.example.com/mcp",
+    "authorization": "a key",
+}
+LABEL: JSON = {"type": "mcp", "server_label": "docs", "server_url": "https://tools.antiphon.invalid/docs"}
+FUNCTION: JSON = {"type": "function", "name": "look", "parameters": {}}
+
+
+def within(kind: str, *tools: JSON) -> Turn:
+    """A turn with these tools in one of the places where tools stand."""
+    if kind == "tools":
+        return turn(USER, tools=[*tools])
+    if kind == "namespace":
+        return turn(USER, tools=[{"type": "namespace", "name": "space", "tools": [*tools]}])
+    if kind == "namespace in an item":
+        return within("additional_tools", {"type": "namespace", "name": "space", "tools": [*tools]})
+    if kind == "additional_tools":
+        return turn({"type": "additional_tools", "role": "developer", "tools": [*tools]}, USER)
+    return turn({"type": "tool_search_output", "call_id": "call_1", "execution": "client", "tools": [*tools]}, USER)
+
+
+PLACES = ["tools", "namespace", "additional_tools", "namespace in an item", "tool_search_output"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_only_native_channels_get_the_clients_servers(place: str) -> None:
+    given = within(place, SERVER, LABEL, FUNCTION)
+    plain = for_channel(given, row(), lambda ids: {})
+    native = for_channel(given, row(mcp="native"), lambda ids: {})
+
+    for read, left in (plain, within(place, FUNCTION)), (native, within(place, SERVER, FUNCTION)):
+        assert (read.request.get("tools"), read.input) == (left.request.get("tools"), left.input)
+    assert "drop mcp" in plain.changes or plain.input == given.input
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_turn_without_servers_stays_the_same(place: str) -> None:
+    given = within(place, FUNCTION)
+    assert for_channel(given, row(), lambda ids: {}) is given
+
+
+def test_an_item_that_brought_only_servers_is_left_out() -> None:
+    plain = for_channel(within("additional_tools", SERVER), row(), lambda ids: {})
+    assert plain.input == [USER]
