@@ -119,7 +119,7 @@ def cache_notes(report: CacheReport | None) -> Iterator[str]:
 
 
 def report(pair: Pair) -> CacheReport:
-    response, before, _ = pair
+    response, before, *_ = pair
     cause = _cause(pair)
     known = cause.reason is not Reason.NOT_REPORTED
     return CacheReport(
@@ -144,7 +144,7 @@ def _share(cached: int | None, given: int | None) -> float | None:
 
 
 def _cause(pair: Pair) -> _Cause:
-    response, before, _ = pair
+    response, before, *_ = pair
     if not _is_reported(response):
         return _Cause(Reason.NOT_REPORTED, "The upstream did not say how many tokens came from its cache.")
     if before is None or before.input_tokens is None:
@@ -258,6 +258,14 @@ def _changed(pair: Pair, before: CacheFacts) -> _Cause | None:
     return None
 
 
+def _removed(pair: Pair, before: CacheFacts) -> _Cause | None:
+    """An item that was deleted from the conversation after the earlier prompt."""
+    if pair.removed is None:
+        return None
+    sentence = f"Items were deleted from the conversation, the first of them items[{pair.removed}] of the context."
+    return _Cause(Reason.PREFIX, sentence, ITEMS, pair.removed)
+
+
 def _old(pair: Pair, before: CacheFacts) -> _Cause | None:
     """Whether the prompt had not been used for longer than providers keep it."""
     kept = max(KEPT, before.prompt.kept if before.prompt else 0)
@@ -282,7 +290,8 @@ def _is_comparable(response: CacheFacts, before: CacheFacts) -> bool:
 
 #: In the order in which one hides another.
 _CAUSES: Sequence[Callable[[Pair, CacheFacts], _Cause | None]] = (
-    *(_short, _compacted, _shortened, _other_model, _other_channel, _other_family, _changed, _adapted, _other_key),
+    *(_short, _compacted, _shortened, _other_model, _other_channel, _other_family, _changed, _removed, _adapted),
+    _other_key,
 )
 
 

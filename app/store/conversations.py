@@ -39,6 +39,14 @@ _INSERT_TURN = (
 )
 _SET_INPUT = "UPDATE conversation_turn SET input = ?, compacted = ? WHERE conversation = ? AND position = ?"
 _SET_OUTPUT = "UPDATE conversation_turn SET output = ? WHERE conversation = ? AND position = ?"
+_RISE = "UPDATE conversation SET newest = newest + 1 WHERE pk = ?"
+_INSERT_REMOVED = (
+    "INSERT INTO removed_item (conversation, position, place) SELECT pk, newest, ? FROM conversation WHERE pk = ?"
+)
+_NEWEST_COMPACTION = (
+    "SELECT position, seen FROM conversation_turn WHERE conversation = ? AND compacted = 1"
+    " ORDER BY position DESC LIMIT 1"
+)
 _INSERT_ITEM = "INSERT INTO conversation_item (owner, id, conversation, position) VALUES (?, ?, ?, ?)"
 
 # A compaction replaces the turns up to `seen`; turns that were appended while it was made are loaded as well.
@@ -148,6 +156,7 @@ class Conversations:
         if entries:
             session.run_many("DELETE FROM conversation_item WHERE owner = ? AND id = ? AND conversation = ?", entries)
         session.run("DELETE FROM conversation_turn WHERE conversation = ?", (pk,))
+        session.run("DELETE FROM removed_item WHERE conversation = ?", (pk,))
         session.run("DELETE FROM conversation WHERE pk = ?", (pk,))
         return True
 
@@ -203,8 +212,9 @@ class Conversations:
     def _delete_item(self, session: Session, owner: str, conversation_id: str, item_id: str) -> bool:
         pk = self._held(session, owner, conversation_id)
         position = _position(session, owner, pk, item_id) if pk is not None else None
-        if position is None:
+        if pk is None or position is None:
             return False
+        _note_removal(session, pk, position, item_id)
         place = (pk, position)
         row = session.row("SELECT input, output FROM conversation_turn WHERE conversation = ? AND position = ?", place)
         input, output = ([item for item in _array(body) if item["id"] != item_id] for body in row or ("[]", "[]"))
@@ -407,6 +417,30 @@ def _position(session: Session, owner: str, pk: int, item_id: str) -> int | None
     )
     # MySQL ignores trailing spaces in comparisons.
     return int(row[1]) if row is not None and row[0] == item_id else None
+
+
+def _note_removal(session: Session, pk: int, position: int, item_id: str) -> None:
+    """Notes which item of the context goes, so that a report can tell why the next prompt was not in a cache. The note
+    has a position of its own: turns with a later one have not read the item."""
+    place = _place_in_context(session, pk, position, item_id)
+    if place is not None:
+        session.run(_RISE, (pk,))
+        session.run(_INSERT_REMOVED, (place, pk))
+
+
+def _place_in_context(session: Session, pk: int, position: int, item_id: str) -> int | None:
+    """The number of items before this one that a turn reads now; None for an item behind the newest compaction."""
+    head, seen = session.row(_NEWEST_COMPACTION, (pk,)) or (None, 0)
+    rows = session.rows(
+        "SELECT position, input, output FROM conversation_turn"
+        " WHERE conversation = ? AND (position = ? OR (position > ? AND position <= ?))",
+        (pk, -1 if head is None else head, seen, position),
+    )
+    read: list[Item] = []
+    for at, input, output in sorted(rows, key=lambda row: (row[0] != head, row[0])):
+        # Of a compaction, its output stands for everything before it.
+        read += _items((output,) if at == head else (input, output))
+    return next((place for place, item in enumerate(read) if item["id"] == item_id), None)
 
 
 def _items(bodies: Sequence[Any]) -> list[Item]:

@@ -175,6 +175,7 @@ def _remove_conversations(session: Session, *, keys: Sequence[int]) -> Owned:
     marks = _marks(keys)
     session.run(f"DELETE FROM conversation WHERE pk IN ({marks})", keys)
     session.run(f"DELETE FROM conversation_turn WHERE conversation IN ({marks})", keys)
+    session.run(f"DELETE FROM removed_item WHERE conversation IN ({marks})", keys)
     return Owned(conversations=len(keys))
 
 

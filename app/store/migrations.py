@@ -435,6 +435,20 @@ def m020_tokens_for_metrics(schema: Schema) -> None:
     schema.column("token", "metrics", "{int}")
 
 
+@step
+@additive
+def m021_removed_items(schema: Schema) -> None:
+    # Where items stood that were deleted from conversations, without their content: a report names them as the reason
+    # why a cache missed.
+    schema.table(
+        "removed_item",
+        """
+        conversation {int} NOT NULL, position {int} NOT NULL, place {int} NOT NULL, PRIMARY KEY (conversation, position)
+        """,
+        layout="clustered",
+    )
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

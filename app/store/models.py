@@ -123,6 +123,15 @@ class ConversationItem(Model):
         primary_key = peewee.CompositeKey("owner", "id", "conversation")
 
 
+class RemovedItem(Model):
+    conversation = peewee.BigIntegerField()
+    position = peewee.BigIntegerField()
+    place = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("conversation", "position")
+
+
 class Token(Model):
     pk = peewee.BigAutoField()
     name = peewee.CharField()

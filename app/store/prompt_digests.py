@@ -74,6 +74,11 @@ _LAST_USED = (
     " (SELECT pk FROM response WHERE parent = ? UNION SELECT pk FROM response WHERE inferred = ?)"
     " AND owner = ? AND pk < ? AND channel = ?"
 )
+#: The first of the items that were deleted from a conversation between two positions, by its place in the context.
+_REMOVED = (
+    "SELECT MIN(i.place) FROM conversation c JOIN removed_item i ON i.conversation = c.pk"
+    " WHERE c.id = ? AND c.owner = ? AND i.position > ? AND i.position <= ?"
+)
 _RECENT = (
     "SELECT pk, owner FROM response WHERE created_at >= ? AND input_tokens IS NOT NULL AND prompt IS NOT NULL"
     " ORDER BY pk DESC LIMIT ?"
@@ -304,11 +309,14 @@ class CacheFacts:
 
 
 class Pair(NamedTuple):
-    """A response, the one before it, and when the prompt of that one was last used."""
+    """A response, the one before it, and what happened between the two."""
 
     response: CacheFacts
     before: CacheFacts | None
     last_used: int | None
+    """When the prompt of the one before was last used."""
+    removed: int | None = None
+    """Where the first of the items stood that were deleted from the conversation between the two."""
 
 
 class PromptDigests:
@@ -355,7 +363,15 @@ def _with_before(session: Session, owner: str, response: CacheFacts, known: Mapp
         return Pair(response, None, None)
     used = session.row(_LAST_USED, (before.key, before.key, owner, response.key, response.channel))
     times = [time for time in (before.completed_at, used[0] if used else None) if time is not None]
-    return Pair(response, before, max(times, default=None))
+    return Pair(response, before, max(times, default=None), _first_removed(session, owner, response, before))
+
+
+def _first_removed(session: Session, owner: str, response: CacheFacts, before: CacheFacts) -> int | None:
+    if response.conversation is None or response.conversation != before.conversation:
+        return None
+    between = (before.conversation_position, response.conversation_position)
+    row = session.row(_REMOVED, (response.conversation, owner, *between))
+    return row[0] if row else None
 
 
 def _key_before(session: Session, owner: str, response: CacheFacts) -> int | None:

@@ -59,6 +59,8 @@ class Talk:
     """A client that keeps the conversation gives it a key."""
     turns: list[JSON] = field(default_factory=list)
     """The responses."""
+    begun: list[int] = field(default_factory=list)
+    """Where each turn begins among the items."""
 
     def __post_init__(self) -> None:
         self.model, self.other_model = spare_models(self.server)
@@ -70,12 +72,20 @@ class Talk:
         if self.keeper == "conversation":
             self._conversation = self.house.gateway.post("/conversations", {}).json()["id"]
 
+    def delete(self, item: JSON) -> None:
+        """Deletes the conversation's item with this content."""
+        path = f"/conversations/{self._conversation}/items"
+        listed = self.house.gateway.get(f"{path}?order=asc&limit=100").json()["data"]
+        (found,) = [one for one in listed if one.get("role") == "user" and item["content"] in str(one["content"])]
+        assert self.house.gateway.delete(f"{path}/{found['id']}").status_code == 200
+
     @property
     def models(self) -> tuple[str, str]:
         return self.model, self.other_model
 
     def says(self, **keys: Any) -> None:
         """One turn."""
+        self.begun.append(len(self._items))
         self._items.append({"role": "user", "content": prose(self._rng, 100)})
         answer = self.house.gateway.post(
             "/responses", {"model": self.model, **self.settings, **self._history(), **keys}
@@ -199,6 +209,22 @@ def test_another_cache_key_is_named_where_it_matters(running: House, store: Stor
         talk.says(**({"prompt_cache_key": "another"} if number >= 2 else {}))
     missed = Reason.KEY if server == "prefixes" else Reason.HIT
     assert [report.reason for report in talk.reports()] == [Reason.FIRST, Reason.HIT, missed, Reason.HIT]
+
+
+@pytest.mark.parametrize("server", TRIED)
+def test_items_deleted_from_a_conversation_are_named(running: House, store: Store, server: str) -> None:
+    talk = Talk(running, store, server, "conversation")
+    for number in range(TURNS):
+        if number == PLACE:
+            # Two questions go: the second one, then the first one behind it.
+            for item in (talk._items[talk.begun[1]], talk._items[talk.begun[2]]):
+                talk.delete(item)
+        talk.says()
+    reports = talk.reports()
+    hit = (Reason.HIT, None, None)
+    found = [(report.reason, report.region, report.index) for report in reports]
+    missed = (Reason.PREFIX, "items", talk.begun[1])
+    assert found == [(Reason.FIRST, None, None), hit, hit, missed, hit, hit], [report.detail for report in reports]
 
 
 @pytest.mark.parametrize("server", TRIED)

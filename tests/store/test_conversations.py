@@ -413,3 +413,56 @@ def test_a_conversation_of_too_many_turns_is_refused_until_it_is_compacted(store
         store.conversations.chain(OWNER, conversation)
     compact(store, conversation, "short", seen=LONGEST)
     assert loaded(store.conversations.chain(OWNER, conversation))[:2] == ["compaction", "short"]
+
+
+# --- why a cache missed -----------------------------------------------------------------------------------------
+
+
+def removed(store: Store, response_id: str) -> int | None:
+    """Where the first of the items stood that were deleted between a response and the one before it."""
+    pair = store.prompts.pair(OWNER, response_id)
+    assert pair is not None
+    return pair.removed
+
+
+def test_a_response_knows_which_items_were_deleted_since_the_one_before(store: Store) -> None:
+    conversation = begin(store, "one", "two")
+    ids_ = [item["id"] for item in listed(store, conversation)]
+    first = say(store, conversation, "three")
+    whole = listed(store, conversation)
+    assert store.conversations.delete_item(OWNER, conversation, whole[2]["id"])
+    assert store.conversations.delete_item(OWNER, conversation, ids_[1])
+    second, third = say(store, conversation, "four"), say(store, conversation, "five")
+    assert [removed(store, one) for one in (first, second, third)] == [None, 1, None]
+    words = ["three", "four", "five"]
+    answers = [f"answer to {word}" for word in words]
+    assert texts(listed(store, conversation)) == ["one", answers[0], words[1], answers[1], words[2], answers[2]]
+
+
+def test_a_turn_that_read_an_item_before_its_deletion_is_not_concerned(store: Store) -> None:
+    conversation = begin(store, "one")
+    first = say(store, conversation, "two")
+    seen = store.conversations.chain(OWNER, conversation).conversation_position
+    assert store.conversations.delete_item(OWNER, conversation, listed(store, conversation)[0]["id"])
+    late, next_ = say(store, conversation, "three", seen=seen), say(store, conversation, "four")
+    assert [removed(store, one) for one in (first, late, next_)] == [None, None, 0]
+
+
+def test_an_item_behind_a_compaction_is_missed_by_nothing(store: Store) -> None:
+    conversation = begin(store, "one")
+    compact(store, conversation, "two")
+    say(store, conversation, "three")
+    old, *_, last = listed(store, conversation)
+    assert store.conversations.delete_item(OWNER, conversation, old["id"])
+    after = say(store, conversation, "four")
+    assert store.conversations.delete_item(OWNER, conversation, last["id"])
+    # Before it stand the compaction with its message, and the question.
+    assert [removed(store, after), removed(store, say(store, conversation, "five"))] == [None, 3]
+
+
+def test_a_conversation_takes_its_notes_with_it(store: Store, database_url: str) -> None:
+    conversation = begin(store, "one", "two")
+    store.conversations.delete_item(OWNER, conversation, listed(store, conversation)[0]["id"])
+    assert rows.count(database_url, "removed_item") == 1
+    assert store.conversations.delete(OWNER, conversation)
+    assert rows.count(database_url, "removed_item") == 0
