@@ -108,8 +108,9 @@ class LimitedTurn(Admission):
         return Settle(self._token.key, self._id, self._windows, self._reserved, used)
 
     def _amounts(self, usage: Usage) -> Amounts:
-        cost = self._accounts.cost_of(self._model, usage)
-        # A price that the table lost meanwhile: the estimate stays.
+        # The exchanges know what they cost: a price may depend on the input of each. An estimate of a turn that was cut
+        # has no cost yet. Without a price, which the table may have lost meanwhile, what is reserved stays.
+        cost = self._accounts.cost_of(self._model, usage) if usage.cost is None else usage.cost
         return Amounts(usage.total_tokens, self._reserved.micro if cost is None else cost)
 
     def _look(self, change: Adjust) -> None:
