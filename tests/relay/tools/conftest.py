@@ -39,6 +39,8 @@ class ToolCase:
     stranger: str
     """The token of another owner."""
     dialect: tuple[Script, ...] = ()
+    token: str | None = None
+    """The gateway's own if None."""
 
     def on(self, model: str) -> ToolCase:
         return replace(self, model=model)
@@ -52,10 +54,10 @@ class ToolCase:
         return {"model": self.model, "input": ASK, "tools": [mcp("echo")], **keys}
 
     def post(self, **keys: Any) -> requests.Response:
-        return self.gateway.post("/responses", self.body(**keys))
+        return self.gateway.post("/responses", self.body(**keys), token=self.token)
 
     def stream(self, **keys: Any) -> requests.Response:
-        return self.gateway.stream(self.body(**keys))
+        return self.gateway.stream(self.body(**keys), token=self.token)
 
     def create(self, **keys: Any) -> JSON:
         answer = self.post(**keys)
