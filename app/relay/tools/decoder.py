@@ -5,20 +5,26 @@ It stands behind the decoder of any format and reads the contract's own events. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from app import sse
-from app.contract.events import ARGUMENT_EVENTS, ITEM_ADDED, ITEM_DONE
+from app.contract.events import ANNOTATION_ADDED, ARGUMENT_EVENTS, ITEM_ADDED, ITEM_DONE, TEXT_EVENTS, part_family
 from app.contract.items import Item
 from app.contract.turn import Answer
 from app.errors import UpstreamBroken
 from app.formats import Decoder, Emitter
+from app.relay.tools.citations import Sources, TextCitations
 from app.relay.tools.model_calls import AnswerCalls, Fate, ToolCall
 
 _DELTA, _ARGUMENTS = (f"{ARGUMENT_EVENTS['function_call'][0]}.{step}" for step in ("delta", "done"))
+
+_TEXT_DELTA, _TEXT_DONE = (f"{TEXT_EVENTS['output_text'][0]}.{step}" for step in ("delta", "done"))
+_PART_DONE = f"{part_family('output_text')}.done"
+#: Events of a text, or with the whole of it.
+_OF_TEXTS = frozenset({_TEXT_DELTA, _TEXT_DONE, ANNOTATION_ADDED, _PART_DONE, ITEM_DONE})
 
 Event = Mapping[str, Any]
 
@@ -26,8 +32,11 @@ Event = Mapping[str, Any]
 class ToolDecoder:
     """A decoder of one exchange in a turn whose tools the gateway runs."""
 
-    def __init__(self, decoder: Decoder, calls: AnswerCalls, sequence: int, output_index: int) -> None:
-        """`sequence`, `output_index`: of the next event, and of the next item of the response."""
+    def __init__(
+        self, decoder: Decoder, calls: AnswerCalls, sequence: int, output_index: int, sources: Sources | None = None
+    ) -> None:
+        """`sequence`, `output_index`: of the next event, and of the next item of the response. `sources`: what the
+        answer may cite."""
         self.calls = calls
         self.accepted = decoder.accepted
         self.defaults = decoder.defaults
@@ -42,6 +51,9 @@ class ToolDecoder:
         """The upstream's index of an item → the response's."""
         self._calls: dict[int, ToolCall] = {}
         """By the upstream's index."""
+        self._sources = sources or Sources({})
+        self._texts: dict[tuple[str, int], TextCitations] = {}
+        """By the item and the place of its part."""
         self._order: dict[str, int] = {}
         """The response's index of the model's items, by their ids."""
 
@@ -74,6 +86,7 @@ class ToolDecoder:
         """The model's items as the response has them, in the order of its events. `status`: of a call that has not
         ended."""
         last = self.output_index
+        items = [self._cited(item) for item in items] if self._sources else items
         return self.calls.output(sorted(items, key=lambda item: self._order.get(str(item.get("id")), last)), status)
 
     def places(self) -> dict[ToolCall, int]:
@@ -96,8 +109,48 @@ class ToolDecoder:
             yield from self._begun(index, call, event["item"])
         elif (call := self._calls.get(index)) is not None:
             yield from self._of_call(index, call, event)
+        elif self._sources and kind in _OF_TEXTS:
+            yield from self._of_text(event)
         else:
             yield self._passed(event)
+
+    def _of_text(self, event: dict[str, Any]) -> Iterator[bytes]:
+        """An event of a text, in which sources may be cited."""
+        kind, where = event["type"], (event.get("item_id", ""), event.get("content_index", 0))
+        if kind == ITEM_DONE:
+            yield self._passed({**event, "item": self._cited(event["item"])})
+            return
+        text = self._texts.setdefault(where, TextCitations(self._sources))
+        if kind == ANNOTATION_ADDED:
+            yield self._passed({**event, "annotation_index": text.note(event["annotation"])})
+        elif kind == _TEXT_DELTA:
+            yield self._passed(event)
+            yield from self._citations(event, text.feed(event["delta"]), text)
+        elif kind == _TEXT_DONE:
+            yield from self._citations(event, text.finish(event["text"]), text)
+            yield self._passed(event)
+        elif event["part"].get("type") == "output_text":
+            yield self._passed({**event, "part": text.whole(event["part"])})
+        else:
+            yield self._passed(event)
+
+    def _citations(self, event: Event, found: Sequence[Item], text: TextCitations) -> Iterator[bytes]:
+        first = len(text.annotations) - len(found)
+        emitter = self._at(event["output_index"])
+        for number, citation in enumerate(found, first):
+            yield emitter.annotation({"id": event["item_id"]}, event.get("content_index", 0), number, citation)
+
+    def _cited(self, item: Item) -> Item:
+        content = item.get("content")
+        if item.get("type") != "message" or not isinstance(content, list):
+            return item
+        parts = [
+            self._texts.setdefault((str(item.get("id")), place), TextCitations(self._sources)).whole(part)
+            if part.get("type") == "output_text"
+            else part
+            for place, part in enumerate(content)
+        ]
+        return {**item, "content": parts}
 
     def _passed(self, event: dict[str, Any]) -> bytes:
         index = event.get("output_index")

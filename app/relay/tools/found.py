@@ -14,6 +14,7 @@ JSON = dict[str, Any]
 
 _LISTS = ("results", "items", "data")
 _URLS = ("url", "link", "uri")
+_TITLES = ("title", "name", "filename")
 _TEXTS = ("text", "content", "snippet", "description")
 
 
@@ -23,6 +24,14 @@ def found_sources(outcome: ToolOutcome | None) -> list[JSON]:
         return []
     urls = [*(_url(entry) for entry in _entries(outcome)), *(link.uri for link in outcome.links)]
     return [{"type": "url", "url": url} for url in dict.fromkeys(urls) if url]
+
+
+def found_titles(outcome: ToolOutcome | None) -> dict[str, str]:
+    """The titles of the sources by their URLs; empty for one without."""
+    if outcome is None:
+        return {}
+    links = {link.uri: link.title or "" for link in outcome.links}
+    return {**links, **{url: _text(entry, _TITLES) for entry in _entries(outcome) if (url := _url(entry))}}
 
 
 def found_files(outcome: ToolOutcome | None) -> list[JSON]:

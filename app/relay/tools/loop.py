@@ -24,6 +24,8 @@ from app.limits.admission import Admission
 from app.relay.attempts import TurnAttempt
 from app.relay.recorder import estimated_usage
 from app.relay.tools.approvals import Approvals, start
+from app.relay.tools.citations import Sources
+from app.relay.tools.found import found_titles
 from app.relay.tools.model_calls import AnswerCalls, Fate, ToolCall, model_items
 from app.relay.tools.result_memory import ResultMemory
 from app.relay.tools.rounds import Round, with_cut_results
@@ -95,6 +97,8 @@ class ToolLoop:
         """The items of the response so far, without the leading ones of the turn."""
         self.usage = NOTHING_USED
         """Of all exchanges so far."""
+        self.sources = Sources({})
+        """What the hosted calls have found so far."""
         self.selected: SelectedChannel | None = None
         """The channel that has answered last."""
         self.ended = False
@@ -232,12 +236,21 @@ class ToolLoop:
         items, calls, selected = self._answered
         running = calls.with_fate(Fate.RUN) if self._last is not None and self._last.status == "completed" else []
         yield from self._run(running, self._begin)
+        self._note_sources(running)
         results = {call.item_id: call.result() for call in running}
         if not self.ended and self._admission.is_exhausted(self.usage):
             # The model is asked once more, without tools.
             self._left = 0
         channel = selected.channel
         self._rounds.append(Round(model_items(items, calls), channel.family, results, channel.name))
+
+    def _note_sources(self, calls: Sequence[ToolCall]) -> None:
+        titles = dict(self.sources.titles)
+        for call in calls:
+            if call.offered.item_type == "web_search_call":
+                titles.update(found_titles(call.outcome))
+        if len(titles) > len(self.sources.titles):
+            self.sources = Sources(titles)
 
     def _begin(self, calls: Sequence[ToolCall]) -> None:
         self._store.tool_calls.begin(self.turn.owner, self.turn.id, [_mark(call) for call in calls])

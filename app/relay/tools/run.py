@@ -133,7 +133,7 @@ class ToolRun(TurnRun):
         self._context.note_dropped_tools(attempt.dropped)
         self._context.note_adapted(attempt.adapted)
         calls = loop.calls()
-        loop.take(answer, calls, calls.output(answer.output, "incomplete"), attempt)
+        loop.take(answer, calls, loop.sources.cited(calls.output(answer.output, "incomplete")), attempt)
         self.recorder.spent = loop.usage
 
     def _answered(self, step: _Measured) -> tuple[Answer, TurnAttempt]:

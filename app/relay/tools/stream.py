@@ -110,7 +110,9 @@ class ToolStream(EventStream):
         flow, ready = super()._opened(attempt)
         flow.deadline = min(flow.deadline, self._loop.deadline)
         numbers = self._numbers
-        decoder = ToolDecoder(flow.decoder, self._loop.calls(), numbers.sequence, numbers.output_index)
+        decoder = ToolDecoder(
+            flow.decoder, self._loop.calls(), numbers.sequence, numbers.output_index, self._loop.sources
+        )
         flow.decoder = decoder
         return flow, decoder.translated(ready)
 
