@@ -131,7 +131,7 @@ def _shown(steps: Iterator[Pruned]) -> Iterator[Pruned]:
 _NOT_COVERED = "Backups, other copies and logs are not covered: remove them, or let them expire."
 
 
-@db.command()
+@db.command(short_help="Remove everything that an owner has.")
 @click.option("--owner", type=Text(), required=True, help="The owner, as `antiphon tokens list` shows it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--no-vacuum", is_flag=True, help="Do not write SQLite's file anew; remnants may stay in it until then.")
@@ -203,7 +203,7 @@ def _with_bar(steps: Iterator[Owned], owned: Owned) -> Iterator[Owned]:
             yield step
 
 
-@db.command()
+@db.command(short_help="Rewrite SQLite's file without removed rows.")
 def vacuum() -> None:
     """Write SQLite's file anew: smaller, and without remnants of removed rows. Writers wait meanwhile."""
     with open_ready_store() as store:
@@ -251,7 +251,7 @@ def _replacing(file: Path, *, force: bool) -> Iterator[Path]:
 # --- export -----------------------------------------------------------------------------------------------------
 
 
-@db.command()
+@db.command(short_help="Write what an owner has as JSON Lines.")
 @click.option("--owner", type=Text(), required=True, help="The owner, as `antiphon tokens list` shows it.")
 @click.option("--since", type=Since(), default=0, help="Leave out what is older: 30d, or a date in UTC.")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
