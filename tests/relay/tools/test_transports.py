@@ -58,10 +58,15 @@ def test_turns_over_a_websocket_end_in_one_frame(tool_case: ToolCase) -> None:
 def test_the_sdk_reads_whole_turns(tool_case: ToolCase, sdk: Any) -> None:
     tools: list[Any] = [mcp("echo")]
     with sdk.responses.stream(model=tool_case.model, input=ASK, tools=tools) as stream:
-        kinds = [event.type for event in stream]
+        events = list(stream)
         final = stream.get_final_response()
+    kinds = [event.type for event in events]
     assert kinds.count("response.created") == kinds.count("response.completed") == 1
     assert "response.mcp_call.completed" in kinds
+    # Each is of the class that the SDK has for it, which names all of its members.
+    for event in events:
+        assert type(event).model_fields["type"].annotation is not str
+        assert not event.model_extra, event.type
     assert [item.type for item in final.output if item.type != "reasoning"] == ROUND
     again = sdk.responses.create(model=tool_case.model, input="Ok", tools=tools, previous_response_id=final.id)
     assert again.output[-1].type == "message"
