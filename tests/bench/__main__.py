@@ -18,7 +18,7 @@ from typing import Any
 import click
 import orjson
 
-from tests.bench import inside, rows, servers
+from tests.bench import inside, rows, servers, usage
 from tests.bench.loads import LOADS, Generator, Load
 from tests.bench.processes import NotStarted
 from tests.bench.programs import NoCompiler, programs
@@ -29,7 +29,7 @@ from tests.ports import closed_port
 RESULTS = Path(__file__).resolve().parent / "results"
 DESCRIPTORS = 8192
 PEERS = ("litellm", "nginx", "flask")
-INSIDE = ("start", "memory", "validation", "storage")
+INSIDE = ("start", "memory", "validation", "storage", "usage")
 QUICK = "json1,json32,slow32,fire8,paced50,tool1,paced500,start,validation"
 
 
@@ -102,6 +102,7 @@ class Bench:
             "memory": lambda: self._memory(upstream, generator),
             "validation": inside.validation,
             "storage": lambda: inside.stored(self._new_folder("storage", make=True), lambda steps: None),
+            "usage": lambda: usage.measure(self._new_folder("usage", make=True)),
         }
         for name, measure in measures.items():
             if name in self.plan.tests:

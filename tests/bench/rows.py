@@ -138,6 +138,8 @@ ROWS = (
     _row("loading a chain of 100 turns, MariaDB", found("storage", "mariadb", "load_100", 1), 2, 1, "ms"),
     _row("loading a chain of 1,000 turns, MariaDB", found("storage", "mariadb", "load_1000", 1), 15, 7.5, "ms"),
     _row("database bytes a turn, of its payload, SQLite", found("storage", "sqlite", "overhead"), 1.6, 1.3, "×"),
+    _row("usage of 1,000,000 responses, by token", found("usage", "token"), 300, 150, "ms"),
+    _row("usage of 1,000,000 responses, by a filter", found("usage", "filtered"), 300, 200, "ms"),
     _row("checking 200 items (64 KB)", found("validation"), 400, 150, "µs"),
 )  # fmt: skip
 
