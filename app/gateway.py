@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from time import time
 
 from app import formats
+from app.alerts.budgets import budget_alerts
+from app.alerts.watcher import Watcher
+from app.alerts.webhook import Webhook
 from app.channels.affinity import SHARED, RecentChannels
 from app.channels.model_facts import KnownFacts
 from app.channels.model_list import ModelList
@@ -69,6 +72,7 @@ class Gateway:
     bodies: Bodies
     limiter: Limiter
     measures: Measures
+    alerts: Watcher
     state: ProcessState
     in_flight: InFlight = field(default_factory=lambda: InFlight(1))
     sockets: InFlight = field(default_factory=lambda: InFlight(1))
@@ -79,12 +83,14 @@ class Gateway:
         self.lease_keeper.start()
         self.model_list.prefetch()
         self.measures.start(self.state)
+        self.alerts.start()
         log.info("streams are moved by the %s", self.settings.stream_transport)
 
     def close(self) -> None:
         self.transport.close()
         self.lease_keeper.close()
         self.measures.close()
+        self.alerts.close()
         self.tool_servers.close()
         self.channels.close()
         self.store.close()
@@ -122,6 +128,7 @@ def build(last: LastGood) -> Gateway:
         slots=slots,
         recent=RecentChannels(SHARED),
     )
+    webhook = Webhook(lambda: table.current.alerts)
     lists = UpstreamLists(channels)
     model_facts = KnownFacts(channels, lists)
     drain = Drain()
@@ -136,7 +143,7 @@ def build(last: LastGood) -> Gateway:
         store.admissions,
         defaults=lambda: channels.table.limits,
         cost_of=lambda model, usage: cost_of(usage, channels.table.prices(model), int(time())),
-        alerts=BudgetAlerts(store.admissions),
+        alerts=BudgetAlerts(store.admissions, budget_alerts(webhook)),
     )
     turns = TurnParts(
         store=store,
@@ -185,6 +192,7 @@ def build(last: LastGood) -> Gateway:
         bodies=bodies,
         limiter=limiter,
         measures=measures,
+        alerts=Watcher(store, table, webhook, database_file(settings.database_url)),
         state=ProcessState(store, channels, table, transport, in_flight, sockets, database_file(settings.database_url)),
         in_flight=in_flight,
         sockets=sockets,

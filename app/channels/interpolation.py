@@ -18,7 +18,7 @@ from app.schemas.table_values import Scalar
 Place = tuple[str | int, ...]
 
 #: `url`: that of a tool server, whose path often holds a key.
-_HIDDEN = frozenset({"api_key", "api_key_file", "headers", "url"})
+_HIDDEN = frozenset({"api_key", "api_key_file", "headers", "secret", "url"})
 #: Keys with mappings whose keys the operator chooses.
 _FREE = frozenset({"models", "headers", "rename", "set"})
 #: The key with values that the operator chooses, at any depth.

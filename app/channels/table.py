@@ -19,6 +19,7 @@ from app.channels import tool_servers
 from app.channels.interpolation import Interpolation, Place
 from app.channels.table_files import certificates, key_in_file, warn_of_literal
 from app.channels.yaml_document import Document, Problem, parse
+from app.contract.alerts import AlertTarget
 from app.contract.channel import Channel, Compaction, Cooldown, Params, Timeouts
 from app.contract.limits import UNSTATED, Limits
 from app.contract.model_facts import NOTHING, ModelFacts
@@ -50,6 +51,8 @@ class Table:
     tools: ToolTable = field(default_factory=ToolTable, hash=False)
     compacts: bool = False
     """Whether one of those facts is `compact_at`: most tables have none, and each turn of a chain looks for it."""
+    alerts: AlertTarget | None = field(default=None, hash=False)
+    """Where alerts are sent; None for nowhere."""
     limits: Limits = UNSTATED
     """The limits of a token that states none of its own."""
     priced: Mapping[str, Sequence[Price]] = field(default_factory=dict, hash=False)
@@ -116,11 +119,15 @@ def load(path: Path, environment: Mapping[str, str], formats: Collection[str]) -
 
 
 def _check_variables(values: Interpolation) -> None:
-    """Reports unset variables. In an `api_key`, and in the URL and the headers of a tool server, one is no error: the
-    row is left out until the variable is set."""
+    """Reports unset variables. In an `api_key`, in the URL and the headers of a tool server, and under `alerts`, one is
+    no error: the row is left out until the variable is set."""
     for place, message in values.unset.items():
         match place:
-            case ("channels", int(), "api_key") | ("tools", "servers", int(), "url" | "headers", *_):
+            case (
+                ("channels", int(), "api_key")
+                | ("tools", "servers", int(), "url" | "headers", *_)
+                | ("alerts", "url" | "secret")
+            ):
                 continue
         values.document.error(values.nodes[place], message)
 
@@ -189,6 +196,7 @@ def _build(values: Interpolation, rows: Mapping[str, Any]) -> Table:
     defaults = rows.get("defaults", _NOTHING)
     channels = [_channel(values, index, row, defaults) for index, row in enumerate(rows["channels"])]
     tools = tool_servers.build(values, rows.get("tools", _NOTHING))
+    alerts = _alerts(values, rows.get("alerts"))
     return Table(
         channels=tuple(channel for channel in channels if not channel.missing_key),
         without_key=tuple(channel for channel in channels if channel.missing_key),
@@ -198,11 +206,24 @@ def _build(values: Interpolation, rows: Mapping[str, Any]) -> Table:
         models=MappingProxyType(rows.get("models", {})),
         tools=tools,
         limits=Limits(**rows["limits"]) if "limits" in rows else UNSTATED,
+        alerts=alerts,
         compacts=any("compact_at" in facts for facts in rows.get("models", {}).values()),
         priced=MappingProxyType(
             {name: facts["price"] for name, facts in rows.get("models", {}).items() if "price" in facts}
         ),
     )
+
+
+def _alerts(values: Interpolation, row: Mapping[str, Any] | None) -> AlertTarget | None:
+    """None without a target, and while its secret is not set: an unsigned alert would be worth nothing."""
+    if row is None:
+        return None
+    for name in ("url", "secret"):
+        place = ("alerts", name)
+        if why := values.unset.get(place):
+            values.document.warn(values.nodes[place], f"{why}; no alerts are sent")
+            return None
+    return AlertTarget(row["url"], row["secret"])
 
 
 #: Keys of a row that are converted for a channel; the others are its fields as they are.

@@ -7,7 +7,7 @@ import secrets
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +16,14 @@ from typing import Any
 
 import click
 
+from app.alerts.webhook import post
 from app.cli.context import NOT_FOUND, TRY_AGAIN, as_json, open_ready_store, open_store, print_json
 from app.cli.groups import Group
 from app.cli.output import counted
 from app.cli.parameters import Text
-from app.errors import ConfigurationError, StoreUnavailable
+from app.contract.alerts import Alert
+from app.errors import AntiphonError, ConfigurationError, StoreUnavailable
+from app.last_good import LastGood
 from app.reports.export import export_lines
 from app.settings import load_settings, parse_duration
 from app.store.database import PRIVATE
@@ -227,9 +230,24 @@ def backup(file: Path, force: bool) -> None:
 
     SQLite only: for MySQL use its own program, mariadb-dump.
     """
-    with _replacing(file, force=force) as part, open_store() as store:
+    with _alerted(file), _replacing(file, force=force) as part, open_store() as store:
         store.maintenance.backup(part)
     click.echo(f"wrote {file}, {_size(file.stat().st_size)}")
+
+
+@contextmanager
+def _alerted(file: Path) -> Iterator[None]:
+    """Sends an alert when the backup fails. The command waits for it, and ends as it would have without."""
+    try:
+        yield
+    except AntiphonError as error:
+        with suppress(ConfigurationError):
+            target = LastGood.of(load_settings()).table.current.alerts
+            words = str(error) or type(error).__name__
+            alert = Alert("backup.failed", f"The backup to {file.name} has failed: {words}", {"file": str(file)})
+            if target is not None and (why := post(target, alert, f"alert_{secrets.token_hex(12)}")) is not None:
+                click.echo(f"antiphon: the alert was not sent: {why}", err=True)
+        raise
 
 
 @contextmanager

@@ -59,6 +59,11 @@ class LimitsRow(Row):
     tags = Value(table_values.distinct(table_values.identifier))
 
 
+class AlertsRow(Row):
+    url = Value(table_values.base_url, required=True)
+    secret = Value(table_values.secret, required=True)
+
+
 class TierRow(Row):
     input = Value(table_values.amount)
     cached_input = Value(table_values.amount)
@@ -197,6 +202,7 @@ class TableRow(Row):
     defaults = Value(DefaultsRow.reader())
     compaction = Value(CompactionRow.reader())
     limits = Value(LimitsRow.reader())
+    alerts = Value(AlertsRow.reader())
     channels = fields.List(
         fields.Nested(ChannelRow, error_messages={"null": "must be a mapping"}),
         required=True,
@@ -220,6 +226,7 @@ _ROWS = (
         CooldownRow,
         CompactionRow,
         LimitsRow,
+        AlertsRow,
         FactsRow,
         PriceRow,
         TierRow,

@@ -30,6 +30,8 @@ from app.schemas.readers import (
     single,
 )
 
+#: Characters of a secret that signs.
+SHORTEST_SECRET = 16
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 _DURATION = re.compile(r"((?:0|[1-9][0-9]{0,11})(?:\.[0-9]{1,9})?)(ms|s|m|h)?")
 _LONGEST = 7 * 24 * 3600.0
@@ -87,6 +89,14 @@ def text(value: Any) -> str:
     given = scalar(value).text
     if not given:
         raise ValidationError("must not be empty")
+    return given
+
+
+@reads(text.schema)
+def secret(value: Any) -> str:
+    given = text(value)
+    if len(given) < SHORTEST_SECRET and not scalar(value).unset:
+        raise ValidationError(f"must have at least {SHORTEST_SECRET} characters")
     return given
 
 

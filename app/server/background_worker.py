@@ -28,6 +28,7 @@ def work(last: LastGood) -> None:
     gateway.store.leases.make_background()
     gateway.lease_keeper.start()
     gateway.measures.start(gateway.state)
+    gateway.alerts.start()
     gateway.background.start()
     consumer = _consumer(gateway)
     consumer.start()

@@ -449,6 +449,13 @@ def m021_removed_items(schema: Schema) -> None:
     )
 
 
+@step
+@additive
+def m022_alerts(schema: Schema) -> None:
+    # What alerts are about, and whether it was good or bad when the last alert was sent.
+    schema.table("alert", "name {name} NOT NULL PRIMARY KEY, state {word} NOT NULL", layout="clustered")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

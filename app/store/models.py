@@ -186,6 +186,11 @@ class BudgetNotice(Model):
         primary_key = peewee.CompositeKey("token", "counter", "level")
 
 
+class Alert(Model):
+    name = peewee.CharField(primary_key=True)
+    state = peewee.CharField()
+
+
 class Worker(Model):
     pk = peewee.BigAutoField()
     name = peewee.CharField()
@@ -425,6 +430,7 @@ TABLES = (
     TokenUse,
     Admission,
     BudgetNotice,
+    Alert,
     Worker,
     Claim,
     Job,

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from app.memory import Budget
 from app.metrics.measures import OFF, Measures
 from app.store.admissions import Admissions
+from app.store.alerts import AlertStates
 from app.store.conversations import Conversations
 from app.store.database import Database, Session
 from app.store.events import Events
@@ -80,6 +81,7 @@ class Store:
         self.jobs = Jobs(self.database, self._writer, self.leases, responses)
         self.events = Events(self.database, self._writer, self.leases)
         self.reaper = Reaper(self.database, self.leases, self.jobs, self.unwritten)
+        self.alerts = AlertStates(self.database)
         self.admissions = Admissions(self.database, self._writer, statements.counters)
         self.tokens = Tokens(self.database, self._writer, peppers)
         self.remedies = Remedies(self.database, self._writer)

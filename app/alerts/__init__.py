@@ -1,0 +1,1 @@
+"""Alerts for the operator: one signed webhook, sent when something changes for the worse or back."""
