@@ -12,7 +12,14 @@ from flask import request as incoming
 
 from app import errors, ids, nesting
 from app.contract.records import Token
-from app.errors import ClientGone, InvalidRequest, RequestTimeout, Unauthenticated, UnsupportedMedia
+from app.errors import (
+    ClientGone,
+    InvalidRequest,
+    RequestTimeout,
+    StoreUnavailable,
+    Unauthenticated,
+    UnsupportedMedia,
+)
 from app.gateway import Gateway
 from app.limits.rate_headers import RATES
 from app.memory import Share
@@ -181,6 +188,9 @@ class CurrentRequest:
     def _rate_headers(self) -> Iterable[tuple[str, str]]:
         """The rates of the token's limits, for an answer that no turn has made."""
         if self.known_token is None or not RATES.isdisjoint(self.response_headers):
+            return ()
+        if self.error == StoreUnavailable.code:
+            # The client has waited for the database once.
             return ()
         return self.gateway.limiter.headers(self.known_token).items()
 
