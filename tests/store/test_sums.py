@@ -101,7 +101,7 @@ def test_calls_of_tools_have_sums(store: Store) -> None:
         ToolCall("mcp_0", "docs", "search", started, milliseconds=30, size=100),
         ToolCall("mcp_1", "docs", "search", started, milliseconds=50, error="http_error 500"),
     ]
-    store.tool_calls.end("ada", ended)
+    store.tool_calls.end("ada", "resp_1", ended)
     store.responses.finish(draft(), outcome())
     (row,) = store.usage.tools(DAY)
     assert {name: int(row[name]) for name in ("calls", "failed", "ms", "bytes")} == {
