@@ -405,12 +405,16 @@ def _queue_url(variables: Variables) -> str | None:
 
 def _database_url(variables: Variables) -> str:
     """It may hold a password, so a message never shows it."""
-    url = variables.text("ANTIPHON_DATABASE_URL", "sqlite:///antiphon.db")
+    return checked_database_url(variables.text("ANTIPHON_DATABASE_URL", "sqlite:///antiphon.db"), variables.directory)
+
+
+def checked_database_url(url: str, directory: Path) -> str:
+    """The URL, with an absolute path for SQLite. Raises ConfigurationError."""
     scheme = url.partition(":")[0]
     if scheme not in _DATABASES or "://" not in url:
         raise _database_error("begins with neither sqlite:/// nor mysql://")
     if scheme == "sqlite":
-        return f"sqlite:///{_database_file(url.removeprefix('sqlite://'), variables.directory)}"
+        return f"sqlite:///{_database_file(url.removeprefix('sqlite://'), directory)}"
     if "?" in url or "#" in url:
         raise _database_error("holds a '?' or '#', which a password must write as %3F or %23")
     if not _is_url(url, ("mysql",)):

@@ -7,7 +7,7 @@ import secrets
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,15 +17,16 @@ from typing import Any
 import click
 
 from app.alerts.webhook import post
-from app.cli.context import NOT_FOUND, TRY_AGAIN, as_json, open_ready_store, open_store, print_json
+from app.cli.context import FAILED, NOT_FOUND, TRY_AGAIN, as_json, open_ready_store, open_store, print_json
 from app.cli.groups import Group
 from app.cli.output import counted
-from app.cli.parameters import Text
+from app.cli.parameters import DatabaseUrl, Text
 from app.contract.alerts import Alert
-from app.errors import AntiphonError, ConfigurationError, StoreUnavailable
+from app.errors import AntiphonError, ConfigurationError, StoreUnavailable, TooLargeToStore
 from app.last_good import LastGood
 from app.reports.export import export_lines
 from app.settings import load_settings, parse_duration
+from app.store.copying import Copy
 from app.store.database import PRIVATE
 from app.store.dialects import SQLITE
 from app.store.erasure import Owned, new_pseudonym
@@ -264,6 +265,64 @@ def _replacing(file: Path, *, force: bool) -> Iterator[Path]:
         raise ConfigurationError(f"cannot write {file}: {error.strerror}", "name a file that you may write") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+# --- copy -------------------------------------------------------------------------------------------------------
+
+
+@db.command("copy")
+@click.argument("url", type=DatabaseUrl(), envvar="ANTIPHON_COPY_URL")
+@click.option("--in-use", is_flag=True, help="Copy while a gateway runs: what it writes meanwhile may be missing.")
+@as_json
+@click.pass_context
+def copy_(ctx: click.Context, url: str, in_use: bool, as_json: bool) -> None:
+    """Copy all rows into the empty database URL, to move from SQLite to MySQL or back.
+
+    Stop the gateway before. A copy that broke off goes on when the command is run again. At the end the numbers of rows
+    are compared. URL has the form of ANTIPHON_DATABASE_URL and may stand in the variable ANTIPHON_COPY_URL.
+    """
+    settings = load_settings()
+    if url == settings.database_url:
+        raise ConfigurationError("URL is the database that is in use now.", "name another one")
+    with open_store(settings) as store:
+        store.schema.check()
+    with closing(Copy(settings.database_url, url)) as copy:
+        if copy.in_use() and not in_use:
+            raise ConfigurationError(
+                "A gateway is running on one of the two databases, so the copy would not be complete.",
+                "stop it, and try again a minute after a crash; --in-use copies all the same",
+            )
+        copy.prepare()
+        try:
+            rows = sum(_rows_with_bar(copy.run(), copy.total()))
+        except TooLargeToStore as error:
+            raise ConfigurationError("A value is larger than the server takes.", error.message) from error
+        differences = copy.differences()
+        if not differences:
+            copy.finish()
+    if as_json:
+        print_json({"rows": rows, "differences": [asdict(each) for each in differences]})
+    else:
+        click.echo(f"copied {counted(rows, 'row')}")
+    if differences:
+        for each in differences:
+            click.echo(f"antiphon: {each.table} has {each.source:,} rows here and {each.target:,} there", err=True)
+        click.echo(
+            "  run the command again while no gateway runs; if they still differ, begin with an empty database",
+            err=True,
+        )
+        ctx.exit(FAILED)
+
+
+def _rows_with_bar(steps: Iterator[int], total: int) -> Iterator[int]:
+    """The same steps, with a progress bar on a terminal."""
+    if not sys.stderr.isatty():
+        yield from steps
+        return
+    with click.progressbar(length=total, label="copying", file=sys.stderr) as bar:
+        for rows in steps:
+            bar.update(rows)
+            yield rows
 
 
 # --- export -----------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ import click
 from marshmallow import ValidationError
 
 from app.contract.limits import MOST, NO_LIMIT, Budget, budgets
+from app.errors import ConfigurationError
 from app.schemas.table_values import Scalar, identifier
-from app.settings import checked_bind
+from app.settings import checked_bind, checked_database_url, home
 
 
 class Text(click.ParamType[str]):
@@ -106,3 +107,16 @@ class Budgets(click.ParamType[tuple[Budget, ...] | str]):
             return budgets(value.split(","))
         except ValueError as error:
             self.fail(f"{value!r} {error}; or {NONE}, or {DEFAULT}", param, ctx)
+
+
+class DatabaseUrl(click.ParamType[str]):
+    """The URL of a database, in the form of ANTIPHON_DATABASE_URL."""
+
+    name = "url"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return checked_database_url(value, home())
+        except ConfigurationError as error:
+            # The URL may hold a password and is not shown.
+            self.fail(error.message.replace("ANTIPHON_DATABASE_URL", "the URL"), param, ctx)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class Dialect(ABC):
     def parameter(self, body: bytes) -> bytes | str:
         """A body as the driver takes it."""
 
+    @abstractmethod
+    def after(self, columns: Sequence[str], key: Sequence[Any]) -> tuple[str, tuple[Any, ...]]:
+        """The condition, with its parameters, for rows that come after `key` in the order of these columns, in the form
+        for which the database uses an index."""
+
     def insert(self, table: str, columns: Sequence[str]) -> str:
         return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
@@ -61,6 +67,9 @@ class SQLite(Dialect):
         sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in counters)
         return f"{self.insert(table, [*key, *counters])} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sums}"
 
+    def after(self, columns: Sequence[str], key: Sequence[Any]) -> tuple[str, tuple[Any, ...]]:
+        return f"({', '.join(columns)}) > ({', '.join('?' * len(columns))})", tuple(key)
+
 
 class MySQL(Dialect):
     __slots__ = ()
@@ -78,6 +87,13 @@ class MySQL(Dialect):
     def add(self, table: str, key: Sequence[str], counters: Sequence[str]) -> str:
         sums = ", ".join(f"{name} = {name} + VALUES({name})" for name in counters)
         return f"{self.insert(table, [*key, *counters])} ON DUPLICATE KEY UPDATE {sums}"
+
+    def after(self, columns: Sequence[str], key: Sequence[Any]) -> tuple[str, tuple[Any, ...]]:
+        first, value = columns[0], key[0]
+        if len(columns) == 1:
+            return f"{first} > ?", (value,)
+        rest, parameters = self.after(columns[1:], key[1:])
+        return f"({first} > ? OR ({first} = ? AND {rest}))", (value, value, *parameters)
 
 
 SQLITE = SQLite(

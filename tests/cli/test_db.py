@@ -157,6 +157,31 @@ def test_a_backup_of_mysql_names_the_program_that_makes_it(tmp_path: Path, maria
     assert not (tmp_path / "copy.db").exists()
 
 
+# copy
+
+
+def test_a_copy_is_the_database_of_the_next_start(directory: Gateway, open_store: Store, mariadb: Server) -> None:
+    target = mariadb.new_database()
+    open_store.leases.renew()
+    directory.command("db", "copy", target, exit_code=CONFIGURATION)
+    open_store.leases.end()
+    copied = orjson.loads(directory.command("db", "copy", target, "--json"))
+    assert (copied["rows"] > 3, copied["differences"]) == (True, [])
+    directory.command("db", "copy", target, exit_code=CONFIGURATION)
+    directory.set(database_url=target)
+    moved = orjson.loads(directory.command("db", "stats", "--json"))
+    assert (moved["database"], moved["rows"]["response"]) == ("mysql", 3)
+    assert b"100%" in _on_terminal(directory, "db", "copy", "sqlite:///back.db")
+
+
+def test_a_url_that_names_no_other_database_is_refused_and_not_shown(directory: Gateway) -> None:
+    directory.command("db", "copy", directory.database_url, exit_code=CONFIGURATION)
+    for url in ("", "redis://secret@host/1", "mysql://root:secret@/", "sqlite:///"):
+        refused = directory.attempt("db", "copy", url)
+        assert refused.returncode == USAGE
+        assert "secret" not in refused.stdout + refused.stderr
+
+
 # stats
 
 
