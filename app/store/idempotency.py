@@ -17,6 +17,8 @@ from app.store.unwritten import Unwritten
 
 LIFETIME = 86_400
 """Seconds for which a key is remembered."""
+FORGOTTEN = 500
+"""Claims that one transaction removes."""
 
 _RUNNING = frozenset({None, "queued", "in_progress"})
 _FAILED = frozenset({"failed", "cancelled"})
@@ -94,9 +96,19 @@ def _release(session: Session, token: int, claim: Claim, response_id: str) -> No
 
 
 def forget(database: Database) -> None:
-    """Removes the expired claims."""
+    """Removes the expired claims, some at a time: other writers wait for each transaction."""
     before = int(time.time()) - LIFETIME
-    database.transaction(lambda session: session.run("DELETE FROM claim WHERE created_at < ?", (before,)))
+    while database.transaction(partial(_forget_some, before=before)):
+        pass
+
+
+def _forget_some(session: Session, before: int) -> int:
+    expired = session.rows(f"SELECT token, hash FROM claim WHERE created_at < ? LIMIT {FORGOTTEN}", (before,))
+    # A key may have been claimed again meanwhile.
+    rows = [(*key, before) for key in sorted(expired)]
+    if rows:
+        session.run_many("DELETE FROM claim WHERE token = ? AND hash = ? AND created_at < ?", rows)
+    return len(rows)
 
 
 def _claimed(row: Row) -> Claimed:

@@ -20,8 +20,8 @@ from app.store.responses import forget_settings, item_ids
 
 LEAST_AGE = 86_400
 """Seconds. A turn may take as long as this is above `chain.YOUNG` and still find its parent."""
-WINDOW = 300
-"""Rows that are read, and at most removed, at a time."""
+WINDOW = 100
+"""Rows that are read, and at most removed, at a time: few, because other writers wait for each transaction."""
 RETRY_SECONDS = 30.0
 NEWEST = 2**63 - 1
 
