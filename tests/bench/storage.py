@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import click
 import orjson
@@ -20,6 +21,7 @@ from app import ids
 from app.contract.items import new_item_id
 from app.contract.records import Draft, Outcome
 from app.contract.usage import Usage
+from app.store.database import Database, Session
 from app.store.store import Store
 from tests.databases import Server, running_server
 from tests.store import rows
@@ -41,6 +43,7 @@ COLUMNS = (
     *((f"load of {depth:,} turns, ms, best / median", f"load_{depth}") for depth in DEPTHS),
     (f"the same of {LATE:,} that grew among others", "load_scattered"),
     ("turns pruned a second", "pruned_per_second"),
+    ("longest transaction of it, ms (at most 100)", "pruning_held_ms"),
 )
 
 Measured = dict[str, Any]
@@ -151,10 +154,34 @@ def measure(url: str, progress: Progress) -> Measured:
     measured["load_scattered"] = _loads(store, lines[0][LATE - 1])
     rows.execute(url, "UPDATE response SET created_at = 1")
     started = time.perf_counter()
-    (*_, pruned) = store.maintenance.prune(int(time.time()) - 2 * 86_400)
+    with _timed_transactions(store.database) as held:
+        (*_, pruned) = store.maintenance.prune(int(time.time()) - 2 * 86_400)
     measured["pruned_per_second"] = round(pruned.responses / (time.perf_counter() - started))
+    measured["pruning_held_ms"] = round(max(held) * 1000, 1)
     store.close()
     return measured
+
+
+@contextmanager
+def _timed_transactions(database: Database) -> Iterator[list[float]]:
+    """Seconds from the lock of each transaction to its end."""
+    held: list[float] = []
+    transaction = database.transaction
+
+    def timed(work: Callable[[Session], Any], deadline: float | None = None) -> Any:
+        began = 0.0
+
+        def locked(session: Session) -> Any:
+            nonlocal began
+            began = time.perf_counter()
+            return work(session)
+
+        done = transaction(locked, deadline)
+        held.append(time.perf_counter() - began)
+        return done
+
+    with patch.object(database, "transaction", timed):
+        yield held
 
 
 def _loads(store: Store, tip: str) -> list[float]:
