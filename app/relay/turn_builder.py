@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -143,23 +143,26 @@ def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) ->
 
 
 def resolve(store: Store, owner: str, items: Sequence[Item]) -> list[Item]:
-    """The items with references replaced by what they refer to, each once. Raises NotFound."""
-    given = {item.get("id") for item in items if item.get("type") != "item_reference"}
-    referenced = [item["id"] for item in items if item.get("type") == "item_reference" and item["id"] not in given]
+    """The items with references replaced by what they refer to. Raises NotFound."""
+    referenced = [item["id"] for item in items if item.get("type") == "item_reference"]
     if not referenced:
-        return [item for item in items if item.get("type") != "item_reference"]
+        return list(items)
     found = store.items.find(owner, referenced)
     for item_id in referenced:
         if item_id not in found:
             raise item_not_found(item_id)
-    resolved = []
+    return [dict(found[item["id"]]) if item.get("type") == "item_reference" else item for item in items]
+
+
+def _without_repeated_references(items: Sequence[Item]) -> Iterator[Item]:
+    """The items without references to what is among them already."""
+    given = {item.get("id") for item in items if item.get("type") != "item_reference"}
     for item in items:
         if item.get("type") != "item_reference":
-            resolved.append(item)
+            yield item
         elif item["id"] not in given:
             given.add(item["id"])
-            resolved.append(dict(found[item["id"]]))
-    return resolved
+            yield item
 
 
 def _with_outputs(store: Store, owner: str, items: list[Item]) -> list[Item]:

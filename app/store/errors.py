@@ -1,4 +1,5 @@
-"""Histories that the store cannot load: incomplete, unfinished or too long. The relay words these for the API."""
+"""What the store refuses: histories that it cannot load (incomplete, unfinished or too long), and approval requests that
+were answered before. The relay words these for the API."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ class ConversationTooLong(HistoryError):
         self.limit = limit
 
 
-class AlreadyAnswered(HistoryError):
+class AlreadyAnswered(AntiphonError):
     """Another response has answered this approval request."""
 
     def __init__(self, request_id: str) -> None:

@@ -106,6 +106,7 @@ STRANGE = (
     "custom_tool_call",
     "hosted tool_search_call",
     "local_shell_call",
+    "mcp_call",
     "an unknown type",
     "unknown keys",
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from app import formats
 from app.contract.channel import Channel
-from app.contract.items import BOUND_TYPES, Item
+from app.contract.items import Item, bound
 from app.contract.records import Chain, Link
 from app.contract.turn import Turn
 from app.schemas.create import read_create
@@ -67,7 +67,7 @@ class Exchanged:
             status=self.status,
             channel=self.family,
             family=self.family,
-            opaque=not BOUND_TYPES.isdisjoint(kinds),
+            opaque=bound(kinds),
             input=orjson.dumps(self.input),
             output=orjson.dumps(self.output),
             input_tokens=1,
