@@ -130,7 +130,8 @@ def check_model(token: Token, model: str) -> None:
 
 def _new_items(store: Store, owner: str, chain: Chain, items: Sequence[Item]) -> list[Item]:
     """The new items: references resolved, and items that the context already holds left out."""
-    resolved = _with_outputs(store, owner, resolve(store, owner, items))
+    once = list(_without_repeated_references(items))
+    resolved = _with_outputs(store, owner, resolve(store, owner, once))
     if not chain.links:
         return _with_secrets(store, owner, resolved)
     # Some upstreams number their calls from the start in every turn, so an output for a waiting call is always new.

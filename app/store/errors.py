@@ -1,5 +1,7 @@
-"""What the store refuses: histories that it cannot load (incomplete, unfinished or too long), and approval requests that
-were answered before. The relay words these for the API."""
+"""What the store refuses: histories that are incomplete, unfinished or too long, and approvals that were given before.
+
+The relay words these for the API.
+"""
 
 from __future__ import annotations
 
