@@ -18,7 +18,7 @@ from typing import Any
 import click
 import orjson
 
-from tests.bench import inside, rows, servers, usage
+from tests.bench import inside, metrics, rows, servers, usage
 from tests.bench.loads import LOADS, Generator, Load
 from tests.bench.processes import NotStarted
 from tests.bench.programs import NoCompiler, programs
@@ -29,7 +29,7 @@ from tests.ports import closed_port
 RESULTS = Path(__file__).resolve().parent / "results"
 DESCRIPTORS = 8192
 PEERS = ("litellm", "nginx", "flask")
-INSIDE = ("start", "memory", "validation", "storage", "usage")
+INSIDE = ("start", "memory", "validation", "storage", "usage", "metrics")
 QUICK = "json1,json32,slow32,fire8,paced50,tool1,paced500,start,validation"
 
 
@@ -103,6 +103,7 @@ class Bench:
             "validation": inside.validation,
             "storage": lambda: inside.stored(self._new_folder("storage", make=True), lambda steps: None),
             "usage": lambda: usage.measure(self._new_folder("usage", make=True)),
+            "metrics": lambda: metrics.measure(self._new_folder("metrics", make=True), upstream),
         }
         for name, measure in measures.items():
             if name in self.plan.tests:
@@ -126,11 +127,20 @@ class Bench:
                 gateway = servers.new_gateway(self._new_folder(name), workers, upstream.port, table=table)
                 self.stack.enter_context(gateway)
                 self.running[name] = servers.as_server(name, gateway)
+        self._start_limited(upstream)
         if "gateway" in self.running:
             try:
                 self._join(servers.nginx("behind-nginx", self.running["gateway"], self._new_folder("behind-nginx")))
             except Missing as missing:
                 self._miss(missing)
+
+    def _start_limited(self, upstream: Server) -> None:
+        """One gateway as two servers: a token decides whether there are limits."""
+        if "limited" in self.plan.loaded:
+            gateway = servers.new_gateway(self._new_folder("limited"), 1, upstream.port, table=servers.PRICES)
+            self.stack.enter_context(gateway)
+            self.running["unlimited"] = servers.as_server("unlimited", gateway)
+            self.running["limited"] = servers.with_limits("limited", gateway)
 
     def _start_peers(self, upstream: Server) -> None:
         for name in self.plan.peers:

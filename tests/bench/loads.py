@@ -75,6 +75,7 @@ _PROXIES = ("direct", "nginx", "gateway", "behind-nginx", "litellm")
 LOADS = (
     Load("json1", "JSON, 1 connection", 1, _PROXIES),
     Load("json32", "JSON, 32 connections", 32, (*_PROXIES, "flask")),
+    Load("limits32", "JSON, 32 connections, without limits and with all of them", 32, ("unlimited", "limited")),
     Load(
         "slow32",
         "JSON, 32 connections, upstream answers after 100 ms",

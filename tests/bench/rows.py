@@ -112,6 +112,7 @@ def _row(title: str, value: Value, floor: float, goal: float, unit: str) -> Row:
 ROWS = (
     _row("JSON requests/s, 32 connections, of LiteLLM's", times("json32", "rate", "gateway", "litellm"), 10, 20, "×"),
     _row("CPU a JSON request, of an empty Flask route's", times("json32", "cpu", "gateway", "flask"), 3.5, 2.5, "×"),
+    _row("CPU with all limits, of that without", times("limits32", "cpu", "limited", "unlimited"), 1.15, 1.15, "×"),
     _row("JSON p50 added, 1 connection", added("json1", "latency_p50", "gateway"), 2, 1.2, "ms"),
     _row("JSON p50 added, 100 ms upstream, 2 workers", added("slow32", "latency_p50", "gateway-2"), 6, 4, "ms"),
     _row("events/s, firehose, of nginx's", times("fire8", "event_rate", "gateway", "nginx"), 0.5, 0.8, "×"),
@@ -140,6 +141,7 @@ ROWS = (
     _row("database bytes a turn, of its payload, SQLite", found("storage", "sqlite", "overhead"), 1.6, 1.3, "×"),
     _row("usage of 1,000,000 responses, by token", found("usage", "token"), 300, 150, "ms"),
     _row("usage of 1,000,000 responses, by a filter", found("usage", "filtered"), 300, 200, "ms"),
+    _row("/metrics with 50 tokens and 20 channels", found("metrics"), 20, 20, "ms"),
     _row("checking 200 items (64 KB)", found("validation"), 400, 150, "µs"),
 )  # fmt: skip
 

@@ -25,6 +25,19 @@ MODEL, BRIDGED, OVER_TLS = "gpt-4o", "gpt-4o-bridged", "gpt-4o-tls"
 TOOLS = "bench"
 """The label of the MCP server that the upstream is as well."""
 
+TAG = "bench"
+"""Of the channel that serves the upstream's own model."""
+
+PRICES = {"models": {MODEL: {"price": {"input": 2, "output": 10}}}}
+"""The section of the channel table that a budget in money needs."""
+
+#: Every limit that a token can have, none of which is ever reached.
+_LIMITS = (
+    *("--rpm", "1000000000", "--tpm", "1000000000", "--concurrency", "10000"),
+    *("--budget", "1000000Mtok/day,1000000Mtok/month,1000000usd/day,1000000usd/month"),
+    *("--models", "gpt-*", "--tools", TOOLS, "--tags", TAG, "--expires", "30d", "--retention", "30d"),
+)
+
 THREADS = 1024
 """Enough for every stream of the largest load in each worker: connections are not shared out evenly."""
 
@@ -68,12 +81,12 @@ def new_gateway(
     `table` what its channel table has besides the channels."""
     folder.mkdir()
     channels: list[dict[str, Any]] = [
-        {"name": "plain", "format": "responses", "models": [MODEL], "base_url": _url(upstream)},
-        {"name": "chat", "format": "chat_completions", "models": {BRIDGED: MODEL}, "base_url": _url(upstream)},
+        {"name": "plain", "format": "responses", "models": [MODEL], "base_url": url_of(upstream), "tags": [TAG]},
+        {"name": "chat", "format": "chat_completions", "models": {BRIDGED: MODEL}, "base_url": url_of(upstream)},
     ]
     if tls is not None:
         port, certificate = tls
-        url = _url(port).replace("http:", "https:")
+        url = url_of(port).replace("http:", "https:")
         channels.append(
             {
                 "name": "tls",
@@ -92,13 +105,22 @@ def tools_of(upstream: int) -> Mapping[str, Any]:
     return {"tools": {"servers": [{"label": TOOLS, "url": url, "require_approval": "never"}]}}
 
 
-def _url(port: int) -> str:
+def url_of(port: int) -> str:
     return f"http://127.0.0.1:{port}/v1"
 
 
 def as_server(name: str, gateway: Gateway) -> Server:
     """A gateway that runs, with a token that may use its tools."""
-    token = gateway.new_token("bench", "--tools", "*")
+    return _with_token(name, gateway, "--tools", "*")
+
+
+def with_limits(name: str, gateway: Gateway) -> Server:
+    """The same, with a token that has every limit."""
+    return _with_token(name, gateway, *_LIMITS)
+
+
+def _with_token(name: str, gateway: Gateway, *options: str) -> Server:
+    token = gateway.new_token(name, *options)
     return Server(name, gateway.port, (gateway.pid,), (f"Authorization: Bearer {token}",))
 
 
@@ -172,7 +194,7 @@ def litellm(upstream: Server, folder: Path) -> Iterator[Server]:
         raise Missing(LITELLM_MISSING)
     folder.mkdir()
     port = closed_port()
-    to = {"model": f"openai/{MODEL}", "api_base": _url(upstream.port), "api_key": "none"}
+    to = {"model": f"openai/{MODEL}", "api_base": url_of(upstream.port), "api_key": "none"}
     rows = [
         {"model_name": MODEL, "litellm_params": to},
         {"model_name": BRIDGED, "litellm_params": {**to, "use_chat_completions_api": True}},
