@@ -19,11 +19,12 @@ from app.channels.slots import Slots
 from app.channels.upstream_lists import UpstreamLists
 from app.channels.watched_table import WatchedTable
 from app.contract.money import cost_of
+from app.errors import ConfigurationError
 from app.last_good import LastGood
 from app.limits.budget_alerts import BudgetAlerts
 from app.limits.limiter import Limiter
 from app.memory import Budget, InFlight
-from app.metrics.measures import OFF, Measures
+from app.metrics.measures import OFF, Measures, Several
 from app.relay.background.jobs import BackgroundJobs
 from app.relay.compaction.context import Contexts
 from app.relay.compaction.service import CompactionService
@@ -45,6 +46,7 @@ from app.server.job_queue import RedisQueue, SqlQueue, open_queue
 from app.settings import Settings, database_file, read_environment
 from app.store.store import Store
 from app.tools.servers import ToolServers
+from app.trace_context import passed_on, traced
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +110,10 @@ def build(last: LastGood) -> Gateway:
     """
     settings, home = last.settings, last.settings.home
     budget = Budget(settings.memory)
+    spans = open_spans(settings)
     measures = open_measures(settings)
+    if spans is not OFF:
+        measures = Several([measures, spans])
     store = Store(
         settings.database_url,
         peppers=settings.keys_for("tokens"),
@@ -158,6 +163,7 @@ def build(last: LastGood) -> Gateway:
         cache_keys=CacheKeys(Pseudonyms(settings.key_for("cache"))),
         tool_servers=tool_servers,
         limiter=limiter,
+        read_trace=passed_on if spans is OFF else traced,
     )
     queue = open_queue(settings.queue_url, store.database)
     job_seal = Seal("job", settings.keys_for("job"))
@@ -213,3 +219,16 @@ def open_measures(settings: Settings) -> Measures:
     from app.metrics.tally import Tally
 
     return Tally()
+
+
+def open_spans(settings: Settings) -> Measures:
+    """Imports OpenTelemetry only where traces are on. Raises ConfigurationError when it is not installed."""
+    if not settings.traces:
+        return OFF
+    try:
+        from app.metrics.spans import Spans
+    except ImportError:
+        raise ConfigurationError(
+            "ANTIPHON_TRACES is set, and OpenTelemetry is not installed", "run in the checkout: pip install '.[otel]'"
+        ) from None
+    return Spans(settings.traces)

@@ -38,6 +38,8 @@ _MOST = 2**31 - 1
 #: A name, an IPv4 address, or an IPv6 one in brackets.
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 LAST_PORT = 65_535
+#: Where a collector takes traces, unless its URL says another path.
+_TRACES_PATH = "/v1/traces"
 #: Longest path of a unix socket in bytes, a limit of the kernel.
 _LONGEST_SOCKET = 107
 #: Hex digits of a fingerprint.
@@ -61,6 +63,8 @@ class Settings:
     """Whether the processes count what they do."""
     metrics_bind: str = ""
     """Where `/metrics` is served without a token: host and port; empty for nowhere."""
+    traces: str = field(default="", repr=False)
+    """The URL of the collector that gets the spans, by OTLP over HTTP; empty for none."""
     log: str = "text"
     """The format of a log line: `text` or `json`."""
     workers: int = 2
@@ -206,6 +210,7 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         url=_url(variables),
         metrics=variables.choice("ANTIPHON_METRICS", _SWITCH) == "on" or bool(variables.text("ANTIPHON_METRICS_BIND")),
         metrics_bind=_metrics_bind(variables),
+        traces=_traces(variables),
         log=variables.choice("ANTIPHON_LOG", LOGS),
         workers=variables.integer("ANTIPHON_WORKERS", 2, minimum=1, maximum=1024),
         threads=variables.integer("ANTIPHON_THREADS", 512, minimum=4),
@@ -380,6 +385,16 @@ def _metrics_bind(variables: Variables) -> str:
     except ValueError as error:
         why = str(error).replace("8080", "9464")
     raise ConfigurationError(f"{name} is {_shown(text)}", why) from None
+
+
+def _traces(variables: Variables) -> str:
+    """It may hold a password, so a message never shows it."""
+    url = variables.text("ANTIPHON_TRACES")
+    if url and not _is_url(url, ("http", "https")):
+        raise ConfigurationError(
+            "ANTIPHON_TRACES is not the URL of a collector", "write it as http://127.0.0.1:4318/v1/traces"
+        )
+    return f"{url.rstrip('/')}{_TRACES_PATH}" if url and urlsplit(url).path in ("", "/") else url
 
 
 def _url(variables: Variables) -> str:

@@ -478,15 +478,22 @@ class SelectedChannel:
         self._channels.freed(self.channel)
 
     def post(
-        self, path: str, body: bytes, *, accept: str, watch: Watch | None, decode_error: DecodeError | None = None
+        self,
+        path: str,
+        body: bytes,
+        *,
+        accept: str,
+        watch: Watch | None,
+        decode_error: DecodeError | None = None,
+        trace: bytes = b"",
     ) -> Exchange:
-        """Sends a request and returns its answer, which has status 200. Raises UpstreamError for another status, made
-        by `decode_error` or by the format, and for a missing answer."""
+        """Sends a request and returns its answer, which has status 200. `trace`: more lines of its head. Raises
+        UpstreamError for another status, made by `decode_error` or by the format, and for a missing answer."""
         exchange: Exchange
         if self.channel.base_url is None:
             exchange = LocalExchange(*formats.serving(self.channel.format).serve(path, body))
         else:
-            exchange = self._channels.upstream(self.channel).post(path, body, accept=accept, watch=watch)
+            exchange = self._channels.upstream(self.channel).post(path, body, accept=accept, watch=watch, trace=trace)
         return self._checked(exchange, decode_error)
 
     def get(self, path: str) -> Exchange:

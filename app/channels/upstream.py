@@ -84,10 +84,10 @@ class Upstream:
         #: Limited, because a path may hold the name of a model, which a client can choose.
         self._head = lru_cache(_MAX_HEADS)(self._written_head)
 
-    def post(self, path: str, body: bytes, *, accept: str, watch: Watch | None = None) -> Exchange:
-        """Sends the request and waits for the head of the answer. Raises UpstreamError, ClientGone when the client
-        disconnects meanwhile, and the errors of the watch."""
-        head = b"%sContent-Length: %d\r\n\r\n" % (self._head("POST", path, accept), len(body))
+    def post(self, path: str, body: bytes, *, accept: str, watch: Watch | None = None, trace: bytes = b"") -> Exchange:
+        """Sends the request and waits for the head of the answer. `trace`: more lines of its head. Raises
+        UpstreamError, ClientGone when the client disconnects meanwhile, and the errors of the watch."""
+        head = b"%s%sContent-Length: %d\r\n\r\n" % (self._head("POST", path, accept), trace, len(body))
         # Head and body in one piece save a packet, a system call and a wait for the interpreter's lock. For a large
         # body the second copy in memory would cost more.
         return self._send((head + body,) if len(body) < _LARGE else (head, body), self._clock(accept), watch)

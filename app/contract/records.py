@@ -62,6 +62,21 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
+class AttemptSpan:
+    """What the span of an attempt needs beside its record."""
+
+    id: str
+    """Hex digits, as the upstream got them."""
+    started_at: int
+    """Unix time in nanoseconds."""
+    model: str
+    """The upstream's name of it."""
+    host: str = ""
+    """Of the upstream; empty if it has none."""
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One attempt of an exchange on one channel. `error` is the code of its failure."""
 
@@ -81,6 +96,8 @@ class Attempt:
     """Of this exchange, in a turn of several."""
     shortened: bool = False
     """The oldest items were left out, because the upstream found the context too long."""
+    span: AttemptSpan | None = field(default=None, compare=False)
+    """None while it is not traced."""
 
     @property
     def is_plain(self) -> bool:

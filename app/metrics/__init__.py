@@ -1,1 +1,3 @@
-"""What the gateway measures of itself, for Prometheus. `prometheus_client` is imported only where metrics are on."""
+"""What the gateway measures of itself, for Prometheus and as spans of OpenTelemetry. `prometheus_client` and the SDK of
+OpenTelemetry are imported only where they are used.
+"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from app.contract.records import Draft, Outcome, ToolCall
 from app.metrics.sample import Sampled
@@ -34,6 +34,42 @@ class Measures:
 
     def reaped(self, responses: int) -> None:
         """Responses of dead workers were ended as failed."""
+
+
+class Several(Measures):
+    """Hands each report on to several measures."""
+
+    def __init__(self, parts: Sequence[Measures]) -> None:
+        self._parts = parts
+        self.on_database_call = next((part.on_database_call for part in parts if part.on_database_call), None)
+
+    def start(self, sampled: Sampled) -> None:
+        for part in self._parts:
+            part.start(sampled)
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.close()
+
+    def http_answered(self, route: str, status: int) -> None:
+        for part in self._parts:
+            part.http_answered(route, status)
+
+    def response_ended(self, draft: Draft, outcome: Outcome, status: str) -> None:
+        for part in self._parts:
+            part.response_ended(draft, outcome, status)
+
+    def tool_called(self, call: ToolCall) -> None:
+        for part in self._parts:
+            part.tool_called(call)
+
+    def group_written(self, jobs: int) -> None:
+        for part in self._parts:
+            part.group_written(jobs)
+
+    def reaped(self, responses: int) -> None:
+        for part in self._parts:
+            part.reaped(responses)
 
 
 OFF = Measures()

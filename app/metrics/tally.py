@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
-from app import errors
 from app.contract.records import Attempt, Draft, Outcome, ToolCall
 from app.contract.usage import Usage
 from app.errors import StoreUnavailable
 from app.metrics import families
 from app.metrics.measures import Measures
+from app.metrics.results import OTHER, failure_of
 from app.metrics.sample import Sample, Sampled
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,6 @@ _QUEUE_EVERY = 5
 _NAMES_EVERY = 10
 #: Names of models, or of tools, that become labels. A glob of the table matches names without end.
 MOST_NAMES = 200
-#: The label for what has no name of the operator's.
-OTHER = "other"
 #: Micro-units of one unit of money.
 _MICRO = 1_000_000
 #: Views are registered with and without the prefix of the API.
@@ -40,19 +38,6 @@ _PREFIX = " v1"
 NONE = "none"
 
 T = TypeVar("T")
-
-
-def _failure_codes() -> frozenset[str]:
-    """The codes of our own errors. An upstream may send any other."""
-    kinds, codes = [errors.GatewayError], set()
-    while kinds:
-        kind = kinds.pop()
-        kinds += kind.__subclasses__()
-        codes |= {kind.code, kind.type}
-    return frozenset(code for code in codes if isinstance(code, str))
-
-
-_FAILURES = _failure_codes()
 
 
 class _Response(NamedTuple):
@@ -313,6 +298,4 @@ def _by_type(usage: Usage | None) -> Iterator[tuple[str, int]]:
 
 
 def _result(attempt: Attempt) -> str:
-    if attempt.error is None:
-        return "ok"
-    return attempt.error if attempt.error in _FAILURES else OTHER
+    return "ok" if attempt.error is None else failure_of(attempt.error)

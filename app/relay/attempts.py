@@ -9,17 +9,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, time_ns
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import orjson
 
+from app import trace_context
 from app.channels.affinity import Affinity
 from app.channels.selection import Channels, DecodeError, SelectedChannel
 from app.channels.upstream import Exchange
 from app.contract.channel import Channel
-from app.contract.records import Attempt
+from app.contract.records import Attempt, AttemptSpan
 from app.contract.redaction import without_upstream
 from app.contract.remedies import ROW, Remedy, apply_all
 from app.contract.token_estimate import estimate_context
@@ -31,6 +33,7 @@ from app.relay.streaming.client_connection import ClientConnection
 from app.relay.streaming.transport import Flow, ThreadTransport
 from app.relay.tools.refused_tools import without_refused
 from app.request_watch import Watch
+from app.trace_context import TraceContext
 
 #: The smallest window that a model can have, in tokens.
 MIN_WINDOW = 512
@@ -67,6 +70,8 @@ class ChannelAttempt:
         self._attempts = attempts
         self._exchange: Exchange | None = None
         self._started_at = monotonic()
+        self._trace = trace_context.current()
+        self._span = None if self._trace is None else _span(self._trace, selected)
         self._stays_open = False
         self._closed = False
 
@@ -89,7 +94,10 @@ class ChannelAttempt:
         self, path: str, body: bytes, *, accept: str, watch: Watch, decode_error: DecodeError | None = None
     ) -> Exchange:
         """The upstream's answer with status 200. Raises UpstreamError and ClientGone."""
-        self._exchange = self.selected.post(path, body, accept=accept, watch=watch, decode_error=decode_error)
+        trace = b"" if self._trace is None else self._trace.head_lines(self._span.id if self._span else "")
+        self._exchange = self.selected.post(
+            path, body, accept=accept, watch=watch, decode_error=decode_error, trace=trace
+        )
         return self._exchange
 
     def keep_open(self) -> None:
@@ -132,9 +140,10 @@ class ChannelAttempt:
                 adapted=tuple(self.adapted),
                 usage=self.usage,
                 shortened=self.shortened,
+                span=self._span,
             )
         message = error.upstream_message if isinstance(error, UpstreamError) else None
-        return Attempt(channel, milliseconds, error.status, error.name, upstream_message=message)
+        return Attempt(channel, milliseconds, error.status, error.name, upstream_message=message, span=self._span)
 
     def close(self) -> None:
         if self._closed:
@@ -157,6 +166,14 @@ class ChannelAttempt:
             self._attempts.skipped(error)
             return True
         return False
+
+
+def _span(trace: TraceContext, selected: SelectedChannel) -> AttemptSpan | None:
+    """None when the gateway makes no spans in this trace."""
+    if not trace.span:
+        return None
+    url = urlsplit(selected.channel.base_url or "")
+    return AttemptSpan(trace_context.new_span(), time_ns(), selected.model, url.hostname or "", url.port)
 
 
 A = TypeVar("A", bound=ChannelAttempt)

@@ -53,6 +53,7 @@ from app.request_watch import INTERRUPTIONS, Watch
 from app.sealing import Seals
 from app.store.store import Store
 from app.tools.servers import ToolServers
+from app.trace_context import ReadTrace, passed_on
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ class TurnParts:
     cache_keys: CacheKeys
     tool_servers: ToolServers
     limiter: Limiter
+    read_trace: ReadTrace = passed_on
+    """Reads the trace of a request, and begins one where spans are made."""
 
     def with_store(self, store: Store) -> TurnParts:
         """The same parts with another store, which remembers unstored responses too."""

@@ -21,6 +21,7 @@ import certifi
 import httpcore2
 import httpx2
 
+from app import trace_context
 from app.contract.tools import ToolServer
 from app.tools.addresses import is_public
 
@@ -116,6 +117,7 @@ class _Transport(httpx2.AsyncBaseTransport):
 
     def __init__(self, server: ToolServer) -> None:
         self._limit = most_of_answer(server)
+        self._is_operators = not server.from_client
         self._origin = _origin(httpx2.URL(server.url))
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=_tls(server.ca_file) if self._origin[0] == "https" else None,
@@ -130,6 +132,9 @@ class _Transport(httpx2.AsyncBaseTransport):
         with _translated(post):
             if _origin(request.url) != self._origin:
                 raise httpcore2.UnsupportedProtocol("the server redirects to another origin")
+            # A server that a client has named is a stranger's.
+            if self._is_operators and (trace := trace_context.current()) is not None:
+                request.headers.update(trace.headers())
             answer = await self._pool.handle_async_request(_request(request))
         post.status = answer.status
         body = _Body(answer.stream, post, self._limit)

@@ -10,7 +10,7 @@ from typing import Any, cast
 from flask import g
 from flask import request as incoming
 
-from app import errors, ids, nesting
+from app import errors, ids, nesting, trace_context
 from app.contract.records import Token
 from app.errors import (
     ClientGone,
@@ -34,6 +34,9 @@ _FRAMINGS = {"HTTP/1.1": chunked, "HTTP/1.0": unframed}
 
 #: The client's own request id, a WSGI name. It is echoed and never used as a key.
 _CLIENT_REQUEST_ID = "HTTP_X_CLIENT_REQUEST_ID"
+
+#: The headers of W3C Trace Context, by WSGI name.
+TRACE, TRACE_STATE = "HTTP_TRACEPARENT", "HTTP_TRACESTATE"
 
 #: The headers in which clients name their session and thread, by WSGI name.
 _THREAD_HEADERS = {f"HTTP_{name.upper().replace('-', '_')}": name for name in client_thread.HEADERS}
@@ -79,6 +82,7 @@ class CurrentRequest:
         self.public = getattr(view, "is_public", False)
         self.request_id = ids.new_request_id()
         self.started_at = monotonic()
+        trace_context.enter(gateway.turns.read_trace(environ.get(TRACE), environ.get(TRACE_STATE)))
         self.known_token: Token | None = None
         """None before `authenticate`."""
         self.facts: ResponseFacts | None = None

@@ -26,7 +26,7 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Even
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError
 
-from app import ids
+from app import ids, trace_context
 from app.contract.records import Token
 from app.errors import (
     ClientGone,
@@ -43,7 +43,7 @@ from app.relay.websocket_session import WebSocketSession, error_frame
 from app.request_bodies import COUNTED, SILENCE, is_too_slow
 from app.web.access_log import AccessRecord, log_access
 from app.web.client_names import client_name
-from app.web.current_request import bearer_secret, this_request, token_of
+from app.web.current_request import TRACE, TRACE_STATE, bearer_secret, this_request, token_of
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def serve() -> Response:
     try:
         with (
             suppress(*_CONNECTION_LOST),
-            _Connection(client_socket, gateway, bearer_secret(request.environ), client) as connection,
+            _Connection(client_socket, gateway, request.environ, client) as connection,
         ):
             connection.run()
     finally:
@@ -290,11 +290,13 @@ class _Wire(simple_websocket.Server):  # type: ignore[misc]
 
 
 class _Connection:
-    def __init__(self, client_socket: _ClientSocket, gateway: Gateway, secret: str, client: str) -> None:
+    def __init__(self, client_socket: _ClientSocket, gateway: Gateway, environ: Mapping[str, Any], client: str) -> None:
         settings = gateway.settings
         self._client_socket = client_socket
         self._gateway = gateway
-        self._secret = secret
+        self._secret = bearer_secret(environ)
+        self._trace = environ.get(TRACE), environ.get(TRACE_STATE)
+        """The headers of the handshake, which hold for each turn."""
         self._client = client
         self._session = WebSocketSession(gateway.turns, Share(gateway.budget))
         self._minutes = round(settings.socket_lifetime / 60)
@@ -340,6 +342,7 @@ class _Connection:
 
     def _answer(self, token: Token, message: _Message) -> None:
         started_at, size = monotonic(), len(message.data)
+        trace_context.enter(self._gateway.turns.read_trace(*self._trace))
         context = RequestContext(
             ids.new_request_id(), self._client_socket.fileno(), client=self._client, share=message.share, size=size
         )

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import orjson
 
+from app import trace_context
 from app.channels.selection import SelectedChannel
 from app.contract.items import Item
 from app.contract.records import Job, Outcome, StoredResponse, Token
@@ -149,6 +150,8 @@ class Run:
         return replace(named, owner=job.owner, models=(), stores=True)
 
     def _open(self, job: Job, token: Token) -> Turn:
+        # The request that created the response has ended, and its trace with it.
+        trace_context.enter(self._parts.read_trace(None, None))
         body = self._seal.open(job.owner, job.request.decode())
         needed = needed_to_parse(body, self._share.limit)
         context = RequestContext("", share=self._share, size=len(body))
