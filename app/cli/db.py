@@ -276,7 +276,7 @@ def _replacing(file: Path, *, force: bool) -> Iterator[Path]:
 @as_json
 @click.pass_context
 def copy_(ctx: click.Context, url: str, in_use: bool, as_json: bool) -> None:
-    """Copy all rows into the empty database URL, to move from SQLite to MySQL or back.
+    """Copy all rows into the empty database URL, of either kind.
 
     Stop the gateway before. A copy that broke off goes on when the command is run again. At the end the numbers of rows
     are compared. URL has the form of ANTIPHON_DATABASE_URL and may stand in the variable ANTIPHON_COPY_URL.
