@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from app.errors import ConfigurationError
+from app.gateway import open_spans
+from app.settings import read_settings
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
 from tests.relay.tools.conftest import ASK, mcp
 from tests.response_contract import check_stream
 from tests.tool_servers import ToolServer
 from tests.traces.collector import EXPORTER, Collector, Span
-from tests.upstream import ScriptedUpstream, refusal
+from tests.upstream import ScriptedUpstream, mute, refusal
 from tests.websocket_client import Socket
 
 SERVER, CLIENT = 2, 3
@@ -203,3 +207,26 @@ def test_an_invalid_collector_is_refused_without_its_password(tmp_path: Path, va
     assert done.returncode == 78, done.stderr
     assert "ANTIPHON_TRACES is not the URL of a collector" in done.stderr
     assert "sesame" not in done.stderr
+
+
+def test_a_collector_that_does_not_answer_holds_up_no_answer_and_no_stop(tmp_path: Path) -> None:
+    with (
+        mute() as url,
+        ScriptedUpstream() as upstream,
+        Gateway(tmp_path, [upstream.channel("c", models=["m"])], traces=url) as gateway,
+    ):
+        assert gateway.post("/responses", {"model": "m", "input": "hello"}).status_code == 200
+        assert gateway.stop() == 0
+        assert "Traceback" not in gateway.log
+
+
+def test_a_collector_without_the_package_is_an_error_that_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "app.metrics.spans", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    settings = read_settings({"ANTIPHON_SECRET_KEY": "k" * 32, "ANTIPHON_TRACES": "http://127.0.0.1:4318"}, tmp_path)
+    assert settings.traces == "http://127.0.0.1:4318/v1/traces"
+    with pytest.raises(ConfigurationError) as caught:
+        open_spans(settings)
+    assert "[otel]" in str(caught.value.fix)
