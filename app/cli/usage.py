@@ -13,6 +13,7 @@ import click
 
 from app.cli.context import as_json, open_store, print_json
 from app.cli.output import percent, table
+from app.cli.parameters import Text
 from app.contract.money import shown
 from app.reports.cache import recent_misses
 from app.reports.usage import GROUPINGS, ToolReport, UsageGroup, UsageReport, tool_report, usage_report
@@ -44,11 +45,11 @@ class Day(click.ParamType[str]):
 @click.command()
 @click.option("--by", type=click.Choice(GROUPINGS), default="day", help="Default: day.")
 @click.option("--since", type=Day(), default="7d", help="The first day: 7d, 24h, or a date in UTC. Default: 7d.")
-@click.option("--token", metavar="GLOB", help="Only requests with these tokens.")
-@click.option("--owner", metavar="GLOB", help="Only requests of these owners.")
-@click.option("--model", metavar="GLOB", help="Only requests for these models.")
-@click.option("--channel", metavar="GLOB", help="Only requests that these channels answered.")
-@click.option("--client", metavar="GLOB", help="Only requests of these programs.")
+@click.option("--token", type=Text(), metavar="GLOB", help="Only requests with these tokens.")
+@click.option("--owner", type=Text(), metavar="GLOB", help="Only requests of these owners.")
+@click.option("--model", type=Text(), metavar="GLOB", help="Only requests for these models.")
+@click.option("--channel", type=Text(), metavar="GLOB", help="Only requests that these channels answered.")
+@click.option("--client", type=Text(), metavar="GLOB", help="Only requests of these programs.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @as_json
 def usage(by: str, since: str, as_csv: bool, as_json: bool, **filters: str | None) -> None:

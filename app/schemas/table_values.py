@@ -92,7 +92,7 @@ def text(value: Any) -> str:
     return given
 
 
-@reads(text.schema)
+@reads(single({"type": "string", "minLength": SHORTEST_SECRET}))
 def secret(value: Any) -> str:
     given = text(value)
     if len(given) < SHORTEST_SECRET and not scalar(value).unset:

@@ -23,10 +23,17 @@ def is_public(address: str) -> bool:
 def _is_public(address: IPv4Address | IPv6Address) -> bool:
     unfit = address.is_multicast or address.is_reserved or address.is_unspecified or address.is_loopback
     local = isinstance(address, IPv6Address) and address.is_site_local
-    # A mapped address is judged by the one inside it.
-    mapped = isinstance(address, IPv6Address) and address.ipv4_mapped is not None
-    nat64 = isinstance(address, IPv6Address) and any(address in network for network in _NAT64)
-    return mapped or nat64 or not (unfit or local or not address.is_global)
+    return _is_carrier(address) or not (unfit or local or not address.is_global)
+
+
+def _is_carrier(address: IPv4Address | IPv6Address) -> bool:
+    """Whether the address only carries another one, which is judged instead. Releases of Python disagree on whether
+    such an address is global itself."""
+    return isinstance(address, IPv6Address) and (
+        address.ipv4_mapped is not None
+        or address.sixtofour is not None
+        or any(address in network for network in _NAT64)
+    )
 
 
 def _inside(address: IPv4Address | IPv6Address) -> Iterator[IPv4Address]:

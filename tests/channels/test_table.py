@@ -560,7 +560,7 @@ def test_the_shipped_table_works_as_it_stands():
 def test_every_example_in_the_shipped_table_works_when_uncommented(read, tmp_path):
     (tmp_path / "internal-ca.pem").write_text("-")
     (tmp_path / "local.key").write_text("sk-local")
-    table = read(uncommented(), OPENAI_API_KEY="sk-x", ANTHROPIC_API_KEY="sk-y", DOCS_TOKEN="t")
+    table = read(uncommented(), OPENAI_API_KEY="sk-x", ANTHROPIC_API_KEY="sk-y", DOCS_TOKEN="t", ALERT_SECRET="s" * 16)
     assert [channel.name for channel in table.channels] == ["demo", "openai", "local", "anthropic"]
     assert list(table.tools.servers) == ["demo", "docs"]
     assert table.warnings == ()

@@ -45,6 +45,7 @@ def _node(
         compaction=None,
         error=None,
         incomplete_details=None,
+        client=None,
     )
 
 

@@ -30,6 +30,7 @@ defaults:
   timeout: {connect: 5s, first_byte: 90, idle: 1.5m, total: 15m}
   cooldown: {after: 5, for: 30s}
 compaction: {model: ~, strategy: auto, timeout: 120s}
+alerts: {url: https://example.com/hook, secret: "0123456789abcdef"}
 limits: {rpm: 60, tpm: none, concurrency: 8, budget: [2Mtok/day, 50usd/month], tags: [cloud, local]}
 channels:
   - name: openai
