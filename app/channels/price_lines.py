@@ -1,4 +1,4 @@
-"""Puts prices into the text of a channel table. Lines are added or extended and none is written anew, so that comments
+"""Puts prices into the text of a channel table. Lines are added or extended and none is rewritten, so that comments
 and the order stay as they are.
 """
 

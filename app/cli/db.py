@@ -138,14 +138,14 @@ _NOT_COVERED = "Backups, other copies and logs are not covered: remove them, or 
 @db.command(short_help="Remove everything that an owner has.")
 @click.option("--owner", type=Text(), required=True, help="The owner, as `antiphon tokens list` shows it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--no-vacuum", is_flag=True, help="Do not write SQLite's file anew; remnants may stay in it until then.")
+@click.option("--no-vacuum", is_flag=True, help="Do not rewrite SQLite's file; remnants may stay in it until then.")
 @as_json
 @click.pass_context
 def erase(ctx: click.Context, owner: str, yes: bool, no_vacuum: bool, as_json: bool) -> None:
     """Remove all that an owner has: responses, items, conversations, events, results of tools. Tokens are revoked.
 
     The sums of usage stay, under a pseudonym. Backups, other copies and logs are not covered. The gateway may run
-    meanwhile; while SQLite's file is written anew at the end, its writers wait.
+    meanwhile; while SQLite's file is rewritten at the end, its writers wait.
     """
     pseudonym = new_pseudonym()
     with open_ready_store() as store:
@@ -209,7 +209,7 @@ def _with_bar(steps: Iterator[Owned], owned: Owned) -> Iterator[Owned]:
 
 @db.command(short_help="Rewrite SQLite's file without removed rows.")
 def vacuum() -> None:
-    """Write SQLite's file anew: smaller, and without remnants of removed rows. Writers wait meanwhile."""
+    """Rewrite SQLite's file: smaller, and without remnants of removed rows. Writers wait meanwhile."""
     with open_ready_store() as store:
         if store.database.dialect is not SQLITE:
             raise ConfigurationError(
@@ -217,7 +217,7 @@ def vacuum() -> None:
             )
         if not store.maintenance.scrub():
             raise StoreUnavailable("A reader kept SQLite's log from being emptied; run the command again.")
-    click.echo("wrote the file anew")
+    click.echo("rewrote the file")
 
 
 # --- backup -----------------------------------------------------------------------------------------------------

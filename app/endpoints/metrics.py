@@ -13,7 +13,7 @@ blueprint = Blueprint("metrics", __name__)
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """Whoever may read them is known by the token, never by the address: a proxy has that of this machine."""
+    """The token decides who may read them, never the address: a proxy has that of this machine."""
     request = this_request()
     if not request.token.metrics:
         raise Forbidden("This token may not read metrics. `antiphon tokens create NAME --metrics` makes one that may.")

@@ -1,7 +1,7 @@
 """The directory of the files in which the processes of one gateway count. Each process writes its own files, and any
 process can read them all.
 
-It is in memory, made by the master with a name that nobody can guess, and removed with it.
+It is in memory, made by the master with an unguessable name, and removed with it.
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ class Tally(Measures):
             families.CHANNEL_IN_FLIGHT.labels(status.name).set(status.in_flight)
         present = {status.name for status in sample.channels}
         for name in self._channels - present:
-            # A row that was removed from the table is down for nobody.
+            # A row that was removed from the table is not down.
             families.CHANNEL_UP.labels(name).set(1)
             families.CHANNEL_COOLDOWN.labels(name).set(0)
             families.CHANNEL_IN_FLIGHT.labels(name).set(0)

@@ -193,9 +193,11 @@ def _short(pair: Pair, before: CacheFacts) -> _Cause | None:
 
 def _compacted(pair: Pair, before: CacheFacts) -> _Cause | None:
     if pair.response.is_compacted:
-        return _Cause(Reason.COMPACTED, "The history was compacted for this response, so its prompt begins anew.")
+        return _Cause(
+            Reason.COMPACTED, "The history was compacted for this response, so its prompt has another beginning."
+        )
     if before.is_compaction:
-        return _Cause(Reason.COMPACTED, "The response before it is a compaction, so the prompt begins anew.")
+        return _Cause(Reason.COMPACTED, "The response before it is a compaction, so the prompt has another beginning.")
     if before.is_compacted and pair.response.is_whole:
         sentence = "The history was compacted for the response before it, and the client sends its old messages again."
         return _Cause(Reason.COMPACTED, sentence)

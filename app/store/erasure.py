@@ -1,7 +1,7 @@
 """Erasing an owner: everything that the owner's requests left is removed, and the sums stay under a pseudonym.
 Transactions are short, so that the gateway may run meanwhile. An erasure that broke off is repeated from the start.
 
-On SQLite the file is written anew afterwards (`scrub`): rows that moved between pages have left copies of themselves,
+On SQLite the file is rewritten afterwards (`scrub`): rows that moved between pages have left copies of themselves,
 which `secure_delete` does not overwrite. A MySQL server overwrites its pages in its own time.
 """
 
@@ -104,7 +104,7 @@ def new_pseudonym() -> str:
 
 
 def scrub(database: Database) -> bool:
-    """Writes SQLite's file anew and empties its log, so that neither holds what was removed. Writers wait meanwhile.
+    """Rewrites SQLite's file and empties its log, so that neither holds what was removed. Writers wait meanwhile.
     False when a reader has kept the log from being emptied. Nothing to do on a server.
     """
     if database.dialect is not SQLITE:

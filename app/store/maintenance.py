@@ -74,7 +74,7 @@ class Maintenance:
         return erasure.erase(self._database, owner, pseudonym)
 
     def scrub(self) -> bool:
-        """Removes remnants of deleted rows from SQLite's files, by writing them anew. False when a reader has kept the
+        """Removes remnants of deleted rows from SQLite's files, by rewriting them. False when a reader has kept the
         log from being emptied. Nothing to do on a server.
         """
         return erasure.scrub(self._database)

@@ -1,6 +1,6 @@
 """Turns the calls in an upstream's stream into the items that show calls of tool servers.
 
-It stands behind the decoder of any format and reads the contract's own events. It numbers all events anew.
+It stands behind the decoder of any format and reads the contract's own events. It renumbers all events.
 """
 
 from __future__ import annotations

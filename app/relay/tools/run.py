@@ -42,7 +42,7 @@ class ToolRun(TurnRun):
         servers: Sequence[NamedServer],
         recorder: Recorder | None = None,
     ) -> None:
-        """Raises InvalidRequest for an answer to an approval request that nobody asked."""
+        """Raises InvalidRequest for an answer to an unknown approval request."""
         super().__init__(parts, token, turn, context, recorder)
         labels = {server.label for server in servers if server.hosted is None}
         self._servers = servers
