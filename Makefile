@@ -19,7 +19,7 @@ test-quick: $(VENV)/.test
 	$(BIN)/pytest -n 2 -m "not server and not faults"
 
 test: packages $(VENV)/.test lint
-	$(BIN)/pytest -n 3 --dist loadgroup
+	$(BIN)/pytest -n 4 --dist loadgroup
 
 test-all: test
 	$(BIN)/pytest -n 3 --dist loadgroup --database mariadb tests/endpoints tests/every_format tests/relay
