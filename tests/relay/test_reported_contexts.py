@@ -17,8 +17,8 @@ from tests.upstream import Answer, Exchange, Script, ScriptedUpstream, raw, reto
 
 JSON = dict[str, Any]
 FORMATS = ("responses", "chat_completions", "messages")
-#: Models of each format. Each has a channel of its own, so that no test learns for another one.
-COUNT = 60
+#: Models of each format, more than there are tests. Each has a channel of its own, so that no test learns for another.
+COUNT = 120
 
 streamed = pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
 
