@@ -49,6 +49,10 @@ class Call:
     cancelled: bool = False
 
 
+#: Rounds of the event loop in which a connection that was accepted just before the end shows itself and is closed.
+_LAST_ROUNDS = 10
+
+
 class _Uvicorn(uvicorn.Server):
     """Stops at once. Its own loops look every 0.1 s."""
 
@@ -57,8 +61,16 @@ class _Uvicorn(uvicorn.Server):
         await self.over.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for _ in range(_LAST_ROUNDS):
+            self.cut()
+            await asyncio.sleep(0)
+
+    def cut(self) -> None:
+        """Cuts every connection."""
         for connection in list(self.server_state.connections):
-            connection.transport.abort()
+            # A connection has no transport before its first round.
+            if connection.transport is not None:
+                connection.transport.abort()
 
 
 class ToolServer:
@@ -132,7 +144,7 @@ class ToolServer:
 
     def cut(self) -> None:
         """Cuts every connection, and takes new ones."""
-        self._loop.call_soon_threadsafe(self._cut)
+        self._loop.call_soon_threadsafe(self._uvicorn.cut)
 
     def expire_sessions(self) -> None:
         """Forgets the session ids that it has given, so that each is answered with 404."""
@@ -217,17 +229,11 @@ class ToolServer:
 
         asyncio.run(serve())
 
-    def _cut(self) -> None:
-        for connection in list(self._uvicorn.server_state.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
-
     def _end(self) -> None:
         self._uvicorn.over.set()
         for server in self._uvicorn.servers:
             server.close()
         self._listener.close()
-        self._cut()
 
     def _edged(self, app: Callable[[Scope, Receive, Send], Any]) -> Callable[[Scope, Receive, Send], Any]:
         async def edged(scope: Scope, receive: Receive, send: Send) -> None:

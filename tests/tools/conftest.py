@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import select
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,24 +26,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "legacy, no sessions": {"protocol": "legacy", "sessions": False},
     "legacy, no sessions, event streams": {"protocol": "legacy", "sessions": False, "answers": "sse"},
 }
-
-
-#: The SDK leaves the transport of a connection that was lost to the garbage collector, which warns of it.
-_LOST_TRANSPORTS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-_HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(_HERE):
-            item.add_marker(_LOST_TRANSPORTS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _collected() -> Iterator[None]:
-    """Has them collected before a test of another package runs."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")
