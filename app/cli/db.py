@@ -6,13 +6,13 @@ import os
 import secrets
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from time import sleep, time
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -35,6 +35,8 @@ from app.store.store import Store
 
 BAR = 1000
 """Steps of a progress bar."""
+
+S = TypeVar("S")
 
 
 class Age(click.ParamType[int]):
@@ -185,7 +187,7 @@ def _erase(store: Store, owner: str, owned: Owned, pseudonym: str) -> Owned:
         sleep(_REVOKED)
     erased = Owned()
     for _ in range(_PASSES):
-        for step in _with_bar(store.maintenance.erase(owner, pseudonym), owned):
+        for step in _with_bar(store.maintenance.erase(owner, pseudonym), owned, "erasing", _erased):
             erased += step
         if not store.maintenance.owned(owner):
             break
@@ -197,15 +199,24 @@ _REVOKED = 2.1
 _PASSES = 3
 
 
-def _with_bar(steps: Iterator[Owned], owned: Owned) -> Iterator[Owned]:
-    """The same steps, with a progress bar on a terminal."""
+def _with_bar(steps: Iterator[S], owned: Owned, label: str, size: Callable[[S], int]) -> Iterator[S]:
+    """The same steps, with a progress bar on a terminal. `size`: how many responses and conversations a step covers."""
     if not sys.stderr.isatty():
         yield from steps
         return
-    with click.progressbar(length=owned.responses + owned.conversations, label="erasing", file=sys.stderr) as bar:
+    with click.progressbar(length=owned.responses + owned.conversations, label=label, file=sys.stderr) as bar:
         for step in steps:
-            bar.update(step.responses + step.conversations)
             yield step
+            bar.update(size(step))
+
+
+def _erased(step: Owned) -> int:
+    return step.responses + step.conversations
+
+
+def _exported(line: bytes) -> int:
+    """Turns of conversations are not counted."""
+    return 0 if line.startswith(b'{"object":"conversation.turn"') else 1
 
 
 @db.command(short_help="Rewrite SQLite's file without removed rows.")
@@ -350,23 +361,13 @@ def export(ctx: click.Context, owner: str, since: int, force: bool, file: Path |
             sys.stdout.buffer.writelines(lines)
             return
         with _replacing(file, force=force) as part, open(part, "xb", opener=_private) as output:
-            output.writelines(_counted(lines, owned))
+            shown: Iterator[bytes] = _with_bar(lines, owned, "exporting", _exported)
+            output.writelines(shown)
     click.echo(f"wrote {file}, {_size(file.stat().st_size)}", err=True)
 
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, PRIVATE)
-
-
-def _counted(lines: Iterator[bytes], owned: Owned) -> Iterator[bytes]:
-    """The same lines, with a progress bar on a terminal. Turns of conversations are not counted."""
-    if not sys.stderr.isatty():
-        yield from lines
-        return
-    with click.progressbar(length=owned.responses + owned.conversations, label="exporting", file=sys.stderr) as bar:
-        for line in lines:
-            yield line
-            bar.update(0 if line.startswith(b'{"object":"conversation.turn"') else 1)
 
 
 # --- stats ------------------------------------------------------------------------------------------------------

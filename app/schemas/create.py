@@ -31,7 +31,7 @@ from app.schemas.fields import (
     wrong_type,
 )
 from app.schemas.items import CONTENT, INPUT, check_content, read_input
-from app.schemas.tools import TOOL_CHOICE, TOOLS, check_choice_exists, check_tool_choice, check_tools
+from app.schemas.tools import TOOL_CHOICE, TOOLS, check_choice_exists
 
 _RESPONSE_ID = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -294,8 +294,8 @@ class CreateSchema(Schema):
     store = Boolean()
     background = Boolean()
     include = INCLUDE
-    tools = Tools(check_tools, TOOLS)
-    tool_choice = ToolChoice(check_tool_choice, *TOOL_CHOICE)
+    tools = Tools(TOOLS.rule, TOOLS)
+    tool_choice = ToolChoice(TOOL_CHOICE.rule, TOOL_CHOICE)
     parallel_tool_calls = Boolean()
     max_tool_calls = Integer(min=1)
     max_output_tokens = Integer(min=1)

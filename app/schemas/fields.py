@@ -379,6 +379,24 @@ class Object(Checked):
         return {"type": "object", **more, **({"required": list(self._needs)} if self._needs else {})}
 
 
+class Either(Checked):
+    """A value of one of several JSON types, each with a field of its own. `expected` names them in messages."""
+
+    def __init__(self, expected: str, members: AnyMapping[type, Checked]) -> None:
+        super().__init__()
+        self._expected = expected
+        self._members = members
+
+    def check(self, value: Any) -> None:
+        member = self._members.get(type(value))
+        if member is None:
+            raise wrong_type(self._expected, value)
+        member.check(value)
+
+    def describe(self, components: Components) -> JSONSchema:
+        return {"anyOf": [components.of(member) for member in self._members.values()]}
+
+
 class Array(Checked):
     """An array; `of` names its elements in messages."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from app.schemas.fields import (
     Array,
     Boolean,
-    CheckedBy,
+    Either,
     Object,
     OneOf,
     String,
@@ -17,7 +17,6 @@ from app.schemas.fields import (
     Typed,
     Violation,
     shown,
-    wrong_type,
 )
 
 _TEXT = String()
@@ -26,24 +25,6 @@ _LABEL = String(min=1)
 
 
 # --- tools ------------------------------------------------------------------------------------------------------
-
-
-def _check_allowed(value: object) -> None:
-    if isinstance(value, list):
-        _NAMES.check(value)
-    elif isinstance(value, dict):
-        _FILTER.check(value)
-    else:
-        raise wrong_type("one of an array of strings or object", value)
-
-
-def _check_approval(value: object) -> None:
-    if isinstance(value, str):
-        _EVERY_CALL.check(value)
-    elif isinstance(value, dict):
-        _CALLS.check(value)
-    else:
-        raise wrong_type("one of a string or object", value)
 
 
 _FUNCTION = Object(
@@ -66,7 +47,7 @@ _NAMESPACE = Object(
 )
 _NAMES = Array(_TEXT, of="strings")
 _FILTER = Object({"tool_names": _NAMES, "read_only": Boolean()})
-_ALLOWED = CheckedBy(_check_allowed, _NAMES, _FILTER)
+_ALLOWED = Either("one of an array of strings or object", {list: _NAMES, dict: _FILTER})
 _EVERY_CALL = OneOf("always", "never")
 _CALLS = Object({"always": _ALLOWED, "never": _ALLOWED})
 #: Without an address, the label is that of a server in the channel table.
@@ -80,7 +61,7 @@ _MCP = Object(
         "authorization": _TEXT,
         "headers": StringMap(max=64, max_key=128, max_value=8192),
         "allowed_tools": _ALLOWED,
-        "require_approval": CheckedBy(_check_approval, _EVERY_CALL, _CALLS),
+        "require_approval": Either("one of a string or object", {str: _EVERY_CALL, dict: _CALLS}),
         "defer_loading": Boolean(),
         "allowed_callers": Array(OneOf("direct", "programmatic")),
     },
@@ -92,15 +73,6 @@ check_tools = TOOLS.check
 
 
 # --- tool_choice ------------------------------------------------------------------------------------------------
-
-
-def check_tool_choice(value: object) -> None:
-    if isinstance(value, str):
-        _MODE.check(value)
-    elif isinstance(value, dict):
-        _CHOICE.check(value)
-    else:
-        raise wrong_type("one of a string or object", value)
 
 
 _MODE = OneOf("none", "auto", "required")
@@ -116,7 +88,8 @@ _CHOICE = Typed(
     },
     "Choice",
 )
-TOOL_CHOICE = (_MODE, _CHOICE)
+TOOL_CHOICE = Either("one of a string or object", {str: _MODE, dict: _CHOICE})
+check_tool_choice = TOOL_CHOICE.check
 
 
 # --- whether the tool that is chosen exists ---------------------------------------------------------------------

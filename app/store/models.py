@@ -286,11 +286,9 @@ class ToolCall(Model):
         primary_key = peewee.CompositeKey("owner", "item_id")
 
 
-class UsageDay(Model):
-    day = peewee.CharField()
-    token = peewee.BigIntegerField()
-    model = peewee.CharField()
-    channel = peewee.CharField()
+class _Sums(Model):
+    """The counters of the sums by day: `sums.COLUMNS`."""
+
     requests = peewee.BigIntegerField()
     failed = peewee.BigIntegerField()
     estimated = peewee.BigIntegerField()
@@ -334,57 +332,21 @@ class UsageDay(Model):
     total_13 = peewee.BigIntegerField()
     total_14 = peewee.BigIntegerField()
     total_15 = peewee.BigIntegerField()
+
+
+class UsageDay(_Sums):
+    day = peewee.CharField()
+    token = peewee.BigIntegerField()
+    model = peewee.CharField()
+    channel = peewee.CharField()
 
     class Meta:
         primary_key = peewee.CompositeKey("day", "token", "model", "channel")
 
 
-class UsageClient(Model):
+class UsageClient(_Sums):
     day = peewee.CharField()
     client = peewee.CharField()
-    requests = peewee.BigIntegerField()
-    failed = peewee.BigIntegerField()
-    estimated = peewee.BigIntegerField()
-    input_tokens = peewee.BigIntegerField()
-    cached_tokens = peewee.BigIntegerField()
-    cache_write_tokens = peewee.BigIntegerField()
-    output_tokens = peewee.BigIntegerField()
-    reasoning_tokens = peewee.BigIntegerField()
-    cost = peewee.BigIntegerField()
-    priced = peewee.BigIntegerField()
-    unused = peewee.BigIntegerField()
-    first_0 = peewee.BigIntegerField()
-    first_1 = peewee.BigIntegerField()
-    first_2 = peewee.BigIntegerField()
-    first_3 = peewee.BigIntegerField()
-    first_4 = peewee.BigIntegerField()
-    first_5 = peewee.BigIntegerField()
-    first_6 = peewee.BigIntegerField()
-    first_7 = peewee.BigIntegerField()
-    first_8 = peewee.BigIntegerField()
-    first_9 = peewee.BigIntegerField()
-    first_10 = peewee.BigIntegerField()
-    first_11 = peewee.BigIntegerField()
-    first_12 = peewee.BigIntegerField()
-    first_13 = peewee.BigIntegerField()
-    first_14 = peewee.BigIntegerField()
-    first_15 = peewee.BigIntegerField()
-    total_0 = peewee.BigIntegerField()
-    total_1 = peewee.BigIntegerField()
-    total_2 = peewee.BigIntegerField()
-    total_3 = peewee.BigIntegerField()
-    total_4 = peewee.BigIntegerField()
-    total_5 = peewee.BigIntegerField()
-    total_6 = peewee.BigIntegerField()
-    total_7 = peewee.BigIntegerField()
-    total_8 = peewee.BigIntegerField()
-    total_9 = peewee.BigIntegerField()
-    total_10 = peewee.BigIntegerField()
-    total_11 = peewee.BigIntegerField()
-    total_12 = peewee.BigIntegerField()
-    total_13 = peewee.BigIntegerField()
-    total_14 = peewee.BigIntegerField()
-    total_15 = peewee.BigIntegerField()
 
     class Meta:
         primary_key = peewee.CompositeKey("day", "client")

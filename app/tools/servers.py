@@ -178,7 +178,7 @@ class RunningCall:
         return self._outcome
 
     def cancel(self) -> None:
-        """Ends the call at once; the server is told. A call that has ended keeps its outcome."""
+        """Ends the call at once and tells the server. A call that has ended keeps its outcome."""
         if self._future is not None:
             self._future.cancel()
 

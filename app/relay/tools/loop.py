@@ -147,7 +147,7 @@ class ToolLoop:
             offered=self._offers_tools,
             without=self._refused_tools,
         )
-        # Items that are made for the answer are told apart by their places.
+        # The id of an item that a decoder makes depends on the item's place in the output.
         return replace(
             turn,
             leading_items=(*self.turn.leading_items, *self.output),
