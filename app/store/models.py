@@ -387,6 +387,7 @@ TABLES = (
     Conversation,
     ConversationTurn,
     ConversationItem,
+    RemovedItem,
     Token,
     FormerSecret,
     TokenUse,

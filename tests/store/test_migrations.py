@@ -111,10 +111,22 @@ def test_the_models_are_what_the_migrations_made(store: Store, database_url: str
     database.close()
 
 
+def test_every_table_of_the_migrations_has_a_model(store: Store, database_url: str) -> None:
+    """So that a copy, an erasure and the statistics know it."""
+    database = Database(database_url)
+    made = {name for (name,) in rows.execute(database_url, _TABLES[database.dialect.name])}
+    database.close()
+    assert made - {"schema_version", "migration_lease"} == {model._meta.table_name for model in TABLES}
+
+
 def _ask(session: Session, query: Any) -> list[Any]:
     return list(session.execute(query))
 
 
+_TABLES = {
+    "sqlite": "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
+    "mysql": "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()",
+}
 _COLUMNS = {
     "sqlite": "SELECT name FROM pragma_table_info(?)",
     "mysql": "SELECT column_name FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = ?",
