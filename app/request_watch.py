@@ -4,11 +4,13 @@ stop, a timeout, and heartbeats that are due.
 
 from __future__ import annotations
 
+import os
 import select
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
+from threading import Lock
 from time import monotonic
 
 from app.errors import ClientGone, EndedElsewhere, GatewayError, ShuttingDown, StoreUnavailable
@@ -132,6 +134,37 @@ class Watch:
             raise self._timeout_error
         if now >= self._due and self._on_due is not None:
             self._due = self._on_due()
+
+
+class Bell:
+    """Wakes a thread that polls: an eventfd that other threads ring. A ring may come too late, when the closed
+    descriptor is another's already.
+    """
+
+    def __init__(self) -> None:
+        self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = Lock()
+
+    def fileno(self) -> int:
+        """Readable after a ring, until `clear`."""
+        return self._descriptor
+
+    def ring(self, _: object = None) -> None:
+        """Takes an argument that it does not use, so that it can be a callback."""
+        with self._lock:
+            if self._descriptor >= 0:
+                os.eventfd_write(self._descriptor, 1)
+
+    def clear(self) -> None:
+        # It has not rung since.
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._descriptor)
+
+    def close(self) -> None:
+        with self._lock:
+            descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 class Late(Exception):

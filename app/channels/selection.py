@@ -300,14 +300,14 @@ class Channels:
         if not queues:
             return None
         deadline = began + max(channel.queue for channel in queues)
-        with self._lines.joined(channel.name for channel in queues) as ticket:
+        with self._lines.joined(channel.name for channel in queues) as place:
             while (left := deadline - self._clock()) > 0:
-                firsts = [channel for channel in queues if self._lines.is_first(channel.name, ticket)]
+                firsts = [channel for channel in queues if self._lines.is_first(channel.name, place)]
                 for channel in firsts:
                     if (selected := self._claim(channel, model, owner, Need.AVAILABLE, wait)) is not None:
                         return selected
-                wait(min(left, _SLOT_POLL_SECONDS) if firsts else left, ticket.fileno())
-                ticket.woken()
+                wait(min(left, _SLOT_POLL_SECONDS) if firsts else left, place.fileno())
+                place.clear()
         return None
 
     def _until_loaded(

@@ -102,4 +102,3 @@ QUEUED = _gauge("queue_jobs", "Background responses that wait for a worker.", "l
 REAPED = _counter("responses_reaped_total", "Responses that were ended because the lease of their worker ran out.")
 WORKERS = _gauge("workers", "Live processes by kind.", "livesum", ("kind",))
 DISK_FREE = _gauge("disk_free_bytes", "Free bytes of a file system.", "livemin", ["place"])
-BUILD = _gauge("build_info", "The version of the gateway.", "livemax", ("version",))

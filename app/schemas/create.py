@@ -307,7 +307,7 @@ class CreateSchema(Schema):
     reasoning = Object(_REASONING)
     text = Object(
         {
-            "format": CheckedBy(_check_text_format, _PLAIN_FORMAT, _JSON_SCHEMA),
+            "format": _FORMAT,
             "verbosity": OneOf("low", "medium", "high"),
         }
     )

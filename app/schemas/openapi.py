@@ -275,7 +275,6 @@ def _const(value: Any) -> JSONSchema:
 
 _STATUSES = ["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 _METADATA: JSONSchema = {"type": "object", "additionalProperties": _TEXT}
-_LISTED = ("first_id", "last_id", "has_more")
 
 ANSWERS: Mapping[str, JSONSchema] = {
     "Error": _object(

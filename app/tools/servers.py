@@ -7,7 +7,6 @@ servers should pay.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from app.contract.tools import ListedTool, ToolOutcome, ToolServer, ToolTable
 from app.errors import ShuttingDown, ToolListFailed
-from app.request_watch import Late, Watch, wait_ready
+from app.request_watch import Bell, Late, Watch, wait_ready
 from app.tools import failure
 from app.tools.arguments import parsed
 from app.tools.failure import Failed, Failure
@@ -89,7 +88,7 @@ class ToolServers:
 
 
 def _fetched(engine: Engine, server: ToolServer, watch: Watch) -> Listing:
-    future, bell = engine.list(server), _Bell()
+    future, bell = engine.list(server), Bell()
     try:
         future.add_done_callback(bell.ring)
         wait_ready(bell.fileno(), watch, _OPENINGS * server.open_timeout + _SLACK)
@@ -115,7 +114,7 @@ class ToolSessions:
 
     def __init__(self, started: Callable[[], Engine]) -> None:
         self._started = started
-        self._bell = _Bell()
+        self._bell = Bell()
         self._turn: TurnSessions | None = None
         self._running: list[RunningCall] = []
 
@@ -190,30 +189,3 @@ def _outcome_of(future: Future[ToolOutcome]) -> ToolOutcome:
         log.error("a tool call has ended with an error that was not foreseen", exc_info=error)
         return failure.uncallable().outcome()
     return future.result()
-
-
-class _Bell:
-    """An eventfd that other threads ring. They may come too late: a closed descriptor can be another's by then."""
-
-    def __init__(self) -> None:
-        self._descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._lock = Lock()
-
-    def fileno(self) -> int:
-        return self._descriptor
-
-    def ring(self, ended: object = None) -> None:
-        with self._lock:
-            if self._descriptor >= 0:
-                os.eventfd_write(self._descriptor, 1)
-
-    def clear(self) -> None:
-        # It has not rung since.
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._descriptor)
-
-    def close(self) -> None:
-        with self._lock:
-            descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)

@@ -6,17 +6,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from time import monotonic, time
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from app.channels.selection import SelectedChannel
 from app.contract import records
 from app.contract.items import Item, is_call
-from app.contract.tools import ListedTool, ToolOutcome, ToolServer
+from app.contract.tools import ToolOutcome
 from app.contract.turn import Answer, Turn
 from app.contract.usage import NOTHING_USED
 from app.errors import TurnTimedOut
@@ -32,6 +32,7 @@ from app.relay.tools.rounds import Round, with_cut_results
 from app.relay.tools.toolset import MCP_CALL, Toolset
 from app.request_watch import Watch, wait_ready
 from app.store.store import Store
+from app.tools.servers import RunningCall, ToolServers, ToolSessions
 
 #: Exchanges of one turn that may call tools. One more follows without them.
 MAX_ROUNDS = 32
@@ -46,37 +47,6 @@ CUT_RESULTS = "cut tool results"
 _FOREVER = float("inf")
 
 
-class RunningCall(Protocol):
-    @property
-    def outcome(self) -> ToolOutcome | None:
-        """None while it runs."""
-        ...
-
-    def cancel(self) -> None: ...
-
-
-class Sessions(Protocol):
-    """The sessions of one turn with its tool servers."""
-
-    def start(self, server: ToolServer, tool: ListedTool, arguments: str) -> RunningCall: ...
-
-    def fileno(self) -> int:
-        """A descriptor that is readable when a call has ended since the last `clear`."""
-        ...
-
-    def clear(self) -> None: ...
-
-
-class Servers(Protocol):
-    """The tool servers, as one worker calls them."""
-
-    def listed(self, server: ToolServer, watch: Watch) -> Sequence[ListedTool]:
-        """Raises ToolListFailed."""
-        ...
-
-    def sessions(self) -> AbstractContextManager[Sessions]: ...
-
-
 class ToolLoop:
     """Entered, it has the sessions of its turn, and its time runs. They and all calls end with the `with` block."""
 
@@ -85,7 +55,7 @@ class ToolLoop:
         turn: Turn,
         toolset: Toolset,
         approvals: Approvals,
-        servers: Servers,
+        servers: ToolServers,
         store: Store,
         watch: Watch,
         admission: Admission,
@@ -110,7 +80,7 @@ class ToolLoop:
         self._watch = watch
         self._admission = admission
         self._memory = memory
-        self._sessions: Sessions | None = None
+        self._sessions: ToolSessions | None = None
         self._open = ExitStack()
         self._rounds: list[Round] = []
         self._cut: Sequence[str] = ()
@@ -286,7 +256,7 @@ class ToolLoop:
         place = next(place for place, item in enumerate(self.output) if item.get("id") == call.item_id)
         self.output[place] = call.item()
 
-    def _started(self, sessions: Sessions, call: ToolCall) -> RunningCall:
+    def _started(self, sessions: ToolSessions, call: ToolCall) -> RunningCall:
         tool = call.offered
         arguments = call.arguments if tool.search is None else tool.search.arguments(call.arguments)
         return sessions.start(tool.server, tool.tool, arguments)
@@ -297,7 +267,7 @@ class ToolLoop:
                 call.outcome = self._memory.held(one.outcome)
                 del running[call]
 
-    def _await_end(self, sessions: Sessions) -> None:
+    def _await_end(self, sessions: ToolSessions) -> None:
         """Waits until a call has ended. Raises ClientGone, and what the watch raises."""
         wait_ready(sessions.fileno(), self._watch, _FOREVER)
         sessions.clear()
