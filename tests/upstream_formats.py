@@ -6,6 +6,7 @@ format it was translated into.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -52,27 +53,25 @@ FORMAT_SETUPS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class FormatCase:
-    """`model` is served by this upstream alone; `model-first` by it and, when it fails, by one of another format.
-    `model-strict` refuses hosted tools. Those of DEAD_ENDS rest once they have failed.
-    """
+class CheckedRequests(ABC):
+    """Requests to a gateway whose answers keep the contract."""
 
-    name: str
+    __slots__ = ()
+
     gateway: Gateway
-    upstream: ScriptedUpstream
-    dialect: tuple[Script, ...]
-    model: str
+    token: str | None = None
+    """The gateway's own if None."""
 
-    def on(self, suffix: str) -> FormatCase:
-        """The same upstream under another model."""
-        return replace(self, model=f"{self.name}-{suffix}")
+    @abstractmethod
+    def body(self, **keys: Any) -> JSON:
+        """A request, changed by these members."""
+        ...
 
     def post(self, **keys: Any) -> requests.Response:
-        return self.gateway.post("/responses", {"model": self.model, "input": "hello", **keys})
+        return self.gateway.post("/responses", self.body(**keys), token=self.token)
 
     def stream(self, **keys: Any) -> requests.Response:
-        return self.gateway.stream({"model": self.model, "input": "hello", **keys})
+        return self.gateway.stream(self.body(**keys), token=self.token)
 
     def create(self, **keys: Any) -> JSON:
         """An answer that keeps the contract."""
@@ -89,6 +88,26 @@ class FormatCase:
     def ask(self, streamed: bool, **keys: Any) -> JSON:
         """The response, either way."""
         return dict(self.events(**keys)[-1]["response"]) if streamed else self.create(**keys)
+
+
+@dataclass(frozen=True, slots=True)
+class FormatCase(CheckedRequests):
+    """`model` is served by this upstream alone; `model-first` by it and, when it fails, by one of another format.
+    `model-strict` refuses hosted tools. Those of DEAD_ENDS rest once they have failed.
+    """
+
+    name: str
+    gateway: Gateway
+    upstream: ScriptedUpstream
+    dialect: tuple[Script, ...]
+    model: str
+
+    def on(self, suffix: str) -> FormatCase:
+        """The same upstream under another model."""
+        return replace(self, model=f"{self.name}-{suffix}")
+
+    def body(self, **keys: Any) -> JSON:
+        return {"model": self.model, "input": "hello", **keys}
 
     def enqueue(self, *scripts: Script) -> None:
         """The next answer, in this case's dialect, goes through these scripts."""

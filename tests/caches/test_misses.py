@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -15,7 +15,7 @@ from app.store.store import Store
 from tests.caches.content import prose
 from tests.caches.prompts import JSON
 from tests.caches.sessions import INSTRUCTIONS, TOOLS
-from tests.caches.share_table import SERVERS, House, house, spare_models
+from tests.caches.share_table import SERVERS, House, spare_models
 from tests.caches.simulator import silent_usage
 from tests.relay.conftest import eventually
 from tests.upstream import too_long
@@ -31,19 +31,6 @@ COMPACTION = [{"type": "compaction", "compact_threshold": 10}]
 SESSIONS = count()
 
 pytestmark = pytest.mark.xdist_group("cached sessions")
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("misses")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def store(running: House) -> Iterator[Store]:
-    store = Store(running.gateway.database_url, peppers=[b"p"])
-    yield store
-    store.close()
 
 
 @dataclass

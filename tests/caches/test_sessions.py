@@ -11,7 +11,7 @@ import pytest
 from app.reports.cache import CacheReport, Reason, explain
 from app.store.store import Store
 from tests.caches.sessions import SESSIONS
-from tests.caches.share_table import LEAST, SERVERS, House, Run, house, read
+from tests.caches.share_table import LEAST, SERVERS, House, Run, read
 from tests.gateway import ROOT
 from tests.relay.conftest import eventually
 
@@ -22,19 +22,6 @@ CASES = [(session, server) for server in SERVERS for session in SESSIONS]
 
 #: One process runs them all, with one gateway.
 pytestmark = pytest.mark.xdist_group("cached sessions")
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("caches")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def store(running: House) -> Iterator[Store]:
-    store = Store(running.gateway.database_url, peppers=[b"p"])
-    yield store
-    store.close()
 
 
 @pytest.mark.parametrize(("session", "server"), CASES)

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.caches.share_table import House, house
+from tests.caches.share_table import House
 from tests.caches.simulator import Account
 
 pytestmark = pytest.mark.xdist_group("cached sessions")
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("thinking")) as running:
-        yield running
 
 
 @pytest.mark.parametrize("server", ["marks", "marks, budget"])

@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-import requests
 
 from app.settings import TRANSPORTS
 from tests.gateway import Gateway
-from tests.response_contract import check_response, check_stream
 from tests.tool_servers import ToolServer
 from tests.upstream import STRICT, Script, ScriptedUpstream
-from tests.upstream_formats import FORMAT_SETUPS, rows_of
+from tests.upstream_formats import FORMAT_SETUPS, CheckedRequests, rows_of
 
 JSON = dict[str, Any]
 
@@ -27,7 +25,7 @@ PRICE = {"input": 2, "cached_input": 0.5, "cache_write": 2.5, "output": 10, "abo
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCase:
+class ToolCase(CheckedRequests):
     """A model that `upstream` serves, and a tool server that its requests name."""
 
     gateway: Gateway
@@ -40,7 +38,6 @@ class ToolCase:
     """The token of another owner."""
     dialect: tuple[Script, ...] = ()
     token: str | None = None
-    """The gateway's own if None."""
 
     def on(self, model: str) -> ToolCase:
         return replace(self, model=model)
@@ -52,26 +49,6 @@ class ToolCase:
 
     def body(self, **keys: Any) -> JSON:
         return {"model": self.model, "input": ASK, "tools": [mcp("echo")], **keys}
-
-    def post(self, **keys: Any) -> requests.Response:
-        return self.gateway.post("/responses", self.body(**keys), token=self.token)
-
-    def stream(self, **keys: Any) -> requests.Response:
-        return self.gateway.stream(self.body(**keys), token=self.token)
-
-    def create(self, **keys: Any) -> JSON:
-        answer = self.post(**keys)
-        assert answer.status_code == 200, answer.text
-        return check_response(answer.json())
-
-    def events(self, **keys: Any) -> list[JSON]:
-        answer = self.stream(**keys)
-        assert answer.status_code == 200, answer.text
-        return check_stream(answer.content)
-
-    def ask(self, streamed: bool, **keys: Any) -> JSON:
-        """The response, either way."""
-        return dict(self.events(**keys)[-1]["response"]) if streamed else self.create(**keys)
 
 
 def mcp(*allowed: str, label: str = "docs", **keys: Any) -> JSON:
