@@ -75,6 +75,20 @@ def test_other_clients_get_the_url_and_the_model(tmp_path: Path, client: str) ->
     assert f"export OPENAI_BASE_URL={URL}" in directory.command("connect", client)
 
 
+def test_the_command_prints_every_step_and_the_likely_errors(tmp_path: Path) -> None:
+    directory = Gateway(tmp_path, [DEMO], url=URL)
+    printed = directory.command("connect", "open-webui")
+    recipe = _recipe(directory, "open-webui")
+    assert all(step["text"] in printed for step in recipe["steps"])
+    assert all(trouble["cause"] in printed for trouble in recipe["errors"])
+
+
+def test_a_file_has_the_window_that_the_table_states(tmp_path: Path) -> None:
+    directory = Gateway(tmp_path, [DEMO], {"models": {"demo": {"context_window": 40_000}}}, url=URL)
+    provider = orjson.loads(_recipe(directory, "zed")["text"])["language_models"]["openai_compatible"]["Antiphon"]
+    assert provider["available_models"][0]["max_tokens"] == 40_000
+
+
 def test_no_quote_of_a_model_ends_a_shell_word(tmp_path: Path) -> None:
     directory = Gateway(tmp_path, [PREFERRED])
     text = _recipe(directory, "curl")["text"]
