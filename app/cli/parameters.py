@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
-from marshmallow import ValidationError
 
-from app.contract.limits import MOST, NO_LIMIT, Budget, budgets
 from app.errors import ConfigurationError
-from app.schemas.table_values import Scalar, identifier
 from app.settings import checked_bind, checked_database_url, home
 
 
@@ -37,76 +35,26 @@ class Address(click.ParamType[str]):
             self.fail(f"{value!r}: {error}", param, ctx)
 
 
-class Names(click.ParamType[tuple[str, ...]]):
-    """Names or globs, separated by commas. An empty list is an error: an unset variable of a script makes one."""
+class Stated(NamedTuple):
+    """The value of an option that was given; click has None for one that was not."""
 
-    name = "names"
+    value: Any
 
-    def convert(
-        self, value: str | tuple[str, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        if isinstance(value, tuple):
+
+class Read(click.ParamType[Stated]):
+    """A text that a function reads, which raises ValueError for what it does not know."""
+
+    def __init__(self, name: str, read: Callable[[str], Any]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: str | Stated, param: click.Parameter | None, ctx: click.Context | None) -> Stated:
+        if isinstance(value, Stated):
             return value
-        names = tuple(name.strip() for name in value.split(","))
-        if not all(names):
-            self.fail(f"{value!r} holds an empty name; leave the option out for its default", param, ctx)
-        return names
-
-
-#: Words in place of a limit: none at all, and the one that the channel table sets for all tokens.
-NONE, DEFAULT = "none", "default"
-
-
-class Tags(Names):
-    """Tags of channels, separated by commas; `*` for every channel, as an empty tuple, or `default`."""
-
-    name = "tags"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == DEFAULT:
-            return value
-        tags = super().convert(value, param, ctx)
-        if tags == ("*",):
-            return ()
-        for tag in tags:
-            try:
-                identifier(Scalar(tag))
-            except ValidationError as error:
-                self.fail(f"{tag!r}: a tag {error.messages[0]}", param, ctx)
-        return tags
-
-
-class Amount(click.ParamType[int | str]):
-    """A whole number above zero, `none` (`NO_LIMIT`) or `default`."""
-
-    name = "number"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if isinstance(value, int) or value == DEFAULT:
-            return value
-        if value == NONE:
-            return NO_LIMIT
-        if not (value.isascii() and value.isdigit() and 0 < int(value) <= MOST):
-            self.fail(f"{value!r} is neither a number above 0 nor {NONE} or {DEFAULT}", param, ctx)
-        return int(value)
-
-
-class Budgets(click.ParamType[tuple[Budget, ...] | str]):
-    """Budgets, separated by commas: `2Mtok/day,50usd/month`; `none` or `default`."""
-
-    name = "budget"
-
-    def convert(
-        self, value: str | tuple[Budget, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Budget, ...] | str:
-        if isinstance(value, tuple) or value == DEFAULT:
-            return value
-        if value == NONE:
-            return ()
         try:
-            return budgets(value.split(","))
+            return Stated(self._read(value))
         except ValueError as error:
-            self.fail(f"{value!r} {error}; or {NONE}, or {DEFAULT}", param, ctx)
+            self.fail(str(error), param, ctx)
 
 
 class DatabaseUrl(click.ParamType[str]):

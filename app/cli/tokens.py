@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from time import time
 from typing import Any
 
@@ -14,99 +13,35 @@ from app.cli.command_line import typed
 from app.cli.context import NOT_FOUND, as_json, open_ready_store, print_json
 from app.cli.groups import Group
 from app.cli.output import moment, some, table
-from app.cli.parameters import DEFAULT, Amount, Budgets, Names, Tags, Text
+from app.cli.parameters import Read, Stated, Text
 from app.contract.limits import UNSTATED, Limits
 from app.contract.records import Token
-from app.settings import parse_duration
-from app.store.pruning import LEAST_AGE
+from app.reports import token_fields
 
-
-class Expiry(click.ParamType[int]):
-    """A duration from now (`90d`, `12h`) or a date (`2027-01-31`), as unix seconds."""
-
-    name = "when"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        now = int(time())
-        moment = _moment(value, now)
-        if moment is None:
-            self.fail(f"{value!r} is neither a duration such as 90d nor a date such as 2027-01-31", param, ctx)
-        if moment <= now:
-            self.fail(f"{value!r} is in the past: the token would never work", param, ctx)
-        return moment
-
-
-def _moment(value: str, now: int) -> int | None:
-    if (seconds := parse_duration(value)) is not None:
-        return now + seconds
-    try:
-        date = datetime.fromisoformat(value)
-    except ValueError:
-        return None
-    return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp())
-
-
-#: What an option of `update` says in place of a value.
-_ALL, _NO_TOOLS, _NEVER = ("*",), ("none",), "never"
-
-
-class NewExpiry(Expiry):
-    """An expiry, or `never`, as 0."""
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        return 0 if value == _NEVER else super().convert(value, param, ctx)
-
-
-class Retention(click.ParamType[int]):
-    """A duration of at least a day, in seconds; `default`, for that of the other tokens, is 0."""
-
-    name = "age"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if value == DEFAULT:
-            return 0
-        seconds = value if isinstance(value, int) else parse_duration(value)
-        if seconds is None or not LEAST_AGE <= seconds <= _LONGEST_RETENTION:
-            self.fail(f"{value!r} is not a duration such as 7d or 4w, of at least 1d, nor {DEFAULT}", param, ctx)
-        return seconds
-
-
-_LONGEST_RETENTION = 100 * 366 * 86_400
-
-
-class Overlap(click.ParamType[int]):
-    """How long an earlier secret still works: `24h`, or `0s` for not at all; in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        seconds = value if isinstance(value, int) else parse_duration(value)
-        if seconds is None or seconds > _LONGEST_OVERLAP:
-            self.fail(f"{value!r} is not a duration such as 24h, 0s or 7d, of at most 90d", param, ctx)
-        return seconds
-
-
-_LONGEST_OVERLAP = 90 * 86_400
+_AMOUNT = Read("number", token_fields.amount)
+_BUDGETS = Read("budget", token_fields.budget_list)
+_EXPIRY = Read("when", token_fields.expiry)
+_TAGS = Read("tags", token_fields.tags)
+_MODELS = Read("names", token_fields.models)
+_TOOLS = Read("names", token_fields.tools)
 
 #: The options that `create` and `update` share, by the member of `Limits` that each sets.
 _LIMITS: dict[str, Callable[[Any], Any]] = {
-    "rpm": click.option("--rpm", type=Amount(), help="Requests a minute, or none, or default (the table's)."),
-    "tpm": click.option("--tpm", type=Amount(), help="Tokens a minute, of input and output."),
-    "concurrency": click.option("--concurrency", type=Amount(), help="Requests at once."),
+    "rpm": click.option("--rpm", type=_AMOUNT, help="Requests a minute, or none, or default (the table's)."),
+    "tpm": click.option("--tpm", type=_AMOUNT, help="Tokens a minute, of input and output."),
+    "concurrency": click.option("--concurrency", type=_AMOUNT, help="Requests at once."),
     "budgets": click.option(
-        "--budget", "budgets", type=Budgets(), help="2Mtok/day, 500ktok/month; several, separated by commas."
+        "--budget", "budgets", type=_BUDGETS, help="2Mtok/day, 500ktok/month; several, separated by commas."
     ),
     "tags": click.option(
-        "--tags", type=Tags(), help="Only channels with one of these tags, separated by commas; '*' for every channel."
+        "--tags", type=_TAGS, help="Only channels with one of these tags, separated by commas; '*' for every channel."
     ),
 }
 
 
 _retention = click.option(
     "--retention",
-    type=Retention(),
+    type=Read("age", token_fields.retention),
     help="The age at which `db prune` removes its responses, if sooner than the others'; at least 1d; or default.",
 )
 
@@ -117,10 +52,14 @@ def _limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _limited(limits: Limits, stated: dict[str, Any]) -> Limits:
+def _limited(limits: Limits, stated: dict[str, Stated | None]) -> Limits:
     """The limits, with those that the options state."""
-    given = {name: value for name, value in stated.items() if value is not None}
-    return replace(limits, **{name: None if value == DEFAULT else value for name, value in given.items()})
+    return replace(limits, **{name: option.value for name, option in stated.items() if option is not None})
+
+
+def _value(option: Stated | None, unstated: Any = None) -> Any:
+    """The value of an option, or the one that holds without it."""
+    return unstated if option is None else option.value
 
 
 @click.group(cls=Group)
@@ -132,14 +71,14 @@ def tokens() -> None:
 @click.argument("name")
 @click.option("--owner", type=Text(), help="The owner of everything created with the token; default: the token's name.")
 @click.option(
-    "--models", type=Names(), help="The models that it may use: names or globs, separated by commas; default: all."
+    "--models", type=_MODELS, help="The models that it may use: names or globs, separated by commas; default: all."
 )
 @click.option(
     "--tools",
-    type=Names(),
+    type=_TOOLS,
     help="The tool servers that it may use: labels or globs, separated by commas; default: none.",
 )
-@click.option("--expires", type=Expiry(), help="When it expires: 90d, 12h, or a date in UTC; default: never.")
+@click.option("--expires", type=_EXPIRY, help="When it expires: 90d, 12h, a date in UTC, or never, the default.")
 @click.option("--no-store", is_flag=True, help="Store no content of its requests, even if they have store: true.")
 @_retention
 @click.option("--metrics", is_flag=True, help="It may also read /metrics, which shows all tokens and channels.")
@@ -148,11 +87,11 @@ def tokens() -> None:
 def create(
     name: str,
     owner: str | None,
-    models: tuple[str, ...] | None,
-    tools: tuple[str, ...] | None,
-    expires: int | None,
+    models: Stated | None,
+    tools: Stated | None,
+    expires: Stated | None,
     no_store: bool,
-    retention: int | None,
+    retention: Stated | None,
     metrics: bool,
     as_json: bool,
     **stated: Any,
@@ -162,12 +101,12 @@ def create(
         token, secret = store.tokens.create(
             name,
             name if owner is None else owner,
-            models=models,
-            tools=tools,
-            expires_at=expires,
+            models=_value(models) or None,
+            tools=_value(tools) or None,
+            expires_at=_value(expires),
             stores=not no_store,
             limits=_limited(UNSTATED, stated),
-            retention=retention or None,
+            retention=_value(retention),
             metrics=metrics,
         )
     if as_json:
@@ -179,9 +118,9 @@ def create(
 
 @tokens.command()
 @click.argument("name")
-@click.option("--models", type=Names(), help="The models that it may use; '*' for all.")
-@click.option("--tools", type=Names(), help="The tool servers that it may use; none for none.")
-@click.option("--expires", type=NewExpiry(), help="When it expires: 90d, 12h, a date in UTC, or never.")
+@click.option("--models", type=_MODELS, help="The models that it may use; '*' for all.")
+@click.option("--tools", type=_TOOLS, help="The tool servers that it may use; none for none.")
+@click.option("--expires", type=_EXPIRY, help="When it expires: 90d, 12h, a date in UTC, or never.")
 @click.option("--store/--no-store", "stores", default=None, help="Whether content of its requests may be stored.")
 @_retention
 @click.option("--metrics/--no-metrics", "metrics", default=None, help="Whether it may read /metrics.")
@@ -192,11 +131,11 @@ def update(
     ctx: click.Context,
     /,
     name: str,
-    models: tuple[str, ...] | None,
-    tools: tuple[str, ...] | None,
-    expires: int | None,
+    models: Stated | None,
+    tools: Stated | None,
+    expires: Stated | None,
     stores: bool | None,
-    retention: int | None,
+    retention: Stated | None,
     metrics: bool | None,
     as_json: bool,
     **stated: Any,
@@ -207,12 +146,12 @@ def update(
         if token is not None:
             changed = replace(
                 token,
-                models=token.models if models is None else () if models == _ALL else models,
-                tools=token.tools if tools is None else () if tools == _NO_TOOLS else tools,
-                expires_at=token.expires_at if expires is None else expires or None,
+                models=_value(models, token.models),
+                tools=_value(tools, token.tools),
+                expires_at=_value(expires, token.expires_at),
                 stores=token.stores if stores is None else stores,
                 limits=_limited(token.limits, stated),
-                retention=token.retention if retention is None else retention or None,
+                retention=_value(retention, token.retention),
                 metrics=token.metrics if metrics is None else metrics,
             )
             token = changed if store.tokens.update(changed) else None
@@ -228,26 +167,27 @@ def update(
 @click.argument("name")
 @click.option(
     "--overlap",
-    type=Overlap(),
+    type=Read("duration", token_fields.overlap),
     default="24h",
     help="How long the secret of now still works; 0s for one that has leaked. Default: 24h.",
 )
 @as_json
 @click.pass_context
-def rotate(ctx: click.Context, name: str, overlap: int, as_json: bool) -> None:
+def rotate(ctx: click.Context, name: str, overlap: Stated, as_json: bool) -> None:
     """Give the token NAME another secret. It is printed once; name, rights, limits and history stay."""
+    seconds: int = overlap.value
     with open_ready_store() as store:
-        rotated = store.tokens.rotate(name, overlap)
-        until = int(time()) + overlap
+        rotated = store.tokens.rotate(name, seconds)
+        until = int(time()) + seconds
     if rotated is None:
         _unknown(ctx, name, "rotate")
         return
     token, secret = rotated
     if as_json:
-        print_json({"token": secret, **token.wire(), "old_secret_until": until if overlap else None})
+        print_json({"token": secret, **token.wire(), "old_secret_until": until if seconds else None})
         return
     click.echo(secret)
-    ended = f"works until {moment(until)} UTC" if overlap else "ends within two seconds"
+    ended = f"works until {moment(until)} UTC" if seconds else "ends within two seconds"
     click.echo(f'new secret of token "{name}", shown once; the old one {ended}', err=True)
 
 
