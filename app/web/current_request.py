@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import wraps
 from time import monotonic
 from typing import Any, cast
 
-from flask import g
+from flask import Response, g
 from flask import request as incoming
 
 from app import errors, ids, nesting, trace_context
@@ -47,9 +49,33 @@ def this_request() -> CurrentRequest:
 
 
 def public(view: Any) -> Any:
-    """Marks a view that needs no token. All other views need one."""
+    """Marks a view that needs no token. All other views need one, as a bearer token or as `accepting` says."""
     view.is_public = True
     return view
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the requests of a view prove their token with."""
+
+    token: Callable[[CurrentRequest], Token]
+    """The token of a request. Raises GatewayError for a request without one."""
+    client: str | None = None
+    """The program that sends these requests; None for the one that the User-Agent names."""
+
+
+View = Callable[..., Response]
+
+
+def accepting(credentials: Credentials, view: View) -> View:
+    """The same view for requests that come with these credentials, and with no others."""
+
+    @wraps(view)
+    def accepted(**arguments: Any) -> Response:
+        return view(**arguments)
+
+    accepted.credentials = credentials  # type: ignore[attr-defined]
+    return accepted
 
 
 class CurrentRequest:
@@ -58,6 +84,7 @@ class CurrentRequest:
     __slots__ = (
         "admitted",
         "body_read",
+        "credentials",
         "environ",
         "error",
         "facts",
@@ -80,6 +107,7 @@ class CurrentRequest:
         self.route = endpoint
         """The name of its view; empty for an unknown path."""
         self.public = getattr(view, "is_public", False)
+        self.credentials: Credentials = getattr(view, "credentials", BEARER)
         self.request_id = ids.new_request_id()
         self.started_at = monotonic()
         trace_context.enter(gateway.turns.read_trace(environ.get(TRACE), environ.get(TRACE_STATE)))
@@ -103,8 +131,8 @@ class CurrentRequest:
     # --- its token
 
     def authenticate(self) -> None:
-        """Raises Unauthenticated."""
-        self.known_token = token_of(self.gateway, bearer_secret(self.environ))
+        """Raises Unauthenticated, and what other credentials than a bearer token raise."""
+        self.known_token = self.credentials.token(self)
 
     @property
     def token(self) -> Token:
@@ -153,7 +181,7 @@ class CurrentRequest:
             client_fd=sock.fileno() if sock is not None else None,
             connection=_connection(sock, environ["SERVER_PROTOCOL"]),
             idempotency_key=environ.get("HTTP_IDEMPOTENCY_KEY"),
-            client=client_name(environ.get("HTTP_USER_AGENT")),
+            client=self.credentials.client or client_name(environ.get("HTTP_USER_AGENT")),
             thread_headers={name: environ[key] for key, name in _THREAD_HEADERS.items() if key in environ},
             send_early=self._send_early,
             share=self.share,
@@ -231,6 +259,14 @@ def token_of(gateway: Gateway, secret: str) -> Token:
             code="invalid_api_key",
         )
     return found
+
+
+def _bearer_token(current: CurrentRequest) -> Token:
+    return token_of(current.gateway, bearer_secret(current.environ))
+
+
+#: The credentials of every view that names no others.
+BEARER = Credentials(_bearer_token)
 
 
 def _masked(secret: str) -> str:

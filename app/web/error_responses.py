@@ -8,7 +8,7 @@ from werkzeug.exceptions import NotFound as UnknownPath
 
 from app import errors
 from app.errors import ClientGone, GatewayError, InvalidRequest, Unauthenticated, UpgradeRequired
-from app.web.current_request import this_request
+from app.web.current_request import BEARER, this_request
 from app.web.responses import json_response
 
 #: Headers of the refusal of a request that had to be an upgrade.
@@ -23,7 +23,7 @@ def gateway_error(error: GatewayError) -> Response:
         response.headers["Retry-After-Ms"] = str(round(error.retry_after * 1000))
     if error.should_retry is not None:
         response.headers["X-Should-Retry"] = "true" if error.should_retry else "false"
-    if isinstance(error, Unauthenticated):
+    if isinstance(error, Unauthenticated) and this_request().credentials is BEARER:
         response.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, UpgradeRequired):
         response.headers.update(_UPGRADE_HEADERS)
