@@ -152,9 +152,10 @@ def estimate_text(text: str) -> int:
 
 
 def _count(text: str) -> float:
-    count = sum(_word_tokens(len(word)) for word in _WORDS.findall(text))
+    count = sum(map(_word_tokens, map(len, _WORDS.findall(text))))
     count += len(_DIGITS.findall(text))
-    count += sum(_PER_PUNCTUATION + _PER_NEXT_PUNCTUATION * (len(run) - 1) for run in _PUNCTUATION.findall(text))
+    runs = _PUNCTUATION.findall(text)
+    count += _PER_PUNCTUATION * len(runs) + _PER_NEXT_PUNCTUATION * (sum(map(len, runs)) - len(runs))
     count += _PER_SPACES * len(_SPACES.findall(text))
     if not text.isascii():
         characters = Counter("".join(_OTHER_SCRIPTS.findall(text)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import NamedTuple
 
 from app.contract.limits import UNSTATED, Limits
@@ -81,11 +82,11 @@ class Limiter:
         self._accounts.admissions.retry()
 
     def _request(self, token: Token, limits: Limits, model: str, estimate: Estimate, part: Part) -> Admit:
-        least = Usage(input_tokens=estimate.input_tokens)
-        most = Usage(input_tokens=estimate.input_tokens, output_tokens=estimate.output_tokens)
+        least = self._amounts(token, limits, model, Estimate(estimate.input_tokens))
+        most = self._amounts(token, limits, model, estimate) if estimate.output_tokens else least
         # At least one: a budget that is spent has no room for a turn, however small it is.
-        needs = Amounts(max(1, least.total_tokens), max(1, self._cost(token, limits, model, least)))
-        reserves = Amounts(most.total_tokens, self._cost(token, limits, model, most)) if part.running else Amounts()
+        needs = Amounts(max(1, least.tokens), max(1, least.micro))
+        reserves = most if part.running else Amounts()
         return Admit(
             token.key,
             _counters(limits),
@@ -93,14 +94,15 @@ class Limiter:
             Counters.of(part.requests, reserves, part.running),
         )
 
-    def _cost(self, token: Token, limits: Limits, model: str, usage: Usage) -> int:
-        """Micro-units. Raises InvalidRequest if a budget in money cannot be counted; without one the cost does not
-        matter."""
+    def _amounts(self, token: Token, limits: Limits, model: str, estimate: Estimate) -> Amounts:
+        """Raises InvalidRequest if a budget in money cannot be counted; without one the cost does not matter."""
+        usage = Usage(input_tokens=estimate.input_tokens, output_tokens=estimate.output_tokens)
         cost = self._accounts.cost_of(model, usage)
-        in_money = next((budget for budget in limits.budgets or () if budget.in_money), None)
-        if cost is None and in_money is not None:
-            raise price_unknown(token, in_money, model)
-        return cost or 0
+        if cost is None:
+            in_money = next((budget for budget in limits.budgets or () if budget.in_money), None)
+            if in_money is not None:
+                raise price_unknown(token, in_money, model)
+        return Amounts(usage.total_tokens, cost or 0)
 
     def _refused(self, token: Token, limits: Limits, use: Use, error: GatewayError) -> GatewayError:
         self._accounts.alerts.look(token, limits, use)
@@ -108,6 +110,7 @@ class Limiter:
         return error
 
 
+@lru_cache(maxsize=1000)
 def _counters(limits: Limits) -> Counters:
     """The limit of each counter."""
     found = UNLIMITED._replace(

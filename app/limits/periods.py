@@ -8,6 +8,8 @@ from typing import Literal
 from app.contract.limits import Budget, Period
 from app.store.token_counters import Counters
 
+_SECONDS = {"minute": 60, "day": 86_400}
+
 
 def end_of(period: Literal["minute"] | Period, now: int) -> datetime:
     """When the present period ends. `now`: unix seconds."""
@@ -21,7 +23,11 @@ def end_of(period: Literal["minute"] | Period, now: int) -> datetime:
 
 
 def seconds_left(period: Literal["minute"] | Period, now: int) -> int:
-    return int(end_of(period, now).timestamp()) - now
+    # Every answer of a limited token needs it. Unix time has no leap seconds.
+    if period == "month":
+        return int(end_of(period, now).timestamp()) - now
+    length = _SECONDS[period]
+    return length - now % length
 
 
 def counter_of(budget: Budget) -> str:

@@ -8,9 +8,12 @@ from app.contract.limits import Budget, Limits
 from app.limits.periods import budget_used, seconds_left
 from app.store.token_counters import Use
 
-_PREFIX = "X-RateLimit"
+#: The names for a limit, for what remains of it, and for the time until it resets.
+_REQUESTS, _TOKENS = (
+    tuple(f"X-RateLimit-{name}-{what}" for name in ("Limit", "Remaining", "Reset")) for what in ("Requests", "Tokens")
+)
 #: Of these headers an answer has one at least, if it has any.
-RATES = frozenset({f"{_PREFIX}-Limit-Requests", f"{_PREFIX}-Limit-Tokens"})
+RATES = frozenset({_REQUESTS[0], _TOKENS[0]})
 
 
 def has_rates(limits: Limits) -> bool:
@@ -20,15 +23,15 @@ def has_rates(limits: Limits) -> bool:
 
 def rate_headers(limits: Limits, use: Use) -> Mapping[str, str]:
     """The headers of the requests, and of the tokens: those of the minute, else those of the first budget in tokens."""
+    now, _, counters = use
     headers: dict[str, str] = {}
     if limits.rpm:
-        headers |= _headers("Requests", limits.rpm, use.counters.requests, seconds_left("minute", use.now))
+        headers.update(zip(_REQUESTS, _values(limits.rpm, counters.requests, seconds_left("minute", now)), strict=True))
     if limits.tpm:
-        headers |= _headers("Tokens", limits.tpm, use.counters.tokens, seconds_left("minute", use.now))
+        headers.update(zip(_TOKENS, _values(limits.tpm, counters.tokens, seconds_left("minute", now)), strict=True))
     elif budget := _in_tokens(limits):
-        headers |= _headers(
-            "Tokens", budget.amount, budget_used(budget, use.counters), seconds_left(budget.period, use.now)
-        )
+        values = _values(budget.amount, budget_used(budget, counters), seconds_left(budget.period, now))
+        headers.update(zip(_TOKENS, values, strict=True))
     return headers
 
 
@@ -45,9 +48,5 @@ def _in_tokens(limits: Limits) -> Budget | None:
     return next((budget for budget in limits.budgets or () if not budget.in_money), None)
 
 
-def _headers(what: str, limit: int, used: int, reset: int) -> Mapping[str, str]:
-    return {
-        f"{_PREFIX}-Limit-{what}": str(limit),
-        f"{_PREFIX}-Remaining-{what}": str(max(0, limit - used)),
-        f"{_PREFIX}-Reset-{what}": duration(reset),
-    }
+def _values(limit: int, used: int, reset: int) -> tuple[str, str, str]:
+    return str(limit), str(max(0, limit - used)), duration(reset)

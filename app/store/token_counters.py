@@ -1,21 +1,21 @@
 """Counters of limited tokens: one row a token, with its minute, day and month, and the number of its turns at work.
 
-A turn is admitted by one conditional UPDATE, which reserves an estimate, and settled by another with what it has used.
-So a limit is exact over all threads, processes and hosts. The turns at work are rows as well: each belongs to a worker,
-and ends with the worker's lease.
+A turn is admitted with an estimate, which it reserves, and settled with what it has used. Both happen while the
+transaction holds the lock of the token's row, so a limit is exact over all threads, processes and hosts. The turns at
+work are rows as well: each belongs to a worker, and ends with the worker's lease.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from operator import attrgetter
+from operator import add, attrgetter, le
 from typing import NamedTuple, Protocol
 
 from app import ids
-from app.store.database import Session
+from app.store.database import Row, Session
 from app.store.dialects import Dialect
 from app.store.leases import Leases
 
@@ -92,33 +92,39 @@ _WINDOW_OF = {
     "month_tokens": "month",
     "month_micro": "month",
 }
-_NAMES = tuple(_WINDOW_OF)
-_COLUMNS = ("token", *Windows._fields, *Counters._fields)
-
-# A window that is over counts as empty. A host whose transaction was late never brings an older window back. The
-# windows are assigned last, because MySQL computes each value from those that are assigned before it.
-_NOW_IN = {name: f"CASE WHEN {window} < ? THEN 0 ELSE {name} END" for name, window in _WINDOW_OF.items()}
-_ADMIT = "UPDATE token_use SET {sums}, running = running + ?, {windows} WHERE token = ? AND running + ? <= ? AND {room}"
-_ADMIT = _ADMIT.format(
-    sums=", ".join(f"{name} = {_NOW_IN[name]} + ?" for name in _NAMES),
-    windows=", ".join(f"{window} = CASE WHEN {window} < ? THEN ? ELSE {window} END" for window in Windows._fields),
-    room=" AND ".join(f"{_NOW_IN[name]} + ? <= ?" for name in _NAMES),
-)
-# In the window of the admission the estimate is replaced. In a later one only counts what exceeds the estimate.
-_SETTLE = "UPDATE token_use SET {sums}, running = running - ? WHERE token = ?".format(
-    sums=", ".join(
-        f"{name} = {name} + CASE WHEN {_WINDOW_OF[name]} = ? THEN ? ELSE ? END" for name in _NAMES if name != "requests"
-    )
-)
-_READ = f"SELECT {', '.join(_COLUMNS[1:])} FROM token_use WHERE token = ?"
-_END = "DELETE FROM admission WHERE id = ?"
+#: The same as numbers of the windows.
+_WINDOWS = tuple(Windows._fields.index(window) for window in _WINDOW_OF.values())
+_COLUMNS = (*Windows._fields, *Counters._fields)
+_SAVE = f"UPDATE token_use SET {', '.join(f'{name} = ?' for name in _COLUMNS)} WHERE token = ?"
 _NOTICE = "token = ? AND counter = ? AND level = ?"
 _RUNNING_OF = "SELECT token, COUNT(*) FROM admission WHERE worker = ? GROUP BY token ORDER BY token"
+
+
+class Held:
+    """The counters of one token, whose row this transaction has locked: they are computed here and written once."""
+
+    __slots__ = ("counters", "ended", "now", "windows")
+
+    def __init__(self, use: Use, ended: set[str]) -> None:
+        self.now, self.windows, self.counters = use
+        self.ended = ended
+        """Ids of the admissions that this transaction has ended and that are not counted yet."""
+
+    @property
+    def use(self) -> Use:
+        return Use(self.now, self.windows, self.counters)
+
+    def has_room(self, needs: Counters, limits: Counters) -> bool:
+        return all(map(le, map(add, self.counters, needs), limits))
+
+    def add(self, amounts: Counters) -> None:
+        self.counters = Counters(*map(add, self.counters, amounts))
 
 
 class Change(Protocol):
     """One change of the counters of one token. It may run several times, in a transaction that is repeated."""
 
+    id: str
     token: int
     use: Use | None
     """The counters behind the transaction's changes."""
@@ -128,7 +134,7 @@ class Change(Protocol):
         """Changes that make room come first."""
         ...
 
-    def run(self, session: Session, statements: CounterStatements, windows: Windows) -> None: ...
+    def run(self, held: Held) -> None: ...
 
 
 @dataclass(slots=True)
@@ -152,22 +158,10 @@ class Admit:
     def order(self) -> int:
         return 1
 
-    def run(self, session: Session, statements: CounterStatements, windows: Windows) -> None:
-        parameters = self._parameters(windows)
-        self.admitted = session.run(_ADMIT, parameters) == 1
-        if not self.admitted and session.row(_READ, (self.token,)) is None:
-            session.run(statements.insert, (self.token, *windows, *Counters()))
-            self.admitted = session.run(_ADMIT, parameters) == 1
-        if self.admitted and self.reserves.running:
-            session.run(statements.begin, (self.id, self.token, statements.worker(session)))
-
-    def _parameters(self, windows: Windows) -> list[int]:
-        of = windows._asdict()
-        adds, needs, limits = self.reserves._asdict(), self.needs._asdict(), self.limits._asdict()
-        sums = [value for name in _NAMES for value in (of[_WINDOW_OF[name]], adds[name])]
-        rolled = [value for window in windows for value in (window, window)]
-        room = [value for name in _NAMES for value in (of[_WINDOW_OF[name]], needs[name], limits[name])]
-        return [*sums, self.reserves.running, *rolled, self.token, self.needs.running, self.limits.running, *room]
+    def run(self, held: Held) -> None:
+        self.admitted = held.has_room(self.needs, self.limits)
+        if self.admitted:
+            held.add(self.reserves)
 
 
 @dataclass(slots=True)
@@ -186,20 +180,18 @@ class Adjust:
     def order(self) -> int:
         return 0
 
-    def run(self, session: Session, statements: CounterStatements, windows: Windows) -> None:
-        self._change(session, 0)
+    def run(self, held: Held) -> None:
+        held.add(self._change(held.windows, 0))
 
-    def _change(self, session: Session, ended: int) -> None:
+    def _change(self, windows: Windows, running: int) -> Counters:
+        """In the window of the admission the estimate is replaced. In a later one only counts what exceeds it."""
         change = self.used.minus(self.reserved)
-        in_window, later = (Counters.of(0, amounts, 0)._asdict() for amounts in (change, change.above_zero))
-        of = self.windows._asdict()
-        sums = [
-            value
-            for name in _NAMES
-            if name != "requests"
-            for value in (of[_WINDOW_OF[name]], in_window[name], later[name])
-        ]
-        session.run(_SETTLE, (*sums, ended, self.token))
+        in_window = Counters.of(0, change, running)
+        if windows == self.windows:
+            return in_window
+        later = Counters.of(0, change.above_zero, running)
+        same = [windows[window] == self.windows[window] for window in _WINDOWS]
+        return Counters(*(a if is_same else b for a, b, is_same in zip(in_window, later, [*same, True], strict=True)))
 
 
 @dataclass(slots=True)
@@ -207,36 +199,91 @@ class Settle(Adjust):
     """The end of an admission, once: a second one changes nothing. Where the worker counted as dead meanwhile, the
     estimate stays."""
 
-    def run(self, session: Session, statements: CounterStatements, windows: Windows) -> None:
-        if ended := session.run(_END, (self.id,)):
-            self._change(session, ended)
+    def run(self, held: Held) -> None:
+        if self.id in held.ended:
+            held.ended.remove(self.id)
+            held.add(self._change(held.windows, -1))
 
 
 class CounterStatements:
-    """What the changes of one process need beside their own statements."""
+    """The statements of the counters in one dialect, and what the changes of one process need beside them."""
 
     def __init__(self, dialect: Dialect, leases: Leases) -> None:
         self.clock = f"SELECT {dialect.now}"
-        self.insert = dialect.unless_there("token_use", _COLUMNS)
+        self.read = f"SELECT {dialect.now}, {', '.join(_COLUMNS)} FROM token_use WHERE token = ?"
+        self.hold = self.read + dialect.hold
+        self.insert = dialect.unless_there("token_use", ("token", *_COLUMNS))
         self.begin = dialect.insert("admission", ["id", "token", "worker"])
+        self.lock = dialect.hold
         self.worker: Callable[[Session], int] = leases.worker
 
 
-def apply(session: Session, statements: CounterStatements, changes: Iterable[Change]) -> None:
-    """Makes the changes of one transaction, token by token, so that two processes cannot lock each other out."""
-    now = _clock(session, statements)
+def apply(session: Session, statements: CounterStatements, changes: Sequence[Change]) -> None:
+    """Makes the changes of one transaction, token by token, so that two processes cannot lock each other out. Each
+    token's row is locked, read and written once, however many turns begin and end."""
+    ended = _end(session, statements, [change.id for change in changes if isinstance(change, Settle)])
     for token, group in groupby(sorted(changes, key=attrgetter("token", "order")), attrgetter("token")):
-        of_token = list(group)
-        for change in of_token:
-            change.run(session, statements, Windows.at(now))
-        use = _use(session, token, now)
-        for change in of_token:
-            change.use = use
+        _change(session, statements, token, list(group), ended)
+    begun = [(change.id, change.token) for change in changes if _begins(change)]
+    if begun:
+        worker = statements.worker(session)
+        session.run_many(statements.begin, [(*admission, worker) for admission in begun])
+
+
+def _end(session: Session, statements: CounterStatements, names: Sequence[str]) -> set[str]:
+    """Removes the rows of these admissions. Returns the ids of those that had one."""
+    if not names:
+        return set()
+    among = f"FROM admission WHERE id IN ({', '.join('?' * len(names))})"
+    found = {name for (name,) in session.rows(f"SELECT id {among}{statements.lock}", names)}
+    if found:
+        session.run(f"DELETE {among}", names)
+    return found
+
+
+def _change(
+    session: Session, statements: CounterStatements, token: int, changes: Sequence[Change], ended: set[str]
+) -> None:
+    """Makes the changes of one token."""
+    row = session.row(statements.hold, (token,))
+    if row is None:
+        session.run(statements.insert, (token, *Windows(), *Counters()))
+        row = session.row(statements.hold, (token,))
+        assert row is not None
+    held = Held(_present(row), ended)
+    for change in changes:
+        change.run(held)
+    values = (*held.windows, *held.counters)
+    if values != row[1:]:
+        session.run(_SAVE, (*values, token))
+    for change in changes:
+        change.use = held.use
+
+
+def _begins(change: Change) -> bool:
+    return isinstance(change, Admit) and change.admitted and change.reserves.running > 0
 
 
 def read(session: Session, statements: CounterStatements, token: int) -> Use:
     """The counters of a token."""
-    return _use(session, token, _clock(session, statements))
+    row = session.row(statements.read, (token,))
+    if row is None:
+        row = session.row(statements.clock)
+        assert row is not None
+        return Use(row[0], Windows.at(row[0]), Counters())
+    return _present(row)
+
+
+def _present(row: Row) -> Use:
+    """The counters at the database's time, which the row begins with. A window that is over counts as empty. A host
+    whose transaction was late never brings an older window back."""
+    now, written, counters = row[0], Windows(*row[1:4]), Counters(*row[4:])
+    present = Windows.at(now)
+    if written == present:
+        return Use(now, present, counters)
+    windows = Windows(*map(max, written, present))
+    over = {name: 0 for name, window in _WINDOW_OF.items() if getattr(written, window) < getattr(present, window)}
+    return Use(now, windows, counters._replace(**over))
 
 
 def end_of_worker(session: Session, worker: int) -> None:
@@ -255,20 +302,3 @@ def claim_notice(session: Session, token: int, counter: str, level: int, since: 
         session.run("INSERT INTO budget_notice (token, counter, level, since) VALUES (?, ?, ?, ?)", (*key, since))
         return True
     return session.run(f"UPDATE budget_notice SET since = ? WHERE {_NOTICE} AND since < ?", (since, *key, since)) == 1
-
-
-def _clock(session: Session, statements: CounterStatements) -> int:
-    row = session.row(statements.clock)
-    assert row is not None
-    return int(row[0])
-
-
-def _use(session: Session, token: int, now: int) -> Use:
-    windows = Windows.at(now)
-    row = session.row(_READ, (token,))
-    if row is None:
-        return Use(now, windows, Counters())
-    found = Windows(*row[: len(windows)])
-    counters = Counters(*row[len(windows) :])
-    over = {name for name, window in _WINDOW_OF.items() if getattr(found, window) < getattr(windows, window)}
-    return Use(now, Windows(*map(max, found, windows)), counters._replace(**dict.fromkeys(over, 0)))
