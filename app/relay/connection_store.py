@@ -47,8 +47,11 @@ class ConnectionStore:
                 self._remember(draft, outcome)
         self._responses.note(draft, outcome)
 
-    def begin(self, draft: Draft) -> None:
-        self._responses.begin(draft)
+    def begin(self, draft: Draft, channel: str | None = None) -> None:
+        self._responses.begin(draft, channel)
+
+    def note_channel(self, response_id: str, channel: str) -> None:
+        self._responses.note_channel(response_id, channel)
 
     def finish(self, draft: Draft, outcome: Outcome) -> bool:
         return self._responses.finish(draft, outcome)

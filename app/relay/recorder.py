@@ -65,6 +65,8 @@ class Recorder:
         self._attempts: list[Attempt] = []
         self._started = monotonic()
         self._first_byte_ms: int | None = None
+        self._channel: str | None = None
+        self._has_row = False
         self._saved = False
 
     def use_compacted(self, turn: Turn) -> None:
@@ -74,7 +76,15 @@ class Recorder:
     def begin(self) -> None:
         """Creates the row before the client can learn its id."""
         if self._turn.store:
-            self._store.responses.begin(self.draft)
+            self._store.responses.begin(self.draft, self._channel)
+            self._has_row = True
+
+    def answered_by(self, channel: str) -> None:
+        """Notes in the row which channel answers: at its beginning, or later when another one goes on."""
+        if channel != self._channel:
+            self._channel = channel
+            if self._has_row:
+                self._store.responses.note_channel(self.draft.id, channel)
 
     def add_attempt(self, attempt: Attempt) -> None:
         """Adds an attempt to the row. An upstream's error message may quote credentials, which are never stored, and

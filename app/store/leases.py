@@ -96,14 +96,15 @@ class Leases:
     def statuses(self) -> list[WorkerStatus]:
         """The last report of each live worker, with the cooldowns shortened by its age."""
         rows = self._database.read(lambda session: session.rows(self._live_rows))
-        return [_status(*row) for row in rows]
+        return [status_of(*row) for row in rows]
 
     def forget(self, session: Session) -> None:
         """Removes the rows of workers whose lease ran out long ago."""
         session.run(self._forget_rows)
 
 
-def _status(worker: str, text: str, reported_at: int, now: int) -> WorkerStatus:
+def status_of(worker: str, text: str, reported_at: int, now: int) -> WorkerStatus:
+    """The report of a worker, with the cooldowns shortened by its age."""
     read = orjson.loads(text)
     # Workers of an older version do not report their server.
     channels, server = (read, {}) if isinstance(read, list) else (read["channels"], read["server"])

@@ -79,7 +79,10 @@ ENDED_COLUMNS = (
     "compaction",
 )
 POSITION_COLUMNS = ("branch", "depth", "since")
-USAGE_COLUMNS = (
+LATE_COLUMNS = (
+    "channel",
+    "upstream_model",
+    "first_byte_ms",
     "estimated",
     "total_ms",
     "input_tokens",
@@ -105,6 +108,8 @@ CONTENT = (
 )
 
 
+_NOTE_CHANNEL = "UPDATE response SET channel = ? WHERE id = ? AND status = 'in_progress'"
+
 NOWHERE = (None, None, 0)
 
 Columns = tuple[int | None, int | None, int]
@@ -125,7 +130,8 @@ class Record:
     stored: bool
     echo: bytes
     ended: tuple[Any, ...]
-    counted: tuple[Any, ...]
+    late: tuple[Any, ...]
+    """What a row still gets that was ended elsewhere."""
     place: Place
     """Where it is counted."""
     turn: ConversationTurn | None
@@ -135,12 +141,18 @@ class Record:
     def is_in_tree(self) -> bool:
         return self.stored and self.outcome.status in CHAINABLE
 
-    def count(self, group: Group, client: str | None = None) -> None:
-        """Adds it to the sums. `client`: that of its row, for a background response."""
+    @property
+    def is_partial_stream(self) -> bool:
+        """It is what a client has seen of an answer that did not come to its end."""
+        return self.stored and not self.draft.background and self.outcome.status not in CHAINABLE
+
+    def count(self, group: Group, client: str | None = None, *, failed: bool | None = None) -> None:
+        """Adds it to the sums. `client`: that of its row, for a background response. `failed`: of a row that was ended
+        elsewhere."""
         outcome = self.outcome
         group.sums.add(
             self.place if client is None else self.place._replace(client=client),
-            failed=outcome.status == "failed",
+            failed=outcome.status == "failed" if failed is None else failed,
             usage=outcome.usage,
             first_byte_ms=outcome.first_byte_ms,
             total_ms=outcome.total_ms,
@@ -150,8 +162,13 @@ class Record:
 class ResponseStore(Protocol):
     """The responses as a turn reads and writes them: those of the database, with or without a connection's own."""
 
-    def begin(self, draft: Draft) -> None:
-        """Commits an `in_progress` row that names this worker. The id is sent to no client before."""
+    def begin(self, draft: Draft, channel: str | None = None) -> None:
+        """Commits an `in_progress` row that names this worker. The id is sent to no client before. `channel`: the one
+        that answers, if that is known by now."""
+        ...
+
+    def note_channel(self, response_id: str, channel: str) -> None:
+        """Writes which channel answers a response in progress, some time later. Returns at once."""
         ...
 
     def finish(self, draft: Draft, outcome: Outcome) -> bool:
@@ -210,7 +227,7 @@ class Responses:
         self._leases = leases
         self._positions = positions
         insert = database.dialect.insert
-        self._insert_begun = insert("response", [*BEGUN_COLUMNS, "worker"])
+        self._insert_begun = insert("response", [*BEGUN_COLUMNS, "worker", "channel"])
         self._insert_queued = insert("response", BEGUN_COLUMNS)
         self._insert_whole = insert(
             "response", [*BEGUN_COLUMNS[:3], *BEGUN_COLUMNS[4:], *ENDED_COLUMNS, "prompt", *POSITION_COLUMNS]
@@ -223,15 +240,19 @@ class Responses:
         self._add_output = f"UPDATE content SET output = {database.dialect.body} WHERE response = ?"
         self._body = database.dialect.parameter
         self._end_held = f"{self._end} AND {HELD}"
-        self._end_late = f"UPDATE response SET {_assign(USAGE_COLUMNS)} WHERE pk = ? AND total_ms IS NULL"
+        self._end_late = f"UPDATE response SET {_assign(LATE_COLUMNS)} WHERE pk = ? AND total_ms IS NULL"
+        self._add_late_output = f"{self._add_output} AND output IS NULL"
         self._begun: set[str] = set()
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def begin(self, draft: Draft) -> None:
+    def begin(self, draft: Draft, channel: str | None = None) -> None:
         self._check(draft.input, draft.echo, draft.settings)
-        self._writer.do(lambda group: self._begin(group, draft))
+        self._writer.do(lambda group: self._begin(group, draft, _name(channel)))
         self._begun.add(draft.id)
+
+    def note_channel(self, response_id: str, channel: str) -> None:
+        self._writer.post(lambda group: group.session.run(_NOTE_CHANNEL, (_name(channel), response_id)))
 
     def finish(self, draft: Draft, outcome: Outcome) -> bool:
         """False when the response had been cancelled, deleted or failed by the reaper before."""
@@ -312,12 +333,13 @@ class Responses:
         for body in bodies:
             packets.check(packet, (body,))
 
-    def _begin(self, group: Group, draft: Draft) -> None:
+    def _begin(self, group: Group, draft: Draft, channel: str | None) -> None:
         values = (
             *_identity(draft, self._parent(group, draft).pk),
             "in_progress",
             *self._request(group, draft, draft.stored, draft.echo),
             self._leases.worker(group.session),
+            channel,
         )
         try:
             pk = group.session.insert(self._insert_begun, values)
@@ -407,12 +429,21 @@ class Responses:
         return ended
 
     def _write_late(self, group: Group, record: Record, row: Row) -> Ended:
-        """The row stays as another caller ended it; the usage is recorded all the same, once."""
+        """The row stays as another caller ended it; the usage is recorded all the same, once. A cancelled
+        stream keeps its output; that of a background response was written by the cancellation."""
         pk, status, total_ms, client = row
-        if total_ms is None and group.session.run(self._end_late, (*record.counted, pk)):
-            record.count(group, client)
+        if total_ms is None and group.session.run(self._end_late, (*record.late, pk)):
+            record.count(group, client, failed=status == "failed")
+            if status == "cancelled" and record.is_partial_stream:
+                self._write_late_output(group, record, pk)
         # A retry after a commit whose answer was lost finds its own row.
         return Ended(total_ms is not None and status == record.outcome.status, None)
+
+    def _write_late_output(self, group: Group, record: Record, pk: int) -> None:
+        draft, outcome = record.draft, record.outcome
+        # A deleted response has no content.
+        if group.session.run(self._add_late_output, group.session.large((self._body(outcome.output), pk))):
+            group.add_items(draft.owner, outcome.item_ids, pk)
 
     def _parent(self, group: Group, draft: Draft) -> TreePosition:
         if draft.parent is None:
@@ -628,7 +659,14 @@ def _record(draft: Draft, outcome: Outcome, *, stored: bool) -> Record:
         stored=stored,
         echo=outcome.echo if outcome.echo is not None else draft.echo,
         ended=ended,
-        counted=(estimated, outcome.total_ms, *counts),
+        late=(
+            _name(outcome.channel),
+            _name(outcome.upstream_model),
+            outcome.first_byte_ms,
+            estimated,
+            outcome.total_ms,
+            *counts,
+        ),
         place=_counted_at(draft, outcome),
         turn=_turn(draft, outcome) if stored and draft.conversation and outcome.status in CHAINABLE else None,
     )

@@ -17,6 +17,7 @@ from app.store.database import Database, Session
 from app.store.events import Events
 from app.store.grouped_writes import Group, Statements
 from app.store.idempotency import IdempotencyKeys
+from app.store.in_flight import InFlight
 from app.store.items import Items
 from app.store.jobs import Jobs
 from app.store.leases import Leases
@@ -86,6 +87,7 @@ class Store:
         self.tokens = Tokens(self.database, self._writer, peppers)
         self.remedies = Remedies(self.database, self._writer)
         self.tool_calls: ToolCallStore = ToolCalls(self.database, self._writer, self.unwritten, measures)
+        self.in_flight = InFlight(self.database)
         self.usage = UsageSums(self.database)
         self.trees = Trees(self.database)
         self.request_log = RequestLog(self.database)

@@ -232,7 +232,10 @@ class _RunRecorder(Recorder):
         self._event_log = event_log
 
     def begin(self) -> None:
-        """The row exists already."""
+        """The row exists already, and does not name the channel."""
+        self._has_row = True
+        if self._channel is not None:
+            self._store.responses.note_channel(self.draft.id, self._channel)
 
     def refuse(self, error: GatewayError) -> None:
         """The run gets the same error and decides on a retry."""

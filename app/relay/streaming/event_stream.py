@@ -296,6 +296,7 @@ class EventStream:
             self._active = None
             raise
         attempt.selected.accepted()
+        self._recorder.answered_by(attempt.selected.channel.name)
         attempt.keep_open()
 
     def _opened(self, attempt: TurnAttempt) -> tuple[Flow[Decoder], bytes]:
