@@ -15,7 +15,7 @@ __version__ = "0.2.0"
 def create_app(settings: Settings | None = None) -> Flask:
     """The gateway as a WSGI application. Raises ConfigurationError when this process must not serve."""
     # The commands of an operator must not wait for what only a server needs.
-    from app import endpoints, last_good
+    from app import console, endpoints, last_good
     from app.gateway import build
     from app.last_good import LastGood
     from app.web.application import Application
@@ -26,4 +26,5 @@ def create_app(settings: Settings | None = None) -> Flask:
         last = last_good.current() or last_good.load(last_good.check_first)
     app = Application(__name__, build(last))
     endpoints.register(app)
+    console.register(app, __version__)
     return app

@@ -30,6 +30,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
 _BODIES_IN_MEMORY = 4
 _PINS = ("auto", "on", "off")
 _SWITCH = ("off", "on")
+_SWITCH_ON = ("on", "off")
+"""The first one is the default."""
 _DATABASES = ("sqlite", "mysql")
 _WHOLE = re.compile(r"[0-9]{1,10}", re.ASCII)
 _TENTHS = re.compile(r"[0-9]{1,5}(\.[0-9])?", re.ASCII)
@@ -65,6 +67,8 @@ class Settings:
     """Where `/metrics` is served without a token: host and port; empty for nowhere."""
     traces: str = field(default="", repr=False)
     """The URL of the collector that gets the spans, by OTLP over HTTP; empty for none."""
+    console: bool = True
+    """Whether `/console` serves the web pages."""
     log: str = "text"
     """The format of a log line: `text` or `json`."""
     workers: int = 2
@@ -211,6 +215,7 @@ def read_settings(environment: Mapping[str, str], directory: Path) -> Settings:
         metrics=variables.choice("ANTIPHON_METRICS", _SWITCH) == "on" or bool(variables.text("ANTIPHON_METRICS_BIND")),
         metrics_bind=_metrics_bind(variables),
         traces=_traces(variables),
+        console=variables.choice("ANTIPHON_CONSOLE", _SWITCH_ON) == "on",
         log=variables.choice("ANTIPHON_LOG", LOGS),
         workers=variables.integer("ANTIPHON_WORKERS", 2, minimum=1, maximum=1024),
         threads=variables.integer("ANTIPHON_THREADS", 512, minimum=4),

@@ -18,7 +18,7 @@ from app.errors import ConfigurationError, StoreUnavailable
 #: In the order in which a new user needs them.
 COMMANDS = (
     *("init", "serve", "worker", "check", "doctor", "reload", "tokens", "channels", "tools", "route", "models"),
-    *("schema", "config", "usage", "prices", "log", "show", "tree", "cache", "db", "connect", "version"),
+    *("schema", "config", "usage", "prices", "log", "show", "tree", "cache", "db", "connect", "console", "version"),
 )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from app.errors import ConfigurationError
+from app.settings import Settings
+
 EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104 - compared, not bound
 
 
@@ -11,6 +14,16 @@ def url_of(bind: str) -> str | None:
         return None
     host, _, port = bind.rpartition(":")
     return f"http://{'127.0.0.1' if host in EVERYWHERE else host}:{port}"
+
+
+def url_of_console(settings: Settings) -> str:
+    """Where a browser finds the console: by the public URL if there is one."""
+    base = settings.url.removesuffix("/v1").rstrip("/") or url_of(settings.bind)
+    if base is None:
+        raise ConfigurationError(
+            "the gateway listens on a unix socket, and its public URL is not known", "set ANTIPHON_URL"
+        )
+    return f"{base}/console"
 
 
 def curl_of(bind: str) -> str:

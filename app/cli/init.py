@@ -52,7 +52,7 @@ def _prepare(settings: Settings) -> str | None:
         if store.tokens.all():
             _report("kept ", "tokens", "to create another: antiphon tokens create NAME")
             return None
-        _, secret = store.tokens.create(FIRST_TOKEN, FIRST_TOKEN, tools=["*"])
+        _, secret = store.tokens.create(FIRST_TOKEN, FIRST_TOKEN, tools=["*"], console="operator")
     _report("made ", "token", f'"{FIRST_TOKEN}", shown once')
     return secret
 

@@ -15,7 +15,7 @@ from app.cli.groups import Group
 from app.cli.output import moment, some, table
 from app.cli.parameters import Read, Stated, Text
 from app.contract.limits import UNSTATED, Limits
-from app.contract.records import Token
+from app.contract.records import CONSOLE_ROLES, Token
 from app.reports import token_fields
 
 _AMOUNT = Read("number", token_fields.amount)
@@ -82,6 +82,11 @@ def tokens() -> None:
 @click.option("--no-store", is_flag=True, help="Store no content of its requests, even if they have store: true.")
 @_retention
 @click.option("--metrics", is_flag=True, help="It may also read /metrics, which shows all tokens and channels.")
+@click.option(
+    "--console",
+    type=click.Choice(CONSOLE_ROLES),
+    help="It may sign in to the console, and sees there what all owners have, or its own owner; default: not at all.",
+)
 @_limit_options
 @as_json
 def create(
@@ -93,6 +98,7 @@ def create(
     no_store: bool,
     retention: Stated | None,
     metrics: bool,
+    console: str | None,
     as_json: bool,
     **stated: Any,
 ) -> None:
@@ -108,6 +114,7 @@ def create(
             limits=_limited(UNSTATED, stated),
             retention=_value(retention),
             metrics=metrics,
+            console=console,
         )
     if as_json:
         print_json({"token": secret, **token.wire()})
@@ -124,6 +131,7 @@ def create(
 @click.option("--store/--no-store", "stores", default=None, help="Whether content of its requests may be stored.")
 @_retention
 @click.option("--metrics/--no-metrics", "metrics", default=None, help="Whether it may read /metrics.")
+@click.option("--console", type=click.Choice([*CONSOLE_ROLES, "none"]), help="Its role in the console, or none.")
 @_limit_options
 @as_json
 @click.pass_context
@@ -137,6 +145,7 @@ def update(
     stores: bool | None,
     retention: Stated | None,
     metrics: bool | None,
+    console: str | None,
     as_json: bool,
     **stated: Any,
 ) -> None:
@@ -153,6 +162,7 @@ def update(
                 limits=_limited(token.limits, stated),
                 retention=_value(retention, token.retention),
                 metrics=token.metrics if metrics is None else metrics,
+                console=token.console if console is None else None if console == "none" else console,
             )
             token = changed if store.tokens.update(changed) else None
     if token is None:

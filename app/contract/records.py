@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
+from time import time
 from typing import Any, NamedTuple
 
 import orjson
@@ -22,6 +23,9 @@ CHAINABLE = frozenset({"completed", "incomplete"})
 
 #: Statuses of a response that has not ended.
 RUNNING = frozenset({"queued", "in_progress"})
+
+#: An operator sees what all owners have, and an owner their own.
+CONSOLE_ROLES = ("operator", "owner")
 
 #: Number of events before the answer of a background response: created, queued, in progress.
 LIFECYCLE_EVENTS = 3
@@ -416,6 +420,13 @@ class Token:
     """Seconds after which its responses are pruned, if that is sooner than for others."""
     metrics: bool = False
     """It may read /metrics."""
+    console: str | None = None
+    """The role with which it may sign in to the console, one of `CONSOLE_ROLES`; None if it may not."""
+
+    @property
+    def is_valid(self) -> bool:
+        """It is neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > time())
 
     def may_use(self, model: str) -> bool:
         return not self.models or any(fnmatchcase(model, allowed) for allowed in self.models)
@@ -439,6 +450,7 @@ class Token:
             "limits": self.limits.wire(),
             "retention": self.retention,
             "metrics": self.metrics,
+            "console": self.console,
         }
 
 

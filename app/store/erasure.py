@@ -32,7 +32,7 @@ CHECKPOINT_SECONDS = 10.0
 """How long the truncation of the log waits for readers."""
 POLL = 0.05
 
-_BY_TOKEN = ("claim", "prefix", "former_secret")
+_BY_TOKEN = ("claim", "prefix", "former_secret", "console_session", "sign_in_code")
 _WITH_KEYS = ("response", "conversation", "setting", "token")
 """Tables of owners whose rows other tables refer to by a key."""
 _EMPTIED = ("parent", "inferred", "token", "request_id", "settings", "echo", "conversation", "seen", "worker")
@@ -92,6 +92,7 @@ def erase(database: Database, owner: str, pseudonym: str) -> Iterator[Owned]:
         if "owner" in model._meta.fields and model._meta.table_name not in _WITH_KEYS:
             while _write(database, partial(_remove_some, model=model, owner=owner)):
                 yield Owned()
+    _write(database, partial(_rename_actor, owner=owner, pseudonym=pseudonym))
     for keys in owned_keys(database, "setting", owner):
         _write(database, partial(forget_settings, dialect=database.dialect, keys=keys))
     for keys in owned_keys(database, "token", owner):
@@ -190,13 +191,19 @@ def _remove_some(session: Session, *, model: Any, owner: str) -> int:
     return len(rows)
 
 
+def _rename_actor(session: Session, *, owner: str, pseudonym: str) -> None:
+    """What the owner did to others stays recorded."""
+    session.run("UPDATE audit SET actor = ?, token = ?, reason = NULL WHERE actor = ?", (pseudonym, pseudonym, owner))
+
+
 def _rename_tokens(session: Session, *, keys: Sequence[int], pseudonym: str) -> Owned:
     """The rows stay, because sums refer to them."""
     for key in keys:
         for table in _BY_TOKEN:
             session.run(f"DELETE FROM {table} WHERE token = ?", (key,))
         session.run(
-            "UPDATE token SET name = ?, owner = ?, hash = ?, prefix = '', models = '[]', tools = NULL, limits = NULL"
+            "UPDATE token SET name = ?, owner = ?, hash = ?, prefix = '', models = '[]', tools = NULL, limits = NULL,"
+            " console = NULL"
             " WHERE pk = ?",
             (f"{pseudonym}-{key}", pseudonym, secrets.token_hex(32), key),
         )

@@ -456,6 +456,40 @@ def m022_alerts(schema: Schema) -> None:
     schema.table("alert", "name {name} NOT NULL PRIMARY KEY, state {word} NOT NULL", layout="clustered")
 
 
+@step
+@additive
+def m023_console(schema: Schema) -> None:
+    # The role with which a token may sign in to the console; NULL for one that may not.
+    schema.column("token", "console", "{word}")
+    # The sessions of the console. Only a keyed hash of the cookie is stored.
+    schema.table(
+        "console_session",
+        """
+        hash {id} NOT NULL PRIMARY KEY, token {int} NOT NULL, created_at {int} NOT NULL, used_at {int} NOT NULL,
+        ends_at {int} NOT NULL
+        """,
+        layout="clustered",
+    )
+    schema.index("console_session_end", "console_session", "ends_at")
+    # The codes of sign-in links that were not used yet.
+    schema.table(
+        "sign_in_code",
+        "hash {id} NOT NULL PRIMARY KEY, token {int} NOT NULL, expires_at {int} NOT NULL",
+        layout="clustered",
+    )
+    # What people did in the console: actor is the owner of their token. owner is the owner whom it concerns, if any.
+    schema.table(
+        "audit",
+        """
+        pk {key}, at {int} NOT NULL, actor {name} NOT NULL, token {name} NOT NULL, action {name} NOT NULL,
+        subject {name} NOT NULL, owner {name}, reason {body}
+        """,
+    )
+    schema.index("audit_owner", "audit", "owner, pk", where="owner IS NOT NULL")
+    schema.index("audit_actor", "audit", "actor, pk")
+    schema.index("audit_at", "audit", "at")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

@@ -148,6 +148,32 @@ class Token(Model):
     limits = peewee.TextField(null=True)
     retention = peewee.BigIntegerField(null=True)
     metrics = peewee.IntegerField(null=True)
+    console = peewee.CharField(null=True)
+
+
+class ConsoleSession(Model):
+    hash = peewee.CharField(primary_key=True)
+    token = peewee.BigIntegerField()
+    created_at = peewee.BigIntegerField()
+    used_at = peewee.BigIntegerField()
+    ends_at = peewee.BigIntegerField()
+
+
+class SignInCode(Model):
+    hash = peewee.CharField(primary_key=True)
+    token = peewee.BigIntegerField()
+    expires_at = peewee.BigIntegerField()
+
+
+class Audit(Model):
+    pk = peewee.BigAutoField()
+    at = peewee.BigIntegerField()
+    actor = peewee.CharField()
+    token = peewee.CharField()
+    action = peewee.CharField()
+    subject = peewee.CharField()
+    owner = peewee.CharField(null=True)
+    reason = peewee.TextField(null=True)
 
 
 class FormerSecret(Model):
@@ -389,6 +415,9 @@ TABLES = (
     ConversationItem,
     RemovedItem,
     Token,
+    ConsoleSession,
+    SignInCode,
+    Audit,
     FormerSecret,
     TokenUse,
     Admission,

@@ -12,6 +12,8 @@ from app.memory import Budget
 from app.metrics.measures import OFF, Measures
 from app.store.admissions import Admissions
 from app.store.alerts import AlertStates
+from app.store.audit import Audit
+from app.store.console_sessions import ConsoleSessions
 from app.store.conversations import Conversations
 from app.store.database import Database, Session
 from app.store.events import Events
@@ -84,6 +86,8 @@ class Store:
         self.reaper = Reaper(self.database, self.leases, self.jobs, self.unwritten)
         self.alerts = AlertStates(self.database)
         self.admissions = Admissions(self.database, self._writer, statements.counters)
+        self.audit = Audit(self.database)
+        self.console_sessions = ConsoleSessions(self.database)
         self.tokens = Tokens(self.database, self._writer, peppers)
         self.remedies = Remedies(self.database, self._writer)
         self.tool_calls: ToolCallStore = ToolCalls(self.database, self._writer, self.unwritten, measures)

@@ -36,19 +36,19 @@ CACHED = 4096
 USE_NOTED = 60.0
 """Seconds between two notes of a token's use."""
 
-_COLUMNS = (
+COLUMNS = (
     "t.pk, t.name, t.owner, t.prefix, t.models, t.created_at, t.expires_at, t.revoked_at, t.last_used_at, t.keeps,"
-    " t.tools, t.limits, t.retention, t.metrics"
+    " t.tools, t.limits, t.retention, t.metrics, t.console"
 )
 # A secret is the token's own, or one from before a rotation, with the time at which it ends.
 _BY_HASH = (
-    f"SELECT t.hash, NULL, {_COLUMNS} FROM token t WHERE t.hash IN ({{marks}})"
-    f" UNION ALL SELECT f.hash, f.expires_at, {_COLUMNS} FROM former_secret f JOIN token t ON t.pk = f.token"
+    f"SELECT t.hash, NULL, {COLUMNS} FROM token t WHERE t.hash IN ({{marks}})"
+    f" UNION ALL SELECT f.hash, f.expires_at, {COLUMNS} FROM former_secret f JOIN token t ON t.pk = f.token"
     " WHERE f.hash IN ({marks})"
 )
-_ALL = f"SELECT {_COLUMNS} FROM token t ORDER BY t.pk"
-_BY_KEY = f"SELECT {_COLUMNS} FROM token t WHERE t.pk = ?"
-_BY_NAME = f"SELECT {_COLUMNS} FROM token t WHERE t.name = ? AND t.revoked_at IS NULL"
+_ALL = f"SELECT {COLUMNS} FROM token t ORDER BY t.pk"
+_BY_KEY = f"SELECT {COLUMNS} FROM token t WHERE t.pk = ?"
+_BY_NAME = f"SELECT {COLUMNS} FROM token t WHERE t.name = ? AND t.revoked_at IS NULL"
 
 Hashes = tuple[str, ...]
 
@@ -83,6 +83,7 @@ class Tokens:
         limits: Limits = UNSTATED,
         retention: int | None = None,
         metrics: bool = False,
+        console: str | None = None,
     ) -> tuple[Token, str]:
         """Returns the token and its secret, which is not stored. Without `models` the token may use every model,
         without `tools` no tool server."""
@@ -104,6 +105,7 @@ class Tokens:
             "limits": _limits_column(limits),
             "retention": retention,
             "metrics": int(metrics),
+            "console": console,
         }
         try:
             self._database.transaction(lambda session: _insert(session, row))
@@ -118,17 +120,17 @@ class Tokens:
         return found, secret
 
     def all(self) -> list[Token]:
-        return [_token(row) for row in self._database.read(lambda session: session.rows(_ALL))]
+        return [token_of_row(row) for row in self._database.read(lambda session: session.rows(_ALL))]
 
     def of_key(self, key: int) -> Token | None:
         """The token with this key, also a revoked one."""
         row = self._database.read(lambda session: session.row(_BY_KEY, (key,)))
-        return _token(row) if row else None
+        return token_of_row(row) if row else None
 
     def named(self, name: str) -> Token | None:
         """The token with this name that is not revoked."""
         row = self._database.read(lambda session: session.row(_BY_NAME, (name,)))
-        return _token(row) if row else None
+        return token_of_row(row) if row else None
 
     def update(self, token: Token) -> bool:
         """Gives the token with this key these models, tools, limits, expiry, retention and rights. Every process
@@ -142,6 +144,7 @@ class Tokens:
             limits=_limits_column(token.limits),
             retention=token.retention,
             metrics=int(token.metrics),
+            console=token.console,
         ).where(known.pk == token.key, known.revoked_at.is_null())
         changed = self._database.transaction(lambda session: int(session.execute(query)))
         self._good.clear()
@@ -177,7 +180,7 @@ class Tokens:
         if not 0 < len(secret) <= LONGEST:
             return None
         token = self._answer(self._hashes(secret))
-        if token is None or token.revoked_at is not None or _expired(token):
+        if token is None or not token.is_valid:
             return None
         self._note_use(token)
         return token
@@ -208,7 +211,7 @@ class Tokens:
         row = self._database.read(lambda session: session.row(self._by_hash, (*hashes, *hashes)))
         if row is None or not any(hmac.compare_digest(row[0], hash) for hash in hashes):
             return None
-        token = _token(row[2:])
+        token = token_of_row(row[2:])
         return token if row[1] is None else _until(token, row[1])
 
     def _note_use(self, token: Token) -> None:
@@ -259,10 +262,6 @@ def _free(session: Session, name: str) -> None:
         session.execute(known.update(name=name[: LONGEST_NAME - len(mark)].rstrip() + mark).where(known.pk == pk))
 
 
-def _expired(token: Token) -> bool:
-    return token.expires_at is not None and token.expires_at <= time.time()
-
-
 def _check_name(what: str, value: str) -> None:
     # Trailing spaces do not count in MySQL's comparisons.
     if not value or value != value.strip() or len(value) > LONGEST_NAME:
@@ -281,9 +280,10 @@ def _check_names(what: str, names: Sequence[str] | None) -> None:
         )
 
 
-def _token(row: Row) -> Token:
+def token_of_row(row: Row) -> Token:
+    """`row` holds `COLUMNS`."""
     key, name, owner, prefix, names, created_at, expires_at, revoked_at, last_used_at, stores, tools, *rest = row
-    limits, retention, metrics = rest
+    limits, retention, metrics, console = rest
     return Token(
         key=key,
         name=name,
@@ -299,6 +299,7 @@ def _token(row: Row) -> Token:
         limits=Limits.of(orjson.loads(limits)) if limits else UNSTATED,
         retention=retention,
         metrics=bool(metrics),
+        console=console,
     )
 
 

@@ -94,8 +94,9 @@ class Application(Flask):
         current.environ[START].more_headers = current.headers()
         if not current.body_read:
             self._gateway.bodies.discard(current.environ)
-        # Successful probes get no line in the log.
-        worth_a_line = response.status_code >= 500 or not current.public
+        # Successful probes and pages get no line in the log.
+        reads = current.environ["REQUEST_METHOD"] in ("GET", "HEAD")
+        worth_a_line = response.status_code >= 500 or not (current.public and reads)
         response.call_on_close(partial(self._finished, current, response.status_code, worth_a_line))
         return response
 

@@ -84,6 +84,7 @@ class CurrentRequest:
     __slots__ = (
         "admitted",
         "body_read",
+        "cache_control",
         "credentials",
         "environ",
         "error",
@@ -119,6 +120,7 @@ class CurrentRequest:
         """Headers that the relay adds to the answer."""
         self.error: str | None = None
         """Code of the refusal."""
+        self.cache_control = "no-store"
         self.admitted = False
         """The request counts as in flight."""
         self.body_read = not (environ.get("CONTENT_LENGTH") or environ.get("HTTP_TRANSFER_ENCODING"))
@@ -207,7 +209,7 @@ class CurrentRequest:
         headers = [
             ("X-Request-Id", self.request_id),
             ("OpenAI-Processing-Ms", str(round((monotonic() - self.started_at) * 1000))),
-            ("Cache-Control", "no-store"),
+            ("Cache-Control", self.cache_control),
             ("X-Content-Type-Options", "nosniff"),
             *self.response_headers.items(),
             *self._rate_headers(),
@@ -219,7 +221,7 @@ class CurrentRequest:
 
     def _rate_headers(self) -> Iterable[tuple[str, str]]:
         """The rates of the token's limits, for an answer that no turn has made."""
-        if self.known_token is None or not RATES.isdisjoint(self.response_headers):
+        if self.known_token is None or self.public or not RATES.isdisjoint(self.response_headers):
             return ()
         if self.error == StoreUnavailable.code:
             # The client has waited for the database once.

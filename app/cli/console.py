@@ -1,0 +1,46 @@
+"""antiphon console: a sign-in link for the console."""
+
+from __future__ import annotations
+
+import click
+
+from app.cli.address import url_of_console
+from app.cli.context import open_ready_store
+from app.contract.records import Token
+from app.errors import ConfigurationError
+from app.settings import load_settings
+from app.store.console_sessions import CODE_LIFETIME
+from app.store.store import Store
+
+
+@click.command()
+@click.option("--token", "name", help="The token to sign in with; default: the first one of an operator.")
+@click.option("--code", "code_only", is_flag=True, help="Print the code of the link alone.")
+def console(name: str | None, code_only: bool) -> None:
+    """Print a link that signs in to the console once, within a minute."""
+    settings = load_settings()
+    if not settings.console:
+        raise ConfigurationError("the console is switched off", "set ANTIPHON_CONSOLE=on and restart the gateway")
+    with open_ready_store() as store:
+        code = store.console_sessions.new_code(_chosen(store, name))
+    if code_only:
+        click.echo(code)
+        return
+    click.echo(f"{url_of_console(settings)}/sign-in#code={code}")
+    click.echo(f"works once, within {CODE_LIFETIME} seconds", err=True)
+
+
+def _chosen(store: Store, name: str | None) -> Token:
+    """Raises ConfigurationError when no token may sign in."""
+    usable = [token for token in store.tokens.all() if token.console and token.is_valid]
+    chosen = first_operator(usable) if name is None else next((one for one in usable if one.name == name), None)
+    if chosen is None:
+        whose = f"The token '{name}' has no" if name else "No token of an operator has"
+        how = f"update {name}" if name else "create NAME"
+        raise ConfigurationError(f"{whose} a right to the console.", f"run: antiphon tokens {how} --console operator")
+    return chosen
+
+
+def first_operator(tokens: list[Token]) -> Token | None:
+    """The oldest of the tokens whose role is `operator`."""
+    return next((token for token in tokens if token.console == "operator" and token.is_valid), None)

@@ -1,0 +1,36 @@
+"""The web pages under /console: server-rendered, for the people of a team. Values come from `app.reports`, as those of
+the commands do."""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+
+from flask import Flask
+from werkzeug.exceptions import HTTPException
+
+from app.console import answers, pages
+from app.errors import GatewayError
+from app.gateway import Gateway
+
+PREFIX = "/console"
+
+#: Imported with the package, so that no request and no forked worker imports a module.
+PAGES = {
+    module.name: import_module(f"{pages.__name__}.{module.name}") for module in pkgutil.iter_modules(pages.__path__)
+}
+
+
+def register(app: Flask, version: str) -> None:
+    """Adds the pages, unless ANTIPHON_CONSOLE is off. `version` stands at their foot."""
+    gateway: Gateway = app.extensions["antiphon"]
+    if not gateway.settings.console:
+        return
+    answers.templates().globals["version"] = version
+    for name, page in PAGES.items():
+        blueprint = page.blueprint
+        # One blueprint serves several applications of a test.
+        if not blueprint._got_registered_once:
+            blueprint.register_error_handler(GatewayError, answers.gateway_error)
+            blueprint.register_error_handler(HTTPException, answers.http_error)
+        app.register_blueprint(blueprint, url_prefix=PREFIX, name=f"console {name}")

@@ -1,0 +1,91 @@
+// What every page shares: sign-in links, copy buttons, keys of lists, live updates. All pages work without it.
+"use strict";
+
+const csrf = document.querySelector('meta[name="csrf"]')?.content ?? "";
+
+// A sign-in link carries its code in the fragment, which no server and no log gets.
+function signInByCode() {
+  const form = document.getElementById("by-code");
+  const code = new URLSearchParams(location.hash.slice(1)).get("code");
+  if (!form || !code) return;
+  history.replaceState(null, "", location.pathname);
+  form.elements.code.value = code;
+  form.submit();
+}
+
+// <button data-copy="ID"> copies the text of the element with that id.
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  const words = button.textContent;
+  try {
+    await navigator.clipboard.writeText(document.getElementById(button.dataset.copy).textContent);
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "Select it and copy";
+  }
+  setTimeout(() => { button.textContent = words; }, 2000);
+});
+
+document.addEventListener("htmx:configRequest", (event) => {
+  event.detail.headers["X-CSRF-Token"] = csrf;
+});
+
+// --- keys: j and k go through the rows of [data-rows], enter opens one, / goes to the search
+
+function isTyping(event) {
+  const target = event.target;
+  return event.ctrlKey || event.altKey || event.metaKey || target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName);
+}
+
+function keysAreOn() {
+  return localStorage.getItem("antiphon-keys") !== "off";
+}
+
+function rowLinks() {
+  return [...document.querySelectorAll("[data-rows] [data-row]")].filter((link) => link.offsetParent !== null);
+}
+
+document.addEventListener("keydown", (event) => {
+  if (isTyping(event) || !keysAreOn()) return;
+  const step = { j: 1, k: -1 }[event.key];
+  const links = step ? rowLinks() : [];
+  if (links.length) {
+    const place = links.indexOf(document.activeElement);
+    const next = place < 0 ? (step > 0 ? 0 : links.length - 1) : Math.min(links.length - 1, Math.max(0, place + step));
+    links[next].focus();
+    event.preventDefault();
+  } else if (event.key === "/") {
+    const search = document.querySelector("input[type=search]");
+    if (search) {
+      search.focus();
+      event.preventDefault();
+    }
+  }
+});
+
+// --- live: one stream a page, closed while the page is hidden; each event becomes `live:NAME` on the body
+
+function follow() {
+  const topics = document.body.dataset.live;
+  if (!topics || !window.EventSource) return;
+  let source = null;
+  const close = () => {
+    source?.close();
+    source = null;
+  };
+  const open = () => {
+    if (source || document.hidden) return;
+    source = new EventSource(`/console/live?topics=${encodeURIComponent(topics.trim().replace(/\s+/g, ","))}`);
+    source.onmessage = (message) => {
+      document.body.dispatchEvent(new CustomEvent(`live:${message.data}`, { detail: message.data }));
+    };
+  };
+  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
+  window.addEventListener("pagehide", close);
+  window.addEventListener("pageshow", open);
+  open();
+}
+
+signInByCode();
+follow();

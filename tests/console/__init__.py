@@ -1,0 +1,1 @@
+"""Tests of the web pages, by HTTP and in a browser."""
