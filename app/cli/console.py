@@ -6,6 +6,7 @@ import click
 
 from app.cli.address import url_of_console
 from app.cli.context import open_ready_store
+from app.cli.parameters import Text
 from app.contract.records import Token
 from app.errors import ConfigurationError
 from app.settings import load_settings
@@ -14,7 +15,7 @@ from app.store.store import Store
 
 
 @click.command()
-@click.option("--token", "name", help="The token to sign in with; default: the first one of an operator.")
+@click.option("--token", "name", type=Text(), help="The token to sign in with; default: the first one of an operator.")
 @click.option("--code", "code_only", is_flag=True, help="Print the code of the link alone.")
 def console(name: str | None, code_only: bool) -> None:
     """Print a link that signs in to the console once, within a minute."""
