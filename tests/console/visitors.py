@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -59,8 +60,10 @@ class Person:
         """Sends a form with its CSRF token. Redirects are not followed, so that a test sees the 303."""
         return self.send("POST", path, data={"csrf": self.csrf, **(form or {})}, **{"allow_redirects": False, **keys})
 
-    def send(self, method: str, path: str, headers: dict[str, str] | None = None, **keys: Any) -> requests.Response:
-        """As a browser of today sends it: it names where the request comes from."""
+    def send(
+        self, method: str, path: str, headers: Mapping[str, str | None] | None = None, **keys: Any
+    ) -> requests.Response:
+        """As a browser of today sends it: it names where the request comes from. None leaves a header out."""
         origin = {"Sec-Fetch-Site": "same-origin"}
         if method != "GET":
             origin["Origin"] = self.gateway.url
