@@ -61,7 +61,7 @@ class Group:
         self._items: set[tuple[str, str, int]] = set()
         self.sums = sums.Sums(statements.sums)
         self._settings: dict[tuple[str, bytes], int] = {}
-        self._uses: dict[int, int] = {}
+        self._uses: dict[int, tuple[int, str | None]] = {}
         self._turns: list[tuple[str, str, ConversationTurn]] = []
         self._token_changes: list[Change] = []
 
@@ -82,8 +82,8 @@ class Group:
     def add_prefix(self, token: int, hash: str, response: int) -> None:
         self.session.run(self._statements.prefix, (token, hash, response))
 
-    def touch_token(self, key: int, now: int) -> None:
-        self._uses[key] = now
+    def touch_token(self, key: int, now: int, client: str) -> None:
+        self._uses[key] = now, client or None
 
     def setting(self, owner: str, json: bytes) -> int | None:
         """The key of these settings of this owner; None for empty settings."""
@@ -126,10 +126,11 @@ class Group:
         # Sorted by conversation, because each row stays locked until the commit. The sort keeps the order of the turns.
         for conversation, owner, turn in sorted(self._turns, key=itemgetter(0)):
             conversations.append(self.session, owner, conversation, turn)
-        for key, now in sorted(self._uses.items()):
+        for key, (now, client) in sorted(self._uses.items()):
             self.session.run(
-                "UPDATE token SET last_used_at = ? WHERE pk = ? AND (last_used_at IS NULL OR last_used_at < ?)",
-                (now, key, now),
+                "UPDATE token SET last_used_at = ?, last_client = COALESCE(?, last_client)"
+                " WHERE pk = ? AND (last_used_at IS NULL OR last_used_at < ?)",
+                (now, client, key, now),
             )
         if self._token_changes:
             token_counters.apply(self.session, self._statements.counters, self._token_changes)

@@ -1,10 +1,12 @@
 """Idempotency-Keys: the first request with a key claims it, later ones get the response of the first. A claim holds for
-a day; the next request takes it over when the response failed or its worker died.
+a day; the next request takes it over when the response failed or its worker died. A form that must not be sent twice is
+a key as well.
 """
 
 from __future__ import annotations
 
 import hashlib
+import secrets
 import time
 from functools import partial
 
@@ -48,6 +50,22 @@ class IdempotencyKeys:
             # The claim may have been committed nevertheless.
             self._release_later(token, claim, response_id)
             raise
+
+    def spend(self, token: int, form: str) -> bool:
+        """Spends the single use of a form that a person with this token was shown. False if it was spent before: the
+        form was sent twice."""
+        hash, use = _hash(f"form {form}"), secrets.token_hex(16)
+
+        def insert(session: Session) -> None:
+            session.insert(self._insert, (token, hash, use, "", None, int(time.time())))
+
+        try:
+            self._database.transaction(insert)
+        except Conflict:
+            # A retry after a commit whose answer was lost finds its own row.
+            sql = "SELECT fingerprint FROM claim WHERE token = ? AND hash = ?"
+            return self._database.read(lambda session: session.row(sql, (token, hash))) == (use,)
+        return True
 
     def release(self, token: int, claim: Claim, response_id: str) -> None:
         """Frees the key of a response that failed, at the latest when the database is back."""

@@ -490,6 +490,13 @@ def m023_console(schema: Schema) -> None:
     schema.index("audit_at", "audit", "at")
 
 
+@step
+@additive
+def m024_clients_of_tokens(schema: Schema) -> None:
+    # The program that has used the token last, one of a few names.
+    schema.column("token", "last_client", "{word}")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

@@ -149,6 +149,7 @@ class Token(Model):
     retention = peewee.BigIntegerField(null=True)
     metrics = peewee.IntegerField(null=True)
     console = peewee.CharField(null=True)
+    last_client = peewee.CharField(null=True)
 
 
 class ConsoleSession(Model):

@@ -94,8 +94,8 @@ _WINDOW_OF = {
 }
 #: The same as numbers of the windows.
 _WINDOWS = tuple(Windows._fields.index(window) for window in _WINDOW_OF.values())
-_COLUMNS = (*Windows._fields, *Counters._fields)
-_SAVE = f"UPDATE token_use SET {', '.join(f'{name} = ?' for name in _COLUMNS)} WHERE token = ?"
+USE_COLUMNS = (*Windows._fields, *Counters._fields)
+_SAVE = f"UPDATE token_use SET {', '.join(f'{name} = ?' for name in USE_COLUMNS)} WHERE token = ?"
 _NOTICE = "token = ? AND counter = ? AND level = ?"
 _RUNNING_OF = "SELECT token, COUNT(*) FROM admission WHERE worker = ? GROUP BY token ORDER BY token"
 
@@ -210,9 +210,9 @@ class CounterStatements:
 
     def __init__(self, dialect: Dialect, leases: Leases) -> None:
         self.clock = f"SELECT {dialect.now}"
-        self.read = f"SELECT {dialect.now}, {', '.join(_COLUMNS)} FROM token_use WHERE token = ?"
+        self.read = f"SELECT {dialect.now}, {', '.join(USE_COLUMNS)} FROM token_use WHERE token = ?"
         self.hold = self.read + dialect.hold
-        self.insert = dialect.unless_there("token_use", ("token", *_COLUMNS))
+        self.insert = dialect.unless_there("token_use", ("token", *USE_COLUMNS))
         self.begin = dialect.insert("admission", ["id", "token", "worker"])
         self.lock = dialect.hold
         self.worker: Callable[[Session], int] = leases.worker
@@ -250,7 +250,7 @@ def _change(
         session.run(statements.insert, (token, *Windows(), *Counters()))
         row = session.row(statements.hold, (token,))
         assert row is not None
-    held = Held(_present(row), ended)
+    held = Held(present_use(row), ended)
     for change in changes:
         change.run(held)
     values = (*held.windows, *held.counters)
@@ -270,12 +270,17 @@ def read(session: Session, statements: CounterStatements, token: int) -> Use:
     if row is None:
         row = session.row(statements.clock)
         assert row is not None
-        return Use(row[0], Windows.at(row[0]), Counters())
-    return _present(row)
+        return unused(row[0])
+    return present_use(row)
 
 
-def _present(row: Row) -> Use:
-    """The counters at the database's time, which the row begins with. A window that is over counts as empty. A host
+def unused(now: int) -> Use:
+    """The counters of a token without a row."""
+    return Use(now, Windows.at(now), Counters())
+
+
+def present_use(row: Row) -> Use:
+    """The counters of a row of `USE_COLUMNS` behind the database's time. A window that is over counts as empty. A host
     whose transaction was late never brings an older window back."""
     now, written, counters = row[0], Windows(*row[1:4]), Counters(*row[4:])
     present = Windows.at(now)

@@ -21,6 +21,7 @@ from app.store import models
 from app.store.database import Conflict, Database, Row, Session
 from app.store.dialects import Dialect
 from app.store.grouped_writes import Group
+from app.store.token_counters import USE_COLUMNS, Use, present_use, unused
 from app.store.writer import Writer
 
 PREFIX = "ap_"
@@ -50,7 +51,26 @@ _ALL = f"SELECT {COLUMNS} FROM token t ORDER BY t.pk"
 _BY_KEY = f"SELECT {COLUMNS} FROM token t WHERE t.pk = ?"
 _BY_NAME = f"SELECT {COLUMNS} FROM token t WHERE t.name = ? AND t.revoked_at IS NULL"
 
+# One query for all that a list shows of each token.
+_LISTED = (
+    f"SELECT {COLUMNS}, t.last_client,"
+    " (SELECT MAX(f.expires_at) FROM former_secret f WHERE f.token = t.pk AND f.expires_at > {now}), {now},"
+    f" {', '.join(f'u.{name}' for name in USE_COLUMNS)} FROM token t LEFT JOIN token_use u ON u.token = t.pk"
+    " WHERE (t.revoked_at IS NULL OR t.revoked_at >= ?)"
+)
+_LISTED_COLUMNS = len(COLUMNS.split(","))
+
 Hashes = tuple[str, ...]
+
+
+class ListedToken(NamedTuple):
+    token: Token
+    client: str
+    """The program that has used it last, as `client_names` knows it; empty if unknown."""
+    earlier_secrets_until: int | None
+    """When the last of its earlier secrets ends; None if none works."""
+    use: Use
+    """Zeros for a token that never had a limit."""
 
 
 class Answer(NamedTuple):
@@ -122,6 +142,16 @@ class Tokens:
     def all(self) -> list[Token]:
         return [token_of_row(row) for row in self._database.read(lambda session: session.rows(_ALL))]
 
+    def listed(self, owner: str | None, revoked_since: int) -> list[ListedToken]:
+        """All tokens, or those of an owner, by owner and name; of the revoked ones those since a unix time, behind the
+        others."""
+        sql = _LISTED.format(now=self._database.dialect.now)
+        parameters: list[Any] = [revoked_since]
+        if owner is not None:
+            sql, parameters = f"{sql} AND t.owner = ?", [*parameters, owner]
+        rows = self._database.read(lambda session: session.rows(sql, parameters))
+        return sorted(map(_listed, rows), key=lambda one: (bool(one.token.revoked_at), one.token.owner, one.token.name))
+
     def of_key(self, key: int) -> Token | None:
         """The token with this key, also a revoked one."""
         row = self._database.read(lambda session: session.row(_BY_KEY, (key,)))
@@ -176,13 +206,14 @@ class Tokens:
         sql = "SELECT token, MAX(expires_at) FROM former_secret WHERE expires_at > ? GROUP BY token"
         return {int(key): int(until) for key, until in self._database.read(lambda s: s.rows(sql, (int(time.time()),)))}
 
-    def check(self, secret: str) -> Token | None:
+    def check(self, secret: str, client: str = "") -> Token | None:
+        """The token of a secret that is valid. `client`: the program that sends it, which is noted with the use."""
         if not 0 < len(secret) <= LONGEST:
             return None
         token = self._answer(self._hashes(secret))
         if token is None or not token.is_valid:
             return None
-        self._note_use(token)
+        self._note_use(token, client)
         return token
 
     def _answer(self, hashes: Hashes) -> Token | None:
@@ -214,12 +245,12 @@ class Tokens:
         token = token_of_row(row[2:])
         return token if row[1] is None else _until(token, row[1])
 
-    def _note_use(self, token: Token) -> None:
+    def _note_use(self, token: Token, client: str) -> None:
         now = time.monotonic()
         if now - self._noted.get(token.key, -USE_NOTED) >= USE_NOTED:
             self._noted[token.key] = now
             used_at = int(time.time())
-            self._writer.post(lambda group: group.touch_token(token.key, used_at))
+            self._writer.post(lambda group: group.touch_token(token.key, used_at, client))
 
     def _hashes(self, secret: str) -> Hashes:
         """The one under which a new token is kept, then those of before."""
@@ -301,6 +332,12 @@ def token_of_row(row: Row) -> Token:
         metrics=bool(metrics),
         console=console,
     )
+
+
+def _listed(row: Row) -> ListedToken:
+    client, until, now, *counted = row[_LISTED_COLUMNS:]
+    use = unused(now) if counted[0] is None else present_use((now, *counted))
+    return ListedToken(token_of_row(row[:_LISTED_COLUMNS]), client or "", until, use)
 
 
 def _limits_column(limits: Limits) -> str | None:

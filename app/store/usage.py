@@ -23,6 +23,9 @@ _GROUPED = {
 }
 _SUMS = ", ".join(f"SUM(u.{counter})" for counter in COLUMNS)
 
+#: What a list of tokens shows of each.
+_OF_ONE = "SUM(u.requests), SUM(u.cost), SUM(u.priced), SUM(u.requests - u.priced - u.unused)"
+
 _SINGLE = (
     "SELECT r.completed_at, r.token, t.name, r.owner, r.model, COALESCE(r.channel, ''), COALESCE(r.client, ''),"
     " r.status, r.estimated, r.input_tokens, r.cached_tokens, r.cache_write_tokens, r.output_tokens,"
@@ -56,6 +59,16 @@ class SingleResponse(NamedTuple):
     total_ms: int
 
 
+class TokenSums(NamedTuple):
+    requests: int
+    cost: int
+    """The sum of the known ones, in micro-units."""
+    priced: int
+    """Responses whose cost is known."""
+    unpriced: int
+    """Responses that used tokens and whose cost is unknown."""
+
+
 class UsageSums:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -70,6 +83,14 @@ class UsageSums:
             day,
         )
         return [_counted(by, row) for row in rows]
+
+    def by_token(self, owner: str | None, day: str) -> dict[int, TokenSums]:
+        """What each token has used since a day, by its key; `owner`: only the tokens of an owner."""
+        of_owner = "" if owner is None else " JOIN token t ON t.pk = u.token AND t.owner = ?"
+        sql = f"SELECT u.token, {_OF_ONE} FROM usage_day u{of_owner} WHERE u.day >= ? GROUP BY u.token"
+        parameters = (day,) if owner is None else (owner, day)
+        rows = self._database.read(lambda session: session.rows(sql, parameters))
+        return {int(row[0]): TokenSums(*_whole(row[1:])) for row in rows}
 
     def clients(self, day: str) -> list[dict[str, Any]]:
         """Sums by client since a day, each client once."""

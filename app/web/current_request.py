@@ -252,9 +252,9 @@ def bearer_secret(environ: Mapping[str, Any]) -> str:
     return str(credentials.strip())
 
 
-def token_of(gateway: Gateway, secret: str) -> Token:
+def token_of(gateway: Gateway, secret: str, client: str = "") -> Token:
     """The token of a secret. Raises Unauthenticated when it is unknown, revoked or expired."""
-    found = gateway.store.tokens.check(secret)
+    found = gateway.store.tokens.check(secret, client)
     if found is None:
         raise Unauthenticated(
             f"Incorrect API key provided: {_masked(secret)}. `antiphon tokens create NAME` makes a token.",
@@ -264,7 +264,8 @@ def token_of(gateway: Gateway, secret: str) -> Token:
 
 
 def _bearer_token(current: CurrentRequest) -> Token:
-    return token_of(current.gateway, bearer_secret(current.environ))
+    environ = current.environ
+    return token_of(current.gateway, bearer_secret(environ), client_name(environ.get("HTTP_USER_AGENT")))
 
 
 #: The credentials of every view that names no others.

@@ -85,3 +85,12 @@ def test_an_unstored_response_keeps_its_key(store: Store) -> None:
     earlier = store.idempotency.claim(TOKEN, CLAIM, ids.new("resp"))
     assert earlier is not None
     assert (earlier.status, earlier.running) == ("completed", False)
+
+
+def test_a_form_is_spent_by_one_of_many_and_by_each_token(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        spent = list(pool.map(lambda _: store.idempotency.spend(TOKEN, "form-1"), range(8)))
+    assert spent.count(True) == 1
+    assert store.idempotency.spend(TOKEN + 1, "form-1")
+    assert store.idempotency.spend(TOKEN, "form-2")
+    assert not store.idempotency.spend(TOKEN, "form-1")

@@ -42,7 +42,7 @@ def sign_in() -> Response:
     """With a token, which is checked as the API checks it."""
     fields = _posted()
     secret, place = fields.get("token"), _next(fields.get("next"))
-    token = this_request().gateway.store.tokens.check(secret)
+    token = this_request().gateway.store.tokens.check(secret, "console")
     if token is None or token.console is None:
         return _form(place, _UNKNOWN if token is None else _NO_RIGHT)
     return _signed_in(token, place)
