@@ -161,8 +161,8 @@ class SteadyArbiter(Arbiter):  # type: ignore[misc]
             self.app.cfg = self.cfg
             log.error("gunicorn's own configuration cannot be read, the workers continue with the old one")
         self.settle()
+        self.supervisor.renew()
         if self.last.settings != before:
-            self.supervisor.renew()
             self.metrics_server.renew()
 
     def stop(self, graceful: bool = True) -> None:

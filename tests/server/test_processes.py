@@ -14,8 +14,9 @@ import requests
 from tests.conftest import MakeGateway
 from tests.gateway import Gateway
 from tests.queues import running_redis
+from tests.relay.background.conftest import await_post
 from tests.relay.conftest import eventually
-from tests.upstream import ScriptedUpstream
+from tests.upstream import ScriptedUpstream, silent
 
 
 @pytest.fixture
@@ -47,6 +48,25 @@ def test_a_worker_that_dies_is_replaced(gateway_with_workers: Gateway) -> None:
     eventually(
         lambda: gateway_with_workers.get(f"/responses/{waiting['id']}").json()["status"] == "completed", "an answer", 20
     )
+
+
+def test_a_reload_replaces_the_workers_and_loses_no_response(
+    gateway_with_workers: Gateway, upstream: ScriptedUpstream
+) -> None:
+    upstream.enqueue(silent())
+    before = workers(gateway_with_workers)
+    running = gateway_with_workers.post("/responses", {"model": "m", "input": "hello", "background": True}).json()
+    await_post(upstream)
+    os.kill(gateway_with_workers.pid, signal.SIGHUP)
+    eventually(lambda: not any(map(is_there, before)), "their ends", 30)
+    assert not set(workers(gateway_with_workers)) & set(before)
+    queued = gateway_with_workers.post("/responses", {"model": "m", "input": "hello", "background": True}).json()
+    for waiting in (running, queued):
+        eventually(lambda of=waiting["id"]: is_completed(gateway_with_workers, of), "an answer", 30)
+
+
+def is_completed(gateway: Gateway, response_id: str) -> bool:
+    return bool(gateway.get(f"/responses/{response_id}").json()["status"] == "completed")
 
 
 def test_workers_end_with_the_gateway(gateway_with_workers: Gateway) -> None:
