@@ -9,7 +9,7 @@ from importlib import import_module
 from flask import Flask
 from werkzeug.exceptions import HTTPException
 
-from app.console import answers, pages
+from app.console import answers, pages, turns
 from app.errors import GatewayError
 from app.gateway import Gateway
 
@@ -34,3 +34,5 @@ def register(app: Flask, version: str) -> None:
             blueprint.register_error_handler(GatewayError, answers.gateway_error)
             blueprint.register_error_handler(HTTPException, answers.http_error)
         app.register_blueprint(blueprint, url_prefix=PREFIX, name=f"console {name}")
+    # Without error pages of its own: its errors are the API's.
+    app.register_blueprint(turns.blueprint, url_prefix=PREFIX, name="console turns")
