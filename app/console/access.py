@@ -135,7 +135,8 @@ def visitor() -> Visitor:
         check_origin()
         if request.mimetype == _FORM:
             form = read_form()
-        if not hmac.compare_digest(csrf, request.headers.get(CSRF_HEADER) or form.get(CSRF_FIELD)):
+        proof = request.headers.get(CSRF_HEADER) or form.get(CSRF_FIELD)
+        if not hmac.compare_digest(csrf.encode(), proof.encode("utf-8", "replace")):
             raise Forbidden("The form has expired. Please reload the page, and send it again.", code="csrf_failed")
     return Visitor(session.token, session.token.console or "owner", session.hash, csrf, current.gateway, form)
 
@@ -175,7 +176,16 @@ def _is_local(environ: Mapping[str, Any], host: str) -> bool:
     names its client; a page of another site that has our address names another host."""
     if "HTTP_X_FORWARDED_FOR" in environ or "HTTP_FORWARDED" in environ:
         return False
-    return _is_loopback(str(environ.get("REMOTE_ADDR", ""))) and _is_loopback(urlsplit(f"//{host}").hostname or "")
+    return _is_loopback(str(environ.get("REMOTE_ADDR", ""))) and _is_loopback(_parts(host)[0])
+
+
+def _parts(host: str) -> tuple[str, int]:
+    """The name and the port of a Host header; an empty name for a header that makes no sense."""
+    try:
+        parts = urlsplit(f"//{host}")
+        return parts.hostname or "", parts.port or 80
+    except ValueError:
+        return "", 80
 
 
 def _is_loopback(name: str) -> bool:
@@ -201,10 +211,12 @@ def check_origin() -> None:
 
 
 def cookie_name() -> str:
-    """Over http the name has the port, because cookies of one host are shared by its ports."""
+    """Browsers share the cookies of a host between its ports. So the name has the port over http, and over https, where
+    a proxy may leave the port out of the host, a digest of the gateway's key."""
     if request.is_secure:
-        return "__Host-antiphon"
-    return f"antiphon-{urlsplit(f'//{request.host}').port or 80}"
+        key = this_request().gateway.settings.key_for("console")
+        return f"__Host-antiphon-{hmac.digest(key, b'cookie', 'sha256').hex()[:8]}"
+    return f"antiphon-{_parts(request.host)[1]}"
 
 
 def set_cookie(response: Response, secret: str) -> Response:

@@ -67,9 +67,13 @@ class Person:
         origin = {"Sec-Fetch-Site": "same-origin"}
         if method != "GET":
             origin["Origin"] = self.gateway.url
-        return self.http.request(
+        answer = self.http.request(
             method, self.gateway.url + path, headers={**origin, **(headers or {})}, **{"timeout": 60, **keys}
         )
+        if "Set-Cookie" in answer.headers:
+            # The CSRF token of a session ends with it.
+            self._csrf = ""
+        return answer
 
     # --- the API, with the same token
 

@@ -76,8 +76,11 @@ def _posted() -> access.Form:
 
 
 def _signed_in(token: Token, place: str) -> Response:
-    secret = this_request().gateway.store.console_sessions.open(token)
-    return access.set_cookie(answers.see_other(place), secret)
+    """Opens a session, which takes the place of the browser's former one."""
+    sessions = this_request().gateway.store.console_sessions
+    if former := request.cookies.get(access.cookie_name()):
+        sessions.end(former)
+    return access.set_cookie(answers.see_other(place), sessions.open(token))
 
 
 def _form(place: str, error: str = "") -> Response:
