@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import click
 
+from app.alerts.watcher import BAD, GOOD
 from app.alerts.webhook import post
 from app.cli.context import FAILED, NOT_FOUND, TRY_AGAIN, as_json, open_ready_store, open_store, print_json
 from app.cli.groups import Group
@@ -26,6 +27,7 @@ from app.errors import AntiphonError, ConfigurationError, StoreUnavailable, TooL
 from app.last_good import LastGood
 from app.reports.export import export_lines
 from app.settings import load_settings, parse_duration
+from app.store.alerts import BACKUP
 from app.store.copying import Copy
 from app.store.database import PRIVATE
 from app.store.dialects import SQLITE
@@ -243,7 +245,7 @@ def backup(file: Path, force: bool) -> None:
 
     SQLite only: for MySQL use its own program, mariadb-dump.
     """
-    with _alerted(file), _replacing(file, force=force) as part, open_store() as store:
+    with _alerted(file), open_store() as store, _noted(store), _replacing(file, force=force) as part:
         store.maintenance.backup(part)
     click.echo(f"wrote {file}, {_size(file.stat().st_size)}")
 
@@ -261,6 +263,23 @@ def _alerted(file: Path) -> Iterator[None]:
             if target is not None and (why := post(target, alert, f"alert_{secrets.token_hex(12)}")) is not None:
                 click.echo(f"antiphon: the alert was not sent: {why}", err=True)
         raise
+
+
+@contextmanager
+def _noted(store: Store) -> Iterator[None]:
+    """Notes for the console how a backup of SQLite went. A database that cannot take the note, because it is away or of
+    an older schema, changes nothing about the command."""
+    if store.database.dialect is not SQLITE:
+        yield
+        return
+    try:
+        yield
+    except AntiphonError:
+        with suppress(StoreUnavailable):
+            store.alerts.note(BACKUP, BAD)
+        raise
+    with suppress(StoreUnavailable):
+        store.alerts.note(BACKUP, GOOD)
 
 
 @contextmanager

@@ -22,6 +22,12 @@ def end_of(period: Literal["minute"] | Period, now: int) -> datetime:
     return (midnight.replace(day=1) + timedelta(days=32)).replace(day=1)
 
 
+def start_of(period: Period, now: int) -> datetime:
+    """When the present period began. `now`: unix seconds."""
+    midnight = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0)
+    return midnight if period == "day" else midnight.replace(day=1)
+
+
 def seconds_left(period: Literal["minute"] | Period, now: int) -> int:
     # Every answer of a limited token needs it. Unix time has no leap seconds.
     if period == "month":

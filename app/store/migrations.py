@@ -497,6 +497,22 @@ def m024_clients_of_tokens(schema: Schema) -> None:
     schema.column("token", "last_client", "{word}")
 
 
+@step
+@additive
+def m025_hours(schema: Schema) -> None:
+    # Sums of an hour for each token; hour is the unix time divided by 3600. The reaper deletes those of two days ago.
+    counters = ("requests", "failed", "input_tokens", "cached_tokens", "output_tokens", "cost", "priced", "unused")
+    columns = ", ".join(f"{name} {{int}} NOT NULL" for name in (*counters, *(f"first_{place}" for place in range(16))))
+    schema.table(
+        "usage_hour",
+        f"hour {{int}} NOT NULL, token {{int}} NOT NULL, model {{name}} NOT NULL, channel {{name}} NOT NULL,"
+        f" client {{name}} NOT NULL, {columns}, PRIMARY KEY (hour, token, model, channel, client)",
+        layout="clustered",
+    )
+    # When the state changed, in unix seconds; NULL in older rows.
+    schema.column("alert", "changed_at", "{int}")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database
@@ -527,6 +543,11 @@ class Migrations:
         """For the successor of a running server: it accepts steps above its own that are marked additive."""
         found = self.version()
         _check(found, self._database.read(_additive) if found > len(STEPS) else set())
+
+
+def needed() -> int:
+    """The schema that this code needs."""
+    return len(STEPS)
 
 
 def version(database: Database) -> int:

@@ -216,6 +216,7 @@ class BudgetNotice(Model):
 class Alert(Model):
     name = peewee.CharField(primary_key=True)
     state = peewee.CharField()
+    changed_at = peewee.BigIntegerField(null=True)
 
 
 class Worker(Model):
@@ -405,6 +406,41 @@ class UsageSlot(Model):
         primary_key = peewee.CompositeKey("slot", "channel")
 
 
+class UsageHour(Model):
+    hour = peewee.BigIntegerField()
+    token = peewee.BigIntegerField()
+    model = peewee.CharField()
+    channel = peewee.CharField()
+    client = peewee.CharField()
+    requests = peewee.BigIntegerField()
+    failed = peewee.BigIntegerField()
+    input_tokens = peewee.BigIntegerField()
+    cached_tokens = peewee.BigIntegerField()
+    output_tokens = peewee.BigIntegerField()
+    cost = peewee.BigIntegerField()
+    priced = peewee.BigIntegerField()
+    unused = peewee.BigIntegerField()
+    first_0 = peewee.BigIntegerField()
+    first_1 = peewee.BigIntegerField()
+    first_2 = peewee.BigIntegerField()
+    first_3 = peewee.BigIntegerField()
+    first_4 = peewee.BigIntegerField()
+    first_5 = peewee.BigIntegerField()
+    first_6 = peewee.BigIntegerField()
+    first_7 = peewee.BigIntegerField()
+    first_8 = peewee.BigIntegerField()
+    first_9 = peewee.BigIntegerField()
+    first_10 = peewee.BigIntegerField()
+    first_11 = peewee.BigIntegerField()
+    first_12 = peewee.BigIntegerField()
+    first_13 = peewee.BigIntegerField()
+    first_14 = peewee.BigIntegerField()
+    first_15 = peewee.BigIntegerField()
+
+    class Meta:
+        primary_key = peewee.CompositeKey("hour", "token", "model", "channel", "client")
+
+
 TABLES = (
     Response,
     Content,
@@ -437,4 +473,5 @@ TABLES = (
     UsageClient,
     UsageTool,
     UsageSlot,
+    UsageHour,
 )

@@ -17,6 +17,7 @@ from app.store.console_sessions import ConsoleSessions
 from app.store.conversations import Conversations
 from app.store.database import Database, Session
 from app.store.events import Events
+from app.store.figures import PeriodFigures
 from app.store.grouped_writes import Group, Statements
 from app.store.idempotency import IdempotencyKeys
 from app.store.in_flight import InFlight
@@ -31,6 +32,7 @@ from app.store.reaper import Reaper
 from app.store.remedies import Remedies
 from app.store.request_log import RequestLog
 from app.store.responses import Responses, ResponseStore
+from app.store.standing import Standings
 from app.store.tokens import Tokens
 from app.store.tool_calls import ToolCalls, ToolCallStore
 from app.store.tree import Trees
@@ -92,6 +94,8 @@ class Store:
         self.remedies = Remedies(self.database, self._writer)
         self.tool_calls: ToolCallStore = ToolCalls(self.database, self._writer, self.unwritten, measures)
         self.in_flight = InFlight(self.database)
+        self.figures = PeriodFigures(self.database)
+        self.standing = Standings(self.database)
         self.usage = UsageSums(self.database)
         self.trees = Trees(self.database)
         self.request_log = RequestLog(self.database)

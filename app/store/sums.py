@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import add
+from operator import add, itemgetter
 from typing import Any, NamedTuple
 
 from app.contract.usage import Usage
@@ -42,10 +42,14 @@ TOTAL_BUCKETS = tuple(f"total_{number}" for number in range(BUCKETS))
 COLUMNS = (*COUNTERS, *FIRST_TOKEN_BUCKETS, *TOTAL_BUCKETS)
 
 DAY_SECONDS = 86_400
-#: Seconds of a slot in the sums of a channel, and how long these are stored.
+HOUR_SECONDS = 3600
+#: Seconds of a slot in the sums of a channel, and how long these and the sums of hours are stored.
 SLOT_SECONDS = 300
-SLOTS_SECONDS = 48 * 3600
+SLOTS_SECONDS = 48 * HOUR_SECONDS
 SLOT_COUNTERS = ("requests", "failed", "input_tokens", "output_tokens", "cost")
+#: Columns of the sums of an hour.
+HOUR_COUNTERS = ("requests", "failed", "input_tokens", "cached_tokens", "output_tokens", "cost", "priced", "unused")
+HOUR_COLUMNS = (*HOUR_COUNTERS, *FIRST_TOKEN_BUCKETS)
 
 TOOL_COUNTERS = ("calls", "failed", "ms", "bytes")
 
@@ -53,6 +57,7 @@ TOOL_COUNTERS = ("calls", "failed", "ms", "bytes")
 _FIRST_TOKEN = len(COUNTERS)
 _TOTAL = _FIRST_TOKEN + BUCKETS
 _SLOT_PLACES = tuple(COUNTERS.index(name) for name in SLOT_COUNTERS)
+_hour_columns = itemgetter(*map(COLUMNS.index, HOUR_COLUMNS))
 
 
 class Place(NamedTuple):
@@ -77,6 +82,7 @@ class Statements:
     day: str
     client: str
     slot: str
+    hour: str
     tool: str
 
     @classmethod
@@ -85,6 +91,7 @@ class Statements:
             day=dialect.add("usage_day", ["day", "token", "model", "channel"], COLUMNS),
             client=dialect.add("usage_client", ["day", "client"], COLUMNS),
             slot=dialect.add("usage_slot", ["slot", "channel"], SLOT_COUNTERS),
+            hour=dialect.add("usage_hour", ["hour", "token", "model", "channel", "client"], HOUR_COLUMNS),
             tool=dialect.add("usage_tool", ["day", "server", "tool"], TOOL_COUNTERS),
         )
 
@@ -117,9 +124,11 @@ class Sums:
         if not self._places:
             return
         slots = [(place, [sums[position] for position in _SLOT_PLACES]) for place, sums in self._places.items()]
+        hours = [(place, _hour_columns(sums)) for place, sums in self._places.items()]
         for sql, rows in (
             (statements.client, _rows(self._places.items(), lambda place: (place.day, place.client))),
             (statements.slot, _rows(slots, lambda place: (place.slot, place.channel))),
+            (statements.hour, _rows(hours, _by_hour)),
             (statements.day, _rows(self._places.items(), _by_day)),
         ):
             session.run_many(sql, rows)
@@ -127,6 +136,10 @@ class Sums:
 
 def _by_day(place: Place) -> tuple[str, int, str, str]:
     return place.day, place.token, place.model, place.channel
+
+
+def _by_hour(place: Place) -> tuple[int, int, str, str, str]:
+    return place.slot * SLOT_SECONDS // HOUR_SECONDS, place.token, place.model, place.channel, place.client
 
 
 def _counts(failed: bool, usage: Usage | None) -> Sequence[int]:
@@ -163,5 +176,7 @@ def day_of(number: int) -> str:
 
 
 def forget_slots(session: Session, now: int) -> None:
-    """Deletes the five-minute sums that are too old to be shown."""
-    session.run("DELETE FROM usage_slot WHERE slot < ?", ((now - SLOTS_SECONDS) // SLOT_SECONDS,))
+    """Deletes the sums of five minutes and of hours that are too old to be shown."""
+    begin = now - SLOTS_SECONDS
+    session.run("DELETE FROM usage_slot WHERE slot < ?", (begin // SLOT_SECONDS,))
+    session.run("DELETE FROM usage_hour WHERE hour < ?", (begin // HOUR_SECONDS,))

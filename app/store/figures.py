@@ -1,0 +1,96 @@
+"""The figures of a period for a page: by hour or day, and by owner, model, channel and client. One query reads them all
+from the sums, for everyone or for one owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from app.store.database import Database
+from app.store.sums import FIRST_TOKEN_BUCKETS, HOUR_COUNTERS
+
+#: The parts: one row for each hour or day, for each group, for each client, and for the month.
+STEP, GROUP, CLIENT, MONTH = "step", "group", "client", "month"
+
+_COUNTERS = ", ".join(f"SUM(u.{counter})" for counter in HOUR_COUNTERS)
+_TIMES = ", ".join(f"SUM(u.{bucket})" for bucket in FIRST_TOKEN_BUCKETS)
+_NO_TIMES = ", ".join("0" for _ in FIRST_TOKEN_BUCKETS)
+_GROUPED = ", ".join(f"g.{counter}" for counter in HOUR_COUNTERS)
+_NO_CLIENT = ", ''"
+_OF_OWNER = " AND u.token IN (SELECT o.pk FROM token o WHERE o.owner = ?)"
+
+
+class Figures(NamedTuple):
+    """The sums of one row of a part."""
+
+    part: str
+    step: int | str
+    """The hour, as unix time divided by 3600, or the day as YYYY-MM-DD; 0 in other parts."""
+    owner: str
+    """Empty for a removed token."""
+    model: str
+    channel: str
+    """Empty if none was asked."""
+    client: str
+    """Empty if unknown."""
+    counts: Sequence[int]
+    """Values of `sums.HOUR_COLUMNS`. Only a step has times."""
+
+
+class PeriodFigures:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def hours(self, scope: str | None, since: int, month: str) -> list[Figures]:
+        """From an hour on, which is unix time divided by 3600, and since the day on which the month began. `scope`: the
+        owner whose they are; None for all. Hours of more than two days ago are gone."""
+        parts = [_steps("usage_hour", "hour", scope), _groups("usage_hour", "hour", scope, ", client")]
+        return self._read(parts, since, month, scope)
+
+    def days(self, scope: str | None, since: str, month: str) -> list[Figures]:
+        """The same from a day on, YYYY-MM-DD in UTC. The clients of one owner are unknown."""
+        parts = [_steps("usage_day", "day", scope), _groups("usage_day", "day", scope)]
+        return self._read(parts if scope is not None else [*parts, _CLIENTS], since, month, scope)
+
+    def _read(self, parts: Sequence[str], since: str | int, month: str, scope: str | None) -> list[Figures]:
+        owner = () if scope is None else (scope,)
+        parameters = [value for _ in parts for value in (since, *owner)]
+        sql = " UNION ALL ".join([*parts, _month(scope)])
+        rows = self._database.read(lambda session: session.rows(sql, (*parameters, month, *owner)))
+        # MySQL's sums are decimals, and its step is a text because those of other parts are.
+        return [Figures._make([*row[:6], [int(count) for count in row[6:]]]) for row in rows]
+
+
+def _steps(table: str, step: str, scope: str | None) -> str:
+    return (
+        f"SELECT '{STEP}', u.{step}, '', '', '', '', {_COUNTERS}, {_TIMES} FROM {table} u"
+        f" WHERE u.{step} >= ?{_owned(scope)} GROUP BY u.{step}"
+    )
+
+
+def _groups(table: str, step: str, scope: str | None, client: str = "") -> str:
+    """`client`: `, column` where the table has one. The tokens are joined to the sums, not to each row."""
+    sums = ", ".join(f"SUM({counter}) AS {counter}" for counter in HOUR_COUNTERS)
+    return (
+        f"SELECT '{GROUP}', 0, COALESCE(t.owner, ''), g.model, g.channel{client or _NO_CLIENT}, {_GROUPED}, {_NO_TIMES}"
+        f" FROM (SELECT u.token, u.model, u.channel{client}, {sums} FROM {table} u WHERE u.{step} >= ?{_owned(scope)}"
+        f" GROUP BY u.token, u.model, u.channel{client}) g LEFT JOIN token t ON t.pk = g.token"
+    )
+
+
+_CLIENTS = (
+    f"SELECT '{CLIENT}', 0, '', '', '', u.client, {_COUNTERS}, {_NO_TIMES} FROM usage_client u"
+    " WHERE u.day >= ? GROUP BY u.client"
+)
+
+
+def _month(scope: str | None) -> str:
+    return (
+        f"SELECT '{MONTH}', 0, '', '', '', '', {_COUNTERS}, {_NO_TIMES} FROM usage_day u"
+        f" WHERE u.day >= ?{_owned(scope)} HAVING COUNT(*) > 0"
+    )
+
+
+def _owned(scope: str | None) -> str:
+    return "" if scope is None else _OF_OWNER
