@@ -13,6 +13,7 @@ from app.alerts.webhook import Webhook
 from app.channels.affinity import SHARED, RecentChannels
 from app.channels.model_facts import KnownFacts
 from app.channels.model_list import ModelList
+from app.channels.pauses import Pauses
 from app.channels.remedies import LearntRemedies
 from app.channels.selection import Channels
 from app.channels.slots import Slots
@@ -132,6 +133,7 @@ def build(last: LastGood) -> Gateway:
         remedies=remedies,
         slots=slots,
         recent=RecentChannels(SHARED),
+        pauses=Pauses(store.pauses),
     )
     webhook = Webhook(lambda: table.current.alerts)
     lists = UpstreamLists(channels)
@@ -175,6 +177,10 @@ def build(last: LastGood) -> Gateway:
         budget.give_back()
         limiter.retry()
 
+    def refresh() -> None:
+        channels.pauses.refresh()
+        remedies.refresh()
+
     in_flight, sockets = InFlight(settings.max_in_flight), InFlight(settings.max_sockets)
     return Gateway(
         settings=settings,
@@ -191,7 +197,7 @@ def build(last: LastGood) -> Gateway:
         tool_servers=tool_servers,
         transport=transport,
         lease_keeper=LeaseKeeper(
-            store, turns.running, channels.statuses, background.housekeeping, remedies.refresh, tidy, measures
+            store, turns.running, channels.statuses, background.housekeeping, refresh, tidy, measures
         ),
         drain=drain,
         budget=budget,

@@ -124,7 +124,7 @@ class Health:
         """Sort key of channels in cooldown: the longest without a trial first, then the earliest end."""
         return self._tried_at, self._cooldown_until
 
-    def status(self, name: str) -> ChannelStatus:
+    def status(self, name: str, paused: str = "") -> ChannelStatus:
         return ChannelStatus(
             name=name,
             in_flight=self._in_flight,
@@ -134,6 +134,7 @@ class Health:
             half_open=self._half_open,
             last_error=self.last_error,
             path=self._path,
+            paused=paused,
         )
 
     # --- the steps of a request

@@ -1,5 +1,5 @@
-"""Selects the channels for a request: those that serve the model, the preferred one first, without those that are full
-or in cooldown.
+"""Selects the channels for a request: those that serve the model, the preferred one first, without those that are full,
+paused or in cooldown.
 
 `app.channels.health` holds the state of each channel.
 """
@@ -19,6 +19,7 @@ from typing import Protocol
 from app import formats
 from app.channels.affinity import Affinity, RecentChannels, rank
 from app.channels.health import Health, Need, Place, RetryBudget
+from app.channels.pauses import Pauses
 from app.channels.remedies import LearntRemedies
 from app.channels.slots import UNLIMITED, Slot, Slots
 from app.channels.surfaces import PASSTHROUGH, RESPONSES, Surface
@@ -28,6 +29,7 @@ from app.channels.waiting_line import WaitingLines
 from app.channels.watched_table import WatchedTable
 from app.contract.channel import Channel, Compaction
 from app.contract.money import cost_of
+from app.contract.pauses import RETRY_SECONDS, Pause
 from app.contract.records import ChannelStatus
 from app.contract.remedies import ROW, Remedy
 from app.contract.token_estimate import TILES, ImageRule
@@ -79,11 +81,14 @@ class Channels:
         remedies: LearntRemedies | None = None,
         slots: Slots | None = None,
         recent: RecentChannels | None = None,
+        pauses: Pauses | None = None,
     ) -> None:
         """`memory`: the budget that answers of upstreams share with all large bodies. `slots`: those that all processes
         of the machine share; None for limits of this process alone. `recent`: where conversations
-        have moved, in all processes of the machine; None for those of this process."""
+        have moved, in all processes of the machine; None for those of this process. `pauses`: the channels that
+        operators have taken out of service; None for none."""
         self.remedies = remedies or LearntRemedies()
+        self.pauses = pauses or Pauses()
         self._memory = memory
         self._watched = watched
         self._connections = connections
@@ -125,8 +130,8 @@ class Channels:
 
         Raises before the first channel: InvalidRequest for a model that no channel serves, and for MCP servers that
         none of its channels can call; FormatNotServed when none of
-        its channels serves this endpoint, ChannelsBusy when all are full or in cooldown. It ends early when the retry
-        budget is spent.
+        its channels serves this endpoint, ChannelsBusy when all are full, paused or in cooldown. It ends early when the
+        retry budget is spent.
         """
         eligible = self._answering(model, upstream_servers, affinity.tags)
         return self._select(eligible, model, affinity, count_losses, wait)
@@ -164,12 +169,15 @@ class Channels:
         return [channel for channel in self.table.channels if self._is_available(channel)]
 
     def statuses(self) -> tuple[ChannelStatus, ...]:
-        """The state in this process of the channels that were considered so far, in the order of the table."""
-        return tuple(
-            self._health[channel.name].status(channel.name)
-            for channel in self.table.channels
-            if channel.name in self._health
-        )
+        """The state in this process of the channels that were considered so far or are paused, in the order of the
+        table."""
+        return tuple(self._statuses())
+
+    def _statuses(self) -> Iterator[ChannelStatus]:
+        for channel in self.table.channels:
+            pause = self.pauses.of(channel.name)
+            if pause is not None or channel.name in self._health:
+                yield self._health_of(channel).status(channel.name, pause.state if pause else "")
 
     @property
     def waiting(self) -> int:
@@ -247,10 +255,11 @@ class Channels:
         self, model: str, ordered: Sequence[Channel], owner: str, wait: Wait | None
     ) -> Iterator[SelectedChannel]:
         """The available channels; without any, the one in cooldown that is due for a trial; then those that load their
-        model."""
+        model. Paused channels are left out."""
+        working = [channel for channel in ordered if self.pauses.of(channel.name) is None]
         began = self._clock()
         attempts, tried = 0, False
-        for channel in ordered:
+        for channel in working:
             if attempts == MAX_ATTEMPTS:
                 break
             if attempts and not self._is_available(channel):
@@ -266,18 +275,18 @@ class Channels:
             yield from _offered(selected)
             # A server that is loading its model costs no attempt.
             attempts += not selected.loads
-        if not tried and (selected := self._trial(model, ordered, owner, wait)) is not None:
+        if not tried and (selected := self._trial(model, working, owner, wait)) is not None:
             tried = True
             yield from _offered(selected)
         if (
             not tried
             and wait is not None
-            and (selected := self._in_line(model, ordered, owner, began, wait)) is not None
+            and (selected := self._in_line(model, working, owner, began, wait)) is not None
         ):
             tried = True
             yield from _offered(selected)
         if wait is not None:
-            for selected in self._until_loaded(model, ordered, owner, began, wait):
+            for selected in self._until_loaded(model, working, owner, began, wait):
                 tried = True
                 yield from _offered(selected)
         if not tried:
@@ -328,10 +337,15 @@ class Channels:
 
     def _is_waited_for(self, channel: Channel, began: float) -> bool:
         health = self._health_of(channel)
+        if self.pauses.of(channel.name) is not None:
+            return False
         return self._clock() - began < channel.timeouts.first_byte and (health.loading or not health.cooldown_left)
 
     def _claim(self, channel: Channel, model: str, owner: str, need: Need, wait: Wait | None) -> SelectedChannel | None:
         """Enters the channel at once; None when its state does not allow it."""
+        if self.pauses.of(channel.name) is not None:
+            # Its pause has begun while the request waited.
+            return None
         health = self._health_of(channel)
         if (place := health.claim(need, channel.max_concurrency)) is None:
             return None
@@ -356,14 +370,16 @@ class Channels:
             self._lines.freed(channel.name)
 
     def _is_available(self, channel: Channel) -> bool:
-        return self._health_of(channel).available(channel.max_concurrency)
+        return self.pauses.of(channel.name) is None and self._health_of(channel).available(channel.max_concurrency)
 
     def _busy(self, model: str, channels: Sequence[Channel]) -> ChannelsBusy:
-        states = [(channel.name, self._health_of(channel)) for channel in channels]
+        pauses = {channel.name: pause for channel in channels if (pause := self.pauses.of(channel.name)) is not None}
+        if len(pauses) == len(channels):
+            return _all_paused(model, pauses.values())
+        states = [(channel.name, self._health_of(channel)) for channel in channels if channel.name not in pauses]
         waits = [left for _, health in states if (left := health.cooldown_left)]
         reasons = ", ".join(
-            f"{name}: {health.last_error or 'failed'}" if health.cooldown_left else f"{name}: full"
-            for name, health in states
+            f"{channel.name}: {pauses.get(channel.name) or _why_busy(self._health_of(channel))}" for channel in channels
         )
         # A channel in cooldown may be tried within a second, unless its cooldown is firm.
         wait = min(waits) if waits and all(health.is_firm for _, health in states) else 1.0
@@ -375,6 +391,18 @@ class Channels:
     def _health_of(self, channel: Channel) -> Health:
         health = self._health.get(channel.name)
         return health if health is not None else self._health.setdefault(channel.name, Health(self._clock))
+
+
+def _why_busy(health: Health) -> str:
+    return health.last_error or "failed" if health.cooldown_left else "full"
+
+
+def _all_paused(model: str, pauses: Collection[Pause]) -> ChannelsBusy:
+    reasons = ", ".join(f"{pause.channel}: {pause}" for pause in pauses)
+    return ChannelsBusy(
+        f"All channels that serve the model '{model}' are paused ({reasons}). Please try again later.",
+        retry_after=max(1.0, min(RETRY_SECONDS if pause.left is None else pause.left for pause in pauses)),
+    )
 
 
 @dataclass(frozen=True, slots=True)

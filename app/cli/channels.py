@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -16,20 +18,21 @@ from app.cli.context import CHANNEL_FAILING, NOT_FOUND, as_json, open_ready_stor
 from app.cli.groups import Group
 from app.cli.output import counted, moment, pairs, some, table
 from app.cli.parameters import Text
-from app.cli.states import learnt_remedies, worker_statuses
+from app.cli.states import channel_pauses, learnt_remedies, worker_statuses
 from app.cli.table import read_table
 from app.contract.channel import Channel
+from app.contract.pauses import LONGEST, Pause
 from app.contract.remedies import LearntRemedy
 from app.reports.channel_states import ChannelReport, all_channels, channel_reports
 from app.reports.channel_test import ChannelTestResult, StepResult, try_channels
-from app.settings import load_settings
+from app.settings import load_settings, parse_duration
 
 _HEAD = ("name", "state", "in flight", "path", "last error", "priority", "weight", "format", "where", "models")
 
 
 @click.group(cls=Group)
 def channels() -> None:
-    """List, test and reset the channels of the table."""
+    """List, test and pause the channels of the table."""
 
 
 # --- list -------------------------------------------------------------------------------------------------------
@@ -38,14 +41,14 @@ def channels() -> None:
 @channels.command("list")
 @as_json
 def list_(as_json: bool) -> None:
-    """List the channels: state over all workers, remedies learnt.
+    """List the channels: state over all workers, pauses, remedies learnt.
 
     Below them stands what was learnt of their upstreams. Without a running gateway, the state is unknown.
     """
     settings = load_settings()
     channel_table = read_table(settings)
     workers = worker_statuses(settings)
-    reports = channel_reports(channel_table, workers, learnt_remedies(settings))
+    reports = channel_reports(channel_table, workers, learnt_remedies(settings), channel_pauses(settings))
     if as_json:
         print_json({"workers": len(workers), "channels": [report.wire() for report in reports]})
         return
@@ -75,6 +78,102 @@ def _row(report: ChannelReport) -> tuple[object, ...]:
 
 def _learnt(remedies: Sequence[LearntRemedy]) -> str:
     return "\n".join(f"{one.model}: {one.remedy}, {moment(one.learnt_at)} UTC" for one in remedies)
+
+
+# --- pause, drain, resume ---------------------------------------------------------------------------------------
+
+
+class PauseDuration(click.ParamType[int]):
+    """How long a pause lasts, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        seconds = value if isinstance(value, int) else parse_duration(value)
+        if seconds is None or not 0 < seconds <= LONGEST:
+            self.fail(f"{value!r} is not a duration such as 90s, 10m or 2h, of at most 7d", param, ctx)
+        return seconds
+
+
+_reason = click.option("--reason", type=Text(), help="Shown with the state of the channel.")
+
+
+@channels.command("pause")
+@click.argument("name")
+@click.option("--for", "seconds", type=PauseDuration(), default="10m", help="How long; default 10m.")
+@_reason
+@as_json
+@click.pass_context
+def pause(ctx: click.Context, name: str, seconds: int, reason: str | None, as_json: bool) -> None:
+    """Send no new requests to channel NAME for a while.
+
+    Every worker notices within two seconds. Running requests go on to their end; conversations go on elsewhere. The
+    pause ends by itself, or by `antiphon channels resume`.
+    """
+    _exit_unless_known(ctx, name)
+    with open_ready_store() as store:
+        store.pauses.pause(name, seconds, _operator(), reason or "")
+        _print_pause(name, store.pauses.load(), as_json)
+
+
+@channels.command("drain")
+@click.argument("name")
+@_reason
+@as_json
+@click.pass_context
+def drain(ctx: click.Context, name: str, reason: str | None, as_json: bool) -> None:
+    """Send no new requests to channel NAME until it is resumed.
+
+    Every worker notices within two seconds. Running requests go on to their end: `antiphon channels list` shows how
+    many are left.
+    """
+    _exit_unless_known(ctx, name)
+    with open_ready_store() as store:
+        store.pauses.drain(name, _operator(), reason or "")
+        _print_pause(name, store.pauses.load(), as_json)
+
+
+@channels.command("resume")
+@click.argument("name")
+@as_json
+@click.pass_context
+def resume(ctx: click.Context, name: str, as_json: bool) -> None:
+    """End the pause of channel NAME.
+
+    Every worker notices within two seconds. Exit code 4 when the channel is not paused.
+    """
+    with open_ready_store() as store:
+        resumed = store.pauses.resume(name)
+    if as_json:
+        print_json({"channel": name, "resumed": resumed})
+    else:
+        click.echo(f"{name}: resumed" if resumed else f"{name} is not paused")
+    if not resumed:
+        ctx.exit(NOT_FOUND)
+
+
+def _operator() -> str:
+    """Who runs the command."""
+    try:
+        return f"{getpass.getuser()} (command line)"
+    except (KeyError, OSError):
+        # A container may have a user without a name.
+        return "the command line"
+
+
+def _print_pause(name: str, pauses: Sequence[Pause], as_json: bool) -> None:
+    # A pause of a second may have ended by now.
+    found = next((pause for pause in pauses if pause.channel == name), None)
+    if as_json:
+        print_json({"channel": name, "pause": found.wire() if found else None})
+    else:
+        click.echo(f"{name}: {found.described() if found else 'the pause has ended'}")
+
+
+def _exit_unless_known(ctx: click.Context, name: str) -> None:
+    channel_table = read_table(load_settings())
+    if not _chosen(channel_table, name):
+        _exit_not_found(ctx, channel_table, name)
 
 
 # --- forget -----------------------------------------------------------------------------------------------------
@@ -119,10 +218,7 @@ def test(ctx: click.Context, name: str | None, model: str | None, timeout: int, 
     channel_table = read_table(settings)
     chosen = _chosen(channel_table, name)
     if not chosen:
-        near = ", ".join(get_close_matches(str(name), [row.name for row in all_channels(channel_table)], n=3))
-        hint = f"did you mean {near}?" if near else as_typed("see the channels: antiphon channels list")
-        click.echo(f"antiphon: there is no channel {name!r}\n  {hint}", err=True)
-        ctx.exit(NOT_FOUND)
+        _exit_not_found(ctx, channel_table, str(name))
     # The results name missing keys, failures and remedies; the warnings in the log would repeat them.
     logging.getLogger("app.channels").setLevel(logging.ERROR)
     width = max(len(channel.name) for channel in chosen)
@@ -140,6 +236,13 @@ def test(ctx: click.Context, name: str | None, model: str | None, timeout: int, 
 def _chosen(channel_table: Table, name: str | None) -> list[Channel]:
     rows = all_channels(channel_table)
     return rows if name is None else [replace(channel, enabled=True) for channel in rows if channel.name == name]
+
+
+def _exit_not_found(ctx: click.Context, channel_table: Table, name: str) -> NoReturn:
+    near = ", ".join(get_close_matches(name, [row.name for row in all_channels(channel_table)], n=3))
+    hint = f"did you mean {near}?" if near else as_typed("see the channels: antiphon channels list")
+    click.echo(f"antiphon: there is no channel {name!r}\n  {hint}", err=True)
+    ctx.exit(NOT_FOUND)
 
 
 def _result_lines(result: ChannelTestResult, width: int, file: Path) -> Iterator[str]:

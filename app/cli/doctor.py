@@ -28,6 +28,7 @@ from app.cli.address import EVERYWHERE
 from app.cli.command_line import as_typed
 from app.cli.context import CONFIGURATION, FAILED, as_json, open_store, print_json
 from app.cli.output import counted
+from app.cli.states import channel_pauses
 from app.cli.table import read_table
 from app.contract.records import WorkerStatus
 from app.contract.tools import ToolTable
@@ -253,7 +254,10 @@ def _channels(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Findi
         yield Finding(WARNING, "channels", str(warning))
     yield _usable(settings, channel_table)
     yield from _tools(settings, channel_table.tools)
-    for report in channel_reports(channel_table, workers):
+    for report in channel_reports(channel_table, workers, pauses=channel_pauses(settings)):
+        if report.state.pause is not None:
+            name = report.channel.name
+            yield Finding(WARNING, "channels", f"{name}: {report.state.text}", f"antiphon channels resume {name}")
         if report.state.label in (COOLDOWN, FULL, HALF_OPEN):
             name = report.channel.name
             yield Finding(WARNING, "channels", f"{name}: {report.state.text}", f"antiphon channels test {name}")

@@ -9,7 +9,7 @@ import click
 from app.cli.command_line import as_typed
 from app.cli.context import CHANNEL_FAILING, NOT_FOUND, as_json, print_json
 from app.cli.output import table
-from app.cli.states import worker_statuses
+from app.cli.states import channel_pauses, worker_statuses
 from app.cli.table import read_table
 from app.reports.routes import Route, route_of, serving
 from app.settings import load_settings
@@ -34,7 +34,7 @@ def route(ctx: click.Context, model: str, as_json: bool) -> None:
         hint = f"  did you mean {nearest!r}?" if nearest else "  see the models: antiphon models"
         click.echo(as_typed(hint), err=True)
         ctx.exit(NOT_FOUND)
-    found = route_of(channel_table, model, worker_statuses(settings))
+    found = route_of(channel_table, model, worker_statuses(settings), channel_pauses(settings))
     if as_json:
         print_json(found.wire())
     else:

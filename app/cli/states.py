@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from app.cli.context import open_store
+from app.contract.pauses import Pause
 from app.contract.records import WorkerStatus
 from app.contract.remedies import LearntRemedy
 from app.errors import ConfigurationError, StoreUnavailable
@@ -31,5 +32,15 @@ def learnt_remedies(settings: Settings) -> list[LearntRemedy]:
         with open_store(settings) as store:
             store.schema.check()
             return store.remedies.load()
+    except (ConfigurationError, StoreUnavailable):
+        return []
+
+
+def channel_pauses(settings: Settings) -> list[Pause]:
+    """The pauses of channels that have not ended. Empty when the database does not answer."""
+    try:
+        with open_store(settings) as store:
+            store.schema.check()
+            return store.pauses.load()
     except (ConfigurationError, StoreUnavailable):
         return []

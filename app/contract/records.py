@@ -476,6 +476,8 @@ class ChannelStatus:
     """Code of the newest failure since the last success."""
     path: str = ""
     """How its last output was relayed: `bytes`, `repaired`, `translated`."""
+    paused: str = ""
+    """`paused` or `draining` while an operator has taken it out of service."""
 
     def wire(self) -> dict[str, Any]:
         return {_STATUS_NAMES.get(name, name): value for name, value in asdict(self).items()}

@@ -40,7 +40,7 @@ def readyz() -> Response:
     except ConfigurationError as error:
         reasons["schema"] = f"{error.message}; {error.fix}"
     if not gateway.channels.usable():
-        reasons["channels"] = "no channel is usable: all are in cooldown, full or without a key"
+        reasons["channels"] = "no channel is usable: all are in cooldown, full, paused or without a key"
     if gateway.drain.begun:
         reasons["worker"] = "shutting down"
     if not gateway.queue.answers():

@@ -82,6 +82,9 @@ CHANNEL_IN_FLIGHT = _gauge("channel_requests_in_flight", "Requests at work on th
 CHANNEL_COOLDOWN = _gauge(
     "channel_cooldown_seconds", "Seconds until the channel is tried again.", "livemax", ["channel"]
 )
+CHANNEL_PAUSED = _gauge(
+    "channel_paused", "1 while an operator has paused or drained the channel, else 0.", "livemax", ["channel"]
+)
 TABLE_REJECTED = _gauge("channel_table_rejected", "1 while the present channel table is invalid.", "livemax")
 
 # --- tools

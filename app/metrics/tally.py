@@ -225,12 +225,14 @@ class Tally(Measures):
         for status in sample.channels:
             families.CHANNEL_UP.labels(status.name).set(int(status.cooldown_left == 0))
             families.CHANNEL_COOLDOWN.labels(status.name).set(status.cooldown_left)
+            families.CHANNEL_PAUSED.labels(status.name).set(int(bool(status.paused)))
             families.CHANNEL_IN_FLIGHT.labels(status.name).set(status.in_flight)
         present = {status.name for status in sample.channels}
         for name in self._channels - present:
             # A row that was removed from the table is not down.
             families.CHANNEL_UP.labels(name).set(1)
             families.CHANNEL_COOLDOWN.labels(name).set(0)
+            families.CHANNEL_PAUSED.labels(name).set(0)
             families.CHANNEL_IN_FLIGHT.labels(name).set(0)
         self._channels |= present
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
 from app.channels.table import Table
 from app.contract.channel import Channel
+from app.contract.pauses import Pause
 from app.contract.records import ChannelStatus, WorkerStatus
 from app.contract.remedies import LearntRemedy, digest_of
 
@@ -25,7 +27,7 @@ class ChannelState:
     """The state of one channel over all workers. Without a worker, `in_flight` and `cooldown_left` are None."""
 
     label: str
-    """disabled, no key, unknown, cooldown, full, half-open, ok."""
+    """disabled, no key, paused, draining, unknown, cooldown, full, half-open, ok."""
     text: str
     """The label with its reason, and the number of workers that report it when not all do."""
     is_available: bool
@@ -35,6 +37,7 @@ class ChannelState:
     """Seconds until the cooldown has ended in every worker."""
     last_error: str | None = None
     paths: tuple[str, ...] = ()
+    pause: Pause | None = None
 
     def wire(self) -> dict[str, Any]:
         return {
@@ -44,6 +47,7 @@ class ChannelState:
             "resting_seconds": self.cooldown_left,
             "last_error": self.last_error,
             "paths": list(self.paths),
+            "pause": self.pause.wire() if self.pause else None,
         }
 
     def json_text(self, text: str) -> str:
@@ -83,13 +87,24 @@ class ChannelReport:
         }
 
 
+_NO_PAUSES: Mapping[str, Pause] = MappingProxyType({})
+
+
 def channel_reports(
-    table: Table, workers: Sequence[WorkerStatus], learnt: Sequence[LearntRemedy] = ()
+    table: Table,
+    workers: Sequence[WorkerStatus],
+    learnt: Sequence[LearntRemedy] = (),
+    pauses: Sequence[Pause] = (),
 ) -> list[ChannelReport]:
+    paused = by_channel(pauses)
     return [
-        ChannelReport(channel, state_of(channel, workers), tuple(_in_force(channel, learnt)))
+        ChannelReport(channel, state_of(channel, workers, paused), tuple(_in_force(channel, learnt)))
         for channel in all_channels(table)
     ]
+
+
+def by_channel(pauses: Sequence[Pause]) -> Mapping[str, Pause]:
+    return {pause.channel: pause for pause in pauses}
 
 
 def _in_force(channel: Channel, learnt: Sequence[LearntRemedy]) -> Iterator[LearntRemedy]:
@@ -102,12 +117,22 @@ def all_channels(table: Table) -> list[Channel]:
     return sorted((*table.channels, *table.without_key), key=lambda channel: channel.line)
 
 
-def state_of(channel: Channel, workers: Sequence[WorkerStatus]) -> ChannelState:
-    """The state that matters most among the workers: a cooldown in one worker is a cooldown of the channel."""
+def state_of(
+    channel: Channel, workers: Sequence[WorkerStatus], pauses: Mapping[str, Pause] = _NO_PAUSES
+) -> ChannelState:
+    """The state that matters most among the workers: a cooldown in one worker is a cooldown of the channel. A pause
+    matters more than what they report."""
     if channel.missing_key:
         return ChannelState("no key", "no key", is_available=False)
     if not channel.enabled:
         return ChannelState("disabled", "disabled", is_available=False)
+    reported = _reported(channel, workers)
+    if (pause := pauses.get(channel.name)) is None:
+        return reported
+    return replace(reported, label=pause.state, text=pause.described(), is_available=False, pause=pause)
+
+
+def _reported(channel: Channel, workers: Sequence[WorkerStatus]) -> ChannelState:
     if not workers:
         return ChannelState("unknown", "", is_available=True)
     statuses = [_status_in(worker, channel) for worker in workers]

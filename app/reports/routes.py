@@ -10,8 +10,9 @@ from typing import Any
 from app.channels.selection import MAX_ATTEMPTS
 from app.channels.table import Table
 from app.contract.channel import Channel
+from app.contract.pauses import Pause
 from app.contract.records import WorkerStatus
-from app.reports.channel_states import ChannelState, all_channels, state_of
+from app.reports.channel_states import ChannelState, all_channels, by_channel, state_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +75,17 @@ def serving(table: Table, model: str) -> list[Channel]:
     return [channel for channel in all_channels(table) if channel.upstream_model(model) is not None]
 
 
-def route_of(table: Table, model: str, workers: Sequence[WorkerStatus]) -> Route:
+def route_of(table: Table, model: str, workers: Sequence[WorkerStatus], pauses: Sequence[Pause] = ()) -> Route:
     channels = serving(table, model)
     others = tuple(channel.name for channel in all_channels(table) if channel not in channels)
-    return Route(model, tuple(_entries(channels, workers)), others)
+    return Route(model, tuple(_entries(channels, workers, pauses)), others)
 
 
-def _entries(channels: Sequence[Channel], workers: Sequence[WorkerStatus]) -> Iterator[RouteEntry]:
-    states = {channel.name: state_of(channel, workers) for channel in channels}
+def _entries(
+    channels: Sequence[Channel], workers: Sequence[WorkerStatus], pauses: Sequence[Pause]
+) -> Iterator[RouteEntry]:
+    paused = by_channel(pauses)
+    states = {channel.name: state_of(channel, workers, paused) for channel in channels}
     reasons = {channel.name: _why_not(channel, states[channel.name]) for channel in channels}
     eligible = sorted(
         (channel for channel in channels if not reasons[channel.name]), key=lambda channel: -channel.priority

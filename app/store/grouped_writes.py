@@ -11,10 +11,11 @@ from operator import itemgetter
 from typing import Any
 
 from app.contract.records import ConversationTurn
-from app.store import conversations, sums, token_counters
+from app.store import conversations, recent_errors, sums, token_counters
 from app.store.database import Conflict, Session
 from app.store.dialects import Dialect
 from app.store.leases import Leases
+from app.store.recent_errors import NewError
 from app.store.token_counters import Change, CounterStatements
 
 MAX_ITEM_ID = 191
@@ -34,6 +35,7 @@ class Statements:
     find_setting: str
     prefix: str
     counters: CounterStatements
+    error: str
 
     @classmethod
     def of(cls, dialect: Dialect, leases: Leases) -> Statements:
@@ -48,6 +50,7 @@ class Statements:
             # A delete of the last response that refers to the setting waits for this transaction.
             find_setting=f"SELECT pk FROM setting WHERE owner = ? AND sha256 = ?{dialect.share}",
             counters=CounterStatements(dialect, leases),
+            error=dialect.insert("recent_error", recent_errors.COLUMNS),
         )
 
 
@@ -64,6 +67,7 @@ class Group:
         self._uses: dict[int, tuple[int, str | None]] = {}
         self._turns: list[tuple[str, str, ConversationTurn]] = []
         self._token_changes: list[Change] = []
+        self._errors: list[NewError] = []
 
     def add_content(self, response: int, input: bytes, output: bytes | None) -> None:
         self._contents.append((response, input, output))
@@ -78,6 +82,10 @@ class Group:
     def count_token(self, change: Change) -> None:
         """Changes the counters of a limited token."""
         self._token_changes.append(change)
+
+    def add_error(self, error: NewError) -> None:
+        """Adds a failure to the newest of its channel or tool server."""
+        self._errors.append(error)
 
     def add_prefix(self, token: int, hash: str, response: int) -> None:
         self.session.run(self._statements.prefix, (token, hash, response))
@@ -134,4 +142,6 @@ class Group:
             )
         if self._token_changes:
             token_counters.apply(self.session, self._statements.counters, self._token_changes)
+        if self._errors:
+            self.session.run_many(self._statements.error, recent_errors.newest(self._errors))
         self.sums.flush(self.session)

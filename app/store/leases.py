@@ -16,6 +16,7 @@ import orjson
 from app.contract.records import ChannelStatus, WorkerStatus
 from app.store import at_fork
 from app.store.database import Database, Row, Session
+from app.store.sums import SLOT_COUNTERS, SLOT_SECONDS
 
 FORGOTTEN = 86_400
 
@@ -42,6 +43,7 @@ class Leases:
         )
         self.background = 0
         """1 in a process that runs background responses."""
+        self._note_cooldown = database.dialect.add("usage_slot", ["slot", "channel"], [*SLOT_COUNTERS, "cooldowns"])
         self._end_row = f"UPDATE worker SET lease_until = {now} - 1 WHERE name = ?"
         self._clock = f"SELECT {now}"
         self._live_rows = (
@@ -73,11 +75,15 @@ class Leases:
     def renew(self, status: Sequence[ChannelStatus] = ()) -> None:
         report = {"channels": [channel.wire() for channel in status], "server": self._server}
         text = orjson.dumps(report).decode()
+        slot, nothing = int(time.time()) // SLOT_SECONDS, (0,) * len(SLOT_COUNTERS)
+        cooling = sorted(channel.name for channel in status if channel.cooldown_left > 0)
 
         def write(session: Session) -> None:
             if session.run(self._renew_row, (self.background, text, self._name)) == 0:
                 session.run(self._insert_row, (self._name, int(time.time())))
                 session.run(self._renew_row, (self.background, text, self._name))
+            for channel in cooling:
+                session.run(self._note_cooldown, (slot, channel, *nothing, 1))
 
         self._database.transaction(write)
 

@@ -513,6 +513,31 @@ def m025_hours(schema: Schema) -> None:
     schema.column("alert", "changed_at", "{int}")
 
 
+@step
+@additive
+def m026_channel_pauses(schema: Schema) -> None:
+    # Channels that operators have taken out of service. ends_at is NULL for one that is drained.
+    schema.table(
+        "channel_pause",
+        "channel {name} NOT NULL PRIMARY KEY, began_at {int} NOT NULL, ends_at {int}, actor {name} NOT NULL,"
+        " reason {body} NOT NULL",
+        layout="clustered",
+    )
+    # The newest failures of channels and of tool servers. The reaper deletes older ones.
+    schema.table(
+        "recent_error",
+        """
+        pk {key}, kind {word} NOT NULL, name {name} NOT NULL, at {int} NOT NULL, status {int}, code {name} NOT NULL,
+        message {body} NOT NULL, owner {name} NOT NULL, response {int}
+        """,
+    )
+    schema.index("recent_error_name", "recent_error", "kind, name, pk")
+    schema.index("recent_error_response", "recent_error", "response", where="response IS NOT NULL")
+    # How long the first output took, failed attempts on the channel, and how often a worker reported its cooldown.
+    for column in (*(f"first_{number}" for number in range(16)), "errors", "cooldowns"):
+        schema.column("usage_slot", column, "{int} NOT NULL DEFAULT 0")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

@@ -401,6 +401,24 @@ class UsageSlot(Model):
     input_tokens = peewee.BigIntegerField()
     output_tokens = peewee.BigIntegerField()
     cost = peewee.BigIntegerField()
+    first_0 = peewee.BigIntegerField()
+    first_1 = peewee.BigIntegerField()
+    first_2 = peewee.BigIntegerField()
+    first_3 = peewee.BigIntegerField()
+    first_4 = peewee.BigIntegerField()
+    first_5 = peewee.BigIntegerField()
+    first_6 = peewee.BigIntegerField()
+    first_7 = peewee.BigIntegerField()
+    first_8 = peewee.BigIntegerField()
+    first_9 = peewee.BigIntegerField()
+    first_10 = peewee.BigIntegerField()
+    first_11 = peewee.BigIntegerField()
+    first_12 = peewee.BigIntegerField()
+    first_13 = peewee.BigIntegerField()
+    first_14 = peewee.BigIntegerField()
+    first_15 = peewee.BigIntegerField()
+    errors = peewee.BigIntegerField()
+    cooldowns = peewee.BigIntegerField()
 
     class Meta:
         primary_key = peewee.CompositeKey("slot", "channel")
@@ -441,6 +459,26 @@ class UsageHour(Model):
         primary_key = peewee.CompositeKey("hour", "token", "model", "channel", "client")
 
 
+class ChannelPause(Model):
+    channel = peewee.CharField(primary_key=True)
+    began_at = peewee.BigIntegerField()
+    ends_at = peewee.BigIntegerField(null=True)
+    actor = peewee.CharField()
+    reason = peewee.TextField()
+
+
+class RecentError(Model):
+    pk = peewee.BigAutoField()
+    kind = peewee.CharField()
+    name = peewee.CharField()
+    at = peewee.BigIntegerField()
+    status = peewee.BigIntegerField(null=True)
+    code = peewee.CharField()
+    message = peewee.TextField()
+    owner = peewee.CharField()
+    response = peewee.BigIntegerField(null=True)
+
+
 TABLES = (
     Response,
     Content,
@@ -474,4 +512,6 @@ TABLES = (
     UsageTool,
     UsageSlot,
     UsageHour,
+    ChannelPause,
+    RecentError,
 )

@@ -174,6 +174,7 @@ def _remove(session: Session, *, hold: str, past: Sequence[Old], items: dict[int
         session.run(f"DELETE FROM content WHERE response IN ({_marks(removed_keys)})", removed_keys)
         session.run(f"DELETE FROM prefix WHERE response IN ({_marks(removed_keys)})", removed_keys)
         session.run(f"DELETE FROM thread_turn WHERE response IN ({_marks(removed_keys)})", removed_keys)
+        session.run(f"DELETE FROM recent_error WHERE response IN ({_marks(removed_keys)})", removed_keys)
         session.run(
             f"DELETE FROM tool_call WHERE response IN (SELECT id FROM response WHERE pk IN ({_marks(removed_keys)}))",
             removed_keys,

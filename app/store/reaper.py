@@ -13,6 +13,7 @@ from app.store import at_fork
 from app.store.database import Database, Session
 from app.store.jobs import Jobs
 from app.store.leases import HELD, Leases
+from app.store.recent_errors import trim
 from app.store.sums import forget_slots
 from app.store.token_counters import end_of_worker
 from app.store.unwritten import Unwritten
@@ -92,6 +93,7 @@ class Reaper:
             end_of_worker(session, worker)
         self._leases.forget(session)
         forget_slots(session, int(time.time()))
+        trim(session, int(time.time()))
         return failed
 
 

@@ -25,7 +25,7 @@ from app.contract.usage import Usage
 from app.errors import StoreUnavailable
 from app.ids import known_id
 from app.metrics.measures import OFF, Measures
-from app.store import chain, conversations, events, packets
+from app.store import chain, conversations, events, packets, recent_errors
 from app.store.database import Conflict, Database, Row, Session
 from app.store.dialects import Dialect
 from app.store.grouped_writes import MAX_ITEM_ID, Group
@@ -157,6 +157,15 @@ class Record:
             first_byte_ms=outcome.first_byte_ms,
             total_ms=outcome.total_ms,
         )
+
+    def note_failures(self, group: Group, pk: int) -> None:
+        """Adds its failed attempts to the newest failures of their channels, and to their sums. `pk`: the key of its
+        row."""
+        at = self.outcome.completed_at
+        for error in recent_errors.of_attempts(self.draft, at, self.outcome.attempts, pk, stored=self.stored):
+            group.add_error(error)
+            if error.status not in recent_errors.REFUSALS:
+                group.sums.add_error(self.place.slot, error.name)
 
 
 class ResponseStore(Protocol):
@@ -395,6 +404,7 @@ class Responses:
             group.add_items(draft.owner, draft.item_ids + outcome.item_ids, pk)
         _append(group, record)
         record.count(group)
+        record.note_failures(group, pk)
         return Ended(True, _place(pk, columns, prompt))
 
     def _write_end(self, group: Group, record: Record, row: Row) -> Ended:
@@ -416,6 +426,7 @@ class Responses:
             group.add_items(draft.owner, outcome.item_ids, pk)
         _append(group, record)
         record.count(group, client)
+        record.note_failures(group, pk)
         return Ended(True, _place(pk, columns, prompt))
 
     def _end_row(self, group: Group, draft: Draft, values: tuple[Any, ...]) -> int:
@@ -537,6 +548,7 @@ class Responses:
         forget_results(session, response_id)
         session.run("DELETE FROM prefix WHERE response = ?", (pk,))
         session.run("UPDATE thread_turn SET question = NULL WHERE response = ?", (pk,))
+        session.run("UPDATE recent_error SET message = '' WHERE response = ?", (pk,))
         for item_id in sorted(item_ids(bodies)):
             session.run("DELETE FROM item WHERE owner = ? AND id = ? AND response = ?", (owner, item_id, pk))
         attempts = session.row("SELECT attempts FROM response WHERE pk = ?", (pk,))

@@ -26,9 +26,11 @@ from app.store.jobs import Jobs
 from app.store.leases import Leases
 from app.store.maintenance import Maintenance
 from app.store.migrations import Migrations
+from app.store.pauses import ChannelPauses
 from app.store.prefix_hashes import PrefixHashes
 from app.store.prompt_digests import PromptDigests
 from app.store.reaper import Reaper
+from app.store.recent_errors import RecentErrors
 from app.store.remedies import Remedies
 from app.store.request_log import RequestLog
 from app.store.responses import Responses, ResponseStore
@@ -91,6 +93,8 @@ class Store:
         self.audit = Audit(self.database)
         self.console_sessions = ConsoleSessions(self.database)
         self.tokens = Tokens(self.database, self._writer, peppers)
+        self.pauses = ChannelPauses(self.database)
+        self.recent_errors = RecentErrors(self.database)
         self.remedies = Remedies(self.database, self._writer)
         self.tool_calls: ToolCallStore = ToolCalls(self.database, self._writer, self.unwritten, measures)
         self.in_flight = InFlight(self.database)

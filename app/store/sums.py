@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import add, itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from app.contract.usage import Usage
 from app.store.database import Session
@@ -46,7 +47,8 @@ HOUR_SECONDS = 3600
 #: Seconds of a slot in the sums of a channel, and how long these and the sums of hours are stored.
 SLOT_SECONDS = 300
 SLOTS_SECONDS = 48 * HOUR_SECONDS
-SLOT_COUNTERS = ("requests", "failed", "input_tokens", "output_tokens", "cost")
+SLOT_COUNTERS = ("requests", "failed", "input_tokens", "output_tokens", "cost", *FIRST_TOKEN_BUCKETS, "errors")
+"""`errors` counts the failed attempts on the channel, whichever channel has answered in the end."""
 #: Columns of the sums of an hour.
 HOUR_COUNTERS = ("requests", "failed", "input_tokens", "cached_tokens", "output_tokens", "cost", "priced", "unused")
 HOUR_COLUMNS = (*HOUR_COUNTERS, *FIRST_TOKEN_BUCKETS)
@@ -56,8 +58,10 @@ TOOL_COUNTERS = ("calls", "failed", "ms", "bytes")
 #: Where the buckets begin among the columns.
 _FIRST_TOKEN = len(COUNTERS)
 _TOTAL = _FIRST_TOKEN + BUCKETS
-_SLOT_PLACES = tuple(COUNTERS.index(name) for name in SLOT_COUNTERS)
+_SLOT_PLACES = tuple(COLUMNS.index(name) for name in SLOT_COUNTERS[:-1])
 _hour_columns = itemgetter(*map(COLUMNS.index, HOUR_COLUMNS))
+
+K = TypeVar("K")
 
 
 class Place(NamedTuple):
@@ -102,6 +106,8 @@ class Sums:
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
         self._places: dict[Place, list[int]] = {}
+        self._errors: Counter[tuple[int, str]] = Counter()
+        """Failed attempts by slot and channel."""
         self._tools: dict[tuple[str, str, str], list[int]] = {}
 
     def add(self, place: Place, *, failed: bool, usage: Usage | None, first_byte_ms: int | None, total_ms: int) -> None:
@@ -113,6 +119,9 @@ class Sums:
             sums[_FIRST_TOKEN + bisect_left(FIRST_TOKEN_BOUNDS, first_byte_ms)] += 1
         sums[_TOTAL + bisect_left(TOTAL_BOUNDS, total_ms)] += 1
 
+    def add_error(self, slot: int, channel: str) -> None:
+        self._errors[slot, channel] += 1
+
     def add_call(self, day: str, server: str, tool: str, *, failed: bool, milliseconds: int, size: int) -> None:
         key = (day, server, tool)
         self._tools[key] = list(map(add, self._tools.get(key, [0] * 4), (1, int(failed), milliseconds, size)))
@@ -123,15 +132,20 @@ class Sums:
             session.run_many(statements.tool, [(*key, *counts) for key, counts in sorted(self._tools.items())])
         if not self._places:
             return
-        slots = [(place, [sums[position] for position in _SLOT_PLACES]) for place, sums in self._places.items()]
         hours = [(place, _hour_columns(sums)) for place, sums in self._places.items()]
         for sql, rows in (
             (statements.client, _rows(self._places.items(), lambda place: (place.day, place.client))),
-            (statements.slot, _rows(slots, lambda place: (place.slot, place.channel))),
+            (statements.slot, _rows(self._slots(), lambda slot_and_channel: slot_and_channel)),
             (statements.hour, _rows(hours, _by_hour)),
             (statements.day, _rows(self._places.items(), _by_day)),
         ):
             session.run_many(sql, rows)
+
+    def _slots(self) -> Iterator[tuple[tuple[int, str], Sequence[int]]]:
+        for place, sums in self._places.items():
+            yield (place.slot, place.channel), [*(sums[position] for position in _SLOT_PLACES), 0]
+        for slot_and_channel, errors in self._errors.items():
+            yield slot_and_channel, [*(0 for _ in _SLOT_PLACES), errors]
 
 
 def _by_day(place: Place) -> tuple[str, int, str, str]:
@@ -160,7 +174,7 @@ def _counts(failed: bool, usage: Usage | None) -> Sequence[int]:
     )
 
 
-def _rows(sums: Iterable[tuple[Place, Sequence[int]]], key: Callable[[Place], Any]) -> list[tuple[Any, ...]]:
+def _rows(sums: Iterable[tuple[K, Sequence[int]]], key: Callable[[K], Any]) -> list[tuple[Any, ...]]:
     """One row for each key, sorted: two processes that add to the same rows then cannot lock each other out."""
     rows: dict[Any, Sequence[int]] = {}
     for place, amounts in sums:

@@ -13,6 +13,7 @@ from typing import Protocol
 from app.contract.records import ToolCall
 from app.errors import StoreUnavailable
 from app.metrics.measures import OFF, Measures
+from app.store import recent_errors
 from app.store.database import Conflict, Database, Row, Session
 from app.store.errors import AlreadyAnswered
 from app.store.grouped_writes import MAX_ITEM_ID, Group
@@ -96,6 +97,8 @@ class ToolCalls:
                 result = call.result.decode() if call.result is not None and call.stored else None
                 ended = (call.milliseconds, call.size, call.error, result, owner, call.item_id)
                 group.session.run(_END, group.session.large(ended))
+                if call.error is not None:
+                    group.add_error(recent_errors.of_call(owner, call))
                 group.sums.add_call(
                     day_of(call.started_at // 1000 // DAY_SECONDS),
                     call.server,

@@ -109,8 +109,9 @@ class UsageSums:
 
     def slots(self, since: int) -> list[dict[str, Any]]:
         """Five-minute sums by channel from a unix time on, oldest first; `slot` is the unix time divided by
-        `SLOT_SECONDS`. Sums of more than two days ago are gone."""
-        columns = ("slot", "channel", *SLOT_COUNTERS)
+        `SLOT_SECONDS`; `cooldowns` counts the reports that the channel was in cooldown. Sums of more than two days ago
+        are gone."""
+        columns = ("slot", "channel", *SLOT_COUNTERS, "cooldowns")
         rows = self._rows(
             f"SELECT {', '.join(columns)} FROM usage_slot WHERE slot >= ? ORDER BY slot, channel", since // SLOT_SECONDS
         )

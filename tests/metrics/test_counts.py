@@ -67,6 +67,14 @@ def test_a_channel_in_cooldown_is_down(measured: Measured) -> None:
     assert found.value("antiphon_responses_total", model="down", status="failed") >= 1
 
 
+def test_a_drained_channel_is_paused_and_not_down(measured: Measured) -> None:
+    measured.gateway.command("channels", "drain", "single")
+    await_value(measured.gateway, measured.address, 1, "antiphon_channel_paused", channel="single")
+    assert scrape(measured.address).value("antiphon_channel_up", channel="single") == 1
+    measured.gateway.command("channels", "resume", "single")
+    await_value(measured.gateway, measured.address, 0, "antiphon_channel_paused", channel="single")
+
+
 def _cooldown(found: Scrape) -> float:
     return found.value("antiphon_channel_cooldown_seconds", channel="down")
 

@@ -11,6 +11,7 @@ import pytest
 from app.channels.selection import MAX_ATTEMPTS
 from app.channels.table import Table
 from app.contract.channel import Channel
+from app.contract.pauses import Pause
 from app.contract.records import ChannelStatus, WorkerStatus
 from app.reports.channel_states import all_channels, channel_reports, state_of
 from app.reports.routes import route_of, serving
@@ -67,6 +68,7 @@ def test_reports_of_workers_are_summed() -> None:
         "resting_seconds": 5,
         "last_error": "rate_limit_exceeded",
         "paths": ["bytes", "repaired"],
+        "pause": None,
     }
 
 
@@ -134,3 +136,32 @@ def test_a_route_says_that_one_request_tries_only_some_of_many() -> None:
     assert list(route_of(Table(many), "m", ()).remarks()) == [
         f"one request tries at most {MAX_ATTEMPTS} of these channels"
     ]
+
+
+def test_a_pause_matters_more_than_what_workers_report() -> None:
+    pause = Pause("a", 1_800_000_000, by="ada", reason="a new disk")
+    (report,) = channel_reports(Table(channels=(A,)), _workers(COOLDOWN, FULL), pauses=[pause])
+    assert report.state.label == "draining"
+    assert report.state.text == "draining since 2027-01-15 08:00:00 UTC by ada: a new disk"
+    assert not report.state.is_available
+    assert report.state.in_flight == 2
+    assert report.wire()["pause"] == {
+        "state": "draining",
+        "since": 1_800_000_000,
+        "until": None,
+        "by": "ada",
+        "reason": "a new disk",
+    }
+
+
+def test_a_pause_is_known_without_a_worker_and_ends_no_lack_of_a_key() -> None:
+    pauses = {"a": Pause("a", 1_800_000_000, 1_800_000_600)}
+    assert state_of(A, [], pauses).text == "paused until 2027-01-15 08:10:00 UTC"
+    assert state_of(replace(A, missing_key="K is not set"), [], pauses).label == "no key"
+
+
+def test_a_route_leaves_paused_channels_out_and_says_why() -> None:
+    b = replace(A, name="b", line=2)
+    route = route_of(Table(channels=(A, b)), "m", _workers(OK), [Pause("a", 1_800_000_000)])
+    assert [entry.channel.name for entry in route.eligible] == ["b"]
+    assert route.wire()["channels"][1]["why_not"].startswith("draining since")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import orjson
@@ -100,6 +101,18 @@ def test_a_cooldown_runs_on_without_a_new_report(store: Store, database_url: str
     assert 100 <= status.age <= 130
     assert 170 <= long.cooldown_left <= 200
     assert short.cooldown_left == 0
+
+
+def test_a_cooldown_is_noted_in_the_sums_of_its_five_minutes(store: Store, database_url: str) -> None:
+    store.leases.renew([ChannelStatus("a", cooldown_left=300.0), ChannelStatus("b")])
+    other = Store(database_url, peppers=[b"p"])
+    other.leases.renew([ChannelStatus("a", cooldown_left=0.5), ChannelStatus("c", cooldown_left=0.5)])
+    other.close()
+    noted: Counter[str] = Counter()
+    for row in store.usage.slots(0):
+        assert row["requests"] == 0
+        noted[row["channel"]] += row["cooldowns"]
+    assert noted == {"a": 2, "c": 1}
 
 
 def test_a_status_is_stored_under_the_names_that_earlier_versions_read(store: Store, database_url: str) -> None:

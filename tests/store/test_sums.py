@@ -84,9 +84,10 @@ def test_times_are_summed_by_every_key(store: Store) -> None:
 def test_a_channel_has_sums_of_five_minutes_for_two_days(store: Store, database_url: str) -> None:
     now = int(time.time()) // SLOT_SECONDS * SLOT_SECONDS
     for when in (now, now, now - SLOT_SECONDS, now - 49 * 3600):
-        _finish(store, completed_at=when, usage=Usage(3, output_tokens=5, cost=2))
+        _finish(store, completed_at=when, usage=Usage(3, output_tokens=5, cost=2), first_byte_ms=400)
     found = [(row["slot"], row["requests"], row["cost"]) for row in store.usage.slots(now - 3600)]
     assert found == [(now // SLOT_SECONDS - 1, 1, 2), (now // SLOT_SECONDS, 2, 4)]
+    assert [_buckets(row, "first") for row in store.usage.slots(now)] == [{4: 2}]
     assert len(store.usage.slots(0)) == 3
     store.reaper.reap()
     assert len(store.usage.slots(0)) == 2

@@ -1,0 +1,147 @@
+"""A channel that is taken out of service while two workers serve: by the command, noticed by both, with running streams
+left alone and conversations that go on elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+import pytest
+import requests
+from click import BadParameter
+
+from app.cli.channels import PauseDuration
+from tests.gateway import Gateway
+from tests.relay.conftest import eventually
+from tests.upstream import ScriptedUpstream, stalled
+
+JSON = dict[str, Any]
+NOT_FOUND, CHANNEL_FAILING = 4, 3
+#: New connections, so that both workers have answered some.
+OFTEN = 12
+#: Events before the stream waits.
+SOME = 4
+
+
+@pytest.fixture(scope="module")
+def module_upstream() -> Iterator[ScriptedUpstream]:
+    with ScriptedUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, module_upstream: ScriptedUpstream) -> Iterator[Gateway]:
+    """Two workers that serve, one for background responses, and models of one and of two channels."""
+    rows = [
+        *(module_upstream.channel(name, models=[name], chat=True) for name in ("alone", "drained", "streaming")),
+        module_upstream.channel("first", models=["pair"], priority=10),
+        module_upstream.channel("second", models=["pair"]),
+    ]
+    with Gateway(tmp_path_factory.mktemp("pauses"), rows, workers=2, worker_processes=1) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def upstream(module_upstream: ScriptedUpstream) -> Iterator[ScriptedUpstream]:
+    module_upstream.reset()
+    yield module_upstream
+    module_upstream.reset()
+
+
+def statuses(running: Gateway, model: str, path: str = "/responses") -> set[int]:
+    """Of requests that several workers answer: each has a connection of its own."""
+    content: JSON = {"messages": [{"role": "user", "content": "hello"}]} if "chat" in path else {"input": "hello"}
+    return {
+        requests.post(
+            running.base_url + path,
+            json={"model": model, **content},
+            headers={"Authorization": f"Bearer {running.token}"},
+            timeout=60,
+        ).status_code
+        for _ in range(OFTEN)
+    }
+
+
+def channel_of(running: Gateway, response_id: str) -> str:
+    return str(orjson.loads(running.command("show", response_id, "--json"))["channel"])
+
+
+def listed(running: Gateway, name: str) -> JSON:
+    channels = orjson.loads(running.command("channels", "list", "--json"))["channels"]
+    return next(channel for channel in channels if channel["name"] == name)
+
+
+def test_every_worker_notices_a_pause_and_its_end(running: Gateway, upstream: ScriptedUpstream) -> None:
+    told = running.command("channels", "pause", "alone", "--for", "1h", "--reason", "a new disk")
+    assert "paused until" in told
+    assert "a new disk" in told
+    for path in ("/responses", "/chat/completions"):
+        eventually(lambda path=path: statuses(running, "alone", path) == {503}, "both workers")
+    refused = running.post("/responses", {"model": "alone", "input": "hello", "stream": True})
+    error = refused.json()["error"]
+    assert "alone: paused until" in error["message"]
+    assert "new disk" not in error["message"]
+    assert 0 < int(refused.headers["Retry-After"]) <= 3600
+    assert listed(running, "alone")["pause"]["reason"] == "a new disk"
+    assert "paused until" in running.command("route", "alone", exit_code=CHANNEL_FAILING)
+    assert "alone: paused until" in running.attempt("doctor").stdout
+    running.command("channels", "resume", "alone")
+    eventually(lambda: statuses(running, "alone") == {200}, "both workers")
+    assert listed(running, "alone")["pause"] is None
+
+
+def test_conversations_go_on_elsewhere_and_background_responses_too(
+    running: Gateway, upstream: ScriptedUpstream
+) -> None:
+    began = running.post("/responses", {"model": "pair", "input": "hello"}).json()
+    assert channel_of(running, began["id"]) == "first"
+    running.command("channels", "drain", "first")
+    chained = {"model": "pair", "input": "more", "previous_response_id": began["id"]}
+
+    def went_elsewhere(**keys: Any) -> Callable[[], bool]:
+        def is_second() -> bool:
+            made = running.post("/responses", {**chained, **keys}).json()
+            eventually(lambda: running.get(f"/responses/{made['id']}").json()["status"] == "completed", "its end")
+            return channel_of(running, made["id"]) == "second"
+
+        return is_second
+
+    for keys in ({}, {"background": True}):
+        eventually(went_elsewhere(**keys), "all workers")
+    running.command("channels", "resume", "first")
+
+
+def test_a_running_stream_goes_on_while_its_channel_is_drained(running: Gateway, upstream: ScriptedUpstream) -> None:
+    upstream.enqueue(stalled(SOME))
+    with running.stream({"model": "streaming", "input": "hello"}) as answer:
+        lines = answer.iter_lines()
+        assert b"response.created" in next(lines)
+        running.command("channels", "drain", "streaming")
+        eventually(lambda: statuses(running, "streaming") == {503}, "both workers")
+        assert listed(running, "streaming")["in_flight"] == 1
+        upstream.release()
+        rest = b"\n".join(lines)
+    assert b"response.completed" in rest
+    assert b"response.failed" not in rest
+    running.command("channels", "resume", "streaming")
+
+
+def test_a_restarted_gateway_knows_the_pause_at_its_first_request(running: Gateway, upstream: ScriptedUpstream) -> None:
+    running.command("channels", "drain", "drained")
+    running.restart()
+    assert statuses(running, "drained") == {503}
+    running.command("channels", "resume", "drained")
+
+
+def test_commands_name_what_is_wrong(running: Gateway) -> None:
+    failed = running.attempt("channels", "drain", "alon")
+    assert failed.returncode == NOT_FOUND
+    assert "did you mean alone?" in failed.stderr
+    assert "is not paused" in running.command("channels", "resume", "alone", exit_code=NOT_FOUND)
+
+
+@pytest.mark.parametrize("wrong", ["0s", "8d", "soon", "-5m", "", "1e3s", "600"])
+def test_a_pause_that_is_no_duration_is_a_mistake(wrong: str) -> None:
+    with pytest.raises(BadParameter, match="10m"):
+        PauseDuration().convert(wrong, None, None)

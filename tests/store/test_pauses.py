@@ -1,0 +1,61 @@
+"""Pauses of channels in the database: a pause ends by itself, a drain lasts until the channel is resumed."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.contract.pauses import DRAINING, PAUSED
+from app.store.store import Store
+from tests.store import rows
+
+
+def test_a_pause_has_an_end_and_says_who_and_why(store: Store) -> None:
+    store.pauses.pause("a", 600, "ada", "a new disk")
+    (pause,) = store.pauses.load()
+    assert (pause.channel, pause.state, pause.by, pause.reason) == ("a", PAUSED, "ada", "a new disk")
+    assert pause.until is not None
+    assert pause.until - pause.since == 600
+    assert pause.left is not None
+    assert 0 < pause.left <= 600
+    assert pause.described().endswith("UTC by ada: a new disk")
+
+
+def test_a_drain_has_no_end(store: Store) -> None:
+    store.pauses.drain("a", "ada")
+    (pause,) = store.pauses.load()
+    assert (pause.state, pause.until, pause.left) == (DRAINING, None, None)
+
+
+def test_the_last_word_counts(store: Store) -> None:
+    store.pauses.drain("a", "ada")
+    store.pauses.pause("a", 60, "bob")
+    store.pauses.drain("b", "ada")
+    assert [(pause.channel, pause.state, pause.by) for pause in store.pauses.load()] == [
+        ("a", PAUSED, "bob"),
+        ("b", DRAINING, "ada"),
+    ]
+
+
+def test_a_channel_is_resumed_once(store: Store) -> None:
+    store.pauses.drain("a", "ada")
+    assert store.pauses.resume("a")
+    assert not store.pauses.resume("a")
+    assert not store.pauses.resume("unknown")
+    assert store.pauses.load() == []
+
+
+def test_a_pause_that_has_ended_is_none(store: Store, database_url: str) -> None:
+    store.pauses.pause("a", 60, "ada")
+    rows.execute(database_url, "UPDATE channel_pause SET ends_at = ends_at - 60")
+    assert store.pauses.load() == []
+    assert not store.pauses.resume("a")
+    # The next one that is written removes it.
+    store.pauses.pause("b", 60, "ada")
+    assert rows.count(database_url, "channel_pause") == 1
+
+
+@pytest.mark.parametrize("text", ["ö" * 500, "'; DROP TABLE channel_pause; --", "<script>"])
+def test_names_and_reasons_are_cut_and_come_back_as_they_were(store: Store, text: str) -> None:
+    store.pauses.pause("a", 60, text, text)
+    (pause,) = store.pauses.load()
+    assert (pause.by, pause.reason) == (text[:191], text[:200])
