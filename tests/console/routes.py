@@ -1,0 +1,129 @@
+"""Every route of the console with a path of it, and what each person gets. The things in the paths are ada's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from werkzeug.routing import Rule
+
+from app import create_app
+from app.settings import Settings
+from app.store.store import Store
+
+TABLE = "version: 1\nchannels:\n  - {name: demo, format: demo, models: [demo]}\n"
+PREFIX = "/console"
+#: Ids of what never existed, by the placeholder that they stand for.
+UNKNOWN = {"turn": f"resp_{'0' * 48}", "running": f"resp_{'0' * 48}", "token": "999999"}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`{turn}`, `{running}`, `{token}` and `{channel}` in the path are things of the owner, of each person a fresh one
+    where a request may end it."""
+
+    method: str
+    path: str
+    owner: int
+    """The status for ada, whose things they are."""
+    other: int
+    """The status for another owner."""
+    operator: int
+    anonymous: int = 0
+    """Where it differs from that of a page: 303 to the sign-in, 401 for what changes something."""
+    form: Mapping[str, str] = field(default_factory=dict)
+    json: Any = None
+    endless: bool = False
+    """Its answer is a stream that ends with the client."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.path}"
+
+    @property
+    def is_public(self) -> bool:
+        return self.anonymous in (200, self.owner)
+
+    @property
+    def without_session(self) -> int:
+        return self.anonymous or (303 if self.method == "GET" else 401)
+
+    @property
+    def placeholders(self) -> list[str]:
+        return re.findall(r"\{(\w+)\}", self.path)
+
+
+def everyones(path: str, **keys: Any) -> Route:
+    return Route("GET", path, 200, 200, 200, **keys)
+
+
+def owners(path: str, **keys: Any) -> Route:
+    """Shows a thing of its owner to the owner and to operators."""
+    return Route("GET", path, 200, 404, 200, **keys)
+
+
+def operators(path: str, **keys: Any) -> Route:
+    return Route("GET", path, 404, 404, 200, **keys)
+
+
+ROUTES = (
+    # Without a session.
+    Route("GET", "/console", 303, 303, 303, anonymous=303),
+    Route("GET", "/console/", 303, 303, 303, anonymous=303),
+    Route("GET", "/console/sign-in", 200, 200, 200, anonymous=200),
+    Route("POST", "/console/sign-in", 401, 401, 401, anonymous=401, form={"token": "ap_unknown"}),
+    Route("POST", "/console/sign-in/code", 401, 401, 401, anonymous=401, form={"code": "unknown"}),
+    Route("GET", "/console/static/style.css", 200, 200, 200, anonymous=200),
+    Route("GET", "/console/no-such-page", 404, 404, 404, anonymous=404),
+    # Of everyone who is signed in.
+    everyones("/console/overview"),
+    # The playground: one's own things, for operators as well.
+    everyones("/console/playground"),
+    Route("POST", "/console/playground", 200, 200, 200, json={"model": "demo", "input": "hello"}),
+    Route("POST", "/console/playground/compact", 200, 200, 200, json={"model": "demo", "input": "hello"}),
+    Route("GET", "/console/playground/{turn}", 200, 404, 404, anonymous=401),
+    Route("GET", "/console/playground/{turn}/facts", 200, 404, 404, anonymous=401),
+    # It is not a background response.
+    Route("POST", "/console/playground/{turn}/cancel", 400, 404, 404),
+    # Last, because it ends the session.
+    Route("POST", "/console/sign-out", 303, 303, 303),
+)
+
+
+@contextmanager
+def console_rules(folder: Path) -> Iterator[dict[str, Rule]]:
+    """The rules of the application under /console, by method and rule: `GET /console/overview`."""
+    (folder / "channels.yaml").write_text(TABLE)
+    settings = Settings(
+        database_url=f"sqlite:///{folder}/rules.db", channels=folder / "channels.yaml", secret_key="k" * 43
+    )
+    store = Store(settings.database_url, peppers=settings.keys_for("tokens"))
+    store.schema.upgrade()
+    store.close()
+    application = create_app(settings)
+    try:
+        yield {
+            f"{method} {rule.rule}": rule
+            for rule in application.url_map.iter_rules()
+            if rule.rule.startswith(PREFIX)
+            for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        }
+    finally:
+        application.extensions["antiphon"].close()
+
+
+def rule_of(route: Route, rules: Mapping[str, Rule]) -> str | None:
+    """The rule that a route's path belongs to: the one that takes its words for themselves."""
+    words = route.path.partition("?")[0].split("/")
+
+    def matches(rule: str) -> bool:
+        parts = rule.split("/")
+        return len(parts) == len(words) and all(
+            part == word or (part.startswith("<") and "{" in word) for part, word in zip(parts, words, strict=True)
+        )
+
+    return next((name for name in rules if name.startswith(f"{route.method} ") and matches(name.split(" ")[1])), None)
