@@ -382,6 +382,16 @@ def is_client_side(item: Mapping[str, Any]) -> bool:
     return item.get("role") in CLIENT_ROLES or (kind in CLIENT_TYPES if kind in TYPES else kind.endswith("_output"))
 
 
+def called_tool(item: Mapping[str, Any]) -> str | None:
+    """The name of the tool that this item calls, whoever runs it: the API's own tools are named after their items. None
+    for an item that is no call."""
+    kind = str(item.get("type", ""))
+    name = item.get("name")
+    if kind in STREAMED_CALLS or kind == "mcp_call":
+        return name if isinstance(name, str) and name else kind
+    return kind.removesuffix("_call") if kind.endswith("_call") else None
+
+
 #: The members that show what a call does, and what an item holds that has no text.
 _DESCRIBING = (
     "name",

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from app.contract.limits import UNSTATED, Limits
+from app.contract.outline import Outline
 from app.contract.tools import is_granted
 from app.contract.usage import Usage
 
@@ -234,6 +235,8 @@ class Outcome:
     """None when nothing can follow the response."""
     compaction: Mapping[str, Any] | None = None
     """A compaction's strategy, context tokens before and after, usage of the pass, or its failure."""
+    outline: Outline | None = None
+    """None when it is not known what the turn asked and did."""
 
 
 class UpstreamResponse(NamedTuple):

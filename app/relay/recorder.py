@@ -12,6 +12,7 @@ import orjson
 
 from app.channels.selection import SelectedChannel
 from app.contract.items import Item, bound
+from app.contract.outline import outline
 from app.contract.records import CHAINABLE, Attempt, Draft, Outcome, Prompt, Token
 from app.contract.redaction import redacted_items, without_credentials
 from app.contract.response import error_member
@@ -148,6 +149,7 @@ class Recorder:
                 opaque=bound({item.get("type") for item in turn.input} | output_types),
                 compacted="compaction" in output_types,
                 compaction=turn.compaction,
+                outline=outline(turn.input, output),
                 prompt=self._prompt(output, selected, usage),
                 first_byte_ms=self._first_byte_ms,
                 total_ms=self._elapsed(),
@@ -227,6 +229,7 @@ class Recorder:
             channel=selected.channel.name if selected else None,
             family=selected.channel.family if selected else None,
             attempts=tuple(self._attempts),
+            outline=outline(self._turn.input, partial),
             first_byte_ms=self._first_byte_ms,
             total_ms=self._elapsed(),
         )

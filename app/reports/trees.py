@@ -28,11 +28,12 @@ _RETRIED = "↻ "
 _BRANCHES = (*_BRANCH.values(), *_LAST_BRANCH.values())
 
 
-def load_tree(store: Store, owner: str, response_id: str) -> Tree:
-    """The tree of a response, without nodes if there is none. Of responses that their clients chained to the same one,
+def load_tree(store: Store, scope: str | None, response_id: str) -> Tree:
+    """The tree of a response, without nodes if there is none. `scope`: the owner whose responses may be seen; None for
+    everyone's. Of responses that their clients chained to the same one,
     those with the same input are retries of the first.
     """
-    tree = store.trees.load(owner, response_id) or Tree((), True)
+    tree = store.trees.load(scope, response_id) or Tree((), True)
     siblings = _chained_siblings(tree.nodes)
     inputs = store.trees.inputs(siblings)
     first: dict[tuple[str | None, bytes], str] = {}

@@ -538,6 +538,13 @@ def m026_channel_pauses(schema: Schema) -> None:
         schema.column("usage_slot", column, "{int} NOT NULL DEFAULT 0")
 
 
+@step
+@additive
+def m027_outlines(schema: Schema) -> None:
+    # What a turn asked and did, as numbers and names of tools; see `contract.outline`.
+    schema.column("response", "outline", "{body}")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

@@ -56,6 +56,7 @@ class Response(Model):
     prompt = peewee.BlobField(null=True)
     cost = peewee.BigIntegerField(null=True)
     client = peewee.CharField(null=True)
+    outline = peewee.TextField(null=True)
 
 
 class Content(Model):

@@ -77,6 +77,7 @@ ENDED_COLUMNS = (
     "incomplete_details",
     "attempts",
     "compaction",
+    "outline",
 )
 POSITION_COLUMNS = ("branch", "depth", "since")
 LATE_COLUMNS = (
@@ -533,7 +534,7 @@ class Responses:
 
     def _delete(self, session: Session, owner: str, response_id: str) -> bool:
         buried = session.run(
-            "UPDATE response SET deleted_at = ?, echo = NULL, worker = NULL,"
+            "UPDATE response SET deleted_at = ?, echo = NULL, outline = NULL, worker = NULL,"
             " status = CASE WHEN status IN ('queued', 'in_progress') THEN 'cancelled' ELSE status END"
             " WHERE id = ? AND owner = ? AND kept = 1 AND deleted_at IS NULL",
             (int(time.time()), response_id, owner),
@@ -664,6 +665,7 @@ def _record(draft: Draft, outcome: Outcome, *, stored: bool) -> Record:
         _json(outcome.incomplete_details),
         _attempts(outcome.attempts),
         _json(outcome.compaction),
+        outcome.outline.packed() if outcome.outline else None,
     )
     return Record(
         draft=draft,

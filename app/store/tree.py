@@ -7,10 +7,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import orjson
 
+from app.contract.outline import Outline, unpacked
 from app.contract.usage import Usage
 from app.ids import known_id
 from app.store.database import Database, Row, Session
@@ -27,8 +29,8 @@ _NODE = (
     " r.request_id, r.created_at, r.completed_at, r.first_byte_ms, r.total_ms, r.input_tokens, r.cached_tokens,"
     " r.cache_write_tokens, r.output_tokens, r.reasoning_tokens, r.estimated, r.cost, r.client, r.attempts,"
     " r.compaction,"
-    " CASE WHEN r.since > 0 AND r.since = r.depth THEN 1 ELSE 0 END, r.error, r.incomplete_details, t.name,"
-    " x.id, y.id, w.subagent"
+    " CASE WHEN r.since > 0 AND r.since = r.depth THEN 1 ELSE 0 END, r.error, r.incomplete_details, r.branch, r.depth,"
+    " r.outline, t.name, x.id, y.id, w.subagent, w.response"
 )
 _FROM = (
     " LEFT JOIN response p ON p.pk = r.parent LEFT JOIN response q ON q.pk = r.inferred"
@@ -42,14 +44,14 @@ _CHILDREN = (
     f" AND r.owner = ? ORDER BY r.pk LIMIT {MOST}"
 )
 _ROOT = (
-    "WITH RECURSIVE line (pk, above, steps) AS ("
-    " SELECT r.pk, COALESCE(r.parent, r.inferred, w.retry_of), 0 FROM response r"
-    " LEFT JOIN thread_turn w ON w.response = r.pk WHERE r.id = ? AND r.owner = ?"
+    "WITH RECURSIVE line (pk, above, owner, steps) AS ("
+    " SELECT r.pk, COALESCE(r.parent, r.inferred, w.retry_of), r.owner, 0 FROM response r"
+    " LEFT JOIN thread_turn w ON w.response = r.pk WHERE r.id = ? AND COALESCE(?, r.owner) = r.owner"
     " UNION ALL"
-    " SELECT r.pk, COALESCE(r.parent, r.inferred, w.retry_of), l.steps + 1 FROM line l"
-    " JOIN response r ON r.pk = l.above AND r.owner = ?"
+    " SELECT r.pk, COALESCE(r.parent, r.inferred, w.retry_of), l.owner, l.steps + 1 FROM line l"
+    " JOIN response r ON r.pk = l.above AND r.owner = l.owner"
     f" LEFT JOIN thread_turn w ON w.response = r.pk WHERE l.steps < {HIGHEST})"
-    " SELECT pk FROM line ORDER BY steps DESC LIMIT 1"
+    " SELECT pk, owner FROM line ORDER BY steps DESC LIMIT 1"
 )
 # Each of the three links has an index of its own.
 _TREE = (
@@ -66,8 +68,10 @@ _STARTED = (
     "SELECT w.started_by, r.id FROM thread_turn w JOIN response r ON r.pk = w.response"
     " WHERE r.owner = ? AND w.started_by IN (%s) ORDER BY w.ended_at, r.pk"
 )
-#: Keys in one query.
-_CHUNK = 500
+#: Keys in one query. All of a tree are, so that a page has few queries.
+_CHUNK = MOST
+#: Responses whose content is read at once.
+_BODIES = 20
 _CONTENT = (
     "SELECT s.json, r.echo, c.input, c.output FROM response r LEFT JOIN setting s ON s.pk = r.settings"
     " LEFT JOIN content c ON c.response = r.pk WHERE r.pk = ? AND r.deleted_at IS NULL"
@@ -116,12 +120,19 @@ class Node:
     compaction: Mapping[str, Any] | None
     error: Mapping[str, Any] | None
     incomplete_details: Mapping[str, Any] | None
+    branch: int | None = None
+    """Key of its branch in the store; None for a response that no turn can continue by naming it."""
+    depth: int | None = None
+    """Its place in that branch."""
+    outline: Outline | None = None
+    """None for a response that did not end, or that an earlier release wrote."""
 
     def wire(self) -> dict[str, Any]:
         wire = asdict(self)
-        del wire["key"]
+        del wire["key"], wire["branch"], wire["depth"]
         return {
             **wire,
+            "outline": self.outline.wire() if self.outline else None,
             "usage": self.usage.wire() if self.usage else None,
             "usage_estimated": self.usage.estimated if self.usage else False,
             "cost_micros": self.usage.cost if self.usage else None,
@@ -171,15 +182,27 @@ class Trees:
         )
         return [(owner, id_) for owner, id_ in rows]
 
-    def load(self, owner: str, response_id: str) -> Tree | None:
-        """All responses with the same root, without content, deleted and unstored ones included."""
+    def load(self, scope: str | None, response_id: str) -> Tree | None:
+        """All responses with the same root, without content, deleted and unstored ones included. `scope`: the owner
+        whose responses may be seen; None for everyone's.
+        """
         if not known_id(response_id):
             return None
-        return self._database.read(lambda session: _load(session, owner, response_id))
+        return self._database.read(lambda session: _load(session, scope, response_id))
 
     def inputs(self, nodes: Sequence[Node]) -> dict[int, list[Any]]:
         """The stored input of each of these responses, by the node's key."""
         return self._database.read(lambda session: dict(_inputs(session, [node.key for node in nodes])))
+
+    def contents(self, keys: Sequence[int]) -> Iterator[tuple[int, str, str]]:
+        """Input and output of these responses as JSON arrays, by the node's key, in the order of the keys. What is not
+        stored is left out. A few are in memory at a time.
+        """
+        for chunk in (keys[first : first + _BODIES] for first in range(0, len(keys), _BODIES)):
+            sql = f"SELECT response, input, output FROM content WHERE response IN ({', '.join('?' * len(chunk))})"
+            rows = self._database.read(partial(Session.rows, sql=sql, parameters=tuple(chunk)))
+            found = {key: (input, output) for key, input, output in rows}
+            yield from ((key, found[key][0], found[key][1] or "[]") for key in chunk if key in found)
 
     def detail(self, owner: str, response_id: str) -> Detail | None:
         """A response with everything that is stored of it."""
@@ -188,11 +211,12 @@ class Trees:
         return self._database.read(lambda session: _detail(session, owner, response_id))
 
 
-def _load(session: Session, owner: str, response_id: str) -> Tree | None:
-    root = session.row(_ROOT, (response_id, owner, owner))
+def _load(session: Session, scope: str | None, response_id: str) -> Tree | None:
+    root = session.row(_ROOT, (response_id, scope))
     if root is None:
         return None
-    rows = session.rows(_TREE, (root[0], owner))
+    key, owner = root
+    rows = session.rows(_TREE, (key, owner))
     return Tree(_nodes(session, owner, rows[:MOST]), len(rows) <= MOST)
 
 
@@ -224,7 +248,8 @@ def _chunks(keys: Sequence[int]) -> Iterator[Sequence[int]]:
 
 def _nodes(session: Session, owner: str, rows: Sequence[Row]) -> tuple[Node, ...]:
     started: defaultdict[int, list[str]] = defaultdict(list)
-    for keys in _chunks([row[0] for row in rows]):
+    # A response outside of a thread starts none.
+    for keys in _chunks([row[0] for row in rows if row[-1] is not None]):
         for starter, id_ in session.rows(_STARTED % ", ".join("?" * len(keys)), (owner, *keys)):
             started[starter].append(id_)
     return tuple(_node(row, started.get(row[0], ())) for row in rows)
@@ -262,10 +287,14 @@ def _node(row: Row, started: Sequence[str]) -> Node:
         begins_anew,
         error,
         incomplete_details,
+        branch,
+        depth,
+        outline,
         token,
         retry_of,
         started_by,
         subagent,
+        _,
     ) = row
     note = orjson.loads(compaction) if compaction else None
     usage = None
@@ -301,4 +330,7 @@ def _node(row: Row, started: Sequence[str]) -> Node:
         compaction=note,
         error=orjson.loads(error) if error else None,
         incomplete_details=orjson.loads(incomplete_details) if incomplete_details else None,
+        branch=branch,
+        depth=depth,
+        outline=unpacked(outline),
     )
