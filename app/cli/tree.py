@@ -10,6 +10,7 @@ from app.cli.context import as_json, find_response, open_store, print_json
 from app.cli.output import moment, percent, table
 from app.contract.money import shown
 from app.reports.cache import CacheReport, cache_notes, explain_all
+from app.reports.tree_export import FORMATS, exported
 from app.reports.trees import SHORT, drawn, load_tree, notes, summary
 from app.store.tree import Node
 
@@ -22,7 +23,13 @@ _HEAD = ("response", "time (UTC)", "status", "model", "channel", "context", "cac
 @click.command(short_help="Draw the conversation that RESPONSE_ID belongs to.")
 @click.argument("response_id")
 @as_json
-def tree(response_id: str, as_json: bool) -> None:
+@click.option(
+    "--export",
+    "export_as",
+    type=click.Choice(list(FORMATS)),
+    help="Print a file instead: all items as JSON, the text up to RESPONSE_ID as Markdown, or the tree for Graphviz.",
+)
+def tree(response_id: str, as_json: bool, export_as: str | None) -> None:
     """Draw the conversation that RESPONSE_ID belongs to, from its first response on.
 
     RESPONSE_ID may be the beginning of an id. Exit code 4 when there is no such response.
@@ -31,6 +38,9 @@ def tree(response_id: str, as_json: bool) -> None:
         store.schema.check()
         owner, found = find_response(store, response_id)
         read = load_tree(store, owner, found)
+        if export_as is not None:
+            click.echo(exported(store, read, found, export_as), nl=False)
+            return
         caches = explain_all(store, owner, [node.key for node in read.nodes])
     if as_json:
         responses = [{**node.wire(), "cache": _wire(caches.get(node.key))} for node in read.nodes]
