@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from time import time
+from typing import TYPE_CHECKING
 
 from app import formats
 from app.alerts.budgets import budget_alerts
@@ -47,7 +48,10 @@ from app.server.job_queue import RedisQueue, SqlQueue, open_queue
 from app.settings import Settings, database_file, read_environment
 from app.store.store import Store
 from app.tools.servers import ToolServers
-from app.trace_context import passed_on, traced
+from app.trace_context import passed_on
+
+if TYPE_CHECKING:
+    from app.metrics.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +117,7 @@ def build(last: LastGood) -> Gateway:
     budget = Budget(settings.memory)
     spans = open_spans(settings)
     measures = open_measures(settings)
-    if spans is not OFF:
+    if spans is not None:
         measures = Several([measures, spans])
     store = Store(
         settings.database_url,
@@ -165,7 +169,7 @@ def build(last: LastGood) -> Gateway:
         cache_keys=CacheKeys(Pseudonyms(settings.key_for("cache"))),
         tool_servers=tool_servers,
         limiter=limiter,
-        read_trace=passed_on if spans is OFF else traced,
+        read_trace=passed_on if spans is None else spans.read_trace,
     )
     queue = open_queue(settings.queue_url, store.database)
     job_seal = Seal("job", settings.keys_for("job"))
@@ -227,10 +231,10 @@ def open_measures(settings: Settings) -> Measures:
     return Tally()
 
 
-def open_spans(settings: Settings) -> Measures:
+def open_spans(settings: Settings) -> Spans | None:
     """Imports OpenTelemetry only where traces are on. Raises ConfigurationError when it is not installed."""
     if not settings.traces:
-        return OFF
+        return None
     try:
         from app.metrics.spans import Spans
     except ImportError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import time_ns
 
 HEADER = "traceparent"
@@ -44,6 +46,10 @@ class TraceContext:
         parent = (HEADER, f"00-{self.trace}-{span or self.span or self.parent}-{self.flags}")
         return (parent, (STATE_HEADER, self.state)) if self.state else (parent,)
 
+    def span_of(self, name: str) -> str:
+        """The span of a part of the response, made from the part's name: a tool server gets it before the part ends."""
+        return hashlib.sha256(f"{self.trace}{self.span}{name}".encode()).hexdigest()[:16]
+
     def head_lines(self, span: str = "") -> bytes:
         """The same, as lines of HTTP."""
         return "".join(f"{name}: {value}\r\n" for name, value in self.headers(span)).encode()
@@ -51,6 +57,9 @@ class TraceContext:
 
 #: Reads `traceparent` and `tracestate` of a client.
 ReadTrace = Callable[[str | None, str | None], TraceContext | None]
+
+#: Whether spans of a trace are made; beside its id, the client's trace if there is one.
+IsSampled = Callable[[str, TraceContext | None], bool]
 
 
 def passed_on(parent: str | None, state: str | None) -> TraceContext | None:
@@ -64,14 +73,15 @@ def passed_on(parent: str | None, state: str | None) -> TraceContext | None:
     return TraceContext(trace, span, flags, state if state and _STATE.fullmatch(state) else "")
 
 
-def traced(parent: str | None, state: str | None) -> TraceContext:
-    """The client's trace, or a new one, with a span of the gateway unless the client's is not sampled."""
+def traced(parent: str | None, state: str | None, is_sampled: IsSampled) -> TraceContext:
+    """The client's trace, or a new one, with a span of the gateway if it is sampled."""
     found = passed_on(parent, state)
-    if found is None:
-        return TraceContext(secrets.token_hex(16), "", "01", span=new_span(), started_at=time_ns())
-    if not found.is_sampled:
-        return found
-    return TraceContext(found.trace, found.parent, found.flags, found.state, new_span(), time_ns())
+    begun = found or TraceContext(secrets.token_hex(16), "", "00")
+    flags = int(begun.flags, 16)
+    if is_sampled(begun.trace, found):
+        return replace(begun, flags=f"{flags | _SAMPLED:02x}", span=new_span(), started_at=time_ns())
+    # Upstreams get a span that is sent nowhere: with it they know that the trace is not sampled.
+    return replace(begun, flags=f"{flags & ~_SAMPLED:02x}", parent=begun.parent or new_span())
 
 
 def new_span() -> str:
@@ -88,3 +98,25 @@ def enter(context: TraceContext | None) -> None:
 
 def current() -> TraceContext | None:
     return _current.get()
+
+
+def received() -> tuple[str | None, str | None]:
+    """`traceparent` and `tracestate` of the client, for a part of the request that runs later; None without them."""
+    trace = _current.get()
+    if trace is None or not trace.parent:
+        return None, None
+    return f"00-{trace.trace}-{trace.parent}-{trace.flags}", trace.state or None
+
+
+@contextmanager
+def within(name: str) -> Iterator[None]:
+    """What starts here is sent by the span of the part with this name, if the gateway makes spans."""
+    trace = _current.get()
+    if trace is None or not trace.span:
+        yield
+        return
+    token = _current.set(replace(trace, span=trace.span_of(name)))
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -336,6 +336,8 @@ class Job:
     """JSON object: the validated request."""
     last: int
     """Number of the newest stored event; -1 if there is none."""
+    trace: tuple[str | None, str | None] = (None, None)
+    """`traceparent` and `tracestate` of the client."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,19 @@ from typing import Any
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
 
 from app import trace_context
 from app.contract.records import Attempt, Draft, Outcome, ToolCall
@@ -61,7 +70,20 @@ class Spans(Measures):
         """`collector`: the URL that takes traces by OTLP over HTTP."""
         self._collector = collector
         self._resource = Resource.create({"service.name": "antiphon", "service.version": version("antiphon")})
+        # OTEL_TRACES_SAMPLER and its argument; without them, every trace but those that a client has not sampled.
+        self._sampler = TracerProvider(resource=self._resource, shutdown_on_exit=False).sampler
         self._processor: BatchSpanProcessor | None = None
+
+    def read_trace(self, parent: str | None, state: str | None) -> TraceContext:
+        """The client's trace or a new one, sampled as the SDK's variables say."""
+        return trace_context.traced(parent, state, self._is_sampled)
+
+    def _is_sampled(self, trace: str, client: TraceContext | None) -> bool:
+        above = None
+        if client is not None:
+            above = set_span_in_context(NonRecordingSpan(_context(client, client.parent, is_remote=True)))
+        decision = self._sampler.should_sample(above, int(trace, 16), "chat", SpanKind.SERVER).decision
+        return decision is Decision.RECORD_AND_SAMPLE
 
     def start(self, sampled: Sampled) -> None:
         # After the fork: a child has no thread of its parent's.
@@ -108,7 +130,7 @@ class Spans(Measures):
         began = call.started_at * _MILLISECOND
         ended = began + call.milliseconds * _MILLISECOND
         name = f"execute_tool {call.tool}"
-        self._end(trace, trace_context.new_span(), name, SpanKind.CLIENT, attributes, began, ended)
+        self._end(trace, trace.span_of(call.item_id), name, SpanKind.CLIENT, attributes, began, ended)
 
     def _attempt_ended(self, trace: TraceContext, attempt: Attempt) -> None:
         span = attempt.span

@@ -25,7 +25,7 @@ UNATTENDED = 5
 AddInTransaction = Callable[[str], object]
 
 _CLAIMED = (
-    "SELECT r.pk, r.owner, r.token, r.created_at, j.request,"
+    "SELECT r.pk, r.owner, r.token, r.created_at, j.request, j.traceparent, j.tracestate,"
     " (SELECT COALESCE(MAX(e.last), -1) FROM event e WHERE e.response = r.pk)"
     " FROM response r JOIN job j ON j.response = r.pk WHERE r.id = ?"
 )
@@ -42,7 +42,10 @@ class Jobs:
         self._leases = leases
         self._responses = responses
         now = database.dialect.now
-        self._insert_job = f"INSERT INTO job (response, request, created_at, rung_at) VALUES (?, ?, {now}, {now})"
+        self._insert_job = (
+            "INSERT INTO job (response, request, traceparent, tracestate, created_at, rung_at)"
+            f" VALUES (?, ?, ?, ?, {now}, {now})"
+        )
         self._claim_row = (
             f"UPDATE response SET status = 'in_progress', worker = ? WHERE id = ? AND deleted_at IS NULL"
             f" AND (status = 'queued' OR {HELD})"
@@ -63,14 +66,20 @@ class Jobs:
         self._mark_requeued = f"UPDATE job SET rung_at = {now} WHERE response = ? AND rung_at = ?"
 
     def enqueue(
-        self, draft: Draft, request: bytes, first_events: EventBatch, add_in_transaction: AddInTransaction
+        self,
+        draft: Draft,
+        request: bytes,
+        first_events: EventBatch,
+        add_in_transaction: AddInTransaction,
+        trace: tuple[str | None, str | None] = (None, None),
     ) -> None:
-        """Commits a `queued` row, the request and the first events; `add_in_transaction` puts it in the queue."""
+        """Commits a `queued` row, the request and the first events; `add_in_transaction` puts it in the queue.
+        `trace`: see `Job`."""
 
         def write(group: Group) -> None:
             pk = self._responses.insert_queued(group, draft)
             if pk is not None:
-                group.session.run(self._insert_job, group.session.large((pk, request.decode())))
+                group.session.run(self._insert_job, group.session.large((pk, request.decode(), *trace)))
                 events.add(group.session, pk, first_events)
                 add_in_transaction(draft.id)
 
@@ -121,9 +130,9 @@ class Jobs:
         row = session.row(_CLAIMED, (response_id,))
         if row is None:
             return None
-        pk, owner, token, created_at, request, last = row
+        pk, owner, token, created_at, request, *trace, last = row
         session.run("UPDATE job SET runs = runs + 1 WHERE response = ?", (pk,))
-        return Job(response_id, owner, token or 0, created_at, request.encode(), last)
+        return Job(response_id, owner, token or 0, created_at, request.encode(), last, tuple(trace))
 
     def _requeue(self, session: Session, response_id: str, add_in_transaction: AddInTransaction) -> bool:
         row = session.row(self._held, (response_id, self._leases.name))

@@ -545,6 +545,14 @@ def m027_outlines(schema: Schema) -> None:
     schema.column("response", "outline", "{body}")
 
 
+@step
+@additive
+def m028_traces_of_jobs(schema: Schema) -> None:
+    # The client's trace, which the run of the response continues.
+    schema.column("job", "traceparent", "{id}")
+    schema.column("job", "tracestate", "{body}")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

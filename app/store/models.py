@@ -245,6 +245,8 @@ class Claim(Model):
 class Job(Model):
     response = peewee.BigIntegerField(primary_key=True)
     request = peewee.TextField()
+    traceparent = peewee.CharField(null=True)
+    tracestate = peewee.TextField(null=True)
     runs = peewee.BigIntegerField()
     created_at = peewee.BigIntegerField()
     rung_at = peewee.BigIntegerField()

@@ -13,10 +13,12 @@ import pytest
 
 from app.errors import ConfigurationError
 from app.gateway import open_spans
+from app.metrics.spans import Spans
 from app.settings import read_settings
+from app.trace_context import passed_on
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
-from tests.relay.tools.conftest import ASK, mcp
+from tests.relay.tools.conftest import ASK, ASK_BOTH, mcp
 from tests.response_contract import check_stream
 from tests.tool_servers import ToolServer
 from tests.traces.collector import EXPORTER, Collector, Span
@@ -154,7 +156,19 @@ def test_a_call_of_a_tool_is_a_span_and_its_server_knows_the_trace(traced: Trace
     assert tool.attributes["antiphon.tool_server"] == "docs"
     assert len(traced.attempts(spans)) == 2
     sent = [seen.headers["traceparent"] for seen in traced.tools.requests if seen.rpc == "tools/call"]
-    assert sent[-1] == f"00-{trace}-{spans[0].id}-01"
+    assert sent[-1] == f"00-{trace}-{tool.id}-01"
+
+
+def test_calls_of_one_round_have_spans_of_their_own(traced: Traced, parent: str) -> None:
+    trace, _ = ids(parent)
+    body = {"model": "single", "input": ASK_BOTH, "tools": [mcp("echo")]}
+    answer = traced.gateway.post("/responses", body, headers={"traceparent": parent})
+    assert answer.status_code == 200, answer.text
+    spans = traced.spans(trace, 5)
+    tools = {span.id for span in spans if span.name == "execute_tool echo"}
+    sent = [seen.headers["traceparent"] for seen in traced.tools.requests if seen.rpc == "tools/call"]
+    assert len(tools) == 2
+    assert {header.split("-")[2] for header in sent if trace in header} == tools
 
 
 def test_a_relayed_chat_request_is_a_span(traced: Traced, parent: str) -> None:
@@ -182,12 +196,23 @@ def test_a_request_without_a_trace_begins_one(traced: Traced) -> None:
     assert (response.parent, attempt.id, flags) == ("", span, "01")
 
 
-def test_a_background_response_has_a_trace_of_its_own(traced: Traced, parent: str) -> None:
+def test_a_background_response_continues_the_clients_trace(traced: Traced, parent: str) -> None:
+    trace, caller = ids(parent)
+    headers = {"traceparent": parent, "tracestate": "vendor=1"}
     body = {"model": "single", "input": "hello", "background": True}
-    assert traced.gateway.post("/responses", body, headers={"traceparent": parent}).status_code == 200
+    assert traced.gateway.post("/responses", body, headers=headers).status_code == 200
+    sent = traced.upstream.wait_for_request().headers
+    response, attempt = traced.spans(trace, 2)
+    assert (response.parent, attempt.parent) == (caller, response.id)
+    assert (sent["traceparent"], sent["tracestate"]) == (f"00-{trace}-{attempt.id}-01", "vendor=1")
+
+
+def test_a_background_response_without_a_trace_begins_one(traced: Traced) -> None:
+    body = {"model": "single", "input": "hello", "background": True}
+    assert traced.gateway.post("/responses", body).status_code == 200
     _, trace, span, _ = traced.upstream.wait_for_request().headers["traceparent"].split("-")
-    assert trace != ids(parent)[0]
-    assert span in {span.id for span in traced.spans(trace, 2)}
+    response, attempt = traced.spans(trace, 2)
+    assert (response.parent, attempt.id) == ("", span)
 
 
 def test_a_trace_that_is_not_sampled_is_passed_on_unchanged(traced: Traced, parent: str) -> None:
@@ -195,6 +220,35 @@ def test_a_trace_that_is_not_sampled_is_passed_on_unchanged(traced: Traced, pare
     body = {"model": "single", "input": "hello"}
     assert traced.gateway.post("/responses", body, headers={"traceparent": unsampled}).status_code == 200
     assert traced.upstream.requests[-1].headers["traceparent"] == unsampled
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument", "client", "sampled"),
+    [
+        (None, None, None, True),
+        (None, None, "00", False),
+        ("always_off", None, "01", False),
+        ("always_on", None, "00", True),
+        ("parentbased_traceidratio", "0", None, False),
+        ("parentbased_traceidratio", "0", "01", True),
+        ("traceidratio", "0", "01", False),
+    ],
+)
+def test_the_variables_of_the_sdk_say_which_traces_are_sampled(
+    monkeypatch: pytest.MonkeyPatch, sampler: str | None, argument: str | None, client: str | None, sampled: bool
+) -> None:
+    for name, value in (("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", argument)):
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    header = None if client is None else f"00-{'a' * 32}-{'b' * 16}-{client}"
+    trace = Spans("http://127.0.0.1:4318/v1/traces").read_trace(header, None)
+    assert trace.is_sampled == bool(trace.span) == sampled
+    sent = passed_on(dict(trace.headers())["traceparent"], None)
+    assert sent is not None
+    assert sent.is_sampled == sampled
+    if header is not None:
+        assert sent.trace == "a" * 32
+        assert (sent.parent == "b" * 16) == (not sampled)
 
 
 def test_only_a_gateway_with_a_collector_imports_the_exporter(traced: Traced) -> None:

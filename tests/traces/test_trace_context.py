@@ -9,10 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.trace_context import passed_on, traced
+from app.trace_context import TraceContext, passed_on, traced
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"
+
+
+def always(trace: str, client: TraceContext | None) -> bool:
+    return True
 
 
 @pytest.mark.parametrize(
@@ -35,7 +39,7 @@ PARENT = f"00-{TRACE}-{SPAN}-01"
 )
 def test_an_invalid_parent_is_ignored(header: str | None) -> None:
     assert passed_on(header, "vendor=1") is None
-    begun = traced(header, "vendor=1")
+    begun = traced(header, "vendor=1", always)
     assert begun.parent == begun.state == ""
     assert passed_on(dict(begun.headers())["traceparent"], None) is not None
 
@@ -55,7 +59,7 @@ def test_a_later_version_is_read_as_far_as_this_one_goes() -> None:
 
 @given(st.text(), st.text())
 def test_no_text_becomes_another_header(parent: str, state: str) -> None:
-    for context in (passed_on(parent, state), passed_on(PARENT, state), traced(parent, state)):
+    for context in (passed_on(parent, state), passed_on(PARENT, state), traced(parent, state, always)):
         if context is not None:
             assert context.head_lines().count(b"\r\n") == len(context.headers())
 

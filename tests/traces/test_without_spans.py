@@ -49,6 +49,16 @@ def test_a_trace_is_passed_on_unchanged(untraced: Untraced, stream: bool) -> Non
     assert (sent["traceparent"], sent["tracestate"]) == (PARENT, "vendor=1,other=2")
 
 
+def test_a_background_response_passes_on_the_trace_of_its_request(untraced: Untraced) -> None:
+    body = {"model": "m", "input": "hello", "background": True}
+    with untraced.gateway.worker():
+        for headers in ({"traceparent": PARENT, "tracestate": "vendor=1"}, {}):
+            untraced.upstream.reset()
+            assert untraced.gateway.post("/responses", body, headers=headers).status_code == 200
+            sent = untraced.upstream.wait_for_request().headers
+            assert {name: sent[name] for name in ("traceparent", "tracestate") if name in sent} == headers
+
+
 def test_the_trace_of_one_request_is_not_that_of_the_next(untraced: Untraced) -> None:
     body = {"model": "m", "input": "hello"}
     for headers in ({"traceparent": PARENT}, {}, {"traceparent": "00-0-0-00"}):

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from app import trace_context
 from app.contract.records import RUNNING, EventBatch, StoredResponse, Token
 from app.contract.response import Echo
 from app.contract.turn import Turn
@@ -95,6 +96,7 @@ class BackgroundJobs:
             sealed,
             EventBatch(0, len(events) - 1, b"".join(events)),
             self._queue.add_in_transaction,
+            trace_context.received(),
         )
         self._queue.add_after_commit(turn.id)
         return queued

@@ -150,8 +150,7 @@ class Run:
         return replace(named, owner=job.owner, models=(), stores=True)
 
     def _open(self, job: Job, token: Token) -> Turn:
-        # The request that created the response has ended, and its trace with it.
-        trace_context.enter(self._parts.read_trace(None, None))
+        trace_context.enter(self._parts.read_trace(*job.trace))
         body = self._seal.open(job.owner, job.request.decode())
         needed = needed_to_parse(body, self._share.limit)
         context = RequestContext("", share=self._share, size=len(body))

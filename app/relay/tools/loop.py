@@ -13,6 +13,7 @@ from time import monotonic, time
 from types import TracebackType
 from typing import Self
 
+from app import trace_context
 from app.channels.selection import SelectedChannel
 from app.contract import records
 from app.contract.items import Item, is_call
@@ -259,7 +260,8 @@ class ToolLoop:
     def _started(self, sessions: ToolSessions, call: ToolCall) -> RunningCall:
         tool = call.offered
         arguments = call.arguments if tool.search is None else tool.search.arguments(call.arguments)
-        return sessions.start(tool.server, tool.tool, arguments)
+        with trace_context.within(call.item_id):
+            return sessions.start(tool.server, tool.tool, arguments)
 
     def _settle(self, running: dict[ToolCall, RunningCall]) -> None:
         for call, one in [*running.items()]:
