@@ -6,6 +6,7 @@ import { adviceFor } from "./playground_errors.js";
 import { typeOf } from "./playground_images.js";
 import * as requests from "./playground_requests.js";
 import { Timeline, summary } from "./playground_timeline.js";
+import { Turn, contextAfter, totals } from "./playground_turns.js";
 
 const bytes = (base64) => new Uint8Array(Buffer.from(base64, "base64"));
 
@@ -51,7 +52,18 @@ function tools({ text, servers = [], hosted = [] }) {
   }
 }
 
+/** The context and the totals after turns that follow each other. */
+function turns({ made }) {
+  const tip = made.reduce((before, { items, replaces, response, stored, cost, opened }) => {
+    const turn = new Turn({ before, items, replaces });
+    turn.note(response, stored);
+    return Object.assign(turn, { cost, opened });
+  }, null);
+  return { context: contextAfter(tip), totals: totals(tip) };
+}
+
 const JOBS = {
+  turns,
   parse,
   timeline,
   manyDeltas: (job) => ({ ...manyDeltas(job), lines: "" }),

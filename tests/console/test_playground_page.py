@@ -51,7 +51,10 @@ def console(
         {"label": "careful", "url": tool_server.url, "require_approval": "always"},
     ]
     table = {"tools": {"servers": servers}, "models": {MODEL: {"price": {"input": 2, "output": 10}}}}
-    channels = [console_upstream.channel(name="scripted", cooldown={"after": 1000})]
+    channels = [
+        console_upstream.channel(name="scripted", cooldown={"after": 1000}),
+        console_upstream.channel(name="chat", format="chat_completions", models=["chat"]),
+    ]
     with Gateway(tmp_path_factory.mktemp("playground"), channels, table) as gateway:
         yield gateway
 
@@ -66,6 +69,13 @@ def upstream(console_upstream: ScriptedUpstream) -> Iterator[ScriptedUpstream]:
 @pytest.fixture(scope="module")
 def player(new_person: NewPerson) -> Person:
     return new_person("player", role="owner", options=("--tools", "docs,careful")).sign_in()
+
+
+@pytest.fixture(scope="module")
+def worker(console: Gateway) -> Iterator[None]:
+    """Runs background responses."""
+    with console.worker():
+        yield
 
 
 @pytest.fixture
@@ -176,7 +186,7 @@ def test_stop_closes_the_upstream(page: Page, player: Person, upstream: Scripted
     page.click("#stop")
 
     upstream.wait_hangup()
-    page.wait_for_selector(".badge:has-text('stopped')")
+    page.wait_for_selector("#turns .badge:has-text('stopped')")
     assert page.input_value("#input") == "Never end"
     link = page.get_by_role("link", name="In the tree").get_attribute("href")
     assert link is not None
@@ -213,6 +223,14 @@ def test_a_conversation_of_the_sdk_goes_on(open_page: OpenPage, player: Person, 
     assert made.id[-6:] in page.inner_text("#facts")
 
 
+def test_the_address_leads_back_to_the_conversation(page: Page, upstream: ScriptedUpstream) -> None:
+    say(page, "Before the reload")
+    page.reload()
+    page.wait_for_selector("text=You said: Before the reload")
+    say(page, "After the reload")
+    assert "Before the reload" in given(upstream)
+
+
 def test_a_response_of_another_is_not_offered(open_page: OpenPage, operator: Person, player: Person) -> None:
     made = player.create(model=MODEL)
     page = open_page(operator, f"{URL}?from={made['id']}")
@@ -227,6 +245,7 @@ def test_a_compaction_stands_for_what_came_before(page: Page, upstream: Scripted
     say(page, "Remember the number 41")
     page.click("#compact")
     page.wait_for_selector("text=sealed")
+    page.wait_for_selector("#send:enabled")
     say(page, "And on")
     assert answers(page)[-1].startswith("You said: And on")
     assert len(page.locator("#turns .msg .by b").all_inner_texts()) == 5
@@ -243,7 +262,7 @@ def test_what_is_not_stored_is_sent_again(page: Page, upstream: ScriptedUpstream
 
 def test_an_image_goes_with_the_message(page: Page, upstream: ScriptedUpstream) -> None:
     page.set_input_files("#img", {"name": "bad.png", "mimeType": "image/png", "buffer": b"<svg onload='x'>"})
-    assert "bad.png is no image that a model takes" in page.inner_text("#error")
+    page.wait_for_selector("#error >> text=bad.png is no image that a model takes")
     page.set_input_files("#img", {"name": "dot.png", "mimeType": "image/png", "buffer": PIXEL})
     page.wait_for_selector("#images img")
     say(page, "What is this?")
@@ -307,6 +326,13 @@ def test_a_call_is_approved_or_denied(page: Page, tool_server: ToolServer, choic
     assert len(tool_server.calls) == before + calls
 
 
+def test_what_the_model_did_not_get_is_named(page: Page) -> None:
+    page.select_option("#f-model", "chat")
+    page.fill("#tools", '{"type": "web_search"}')
+    say(page, "Look it up")
+    assert "tools left out: web_search" in page.inner_text("#turns .msg:last-child .by")
+
+
 # --- errors
 
 
@@ -322,14 +348,18 @@ def test_a_limit_is_shown_with_what_to_do(open_page: OpenPage, new_person: NewPe
     assert page.input_value("#input") == "Once more"
 
 
-def test_a_failed_stream_says_why(page: Page, upstream: ScriptedUpstream) -> None:
-    upstream.enqueue(
-        rewritten(lambda event: {**event, "type": "error", "code": "server_error", "message": "The GPU is on fire."})
-    )
+def test_a_failed_stream_says_why_and_keeps_the_draft(page: Page, upstream: ScriptedUpstream) -> None:
+    failure = {"type": "error", "code": "server_error", "message": "The GPU is on fire."}
+    upstream.enqueue(rewritten(lambda event: {**event, **failure} if event["sequence_number"] > SOME_TEXT else event))
     say(page, "Burn")
-    assert page.locator("#turns .note.bad").count() == 1
-    assert "The page Requests shows" in page.inner_text("#turns .note") or "failed" in page.inner_text("#turns")
-    assert page.input_value("#input") == "Burn"
+    note = page.inner_text("#turns .note.bad")
+    assert note.startswith("server_error The GPU is on fire.")
+    assert "The page Requests shows what each channel answered." in note
+    assert answers(page)[0].startswith("You said")
+    assert "failed" in page.inner_text("#turns .msg:last-child .by")
+
+    page.click("#send")
+    page.wait_for_selector("text=You said: Burn. I have seen 1 items.")
 
 
 def test_a_session_that_ends_in_the_middle_loses_no_draft(
@@ -444,42 +474,82 @@ def test_a_broken_stream_is_an_error(page_on_line: Page, line: Line, upstream: S
     upstream.wait_hangup()
 
 
+def in_the_background(page: Page, text: str) -> None:
+    """Sends a message in the background, and waits for the begin of its answer."""
+    page.click("summary")
+    page.check("#f-background")
+    page.fill("#input", text)
+    page.click("#send")
+    page.wait_for_selector("text=You said")
+
+
+@pytest.mark.usefixtures("worker")
 def test_a_background_response_goes_on_after_a_break(
-    console: Gateway, page_on_line: Page, line: Line, upstream: ScriptedUpstream
+    page_on_line: Page, line: Line, upstream: ScriptedUpstream
 ) -> None:
     upstream.enqueue(stalled(SOME_TEXT))
-    page_on_line.click("summary")
-    page_on_line.check("#f-background")
-    page_on_line.fill("#input", "Do not lose me")
-    with console.worker():
-        page_on_line.click("#send")
-        page_on_line.wait_for_selector("text=You said")
-        line.cut()
-        upstream.release()
-        page_on_line.wait_for_selector("#send:enabled")
-        assert answers(page_on_line) == ["You said: Do not lose me. I have seen 1 items."]
-        with page_on_line.expect_download() as downloading:
-            page_on_line.click("#download")
-    lines = Path(downloading.value.path()).read_bytes().splitlines()
-    numbers = [event["sequence_number"] for event in map(_event, lines) if isinstance(event, dict)]
+    in_the_background(page_on_line, "Do not lose me")
+    line.cut()
+    upstream.release()
+    page_on_line.wait_for_selector("#send:enabled")
+
+    assert answers(page_on_line) == ["You said: Do not lose me. I have seen 1 items."]
+    with page_on_line.expect_download() as downloading:
+        page_on_line.click("#download")
+    events = [orjson.loads(line)["event"] for line in Path(downloading.value.path()).read_bytes().splitlines()]
+    numbers = [event["sequence_number"] for event in events if isinstance(event, dict)]
     assert numbers == list(range(len(numbers)))
 
 
-def _event(line: bytes) -> Any:
-    return orjson.loads(line)["event"]
-
-
-def test_stop_cancels_a_background_response(console: Gateway, page: Page, upstream: ScriptedUpstream) -> None:
+@pytest.mark.usefixtures("worker")
+def test_a_background_response_goes_on_after_a_reload(page: Page, upstream: ScriptedUpstream) -> None:
     upstream.enqueue(stalled(SOME_TEXT))
-    page.click("summary")
-    page.check("#f-background")
-    page.fill("#input", "Stop in the background")
-    with console.worker():
-        page.click("#send")
-        page.wait_for_selector("text=You said")
-        page.click("#stop")
-        upstream.wait_hangup()
-        page.wait_for_selector("#send:enabled")
+    in_the_background(page, "Reload me")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.reload()
+    page.wait_for_selector("text=You said")
+    upstream.release()
+    page.wait_for_selector("#send:enabled")
+    assert answers(page) == ["You said: Reload me. I have seen 1 items."]
+
+
+@pytest.mark.usefixtures("worker")
+def test_stop_cancels_a_background_response(page: Page, upstream: ScriptedUpstream) -> None:
+    upstream.enqueue(stalled(SOME_TEXT))
+    in_the_background(page, "Stop in the background")
+    page.click("#stop")
+    upstream.wait_hangup()
+    page.wait_for_selector("#send:enabled")
+    assert page.input_value("#input") == "Stop in the background"
+    assert page.url.endswith(URL)
+
+
+# --- looks
+
+
+def test_it_is_accessible_and_fits(
+    open_page: OpenPage, player: Person, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """With a conversation that waits for an output, an opened event and an error, in every width and scheme. Its
+    pictures are in the test's directory."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    function = {"type": "function", "name": "look_up", "parameters": {"type": "object", "properties": {}}}
+    made = player.create(model=MODEL, input="What is the weather?", tools=[function])
+    for scheme in ("light", "dark"):
+        for width in (320, 768, 1440):
+            page = open_page(player, f"{URL}?from={made['id']}", width=width, scheme=scheme)
+            page.fill("#waiting textarea", "sunny " * 20)
+            say(page, "Go on")
+            page.click("summary")
+            upstream.enqueue(refusal(400, "No such thing.", "invalid_value"))
+            say(page, "This is refused")
+            page.locator("#events .ev-open").click()
+            page.screenshot(path=tmp_path / f"playground-{width}-{scheme}.png", full_page=True)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            found = Axe().run(page).response["violations"]
+            assert not [(each["id"], each["nodes"][0]["html"]) for each in found], (width, scheme)
+            page.context.close()
 
 
 # --- the same as programs

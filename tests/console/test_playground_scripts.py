@@ -257,6 +257,30 @@ def test_the_curl_command_keeps_quotes(scripts: Scripts) -> None:
     assert document.count("\nJSON\n") == 1
 
 
+# --- turns
+
+
+def _turn(number: int, stored: bool, **keys: Any) -> JSON:
+    response = {"id": f"resp_{number}", "status": "completed", "store": stored, "output": [f"out {number}"]}
+    response["usage"] = {"total_tokens": 10}
+    return {"items": [f"in {number}"], "response": response, "stored": True, "cost": 5, **keys}
+
+
+def test_the_next_turn_names_the_newest_stored_response(scripts: Scripts) -> None:
+    made = [_turn(1, True, opened=True), _turn(2, True), _turn(3, False), _turn(4, False)]
+    found = scripts.run("turns", made=made)
+    assert found["context"] == {"previous": "resp_2", "items": ["in 3", "out 3", "in 4", "out 4"]}
+    assert found["totals"] == {"count": 3, "tokens": 30, "cost": 15}
+
+
+def test_a_compaction_that_is_not_stored_stands_for_all_before_it(scripts: Scripts) -> None:
+    made = [_turn(1, True), _turn(2, False, replaces=True, items=[]), _turn(3, False, cost=None)]
+    found = scripts.run("turns", made=made)
+    assert found["context"] == {"previous": None, "items": ["out 2", "in 3", "out 3"]}
+    assert found["totals"]["cost"] is None
+    assert scripts.run("turns", made=[])["context"] == {"previous": None, "items": []}
+
+
 # --- words
 
 
@@ -277,6 +301,7 @@ def test_numbers_are_written_as_the_pages_write_them(scripts: Scripts) -> None:
         ({"status": 401, "code": "session_ended", "retryAfter": None}, "Sign in again"),
         ({"status": 400, "code": "invalid_value", "retryAfter": None}, "Correct it"),
         ({"status": 502, "code": None, "retryAfter": None}, "The page Requests shows"),
+        ({"status": None, "code": "server_error", "retryAfter": None}, "The page Requests shows"),
         ({"status": 0, "code": None, "retryAfter": None}, "Look at your connection"),
     ],
 )

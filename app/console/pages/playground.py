@@ -16,7 +16,7 @@ blueprint = Blueprint("playground", __name__)
 
 URL = "/console/playground"
 #: Where a response is shown in its tree; the script puts the response's id in.
-_TREE = "/console/conversations/ID"
+_TREE = "/console/c/ID"
 #: What reasoning models take as effort; the first one leaves it to the model.
 _EFFORTS = ("", "none", "minimal", "low", "medium", "high", "xhigh")
 

@@ -1,6 +1,6 @@
 /** One answer on the page: its text, calls and reasoning as they stream in, and what is known at its end. */
 
-import { badge, button, element } from "./elements.js";
+import { badge, element } from "./elements.js";
 import { amount, money, seconds } from "./numbers.js";
 
 /** Events that add text to a part of the answer, and the part. */
@@ -70,20 +70,17 @@ export class AnswerView {
   }
 
   /** What the gateway knows of the answer: times, tokens, cost. Replaces the facts shown before. */
-  facts({ channel, firstMs, totalMs, usage, cost, estimated }) {
+  facts({ channel, firstMs, totalMs, usage, cost, estimated, changes = [] }) {
     const words = [
       channel,
       firstMs === null || firstMs === undefined ? null : `first token ${seconds(firstMs)}`,
       totalMs === null || totalMs === undefined ? null : seconds(totalMs),
       usage && tokens(usage, estimated),
       cost === null || cost === undefined ? null : money(cost),
+      ...changes.map(([words, what]) => `${words}: ${what}`),
     ];
     const kept = [this.by.firstChild, ...words.filter(Boolean).map((word) => element("span", {}, word))];
     this.by.replaceChildren(...kept, ...(this.#state ? [this.#state] : []));
-  }
-
-  offer(words, action, attributes = {}) {
-    this.actions.append(button(words, { class: "btn quiet small", ...attributes }, action));
   }
 
   #setState(state) {

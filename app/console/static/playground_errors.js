@@ -28,26 +28,28 @@ const BY_STATUS = new Map([
 ]);
 
 /**
- * @param {{status: number, code: string | null, retryAfter: number | null}} failure `status`: 0 without an answer
+ * @param {{status: number | null, code: string | null, retryAfter: number | null}} failure `status`: 0 without an
+ *   answer, null for an event of a stream
  */
 export function adviceFor({ status, code, retryAfter }) {
   if (status === 429 && retryAfter && code !== "insufficient_quota") return `Send it again in ${retryAfter} s.`;
   if (BY_CODE.has(code)) return BY_CODE.get(code);
   if (BY_STATUS.has(status)) return BY_STATUS.get(status);
-  if (status >= 500) return "The page Requests shows what each channel answered. Send it again, or choose another model.";
+  if (status === null || status >= 500) return "The page Requests shows what each channel answered. Send it again, or choose another model.";
   return "Correct it, and send it again.";
 }
 
-/** The failure in an answer that is no success. */
+/** The failure in an answer that is no success. `body`: its JSON, null for another one. */
 export async function failureOf(answer) {
   const retryAfter = Number(answer.headers.get("Retry-After")) || null;
-  const error = (await answer.json().catch(() => null))?.error ?? {};
-  const { code = null, param = null, message = `The gateway answered ${answer.status}.` } = error;
-  return { status: answer.status, code: code ?? null, param, message, retryAfter };
+  const body = await answer.json().catch(() => null);
+  const { code = null, param = null, message = `The gateway answered ${answer.status}.` } = body?.error ?? {};
+  return { status: answer.status, code, param, message, retryAfter, body };
 }
 
 /** The failure that an event names: `error`, or `response.failed`. */
 export function failureInEvent(event) {
   const error = event.error ?? event.response?.error ?? {};
-  return { status: 200, code: error.code ?? null, param: error.param ?? null, message: error.message ?? "The answer failed.", retryAfter: null };
+  const { code = null, param = null, message = "The answer failed." } = error;
+  return { status: null, code, param, message, retryAfter: null };
 }
