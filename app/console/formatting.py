@@ -8,6 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from app.contract.limits import TOKENS
+
 UNKNOWN = "–"
 _NARROW = "\u202f"
 #: Micro-units in one unit of money.
@@ -38,6 +40,14 @@ def money(micros: int | None) -> str:
         return UNKNOWN
     value = micros / _UNIT
     return f"${value:.4f}" if 0 < value < 0.01 else f"${value:,.2f}".replace(",", _NARROW)
+
+
+def in_unit(value: int, unit: str) -> str:
+    """An amount of a budget: `$31.10` of micro-units, `31.10 EUR`, `1.5 M tokens`."""
+    if unit == TOKENS:
+        return f"{amount(value)} tokens"
+    shown = money(value)
+    return shown if unit == "usd" else f"{shown.removeprefix('$')} {unit.upper()}"
 
 
 def seconds(milliseconds: float | None) -> str:
@@ -105,6 +115,7 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "amount": amount,
     "count": count,
     "duration": duration,
+    "in_unit": in_unit,
     "moment": moment,
     "money": money,
     "seconds": seconds,

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.channels.table import Table
 from app.contract.channel import Channel
+from app.contract.records import Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,13 @@ class ModelReport:
 def model_reports(table: Table) -> list[ModelReport]:
     """By name."""
     return [_report(table, name, channels) for name, channels in sorted(_channels_by_model(table).items())]
+
+
+def model_names(table: Table, token: Token) -> list[str]:
+    """The names that the table states and the token may use, those of the preferred channels first."""
+    ranked = sorted(table.tagged(token.limits.tags).channels, key=lambda channel: -channel.priority)
+    stated = (name for channel in ranked if channel.enabled for name in channel.models)
+    return [name for name in dict.fromkeys(stated) if token.may_use(name)]
 
 
 def _report(table: Table, name: str, channels: list[Channel]) -> ModelReport:

@@ -19,6 +19,7 @@ from app.store.usage import TokenSums
 #: Seconds for which a revoked token is still listed.
 REVOKED_SHOWN = 30 * DAY_SECONDS
 _SPENT, _NEARLY = LEVELS
+_SOON = 7 * DAY_SECONDS
 _NOTHING = TokenSums(0, 0, 0, 0)
 
 ACTIVE, EXPIRED, REVOKED = "active", "expired", "revoked"
@@ -67,6 +68,12 @@ class TokenReport:
         return EXPIRED if expires_at is not None and expires_at <= self.use.now else ACTIVE
 
     @property
+    def expires_soon(self) -> bool:
+        """Within a week."""
+        expires_at = self.token.expires_at
+        return expires_at is not None and self.use.now < expires_at <= self.use.now + _SOON
+
+    @property
     def counters(self) -> Counters:
         """What it has used: requests and tokens of this minute, and its turns at work."""
         return self.use.counters
@@ -86,6 +93,11 @@ class TokenReport:
     def spent(self) -> BudgetUse | None:
         """A budget that is spent: of several the one that resets last."""
         return max((one for one in self.budgets if one.spent), key=lambda one: one.resets_at, default=None)
+
+    @property
+    def has_monthly_budget(self) -> bool:
+        """A budget of money shows what this month costs."""
+        return any(one.budget.in_money and one.budget.period == "month" for one in self.budgets)
 
     @property
     def cost(self) -> int | None:
