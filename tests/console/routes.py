@@ -39,6 +39,8 @@ class Route:
     json: Any = None
     endless: bool = False
     """Its answer is a stream that ends with the client."""
+    is_part: bool = False
+    """Its answer is no page: a fragment, a file, a value."""
 
     @property
     def name(self) -> str:
@@ -77,7 +79,7 @@ ROUTES = (
     Route("GET", "/console/sign-in", 200, 200, 200, anonymous=200),
     Route("POST", "/console/sign-in", 401, 401, 401, anonymous=401, form={"token": "ap_unknown"}),
     Route("POST", "/console/sign-in/code", 401, 401, 401, anonymous=401, form={"code": "unknown"}),
-    Route("GET", "/console/static/style.css", 200, 200, 200, anonymous=200),
+    Route("GET", "/console/static/style.css", 200, 200, 200, anonymous=200, is_part=True),
     Route("GET", "/console/no-such-page", 404, 404, 404, anonymous=404),
     # Of everyone who is signed in.
     everyones("/console/overview"),
@@ -85,10 +87,18 @@ ROUTES = (
     everyones("/console/playground"),
     Route("POST", "/console/playground", 200, 200, 200, json={"model": "demo", "input": "hello"}),
     Route("POST", "/console/playground/compact", 200, 200, 200, json={"model": "demo", "input": "hello"}),
-    Route("GET", "/console/playground/{turn}", 200, 404, 404, anonymous=401),
-    Route("GET", "/console/playground/{turn}/facts", 200, 404, 404, anonymous=401),
+    Route("GET", "/console/playground/{turn}", 200, 404, 404, anonymous=401, is_part=True),
+    Route("GET", "/console/playground/{turn}/facts", 200, 404, 404, anonymous=401, is_part=True),
     # It is not a background response.
     Route("POST", "/console/playground/{turn}/cancel", 400, 404, 404),
+    # A conversation.
+    owners("/console/c/{turn}"),
+    owners("/console/c/{turn}/turns", is_part=True),
+    owners("/console/c/{turn}/fold?first={turn}&last={turn}", is_part=True),
+    Route("POST", "/console/c/{turn}/text", 200, 404, 200, form={"reason": "a question about this turn"}),
+    # Exports of another's conversation are recorded, so a link is not enough.
+    Route("GET", "/console/c/{turn}/export?as=json", 200, 404, 403, is_part=True),
+    Route("POST", "/console/c/{turn}/export", 200, 404, 200, form={"as": "json"}),
     # Last, because it ends the session.
     Route("POST", "/console/sign-out", 303, 303, 303),
 )

@@ -1,0 +1,141 @@
+"""A small team with all that pages show: conversations of three kinds of clients, failures, limits that are nearly used
+up, a channel that is paused, a table that was rejected, a tool server that does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import time
+from typing import Any
+
+from app.store.token_counters import Counters, Windows
+from tests.cli.codex import Codex
+from tests.console.visitors import Person
+from tests.gateway import Gateway
+from tests.ports import closed_port
+from tests.relay.conftest import eventually
+from tests.store import rows
+from tests.tool_servers import ToolServer
+from tests.upstream import ScriptedUpstream, failing, raw, stalled
+
+MODEL = "gpt-6-mini"
+#: A table that no gateway takes.
+REJECTED = "version: 1\nchannels:\n  - {name: demo, format: demo, modles: [demo]}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """Ids of responses."""
+
+    codex: str
+    """The newest turn of a conversation that its client keeps, with a compaction and an edited question."""
+    branches: str
+    """The first turn of a conversation with two branches, a failure and a failover."""
+    tools: str
+    """A turn that called a tool of the gateway."""
+    cancelled: str
+
+
+def table(tool_server: ToolServer) -> Mapping[str, Any]:
+    servers = [
+        {"label": "docs", "url": tool_server.url, "require_approval": "never"},
+        {"label": "calendar", "url": f"http://127.0.0.1:{closed_port()}/mcp", "require_approval": "never"},
+    ]
+    prices = {"input": 2, "cached_input": 0.2, "output": 10}
+    facts = [{"context_window": 128_000, "price": {**prices}} for _ in range(2)]
+    return {"tools": {"servers": servers}, "models": dict(zip((MODEL, "demo"), facts, strict=True))}
+
+
+def channels(upstream: ScriptedUpstream) -> list[dict[str, Any]]:
+    def patient(name: str, **keys: Any) -> dict[str, Any]:
+        return upstream.channel(name=name, models=[MODEL], cooldown={"after": 1000}, timeout="1h", **keys)
+
+    return [
+        {"name": "demo", "format": "demo", "models": ["demo", MODEL], "priority": 2},
+        patient("openai", priority=3),
+        patient("spare", priority=1),
+    ]
+
+
+def fill(gateway: Gateway, upstream: ScriptedUpstream, ada: Person, bob: Person) -> Team:
+    team = Team(_codex(ada), _branches(ada, upstream), _tools(ada), _cancelled(ada, upstream))
+    bob.create(model=MODEL, input="Which of our services still uses the old queue?", metadata={"ticket": "OPS-41"})
+    _calls_the_server_that_is_down(bob)
+    _use_up(gateway)
+    gateway.command("channels", "pause", "spare", "--reason", "its provider is being moved")
+    return team
+
+
+def _codex(ada: Person) -> str:
+    codex = Codex(ada.gateway, ada.token)
+    for text in ("Find the flaky test in tests/relay", "Please use exec_command now"):
+        codex.says(text)
+    codex.runs("3 failed, 412 passed in 61.20s")
+    codex.compacts()
+    codex.says("Now write the fix")
+    codex.says("And a changelog line")
+    codex.edits(1, "Leave the changelog alone, run the tests again instead")
+    return codex.says("Good. Commit it.")
+
+
+def _branches(ada: Person, upstream: ScriptedUpstream) -> str:
+    first: str = ada.create(model=MODEL, input="Draft a note about the outage of last Tuesday")["id"]
+    upstream.enqueue(raw(500, b'{"error":{"message":"The model is overloaded."}}'))
+    second = ada.create(model=MODEL, input="Shorter, please", previous_response_id=first)["id"]
+    for text in ("In German", "As a list", "For the status page"):
+        ada.create(model=MODEL, input=text, previous_response_id=second)
+    upstream.enqueue(failing(3))
+    failed = {"model": MODEL, "input": "And in French", "previous_response_id": second}
+    assert ada.gateway.stream(failed, token=ada.token).content
+    return first
+
+
+def _tools(ada: Person) -> str:
+    tool = {"type": "mcp", "server_label": "docs"}
+    found: str = ada.create(model=MODEL, input="What is the weather in Riga?", tools=[tool])["id"]
+    return found
+
+
+def _calls_the_server_that_is_down(bob: Person) -> None:
+    tool = {"type": "mcp", "server_label": "calendar"}
+    answer = bob.gateway.post("/responses", {"model": "demo", "input": "hello", "tools": [tool]}, token=bob.token)
+    assert answer.status_code == 424, answer.text
+
+
+def _cancelled(ada: Person, upstream: ScriptedUpstream) -> str:
+    upstream.enqueue(stalled(4))
+    background = {"model": MODEL, "input": "Summarise all tickets of this year", "background": True}
+    made = ada.gateway.post("/responses", background, token=ada.token).json()
+    assert ada.gateway.post(f"/responses/{made['id']}/cancel", {}, token=ada.token).json()["status"] == "cancelled"
+    upstream.release()
+    return str(made["id"])
+
+
+def _use_up(gateway: Gateway) -> None:
+    """The budget of a token, up to nine tenths."""
+    gateway.new_token("ada-notebook", "--owner", "ada", "--budget", "2Mtok/day", "--rpm", "60", "--models", MODEL)
+    url = gateway.database_url
+    ((key,),) = rows.execute(url, "SELECT pk FROM token WHERE name = 'ada-notebook'")
+    rows.execute(url, "DELETE FROM token_use WHERE token = ?", (key,))
+    used = (key, *Windows.at(int(time())), 0, 0, 1_800_000, 0, 1_800_000, 0, 0)
+    columns = ", ".join(("token", *Windows._fields, *Counters._fields))
+    rows.execute(url, f"INSERT INTO token_use ({columns}) VALUES ({', '.join('?' * len(used))})", used)
+
+
+@contextmanager
+def at_work(person: Person, upstream: ScriptedUpstream) -> Iterator[None]:
+    """A stream is in flight meanwhile."""
+    upstream.enqueue(stalled(4))
+    with person.gateway.stream(
+        {"model": MODEL, "input": "Explain the plan of this query"}, token=person.token
+    ) as answer:
+        assert next(answer.iter_content(chunk_size=None))
+        yield
+        upstream.release()
+
+
+def reject_table(gateway: Gateway) -> None:
+    """Returns when the gateway has refused the table."""
+    gateway.channels_file.write_text(REJECTED)
+    eventually(lambda: "modles" in gateway.log, "the refusal of the table")

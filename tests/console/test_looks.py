@@ -1,0 +1,161 @@
+"""Every page in a browser, narrow and wide, light and dark, with a team that has everything on it: axe-core finds no
+serious fault, and nothing makes a narrow page scroll sideways. Pictures are written to $ANTIPHON_SCREENSHOTS, if set.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.console import team
+from tests.console.conftest import OpenPage
+from tests.console.routes import ROUTES, Route
+from tests.console.team import Team
+from tests.console.visitors import Person
+from tests.gateway import Gateway
+from tests.tool_servers import ToolServer
+from tests.upstream import ScriptedUpstream
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+NewPerson = Callable[..., Person]
+
+WIDTHS = (320, 768, 1440)
+SCHEMES: tuple[Any, ...] = ("light", "dark")
+PICTURES = os.environ.get("ANTIPHON_SCREENSHOTS")
+GRAVE = ("serious", "critical")
+#: What reaches over the right edge of the page, outside of what may be scrolled by itself.
+_WIDE = """() => {
+    const wide = (element) => element.getBoundingClientRect().right > document.documentElement.clientWidth + 1;
+    if (document.documentElement.scrollWidth <= document.documentElement.clientWidth) return [];
+    return [...document.body.querySelectorAll("*")]
+        .filter((element) => wide(element) && !element.closest("pre, .scroll"))
+        .map((element) => `${element.tagName} ${element.getAttribute("class") ?? ""}`);
+}"""
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory: pytest.TempPathFactory, console_upstream: ScriptedUpstream) -> Iterator[Gateway]:
+    with ExitStack() as stack:
+        table = team.table(stack.enter_context(ToolServer()))
+        folder = tmp_path_factory.mktemp("looks")
+        yield stack.enter_context(Gateway(folder, team.channels(console_upstream), table))
+
+
+@pytest.fixture(scope="module")
+def owner(new_person: NewPerson) -> Person:
+    return new_person("ada-mac", owner="ada", role="owner", options=("--tools", "docs")).sign_in()
+
+
+@pytest.fixture(scope="module")
+def filled(
+    console: Gateway, console_upstream: ScriptedUpstream, owner: Person, new_person: NewPerson
+) -> Iterator[Team]:
+    bob = new_person("bob-agent", owner="bob", role=None, options=("--tools", "docs,calendar", "--rpm", "60"))
+    filled = team.fill(console, console_upstream, owner, bob)
+    team.reject_table(console)
+    with team.at_work(owner, console_upstream):
+        yield filled
+
+
+@pytest.fixture(scope="module")
+def stranger(new_person: NewPerson) -> Person:
+    """Without a session."""
+    return new_person("stranger", role=None)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One page as one person sees it."""
+
+    name: str
+    path: str
+    who: str = "operator"
+    """`operator`, `owner` or nobody."""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def _views_of(route: Route) -> Iterator[View]:
+    """As an operator sees it, and as an owner does."""
+    name = re.sub(r"[^a-z-]+", "-", route.path.removeprefix("/console/")).strip("-")
+    if route.is_public:
+        yield View(name, route.path, "", route.operator)
+        return
+    yield View(name, route.path, "operator")
+    if route.owner == 200:
+        yield View(f"{name}-owner", route.path, "owner")
+
+
+VIEWS = (
+    *(
+        view
+        for route in ROUTES
+        if route.method == "GET" and not route.is_part and not route.endless and route.operator != 303
+        for view in _views_of(route)
+    ),
+    View("tree-branches", "/console/c/{branches}"),
+    View("tree-selected", "/console/c/{codex}?at={codex}"),
+    View("tree-tools", "/console/c/{tools}?at={tools}", "owner"),
+    View("tree-cancelled", "/console/c/{cancelled}?at={cancelled}"),
+    View("tree-search", "/console/c/{codex}?q=exec_command"),
+    View("tree-search-empty", "/console/c/{codex}?q=nothing-like-it"),
+    View("error", "/console/c/unknown", status=404),
+)
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+def test_a_page_reads_well(
+    view: View, filled: Team, operator: Person, owner: Person, stranger: Person, open_page: OpenPage, tmp_path: Path
+) -> None:
+    person = {"operator": operator, "owner": owner, "": stranger}[view.who]
+    names = {name: getattr(filled, name) for name in Team.__slots__}
+    page = open_page(person, view.path.format(turn=filled.codex, **names))
+    check(page, view.name, tmp_path)
+
+
+# --- what is checked
+
+
+def check(page: Page, name: str, folder: Path) -> None:
+    """The page at every width and in both schemes."""
+    faults: list[str] = []
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        faults += [f"{width}: {fault}" for fault in _axe(page)]
+        faults += [f"{width}: wider than the page: {element}" for element in page.evaluate(_WIDE)]
+        _picture(page, f"{name}-{width}-light", folder)
+    page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    faults += [f"dark: {fault}" for fault in _axe(page, "color-contrast")]
+    for width in WIDTHS if PICTURES else ():
+        page.set_viewport_size({"width": width, "height": 900})
+        _picture(page, f"{name}-{width}-dark", folder)
+    assert not faults
+
+
+def _axe(page: Page, *rules: str) -> list[str]:
+    from axe_playwright_python.sync_playwright import Axe  # reads half a megabyte of script
+
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if rules:
+        options["runOnly"] = {"type": "rule", "values": list(rules)}
+    found = Axe().run(page, options=options).response["violations"]
+    return [
+        f"{violation['id']} ({violation['impact']}): {node['html'][:200]} {node['target']}"
+        for violation in found
+        if violation["impact"] in GRAVE
+        for node in violation["nodes"]
+    ]
+
+
+def _picture(page: Page, name: str, folder: Path) -> None:
+    if PICTURES:
+        page.screenshot(path=Path(PICTURES) / f"{name}.png", full_page=True)
