@@ -52,6 +52,7 @@ def test_an_answer_is_the_apis(owner: Person) -> None:
 
     assert answer.status_code == 200
     assert answer.headers["X-Request-Id"]
+    assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
     assert owner.gateway.get(f"/responses/{made['id']}", token=owner.token).json() == made
     assert owner.get(f"{URL}/{made['id']}").json() == made
 
@@ -132,6 +133,17 @@ def test_the_limits_of_the_token_hold_and_are_shown(new_person: NewPerson) -> No
     assert first.headers["x-ratelimit-remaining-requests"] == "0"
     assert error_of(second) == (429, "rate_limit_exceeded")
     assert second.headers["Retry-After"]
+
+
+def test_its_turns_count_as_turns_of_the_token(new_person: NewPerson, upstream: ScriptedUpstream) -> None:
+    person = new_person("one-at-once", role="owner", options=("--concurrency", "1")).sign_in()
+    upstream.enqueue(stalled(SOME_TEXT))
+    with send(person, value=body(stream=True), stream=True):
+        upstream.wait_for_request()
+        refused = person.gateway.post("/responses", body(), token=person.token)
+        assert error_of(refused) == (429, "rate_limit_exceeded")
+        assert error_of(send(person)) == (429, "rate_limit_exceeded")
+        upstream.release()
 
 
 def test_a_model_that_the_token_may_not_use_is_unknown(new_person: NewPerson) -> None:

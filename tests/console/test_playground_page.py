@@ -223,8 +223,10 @@ def test_a_conversation_of_the_sdk_goes_on(open_page: OpenPage, player: Person, 
     assert made.id[-6:] in page.inner_text("#facts")
 
 
-def test_the_address_leads_back_to_the_conversation(page: Page, upstream: ScriptedUpstream) -> None:
+def test_the_address_leads_back_to_the_conversation(page: Page, player: Person, upstream: ScriptedUpstream) -> None:
     say(page, "Before the reload")
+    tree = page.get_by_role("link", name="In the tree").get_attribute("href")
+    assert player.get(f"{tree}").status_code == 200
     page.reload()
     page.wait_for_selector("text=You said: Before the reload")
     say(page, "After the reload")

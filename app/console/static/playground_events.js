@@ -143,9 +143,13 @@ function labels(spans, x) {
   for (const span of spans) {
     const at = x(span.kind === "text" ? (span.times[0] ?? span.from) : span.from);
     const words = span.kind === "text" ? `text, ${span.times.length} deltas` : span.kind;
-    if (at < free || at > 86) continue;
-    free = at + (span.kind === "text" ? 26 : 12);
-    made.push(svg("text", { class: span.kind === "text" ? "acc" : null, x: `${at}%`, y: 10 }, words));
+    const width = span.kind === "text" ? 26 : 12;
+    // What begins late has its label at the right end.
+    const from = Math.min(at, 100 - width);
+    if (from < free) continue;
+    free = from + width;
+    const place = from < at ? { x: "100%", "text-anchor": "end" } : { x: `${at}%` };
+    made.push(svg("text", { class: span.kind === "text" ? "acc" : null, y: 10, ...place }, words));
   }
   return made;
 }
