@@ -529,29 +529,29 @@ def test_stop_cancels_a_background_response(page: Page, upstream: ScriptedUpstre
 # --- looks
 
 
-def test_it_is_accessible_and_fits(
-    open_page: OpenPage, player: Person, upstream: ScriptedUpstream, tmp_path: Path
-) -> None:
+def test_it_is_accessible_and_fits(page: Page, upstream: ScriptedUpstream, tmp_path: Path) -> None:
     """With a conversation that waits for an output, an opened event and an error, in every width and scheme. Its
     pictures are in the test's directory."""
     from axe_playwright_python.sync_playwright import Axe
 
-    function = {"type": "function", "name": "look_up", "parameters": {"type": "object", "properties": {}}}
-    made = player.create(model=MODEL, input="What is the weather?", tools=[function])
+    page.fill("#tools", "look_up(order: integer), docs")
+    say(page, "What is the weather?")
+    page.fill("#waiting textarea", "sunny " * 20)
+    say(page, "Go on with it")
+    say(page, "What is the weather there?")
+    page.click("summary")
+    upstream.enqueue(refusal(400, "No such thing.", "invalid_value"))
+    say(page, "This is refused")
+    page.get_by_role("button", name="Events").last.click()
+    page.locator("#events .ev-open").first.click()
     for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
         for width in (320, 768, 1440):
-            page = open_page(player, f"{URL}?from={made['id']}", width=width, scheme=scheme)
-            page.fill("#waiting textarea", "sunny " * 20)
-            say(page, "Go on")
-            page.click("summary")
-            upstream.enqueue(refusal(400, "No such thing.", "invalid_value"))
-            say(page, "This is refused")
-            page.locator("#events .ev-open").click()
+            page.set_viewport_size({"width": width, "height": 900})
             page.screenshot(path=tmp_path / f"playground-{width}-{scheme}.png", full_page=True)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             found = Axe().run(page).response["violations"]
             assert not [(each["id"], each["nodes"][0]["html"]) for each in found], (width, scheme)
-            page.context.close()
 
 
 # --- the same as programs
