@@ -99,6 +99,17 @@ ROUTES = (
     # Exports of another's conversation are recorded, so a link is not enough.
     Route("GET", "/console/c/{turn}/export?as=json", 200, 404, 403, is_part=True),
     Route("POST", "/console/c/{turn}/export", 200, 404, 200, form={"as": "json"}),
+    # Tokens: owners see theirs, and rotate and revoke them.
+    everyones("/console/people"),
+    Route("POST", "/console/people", 404, 404, 200, form={"name": "made", "owner": "ada", "once": "made-once"}),
+    operators("/console/people/{token}"),
+    Route("POST", "/console/people/{token}", 404, 404, 303, form={"name": "changed", "owner": "ada"}),
+    owners("/console/people/{token}/rotate"),
+    Route("POST", "/console/people/{token}/rotate", 200, 404, 200, form={"overlap": "24h", "once": "rotated-once"}),
+    owners("/console/people/{token}/revoke"),
+    Route("POST", "/console/people/{token}/revoke", 303, 404, 303),
+    everyones("/console/audit"),
+    everyones("/console/connect"),
     # Last, because it ends the session.
     Route("POST", "/console/sign-out", 303, 303, 303),
 )

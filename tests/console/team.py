@@ -35,6 +35,8 @@ class Team:
     tools: str
     """A turn that called a tool of the gateway."""
     cancelled: str
+    token: str
+    """The key of a token of ada's whose budget is nearly used up."""
 
 
 def table(tool_server: ToolServer) -> Mapping[str, Any]:
@@ -59,10 +61,9 @@ def channels(upstream: ScriptedUpstream) -> list[dict[str, Any]]:
 
 
 def fill(gateway: Gateway, upstream: ScriptedUpstream, ada: Person, bob: Person) -> Team:
-    team = Team(_codex(ada), _branches(ada, upstream), _tools(ada), _cancelled(ada, upstream))
+    team = Team(_codex(ada), _branches(ada, upstream), _tools(ada), _cancelled(ada, upstream), _used_up(gateway))
     bob.create(model=MODEL, input="Which of our services still uses the old queue?", metadata={"ticket": "OPS-41"})
     _calls_the_server_that_is_down(bob)
-    _use_up(gateway)
     gateway.command("channels", "pause", "spare", "--reason", "its provider is being moved")
     return team
 
@@ -112,8 +113,8 @@ def _cancelled(ada: Person, upstream: ScriptedUpstream) -> str:
     return str(made["id"])
 
 
-def _use_up(gateway: Gateway) -> None:
-    """The budget of a token, up to nine tenths."""
+def _used_up(gateway: Gateway) -> str:
+    """A token that has used nine tenths of its budget."""
     gateway.new_token("ada-notebook", "--owner", "ada", "--budget", "2Mtok/day", "--rpm", "60", "--models", MODEL)
     url = gateway.database_url
     ((key,),) = rows.execute(url, "SELECT pk FROM token WHERE name = 'ada-notebook'")
@@ -121,6 +122,7 @@ def _use_up(gateway: Gateway) -> None:
     used = (key, *Windows.at(int(time())), 0, 0, 1_800_000, 0, 1_800_000, 0, 0)
     columns = ", ".join(("token", *Windows._fields, *Counters._fields))
     rows.execute(url, f"INSERT INTO token_use ({columns}) VALUES ({', '.join('?' * len(used))})", used)
+    return str(key)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ NewPerson = Callable[..., Person]
 #: Another port of the same host, which gets the cookies of a same-site request, and another host of this machine.
 HOSTS = ("127.0.0.1", "localhost")
 
-FORMS = ("/console/sign-out", "/console/sign-in", "/console/sign-in/code", "/console/playground")
+FORMS = ("/console/sign-out", "/console/sign-in", "/console/sign-in/code", "/console/playground", "/console/people")
 
 _READ = """async (url) => {
     const read = (mode) => fetch(url, { credentials: "include", mode });
