@@ -44,6 +44,8 @@ def _text(value: Any) -> str:
         return str(value)
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.6f}".rstrip("0").rstrip(".")
     text = str(value)
     # JSON's quotes escape line breaks, so that a value cannot forge a line of the log.
     return text if _PLAIN.fullmatch(text) else orjson.dumps(text).decode()

@@ -49,6 +49,7 @@ class Slots:
     def __init__(self, key: bytes) -> None:
         """`key`: the same in all processes of a gateway, and secret."""
         self._key = key
+        self._warned = False
 
     def take(self, channel: Channel) -> Slot | None:
         """A free slot of the channel; None when all are taken."""
@@ -59,7 +60,7 @@ class Slots:
         # Processes that begin at different slots seldom meet.
         first = randrange(limit)  # noqa: S311 - no secret
         for place in range(first, first + limit):
-            if (slot := _bound(f"\0{prefix}/{place % limit}")) is not None:
+            if (slot := self._bound(f"\0{prefix}/{place % limit}")) is not None:
                 return slot
         return None
 
@@ -67,17 +68,22 @@ class Slots:
         digest = hmac.new(self._key, channel.encode(), hashlib.sha256).digest()
         return f"antiphon/{digest[:_DIGEST_BYTES].hex()}"
 
+    def _bound(self, name: str) -> Slot | None:
+        """The socket of this name; None when another one has it."""
+        try:
+            slot = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        except OSError as error:
+            return self._without(error)
+        try:
+            slot.bind(name)
+        except OSError as error:
+            slot.close()
+            return None if error.errno == errno.EADDRINUSE else self._without(error)
+        return slot
 
-def _bound(name: str) -> Slot | None:
-    """The socket of this name; None when another one has it."""
-    slot = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    try:
-        slot.bind(name)
-    except OSError as error:
-        slot.close()
-        if error.errno == errno.EADDRINUSE:
-            return None
-        # A sandbox may forbid such sockets. Requests must not fail for it.
-        log.warning("cannot take a slot (%s): max_concurrency holds within this process only", error.strerror)
+    def _without(self, error: OSError) -> Slot:
+        """For a sandbox that forbids such sockets: requests must not fail for it, and one line says so."""
+        if not self._warned:
+            self._warned = True
+            log.warning("cannot take a slot (%s): max_concurrency holds within this process only", error.strerror)
         return UNLIMITED
-    return slot

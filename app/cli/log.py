@@ -12,6 +12,7 @@ import orjson
 from app.cli.context import open_ready_store
 from app.cli.output import plain
 from app.cli.parameters import Text
+from app.contract.money import shown
 from app.errors import StoreUnavailable
 from app.store.request_log import MOST, Follower, LogRow, Wanted
 
@@ -39,7 +40,8 @@ def log(
 ) -> None:
     """Print a line for each of the newest requests, the newest last, from the database: of all workers and hosts.
 
-    Time in UTC, status, model, channel, token, tokens, first byte and total, id, error. The lines never hold content.
+    Time in UTC, status, model, channel, token, tokens, cost, first byte and total, id, error. The lines never hold
+    content.
     """
     wanted = Wanted(token, owner, model, status)
     with open_ready_store() as store:
@@ -81,6 +83,8 @@ def _line(row: LogRow) -> str:
         facts.append(
             f"{about}{row.input_tokens:,} in ({row.cached_tokens or 0:,} cached), {about}{row.output_tokens:,} out"
         )
+    if (cost := shown(row.cost_micros)) is not None:
+        facts.append(f"cost {cost}")
     if row.total_ms is not None:
         facts.append(
             f"{row.total_ms:,} ms" if row.first_byte_ms is None else f"{row.first_byte_ms:,}/{row.total_ms:,} ms"

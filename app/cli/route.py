@@ -14,7 +14,7 @@ from app.cli.table import read_table
 from app.reports.routes import Route, route_of, serving
 from app.settings import load_settings
 
-_HEAD = ("place", "channel", "share", "priority", "upstream model", "state")
+_HEAD = ("place", "channel", "share", "priority", "upstream model", "tags", "state")
 
 
 @click.command(short_help="Show which channels a request for MODEL goes to, and why.")
@@ -50,4 +50,5 @@ def _rows(found: Route) -> Iterator[tuple[object, ...]]:
         channel = entry.channel
         share = f"{entry.share:.0%}" if entry.is_eligible else ""
         state = entry.why_not or entry.state.text or entry.state.label
-        yield entry.place, channel.name, share, channel.priority, channel.upstream_model(found.model), state
+        tags = ", ".join(channel.tags) or None
+        yield entry.place, channel.name, share, channel.priority, channel.upstream_model(found.model), tags, state

@@ -40,6 +40,7 @@ class RouteEntry:
             "priority": self.channel.priority,
             "weight": self.channel.weight,
             "upstream_model": self.channel.upstream_model(model),
+            "tags": list(self.channel.tags),
             **self.state.wire(),
         }
 
@@ -51,6 +52,8 @@ class Route:
     model: str
     entries: tuple[RouteEntry, ...]
     others: tuple[str, ...]
+    default_tags: tuple[str, ...] = ()
+    """Tokens without tags of their own use only channels with one of these, by the table's `limits`; empty for all."""
 
     @property
     def eligible(self) -> list[RouteEntry]:
@@ -64,10 +67,18 @@ class Route:
             yield f"one request tries at most {MAX_ATTEMPTS} of these channels"
         if self.others:
             yield f"channels that do not serve this model: {', '.join(self.others)}"
+        if self.default_tags:
+            tags = ", ".join(self.default_tags)
+            yield f"tokens without tags of their own use only channels with one of the tags {tags}"
 
     def wire(self) -> dict[str, Any]:
         channels = [entry.wire(self.model) for entry in self.entries]
-        return {"model": self.model, "channels": channels, "others": list(self.others)}
+        return {
+            "model": self.model,
+            "channels": channels,
+            "others": list(self.others),
+            "default_tags": list(self.default_tags),
+        }
 
 
 def serving(table: Table, model: str) -> list[Channel]:
@@ -78,7 +89,7 @@ def serving(table: Table, model: str) -> list[Channel]:
 def route_of(table: Table, model: str, workers: Sequence[WorkerStatus], pauses: Sequence[Pause] = ()) -> Route:
     channels = serving(table, model)
     others = tuple(channel.name for channel in all_channels(table) if channel not in channels)
-    return Route(model, tuple(_entries(channels, workers, pauses)), others)
+    return Route(model, tuple(_entries(channels, workers, pauses)), others, tuple(table.limits.tags or ()))
 
 
 def _entries(

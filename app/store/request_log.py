@@ -22,7 +22,7 @@ LOOK_BACK = 500
 
 _COLUMNS = (
     "SELECT r.pk, r.id, r.status, r.created_at, r.completed_at, r.model, r.channel, t.name, r.owner, r.input_tokens,"
-    " r.cached_tokens, r.output_tokens, r.estimated, r.first_byte_ms, r.total_ms, r.request_id, r.error"
+    " r.cached_tokens, r.output_tokens, r.estimated, r.cost, r.first_byte_ms, r.total_ms, r.request_id, r.error"
     " FROM response r LEFT JOIN token t ON t.pk = r.token"
 )
 _NEWEST = f"{_COLUMNS} WHERE r.pk < ? ORDER BY r.pk DESC LIMIT {WINDOW}"
@@ -46,6 +46,8 @@ class LogRow(NamedTuple):
     cached_tokens: int | None
     output_tokens: int | None
     estimated: int
+    cost_micros: int | None
+    """Micro-units; None if a price is not known."""
     first_byte_ms: int | None
     total_ms: int | None
     request_id: str | None

@@ -11,6 +11,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
+from app.contract.money import MICRO
 from app.contract.records import Attempt, Draft, Outcome, Token
 from app.log import LogLine, request_log
 from app.relay.request_context import ResponseFacts
@@ -71,6 +72,7 @@ def _of_response(draft: Draft, outcome: Outcome) -> Iterator[tuple[str, Any]]:
         yield "cached_tokens", usage.cached_tokens
         yield "output_tokens", usage.output_tokens
         yield "estimated", usage.estimated or None
+        yield "cost", None if usage.cost is None else usage.cost / MICRO
     yield "attempts", len(outcome.attempts)
     yield "failures", ",".join(map(_failure, filter(_failed, outcome.attempts))) or None
     yield "client_gone", True if outcome.status == "cancelled" else None

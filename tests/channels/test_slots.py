@@ -23,6 +23,17 @@ print(sum(slot is not None for slot in held), flush=True)
 sys.stdin.read()
 """
 
+#: A process that the kernel gives no socket.
+FORBIDDEN = """
+import logging, resource, sys
+from app.channels.slots import UNLIMITED, Slots
+from app.contract.channel import Channel
+logging.basicConfig(format="%(message)s")
+slots, channel = Slots(b"k" * 32), Channel("limited", "demo", max_concurrency=1)
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+sys.exit(any(slots.take(channel) is not UNLIMITED for _ in range(5)))
+"""
+
 
 def limited(limit: int | None, name: str = "limited") -> Channel:
     return Channel(name, "demo", max_concurrency=limit)
@@ -96,6 +107,12 @@ def test_channels_and_gateways_have_slots_of_their_own(taken: list[Slot]) -> Non
     assert take_all(limited(2), taken) == 2
     assert take_all(limited(2, "another"), taken) == 2
     assert take_all(limited(2), taken, b"x" * 32) == 2
+
+
+def test_a_process_that_may_take_no_slots_serves_on_and_says_so_once() -> None:
+    done = subprocess.run([sys.executable, "-c", FORBIDDEN], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("max_concurrency holds within this process only") == 1
 
 
 def test_a_channel_without_a_limit_costs_nothing() -> None:

@@ -176,7 +176,8 @@ def test_a_route_names_the_eligible_channels_and_why_the_others_are_not(tmp_path
     equal = {**DEAD, "name": "equal", "models": ["m"]}
     chat = {**DEAD, "name": "chat", "models": ["m", "n"], "bridge": False}
     other = {"name": "other", "format": "demo", "models": ["x"]}
-    directory = Gateway(tmp_path, [DEMO, heavy, KEYLESS, OFF, chat, other, equal])
+    table = {"limits": {"tags": ["cloud"]}}
+    directory = Gateway(tmp_path, [DEMO, heavy, KEYLESS, OFF, chat, other, {**equal, "tags": ["cloud", "eu"]}], table)
     route = orjson.loads(directory.command("route", "m", "--json"))
     ways = {way["channel"]: way for way in route["channels"]}
     assert [(name, way["place"], way["share"]) for name, way in ways.items() if way["asked"]] == [
@@ -189,6 +190,10 @@ def test_a_route_names_the_eligible_channels_and_why_the_others_are_not(tmp_path
     assert ways["off"]["why_not"] == "disabled"
     assert "bridge" in ways["chat"]["why_not"]
     assert route["others"] == ["other"]
+    assert (ways["equal"]["tags"], ways["dead"]["tags"], route["default_tags"]) == (["cloud", "eu"], [], ["cloud"])
+    shown = directory.command("route", "m")
+    assert "cloud, eu" in next(line for line in shown.splitlines() if " equal " in line)
+    assert "tokens without tags of their own use only channels with one of the tags cloud" in shown
 
 
 def test_a_model_without_a_channel_has_no_route(tmp_path: Path) -> None:

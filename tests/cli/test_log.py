@@ -24,7 +24,8 @@ PATIENCE = 60.0
 
 @pytest.fixture
 def running(gateway: MakeGateway, upstream: ScriptedUpstream, database_url: str) -> Gateway:
-    return gateway([upstream.channel()], database_url=database_url)
+    table = {"models": {"m": {"price": {"input": 2, "output": 10}}}}
+    return gateway([upstream.channel(models=["m", "unpriced"])], table, database_url=database_url)
 
 
 def _ask(gateway: Gateway, **keys: Any) -> str:
@@ -50,6 +51,17 @@ def test_the_newest_requests_are_lines_and_filters_choose_among_them(
         assert running.command("log", *filters) == ""
     running.command("log", "--status", "strange", exit_code=2)
     running.command("log", "--owner", "", exit_code=2)
+
+
+def test_a_line_has_the_cost_where_it_is_known(running: Gateway) -> None:
+    _ask(running)
+    _ask(running, model="unpriced")
+    (priced, unpriced) = map(orjson.loads, running.command("log", "--json").splitlines())
+    assert priced["cost_micros"] == 2 * priced["input_tokens"] + 10 * priced["output_tokens"]
+    assert unpriced["cost_micros"] is None
+    first, second = running.command("log").splitlines()
+    assert "cost 0." in first
+    assert "cost" not in second
 
 
 def test_following_shows_each_request_once_when_it_ends(running: Gateway, upstream: ScriptedUpstream) -> None:

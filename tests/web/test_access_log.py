@@ -32,8 +32,11 @@ def failing(make_upstream: MakeUpstream) -> ScriptedUpstream:
 
 @pytest.fixture
 def running(gateway: MakeGateway, failing: ScriptedUpstream, upstream: ScriptedUpstream) -> Iterator[Gateway]:
-    channels = [failing.channel("first", priority=1, cooldown={"after": 1, "for": "1s"}), upstream.channel("second")]
-    running = gateway(channels, log="json")
+    channels = [
+        failing.channel("first", priority=1, cooldown={"after": 1, "for": "1s"}),
+        upstream.channel("second", models=["m", "unpriced"]),
+    ]
+    running = gateway(channels, {"models": {"m": {"price": {"input": 2, "output": 10}}}}, log="json")
     yield running
     assert CONTENT not in running.log
     assert KEY not in running.log
@@ -67,10 +70,16 @@ def test_a_request_is_one_line(running: Gateway, stream: bool) -> None:
     assert (line["attempts"], line["failures"]) == (2, "first:rate_limit_exceeded")
     assert line["input_tokens"] > 0
     assert line["output_tokens"] > 0
+    assert line["cost"] == pytest.approx((2 * line["input_tokens"] + 10 * line["output_tokens"]) / 1e6)
     assert line["ms"] >= 0
     assert line["response"].startswith("resp_")
     assert ("first_byte_ms" in line) == stream
     assert not {"client_gone", "error"} & line.keys()
+
+
+def test_a_cost_that_is_not_known_is_left_out(running: Gateway) -> None:
+    assert running.post("/responses", {"model": "unpriced", "input": CONTENT}).status_code == 200
+    assert "cost" not in _line(running)
 
 
 def test_a_client_that_left_differs_from_a_failure(running: Gateway, upstream: ScriptedUpstream) -> None:
