@@ -18,6 +18,7 @@ from app.errors import ConfigurationError
 
 ENV_FILE = ".env"
 MIN_SECRET = 32
+_LIVE_PAGES = 32
 DAY = 86_400
 #: Seconds between the end of running streams and the time at which gunicorn kills their worker.
 DRAIN_RESERVE = 5
@@ -112,6 +113,11 @@ class Settings:
     def max_sockets(self) -> int:
         """Each holds a thread however idle it is: below a quarter of them, so that requests always find one."""
         return min(self.sockets, (self.threads - 1) // 4)
+
+    @property
+    def max_live_pages(self) -> int:
+        """Pages of the console that learn of changes at once, in one worker. Each holds a thread."""
+        return min(_LIVE_PAGES, (self.threads - 1) // 4)
 
     def fingerprints(self) -> dict[str, str]:
         """Digests that compare the settings of two processes without showing them: each is keyed by the secret."""

@@ -10,6 +10,7 @@ from flask import Flask
 from werkzeug.exceptions import HTTPException
 
 from app.console import answers, pages, turns
+from app.console.live import LIVE, Live
 from app.errors import GatewayError
 from app.gateway import Gateway
 
@@ -27,6 +28,7 @@ def register(app: Flask, version: str) -> None:
     if not gateway.settings.console:
         return
     answers.templates().globals["version"] = version
+    app.extensions[LIVE] = Live(gateway.store.changes, gateway.settings.max_live_pages)
     for name, page in PAGES.items():
         blueprint = page.blueprint
         # One blueprint serves several applications of a test.

@@ -43,7 +43,7 @@ class Problem:
     """Goes on after the subject."""
     remedy: str
     place: str
-    """Where to look: channels, tokens, requests, or empty for nowhere."""
+    """Where to look: table, channels, tokens, requests, or empty for nowhere."""
     named: str = ""
     """The channel or token, to find it there."""
     quote: str = ""
@@ -100,8 +100,8 @@ def _of_table(table: LastTable) -> Iterator[Problem]:
         f"{table.path.name} refused:",
         "the table before it still serves.",
         "Correct the file: it is read again within a second. antiphon check shows every error.",
-        "channels",
-        quote=first[:_QUOTED] + (f" (and {len(more)} more lines)" if more else ""),
+        "table",
+        quote=first.removeprefix(f"{table.path}:")[:_QUOTED] + (f" (and {len(more)} more lines)" if more else ""),
     )
 
 

@@ -13,6 +13,7 @@ from app.metrics.measures import OFF, Measures
 from app.store.admissions import Admissions
 from app.store.alerts import AlertStates
 from app.store.audit import Audit
+from app.store.changes import Changes
 from app.store.console_sessions import ConsoleSessions
 from app.store.conversations import Conversations
 from app.store.database import Database, Session
@@ -98,6 +99,7 @@ class Store:
         self.remedies = Remedies(self.database, self._writer)
         self.tool_calls: ToolCallStore = ToolCalls(self.database, self._writer, self.unwritten, measures)
         self.in_flight = InFlight(self.database)
+        self.changes = Changes(self.database)
         self.figures = PeriodFigures(self.database)
         self.standing = Standings(self.database)
         self.usage = UsageSums(self.database)

@@ -83,6 +83,10 @@ ROUTES = (
     Route("GET", "/console/no-such-page", 404, 404, 404, anonymous=404),
     # Of everyone who is signed in.
     everyones("/console/overview"),
+    everyones("/console/overview/now"),
+    everyones("/console/live?topics=flight,requests", endless=True),
+    # It has ended, and stays as it is.
+    Route("POST", "/console/requests/{turn}/cancel", 303, 404, 303),
     # The playground: one's own things, for operators as well.
     everyones("/console/playground"),
     Route("POST", "/console/playground", 200, 200, 200, json={"model": "demo", "input": "hello"}),

@@ -66,17 +66,34 @@ document.addEventListener("keydown", (event) => {
 
 // --- live: one stream a page, closed while the page is hidden; each event becomes `live:NAME` on the body
 
+// The browser opens a stream again that broke. One that was refused it gives up, so the page tries again, ever later.
+const FIRST_PAUSE = 5000, LAST_PAUSE = 60000;
+
 function follow() {
   const topics = document.body.dataset.live;
   if (!topics || !window.EventSource) return;
-  let source = null;
+  const url = `/console/live?topics=${encodeURIComponent(topics.trim().replace(/\s+/g, ","))}`;
+  let source = null, timer = 0, pause = FIRST_PAUSE;
   const close = () => {
+    clearTimeout(timer);
     source?.close();
     source = null;
+    delete document.body.dataset.stream;
   };
   const open = () => {
     if (source || document.hidden) return;
-    source = new EventSource(`/console/live?topics=${encodeURIComponent(topics.trim().replace(/\s+/g, ","))}`);
+    source = new EventSource(url);
+    source.onopen = () => {
+      pause = FIRST_PAUSE;
+      document.body.dataset.stream = "on";
+    };
+    source.onerror = () => {
+      document.body.dataset.stream = "off";
+      if (source?.readyState !== EventSource.CLOSED) return;
+      source = null;
+      timer = setTimeout(open, pause);
+      pause = Math.min(2 * pause, LAST_PAUSE);
+    };
     source.onmessage = (message) => {
       document.body.dispatchEvent(new CustomEvent(`live:${message.data}`, { detail: message.data }));
     };
@@ -86,6 +103,31 @@ function follow() {
   window.addEventListener("pageshow", open);
   open();
 }
+
+// --- how long something has been at work: [data-elapsed] holds the seconds at loading, and goes on
+
+function duration(seconds) {
+  for (const [large, small, first, second] of [[86400, 3600, "d", "h"], [3600, 60, "h", "m"], [60, 1, "m", "s"]]) {
+    if (seconds < large) continue;
+    const rest = Math.floor((seconds % large) / small);
+    return `${Math.floor(seconds / large)} ${first}${rest ? ` ${rest} ${second}` : ""}`;
+  }
+  return `${seconds} s`;
+}
+
+const begun = new WeakMap();
+
+function showElapsed() {
+  if (document.hidden) return;
+  for (const element of document.querySelectorAll("[data-elapsed]")) {
+    if (!begun.has(element)) begun.set(element, performance.now() - 1000 * element.dataset.elapsed);
+    const words = duration(Math.floor((performance.now() - begun.get(element)) / 1000));
+    if (element.textContent !== words) element.textContent = words;
+  }
+}
+
+setInterval(showElapsed, 1000);
+showElapsed();
 
 signInByCode();
 follow();
