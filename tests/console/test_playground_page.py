@@ -523,7 +523,7 @@ def test_stop_cancels_a_background_response(page: Page, upstream: ScriptedUpstre
     upstream.wait_hangup()
     page.wait_for_selector("#send:enabled")
     assert page.input_value("#input") == "Stop in the background"
-    assert page.url.endswith(URL)
+    assert page.url.endswith(f"{URL}?model={MODEL}")
 
 
 # --- looks

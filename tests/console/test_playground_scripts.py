@@ -123,6 +123,16 @@ def test_the_rows_and_the_events_are_bounded(scripts: Scripts) -> None:
     assert found["rowsLeftOut"] == 48_000
 
 
+def test_the_times_of_deltas_for_the_drawing_are_bounded(scripts: Scripts) -> None:
+    added = {"type": "response.output_item.added", "output_index": 0, "item": {"type": "message"}}
+    deltas = [{"at": at, "event": {**_delta(at, "x"), "output_index": 0}} for at in range(1, 5001)]
+    (span,) = scripts.run("timeline", events=[{"at": 0, "event": added}, *deltas])["spans"]
+    assert span["deltas"] == 5000
+    assert len(span["times"]) <= 2000
+    assert span["times"][0] == 1
+    assert span["times"][-1] > 4990
+
+
 # --- requests
 
 FUNCTION = {
@@ -228,9 +238,10 @@ def test_the_model_waits_for_open_calls_and_approvals_only(scripts: Scripts) -> 
         {"type": "function_call", "call_id": "c"},
         {"type": "function_call_output", "call_id": "c"},
         {"type": "mcp_approval_request", "id": "d"},
+        {"type": "custom_tool_call", "call_id": "e"},
         {"type": "message", "content": []},
     ]
-    assert [item.get("call_id", item.get("id")) for item in _call(scripts, "waitingFor", output)] == ["a", "d"]
+    assert [item.get("call_id", item.get("id")) for item in _call(scripts, "waitingFor", output)] == ["a", "d", "e"]
 
 
 @given(

@@ -17,6 +17,8 @@ const gateway = new PlaygroundGateway(facts.url, document.querySelector('meta[na
 const entry = new Entry(facts);
 const eventsView = new EventsView($("events"), $("drawing"));
 
+const firstAddress = location.pathname + location.search;
+
 /** Milliseconds between two drawings of a running answer. */
 const DRAW_EVERY = 80;
 /** Answers whose events are kept. */
@@ -255,7 +257,7 @@ function foldLater(turn) {
 
 /** The address of the page leads back to where the conversation is. */
 function showAddress(turn) {
-  history.replaceState(null, "", turn?.stored ? `${facts.url}?from=${turn.id}` : facts.url);
+  history.replaceState(null, "", turn?.stored ? `${facts.url}?from=${turn.id}` : firstAddress);
 }
 
 function showHead() {

@@ -164,11 +164,16 @@ const DRAWINGS = new Map([
   ["mcp_list_tools", listedTools],
   ["mcp_approval_request", (item) => [call(`${item.server_label}.${item.name}(${item.arguments}) waits for an approval`)]],
   ["compaction", (item) => [call(`compaction, ${amount(item.encrypted_content?.length ?? null)} characters, sealed`)]],
-  ["function_call_output", (item) => [call(`→ ${typeof item.output === "string" ? item.output : JSON.stringify(item.output)}`)]],
+  ["function_call_output", callOutput],
+  ["custom_tool_call_output", callOutput],
 ]);
 
 function call(words) {
   return element("div", { class: "call" }, words);
+}
+
+function callOutput(item) {
+  return [call(`→ ${typeof item.output === "string" ? item.output : JSON.stringify(item.output)}`)];
 }
 
 function message(item) {

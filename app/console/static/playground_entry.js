@@ -2,7 +2,7 @@
 
 import { button, element, note } from "./elements.js";
 import { MOST_IMAGES, dataUrlOf } from "./playground_images.js";
-import { EntryError, inputItems, readTools, toolsAsText, waitingFor } from "./playground_requests.js";
+import { EntryError, OUTPUTS, inputItems, readTools, toolsAsText, waitingFor } from "./playground_requests.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -168,8 +168,8 @@ function outputField(item, place) {
   const id = `output-${place}`;
   return element(
     "div",
-    { class: "field", "data-call": item.call_id },
-    element("label", { for: id }, "Output of ", element("code", {}, `${item.name}(${item.arguments})`)),
+    { class: "field", "data-call": item.call_id, "data-type": OUTPUTS.get(item.type) },
+    element("label", { for: id }, "Output of ", element("code", {}, `${item.name}(${item.arguments ?? item.input})`)),
     element("textarea", { id, class: "mono", rows: 2 }),
   );
 }
@@ -177,7 +177,7 @@ function outputField(item, place) {
 function outputOf(field) {
   const area = field.querySelector("textarea");
   if (!area.value) throw new EntryError(area.id, "The model waits for the output of this call.");
-  return { type: "function_call_output", call_id: field.dataset.call, output: area.value };
+  return { type: field.dataset.type, call_id: field.dataset.call, output: area.value };
 }
 
 function approvalField(item, place) {

@@ -44,26 +44,25 @@ export class EventsView {
 
   #draw(row, place) {
     const known = this.#rows[place];
-    if (known && known.count === row.count && known.last === row.last) return;
-    const made = this.#row(row);
-    if (known) known.element.replaceWith(made);
-    else this.#body.insertBefore(made, this.#waiting);
-    this.#rows[place] = { element: made, count: row.count, last: row.last };
+    if (known?.last === row.last) return;
+    // A row that was opened stays open while it grows.
+    const { made, at, what } = known ?? this.#row(row);
+    made.className = row.count > 1 ? "run" : "";
+    at.textContent = `+${Math.round(row.at)} ms`;
+    what.textContent = summary(this.#timeline, row);
+    if (!known) this.#body.insertBefore(made, this.#waiting);
+    this.#rows[place] = { made, at, what, last: row.last };
   }
 
   #row(row) {
     const known = row.type.startsWith(PREFIX);
     const name = [known ? element("span", { class: "muted" }, PREFIX) : null, known ? row.type.slice(PREFIX.length) : row.type];
     const opener = element("button", { type: "button", class: "ev-open", "aria-expanded": "false" }, ...name);
-    const made = element(
-      "tr",
-      { class: row.count > 1 ? "run" : null },
-      element("td", { class: "at" }, `+${Math.round(row.at)} ms`),
-      element("th", { scope: "row", class: "name" }, opener),
-      element("td", { class: "pay" }, summary(this.#timeline, row)),
-    );
+    const at = element("td", { class: "at" });
+    const what = element("td", { class: "pay" });
+    const made = element("tr", {}, at, element("th", { scope: "row", class: "name" }, opener), what);
     opener.addEventListener("click", () => this.#toggle(made, opener, row));
-    return made;
+    return { made, at, what };
   }
 
   #toggle(made, opener, row) {
@@ -142,7 +141,7 @@ function labels(spans, x) {
   let free = -1;
   for (const span of spans) {
     const at = x(span.kind === "text" ? (span.times[0] ?? span.from) : span.from);
-    const words = span.kind === "text" ? `text, ${span.times.length} deltas` : span.kind;
+    const words = span.kind === "text" ? `text, ${span.deltas} deltas` : span.kind;
     const width = span.kind === "text" ? 26 : 12;
     // What begins late has its label at the right end.
     const from = Math.min(at, 100 - width);
@@ -170,7 +169,7 @@ function axis(total) {
 function sentence(timeline, total) {
   const parts = timeline.spans.map((span) => {
     const from = Math.round(span.kind === "text" ? (span.times[0] ?? span.from) : span.from);
-    return span.kind === "text" ? `text from ${from} ms in ${span.times.length} deltas` : `${span.kind} from ${from} ms`;
+    return span.kind === "text" ? `text from ${from} ms in ${span.deltas} deltas` : `${span.kind} from ${from} ms`;
   });
   return `Events over ${seconds(total)}: ${parts.join(", ") || "none yet"}`;
 }

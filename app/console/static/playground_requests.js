@@ -136,15 +136,22 @@ export function compactRequest(settings, context) {
   return body;
 }
 
+/** Calls that a person can answer, and the items that answer them. */
+export const OUTPUTS = new Map([
+  ["function_call", "function_call_output"],
+  ["custom_tool_call", "custom_tool_call_output"],
+]);
+
 /**
- * What the model of a response waits for: function calls without an output, and approvals.
+ * What the model of a response waits for: calls without an output, and approvals.
  * @param {object[]} output items of a response
  */
 export function waitingFor(output) {
-  const answered = new Set(output.filter((item) => item.type === "function_call_output").map((item) => item.call_id));
+  const outputs = new Set(OUTPUTS.values());
+  const answered = new Set(output.filter((item) => outputs.has(item.type)).map((item) => item.call_id));
   return output.filter(
     (item) =>
-      (item.type === "function_call" && item.status !== "incomplete" && !answered.has(item.call_id)) ||
+      (OUTPUTS.has(item.type) && item.status !== "incomplete" && !answered.has(item.call_id)) ||
       item.type === "mcp_approval_request",
   );
 }

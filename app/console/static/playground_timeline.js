@@ -6,6 +6,9 @@ export const MOST_ROWS = 2000;
 export const MOST_EVENTS = 50_000;
 export const MOST_CHARACTERS = 32 * 1024 * 1024;
 
+/** Times of deltas that are kept for the drawing of one item. */
+export const MOST_TIMES = 2000;
+
 /** Kinds of output in the drawing, by the type of the item. */
 const KINDS = new Map([["reasoning", "reasoning"], ["message", "text"]]);
 
@@ -15,7 +18,7 @@ export class Timeline {
     this.events = [];
     /** `{at, type, count, first, last, gap}`; `first` and `last` are places in `events`. */
     this.rows = [];
-    /** What was being made, for the drawing: `{kind, from, to, times}`. */
+    /** What was being made, for the drawing: `{kind, from, to, deltas, times}`, with the times of some deltas. */
     this.spans = [];
     this.seen = 0;
     this.rowsLeftOut = 0;
@@ -87,14 +90,14 @@ export class Timeline {
     const { type, output_index: place } = event;
     if (type === "response.output_item.added") {
       const kind = KINDS.get(event.item?.type) ?? "call";
-      const span = { kind, from: at, to: null, times: [] };
+      const span = { kind, from: at, to: null, deltas: 0, times: [] };
       this.#open.set(place, span);
       this.spans.push(span);
       return;
     }
     const span = this.#open.get(place);
     if (!span) return;
-    if (type.endsWith(".delta")) span.times.push(at);
+    if (type.endsWith(".delta")) addTime(span, at);
     if (type === "response.output_item.done") {
       span.to = at;
       this.#open.delete(place);
@@ -105,6 +108,13 @@ export class Timeline {
   asLines() {
     return this.events.map(({ at, text, value }) => `${JSON.stringify({ at, event: value ?? text })}\n`).join("");
   }
+}
+
+/** Of too many times every second one goes: the drawing is no finer. */
+function addTime(span, at) {
+  span.deltas += 1;
+  span.times.push(at);
+  if (span.times.length > MOST_TIMES) span.times = span.times.filter((_, place) => place % 2 === 0);
 }
 
 function nameOf(found) {
