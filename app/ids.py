@@ -37,6 +37,11 @@ def known_id(value: str) -> bool:
     return _RESPONSE_ID.match(value) is not None
 
 
+def is_response(value: str) -> bool:
+    """Whether it is the id of a response, not that of a request relayed without translation."""
+    return value.startswith("resp_")
+
+
 def _secret() -> bytes:
     """20 random bytes, used once: `pop` of a list is atomic."""
     while True:

@@ -29,7 +29,7 @@ YOUNG = 43_200
 # bytes: as text, the driver would decode them and we would encode them again, which takes a quarter of the time.
 _ANCESTOR = (
     "r.depth, JSON_ARRAY(r.pk, r.parent, r.branch, r.since, COALESCE(r.continued_at, r.created_at), r.conversation,"
-    " r.seen, r.id, r.status, r.channel, r.family, r.opaque, r.input_tokens, r.output_tokens),"
+    " r.seen, r.root, r.id, r.status, r.channel, r.family, r.opaque, r.input_tokens, r.output_tokens),"
     " CAST(c.input AS BLOB), CAST(c.output AS BLOB)"
 )
 _CONTENTS = slice(2, 4)
@@ -106,6 +106,7 @@ class Ancestor(NamedTuple):
     used_at: int
     conversation: str | None
     seen: int | None
+    root: int | None
 
     @property
     def compacted(self) -> bool:
@@ -128,9 +129,9 @@ class ChainRows:
     def of(cls, rows: Sequence[Row]) -> ChainRows:
         depths, packed, inputs, outputs = zip(*rows, strict=True)
         columns = tuple(zip(*map(orjson.loads, packed), strict=True))
-        places = (depths, *columns[:7])
+        places = (depths, *columns[:8])
         return cls(
-            links=tuple(map(Link, *columns[7:], inputs, outputs)),
+            links=tuple(map(Link, *columns[8:], inputs, outputs)),
             keys=columns[0],
             parents=columns[1],
             inputs=inputs,
@@ -167,7 +168,7 @@ def load(database: Database, positions: TreePositions, owner: str, response_id: 
     if not extent.whole and tip.used_at < time.time() - YOUNG:
         _mark_used(database, tip.pk, response_id)
     if tip.branch is not None:
-        positions.remember(owner, response_id, TreePosition(tip.pk, tip.branch, tip.depth or 0, tip.since))
+        positions.remember(owner, response_id, TreePosition(tip.pk, tip.branch, tip.depth or 0, tip.since, tip.root))
     chain = Chain(links=chain_rows.links, compacted=first.compacted and not extent.whole)
     return chain if chain.compacted or first.conversation is None else _within(database, owner, first, chain, extent)
 

@@ -35,7 +35,7 @@ POLL = 0.05
 _BY_TOKEN = ("claim", "prefix", "former_secret", "console_session", "sign_in_code")
 _WITH_KEYS = ("response", "conversation", "setting", "token")
 """Tables of owners whose rows other tables refer to by a key."""
-_EMPTIED = ("parent", "inferred", "token", "request_id", "settings", "echo", "conversation", "seen", "worker")
+_EMPTIED = ("parent", "inferred", "root", "token", "request_id", "settings", "echo", "conversation", "seen", "worker")
 """Columns of a response that has not ended; the others are empty until then."""
 _BURY = (
     "UPDATE response SET deleted_at = ?, owner = ?, status = 'cancelled', "
@@ -164,6 +164,8 @@ def _remove_responses(session: Session, *, keys: Sequence[int], pseudonym: str, 
     )
     for table in _of_responses():
         session.run(f"DELETE FROM {table} WHERE response IN ({marks})", keys)
+    # All in them is the owner's.
+    session.run(f"DELETE FROM tree WHERE root IN ({marks})", keys)
     for (pk,) in running:
         session.run(_BURY, (int(time.time()), pseudonym, pk))
     ended = sorted({*keys}.difference(pk for (pk,) in running))

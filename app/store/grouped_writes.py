@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 from app.contract.records import ConversationTurn
-from app.store import conversations, recent_errors, sums, token_counters
+from app.store import conversations, recent_errors, sums, token_counters, tree_sums
 from app.store.database import Conflict, Session
 from app.store.dialects import Dialect
 from app.store.leases import Leases
@@ -36,6 +36,7 @@ class Statements:
     prefix: str
     counters: CounterStatements
     error: str
+    trees: tree_sums.Statements
 
     @classmethod
     def of(cls, dialect: Dialect, leases: Leases) -> Statements:
@@ -51,6 +52,7 @@ class Statements:
             find_setting=f"SELECT pk FROM setting WHERE owner = ? AND sha256 = ?{dialect.share}",
             counters=CounterStatements(dialect, leases),
             error=dialect.insert("recent_error", recent_errors.COLUMNS),
+            trees=tree_sums.Statements.of(dialect),
         )
 
 
@@ -63,6 +65,7 @@ class Group:
         """Outputs that do not fit into the statement of their input."""
         self._items: set[tuple[str, str, int]] = set()
         self.sums = sums.Sums(statements.sums)
+        self.trees = tree_sums.TreeSums(session, statements.trees)
         self._settings: dict[tuple[str, bytes], int] = {}
         self._uses: dict[int, tuple[int, str | None]] = {}
         self._turns: list[tuple[str, str, ConversationTurn]] = []
@@ -144,4 +147,5 @@ class Group:
             token_counters.apply(self.session, self._statements.counters, self._token_changes)
         if self._errors:
             self.session.run_many(self._statements.error, recent_errors.newest(self._errors))
+        self.trees.flush()
         self.sums.flush(self.session)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import peewee
@@ -15,6 +15,7 @@ import peewee
 from app.errors import ConfigurationError, StoreUnavailable
 from app.store.database import Database, Session
 from app.store.dialects import SQLITE, Dialect
+from app.store.tree_fill import fill
 
 LEASE = 60
 LEASE_WAIT = 120.0
@@ -26,6 +27,8 @@ Step = Callable[["Schema"], None]
 STEPS: list[Step] = []
 ADDITIVE: set[Step] = set()
 """Additive steps: code that does not know them works as before."""
+FILLS: dict[Step, Callable[[Database], Iterator[None]]] = {}
+"""What a step adds to rows that are there, in transactions of its own: a gateway may run meanwhile."""
 
 
 class Schema:
@@ -553,6 +556,33 @@ def m028_traces_of_jobs(schema: Schema) -> None:
     schema.column("job", "tracestate", "{body}")
 
 
+@step
+@additive
+def m029_trees(schema: Schema) -> None:
+    # The root of a response's tree; NULL for a root.
+    schema.column("response", "root", "{int}")
+    schema.index("response_root", "response", "root", where="root IS NOT NULL")
+    # Sums of each tree (see `tree_sums`). root is the key of its first response, newest that of its newest turn, which
+    # ended at newest_at.
+    counters = (
+        *("turns", "branches", "compactions", "failovers", "failed", "cancelled", "incomplete", "unstored", "deleted"),
+        *("input_tokens", "cached_tokens", "output_tokens", "cost", "unpriced"),
+    )
+    schema.table(
+        "tree",
+        f"""
+        root {{own}}, owner {{name}} NOT NULL, first_at {{int}} NOT NULL, newest {{int}} NOT NULL,
+        model {{name}} NOT NULL, client {{name}}, context {{int}}, newest_at {{int}} NOT NULL,
+        {", ".join(f"{counter} {{int}} NOT NULL" for counter in counters)}
+        """,
+    )
+    schema.index("tree_newest", "tree", "newest_at")
+    schema.index("tree_owner", "tree", "owner, newest_at")
+
+
+FILLS[m029_trees] = fill
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database
@@ -658,8 +688,18 @@ def _apply_missing(database: Database, holder: str) -> list[int]:
     for number in missing:
         if not _take_lease(database, holder):
             raise StoreUnavailable("Another upgrade of the database has taken over.")
+        _fill(database, holder, STEPS[number - 1])
         database.transaction(partial(_apply, dialect=database.dialect, number=number))
     return missing
+
+
+def _fill(database: Database, holder: str, function: Step) -> None:
+    """Makes the step's changes and fills what they added; the step counts as applied afterwards."""
+    if function in FILLS:
+        database.transaction(lambda session: function(Schema(session, database.dialect)))
+        for _ in FILLS[function](database):
+            if not _take_lease(database, holder):
+                raise StoreUnavailable("Another upgrade of the database has taken over.")
 
 
 def _apply(session: Session, dialect: Dialect, number: int) -> None:

@@ -57,6 +57,32 @@ class Response(Model):
     cost = peewee.BigIntegerField(null=True)
     client = peewee.CharField(null=True)
     outline = peewee.TextField(null=True)
+    root = peewee.BigIntegerField(null=True)
+
+
+class Tree(Model):
+    root = peewee.BigIntegerField(primary_key=True)
+    owner = peewee.CharField()
+    first_at = peewee.BigIntegerField()
+    newest = peewee.BigIntegerField()
+    model = peewee.CharField()
+    client = peewee.CharField(null=True)
+    context = peewee.BigIntegerField(null=True)
+    newest_at = peewee.BigIntegerField()
+    turns = peewee.BigIntegerField()
+    branches = peewee.BigIntegerField()
+    compactions = peewee.BigIntegerField()
+    failovers = peewee.BigIntegerField()
+    failed = peewee.BigIntegerField()
+    cancelled = peewee.BigIntegerField()
+    incomplete = peewee.BigIntegerField()
+    unstored = peewee.BigIntegerField()
+    deleted = peewee.BigIntegerField()
+    input_tokens = peewee.BigIntegerField()
+    cached_tokens = peewee.BigIntegerField()
+    output_tokens = peewee.BigIntegerField()
+    cost = peewee.BigIntegerField()
+    unpriced = peewee.BigIntegerField()
 
 
 class Content(Model):
@@ -484,6 +510,7 @@ class RecentError(Model):
 
 TABLES = (
     Response,
+    Tree,
     Content,
     Branch,
     Setting,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from app.contract.records import Prompt, Trace
+from app.contract.records import CHAINABLE, Prompt, Trace
 from app.store.database import Session
 from app.store.dialects import Dialect
 from app.store.grouped_writes import Group
@@ -35,6 +35,13 @@ _RETRIED = (
     " WHERE w.question = ? AND r.owner = ? ORDER BY w.ended_at, w.response LIMIT 1"
 )
 
+#: The root of a response's tree, and whether another turn than this one continues the response.
+_ABOVE = (
+    "SELECT COALESCE(f.root, f.pk), EXISTS (SELECT 1 FROM response c WHERE c.parent = f.pk"
+    " AND c.status IN ('completed', 'incomplete')) OR EXISTS (SELECT 1 FROM response c WHERE c.inferred = f.pk"
+    " AND c.pk <> ? AND c.status IN ('completed', 'incomplete')) FROM response f WHERE f.pk = ? AND f.owner = ?"
+)
+
 
 class PrefixHashes:
     def __init__(self, writer: Writer[Group], pepper: bytes, dialect: Dialect) -> None:
@@ -52,16 +59,19 @@ class PrefixHashes:
     def _write(self, group: Group, owner: str, trace: Trace) -> None:
         """Links a response to its newest known ancestor, and stores its own hash for later responses."""
         session = group.session
-        row = session.row("SELECT pk, parent FROM response WHERE id = ? AND owner = ?", (trace.response, owner))
+        row = session.row("SELECT pk, parent, status FROM response WHERE id = ? AND owner = ?", (trace.response, owner))
         if row is None:
             return
-        pk, parent = row
+        pk, parent, status = row
         found = self._find(session, trace) if parent is None else None
         if trace.prompt is not None:
             self._write_prompt(session, owner, trace, trace.prompt, pk, found)
         if found not in (None, pk):
             session.run("UPDATE response SET inferred = ? WHERE pk = ?", (found, pk))
-        self._place(session, owner, trace, pk, is_first=found is None and parent is None)
+        retried = self._place(session, owner, trace, pk, is_first=found is None and parent is None)
+        above = found or retried
+        if parent is None and above not in (None, pk):
+            _join(group, owner, pk, above, may_branch=retried is None and status in CHAINABLE)
         if trace.end is not None:
             group.add_prefix(trace.token, self._hash(trace.end), pk)
 
@@ -82,12 +92,12 @@ class PrefixHashes:
                 base, shared = candidate, common
         session.run("UPDATE response SET prompt = ? WHERE pk = ?", (whole.packed(base, shared), pk))
 
-    def _place(self, session: Session, owner: str, trace: Trace, pk: int, *, is_first: bool) -> None:
+    def _place(self, session: Session, owner: str, trace: Trace, pk: int, *, is_first: bool) -> int | None:
         """Stores the thread of a response, the response whose retry it is, and for the first one of a thread the
-        response that started the thread.
+        response that started the thread. Returns the first of them.
         """
         if not trace.thread:
-            return
+            return None
         thread, question = self._in_token(trace.token, trace.thread), None
         retried = started_by = None
         if trace.question is not None:
@@ -99,6 +109,7 @@ class PrefixHashes:
             started_by = next(filter(None, newest), None)
         values = (pk, thread, question, retried and retried[0], started_by and started_by[0], trace.subagent)
         session.run(self._insert, (*values, trace.ended_at))
+        return int(retried[0]) if retried else None
 
     def _in_token(self, token: int, place: bytes) -> str:
         return self._hash(b"%d " % token + place)
@@ -115,6 +126,16 @@ class PrefixHashes:
 
     def _hash(self, place: bytes) -> str:
         return hashlib.blake2b(place, digest_size=16, key=self._pepper).hexdigest()
+
+
+def _join(group: Group, owner: str, pk: int, above: int, *, may_branch: bool) -> None:
+    """Moves a response that was the root of a tree into the tree of the response above it."""
+    row = group.session.row(_ABOVE, (pk, above, owner))
+    # One that came of this response itself is in its tree already.
+    if row is not None and row[0] != pk:
+        root, is_continued = row
+        group.session.run("UPDATE response SET root = ? WHERE pk = ?", (root, pk))
+        group.trees.join(pk, int(root), int(may_branch and bool(is_continued)))
 
 
 def _known(session: Session, token: int, hashes: Sequence[str]) -> Iterable[tuple[str, int]]:

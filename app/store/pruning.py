@@ -17,6 +17,7 @@ from typing import NamedTuple
 from app.errors import ConfigurationError
 from app.store.database import Database, Session
 from app.store.responses import forget_settings, item_ids
+from app.store.tree_sums import forget_empty
 
 LEAST_AGE = 86_400
 """Seconds. A turn may take as long as this is above `chain.YOUNG` and still find its parent."""
@@ -27,7 +28,7 @@ NEWEST = 2**63 - 1
 
 _ROW = (
     "SELECT pk, parent, owner, kept = 1 AND deleted_at IS NULL, status IN ('queued', 'in_progress'),"
-    " COALESCE(continued_at, created_at), token FROM response"
+    " COALESCE(continued_at, created_at), token, COALESCE(root, pk) FROM response"
 )
 _RETENTIONS = "SELECT pk, retention FROM token WHERE retention IS NOT NULL"
 _NEXT_ROWS = f"{_ROW} WHERE pk < ? ORDER BY pk DESC LIMIT {WINDOW}"
@@ -63,6 +64,8 @@ class Old(NamedTuple):
     running: int
     used_at: int
     token: int | None
+    tree: int
+    """The key of the root of its tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +183,7 @@ def _remove(session: Session, *, hold: str, past: Sequence[Old], items: dict[int
             removed_keys,
         )
         session.run(f"DELETE FROM response WHERE pk IN ({_marks(removed_keys)})", removed_keys)
+        forget_empty(session, sorted({row.tree for row in rows}))
     return rows
 
 

@@ -5,11 +5,11 @@ them.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import orjson
 
-from app.store import at_fork
+from app.store import at_fork, tree_sums
 from app.store.database import Database, Session
 from app.store.jobs import Jobs
 from app.store.leases import HELD, Leases
@@ -39,6 +39,8 @@ class Reaper:
             "UPDATE response SET status = 'failed', worker = NULL, completed_at = ?, error = ?"
             f" WHERE id = ? AND {HELD} AND NOT EXISTS (SELECT 1 FROM job WHERE job.response = response.pk)"
         )
+        self._trees = tree_sums.Statements.of(database.dialect)
+        self._abandoned = f"worker = ? AND status = 'in_progress'{database.dialect.hold}"
         self.reset()
         at_fork.reset_after_fork(self)
 
@@ -79,12 +81,19 @@ class Reaper:
         return {response_id for (response_id,) in rows}
 
     def _fail_own(self, session: Session, response_id: str) -> int:
-        return session.run(self._fail, (*_end(), response_id, self._leases.name))
+        failed = session.run(self._fail, (*_end(), response_id, self._leases.name))
+        if failed:
+            self._count(session, tree_sums.ending(session, "id = ?", (response_id,)))
+        return failed
+
+    def _count(self, session: Session, ended: Sequence[tree_sums.Ending]) -> None:
+        tree_sums.count_ends(session, self._trees, ended, "failed", int(time.time()))
 
     def _reap(self, session: Session) -> int:
         failed = 0
         for (worker,) in session.rows(self._dead):
             self._jobs.take_back(session, worker)
+            self._count(session, tree_sums.ending(session, self._abandoned, (worker,)))
             failed += session.run(
                 "UPDATE response SET status = 'failed', worker = NULL, completed_at = ?, error = ?"
                 " WHERE worker = ? AND status = 'in_progress'",

@@ -25,7 +25,7 @@ from app.contract.usage import Usage
 from app.errors import StoreUnavailable
 from app.ids import known_id
 from app.metrics.measures import OFF, Measures
-from app.store import chain, conversations, events, packets, recent_errors
+from app.store import chain, conversations, events, packets, recent_errors, tree_sums
 from app.store.database import Conflict, Database, Row, Session
 from app.store.dialects import Dialect
 from app.store.grouped_writes import MAX_ITEM_ID, Group
@@ -34,10 +34,9 @@ from app.store.prompt_digests import NO_COLUMN, Column, added, end_of
 from app.store.sums import DAY_SECONDS, SLOT_SECONDS, Place, day_of
 from app.store.tool_calls import forget_results
 from app.store.tree_positions import LOST, ROOT, TreePosition, TreePositions
+from app.store.tree_sums import MAX_NAME
 from app.store.unwritten import Unwritten
 from app.store.writer import Writer
-
-MAX_NAME = 191
 
 BEGUN_COLUMNS = (
     "id",
@@ -55,6 +54,7 @@ BEGUN_COLUMNS = (
     "conversation",
     "seen",
     "client",
+    "root",
 )
 ENDED_COLUMNS = (
     "status",
@@ -102,6 +102,8 @@ READ = (
     " LEFT JOIN content c ON c.response = r.pk"
     " WHERE r.id = ? AND r.owner = ? AND r.kept = 1 AND r.deleted_at IS NULL"
 )
+BURY = "UPDATE response SET deleted_at = ?, echo = NULL, outline = NULL, worker = NULL"
+BURIED = "WHERE id = ? AND owner = ? AND kept = 1 AND deleted_at IS NULL"
 UPSTREAM = "SELECT id, upstream_id, family FROM response WHERE id = ? AND owner = ? AND deleted_at IS NULL"
 CONTENT = (
     "SELECT r.pk, r.settings, r.error, c.input, c.output FROM response r LEFT JOIN content c ON c.response = r.pk"
@@ -135,6 +137,8 @@ class Record:
     """What a row still gets that was ended elsewhere."""
     place: Place
     """Where it is counted."""
+    tree_turn: tree_sums.Turn | None
+    """What it adds to the row of its tree."""
     turn: ConversationTurn | None
     """Appended to its conversation in the same transaction."""
 
@@ -167,6 +171,13 @@ class Record:
             group.add_error(error)
             if error.status not in recent_errors.REFUSALS:
                 group.sums.add_error(self.place.slot, error.name)
+
+    def count_turn(self, group: Group, pk: int, parent: TreePosition, columns: Columns) -> None:
+        """Adds it to the row of its tree."""
+        if self.tree_turn is not None:
+            # A first child goes on in its parent's branch.
+            branches = int(parent.branch is not None and columns[0] not in (None, parent.branch))
+            group.trees.add(pk, parent.tree, self.tree_turn, branches)
 
 
 class ResponseStore(Protocol):
@@ -236,6 +247,7 @@ class Responses:
         self._unwritten = unwritten
         self._leases = leases
         self._positions = positions
+        self._trees = tree_sums.Statements.of(database.dialect)
         insert = database.dialect.insert
         self._insert_begun = insert("response", [*BEGUN_COLUMNS, "worker", "channel"])
         self._insert_queued = insert("response", BEGUN_COLUMNS)
@@ -316,10 +328,12 @@ class Responses:
     def insert_queued(self, group: Group, draft: Draft) -> int | None:
         """The key of a new `queued` row; None when the first try of this transaction had committed it."""
         self._check(draft.input, draft.echo, draft.settings)
+        parent = self._parent(group, draft)
         values = (
-            *_identity(draft, self._parent(group, draft).pk),
+            *_identity(draft, parent.pk),
             "queued",
             *self._request(group, draft, draft.stored, draft.echo),
+            parent.tree,
         )
         try:
             pk = group.session.insert(self._insert_queued, values)
@@ -344,10 +358,12 @@ class Responses:
             packets.check(packet, (body,))
 
     def _begin(self, group: Group, draft: Draft, channel: str | None) -> None:
+        parent = self._parent(group, draft)
         values = (
-            *_identity(draft, self._parent(group, draft).pk),
+            *_identity(draft, parent.pk),
             "in_progress",
             *self._request(group, draft, draft.stored, draft.echo),
+            parent.tree,
             self._leases.worker(group.session),
             channel,
         )
@@ -383,9 +399,8 @@ class Responses:
             self._write_whole(group, record)
 
     def _row(self, group: Group, draft: Draft) -> Row | None:
-        return group.session.row(
-            "SELECT pk, status, total_ms, client FROM response WHERE id = ? AND owner = ?", (draft.id, draft.owner)
-        )
+        sql = "SELECT pk, status, total_ms, client, root FROM response WHERE id = ? AND owner = ?"
+        return group.session.row(sql, (draft.id, draft.owner))
 
     def _write_whole(self, group: Group, record: Record) -> Ended:
         draft, outcome = record.draft, record.outcome
@@ -394,6 +409,7 @@ class Responses:
         values = (
             *_identity(draft, parent.pk),
             *self._request(group, draft, record.stored, record.echo),
+            parent.tree,
             *record.ended,
             prompt.data,
         )
@@ -406,12 +422,13 @@ class Responses:
         _append(group, record)
         record.count(group)
         record.note_failures(group, pk)
-        return Ended(True, _place(pk, columns, prompt))
+        record.count_turn(group, pk, parent, columns)
+        return Ended(True, _place(pk, columns, parent, prompt))
 
     def _write_end(self, group: Group, record: Record, row: Row) -> Ended:
         """Ends an existing row, unless a cancel, a delete or the reaper was first."""
         draft, outcome = record.draft, record.outcome
-        pk, status, _, client = row
+        pk, status, _, client, _ = row
         if status not in ("queued", "in_progress"):
             return self._write_late(group, record, row)
         parent = self._parent(group, draft)
@@ -428,7 +445,8 @@ class Responses:
         _append(group, record)
         record.count(group, client)
         record.note_failures(group, pk)
-        return Ended(True, _place(pk, columns, prompt))
+        record.count_turn(group, pk, parent, columns)
+        return Ended(True, _place(pk, columns, parent, prompt))
 
     def _end_row(self, group: Group, draft: Draft, values: tuple[Any, ...]) -> int:
         if not draft.background:
@@ -443,9 +461,12 @@ class Responses:
     def _write_late(self, group: Group, record: Record, row: Row) -> Ended:
         """The row stays as another caller ended it; the usage is recorded all the same, once. A cancelled
         stream keeps its output; that of a background response was written by the cancellation."""
-        pk, status, total_ms, client = row
+        pk, status, total_ms, client, root = row
         if total_ms is None and group.session.run(self._end_late, (*record.late, pk)):
             record.count(group, client, failed=status == "failed")
+            if record.tree_turn is not None:
+                # The turn itself was counted when another call ended it.
+                group.trees.add_usage(pk, root, record.tree_turn)
             if status == "cancelled" and record.is_partial_stream:
                 self._write_late_output(group, record, pk)
         # A retry after a commit whose answer was lost finds its own row.
@@ -464,13 +485,13 @@ class Responses:
         if known is not None:
             return known
         row = group.session.row(
-            "SELECT pk, branch, depth, since, prompt FROM response WHERE id = ? AND owner = ?",
+            "SELECT pk, branch, depth, since, prompt, root FROM response WHERE id = ? AND owner = ?",
             (draft.parent, draft.owner),
         )
         if row is None:
             return LOST
-        pk, branch, depth, since, prompt = row
-        return TreePosition(pk=pk, branch=branch, depth=depth or 0, since=since, prompt_end=end_of(prompt))
+        pk, branch, depth, since, prompt, root = row
+        return TreePosition(pk=pk, branch=branch, depth=depth or 0, since=since, root=root, prompt_end=end_of(prompt))
 
     def _request(self, group: Group, draft: Draft, stored: bool, echo: bytes) -> tuple[Any, ...]:
         return (
@@ -522,6 +543,7 @@ class Responses:
         )
         row = session.row(CONTENT, (response_id, owner)) if changed else None
         if row is not None:
+            self._count_end(session, row[0])
             # Every event committed before now is seen here; later ones are refused.
             set_output(session, self._database.dialect, row[0], owner, events.finished_items(session, row[0]))
             session.run("DELETE FROM job WHERE response = ?", row[:1])
@@ -533,16 +555,16 @@ class Responses:
         return self._database.transaction(lambda session: self._delete(session, owner, response_id))
 
     def _delete(self, session: Session, owner: str, response_id: str) -> bool:
-        buried = session.run(
-            "UPDATE response SET deleted_at = ?, echo = NULL, outline = NULL, worker = NULL,"
-            " status = CASE WHEN status IN ('queued', 'in_progress') THEN 'cancelled' ELSE status END"
-            " WHERE id = ? AND owner = ? AND kept = 1 AND deleted_at IS NULL",
-            (int(time.time()), response_id, owner),
-        )
+        parameters = (int(time.time()), response_id, owner)
+        cut = session.run(f"{BURY}, status = 'cancelled' {BURIED} AND status IN ('queued', 'in_progress')", parameters)
+        buried = cut or session.run(f"{BURY} {BURIED}", parameters)
         row = session.row(CONTENT, (response_id, owner)) if buried else None
         if row is None:
             return False
         pk, settings, error, *bodies = row
+        if cut:
+            self._count_end(session, pk)
+        tree_sums.count_deleted(session, pk)
         session.run("DELETE FROM content WHERE response = ?", (pk,))
         session.run("DELETE FROM job WHERE response = ?", (pk,))
         events.forget(session, [pk])
@@ -558,6 +580,11 @@ class Responses:
         if settings is not None:
             forget_settings(session, self._database.dialect, [settings])
         return True
+
+    def _count_end(self, session: Session, pk: int) -> None:
+        """Counts a turn that was cancelled."""
+        ended = tree_sums.ending(session, "pk = ?", (pk,))
+        tree_sums.count_ends(session, self._trees, ended, "cancelled", int(time.time()))
 
 
 def set_output(session: Session, dialect: Dialect, pk: int, owner: str, items: Sequence[Mapping[str, Any]]) -> None:
@@ -622,9 +649,9 @@ def _append(group: Group, record: Record) -> None:
         group.append(record.draft.owner, record.draft.conversation, record.turn)
 
 
-def _place(pk: int, columns: Columns, prompt: Column) -> TreePosition | None:
+def _place(pk: int, columns: Columns, parent: TreePosition, prompt: Column) -> TreePosition | None:
     branch, depth, since = columns
-    return None if branch is None or depth is None else TreePosition(pk, branch, depth, since, prompt.end)
+    return None if branch is None or depth is None else TreePosition(pk, branch, depth, since, parent.tree, prompt.end)
 
 
 def _prompt(record: Record, parent: TreePosition) -> Column:
@@ -682,6 +709,7 @@ def _record(draft: Draft, outcome: Outcome, *, stored: bool) -> Record:
             *counts,
         ),
         place=_counted_at(draft, outcome),
+        tree_turn=tree_sums.turn_of(draft, outcome, stored=stored),
         turn=_turn(draft, outcome) if stored and draft.conversation and outcome.status in CHAINABLE else None,
     )
 

@@ -39,6 +39,7 @@ from app.store.standing import Standings
 from app.store.tokens import Tokens
 from app.store.tool_calls import ToolCalls, ToolCallStore
 from app.store.tree import Trees
+from app.store.tree_list import TreeList
 from app.store.tree_positions import TreePositions
 from app.store.unwritten import Unwritten
 from app.store.usage import UsageSums
@@ -104,6 +105,7 @@ class Store:
         self.standing = Standings(self.database)
         self.usage = UsageSums(self.database)
         self.trees = Trees(self.database)
+        self.tree_list = TreeList(self.database)
         self.request_log = RequestLog(self.database)
         self.prompts = PromptDigests(self.database)
         self.schema = Migrations(self.database, url)

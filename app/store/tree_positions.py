@@ -17,8 +17,15 @@ class TreePosition:
     branch: int | None
     depth: int
     since: int
+    root: int | None = None
+    """Key of the root of its tree; None for a root."""
     prompt_end: End | None = None
     """Where the digests of its items end, if that is known."""
+
+    @property
+    def tree(self) -> int | None:
+        """The key of its tree, to which its children belong; None if there is no such response."""
+        return self.root or self.pk or None
 
 
 ROOT = TreePosition(pk=None, branch=None, depth=0, since=0, prompt_end=START)
