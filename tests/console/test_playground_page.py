@@ -17,6 +17,7 @@ import orjson
 import pytest
 
 from tests.console.conftest import OpenPage
+from tests.console.test_looks import check
 from tests.console.visitors import Person
 from tests.gateway import Gateway
 from tests.relay.conftest import SOME_TEXT, eventually
@@ -530,28 +531,19 @@ def test_stop_cancels_a_background_response(page: Page, upstream: ScriptedUpstre
 
 
 def test_it_is_accessible_and_fits(page: Page, upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """With a conversation that waits for an output, an opened event and an error, in every width and scheme. Its
-    pictures are in the test's directory."""
-    from axe_playwright_python.sync_playwright import Axe
-
+    """With a conversation that waits for an output, an opened event and an error, in every width and scheme."""
     page.fill("#tools", "look_up(order: integer), docs")
     say(page, "What is the weather?")
     page.fill("#waiting textarea", "sunny " * 20)
     say(page, "Go on with it")
     say(page, "What is the weather there?")
     page.click("summary")
+    page.fill("#waiting textarea", "rainy")
     upstream.enqueue(refusal(400, "No such thing.", "invalid_value"))
     say(page, "This is refused")
     page.get_by_role("button", name="Events").last.click()
     page.locator("#events .ev-open").first.click()
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        for width in (320, 768, 1440):
-            page.set_viewport_size({"width": width, "height": 900})
-            page.screenshot(path=tmp_path / f"playground-{width}-{scheme}.png", full_page=True)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            found = Axe().run(page).response["violations"]
-            assert not [(each["id"], each["nodes"][0]["html"]) for each in found], (width, scheme)
+    check(page, "playground-conversation", tmp_path)
 
 
 # --- the same as programs
