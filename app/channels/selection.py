@@ -26,7 +26,7 @@ from app.channels.surfaces import PASSTHROUGH, RESPONSES, Surface
 from app.channels.table import Table
 from app.channels.upstream import Exchange, LocalExchange, Upstream
 from app.channels.waiting_line import WaitingLines
-from app.channels.watched_table import WatchedTable
+from app.channels.watched_table import LastTable
 from app.contract.channel import Channel, Compaction
 from app.contract.money import cost_of
 from app.contract.pauses import RETRY_SECONDS, Pause
@@ -74,7 +74,7 @@ class Channels:
 
     def __init__(
         self,
-        watched: WatchedTable,
+        watched: LastTable,
         connections: int,
         clock: Callable[[], float] = monotonic,
         memory: Budget | None = None,

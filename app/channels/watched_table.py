@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from time import time
 from typing import Any
 
 from app.channels.table import Table, load
@@ -35,6 +36,10 @@ class LastTable:
         self.path = path
         self.rejected: str | None = None if last is None else last.rejected
         """Why the present file is not in use; None when it is in use."""
+        self.rejected_at: int | None = None if last is None else last.rejected_at
+        """Unix time at which the present file was refused."""
+        self.loaded_at: int = int(time()) if last is None else last.loaded_at
+        """Unix time at which `current` was read."""
         self._environment = environment
         self._formats = formats
         # Taken before the file is read, so that the next poll sees a change in between.
@@ -60,10 +65,11 @@ class LastTable:
         return _signature(self.path), _signature(stamp_of(self.path))
 
     def _reject(self, why: str) -> None:
-        self.rejected = why
+        self.rejected, self.rejected_at = why, self.rejected_at or int(time())
 
     def _accept(self, table: Table) -> None:
-        self.current, self.rejected = table, None
+        self.current, self.loaded_at = table, int(time())
+        self.rejected = self.rejected_at = None
 
 
 class WatchedTable(LastTable):

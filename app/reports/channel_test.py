@@ -7,6 +7,7 @@ request, and forgotten with the test.
 from __future__ import annotations
 
 import base64
+import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ import orjson
 from app import formats, ids
 from app.channels.affinity import Affinity
 from app.channels.selection import Channels, SelectedChannel
-from app.channels.watched_table import WatchedTable
+from app.channels.watched_table import LastTable, WatchedTable
 from app.contract.channel import Channel
 from app.contract.items import Item, bound
 from app.contract.records import Attempt, Chain, Link
@@ -43,7 +44,7 @@ from app.relay.attempts import TurnAttempts, Unstreamed
 from app.request_watch import Drain, Watch
 from app.settings import Settings, read_environment
 
-OK, MENDED, FAILED, NOT_TAKEN = "ok", "mended", "failed", "not taken"
+OK, MENDED, FAILED, NOT_TAKEN, NOT_RUN = "ok", "mended", "failed", "not taken", "not run"
 
 #: The fewest output tokens that OpenAI's own models accept, and enough for a model that thinks before it answers.
 _FEW, _ENOUGH = 16, 2048
@@ -89,7 +90,7 @@ class Step:
 class StepResult:
     step: str
     label: str
-    """ok, mended, failed, or not taken."""
+    """ok, mended, failed, not taken, or not run."""
     milliseconds: int
     mended: Sequence[str] = ()
     """What the upstream did not take as a client sends it, and what replaced it."""
@@ -158,8 +159,15 @@ def try_channels(
     """One result a channel, as each arrives. `model` is None for the first model of each; `timeout` is in seconds."""
     watched = WatchedTable(settings.channels, lambda: read_environment(settings.home), formats.names())
     for row in rows:
-        with closing(_OneChannel(watched, _with_timeout(row, timeout))) as channels:
-            yield _try_channel(channels, row, model or next(iter(row.models), None))
+        yield try_channel(watched, row, model, timeout)
+
+
+def try_channel(
+    watched: LastTable, row: Channel, model: str | None, timeout: int, limit: float = math.inf
+) -> ChannelTestResult:
+    """Like `try_channels`, for one row of a table that is in use. No step begins when `limit` seconds have passed."""
+    with closing(_OneChannel(watched, _with_timeout(row, timeout))) as channels:
+        return _try_channel(channels, row, model or next(iter(row.models), None), monotonic() + limit)
 
 
 def _with_timeout(channel: Channel, timeout: int) -> Channel:
@@ -171,7 +179,7 @@ def _with_timeout(channel: Channel, timeout: int) -> Channel:
 class _OneChannel(Channels):
     """Selects one channel for everything, whatever its state is."""
 
-    def __init__(self, watched: WatchedTable, channel: Channel) -> None:
+    def __init__(self, watched: LastTable, channel: Channel) -> None:
         super().__init__(watched, connections=1)
         self._channel = channel
 
@@ -179,7 +187,7 @@ class _OneChannel(Channels):
         return iter((self.selected(self._channel, model),))
 
 
-def _try_channel(channels: Channels, channel: Channel, model: str | None) -> ChannelTestResult:
+def _try_channel(channels: Channels, channel: Channel, model: str | None, deadline: float) -> ChannelTestResult:
     if channel.missing_key or not channel.enabled:
         return ChannelTestResult(channel, None, reason=channel.missing_key or "it is disabled")
     if model is None:
@@ -187,6 +195,9 @@ def _try_channel(channels: Channels, channel: Channel, model: str | None) -> Cha
     steps: list[StepResult] = []
     conversation = Conversation(channels, channel, model)
     for step in _STEPS:
+        if monotonic() > deadline:
+            steps.append(StepResult(step.name, NOT_RUN, 0, cause="the steps before it have taken too long"))
+            continue
         steps.append(_tried(step, conversation))
         if steps[0].label == FAILED:
             # What cannot answer a word fails the other steps for the same reason.

@@ -37,7 +37,7 @@ _LAST_SHOWN = f"SELECT pk FROM recent_error WHERE kind = ? AND name = ? ORDER BY
 _REMOVE = "DELETE FROM recent_error WHERE kind = ? AND name = ? AND pk <= ?"
 
 #: Rows that one page reads at most, of all channels together.
-_MOST = 2000
+MOST = 2000
 
 
 class NewError(NamedTuple):
@@ -84,7 +84,7 @@ class RecentErrors:
 
     def _of(self, kind: str) -> Mapping[str, Sequence[RecentError]]:
         found: dict[str, list[RecentError]] = {}
-        for row in self._database.read(lambda session: session.rows(_SELECT, (kind, _MOST))):
+        for row in self._database.read(lambda session: session.rows(_SELECT, (kind, MOST))):
             error = RecentError._make(row)
             named = found.setdefault(error.name, [])
             if len(named) < NEWEST:

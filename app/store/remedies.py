@@ -7,7 +7,7 @@ from time import time
 import orjson
 
 from app.contract.remedies import LIFETIME, LearntRemedy, Remedy
-from app.store.database import Database, Session
+from app.store.database import Database, Row, Session
 from app.store.grouped_writes import Group
 from app.store.writer import Writer
 
@@ -27,8 +27,7 @@ class Remedies:
     def load(self) -> list[LearntRemedy]:
         """The remedies that have not expired, oldest first. Raises StoreUnavailable."""
         rows = self._database.read(lambda session: list(session.rows(_LOAD, (int(time()) - LIFETIME,))))
-        read = [(channel, model, digest, _read(text), at) for channel, model, digest, text, at in rows]
-        return [LearntRemedy(channel, model, digest, known, at) for channel, model, digest, known, at in read if known]
+        return [learnt for row in rows if (learnt := remedy_of(row)) is not None]
 
     def forget(self, channel: str, model: str | None = None) -> int:
         """Removes what was learnt for a channel, or for one model of its upstream. Returns the number of remedies."""
@@ -47,9 +46,11 @@ def _forget(session: Session, channel: str, model: str | None) -> int:
     return session.run("DELETE FROM remedy WHERE channel = ? AND model = ?", (channel, model))
 
 
-def _read(text: str) -> Remedy | None:
-    """The remedy; None for one that this version cannot read."""
+def remedy_of(row: Row) -> LearntRemedy | None:
+    """The remedy of a row of channel, model, digest, remedy and time; None for one that this version cannot read."""
+    channel, model, digest, text, at = row
     try:
-        return Remedy.of(orjson.loads(text))
+        known = Remedy.of(orjson.loads(text))
     except ValueError:
         return None
+    return LearntRemedy(channel, model, digest, known, at) if known else None

@@ -14,6 +14,7 @@ from app.store.admissions import Admissions
 from app.store.alerts import AlertStates
 from app.store.audit import Audit
 from app.store.changes import Changes
+from app.store.channel_facts import ChannelFactsStore
 from app.store.console_sessions import ConsoleSessions
 from app.store.conversations import Conversations
 from app.store.database import Database, Session
@@ -96,6 +97,7 @@ class Store:
         self.console_sessions = ConsoleSessions(self.database)
         self.tokens = Tokens(self.database, self._writer, peppers)
         self.pauses = ChannelPauses(self.database)
+        self.channel_facts = ChannelFactsStore(self.database)
         self.recent_errors = RecentErrors(self.database)
         self.remedies = Remedies(self.database, self._writer)
         self.tool_calls: ToolCallStore = ToolCalls(self.database, self._writer, self.unwritten, measures)

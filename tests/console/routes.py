@@ -87,6 +87,15 @@ ROUTES = (
     everyones("/console/live?topics=flight,requests", endless=True),
     # It has ended, and stays as it is.
     Route("POST", "/console/requests/{turn}/cancel", 303, 404, 303),
+    # Channels: an owner sees those of their models, and changes nothing.
+    everyones("/console/channels"),
+    operators("/console/channels/{channel}/test"),
+    Route("POST", "/console/channels/{channel}/test", 404, 404, 200),
+    Route("POST", "/console/channels/{channel}/pause", 404, 404, 303),
+    Route("POST", "/console/channels/{channel}/drain", 404, 404, 303),
+    Route("POST", "/console/channels/{channel}/resume", 404, 404, 303),
+    Route("POST", "/console/channels/{channel}/forget", 404, 404, 303),
+    Route("POST", "/console/channels/reload", 404, 404, 303),
     # The playground: one's own things, for operators as well.
     everyones("/console/playground"),
     Route("POST", "/console/playground", 200, 200, 200, json={"model": "demo", "input": "hello"}),

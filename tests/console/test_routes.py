@@ -53,7 +53,7 @@ class Team:
         return route.path.format(**{name: (values or {}).get(name) or self.thing(name) for name in route.placeholders})
 
     def thing(self, name: str) -> str:
-        return {"turn": lambda: self.turn, "token": self._token, "channel": lambda: "demo"}[name]()
+        return {"turn": lambda: self.turn, "token": self._token, "channel": lambda: "scripted"}[name]()
 
     def _token(self) -> str:
         """The key of a token that nothing has happened to yet."""
