@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from app.errors import ConfigurationError
 from app.settings import Settings
 
@@ -24,6 +26,16 @@ def url_of_console(settings: Settings) -> str:
             "the gateway listens on a unix socket, and its public URL is not known", "set ANTIPHON_URL"
         )
     return f"{base}/console"
+
+
+def can_sign_in(console: str) -> bool:
+    """Whether the console shows pages at this URL: over http it does so on this machine alone."""
+    parts = urlsplit(console)
+    return parts.scheme == "https" or is_local(parts.hostname or "")
+
+
+def is_local(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def curl_of(bind: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from app.cli.address import url_of_console
-from app.cli.context import open_ready_store
+from app.cli.address import can_sign_in, url_of, url_of_console
+from app.cli.context import open_ready_store, open_store
 from app.cli.parameters import Text
 from app.contract.records import Token
 from app.errors import ConfigurationError
-from app.settings import load_settings
+from app.settings import Settings, load_settings
 from app.store.console_sessions import CODE_LIFETIME
 from app.store.store import Store
 
@@ -27,8 +27,28 @@ def console(name: str | None, code_only: bool) -> None:
     if code_only:
         click.echo(code)
         return
-    click.echo(f"{url_of_console(settings)}/sign-in#code={code}")
+    url = url_of_console(settings)
+    click.echo(_link(url, code))
     click.echo(f"works once, within {CODE_LIFETIME} seconds", err=True)
+    if not can_sign_in(url):
+        click.echo("over http only the machine itself gets pages: set ANTIPHON_URL to the https URL", err=True)
+
+
+def first_link(settings: Settings) -> str:
+    """Where the console is: a link that signs in with the oldest token of an operator, and the plain address if there
+    is no such token, or the console shows no page there. Empty for a console that is off or has no URL."""
+    if not settings.console or not (settings.url or url_of(settings.bind)):
+        return ""
+    url = url_of_console(settings)
+    with open_store(settings) as store:
+        token = first_operator(store.tokens.all())
+        if token is None or not can_sign_in(url):
+            return url
+        return _link(url, store.console_sessions.new_code(token))
+
+
+def _link(url: str, code: str) -> str:
+    return f"{url}/sign-in#code={code}"
 
 
 def _chosen(store: Store, name: str | None) -> Token:

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from importlib.metadata import version
 from pathlib import Path
 from time import time
@@ -24,13 +24,13 @@ import click
 from app import __version__
 from app.channels.table import Table
 from app.channels.yaml_document import ChannelsInvalid
-from app.cli.address import EVERYWHERE
+from app.cli.address import EVERYWHERE, can_sign_in, is_local, url_of, url_of_console
 from app.cli.command_line import as_typed
 from app.cli.context import CONFIGURATION, FAILED, as_json, open_store, print_json
 from app.cli.output import counted
 from app.cli.states import channel_pauses
 from app.cli.table import read_table
-from app.contract.records import WorkerStatus
+from app.contract.records import Token, WorkerStatus
 from app.contract.tools import ToolTable
 from app.errors import ConfigurationError, StoreUnavailable
 from app.reports.channel_states import COOLDOWN, FULL, HALF_OPEN, channel_reports
@@ -56,6 +56,10 @@ _VARIABLES = {
     "secret_key": "ANTIPHON_SECRET_KEY",
     "database": "ANTIPHON_DATABASE_URL",
     "channels": "ANTIPHON_CHANNELS",
+}
+_CONSOLE_FIXES = {
+    403: "let the proxy set X-Forwarded-Proto, as in deploy/nginx",
+    404: "restart the gateway, which may run without the console, and let the proxy pass /console",
 }
 _LETTERS = 10
 _NGINX = (Path("/etc/nginx/sites-enabled"), Path("/etc/nginx/conf.d"))
@@ -108,6 +112,7 @@ def _findings() -> Iterator[Finding]:
     workers = yield from _database(settings)
     yield from _channels(settings, workers)
     yield from _serving(settings, workers)
+    yield _console(settings)
     yield from _limits(settings)
     yield from _disk(settings)
     yield from _nginx(settings)
@@ -278,7 +283,7 @@ def _tools(settings: Settings, tools: ToolTable) -> Iterator[Finding]:
     yield Finding(OK, "tools", f"{counted(len(tools.servers), 'tool server')}; antiphon tools list asks them")
     for label, server in tools.servers.items():
         parts = urlsplit(server.url)
-        if parts.scheme == "http" and server.headers and not _is_local(parts.hostname or ""):
+        if parts.scheme == "http" and server.headers and not is_local(parts.hostname or ""):
             text = f"{label}: its headers leave this machine without TLS"
             yield Finding(WARNING, "tools", text, "use an https:// URL, or a proxy with TLS on the server's machine")
     for type, hosted in tools.hosted.items():
@@ -290,19 +295,22 @@ def _tools(settings: Settings, tools: ToolTable) -> Iterator[Finding]:
         yield Finding(WARNING, "tools", f"{label}: no token may use it", fix)
 
 
-def _is_local(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
 def _without_token(settings: Settings, tools: ToolTable) -> list[str]:
     """The labels that no token may use; none when the database cannot say it."""
+    tokens = _valid_tokens(settings)
+    if tokens is None:
+        return []
+    return [label for label in tools.servers if not any(token.may_use_tools(label) for token in tokens)]
+
+
+def _valid_tokens(settings: Settings) -> list[Token] | None:
+    """The tokens that work; None when the database cannot say it."""
     try:
         with open_store(settings) as store:
             store.schema.check()
-            tokens = [token for token in store.tokens.all() if token.revoked_at is None]
+            return [token for token in store.tokens.all() if token.is_valid]
     except (ConfigurationError, StoreUnavailable):
-        return []
-    return [label for label in tools.servers if not any(token.may_use_tools(label) for token in tokens)]
+        return None
 
 
 def _serving(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Finding]:
@@ -317,6 +325,57 @@ def _serving(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Findin
     addresses = {worker.server["bind"] for worker in servers.values() if worker.host == _host()}
     for address in sorted(addresses | {settings.bind}):
         yield _answers(settings, address, bool(addresses))
+
+
+def _console(settings: Settings) -> Finding:
+    """Whether people can sign in: by the public URL, else by the address that the gateway listens on."""
+    if not settings.console:
+        return Finding(OK, "console", "off, by ANTIPHON_CONSOLE")
+    if not (settings.url or url_of(settings.bind)):
+        return Finding(OK, "console", "on; behind the proxy at /console, which must be https")
+    url = url_of_console(settings)
+    if not can_sign_in(url):
+        text = f"on, and {url} is not https: it shows no pages to other machines"
+        return Finding(WARNING, "console", text, "set ANTIPHON_URL to the https URL of the proxy: deploy/README.md")
+    operators = _operators(settings)
+    if operators == 0:
+        text = f"on, at {url}; no token of an operator signs in"
+        return Finding(WARNING, "console", text, "antiphon tokens create NAME --console operator")
+    return _reached_by_https(url) if settings.url else Finding(OK, "console", f"on, at {url}")
+
+
+def _reached_by_https(console: str) -> Finding:
+    """Asks for the sign-in page by the public URL, as a browser does."""
+    try:
+        status = _status(f"{console}/sign-in")
+    except (OSError, HTTPException) as error:
+        text = f"on, but {console} cannot be reached from here ({_reason(error)})"
+        return Finding(WARNING, "console", text, "check ANTIPHON_URL, the proxy and its certificate")
+    if status == HTTPStatus.OK:
+        return Finding(OK, "console", f"on, and reached at {console}")
+    text = f"on, but {console}/sign-in answers {status}"
+    return Finding(WARNING, "console", text, _CONSOLE_FIXES.get(status, "check ANTIPHON_URL and the proxy"))
+
+
+def _status(url: str) -> int:
+    parts = urlsplit(url)
+    make = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = make(parts.hostname or "", parts.port, timeout=_WAIT)
+    try:
+        connection.request("GET", parts.path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "verify_message", None) or getattr(error, "strerror", None) or type(error).__name__
+
+
+def _operators(settings: Settings) -> int | None:
+    """Tokens of operators that work; None when the database cannot say it."""
+    tokens = _valid_tokens(settings)
+    return None if tokens is None else sum(token.console == "operator" for token in tokens)
 
 
 def _differences(settings: Settings, worker: WorkerStatus) -> Iterator[Finding]:

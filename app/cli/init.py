@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 import click
@@ -11,12 +12,16 @@ import click
 from app.cli import schema
 from app.cli.address import curl_of
 from app.cli.command_line import as_typed, typed
+from app.cli.console import first_link
 from app.cli.context import open_store
 from app.errors import ConfigurationError
 from app.settings import ENV_FILE, Settings, load_settings
+from app.store.console_sessions import CODE_LIFETIME
 
 #: The table of the installed package. The channels.yaml of a checkout is not copied: it may hold keys.
 _SHIPPED = Path(__file__).with_name("channels.yaml")
+
+_INDENT = " " * 10
 
 FIRST_TOKEN = "admin"  # noqa: S105 - its name
 
@@ -37,7 +42,9 @@ def init(ctx: click.Context, then_serve: bool) -> None:
     secret = _prepare(settings)
     if secret is not None:
         click.echo(f"\n  token   {secret}")
-    click.echo(_steps(settings, secret, then_serve))
+    # A log or a pipe would keep what signs in.
+    link = first_link(settings) if then_serve and sys.stdout.isatty() else ""
+    click.echo(_steps(settings, secret, link, then_serve))
     if then_serve:
         from app.cli.serve import serve  # imports gunicorn, which init alone does not need
 
@@ -106,11 +113,19 @@ def _report(verb: str, what: str, detail: str) -> None:
     click.echo(f"  {verb} {what:<14} {as_typed(detail)}".rstrip())
 
 
-def _steps(settings: Settings, secret: str | None, serving: bool) -> str:
+def _steps(settings: Settings, secret: str | None, link: str, serving: bool) -> str:
     steps = [] if serving else [("Next:", f"{typed()} serve")]
+    if link:
+        steps.append(("Open:", f"{link}\n{_INDENT}{_what(link)}"))
     if secret is not None:
         steps.append(("Try:" if serving else "Then:", _example(settings, secret)))
     return "".join(f"\n  {word:<7} {step}\n" for word, step in steps)
+
+
+def _what(link: str) -> str:
+    if link.endswith("/console"):
+        return f"the console; {typed()} console prints a link that signs in"
+    return f"the console; the link signs in once, within {CODE_LIFETIME} seconds"
 
 
 def _example(settings: Settings, secret: str) -> str:

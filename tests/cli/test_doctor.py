@@ -48,6 +48,29 @@ def test_a_gateway_that_runs_is_well(gateway: MakeGateway, database_url: str) ->
     assert all(line.startswith(("ok ", "warning ")) for line in running.command("doctor").splitlines())
 
 
+def _console(gateway: Gateway, **settings: str) -> str:
+    gateway.set(**settings)
+    (line,) = [line for line in _found(gateway) if line["subject"] == "console"]
+    return f"{line['grade']}: {line['text']} {line['fix'] or ''}".rstrip()
+
+
+def test_the_console_is_on_for_whom_and_where(gateway: MakeGateway) -> None:
+    running = gateway([DEMO])
+    local = running.url
+    assert _console(running) == f"ok: on, at {local}/console"
+    assert _console(running, url=f"{local}/v1") == f"ok: on, and reached at {local}/console"
+    plain = _console(running, url="http://antiphon.internal/v1")
+    assert plain.startswith("warning: on, and http://antiphon.internal/console is not https")
+    away = _console(running, url=f"https://127.0.0.1:{closed_port()}/v1")
+    assert "cannot be reached from here (Connection refused)" in away
+    assert _console(running, url=f"{local}/elsewhere/v1").startswith(
+        f"warning: on, but {local}/elsewhere/console/sign-in"
+    )
+    running.command("tokens", "update", "admin", "--console", "none")
+    assert "tokens create NAME --console operator" in _console(running, url=f"{local}/v1")
+    assert _console(running, console="off") == "ok: off, by ANTIPHON_CONSOLE"
+
+
 def test_a_database_without_its_schema_is_named_with_the_command(tmp_path: Path) -> None:
     directory = Gateway(tmp_path, [DEMO])
     assert "antiphon db upgrade" in _messages(_found(directory, CONFIGURATION), "problem")
@@ -125,7 +148,7 @@ def test_a_missing_server_is_reported_with_its_remedy(tmp_path: Path) -> None:
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Gateway:
-    directory = Gateway(tmp_path, [DEMO, KEYLESS], thredds=8, url="https://antiphon.example.com/v1")
+    directory = Gateway(tmp_path, [DEMO, KEYLESS], thredds=8, url="https://127.0.0.1:1/v1")
     directory.command("init")
     return directory
 

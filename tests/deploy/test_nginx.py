@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +86,19 @@ def test_clients_that_send_half_a_request_hold_no_thread(deployed: Service) -> N
 def test_the_gateway_learns_that_it_is_reached_by_https(deployed: Service) -> None:
     answer = _get(deployed, "/v1/nothing", {"X-Forwarded-Proto": "http", "Forwarded": "proto=http"})
     assert "https://127.0.0.1/v1" in answer.json()["error"]["message"]
+
+
+def test_the_console_is_served_over_https_alone(deployed: Service) -> None:
+    deployed.new_token("console", "--owner", "ada", "--console", "operator")
+    authority = str(deployed.proxy.authority)
+    trusted = {**deployed.environment, "ANTIPHON_URL": deployed.base_url, "SSL_CERT_FILE": authority}
+    done = subprocess.run(
+        [*deployed.program, "doctor"], cwd=deployed.directory, env=trusted, capture_output=True, text=True, timeout=60
+    )
+    assert f"ok       console      on, and reached at {deployed.url}/console" in done.stdout
+    with _client(deployed.proxy) as client:
+        plain = client.get(f"{deployed.proxy.plain_url}/console/sign-in", allow_redirects=False, timeout=20)
+    assert (plain.status_code, plain.headers["Location"]) == (308, "https://127.0.0.1/console/sign-in")
 
 
 def test_a_websocket_passes_and_its_turns_come_event_by_event(deployed: Service, model: ScriptedUpstream) -> None:
