@@ -9,10 +9,11 @@ import orjson
 
 from app import ids
 from app.contract.items import Item
-from app.contract.outline import Outline, outline
+from app.contract.outline import outline
 from app.contract.records import Attempt, Draft, Outcome
 from app.contract.usage import Usage
 from app.store.store import Store
+from tests.relay.conftest import eventually
 
 BEGAN = 1_790_000_000
 
@@ -116,9 +117,7 @@ class Writer:
 
     def _settled(self, response_id: str) -> None:
         """Unstored rows are written behind the answer: a write of one's own comes after them."""
-        self.store.database.read(lambda session: session.rows("SELECT 1"))
-        while self.store.trees.load(self.owner, response_id) is None:
-            pass
+        eventually(lambda: self.store.trees.load(self.owner, response_id), "the row of an unstored turn", within=20)
 
 
 FAILED_OVER = (
@@ -203,8 +202,3 @@ def wide(writer: Writer, turns: int, branches: int) -> list[str]:
             last = writer.turn(last, says=results(1), answers=calls("exec_command"))
             written.append(last)
     return written
-
-
-def outline_of(node_input: str, node_output: str) -> Outline:
-    """What a stored turn asked and did, by its content."""
-    return outline(orjson.loads(node_input), orjson.loads(node_output))

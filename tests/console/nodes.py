@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -65,5 +64,5 @@ def line(first: int, last: int, parent: int | None = None, **facts: Any) -> list
     return [turn(key, above, **facts) for key, above in zip(range(first, last + 1), parents, strict=True)]
 
 
-def used(tokens: int, cached: int = 0, **more: Any) -> Mapping[str, Usage]:
+def used(tokens: int, cached: int = 0, **more: Any) -> dict[str, Any]:
     return {"usage": Usage(tokens, cached, output_tokens=10, **more)}

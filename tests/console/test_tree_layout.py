@@ -26,9 +26,9 @@ from app.console.tree_layout import (
     Wanted,
     curve,
     failed_over,
-    is_placed,
     lay_out,
 )
+from app.reports.tree_names import is_placed
 from app.store.tree import Node
 
 from .nodes import ASKED, id_of, line, turn, used

@@ -43,7 +43,7 @@ function keysAreOn() {
 }
 
 function rowLinks() {
-  return [...document.querySelectorAll("[data-rows] [data-row]")].filter((link) => link.offsetParent !== null);
+  return [...document.querySelectorAll("[data-rows] [data-row]")].filter((link) => link.checkVisibility({ contentVisibilityAuto: true }));
 }
 
 document.addEventListener("keydown", (event) => {
