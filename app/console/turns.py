@@ -28,10 +28,9 @@ SESSION = Credentials(_token_of_session, client="console")
 def facts(response_id: str) -> Response:
     """What the row of a response of one's own knows beside the API's object. It may come a little after the answer."""
     current = this_request()
-    found = current.gateway.store.trees.detail(current.token.owner, response_id)
-    if found is None:
+    node = current.gateway.store.trees.node(current.token.owner, response_id)
+    if node is None:
         raise response_not_found(response_id)
-    node = found.node
     return json_response(
         {
             "channel": node.channel,

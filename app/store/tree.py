@@ -204,6 +204,12 @@ class Trees:
             found = {key: (input, output) for key, input, output in rows}
             yield from ((key, found[key][0], found[key][1] or "[]") for key in chunk if key in found)
 
+    def node(self, owner: str, response_id: str) -> Node | None:
+        """A response without its content."""
+        if not known_id(response_id):
+            return None
+        return self._database.read(lambda session: _read_node(session, owner, response_id))
+
     def detail(self, owner: str, response_id: str) -> Detail | None:
         """A response with everything that is stored of it."""
         if not known_id(response_id):
@@ -220,11 +226,15 @@ def _load(session: Session, scope: str | None, response_id: str) -> Tree | None:
     return Tree(_nodes(session, owner, rows[:MOST]), len(rows) <= MOST)
 
 
-def _detail(session: Session, owner: str, response_id: str) -> Detail | None:
+def _read_node(session: Session, owner: str, response_id: str) -> Node | None:
     row = session.row(_ONE, (response_id, owner))
-    if row is None:
+    return None if row is None else _nodes(session, owner, [row])[0]
+
+
+def _detail(session: Session, owner: str, response_id: str) -> Detail | None:
+    node = _read_node(session, owner, response_id)
+    if node is None:
         return None
-    (node,) = _nodes(session, owner, [row])
     children = session.rows(_CHILDREN, (node.key, node.key, owner))
     settings, echo, input, output = session.row(_CONTENT, (node.key,)) or (None,) * 4
     return Detail(

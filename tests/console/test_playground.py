@@ -300,6 +300,13 @@ def test_a_token_that_stores_nothing_cannot_store_here(new_person: NewPerson) ->
     assert 'id="f-store" disabled' in person.get(URL).text
 
 
+def test_the_page_offers_no_response_that_is_not_stored(owner: Person) -> None:
+    unstored, deleted = send(owner, value=body(store=False)).json()["id"], send(owner).json()["id"]
+    assert owner.gateway.delete(f"/responses/{deleted}", token=owner.token).status_code == 200
+    for each in (unstored, deleted, "resp_0", "' OR 1=1"):
+        assert owner.get(URL, params={"from": each}).status_code == 404
+
+
 def test_an_operator_plays_as_oneself(operator: Person) -> None:
     made = send(operator).json()
     found = rows.execute(operator.gateway.database_url, "SELECT owner FROM response WHERE id = ?", (made["id"],))

@@ -77,6 +77,7 @@ def test_a_deleted_response_stays_in_the_tree_without_its_content(store: Store) 
     ]
     detail = store.trees.detail(OWNER, second)
     assert detail is not None
+    assert store.trees.node(OWNER, second) == detail.node
     assert (detail.input, detail.output, [child.id for child in detail.children]) == ((), (), [third])
 
 
@@ -109,8 +110,10 @@ def test_nothing_of_another_owner_is_seen(store: Store) -> None:
     theirs = turn(store, owner="eve")
     assert store.trees.load(OWNER, theirs) is None
     assert store.trees.detail(OWNER, theirs) is None
+    assert store.trees.node(OWNER, theirs) is None
     assert store.trees.load(OWNER, "resp_unknown") is None
     assert store.trees.detail(OWNER, "not an id ' OR 1=1") is None
+    assert store.trees.node(OWNER, "not an id ' OR 1=1") is None
 
 
 def test_a_response_is_found_by_the_beginning_of_its_id(store: Store) -> None:

@@ -26,7 +26,7 @@ _EFFORTS = ("", "none", "minimal", "low", "medium", "high", "xhigh")
 def playground(visitor: Visitor) -> Response:
     """`from`: id of a response of one's own to go on from; `model`: the model that is chosen at first."""
     start, model = request.args.get("from", ""), request.args.get("model", "")
-    if start and visitor.gateway.store.responses.read(visitor.owner, start) is None:
+    if start and not _is_stored(visitor, start):
         # Another owner's response and one that never existed give the same answer.
         return page("playground_refused.html", visitor, status=404, active="Playground")
     return page(
@@ -42,6 +42,12 @@ def playground(visitor: Visitor) -> Response:
         stores=visitor.token.stores,
         facts=orjson.dumps(_facts(visitor, start, model)).decode(),
     )
+
+
+def _is_stored(visitor: Visitor, response_id: str) -> bool:
+    """Whether it can be read as a response of one's own."""
+    node = visitor.gateway.store.trees.node(visitor.owner, response_id)
+    return node is not None and node.stored and not node.deleted
 
 
 def _facts(visitor: Visitor, start: str, model: str) -> dict[str, Any]:
