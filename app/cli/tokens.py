@@ -57,6 +57,13 @@ def _limited(limits: Limits, stated: dict[str, Stated | None]) -> Limits:
     return replace(limits, **{name: option.value for name, option in stated.items() if option is not None})
 
 
+def _lifted(limits: Limits, models: Stated | None, stores: bool | None) -> Limits:
+    """The limits, without the table's defaults for models and storing where an option lifts them."""
+    if models is not None:
+        limits = replace(limits, models=None if models.value else ())
+    return limits if stores is None else replace(limits, no_store=False if stores else None)
+
+
 def _value(option: Stated | None, unstated: Any = None) -> Any:
     """The value of an option, or the one that holds without it."""
     return unstated if option is None else option.value
@@ -79,7 +86,12 @@ def tokens() -> None:
     help="The tool servers that it may use: labels or globs, separated by commas; default: none.",
 )
 @click.option("--expires", type=_EXPIRY, help="When it expires: 90d, 12h, a date in UTC, or never, the default.")
-@click.option("--no-store", is_flag=True, help="Store no content of its requests, even if they have store: true.")
+@click.option(
+    "--store/--no-store",
+    "stores",
+    default=None,
+    help="Whether content of its requests may be stored, if they ask for it; default: as the table's limits say.",
+)
 @_retention
 @click.option("--metrics", is_flag=True, help="It may also read /metrics, which shows all tokens and channels.")
 @click.option(
@@ -95,7 +107,7 @@ def create(
     models: Stated | None,
     tools: Stated | None,
     expires: Stated | None,
-    no_store: bool,
+    stores: bool | None,
     retention: Stated | None,
     metrics: bool,
     console: str | None,
@@ -110,8 +122,8 @@ def create(
             models=_value(models) or None,
             tools=_value(tools) or None,
             expires_at=_value(expires),
-            stores=not no_store,
-            limits=_limited(UNSTATED, stated),
+            stores=stores is not False,
+            limits=_lifted(_limited(UNSTATED, stated), models, stores),
             retention=_value(retention),
             metrics=metrics,
             console=console,
@@ -159,7 +171,7 @@ def update(
                 tools=_value(tools, token.tools),
                 expires_at=_value(expires, token.expires_at),
                 stores=token.stores if stores is None else stores,
-                limits=_limited(token.limits, stated),
+                limits=_lifted(_limited(token.limits, stated), models, stores),
                 retention=_value(retention, token.retention),
                 metrics=token.metrics if metrics is None else metrics,
                 console=token.console if console is None else None if console == "none" else console,
@@ -246,6 +258,8 @@ def _limits(limits: Limits) -> str:
         words += [budget.text for budget in limits.budgets] or ["no budget"]
     if limits.tags is not None:
         words.append(f"channels {'/'.join(limits.tags) or '*'}")
+    words += ["every model"] if limits.models is not None else []
+    words += ["may store"] if limits.no_store is False else []
     return ", ".join(words) or "-"
 
 

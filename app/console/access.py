@@ -128,7 +128,7 @@ def visitor() -> Visitor:
     session = current.gateway.store.console_sessions.find(request.cookies.get(cookie_name(), ""))
     if session is None:
         raise SignInNeeded
-    current.known_token = session.token
+    current.known_token = session.token.under(current.gateway.channels.table.limits)
     csrf = _csrf(current.gateway, session.hash)
     form = Form([])
     if request.method not in _SAFE:
@@ -138,7 +138,7 @@ def visitor() -> Visitor:
         proof = request.headers.get(CSRF_HEADER) or form.get(CSRF_FIELD)
         if not hmac.compare_digest(csrf.encode(), proof.encode("utf-8", "replace")):
             raise Forbidden("The form has expired. Please reload the page, and send it again.", code="csrf_failed")
-    return Visitor(session.token, session.token.console or "owner", session.hash, csrf, current.gateway, form)
+    return Visitor(current.token, session.token.console or "owner", session.hash, csrf, current.gateway, form)
 
 
 def _csrf(gateway: Gateway, session: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from app.contract.limits import Limits
+from app.contract.limits import UNSTATED
 from app.contract.records import Token
 from app.reports import token_fields
 from app.store.tokens import LONGEST_NAME
@@ -105,7 +105,7 @@ def read(entered: Mapping[str, str], before: Token | None = None) -> TokenForm:
     token = replace(
         before or replace(NO_TOKEN, name=texts["name"], owner=texts["owner"]),
         **{name: values[name] for name in _RIGHTS},
-        limits=Limits(**{name: values[name] for name in _LIMITS}),
+        limits=replace(UNSTATED if before is None else before.limits, **{name: values[name] for name in _LIMITS}),
         stores=texts["no_store"] != _CHECKED,
         metrics=texts["metrics"] == _CHECKED,
         console=_CONSOLE[texts["console"]],

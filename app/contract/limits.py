@@ -85,6 +85,10 @@ class Limits:
     budgets: tuple[Budget, ...] | None = None
     tags: tuple[str, ...] | None = None
     """Only channels with one of these tags; empty means every channel."""
+    models: tuple[str, ...] | None = None
+    """In the table: the names or globs of models, for tokens that name none. In a token only empty: every model."""
+    no_store: bool | None = None
+    """In the table: requests are treated as `store: false`. In a token only False: they may be stored all the same."""
 
     def or_else(self, defaults: Limits) -> Limits:
         """These limits, and the defaults for those that are not stated."""
@@ -94,6 +98,8 @@ class Limits:
             defaults.concurrency if self.concurrency is None else self.concurrency,
             defaults.budgets if self.budgets is None else self.budgets,
             defaults.tags if self.tags is None else self.tags,
+            defaults.models if self.models is None else self.models,
+            defaults.no_store if self.no_store is None else self.no_store,
         )
 
     @property
@@ -113,6 +119,9 @@ class Limits:
             stated["budget"] = [budget.text for budget in self.budgets]
         if self.tags is not None:
             stated["tags"] = list(self.tags)
+        if self.models is not None:
+            stated["models"] = list(self.models)
+        stated["no_store"] = self.no_store
         return {name: value for name, value in stated.items() if value is not None}
 
     @classmethod
@@ -124,6 +133,8 @@ class Limits:
             wire.get("concurrency"),
             budgets(wire["budget"]) if "budget" in wire else None,
             tuple(wire["tags"]) if "tags" in wire else None,
+            tuple(wire["models"]) if "models" in wire else None,
+            wire.get("no_store"),
         )
 
 

@@ -7,7 +7,7 @@ Times are whole unix seconds, durations milliseconds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from time import time
 from typing import Any, NamedTuple
@@ -432,6 +432,13 @@ class Token:
     def is_valid(self) -> bool:
         """It is neither revoked nor expired."""
         return self.revoked_at is None and (self.expires_at is None or self.expires_at > time())
+
+    def under(self, defaults: Limits) -> Token:
+        """The token as the table's limits make it, where it states nothing of its own."""
+        if defaults.models is None and not defaults.no_store:
+            return self
+        limits = self.limits.or_else(defaults)
+        return replace(self, models=self.models or limits.models or (), stores=self.stores and not limits.no_store)
 
     def may_use(self, model: str) -> bool:
         return not self.models or any(fnmatchcase(model, allowed) for allowed in self.models)

@@ -57,6 +57,8 @@ class LimitsRow(Row):
     concurrency = Value(table_values.limit)
     budgets = Value(table_values.budget, data_key="budget")
     tags = Value(table_values.distinct(table_values.identifier))
+    models = Value(table_values.distinct(table_values.model_name))
+    no_store = Value(table_values.flag)
 
 
 class AlertsRow(Row):

@@ -260,7 +260,7 @@ def token_of(gateway: Gateway, secret: str, client: str = "") -> Token:
             f"Incorrect API key provided: {_masked(secret)}. `antiphon tokens create NAME` makes a token.",
             code="invalid_api_key",
         )
-    return found
+    return found.under(gateway.channels.table.limits)
 
 
 def _bearer_token(current: CurrentRequest) -> Token:

@@ -31,7 +31,8 @@ defaults:
   cooldown: {after: 5, for: 30s}
 compaction: {model: ~, strategy: auto, timeout: 120s}
 alerts: {url: https://example.com/hook, secret: "0123456789abcdef"}
-limits: {rpm: 60, tpm: none, concurrency: 8, budget: [2Mtok/day, 50usd/month], tags: [cloud, local]}
+limits: {rpm: 60, tpm: none, concurrency: 8, budget: [2Mtok/day, 50usd/month], tags: [cloud, local],
+  models: [gpt-*, m], no_store: true}
 channels:
   - name: openai
     format: responses
