@@ -10,12 +10,17 @@ from typing import Any
 import orjson
 
 from app.contract.items import Item
+from app.contract.outline import outline
+from app.contract.records import RUNNING
 from app.relay.inferred_parents import identity
 from app.store.store import Store
 from app.store.tree import Node, Tree
 
 #: Enough of an id to find the response by: its prefix, its second, and the start of its random part.
 SHORT = 19
+
+OUTLINES = 500
+"""Turns whose content is read for what an earlier release has not stored."""
 
 #: In front of a response: the first of a tree, the child of the response above, a branch, the last branch.
 #: The keys say whether the link to the parent is inferred.
@@ -44,6 +49,22 @@ def load_tree(store: Store, scope: str | None, response_id: str) -> Tree:
             retries.update({node.id: earlier} if earlier != node.id else {})
     nodes = tuple(replace(node, retry_of=retries.get(node.id, node.retry_of)) for node in tree.nodes)
     return replace(tree, nodes=nodes)
+
+
+def with_outlines(store: Store, tree: Tree) -> Tree:
+    """The tree with the outlines of turns that an earlier release has written, as far as their content is stored: of
+    the newest `OUTLINES` of them, from one query.
+    """
+    unknown = [node for node in tree.nodes if node.outline is None and node.status not in RUNNING]
+    keys = [node.key for node in unknown if node.stored and not node.deleted][-OUTLINES:]
+    if not keys:
+        return tree
+    found = {
+        key: outline(orjson.loads(input), orjson.loads(output))
+        for key, input, output in store.trees.contents(keys, OUTLINES)
+    }
+    nodes = (replace(node, outline=found[node.key]) if node.key in found else node for node in tree.nodes)
+    return replace(tree, nodes=tuple(nodes))
 
 
 def _chained_siblings(nodes: Sequence[Node]) -> list[Node]:

@@ -32,6 +32,8 @@ _NODE = (
     " CASE WHEN r.since > 0 AND r.since = r.depth THEN 1 ELSE 0 END, r.error, r.incomplete_details, r.branch, r.depth,"
     " r.outline, t.name, x.id, y.id, w.subagent, w.response"
 )
+#: The place of the owner among these.
+_OWNER = 4
 _FROM = (
     " LEFT JOIN response p ON p.pk = r.parent LEFT JOIN response q ON q.pk = r.inferred"
     " LEFT JOIN token t ON t.pk = r.token LEFT JOIN thread_turn w ON w.response = r.pk"
@@ -43,25 +45,23 @@ _CHILDREN = (
     " (SELECT pk FROM response WHERE parent = ? UNION SELECT pk FROM response WHERE inferred = ?)"
     f" AND r.owner = ? ORDER BY r.pk LIMIT {MOST}"
 )
-_ROOT = (
+#: Up to the root, and down again from there. Each of the three links has an index of its own.
+_TREE = (
     "WITH RECURSIVE line (pk, above, owner, steps) AS ("
     " SELECT r.pk, COALESCE(r.parent, r.inferred, w.retry_of), r.owner, 0 FROM response r"
     " LEFT JOIN thread_turn w ON w.response = r.pk WHERE r.id = ? AND COALESCE(?, r.owner) = r.owner"
     " UNION ALL"
     " SELECT r.pk, COALESCE(r.parent, r.inferred, w.retry_of), l.owner, l.steps + 1 FROM line l"
     " JOIN response r ON r.pk = l.above AND r.owner = l.owner"
-    f" LEFT JOIN thread_turn w ON w.response = r.pk WHERE l.steps < {HIGHEST})"
-    " SELECT pk, owner FROM line ORDER BY steps DESC LIMIT 1"
-)
-# Each of the three links has an index of its own.
-_TREE = (
-    "WITH RECURSIVE tree (pk) AS ("
-    " SELECT pk FROM response WHERE pk = ?"
+    f" LEFT JOIN thread_turn w ON w.response = r.pk WHERE l.steps < {HIGHEST}),"
+    " root (pk, owner) AS (SELECT pk, owner FROM line ORDER BY steps DESC LIMIT 1),"
+    " tree (pk) AS ("
+    " SELECT pk FROM root"
     " UNION SELECT c.pk FROM tree t JOIN response c ON c.parent = t.pk"
     " UNION SELECT c.pk FROM tree t JOIN response c ON c.inferred = t.pk"
     " UNION SELECT c.response FROM tree t JOIN thread_turn c ON c.retry_of = t.pk)"
     f" SELECT {_NODE} FROM tree found JOIN response r ON r.pk = found.pk{_FROM}"
-    f" WHERE r.owner = ? ORDER BY r.pk LIMIT {MOST + 1}"
+    f" WHERE r.owner = (SELECT owner FROM root) ORDER BY r.pk LIMIT {MOST + 1}"
 )
 #: Follows the keys of the responses that may have started threads.
 _STARTED = (
@@ -70,8 +70,6 @@ _STARTED = (
 )
 #: Keys in one query. All of a tree are, so that a page has few queries.
 _CHUNK = MOST
-#: Responses whose content is read at once.
-_BODIES = 20
 _CONTENT = (
     "SELECT s.json, r.echo, c.input, c.output FROM response r LEFT JOIN setting s ON s.pk = r.settings"
     " LEFT JOIN content c ON c.response = r.pk WHERE r.pk = ? AND r.deleted_at IS NULL"
@@ -194,11 +192,11 @@ class Trees:
         """The stored input of each of these responses, by the node's key."""
         return self._database.read(lambda session: dict(_inputs(session, [node.key for node in nodes])))
 
-    def contents(self, keys: Sequence[int]) -> Iterator[tuple[int, str, str]]:
+    def contents(self, keys: Sequence[int], together: int = 20) -> Iterator[tuple[int, str, str]]:
         """Input and output of these responses as JSON arrays, by the node's key, in the order of the keys. What is not
-        stored is left out. A few are in memory at a time.
+        stored is left out. `together`: how many are read in one query, and are in memory at a time.
         """
-        for chunk in (keys[first : first + _BODIES] for first in range(0, len(keys), _BODIES)):
+        for chunk in (keys[first : first + together] for first in range(0, len(keys), together)):
             sql = f"SELECT response, input, output FROM content WHERE response IN ({', '.join('?' * len(chunk))})"
             rows = self._database.read(partial(Session.rows, sql=sql, parameters=tuple(chunk)))
             found = {key: (input, output) for key, input, output in rows}
@@ -218,11 +216,10 @@ class Trees:
 
 
 def _load(session: Session, scope: str | None, response_id: str) -> Tree | None:
-    root = session.row(_ROOT, (response_id, scope))
-    if root is None:
+    rows = session.rows(_TREE, (response_id, scope))
+    if not rows:
         return None
-    key, owner = root
-    rows = session.rows(_TREE, (key, owner))
+    owner = rows[0][_OWNER]
     return Tree(_nodes(session, owner, rows[:MOST]), len(rows) <= MOST)
 
 

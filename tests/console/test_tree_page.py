@@ -16,7 +16,7 @@ from app.contract.outline import outline
 from app.store.store import Store
 from app.store.tree import Node
 from tests.cli.codex import Codex
-from tests.console.conversations import Writer, drawn, message
+from tests.console.conversations import Writer, calls, drawn, message
 from tests.console.visitors import Person
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
@@ -176,6 +176,12 @@ def test_everything_at_once(owner: Person, everything: dict[str, str]) -> None:
     assert 'class="l inf' in page
     assert 'href="#i-cut"' in page
     assert f'action="/console/requests/{everything["live"]}/cancel"' in page
+
+
+def test_turns_of_an_earlier_release_are_outlined_from_what_is_stored(owner: Person, store: Store) -> None:
+    turn = Writer(store, "ada").turn(answers=calls("exec_command", "exec_command"), outline=None)
+    (row,) = _rows(owner.get(f"/console/c/{turn}").text)
+    assert "user → exec_command ×2" in row.words
 
 
 def test_the_selected_turn_says_what_the_store_knows(owner: Person, everything: dict[str, str]) -> None:

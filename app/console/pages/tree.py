@@ -19,7 +19,7 @@ from app.ids import known_id
 from app.reports.cache import CacheReport, explain
 from app.reports.tree_export import exported, file_name, format_named, said
 from app.reports.tree_names import TreeLinks, tree_names
-from app.reports.trees import load_tree
+from app.reports.trees import load_tree, with_outlines
 from app.store.tree import Node, Tree
 
 blueprint = Blueprint("tree", __name__)
@@ -171,6 +171,7 @@ def _asked(read: Tree, id_: str) -> Asked:
 
 
 def _view(visitor: Visitor, read: Tree, asked: Asked) -> tuple[TreeView, Layout]:
+    read = with_outlines(visitor.gateway.store, read)
     found = _found(read, asked.q)
     layout = lay_out(read.nodes, asked.wanted(found))
     return TreeView(read, layout, asked, found, is_own=read.nodes[0].owner == visitor.owner), layout
