@@ -218,6 +218,7 @@ def test_a_conversation_of_the_sdk_goes_on(open_page: OpenPage, player: Person, 
         made = client.responses.create(model=MODEL, input="The SDK began", instructions="Be brief", temperature=0)
     page = open_page(player, f"{URL}?from={made.id}")
     page.wait_for_selector("text=The SDK began")
+    page.wait_for_selector("#turns .by >> text=scripted")
     assert page.input_value("#f-model") == MODEL
     say(page, "The console goes on")
 

@@ -360,6 +360,7 @@ function showOpened(turn, response) {
   if (turn.isChainable) goOnFrom(turn);
   else $("turns").append(note("warn", [`This response is ${response.status}: only complete ones can be continued.`]));
   offer(turn);
+  showFacts(turn);
 }
 
 function start() {
