@@ -123,6 +123,7 @@ ROUTES = (
     Route("POST", "/console/people/{token}/revoke", 303, 404, 303),
     everyones("/console/audit"),
     everyones("/console/connect"),
+    owners("/console/connect/seen?token={token}", is_part=True),
     # Last, because it ends the session.
     Route("POST", "/console/sign-out", 303, 303, 303),
 )

@@ -8,8 +8,9 @@ from urllib.parse import urlencode
 from flask import Blueprint, Response, request
 
 from app.console.access import Visitor, signed_in
-from app.console.answers import page
+from app.console.answers import fragment, page
 from app.contract.records import Token
+from app.errors import NotFound
 from app.reports.connect import TITLES, guide, target
 from app.reports.models import model_names
 from app.store.tokens import ListedToken
@@ -23,38 +24,46 @@ _FIRST = "codex"
 @signed_in
 def connect(visitor: Visitor) -> Response:
     table = visitor.gateway.channels.table
-    tokens = [one.token for one in _usable(visitor)]
-    token = _chosen(tokens, request.args.get("token", "")) or visitor.token
-    models = model_names(table, token)
-    asked = request.args.get("model", "")
-    client = request.args.get("client", "")
+    usable = _usable(visitor)
+    chosen = _chosen(usable) or next(one for one in usable if one.token.key == visitor.token.key)
+    models = model_names(table, chosen.token)
+    asked, client = request.args.get("model", ""), request.args.get("client", "")
     client = client if client in TITLES else _FIRST
-    model = asked if asked in models else _first(models)
+    model = asked if asked in models else next(iter(models), None)
+    aim = target(table, request.host_url, model)
     return page(
         "connect.html",
         visitor,
         active="Connect",
-        guide=guide(client, target(table, request.host_url, model)),
-        target=target(table, request.host_url, model),
-        token=token,
-        tokens=tokens,
+        guide=guide(client, aim),
+        target=aim,
+        one=chosen,
+        tokens=[one.token for one in usable],
         models=models,
-        tabs=[(title, _url(name, token, model), name == client) for name, title in TITLES.items()],
+        tabs=[(title, _url(name, chosen.token, model), name == client) for name, title in TITLES.items()],
     )
+
+
+@blueprint.get("/connect/seen")
+@signed_in
+def seen(visitor: Visitor) -> Response:
+    """Whether a token was used: the part of the page that waits for its first request."""
+    chosen = _chosen(_usable(visitor))
+    if chosen is None:
+        raise NotFound("There is no such token.")
+    return fragment("_token_seen.html", visitor, one=chosen)
 
 
 def _usable(visitor: Visitor) -> list[ListedToken]:
     """The tokens that work and that the visitor may see, the visitor's own first."""
     listed = visitor.gateway.store.tokens.listed(visitor.scope, revoked_since=int(time()))
-    return sorted((one for one in listed if one.token.is_valid), key=lambda one: one.token.owner != visitor.owner)
+    usable = (one for one in listed if one.token.is_valid or one.token.key == visitor.token.key)
+    return sorted(usable, key=lambda one: one.token.owner != visitor.owner)
 
 
-def _chosen(tokens: list[Token], key: str) -> Token | None:
-    return next((token for token in tokens if str(token.key) == key), None)
-
-
-def _first(models: list[str]) -> str | None:
-    return models[0] if models else None
+def _chosen(usable: list[ListedToken]) -> ListedToken | None:
+    key = request.args.get("token", "")
+    return next((one for one in usable if str(one.token.key) == key), None)
 
 
 def _url(client: str, token: Token, model: str | None) -> str:
