@@ -150,7 +150,8 @@ def _normal(answer: requests.Response, values: Mapping[str, str]) -> tuple[str, 
 
     def plain(text: str) -> str:
         for name, value in values.items():
-            text = text.replace(value, f"({name})")
+            # A whole word: the short key of a token also stands inside the hashes of files.
+            text = re.sub(rf"(?<![0-9A-Za-z]){re.escape(value)}(?![0-9A-Za-z])", f"({name})", text)
         return _NONCE.sub("nonce", text)
 
     headers = {name: plain(value) for name, value in answer.headers.items() if name not in _OF_THE_REQUEST}
