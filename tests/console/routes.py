@@ -18,7 +18,7 @@ from app.store.store import Store
 TABLE = "version: 1\nchannels:\n  - {name: demo, format: demo, models: [demo]}\n"
 PREFIX = "/console"
 #: Ids of what never existed, by the placeholder that they stand for.
-UNKNOWN = {"turn": f"resp_{'0' * 48}", "running": f"resp_{'0' * 48}", "token": "999999"}
+UNKNOWN = {"turn": f"resp_{'0' * 48}", "running": f"resp_{'0' * 48}", "token": "6999999999"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ ROUTES = (
     Route("GET", "/console/no-such-page", 404, 404, 404, anonymous=404),
     # Of everyone who is signed in.
     everyones("/console/overview"),
-    everyones("/console/overview/now"),
+    everyones("/console/overview/now", is_part=True),
     everyones("/console/live?topics=flight,requests", endless=True),
     # It has ended, and stays as it is.
     Route("POST", "/console/requests/{turn}/cancel", 303, 404, 303),

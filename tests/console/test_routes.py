@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import pytest
@@ -48,6 +49,8 @@ class Team:
     operator: Person
     revoked: Person
     turn: str
+    # Long enough to be found in a page as nothing else.
+    _keys: Iterator[int] = field(default_factory=lambda: count(7_000_000_000))
 
     def path(self, route: Route, values: Mapping[str, str] | None = None) -> str:
         return route.path.format(**{name: (values or {}).get(name) or self.thing(name) for name in route.placeholders})
@@ -57,13 +60,12 @@ class Team:
 
     def _token(self) -> str:
         """The key of a token that nothing has happened to yet."""
-        name, url = ids.new("t"), self.gateway.database_url
+        name, key = ids.new("t"), next(self._keys)
         sql = (
-            "INSERT INTO token (name, owner, hash, prefix, models, created_at, keeps)"
-            " VALUES (?, 'ada', ?, 'ap_', '[]', 1, 1)"
+            "INSERT INTO token (pk, name, owner, hash, prefix, models, created_at, keeps)"
+            " VALUES (?, ?, 'ada', ?, 'ap_', '[]', 1, 1)"
         )
-        rows.execute(url, sql, (name, name))
-        ((key,),) = rows.execute(url, "SELECT pk FROM token WHERE name = ?", (name,))
+        rows.execute(self.gateway.database_url, sql, (key, name, name))
         return str(key)
 
 
