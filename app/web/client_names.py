@@ -58,6 +58,8 @@ _NAMES = (
 )  # fmt: skip
 
 OTHER = "other"
+CLIENTS = tuple(dict.fromkeys((*(name for _, name in _NAMES), OTHER)))
+"""All names."""
 
 _LONGEST = 512
 

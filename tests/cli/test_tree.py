@@ -276,6 +276,23 @@ def test_a_tree_shows_whatever_is_unusual(directory: Gateway, store: Store) -> N
     assert summary == "4 responses, 2 branches, 1 compaction"
 
 
+def test_the_newest_conversations_are_listed(directory: Gateway, store: Store) -> None:
+    assert directory.command("tree", "--list") == "There are no conversations.\n"
+    root = line(store, 3)[0]
+    turn(store, root, "failed")
+    theirs = turn(store, owner="eve")
+    listed = orjson.loads(directory.command("tree", "--list", "--json"))["conversations"]
+    assert {one["id"]: (one["owner"], one["turns"], one["failed"], one["cost_micros"]) for one in listed} == {
+        root: ("ada", 4, 1, None),
+        theirs: ("eve", 1, 0, None),
+    }
+    head, row = directory.command("tree", "--list", "--owner", "ada", "--limit", "5").splitlines()
+    assert head.split()[:4] == ["conversation", "last", "(UTC)", "owner"]
+    assert (row[:19], "1 failed" in row) == (root[:19], True)
+    for wrong in (("tree",), ("tree", "--list", root), ("tree", "--list", "--export", "dot")):
+        assert directory.attempt(*wrong).returncode == 2
+
+
 def test_a_retry_of_a_chained_turn_is_no_branch(directory: Gateway, store: Store) -> None:
     root = turn(store)
     lost, again = turn(store, root, says="Go on"), turn(store, root, says="Go on")

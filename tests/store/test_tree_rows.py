@@ -14,7 +14,7 @@ import pytest
 from app import ids
 from app.contract.records import Attempt, EventBatch, Trace
 from app.contract.usage import Usage
-from app.store import migrations, tree_fill
+from app.store import migrations, tree_fill, tree_list
 from app.store.copying import Copy
 from app.store.database import Database
 from app.store.store import Store
@@ -144,6 +144,70 @@ def test_a_parent_that_is_gone_begins_a_tree(store: Store, database_url: str) ->
     turn(store, first)
     assert counts(store) == {"turns": 2}
     agree(database_url)
+
+
+# --- the list ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_is_paged_by_time_and_filtered(store: Store) -> None:
+    names = []
+    for number in range(5):
+        begun = draft(model=f"model-{number % 2}", client="codex" if number else "curl")
+        store.responses.finish(begun, outcome("failed" if number == 3 else "completed", completed_at=100 + number // 2))
+        names.append(begun.id)
+    turn(store, owner="eve")
+    newest = names[::-1]
+    pages, before = [], None
+    while page := store.tree_list.newest(OWNER, None, Wanted(), 2, before):
+        pages += [row.id for row in page]
+        before = page[-1].place
+    assert pages == newest
+
+    def found(scope: str | None = OWNER, **wanted: str) -> list[str]:
+        return [row.id for row in store.tree_list.newest(scope, None, Wanted(**wanted), 100)]
+
+    assert found(model="model-1") == [names[3], names[1]]
+    assert found(model="model-0", client="codex") == [names[4], names[2]]
+    assert found(has="error") == [names[3]]
+    assert found(has="branch") == []
+    assert (found(None, owner=OWNER), found(OWNER, owner="eve")) == (newest, [])
+    assert store.tree_list.counts(OWNER, 101) == (3, 5)
+    assert store.tree_list.counts(None, 0) == (6, 6)
+
+
+def test_a_tree_is_found_by_the_id_of_any_of_its_turns(store: Store) -> None:
+    root, second = line(store, 2)
+    other = turn(store, owner="eve")
+
+    def found(text: str, scope: str | None = OWNER) -> list[str]:
+        return [row.id for row in store.tree_list.newest(scope, None, Wanted(id=text), 100)]
+
+    assert [found(text) for text in (root, second, second[:40], second[-6:], f"…{root[-8:]}")] == [[root]] * 5
+    assert (found(other), found(other[-6:]), found(other, None)) == ([], [], [other])
+    assert found("resp_none") == found("…" + "f" * 20) == []
+
+
+def test_the_list_reads_the_beginning_of_the_readers_own_inputs(store: Store) -> None:
+    turn(store, says="fix the test")
+    turn(store, says="a secret", owner="eve")
+    store.responses.note(draft(stored=False), outcome())
+    settle(store)
+    read = store.tree_list.newest(None, OWNER, Wanted(), 100)
+    assert sorted(("fix the test" in (row.input or ""), row.input is None, row.stored) for row in read) == [
+        (False, True, False),
+        (False, True, True),
+        (True, False, True),
+    ]
+
+
+def test_the_contexts_of_a_list_are_those_of_the_newest_turns(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree_list, "_NEWEST_POINTS", tree_list._NEWEST_POINTS.replace("LIMIT 60", "LIMIT 3"))
+    line(store, 6)
+    turn(store)
+    long, short = sorted(listed(store), key=lambda row: row.counts["turns"], reverse=True)
+    points = store.tree_list.points([long, short])
+    assert sorted(point.key - long.root for point in points if point.root == long.root) == [0, 3, 4, 5]
+    assert [point.above for point in points if point.root == short.root] == [None]
 
 
 # --- parents that were not named ------------------------------------------------------------------------------------
