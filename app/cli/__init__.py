@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from importlib import import_module
 from typing import cast
@@ -10,6 +9,7 @@ from typing import cast
 import click
 
 from app import __version__
+from app.cli import imports
 from app.cli.command_line import as_typed
 from app.cli.context import CONFIGURATION, TRY_AGAIN
 from app.cli.groups import Group
@@ -33,12 +33,8 @@ class Commands(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        # Imported modules live until the process ends. The garbage collector would walk over them many times, for a
-        # tenth of the time.
-        gc.disable()
         module = import_module(f"{__name__}.{cmd_name}")
-        gc.freeze()
-        gc.enable()
+        imports.finish()
         return cast(click.Command, getattr(module, cmd_name))
 
 
