@@ -44,6 +44,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
             second.channel("second", models=["pair"]),
             first.channel("down", models=["down"], cooldown={"after": 1, "for": 300}),
             first.channel("passed", models=["passed"], chat=True),
+            first.channel("denied", models=["denied"]),
         ]
         table = {
             "tools": {"servers": [{"label": "docs", "url": tools.url, "require_approval": "never"}]},

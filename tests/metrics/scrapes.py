@@ -17,10 +17,11 @@ from tests.relay.conftest import eventually
 class Scrape:
     families: Mapping[str, Metric]
     """By the name of their TYPE line."""
+    text: str = ""
 
     @classmethod
     def of(cls, text: str) -> Scrape:
-        return cls({family.name: family for family in text_string_to_metric_families(text)})
+        return cls({family.name: family for family in text_string_to_metric_families(text)}, text)
 
     def value(self, name: str, **labels: str) -> float:
         """The sum of the samples that have these labels; 0 without any."""

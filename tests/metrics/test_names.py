@@ -6,12 +6,14 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.gateway import ROOT
 from tests.metrics.conftest import Measured
+from tests.metrics.prometheus import is_installed, promtool, running_prometheus
 from tests.metrics.scrapes import Scrape, await_value, scrape
 from tests.relay.tools.conftest import ASK, mcp
 from tests.upstream import refusal
@@ -27,6 +29,12 @@ _MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 _GROUPING = re.compile(r"\b(?:by|on|without)\s*\(([^)]*)\)")
 
 
+#: Joins parts of an alert's query, each of which has an answer of its own.
+_JOINTS = re.compile(r"\b(?:and|or|unless(?: on \(\))?)\b")
+#: A comparison, which leaves out the series for which it is false. With `bool` it answers 0 or 1 for each.
+_COMPARISON = re.compile(r"\s(==|!=|>=|<=|>|<)\s")
+
+
 @pytest.fixture(scope="module")
 def everything(measured: Measured) -> Scrape:
     """A scrape after requests that touch every metric."""
@@ -34,9 +42,12 @@ def everything(measured: Measured) -> Scrape:
     measured.first.enqueue(refusal(500, "out of order"))
     assert gateway.post("/responses", {"model": "pair", "input": "hello"}).status_code == 200
     assert gateway.stream({"model": "single", "input": "hello"}).content
-    body = {"model": "single", "input": ASK, "tools": [mcp("echo")]}
-    assert gateway.post("/responses", body).status_code == 200
-    await_value(gateway, measured.address, 3, "antiphon_token_responses_total", token="measured")
+    for tool in ("echo", "fail"):
+        body = {"model": "single", "input": ASK, "tools": [mcp(tool)]}
+        assert gateway.post("/responses", body).status_code == 200
+    measured.first.enqueue(refusal(401, "no such key"))
+    assert gateway.post("/responses", {"model": "denied", "input": "hello"}).status_code == 502
+    await_value(gateway, measured.address, 5, "antiphon_token_responses_total", token="measured")
     return scrape(measured.address)
 
 
@@ -97,6 +108,28 @@ def test_a_query_names_metrics_and_labels_that_a_scrape_has(everything: Scrape, 
         names = {name.strip() for name in grouping.split(",") if name.strip()}
         assert names <= labels, f"{title}: no metric has {names - labels}"
     assert query.count("(") == query.count(")")
+
+
+def test_each_query_has_an_answer(everything: Scrape, tmp_path: Path) -> None:
+    """All queries against one Prometheus, whose start takes longer than their answers."""
+    if not is_installed():
+        pytest.skip("Prometheus is not installed")
+    with running_prometheus(tmp_path, everything) as prometheus:
+        for title, query in queries():
+            asked = query.replace("$__rate_interval", "5m")
+            assert prometheus.ask(asked) is not None
+            for part in _JOINTS.split(asked):
+                answer = prometheus.ask(_COMPARISON.sub(r" \1 bool ", part))
+                assert answer or part.startswith("absent("), f"{title}: no data for {part}"
+
+
+def test_promtool_has_no_objection(everything: Scrape) -> None:
+    if not is_installed():
+        pytest.skip("promtool is not installed")
+    checked = promtool("check", "metrics", input=everything.text)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    rules = promtool("check", "rules", "--lint-fatal", str(RULES))
+    assert rules.returncode == 0, rules.stdout + rules.stderr
 
 
 def test_the_text_of_an_alert_names_labels_that_its_query_has(everything: Scrape) -> None:
