@@ -30,7 +30,7 @@ _GROUPING = re.compile(r"\b(?:by|on|without)\s*\(([^)]*)\)")
 
 
 #: Joins parts of an alert's query, each of which has an answer of its own.
-_JOINTS = re.compile(r"\b(?:and|or|unless(?: on \(\))?)\b")
+_JOINTS = re.compile(r"\b(?:and|or|unless)\b(?: on \(\))?")
 #: A comparison, which leaves out the series for which it is false. With `bool` it answers 0 or 1 for each.
 _COMPARISON = re.compile(r"\s(==|!=|>=|<=|>|<)\s")
 
