@@ -126,12 +126,30 @@ def test_markup_stays_text(page: Page, upstream: ScriptedUpstream) -> None:
     assert page.title() == "Playground · antiphon"
 
 
-def test_markup_in_calls_and_reasoning_stays_text(page: Page) -> None:
-    page.fill("#tools", "docs")
-    say(page, f"What is the weather? {MARKUP}")
-    page.get_by_role("button", name="output_item.done").first.click()
-    assert page.locator("#turns img, #turns script, #events img, #events script").count() == 0
-    assert "docs.add(" in answers(page)[0]
+def test_markup_in_calls_and_events_stays_text(page: Page, upstream: ScriptedUpstream) -> None:
+    # Within the JSON of the arguments.
+    argument = orjson.dumps(MARKUP).decode()[1:-1]
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace("Oslo", argument)
+        if isinstance(value, dict):
+            return {name: changed(each) for name, each in value.items()}
+        return [changed(each) for each in value] if isinstance(value, list) else value
+
+    page.fill("#tools", "look_up(town: string)")
+    upstream.enqueue(rewritten(changed))
+    say(page, "What is the weather?")
+    for opener in page.locator("#events .ev-open").all():
+        opener.click()
+    assert argument in page.inner_text("#turns")
+    assert argument in page.inner_text("#waiting")
+    assert "onerror" in page.inner_text("#events")
+
+    page.fill("#waiting textarea", MARKUP)
+    say(page, "So")
+    assert f"→ {MARKUP}" in page.inner_text("#turns")
+    assert page.locator("#turns img, #turns script, #waiting img, #events img, #events script").count() == 0
     assert page.title() == "Playground · antiphon"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import base64
 import itertools
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,11 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.console import formatting
-from tests.console.scripts import Scripts
+from tests.console.scripts import STATIC, Scripts
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 
 JSON = dict[str, Any]
+#: How a script could make markup or code of a text.
+_WAYS = re.compile(
+    r"(?:inner|outer)HTML\s*\+?=(?!=)|insertAdjacentHTML|createContextualFragment|document\.write|setHTML|srcdoc"
+    r"|javascript:|\beval\(|new Function|\.on\w+\s*=\s*[\"'`]"
+)
 BASE = "https://gateway.example/v1"
 
 
@@ -27,6 +33,12 @@ BASE = "https://gateway.example/v1"
 def scripts() -> Iterator[Scripts]:
     with Scripts() as scripts:
         yield scripts
+
+
+@pytest.mark.parametrize("name", sorted(file.name for file in STATIC.glob("*.js") if file.name != "htmx.min.js"))
+def test_no_script_makes_markup_or_code_of_text(name: str) -> None:
+    text = (STATIC / name).read_text()
+    assert _WAYS.findall(text) == []
 
 
 # --- event streams
