@@ -61,7 +61,7 @@ def channels(upstream: ScriptedUpstream) -> list[dict[str, Any]]:
 
 
 def fill(gateway: Gateway, upstream: ScriptedUpstream, ada: Person, bob: Person) -> Team:
-    team = Team(_codex(ada), _branches(ada, upstream), _tools(ada), _cancelled(ada, upstream), _used_up(gateway))
+    team = Team(_codex(ada), _branches(ada, upstream), _tools(ada), _cancelled(ada), _used_up(gateway))
     bob.create(model=MODEL, input="Which of our services still uses the old queue?", metadata={"ticket": "OPS-41"})
     _calls_the_server_that_is_down(bob)
     gateway.command("channels", "pause", "spare", "--reason", "its provider is being moved")
@@ -104,12 +104,10 @@ def _calls_the_server_that_is_down(bob: Person) -> None:
     assert answer.status_code == 424, answer.text
 
 
-def _cancelled(ada: Person, upstream: ScriptedUpstream) -> str:
-    upstream.enqueue(stalled(4))
+def _cancelled(ada: Person) -> str:
     background = {"model": MODEL, "input": "Summarise all tickets of this year", "background": True}
     made = ada.gateway.post("/responses", background, token=ada.token).json()
     assert ada.gateway.post(f"/responses/{made['id']}/cancel", {}, token=ada.token).json()["status"] == "cancelled"
-    upstream.release()
     return str(made["id"])
 
 
