@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.console.visitors import Person
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
 from tests.response_contract import check_error
@@ -84,3 +85,18 @@ def test_update_lifts_the_defaults_and_sets_them_again(gateway: Gateway, lifted:
     assert "every model, may store" in lines["lifted"]
     assert "every model" not in lines["changed"]
     assert "may store" not in lines["changed"]
+
+
+def test_they_hold_for_the_playground(gateway: Gateway) -> None:
+    with Person(gateway, "player", owner="player", role="owner") as person:
+        headers = {"X-CSRF-Token": person.sign_in().csrf}
+        answers = [
+            person.send("POST", "/console/playground", headers=headers, json={"model": model, "input": "hello"})
+            for model in ("closed", "m")
+        ]
+        assert check_error(answers[0], 400)["code"] == "model_not_found"
+        assert answers[1].json()["store"] is False
+        page = person.get("/console/playground").text
+        assert "<option>open-one</option>" in page
+        assert "<option>closed</option>" not in page
+        assert 'id="f-store" disabled' in page
