@@ -93,7 +93,7 @@ def overview_report(scope: str | None, store: Store, period: str, now: int) -> O
         figures = store.figures.hours(scope, hours[0], month)
         # MySQL gives a text.
         keys = {str(hour): hour * HOUR_SECONDS for hour in hours}
-    return _overview(period, keys, figures)
+    return _overview(period, month, keys, figures)
 
 
 def _first_hour(period: str, now: int) -> int:
@@ -108,20 +108,23 @@ def _days(now: int, count: int) -> Sequence[datetime]:
     return [midnight - timedelta(days=back) for back in reversed(range(count))]
 
 
-def _overview(period: str, keys: Mapping[str, int], figures: Iterable[Figures]) -> Overview:
+def _overview(period: str, month: str, keys: Mapping[str, int], figures: Iterable[Figures]) -> Overview:
     parts: dict[str, list[Figures]] = {part: [] for part in (STEP, GROUP, CLIENT, MONTH)}
     for one in figures:
         parts[one.part].append(one)
     steps = {str(one.step): one.counts for one in parts[STEP]}
     total = _added(steps.values())
     by_hour = period not in DAYS
+    this_month = parts[MONTH]
+    if not by_hour and not this_month:
+        this_month = [one for one in parts[STEP] if str(one.step) >= month]
     clients = parts[GROUP] if by_hour else parts[CLIENT]
     return Overview(
         period,
         by_hour,
         [Step(begins_at, _sums(steps.get(key, _NONE))) for key, begins_at in keys.items()],
         _sums(total),
-        _sums(_added(one.counts for one in parts[MONTH])),
+        _sums(_added(one.counts for one in this_month)),
         {name: _groups(clients if name == "client" else parts[GROUP], attrgetter(name)) for name in GROUPINGS},
     )
 

@@ -18,7 +18,8 @@ _TIMES = ", ".join(f"SUM(u.{bucket})" for bucket in FIRST_TOKEN_BUCKETS)
 _NO_TIMES = ", ".join("0" for _ in FIRST_TOKEN_BUCKETS)
 _GROUPED = ", ".join(f"g.{counter}" for counter in HOUR_COUNTERS)
 _NO_CLIENT = ", ''"
-_OF_OWNER = " AND u.token IN (SELECT o.pk FROM token o WHERE o.owner = ?)"
+#: MySQL looks a token up once; a subquery with IN it joins to each row.
+_OF_OWNER = " AND (SELECT o.owner FROM token o WHERE o.pk = u.token) = ?"
 
 
 class Figures(NamedTuple):
@@ -45,19 +46,27 @@ class PeriodFigures:
     def hours(self, scope: str | None, since: int, month: str) -> list[Figures]:
         """From an hour on, which is unix time divided by 3600, and since the day on which the month began. `scope`: the
         owner whose they are; None for all. Hours of more than two days ago are gone."""
-        parts = [_steps("usage_hour", "hour", scope), _groups("usage_hour", "hour", scope, ", client")]
-        return self._read(parts, since, month, scope)
+        groups = _groups("usage_hour", "hour", scope, ", client")
+        return self._read(
+            scope, [(_steps("usage_hour", "hour", scope), since), (groups, since), (_month(scope), month)]
+        )
 
     def days(self, scope: str | None, since: str, month: str) -> list[Figures]:
-        """The same from a day on, YYYY-MM-DD in UTC. The clients of one owner are unknown."""
-        parts = [_steps("usage_day", "day", scope), _groups("usage_day", "day", scope)]
-        return self._read(parts if scope is not None else [*parts, _CLIENTS], since, month, scope)
+        """The same from a day on, YYYY-MM-DD in UTC. A month that began since is the sum of its days. The clients of
+        one owner are unknown."""
+        parts = [(_steps("usage_day", "day", scope), since), (_groups("usage_day", "day", scope), since)]
+        if scope is None:
+            parts.append((_CLIENTS, since))
+        if month < since:
+            parts.append((_month(scope), month))
+        return self._read(scope, parts)
 
-    def _read(self, parts: Sequence[str], since: str | int, month: str, scope: str | None) -> list[Figures]:
+    def _read(self, scope: str | None, parts: Sequence[tuple[str, str | int]]) -> list[Figures]:
+        """`parts`: queries, with where each begins."""
         owner = () if scope is None else (scope,)
-        parameters = [value for _ in parts for value in (since, *owner)]
-        sql = " UNION ALL ".join([*parts, _month(scope)])
-        rows = self._database.read(lambda session: session.rows(sql, (*parameters, month, *owner)))
+        sql = " UNION ALL ".join(query for query, _ in parts)
+        parameters = [value for _, begin in parts for value in (begin, *owner)]
+        rows = self._database.read(lambda session: session.rows(sql, parameters))
         # MySQL's sums are decimals, and its step is a text because those of other parts are.
         return [Figures._make([*row[:6], [int(count) for count in row[6:]]]) for row in rows]
 
