@@ -16,6 +16,7 @@ from app.alerts.watcher import BAD as BAD_STATE
 from app.alerts.watcher import EXPIRES_SOON, disk_condition
 from app.channels.watched_table import LastTable
 from app.contract.limits import Budget, Limits
+from app.contract.pauses import Pause
 from app.contract.records import WorkerStatus
 from app.limits.budget_alerts import LEVELS
 from app.limits.periods import budget_used, end_of, start_of
@@ -73,6 +74,7 @@ def attention_report(
     table: LastTable,
     responses: Sequence[InFlightResponse] = (),
     workers: Sequence[WorkerStatus] = (),
+    pauses: Sequence[Pause] = (),
     database_file: Path | None = None,
 ) -> Attention:
     """`responses` and `workers`: what is in flight. `scope`: the owner to whom it is shown; None for an operator."""
@@ -80,7 +82,7 @@ def attention_report(
     fine: list[str] = []
     if scope is None:
         problems += _of_table(table)
-        problems += _of_channels(channel_reports(table.current, workers), workers)
+        problems += _of_channels(channel_reports(table.current, workers, pauses=pauses), workers)
         problems += _of_jobs(standing, responses)
         for problem, words in (_schema(standing), _backup(standing), _disk(database_file)):
             problems += [problem] if problem is not None else []
@@ -120,6 +122,9 @@ def _of_channels(reports: Sequence[ChannelReport], workers: Sequence[WorkerStatu
             text = f"takes one request at a time after a cooldown: {state.last_error or 'its requests failed'}."
         elif state.label == FULL:
             text = "has as many requests as its max_concurrency allows; more of them wait."
+        elif state.pause is not None:
+            yield Problem(WARNING, name, f"is {state.text}.", "Resume it on its page.", "channels", name)
+            continue
         else:
             continue
         yield Problem(WARNING, name, text, f"antiphon channels test {name}", "channels", name)
@@ -132,7 +137,7 @@ def _unserved(reports: Sequence[ChannelReport]) -> Iterator[Problem]:
     out = {
         model: report.channel.name
         for report in reports
-        if report.state.label == COOLDOWN
+        if report.state.label == COOLDOWN or report.state.pause is not None
         for model in report.channel.models
         if model not in available
     }

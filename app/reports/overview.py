@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from operator import add, attrgetter
 
 from app.reports.usage import Percentiles, percentile
-from app.store.figures import CLIENT, GROUP, MONTH, STEP, Figures
+from app.store.figures import CLIENT, CONVERSATIONS, GROUP, MONTH, STEP, Figures
 from app.store.store import Store
 from app.store.sums import FIRST_TOKEN_BOUNDS, FIRST_TOKEN_BUCKETS, HOUR_COLUMNS, HOUR_SECONDS
 
@@ -77,6 +77,8 @@ class Overview:
     total: FigureSums
     month: FigureSums
     """Of the present month of UTC."""
+    conversations: int
+    """With a turn in the period; those above `figures.MOST_CONVERSATIONS` are counted as one."""
     groups: Mapping[str, Sequence[GroupSums]]
     """By `GROUPINGS`, the dearest first. Clients of one owner are known by the hour only."""
 
@@ -109,7 +111,7 @@ def _days(now: int, count: int) -> Sequence[datetime]:
 
 
 def _overview(period: str, month: str, keys: Mapping[str, int], figures: Iterable[Figures]) -> Overview:
-    parts: dict[str, list[Figures]] = {part: [] for part in (STEP, GROUP, CLIENT, MONTH)}
+    parts: dict[str, list[Figures]] = {part: [] for part in (STEP, GROUP, CLIENT, MONTH, CONVERSATIONS)}
     for one in figures:
         parts[one.part].append(one)
     steps = {str(one.step): one.counts for one in parts[STEP]}
@@ -125,6 +127,7 @@ def _overview(period: str, month: str, keys: Mapping[str, int], figures: Iterabl
         [Step(begins_at, _sums(steps.get(key, _NONE))) for key, begins_at in keys.items()],
         _sums(total),
         _sums(_added(one.counts for one in this_month)),
+        sum(one.counts[0] for one in parts[CONVERSATIONS]),
         {name: _groups(clients if name == "client" else parts[GROUP], attrgetter(name)) for name in GROUPINGS},
     )
 

@@ -5,13 +5,16 @@ from the sums, for everyone or for one owner.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from app.store.database import Database
-from app.store.sums import FIRST_TOKEN_BUCKETS, HOUR_COUNTERS
+from app.store.sums import FIRST_TOKEN_BUCKETS, HOUR_COLUMNS, HOUR_COUNTERS, HOUR_SECONDS
 
-#: The parts: one row for each hour or day, for each group, for each client, and for the month.
-STEP, GROUP, CLIENT, MONTH = "step", "group", "client", "month"
+#: The parts: one row for each hour or day, for each group, for each client, for the month, and for the conversations.
+STEP, GROUP, CLIENT, MONTH, CONVERSATIONS = "step", "group", "client", "month", "conversations"
+MOST_CONVERSATIONS = 10_000
+"""More are not counted."""
 
 _COUNTERS = ", ".join(f"SUM(u.{counter})" for counter in HOUR_COUNTERS)
 _TIMES = ", ".join(f"SUM(u.{bucket})" for bucket in FIRST_TOKEN_BUCKETS)
@@ -36,7 +39,7 @@ class Figures(NamedTuple):
     client: str
     """Empty if unknown."""
     counts: Sequence[int]
-    """Values of `sums.HOUR_COLUMNS`. Only a step has times."""
+    """Values of `sums.HOUR_COLUMNS`. Only a step has times. Of the conversations, the first is their number."""
 
 
 class PeriodFigures:
@@ -46,15 +49,22 @@ class PeriodFigures:
     def hours(self, scope: str | None, since: int, month: str) -> list[Figures]:
         """From an hour on, which is unix time divided by 3600, and since the day on which the month began. `scope`: the
         owner whose they are; None for all. Hours of more than two days ago are gone."""
-        groups = _groups("usage_hour", "hour", scope, ", client")
-        return self._read(
-            scope, [(_steps("usage_hour", "hour", scope), since), (groups, since), (_month(scope), month)]
-        )
+        parts: list[tuple[str, str | int]] = [
+            (_steps("usage_hour", "hour", scope), since),
+            (_groups("usage_hour", "hour", scope, ", client"), since),
+            (_month(scope), month),
+            (_conversations(scope), since * HOUR_SECONDS),
+        ]
+        return self._read(scope, parts)
 
     def days(self, scope: str | None, since: str, month: str) -> list[Figures]:
         """The same from a day on, YYYY-MM-DD in UTC. A month that began since is the sum of its days. The clients of
         one owner are unknown."""
-        parts = [(_steps("usage_day", "day", scope), since), (_groups("usage_day", "day", scope), since)]
+        parts: list[tuple[str, str | int]] = [
+            (_steps("usage_day", "day", scope), since),
+            (_groups("usage_day", "day", scope), since),
+            (_conversations(scope), int(datetime.fromisoformat(since).replace(tzinfo=UTC).timestamp())),
+        ]
         if scope is None:
             parts.append((_CLIENTS, since))
         if month < since:
@@ -98,6 +108,16 @@ def _month(scope: str | None) -> str:
     return (
         f"SELECT '{MONTH}', 0, '', '', '', '', {_COUNTERS}, {_NO_TIMES} FROM usage_day u"
         f" WHERE u.day >= ?{_owned(scope)} HAVING COUNT(*) > 0"
+    )
+
+
+def _conversations(scope: str | None) -> str:
+    """Those with a turn in the period, up to a number that an index gives at once."""
+    owned = "" if scope is None else " AND owner = ?"
+    nothing = ", ".join("0" for _ in HOUR_COLUMNS[1:])
+    return (
+        f"SELECT '{CONVERSATIONS}', 0, '', '', '', '', COUNT(*), {nothing} FROM"
+        f" (SELECT root FROM tree WHERE newest_at >= ?{owned} LIMIT {MOST_CONVERSATIONS + 1}) n"
     )
 
 

@@ -14,6 +14,7 @@ from app.relay.cancellation import cancel as cancel_response
 from app.reports.attention import attention_report
 from app.reports.in_flight import in_flight_report
 from app.reports.overview import DAYS, GROUPINGS, HOURS, PERIODS, TODAY, overview_report
+from app.store.figures import MOST_CONVERSATIONS
 
 blueprint = Blueprint("overview", __name__)
 
@@ -65,6 +66,7 @@ def overview(visitor: Visitor) -> Response:
         month=time.strftime("%B", time.gmtime(now)),
         tables=tables,
         most=_GROUPS,
+        most_conversations=MOST_CONVERSATIONS,
         **_now(visitor),
     )
 
@@ -99,6 +101,7 @@ def _now(visitor: Visitor) -> dict[str, Any]:
         gateway.state.table,
         flight.responses,
         flight.workers,
+        [pause for channel in gateway.channels.table.channels if (pause := gateway.channels.pauses.of(channel.name))],
         gateway.state.database_file,
     )
     return {"flight": flight, "listed": _LISTED, "attention": attention, "places": _PLACES}
