@@ -313,9 +313,10 @@ class TreeView:
 
     @property
     def live_url(self) -> str:
+        """The list of turns along the line that is drawn now: a turn that arrives elsewhere does not bend it."""
         pairs = [("at", self.at or ""), *(pair for pair in self.asked.fixed() if pair[0] != "tip")]
         fresh = self.asked.fresh if self.asked.fresh is not None else self.newest
-        pairs += [("tip", self.asked.tip or self.tip), ("fresh", str(fresh))]
+        pairs += [("tip", self.tip), ("fresh", str(fresh))]
         return f"/console/c/{self.root.id}/turns?{urlencode([pair for pair in pairs if pair[1]])}"
 
     # --- one row

@@ -55,13 +55,14 @@ _TREE = (
     " JOIN response r ON r.pk = l.above AND r.owner = l.owner"
     f" LEFT JOIN thread_turn w ON w.response = r.pk WHERE l.steps < {HIGHEST}),"
     " root (pk, owner) AS (SELECT pk, owner FROM line ORDER BY steps DESC LIMIT 1),"
-    " tree (pk) AS ("
-    " SELECT pk FROM root"
-    " UNION SELECT c.pk FROM tree t JOIN response c ON c.parent = t.pk"
-    " UNION SELECT c.pk FROM tree t JOIN response c ON c.inferred = t.pk"
-    " UNION SELECT c.response FROM tree t JOIN thread_turn c ON c.retry_of = t.pk)"
-    f" SELECT {_NODE} FROM tree found JOIN response r ON r.pk = found.pk{_FROM}"
-    f" WHERE r.owner = (SELECT owner FROM root) ORDER BY r.pk LIMIT {MOST + 1}"
+    " tree (pk, owner) AS ("
+    " SELECT pk, owner FROM root"
+    " UNION SELECT c.pk, t.owner FROM tree t JOIN response c ON c.parent = t.pk"
+    " UNION SELECT c.pk, t.owner FROM tree t JOIN response c ON c.inferred = t.pk"
+    " UNION SELECT c.response, t.owner FROM tree t JOIN thread_turn c ON c.retry_of = t.pk)"
+    # SQLite would go through all responses in the order of their keys; it keeps the order of a cross join.
+    f" SELECT {_NODE} FROM tree found CROSS JOIN response r ON r.pk = found.pk AND r.owner = found.owner{_FROM}"
+    f" ORDER BY found.pk LIMIT {MOST + 1}"
 )
 #: Follows the keys of the responses that may have started threads.
 _STARTED = (

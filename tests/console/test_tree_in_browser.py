@@ -146,6 +146,18 @@ def test_new_turns_are_put_in_and_all_else_stays(open_page: OpenPage, owner: Per
     assert "apply_patch" in page.locator("#t7").inner_text()
 
 
+def test_a_page_follows_its_conversation(open_page: OpenPage, owner: Person) -> None:
+    first = owner.create(input="one")["id"]
+    page = open_page(owner, f"/console/c/{first}")
+    second = owner.create(input="two", previous_response_id=first)["id"]
+    page.wait_for_selector("#t2")
+    owner.create(input="another two", previous_response_id=first)
+    page.wait_for_selector("#t2b")
+    assert "newer: 2b" in page.locator("#tips").inner_text()
+    assert [row.get_attribute("id") for row in page.locator("li.turn").all()] == ["t1", "t2b", "t2"]
+    assert f"at={second}" in (page.locator("#t2 .no").get_attribute("href") or "")
+
+
 def test_folds_of_a_long_conversation_are_fetched_when_opened(open_page: OpenPage, owner: Person, store: Store) -> None:
     writer = Writer(store, "ada")
     last: str | None = None

@@ -14,9 +14,9 @@ import pytest
 from app.console.formatting import amount, seconds, share
 from app.contract.outline import outline
 from app.store.store import Store
-from app.store.tree import Node
+from app.store.tree import MOST, Node
 from tests.cli.codex import Codex
-from tests.console.conversations import Writer, calls, drawn, message
+from tests.console.conversations import BEGAN, Writer, calls, drawn, message
 from tests.console.visitors import Person
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
@@ -218,6 +218,18 @@ def test_a_long_conversation_fetches_its_folds(owner: Person, store: Store) -> N
     (link,) = re.findall(r'href="([^"]*unfold=[^"]+)"', page)
     unfolded = owner.get(f"/console/c/{written[0]}{unescape(link).split('#')[0]}").text
     assert [row.id for row in _rows(unfolded)] == written
+
+
+def test_of_a_huge_conversation_the_beginning_is_drawn(owner: Person, store: Store) -> None:
+    first = Writer(store, "ada").turn()
+    (node,) = _nodes(store, "ada", first, 1)
+    columns = ("id", "owner", "parent", "status", "kept", "model", "created_at", "root")
+    rows = [(f"resp_{at:048x}", "ada", node.key, "completed", 0, "m", BEGAN + at, node.key) for at in range(MOST + 1)]
+    insert = store.database.dialect.insert("response", columns)
+    store.database.transaction(lambda session: session.run_many(insert, rows))
+    page = _words(owner.get(f"/console/c/{first}").text)
+    assert "The conversation has more than 5 000 turns. The first 5 000 are shown" in page
+    assert "4 990 more branches" in page
 
 
 def test_of_many_branches_older_ones_are_asked_for(owner: Person, store: Store) -> None:

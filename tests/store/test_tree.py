@@ -6,8 +6,11 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+from app.contract.outline import Outline
 from app.contract.records import Attempt, Trace
 from app.contract.usage import Usage
+from app.store import tree as tree_module
+from app.store.dialects import SQLITE
 from app.store.store import Store
 from app.store.tree import Node, Tree
 from tests.store import rows
@@ -296,3 +299,48 @@ def test_no_hash_of_a_place_stands_as_it_came(store: Store, database_url: str) -
     ((hash_,),) = rows.execute(database_url, "SELECT hash FROM prefix")
     assert len(hash_) == 32
     assert hash_ != b"0123456789abcdef".hex()
+
+
+# --- for pages --------------------------------------------------------------------------------------------------
+
+
+def test_an_operator_reads_the_tree_of_any_owner_and_an_owner_only_their_own(store: Store) -> None:
+    root, tip = line(store, 2, owner="bob")
+    for scope in (None, "bob"):
+        tree = store.trees.load(scope, tip)
+        assert tree is not None
+        assert [node.id for node in tree.nodes] == [root, tip]
+    assert store.trees.load(OWNER, tip) is None
+
+
+def test_a_tree_is_read_by_indexes_alone(store: Store) -> None:
+    if store.database.dialect is not SQLITE:
+        return
+    root, tip = line(store, 2)
+    plan = store.database.read(lambda session: session.rows(f"EXPLAIN QUERY PLAN {tree_module._TREE}", (tip, OWNER)))
+    steps = [step for *_, step in plan]
+    assert any("SEARCH r USING INTEGER PRIMARY KEY" in step for step in steps)
+    # What is scanned are the common tables of the query itself.
+    assert {step.split()[1] for step in steps if step.startswith("SCAN ")} <= {"l", "t", "line", "root", "found"}
+    assert root != tip
+
+
+def test_the_outline_of_a_turn_is_in_its_row_until_it_is_deleted(store: Store) -> None:
+    said = Outline(asked=True, calls={"exec_command": 2})
+    begun = draft()
+    assert store.responses.finish(begun, outcome(outline=said))
+    unstored = draft(stored=False)
+    store.responses.note(unstored, outcome(outline=said))
+    _settle(store)
+    assert [_node(store, one.id).outline for one in (begun, unstored)] == [said, said]
+    assert store.responses.delete(OWNER, begun.id)
+    assert _node(store, begun.id).outline is None
+
+
+def test_contents_come_in_the_order_of_the_keys(store: Store) -> None:
+    ids = line(store, 5)
+    keys = [node.key for node in _tree(store, ids[0]).nodes]
+    wanted = [keys[3], keys[0], 10**9, keys[4]]
+    assert [key for key, *_ in store.trees.contents(wanted, together=2)] == [keys[3], keys[0], keys[4]]
+    assert store.responses.delete(OWNER, ids[3])
+    assert [key for key, *_ in store.trees.contents(wanted)] == [keys[0], keys[4]]

@@ -128,6 +128,7 @@
   function merge(here, fresh) {
     if (!fresh || here !== tree()) return;
     here.className = fresh.className;
+    here.dataset.liveUrl = fresh.dataset.liveUrl;
     const tips = here.querySelector("#tips");
     const focused = tips.contains(document.activeElement);
     if (!focused) tips.replaceWith(fresh.querySelector("#tips"));
