@@ -1,0 +1,51 @@
+"""How many statements each page runs: at most three, beside those of its session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.console.in_process import Console, Visitor
+from tests.console.routes import ROUTES, Route
+
+MOST = 3
+PAGES = [route for route in ROUTES if route.method == "GET" and not route.endless and route.operator == 200]
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    operator: Visitor
+    owner: Visitor
+    turn: str
+    token: str
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    folder = tmp_path_factory.mktemp("queries")
+    console = Console(folder, f"sqlite:///{folder}/queries.db")
+    operator, owner = console.person("ops", "ops", "operator"), console.person("ada", "ada", "owner")
+    turn = owner.create()
+    for text in ("one", "two"):
+        owner.create(previous_response_id=turn, input=text)
+    named = console.store.tokens.named("ada")
+    assert named is not None
+    yield Team(operator, owner, turn, str(named.key))
+    console.close()
+
+
+@pytest.mark.parametrize("route", PAGES, ids=lambda route: route.name)
+def test_a_page_runs_few_statements(route: Route, team: Team) -> None:
+    path = route.path.format(turn=team.turn, running=team.turn, token=team.token, channel="demo")
+    for visitor in (team.operator, team.owner) if route.owner == 200 else (team.operator,):
+        # What a process reads once, and what it notes once a minute, comes with the first request.
+        assert visitor.measure(path).status == 200
+        seen = visitor.measure(path).statements
+        assert len(seen) <= MOST, "\n".join(seen)
+
+
+def test_statements_are_seen(team: Team) -> None:
+    """Otherwise the test above could not fail."""
+    assert any("FROM audit" in sql for sql in team.operator.measure("/console/audit").statements)
