@@ -35,6 +35,7 @@ from app.store.reaper import Reaper
 from app.store.recent_errors import RecentErrors
 from app.store.remedies import Remedies
 from app.store.request_log import RequestLog
+from app.store.requests import Requests
 from app.store.responses import Responses, ResponseStore
 from app.store.standing import Standings
 from app.store.tokens import Tokens
@@ -109,6 +110,7 @@ class Store:
         self.trees = Trees(self.database)
         self.tree_list = TreeList(self.database)
         self.request_log = RequestLog(self.database)
+        self.requests = Requests(self.database)
         self.prompts = PromptDigests(self.database)
         self.schema = Migrations(self.database, url)
         self.maintenance = Maintenance(self.database, self._writer, self.unwritten)

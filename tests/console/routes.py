@@ -87,6 +87,10 @@ ROUTES = (
     everyones("/console/live?topics=flight,requests", endless=True),
     # It has ended, and stays as it is.
     Route("POST", "/console/requests/{turn}/cancel", 303, 404, 303),
+    # Requests: one's own, and for operators all. A look at another's text needs a reason.
+    everyones("/console/requests"),
+    owners("/console/requests?at={turn}"),
+    Route("POST", "/console/requests/{turn}/curl", 200, 404, 200, form={"reason": "a test"}),
     # Channels: an owner sees those of their models, and changes nothing.
     everyones("/console/channels"),
     operators("/console/channels/{channel}/test"),
