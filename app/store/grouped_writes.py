@@ -140,7 +140,7 @@ class Group:
         for key, (now, client) in sorted(self._uses.items()):
             self.session.run(
                 "UPDATE token SET last_used_at = ?, last_client = COALESCE(?, last_client)"
-                " WHERE pk = ? AND (last_used_at IS NULL OR last_used_at < ?)",
+                " WHERE pk = ? AND (last_used_at IS NULL OR last_used_at <= ?)",
                 (now, client, key, now),
             )
         if self._token_changes:

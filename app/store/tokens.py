@@ -35,7 +35,7 @@ RENEWED = 0.9
 """Seconds after which one request reads the token again, while other requests use the cached answer."""
 CACHED = 4096
 USE_NOTED = 60.0
-"""Seconds between two notes of a token's use."""
+"""Seconds between two notes of a token's use by one program."""
 
 COLUMNS = (
     "t.pk, t.name, t.owner, t.prefix, t.models, t.created_at, t.expires_at, t.revoked_at, t.last_used_at, t.keeps,"
@@ -89,7 +89,7 @@ class Tokens:
         # Two, so that a flood of wrong secrets does not push out the right ones. Both are keyed on all full hashes.
         self._good: dict[Hashes, Answer] = {}
         self._bad: dict[Hashes, Answer] = {}
-        self._noted: dict[int, float] = {}
+        self._noted: dict[tuple[int, str], float] = {}
 
     def create(
         self,
@@ -246,9 +246,9 @@ class Tokens:
         return token if row[1] is None else _until(token, row[1])
 
     def _note_use(self, token: Token, client: str) -> None:
-        now = time.monotonic()
-        if now - self._noted.get(token.key, -USE_NOTED) >= USE_NOTED:
-            self._noted[token.key] = now
+        now, use = time.monotonic(), (token.key, client)
+        if now - self._noted.get(use, -USE_NOTED) >= USE_NOTED:
+            self._noted[use] = now
             used_at = int(time.time())
             self._writer.post(lambda group: group.touch_token(token.key, used_at, client))
 

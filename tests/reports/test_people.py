@@ -124,6 +124,8 @@ def test_the_program_that_used_a_token_last_is_known(store: Store) -> None:
     assert _of(_report(store), token).client == ""
     store.tokens.check(secret, "codex")
     eventually(lambda: _of(_report(store), token).client == "codex", "the note of the use")
+    store.tokens.check(secret, "curl")
+    eventually(lambda: _of(_report(store), token).client == "curl", "the note of another program")
     assert _of(_report(store), token).token.last_used_at is not None
 
 
