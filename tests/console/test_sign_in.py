@@ -188,3 +188,13 @@ def test_a_form_that_breaks_off_or_is_too_large_is_refused(owner: Person) -> Non
         )
         sock.shutdown(socket.SHUT_WR)
         assert b" 400 " in sock.recv(4096).partition(b"\r\n")[0]
+
+
+def test_browsers_keep_the_files_of_pages(console: Gateway) -> None:
+    url = f"{console.url}/console/static/console.js"
+    first = requests.get(url)
+
+    assert requests.get(f"{url}?v=1").headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert first.headers["Cache-Control"] == "no-cache"
+    assert requests.get(url, headers={"If-None-Match": first.headers["ETag"]}).status_code == 304
+    assert requests.get(f"{console.url}/console/static/../base.html").status_code == 404

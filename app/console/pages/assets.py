@@ -22,6 +22,7 @@ def asset(name: str) -> Response:
     if name not in assets.names():
         raise NotFound
     response = Response(assets.content(name), content_type=assets.TYPES[splitext(name)[1]])
-    if request.args.get("v"):
-        this_request().cache_control = _A_YEAR
-    return secured(response)
+    # A module that another one imports has no version in its URL.
+    this_request().cache_control = _A_YEAR if request.args.get("v") else "no-cache"
+    response.add_etag()
+    return secured(response.make_conditional(request))
