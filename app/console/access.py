@@ -29,6 +29,8 @@ _LARGEST_FORM = 256 * 1024
 _MOST_FIELDS = 500
 #: The form field and the header that carry the CSRF token.
 CSRF_FIELD, CSRF_HEADER = "csrf", "X-CSRF-Token"
+#: The header of requests that follow an event, and what a browser accepts when it opens a stream of events.
+UNATTENDED, _EVENTS = "X-Unattended", "text/event-stream"
 
 
 class SignInNeeded(Unauthenticated):
@@ -128,6 +130,8 @@ def visitor() -> Visitor:
     session = current.gateway.store.console_sessions.find(request.cookies.get(cookie_name(), ""))
     if session is None:
         raise SignInNeeded
+    if not _is_unattended():
+        current.gateway.store.console_sessions.note_use(session)
     current.known_token = session.token.under(current.gateway.channels.table.limits)
     csrf = _csrf(current.gateway, session.hash)
     form = Form([])
@@ -139,6 +143,11 @@ def visitor() -> Visitor:
         if not hmac.compare_digest(csrf.encode(), proof.encode("utf-8", "replace")):
             raise Forbidden("The form has expired. Please reload the page, and send it again.", code="csrf_failed")
     return Visitor(current.token, session.token.console or "owner", session.hash, csrf, current.gateway, form)
+
+
+def _is_unattended() -> bool:
+    """The page has sent the request by itself, so the session may end as an idle one meanwhile."""
+    return UNATTENDED in request.headers or request.headers.get("Accept") == _EVENTS
 
 
 def _csrf(gateway: Gateway, session: str) -> str:

@@ -29,6 +29,8 @@ _FIND = f"SELECT s.used_at, s.ends_at, {COLUMNS} FROM console_session s JOIN tok
 @dataclass(frozen=True, slots=True)
 class ConsoleSession:
     hash: str
+    used_at: int
+    """When its use was noted last."""
     token: Token
     """As it is now. It has a role in the console, and is neither revoked nor expired."""
 
@@ -55,7 +57,7 @@ class ConsoleSessions:
         return secret
 
     def find(self, secret: str) -> ConsoleSession | None:
-        """The session of a secret; None when it has ended. Finding it counts as its use."""
+        """The session of a secret; None when it has ended."""
         if not 0 < len(secret) <= LONGEST:
             return None
         hash, now = _hash(secret), int(time())
@@ -65,19 +67,14 @@ class ConsoleSessions:
         used_at, ends_at, token = row[0], row[1], token_of_row(row[2:])
         if ends_at <= now or used_at <= now - IDLE or token.console is None or not token.is_valid:
             return None
-        if used_at <= now - USE_NOTED:
-            sql = "UPDATE console_session SET used_at = ? WHERE hash = ? AND used_at < ?"
-            self._database.transaction(lambda session: session.run(sql, (now, hash, now)))
-        return ConsoleSession(hash, token)
+        return ConsoleSession(hash, used_at, token)
 
-    def is_open(self, hash: str) -> bool:
-        """Whether the session still holds. It does not count as its use."""
+    def note_use(self, used: ConsoleSession) -> None:
+        """Keeps it from ending as an idle one."""
         now = int(time())
-        row = self._database.read(lambda session: session.row(_FIND, (hash,)))
-        if row is None or row[0] <= now - IDLE or row[1] <= now:
-            return False
-        token = token_of_row(row[2:])
-        return token.console is not None and token.is_valid
+        if used.used_at <= now - USE_NOTED:
+            sql = "UPDATE console_session SET used_at = ? WHERE hash = ? AND used_at < ?"
+            self._database.transaction(lambda session: session.run(sql, (now, used.hash, now)))
 
     def end(self, secret: str) -> None:
         sql = "DELETE FROM console_session WHERE hash = ?"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import requests
@@ -20,7 +19,6 @@ from tests.store.turns import draft, outcome
 from tests.stored_data import select
 from tests.upstream import ScriptedUpstream, stalled
 
-WIDTHS = (320, 768, 1440)
 NewPerson = Callable[..., Person]
 
 
@@ -210,20 +208,22 @@ def test_a_row_appears_while_a_stream_runs_and_cancel_ends_it(
     assert page.url.endswith("/console/overview")
 
 
-@pytest.mark.usefixtures("figures")
-@pytest.mark.parametrize("width", WIDTHS)
-def test_the_page_is_drawn_at_every_width_without_scrolling_sideways(
-    open_page: OpenPage, operator: Person, width: int, tmp_path: Path
-) -> None:
-    for scheme in ("light", "dark"):
-        page = open_page(operator, "/console/overview", width, scheme)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.screenshot(path=tmp_path / f"overview-{width}-{scheme}.png", full_page=True)
-
-
 def test_it_works_without_scripts(open_page: OpenPage, owner: Person, console_upstream: ScriptedUpstream) -> None:
     with held_stream(owner, console_upstream) as (response_id, *_):
         page = open_page(owner, "/console/overview", java_script_enabled=False)
         page.locator(f"#cancel-{response_id}").click()
         page.wait_for_url("**/console/overview")
         assert page.locator(f"#cancel-{response_id}").count() == 0
+
+
+def test_what_follows_an_event_does_not_keep_the_session(
+    open_page: OpenPage, operator: Person, owner: Person, console_upstream: ScriptedUpstream
+) -> None:
+    page = open_page(operator, "/console/overview")
+    page.wait_for_selector("[data-stream=on]")
+    with (
+        page.expect_request(lambda request: request.url.endswith("/overview/now")) as sent,
+        held_stream(owner, console_upstream),
+    ):
+        pass
+    assert sent.value.headers["x-unattended"] == "1"

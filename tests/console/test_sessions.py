@@ -83,6 +83,15 @@ def test_a_session_without_requests_ends_and_one_with_requests_goes_on(new_perso
     assert not _is_signed_in(person)
 
 
+@pytest.mark.parametrize("headers", [{"X-Unattended": "1"}, {"Accept": "text/event-stream"}])
+def test_what_a_page_asks_by_itself_does_not_keep_its_session(new_person: NewPerson, headers: dict[str, str]) -> None:
+    person = new_person(f"absent-{'-'.join(headers)}", role="owner").sign_in()
+    _set_back(person, "used_at", IDLE - 60)
+    before = _row(person)
+    assert person.get("/console/overview", headers=headers).status_code == 200
+    assert _row(person) == before
+
+
 def test_a_session_in_use_ends_with_its_lifetime(new_person: NewPerson) -> None:
     person = new_person("busy", role="owner").sign_in()
     ((used_at, created_at),) = _row(person)

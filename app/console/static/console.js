@@ -29,6 +29,8 @@ document.addEventListener("click", async (event) => {
 
 document.addEventListener("htmx:configRequest", (event) => {
   event.detail.headers["X-CSRF-Token"] = csrf;
+  // What follows an event shows no one at the page, and does not keep the session.
+  if (event.detail.triggeringEvent?.type.startsWith("live:")) event.detail.headers["X-Unattended"] = "1";
 });
 
 // --- keys: j and k go through the rows of [data-rows], enter opens one, / goes to the search
