@@ -174,6 +174,8 @@ _TOP, _BASE = 14.0, 116.0
 #: Labels below the curve at most.
 _LABELS = 12
 _MARKS = 40
+#: Branches of the curve that have their names.
+_NAMED = 4
 #: Links over a curve without bars.
 _LINKS = 120
 
@@ -340,7 +342,7 @@ def _labels(curve: Curve, scale: _Scale, names: Mapping[str, str]) -> Iterator[L
         if point.after is not None:
             words = f"{_rounded(point.tokens)} → {_rounded(point.after)}"
             yield Label(words, scale.x(point.at), scale.y(point.tokens) - 3, "strong", before=scale.x(point.at) > 20)
-    for branch in curve.branches:
+    for branch in curve.branches[-_NAMED:]:
         end = branch[-1]
         yield Label(names[end.turn.id], min(scale.x(end.at), 96), scale.y(end.tokens) + 3)
 

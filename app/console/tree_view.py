@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,10 +24,12 @@ from app.store.tree import MOST, Node, Tree
 
 LAZY = 400
 """Turns above which the inside of a fold is fetched when it is opened."""
+#: The client of turns that the playground sends.
+PLAYGROUND = "console"
 _TIPS = 12
 _HITS = 20
 _EXPORTS = (("json", "JSON, all items"), ("markdown", "Markdown, chain of turn {}"), ("dot", "Graphviz, the tree"))
-#: Values of a turn that a search looks through.
+#: Symbol, kind and words.
 _Badge = tuple[str, str, str]
 
 
@@ -42,6 +45,8 @@ class Asked:
     whole: tuple[str, ...] = ()
     unfolded: tuple[str, ...] = ()
     fresh: int | None = None
+    line: str | None = None
+    """The end of the line that an open page has drawn; no link carries it on."""
 
     def fixed(self) -> list[tuple[str, str]]:
         """What every link of the page carries on."""
@@ -50,7 +55,7 @@ class Asked:
         return [(name, value) for name, value in values if value]
 
     def wanted(self, found: Sequence[str]) -> Wanted:
-        return Wanted(self.at, self.tip, found, self.whole, self.unfolded, self.folds, self.fresh)
+        return Wanted(self.at, self.line or self.tip, found, self.whole, self.unfolded, self.folds, self.fresh)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +178,7 @@ class TreeView:
             (
                 "Cost",
                 money(sum(costs)) if costs else UNKNOWN,
-                "" if len(costs) == len(used) else f"{count(len(used) - len(costs))} turns without a price",
+                _cost_words(len(used) - len(costs), cuts),
             ),
             ("First token", seconds(median(times) if times else None), "median"),
         ]
@@ -314,9 +319,8 @@ class TreeView:
     @property
     def live_url(self) -> str:
         """The list of turns along the line that is drawn now: a turn that arrives elsewhere does not bend it."""
-        pairs = [("at", self.at or ""), *(pair for pair in self.asked.fixed() if pair[0] != "tip")]
         fresh = self.asked.fresh if self.asked.fresh is not None else self.newest
-        pairs += [("tip", self.tip), ("fresh", str(fresh))]
+        pairs = [("at", self.at or ""), *self.asked.fixed(), ("line", self.tip), ("fresh", str(fresh))]
         return f"/console/c/{self.root.id}/turns?{urlencode([pair for pair in pairs if pair[1]])}"
 
     # --- one row
@@ -362,8 +366,7 @@ class TreeView:
         """Symbol, kind and words of what is unusual about a turn."""
         node = row.turn
         if row.origin:
-            again = ", the same input again" if node.retry_of else ""
-            yield "fork", "", f"from {row.origin}{again}"
+            yield "fork", "", f"from {row.origin}{self._fork_words(node)}"
         elif node.retry_of:
             yield "fork", "", "the same input again"
         if failed_over(node):
@@ -383,6 +386,19 @@ class TreeView:
             yield "fork", "", f"started {count(len(node.started))} {'thread' if len(node.started) == 1 else 'threads'}"
         if node.started_by:
             yield "fork", "", f"{node.subagent or 'thread'} of another conversation"
+
+    def _fork_words(self, node: Node) -> str:
+        """Where a branch comes from, beside its turn: what differs from the turn before it."""
+        before = self.by_id.get(node.parent or "")
+        if node.retry_of:
+            return ", the same input again"
+        if node.client == PLAYGROUND:
+            return ", in the playground"
+        if before is not None and node.client and node.client != before.client:
+            return f", by {node.client}"
+        if before is not None and node.token and node.token != before.token:
+            return f", by {node.token}"
+        return ""
 
     def _storage(self, row: Row) -> Iterator[_Badge]:
         node = row.turn
@@ -422,6 +438,14 @@ def _sizes(node: Node) -> tuple[int | None, int | None]:
     note = node.compaction or {}
     before, after = note.get("before"), note.get("after")
     return before if isinstance(before, int) else None, after if isinstance(after, int) else None
+
+
+def _cost_words(unpriced: int, cuts: Sequence[Node]) -> str:
+    """What the sum lacks, or else what compactions cost."""
+    if unpriced:
+        return f"{count(unpriced)} {'turn' if unpriced == 1 else 'turns'} without a price"
+    passes = [cost for cut in cuts if isinstance(cost := (cut.compaction or {}).get("cost_micros"), int)]
+    return f"compaction {money(sum(passes))}" if passes else ""
 
 
 @lru_cache(maxsize=4096)
@@ -483,7 +507,7 @@ def turn_detail(view: TreeView, cache: CacheReport | None, url: str) -> TurnDeta
         ended=_ended(node),
         attempts=tuple(_attempts(node)),
         why=why_this_channel(node, parent),
-        failures=failover_words(node) if failed_over(node) else "",
+        failures=_failures(view, node),
         cached_before=f"turn {parent.name}: {share(usage.cached_tokens, usage.input_tokens)}"
         if parent and usage
         else "",
@@ -495,6 +519,13 @@ def turn_detail(view: TreeView, cache: CacheReport | None, url: str) -> TurnDeta
         if can_continue(node)
         else "",
     )
+
+
+def _failures(view: TreeView, node: Node) -> str:
+    """`cache lost, azure-eu 429`: what the curve has room for."""
+    first = next((attempt for attempt in node.attempts if attempt.get("error")), None)
+    tried = f"{first['channel']} {first.get('status') or first['error']}" if first and failed_over(node) else ""
+    return ", ".join(filter(None, ("cache lost" if view.lost_cache(node) else "", tried)))
 
 
 #: What to do about an error, by its code.
@@ -601,8 +632,11 @@ def _cache_note(cache: CacheReport | None) -> str:
 
 
 def _tip_below(view: TreeView, node: Node) -> str:
-    """The turn that "Continue" goes on from: the tip of this turn's line."""
-    on_trunk = [turn.id for turn in view.layout.trunk]
-    if node.id in on_trunk and view.continue_from is not None:
-        return view.continue_from
+    """The turn that "Continue" goes on from: the end of this turn's line, along its branch."""
+    by_parent: defaultdict[str | None, list[Node]] = defaultdict(list)
+    for turn in filter(can_continue, view.tree.nodes):
+        by_parent[turn.parent].append(turn)
+    on_trunk = {turn.id for turn in view.layout.trunk}
+    while below := by_parent.pop(node.id, None):
+        node = max(below, key=lambda turn: (turn.id in on_trunk, turn.branch == node.branch, turn.key))
     return node.id

@@ -56,6 +56,7 @@ class Writer:
         status: str = "completed",
         inferred: bool = False,
         stored: bool = True,
+        client: str = "codex",
         **facts: Any,
     ) -> str:
         """The id of a turn that ended. `parent`: the id of the turn before it."""
@@ -71,7 +72,7 @@ class Writer:
             created_at=began,
             parent=None if inferred else parent,
             stored=stored,
-            client="codex",
+            client=client,
             request_id=f"req_{self.minute}",
             input=orjson.dumps(asked),
         )
@@ -150,9 +151,9 @@ def drawn(writer: Writer) -> dict[str, str]:
         )
         last = add(str(depth), last, **facts, answers=done)
     fork = last
-    side = add("15b", fork, cached=0, channel="vllm-1")
+    side = add("15b", fork, cached=0, channel="vllm-1", client="console")
     for depth in (16, 17, 18):
-        side = add(f"{depth}b", side, channel="vllm-1")
+        side = add(f"{depth}b", side, channel="vllm-1", client="console")
     last = add(
         "15",
         fork,

@@ -130,12 +130,14 @@ def test_new_turns_are_put_in_and_all_else_stays(open_page: OpenPage, owner: Per
     page.locator("#f-t2 summary").click()
     page.locator("#t3 .no").focus()
     page.evaluate("document.getElementById('t3').dataset.same = 'yes'")
+    page.evaluate("document.querySelector('#t3 .row').dataset.same = 'yes'")
     live = writer.begin(last or "")
     page.evaluate("document.body.dispatchEvent(new CustomEvent('live:tree'))")
     page.wait_for_selector("li.live")
     assert page.locator("#t6 .row line.l").count() == 2  # a line leads on to the new row
     assert _focused(page) == "t3"
     assert page.evaluate("document.getElementById('t3').dataset.same") == "yes"
+    assert page.evaluate("document.querySelector('#t3 .row').dataset.same") == "yes"
     assert page.locator("#f-t2 > details").get_attribute("open") is not None
     assert page.locator("#t6 #detail").count() == 1
     assert store.responses.cancel("ada", live)
@@ -174,11 +176,10 @@ def test_folds_of_a_long_conversation_are_fetched_when_opened(open_page: OpenPag
 def test_it_fits_every_screen(open_page: OpenPage, owner: Person, everything: dict[str, str], width: int) -> None:
     page = open_page(owner, f"/console/c/{everything['15']}", width)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    detail, row = page.locator("#detail .detail-in").bounding_box(), page.locator("#t15b .row").bounding_box()
-    assert detail is not None
-    assert row is not None
     # Beside the tree where there is room, below the row where there is none.
-    assert (detail["x"] > row["x"] + row["width"]) is (width == 1440)
+    beside = """() => document.querySelector("#detail .detail-in").getBoundingClientRect().left
+        > document.querySelector("#t15b .row").getBoundingClientRect().right"""
+    assert page.evaluate(beside) is (width == 1440)
 
 
 def test_deep_branches_fit_a_small_screen(open_page: OpenPage, owner: Person, store: Store) -> None:

@@ -165,6 +165,7 @@ def test_everything_at_once(owner: Person, everything: dict[str, str]) -> None:
     assert "6 turns, 2 to 7" in _words(page)
     text = {row.id: row.words for row in _rows(page)}
     assert "azure-eu 429 in 0.20 s → openai-a" in text[everything["15"]]
+    assert "from 14, in the playground" in text[everything["15b"]]
     assert "182k → 9.4k (−95 %) compaction, native" in text[everything["27"]]
     assert "stopped: max_output_tokens" in text[everything["31"]]
     assert "cancelled after 6.2 s" in text[everything["failed"]]
@@ -348,7 +349,9 @@ def test_no_text_of_an_unstored_turn(owner: Person, everything: dict[str, str]) 
 
 def test_only_its_owner_continues_a_conversation(owner: Person, operator: Person, everything: dict[str, str]) -> None:
     path = f"/console/c/{everything['16b']}?at={everything['16b']}"
-    assert f"/console/playground?from={everything['16b']}" in owner.get(path).text
+    page = owner.get(path).text
+    # Continue goes on from the end of this branch, Branch from this turn.
+    assert re.findall(r'/playground\?from=(\w+)">(?:Continue|Branch)', page) == [everything["18b"], everything["16b"]]
     assert "/console/playground?from=" not in operator.get(path).text
     assert "/delete" not in operator.get(path).text
 

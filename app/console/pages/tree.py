@@ -162,6 +162,7 @@ def _asked(read: Tree, id_: str) -> Asked:
     return Asked(
         at=known("at") or named,
         tip=known("tip"),
+        line=known("line"),
         q=request.args.get("q", "").strip()[:_LONGEST_SEARCH],
         folds=request.args.get("fold") != "none",
         whole=listed("all"),

@@ -49,6 +49,12 @@
     if (form && !document.getElementById("said").childElementCount) form.requestSubmit();
   }, true);
 
+  document.addEventListener("htmx:afterSwap", (event) => {
+    if (event.target.id !== "said") return;
+    const form = event.target.parentElement.querySelector(":scope > form");
+    if (form && event.target.closest("[data-own]")) form.hidden = true;
+  });
+
   function showText() {
     const section = document.getElementById("text");
     if (!section) return;
