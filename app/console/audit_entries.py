@@ -11,20 +11,24 @@ from app.store.audit import AuditRow
 #: What each action is called, in front of what it was done to.
 _WORDS: Mapping[str, str] = {
     "cancel": "cancelled",
-    "pause": "paused",
-    "resume": "resumed",
-    "drain": "drained",
+    "pause": "paused channel",
+    "resume": "resumed channel",
+    "drain": "drained channel",
+    "test channel": "tested channel",
+    "forget": "deleted what was learnt about channel",
+    "reload": "reloaded",
     "show text": "looked at the text of",
     "export": "exported",
     "create token": "made token",
     "rotate token": "gave another secret to token",
     "revoke token": "revoked token",
     "change token": "changed token",
-    "test channel": "tested",
 }
 ACTIONS = tuple(_WORDS)
 #: Actions that show another's content.
 _LOOKS = frozenset({"show text", "export"})
+#: Actions whose reason a person has written.
+_WITH_REASON = frozenset({"show text", "pause", "drain", "cancel"})
 _RESPONSE = "resp_"
 
 
@@ -65,5 +69,5 @@ def _entry(row: AuditRow) -> AuditEntry:
         owner=row.owner or "",
         response=response,
         reason=row.reason or "",
-        quoted=row.action in _LOOKS,
+        quoted=row.action in _WITH_REASON,
     )

@@ -133,13 +133,8 @@ def changes(before: Token, after: Token) -> str:
 
 
 def _misnamed(texts: Mapping[str, str]) -> dict[str, str]:
-    errors = {}
-    for name in NAMES:
-        if not texts[name]:
-            errors[name] = "A token needs a name."
-        elif len(texts[name]) > LONGEST_NAME:
-            errors[name] = f"At most {LONGEST_NAME} characters."
-    return errors
+    errors = {name: f"At most {LONGEST_NAME} characters." for name in NAMES if len(texts[name]) > LONGEST_NAME}
+    return errors if texts["name"] else {**errors, "name": "A token needs a name."}
 
 
 def _value_of(token: Token, name: str) -> Any:

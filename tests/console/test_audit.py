@@ -28,7 +28,7 @@ def audit(console: Gateway) -> Iterator[Audit]:
 @pytest.fixture(scope="module", autouse=True)
 def _rows(audit: Audit) -> None:
     audit.record(OPS, "show text", RESPONSE, owner="ada", reason="<i>ada asked why</i> it answered in French")
-    audit.record(OPS, "pause", "channel scripted")
+    audit.record(OPS, "pause", "scripted", reason="an upgrade")
     audit.record(BOB, "rotate token", "bob-console", owner="bob", reason="the old secret works for 1h")
     for number in range(120):
         audit.record(OPS, "cancel", f"task {number}", owner="carol")
@@ -53,7 +53,7 @@ def test_an_operator_reads_all_rows_page_by_page(operator: Person) -> None:
 @pytest.mark.parametrize(
     ("filters", "first"),
     [
-        ("action=pause", "paused channel scripted"),
+        ("action=pause", "paused channel scripted reason: “an upgrade”"),
         ("owner=bob", "gave another secret to token bob-console the old secret works for 1h"),
         ("actor=bob", "gave another secret to token bob-console the old secret works for 1h"),
         ("actor=ops&owner=carol", "cancelled task 119"),

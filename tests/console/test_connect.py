@@ -19,6 +19,10 @@ def _texts(page: str) -> list[str]:
     return [html.unescape(text) for text in re.findall(r'<pre id="s\d+" tabindex="0">(.*?)</pre>', page, re.S)]
 
 
+def _words(page: str) -> str:
+    return html.unescape(re.sub(r"<[^>]+>", "", page))
+
+
 def _keys(gateway: Gateway) -> dict[str, int]:
     return {token["name"]: token["id"] for token in orjson.loads(gateway.command("tokens", "list", "--json"))}
 
@@ -29,7 +33,7 @@ def test_the_page_says_what_the_command_says(owner: Person, console: Gateway, cl
     recipe = orjson.loads(console.command("connect", client, "--model", "demo", "--url", console.url, "--json"))
     assert _texts(page) == [step["text"].rstrip("\n") for step in recipe["steps"]]
     for trouble in recipe["errors"]:
-        assert html.escape(trouble["cause"], quote=False).replace("'", "&#39;") in page
+        assert trouble["cause"].replace("`", "") in _words(page)
     assert f'aria-current="true">{TITLES[client]}</a>' in page
 
 
