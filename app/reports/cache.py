@@ -94,6 +94,12 @@ def explain(store: Store, owner: str, response_id: str) -> CacheReport | None:
     return report(pair) if pair else None
 
 
+def explain_turn(store: Store, owner: str, key: int, before: int | None) -> CacheReport | None:
+    """The report on the response of a key, after the one whose key is `before`."""
+    pair = store.prompts.pair_of(owner, key, before)
+    return report(pair) if pair else None
+
+
 def explain_all(store: Store, owner: str, keys: Sequence[int]) -> Mapping[int, CacheReport]:
     """The reports on responses with these keys, by key."""
     return {key: report(pair) for key, pair in store.prompts.pairs(owner, keys).items()}

@@ -329,6 +329,11 @@ class PromptDigests:
             return None
         return self._database.read(lambda session: _pair(session, owner, response_id))
 
+    def pair_of(self, owner: str, key: int, before: int | None) -> Pair | None:
+        """The same for a response by its key. `before`: the key of the one that came before it, if that is known, which
+        saves a query."""
+        return self._database.read(lambda session: _pair_of(session, owner, key, before))
+
     def pairs(self, owner: str, keys: Sequence[int]) -> dict[int, Pair]:
         """The same for each of these responses, by key."""
         return self._database.read(lambda session: _pairs(session, owner, keys))
@@ -348,6 +353,15 @@ def _pair(session: Session, owner: str, response_id: str) -> Pair | None:
         return None
     response = _facts(row)
     return _with_before(session, owner, response, _some(session, owner, [_key_before(session, owner, response)]))
+
+
+def _pair_of(session: Session, owner: str, key: int, before: int | None) -> Pair | None:
+    known = _some(session, owner, [key, before])
+    response = known.get(key)
+    if response is None:
+        return None
+    found = _key_before(session, owner, response)
+    return _with_before(session, owner, response, known if found in known else known | _some(session, owner, [found]))
 
 
 def _pairs(session: Session, owner: str, keys: Sequence[int]) -> dict[int, Pair]:

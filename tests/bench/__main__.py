@@ -18,7 +18,7 @@ from typing import Any
 import click
 import orjson
 
-from tests.bench import inside, metrics, rows, servers, usage
+from tests.bench import console, inside, metrics, rows, servers, usage
 from tests.bench.loads import LOADS, Generator, Load
 from tests.bench.processes import NotStarted
 from tests.bench.programs import NoCompiler, programs
@@ -29,7 +29,7 @@ from tests.ports import closed_port
 RESULTS = Path(__file__).resolve().parent / "results"
 DESCRIPTORS = 8192
 PEERS = ("litellm", "nginx", "flask")
-INSIDE = ("start", "memory", "validation", "storage", "usage", "metrics")
+INSIDE = ("start", "memory", "validation", "storage", "usage", "metrics", "console")
 QUICK = "json1,json32,slow32,fire8,paced50,tool1,paced500,start,validation"
 
 
@@ -104,6 +104,7 @@ class Bench:
             "storage": lambda: inside.stored(self._new_folder("storage", make=True), lambda steps: None),
             "usage": lambda: usage.measure(self._new_folder("usage", make=True)),
             "metrics": lambda: metrics.measure(self._new_folder("metrics", make=True), upstream),
+            "console": lambda: console.measure(self._new_folder("console", make=True)),
         }
         for name, measure in measures.items():
             if name in self.plan.tests:
@@ -260,7 +261,12 @@ def _show(bench: Bench, before: tuple[float, float, float]) -> None:
         f"{os.cpu_count()} processors, load average {before[0]:.1f} before and {after[0]:.1f} after; "
         "everything on the loopback, responses stored in SQLite"
     )
-    for line in (*rows.load_tables(bench.measured, list(bench.running)), *rows.ratio_table(rows.judge(bench.measured))):
+    pages = bench.measured.inside.get("console")
+    for line in (
+        *rows.load_tables(bench.measured, list(bench.running)),
+        *(console.lines(pages) if pages else ()),
+        *rows.ratio_table(rows.judge(bench.measured)),
+    ):
         click.echo(line)
     for missing in bench.plan.missing:
         click.echo(f"\n{missing}")

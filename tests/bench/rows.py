@@ -141,6 +141,8 @@ ROWS = (
     _row("database bytes a turn, of its payload, SQLite", found("storage", "sqlite", "overhead"), 1.6, 1.3, "×"),
     _row("usage of 1,000,000 responses, by token", found("usage", "token"), 300, 150, "ms"),
     _row("usage of 1,000,000 responses, by a filter", found("usage", "filtered"), 300, 200, "ms"),
+    _row("slowest console page, 1,000,000 responses", found("console", "slowest"), 400, 200, "ms"),
+    _row("most statements of a console page", found("console", "statements"), 4, 3, ""),
     _row("/metrics with 50 tokens and 20 channels", found("metrics", "1"), 20, 20, "ms"),
     _row("the same with 3 models a channel", found("metrics", "3"), 40, 20, "ms"),
     _row("checking 200 items (64 KB)", found("validation"), 400, 150, "µs"),

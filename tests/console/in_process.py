@@ -36,9 +36,9 @@ class Measured:
 class Console:
     """One application on a database that may be full already."""
 
-    def __init__(self, folder: Path, database_url: str) -> None:
+    def __init__(self, folder: Path, database_url: str, table: str = TABLE) -> None:
         channels = folder / "channels.yaml"
-        channels.write_text(TABLE)
+        channels.write_text(table)
         self.settings = Settings(database_url=database_url, channels=channels, secret_key="k" * 43)
         self.store = Store(database_url, peppers=self.settings.keys_for("tokens"))
         self.store.schema.upgrade()

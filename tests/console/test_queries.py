@@ -1,4 +1,5 @@
-"""How many statements each page runs: at most three, beside those of its session."""
+"""How many statements each page runs: at most three, beside those of its session. The page of a conversation with a turn
+selected may run four: it explains the turn's cache by what came before it."""
 
 from __future__ import annotations
 
@@ -8,10 +9,13 @@ from dataclasses import dataclass
 import pytest
 
 from tests.console.in_process import Console, Visitor
-from tests.console.routes import ROUTES, Route
+from tests.console.routes import ROUTES
 
 MOST = 3
+MOST_OF = {"/console/c/{turn}": 4, "/console/c/{turn}?at={turn}": 4}
 PAGES = [route for route in ROUTES if route.method == "GET" and not route.endless and route.operator == 200]
+PATHS = [route.path for route in PAGES] + ["/console/c/{turn}?at={turn}"]
+OPERATORS = {route.path for route in PAGES if route.owner != 200}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +31,22 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     folder = tmp_path_factory.mktemp("queries")
     console = Console(folder, f"sqlite:///{folder}/queries.db")
     operator, owner = console.person("ops", "ops", "operator"), console.person("ada", "ada", "owner")
-    turn = owner.create()
-    for text in ("one", "two"):
-        owner.create(previous_response_id=turn, input=text)
+    root = owner.create()
+    turn, _ = (owner.create(previous_response_id=root, input=text) for text in ("one", "two"))
     named = console.store.tokens.named("ada")
     assert named is not None
     yield Team(operator, owner, turn, str(named.key))
     console.close()
 
 
-@pytest.mark.parametrize("route", PAGES, ids=lambda route: route.name)
-def test_a_page_runs_few_statements(route: Route, team: Team) -> None:
-    path = route.path.format(turn=team.turn, running=team.turn, token=team.token, channel="demo")
-    for visitor in (team.operator, team.owner) if route.owner == 200 else (team.operator,):
+@pytest.mark.parametrize("pattern", PATHS)
+def test_a_page_runs_few_statements(pattern: str, team: Team) -> None:
+    path = pattern.format(turn=team.turn, running=team.turn, token=team.token, channel="demo")
+    for visitor in (team.operator,) if pattern in OPERATORS else (team.operator, team.owner):
         # What a process reads once, and what it notes once a minute, comes with the first request.
         assert visitor.measure(path).status == 200
         seen = visitor.measure(path).statements
-        assert len(seen) <= MOST, "\n".join(seen)
+        assert len(seen) <= MOST_OF.get(pattern, MOST), "\n".join(seen)
 
 
 def test_statements_are_seen(team: Team) -> None:

@@ -27,6 +27,15 @@ def execute(url: str, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         database.close()
 
 
+def execute_many(url: str, sql: str, values: Sequence[Sequence[Any]]) -> None:
+    """The same statement for each of many rows, in one transaction."""
+    database = Database(url)
+    try:
+        database.transaction(lambda session: session.run_many(sql, values))
+    finally:
+        database.close()
+
+
 def age(url: str, response_ids: Sequence[str], days: int) -> None:
     """Makes responses older than they are."""
     for response_id in response_ids:

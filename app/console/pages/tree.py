@@ -16,7 +16,7 @@ from app.console.tree_layout import Layout, curve, lay_out
 from app.console.tree_view import Asked, TreeView, matches, turn_detail
 from app.errors import Forbidden, InvalidRequest, NotFound
 from app.ids import known_id
-from app.reports.cache import CacheReport, explain
+from app.reports.cache import CacheReport, explain_turn
 from app.reports.tree_export import exported, file_name, format_named, said
 from app.reports.tree_names import TreeLinks, tree_names
 from app.reports.trees import load_tree, with_outlines
@@ -196,7 +196,8 @@ def _cache(visitor: Visitor, view: TreeView) -> CacheReport | None:
     node = view.by_id.get(view.at or "")
     if node is None or node.usage is None:
         return None
-    return explain(visitor.gateway.store, node.owner, node.id)
+    above = view.by_id.get(node.parent or "")
+    return explain_turn(visitor.gateway.store, node.owner, node.key, above.key if above else None)
 
 
 def _node(read: Tree, id_: str) -> Node:
