@@ -117,7 +117,6 @@ def test_a_form_without_its_mark_makes_nothing(operator: Person, console: Gatewa
     ("field", "text", "sentence"),
     [
         ("name", "", "A token needs a name."),
-        ("name", " ", "A token needs a name."),
         ("name", "x" * 192, "At most 191 characters."),
         ("owner", "x" * 192, "At most 191 characters."),
         ("models", "a,,b", "holds an empty name"),

@@ -51,6 +51,11 @@ def test_a_retention_is_written_in_its_largest_whole_unit(seconds: int) -> None:
     assert token_form.read(token_form.texts_of(token)).token.retention == seconds
 
 
+def test_a_name_that_is_missing_is_one_error() -> None:
+    assert token_form.read({"name": " ", "owner": ""}).errors == {"name": "A token needs a name."}
+    assert token_form.read({"name": "ada-mac", "owner": ""}).token.owner == "ada-mac"
+
+
 def test_name_and_owner_of_a_token_that_is_there_stay() -> None:
     token = Token(7, "ada-mac", "ada", "ap_123456")
     form = token_form.read({**token_form.texts_of(token), "name": "other", "owner": "bob"}, token)
