@@ -1,5 +1,5 @@
-"""How many statements each page runs: at most three, beside those of its session. The page of a conversation with a turn
-selected may run four: it explains the turn's cache by what came before it."""
+"""How many statements each page runs: at most three, beside those of its session. The page of a conversation with a
+turn selected may run four: it explains the turn's cache by what came before it."""
 
 from __future__ import annotations
 
