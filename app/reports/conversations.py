@@ -146,12 +146,8 @@ def _contexts(points: Sequence[Point]) -> Contexts:
         line.append(point)
         at = point.above
     drawn = [point for point in reversed(line) if point.input_tokens is not None]
-    compactions = tuple(at for at, point in enumerate(drawn) if _is_compaction(point))
+    compactions = tuple(at for at, point in enumerate(drawn) if point.is_compaction)
     return Contexts(tuple(point.input_tokens or 0 for point in drawn), compactions)
-
-
-def _is_compaction(point: Point) -> bool:
-    return point.compaction is not None and "failed" not in orjson.loads(point.compaction)
 
 
 # --- deleting -------------------------------------------------------------------------------------------------------

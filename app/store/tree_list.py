@@ -23,24 +23,28 @@ SHOWN_TURNS = 60
 TITLE = 4096
 """Characters of the root's input that a title is made of."""
 
-_LIST = ", ".join(COLUMNS)
 _ORDER = "ORDER BY newest_at DESC, root DESC"
 _ROW = (
     f"SELECT {', '.join(f't.{name}' for name in COLUMNS)}, r.id, n.id, r.kept, SUBSTR(c.input, 1, {TITLE})"
-    " FROM ({trees}) t LEFT JOIN response r ON r.pk = t.root LEFT JOIN response n ON n.pk = t.newest"
+    " FROM ({keys}) k CROSS JOIN tree t ON t.root = k.root LEFT JOIN response r ON r.pk = t.root"
+    " LEFT JOIN response n ON n.pk = t.newest"
     " LEFT JOIN content c ON c.response = t.root AND t.owner = ?"
 )
 _WITH_ID = "SELECT COALESCE(root, pk) AS found FROM response WHERE id = ?"
 _BEGIN_SO = f"SELECT COALESCE(root, pk) AS found FROM response WHERE id >= ? AND id < ? ORDER BY id LIMIT {FOUND}"
 #: Among the responses and the trees that were written last.
 _END_SO = (
-    f"SELECT COALESCE(root, pk) AS found FROM (SELECT pk, root, id FROM response ORDER BY pk DESC LIMIT {MOST}) newest"
-    f" WHERE id LIKE ? UNION SELECT r.pk AS found FROM (SELECT root FROM tree {_ORDER} LIMIT {MOST}) listed"
+    "SELECT found FROM (SELECT COALESCE(root, pk) AS found, (id LIKE ?) AS fits FROM response"
+    f" ORDER BY pk DESC LIMIT {MOST}) newest WHERE fits = 1"
+    f" UNION SELECT r.pk AS found FROM (SELECT root FROM tree {_ORDER} LIMIT {MOST}) listed"
     " JOIN response r ON r.pk = listed.root WHERE r.id LIKE ?"
 )
-_POINT = "SELECT pk, COALESCE(root, pk), COALESCE(parent, inferred), input_tokens, compaction FROM response"
+_POINT = (
+    "SELECT pk, COALESCE(root, pk), COALESCE(parent, inferred), input_tokens,"
+    " CASE WHEN compaction IS NULL OR compaction LIKE '%\"failed\"%' THEN 0 ELSE 1 END AS compacted FROM response"
+)
 _NEWEST_POINTS = f"SELECT * FROM ({_POINT} WHERE root = ? ORDER BY pk DESC LIMIT {SHOWN_TURNS}) points"
-_COUNT = f"(SELECT COUNT(*) FROM (SELECT 1 FROM tree {{where}} LIMIT {MOST + 1}) counted)"
+_COUNT = f"(SELECT COUNT(*) FROM (SELECT 1 FROM tree WHERE {{where}} LIMIT {MOST + 1}) counted)"
 
 #: What a tree can be searched for, as conditions on its row.
 CONDITIONS: Mapping[str, str] = {
@@ -136,8 +140,7 @@ class Point(NamedTuple):
     above: int | None
     """The key of its parent, named or inferred."""
     input_tokens: int | None
-    compaction: str | None
-    """JSON."""
+    is_compaction: int
 
 
 class TreeList:
@@ -152,18 +155,16 @@ class TreeList:
         """
         if scope is not None and wanted.owner not in (None, scope):
             return []
-        trees, parameters = _trees(scope or wanted.owner, wanted, limit, before)
-        rows = self._database.read(
-            partial(Session.rows, sql=_ROW.format(trees=trees), parameters=(*parameters, reader or ""))
-        )
+        keys, parameters = _keys(scope or wanted.owner, wanted, limit, before)
+        sql = _ROW.format(keys=keys)
+        rows = self._database.read(partial(Session.rows, sql=sql, parameters=(*parameters, reader or "")))
         return sorted(map(_row, rows), key=lambda row: row.place, reverse=True)
 
     def counts(self, scope: str | None, since: int) -> tuple[int, int]:
         """How many trees have a turn that ended since a time, and how many there are; `MOST + 1` for any more."""
-        recent, recently = _where(scope, ("newest_at >= ?",), (since,))
-        all_, any_time = _where(scope, (), ())
-        sql = f"SELECT {_COUNT.format(where=recent)}, {_COUNT.format(where=all_)}"
-        row = self._database.read(partial(Session.row, sql=sql, parameters=(*recently, *any_time)))
+        owned, owner = ("owner = ?", [scope]) if scope is not None else ("1 = 1", [])
+        sql = f"SELECT {_COUNT.format(where=f'{owned} AND newest_at >= ?')}, {_COUNT.format(where=owned)}"
+        row = self._database.read(partial(Session.row, sql=sql, parameters=(*owner, since, *owner)))
         return (int(row[0]), int(row[1])) if row else (0, 0)
 
     def points(self, trees: Sequence[TreeRow]) -> list[Point]:
@@ -182,33 +183,42 @@ def can_search(text: str) -> bool:
     return known_id(text.lstrip("…"))
 
 
-def _trees(owner: str | None, wanted: Wanted, limit: int, before: Place | None) -> tuple[str, tuple[Any, ...]]:
-    """The SQL of the listed rows."""
-    conditions: list[str] = []
-    parameters: list[Any] = []
-    if before is not None:
-        conditions.append("newest_at <= ? AND (newest_at < ? OR root < ?)")
-        parameters += (before.newest_at, before.newest_at, before.root)
+def _keys(owner: str | None, wanted: Wanted, limit: int, before: Place | None) -> tuple[str, tuple[Any, ...]]:
+    """The SQL of the keys of the listed rows. A condition without an index is a column of the rows that it is asked of:
+    temporary tables of numbers are small."""
+    fits, stated = _fits(wanted)
+    where, values = _where(owner, before)
     if wanted.id is not None:
         found, searched = _found(wanted.id)
-        conditions.append(f"root IN (SELECT found FROM ({found}) searched)")
-        parameters += searched
-    where, values = _where(owner, conditions, parameters)
-    if not wanted.is_filtered:
-        return f"SELECT {_LIST} FROM tree {where} {_ORDER} LIMIT {limit}", values
+        # From the found ones to their trees, never the other way round: those that are none come last, with NULL.
+        source = f"({found}) searched LEFT JOIN tree ON tree.root = searched.found AND {where or '1 = 1'}"
+        window, parameters = f"SELECT root, newest_at{fits} FROM {source}", (*stated, *searched, *values)
+    else:
+        condition = f"WHERE {where}" if where else ""
+        window, parameters = f"SELECT root, newest_at{fits} FROM tree {condition}", (*stated, *values)
+    if not fits:
+        return f"{window} {_ORDER} LIMIT {limit}", parameters
+    return f"SELECT root FROM ({window} {_ORDER} LIMIT {MOST}) listed WHERE fits = 1 {_ORDER} LIMIT {limit}", parameters
+
+
+def _fits(wanted: Wanted) -> tuple[str, list[str]]:
+    """The column that tells whether a tree fits the filters, with its parameters; empty without filters."""
     filters = {"model = ?": wanted.model, "client = ?": wanted.client}
     stated = {condition: value for condition, value in filters.items() if value}
-    if wanted.has:
-        stated[CONDITIONS[wanted.has]] = ""
-    window = f"SELECT {_LIST} FROM tree {where} {_ORDER} LIMIT {MOST}"
-    sql = f"SELECT {_LIST} FROM ({window}) listed WHERE {' AND '.join(stated)} {_ORDER} LIMIT {limit}"
-    return sql, (*values, *filter(None, stated.values()))
+    conditions = [*stated, *([CONDITIONS[wanted.has]] if wanted.has else [])]
+    return (f", ({' AND '.join(conditions)}) AS fits" if conditions else ""), [*stated.values()]
 
 
-def _where(owner: str | None, conditions: Sequence[str], parameters: Sequence[Any]) -> tuple[str, tuple[Any, ...]]:
+def _where(owner: str | None, before: Place | None) -> tuple[str, tuple[Any, ...]]:
+    """The condition for the trees of an owner, behind a place."""
+    parts: list[tuple[str, tuple[Any, ...]]] = []
     if owner is not None:
-        conditions, parameters = ("owner = ?", *conditions), (owner, *parameters)
-    return (f"WHERE {' AND '.join(conditions)}" if conditions else ""), tuple(parameters)
+        parts.append(("owner = ?", (owner,)))
+    if before is not None:
+        parts.append(
+            ("newest_at <= ? AND (newest_at < ? OR root < ?)", (before.newest_at, before.newest_at, before.root))
+        )
+    return " AND ".join(condition for condition, _ in parts), tuple(value for _, values in parts for value in values)
 
 
 def _found(text: str) -> tuple[str, tuple[str, ...]]:
