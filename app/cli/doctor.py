@@ -30,9 +30,11 @@ from app.cli.context import CONFIGURATION, FAILED, as_json, open_store, print_js
 from app.cli.output import counted
 from app.cli.states import channel_pauses
 from app.cli.table import read_table
+from app.contract.limits import Limits
 from app.contract.records import Token, WorkerStatus
 from app.contract.tools import ToolTable
 from app.errors import ConfigurationError, StoreUnavailable
+from app.reports.attention import stored_problems
 from app.reports.channel_states import COOLDOWN, FULL, HALF_OPEN, channel_reports
 from app.server.job_queue import open_queue
 from app.settings import ENV_FILE, Settings, database_file, home, load_settings, read_environment, read_settings
@@ -259,6 +261,7 @@ def _channels(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Findi
         yield Finding(WARNING, "channels", str(warning))
     yield _usable(settings, channel_table)
     yield from _tools(settings, channel_table.tools)
+    yield from _stored(settings, channel_table.limits)
     for report in channel_reports(channel_table, workers, pauses=channel_pauses(settings)):
         if report.state.pause is not None:
             name = report.channel.name
@@ -266,6 +269,19 @@ def _channels(settings: Settings, workers: list[WorkerStatus]) -> Iterator[Findi
         if report.state.label in (COOLDOWN, FULL, HALF_OPEN):
             name = report.channel.name
             yield Finding(WARNING, "channels", f"{name}: {report.state.text}", f"antiphon channels test {name}")
+
+
+def _stored(settings: Settings, defaults: Limits) -> Iterator[Finding]:
+    """Budgets, expiries and the backup; nothing when the database cannot say it."""
+    try:
+        with open_store(settings) as store:
+            store.schema.check()
+            standing = store.standing.read(None)
+    except (ConfigurationError, StoreUnavailable):
+        return
+    for problem in stored_problems(standing, defaults):
+        subject = "tokens" if problem.named else "backup"
+        yield Finding(WARNING, subject, f"{problem.subject} {problem.text.rstrip('.')}", problem.remedy.rstrip("."))
 
 
 def _usable(settings: Settings, channel_table: Table) -> Finding:

@@ -90,6 +90,12 @@ def attention_report(
     return Attention(sorted(problems, key=lambda problem: problem.grade != PROBLEM), fine)
 
 
+def stored_problems(standing: Standing, defaults: Limits) -> list[Problem]:
+    """Those that the database alone knows: of tokens, and of the backup. `defaults`: the table's limits."""
+    backup, _ = _backup(standing)
+    return [*_of_tokens(standing, defaults), *([backup] if backup is not None else [])]
+
+
 # --- channels ---------------------------------------------------------------------------------------------------
 
 

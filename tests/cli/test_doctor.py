@@ -160,6 +160,20 @@ def test_a_state_that_only_waits_is_a_warning(prepared: Gateway) -> None:
     assert warnings.count("has no effect") == 1
 
 
+def test_tokens_and_the_backup_are_looked_at(prepared: Gateway, tmp_path: Path) -> None:
+    prepared.command("tokens", "create", "short", "--expires", "3d")
+    prepared.command("tokens", "create", "long", "--expires", "90d")
+    warnings = _messages(_found(prepared), "warning")
+    assert "short expires on" in warnings
+    assert "long expires" not in warnings
+    assert "The backup" not in warnings
+    if prepared.database_url.startswith("sqlite"):
+        prepared.command("db", "backup", str(tmp_path / "no-such-folder" / "copy.db"), exit_code=78)
+        assert "The backup has failed on" in _messages(_found(prepared), "warning")
+        prepared.command("db", "backup", str(tmp_path / "copy.db"))
+        assert "The backup" not in _messages(_found(prepared), "warning")
+
+
 def test_settings_that_all_users_can_read_are_a_problem(prepared: Gateway) -> None:
     (prepared.directory / ".env").chmod(0o644)
     assert "chmod o-r" in _messages(_found(prepared, FAILED), "problem")

@@ -91,6 +91,15 @@ def test_any_worker_cancels_it(
     assert len(select(console.database_url, "SELECT pk FROM audit")) == audited + len(rows)
 
 
+def test_a_queued_response_is_cancelled_before_it_starts(operator: Person, owner: Person, console: Gateway) -> None:
+    """The gateway runs no worker for background responses."""
+    response_id = owner.create(background=True)["id"]
+    assert "queued" in told(operator, "/console/overview/now")
+    assert operator.post(f"/console/requests/{response_id}/cancel").status_code == 303
+    assert console.get(f"/responses/{response_id}", token=owner.token).json()["status"] == "cancelled"
+    assert response_id not in told(owner)
+
+
 def test_what_is_not_ones_own_is_unknown(
     other_owner: Person, owner: Person, operator: Person, console_upstream: ScriptedUpstream
 ) -> None:
