@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,6 +32,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from tests.tool_servers import ToolServer
+
+# Processes that tests start leave their bytecode to those that start later. Otherwise each would compile the package,
+# which takes longer than all that most of them do.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # No test depends on the speed of the machine: neither an example nor its making has a deadline.
 settings.register_profile("at any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
