@@ -226,7 +226,8 @@ def test_an_old_worker_can_run_what_a_new_one_queues(mixed: Gateway, tmp_path: P
     sql += " JOIN huey_task h ON CAST(h.data AS TEXT) = r.id WHERE r.id = '{}'"
     (old,) = old_rows(sql.format(OLD["queued"]["response"]["id"]))
     (new,) = select(mixed.database_url, sql.format(response_id))
-    assert shape(new) == shape(old)
+    # A new worker has columns of its own, which an old one does not read.
+    assert shape({name: new[name] for name in old}) == shape(old)
     assert (new["queue"], new["data"], new["status"]) == (old["queue"], response_id.encode(), "queued")
     old_request = opened("job", OWNER, old["request"], tmp_path)
     new_request = opened("job", OWNER, new["request"], tmp_path)
