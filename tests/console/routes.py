@@ -91,6 +91,9 @@ ROUTES = (
     everyones("/console/requests"),
     owners("/console/requests?at={turn}"),
     Route("POST", "/console/requests/{turn}/curl", 200, 404, 200, form={"reason": "a test"}),
+    # Tools. The table of the tests has no server.
+    everyones("/console/tools"),
+    Route("POST", "/console/tools/{server}/test", 404, 404, 404),
     # Channels: an owner sees those of their models, and changes nothing.
     everyones("/console/channels"),
     operators("/console/channels/{channel}/test"),

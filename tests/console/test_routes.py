@@ -56,7 +56,12 @@ class Team:
         return route.path.format(**{name: (values or {}).get(name) or self.thing(name) for name in route.placeholders})
 
     def thing(self, name: str) -> str:
-        return {"turn": lambda: self.turn, "token": self._token, "channel": lambda: "scripted"}[name]()
+        return {
+            "turn": lambda: self.turn,
+            "token": self._token,
+            "channel": lambda: "scripted",
+            "server": lambda: "docs",
+        }[name]()
 
     def _token(self) -> str:
         """The key of a token that nothing has happened to yet."""
