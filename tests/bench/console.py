@@ -58,7 +58,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _pages(console: Console, url: str, root: str) -> Iterator[tuple[str, dict[str, float]]]:
-    values = {"turn": root, "running": root, "channel": "channel-0", "token": _token(url, "owner-3")}
+    values = {"turn": root, "fresh": root, "channel": "channel-0", "token": _token(url, "owner-3")}
     people = {"operator": console.person("ops", "ops", "operator"), "owner": console.person("own", "owner-3", "owner")}
     for who, person in people.items():
         for path in _paths(who):

@@ -18,13 +18,13 @@ from app.store.store import Store
 TABLE = "version: 1\nchannels:\n  - {name: demo, format: demo, models: [demo]}\n"
 PREFIX = "/console"
 #: Ids of what never existed, by the placeholder that they stand for.
-UNKNOWN = {"turn": f"resp_{'0' * 48}", "running": f"resp_{'0' * 48}", "token": "6999999999"}
+UNKNOWN = {"turn": f"resp_{'0' * 48}", "fresh": f"resp_{'0' * 48}", "token": "6999999999"}
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`{turn}`, `{running}`, `{token}` and `{channel}` in the path are things of the owner, of each person a fresh one
-    where a request may end it."""
+    """`{turn}`, `{fresh}`, `{token}` and `{channel}` in the path are things of the owner. `{fresh}`, a response, and
+    `{token}` are there for this request alone, which may end them."""
 
     method: str
     path: str
@@ -111,7 +111,10 @@ ROUTES = (
     Route("GET", "/console/playground/{turn}/facts", 200, 404, 404, anonymous=401, is_part=True),
     # It is not a background response.
     Route("POST", "/console/playground/{turn}/cancel", 400, 404, 404),
-    # A conversation.
+    # Conversations. An operator reads what is another's, and deletes none of it.
+    everyones("/console/conversations"),
+    Route("GET", "/console/conversations/{fresh}/delete", 200, 404, 404),
+    Route("POST", "/console/conversations/{fresh}/delete", 303, 404, 404),
     owners("/console/c/{turn}"),
     owners("/console/c/{turn}/turns", is_part=True),
     owners("/console/c/{turn}/fold?first={turn}&last={turn}", is_part=True),

@@ -117,7 +117,12 @@ def test_a_page_reads_well(
     view: View, filled: Team, operator: Person, owner: Person, stranger: Person, open_page: OpenPage, tmp_path: Path
 ) -> None:
     person = {"operator": operator, "owner": owner, "": stranger}[view.who]
-    names = {"turn": filled.codex, "channel": "openai", **{name: getattr(filled, name) for name in Team.__slots__}}
+    names = {
+        "turn": filled.codex,
+        "fresh": filled.branches,
+        "channel": "openai",
+        **{name: getattr(filled, name) for name in Team.__slots__},
+    }
     page = open_page(person, view.path.format(**names))
     check(page, view.name, tmp_path)
 

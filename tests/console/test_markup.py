@@ -189,7 +189,7 @@ def test_a_page_with_endless_words_is_whole(conversation: list[str], owner: Pers
 
 def _path(owner: Person, route: Route, turn: str) -> str:
     url = owner.gateway.database_url
-    values = {"turn": turn, "running": turn, "channel": "demo"}
+    values = {"turn": turn, "fresh": turn, "channel": "demo"}
     if "token" in route.placeholders:
         ((key,),) = rows.execute(url, "SELECT MIN(pk) FROM token WHERE hash LIKE 'spoilt-%' AND owner = 'ada'")
         values["token"] = str(key)
@@ -206,7 +206,20 @@ def test_the_parameters_of_an_address_are_text(route: Route, conversation: list[
     tries: list[dict[str, str]] = [{name: ALL} for name in PARAMETERS]
     tries += [
         dict.fromkeys(PARAMETERS, words)
-        for words in ("", "-1", "1e9", "9" * 40, "\0", "Ⅷ", "null", "w" * 100, WORDS[1], WORDS[5])
+        for words in (
+            "",
+            "-1",
+            "1e9",
+            "9" * 40,
+            "\0",
+            "Ⅷ",
+            f"{'9' * 30}-{'9' * 3}",
+            f"{2**63}-{2**63}",
+            "null",
+            "w" * 100,
+            WORDS[1],
+            WORDS[5],
+        )
     ]
     for parameters in tries:
         answer = owner.get(path, params=parameters, allow_redirects=False)

@@ -41,7 +41,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
 
 @pytest.mark.parametrize("pattern", PATHS)
 def test_a_page_runs_few_statements(pattern: str, team: Team) -> None:
-    path = pattern.format(turn=team.turn, running=team.turn, token=team.token, channel="demo")
+    path = pattern.format(turn=team.turn, fresh=team.turn, token=team.token, channel="demo")
     for visitor in (team.operator,) if pattern in OPERATORS else (team.operator, team.owner):
         # What a process reads once, and what it notes once a minute, comes with the first request.
         assert visitor.measure(path).status == 200

@@ -58,10 +58,14 @@ class Team:
     def thing(self, name: str) -> str:
         return {
             "turn": lambda: self.turn,
+            "fresh": self._fresh,
             "token": self._token,
             "channel": lambda: "scripted",
             "server": lambda: "docs",
         }[name]()
+
+    def _fresh(self) -> str:
+        return str(self.ada.create(input="for one request")["id"])
 
     def _token(self) -> str:
         """The key of a token that nothing has happened to yet."""

@@ -34,6 +34,8 @@ _BADGES = {
     "deleted": ("off", ""),
     "unstored": ("open", ""),
 }
+#: Digits of a number that a column can have.
+_LONGEST_KEY = 18
 _FILTERS = ("q", "owner", "model", "client", "has")
 
 
@@ -110,7 +112,7 @@ def _place(text: str) -> Place | None:
     if not text:
         return None
     newest_at, _, root = text.partition("-")
-    if not (newest_at.isascii() and newest_at.isdigit() and root.isascii() and root.isdigit() and len(text) < 40):
+    if not all(part.isascii() and part.isdigit() and len(part) <= _LONGEST_KEY for part in (newest_at, root)):
         raise InvalidRequest("There is no such page.", param="before")
     return Place(int(newest_at), int(root))
 
