@@ -18,6 +18,7 @@ from app.console.formatting import UNKNOWN, amount, count, duration, money, seco
 from app.console.tree_layout import Fold, Layout, More, Row, Wanted, failed_over
 from app.contract.records import RUNNING
 from app.reports.cache import CacheReport
+from app.reports.requests import ADVICE
 from app.reports.tree_export import came_out, went_in
 from app.reports.tree_names import is_placed
 from app.store.tree import MOST, Node, Tree
@@ -80,11 +81,15 @@ def matches(node: Node, name: str, text: str) -> bool:
 class TreeView:
     """The page of one tree. Templates call it."""
 
-    def __init__(self, tree: Tree, layout: Layout, asked: Asked, found: Sequence[str], *, is_own: bool) -> None:
+    def __init__(
+        self, tree: Tree, layout: Layout, asked: Asked, found: Sequence[str], *, is_own: bool, title: str | None = None
+    ) -> None:
+        """`title`: the first words of the conversation, for its owner."""
         self.tree, self.layout, self.asked, self.is_own = tree, layout, asked, is_own
         self.names = layout.names
         self.by_id = {node.id: node for node in tree.nodes}
         self.root = min(tree.nodes, key=lambda node: (node.parent in self.by_id, node.key))
+        self.title = title or f"Conversation …{self.root.id[-6:]}"
         self.found = frozenset(found)
         self._found = found
         self.most_tokens = max((node.usage.input_tokens for node in tree.nodes if node.usage), default=0)
@@ -93,10 +98,6 @@ class TreeView:
         self._visible = {entry.turn.id for entry in layout.entries if isinstance(entry, Row)}
 
     # --- the head
-
-    @property
-    def title(self) -> str:
-        return f"Conversation …{self.root.id[-6:]}"
 
     @property
     def owner(self) -> str:
@@ -512,7 +513,7 @@ def turn_detail(view: TreeView, cache: CacheReport | None, url: str) -> TurnDeta
         if parent and usage
         else "",
         cache_note=_cache_note(cache),
-        remedy=REMEDIES.get(str((node.error or {}).get("code")), ""),
+        remedy=_remedy(node),
         continue_from=_tip_below(view, node) if own else None,
         may_branch=own and not row.tip,
         curl=f'curl {url}/v1/responses/{node.id} -H "Authorization: Bearer $ANTIPHON_TOKEN"'
@@ -528,16 +529,9 @@ def _failures(view: TreeView, node: Node) -> str:
     return ", ".join(filter(None, ("cache lost" if view.lost_cache(node) else "", tried)))
 
 
-#: What to do about an error, by its code.
-REMEDIES: Mapping[str, str] = {
-    "context_length_exceeded": "Compact the conversation, or branch from an earlier turn.",
-    "insufficient_quota": "Raise the token's budget, or wait for the next period.",
-    "invalid_api_key": "The channel's key was refused: set another one in the channel table.",
-    "model_not_found": "See the models of this server: antiphon models.",
-    "rate_limit_exceeded": "Wait, or give the model a second channel.",
-    "server_shutting_down": "The server was restarted meanwhile: send the turn again.",
-    "worker_lost": "The worker ended without an answer: send the turn again.",
-}
+def _remedy(node: Node) -> str:
+    advice = ADVICE.get(str((node.error or {}).get("code")))
+    return f"{advice.meaning} {advice.remedy}" if advice else ""
 
 
 def _ended(node: Node) -> str:

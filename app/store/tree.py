@@ -21,6 +21,8 @@ from app.store.database import Database, Row, Session
 MOST = 5000
 #: How far a tree is climbed to its root.
 HIGHEST = 20_000
+BEGINNING = 4096
+"""Characters of a tree's first input that are read with it."""
 #: The first characters of an id that are looked for.
 SHORTEST = 12
 
@@ -55,13 +57,15 @@ _TREE = (
     " JOIN response r ON r.pk = l.above AND r.owner = l.owner"
     f" LEFT JOIN thread_turn w ON w.response = r.pk WHERE l.steps < {HIGHEST}),"
     " root (pk, owner) AS (SELECT pk, owner FROM line ORDER BY steps DESC LIMIT 1),"
-    " tree (pk, owner) AS ("
-    " SELECT pk, owner FROM root"
-    " UNION SELECT c.pk, t.owner FROM tree t JOIN response c ON c.parent = t.pk"
-    " UNION SELECT c.pk, t.owner FROM tree t JOIN response c ON c.inferred = t.pk"
-    " UNION SELECT c.response, t.owner FROM tree t JOIN thread_turn c ON c.retry_of = t.pk)"
+    " tree (pk, owner, root) AS ("
+    " SELECT pk, owner, pk FROM root"
+    " UNION SELECT c.pk, t.owner, t.root FROM tree t JOIN response c ON c.parent = t.pk"
+    " UNION SELECT c.pk, t.owner, t.root FROM tree t JOIN response c ON c.inferred = t.pk"
+    " UNION SELECT c.response, t.owner, t.root FROM tree t JOIN thread_turn c ON c.retry_of = t.pk)"
+    f" SELECT {_NODE}, CASE WHEN found.pk = found.root THEN"
+    f" (SELECT SUBSTR(c.input, 1, {BEGINNING}) FROM content c WHERE c.response = found.pk) END"
     # SQLite would go through all responses in the order of their keys; it keeps the order of a cross join.
-    f" SELECT {_NODE} FROM tree found CROSS JOIN response r ON r.pk = found.pk AND r.owner = found.owner{_FROM}"
+    f" FROM tree found CROSS JOIN response r ON r.pk = found.pk AND r.owner = found.owner{_FROM}"
     f" ORDER BY found.pk LIMIT {MOST + 1}"
 )
 #: Follows the keys of the responses that may have started threads.
@@ -145,6 +149,8 @@ class Tree:
     nodes: tuple[Node, ...]
     whole: bool
     """False when there are more than were read."""
+    beginning: str | None = None
+    """How the root's input begins, as JSON that may be cut; None if it is not stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +226,8 @@ def _load(session: Session, scope: str | None, response_id: str) -> Tree | None:
     rows = session.rows(_TREE, (response_id, scope))
     if not rows:
         return None
-    owner = rows[0][_OWNER]
-    return Tree(_nodes(session, owner, rows[:MOST]), len(rows) <= MOST)
+    nodes = _nodes(session, rows[0][_OWNER], [row[:-1] for row in rows[:MOST]])
+    return Tree(nodes, len(rows) <= MOST, next((row[-1] for row in rows if row[-1] is not None), None))
 
 
 def _read_node(session: Session, owner: str, response_id: str) -> Node | None:

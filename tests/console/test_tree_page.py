@@ -290,10 +290,24 @@ def test_another_owners_texts_and_files_cannot_be_asked_for(other_owner: Person,
         assert answer.status_code == 404
 
 
-def test_the_page_has_no_text_of_the_conversation(owner: Person, store: Store) -> None:
-    words = "a-word-that-was-said"
-    turn = Writer(store, "ada").turn(says=[message(words)], answers=[message(words, "assistant")])
-    assert words not in owner.get(f"/console/c/{turn}?at={turn}").text
+def test_the_page_has_no_text_of_the_conversation(owner: Person, operator: Person, store: Store) -> None:
+    writer = Writer(store, "ada")
+    first = writer.turn(says=[message("the-first-words")], answers=[message("an-answer", "assistant")])
+    turn = writer.turn(first, says=[message("more-words")], answers=[message("another-answer", "assistant")])
+    path = f"/console/c/{first}?at={turn}"
+    for words in ("an-answer", "more-words", "another-answer"):
+        assert words not in owner.get(path).text
+    # The owner's own first words are its title, as in the list of conversations.
+    assert "<h1>the-first-words</h1>" in owner.get(path).text
+    assert "the-first-words" not in operator.get(path).text
+    assert f"<h1>Conversation …{first[-6:]}</h1>" in operator.get(path).text
+
+
+def test_an_error_comes_with_what_to_do(owner: Person, store: Store) -> None:
+    error = {"code": "context_length_exceeded", "message": "Too long."}
+    turn = Writer(store, "ada").turn(status="failed", error=error)
+    page = _words(owner.get(f"/console/c/{turn}?at={turn}").text)
+    assert "context_length_exceeded Too long. The context is longer than the model's window. Compact" in page
 
 
 def _audited(store: Store, subject: str) -> list[tuple[str, str | None, str | None]]:

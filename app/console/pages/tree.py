@@ -17,6 +17,7 @@ from app.console.tree_view import Asked, TreeView, matches, turn_detail
 from app.errors import Forbidden, InvalidRequest, NotFound
 from app.ids import known_id
 from app.reports.cache import CacheReport, explain_turn
+from app.reports.conversations import title_of
 from app.reports.tree_export import exported, file_name, format_named, said
 from app.reports.tree_names import TreeLinks, tree_names
 from app.reports.trees import load_tree, with_outlines
@@ -175,7 +176,9 @@ def _view(visitor: Visitor, read: Tree, asked: Asked) -> tuple[TreeView, Layout]
     read = with_outlines(visitor.gateway.store, read)
     found = _found(read, asked.q)
     layout = lay_out(read.nodes, asked.wanted(found))
-    return TreeView(read, layout, asked, found, is_own=read.nodes[0].owner == visitor.owner), layout
+    is_own = read.nodes[0].owner == visitor.owner
+    title = title_of(read.beginning) if is_own else None
+    return TreeView(read, layout, asked, found, is_own=is_own, title=title), layout
 
 
 def _found(read: Tree, q: str) -> Sequence[str]:
