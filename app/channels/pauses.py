@@ -30,6 +30,7 @@ class Pauses:
         self._storage = storage
         self._clock = clock
         self._lock = threading.Lock()
+        self._refreshing = threading.Lock()
         self._known: Mapping[str, tuple[Pause, float | None]] = {}
         """Each pause with the time of its end on this process's clock."""
         self._is_read = storage is None
@@ -50,10 +51,12 @@ class Pauses:
         """Reads the pauses that all processes share. Raises StoreUnavailable."""
         if self._storage is None:
             return
-        began = self._clock()
-        found = self._storage.load()
-        ends = ((pause, None if pause.left is None else began + pause.left) for pause in found)
-        self._known = {pause.channel: (pause, end) for pause, end in ends}
+        # One at a time: an earlier read must not replace what a later one has found.
+        with self._refreshing:
+            began = self._clock()
+            found = self._storage.load()
+            ends = ((pause, None if pause.left is None else began + pause.left) for pause in found)
+            self._known = {pause.channel: (pause, end) for pause, end in ends}
 
     def _read_first(self) -> None:
         """The first request of a process may come before the first tick."""

@@ -167,21 +167,21 @@ class _Query:
     end: int
     selected: str
 
-    @property
-    def of_owner(self) -> tuple[str, list[str]]:
+    def condition(self) -> tuple[str, list[str]]:
+        """SQL that begins with AND, or nothing; and its parameters. No index leads from an owner to the rows, so that
+        the owner is a filter like any other."""
+        condition, parameters = self.wanted.condition()
         owner = self.wanted.owner if self.scope is None else self.scope
-        return (" AND r.owner = ?", [owner]) if owner else ("", [])
+        return (f" AND r.owner = ?{condition}", [owner, *parameters]) if owner else (condition, parameters)
 
 
 def _page(session: Session, query: _Query, count: int) -> RequestPage:
-    condition, parameters = query.wanted.condition()
+    condition, parameters = query.condition()
     floor = _floor(session, query) if condition else 0
-    of_owner, owner = query.of_owner
     sql = (
-        f"SELECT * FROM ({_COLUMNS} WHERE r.pk < ? AND r.pk >= ?{of_owner}{condition}"
-        f" ORDER BY r.pk DESC LIMIT {count + 1}) page"
+        f"SELECT * FROM ({_COLUMNS} WHERE r.pk < ? AND r.pk >= ?{condition} ORDER BY r.pk DESC LIMIT {count + 1}) page"
     )
-    values: list[Any] = [query.end, floor, *owner, *parameters]
+    values: list[Any] = [query.end, floor, *parameters]
     if known_id(query.selected):
         of_scope = "" if query.scope is None else " AND r.owner = ?"
         sql = f"{sql} UNION ALL {_COLUMNS} WHERE r.id = ?{of_scope}"
@@ -199,9 +199,8 @@ def _page(session: Session, query: _Query, count: int) -> RequestPage:
 
 def _floor(session: Session, query: _Query) -> int:
     """The lowest key among the rows that are searched; 0 when these are all."""
-    of_owner, owner = query.of_owner
-    sql = f"SELECT r.pk FROM response r WHERE r.pk < ?{of_owner} ORDER BY r.pk DESC LIMIT 1 OFFSET {MOST}"
-    found = session.row(sql, (query.end, *owner))
+    sql = f"SELECT r.pk FROM response r WHERE r.pk < ? ORDER BY r.pk DESC LIMIT 1 OFFSET {MOST}"
+    found = session.row(sql, (query.end,))
     return int(found[0]) + 1 if found else 0
 
 

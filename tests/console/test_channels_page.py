@@ -66,9 +66,10 @@ def test_an_operator_sees_states_errors_and_rows(
     console_upstream.enqueue(refusal(503, f"overloaded {MARKUP} by {KEY}"))
     body = {"model": "failing", "input": "hello"}
     assert console.post("/responses", body, token=operator.token).status_code >= 500
+    # The row of a request that has failed is written behind its answer.
+    eventually(lambda: "&lt;script&gt;" in part(operator.get(URL).text, "failing"), "the row")
     shown = operator.get(URL).text
     failing = part(shown, "failing")
-    assert "&lt;script&gt;" in failing
     assert "<script>document" not in shown
     assert 'href="/console/requests?at=resp_' in failing
     assert "1 failed" in failing

@@ -128,13 +128,25 @@ def test_a_filter_searches_the_newest_and_says_where_it_stopped(
     old = made(store, model="rare")
     for _ in range(4):
         made(store)
-    made(store, owner="eve")
     page = store.requests.page(scope, Wanted(model="rare"), 50)
     assert (list(page.rows), page.searched) == ([], True)
     page = store.requests.page(scope, Wanted(model="rare"), 50, page.before)
     assert ([row.id for row in page.rows], page.before, page.searched) == ([old], None, False)
     # Without a filter nothing is left out.
-    assert len(store.requests.page(None, Wanted(), 50).rows) == 6
+    assert len(store.requests.page(None, Wanted(), 50).rows) == 5
+
+
+def test_an_owner_whose_requests_are_rare_is_searched_for_as_well(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "MOST", 3)
+    own = made(store, owner="eve")
+    for _ in range(4):
+        made(store)
+    page = store.requests.page("eve", Wanted(), 50)
+    assert (list(page.rows), page.searched) == ([], True)
+    page = store.requests.page("eve", Wanted(), 50, page.before)
+    assert [row.id for row in page.rows] == [own]
 
 
 def test_a_deleted_response_is_listed_without_its_content(store: Store) -> None:
