@@ -94,6 +94,7 @@ class Live:
         """Pages that no look has seen."""
         self._lock = threading.Lock()
         self._empty = threading.Event()
+        self._next_look = 0.0
         self._thread: threading.Thread | None = None
 
     def enter(self, topics: frozenset[str], owner: str, role: str, scope: str | None, session: str) -> ListeningPage:
@@ -125,7 +126,7 @@ class Live:
 
     def _run(self) -> None:
         known = _Known()
-        while self._goes_on():
+        while self._await_look():
             try:
                 self._look(known)
             except StoreUnavailable:
@@ -134,19 +135,24 @@ class Live:
             except Exception:
                 # The border that must not die.
                 log.exception("the open pages could not be told of changes")
-            self._empty.wait(CHECK_SECONDS)
 
-    def _goes_on(self) -> bool:
-        with self._lock:
-            self._empty.clear()
-            if not self._pages:
-                self._thread = None
-            return bool(self._pages)
+    def _await_look(self) -> bool:
+        """Waits until a look is due. False as soon as no page listens; the thread ends then."""
+        while True:
+            with self._lock:
+                self._empty.clear()
+                if not self._pages:
+                    self._thread = None
+                    return False
+                left = self._next_look - monotonic()
+                if left <= 0:
+                    self._next_look = monotonic() + CHECK_SECONDS
+                    return True
+            self._empty.wait(left)
 
     def _look(self, known: _Known) -> None:
         with self._lock:
             pages, fresh = list(self._pages), set(self._fresh)
-            self._fresh.clear()
         if not pages:
             return
         topics = frozenset[str]().union(*(page.topics for page in pages))
@@ -154,6 +160,8 @@ class Live:
         after = known.after if topics - {FLIGHT} else None
         look = self._changes.look(after, sorted({page.session for page in pages}), roots)
         changed = known.compared(look)
+        with self._lock:
+            self._fresh -= fresh
         for page in pages:
             if look.sessions.get(page.session) != (page.owner, page.role):
                 page.end()

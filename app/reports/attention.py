@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from shutil import disk_usage
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.alerts.watcher import BAD as BAD_STATE
 from app.alerts.watcher import EXPIRES_SOON, disk_condition
@@ -78,7 +78,7 @@ def attention_report(
     database_file: Path | None = None,
 ) -> Attention:
     """`responses` and `workers`: what is in flight. `scope`: the owner to whom it is shown; None for an operator."""
-    problems = list(_of_tokens(standing, table.current.limits))
+    problems = list(_of_tokens(standing, table.current.limits, _COMMANDS if scope is None else _ASKING))
     fine: list[str] = []
     if scope is None:
         problems += _of_table(table)
@@ -93,7 +93,7 @@ def attention_report(
 def stored_problems(standing: Standing, defaults: Limits) -> list[Problem]:
     """Those that the database alone knows: of tokens, and of the backup. `defaults`: the table's limits."""
     backup, _ = _backup(standing)
-    return [*_of_tokens(standing, defaults), *([backup] if backup is not None else [])]
+    return [*_of_tokens(standing, defaults, _COMMANDS), *([backup] if backup is not None else [])]
 
 
 # --- channels ---------------------------------------------------------------------------------------------------
@@ -155,26 +155,39 @@ def _unserved(reports: Sequence[ChannelReport]) -> Iterator[Problem]:
 # --- tokens -----------------------------------------------------------------------------------------------------
 
 
-def _of_tokens(standing: Standing, defaults: Limits) -> Iterator[Problem]:
+class _Remedies(NamedTuple):
+    """What to do about a token, with its name as `{}`."""
+
+    budget: str
+    expiry: str
+
+
+_COMMANDS = _Remedies(
+    "Raise it: antiphon tokens update {} --budget …", "Give it another expiry: antiphon tokens update {} --expires 90d"
+)
+#: For owners, who change no limits.
+_ASKING = _Remedies("Ask an operator for more, if {} needs it.", "Ask an operator for another expiry of {}.")
+
+
+def _of_tokens(standing: Standing, defaults: Limits, remedies: _Remedies) -> Iterator[Problem]:
     for token in standing.tokens:
         for budget in token.limits.or_else(defaults).budgets or ():
-            yield from _of_budget(token, budget, standing.now)
+            yield from _of_budget(token, budget, standing.now, remedies.budget.format(token.name))
         if token.expires_at is not None and token.expires_at - standing.now <= EXPIRES_SOON:
             yield Problem(
                 WARNING,
                 token.name,
                 f"expires on {_day(token.expires_at)} at {_clock(token.expires_at)}.",
-                f"Give it another expiry: antiphon tokens update {token.name} --expires 90d",
+                remedies.expiry.format(token.name),
                 "tokens",
                 token.name,
             )
 
 
-def _of_budget(token: TokenStanding, budget: Budget, now: int) -> Iterator[Problem]:
+def _of_budget(token: TokenStanding, budget: Budget, now: int, remedy: str) -> Iterator[Problem]:
     used, amount = budget_used(budget, token.counters), budget.amount
     ends = int(end_of(budget.period, now).timestamp())
     named = f"{budget.shown(amount)} for {_period(budget, now)}"
-    remedy = f"Raise it: antiphon tokens update {token.name} --budget …"
     if used >= amount:
         text = f"has spent its {named}; its requests are refused until {_day(ends)}, {_clock(ends)}."
         yield Problem(PROBLEM, token.name, text, remedy, "tokens", token.name)

@@ -193,7 +193,8 @@ def test_problems_are_shown_with_their_remedies(
         console.channels_file.write_text(written)
     for text in (page, own):
         assert "soon-gone</b> expires on" in text
-        assert "antiphon tokens update soon-gone" in text
+    assert "antiphon tokens update soon-gone" in page
+    assert "Ask an operator for another expiry of soon-gone" in own
     assert "channels.yaml refused" in page
     assert "refused" not in own
     assert str(console.directory) not in page

@@ -103,6 +103,8 @@ def test_tokens_that_expire_soon_and_budgets_that_are_used(store: Store, table: 
         read = store.standing.read(owner)
         assert [one.named for one in attention_report(owner, read, table).problems] == names
         assert (read.states, read.schema, read.background_workers) == ({}, None, None)
+        # An owner cannot run the commands.
+        assert all("operator" in one.remedy for one in attention_report(owner, read, table).problems)
     # What was used in a month that is over counts no more.
     rows.execute(database_url, "UPDATE token_use SET day = 20200101, month = 202001")
     assert [one.named for one in attention_report(None, store.standing.read(None), table).problems] == ["soon"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from app.console.live import _Known
+from app.console.live import Live, _Known
 from app.contract.records import ChannelStatus
-from app.store.changes import LOOK_BACK
+from app.errors import StoreUnavailable, Unavailable
+from app.request_watch import wait_ready
+from app.store.changes import LOOK_BACK, Look
 from app.store.console_sessions import IDLE
 from app.store.database import Session
 from app.store.store import Store
@@ -123,3 +127,41 @@ def test_operators_are_told_of_channels(store: Store) -> None:
     assert watched.topics() == {None: {"flight"}, OWNER: set(), "bob": set()}
     store.leases.renew([ChannelStatus("first", cooldown_left=3.0)])
     assert watched.topics()[None] == set()
+
+
+FLIGHT = (frozenset({"flight"}), OWNER, "owner", OWNER)
+
+
+def test_a_page_that_comes_while_the_database_is_away_learns_of_everything_later(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, answers = store.changes.look, iter([StoreUnavailable("It is away.")])
+
+    def away_at_first(*arguments: Any) -> Look:
+        for error in answers:
+            raise error
+        return look(*arguments)
+
+    monkeypatch.setattr(store.changes, "look", away_at_first)
+    live, session = Live(store.changes, 1), session_of(store)
+    page = live.enter(*FLIGHT, session)
+    with pytest.raises(Unavailable):
+        live.enter(*FLIGHT, session)
+    wait_ready(page.bell.fileno(), None, 30)
+    assert page.take() == ["flight"]
+    assert page.take() == []
+    live.leave(page)
+
+
+def test_pages_that_come_and_go_cause_no_more_looks(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.console.live.CHECK_SECONDS", 1000.0)
+    looks: list[int] = []
+    look = store.changes.look
+    monkeypatch.setattr(store.changes, "look", lambda *arguments: looks.append(1) or look(*arguments))
+    live, session = Live(store.changes, 1), session_of(store)
+    page = live.enter(*FLIGHT, session)
+    wait_ready(page.bell.fileno(), None, 30)
+    live.leave(page)
+    for _ in range(5):
+        live.leave(live.enter(*FLIGHT, session))
+    assert looks == [1]
