@@ -186,7 +186,6 @@ class Layout:
     branches: int
     """Beside the trunk."""
     lanes: int
-    depths: Mapping[str, int]
     chain: frozenset[str]
     """The selected turn and its ancestors."""
 
@@ -214,7 +213,6 @@ def lay_out(nodes: Sequence[Node], wanted: Wanted = NOTHING_WANTED) -> Layout:
         tips=tuple(sorted(tips, key=lambda node: node.key, reverse=True)),
         branches=max(0, len(tips) - 1),
         lanes=1 + max((entry.lane for entry in drawn), default=0),
-        depths=names.depths,
         chain=family.chain,
     )
 

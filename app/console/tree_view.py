@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import median
-from typing import Any
 from urllib.parse import urlencode
 
 from markupsafe import Markup
@@ -140,10 +139,6 @@ class TreeView:
     def continue_from(self) -> str | None:
         """The newest turn of the line that can be continued."""
         return next((node.id for node in reversed(self.layout.trunk) if can_continue(node)), None)
-
-    @property
-    def may_cancel(self) -> bool:
-        return True
 
     @property
     def in_flight(self) -> list[Node]:
@@ -487,7 +482,6 @@ class TurnDetail:
     continue_from: str | None
     may_branch: bool
     curl: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 def turn_detail(view: TreeView, cache: CacheReport | None, url: str) -> TurnDetail | None:

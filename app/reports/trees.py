@@ -11,7 +11,6 @@ import orjson
 
 from app.contract.items import Item
 from app.contract.outline import outline
-from app.contract.records import RUNNING
 from app.relay.inferred_parents import identity
 from app.store.store import Store
 from app.store.tree import Node, Tree
@@ -20,7 +19,7 @@ from app.store.tree import Node, Tree
 SHORT = 19
 
 OUTLINES = 500
-"""Turns whose content is read for what an earlier release has not stored."""
+"""Turns whose content is read for what their rows do not say."""
 
 #: In front of a response: the first of a tree, the child of the response above, a branch, the last branch.
 #: The keys say whether the link to the parent is inferred.
@@ -52,10 +51,10 @@ def load_tree(store: Store, scope: str | None, response_id: str) -> Tree:
 
 
 def with_outlines(store: Store, tree: Tree) -> Tree:
-    """The tree with the outlines of turns that an earlier release has written, as far as their content is stored: of
-    the newest `OUTLINES` of them, from one query.
+    """The tree with the outlines of turns that are in progress, or that an earlier release has written, as far as their
+    content is stored: of the newest `OUTLINES` of them, from one query.
     """
-    unknown = [node for node in tree.nodes if node.outline is None and node.status not in RUNNING]
+    unknown = (node for node in tree.nodes if node.outline is None)
     keys = [node.key for node in unknown if node.stored and not node.deleted][-OUTLINES:]
     if not keys:
         return tree

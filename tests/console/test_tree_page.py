@@ -169,7 +169,7 @@ def test_everything_at_once(owner: Person, everything: dict[str, str]) -> None:
     assert "182k → 9.4k (−95 %) compaction, native" in text[everything["27"]]
     assert "stopped: max_output_tokens" in text[everything["31"]]
     assert "cancelled after 6.2 s" in text[everything["failed"]]
-    assert "in flight" in text[everything["live"]]
+    assert "in flight: user, " in text[everything["live"]]
     assert "not stored; parents inferred from here" in text[everything["21"]]
     head = _words(page.split('<dl class="figs">')[1].split("</dl>")[0])
     assert "Turns40" in head

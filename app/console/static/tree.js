@@ -1,4 +1,5 @@
 // The page of one conversation: keys, selecting without a new page, texts, live rows. All of it works without script.
+// `isTyping` and `keysAreOn` are those of console.js.
 "use strict";
 
 (() => {
@@ -65,9 +66,6 @@
 
   // --- keys
 
-  const keysAreOn = () => localStorage.getItem("antiphon-keys") !== "off";
-  const typing = (target) => target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName);
-
   function keysSwitch() {
     const box = document.getElementById("keys-on");
     if (!box) return;
@@ -97,8 +95,8 @@
   const KEYS = { o: unfoldOrShow, t: nextTip, Escape: close, "?": () => document.getElementById("keys")?.showModal() };
 
   document.addEventListener("keydown", (event) => {
-    if (!tree() || event.ctrlKey || event.altKey || event.metaKey || typing(event.target)) return;
-    if (!keysAreOn() || document.querySelector("dialog[open]") || !(event.key in KEYS)) return;
+    if (!tree() || isTyping(event) || !keysAreOn()) return;
+    if (document.querySelector("dialog[open]") || !(event.key in KEYS)) return;
     event.preventDefault();
     KEYS[event.key]();
   });
