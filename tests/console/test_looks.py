@@ -4,13 +4,16 @@ serious fault, and nothing makes a narrow page scroll sideways. Pictures are wri
 
 from __future__ import annotations
 
+import html
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 import pytest
 
@@ -32,6 +35,9 @@ WIDTHS = (320, 768, 1440)
 SCHEMES: tuple[Any, ...] = ("light", "dark")
 PICTURES = os.environ.get("ANTIPHON_SCREENSHOTS")
 GRAVE = ("serious", "critical")
+#: Enough for every kind of link; the pages of a tree have a link for each turn, fold and tip.
+MOST_LINKS = 300
+_LINK = re.compile(r'(?:href|src|hx-get)="([^"#][^"]*)"')
 #: What reaches over the right edge of the page, outside of what may be scrolled by itself.
 _WIDE = """() => {
     const wide = (element) => element.getBoundingClientRect().right > document.documentElement.clientWidth + 1;
@@ -117,14 +123,38 @@ def test_a_page_reads_well(
     view: View, filled: Team, operator: Person, owner: Person, stranger: Person, open_page: OpenPage, tmp_path: Path
 ) -> None:
     person = {"operator": operator, "owner": owner, "": stranger}[view.who]
-    names = {
-        "turn": filled.codex,
-        "fresh": filled.branches,
-        "channel": "openai",
-        **{name: getattr(filled, name) for name in Team.__slots__},
-    }
-    page = open_page(person, view.path.format(**names))
+    page = open_page(person, view.path.format(**_names(filled)))
     check(page, view.name, tmp_path)
+
+
+def _names(filled: Team) -> dict[str, str]:
+    """What the placeholders of paths stand for."""
+    ids = {name: getattr(filled, name) for name in Team.__slots__}
+    return {"turn": filled.codex, "fresh": filled.branches, "channel": "openai", **ids}
+
+
+@pytest.mark.parametrize("who", ["operator", "owner"])
+def test_every_link_and_every_file_of_a_page_leads_somewhere(
+    who: str, filled: Team, request: pytest.FixtureRequest
+) -> None:
+    person: Person = request.getfixturevalue(who)
+    start = [view.path.format(**_names(filled)) for view in VIEWS if view.status == 200 and view.who == who]
+    seen = dict.fromkeys(start, "")
+    waiting = deque(seen)
+    broken: list[str] = []
+    while waiting and len(seen) < MOST_LINKS:
+        path = waiting.popleft()
+        answer = person.get(path, allow_redirects=False, stream=True)
+        if seen[path] and answer.status_code not in (200, 303, 304):
+            broken.append(f"{answer.status_code}: {path} from {seen[path]}")
+        found = answer.text if answer.headers["Content-Type"].startswith("text/html") else ""
+        answer.close()
+        for link in map(html.unescape, _LINK.findall(found)):
+            target = urljoin(path, link).partition("#")[0]
+            if target.startswith("/") and target not in seen:
+                seen[target] = path
+                waiting.append(target)
+    assert not broken
 
 
 # --- what is checked
