@@ -126,18 +126,22 @@ def test_nobody_listens_without_a_session(console: Gateway, owner: Person) -> No
     assert answer.status_code in (303, 401)
 
 
-@pytest.mark.parametrize("ending", ["revoked", "signed out", "another role"])
-def test_a_session_that_ends_loses_its_streams(console: Gateway, new_person: NewPerson, ending: str) -> None:
-    person = new_person(f"ends-{ending.replace(' ', '-')}", owner="eve", role="operator").sign_in()
-    assert person.csrf
-    with listening(person, "flight") as page:
-        if ending == "revoked":
-            console.command("tokens", "revoke", person.name)
-        elif ending == "signed out":
-            person.post("/console/sign-out")
-        else:
-            console.command("tokens", "update", person.name, "--console", "owner")
-        page.rest  # noqa: B018 - returns when the stream has ended
+def test_sessions_that_end_lose_their_streams(console: Gateway, new_person: NewPerson) -> None:
+    people = [new_person(name, owner="eve", role="operator").sign_in() for name in ("revoked", "leaving", "demoted")]
+    revoked, leaving, demoted = people
+    assert leaving.csrf
+    with ExitStack() as stack:
+        pages = [LivePage(person, "flight") for person in people]
+        for page in pages:
+            stack.callback(page.close)
+        for page in pages:
+            page.hear_all("flight")
+        console.command("tokens", "revoke", revoked.name)
+        leaving.post("/console/sign-out")
+        console.command("tokens", "update", demoted.name, "--console", "owner")
+        for page in pages:
+            # Returns when the stream has ended.
+            assert set(page.rest) <= {"flight"}
 
 
 def test_as_many_pages_listen_as_may(open_page: OpenPage, owner: Person) -> None:
@@ -161,6 +165,9 @@ def test_as_many_pages_listen_as_may(open_page: OpenPage, owner: Person) -> None
 
 def test_a_browser_that_hangs_up_frees_its_place(owner: Person, console: Gateway) -> None:
     eventually(lambda: everyone_left(owner), "room")
+    # An answer without a body ends at once.
+    for _ in range(PAGES + 1):
+        assert owner.send("HEAD", "/console/live?topics=flight").status_code == 200
     cookies = "; ".join(f"{name}={value}" for name, value in owner.cookies.items())
     socks: list[socket.socket] = []
     try:
