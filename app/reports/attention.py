@@ -46,7 +46,9 @@ class Problem:
     place: str
     """Where to look: table, channels, tokens, requests, or empty for nowhere."""
     named: str = ""
-    """The channel or token, to find it there."""
+    """The channel or token."""
+    key: int | None = None
+    """Of the token."""
     quote: str = ""
     """The words of a file or a program."""
 
@@ -181,6 +183,7 @@ def _of_tokens(standing: Standing, defaults: Limits, remedies: _Remedies) -> Ite
                 remedies.expiry.format(token.name),
                 "tokens",
                 token.name,
+                token.key,
             )
 
 
@@ -190,10 +193,10 @@ def _of_budget(token: TokenStanding, budget: Budget, now: int, remedy: str) -> I
     named = f"{budget.shown(amount)} for {_period(budget, now)}"
     if used >= amount:
         text = f"has spent its {named}; its requests are refused until {_day(ends)}, {_clock(ends)}."
-        yield Problem(PROBLEM, token.name, text, remedy, "tokens", token.name)
+        yield Problem(PROBLEM, token.name, text, remedy, "tokens", token.name, token.key)
     elif used * 100 >= min(LEVELS) * amount:
         text = f"has used {used * 100 // amount} % of its {named}{_pace(budget, used, now, ends)}."
-        yield Problem(WARNING, token.name, text, remedy, "tokens", token.name)
+        yield Problem(WARNING, token.name, text, remedy, "tokens", token.name, token.key)
 
 
 def _pace(budget: Budget, used: int, now: int, ends: int) -> str:

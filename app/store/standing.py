@@ -16,10 +16,10 @@ from app.store.token_counters import Counters, Windows
 
 _TOKENS = (
     "SELECT 'token', t.name, t.owner, t.limits, t.expires_at, u.day, u.month, u.day_tokens, u.day_micro,"
-    " u.month_tokens, u.month_micro, {now} FROM token t LEFT JOIN token_use u ON u.token = t.pk"
+    " u.month_tokens, u.month_micro, t.pk, {now} FROM token t LEFT JOIN token_use u ON u.token = t.pk"
     " WHERE t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > {now})"
 )
-_NOTHING = ", ".join(["NULL"] * 6)
+_NOTHING = ", ".join(["NULL"] * 7)
 _SYSTEM = (
     f"SELECT 'alert', name, state, NULL, changed_at, {_NOTHING}, {{now}} FROM alert"
     f" UNION ALL SELECT 'schema', NULL, NULL, NULL, MAX(version), {_NOTHING}, {{now}} FROM schema_version"
@@ -31,6 +31,7 @@ _SYSTEM = (
 class TokenStanding(NamedTuple):
     """A token that works, and what it has used in the present day and month."""
 
+    key: int
     name: str
     owner: str
     limits: Limits
@@ -88,6 +89,7 @@ def _token(
     day_micro: int,
     month_tokens: int,
     month_micro: int,
+    key: int,
     now: int,
 ) -> TokenStanding:
     """A day or a month that is over counts as empty."""
@@ -95,6 +97,7 @@ def _token(
     today = (day_tokens, day_micro) if day is not None and day >= windows.day else (0, 0)
     this_month = (month_tokens, month_micro) if month is not None and month >= windows.month else (0, 0)
     return TokenStanding(
+        key,
         name,
         owner,
         Limits.of(orjson.loads(limits)) if limits else Limits(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -193,6 +194,9 @@ def test_problems_are_shown_with_their_remedies(
         console.channels_file.write_text(written)
     for text in (page, own):
         assert "soon-gone</b> expires on" in text
+        # The link leads to the row of the token.
+        (anchor,) = re.findall(r'soon-gone</b> expires on .*?href="/console/people#(t\d+)"', text)
+        assert f'id="{anchor}"' in told(owner, "/console/people")
     assert "antiphon tokens update soon-gone" in page
     assert "Ask an operator for another expiry of soon-gone" in own
     assert "channels.yaml refused" in page

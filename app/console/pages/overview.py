@@ -33,7 +33,7 @@ _GROUPS = 10
 _PLACES = {
     "table": ("Table", "/console/channels"),
     "channels": ("Channel", "/console/channels#{}"),
-    "tokens": ("Token", "/console/people#{}"),
+    "tokens": ("Token", "/console/people#t{}"),
     "requests": ("Requests", "/console/requests?status=in+flight"),
 }
 #: Pages that a cancellation leads back to.
