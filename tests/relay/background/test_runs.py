@@ -11,10 +11,11 @@ import pytest
 
 from tests.gateway import portions
 from tests.relay.background.conftest import FORMATS, BackgroundGateway, await_post
-from tests.relay.conftest import SOME_TEXT, check_failed_stream, response_id_in, text_of
+from tests.relay.conftest import SOME_TEXT, check_failed_stream, eventually, response_id_in, text_of
 from tests.response_contract import check_error, check_response, check_stream
 from tests.sse_reader import SENTINEL, follow
 from tests.store import rows
+from tests.stored_data import select
 from tests.upstream import Script, failing, refusal, respelled, silent, stalled
 
 JSON = dict[str, Any]
@@ -288,6 +289,8 @@ def test_a_cancelled_response_stops_its_upstream_and_stays_cancelled(background_
     while b"output_text.delta" not in head:
         head += next(pieces)
     response_id = response_id_in(head)
+    url, named = background_gateway.gateway.database_url, "SELECT channel FROM response WHERE id = ?"
+    eventually(lambda: select(url, named, (response_id,))[0]["channel"], "the channel in the row")
     cancelled = background_gateway.client.responses.cancel(response_id)
     assert (cancelled.status, cancelled.output) == ("cancelled", [])
     background_gateway.upstream.wait_hangup(1)
