@@ -78,6 +78,20 @@ def test_a_turn_is_selected_and_closed_without_leaving_its_place(
     page.wait_for_selector("#detail")
 
 
+def test_a_jump_to_a_tip_loads_nothing(open_page: OpenPage, owner: Person, everything: dict[str, str]) -> None:
+    page = open_page(owner, f"/console/c/{everything['1']}")
+    page.evaluate("document.getElementById('main').dataset.same = 'yes'")
+    href = page.locator("#tips a").last.get_attribute("href") or ""
+    assert href.startswith("#t")
+    page.locator("#tips a").last.click()
+    assert page.url.endswith(href)
+    assert page.evaluate("document.getElementById('main').dataset.same") == "yes"
+    page.keyboard.press("t")
+    page.locator("#t1 .no").click()
+    page.wait_for_selector("#detail")
+    assert page.evaluate("document.getElementById('main').dataset.same ?? ''") == ""
+
+
 def test_ones_own_text_is_there_at_a_key(open_page: OpenPage, owner: Person, store: Store) -> None:
     turn = Writer(store, "ada").turn(says=[message("<i>what I said</i>")])
     page = open_page(owner, f"/console/c/{turn}?at={turn}")

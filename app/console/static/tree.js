@@ -10,9 +10,13 @@
 
   const openFolds = () => [...document.querySelectorAll(".fold > details[open]")].map((fold) => fold.parentElement.id);
 
+  // The address without its fragment: a jump to a row asks for nothing.
+  const address = (url) => url.pathname + url.search;
+  let shown = address(location);
+
   async function go(url, { push = true, focus = null } = {}) {
     const target = new URL(url, location.href);
-    const answer = await fetch(target.pathname + target.search, { headers: { Accept: "text/html" } });
+    const answer = await fetch(address(target), { headers: { Accept: "text/html" } });
     const main = answer.ok ? new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("main") : null;
     if (!main) {
       location.assign(target);
@@ -24,6 +28,7 @@
     htmx.process(own);
     folds.forEach((id) => document.getElementById(id)?.querySelector("details")?.setAttribute("open", ""));
     if (push) history.pushState(null, "", target);
+    shown = address(target);
     const row = focus ?? decodeURIComponent(target.hash.slice(1));
     document.getElementById(row)?.querySelector(".no")?.focus({ preventScroll: true });
     keysSwitch();
@@ -38,7 +43,7 @@
     go(link.href);
   });
   window.addEventListener("popstate", () => {
-    if (tree()) go(location.href, { push: false });
+    if (tree() && address(location) !== shown) go(location.href, { push: false });
   });
 
   // --- the text of a turn: one's own is shown when its section opens
