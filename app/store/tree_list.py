@@ -101,8 +101,8 @@ class TreeRow:
     """Of the root; of the newest turn if the root was pruned."""
     newest: str | None
     """The id of the newest turn."""
-    stored: bool
-    """Whether the root's content was stored."""
+    stored: bool | None
+    """Whether the root's content was stored; None if the root was pruned."""
     input: str | None
     """How the root's input begins, as JSON that may be cut; None if it is not stored, or is another owner's."""
 
@@ -243,6 +243,6 @@ def _row(row: Sequence[Any]) -> TreeRow:
         counts={name: int(values[name]) for name in COUNTERS},
         id=root_id or newest_id or "",
         newest=newest_id,
-        stored=bool(stored),
+        stored=None if root_id is None else bool(stored),
         input=input,
     )

@@ -354,7 +354,7 @@ def test_a_row_goes_with_the_last_response_of_its_tree(store: Store, database_ur
     rows.age(database_url, [*gone, old], OLD)
     list(store.maintenance.prune(store.leases.clock() - MONTH))
     row = only(store)
-    assert (row.id, row.newest, row.counts["turns"]) == (young, young, 2)
+    assert (row.id, row.newest, row.stored, row.counts["turns"]) == (young, young, None, 2)
     rows.age(database_url, [young], OLD)
     list(store.maintenance.prune(store.leases.clock() - MONTH))
     assert listed(store) == []
