@@ -102,7 +102,7 @@ class Writer:
         return draft.id
 
     def begin(self, parent: str, **facts: Any) -> str:
-        """The id of a turn in flight."""
+        """The id of a turn in flight. It stays so, because no worker holds it whose lease could run out."""
         self.minute += 1
         draft = Draft(
             id=ids.new("resp"),
@@ -114,6 +114,9 @@ class Writer:
             input=orjson.dumps([message("and now?")]),
         )
         self.store.responses.begin(replace(draft, **facts))
+        self.store.database.transaction(
+            lambda session: session.run("UPDATE response SET worker = NULL WHERE id = ?", (draft.id,))
+        )
         return draft.id
 
     def _settled(self, response_id: str) -> None:
