@@ -9,6 +9,7 @@ is the same for all responses, unless a token has a shorter one of its own.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +24,8 @@ LEAST_AGE = 86_400
 """Seconds. A turn may take as long as this is above `chain.YOUNG` and still find its parent."""
 WINDOW = 50
 """Rows that are read, and at most removed, at a time: few, because other writers wait for each transaction."""
+_ITEMS = 512
+"""Entries of items that one statement removes at most."""
 RETRY_SECONDS = 30.0
 NEWEST = 2**63 - 1
 
@@ -171,9 +174,7 @@ def _remove(session: Session, *, hold: str, past: Sequence[Old], items: dict[int
     rows = _without_children(session, [row for row in map(Old._make, held) if ages.is_past(row)])
     if rows:
         removed_keys = [row.pk for row in rows]
-        entries = [(row.owner, item_id, row.pk) for row in rows for item_id in items[row.pk]]
-        if entries:
-            session.run_many("DELETE FROM item WHERE owner = ? AND id = ? AND response = ?", sorted(entries))
+        _remove_items(session, rows, items)
         session.run(f"DELETE FROM content WHERE response IN ({_marks(removed_keys)})", removed_keys)
         session.run(f"DELETE FROM prefix WHERE response IN ({_marks(removed_keys)})", removed_keys)
         session.run(f"DELETE FROM thread_turn WHERE response IN ({_marks(removed_keys)})", removed_keys)
@@ -185,6 +186,28 @@ def _remove(session: Session, *, hold: str, past: Sequence[Old], items: dict[int
         session.run(f"DELETE FROM response WHERE pk IN ({_marks(removed_keys)})", removed_keys)
         forget_empty(session, sorted({row.tree for row in rows}))
     return rows
+
+
+def _remove_items(session: Session, rows: Sequence[Old], items: dict[int, list[str]]) -> None:
+    """Removes the entries of the items of these responses: many in one statement, because each one is a round trip to
+    the server while the rows are locked."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        names[row.owner].update(items[row.pk])
+    keys = [row.pk for row in rows]
+    for owner, of_owner in sorted(names.items()):
+        remaining = sorted(of_owner)
+        while remaining:
+            some, remaining = remaining[:_ITEMS], remaining[_ITEMS:]
+            # Statements of few lengths, each of which is prepared once.
+            some += some[-1:] * (_padded(len(some)) - len(some))
+            sql = f"DELETE FROM item WHERE owner = ? AND id IN ({_marks(some)}) AND response IN ({_marks(keys)})"
+            session.run(sql, [owner, *some, *keys])
+
+
+def _padded(count: int) -> int:
+    """The next power of two."""
+    return 1 << (count - 1).bit_length()
 
 
 def _without_children(session: Session, rows: Sequence[Old]) -> list[Old]:
