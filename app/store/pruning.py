@@ -201,7 +201,8 @@ def _remove_items(session: Session, rows: Sequence[Old], items: dict[int, list[s
             some, remaining = remaining[:_ITEMS], remaining[_ITEMS:]
             # Statements of few lengths, each of which is prepared once.
             some += some[-1:] * (_padded(len(some)) - len(some))
-            sql = f"DELETE FROM item WHERE owner = ? AND id IN ({_marks(some)}) AND response IN ({_marks(keys)})"
+            # The sum keeps the last column out of the search: each id would be looked up for each response.
+            sql = f"DELETE FROM item WHERE owner = ? AND id IN ({_marks(some)}) AND response + 0 IN ({_marks(keys)})"
             session.run(sql, [owner, *some, *keys])
 
 
