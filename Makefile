@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test-quick test test-all faults lint openapi schema dist bench bench-compare caches packages clean
+.PHONY: run test-quick test test-all faults lint openapi schema dist bench bench-compare caches screenshots packages clean
 
 run: $(VENV)/.run
 	@exec $(BIN)/antiphon init --serve
@@ -51,6 +51,12 @@ schema: $(VENV)/.test
 dist: $(VENV)/.test
 	rm -rf dist build
 	$(BIN)/python -m build --outdir dist .
+
+# Pictures of every page of the console, in build/screenshots, and the two of the README. Takes two minutes.
+screenshots: $(VENV)/.test
+	mkdir -p build/screenshots
+	ANTIPHON_SCREENSHOTS=$(CURDIR)/build/screenshots $(BIN)/pytest -q tests/console/test_looks.py
+	$(BIN)/python -m tests.console.screenshots build/screenshots deploy/screenshots
 
 # Prints the README's table of cached shares, which tests/caches checks. Takes half a minute.
 caches: $(VENV)/.test

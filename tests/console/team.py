@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from time import time
 from typing import Any
 
+import orjson
+
 from app.store.models import UsageHour, UsageSlot
 from app.store.token_counters import Counters, Windows
 from tests.cli.codex import Codex
@@ -66,6 +68,7 @@ def fill(gateway: Gateway, upstream: ScriptedUpstream, ada: Person, bob: Person)
     bob.create(model=MODEL, input="Which of our services still uses the old queue?", metadata={"ticket": "OPS-41"})
     _calls_the_server_that_is_down(bob)
     gateway.command("channels", "pause", "spare", "--reason", "its provider is being moved")
+    _grow(gateway.database_url)
     _remember_a_day(gateway.database_url)
     return team
 
@@ -123,6 +126,28 @@ def _used_up(gateway: Gateway) -> str:
     columns = ", ".join(("token", *Windows._fields, *Counters._fields))
     rows.execute(url, f"INSERT INTO token_use ({columns}) VALUES ({', '.join('?' * len(used))})", used)
     return str(key)
+
+
+#: Factors that make the numbers of a test those of work: of tokens, and of what they cost.
+_IN, _OUT, _COST = 320, 14, 260
+
+
+def _grow(url: str) -> None:
+    sums = f"input_tokens = input_tokens * {_IN}, output_tokens = output_tokens * {_OUT}, cost = cost * {_COST}"
+    for table in ("response", "tree", "usage_hour", "usage_day", "usage_client", "usage_slot"):
+        rows.execute(url, f"UPDATE {table} SET {sums}")
+    for table in ("tree", "usage_hour", "usage_day", "usage_client"):
+        rows.execute(url, f"UPDATE {table} SET cached_tokens = input_tokens * 7 / 10")
+    rows.execute(url, f"UPDATE tree SET context = context * {_IN}")
+    rows.execute(
+        url,
+        "UPDATE response SET first_byte_ms = 400 + pk * 137 % 900, total_ms = 2000 + pk * 731 % 9000, cached_tokens ="
+        " CASE WHEN COALESCE(parent, inferred) IS NULL THEN 0 ELSE input_tokens * (4 + pk % 5) / 9 END"
+        " WHERE completed_at IS NOT NULL AND input_tokens > 0",
+    )
+    for key, compaction in rows.execute(url, "SELECT pk, compaction FROM response WHERE compaction IS NOT NULL"):
+        grown = {name: value * _IN if type(value) is int else value for name, value in orjson.loads(compaction).items()}
+        rows.execute(url, "UPDATE response SET compaction = ? WHERE pk = ?", (orjson.dumps(grown).decode(), key))
 
 
 def _remember_a_day(url: str) -> None:
