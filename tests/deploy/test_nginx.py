@@ -254,3 +254,37 @@ def _read_until(sock: socket.socket, mark: bytes) -> bytes:
         assert data, f"the connection ended before {mark!r}: {received!r}"
         received += data
     return received
+
+
+def test_the_console_is_reached_by_https_alone_with_a_cookie_of_its_own(deployed: Service) -> None:
+    """nginx leaves its port out of the host, so neither the origin nor the cookie's name may depend on it."""
+    token = deployed.new_token("console-session", "--console", "owner")
+    url, trusted = deployed.proxy.url, str(deployed.proxy.authority)
+    with requests.Session() as browser:
+        browser.trust_env = False
+        browser.verify = trusted
+        plain = browser.get(f"{deployed.proxy.plain_url}/console/sign-in", allow_redirects=False)
+        assert (plain.status_code, plain.headers["Location"]) == (308, "https://127.0.0.1/console/sign-in")
+
+        headers = {"Sec-Fetch-Site": "same-origin", "Origin": url}
+        answer = browser.post(
+            f"{url}/console/sign-in",
+            data={"token": token, "next": "/console/people"},
+            headers=headers,
+            allow_redirects=False,
+        )
+        assert (answer.status_code, answer.headers["Location"]) == (303, "/console/people")
+        name, *flags = answer.headers["Set-Cookie"].split("; ")
+        assert name.startswith("__Host-antiphon-")
+        assert {"Secure", "HttpOnly", "Path=/", "SameSite=Lax"} <= {*flags}
+        page = browser.get(f"{url}/console/people")
+        assert page.status_code == 200
+        assert page.headers["Strict-Transport-Security"]
+
+        csrf = page.text.partition('name="csrf" value="')[2].partition('"')[0]
+        for site, status in (("cross-site", 403), ("same-origin", 303)):
+            form = {"data": {"csrf": csrf}, "headers": {"Sec-Fetch-Site": site}, "allow_redirects": False}
+            assert browser.post(f"{url}/console/sign-out", **form).status_code == status
+        assert browser.get(f"{url}/console/people", allow_redirects=False).status_code == 303
+    for log in deployed.proxy.directory.glob("*.log"):
+        assert token not in log.read_text()
