@@ -70,9 +70,10 @@ _CONVERSED = (
 )
 #: When the prompt of a response was last used by another one that continues it.
 _LAST_USED = (
-    "SELECT MAX(completed_at) FROM response WHERE pk IN"
-    " (SELECT pk FROM response WHERE parent = ? UNION SELECT pk FROM response WHERE inferred = ?)"
-    " AND owner = ? AND pk < ? AND channel = ?"
+    "SELECT MAX(r.completed_at)"
+    # MySQL would look at every response for a union behind IN.
+    " FROM (SELECT pk FROM response WHERE parent = ? UNION SELECT pk FROM response WHERE inferred = ?) child"
+    " JOIN response r ON r.pk = child.pk WHERE r.owner = ? AND r.pk < ? AND r.channel = ?"
 )
 #: The first of the items that were deleted from a conversation between two positions, by its place in the context.
 _REMOVED = (

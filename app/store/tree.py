@@ -43,9 +43,10 @@ _FROM = (
 )
 _ONE = f"SELECT {_NODE} FROM response r{_FROM} WHERE r.id = ? AND r.owner = ?"
 _CHILDREN = (
-    f"SELECT {_NODE} FROM response r{_FROM} WHERE r.pk IN"
-    " (SELECT pk FROM response WHERE parent = ? UNION SELECT pk FROM response WHERE inferred = ?)"
-    f" AND r.owner = ? ORDER BY r.pk LIMIT {MOST}"
+    f"SELECT {_NODE}"
+    # MySQL would look at every response for a union behind IN, and SQLite for a plain join in the order of the keys.
+    " FROM (SELECT pk FROM response WHERE parent = ? UNION SELECT pk FROM response WHERE inferred = ?) child"
+    f" CROSS JOIN response r ON r.pk = child.pk{_FROM} WHERE r.owner = ? ORDER BY child.pk LIMIT {MOST}"
 )
 #: Up to the root, and down again from there. Each of the three links has an index of its own.
 _TREE = (
