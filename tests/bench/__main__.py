@@ -128,6 +128,11 @@ class Bench:
                 gateway = servers.new_gateway(self._new_folder(name), workers, upstream.port, table=table)
                 self.stack.enter_context(gateway)
                 self.running[name] = servers.as_server(name, gateway)
+        if "no-console" in self.plan.loaded:
+            gateway = servers.new_gateway(self._new_folder("no-console"), 1, upstream.port)
+            gateway.set(console="off")
+            self.stack.enter_context(gateway)
+            self.running["no-console"] = servers.as_server("no-console", gateway)
         self._start_limited(upstream)
         if "gateway" in self.running:
             try:

@@ -76,6 +76,7 @@ LOADS = (
     Load("json1", "JSON, 1 connection", 1, _PROXIES),
     Load("json32", "JSON, 32 connections", 32, (*_PROXIES, "flask")),
     Load("limits32", "JSON, 32 connections, without limits and with all of them", 32, ("unlimited", "limited")),
+    Load("console32", "JSON, 32 connections, with the console and without", 32, ("gateway", "no-console")),
     Load(
         "slow32",
         "JSON, 32 connections, upstream answers after 100 ms",

@@ -113,6 +113,7 @@ ROWS = (
     _row("JSON requests/s, 32 connections, of LiteLLM's", times("json32", "rate", "gateway", "litellm"), 10, 20, "×"),
     _row("CPU a JSON request, of an empty Flask route's", times("json32", "cpu", "gateway", "flask"), 3.5, 2.5, "×"),
     _row("CPU with all limits, of that without", times("limits32", "cpu", "limited", "unlimited"), 1.15, 1.15, "×"),
+    _row("CPU with the console, of that without", times("console32", "cpu", "gateway", "no-console"), 1.05, 1.02, "×"),
     _row("JSON p50 added, 1 connection", added("json1", "latency_p50", "gateway"), 2, 1.2, "ms"),
     _row("JSON p50 added, 100 ms upstream, 2 workers", added("slow32", "latency_p50", "gateway-2"), 6, 4, "ms"),
     _row("events/s, firehose, of nginx's", times("fire8", "event_rate", "gateway", "nginx"), 0.5, 0.8, "×"),
