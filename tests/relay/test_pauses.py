@@ -19,7 +19,9 @@ from tests.upstream import ScriptedUpstream, stalled
 JSON = dict[str, Any]
 NOT_FOUND, CHANNEL_FAILING = 4, 3
 #: New connections, so that both workers have answered some.
-OFTEN = 12
+OFTEN = 8
+#: Seconds for what several requests must show.
+SLOWLY = 60.0
 #: Events before the stream waits.
 SOME = 4
 
@@ -34,7 +36,10 @@ def module_upstream() -> Iterator[ScriptedUpstream]:
 def running(tmp_path_factory: pytest.TempPathFactory, module_upstream: ScriptedUpstream) -> Iterator[Gateway]:
     """Two workers that serve, one for background responses, and models of one and of two channels."""
     rows = [
-        *(module_upstream.channel(name, models=[name], chat=True) for name in ("alone", "drained", "streaming")),
+        *(
+            module_upstream.channel(name, models=[name], chat=True)
+            for name in ("alone", "drained", "shown", "streaming")
+        ),
         module_upstream.channel("first", models=["pair"], priority=10),
         module_upstream.channel("second", models=["pair"]),
     ]
@@ -73,22 +78,27 @@ def listed(running: Gateway, name: str) -> JSON:
 
 
 def test_every_worker_notices_a_pause_and_its_end(running: Gateway, upstream: ScriptedUpstream) -> None:
-    told = running.command("channels", "pause", "alone", "--for", "1h", "--reason", "a new disk")
-    assert "paused until" in told
-    assert "a new disk" in told
+    running.command("channels", "pause", "alone", "--for", "1h", "--reason", "a new disk")
     for path in ("/responses", "/chat/completions"):
-        eventually(lambda path=path: statuses(running, "alone", path) == {503}, "both workers")
+        eventually(lambda path=path: statuses(running, "alone", path) == {503}, "both workers", SLOWLY)
     refused = running.post("/responses", {"model": "alone", "input": "hello", "stream": True})
     error = refused.json()["error"]
     assert "alone: paused until" in error["message"]
     assert "new disk" not in error["message"]
     assert 0 < int(refused.headers["Retry-After"]) <= 3600
-    assert listed(running, "alone")["pause"]["reason"] == "a new disk"
-    assert "paused until" in running.command("route", "alone", exit_code=CHANNEL_FAILING)
-    assert "alone: paused until" in running.attempt("doctor").stdout
     running.command("channels", "resume", "alone")
-    eventually(lambda: statuses(running, "alone") == {200}, "both workers")
-    assert listed(running, "alone")["pause"] is None
+    eventually(lambda: statuses(running, "alone") == {200}, "both workers", SLOWLY)
+
+
+def test_commands_say_until_when_by_whom_and_why(running: Gateway) -> None:
+    told = running.command("channels", "drain", "shown", "--reason", "a new disk")
+    assert "draining since" in told
+    assert "(command line): a new disk" in told
+    assert listed(running, "shown")["pause"]["reason"] == "a new disk"
+    assert "draining since" in running.command("route", "shown", exit_code=CHANNEL_FAILING)
+    assert "shown: draining since" in running.attempt("doctor").stdout
+    running.command("channels", "resume", "shown")
+    assert "is not paused" in running.command("channels", "resume", "shown", exit_code=NOT_FOUND)
 
 
 def test_conversations_go_on_elsewhere_and_background_responses_too(
@@ -108,7 +118,7 @@ def test_conversations_go_on_elsewhere_and_background_responses_too(
         return is_second
 
     for keys in ({}, {"background": True}):
-        eventually(went_elsewhere(**keys), "all workers")
+        eventually(went_elsewhere(**keys), "all workers", SLOWLY)
     running.command("channels", "resume", "first")
 
 
@@ -118,8 +128,8 @@ def test_a_running_stream_goes_on_while_its_channel_is_drained(running: Gateway,
         lines = answer.iter_lines()
         assert b"response.created" in next(lines)
         running.command("channels", "drain", "streaming")
-        eventually(lambda: statuses(running, "streaming") == {503}, "both workers")
-        assert listed(running, "streaming")["in_flight"] == 1
+        eventually(lambda: statuses(running, "streaming") == {503}, "both workers", SLOWLY)
+        eventually(lambda: listed(running, "streaming")["in_flight"] == 1, "the report of its worker", SLOWLY)
         upstream.release()
         rest = b"\n".join(lines)
     assert b"response.completed" in rest
@@ -134,11 +144,10 @@ def test_a_restarted_gateway_knows_the_pause_at_its_first_request(running: Gatew
     running.command("channels", "resume", "drained")
 
 
-def test_commands_name_what_is_wrong(running: Gateway) -> None:
+def test_a_channel_that_is_not_in_the_table_is_no_channel(running: Gateway) -> None:
     failed = running.attempt("channels", "drain", "alon")
     assert failed.returncode == NOT_FOUND
     assert "did you mean alone?" in failed.stderr
-    assert "is not paused" in running.command("channels", "resume", "alone", exit_code=NOT_FOUND)
 
 
 @pytest.mark.parametrize("wrong", ["0s", "8d", "soon", "-5m", "", "1e3s", "600"])

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.store.database import Session
+from app.store.models import TABLES
 from app.store.store import Store
 from tests.databases import database_url, mariadb
 
-__all__ = ["database_url", "mariadb", "store"]
+__all__ = ["database_url", "mariadb", "shared_store", "store"]
 
 PEPPER = b"p" * 32
 
@@ -20,3 +22,18 @@ def store(database_url: str) -> Iterator[Store]:
     store.schema.upgrade()
     yield store
     store.close()
+
+
+@pytest.fixture
+def shared_store(module_database_url: str) -> Iterator[Store]:
+    """A store of each kind whose database the tests of one file share. Its tables are empty."""
+    store = Store(module_database_url, peppers=[PEPPER])
+    store.schema.upgrade()
+    store.database.transaction(_empty)
+    yield store
+    store.close()
+
+
+def _empty(session: Session) -> None:
+    for model in TABLES:
+        session.run(f"DELETE FROM {model._meta.table_name}")  # type: ignore[attr-defined]

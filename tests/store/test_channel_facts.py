@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+
 from app.store.recent_errors import NEWEST
 from app.store.store import Store
 from tests.store.test_recent_errors import LIMITED, REFUSED, ended
 from tests.store.test_remedies import ALLOW, DROP, learnt, stored
+
+
+@pytest.fixture
+def store(shared_store: Store) -> Store:
+    return shared_store
 
 
 def test_an_empty_database_has_none(store: Store) -> None:

@@ -9,6 +9,16 @@ from app.store.store import Store
 from tests.store import rows
 
 
+@pytest.fixture
+def database_url(module_database_url: str) -> str:
+    return module_database_url
+
+
+@pytest.fixture
+def store(shared_store: Store) -> Store:
+    return shared_store
+
+
 def test_a_pause_has_an_end_and_says_who_and_why(store: Store) -> None:
     store.pauses.pause("a", 600, "ada", "a new disk")
     (pause,) = store.pauses.load()

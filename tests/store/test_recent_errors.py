@@ -20,6 +20,16 @@ REFUSED = Attempt("a", 5, 400, "invalid_value", upstream_message="no such value:
 ANSWERED = Attempt("b", 9, 200)
 
 
+@pytest.fixture
+def database_url(module_database_url: str) -> str:
+    return module_database_url
+
+
+@pytest.fixture
+def store(shared_store: Store) -> Store:
+    return shared_store
+
+
 def ended(store: Store, *attempts: Attempt, stored: bool = True, **fields: Any) -> str:
     """A response whose attempts were these."""
     begun = draft(stored=stored, **fields)

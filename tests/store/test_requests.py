@@ -16,6 +16,16 @@ from tests.store.turns import OWNER, draft, outcome
 FAILED = Attempt("a", 3, 429, "rate_limit_exceeded", upstream_message="slow down")
 
 
+@pytest.fixture
+def database_url(module_database_url: str) -> str:
+    return module_database_url
+
+
+@pytest.fixture
+def store(shared_store: Store) -> Store:
+    return shared_store
+
+
 def made(store: Store, status: str = "completed", *, owner: str = OWNER, stored: bool = True, **fields: Any) -> str:
     names = {"model", "client", "request_id", "streamed", "parent"}
     begun = draft(
