@@ -309,7 +309,7 @@ def _wanted(nodes: list[Node]) -> st.SearchStrategy[Wanted]:
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_every_turn_is_drawn_once_below_its_parent(data: st.DataObject) -> None:
     nodes = data.draw(trees())
     layout = lay_out(nodes, data.draw(_wanted(nodes)))
@@ -328,7 +328,7 @@ def test_every_turn_is_drawn_once_below_its_parent(data: st.DataObject) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_lanes_never_collide_and_every_line_leads_somewhere(data: st.DataObject) -> None:
     nodes = data.draw(trees())
     layout = lay_out(nodes, replace(data.draw(_wanted(nodes)), folds=False))
@@ -348,7 +348,7 @@ def test_lanes_never_collide_and_every_line_leads_somewhere(data: st.DataObject)
 
 
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_folds_hide_nothing_that_is_looked_for(data: st.DataObject) -> None:
     nodes = data.draw(trees())
     wanted = data.draw(_wanted(nodes))
