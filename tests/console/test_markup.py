@@ -141,13 +141,13 @@ def _spoil(gateway: Gateway) -> None:
                 f"spoilt-{number}",
                 "ap_<b>",
                 orjson.dumps([words]).decode(),
-                words[:100],
+                _header(words)[:16],
             ),
         )
         rows.execute(
             url,
             "INSERT INTO audit (at, actor, token, action, subject, owner, reason) VALUES (1, ?, ?, ?, ?, 'ada', ?)",
-            (*[words[:60]] * 2, words[:30], words[:150], words),
+            (*[words[:60]] * 2, _header(words)[:16], words[:150], words),
         )
 
 
