@@ -120,7 +120,7 @@ def test_what_was_learnt_is_shown_and_forgotten(
     assert "temperature" in part(operator.get(URL).text, "learning")
     assert operator.post(f"{URL}/learning/forget").status_code == 303
     assert "Learnt from refusals" not in part(operator.get(URL).text, "learning")
-    assert audited(console, "forget") == [("ops", "learning", None)]
+    assert ("ops", "learning", None) in audited(console, "forget")
 
 
 def test_a_test_says_what_it_costs_before_it_runs(
@@ -134,7 +134,7 @@ def test_a_test_says_what_it_costs_before_it_runs(
     assert "tested answered with tested" in shown.text
     assert re.findall(r'<th scope="row">([^<]+)</th>', shown.text)[0] == "text"
     assert len(console_upstream.requests) > before
-    assert audited(console, "test channel") == [("ops", "tested", None)]
+    assert ("ops", "tested", None) in audited(console, "test channel")
     assert operator.post(f"{URL}/tested/test", {"model": "unknown"}).status_code == 400
 
 

@@ -86,8 +86,8 @@ def test_a_test_lists_the_tools_and_calls_none(
     for label in ("waiting", "unknown"):
         assert operator.post(f"{URL}/{label}/test").status_code == 404
     assert ada.post(f"{URL}/docs/test").status_code == 404
-    sql = "SELECT subject FROM audit WHERE action = 'list tools' ORDER BY pk"
-    assert rows.execute(console.database_url, sql) == [("docs",), ("down",)]
+    recorded = rows.execute(console.database_url, "SELECT subject FROM audit WHERE action = 'list tools'")
+    assert {*recorded} == {("docs",), ("down",)}
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "dark"), (320, "light")])
