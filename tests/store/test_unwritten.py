@@ -93,15 +93,16 @@ def test_an_end_that_no_attempt_can_write_is_given_up(store: Store) -> None:
     assert store.reaper.running() == {begun.id}
 
 
-def test_a_response_that_ended_meanwhile_stays_as_it_is(store: Store) -> None:
+def test_a_response_that_was_cancelled_meanwhile_keeps_its_status_and_what_its_client_saw(store: Store) -> None:
     begun = draft()
     store.responses.begin(begun)
-    store.responses.finish_later(begun, failed())
+    ended = failed()
+    store.responses.finish_later(begun, ended)
     assert store.responses.cancel(OWNER, begun.id)
     store.unwritten.drain(PATIENCE)
     found = store.responses.read(OWNER, begun.id)
     assert found is not None
-    assert (found.status, found.output) == ("cancelled", b"[]")
+    assert (found.status, found.error, found.output) == ("cancelled", None, ended.output)
 
 
 def test_the_first_end_counts(store: Store) -> None:
