@@ -303,7 +303,15 @@ def test_nothing_runs_when_a_text_is_shown_in_its_place(
     _check_nothing_ran(page)
 
 
+#: Elements whose text turns the direction of reading for what stands beside them.
+_TURNING = """() => [...document.querySelectorAll("main *")].filter((element) =>
+    element.namespaceURI.endsWith("xhtml") && getComputedStyle(element).unicodeBidi === "normal" &&
+    [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.includes("\u202e"))
+).map((element) => element.outerHTML.slice(0, 200))"""
+
+
 def _check_nothing_ran(page: Page) -> None:
+    assert page.evaluate(_TURNING) == []
     assert page.evaluate(f"document.querySelectorAll('{MARK}, [{MARK}]').length") == 0
     assert page.evaluate("window.ran === undefined")
 
