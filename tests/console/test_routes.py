@@ -222,6 +222,8 @@ def _written(team: Team) -> list[Any]:
     """What the console's forms write."""
     url = team.gateway.database_url
     return [
-        *(rows.count(url, table) for table in ("console_session", "response", "audit")),
+        *(rows.count(url, table) for table in ("console_session", "audit")),
+        # Those with their content: they are there before the answer.
+        rows.execute(url, "SELECT COUNT(*) FROM response WHERE kept = 1"),
         rows.execute(url, "SELECT name, revoked_at, hash, limits, models FROM token ORDER BY pk"),
     ]
