@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 from flask import Response, request
 
 from app.contract.records import Token
-from app.errors import Forbidden, NotFound, PayloadTooLarge, Unauthenticated
+from app.errors import Forbidden, InvalidRequest, NotFound, PayloadTooLarge, Unauthenticated
 from app.gateway import Gateway
 from app.memory import Share
 from app.store.console_sessions import LIFETIME
@@ -155,8 +155,11 @@ def _csrf(gateway: Gateway, session: str) -> str:
 
 
 def read_form() -> Form:
-    """Raises PayloadTooLarge, and what reading a body raises."""
+    """Raises InvalidRequest, PayloadTooLarge, and what reading a body raises."""
     current = this_request()
+    if request.content_length is None and not current.body_read:
+        # It could be of any length, and a client that signs in is not known yet.
+        raise InvalidRequest("A form states its length.")
     if (request.content_length or 0) > _LARGEST_FORM:
         raise PayloadTooLarge(f"The form is larger than {_LARGEST_FORM} bytes.")
     current.share = Share(current.gateway.budget)
