@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import gateway as gateway_module
-from tests.databases import DATABASES, Server, mariadb, module_database_url, shared_database_url
+from tests.databases import DATABASES, Server, database_url, mariadb, module_database_url, shared_database_url
 from tests.gateway import Gateway
 from tests.server_tests import starts_a_gateway_on_any_database, starts_a_server
 from tests.upstream import ScriptedUpstream
@@ -21,6 +21,7 @@ from tests.upstream_formats import _format_cases, bridge, format_case, format_ca
 __all__ = [
     "_format_cases",
     "bridge",
+    "database_url",
     "format_case",
     "format_cases",
     "mariadb",

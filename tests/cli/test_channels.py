@@ -9,13 +9,10 @@ import orjson
 import pytest
 
 from tests.conftest import MakeGateway, MakeUpstream
-from tests.databases import database_url, mariadb
 from tests.gateway import Gateway
 from tests.ports import closed_port
 from tests.relay.conftest import eventually
 from tests.upstream import Answer, Exchange, ScriptedUpstream, html, rate_limited, refusal, silent
-
-__all__ = ["database_url", "mariadb"]
 
 FAILING, NOT_FOUND, CONFIGURATION = 3, 4, 78
 SECRET = "sk-canary-5d1e"

@@ -14,13 +14,11 @@ import pytest
 
 from app.store.store import Store
 from tests.conftest import MakeGateway
-from tests.databases import Server, database_url, mariadb
+from tests.databases import Server
 from tests.gateway import COMMAND, Gateway
 from tests.store import rows
 from tests.store.turns import line
 from tests.upstream import ScriptedUpstream
-
-__all__ = ["database_url", "mariadb"]
 
 USAGE, TRY_AGAIN, CONFIGURATION = 2, 75, 78
 DEMO = {"name": "demo", "format": "demo", "models": ["demo"]}

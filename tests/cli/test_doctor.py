@@ -11,13 +11,10 @@ import pytest
 
 from tests.cli.test_init import left_running
 from tests.conftest import MakeGateway
-from tests.databases import database_url, mariadb
 from tests.gateway import COMMAND, Gateway
 from tests.ports import closed_port
 from tests.relay.conftest import eventually
 from tests.upstream import ScriptedUpstream
-
-__all__ = ["database_url", "mariadb"]
 
 FAILED, CONFIGURATION = 1, 78
 DEMO = {"name": "demo", "format": "demo", "models": ["demo"]}

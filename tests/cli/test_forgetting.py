@@ -13,13 +13,11 @@ import pytest
 from app.store.store import Store
 from tests import stored_data
 from tests.conftest import MakeGateway
-from tests.databases import Server, database_url, mariadb
+from tests.databases import Server
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
 from tests.store.turns import line
 from tests.upstream import ScriptedUpstream
-
-__all__ = ["database_url", "mariadb"]
 
 OWNER = "adaquokka"
 WORD = "wombatish"

@@ -13,11 +13,8 @@ import orjson
 import pytest
 
 from tests.conftest import MakeGateway
-from tests.databases import database_url, mariadb
 from tests.gateway import COMMAND, Gateway
 from tests.upstream import ScriptedUpstream
-
-__all__ = ["database_url", "mariadb"]
 
 PATIENCE = 60.0
 

@@ -18,13 +18,10 @@ from app.reports.trees import drawn
 from app.store.store import Store
 from app.store.tree import Node
 from tests.cli.codex import Codex
-from tests.databases import database_url, mariadb, shared_database_url
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
 from tests.store.turns import draft, line, outcome, turn
 from tests.websocket_client import Socket
-
-__all__ = ["database_url", "mariadb", "shared_database_url"]
 
 JSON = dict[str, Any]
 

@@ -12,11 +12,8 @@ import pytest
 
 from app.contract.usage import Usage
 from app.store.store import Store
-from tests.databases import database_url, mariadb
 from tests.gateway import Gateway
 from tests.store.turns import draft, outcome
-
-__all__ = ["database_url", "mariadb"]
 
 USAGE, DAY = 2, 86_400
 DEMO = {"name": "demo", "format": "demo", "models": ["demo"]}

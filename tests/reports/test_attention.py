@@ -21,10 +21,7 @@ from app.store.in_flight import InFlightResponse
 from app.store.migrations import needed
 from app.store.standing import Standing
 from app.store.store import Store
-from tests.databases import database_url, mariadb
 from tests.store import rows
-
-__all__ = ["database_url", "mariadb"]
 
 TABLE = """
 version: 1

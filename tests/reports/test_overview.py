@@ -11,10 +11,7 @@ from app.contract.usage import Usage
 from app.reports.overview import PERIODS, Overview, overview_report
 from app.store.database import Session
 from app.store.store import Store
-from tests.databases import database_url, mariadb
 from tests.store.turns import draft, outcome
-
-__all__ = ["database_url", "mariadb"]
 
 NOW = int(datetime(2026, 11, 26, 14, 2, tzinfo=UTC).timestamp())
 HOUR, DAY = 3600, 86_400

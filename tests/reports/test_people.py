@@ -14,11 +14,8 @@ from app.contract.usage import Usage
 from app.reports.people import PeopleReport, TokenReport, first_day_of_month, people_report
 from app.store.store import Store
 from app.store.token_counters import UNLIMITED, Admit, Counters
-from tests.databases import database_url, mariadb
 from tests.relay.conftest import eventually
 from tests.store.turns import draft, outcome
-
-__all__ = ["database_url", "mariadb"]
 
 NOW = int(time.time())
 TODAY = 86_400 * (NOW // 86_400) + 1

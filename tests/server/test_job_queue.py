@@ -10,10 +10,9 @@ import pytest
 from app.server.job_queue import RedisQueue, SqlQueue, open_queue
 from app.store.database import Session
 from app.store.store import Store
-from tests.databases import database_url, mariadb
 from tests.queues import redis_url
 
-__all__ = ["database_url", "mariadb", "redis_url"]
+__all__ = ["redis_url"]
 
 WITHIN = 10.0
 Queue = SqlQueue | RedisQueue

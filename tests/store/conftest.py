@@ -9,9 +9,8 @@ import pytest
 from app.store.database import Session
 from app.store.models import TABLES
 from app.store.store import Store
-from tests.databases import database_url, mariadb
 
-__all__ = ["database_url", "mariadb", "shared_store", "store"]
+__all__ = ["shared_store", "store"]
 
 PEPPER = b"p" * 32
 
