@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from app.contract.records import Token
 from app.contract.tools import Approval, ToolFilter, ToolServer, ToolTable
-from app.store.recent_errors import RecentError
+from app.store.recent_errors import UNLISTED, RecentError
 from app.store.store import Store
 from app.store.sums import DAY_SECONDS, day_of
 
@@ -51,6 +51,13 @@ class ToolServerOverview:
     @property
     def failed(self) -> int:
         return sum(tool.failed for tool in self.tools)
+
+    @property
+    def unlisted_at(self) -> int | None:
+        """When a turn did not get the list of its tools today, if that is its newest failure."""
+        newest = self.errors[0] if self.errors else None
+        today = int(time()) // DAY_SECONDS * DAY_SECONDS
+        return newest.at if newest is not None and newest.code == UNLISTED and newest.at >= today else None
 
     @property
     def milliseconds(self) -> int | None:

@@ -9,12 +9,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from app.contract.records import Attempt, Draft, ToolCall
 from app.store.database import Database, Session
+from app.store.writer import Writer
+
+if TYPE_CHECKING:
+    from app.store.grouped_writes import Group
 
 CHANNEL, TOOL_SERVER = "channel", "tool server"
+#: The code of a tool server that did not list its tools.
+UNLISTED = "not listed"
 
 #: Failures of one channel that are shown, and stored between two visits of the reaper at least.
 NEWEST = 20
@@ -71,8 +77,14 @@ class RecentError(NamedTuple):
 
 
 class RecentErrors:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, writer: Writer[Group]) -> None:
         self._database = database
+        self._writer = writer
+
+    def note_unlisted(self, owner: str, label: str) -> None:
+        """Writes, some time later, that a turn of this owner did not get the list of a tool server's tools."""
+        error = NewError(TOOL_SERVER, label[:_NAME], int(time.time()), None, UNLISTED, "", owner, None)
+        self._writer.post(lambda group: group.add_error(error))
 
     def channels(self) -> Mapping[str, Sequence[RecentError]]:
         """The newest failures of each channel, newest first."""

@@ -99,7 +99,7 @@ class Store:
         self.tokens = Tokens(self.database, self._writer, peppers)
         self.pauses = ChannelPauses(self.database)
         self.channel_facts = ChannelFactsStore(self.database)
-        self.recent_errors = RecentErrors(self.database)
+        self.recent_errors = RecentErrors(self.database, self._writer)
         self.remedies = Remedies(self.database, self._writer)
         self.tool_calls: ToolCallStore = ToolCalls(self.database, self._writer, self.unwritten, measures)
         self.in_flight = InFlight(self.database)

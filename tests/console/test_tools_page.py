@@ -63,6 +63,19 @@ def test_calls_of_the_day_and_who_may_use_a_server_are_shown(
     assert "UNSET_PATH" in shown
 
 
+def test_a_server_that_does_not_list_its_tools_is_shown_as_down(
+    operator: Person, console: Gateway, new_person: Callable[..., Person]
+) -> None:
+    bob = new_person("bob-tools", owner="bob", role=None, options=("--tools", "down"))
+    body = {"model": "m", "input": "hello", "tools": [{"type": "mcp", "server_label": "down"}]}
+    assert console.post("/responses", body, token=bob.token).status_code == 424
+
+    shown = eventually(lambda: "did not list its tools" in operator.get(URL).text and operator.get(URL).text, "the row")
+    down = shown.partition('id="down" aria')[2].partition("</section>")[0]
+    assert "not listed" in down
+    assert "bob" in down
+
+
 def test_an_owner_sees_the_servers_of_their_token(ada: Person, other_owner: Person, tool_server: ToolServer) -> None:
     shown = ada.get(URL).text
     assert re.findall(r'<th scope="row">(\w+)', shown) == ["docs"]

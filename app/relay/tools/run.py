@@ -118,10 +118,16 @@ class ToolRun(TurnRun):
             try:
                 listings[server.label] = self._parts.tool_servers.listed(server.server, self._watch)
             except ToolListFailed:
+                self._note_unlisted(server)
                 if server.label in named:
                     raise
                 log.warning("the tools of server %s are left out: it cannot be listed", server.label)
         return listings
+
+    def _note_unlisted(self, server: NamedServer) -> None:
+        """Shows the operator that a server of the table is down. Labels of other servers are the clients' words."""
+        if self._parts.channels.table.tools.servers.get(server.label) is server.server:
+            self._parts.store.recent_errors.note_unlisted(self.turn.owner, server.label)
 
     def _needed_labels(self) -> set[str]:
         """The servers that the turn cannot do without. Of one behind a hosted tool the client does not know: the tool
