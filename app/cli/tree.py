@@ -8,6 +8,7 @@ import click
 
 from app.cli.context import as_json, find_response, open_ready_store, open_store, print_json
 from app.cli.output import moment, percent, table
+from app.cli.parameters import Text
 from app.contract.money import shown
 from app.reports.cache import CacheReport, cache_notes, explain_all
 from app.reports.conversations import tree_notes
@@ -31,7 +32,7 @@ _LIST_HEAD = (
 @click.command(short_help="Draw the conversation that RESPONSE_ID belongs to, or list conversations.")
 @click.argument("response_id", required=False)
 @click.option("--list", "listed", is_flag=True, help="List the newest conversations.")
-@click.option("--owner", help="With --list: only those of this owner.")
+@click.option("--owner", type=Text(), help="With --list: only those of this owner.")
 @click.option("--limit", type=click.IntRange(1, MOST), default=20, show_default=True, help="With --list: how many.")
 @as_json
 @click.option(

@@ -32,8 +32,8 @@ PATIENCE = 20.0
 
 
 @pytest.fixture(scope="module")
-def serving(tmp_path_factory: pytest.TempPathFactory, shared_database_url: str) -> Iterator[Gateway]:
-    with Gateway(tmp_path_factory.mktemp("trees"), [DEMO], database_url=shared_database_url) as gateway:
+def serving(tmp_path_factory: pytest.TempPathFactory, module_database_url: str) -> Iterator[Gateway]:
+    with Gateway(tmp_path_factory.mktemp("trees"), [DEMO], database_url=module_database_url) as gateway:
         yield gateway
 
 
