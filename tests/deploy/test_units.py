@@ -25,7 +25,9 @@ from tests.gateway import COMMAND, ROOT
 
 INSTALLED = "/opt/antiphon/current/bin/antiphon"
 SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
-FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+#: Folders of files that are no text.
+NO_TEXT = {"__pycache__", "screenshots"}
+FILES = sorted(path for path in DEPLOY.rglob("*") if path.is_file() and NO_TEXT.isdisjoint(path.parts))
 README = (DEPLOY / "README.md").read_text()
 DEFAULTS = Settings(channels=Path("/etc/antiphon/channels.yaml"), database_url="", secret_key="")
 #: systemd's unit of exposure is a tenth: 2.0.
