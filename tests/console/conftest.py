@@ -63,9 +63,10 @@ def other_owner(new_person: Callable[..., Person]) -> Person:
     return new_person("bob-console", owner="bob", role="owner").sign_in()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, without a window."""
+    """Debian's Chromium, without a window. It ends with this folder's tests: playwright keeps an event loop running in
+    the thread, in which no other test could start one."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     from playwright.sync_api import sync_playwright  # a second that the other tests need not pay
