@@ -81,7 +81,13 @@ def test_every_worker_notices_a_pause_and_its_end(running: Gateway, upstream: Sc
     running.command("channels", "pause", "alone", "--for", "1h", "--reason", "a new disk")
     for path in ("/responses", "/chat/completions"):
         eventually(lambda path=path: statuses(running, "alone", path) == {503}, "both workers", SLOWLY)
-    refused = running.post("/responses", {"model": "alone", "input": "hello", "stream": True})
+
+    def stream_refused() -> requests.Response | None:
+        # All requests above may have met one worker.
+        answer = running.post("/responses", {"model": "alone", "input": "hello", "stream": True})
+        return answer if answer.status_code == 503 else None
+
+    refused = eventually(stream_refused, "the other worker", SLOWLY)
     error = refused.json()["error"]
     assert "alone: paused until" in error["message"]
     assert "new disk" not in error["message"]
