@@ -82,12 +82,15 @@ def test_every_worker_notices_a_pause_and_its_end(running: Gateway, upstream: Sc
     for path in ("/responses", "/chat/completions"):
         eventually(lambda path=path: statuses(running, "alone", path) == {503}, "both workers", SLOWLY)
 
-    def stream_refused() -> requests.Response | None:
-        # All requests above may have met one worker.
-        answer = running.post("/responses", {"model": "alone", "input": "hello", "stream": True})
-        return answer if answer.status_code == 503 else None
+    answers: list[requests.Response] = []
 
-    refused = eventually(stream_refused, "the other worker", SLOWLY)
+    def stream_refused() -> bool:
+        # All requests above may have met one worker.
+        answers.append(running.post("/responses", {"model": "alone", "input": "hello", "stream": True}))
+        return answers[-1].status_code == 503
+
+    eventually(stream_refused, "the other worker", SLOWLY)
+    refused = answers[-1]
     error = refused.json()["error"]
     assert "alone: paused until" in error["message"]
     assert "new disk" not in error["message"]
