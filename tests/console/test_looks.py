@@ -5,19 +5,19 @@ serious fault, and nothing makes a narrow page scroll sideways. Pictures are wri
 from __future__ import annotations
 
 import html
-import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 import pytest
 
 from tests.console import team
 from tests.console.conftest import OpenPage
+from tests.console.looks import WIDTHS, faults, open_all, take_pictures
 from tests.console.routes import ROUTES, Route
 from tests.console.team import Team
 from tests.console.visitors import Person
@@ -30,21 +30,9 @@ if TYPE_CHECKING:
 
 NewPerson = Callable[..., Person]
 
-WIDTHS = (320, 768, 1440)
-SCHEMES: tuple[Any, ...] = ("light", "dark")
-PICTURES = os.environ.get("ANTIPHON_SCREENSHOTS")
-GRAVE = ("serious", "critical")
 #: Enough for every kind of link; the pages of a tree have a link for each turn, fold and tip.
 MOST_LINKS = 300
 _LINK = re.compile(r'(?:href|src|hx-get)="([^"#][^"]*)"')
-#: What reaches over the right edge of the page, outside of what may be scrolled by itself.
-_WIDE = """() => {
-    const wide = (element) => element.getBoundingClientRect().right > document.documentElement.clientWidth + 1;
-    if (document.documentElement.scrollWidth <= document.documentElement.clientWidth) return [];
-    return [...document.body.querySelectorAll("*")]
-        .filter((element) => wide(element) && !element.closest("pre, .scroll"))
-        .map((element) => `${element.tagName} ${element.getAttribute("class") ?? ""}`);
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +132,9 @@ def test_a_page_reads_well(
     person = {"operator": operator, "owner": owner, "": stranger}[view.who]
     page = open_page(person, view.path.format(**_names(filled)))
     view.does(page)
-    _take_pictures(page, view.name)
-    _open_all(page)
-    assert not [*_faults(page, view.widths)]
+    take_pictures(page, view.name)
+    open_all(page)
+    assert not [*faults(page, view.widths)]
 
 
 def _names(filled: Team) -> dict[str, str]:
@@ -177,50 +165,3 @@ def test_every_link_and_every_file_of_a_page_leads_somewhere(
                 seen[target] = path
                 waiting.append(target)
     assert not broken
-
-
-# --- what is checked
-
-
-def _faults(page: Page, widths: tuple[int, ...]) -> Iterator[str]:
-    page.evaluate(_axe_script())
-    for width in widths:
-        page.set_viewport_size({"width": width, "height": 900})
-        yield from (f"{width}: {fault}" for fault in _axe(page))
-        yield from (f"{width}: wider than the page: {element}" for element in page.evaluate(_WIDE))
-    page.emulate_media(color_scheme="dark", reduced_motion="reduce")
-    yield from (f"dark: {fault}" for fault in _axe(page, "color-contrast"))
-
-
-def _open_all(page: Page) -> None:
-    """What is folded up is looked at as well. The section of one's own text would ask for it."""
-    page.evaluate("document.querySelectorAll('main details:not([data-own])').forEach((part) => { part.open = true })")
-
-
-def _axe_script() -> str:
-    from axe_playwright_python.base import AXE_SCRIPT  # half a megabyte
-
-    script: str = AXE_SCRIPT
-    return script
-
-
-def _axe(page: Page, *rules: str) -> list[str]:
-    options: dict[str, Any] = {"resultTypes": ["violations"]}
-    if rules:
-        options["runOnly"] = {"type": "rule", "values": list(rules)}
-    found = page.evaluate("options => axe.run(options).then((found) => found.violations)", options)
-    return [
-        f"{violation['id']} ({violation['impact']}): {node['html'][:200]} {node['target']}"
-        for violation in found
-        if violation["impact"] in GRAVE
-        for node in violation["nodes"]
-    ]
-
-
-def _take_pictures(page: Page, name: str) -> None:
-    for scheme in SCHEMES if PICTURES else ():
-        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        for width in WIDTHS:
-            page.set_viewport_size({"width": width, "height": 900})
-            page.screenshot(path=f"{PICTURES}/{name}-{width}-{scheme}.png", full_page=True)
-    page.emulate_media(color_scheme="light", reduced_motion="reduce")

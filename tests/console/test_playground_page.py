@@ -17,7 +17,7 @@ import orjson
 import pytest
 
 from tests.console.conftest import OpenPage
-from tests.console.test_looks import check
+from tests.console.looks import WIDTHS, faults, take_pictures
 from tests.console.visitors import Person
 from tests.gateway import Gateway
 from tests.relay.conftest import SOME_TEXT, eventually
@@ -551,7 +551,7 @@ def test_stop_cancels_a_background_response(page: Page, upstream: ScriptedUpstre
 # --- looks
 
 
-def test_it_is_accessible_and_fits(page: Page, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+def test_it_is_accessible_and_fits(page: Page, upstream: ScriptedUpstream) -> None:
     """With a conversation that waits for an output, an opened event and an error, in every width and scheme."""
     page.fill("#tools", "look_up(order: integer), docs")
     say(page, "What is the weather?")
@@ -564,7 +564,8 @@ def test_it_is_accessible_and_fits(page: Page, upstream: ScriptedUpstream, tmp_p
     say(page, "This is refused")
     page.get_by_role("button", name="Events").last.click()
     page.locator("#events .ev-open").first.click()
-    check(page, "playground-conversation", tmp_path)
+    take_pictures(page, "playground-conversation")
+    assert not [*faults(page, WIDTHS)]
 
 
 # --- the same as programs
