@@ -46,10 +46,6 @@ class FigureSums:
         """From 0 to 1; None without an input."""
         return self.cached_tokens / self.input_tokens if self.input_tokens else None
 
-    @property
-    def failed_share(self) -> float | None:
-        return self.failed / self.requests if self.requests else None
-
 
 @dataclass(frozen=True, slots=True)
 class Step:

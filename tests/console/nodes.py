@@ -12,7 +12,7 @@ from app.store.tree import Node
 ASKED = Outline(asked=True, message=True)
 RESULTS = Outline(results=1, calls={"exec_command": 1})
 
-_PLAIN = Node(
+PLAIN = Node(
     key=0,
     id="",
     parent=None,
@@ -51,7 +51,7 @@ _PLAIN = Node(
 def turn(key: int, parent: int | None = None, **facts: Any) -> Node:
     """`resp_<key>`, in the branch of the root unless stated."""
     above = None if parent is None else id_of(parent)
-    return replace(_PLAIN, key=key, id=id_of(key), parent=above, **facts)
+    return replace(PLAIN, key=key, id=id_of(key), parent=above, **facts)
 
 
 def id_of(key: int) -> str:

@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from app.reports.trees import branch_count, compaction_note, drawn, notes, rounded, summary
 from app.store.tree import Node, Tree
+from tests.console.nodes import PLAIN
 
 
-def _node(
-    id: str,
-    parent: str | None = None,
-    inferred: bool = False,
-    compacted: bool = False,
-    retry_of: str | None = None,
-    **more: Any,
-) -> Node:
-    return Node(
-        key=0,
-        id=id,
-        parent=parent,
-        inferred=inferred,
-        retry_of=retry_of,
-        started_by=more.get("started_by"),
-        started=more.get("started", ()),
-        subagent=more.get("subagent"),
-        owner="ada",
-        token=None,
-        status="completed",
-        stored=True,
-        deleted=False,
-        streamed=False,
-        model="m",
-        channel="a",
-        upstream_model=None,
-        request_id=None,
-        created_at=0,
-        completed_at=0,
-        first_byte_ms=None,
-        total_ms=None,
-        usage=None,
-        attempts=(),
-        compacted=compacted,
-        compaction=None,
-        error=None,
-        incomplete_details=None,
-        client=None,
-    )
+def _node(id: str, parent: str | None = None, **facts: Any) -> Node:
+    return replace(PLAIN, id=id, parent=parent, **{"first_byte_ms": None, "total_ms": None, "outline": None, **facts})
 
 
 NODES = [_node("1"), _node("2", "1"), _node("3", "2"), _node("4", "2", inferred=True), _node("5", "4", compacted=True)]
