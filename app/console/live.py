@@ -211,11 +211,11 @@ class _Known:
         moved = [one for id, one in {**self._flight, **flight}.items() if self._flight.get(id) != flight.get(id)]
         new = [one for one in look.new if one.id not in self._rows]
         reports = [_report(worker) for worker in look.workers]
-        anew = reports != self._reports
+        reported = reports != self._reports
         rows = _owners([*new, *moved])
         trees = frozenset(TREE + root for root, owner in look.roots.items() if owner in rows)
         changed = _Changed(
-            _owners(moved) | ({None} if anew else set()),
+            _owners(moved) | ({None} if reported else set()),
             rows,
             # The place of a turn whose parent is inferred is known a moment after its row.
             trees | self._trees,
@@ -242,7 +242,7 @@ def _report(worker: WorkerStatus) -> object:
 
 
 class PageStream:
-    """The events of one page as bytes. Whoever takes it closes it."""
+    """The events of one page as bytes. The server closes it."""
 
     def __init__(self, live: Live, page: ListeningPage, client_fd: int | None, drain: Drain, heartbeat: float) -> None:
         """`client_fd`: the descriptor that shows the browser's hang-up, if there is one."""

@@ -88,7 +88,7 @@ def team(console: Gateway, owner: Person, other_owner: Person, operator: Person,
 
 @pytest.fixture
 def signed_in(team: Team) -> Iterator[Team]:
-    """Whoever has been signed out signs in again."""
+    """A person who was signed out signs in again."""
     yield team
     for person in (team.ada, team.bob, team.operator):
         if not person.cookies:

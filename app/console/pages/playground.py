@@ -24,7 +24,7 @@ _EFFORTS = ("", "none", "minimal", "low", "medium", "high", "xhigh")
 @blueprint.get("/playground")
 @signed_in
 def playground(visitor: Visitor) -> Response:
-    """`from`: id of a response of one's own to go on from; `model`: the model that is chosen at first."""
+    """The query names `from`, the id of the visitor's own response to continue, and `model`, the model to select."""
     start, model = request.args.get("from", ""), request.args.get("model", "")
     if start and not _is_stored(visitor, start):
         # Another owner's response and one that never existed give the same answer.

@@ -140,7 +140,7 @@ def _export(visitor: Visitor, read: Tree, id_: str, format: str, at: str) -> Res
 
 
 def _load(visitor: Visitor, id_: str) -> Tree:
-    """Raises NotFound: what another owner has is as unknown as what nobody has."""
+    """Raises NotFound, for another owner's response as for an unknown id."""
     read = load_tree(visitor.gateway.store, visitor.scope, id_) if known_id(id_) else Tree((), True)
     if not read.nodes:
         raise NotFound("There is no such conversation.")

@@ -29,7 +29,7 @@ const RUNNING = new Set(["queued", "in_progress"]);
 /** Headers that say what the model did not get, and the words before it. */
 const CHANGES = [["X-Antiphon-Dropped-Tools", "tools left out"], ["X-Antiphon-Adapted", "adapted"]];
 
-/** The turn that the next one goes on from. */
+/** The parent of the next turn. */
 let tip = null;
 /** What runs: `{turn, background, abort}`. */
 let running = null;
@@ -235,7 +235,7 @@ async function showFacts(turn) {
 
 // --- the conversation
 
-/** Makes the turn the one that the next goes on from. */
+/** Makes the turn the parent of the next one. */
 function goOnFrom(turn) {
   tip = turn;
   foldLater(turn);
@@ -329,7 +329,7 @@ async function copyProgram(as, copied) {
 
 // --- the beginning
 
-/** Goes on from a stored response of one's own, or with one that is still made in the background. */
+/** Continues a stored response of the visitor's, or follows one that still runs in the background. */
 async function open(id) {
   let response;
   try {

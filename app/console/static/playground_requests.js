@@ -106,7 +106,7 @@ export function inputItems({ text, images, outputs }) {
  * The body of a create request. What is left at its default is left out.
  * @param {{model: string, instructions: string, effort: string, tools: object[], store: boolean, stream: boolean,
  *   background: boolean, threshold: number | null}} settings
- * @param {{previous: string | null, items: object[]}} context what came before: the response to go on from, and the
+ * @param {{previous: string | null, items: object[]}} context the history: the response to continue, and the
  *   items since then that the gateway does not store
  * @param {object[]} items the input of this turn
  */

@@ -31,7 +31,7 @@ export class Turn {
     this.usage = response.usage ?? null;
   }
 
-  /** Others may go on from it. */
+  /** Other turns may continue it. */
   get isChainable() {
     return CHAINABLE.has(this.status);
   }
