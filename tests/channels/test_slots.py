@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,13 +13,15 @@ import pytest
 from app.channels.slots import UNLIMITED, Slot, Slots
 from app.contract.channel import Channel
 
-KEY = b"k" * 32
+#: The names of slots are the machine's. Test processes that ran beside this one would share those of a fixed key.
+KEY = secrets.token_bytes(32)
 HOLDER = """
 import sys
 from app.channels.slots import Slots
 from app.contract.channel import Channel
-channel = Channel("limited", "demo", max_concurrency=int(sys.argv[1]))
-held = [Slots(b"k" * 32).take(channel) for _ in range(int(sys.argv[2]))]
+key = bytes.fromhex(sys.argv[1])
+channel = Channel("limited", "demo", max_concurrency=int(sys.argv[2]))
+held = [Slots(key).take(channel) for _ in range(int(sys.argv[3]))]
 print(sum(slot is not None for slot in held), flush=True)
 sys.stdin.read()
 """
@@ -43,7 +46,7 @@ def limited(limit: int | None, name: str = "limited") -> Channel:
 def holder(limit: int, wanted: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Another process that wants so many slots, and the number that it got."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(limit), str(wanted)],
+        [sys.executable, "-c", HOLDER, KEY.hex(), str(limit), str(wanted)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -106,7 +109,7 @@ def test_a_slot_that_is_closed_is_free(taken: list[Slot]) -> None:
 def test_channels_and_gateways_have_slots_of_their_own(taken: list[Slot]) -> None:
     assert take_all(limited(2), taken) == 2
     assert take_all(limited(2, "another"), taken) == 2
-    assert take_all(limited(2), taken, b"x" * 32) == 2
+    assert take_all(limited(2), taken, secrets.token_bytes(32)) == 2
 
 
 def test_a_process_that_may_take_no_slots_serves_on_and_says_so_once() -> None:
