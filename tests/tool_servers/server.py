@@ -61,12 +61,18 @@ class _Uvicorn(uvicorn.Server):
         await self.over.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Cuts what the event loop knows: uvicorn does not know a connection before its first round."""
-        known: Any = asyncio.get_running_loop()
+        """Cuts what the event loop knows: uvicorn does not know a connection before its first round. A connection
+        whose first round comes after the end of its `asyncio.Server` would never be closed."""
+        loop: Any = asyncio.get_running_loop()
+        listening = [listener for server in self.servers for listener in server.sockets]
+        for listener in listening:
+            loop.remove_reader(listener.fileno())
         for _ in range(_LAST_ROUNDS):
-            for transport in list(known._transports.values()):
+            for transport in list(loop._transports.values()):
                 transport.abort()
             await asyncio.sleep(0)
+        for server in self.servers:
+            server.close()
 
     def cut(self) -> None:
         """Cuts every connection."""
@@ -136,7 +142,7 @@ class ToolServer:
     def kill(self) -> None:
         """Cuts every connection and stops. The port refuses connections until `restart`."""
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._end)
+            self._loop.call_soon_threadsafe(self._uvicorn.over.set)
             self._thread.join(PATIENCE)
 
     def restart(self) -> None:
@@ -231,13 +237,8 @@ class ToolServer:
             await self._uvicorn.serve(sockets=[self._listener])
 
         asyncio.run(serve())
-        _close_left(self._loop)
-
-    def _end(self) -> None:
-        self._uvicorn.over.set()
-        for server in self._uvicorn.servers:
-            server.close()
         self._listener.close()
+        _close_left(self._loop)
 
     def _edged(self, app: Callable[[Scope, Receive, Send], Any]) -> Callable[[Scope, Receive, Send], Any]:
         async def edged(scope: Scope, receive: Receive, send: Send) -> None:
