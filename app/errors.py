@@ -225,15 +225,22 @@ class ToolListFailed(GatewayError):
     code = "http_error"
 
     def __init__(
-        self, label: str, server_status: int = 424, phrase: str = "Failed Dependency", *, cause: str = ""
+        self,
+        label: str,
+        server_status: int = 424,
+        phrase: str = "Failed Dependency",
+        *,
+        cause: str = "",
+        was_asked: bool = True,
     ) -> None:
         """`server_status`: HTTP's of the server's answer, with its phrase; left out when there is none. `cause`: a
-        sentence."""
+        sentence. `was_asked`: False when the server has failed for an earlier turn, so that this one did not ask."""
         sentence = (
             f"Error retrieving tool list from MCP server: '{label}'. Http status code: {server_status} ({phrase})"
         )
         super().__init__(f"{sentence}. {cause}" if cause else sentence, param="tools")
         self.label = label
+        self.was_asked = was_asked
 
 
 #: How an operator raises the limit of a statement on MySQL.

@@ -89,26 +89,27 @@ class Engine:
 
     def list(self, server: ToolServer) -> Future[Listing]:
         """The listing that is being fetched, or one more. It fails with Failed."""
-        return self.start(self._list, self.known(server))
+        return self.start(self._list, self.known(server), server)
 
-    async def _list(self, known: KnownServer) -> Listing:
+    async def _list(self, known: KnownServer, server: ToolServer) -> Listing:
         fetch = self._fetches.get(known)
         if fetch is None:
             fetch = self._fetches[known] = _Fetch()
             # Not in this task, which ends when its turn does, although others wait as well.
-            self._tasks.start_soon(self._fetch, known, fetch)
+            self._tasks.start_soon(self._fetch, known, server, fetch)
         await fetch.ended.wait()
         if fetch.listing is None:
             raise Failed(fetch.failure)
         return fetch.listing
 
-    async def _fetch(self, known: KnownServer, fetch: _Fetch) -> None:
+    async def _fetch(self, known: KnownServer, server: ToolServer, fetch: _Fetch) -> None:
         session = ServerSession(known, self._tasks)
         try:
             fetch.listing = await session.list_tools()
             known.listed(fetch.listing)
         except Failed as failed:
             fetch.failure = failed.failure
+            known.not_listed(server, failed.failure)
         finally:
             del self._fetches[known]
             fetch.ended.set()

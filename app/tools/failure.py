@@ -17,6 +17,8 @@ INTERNAL_ERROR = -32603
 _UNREACHABLE = 502
 _LATE = 504
 _CANCELLED = 499
+#: Statuses of a server that wants to be left alone for a while, beside 500 and more.
+_LASTING = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 
 
 class Repeat(Enum):
@@ -43,6 +45,13 @@ class Failure:
     """The server no longer speaks the protocol that was remembered."""
     status: int | None = None
     """HTTP's, when the server has answered with an error of HTTP."""
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether the next request is likely to fail in the same way. A refusal such as 401 or 403 is none of these:
+        it arrives at once, so that to ask again costs little, and users expect that a mended permission counts at once.
+        """
+        return self.status is None or self.status in _LASTING or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
     def outcome(self) -> ToolOutcome:
         return ToolOutcome(error=self.error, text_for_model=self.words)

@@ -11,6 +11,8 @@ from mcp_types import DiscoverResult
 
 from app.contract.tools import ToolServer
 from app.tools import wire
+from app.tools.failure import Failure
+from app.tools.list_failures import ListFailures
 from app.tools.listing import Listing
 from app.tools.redaction import redaction
 
@@ -49,6 +51,7 @@ class KnownServer:
         self._users = 0
         self._listing: Listing | None = None
         self._listed_at = 0.0
+        self._failures = ListFailures()
 
     # The HTTP client
 
@@ -93,6 +96,15 @@ class KnownServer:
 
     def listed(self, listing: Listing) -> None:
         self._listing, self._listed_at = listing, monotonic()
+        self._failures.clear()
+
+    def not_listed(self, server: ToolServer, failure: Failure) -> None:
+        """`server`: as the turn that asked has it from the table."""
+        self._failures.note(server, failure, monotonic())
+
+    def failure_for(self, server: ToolServer) -> Failure | None:
+        """Why the server has just failed to list its tools; None when it is to be asked."""
+        return self._failures.current(server, monotonic())
 
     @property
     def listing(self) -> Listing | None:

@@ -52,13 +52,16 @@ class ToolServers:
         self._closed = False
 
     def listed(self, server: ToolServer, watch: Watch) -> Sequence[ListedTool]:
-        """All tools of the server. Raises ToolListFailed, and what the watch raises."""
+        """All tools of the server. Raises ToolListFailed, and what the watch raises. For some seconds after a server
+        has failed, it is not asked."""
         engine = self._started()
         known = engine.known(server)
-        listing = known.listing
+        listing, failed = known.listing, known.failure_for(server)
+        if listing is None and failed is not None:
+            raise _list_failed(server, failed, was_asked=False)
         if listing is None:
             listing = _fetched(engine, server, watch)
-        elif known.is_stale:
+        elif known.is_stale and failed is None:
             engine.list(server)
         return listing.tools
 
@@ -94,19 +97,23 @@ def _fetched(engine: Engine, server: ToolServer, watch: Watch) -> Listing:
         wait_ready(bell.fileno(), watch, _OPENINGS * server.open_timeout + _SLACK)
         return future.result()
     except Failed as failed:
-        raise _list_failed(server, failed.failure) from failed
+        raise _asked_in_vain(server, failed.failure) from failed
     except Late as late:
-        raise _list_failed(server, failure.not_listed_in_time(server.open_timeout)) from late
+        raise _asked_in_vain(server, failure.not_listed_in_time(server.open_timeout)) from late
     finally:
         future.cancel()
         bell.close()
 
 
-def _list_failed(server: ToolServer, failed: Failure) -> ToolListFailed:
+def _asked_in_vain(server: ToolServer, failed: Failure) -> ToolListFailed:
     log.warning("cannot list the tools of server %.64r: %s", server.label, failed.words)
+    return _list_failed(server, failed, was_asked=True)
+
+
+def _list_failed(server: ToolServer, failed: Failure, was_asked: bool) -> ToolListFailed:
     if failed.status is not None:
-        return ToolListFailed(server.label, failed.status, failure.phrase(failed.status))
-    return ToolListFailed(server.label, cause=failed.words)
+        return ToolListFailed(server.label, failed.status, failure.phrase(failed.status), was_asked=was_asked)
+    return ToolListFailed(server.label, cause=failed.words, was_asked=was_asked)
 
 
 class ToolSessions:

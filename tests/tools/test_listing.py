@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from app.errors import ToolListFailed
 from app.tools.servers import ToolServers
 from tests.conftest import MakeToolServer
-from tests.tool_servers import TestTool, named, only, plain, status
+from tests.tool_servers import Edge, TestTool, named, only, plain, status
+from tests.tool_servers.edges import late
 from tests.tools.conftest import PATIENCE, row, turn, unwatched
 
 
@@ -56,13 +58,44 @@ def test_other_headers_have_a_list_of_their_own(tool_servers: ToolServers, make_
     ]
 
 
-def test_a_failed_list_is_fetched_again(tool_servers: ToolServers, make_tool_server: MakeToolServer) -> None:
-    server = make_tool_server(tools=named("echo"), edge=only("tools/list", status(503)))
+@pytest.mark.parametrize("code", [401, 403, 404])
+def test_a_refused_list_is_fetched_again(
+    tool_servers: ToolServers, make_tool_server: MakeToolServer, code: int
+) -> None:
+    server = make_tool_server(tools=named("echo"), edge=only("tools/list", status(code)))
     docs = row(server)
     with pytest.raises(ToolListFailed):
         tool_servers.listed(docs, unwatched())
     server.edge = None
     assert names(tool_servers.listed(docs, unwatched())) == ["echo"]
+
+
+@pytest.mark.parametrize("fault", [status(503), status(429), late], ids=["503", "429", "late"])
+def test_the_next_turns_do_not_ask_a_server_that_has_failed(
+    tool_servers: ToolServers, make_tool_server: MakeToolServer, fault: Edge
+) -> None:
+    server = make_tool_server(tools=named("echo"), edge=only("tools/list", fault))
+    docs = row(server, open_timeout=0.5)
+    messages = []
+    for asked in (True, False, False):
+        with pytest.raises(ToolListFailed) as failed:
+            tool_servers.listed(docs, unwatched())
+        assert failed.value.was_asked is asked
+        messages.append(failed.value.message)
+        server.edge = None
+    assert len({*messages}) == 1
+    assert len(server.seen("tools/list")) == 1
+
+
+def test_a_table_that_is_loaded_again_asks_again(tool_servers: ToolServers, make_tool_server: MakeToolServer) -> None:
+    server = make_tool_server(tools=named("echo"))
+    server.kill()
+    docs = row(server)
+    for _ in range(2):
+        with pytest.raises(ToolListFailed, match="refuses connections"):
+            tool_servers.listed(docs, unwatched())
+    server.restart()
+    assert names(tool_servers.listed(replace(docs), unwatched())) == ["echo"]
 
 
 def test_a_tool_that_is_gone_makes_the_list_suspect(

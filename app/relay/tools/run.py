@@ -117,8 +117,9 @@ class ToolRun(TurnRun):
                 continue
             try:
                 listings[server.label] = self._parts.tool_servers.listed(server.server, self._watch)
-            except ToolListFailed:
-                self._note_unlisted(server)
+            except ToolListFailed as error:
+                if error.was_asked:
+                    self._note_unlisted(server)
                 if server.label in named:
                     raise
                 log.warning("the tools of server %s are left out: it cannot be listed", server.label)
