@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import secrets
 import signal
 import socket
@@ -81,6 +82,7 @@ class Gateway:
         self._process: subprocess.Popen[bytes] | None = None
         self._session = requests.Session()
         self._session.trust_env = False
+        self._clients: weakref.WeakSet[openai.OpenAI] = weakref.WeakSet()
         self.write_channels(channels, table)
 
     def __enter__(self) -> Self:
@@ -124,6 +126,7 @@ class Gateway:
     def stop(self) -> int:
         """Sends SIGTERM and returns the exit code. A gateway that outlives STOP_WITHIN fails the test and is killed."""
         process, self._process = self._running(), None
+        self._close_idle_connections()
         process.terminate()
         try:
             return process.wait(STOP_WITHIN)
@@ -142,9 +145,24 @@ class Gateway:
 
     def close(self) -> None:
         """Closes the connections and stops the gateway when it runs."""
-        self._session.close()
+        for client in self._clients:
+            client.close()
         if self._process is not None:
             self.stop()
+        self._session.close()
+
+    def _close_idle_connections(self) -> None:
+        """A worker that stops waits two seconds for a connection which its client keeps open."""
+        for adapter in self._session.adapters.values():
+            pools = adapter.poolmanager.pools
+            hosts = pools.keys()  # a copy: the pools themselves cannot be iterated
+            for host in hosts:
+                idle = pools[host].pool
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        connection = idle.get(block=False)
+                        if connection is not None:
+                            connection.close()
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[subprocess.Popen[bytes]]:
@@ -264,7 +282,9 @@ class Gateway:
 
         transport = openai.DefaultHttpxClient(trust_env=False)
         key = token or self.token
-        return openai.OpenAI(base_url=self.base_url, api_key=key, max_retries=0, http_client=transport, **options)
+        client = openai.OpenAI(base_url=self.base_url, api_key=key, max_retries=0, http_client=transport, **options)
+        self._clients.add(client)
+        return client
 
     def request(self, method: str, path: str, token: str | None = None, **keys: Any) -> requests.Response:
         """Sends a request to `path` under /v1, with the keywords of requests."""
