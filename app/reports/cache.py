@@ -94,9 +94,10 @@ def explain(store: Store, owner: str, response_id: str) -> CacheReport | None:
     return report(pair) if pair else None
 
 
-def explain_turn(store: Store, owner: str, key: int, before: int | None) -> CacheReport | None:
-    """The report on the response of a key, after the one whose key is `before`."""
-    pair = store.prompts.pair_of(owner, key, before)
+def explain_turn(store: Store, owner: str, key: int, base: int | None) -> CacheReport | None:
+    """The report on the response of a key, from one query. `base`: the key of the response that its prompt goes on
+    from, where its digests say so."""
+    pair = store.prompts.pair_of(owner, key, base)
     return report(pair) if pair else None
 
 

@@ -9,17 +9,19 @@ from typing import Any
 
 import orjson
 
-from app.contract.items import Item
 from app.contract.outline import outline
 from app.relay.inferred_parents import identity
+from app.store.prompt_digests import unpacked
 from app.store.store import Store
-from app.store.tree import Node, Tree
+from app.store.tree import Excerpt, Node, Tree
 
 #: Enough of an id to find the response by: its prefix, its second, and the start of its random part.
 SHORT = 19
 
-OUTLINES = 500
+OUTLINES = 200
 """Turns whose content is read for what their rows do not say."""
+SIBLINGS = 500
+"""Turns whose inputs are compared."""
 
 #: In front of a response: the first of a tree, the child of the response above, a branch, the last branch.
 #: The keys say whether the link to the parent is inferred.
@@ -32,48 +34,61 @@ _RETRIED = "↻ "
 _BRANCHES = (*_BRANCH.values(), *_LAST_BRANCH.values())
 
 
-def load_tree(store: Store, scope: str | None, response_id: str) -> Tree:
-    """The tree of a response, without nodes if there is none. `scope`: the owner whose responses may be seen; None for
-    everyone's. Of responses that their clients chained to the same one,
-    those with the same input are retries of the first.
-    """
-    tree = store.trees.load(scope, response_id) or Tree((), True)
-    siblings = _chained_siblings(tree.nodes)
-    inputs = store.trees.inputs(siblings)
-    first: dict[tuple[str | None, bytes], str] = {}
-    retries: dict[str, str] = {}
-    for node in siblings:
-        if (items := inputs.get(node.key)) is not None:
-            earlier = first.setdefault((node.parent, _question(items)), node.id)
-            retries.update({node.id: earlier} if earlier != node.id else {})
-    nodes = tuple(replace(node, retry_of=retries.get(node.id, node.retry_of)) for node in tree.nodes)
-    return replace(tree, nodes=nodes)
+def load_tree(store: Store, scope: str | None, response_id: str, selected: str | None = None) -> Tree:
+    """The tree of a response, without nodes if there is none, from two queries. `scope`: the owner whose responses may
+    be seen; None for everyone's. `selected`: the id of the response whose base is read as well.
 
-
-def with_outlines(store: Store, tree: Tree) -> Tree:
-    """The tree with the outlines of turns that are in progress, or that an earlier release has written, as far as their
-    content is stored: of the newest `OUTLINES` of them, from one query.
+    Of responses that their clients chained to the same one, those with the same input are retries of the first. Turns
+    that are in progress, or that an earlier release has written, have the outlines of what is stored of them. Both hold
+    for the newest ones, and for content that is not too long.
     """
-    unknown = (node for node in tree.nodes if node.outline is None)
-    keys = [node.key for node in unknown if node.stored and not node.deleted][-OUTLINES:]
-    if not keys:
-        return tree
-    found = {
-        key: outline(orjson.loads(input), orjson.loads(output))
-        for key, input, output in store.trees.contents(keys, OUTLINES)
+    tree = store.trees.load(scope, response_id, selected) or Tree((), True)
+    siblings = _chained_siblings(tree.nodes)[-SIBLINGS:]
+    unknown = [node for node in tree.nodes if node.outline is None and _has_content(node)][-OUTLINES:]
+    excerpts = store.trees.excerpts([node.key for node in unknown], [node.key for node in siblings])
+    outlines = {
+        one.key: outline(orjson.loads(one.input or "[]"), orjson.loads(one.output))
+        for one in excerpts
+        if one.output is not None
     }
-    nodes = (replace(node, outline=found[node.key]) if node.key in found else node for node in tree.nodes)
+    retries = _retries(siblings, {one.key: _question(one) for one in excerpts if one.output is None})
+    nodes = [
+        replace(node, retry_of=retries.get(node.id, node.retry_of), outline=node.outline or outlines.get(node.key))
+        if node.id in retries or node.key in outlines
+        else node
+        for node in tree.nodes
+    ]
     return replace(tree, nodes=tuple(nodes))
+
+
+def _has_content(node: Node) -> bool:
+    return node.stored and not node.deleted
 
 
 def _chained_siblings(nodes: Sequence[Node]) -> list[Node]:
     """The stored responses whose named parent has other children."""
     chained = [node for node in nodes if node.parent and not node.inferred]
     counts = Counter(node.parent for node in chained)
-    return [node for node in chained if counts[node.parent] > 1 and node.stored and not node.deleted]
+    return [node for node in chained if counts[node.parent] > 1 and _has_content(node)]
 
 
-def _question(items: Iterable[Item]) -> bytes:
+def _retries(siblings: Iterable[Node], questions: Mapping[int, bytes | None]) -> dict[str, str]:
+    """The first response after the same one to the same question, by the id of each later one."""
+    first: dict[tuple[str | None, bytes], str] = {}
+    retries: dict[str, str] = {}
+    for node in siblings:
+        if (question := questions.get(node.key)) is not None:
+            earlier = first.setdefault((node.parent, question), node.id)
+            retries.update({node.id: earlier} if earlier != node.id else {})
+    return retries
+
+
+def _question(excerpt: Excerpt) -> bytes | None:
+    """What tells the input apart from others; None if it is not known."""
+    if excerpt.input is None:
+        prompt = unpacked(excerpt.prompt)
+        return prompt.question if prompt else None
+    items = orjson.loads(excerpt.input)
     return orjson.dumps([stable for item in items if (stable := identity(item))], option=orjson.OPT_SORT_KEYS)
 
 

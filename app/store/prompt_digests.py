@@ -32,7 +32,11 @@ _VERSION = 2
 #: version, flags, name of the digests' key, adaptations, cache key, seconds, row before it, first item, items of the
 #: prompt, tools, instructions
 _HEAD = Struct(">BB2s8s8sIQIIHB")
+HEAD_SIZE = _HEAD.size
+"""Bytes at the beginning of a column that `base_of` reads."""
 _HAS_ITEMS, _SHORTENED, _REPORTS_CACHE, _CUT = 1, 2, 4, 8
+_BASE = 6
+"""The place of the row before it among these."""
 _NOTHING = bytes(SIZE)
 _CHUNK = 500
 
@@ -60,7 +64,7 @@ _COLUMNS = {
     "prompt": "r.prompt",
 }
 _FACTS = f"SELECT {', '.join(_COLUMNS.values())} FROM response r LEFT JOIN thread_turn w ON w.response = r.pk"
-_ONE = f"{_FACTS} WHERE r.id = ? AND r.owner = ?"
+_KEY = f"SELECT pk, SUBSTR(prompt, 1, {_HEAD.size}) FROM response WHERE id = ? AND owner = ?"
 _SOME = f"{_FACTS} WHERE r.owner = ? AND r.pk IN (%s)"
 #: The newest response of a conversation up to a position.
 _CONVERSED = (
@@ -79,6 +83,26 @@ _LAST_USED = (
 _REMOVED = (
     "SELECT MIN(i.place) FROM conversation c JOIN removed_item i ON i.conversation = c.pk"
     " WHERE c.id = ? AND c.owner = ? AND i.position > ? AND i.position <= ?"
+)
+#: One response, all that may have come before it, and for each of these what happened between the two.
+_PAIR = (
+    f"SELECT {', '.join(_COLUMNS.values())},"
+    " (SELECT MAX(c.completed_at) FROM response c"
+    " WHERE c.parent = r.pk AND c.owner = s.owner AND c.pk < s.pk AND c.channel = s.channel),"
+    " (SELECT MAX(c.completed_at) FROM response c"
+    " WHERE c.inferred = r.pk AND c.owner = s.owner AND c.pk < s.pk AND c.channel = s.channel),"
+    " (SELECT MIN(i.place) FROM conversation c JOIN removed_item i ON i.conversation = c.pk"
+    " WHERE c.id = s.conversation AND c.id = r.conversation AND c.owner = s.owner"
+    " AND i.position > COALESCE(r.seen, 0) AND i.position <= COALESCE(s.seen, 0)),"
+    " k.conversed"
+    " FROM (SELECT ? AS pk, 0 AS conversed UNION SELECT ?, 0 UNION SELECT parent, 0 FROM response WHERE pk = ?"
+    " UNION SELECT inferred, 0 FROM response WHERE pk = ? UNION SELECT retry_of, 0 FROM thread_turn WHERE response = ?"
+    " UNION SELECT pk, 1 FROM (SELECT n.pk FROM response s JOIN conversation c ON c.id = s.conversation"
+    " AND c.owner = s.owner JOIN conversation_turn t ON t.conversation = c.pk AND t.position <= COALESCE(s.seen, 0)"
+    " JOIN response n ON n.id = t.response AND n.owner = s.owner WHERE s.pk = ? ORDER BY t.position DESC LIMIT 1) b) k"
+    # SQLite keeps the order of a cross join.
+    " CROSS JOIN response r ON r.pk = k.pk CROSS JOIN response s ON s.pk = ? AND s.owner = r.owner"
+    " LEFT JOIN thread_turn w ON w.response = r.pk WHERE r.owner = ?"
 )
 _RECENT = (
     "SELECT pk, owner FROM response WHERE created_at >= ? AND input_tokens IS NOT NULL AND prompt IS NOT NULL"
@@ -126,6 +150,13 @@ class StoredPrompt:
         """None if it is not known."""
         return None if self.cut or not self.has_items else End(self.first + len(self.states) - 1, self.states[-1])
 
+    @property
+    def question(self) -> bytes | None:
+        """The digest of all items before the answer; None if it is not known. Of two prompts that go on from the same
+        response, equal ones stand for the same input."""
+        own = self.length - self.first
+        return self.key + self.states[own] if 0 < own < len(self.states) else None
+
     def packed(self) -> bytes:
         flags = self.has_items * _HAS_ITEMS | self.shortened * _SHORTENED | self.reports_cache * _REPORTS_CACHE
         flags |= self.cut * _CUT
@@ -158,6 +189,13 @@ def unpacked(data: bytes | None) -> StoredPrompt | None:
         shortened=bool(flags & _SHORTENED),
         reports_cache=bool(flags & _REPORTS_CACHE),
     )
+
+
+def base_of(head: bytes | None) -> int | None:
+    """Key of the row that has the items before a prompt's own. `head`: the first `HEAD_SIZE` bytes of its column."""
+    if not head or head[0] != _VERSION:
+        return None
+    return _HEAD.unpack(head)[_BASE] or None
 
 
 class Column(NamedTuple):
@@ -330,10 +368,10 @@ class PromptDigests:
             return None
         return self._database.read(lambda session: _pair(session, owner, response_id))
 
-    def pair_of(self, owner: str, key: int, before: int | None) -> Pair | None:
-        """The same for a response by its key. `before`: the key of the one that came before it, if that is known, which
-        saves a query."""
-        return self._database.read(lambda session: _pair_of(session, owner, key, before))
+    def pair_of(self, owner: str, key: int, base: int | None) -> Pair | None:
+        """The same for a response by its key, from one query. `base`: the key of the one that its prompt goes on from,
+        where its digests say so."""
+        return self._database.read(lambda session: _pair_of(session, owner, key, base))
 
     def pairs(self, owner: str, keys: Sequence[int]) -> dict[int, Pair]:
         """The same for each of these responses, by key."""
@@ -349,20 +387,23 @@ class PromptDigests:
 
 
 def _pair(session: Session, owner: str, response_id: str) -> Pair | None:
-    row = session.row(_ONE, (response_id, owner))
-    if row is None:
-        return None
-    response = _facts(row)
-    return _with_before(session, owner, response, _some(session, owner, [_key_before(session, owner, response)]))
+    row = session.row(_KEY, (response_id, owner))
+    return None if row is None else _pair_of(session, owner, row[0], base_of(row[1]))
 
 
-def _pair_of(session: Session, owner: str, key: int, before: int | None) -> Pair | None:
-    known = _some(session, owner, [key, before])
-    response = known.get(key)
+def _pair_of(session: Session, owner: str, key: int, base: int | None) -> Pair | None:
+    rows = session.rows(_PAIR, (key, base, *[key] * 5, owner))
+    found = {row[0]: _facts(row[: len(_COLUMNS)]) for row in rows}
+    response = found.get(key)
     if response is None:
         return None
-    found = _key_before(session, owner, response)
-    return _with_before(session, owner, response, known if found in known else known | _some(session, owner, [found]))
+    conversed = next((row[0] for row in rows if row[-1]), None)
+    before = found.get((response.before if response.conversation is None else conversed) or 0)
+    if before is None:
+        return Pair(response, None, None)
+    *_, named, inferred, removed, _ = next(row for row in rows if row[0] == before.key)
+    times = [time for time in (before.completed_at, named, inferred) if time is not None]
+    return Pair(response, before, max(times, default=None), removed)
 
 
 def _pairs(session: Session, owner: str, keys: Sequence[int]) -> dict[int, Pair]:

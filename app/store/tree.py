@@ -4,11 +4,12 @@ no request of a client runs them.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -16,6 +17,7 @@ from app.contract.outline import Outline, unpacked
 from app.contract.usage import Usage
 from app.ids import known_id
 from app.store.database import Database, Row, Session
+from app.store.prompt_digests import HEAD_SIZE, base_of
 
 #: Responses of one tree that are read.
 MOST = 5000
@@ -23,30 +25,38 @@ MOST = 5000
 HIGHEST = 20_000
 BEGINNING = 4096
 """Characters of a tree's first input that are read with it."""
+LONGEST_CONTENT = 64 * 1024
+"""Characters of an input and an output up to which an excerpt has them."""
+LONGEST_INPUT = 16 * 1024
+"""Characters of an input up to which an excerpt has it instead of its digests."""
+_LONGEST_PROMPT = 4 * 1024
+"""Bytes of these digests."""
 #: The first characters of an id that are looked for.
 SHORTEST = 12
 
+#: A row for each thread that the response started, or one row. A response outside of a thread starts none.
 _NODE = (
     "r.pk, r.id, p.id, q.id, r.owner, r.status, r.kept, r.deleted_at, r.streamed, r.model, r.channel, r.upstream_model,"
     " r.request_id, r.created_at, r.completed_at, r.first_byte_ms, r.total_ms, r.input_tokens, r.cached_tokens,"
     " r.cache_write_tokens, r.output_tokens, r.reasoning_tokens, r.estimated, r.cost, r.client, r.attempts,"
     " r.compaction,"
     " CASE WHEN r.since > 0 AND r.since = r.depth THEN 1 ELSE 0 END, r.error, r.incomplete_details, r.branch, r.depth,"
-    " r.outline, t.name, x.id, y.id, w.subagent, w.response"
+    " r.outline, t.name, x.id, y.id, w.subagent, s.id"
 )
-#: The place of the owner among these.
-_OWNER = 4
 _FROM = (
     " LEFT JOIN response p ON p.pk = r.parent LEFT JOIN response q ON q.pk = r.inferred"
     " LEFT JOIN token t ON t.pk = r.token LEFT JOIN thread_turn w ON w.response = r.pk"
     " LEFT JOIN response x ON x.pk = w.retry_of LEFT JOIN response y ON y.pk = w.started_by"
+    " LEFT JOIN thread_turn v ON v.started_by = r.pk AND w.response IS NOT NULL"
+    " LEFT JOIN response s ON s.pk = v.response AND s.owner = r.owner"
 )
-_ONE = f"SELECT {_NODE} FROM response r{_FROM} WHERE r.id = ? AND r.owner = ?"
+_IN_ORDER = " ORDER BY r.pk, v.ended_at, s.pk"
+_ONE = f"SELECT {_NODE} FROM response r{_FROM} WHERE r.id = ? AND r.owner = ?{_IN_ORDER}"
 _CHILDREN = (
     f"SELECT {_NODE}"
     # MySQL would look at every response for a union behind IN, and SQLite for a plain join in the order of the keys.
     " FROM (SELECT pk FROM response WHERE parent = ? UNION SELECT pk FROM response WHERE inferred = ?) child"
-    f" CROSS JOIN response r ON r.pk = child.pk{_FROM} WHERE r.owner = ? ORDER BY child.pk LIMIT {MOST}"
+    f" CROSS JOIN response r ON r.pk = child.pk{_FROM} WHERE r.owner = ?{_IN_ORDER} LIMIT {MOST}"
 )
 #: Up to the root, and down again from there. Each of the three links has an index of its own.
 _TREE = (
@@ -64,18 +74,21 @@ _TREE = (
     " UNION SELECT c.pk, t.owner, t.root FROM tree t JOIN response c ON c.inferred = t.pk"
     " UNION SELECT c.response, t.owner, t.root FROM tree t JOIN thread_turn c ON c.retry_of = t.pk)"
     f" SELECT {_NODE}, CASE WHEN found.pk = found.root THEN"
-    f" (SELECT SUBSTR(c.input, 1, {BEGINNING}) FROM content c WHERE c.response = found.pk) END"
+    f" (SELECT SUBSTR(c.input, 1, {BEGINNING}) FROM content c WHERE c.response = found.pk) END,"
+    f" CASE WHEN r.id = ? THEN SUBSTR(r.prompt, 1, {HEAD_SIZE}) END"
+    f" FROM (SELECT pk, owner, root FROM tree ORDER BY pk LIMIT {MOST + 1}) found"
     # SQLite would go through all responses in the order of their keys; it keeps the order of a cross join.
-    f" FROM tree found CROSS JOIN response r ON r.pk = found.pk AND r.owner = found.owner{_FROM}"
-    f" ORDER BY found.pk LIMIT {MOST + 1}"
+    f" CROSS JOIN response r ON r.pk = found.pk AND r.owner = found.owner{_FROM}{_IN_ORDER}"
 )
-#: Follows the keys of the responses that may have started threads.
-_STARTED = (
-    "SELECT w.started_by, r.id FROM thread_turn w JOIN response r ON r.pk = w.response"
-    " WHERE r.owner = ? AND w.started_by IN (%s) ORDER BY w.ended_at, r.pk"
+_WHOLE = (
+    "SELECT response, input, COALESCE(output, '[]'), NULL FROM content WHERE response IN (%s)"
+    f" AND LENGTH(input) + COALESCE(LENGTH(output), 0) <= {LONGEST_CONTENT}"
 )
-#: Keys in one query. All of a tree are, so that a page has few queries.
-_CHUNK = MOST
+_INPUT = (
+    f"SELECT c.response, CASE WHEN LENGTH(c.input) <= {LONGEST_INPUT} THEN c.input END, NULL,"
+    f" CASE WHEN LENGTH(c.input) > {LONGEST_INPUT} AND LENGTH(r.prompt) <= {_LONGEST_PROMPT} THEN r.prompt END"
+    " FROM content c JOIN response r ON r.pk = c.response WHERE c.response IN (%s)"
+)
 _CONTENT = (
     "SELECT s.json, r.echo, c.input, c.output FROM response r LEFT JOIN setting s ON s.pk = r.settings"
     " LEFT JOIN content c ON c.response = r.pk WHERE r.pk = ? AND r.deleted_at IS NULL"
@@ -152,6 +165,20 @@ class Tree:
     """False when there are more than were read."""
     beginning: str | None = None
     """How the root's input begins, as JSON that may be cut; None if it is not stored."""
+    base: int | None = None
+    """Key of the response that the prompt of the selected one goes on from, where its digests say so."""
+
+
+class Excerpt(NamedTuple):
+    """What is stored of one response, as far as it is not too long: input and output, or what tells its input from
+    others."""
+
+    key: int
+    input: str | None
+    output: str | None
+    """None where only the input was asked for."""
+    prompt: bytes | None
+    """The digests of its prompt, where only the input was asked for and is too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,17 +215,23 @@ class Trees:
         )
         return [(owner, id_) for owner, id_ in rows]
 
-    def load(self, scope: str | None, response_id: str) -> Tree | None:
+    def load(self, scope: str | None, response_id: str, selected: str | None = None) -> Tree | None:
         """All responses with the same root, without content, deleted and unstored ones included. `scope`: the owner
-        whose responses may be seen; None for everyone's.
+        whose responses may be seen; None for everyone's. `selected`: the id of the response whose base is read as well.
         """
         if not known_id(response_id):
             return None
-        return self._database.read(lambda session: _load(session, scope, response_id))
+        return self._database.read(lambda session: _load(session, scope, response_id, selected))
 
-    def inputs(self, nodes: Sequence[Node]) -> dict[int, list[Any]]:
-        """The stored input of each of these responses, by the node's key."""
-        return self._database.read(lambda session: dict(_inputs(session, [node.key for node in nodes])))
+    def excerpts(self, whole: Sequence[int], inputs: Sequence[int]) -> list[Excerpt]:
+        """Inputs and outputs of the responses with the keys `whole`, and inputs of those with the keys `inputs`, from
+        one query. What is too long, or not stored, is left out."""
+        wanted = [(sql, keys) for sql, keys in ((_WHOLE, whole), (_INPUT, inputs)) if keys]
+        if not wanted:
+            return []
+        sql = " UNION ALL ".join(sql % ", ".join("?" * len(keys)) for sql, keys in wanted)
+        rows = self._database.read(partial(Session.rows, sql=sql, parameters=(*whole, *inputs)))
+        return [Excerpt(*row) for row in rows]
 
     def contents(self, keys: Sequence[int], together: int = 20) -> Iterator[tuple[int, str, str]]:
         """Input and output of these responses as JSON arrays, by the node's key, in the order of the keys. What is not
@@ -223,17 +256,18 @@ class Trees:
         return self._database.read(lambda session: _detail(session, owner, response_id))
 
 
-def _load(session: Session, scope: str | None, response_id: str) -> Tree | None:
-    rows = session.rows(_TREE, (response_id, scope))
+def _load(session: Session, scope: str | None, response_id: str, selected: str | None) -> Tree | None:
+    rows = session.rows(_TREE, (response_id, scope, selected))
     if not rows:
         return None
-    nodes = _nodes(session, rows[0][_OWNER], [row[:-1] for row in rows[:MOST]])
-    return Tree(nodes, len(rows) <= MOST, next((row[-1] for row in rows if row[-1] is not None), None))
+    nodes = _nodes(row[:-2] for row in rows)
+    beginning = next((row[-2] for row in rows if row[-2] is not None), None)
+    head = next((row[-1] for row in rows if row[-1] is not None), None)
+    return Tree(nodes[:MOST], len(nodes) <= MOST, beginning, base_of(head))
 
 
 def _read_node(session: Session, owner: str, response_id: str) -> Node | None:
-    row = session.row(_ONE, (response_id, owner))
-    return None if row is None else _nodes(session, owner, [row])[0]
+    return next(iter(_nodes(session.rows(_ONE, (response_id, owner)))), None)
 
 
 def _detail(session: Session, owner: str, response_id: str) -> Detail | None:
@@ -244,30 +278,16 @@ def _detail(session: Session, owner: str, response_id: str) -> Detail | None:
     settings, echo, input, output = session.row(_CONTENT, (node.key,)) or (None,) * 4
     return Detail(
         node=node,
-        children=_nodes(session, owner, children),
+        children=_nodes(children),
         settings={**orjson.loads(settings or "{}"), **orjson.loads(echo or "{}")},
         input=tuple(orjson.loads(input or "[]")),
         output=tuple(orjson.loads(output or "[]")),
     )
 
 
-def _inputs(session: Session, keys: Sequence[int]) -> Iterator[tuple[int, list[Any]]]:
-    for chunk in _chunks(keys):
-        sql = f"SELECT response, input FROM content WHERE response IN ({', '.join('?' * len(chunk))})"
-        yield from ((key, orjson.loads(input)) for key, input in session.rows(sql, chunk))
-
-
-def _chunks(keys: Sequence[int]) -> Iterator[Sequence[int]]:
-    return (keys[first : first + _CHUNK] for first in range(0, len(keys), _CHUNK))
-
-
-def _nodes(session: Session, owner: str, rows: Sequence[Row]) -> tuple[Node, ...]:
-    started: defaultdict[int, list[str]] = defaultdict(list)
-    # A response outside of a thread starts none.
-    for keys in _chunks([row[0] for row in rows if row[-1] is not None]):
-        for starter, id_ in session.rows(_STARTED % ", ".join("?" * len(keys)), (owner, *keys)):
-            started[starter].append(id_)
-    return tuple(_node(row, started.get(row[0], ())) for row in rows)
+def _nodes(rows: Iterable[Row]) -> tuple[Node, ...]:
+    groups = (list(group) for _, group in groupby(rows, itemgetter(0)))
+    return tuple([_node(group[0], [row[-1] for row in group if row[-1] is not None]) for group in groups])
 
 
 def _node(row: Row, started: Sequence[str]) -> Node:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,13 +62,12 @@ class Visitor:
     token: str
 
     def create(self, **body: Any) -> str:
-        answer = self.client.post(
-            "/v1/responses",
-            json={"model": "demo", "input": "hello", **body},
-            headers={"Authorization": f"Bearer {self.token}"},
-        )
+        return str(self.post("/v1/responses", {"model": "demo", "input": "hello", **body})["id"])
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        answer = self.client.post(path, json=body, headers={"Authorization": f"Bearer {self.token}"})
         assert answer.status_code == 200, answer.text
-        return str(answer.get_json()["id"])
+        return answer.get_json()
 
     def measure(self, path: str) -> Measured:
         with _statements() as seen:

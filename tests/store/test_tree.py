@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import blake2b
 from itertools import count
 from typing import Any
 
 from app.contract.outline import Outline
-from app.contract.records import Attempt, Trace
+from app.contract.records import Attempt, Prompt, Trace
 from app.contract.usage import Usage
+from app.reports.trees import load_tree
 from app.store import tree as tree_module
 from app.store.dialects import SQLITE
 from app.store.store import Store
@@ -317,11 +319,20 @@ def test_a_tree_is_read_by_indexes_alone(store: Store) -> None:
     if store.database.dialect is not SQLITE:
         return
     root, tip = line(store, 2)
-    plan = store.database.read(lambda session: session.rows(f"EXPLAIN QUERY PLAN {tree_module._TREE}", (tip, OWNER)))
+    plan = store.database.read(
+        lambda session: session.rows(f"EXPLAIN QUERY PLAN {tree_module._TREE}", (tip, OWNER, tip))
+    )
     steps = [step for *_, step in plan]
     assert any("SEARCH r USING INTEGER PRIMARY KEY" in step for step in steps)
     # What is scanned are the common tables of the query itself.
-    assert {step.split()[1] for step in steps if step.startswith("SCAN ")} <= {"l", "t", "line", "root", "found"}
+    assert {step.split()[1] for step in steps if step.startswith("SCAN ")} <= {
+        "l",
+        "t",
+        "line",
+        "root",
+        "tree",
+        "found",
+    }
     assert root != tip
 
 
@@ -344,3 +355,61 @@ def test_contents_come_in_the_order_of_the_keys(store: Store) -> None:
     assert [key for key, *_ in store.trees.contents(wanted, together=2)] == [keys[3], keys[0], keys[4]]
     assert store.responses.delete(OWNER, ids[3])
     assert [key for key, *_ in store.trees.contents(wanted)] == [keys[0], keys[4]]
+
+
+def test_excerpts_leave_out_what_is_too_long(store: Store) -> None:
+    small, large, digested, huge, bare = (
+        *(turn(store, says="a" * size) for size in (5, tree_module.LONGEST_INPUT)),
+        *(_digested(store, says="a" * size) for size in (tree_module.LONGEST_INPUT, tree_module.LONGEST_CONTENT)),
+        turn(store, says="unread"),
+    )
+    keys = {one: _node(store, one).key for one in (small, large, digested, huge, bare)}
+    names = {key: one for one, key in keys.items()}
+    wanted = [keys[one] for one in (small, large, digested, huge)]
+    read = store.trees.excerpts(wanted, wanted)
+    whole = {names[one.key]: one for one in read if one.output is not None}
+    inputs = {names[one.key]: one for one in read if one.output is None}
+    assert (len(read), set(whole), set(inputs)) == (7, {small, large, digested}, {small, large, digested, huge})
+    assert '"aaaaa"' in str(inputs[small].input)
+    assert "welcome" in str(whole[digested].output)
+    assert [inputs[one].input for one in (large, digested, huge)] == [None] * 3
+    assert [inputs[one].prompt is None for one in (small, large, digested, huge)] == [True, True, False, False]
+    assert store.trees.excerpts([], []) == []
+    assert [one.key for one in store.trees.excerpts([], [keys[bare]])] == [keys[bare]]
+
+
+def _digested(store: Store, parent: str | None = None, **facts: Any) -> str:
+    """A turn with the digests of its prompt."""
+    begun = draft(parent, **facts)
+    prompt = Prompt(b"k1", input=blake2b(begun.input, digest_size=8).digest(), output=b"answered")
+    assert store.responses.finish(begun, outcome(prompt=prompt))
+    return begun.id
+
+
+def test_long_inputs_are_told_apart_by_their_digests(store: Store) -> None:
+    long = "a" * tree_module.LONGEST_INPUT
+    root = _digested(store)
+    first, again = (_digested(store, root, says=long) for _ in range(2))
+    other, unknown = _digested(store, root, says=f"{long}b"), turn(store, root, says=long)
+    found = {node.id: node.retry_of for node in load_tree(store, OWNER, root).nodes}
+    assert found == {root: None, first: None, again: first, other: None, unknown: None}
+
+
+def test_the_base_of_the_selected_response_comes_with_its_tree(store: Store) -> None:
+    thread, first, second = _turn_of("main", "1"), draft(), draft()
+    for begun, more in ((first, b""), (second, b"--answer--next--")):
+        assert store.responses.finish(begun, outcome())
+        prompt = Prompt(b"k1", input=b"question" + more, output=b"--answer")
+        store.prefixes.trace(OWNER, replace(thread, response=begun.id, prompt=prompt, starts=()))
+    _settle(store)
+    first_key, second_key = (_node(store, one.id).key for one in (first, second))
+    for selected, base in ((first.id, None), (second.id, first_key), (None, None)):
+        tree = store.trees.load(OWNER, second.id, selected)
+        assert tree is not None
+        assert tree.base == base
+    pair = store.prompts.pair_of(OWNER, second_key, first_key)
+    assert pair == store.prompts.pair(OWNER, second.id)
+    assert pair is not None
+    assert pair.before is not None
+    assert pair.before.id == first.id
+    assert store.prompts.pair_of("eve", second_key, first_key) is None

@@ -20,7 +20,7 @@ from app.reports.cache import CacheReport, explain_turn
 from app.reports.conversations import title_of
 from app.reports.tree_export import exported, file_name, format_named, said
 from app.reports.tree_names import TreeLinks, tree_names
-from app.reports.trees import load_tree, with_outlines
+from app.reports.trees import load_tree
 from app.store.tree import Node, Tree
 
 blueprint = Blueprint("tree", __name__)
@@ -141,7 +141,8 @@ def _export(visitor: Visitor, read: Tree, id_: str, format: str, at: str) -> Res
 
 def _load(visitor: Visitor, id_: str) -> Tree:
     """Raises NotFound, for another owner's response as for an unknown id."""
-    read = load_tree(visitor.gateway.store, visitor.scope, id_) if known_id(id_) else Tree((), True)
+    at = request.args.get("at") or id_
+    read = load_tree(visitor.gateway.store, visitor.scope, id_, at) if known_id(id_) else Tree((), True)
     if not read.nodes:
         raise NotFound("There is no such conversation.")
     return read
@@ -173,7 +174,6 @@ def _asked(read: Tree, id_: str) -> Asked:
 
 
 def _view(visitor: Visitor, read: Tree, asked: Asked) -> tuple[TreeView, Layout]:
-    read = with_outlines(visitor.gateway.store, read)
     found = _found(read, asked.q)
     layout = lay_out(read.nodes, asked.wanted(found))
     is_own = read.nodes[0].owner == visitor.owner
@@ -199,8 +199,7 @@ def _cache(visitor: Visitor, view: TreeView) -> CacheReport | None:
     node = view.by_id.get(view.at or "")
     if node is None or node.usage is None:
         return None
-    above = view.by_id.get(node.parent or "")
-    return explain_turn(visitor.gateway.store, node.owner, node.key, above.key if above else None)
+    return explain_turn(visitor.gateway.store, node.owner, node.key, view.tree.base)
 
 
 def _node(read: Tree, id_: str) -> Node:
