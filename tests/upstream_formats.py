@@ -277,6 +277,7 @@ _ITEMS: dict[str, Callable[[JSON], Iterator[SentLine]]] = {
     "function_call_output": _output_item,
     "custom_tool_call_output": _output_item,
     "reasoning": _nothing,
+    "additional_tools": _nothing,
 }
 _BLOCKS: dict[str, Callable[[JSON, str], Iterator[SentLine]]] = {
     "text": _text_block,

@@ -249,6 +249,7 @@ OPAQUE_TYPES = frozenset(item.name for item in TYPES.values() if item.opaque)
 REWRITTEN_TYPES = frozenset(item.name for item in TYPES.values() if item.rewritten)
 #: A compaction opens to the items that it stands for.
 _MAY_BRING_TOOLS = REWRITTEN_TYPES | {"compaction", "compaction_summary"}
+_MAY_BRING_TOOLS |= {item.name for item in TYPES.values() if item.brings_tools}
 #: What a row says of its items, as bits: some hold secrets of a channel family; some are of tools, or open to such.
 SECRETS, TOOLS = 1, 2
 WITH_STATUS = frozenset(item.name for item in TYPES.values() if item.has_status)

@@ -14,6 +14,7 @@ from app.errors import InvalidRequest
 from app.relay.recorder import Recorder
 from app.relay.request_context import RequestContext
 from app.relay.tools.approvals import answers, served
+from app.relay.tools.brought import brought_tools
 from app.relay.tools.run import CompactedToolRun, CompactionToolRun, ToolRun, WindowToolRun
 from app.relay.tools.toolset import NamedServer, servers_named
 from app.relay.turn_builder import build_history, build_turn, check_model
@@ -41,7 +42,7 @@ def run_of(
     parts: TurnParts, token: Token, turn: Turn, context: RequestContext, recorder: Recorder | None = None
 ) -> TurnRun:
     """The run that fits the turn's request. Raises InvalidRequest for tools that nothing can run."""
-    servers = _servers_of(parts, token, turn.request)
+    servers = _servers_of(parts, token, turn)
     if _ends_with_trigger(turn.request):
         if servers:
             return CompactionToolRun(parts, token, turn, context, servers, recorder)
@@ -60,7 +61,7 @@ def run_of_request(parts: TurnParts, token: Token, request: Mapping[str, Any], c
 def compacted_run(parts: TurnParts, token: Token, request: Mapping[str, Any], context: RequestContext) -> TurnRun:
     """The run of a request whose history is compacted first. Raises as `turn_of` does."""
     turn = build_turn(parts.store, parts.contexts, token, request, int(time()))
-    if servers := _servers_of(parts, token, request):
+    if servers := _servers_of(parts, token, turn):
         return CompactedToolRun(parts, token, turn, context, servers)
     served(answers(parts.store, turn), ())
     return CompactedRun(parts, token, turn, context)
@@ -71,7 +72,7 @@ def compaction_window(
 ) -> dict[str, Any]:
     """OpenAI's compaction object: the user messages verbatim and one compaction item. Raises as `TurnRun.create`."""
     turn = turn_to_compact(parts, token, request)
-    if servers := _servers_of(parts, token, request):
+    if servers := _servers_of(parts, token, turn):
         run: TurnRun = WindowToolRun(parts, token, turn, context, servers)
     else:
         run = WindowRun(parts, token, turn, context)
@@ -85,9 +86,11 @@ def compaction_window(
     }
 
 
-def _servers_of(parts: TurnParts, token: Token, request: Mapping[str, Any]) -> Sequence[NamedServer]:
-    """The tool servers that the gateway calls for the request. Most requests name none."""
-    return servers_named(request, parts.channels.table.tools, token) if request.get("tools") else ()
+def _servers_of(parts: TurnParts, token: Token, turn: Turn) -> Sequence[NamedServer]:
+    """The tool servers that the gateway calls for the turn. Most turns name none."""
+    table = parts.channels.table.tools
+    brought = brought_tools(turn) if table else ()
+    return servers_named(turn.request, table, token, brought) if brought or turn.request.get("tools") else ()
 
 
 def _ends_with_trigger(request: Mapping[str, Any]) -> bool:

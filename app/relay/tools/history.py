@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from operator import is_
 from typing import Any, NamedTuple
 
 import orjson
 
 from app.contract.channel import Channel
-from app.contract.items import TOOLS, Item, is_output, offers_tools
+from app.contract.items import TOOLS, Item
 from app.contract.replay import replayed
 from app.contract.tool_history import (
     CallResult,
@@ -22,6 +21,7 @@ from app.contract.tool_history import (
 )
 from app.contract.tools import has_address
 from app.contract.turn import Turn
+from app.relay.tools.brought import same, without_brought
 
 #: The hidden results of hosted calls, by the ids of their items.
 ReadResults = Callable[[Sequence[str]], Mapping[str, bytes]]
@@ -111,15 +111,13 @@ def _with_results(turn: Turn, places: Sequence[_Place], results: ReadResults) ->
 
 def _without_servers(turn: Turn, channel: Channel) -> Turn:
     """The turn without servers that the channel's upstream cannot call, also those that namespaces and items of its
-    input bring. What is stored of such items has no credentials."""
+    context bring. What is stored of such items has no credentials."""
     tools = turn.request.get("tools", ())
     left = [*_callable_tools(tools, channel)]
-    given = [*_callable_items(turn.input, channel)] if any(map(offers_tools, turn.input)) else turn.input
-    if not _same(left, tools):
+    if not same(left, tools):
         turn = replace(turn, request={**turn.request, "tools": left})
-    if not _same(given, turn.input):
-        turn = replace(turn, input=given, changes=(*turn.changes, _DROPPED))
-    return turn
+    taken = without_brought(turn, lambda tools: [*_callable_tools(tools, channel)])
+    return turn if taken is turn else replace(taken, changes=(*turn.changes, _DROPPED))
 
 
 def _callable_tools(tools: Iterable[Mapping[str, Any]], channel: Channel) -> Iterator[Mapping[str, Any]]:
@@ -129,23 +127,6 @@ def _callable_tools(tools: Iterable[Mapping[str, Any]], channel: Channel) -> Ite
                 yield tool
         elif isinstance(inner := tool.get("tools"), list):
             left = [*_callable_tools(inner, channel)]
-            yield tool if _same(left, inner) else {**tool, "tools": left}
+            yield tool if same(left, inner) else {**tool, "tools": left}
         else:
             yield tool
-
-
-def _callable_items(items: Iterable[Item], channel: Channel) -> Iterator[Item]:
-    for item in items:
-        tools = item.get("tools")
-        if not offers_tools(item) or not isinstance(tools, list):
-            yield item
-            continue
-        left = [*_callable_tools(tools, channel)]
-        if _same(left, tools):
-            yield item
-        elif left or is_output(item):
-            yield {**item, "tools": left}
-
-
-def _same(left: Sequence[object], whole: Sequence[object]) -> bool:
-    return len(left) == len(whole) and all(map(is_, left, whole))

@@ -132,7 +132,7 @@ class ToolLoop:
             self.turn.id,
             self._number,
             self._left if self._offers_tools else 0,
-            self._has_strangers,
+            self._toolset.has_strangers,
         )
 
     def cut_results(self) -> bool:
@@ -166,11 +166,6 @@ class ToolLoop:
     @property
     def _offers_tools(self) -> bool:
         return self._exchanges < MAX_ROUNDS and self._left != 0
-
-    @property
-    def _has_strangers(self) -> bool:
-        """Whether the client has tools beside those that the gateway runs."""
-        return len(self.turn.request.get("tools", ())) > len({one.position for one in self._toolset.servers})
 
     def _goes_on(self, answer: Answer, calls: AnswerCalls) -> bool:
         """Whether another exchange follows once the calls have run."""

@@ -20,6 +20,7 @@ from app.relay.recorder import Recorder
 from app.relay.request_context import RequestContext
 from app.relay.streaming.event_stream import StreamStart
 from app.relay.tools.approvals import Approvals, answers, served
+from app.relay.tools.brought import brought_tools
 from app.relay.tools.listings import list_failed, list_items
 from app.relay.tools.loop import ToolLoop, measured
 from app.relay.tools.result_memory import ResultMemory
@@ -46,6 +47,7 @@ class ToolRun(TurnRun):
         super().__init__(parts, token, turn, context, recorder)
         labels = {server.label for server in servers if server.hosted is None}
         self._servers = servers
+        self._brought = brought_tools(turn)
         self._answers = served(answers(parts.store, turn), labels)
         self._loop: ToolLoop | None = None
 
@@ -106,7 +108,7 @@ class ToolRun(TurnRun):
     @cached_property
     def _toolset(self) -> Toolset:
         """The tools of the turn. Raises ToolListFailed, InvalidRequest and ClientGone."""
-        return Toolset.of(self.turn.request, self._servers, self._listings())
+        return Toolset.of(self.turn.request, self._servers, self._listings(), self._brought)
 
     def _listings(self) -> Mapping[str, Sequence[ListedTool]]:
         """The tools of each server, by its label. Raises ToolListFailed for a server that the client names."""
@@ -187,7 +189,7 @@ class ToolRun(TurnRun):
     def _upstream_servers(self) -> Sequence[str]:
         """The table may have changed since the turn began, so that only its own servers count."""
         called = {server.position for server in self._servers}
-        tools = enumerate(self.turn.request["tools"])
+        tools = enumerate(self.turn.request.get("tools", ()))
         return [
             tool["server_label"] for position, tool in tools if tool.get("type") == "mcp" and position not in called
         ]

@@ -6,7 +6,7 @@ Only names of this map are ever run. No format learns of tool servers: a model g
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from app.contract.tool_names import exposed, function_names
 from app.contract.tools import HOSTED_TYPES, Approval, HostedTool, ListedTool, ToolFilter, ToolServer, ToolTable
 from app.contract.turn import Turn
 from app.errors import InvalidRequest
+from app.relay.tools.brought import BroughtTool, without_brought
 from app.relay.tools.hosted import HostedSearch
 from app.relay.tools.rounds import Round
 
@@ -40,7 +41,7 @@ class NamedServer:
     """A server that the gateway calls for this request."""
 
     position: int
-    """Of its tool in the request's `tools`."""
+    """Of its tool among those of the request, then those that items of the context bring."""
     server: ToolServer
     allowed: ToolFilter | None = None
     """What the request allows of the tools that the row allows."""
@@ -52,6 +53,11 @@ class NamedServer:
     @property
     def label(self) -> str:
         return self.server.label
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What only one server of a turn has."""
+        return ("mcp", self.label) if self.hosted is None else ("hosted", self.hosted.type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +89,41 @@ class OfferedTool:
         }
 
 
-def servers_named(request: Mapping[str, Any], table: ToolTable, token: Token) -> Sequence[NamedServer]:
+def servers_named(
+    request: Mapping[str, Any], table: ToolTable, token: Token, brought: Sequence[BroughtTool] = ()
+) -> Sequence[NamedServer]:
     """The servers that the gateway calls for a validated request, in the order of its tools. A server of the client's
-    own that only an upstream can call is none of them. Raises InvalidRequest, param `tools`."""
+    own that only an upstream can call is none of them. Raises InvalidRequest, which names the place of the tool."""
     tools = request.get("tools", ())
     _check_labels(tools)
-    named = (_named(position, tool, table, token) for position, tool in enumerate(tools))
-    return [server for server in named if server is not None]
+    named = [_named(position, tool, table, token) for position, tool in enumerate(tools)]
+    servers = [server for server in named if server is not None]
+    return [*servers, *_servers_brought(len(tools), brought, table, token, {one.identity for one in servers})]
+
+
+def _servers_brought(
+    first: int, brought: Sequence[BroughtTool], table: ToolTable, token: Token, known: Set[tuple[str, str]]
+) -> Sequence[NamedServer]:
+    """Those that items of the context bring, without `known` ones. Of several with one name, the newest counts."""
+    newest: dict[tuple[str, str], NamedServer] = {}
+    for number, one in enumerate(brought):
+        server = _brought(first + number, one, table, token)
+        if server is not None and server.identity not in known:
+            newest.pop(server.identity, None)
+            newest[server.identity] = server
+    return [*newest.values()]
+
+
+def _brought(position: int, one: BroughtTool, table: ToolTable, token: Token) -> NamedServer | None:
+    try:
+        server = _named(position, one.tool, table, token)
+    except InvalidRequest as error:
+        if one.place is None:
+            # The table or the token has changed since. The conversation goes on without the server.
+            return None
+        raise InvalidRequest(error.message, code=error.code, param=one.place) from None
+    # The history has no credentials for a server of the client's own.
+    return None if server is not None and one.place is None and server.server.from_client else server
 
 
 def _check_labels(tools: Sequence[Mapping[str, Any]]) -> None:
@@ -129,8 +163,14 @@ def _of_request(position: int, tool: Mapping[str, Any], server: ToolServer) -> N
 class Toolset:
     """The tools of one turn that the gateway runs."""
 
-    def __init__(self, servers: Sequence[NamedServer], tools: Sequence[_Placed]) -> None:
+    def __init__(
+        self, servers: Sequence[NamedServer], tools: Sequence[_Placed], known: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """`known`: all tools that the client has given, those that items of the context bring included."""
         self.servers = servers
+        self._identities = frozenset(server.identity for server in servers)
+        self.has_strangers = any(not self._serves(tool) for tool in known)
+        """Whether the client has tools beside those that the gateway runs."""
         self._by_name = {placed.tool.name: placed.tool for placed in tools}
         self._by_position: dict[int, list[OfferedTool]] = {server.position: [] for server in servers}
         for placed in tools:
@@ -138,13 +178,17 @@ class Toolset:
 
     @staticmethod
     def of(
-        request: Mapping[str, Any], servers: Sequence[NamedServer], listings: Mapping[str, Sequence[ListedTool]]
+        request: Mapping[str, Any],
+        servers: Sequence[NamedServer],
+        listings: Mapping[str, Sequence[ListedTool]],
+        brought: Sequence[BroughtTool] = (),
     ) -> Toolset:
         """The tools of a request, from the listings of its servers by their labels. A hosted tool whose server has not
         got the tool stays as it is, as one that nothing fulfils. Raises InvalidRequest for a `tool_choice` that names
         none of them."""
         fulfilled = [one for one in servers if one.hosted is None or _search_tool(one, listings) is not None]
-        toolset = Toolset(fulfilled, [*_placed(request, fulfilled, listings)])
+        known = [*request.get("tools", ()), *(one.tool for one in brought)]
+        toolset = Toolset(fulfilled, [*_placed(known, fulfilled, listings)], known)
         _Choice(toolset, request.get("tool_choice"), offered=True).check()
         return toolset
 
@@ -175,6 +219,8 @@ class Toolset:
         `first`: no model has answered in this turn yet. A forced `tool_choice` holds then only. `offered`: False once
         the limit of calls is reached; the client's own tools stay. `without`: names that an upstream has refused.
         """
+        if any(server.position >= len(turn.request.get("tools", ())) for server in self.servers):
+            turn = without_brought(turn, lambda tools: [tool for tool in tools if not self._serves(tool)])
         results = {item_id: result for one in rounds for item_id, result in one.results.items()}
         history = replace(turn.tool_history, names=self._names(), hosted=self._hosted_names())
         history = replace(history, results={**history.results, **results})
@@ -194,7 +240,7 @@ class Toolset:
         choice = _Choice(self, request.get("tool_choice"), offered, without)
         tools = [*self._tools(request.get("tools", ()), choice.only(first), offered, without)]
         written |= {"tools": tools, "tool_choice": choice.written(first)}
-        if not tools:
+        if not tools and not self._keeps_brought(request):
             written = {name: value for name, value in written.items() if name not in _WITH_TOOLS}
         elif written["tool_choice"] is None:
             del written["tool_choice"]
@@ -218,7 +264,24 @@ class Toolset:
             if position not in self._by_position:
                 yield tool
             elif offered:
-                yield from (one.function for one in self._by_position[position] if one.name not in without)
+                yield from self._functions(position, without)
+        if offered:
+            for position in self._by_position:
+                if position >= len(tools):
+                    yield from self._functions(position, without)
+
+    def _functions(self, position: int, without: Container[str]) -> Iterator[JSON]:
+        return (one.function for one in self._by_position[position] if one.name not in without)
+
+    def _serves(self, tool: Mapping[str, Any]) -> bool:
+        """Whether the gateway runs this tool of the client."""
+        kind = str(tool.get("type"))
+        named = ("mcp", tool.get("server_label")) if kind == "mcp" else ("hosted", HOSTED_TYPES.get(kind))
+        return named in self._identities
+
+    def _keeps_brought(self, request: Mapping[str, Any]) -> bool:
+        """Whether items of the context bring tools that the upstream gets from them."""
+        return self.has_strangers and all(map(self._serves, request.get("tools", ())))
 
     def _own_includes(self) -> frozenset[str]:
         hosted = (server.hosted for server in self.servers if server.hosted is not None)
@@ -326,11 +389,10 @@ class _Placed:
 
 
 def _placed(
-    request: Mapping[str, Any], servers: Sequence[NamedServer], listings: Mapping[str, Sequence[ListedTool]]
+    tools: Sequence[Mapping[str, Any]], servers: Sequence[NamedServer], listings: Mapping[str, Sequence[ListedTool]]
 ) -> Iterator[_Placed]:
     """The tools of each server by their names, in the order of the servers: the same in every turn, so that prompt
     caches stay warm."""
-    tools = request.get("tools", ())
     client = frozenset(function_names(tools))
     searches = {server.position: tool for server in servers if (tool := _search_tool(server, listings)) is not None}
     by_type: dict[str, int] = {}
