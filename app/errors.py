@@ -107,6 +107,17 @@ class GatewayError(AntiphonError):
             self.retry_after = retry_after
 
     @property
+    def retry_headers(self) -> Mapping[str, str]:
+        """What tells an SDK whether to send the request again, and when."""
+        headers: dict[str, str] = {}
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(max(1, round(self.retry_after)))
+            headers["Retry-After-Ms"] = str(round(self.retry_after * 1000))
+        if self.should_retry is not None:
+            headers["X-Should-Retry"] = "true" if self.should_retry else "false"
+        return headers
+
+    @property
     def name(self) -> str:
         """The name in the log and the row: the code, or the type of an error without a code."""
         return self.code or self.type

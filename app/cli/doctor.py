@@ -281,7 +281,8 @@ def _stored(settings: Settings, defaults: Limits) -> Iterator[Finding]:
         return
     for problem in stored_problems(standing, defaults):
         subject = "tokens" if problem.named else "backup"
-        yield Finding(WARNING, subject, f"{problem.subject} {problem.text.rstrip('.')}", problem.remedy.rstrip("."))
+        fix = problem.remedy[:1].lower() + problem.remedy[1:].rstrip(".")
+        yield Finding(WARNING, subject, f"{problem.subject} {problem.text.rstrip('.')}", fix)
 
 
 def _usable(settings: Settings, channel_table: Table) -> Finding:

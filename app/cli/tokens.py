@@ -31,7 +31,10 @@ _LIMITS: dict[str, Callable[[Any], Any]] = {
     "tpm": click.option("--tpm", type=_AMOUNT, help="Tokens a minute, of input and output."),
     "concurrency": click.option("--concurrency", type=_AMOUNT, help="Requests at once."),
     "budgets": click.option(
-        "--budget", "budgets", type=_BUDGETS, help="2Mtok/day, 500ktok/month; several, separated by commas."
+        "--budget",
+        "budgets",
+        type=_BUDGETS,
+        help="2Mtok/day, 500ktok/month or 50usd/month; several, separated by commas; or none, or default.",
     ),
     "tags": click.option(
         "--tags", type=_TAGS, help="Only channels with one of these tags, separated by commas; '*' for every channel."
@@ -252,8 +255,10 @@ def _row(token: Token, overlap: int | None) -> tuple[object, ...]:
 
 def _limits(limits: Limits) -> str:
     """`60 rpm, 2Mtok/day`; a limit of the table that the token lifts is `no rpm`."""
-    counted = {"rpm": limits.rpm, "tpm": limits.tpm, "at once": limits.concurrency}
+    counted = {"rpm": limits.rpm, "tpm": limits.tpm}
     words = [f"{value or 'no'} {name}" for name, value in counted.items() if value is not None]
+    if limits.concurrency is not None:
+        words.append(f"{limits.concurrency or 'any number'} at once")
     if limits.budgets is not None:
         words += [budget.text for budget in limits.budgets] or ["no budget"]
     if limits.tags is not None:

@@ -45,7 +45,7 @@ class Budget:
         millionths = (int(whole) * MICRO + int((fraction or "").ljust(6, "0"))) * _FACTORS[factor]
         amount = millionths // MICRO if unit == TOKENS else millionths
         if not 0 < amount <= MOST:
-            raise ValueError("must be a budget that is more than nothing and less than 1,000,000,000 million")
+            raise ValueError("must be a budget of more than 0 and of less than 1,000,000,000 million")
         return cls(amount, unit, "day" if period == "day" else "month")
 
     @property

@@ -65,7 +65,8 @@ class Tally(Measures):
         self._sampled: Sampled | None = None
         self._sums = _Sums()
         self._tokens: Mapping[int, str] = {}
-        self._names_age = _NAMES_EVERY
+        self._nameless: set[int] = set()
+        self._names_age = 0
         self._flushes = 0
         self._models, self._tools = _Names(), _Names()
         self._channels: set[str] = set()
@@ -193,8 +194,9 @@ class Tally(Measures):
     def _token(self, key: int | None) -> str:
         if key is None:
             return NONE
-        if key not in self._tokens and self._names_age >= _NAMES_EVERY:
+        if key not in self._tokens and (key not in self._nameless or self._names_age >= _NAMES_EVERY):
             self._names_age = 0
+            self._nameless.add(key)
             with suppress(StoreUnavailable):
                 self._tokens = self._state.token_names()
         return self._tokens.get(key, OTHER)

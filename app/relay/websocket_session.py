@@ -117,10 +117,7 @@ def error_frame(error: GatewayError, frame: Frame | None = None) -> str:
     """The one frame of a refused turn, or of a connection that ends."""
     body = error.error()
     body["code"] = body["code"] or "invalid_request_error"
-    headers = {name.lower(): value for name, value in error.headers.items()}
-    if error.retry_after is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after)))
-    if headers:
+    if headers := {name.lower(): value for name, value in {**error.headers, **error.retry_headers}.items()}:
         body["headers"] = headers
     event = orjson.dumps({"type": "error", "status": error.status, "error": body})
     return _with_stream_id(event, frame.stream_id if frame else None)

@@ -38,7 +38,7 @@ class NewPrice:
 class PriceReport:
     changes: tuple[NewPrice, ...]
     unknown: tuple[str, ...]
-    """Models without a known price."""
+    """Models without a price, here and in the table."""
     today: tuple[str, ...] = ()
     """Models with another price that the table lets begin today: it cannot have two for one day."""
 
@@ -54,7 +54,7 @@ def price_report(table: Table, now: int, *, any_provider: bool) -> PriceReport:
         current = price_at(table.prices(name), now)
         today = now // _DAY * _DAY
         if found is None:
-            unknown.append(name)
+            unknown += [name] if name not in table.priced else []
         elif current is None and name not in table.priced:
             changes.append(NewPrice(name, found, known=False))
         elif current is None or not _same(current, found):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
+from unicodedata import category
 
 import orjson
 
@@ -29,6 +30,8 @@ SHOWN = 9
 LONGEST = 256
 LONGEST_NAME = 191
 """Characters, as the column has them."""
+#: Unicode's categories of what no name holds: controls, halves of characters, separators of lines and paragraphs.
+_CONTROLS = frozenset({"Cc", "Cs", "Zl", "Zp"})
 FRESH = 1.8
 """Seconds for which an answer is taken from memory: within two, a revoked token is refused by every process."""
 RENEWED = 0.9
@@ -294,11 +297,12 @@ def _free(session: Session, name: str) -> None:
 
 
 def _check_name(what: str, value: str) -> None:
-    # Trailing spaces do not count in MySQL's comparisons.
-    if not value or value != value.strip() or len(value) > LONGEST_NAME:
+    # Trailing spaces do not count in MySQL's comparisons. A line break or an escape would forge lines of the log.
+    controls = any(category(character) in _CONTROLS for character in value)
+    if controls or not value or value != value.strip() or len(value) > LONGEST_NAME:
         raise ConfigurationError(
-            f"The {what} of a token cannot be '{value}'.",
-            fix=f"Use 1 to {LONGEST_NAME} characters, without a space at either end.",
+            f"The {what} of a token cannot be {value!r}.",
+            fix=f"Use 1 to {LONGEST_NAME} characters, without control characters, and without a space at either end.",
         )
 
 

@@ -18,11 +18,7 @@ _UPGRADE_HEADERS = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSoc
 def gateway_error(error: GatewayError) -> Response:
     this_request().error = error.code or error.type
     response = json_response(error.body(), error.status)
-    if error.retry_after is not None:
-        response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
-        response.headers["Retry-After-Ms"] = str(round(error.retry_after * 1000))
-    if error.should_retry is not None:
-        response.headers["X-Should-Retry"] = "true" if error.should_retry else "false"
+    response.headers.update(error.retry_headers)
     if isinstance(error, Unauthenticated) and this_request().credentials is BEARER:
         response.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, UpgradeRequired):

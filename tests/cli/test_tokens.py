@@ -122,6 +122,15 @@ def _commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[t
             yield from _commands(below, (*path, name))
 
 
+def test_no_name_forges_a_line(run: Run) -> None:
+    for name in ("two\nlines", "esc\x1b[31m", "tab\tbed", "line\u2028separator"):
+        for words in ((name,), ("x", "--owner", name)):
+            refused = run("tokens", "create", *words)
+            assert refused.exit_code == 1
+            assert name not in refused.output
+    assert [row["name"] for row in json.loads(run("tokens", "list", "--json").output)] == ["admin"]
+
+
 def test_the_name_of_a_revoked_token_is_free_for_another(run: Run) -> None:
     first = json.loads(run("tokens", "create", "ada-mac", "--json").output)
     assert run("tokens", "create", "ada-mac").exit_code == 1

@@ -225,7 +225,7 @@ def test_a_limited_upstream_says_when_to_come_back(sock: Socket, upstream: Scrip
     upstream.enqueue(rate_limited("7"))
     frame = sock.turn(model="limited")[-1]
     assert (frame["status"], check_error_frame(frame)["code"]) == (429, "rate_limit_exceeded")
-    assert frame["error"]["headers"] == {"retry-after": "7"}
+    assert frame["error"]["headers"] == {"retry-after": "7", "retry-after-ms": "7000"}
 
 
 # --- memory -----------------------------------------------------------------------------------------------------
