@@ -46,7 +46,8 @@ def test_responses_and_tokens_are_counted_once_over_all_workers(measured: Measur
 def test_the_name_of_each_new_token_is_known_from_its_first_response_on(measured: Measured) -> None:
     for name in ("new", "newer"):
         token = measured.gateway.new_token(name)
-        assert measured.gateway.post("/responses", {"model": "single", "input": "hello"}, token=token).status_code == 200
+        answer = measured.gateway.post("/responses", {"model": "single", "input": "hello"}, token=token)
+        assert answer.status_code == 200
         await_more(measured, 0, 1, "token_responses_total", token=name)
 
 
