@@ -136,6 +136,8 @@ class Channel:
     """`plain`: the upstream takes no union at the top of a tool's schema; `inlined`: no `$ref` in it either."""
     tool_strictness: str = "mixed"
     """`uniform`: the upstream takes `strict` for all tools or for none."""
+    streaming: str = "both"
+    """`always`: the upstream answers in streams only, so that every request asks for one."""
     sampling: str = "both"
     """`one`: the upstream takes `temperature` or `top_p`, not both."""
     thinking: str = "adaptive"

@@ -46,6 +46,7 @@ _TOO_LONG_NAMES = frozenset(
         "outofcontexterror",
         "prompttoolong",
         "tokenlimitexceeded",
+        "tokenslimitreached",
     }
 )
 
@@ -122,6 +123,9 @@ _OF_THE_LENGTH = re.compile(
             rf"\b{_ASKED}(?: (?:tokens?|token count|length|size|text|prompt))?(?: {_BETWEEN}){{0,8}}? "
             r"(?:too|very|overly) (?:long|large|big|many)",
             r"too many (?:input |prompt |total |context )?tokens\b|too many total text bytes",
+            # Input token length too long; Request body too large for gpt-4o model. Max size: 8000 tokens
+            rf"\b{_ASKED} tokens? (?:length|count|size) (?:is )?too (?:long|large|big|high)",
+            r"too (?:large|long|big)\b.{0,60}\bmax(?:imum)? size:? \d+ tokens",
             # The input token count (1200000) exceeds the maximum number of tokens allowed (1048576)
             rf"(?:{_COUNTED}|\b{_ASKED}|tokens of [\w ]{{1,30}}|\btokens in (?:the )?(?:request|prompt|input))"
             rf"(?: (?:\([^)]*\)|[\w.'()]+)){{0,8}}? {_EXCEEDS}(?: [\w.'()]+){{0,6}}? {_LIMIT}",
@@ -209,6 +213,8 @@ def window_of(reason: Reason) -> int | None:
 def _plain(words: str) -> str:
     """A sentence in small letters, without quotes and the separators of names and numbers."""
     words = words.lower().replace("’", "'").replace("_", " ")
+    # Volcengine ends every sentence with the id of the request.
+    words = re.sub(r"\(?request id:? ?[\w-]+\)?", "", words)
     words = re.sub(r"[`\"“”*]|(?<!\w)'|'(?!\w)", "", words)
     words = re.sub(r"(?<=\d)[,](?=\d{3}\b)", "", words)
     return re.sub(r"(?<=\w)-(?=[a-z])", " ", words)

@@ -61,7 +61,7 @@ _BEFORE_VERDICT = re.compile(
     re.IGNORECASE,
 )
 #: A bare word that only names of members look like.
-_TECHNICAL = re.compile(r"(?<![\w.'\"])([A-Za-z]+(?:_[A-Za-z0-9]+)+(?:(?:\.[A-Za-z_]\w*)|\[\d*\])*)|\b([a-z]+[A-Z]\w+)")
+_TECHNICAL = re.compile(r"(?<![\w.'\"])([A-Za-z]+(?:_[A-Za-z0-9]+)+(?:(?:\.[A-Za-z_]\w*)|\[\d*\])*)|\b([a-z]+[A-Z]\w*)")
 #: Names that are bare words and mean nothing else where a request is refused.
 _PLAIN = re.compile(r"\b(?:temperature|verbosity|logit_bias|metadata|effort|think)\b")
 #: What a sentence speaks of without meaning a member.
@@ -99,6 +99,15 @@ _TAKEN = re.compile(
 )
 
 
+#: A name before what is wrong with its value, and a name that a sentence ends with.
+_OF_VALUE = re.compile(
+    rf"(?:invalid|unsupported|unknown|illegal) ({_WORD}) (?:value|level|parameter|argument|field)\b", re.I
+)
+_AT_THE_END = re.compile(
+    rf"(?:support|allow|permit|accept)\w*[^.:\n]{{0,40}}: ?['\"`]?({_WORD})['\"`]?\.?\s*$", re.I | re.M
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A refusal, the request that it answers, and the row that the request was encoded for."""
@@ -125,7 +134,7 @@ def members_named(refused: Refused) -> Iterator[list[str]]:
     yield _paths(refused.named, refused)
     if not _NOT_TAKEN.search(refused.words):
         return
-    for pattern in (_AS_PARAMETER, _BEFORE_VERDICT, _AFTER_VERDICT):
+    for pattern in (_AS_PARAMETER, _BEFORE_VERDICT, _AFTER_VERDICT, _OF_VALUE, _AT_THE_END):
         found = [name for match in pattern.finditer(refused.words) for name in re.findall(_WORD, match[1])]
         found = [name for name in found if name not in _SUBJECTS]
         if paths := _paths(found, refused):
@@ -136,6 +145,10 @@ def members_named(refused: Refused) -> Iterator[list[str]]:
     technical = ("".join(match) for match in _TECHNICAL.findall(words))
     for name in (*_QUOTED.findall(words), *technical, *_PLAIN.findall(words)):
         yield _paths([name], refused)
+    for name in (*refused.request, *_ALSO):
+        # "Parallel tool calls are not supported"
+        if "_" in name and re.search(rf"\b{name.replace('_', ' ')}s?\b", words, re.IGNORECASE):
+            yield _paths([name], refused)
 
 
 def _paths(names: Sequence[str], refused: Refused) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
@@ -143,24 +144,28 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return min(max(seconds, 0.0), MAX_RETRY_AFTER)
 
 
+_NO_ITEM = re.compile(r"\bitem with id\b", re.IGNORECASE)
+
 #: The members of a usage object that count the same, over all servers. The largest count of a row is the one.
-_INPUT = frozenset({"input_tokens", "prompt_tokens", "promptTokenCount"})
-_OUTPUT = frozenset({"output_tokens", "completion_tokens", "candidatesTokenCount"})
-_TOTAL = frozenset({"total_tokens", "totalTokenCount"})
+_INPUT = frozenset({"input_tokens", "prompt_tokens", "promptTokenCount", "inputTokens", "inputTokenCount"})
+_OUTPUT = frozenset({"output_tokens", "completion_tokens", "candidatesTokenCount", "outputTokens", "outputTokenCount"})
+_TOTAL = frozenset({"total_tokens", "totalTokenCount", "totalTokens"})
 _READ = frozenset(
     {
-        *("cached_tokens", "cached_input_tokens", "num_cached_tokens"),
+        *("cached_tokens", "cached_input_tokens", "num_cached_tokens", "cachedInputTokens", "cached_prompt_tokens"),
         # Anthropic, Qwen and Bedrock
-        *("cache_read_input_tokens", "cache_read_tokens", "cacheReadInputTokens"),
+        *("cache_read_input_tokens", "cache_read_tokens", "cacheReadInputTokens", "cacheReadInputTokenCount"),
         # DeepSeek
         "prompt_cache_hit_tokens",
         # Gemini
         *("cachedContentTokenCount", "cached_content_token_count", "total_cached_tokens"),
+        # Grok
+        "cached_prompt_text_tokens",
     }
 )
 _WRITTEN = frozenset(
     {
-        *("cache_write_tokens", "cache_write_input_tokens", "cacheWriteInputTokens"),
+        *("cache_write_tokens", "cache_write_input_tokens", "cacheWriteInputTokens", "cacheWriteInputTokenCount"),
         *("cache_creation_input_tokens", "cache_creation_tokens"),
     }
 )
@@ -181,10 +186,13 @@ def usage(value: object) -> Usage | None:
         return None
     read, written = cached(value)
     reasoning = _in_details(value, _DETAILS_OUT, _REASONING)
-    if "candidatesTokenCount" in value:
-        # Gemini counts its thoughts beside the answer.
+    total = largest(value, _TOTAL)
+    if reasoning and (
+        "candidatesTokenCount" in value or reasoning > total_out or total == total_in + total_out + reasoning
+    ):
+        # Gemini and Grok count their thoughts beside the answer.
         total_out += reasoning
-    if read + written > 0 and _are_beside(read + written, total_in, total_out, largest(value, _TOTAL)):
+    if read + written > 0 and _are_beside(read + written, total_in, total_out, total):
         total_in += read + written
     return Usage(total_in, read, written, total_out, reasoning, reports_cache=read > 0 or reports_cache(value))
 
@@ -217,8 +225,8 @@ def later(known: Usage | None, newer: Usage | None) -> Usage | None:
 def largest(holder: Mapping[str, Any], names: Collection[str]) -> int | None:
     """The largest count under these names; None if there is none. Gateways send zeros under the names of other APIs."""
     # A usage object has few members, and there are many names.
-    counts = [count for name, count in holder.items() if name in names and is_count(count)]
-    return int(max(counts)) if counts else None
+    counts = [count for name, value in holder.items() if name in names and (count := count_of(value)) is not None]
+    return max(counts) if counts else None
 
 
 def _are_beside(cached: int, total_in: int, total_out: int, total: int | None) -> bool:
@@ -237,10 +245,13 @@ def _holders(value: Mapping[str, Any], details: Sequence[str]) -> list[Mapping[s
 
 def _by_lifetime(holder: Mapping[str, Any]) -> int:
     counts = holder.get(_BY_LIFETIME)
-    return int(sum(filter(is_count, counts.values()))) if isinstance(counts, dict) else 0
+    return sum(count_of(value) or 0 for value in counts.values()) if isinstance(counts, dict) else 0
 
 
 def _not_found(reason: Reason) -> UpstreamError:
+    if reason.param == "input" or _NO_ITEM.search(reason.words):
+        # OpenAI does not find an item of the input that it did not store.
+        return UpstreamRefused(reason.words, code=reason.code, param=reason.param or "input")
     if reason.code == "model_not_found" or "model" in reason.words.lower():
         return UpstreamLacksModel(
             with_words("The model's server does not know this model.", reason.words), param="model"
@@ -253,8 +264,10 @@ def _until(date: str) -> float:
     return parsedate_to_datetime(date).timestamp() - time()
 
 
-def is_count(value: object) -> bool:
-    """Whether this is a number of tokens. Some servers write it as a float."""
-    if isinstance(value, float):
-        return value.is_integer() and 0 <= value <= MAX_COUNT
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
+def count_of(value: object) -> int | None:
+    """The number of tokens that a value is; None if it is none. Some servers write it as a float or in quotes."""
+    if isinstance(value, str) and value.isdecimal() and len(value) < 16:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:
+        return None
+    return int(value) if value == int(value) else None

@@ -37,6 +37,9 @@ def places(request: Any, path: str) -> list[Place]:
 
 
 def _places(value: Any, names: Sequence[str]) -> Iterator[Place]:
+    if not names:
+        # A path that ends in an index leads to an element, which no object holds by a name.
+        return
     first, rest = names[0], names[1:]
     if first == DEEP:
         yield from _places(value, rest)
@@ -75,7 +78,10 @@ def resolved(request: Any, named: str) -> str | None:
         names = names[1:]
     # A path may go on with the type that the server expected of its last member.
     ends = (names[:end] for end in range(len(names), 0, -1))
-    found = next((found for end in ends if (found := _resolved(request, end))), None)
+    found = next((found for end in ends if (found := _resolved(request, end))), None) or []
+    # An element of a list is refused as a part of its member.
+    while found and found[-1] == ANY:
+        found = found[:-1]
     return joined(found) if found else None
 
 

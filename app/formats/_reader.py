@@ -71,6 +71,13 @@ _PARTS = ("item", "content_block", "tool_calls", "function_call")
 #: Members in which servers put the code of an error.
 _STATUSES = ("code", "status_code", "statusCode", "status", "error_code", "errcode")
 _FAILED = frozenset({"error", "failed", "failure", "fail"})
+#: Members with the name of an error, names of errors, and members with its sentence.
+_NAMED_ERRORS, _SENTENCES = ("code", "error_code", "errcode"), ("message", "msg", "error_msg", "errmsg")
+_ERROR_NAME = re.compile(
+    r"[\w.]*(?:error|exception|invalid|fail|unavailable|exceeded|denied|forbidden|timeout|throttl|limit|quota|arrear|"
+    r"notfound|not_found|unsupported|overload|unauthorized|inspection)[\w.]*",
+    re.IGNORECASE,
+)
 _FIRST_OF_ERRORS = 400
 _ERRORS = frozenset({"error", "errors", "base_resp"})
 
@@ -275,7 +282,15 @@ def says_failure(value: Mapping[str, Any]) -> bool:
         or (isinstance(kind, str) and kind.lower().endswith(("error", "exception")))
         or (isinstance(status, str) and status.lower() in _FAILED)
         or (str(status).isdecimal() and int(str(status)) >= _FIRST_OF_ERRORS)
+        or _names_error(value)
     )
+
+
+def _names_error(value: Mapping[str, Any]) -> bool:
+    """Whether an object has a sentence and the name of an error, as Qwen's own API has."""
+    code = next((value[name] for name in _NAMED_ERRORS if value.get(name)), None)
+    said = next((value[name] for name in _SENTENCES if value.get(name)), None)
+    return isinstance(code, str) and isinstance(said, str) and _ERROR_NAME.fullmatch(code) is not None
 
 
 def _has_error(holder: Mapping[str, Any]) -> bool:

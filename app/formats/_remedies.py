@@ -81,6 +81,11 @@ def _inlined_schemas(refused: Refused) -> Sequence[Remedy]:
     return (Remedy(ROW, "tool_schemas", "inlined"),) if has_references(refused.request) else ()
 
 
+def _streamed(refused: Refused) -> Sequence[Remedy]:
+    """A stream, which the gateway puts together, for servers that give nothing else."""
+    return () if refused.request.get("stream") else (Remedy(ROW, "streaming", "always"),)
+
+
 def _one_of_two(refused: Refused) -> Sequence[Remedy]:
     both = refused.has("temperature") and refused.has("top_p")
     return (Remedy(ROW, "sampling", "one"),) if both else ()
@@ -207,6 +212,13 @@ _BY_SENTENCE: tuple[tuple[re.Pattern[str], Remedies], ...] = tuple(
         ),
         (r"\$(?:ref|defs)\b|(?:undefined|unresolved|unresolvable) (?:schema|reference)", _inlined_schemas),
         (r"(?:oneOf|anyOf|allOf).{0,120}top[- ]level|top[- ]level.{0,120}(?:oneOf|anyOf|allOf)", _plain_schemas),
+        (
+            r"\bstream(?:ing)?\b['\"`]? (?:parameter )?(?:must|should|has to|needs to) be|"
+            r"\bonly supports? (?:the )?stream|requires? stream(?:ing)?\b|enable the stream|stream(?:ing)? is required|"
+            r"non-?stream\w*(?: \w+){0,3} (?:is|are) not|(?:not|n't) support (?:\w+ ){0,2}non-?stream|"
+            r"for non-?streaming calls",
+            _streamed,
+        ),
         (
             r"temperature\W.{0,60}\btop_p\b.{0,80}(?:both|one|together|same time|exclusive|simultaneous)|"
             r"(?:both|only one of).{0,40}temperature\W.{0,40}top_p",

@@ -300,9 +300,11 @@ def unseen(turn: Turn) -> Sequence[str]:
 
 
 def for_row(turn: Turn, row: Channel) -> Turn:
-    """The turn, which knows what its answer has to be restored from."""
-    functions_only = row.tools == "functions"
-    return turn if turn.functions_only == functions_only else replace(turn, functions_only=functions_only)
+    """The turn, which knows what its answer has to be restored from, and whether the upstream streams it."""
+    functions_only, stream = row.tools == "functions", turn.stream or row.streaming == "always"
+    if (turn.functions_only, turn.stream) == (functions_only, stream):
+        return turn
+    return replace(turn, functions_only=functions_only, stream=stream)
 
 
 class TurnAttempts(Attempts[TurnAttempt]):

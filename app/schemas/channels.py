@@ -160,6 +160,7 @@ class ChannelRow(DefaultsRow):
     tool_schemas = Value(table_values.one_of("given", "plain", "inlined"))
     text_format = Value(table_values.one_of("schema", "schema_only", "object", "instruction"))
     tool_strictness = Value(table_values.one_of("mixed", "uniform"))
+    streaming = Value(table_values.one_of("both", "always"))
     sampling = Value(table_values.one_of("both", "one"))
     thinking = Value(table_values.one_of("adaptive", "budget", "always", "between_tools"))
     params = Value(ParamsRow.reader())

@@ -59,6 +59,7 @@ def test_a_full_row_is_read_as_written(read):
   tools: functions
   tool_schemas: plain
   tool_strictness: uniform
+  streaming: always
   sampling: one
   thinking: budget
   text_format: object
@@ -103,6 +104,7 @@ def test_a_full_row_is_read_as_written(read):
         tools="functions",
         tool_schemas="plain",
         tool_strictness="uniform",
+        streaming="always",
         sampling="one",
         thinking="budget",
         text_format="object",

@@ -220,6 +220,11 @@ def test_all_members_that_an_answer_lists_go_at_once() -> None:
          ["system_messages: user"]),
         (openai("Only user and assistant roles are supported!"), ["system_messages: user"]),
         (openai("tools.0.function.strict: Extra inputs are not permitted"), ["omit tools[].function.strict"]),
+        (openai("Parallel tool calls are not supported for this model"), ["drop parallel_tool_calls"]),
+        (openai("invalid reasoning value: 'minimal' (must be \"high\", \"medium\", \"low\", true, or false)"),
+         ["allow reasoning_effort high|medium|low"]),
+        ({"error": "Argument not supported on this model: topP"}, ["drop top_p"]),
+        ({"error": "Argument not supported on this model: user"}, ["drop user"]),
     ],
 )  # fmt: skip
 def test_a_chat_request_is_mended(answer: Any, expected: list[str]) -> None:
@@ -579,6 +584,39 @@ def test_a_template_without_a_system_role_is_learnt() -> None:
 )
 def test_what_the_answer_depends_on_is_never_left_out(answer: Any) -> None:
     assert remedies(answer, CHAT) == []
+
+
+@pytest.mark.parametrize(
+    ("param", "expected"),
+    [
+        ("include[0]", ["omit include"]),
+        ("tools[0]", []),
+        ("input[1]", []),
+        ("input[0].content[0]", []),
+        ("[]", []),
+        ("[0][1]", []),
+        ("$", []),
+    ],
+)
+def test_an_element_of_a_list_is_refused_as_a_part_of_its_member(param: str, expected: list[str]) -> None:
+    assert remedies(openai("Invalid value.", param), RESPONSES) == expected
+
+
+#: As Codex' backend, Qwen and others say that they only stream.
+ONLY_STREAMS = [
+    {"detail": "Stream must be set to true"},
+    openai("This model only support stream mode, please enable the stream parameter to access the model. "),
+    openai("parameter.enable_thinking must be set to false for non-streaming calls"),
+    openai("Non-streaming requests are not supported by this model"),
+    openai("This model does not support non-streaming requests."),
+    openai("This endpoint requires streaming"),
+]
+
+
+@pytest.mark.parametrize("answer", ONLY_STREAMS)
+def test_a_stream_is_requested_where_nothing_else_is_given(answer: Any) -> None:
+    assert remedies(answer, {**CHAT, "stream": False}) == ["streaming: always"]
+    assert "streaming: always" not in remedies(answer, CHAT)
 
 
 def test_enforced_schemas_of_tools_stay() -> None:

@@ -106,6 +106,26 @@ def test_wishes_about_caches_are_left_out_where_they_are_refused(setup: Setup, f
     assert {name: response[name] for name in wishes} == wishes
 
 
+@pytest.mark.parametrize("format_", FORMATS)
+def test_an_upstream_that_only_streams_answers_json_requests(setup: Setup, format_: str) -> None:
+    model = setup.model(format_)
+    setup.upstream.always(rule(lambda body: "" if body.get("stream") else "Stream must be set to true"))
+    answer = setup.ask(model)
+    assert answered(answer, streamed=False)["output"]
+    assert answer.headers["X-Antiphon-Adapted"] == "streaming: always"
+    answered(setup.ask(model), streamed=False)
+    # The second request knows it.
+    assert [bool(body.get("stream")) for body in setup.upstream.bodies] == [False, True, True]
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_refused_element_of_a_list_reaches_the_client(setup: Setup, format_: str) -> None:
+    model = setup.model(format_)
+    setup.upstream.always(refusal(400, "Invalid value.", param="tools[0]"))
+    tools = [{"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}]
+    check_error(setup.ask(model, tools=tools), 400)
+
+
 MARKED = [
     {"type": "input_text", "text": "A long text.", "cache_control": {"type": "ephemeral"}},
     {"type": "input_text", "text": "A question.", "prompt_cache_breakpoint": {"mode": "explicit"}},

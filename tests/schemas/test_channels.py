@@ -64,6 +64,7 @@ channels:
     tool_schemas: given
     text_format: schema
     tool_strictness: mixed
+    streaming: both
     sampling: both
     thinking: adaptive
     params:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from app.contract.usage import Usage
@@ -17,8 +18,10 @@ from app.formats._reader import error_in, says_failure, whole
 HOLDERS = ("delta", "message", "text")
 #: The choices of Gemini's own API.
 _OF_GEMINI = "candidates"
-#: The last one is Gemini's own.
-_USAGE = ("usage", "usageMetadata")
+#: The second one is Gemini's own, and in the last one Groq keeps the usage of a stream.
+_USAGE = ("usage", "usageMetadata", "x_groq")
+#: How long llama.cpp took for what: its older versions count the cached tokens only there.
+_TIMINGS, _FROM_CACHE = "timings", ("cache_n",)
 _REASONS = ("finish_reason", "finishReason", "stop_reason", "done_reason")
 
 
@@ -72,6 +75,18 @@ def usage_of(holder: Mapping[str, Any]) -> Usage | None:
         # So are most chunks.
         return None
     for name in _USAGE:
-        if (counts := holder.get(name)) is not None and (usage := _openai.usage(counts)) is not None:
-            return usage
+        if (counts := holder.get(name)) is not None and (usage := _usage_in(counts)) is not None:
+            return _with_timings(usage, holder.get(_TIMINGS))
     return None
+
+
+def _usage_in(counts: object) -> Usage | None:
+    inner = counts.get("usage") if isinstance(counts, Mapping) else None
+    return _openai.usage(counts if inner is None else inner)
+
+
+def _with_timings(usage: Usage, timings: object) -> Usage:
+    if usage.reports_cache or not isinstance(timings, Mapping):
+        return usage
+    read = _openai.largest(timings, _FROM_CACHE)
+    return usage if read is None else replace(usage, cached_tokens=min(read, usage.input_tokens), reports_cache=True)

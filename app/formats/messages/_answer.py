@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from app.contract.turn import Answer, Turn
@@ -17,7 +17,9 @@ from app.formats.messages._blocks import Blocks
 from app.formats.messages._errors import failure, failure_in
 
 _REFUSED = "refusal"
-_INPUT, _OUTPUT, _THINKING = ("input_tokens",), ("output_tokens",), ("thinking_tokens",)
+_THINKING = ("thinking_tokens",)
+#: The names of this API, then those of other APIs, which some servers use here.
+_INPUT, _OUTPUT = (("input_tokens",), ("prompt_tokens",)), (("output_tokens",), ("completion_tokens",))
 #: Members of this API that count tokens beside `input_tokens`. Under the names of other APIs they are part of it.
 _BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation")
 
@@ -55,10 +57,12 @@ class _Meter:
         read, written = _openai.cached(usage)
         self._read, self._written = max(self._read, read), max(self._written, written)
         self._reports_cache = self._reports_cache or _openai.reports_cache(usage)
-        self._beside = self._beside or not usage.keys().isdisjoint(_BESIDE)
+        # The count under the other name is that of the OpenAI API, with all its tokens.
+        beside = "prompt_tokens" not in usage and not usage.keys().isdisjoint(_BESIDE)
+        self._beside = self._beside or beside
         details = usage.get("output_tokens_details")
         if isinstance(details, dict):
-            self._reasoning = _larger(self._reasoning, details, _THINKING) or 0
+            self._reasoning = _larger(self._reasoning, details, (_THINKING,)) or 0
 
     @property
     def usage(self) -> Usage | None:
@@ -70,8 +74,10 @@ class _Meter:
         return Usage(*counts, reports_cache=self._reports_cache)
 
 
-def _larger(known: int | None, usage: Mapping[str, Any], names: Sequence[str]) -> int | None:
-    found = _openai.largest(usage, names)
+def _larger(known: int | None, usage: Mapping[str, Any], groups: Sequence[Collection[str]]) -> int | None:
+    """The larger of a known count and that of the first group with a name that is counted here."""
+    counts = (_openai.largest(usage, names) for names in groups)
+    found = next((count for count in counts if count is not None), None)
     return found if known is None else max(known, found or 0)
 
 

@@ -44,7 +44,13 @@ _OF_ITEMS = re.compile(
     r"thinking (?:items?|content|text|blocks?)\b|\bsignature\b",
     re.I,
 )
-_REASONING = re.compile(r"\breasoning\b|\bthinking\b|\bthoughts?\b", re.I)
+_REASONING = re.compile(r"reasoning(?!_?effort)|\bthinking\b|\bthoughts?\b|chain[ _-]of[ _-]thought", re.I)
+#: Sentences about an item or its type that do not say which one: xAI, llama.cpp, LM Studio.
+_OF_SOME_ITEM = re.compile(
+    r"\bitem\b|\bany variant\b|invalid[_ ]union|^(?:invalid|bad)(?: input| request)?\.?$|"
+    r"'loc': \('body', 'input',|validation errors? for \w*(?:Iterator|Item)",
+    re.I | re.M,
+)
 #: A path into the input, such as `input[1].content` or `input.1.content`; or an item's place alone.
 _PLACE = re.compile(r"\binput(?:\[(\d+)\]|[./](\d+)\b)(?:[./](\w+))?")
 #: Members that make up a reasoning item: without one of them, the rest is worth nothing.
@@ -105,7 +111,8 @@ def _concerns_reasoning(turn: Turn, row: Channel, error: UpstreamError, words: s
     if places and not of_reasoning:
         return False
     # A remedy is milder: the reasoning stays, without the member that is refused.
-    return bool(of_reasoning or _REASONING.search(words)) and not _has_remedy(turn, row, error, items)
+    about = bool(of_reasoning or _REASONING.search(words) or _OF_SOME_ITEM.search(words))
+    return about and not _has_remedy(turn, row, error, items)
 
 
 def _places(words: str, items: Sequence[Item]) -> Iterator[tuple[Item, str]]:

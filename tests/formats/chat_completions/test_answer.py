@@ -207,7 +207,10 @@ CACHES: dict[str, tuple[dict[str, Any], int, int]] = {
     "gemini": ({"cachedContentTokenCount": 80}, 80, 0),
     "bedrock": ({"cacheReadInputTokens": 80, "cacheWriteInputTokens": 9}, 80, 9),
     "zeros under other names": ({"input_tokens": 0, "output_tokens": 0, "prompt_cache_hit_tokens": 80}, 80, 0),
-    "nonsense": ({"cached_tokens": "80", "prompt_tokens_details": None, "cache_creation": [9]}, 0, 0),
+    "bedrock, its metrics": ({"cacheReadInputTokenCount": 80, "cacheWriteInputTokenCount": 9}, 80, 9),
+    "vercel": ({"cachedInputTokens": 80}, 80, 0),
+    "in quotes": ({"cached_tokens": "80"}, 80, 0),
+    "nonsense": ({"cached_tokens": "eighty", "prompt_tokens_details": None, "cache_creation": [9]}, 0, 0),
 }
 
 
@@ -256,6 +259,28 @@ def test_the_counts_of_gemini_itself_are_read() -> None:
     assert (usage.output_tokens, usage.reasoning_tokens) == (7, 2)
 
 
+@pytest.mark.parametrize("more", [{"total_tokens": 127}, {"total_tokens": 107}, {}])
+def test_thoughts_beside_the_answer_are_added_to_it(more: dict[str, int]) -> None:
+    usage = whole_usage({**COUNTED, "completion_tokens_details": {"reasoning_tokens": 20}, **more}, "chunk")
+    assert (usage.input_tokens, usage.output_tokens, usage.reasoning_tokens) == (100, 27, 20)
+
+
+def test_groq_counts_in_a_member_of_its_own() -> None:
+    last = chunk({}, "stop", x_groq={"id": "req_1", "usage": {**COUNTED, "cached_tokens": 80}})
+    _, decoder = read([TEXT + last + DONE], turn())
+    assert decoder.answer is not None
+    assert (usage := decoder.answer.usage) is not None
+    assert (usage.input_tokens, usage.cached_tokens) == (100, 80)
+
+
+def test_llama_cpp_counts_its_cache_in_its_timings() -> None:
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Half"}, "finish_reason": "stop"}
+    body = {"choices": [choice], "usage": COUNTED, "timings": {"cache_n": 80, "prompt_n": 20, "predicted_n": 7}}
+    usage = chat_completions.decode(orjson.dumps(body), turn()).usage
+    assert usage is not None
+    assert (usage.input_tokens, usage.cached_tokens, usage.reports_cache) == (100, 80, True)
+
+
 def test_a_later_count_does_not_forget_cached_tokens() -> None:
     inside = {"index": 0, "delta": {}, "finish_reason": "stop", "usage": {**COUNTED, "cached_tokens": 80}}
     first = b"data: " + orjson.dumps({"choices": [inside]}) + b"\n\n"
@@ -287,6 +312,7 @@ FAILURES = [
     (line({"error": {"message": "This model's maximum context length is 8192 tokens."}}), UpstreamRefused),
     (line({"object": "error", "message": "x", "type": "BadRequestError", "code": 400}), UpstreamRefused),
     (line({"error": "overloaded"}), UpstreamFailed),
+    (line({"code": "InternalError.Timeout", "message": "x", "request_id": "1"}), UpstreamFailed),
     (b"event: error\n" + line({"message": "x"}), UpstreamFailed),
     (b'error: {"code": 500, "message": "x", "type": "server_error"}\n\n', UpstreamFailed),
     (b'error: {"code": 400, "message": "x", "type": "exceed_context_size_error"}\n\n', UpstreamRefused),

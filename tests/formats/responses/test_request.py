@@ -244,6 +244,15 @@ OF_REASONING = [
     "Failed to parse the reasoning content.",
     "This model does not take reasoning of others.",
     "Invalid signature in thinking block.",
+    # They do not say which item they mean.
+    "Failed to deserialize the JSON body into the target type: input: data did not match any variant of untagged enum "
+    "ModelInput at line 1 column 1234",
+    "item['content'] is not array",
+    "Cannot determine type of 'item'",
+    "Invalid",
+    "1 validation error for ValidatorIterator\n1.ResponseReasoningItem.status\n  Input should be 'in_progress'",
+    "[{'type': 'missing', 'loc': ('body', 'input', 'list[...]', 1, 'ResponseReasoningItemParam', 'content')}]",
+    "messages.1.content.0: reasoningContent is not supported by this model",
 ]
 #: Refusals of something else, although reasoning is mentioned.
 OF_OTHER_THINGS = [
@@ -254,6 +263,8 @@ OF_OTHER_THINGS = [
     "Invalid 'input[3].content': this model does not support images of a reasoning task.",
     "Invalid value for 'include': reasoning.encrypted_content is not known.",
     "Unknown parameter: 'unheard_of'.",
+    "Invalid schema for function 'f': In context=('properties', 'x'), array schema missing items.",
+    "Invalid value for reasoningEffort.",
 ]
 
 
