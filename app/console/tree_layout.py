@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import groupby
+from itertools import groupby, islice
 from statistics import median
+from typing import NamedTuple
 
 from app.contract.records import RUNNING
 from app.reports.tree_names import NAMELESS, TreeLinks, TreeNames, is_placed, tree_names
@@ -38,16 +39,14 @@ class Shape(StrEnum):
     IN_FLIGHT = "in-flight"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     inferred: bool = False
     """The parent was inferred."""
     chain: bool = False
     """It belongs to the chain of the selected turn."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One turn as it is drawn, by itself: no line reaches into another row."""
 
     turn: Node
@@ -198,12 +197,13 @@ class Layout:
                 yield from entry.rows
 
 
-def lay_out(nodes: Sequence[Node], wanted: Wanted = NOTHING_WANTED) -> Layout:
+def lay_out(nodes: Sequence[Node], wanted: Wanted = NOTHING_WANTED, names: TreeNames | None = None) -> Layout:
     """Each node below its parent. The line that the reader looks at stays straight; at a fork the other branches come
-    directly under the forked turn, oldest first, and then the line goes on.
+    directly under the forked turn, oldest first, and then the line goes on. `names`: of these nodes, where they are
+    known.
     """
     family = _Family(nodes, wanted)
-    names = tree_names(family)
+    names = names or tree_names(family)
     drawn = list(_Drawing(family, names, wanted).rows())
     tips = [node for node in family.nodes if family.is_tip(node)]
     return Layout(
@@ -242,8 +242,8 @@ class _Family(TreeLinks):
     def split(self, node: Node) -> tuple[list[Node], Node | None]:
         """The side branches of a node, oldest first, and the child that goes on in its lane."""
         children = self.children.get(node.id, [])
-        if not children:
-            return [], None
+        if len(children) < 2:
+            return [], next(iter(children), None)
         main = max(children, key=lambda child: (child.id in self._wanted_line, self._newest[child.id]))
         return [child for child in children if child is not main], main
 
@@ -264,8 +264,7 @@ class _Family(TreeLinks):
 # --- lines ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
+class _Task(NamedTuple):
     """A node that is to be drawn, or the older branches of one, which are not."""
 
     node: Node
@@ -362,7 +361,8 @@ class _Drawing:
     def _trunk_line(self, main: Node, sides: Sequence[Node]) -> Line:
         """The parent's lane above these side branches: it is part of their chain too."""
         chain = self._family.chain
-        return Line(main.inferred or main.parent is None, main.id in chain or any(side.id in chain for side in sides))
+        is_chain = main.id in chain or (bool(sides) and any(side.id in chain for side in sides))
+        return Line(main.inferred or main.parent is None, is_chain)
 
     def _line(self, node: Node) -> Line:
         return Line(node.inferred or node.parent is None, node.id in self._family.chain)
@@ -547,21 +547,26 @@ def _point(node: Node, at: int, chain: Collection[str]) -> Point | None:
 def _side_lines(layout: Layout, trunk: Sequence[Point | None]) -> list[list[Point]]:
     """A line for each drawn branch that leaves the trunk: the newest ones."""
     places = {node.id: at for at, node in enumerate(layout.trunk)}
-    lines: list[list[Point]] = []
-    place = 0
+    branches: list[list[Node]] = []
     for row in layout.rows():
-        if row.lane != 1 or row.turn.id in places:
-            continue
-        if row.fork is not None:
-            place = places.get(row.turn.parent or "", 0)
-            start = trunk[place]
-            lines.append([start] if start else [])
-        place += 1
-        point = _point(row.turn, place, layout.chain) if is_placed(row.turn) else None
-        if point is not None and lines:
-            lines[-1].append(point)
-    drawn = [line for line in lines if len(line) > 1]
-    return sorted(drawn, key=lambda line: line[-1].turn.key)[-BRANCHES:]
+        if row.lane == 1 and row.turn.id not in places:
+            if row.fork is not None:
+                branches.append([])
+            if branches:
+                branches[-1].append(row.turn)
+
+    def line(turns: Sequence[Node]) -> list[Point]:
+        fork = places.get(turns[0].parent or "", 0)
+        points = (_point(turn, at, layout.chain) for at, turn in enumerate(turns, fork + 1) if is_placed(turn))
+        return [point for point in (trunk[fork], *points) if point is not None]
+
+    drawn = (points for turns in sorted(branches, key=_newest, reverse=True) if len(points := line(turns)) > 1)
+    return list(islice(drawn, BRANCHES))[::-1]
+
+
+def _newest(turns: Sequence[Node]) -> int:
+    """The key of the last turn that has a point."""
+    return next((turn.key for turn in reversed(turns) if is_placed(turn) and turn.usage), 0)
 
 
 def _thinned(points: Sequence[Point]) -> tuple[Point, ...]:

@@ -12,25 +12,19 @@ from urllib.parse import urlencode
 
 from markupsafe import Markup
 
-from app.console import tree_drawing
 from app.console.formatting import UNKNOWN, amount, count, duration, money, seconds, share
 from app.console.tree_layout import Fold, Layout, More, Row, Wanted, failed_over
 from app.contract.records import RUNNING
 from app.reports.cache import CacheReport
 from app.reports.requests import ADVICE
-from app.reports.tree_export import came_out, went_in
 from app.reports.tree_names import is_placed
 from app.store.tree import MOST, Node, Tree
 
 LAZY = 400
 """Turns above which the inside of a fold is fetched when it is opened."""
-#: The client of turns that the playground sends.
-PLAYGROUND = "console"
 _TIPS = 12
 _HITS = 20
 _EXPORTS = (("json", "JSON, all items"), ("markdown", "Markdown, chain of turn {}"), ("dot", "Graphviz, the tree"))
-#: Symbol, kind and words.
-_Badge = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +86,8 @@ class TreeView:
         self.found = frozenset(found)
         self._found = found
         self.most_tokens = max((node.usage.input_tokens for node in tree.nodes if node.usage), default=0)
-        self._suffix = "".join(f"&{urlencode([pair])}" for pair in asked.fixed())
+        self.suffix = "".join(f"&{urlencode([pair])}" for pair in asked.fixed())
+        """What follows the selected turn in the address of every link."""
         self.rows = {row.turn.id: row for row in layout.rows()}
         self._visible = {entry.turn.id for entry in layout.entries if isinstance(entry, Row)}
 
@@ -155,7 +150,7 @@ class TreeView:
         times = [node.first_byte_ms for node in nodes if node.first_byte_ms is not None]
         now = self._context_now()
         side = [self.names[tip.id] for tip in self.layout.tips if tip.id != self.tip]
-        last = _sizes(cuts[-1]) if cuts else None
+        last = sizes(cuts[-1]) if cuts else None
         return [
             ("Turns", count(len(nodes)), duration(self.last_at - self.root.created_at)),
             (
@@ -181,9 +176,9 @@ class TreeView:
 
     def _context_now(self) -> int | None:
         for node in reversed(self.layout.trunk):
-            sizes = _sizes(node) if node.compacted else None
-            if sizes and sizes[1] is not None:
-                return sizes[1]
+            left = sizes(node)[1] if node.compacted else None
+            if left is not None:
+                return left
             if node.usage:
                 return node.usage.input_tokens + node.usage.output_tokens
         return None
@@ -275,10 +270,13 @@ class TreeView:
         row = self.rows.get(id_)
         return row.anchor if row else f"t{self.names[id_]}" if self.names.get(id_) else ""
 
+    def clock(self, at: int) -> Markup:
+        return clock(at)
+
     # --- links
 
     def link(self, id_: str, anchor: str) -> str:
-        return f"?at={id_}{self._suffix}" + (f"#{anchor}" if anchor else "")
+        return f"?at={id_}{self.suffix}" + (f"#{anchor}" if anchor else "")
 
     def _here(self, **changes: str | None) -> str:
         """This page with other parameters; None removes one."""
@@ -319,25 +317,7 @@ class TreeView:
         pairs = [("at", self.at or ""), *self.asked.fixed(), ("line", self.tip), ("fresh", str(fresh))]
         return f"/console/c/{self.root.id}/turns?{urlencode([pair for pair in pairs if pair[1]])}"
 
-    # --- one row
-
-    row_graph = staticmethod(tree_drawing.row_graph)
-    fold_graph = staticmethod(tree_drawing.fold_graph)
-    more_graph = staticmethod(tree_drawing.more_graph)
-    went_in = staticmethod(went_in)
-    came_out = staticmethod(came_out)
-
-    def context_bar(self, turn: Node) -> Markup:
-        return tree_drawing.context_bar(turn.usage, self.most_tokens)
-
-    def growth_bar(self, fold: Fold) -> Markup:
-        return tree_drawing.growth_bar(fold, self.most_tokens)
-
-    def clock(self, at: int) -> Markup:
-        return clock(at)
-
-    def elapsed(self, turn: Node) -> int:
-        return max(0, int(time.time()) - turn.created_at)
+    # --- one turn
 
     def lost_cache(self, turn: Node) -> bool:
         """Nothing came from the cache, unlike in the turn before."""
@@ -345,73 +325,6 @@ class TreeView:
         if turn.usage is None or before is None or before.usage is None or not before.usage.cached_tokens:
             return False
         return turn.usage.cached_tokens == 0
-
-    def compaction(self, turn: Node) -> Markup:
-        """`182k → 9.4k (−95 %) compaction, native`."""
-        note = turn.compaction or {}
-        before, after = _sizes(turn)
-        how = str(note.get("strategy") or ("by the client" if turn.compaction is None else ""))
-        words = f"compaction, {how}" if how else "compaction"
-        if before is None:
-            return Markup('<span><b>compacted</b> <span class="to">{}</span></span>').format(words)
-        shrunk = f" (−{100 * (before - after) / before:.0f} %)" if after is not None and before else ""
-        sizes = f"{amount(before)} → {amount(after)}"
-        return Markup('<span><b>{}</b>{} <span class="to">{}</span></span>').format(sizes, shrunk, words)
-
-    def badges(self, row: Row) -> Iterator[_Badge]:
-        """Symbol, kind and words of what is unusual about a turn."""
-        node = row.turn
-        if row.origin:
-            yield "fork", "", f"from {row.origin}{self._fork_words(node)}"
-        elif node.retry_of:
-            yield "fork", "", "the same input again"
-        if failed_over(node):
-            yield "warn", "warn", failover_words(node)
-        if node.status == "incomplete":
-            yield "half", "warn", f"stopped: {(node.incomplete_details or {}).get('reason') or 'incomplete'}"
-        if node.status == "failed":
-            yield "bad", "bad", str((node.error or {}).get("code") or "failed")
-        if node.status == "cancelled":
-            yield "bad", "bad", "cancelled" + (f" after {seconds(node.total_ms)}" if node.total_ms is not None else "")
-        if node.compaction is not None and "failed" in node.compaction:
-            yield "warn", "warn", f"compaction failed: {node.compaction['failed']}"
-        if any(attempt.get("shortened") for attempt in node.attempts):
-            yield "warn", "warn", "the oldest items were left out"
-        yield from self._storage(row)
-        if node.started:
-            yield "fork", "", f"started {count(len(node.started))} {'thread' if len(node.started) == 1 else 'threads'}"
-        if node.started_by:
-            yield "fork", "", f"{node.subagent or 'thread'} of another conversation"
-
-    def _fork_words(self, node: Node) -> str:
-        """Where a branch comes from, beside its turn: what differs from the turn before it."""
-        before = self.by_id.get(node.parent or "")
-        if node.retry_of:
-            return ", the same input again"
-        if node.client == PLAYGROUND:
-            return ", in the playground"
-        if before is not None and node.client and node.client != before.client:
-            return f", by {node.client}"
-        if before is not None and node.token and node.token != before.token:
-            return f", by {node.token}"
-        return ""
-
-    def _storage(self, row: Row) -> Iterator[_Badge]:
-        node = row.turn
-        parent = self.by_id.get(node.parent or "")
-        if node.deleted:
-            yield "off", "", "deleted"
-        elif node.stored or node.status in RUNNING or (parent is not None and not parent.stored):
-            if row.first_inferred:
-                yield "open", "", "parents inferred from here"
-        else:
-            yield "open", "", "not stored; parents inferred from here" if row.first_inferred else "not stored"
-
-    def fold_words(self, fold: Fold) -> str:
-        """`exec_command ×5, apply_patch ×1`, and what a whole branch hides."""
-        tools = [f"{name} ×{calls}" for name, calls in fold.tools[:4]]
-        troubles = [f"{number} {word}" for word, number in fold.troubles]
-        return ", ".join([*tools, *(["…"] if fold.tools[4:] else []), *troubles]) or "messages"
 
 
 def failover_words(node: Node) -> str:
@@ -429,7 +342,7 @@ def can_continue(node: Node) -> bool:
     return is_placed(node) and node.stored and not node.deleted
 
 
-def _sizes(node: Node) -> tuple[int | None, int | None]:
+def sizes(node: Node) -> tuple[int | None, int | None]:
     """Tokens before and after a compaction."""
     note = node.compaction or {}
     before, after = note.get("before"), note.get("after")

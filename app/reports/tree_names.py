@@ -22,20 +22,22 @@ class TreeLinks:
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.nodes = sorted(nodes, key=lambda node: node.key)
         self.by_id = {node.id: node for node in self.nodes}
-        self._loose: set[str] = set()
+        self._above = {node.id: self._drawn_under(node) for node in self.nodes}
         self.children: defaultdict[str | None, list[Node]] = defaultdict(list)
         """Oldest first; of None: the roots."""
         for node in self.nodes:
-            self.children[self.above(node)].append(node)
+            self.children[self._above[node.id]].append(node)
         self.order = self._downwards()
         """Every node behind its parent."""
+        self._continued = {self._above[node.id] for node in self.nodes if is_placed(node)}
 
     def above(self, node: Node) -> str | None:
         """The id of the node that this one is drawn under; None for a root."""
-        if node.id in self._loose:
-            return None
+        return self._above[node.id]
+
+    def _drawn_under(self, node: Node) -> str | None:
         for id_ in (node.parent, node.retry_of):
-            if id_ in self.by_id and id_ != node.id:
+            if id_ is not None and id_ in self.by_id and id_ != node.id:
                 return id_
         return None
 
@@ -61,7 +63,7 @@ class TreeLinks:
     def _cut_loose(self, node: Node) -> None:
         above = self.above(node)
         self.children[above] = [child for child in self.children[above] if child is not node]
-        self._loose.add(node.id)
+        self._above[node.id] = None
         self.children[None].append(node)
 
     def line_to(self, id_: str | None) -> frozenset[str]:
@@ -79,7 +81,7 @@ class TreeLinks:
 
     def is_tip(self, node: Node) -> bool:
         """A turn that can be continued, and that no other such turn continues."""
-        return is_placed(node) and not any(map(is_placed, self.children.get(node.id, ())))
+        return is_placed(node) and node.id not in self._continued
 
 
 def is_placed(node: Node) -> bool:

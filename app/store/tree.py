@@ -360,7 +360,7 @@ def _node(row: Row, started: Sequence[str]) -> Node:
         first_byte_ms=first_byte_ms,
         total_ms=total_ms,
         usage=usage,
-        attempts=tuple(orjson.loads(attempts or "[]")),
+        attempts=tuple(orjson.loads(attempts)) if attempts else (),
         compacted=bool(begins_anew) or (note is not None and "failed" not in note),
         compaction=note,
         error=orjson.loads(error) if error else None,

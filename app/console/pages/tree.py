@@ -13,6 +13,7 @@ from app.console.access import Visitor, signed_in
 from app.console.answers import attachment, fragment, is_swap, page
 from app.console.tree_drawing import drawn_curve
 from app.console.tree_layout import Layout, curve, lay_out
+from app.console.tree_rows import TreeRows
 from app.console.tree_view import Asked, TreeView, matches, turn_detail
 from app.errors import Forbidden, InvalidRequest, NotFound
 from app.ids import known_id
@@ -47,6 +48,7 @@ def tree(visitor: Visitor, id_: str) -> Response:
         visitor,
         active="Conversations",
         view=view,
+        rows=TreeRows(view),
         detail=detail,
         drawn=drawn,
         limit=limit,
@@ -61,7 +63,8 @@ def turns(visitor: Visitor, id_: str) -> Response:
     """The list of turns, for a page that is open."""
     read = _load(visitor, id_)
     view, layout = _view(visitor, read, _asked(read, id_))
-    return fragment("_tree_turns.html", visitor, view=view, detail=None, entries=layout.entries)
+    rows = TreeRows(view)
+    return fragment("_tree_turns.html", visitor, view=view, rows=rows, detail=None, entries=layout.entries)
 
 
 @blueprint.get("/c/<id_>/fold")
@@ -70,12 +73,12 @@ def fold(visitor: Visitor, id_: str) -> Response:
     """The rows of a fold, from the turn `first` to the turn `last`."""
     read = _load(visitor, id_)
     view, layout = _view(visitor, read, _asked(read, id_))
-    rows = list(layout.rows())
-    places = {row.turn.id: at for at, row in enumerate(rows)}
+    drawn = list(layout.rows())
+    places = {row.turn.id: at for at, row in enumerate(drawn)}
     first, last = (places.get(request.args.get(name, "")) for name in ("first", "last"))
     if first is None or last is None:
         raise NotFound("These turns are not in the conversation any more.")
-    return fragment("_tree_rows.html", visitor, view=view, detail=None, entries=rows[first : last + 1])
+    return fragment("_tree_rows.html", visitor, rows=TreeRows(view), detail=None, entries=drawn[first : last + 1])
 
 
 @blueprint.post("/c/<id_>/text")
@@ -174,18 +177,12 @@ def _asked(read: Tree, id_: str) -> Asked:
 
 
 def _view(visitor: Visitor, read: Tree, asked: Asked) -> tuple[TreeView, Layout]:
-    found = _found(read, asked.q)
-    layout = lay_out(read.nodes, asked.wanted(found))
+    names = tree_names(TreeLinks(read.nodes))
+    found = [node.id for node in read.nodes if matches(node, names.names[node.id], asked.q)] if asked.q else []
+    layout = lay_out(read.nodes, asked.wanted(found), names)
     is_own = read.nodes[0].owner == visitor.owner
     title = title_of(read.beginning) if is_own else None
     return TreeView(read, layout, asked, found, is_own=is_own, title=title), layout
-
-
-def _found(read: Tree, q: str) -> Sequence[str]:
-    if not q:
-        return ()
-    names = tree_names(TreeLinks(read.nodes)).names
-    return [node.id for node in read.nodes if matches(node, names[node.id], q)]
 
 
 def _facts(visitor: Visitor, layout: Layout) -> tuple[int | None, int | None]:
