@@ -25,19 +25,13 @@ import requests
 import yaml
 
 from tests import ports
+from tests.forked_commands import fork_server
 
 if TYPE_CHECKING:
     import openai
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-P", "-m", "app.cli")
-#: `antiphon init` and `antiphon tokens create` in one process, because hundreds of tests start a gateway.
-_PREPARED = """
-from app.cli import antiphon
-antiphon(["init"], standalone_mode=False)
-print("\\0")
-antiphon(["tokens", "create", "tests", "--json"], standalone_mode=False)
-"""
 START_WITHIN = 30.0
 STOP_WITHIN = 20.0
 GLANCE = 0.05
@@ -211,29 +205,20 @@ class Gateway:
 
     def _prepare(self) -> str:
         """Creates the database and a token, and returns its secret."""
-        if self.program is not COMMAND:
-            self.command("init")
-            return self.new_token("tests")
-        done = self._run([sys.executable, "-P", "-c", _PREPARED])
-        assert done.returncode == 0, f"the database cannot be created\n{done.stdout}{done.stderr}"
-        token: str = orjson.loads(done.stdout.rpartition("\0")[2])["token"]
-        return token
+        self.command("init")
+        return self.new_token("tests")
 
     # The command line
 
     @property
     def environment(self) -> dict[str, str]:
         """The environment of the gateway, without the proxies and settings of the shell that runs the tests."""
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.upper().endswith("_PROXY") and not name.startswith(("ANTIPHON_", "OPENAI_"))
-        }
+        return {**_inherited(), **self._variables}
+
+    @property
+    def _variables(self) -> dict[str, str]:
         settings = {f"ANTIPHON_{name.upper()}": str(value) for name, value in self._settings.items()}
         return {
-            **inherited,
-            "PYTHONPATH": str(ROOT),
-            "PYTHONUNBUFFERED": "1",
             "ANTIPHON_CHANNELS": str(self.channels_file),
             "ANTIPHON_DATABASE_URL": self.database_url,
             "ANTIPHON_SECRET_KEY": self._secret,
@@ -247,11 +232,11 @@ class Gateway:
 
     def attempt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs `antiphon <arguments>`, with any exit code."""
-        return self._run([*self.program, *arguments])
-
-    def _run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        if self.program is COMMAND:
+            server = fork_server(tuple(_inherited().items()))
+            return server.run(arguments, self.directory, self._variables, START_WITHIN)
         return subprocess.run(
-            command,
+            [*self.program, *arguments],
             cwd=self.directory,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -352,6 +337,15 @@ class Gateway:
                 raise AssertionError(f"the gateway ended with {code} instead of {what}:\n{self.log}")
             if time.monotonic() > deadline:
                 raise AssertionError(f"waited {timeout} s for {what}:\n{self.log}")
+
+
+def _inherited() -> dict[str, str]:
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.upper().endswith("_PROXY") and not name.startswith(("ANTIPHON_", "OPENAI_", "PYTEST_"))
+    }
+    return {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
 def _children(pid: int) -> list[int]:
