@@ -11,6 +11,7 @@ import orjson
 
 from app.contract.outline import outline
 from app.relay.inferred_parents import identity
+from app.reports.tree_names import is_placed
 from app.store.prompt_digests import unpacked
 from app.store.store import Store
 from app.store.tree import Excerpt, Node, Tree
@@ -190,7 +191,9 @@ def summary(tree: Tree) -> str:
 
 
 def branch_count(nodes: Sequence[Node]) -> int:
-    return sum(drawing.endswith(_BRANCHES) for drawing, _ in drawn(nodes))
+    """The turns that continue a response beside another one. A failed turn and a retry are no branch."""
+    forks = Counter(node.parent for drawing, node in drawn(nodes) if drawing.endswith(_BRANCHES) and is_placed(node))
+    return sum(count - 1 for count in forks.values())
 
 
 def retry_count(nodes: Sequence[Node]) -> int:

@@ -270,7 +270,7 @@ def test_a_tree_shows_whatever_is_unusual(directory: Gateway, store: Store) -> N
     assert "resp_eeeeeeeeeeeeee ◀" in drawing[2]
     assert "1,234  -           56  -     ✂ 12k → 1.0k; ⚠ a rate_limit_exceeded; ≈ estimated" in drawing[2]
     assert drawing[3].rstrip().endswith("not stored")
-    assert summary == "4 responses, 2 branches, 1 compaction"
+    assert summary == "4 responses, 1 branch, 1 compaction"
 
 
 def test_the_newest_conversations_are_listed(directory: Gateway, store: Store) -> None:

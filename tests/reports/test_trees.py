@@ -25,7 +25,9 @@ def test_only_branches_are_indented() -> None:
         ("└┄ ", "4"),
         ("   │ ", "5"),
     ]
-    assert branch_count(NODES) == 2
+    assert branch_count(NODES) == 1
+    failed = [_node("6", "2", status="failed"), _node("7", "5"), _node("8", "5", status="cancelled")]
+    assert branch_count([*NODES, *failed]) == 1
 
 
 def _drawing(*nodes: Node) -> list[tuple[str, str]]:
@@ -50,7 +52,7 @@ def test_a_retry_beside_a_branch_stands_at_its_margin() -> None:
 def test_retries_that_both_go_on_are_branches() -> None:
     nodes = [_node("1"), _node("2", "1"), _node("3", "1", retry_of="2"), _node("4", "2"), _node("5", "3")]
     assert [drawing for drawing, _ in _drawing(*nodes)] == ["┌ ", "├─ ", "│  │ ", "└─ ", "   │ "]
-    assert summary(Tree(tuple(nodes), True)) == "5 responses, 2 branches"
+    assert summary(Tree(tuple(nodes), True)) == "5 responses, 1 branch"
     assert summary(Tree(tuple(nodes[:3]), True)) == "3 responses, 1 retry (↻)"
 
 
@@ -62,7 +64,7 @@ def test_the_edges_between_threads_are_noted() -> None:
 
 
 def test_a_summary_leaves_out_what_there_is_none_of() -> None:
-    assert summary(Tree(tuple(NODES), True)) == "5 responses, 2 branches, 1 compaction, 1 inferred link (┊ ┄)"
+    assert summary(Tree(tuple(NODES), True)) == "5 responses, 1 branch, 1 compaction, 1 inferred link (┊ ┄)"
     assert summary(Tree((NODES[0],), False)) == "1 response; the tree has more responses, not shown here"
 
 
