@@ -145,6 +145,9 @@ class ConnectionToolCalls:
             self._connection_store.remember_results(response, found)
         self._tool_calls.end(owner, response, calls)
 
+    def settle(self) -> None:
+        self._tool_calls.settle()
+
     def of_response(self, owner: str, response: str) -> list[ToolCall]:
         return self._tool_calls.of_response(owner, response)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic, time
 from typing import Any
@@ -61,6 +62,9 @@ class Recorder:
         self.draft = draft(turn, token, request_id, client)
         self.spent: Usage | None = None
         """What the exchanges have used that have ended, in a turn of several."""
+        self.answers_approvals = False
+        """Calls may have left for answers to approval requests. A client that repeats these answers after a failure may
+        reach another worker, which has to find how the turn ended."""
         self.admission: Admission = UNLIMITED_TURN
         """Ends with the outcome."""
         self._attempts: list[Attempt] = []
@@ -184,8 +188,9 @@ class Recorder:
         wire = {"code": error.name, "message": error.message}
         outcome = self._failed_outcome("failed", wire, (), None)
         self._facts.record(self.draft, outcome)
-        if not isinstance(error, InvalidRequest):
+        if not isinstance(error, EndedElsewhere if self.answers_approvals else InvalidRequest):
             self._store.responses.note(replace(self.draft, stored=False), outcome)
+            self._settle(outcome)
             self._report(outcome)
         self.admission.settle_now(outcome.usage)
 
@@ -261,10 +266,18 @@ class Recorder:
         else:
             # A connection's own store may remember the content. The input is encoded here so that no stream holds it.
             self._store.responses.note(replace(self.draft, input=_input(self._turn)), outcome)
+            self._settle(outcome)
             self.admission.settle_now(outcome.usage)
         self._saved = True
         self._report(outcome)
         return written
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Waits for a row that other workers have to find: that of a failure, which allows to repeat an answer."""
+        if self.answers_approvals and outcome.status not in CHAINABLE:
+            # Without the database, a repetition finds nothing either.
+            with suppress(StoreUnavailable):
+                self._store.tool_calls.settle()
 
     def _report(self, outcome: Outcome) -> None:
         if self._on_outcome is not None:

@@ -62,6 +62,11 @@ class ToolCallStore(Protocol):
         """Writes how the calls ended, before the end of their response."""
         ...
 
+    def settle(self) -> None:
+        """Returns once all that this process has written behind its answers until now is committed. Raises
+        StoreUnavailable."""
+        ...
+
     def of_response(self, owner: str, response: str) -> list[ToolCall]:
         """The calls of a response, in the order in which they left."""
         ...
@@ -114,6 +119,10 @@ class ToolCalls:
                 self._unwritten.add(calls[0].item_id, write, write, size)
 
         self._writer.post(write, on_done)
+
+    def settle(self) -> None:
+        # Jobs are written in their order.
+        self._writer.do(lambda group: None)
 
     def of_response(self, owner: str, response: str) -> list[ToolCall]:
         rows = self._database.read(lambda session: session.rows(_OF_RESPONSE, (owner, response)))

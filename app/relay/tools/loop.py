@@ -23,7 +23,7 @@ from app.contract.usage import NOTHING_USED
 from app.errors import TurnTimedOut
 from app.limits.admission import Admission
 from app.relay.attempts import TurnAttempt
-from app.relay.recorder import estimated_usage
+from app.relay.recorder import Recorder, estimated_usage
 from app.relay.tools.approvals import Approvals, start
 from app.relay.tools.citations import Sources
 from app.relay.tools.found import found_titles
@@ -181,9 +181,10 @@ class ToolLoop:
         """The calls that the client has approved. They run before the first exchange."""
         return self._approvals.calls
 
-    def claim_approvals(self) -> None:
+    def claim_approvals(self, recorder: Recorder) -> None:
         """Commits that the approval requests are answered now. Raises InvalidRequest if one was answered before."""
         self._approvals.claim(self._store, self.turn)
+        recorder.answers_approvals = bool(self.approved)
         if self._left is not None:
             self._left = max(0, self._left - len(self.approved))
 

@@ -55,7 +55,7 @@ class ToolRun(TurnRun):
 
     def _respond(self) -> dict[str, Any]:
         with self._prepared() as loop:
-            loop.claim_approvals()
+            loop.claim_approvals(self.recorder)
             _exhaust(loop.run_approved())
             while not loop.ended:
                 self._exchange(loop)

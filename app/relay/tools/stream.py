@@ -58,7 +58,7 @@ class ToolStream(EventStream):
 
     def _begin(self) -> None:
         """Approved calls come before the first exchange: the head leaves at once."""
-        self._loop.claim_approvals()
+        self._loop.claim_approvals(self._recorder)
         if not self._loop.approved:
             super()._begin()
 

@@ -123,3 +123,12 @@ def tool_case(request: pytest.FixtureRequest, _tool_cases: dict[str, ToolCase]) 
     yield _tool_cases[request.param]
     for case in _tool_cases.values():
         case.upstream.reset()
+
+
+@pytest.fixture
+def bridged_tool_case(_tool_cases: dict[str, ToolCase]) -> Iterator[ToolCase]:
+    """One whose format is not the client's own."""
+    case = _tool_cases["chat"]
+    case.upstream.reset()
+    yield case
+    case.upstream.reset()

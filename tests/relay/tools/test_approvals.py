@@ -6,11 +6,10 @@ from typing import Any
 
 import orjson
 import pytest
-import requests
 
-from tests.relay.conftest import eventually
 from tests.relay.tools.conftest import ASK, ASK_BOTH, ToolCase, kinds_of, mcp
 from tests.response_contract import check_error
+from tests.stored_data import select
 from tests.upstream import too_long
 from tests.upstream_formats import lines
 
@@ -174,18 +173,36 @@ def test_calls_that_need_no_approval_run_before_the_turn_ends(tool_case: ToolCas
 
 
 @either
-def test_a_call_that_only_reads_runs_again_after_a_turn_that_failed(tool_case: ToolCase, streamed: bool) -> None:
+@pytest.mark.parametrize("store", [True, False], ids=["stored", "unstored"])
+def test_a_call_that_only_reads_runs_again_after_a_turn_that_failed(
+    tool_case: ToolCase, streamed: bool, store: bool
+) -> None:
     first, request = asked(tool_case, streamed)
     keys: JSON = {"previous_response_id": first["id"], "tools": [CAREFUL], "input": [answer_to(request)]}
+    keys["store"] = store
     before = len(tool_case.server.calls)
     failed_turn(tool_case, streamed, keys)
     assert len(tool_case.server.calls) == before + 1
+    assert statuses(tool_case, request) == ["failed"]
 
-    # A client's SDK repeats the same answer. The row of the failure is written behind it.
-    answer = eventually(lambda: ok(tool_case.post(**keys, stream=streamed)), "the row of the turn that failed")
+    # A client's SDK repeats the same answer.
+    answer = tool_case.post(**keys, stream=streamed)
+    assert answer.status_code == 200
     assert b'"mcp_call"' in answer.content
     assert len(tool_case.server.calls) == before + 2
     check_error(tool_case.post(**keys, stream=streamed), 400, "invalid_value", "input")
+
+
+def test_a_call_runs_again_after_a_request_that_its_channel_does_not_take(bridged_tool_case: ToolCase) -> None:
+    """A refused request has no row otherwise."""
+    case = bridged_tool_case
+    first, request = asked(case, False)
+    keys: JSON = {"previous_response_id": first["id"], "tools": [CAREFUL], "input": [answer_to(request)]}
+    before = len(case.server.calls)
+    check_error(case.post(**keys, prompt={"id": "pmpt_1"}), 400, "unsupported_parameter", "prompt")
+    assert len(case.server.calls) == before + 1
+    assert statuses(case, request) == ["failed"]
+    assert kinds_of(case.create(**keys)) == ["mcp_call", "message"]
 
 
 @either
@@ -221,5 +238,7 @@ def failed_turn(tool_case: ToolCase, streamed: bool, keys: JSON) -> None:
     tool_case.upstream.always(*tool_case.dialect)
 
 
-def ok(answer: requests.Response) -> requests.Response | None:
-    return answer if answer.status_code == 200 else None
+def statuses(tool_case: ToolCase, request: JSON) -> list[str]:
+    """How the responses ended that have answered an approval request, as another worker finds it now."""
+    joined = "SELECT r.status FROM tool_call c JOIN response r ON r.id = c.response WHERE c.approval_request = ?"
+    return [row["status"] for row in select(tool_case.gateway.database_url, joined, [request["id"]])]
