@@ -12,7 +12,6 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import ThreadWorker
 
 from app.log import write_at_once
@@ -29,6 +28,10 @@ _WARNING_INTERVAL = 10.0
 _FIRST_REQUEST_MS = 100
 #: Milliseconds for which a thread waits for the next request, before it returns the connection to the main thread.
 _NEXT_REQUEST_MS = 2
+#: Seconds for which a thread drops what a client sends after the last answer: in all, as nginx does, and in silence.
+_LINGERING, _LINGERING_SILENCE = 30.0, 2.0
+#: Bytes that are dropped at once.
+_DROPPED_PIECE = 64 * 1024
 
 
 class PatientWorker(ThreadWorker):  # type: ignore[misc]
@@ -70,24 +73,30 @@ class PatientWorker(ThreadWorker):  # type: ignore[misc]
         while keep_alive is True and self._has_next_request(conn):
             keep_alive = super().handle(conn)
         if keep_alive is False:
-            _close_gracefully(conn.sock)
+            self._close_gracefully(conn.sock)
         return keep_alive
+
+    def _close_gracefully(self, sock: socket.socket) -> None:
+        """Shuts down our side, and drops what the client sends until it closes: a connection that is closed with unread
+        bytes is reset, and the client loses the answer. That is how a client which sends all of a too large body first
+        reads the refusal. gunicorn does it in the main thread, where a client that does not close would delay all other
+        connections, and only for 64 KiB.
+        """
+        # A duplicate of the descriptor: the main thread still closes the original.
+        with suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as twin:
+            twin.shutdown(socket.SHUT_WR)
+            twin.settimeout(_LINGERING_SILENCE)
+            until, dropped = time.monotonic() + _LINGERING, bytearray(_DROPPED_PIECE)
+            while self.alive and time.monotonic() < until and twin.recv_into(dropped):
+                pass
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
 
     def _has_next_request(self, conn: Any) -> bool:
         # With more connections than threads, no connection keeps its thread.
         if not self.alive or self.nr_conns > self.cfg.threads or isinstance(conn.sock, ssl.SSLSocket):
             return False
         return _is_readable(conn.sock, _NEXT_REQUEST_MS)
-
-
-def _close_gracefully(sock: socket.socket) -> None:
-    """Shuts down our side and waits for the client's close, so that the last bytes arrive. gunicorn does it in the main
-    thread, where a client that does not close would delay all other connections.
-    """
-    with suppress(OSError):
-        # A duplicate of the descriptor: the main thread still closes the original.
-        close_graceful(socket.socket(fileno=os.dup(sock.fileno())))
-        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _is_readable(sock: socket.socket, within: int) -> bool:

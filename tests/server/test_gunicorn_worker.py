@@ -56,6 +56,25 @@ def test_requests_sent_in_one_piece_are_answered_in_order(running: Gateway) -> N
     assert re.findall(rb"HTTP/1\.1 (\d+) ", received) == [b"200", b"200", b"404"]
 
 
+def test_a_client_that_goes_on_sending_reads_the_refusal_first(running: Gateway) -> None:
+    """The server closes after the refusal. It must not reset the connection while the client still sends its body."""
+    body = bytes(2 << 20)
+    head = (
+        f"POST /v1/responses HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {running.token}\r\nContent-Length: {1 << 30}"
+    )
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as client:
+        client.sendall(f"{head}\r\n\r\n".encode())
+        answer = _until_closed(client)
+        client.sendall(body)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b""
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def _until_closed(client: socket.socket) -> bytes:
+    return b"".join(iter(lambda: client.recv(65536), b""))
+
+
 def test_more_connections_than_threads_are_all_served_while_each_stays_busy(running: Gateway) -> None:
     with ExitStack() as stack:
         connections = [stack.enter_context(closing(_connection(running))) for _ in range(12)]
