@@ -8,7 +8,7 @@ conversations spread by weight, and a channel that goes moves its own conversati
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from mmap import mmap
@@ -38,14 +38,14 @@ class Affinity:
     """The channel of the parent response. It comes first among equals."""
     session: str | None = None
     """The conversation's name: a key of the client's or the id of its root."""
-    beginning: Sequence[Any] = field(default=(), repr=False)
-    """The first instructions and input, for a request without a name."""
+    beginning: Callable[[], Sequence[Any]] = field(default=tuple, repr=False)
+    """Reads the first instructions and input, for a request without a name. Only several channels need it."""
     tags: Sequence[str] | None = ()
     """Only channels with one of these tags; empty means every channel, None what the table says for all tokens."""
 
     def digest(self) -> bytes:
         """The same for all turns of the conversation."""
-        name = self.session.encode() if self.session else orjson.dumps(self.beginning, default=str)
+        name = self.session.encode() if self.session else orjson.dumps(self.beginning(), default=str)
         return blake2b(self.owner.encode() + b"\0" + name, digest_size=_DIGEST).digest()
 
 

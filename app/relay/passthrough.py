@@ -109,7 +109,7 @@ class PassthroughRelay:
             token.owner,
             session=ThreadNames.key_of(request, context.thread_headers),
             # A request without messages belongs to no conversation: each one may go to another channel.
-            beginning=_beginning(request) or (context.request_id,),
+            beginning=lambda: _beginning(request) or (context.request_id,),
             tags=token.limits.tags,
         )
         candidates = self._channels.select_for_passthrough(path, model, affinity, wait=watch.wait)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from app.channels.affinity import Affinity
@@ -108,7 +108,7 @@ def affinity_of(turn: Turn, token: Token, contexts: Contexts, context: RequestCo
         turn.owner,
         channel,
         session=conversation_name(turn, context.thread_headers),
-        beginning=beginning(request),
+        beginning=partial(beginning, request),
         tags=token.limits.tags,
     )
 

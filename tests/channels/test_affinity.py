@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def test_owners_with_the_same_key_are_drawn_apart(make_channels: MakeChannels) -
 
 def test_a_conversation_without_a_name_is_known_by_its_beginning(make_channels: MakeChannels) -> None:
     channels = make_channels()
-    beginnings = [Affinity("ada", beginning=("Be brief.", {"role": "user", "content": f"{n}"})) for n in range(20)]
+    inputs = [("Be brief.", {"role": "user", "content": f"{n}"}) for n in range(20)]
+    beginnings = [Affinity("ada", beginning=partial(tuple, input)) for input in inputs]
     drawn = [first(channels, affinity) for affinity in beginnings]
     assert set(drawn) == {"light", "heavy"}
     assert [first(make_channels(), affinity) for affinity in beginnings] == drawn
