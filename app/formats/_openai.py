@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from time import time
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -146,12 +147,12 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 _NO_ITEM = re.compile(r"\bitem with id\b", re.IGNORECASE)
 
-#: The members of a usage object that count the same, over all servers. The largest count of a row is the one.
-_INPUT = frozenset({"input_tokens", "prompt_tokens", "promptTokenCount", "inputTokens", "inputTokenCount"})
-_OUTPUT = frozenset({"output_tokens", "completion_tokens", "candidatesTokenCount", "outputTokens", "outputTokenCount"})
-_TOTAL = frozenset({"total_tokens", "totalTokenCount", "totalTokens"})
-_READ = frozenset(
-    {
+_INPUT, _OUTPUT, _TOTAL, _READ, _WRITTEN, _REASONING = "input", "output", "total", "read", "written", "reasoning"
+_NAMES: Mapping[str, Collection[str]] = {
+    _INPUT: ("input_tokens", "prompt_tokens", "promptTokenCount", "inputTokens", "inputTokenCount"),
+    _OUTPUT: ("output_tokens", "completion_tokens", "candidatesTokenCount", "outputTokens", "outputTokenCount"),
+    _TOTAL: ("total_tokens", "totalTokenCount", "totalTokens"),
+    _READ: (
         *("cached_tokens", "cached_input_tokens", "num_cached_tokens", "cachedInputTokens", "cached_prompt_tokens"),
         # Anthropic, Qwen and Bedrock
         *("cache_read_input_tokens", "cache_read_tokens", "cacheReadInputTokens", "cacheReadInputTokenCount"),
@@ -161,15 +162,16 @@ _READ = frozenset(
         *("cachedContentTokenCount", "cached_content_token_count", "total_cached_tokens"),
         # Grok
         "cached_prompt_text_tokens",
-    }
-)
-_WRITTEN = frozenset(
-    {
+    ),
+    _WRITTEN: (
         *("cache_write_tokens", "cache_write_input_tokens", "cacheWriteInputTokens", "cacheWriteInputTokenCount"),
         *("cache_creation_input_tokens", "cache_creation_tokens"),
-    }
-)
-_REASONING = frozenset({"reasoning_tokens", "thinking_tokens", "thoughtsTokenCount"})
+    ),
+    _REASONING: ("reasoning_tokens", "thinking_tokens", "thoughtsTokenCount"),
+}
+#: What each member of a usage object counts, over all servers.
+_COUNTED = {name: counted for counted, names in _NAMES.items() for name in names}
+_NO_COUNTS: Mapping[str, int] = MappingProxyType({})
 #: Objects inside of the usage that may hold those members.
 _DETAILS_IN = ("input_tokens_details", "prompt_tokens_details", "input_token_details", "prompt_token_details")
 _DETAILS_OUT = ("output_tokens_details", "completion_tokens_details")
@@ -177,16 +179,27 @@ _DETAILS_OUT = ("output_tokens_details", "completion_tokens_details")
 _BY_LIFETIME = "cache_creation"
 
 
+class Cached(NamedTuple):
+    """What a usage object says about the cache."""
+
+    read: int
+    """Tokens that were read from it."""
+    written: int
+    """Tokens that were written to it."""
+    reported: bool
+    """It has a member for the tokens that were read."""
+
+
 def usage(value: object) -> Usage | None:
     """Usage of an answer; None unless both totals are numbers."""
     if not isinstance(value, dict):
         return None
-    total_in, total_out = largest(value, _INPUT), largest(value, _OUTPUT)
+    counts = _counts([value])
+    total_in, total_out, total = counts.get(_INPUT), counts.get(_OUTPUT), counts.get(_TOTAL)
     if total_in is None or total_out is None:
         return None
-    read, written = cached(value)
-    reasoning = _in_details(value, _DETAILS_OUT, _REASONING)
-    total = largest(value, _TOTAL)
+    read, written, reported = _cached(value, counts)
+    reasoning = _counts(_objects(value, _DETAILS_OUT), counts).get(_REASONING, 0)
     if reasoning and (
         "candidatesTokenCount" in value or reasoning > total_out or total == total_in + total_out + reasoning
     ):
@@ -194,19 +207,18 @@ def usage(value: object) -> Usage | None:
         total_out += reasoning
     if read + written > 0 and _are_beside(read + written, total_in, total_out, total):
         total_in += read + written
-    return Usage(total_in, read, written, total_out, reasoning, reports_cache=read > 0 or reports_cache(value))
+    return Usage(total_in, read, written, total_out, reasoning, reports_cache=reported)
 
 
-def cached(value: Mapping[str, Any]) -> tuple[int, int]:
-    """The tokens of a usage object that were read from the cache, and those that were written to it."""
-    written = _in_details(value, _DETAILS_IN, _WRITTEN)
-    read = _in_details(value, _DETAILS_IN, _READ)
-    return read, written or max([_by_lifetime(holder) for holder in _holders(value, _DETAILS_IN)])
+def cached(value: Mapping[str, Any]) -> Cached:
+    return _cached(value, _counts([value]))
 
 
-def reports_cache(value: Mapping[str, Any]) -> bool:
-    """Whether a usage object has a member for the tokens that were read from the cache."""
-    return any(largest(holder, _READ) is not None for holder in _holders(value, _DETAILS_IN))
+def _cached(value: Mapping[str, Any], counts: Mapping[str, int]) -> Cached:
+    details = _objects(value, _DETAILS_IN)
+    counts = _counts(details, counts)
+    written = counts.get(_WRITTEN) or max(map(_by_lifetime, (value, *details)))
+    return Cached(counts.get(_READ, 0), written, _READ in counts)
 
 
 def later(known: Usage | None, newer: Usage | None) -> Usage | None:
@@ -223,10 +235,22 @@ def later(known: Usage | None, newer: Usage | None) -> Usage | None:
 
 
 def largest(holder: Mapping[str, Any], names: Collection[str]) -> int | None:
-    """The largest count under these names; None if there is none. Gateways send zeros under the names of other APIs."""
-    # A usage object has few members, and there are many names.
+    """The largest count under these names; None if there is none."""
     counts = [count for name, value in holder.items() if name in names and (count := count_of(value)) is not None]
     return max(counts) if counts else None
+
+
+def _counts(holders: Iterable[Mapping[str, Any]], known: Mapping[str, int] = _NO_COUNTS) -> dict[str, int]:
+    """What the members of these objects count, together with what is known. Of several that count the same the largest
+    holds: gateways send zeros under the names of other APIs."""
+    counts = dict(known)
+    # A usage object has few members, and there are many names.
+    for holder in holders:
+        for name, value in holder.items():
+            counted = _COUNTED.get(name)
+            if counted is not None and (count := count_of(value)) is not None:
+                counts[counted] = max(count, counts.get(counted, 0))
+    return counts
 
 
 def _are_beside(cached: int, total_in: int, total_out: int, total: int | None) -> bool:
@@ -234,13 +258,9 @@ def _are_beside(cached: int, total_in: int, total_out: int, total: int | None) -
     return cached > total_in or (cached > 0 and total == total_in + cached + total_out)
 
 
-def _in_details(value: Mapping[str, Any], details: Sequence[str], names: Collection[str]) -> int:
-    return max([largest(holder, names) or 0 for holder in _holders(value, details)])
-
-
-def _holders(value: Mapping[str, Any], details: Sequence[str]) -> list[Mapping[str, Any]]:
-    """The usage object and the objects with its details."""
-    return [value, *[holder for name in details if isinstance(holder := value.get(name), dict)]]
+def _objects(value: Mapping[str, Any], names: Iterable[str]) -> list[Mapping[str, Any]]:
+    """The members with these names that are objects."""
+    return [member for name in names if isinstance(member := value.get(name), dict)]
 
 
 def _by_lifetime(holder: Mapping[str, Any]) -> int:
@@ -266,6 +286,8 @@ def _until(date: str) -> float:
 
 def count_of(value: object) -> int | None:
     """The number of tokens that a value is; None if it is none. Some servers write it as a float or in quotes."""
+    if type(value) is int:
+        return value if 0 <= value <= MAX_COUNT else None
     if isinstance(value, str) and value.isdecimal() and len(value) < 16:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_COUNT:

@@ -116,7 +116,11 @@ class Session:
             self._pool.cursor().executemany(self._database.statement(sql), rows)
 
     def _execute(self, sql: str, parameters: Sequence[Any]) -> Any:
-        return self._pool.execute_sql(self._database.statement(sql), parameters)
+        # As the pool's own method does, without its log and hooks.
+        with _translated:
+            cursor = self._pool.cursor()
+            cursor.execute(self._database.statement(sql), parameters or ())
+        return cursor
 
     def large(self, parameters: Sequence[Any]) -> Sequence[Any]:
         """The parameters of a write, of which some may be large. SQLite keeps its copy of a bound value for as long as

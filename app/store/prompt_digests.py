@@ -9,8 +9,8 @@ therefore grows with what is new in it, also when its client sends the whole con
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from struct import Struct
 from typing import Any, NamedTuple
@@ -157,14 +157,6 @@ class StoredPrompt:
         own = self.length - self.first
         return self.key + self.states[own] if 0 < own < len(self.states) else None
 
-    def packed(self) -> bytes:
-        flags = self.has_items * _HAS_ITEMS | self.shortened * _SHORTENED | self.reports_cache * _REPORTS_CACHE
-        flags |= self.cut * _CUT
-        counts = (self.kept, self.base, self.first, self.length, len(self.tools), len(self.instructions))
-        sent = (self.adapted or _NOTHING, self.cache_key or _NOTHING)
-        head = _HEAD.pack(_VERSION, flags, self.key, *sent, *counts)
-        return b"".join((head, *self.tools, *self.instructions, *self.states))
-
 
 def unpacked(data: bytes | None) -> StoredPrompt | None:
     """None for a row without digests, or with those of a later version."""
@@ -210,10 +202,12 @@ NO_COLUMN = Column(None, None)
 
 def added(prompt: Prompt, before: End | None) -> Column:
     """The column of a response whose own items follow those of its parent. None: the parent's end is not known."""
-    end = before or START
-    states = tuple(_rolled(end.state, _split(prompt.input + prompt.output)))
-    stored = _stored(prompt, states, end.length, prompt.has_items and before is not None)
-    return Column(stored.packed(), stored.end)
+    start = before or START
+    states = _rolled(start.state, prompt.input + prompt.output)
+    has_items = prompt.has_items and before is not None
+    end = End(start.length + len(states) - 1, states[-1]) if has_items and len(states) <= MOST + 1 else None
+    length = start.length + len(prompt.input) // SIZE
+    return Column(_packed(prompt, states, start.length, length, has_items), end)
 
 
 def end_of(data: bytes | None) -> End | None:
@@ -226,7 +220,7 @@ class Whole:
 
     def __init__(self, prompt: Prompt) -> None:
         self._prompt = prompt
-        self._states = tuple(_rolled(_NOTHING, _split(prompt.input + prompt.output)))
+        self._states = _rolled(_NOTHING, prompt.input + prompt.output)
 
     def shared(self, session: Session, candidate: int) -> int | None:
         """The number of items that the response with this key has in common; None if its items are not known, or if
@@ -262,34 +256,26 @@ class Whole:
     def packed(self, base: int | None, shared: int) -> bytes:
         """The column. Only the states behind the shared ones are written, unless there is no base."""
         first = shared if base else 0
-        stored = _stored(self._prompt, self._states[first:], first, self._prompt.has_items)
-        return replace(stored, base=base or 0, length=self.length).packed()
+        return _packed(self._prompt, self._states[first:], first, self.length, self._prompt.has_items, base or 0)
 
 
-def _stored(prompt: Prompt, states: tuple[bytes, ...], first: int, has_items: bool) -> StoredPrompt:
-    return StoredPrompt(
-        key=prompt.key,
-        tools=_split(prompt.tools),
-        instructions=_split(prompt.instructions),
-        adapted=prompt.adapted,
-        cache_key=prompt.cache_key,
-        kept=prompt.kept,
-        base=0,
-        first=first,
-        length=first + len(prompt.input) // SIZE,
-        states=states[: MOST + 1],
-        cut=len(states) > MOST + 1,
-        has_items=has_items,
-        shortened=prompt.shortened,
-        reports_cache=prompt.reports_cache,
-    )
+def _packed(prompt: Prompt, states: Sequence[bytes], first: int, length: int, has_items: bool, base: int = 0) -> bytes:
+    """The column; see `StoredPrompt` for its parts."""
+    flags = has_items * _HAS_ITEMS | prompt.shortened * _SHORTENED | prompt.reports_cache * _REPORTS_CACHE
+    flags |= (len(states) > MOST + 1) * _CUT
+    said = (len(prompt.tools) // SIZE, len(prompt.instructions) // SIZE)
+    sent = (prompt.adapted or _NOTHING, prompt.cache_key or _NOTHING)
+    head = _HEAD.pack(_VERSION, flags, prompt.key, *sent, prompt.kept, base, first, length, *said)
+    return b"".join((head, prompt.tools, prompt.instructions, *states[: MOST + 1]))
 
 
-def _rolled(state: bytes, digests: Iterable[bytes]) -> Iterator[bytes]:
-    yield state
-    for digest in digests:
-        state = blake2b(state + digest, digest_size=SIZE).digest()
-        yield state
+def _rolled(state: bytes, digests: bytes) -> list[bytes]:
+    """The state, then that after each of the digests."""
+    states = [state]
+    for at in range(0, len(digests), SIZE):
+        state = blake2b(state + digests[at : at + SIZE], digest_size=SIZE).digest()
+        states.append(state)
+    return states
 
 
 def _split(digests: bytes) -> tuple[bytes, ...]:

@@ -54,9 +54,9 @@ class _Meter:
         if not isinstance(usage, dict):
             return
         self._input, self._output = _larger(self._input, usage, _INPUT), _larger(self._output, usage, _OUTPUT)
-        read, written = _openai.cached(usage)
+        read, written, reported = _openai.cached(usage)
         self._read, self._written = max(self._read, read), max(self._written, written)
-        self._reports_cache = self._reports_cache or _openai.reports_cache(usage)
+        self._reports_cache = self._reports_cache or reported
         # The count under the other name is that of the OpenAI API, with all its tokens.
         beside = "prompt_tokens" not in usage and not usage.keys().isdisjoint(_BESIDE)
         self._beside = self._beside or beside

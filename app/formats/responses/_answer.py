@@ -29,14 +29,14 @@ def decode(body: bytes, turn: Turn) -> Answer:
         raise error_in_answer(response) or UpstreamBroken(
             "The model's server answered with something that is not a response."
         )
-    if not output and status_of(response) == "failed":
+    status = status_of(response)
+    if not output and status == "failed":
         raise _failure(response)
     if turn.functions_only:
         output = Restorer(turn).output(item for item in output if isinstance(item, dict))
-    status = status_of(response)
     items = [ended(item, status) for item in _items.complete_all(output, turn)]
     exact = len(items) == len(output) and all(new is old for new, old in zip(items, output, strict=True))
-    return answer_of(response, items, turn, path="bytes" if exact else "repaired")
+    return _answer(response, status, items, turn, path="bytes" if exact else "repaired")
 
 
 def _output(response: Mapping[str, Any]) -> Sequence[Any] | None:
@@ -65,7 +65,11 @@ def status_of(response: Mapping[str, Any]) -> str:
 
 
 def answer_of(response: Mapping[str, Any], items: Sequence[Item], turn: Turn, *, path: str) -> Answer:
-    status, details = status_of(response), response.get("incomplete_details")
+    return _answer(response, status_of(response), items, turn, path=path)
+
+
+def _answer(response: Mapping[str, Any], status: str, items: Sequence[Item], turn: Turn, *, path: str) -> Answer:
+    details = response.get("incomplete_details")
     usage = _openai.usage(response.get("usage"))
     if not _string(response.get("status")) and is_full(usage, turn) and _can_be_cut(items):
         status, details = "incomplete", {"reason": CUT}
