@@ -10,7 +10,7 @@ from typing import Any
 from app.contract.limits import UNSTATED
 from app.contract.records import Token
 from app.reports import token_fields
-from app.store.tokens import LONGEST_NAME
+from app.store.tokens import LONGEST_NAME, has_controls
 
 #: The fields of the limits, by the member of `Limits` that each sets.
 _LIMITS: Mapping[str, Callable[[str], Any]] = {
@@ -133,7 +133,8 @@ def changes(before: Token, after: Token) -> str:
 
 
 def _misnamed(texts: Mapping[str, str]) -> dict[str, str]:
-    errors = {name: f"At most {LONGEST_NAME} characters." for name in NAMES if len(texts[name]) > LONGEST_NAME}
+    errors = {name: "No control characters, such as line breaks." for name in NAMES if has_controls(texts[name])}
+    errors |= {name: f"At most {LONGEST_NAME} characters." for name in NAMES if len(texts[name]) > LONGEST_NAME}
     return errors if texts["name"] else {**errors, "name": "A token needs a name."}
 
 

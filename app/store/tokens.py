@@ -306,10 +306,14 @@ def _free(session: Session, name: str) -> None:
         session.execute(known.update(name=name[: LONGEST_NAME - len(mark)].rstrip() + mark).where(known.pk == pk))
 
 
+def has_controls(name: str) -> bool:
+    """Whether a name has a character that would forge a line of the log or of a terminal."""
+    return any(category(character) in _CONTROLS for character in name)
+
+
 def _check_name(what: str, value: str) -> None:
-    # Trailing spaces do not count in MySQL's comparisons. A line break or an escape would forge lines of the log.
-    controls = any(category(character) in _CONTROLS for character in value)
-    if controls or not value or value != value.strip() or len(value) > LONGEST_NAME:
+    # Trailing spaces do not count in MySQL's comparisons.
+    if has_controls(value) or not value or value != value.strip() or len(value) > LONGEST_NAME:
         raise ConfigurationError(
             f"The {what} of a token cannot be {value!r}.",
             fix=f"Use 1 to {LONGEST_NAME} characters, without control characters, and without a space at either end.",

@@ -119,6 +119,8 @@ def test_a_form_without_its_mark_makes_nothing(operator: Person, console: Gatewa
         ("name", "", "A token needs a name."),
         ("name", "x" * 192, "At most 191 characters."),
         ("owner", "x" * 192, "At most 191 characters."),
+        ("name", "two\nlines", "No control characters, such as line breaks."),
+        ("owner", "two\nlines", "No control characters, such as line breaks."),
         ("models", "a,,b", "holds an empty name"),
         ("tools", ",", "holds an empty name"),
         ("rpm", "many", "neither a number above 0"),
