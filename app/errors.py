@@ -29,6 +29,7 @@
             ├── UpstreamTimeout  504  it accepted the request and did not answer in time
             ├── UpstreamRefused  4xx  it refused the request itself; never tried elsewhere
             │   └── ContextTooLong    the context exceeds the model's window
+            │       └── BodyTooLarge 413  the request has more bytes than the upstream takes
             ├── UpstreamLimited  429  too many requests, or no quota left
             ├── UpstreamDenied        it refuses our key; the channel goes into cooldown
             ├── UpstreamLacksModel 404
@@ -401,8 +402,16 @@ class ContextTooLong(UpstreamRefused):
 
     def with_advice(self, advice: str) -> ContextTooLong:
         """This refusal, with a sentence for the client behind the upstream's words."""
-        self.message = f"{self.message} {advice}"
+        said = self.message if self.message.endswith((".", "!", "?")) else f"{self.message}."
+        self.message = f"{said} {advice}"
         return self
+
+
+class BodyTooLarge(ContextTooLong):
+    """The request has more bytes than the upstream, or a proxy before it, takes. A shorter context has fewer."""
+
+    status = 413
+    code = "request_too_large"
 
 
 class UpstreamLimited(UpstreamError):

@@ -151,8 +151,9 @@ TYPES: Mapping[str, ItemType] = {
         ItemType("message", "msg", "msg", has_status=True, parts=("output_text", "refusal")),
         ItemType("reasoning", "rs", "rs", parts=("reasoning_text", "summary_text"), opaque=True),
         ItemType("compaction", "cmp", "cmp", opaque=True),
-        # The name of the same item on some servers.
+        # Other names of the same item: see `COMPACTION_TYPES`.
         ItemType("compaction_summary", "cmp", "cmp", opaque=True),
+        ItemType("context_compaction", "cmp", "cmp", opaque=True),
         ItemType(TRIGGER),
         ItemType("item_reference", client_side=True),
         ItemType("configuration_update", client_side=True, brings_tools=True),
@@ -248,7 +249,9 @@ TEXT_TYPES = frozenset(item.name for item in TYPES.values() if item.parts)
 OPAQUE_TYPES = frozenset(item.name for item in TYPES.values() if item.opaque)
 REWRITTEN_TYPES = frozenset(item.name for item in TYPES.values() if item.rewritten)
 #: A compaction opens to the items that it stands for.
-_MAY_BRING_TOOLS = REWRITTEN_TYPES | {"compaction", "compaction_summary"}
+#: The names of a compaction item: the API's, and those of some servers and of Codex, which send it back under them.
+COMPACTION_TYPES = frozenset({"compaction", "compaction_summary", "context_compaction"})
+_MAY_BRING_TOOLS = REWRITTEN_TYPES | COMPACTION_TYPES
 _MAY_BRING_TOOLS |= {item.name for item in TYPES.values() if item.brings_tools}
 #: What a row says of its items, as bits: some hold secrets of a channel family; some are of tools, or open to such.
 SECRETS, TOOLS = 1, 2

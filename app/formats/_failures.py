@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from app.errors import ContextTooLong, UpstreamBroken, UpstreamError, UpstreamLoading, UpstreamRefused
+from app.errors import BodyTooLarge, ContextTooLong, UpstreamBroken, UpstreamError, UpstreamLoading, UpstreamRefused
 from app.formats import _error_body, _openai
 from app.formats._error_body import Reason
 from app.formats._refusals import refusal_of, refusal_of_body
@@ -160,6 +160,17 @@ _OTHER_LIMITS = re.compile(
     r"metadata|tools?|functions?|schema|enum|description|header|temperature|top p|user)\b|"
     r"\bmax (?:completion |output |new )?tokens\b|\b(?:completion|output) tokens\b|maximum tokens you requested|"
     r"图片|文件|音频|视频"
+)
+
+#: Sentences about the size of the request in bytes, and words of those about one part of it.
+_OF_THE_BODY = re.compile(
+    r"(?:request|payload|content|entity)(?: (?:body|entity|payload|size))* (?:is )?too (?:large|big)|"
+    r"request(?: (?:body|payload|size))* exceeds? the (?:size )?(?:limit|max)",
+    re.IGNORECASE,
+)
+_OF_A_PART = re.compile(
+    r"\b(?:images?|files?(?! api)|pictures?|photos?|audio|videos?|pdfs?|attachments?|documents?|url|string|names?|"
+    r"metadata|tools?|schema|header|headers)\b|图片|文件|音频|视频"
 )
 
 #: How a sentence names the model's window, in order: the first that matches decides.
@@ -405,17 +416,28 @@ def _of_status(status: int, headers: Mapping[str, str], reason: Reason, *, empty
         return refused
     if status == 503 and _LOADING.search(reason.words):
         return UpstreamLoading()
-    return _openai.http_error(status, headers, reason)
+    failure = _openai.http_error(status, headers, reason)
+    if status == 413 and isinstance(failure, UpstreamRefused) and not _is_of_a_part(reason.words):
+        return BodyTooLarge(failure.message)
+    return failure
 
 
 def _of_the_input(reason: Reason) -> UpstreamRefused | None:
     """The client's own fault, in the upstream's words."""
     if is_too_long(reason):
         return _too_long(reason)
+    if _OF_THE_BODY.search(reason.words) and not _is_of_a_part(reason.words):
+        return BodyTooLarge(reason.words)
     for pattern, code, param in _OF_THE_INPUT:
         if pattern.search(reason.words):
             return UpstreamRefused(reason.words, code=reason.code or code, param=reason.param or param)
     return None
+
+
+def _is_of_a_part(words: str) -> bool:
+    """Whether a sentence about a size is about a part of the request, or about a rate."""
+    sentence = _plain(words)
+    return bool(_OF_A_PART.search(sentence) or _RATES.search(sentence))
 
 
 def _too_long(reason: Reason) -> ContextTooLong:

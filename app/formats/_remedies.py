@@ -26,7 +26,7 @@ from app.formats._tool_schemas import has_unions
 TOOL_ITEMS = (CALL_TYPES | OUTPUT_TYPES | {"additional_tools"}) - {"function_call", "function_call_output"}
 #: Refusals with these codes concern the content, not a member of the request.
 _OF_THE_CONTENT = frozenset(
-    {"context_length_exceeded", "content_filter", "invalid_prompt", "invalid_encrypted_content"}
+    {"context_length_exceeded", "request_too_large", "content_filter", "invalid_prompt", "invalid_encrypted_content"}
 )
 
 

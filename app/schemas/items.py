@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any
 
-from app.contract.items import BARE_PARTS, ROLES, TRIGGER, Item
+from app.contract.items import BARE_PARTS, COMPACTION_TYPES, ROLES, TRIGGER, Item
 from app.ids import MAX_CALL_ID
 from app.schemas.fields import (
     Anything,
@@ -36,6 +36,8 @@ MAX_TEXT = 10_485_760
 MAX_BLOB = 20_971_520
 MAX_ITEMS = 10_000
 
+_OTHER_COMPACTIONS = COMPACTION_TYPES - {"compaction"}
+
 
 def read_input(value: object, param: str = "input") -> list[Item]:
     """The items of an `input`, as they came where that was an item already. Arguments are never changed."""
@@ -59,6 +61,10 @@ def _items(value: object) -> list[Item]:
     kinds = {item["type"] for item in items}
     if TRIGGER in kinds:
         _check_trigger(items)
+    if not kinds.isdisjoint(_OTHER_COMPACTIONS):
+        items = list(_renamed(items))
+        if not items:
+            raise empty("array")
     return items if kinds.isdisjoint(BARE_PARTS) else list(_joined(items))
 
 
@@ -104,6 +110,15 @@ def _check_trigger(items: list[Item]) -> None:
     if first != len(items) - 1:
         sentence = f"Invalid value: '{TRIGGER}'. An item of this type must be the last item of the input."
         raise Violation("invalid_value", lambda _: sentence).within(first)
+
+
+def _renamed(items: list[Item]) -> Iterator[Item]:
+    """Compactions under the API's own name. One without a content only marks where a client has compacted."""
+    for item in items:
+        if item["type"] not in _OTHER_COMPACTIONS:
+            yield item
+        elif item.get("encrypted_content"):
+            yield {**item, "type": "compaction"}
 
 
 def _joined(items: list[Item]) -> Iterator[Item]:
@@ -292,6 +307,7 @@ ITEMS: dict[str, Checked] = {
     "reasoning": _members("summary", summary=_PART_LIST, content=_PART_LIST, encrypted_content=_BLOB),
     "compaction": _compaction,
     "compaction_summary": _compaction,
+    "context_compaction": _members(encrypted_content=_BLOB),
     "configuration_update": _members(reasoning=_OBJECT, text=_OBJECT),
     "additional_tools": _members("role", "tools", role=OneOf("developer"), tools=TOOLS),
     "tool_search_call": _members(call_id=_CALL_ID, execution=_EXECUTION),

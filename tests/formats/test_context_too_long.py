@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from app.errors import ContextTooLong, UpstreamError
+from app.errors import BodyTooLarge, ContextTooLong, UpstreamError
 from app.formats import load
 from app.formats._failures import http_error, stream_error
 
@@ -105,6 +105,28 @@ def test_other_limits_are_not_taken_for_it(sentence: str) -> None:
         error = http_error(status, {}, orjson.dumps({"error": {"message": sentence, "type": "invalid_request_error"}}))
         assert error.code != "context_length_exceeded"
     assert stream_error({"message": sentence, "code": None}).code != "context_length_exceeded"
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (413, b"<html><head><title>413 Request Entity Too Large</title></head></html>"),
+        (413, b'{"type":"error","error":{"type":"request_too_large","message":"Request exceeds the maximum size"}}'),
+        (413, b'{"error":{"message":"Request Entity Too Large","code":"request_too_large"}}'),
+        (400, b'{"error":{"message":"Request payload size exceeds the limit: 20971520 bytes. Use the File API."}}'),
+    ],
+)
+def test_a_body_with_too_many_bytes_is_a_context_that_may_be_shortened(format_: str, status: int, body: bytes) -> None:
+    error = load(format_).decode_error(status, {}, body)
+    assert isinstance(error, BodyTooLarge), error
+    assert (error.status, error.code, error.window, error.elsewhere) == (413, "request_too_large", None, False)
+
+
+@pytest.mark.parametrize("sentence", ["image exceeds 5 MB maximum", "Tool definitions are too large"])
+def test_a_part_that_is_too_large_is_no_matter_of_the_context(sentence: str) -> None:
+    error = http_error(413, {}, orjson.dumps({"error": {"message": sentence}}))
+    assert not isinstance(error, ContextTooLong)
 
 
 def test_a_rate_limit_with_the_status_of_a_large_body_is_a_rate_limit() -> None:

@@ -73,6 +73,20 @@ def too_long(param: str, maximum: int, length: int) -> str:
             ],
         ),
         ([{"type": "input_file", "file_id": "file_1"}], [user({"type": "input_file", "file_id": "file_1"})]),
+        # The names that Codex gives to a compaction, and its mark where it has compacted by itself.
+        (
+            [
+                {"type": "compaction_summary", "encrypted_content": "gAAAA"},
+                {"type": "context_compaction"},
+                {"type": "context_compaction", "encrypted_content": "gAAAB", "id": "cmp_1"},
+                MESSAGE,
+            ],
+            [
+                {"type": "compaction", "encrypted_content": "gAAAA"},
+                {"type": "compaction", "encrypted_content": "gAAAB", "id": "cmp_1"},
+                MESSAGE,
+            ],
+        ),
     ],
 )
 def test_every_short_form_becomes_items(value: Any, items: list[Any]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from app.contract.channel import Channel
 from app.contract.turn import Turn
-from app.errors import UpstreamError
+from app.errors import ContextTooLong, UpstreamError
 from app.formats import _openai
 from app.formats._context import shortened, wants_truncation
 from app.formats._failures import http_error as decode_error
@@ -39,5 +39,5 @@ def dropped(turn: Turn, row: Channel) -> Sequence[str]:
 
 def amended(turn: Turn, row: Channel, error: UpstreamError) -> Turn | None:
     """A shorter turn if the context was too long and the client allows truncation."""
-    too_long = error.code == "context_length_exceeded"
+    too_long = isinstance(error, ContextTooLong)
     return shortened(turn) if too_long and wants_truncation(turn.request) else None

@@ -13,7 +13,7 @@ from typing import Any
 from app.contract.channel import Channel
 from app.contract.records import Chain
 from app.contract.turn import Turn
-from app.errors import UpstreamError, UpstreamRefused
+from app.errors import ContextTooLong, UpstreamError, UpstreamRefused
 from app.formats._context import items, shortened, wants_truncation
 
 _NO_THINKING = {"type": "disabled"}
@@ -25,7 +25,7 @@ def amended(turn: Turn, row: Channel, error: UpstreamError) -> Turn | None:
     """The turn without the refused setting; None if it has no such setting."""
     if not isinstance(error, UpstreamRefused):
         return None
-    if error.code == "context_length_exceeded":
+    if isinstance(error, ContextTooLong):
         return shortened(_turn_without_reasoning(turn)) if wants_truncation(turn.request) else None
     change = next((change for sentence, change in _CHANGES if sentence.search(error.message)), None)
     better = change(turn) if change else turn

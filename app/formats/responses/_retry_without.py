@@ -87,18 +87,18 @@ def _change(turn: Turn, row: Channel, error: UpstreamError, words: str) -> Chang
     refused = isinstance(error, UpstreamRefused) and error.code not in _OF_THE_CONTEXT
     if not unreadable and not refused:
         return None
-    of_reasoning = _concerns_reasoning(turn, row, error, words)
-    # Upstreams without compaction items have no code for these.
-    if unreadable or (refused and not of_reasoning and any(item.get("type") == "compaction" for item in turn.input)):
+    items: Sequence[Item] = orjson.loads(b"[" + b",".join(fitted_input(turn, row)) + b"]")
+    of_reasoning = _concerns_reasoning(turn, row, error, words, items)
+    if unreadable or (not of_reasoning and _concerns_compaction(turn, row, error, words, items)):
         return _text_only if row.reasoning_text else _nothing
     return _without_reasoning if of_reasoning else None
 
 
-def _concerns_reasoning(turn: Turn, row: Channel, error: UpstreamError, words: str) -> bool:
-    """Whether a refusal is about the reasoning that was sent: it names its place, its id or its content."""
+def _concerns_reasoning(turn: Turn, row: Channel, error: UpstreamError, words: str, items: Sequence[Item]) -> bool:
+    """Whether a refusal is about the reasoning that was sent: it names its place, its id or its content. `items`: the
+    input as this row gets it."""
     if _SETTINGS.search(words):
         return False
-    items: Sequence[Item] = orjson.loads(b"[" + b",".join(fitted_input(turn, row)) + b"]")
     ids = [str(item.get("id")) for item in items if item.get("type") == "reasoning"]
     if not ids:
         return False
@@ -113,6 +113,19 @@ def _concerns_reasoning(turn: Turn, row: Channel, error: UpstreamError, words: s
     # A remedy is milder: the reasoning stays, without the member that is refused.
     about = bool(of_reasoning or _REASONING.search(words) or _OF_SOME_ITEM.search(words))
     return about and not _has_remedy(turn, row, error, items)
+
+
+def _concerns_compaction(turn: Turn, row: Channel, error: UpstreamError, words: str, items: Sequence[Item]) -> bool:
+    """Whether a refusal may be about a compaction that was sent. Upstreams without compactions have no code for it; but
+    what names another part of the request, or what a remedy mends, must not cost the conversation its history."""
+    if not any(item.get("type") == "compaction" for item in items):
+        return False
+    places = [item for item, _ in _places(words, items)]
+    if places and not any(item.get("type") == "compaction" for item in places):
+        return False
+    params = error.refusal.params if error.refusal else ()
+    named = [name for name in params if not name.startswith(("input", "body.input"))]
+    return not named and not _SETTINGS.search(words) and not _has_remedy(turn, row, error, items)
 
 
 def _places(words: str, items: Sequence[Item]) -> Iterator[tuple[Item, str]]:

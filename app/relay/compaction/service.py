@@ -12,7 +12,7 @@ import orjson
 from app.channels.affinity import Affinity
 from app.channels.model_facts import KnownFacts
 from app.channels.selection import Channels, SelectedChannel
-from app.contract.items import SECRETS, TOOLS, Item, is_output, offers_tools, unanswered
+from app.contract.items import COMPACTION_TYPES, SECRETS, TOOLS, Item, is_output, offers_tools, unanswered
 from app.contract.records import Chain, Link
 from app.contract.redaction import redacted_items
 from app.contract.replay import without_waiting
@@ -62,8 +62,6 @@ from app.request_watch import INTERRUPTIONS, Watch
 from app.schemas.create import CompactRequest
 from app.sealing import Seal
 
-#: The types of upstreams' own items.
-_COMPACTIONS = ("compaction", "compaction_summary")
 _SAME_AS_TURN = (
     "instructions",
     "prompt_cache_key",
@@ -232,7 +230,7 @@ class CompactionService:
             except UpstreamLacksEndpoint:
                 self._ways.lacks(selected.channel, way)
                 continue
-            native = next((item for item in answer.output if item.get("type") in _COMPACTIONS), None)
+            native = next((item for item in answer.output if item.get("type") in COMPACTION_TYPES), None)
             if native is not None:
                 return {**native, "type": "compaction"}, answer
             if way != selected.channel.compact:

@@ -13,7 +13,7 @@ from app.contract.items import CALL_TYPES, Item
 from app.contract.token_estimate import estimate_items
 from app.contract.turn import Answer, Turn
 from app.contract.usage import NOTHING_USED, Usage
-from app.errors import CompactionFailed, ContextTooLong, UpstreamRefused
+from app.errors import BodyTooLarge, CompactionFailed, ContextTooLong, UpstreamRefused
 from app.relay.attempts import MIN_WINDOW, TurnAttempt
 from app.relay.compaction.folding import MAX_PASSES, SO_FAR, Passage, fold, room, without_pictures
 from app.relay.compaction.plan import INSTRUCTION
@@ -75,6 +75,10 @@ def summarise(
         try:
             turn, answer, answered = read([*_so_far(text), *_messages(folded.passes[0]), instruction], limit)
         except ContextTooLong as error:
+            if isinstance(error, BodyTooLarge) and len(fewer := without_pictures(left)) < len(left):
+                # Pictures have many bytes and few tokens.
+                left = fewer
+                continue
             refusals += 1
             if error.window and error.window < window:
                 window = named = error.window

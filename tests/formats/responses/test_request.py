@@ -191,6 +191,35 @@ def test_a_foreign_compaction_is_tried_and_becomes_a_note_where_it_is_refused() 
     assert responses.amended(request_turn, row(), too_long) is None
 
 
+@pytest.mark.parametrize(
+    ("param", "sentence"),
+    [
+        ("temperature", "Unsupported parameter: 'temperature' is not supported with this model."),
+        ("tools[0].type", "Invalid value: 'web_search'. Supported values are: 'function'."),
+        ("include", "Encrypted content is not supported with this model."),
+        ("input[0].id", "Invalid 'input[0].id': 'cmp_1'. Expected an ID that begins with 'cm'."),
+        ("input[1].content", "Invalid value."),
+        (None, "Unsupported parameter: temperature"),
+    ],
+)
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_compaction_stays_where_something_else_is_refused(stored: bool, param: str | None, sentence: str) -> None:
+    items = ({**COMPACTION, "id": "cmp_1"}, USER)
+    settings = {"temperature": 0.2, "include": ["reasoning.encrypted_content"], "tools": [{"type": "web_search"}]}
+    asked = turn(USER, chain=Chain((link(input=items),)), **settings) if stored else turn(*items, **settings)
+    answer = {"error": {"message": sentence, "type": "invalid_request_error", "param": param, "code": None}}
+    assert responses.amended(asked, READS, responses.decode_error(400, {}, orjson.dumps(answer))) is None
+
+
+@pytest.mark.parametrize("sentence", ["Could not decode the compaction blob.", "Cannot determine type of 'item'"])
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_compaction_becomes_a_note_however_it_is_refused(stored: bool, sentence: str) -> None:
+    asked = turn(USER, chain=Chain((link(input=(COMPACTION,)),))) if stored else turn(COMPACTION, USER)
+    again = responses.amended(asked, READS, refused(sentence))
+    assert again is not None
+    assert is_note(sent(again)[0])
+
+
 def test_a_seal_of_ours_is_read_by_no_upstream() -> None:
     (first, _) = sent(turn({**COMPACTION, "encrypted_content": f"{PREFIX}ab.cd"}, USER), compact="native")
     assert is_note(first)

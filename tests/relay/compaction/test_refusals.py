@@ -11,7 +11,7 @@ import requests
 
 from tests.relay.compaction.conftest import FORMATS, CompactionGateway, facts, requests_summary, summarising
 from tests.response_contract import check_error, check_response, check_stream
-from tests.upstream import HOLD, Answer, Exchange, Script, failing, refusal, too_long
+from tests.upstream import HOLD, Answer, Exchange, Script, failing, raw, refusal, too_long
 
 JSON = dict[str, Any]
 MANAGED = {"type": "compaction", "compact_threshold": 10**6}
@@ -80,6 +80,18 @@ def test_truncation_leaves_out_the_oldest_turns(
     assert [item["type"] for item in response["output"]] == ["message"]
     assert facts(compaction_gateway.given)[-1] == "fact-5"
     assert "fact-1" not in facts(compaction_gateway.given)
+
+
+def test_a_proxy_that_takes_fewer_bytes_does_not_end_a_conversation(compaction_gateway: CompactionGateway) -> None:
+    model = MODELS[0]
+    previous = compaction_gateway.talk(model, 5)
+    too_large = raw(413, b"<html><body><h1>413 Request Entity Too Large</h1></body></html>", "text/html")
+    compaction_gateway.first.always(narrow(ROOM, too_large))
+    keys = {"model": model, "input": "x", "previous_response_id": previous}
+    error = check_error(ask(compaction_gateway, stream=False, **keys), 413, "request_too_large")
+    assert "413 Request Entity Too Large. The gateway shortens" in error["message"]
+    response = ended(ask(compaction_gateway, stream=False, **keys, context_management=[MANAGED]), stream=False)
+    assert [item["type"] for item in response["output"]][:1] == ["compaction"]
 
 
 @pytest.mark.parametrize("stream", [True, False])
