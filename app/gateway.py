@@ -182,7 +182,7 @@ def build(last: LastGood) -> Gateway:
         limiter.retry()
 
     def refresh() -> None:
-        channels.pauses.refresh()
+        channels.refresh()
         remedies.refresh()
 
     in_flight, sockets = InFlight(settings.max_in_flight), InFlight(settings.max_sockets)

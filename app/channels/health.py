@@ -202,6 +202,11 @@ class Health:
             if seconds := self._cooldown_seconds(error, cooldown):
                 self._begin_cooldown(now, seconds, seconds if firm else error.retry_after or 0.0)
 
+    def end_cooldown(self) -> None:
+        """The next request tests whether the channel works, however long the cooldown was to last."""
+        with self._lock:
+            self._cooldown_until = self._firm_until = 0.0
+
     def note_loading(self) -> bool:
         """Notes that the channel is loading its model. True when the state is new."""
         with self._lock:

@@ -179,6 +179,12 @@ class Channels:
             if pause is not None or channel.name in self._health:
                 yield self._health_of(channel).status(channel.name, pause.state if pause else "")
 
+    def refresh(self) -> None:
+        """Learns what operators have ordered. Raises StoreUnavailable."""
+        for name in self.pauses.refresh():
+            if (health := self._health.get(name)) is not None:
+                health.end_cooldown()
+
     @property
     def waiting(self) -> int:
         """Requests of this process that wait for a slot of a channel."""

@@ -80,7 +80,7 @@ def _learnt(remedies: Sequence[LearntRemedy]) -> str:
     return "\n".join(f"{one.model}: {one.remedy}, {moment(one.learnt_at)} UTC" for one in remedies)
 
 
-# --- pause, drain, resume ---------------------------------------------------------------------------------------
+# --- pause, drain, resume, end a cooldown -----------------------------------------------------------------------
 
 
 class PauseDuration(click.ParamType[int]):
@@ -149,6 +149,27 @@ def resume(ctx: click.Context, name: str, as_json: bool) -> None:
     else:
         click.echo(f"{name}: resumed" if resumed else f"{name} is not paused")
     if not resumed:
+        ctx.exit(NOT_FOUND)
+
+
+@channels.command("retry")
+@click.argument("name")
+@as_json
+@click.pass_context
+def retry(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Try channel NAME again now, although it is in cooldown.
+
+    Every worker notices within two seconds. Its next request tests whether the channel works; the others wait for its
+    outcome or go elsewhere. Exit code 4 when the channel is paused or drained: resume it first.
+    """
+    _exit_unless_known(ctx, name)
+    with open_ready_store() as store:
+        ended = store.pauses.end_cooldown(name, _operator())
+    if as_json:
+        print_json({"channel": name, "cooldown_ended": ended})
+    else:
+        click.echo(f"{name}: tried again from now on" if ended else f"{name} is out of service: resume it first")
+    if not ended:
         ctx.exit(NOT_FOUND)
 
 

@@ -13,6 +13,7 @@ _WORDS: Mapping[str, str] = {
     "cancel": "cancelled",
     "pause": "paused channel",
     "resume": "resumed channel",
+    "end cooldown": "ended the cooldown of channel",
     "drain": "drained channel",
     "test channel": "tested channel",
     "forget": "deleted what was learnt about channel",

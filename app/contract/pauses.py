@@ -1,10 +1,13 @@
-"""A channel that an operator has taken out of service: for a while, or until it is resumed."""
+"""What operators have ordered of channels: to take one out of service, for a while or until it is resumed, or to end
+its cooldown."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 PAUSED, DRAINING = "paused", "draining"
 
@@ -49,6 +52,14 @@ class Pause:
             "by": self.by or None,
             "reason": self.reason or None,
         }
+
+
+class Orders(NamedTuple):
+    pauses: Sequence[Pause] = ()
+    """Those that have not ended."""
+    cooldowns_ended: Mapping[str, int] = MappingProxyType({})
+    """When an operator ended the cooldown of a channel, in unix seconds on the database's clock, if that was a moment
+    ago."""
 
 
 def _clock(seconds: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,15 @@ from app.channels.affinity import Affinity
 from app.channels.pauses import Pauses
 from app.channels.selection import Channels
 from app.channels.watched_table import WatchedTable
-from app.contract.pauses import RETRY_SECONDS, Pause
-from app.errors import ChannelsBusy, StoreUnavailable, UpstreamBroken, UpstreamLoading
+from app.contract.pauses import RETRY_SECONDS, Orders, Pause
+from app.errors import (
+    ChannelsBusy,
+    StoreUnavailable,
+    UpstreamBroken,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamLoading,
+)
 from tests.channels.tables import FORMATS, rows, write
 
 TABLE = """
@@ -27,14 +34,15 @@ class Shared:
 
     def __init__(self) -> None:
         self.pauses: list[Pause] = []
+        self.cooldowns_ended: dict[str, int] = {}
         self.is_down = False
         self.reads = 0
 
-    def load(self) -> Sequence[Pause]:
+    def read(self) -> Orders:
         self.reads += 1
         if self.is_down:
             raise StoreUnavailable("no")
-        return self.pauses
+        return Orders(self.pauses, self.cooldowns_ended)
 
 
 class Clock:
@@ -88,7 +96,7 @@ def test_a_request_reads_no_database(channels: Channels, shared: Shared) -> None
     assert shared.reads == 1
     shared.pauses = [paused("first")]
     assert names(channels) == ["first", "second"]
-    channels.pauses.refresh()
+    channels.refresh()
     assert names(channels) == ["second"]
 
 
@@ -97,7 +105,7 @@ def test_a_pause_ends_by_itself_while_the_database_is_down(channels: Channels, s
     assert names(channels) == ["second"]
     shared.is_down = True
     with pytest.raises(StoreUnavailable):
-        channels.pauses.refresh()
+        channels.refresh()
     clock.now += 59
     assert names(channels) == ["second"]
     clock.now += 1
@@ -142,7 +150,7 @@ def test_a_channel_in_cooldown_gets_no_trial_while_it_is_paused(channels: Channe
     with next(channels.select("alone")) as selected:
         selected.failed(UpstreamBroken("no"))
     shared.pauses = [paused("first")]
-    channels.pauses.refresh()
+    channels.refresh()
     with pytest.raises(ChannelsBusy, match="are paused"):
         names(channels, "alone")
 
@@ -168,7 +176,7 @@ def test_a_pause_that_begins_while_a_request_waits_for_a_slot_counts(channels: C
 
     def pause() -> None:
         shared.pauses = [Pause("first", NOON), Pause("second", NOON)]
-        channels.pauses.refresh()
+        channels.refresh()
         occupied.__exit__(None, None, None)
 
     with pytest.raises(ChannelsBusy, match="are paused"):
@@ -178,7 +186,7 @@ def test_a_pause_that_begins_while_a_request_waits_for_a_slot_counts(channels: C
 def test_a_pause_that_begins_while_a_model_is_loaded_counts(channels: Channels, shared: Shared) -> None:
     def pause() -> None:
         shared.pauses = [Pause("first", NOON)]
-        channels.pauses.refresh()
+        channels.refresh()
 
     selection = channels.select("alone", wait=_while_waiting(channels, pause))
     with next(selection) as selected:
@@ -191,3 +199,31 @@ def test_a_paused_channel_is_reported_before_its_first_request(channels: Channel
     (status,) = channels.statuses()
     assert (status.name, status.paused) == ("second", "paused")
     assert [channel.name for channel in channels.usable()] == ["first"]
+
+
+def fail(channels: Channels, error: UpstreamError) -> None:
+    with next(channels.select("alone")) as selected:
+        selected.failed(error)
+
+
+def test_an_order_ends_a_cooldown_once(channels: Channels, shared: Shared) -> None:
+    for at in (NOON, NOON + 1):
+        fail(channels, UpstreamDenied("no"))
+        with pytest.raises(ChannelsBusy):
+            names(channels, "alone")
+        shared.cooldowns_ended = {"first": at, "second": at, "unknown": at}
+        channels.refresh()
+        # One request tests it; the others wait for its outcome.
+        with next(channels.select("alone")), pytest.raises(ChannelsBusy):
+            names(channels, "alone")
+        fail(channels, UpstreamDenied("no"))
+        channels.refresh()
+        with pytest.raises(ChannelsBusy):
+            names(channels, "alone")
+        shared.cooldowns_ended = {}
+        channels.refresh()
+        shared.cooldowns_ended = {"first": at + 100}
+        channels.refresh()
+        with next(channels.select("alone")) as selected:
+            selected.succeeded()
+        assert names(channels, "alone") == ["first"]

@@ -101,6 +101,7 @@ ROUTES = (
     Route("POST", "/console/channels/{channel}/pause", 404, 404, 303),
     Route("POST", "/console/channels/{channel}/drain", 404, 404, 303),
     Route("POST", "/console/channels/{channel}/resume", 404, 404, 303),
+    Route("POST", "/console/channels/{channel}/end-cooldown", 404, 404, 303),
     Route("POST", "/console/channels/{channel}/forget", 404, 404, 303),
     Route("POST", "/console/channels/reload", 404, 404, 303),
     # The playground: one's own things, for operators as well.

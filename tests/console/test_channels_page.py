@@ -29,6 +29,7 @@ def console(tmp_path_factory: pytest.TempPathFactory, console_upstream: Scripted
             console_upstream.channel(name, models=[name], api_key="${KEY}", cooldown={"after": 1000})
             for name in ("failing", "paused", "tested", "learning")
         ),
+        console_upstream.channel("cooling", models=["cooling"], cooldown={"for": "300s"}),
         {
             "name": "keyless",
             "format": "responses",
@@ -108,6 +109,27 @@ def test_pausing_draining_and_resuming_take_effect_and_are_recorded(operator: Pe
         assert status() == 200
         assert ("ops", "paused", f"because of {verb}") in audited(console, verb)
     assert ("ops", "paused", None) in audited(console, "resume")
+
+
+def test_a_cooldown_is_ended(operator: Person, console: Gateway, console_upstream: ScriptedUpstream) -> None:
+    def shows(words: str) -> Callable[[], bool]:
+        return lambda: words in part(operator.get(URL).text, "cooling")
+
+    def status() -> int:
+        return console.post("/responses", {"model": "cooling", "input": "hello"}).status_code
+
+    assert "End cooldown" not in part(operator.get(URL).text, "cooling")
+    console_upstream.enqueue(refusal(401, "no"))
+    assert [status() >= 500, status()] == [True, 503]
+    eventually(shows("End cooldown"), "the report of the worker")
+    answer = operator.post(f"{URL}/cooling/end-cooldown")
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"{URL}?ended=cooling#cooling")
+    assert status() == 200
+    assert ("ops", "cooling", None) in audited(console, "end cooldown")
+    operator.post(f"{URL}/cooling/drain")
+    assert "resume it first" in operator.post(f"{URL}/cooling/end-cooldown").text
+    assert "drained since" in part(operator.get(URL).text, "cooling")
+    operator.post(f"{URL}/cooling/resume")
 
 
 def test_what_was_learnt_is_shown_and_forgotten(

@@ -14,7 +14,7 @@ from click import BadParameter
 from app.cli.channels import PauseDuration
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
-from tests.upstream import ScriptedUpstream, stalled
+from tests.upstream import ScriptedUpstream, refusal, stalled
 
 JSON = dict[str, Any]
 NOT_FOUND, CHANNEL_FAILING = 4, 3
@@ -42,6 +42,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, module_upstream: ScriptedU
         ),
         module_upstream.channel("first", models=["pair"], priority=10),
         module_upstream.channel("second", models=["pair"]),
+        module_upstream.channel("cooling", models=["cooling"], cooldown={"for": "300s"}),
     ]
     with Gateway(tmp_path_factory.mktemp("pauses"), rows, workers=2, worker_processes=1) as gateway:
         yield gateway
@@ -151,6 +152,24 @@ def test_a_restarted_gateway_knows_the_pause_at_its_first_request(running: Gatew
     running.restart()
     assert statuses(running, "drained") == {503}
     running.command("channels", "resume", "drained")
+
+
+def test_every_worker_tries_a_channel_again(running: Gateway, upstream: ScriptedUpstream) -> None:
+    for _ in range(2):
+        upstream.enqueue(refusal(401, "no"))
+
+    def both_refused() -> bool:
+        statuses(running, "cooling")
+        return len(upstream.requests) >= 2
+
+    # No worker asks an upstream again that refuses its key.
+    eventually(both_refused, "the cooldown of both workers", SLOWLY)
+    assert statuses(running, "cooling") == {503}
+    assert "tried again" in running.command("channels", "retry", "cooling")
+    eventually(lambda: statuses(running, "cooling") == {200}, "both workers", SLOWLY)
+    running.command("channels", "drain", "cooling")
+    assert "resume it" in running.command("channels", "retry", "cooling", exit_code=NOT_FOUND)
+    running.command("channels", "resume", "cooling")
 
 
 def test_a_channel_that_is_not_in_the_table_is_no_channel(running: Gateway) -> None:

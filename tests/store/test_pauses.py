@@ -56,12 +56,37 @@ def test_a_channel_is_resumed_once(store: Store) -> None:
 
 def test_a_pause_that_has_ended_is_none(store: Store, database_url: str) -> None:
     store.pauses.pause("a", 60, "ada")
-    rows.execute(database_url, "UPDATE channel_pause SET ends_at = ends_at - 60")
+    rows.execute(database_url, "UPDATE channel_pause SET began_at = began_at - 60, ends_at = ends_at - 60")
     assert store.pauses.load() == []
     assert not store.pauses.resume("a")
     # The next one that is written removes it.
     store.pauses.pause("b", 60, "ada")
     assert rows.count(database_url, "channel_pause") == 1
+
+
+def test_an_order_to_end_a_cooldown_is_no_pause_and_soon_gone(store: Store, database_url: str) -> None:
+    assert store.pauses.end_cooldown("a", "ada")
+    assert store.pauses.end_cooldown("a", "ada")
+    # Another channel's order leaves it there until all workers have read it.
+    store.pauses.pause("b", 60, "ada")
+    found = store.pauses.read()
+    assert ([pause.channel for pause in found.pauses], set(found.cooldowns_ended)) == (["b"], {"a"})
+    assert [pause.channel for pause in store.pauses.load()] == ["b"]
+    assert [pause.channel for pause in store.channel_facts.read().pauses] == ["b"]
+    assert not store.pauses.resume("a")
+    rows.execute(database_url, "UPDATE channel_pause SET began_at = began_at - 30 WHERE channel = 'a'")
+    assert store.pauses.read().cooldowns_ended == {}
+    store.pauses.drain("c", "ada")
+    assert rows.count(database_url, "channel_pause") == 2
+
+
+def test_a_channel_out_of_service_stays_so(store: Store) -> None:
+    store.pauses.drain("a", "ada")
+    assert not store.pauses.end_cooldown("a", "bob")
+    assert [(pause.state, pause.by) for pause in store.pauses.load()] == [(DRAINING, "ada")]
+    assert store.pauses.end_cooldown("b", "bob")
+    store.pauses.pause("b", 60, "ada")
+    assert (len(store.pauses.load()), store.pauses.read().cooldowns_ended) == (2, {})
 
 
 @pytest.mark.parametrize("text", ["ö" * 500, "'; DROP TABLE channel_pause; --", "<script>"])
