@@ -52,13 +52,17 @@ def _link(url: str, code: str) -> str:
 
 
 def _chosen(store: Store, name: str | None) -> Token:
-    """Raises ConfigurationError when no token may sign in."""
-    usable = [token for token in store.tokens.all() if token.console and token.is_valid]
-    chosen = first_operator(usable) if name is None else next((one for one in usable if one.name == name), None)
+    """The token with this name, or the oldest of an operator. Raises ConfigurationError when it may not sign in."""
+    chosen = first_operator(store.tokens.all()) if name is None else store.tokens.named(name)
     if chosen is None:
-        whose = f"The token '{name}' has no" if name else "No token of an operator has"
-        how = f"update {name}" if name else "create NAME"
-        raise ConfigurationError(f"{whose} a right to the console.", f"run: antiphon tokens {how} --console operator")
+        whose = "There is no token of an operator." if name is None else f"There is no token '{name}'."
+        raise ConfigurationError(whose, f"run: antiphon tokens create {name or 'NAME'} --console operator")
+    if not chosen.console:
+        fix = f"run: antiphon tokens update {chosen.name} --console operator"
+        raise ConfigurationError(f"The token '{chosen.name}' has no right to the console.", fix)
+    if not chosen.is_valid:
+        fix = f"run: antiphon tokens update {chosen.name} --expires 90d"
+        raise ConfigurationError(f"The token '{chosen.name}' has expired.", fix)
     return chosen
 
 

@@ -122,6 +122,13 @@ def _commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[t
             yield from _commands(below, (*path, name))
 
 
+def test_the_console_says_why_a_token_gets_no_link(run: Run) -> None:
+    assert run("tokens", "create", "plain").exit_code == 0
+    for name, sentence in (("nope", "There is no token 'nope'."), ("plain", "'plain' has no right to the console.")):
+        assert sentence in str(run("console", "--token", name).exception)
+    assert run("console", "--token", "admin").exit_code == 0
+
+
 def test_no_name_forges_a_line(run: Run) -> None:
     for name in ("two\nlines", "esc\x1b[31m", "tab\tbed", "line\u2028separator"):
         for words in ((name,), ("x", "--owner", name)):
