@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 import click
 
 from app.cli.address import can_sign_in, url_of, url_of_console
@@ -56,12 +58,12 @@ def _chosen(store: Store, name: str | None) -> Token:
     chosen = first_operator(store.tokens.all()) if name is None else store.tokens.named(name)
     if chosen is None:
         whose = "There is no token of an operator." if name is None else f"There is no token '{name}'."
-        raise ConfigurationError(whose, f"run: antiphon tokens create {name or 'NAME'} --console operator")
+        raise ConfigurationError(whose, f"run: antiphon tokens create {quote(name or 'NAME')} --console operator")
     if not chosen.console:
-        fix = f"run: antiphon tokens update {chosen.name} --console operator"
+        fix = f"run: antiphon tokens update {quote(chosen.name)} --console operator"
         raise ConfigurationError(f"The token '{chosen.name}' has no right to the console.", fix)
     if not chosen.is_valid:
-        fix = f"run: antiphon tokens update {chosen.name} --expires 90d"
+        fix = f"run: antiphon tokens update {quote(chosen.name)} --expires 90d"
         raise ConfigurationError(f"The token '{chosen.name}' has expired.", fix)
     return chosen
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from shlex import quote
 from typing import Any
 
 from markupsafe import Markup
@@ -121,4 +122,5 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "seconds": seconds,
     "share": share,
     "short_id": short_id,
+    "shell_word": quote,
 }

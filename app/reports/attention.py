@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from shutil import disk_usage
 from typing import Any, NamedTuple
 
@@ -158,29 +159,35 @@ def _unserved(reports: Sequence[ChannelReport]) -> Iterator[Problem]:
 
 
 class _Remedies(NamedTuple):
-    """What to do about a token, with its name as `{}`."""
+    """What to do about a token, with its name as `{name}`, and for a shell as `{word}`."""
 
     budget: str
     expiry: str
 
+    def of(self, token: TokenStanding) -> _Remedies:
+        names = {"name": token.name, "word": quote(token.name)}
+        return _Remedies(*(remedy.format(**names) for remedy in self))
+
 
 _COMMANDS = _Remedies(
-    "Raise it: antiphon tokens update {} --budget …", "Give it another expiry: antiphon tokens update {} --expires 90d"
+    "Raise it: antiphon tokens update {word} --budget …",
+    "Give it another expiry: antiphon tokens update {word} --expires 90d",
 )
 #: For owners, who change no limits.
-_ASKING = _Remedies("Ask an operator for more, if {} needs it.", "Ask an operator for another expiry of {}.")
+_ASKING = _Remedies("Ask an operator for more, if {name} needs it.", "Ask an operator for another expiry of {name}.")
 
 
 def _of_tokens(standing: Standing, defaults: Limits, remedies: _Remedies) -> Iterator[Problem]:
     for token in standing.tokens:
+        remedy = remedies.of(token)
         for budget in token.limits.or_else(defaults).budgets or ():
-            yield from _of_budget(token, budget, standing.now, remedies.budget.format(token.name))
+            yield from _of_budget(token, budget, standing.now, remedy.budget)
         if token.expires_at is not None and token.expires_at - standing.now <= EXPIRES_SOON:
             yield Problem(
                 WARNING,
                 token.name,
                 f"expires on {_day(token.expires_at)} at {_clock(token.expires_at)}.",
-                remedies.expiry.format(token.name),
+                remedy.expiry,
                 "tokens",
                 token.name,
                 token.key,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
+from shlex import quote
 from typing import Any, NamedTuple
 from unicodedata import category
 
@@ -137,7 +138,7 @@ class Tokens:
         except Conflict:
             raise ConfigurationError(
                 f"There is already a token named '{name}'.",
-                fix=f"Choose another name, or: antiphon tokens revoke {name}",
+                fix=f"Choose another name, or: antiphon tokens revoke {quote(name)}",
             ) from None
         self._bad.clear()
         found = self._find(self._hashes(secret))

@@ -76,7 +76,7 @@ def test_tokens_that_expire_soon_and_budgets_that_are_used(store: Store, table: 
     spent, _ = store.tokens.create("spent", "ada", limits=Limits(budgets=budgets(["100tok/day"])))
     warned, _ = store.tokens.create("warned", "bob", limits=Limits(budgets=budgets(["20usd/month"])))
     store.tokens.create("fresh", "bob", limits=Limits(budgets=budgets(["20usd/month"])))
-    store.tokens.create("soon", "bob", expires_at=int(time.time()) + 86_400)
+    store.tokens.create("quite soon", "bob", expires_at=int(time.time()) + 86_400)
     store.tokens.create("later", "bob", expires_at=int(time.time()) + 30 * 86_400)
     # No day of the test is later.
     day, month = 99991231, 999912
@@ -90,13 +90,14 @@ def test_tokens_that_expire_soon_and_budgets_that_are_used(store: Store, table: 
     assert [(one.grade, one.named) for one in found.problems] == [
         (PROBLEM, "spent"),
         (WARNING, "warned"),
-        (WARNING, "soon"),
+        (WARNING, "quite soon"),
     ]
     assert found.problems[0].text.startswith("has spent its 100 tokens for today; its requests are refused until ")
     assert found.problems[1].text.startswith("has used 92 % of its 20 USD for ")
     assert found.problems[2].text.startswith("expires on ")
+    assert "antiphon tokens update 'quite soon' --expires" in found.problems[2].remedy
     assert all(one.place == "tokens" and one.named in one.remedy for one in found.problems)
-    for owner, names in (("ada", ["spent"]), ("bob", ["warned", "soon"]), ("eve", [])):
+    for owner, names in (("ada", ["spent"]), ("bob", ["warned", "quite soon"]), ("eve", [])):
         read = store.standing.read(owner)
         assert [one.named for one in attention_report(owner, read, table).problems] == names
         assert (read.states, read.schema, read.background_workers) == ({}, None, None)
@@ -104,7 +105,7 @@ def test_tokens_that_expire_soon_and_budgets_that_are_used(store: Store, table: 
         assert all("operator" in one.remedy for one in attention_report(owner, read, table).problems)
     # What was used in a month that is over counts no more.
     rows.execute(database_url, "UPDATE token_use SET day = 20200101, month = 202001")
-    assert [one.named for one in attention_report(None, store.standing.read(None), table).problems] == ["soon"]
+    assert [one.named for one in attention_report(None, store.standing.read(None), table).problems] == ["quite soon"]
 
 
 def test_what_ended_and_what_was_revoked_is_no_matter(store: Store, table: LastTable) -> None:
