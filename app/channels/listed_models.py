@@ -19,9 +19,11 @@ _Value = TypeVar("_Value")
 
 #: Where servers tell the window; the first that is known counts. What a server has loaded wins over what a model can
 #: do: LM Studio, llama.cpp (its list and its properties), Antiphon and Groq, vLLM and SGLang, OpenRouter and others,
-#: Mistral, Gemini, Anthropic, Novita, Cerebras, GitHub Copilot, models.dev, DeepInfra, TabbyAPI, Ollama.
+#: Mistral, Gemini, Anthropic, Novita, Cerebras, GitHub Copilot, models.dev, DeepInfra, TabbyAPI, Ollama, LiteLLM, GitHub
+#: Models, Hugging Face.
 _WINDOW: tuple[Path, ...] = (
     ("loaded_context_length",),
+    ("loaded_instances", "config", "context_length"),
     ("meta", "n_ctx"),
     ("default_generation_settings", "n_ctx"),
     ("context_window",),
@@ -38,6 +40,14 @@ _WINDOW: tuple[Path, ...] = (
     ("parameters", "max_seq_len"),
     ("top_provider", "context_length"),
     ("details", "context_length"),
+    ("model_info", "max_input_tokens"),
+    ("limits", "max_input_tokens"),
+    ("capabilities", "limits", "max_prompt_tokens"),
+    ("max_context_tokens",),
+    ("max_context_window",),
+    ("context_len",),
+    ("n_ctx",),
+    ("providers", "context_length"),
 )
 _OUTPUT: tuple[Path, ...] = (
     ("max_output_tokens",),
@@ -47,6 +57,8 @@ _OUTPUT: tuple[Path, ...] = (
     ("limits", "max_completion_tokens"),
     ("capabilities", "limits", "max_output_tokens"),
     ("limit", "output"),
+    ("limits", "max_output_tokens"),
+    ("model_info", "max_output_tokens"),
     ("metadata", "max_tokens"),
     ("max_tokens",),
 )
@@ -64,6 +76,7 @@ _VISION: tuple[Path, ...] = (
     ("capabilities", "supports", "vision"),
     ("modalities", "vision"),
     ("supports_vision",),
+    ("model_info", "supports_vision"),
     ("supports_image_in",),
     ("supports_image_input",),
 )
@@ -82,7 +95,7 @@ _EFFORT_FLAGS: Path = ("capabilities", "effort")
 _NAMES: tuple[Path, ...] = (("display_name",), ("displayName",))
 
 #: The members of an entry that name its model.
-_IDS = ("id", "name", "model", "key")
+_IDS = ("id", "name", "model", "key", "slug", "model_name")
 #: The order of efforts, for servers that list them in another one.
 _LOWEST_FIRST = ("none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra")
 #: Servers whose list lacks windows, by `owned_by`, and the path beside the base URL that tells them: Ollama, LM Studio
@@ -181,8 +194,10 @@ def _first(entry: Json, paths: Iterable[Path], read: Callable[[Any], _Value | No
 
 
 def _at(entry: Json, path: Path) -> Any:
+    """The value that a path leads to; in a list, that of its first element."""
     value: Any = entry
     for name in path:
+        value = value[0] if isinstance(value, list) and value else value
         value = value.get(name) if isinstance(value, dict) else None
     return value
 

@@ -99,6 +99,27 @@ COPILOT = {
             {"data": [{"id": "x", "aliases": ["m"], "max_model_len": 9}, {"id": "y"}]}, ModelFacts(9), id="alias"
         ),
         pytest.param(
+            {"data": [{"model_name": "m", "model_info": {"max_input_tokens": 9, "supports_vision": True}}]},
+            ModelFacts(9, None, BOTH),
+            id="litellm",
+        ),
+        pytest.param(
+            [{"id": "m", "limits": {"max_input_tokens": 9, "max_output_tokens": 5}}],
+            ModelFacts(9, 5),
+            id="github models",
+        ),
+        pytest.param({"models": [{"slug": "m", "context_window": 9}]}, ModelFacts(9), id="codex"),
+        pytest.param(_data(providers=[{"context_length": 9}, {"context_length": 8}]), ModelFacts(9), id="hugging face"),
+        pytest.param(
+            {
+                "models": [
+                    {"key": "m", "max_context_length": 9, "loaded_instances": [{"config": {"context_length": 8}}]}
+                ]
+            },
+            ModelFacts(8),
+            id="lm studio, its own list",
+        ),
+        pytest.param(
             _data(context_window=100, max_output_tokens=10, modalities=["text", "file"], efforts=["low"]),
             ModelFacts(100, 10, ("text", "file"), ("low",)),
             id="antiphon",
