@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,11 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from app.settings import Settings
+from app.store.database import Session
 from app.store.store import Store
 from app.web.application import Application
 
 TABLE = "version: 1\nchannels:\n  - {name: demo, format: demo, models: [demo]}\n"
-#: peewee names every statement here, at level DEBUG.
-_STATEMENTS = logging.getLogger("peewee")
 #: What a session costs, and what opens and ends a transaction.
 _BESIDE = ("FROM console_session", "UPDATE console_session", "BEGIN", "COMMIT", "PRAGMA", "SET ")
 
@@ -90,25 +88,15 @@ class Visitor:
 def _statements() -> Iterator[list[str]]:
     """The statements of this thread meanwhile."""
     seen: list[str] = []
-    handler = _Collector(lambda sql: seen.append(sql) if not any(word in sql for word in _BESIDE) else None)
-    level, propagates = _STATEMENTS.level, _STATEMENTS.propagate
-    _STATEMENTS.addHandler(handler)
-    _STATEMENTS.setLevel(logging.DEBUG)
-    _STATEMENTS.propagate = False
+    thread, execute = threading.get_ident(), Session._execute
+
+    def noted(session: Session, sql: str, parameters: Sequence[Any]) -> Any:
+        if threading.get_ident() == thread and not any(word in sql for word in _BESIDE):
+            seen.append(sql)
+        return execute(session, sql, parameters)
+
+    Session._execute = noted  # type: ignore[method-assign]
     try:
         yield seen
     finally:
-        _STATEMENTS.removeHandler(handler)
-        _STATEMENTS.setLevel(level)
-        _STATEMENTS.propagate = propagates
-
-
-class _Collector(logging.Handler):
-    def __init__(self, note: Callable[[str], object]) -> None:
-        super().__init__()
-        self._note, self._thread = note, threading.get_ident()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        # Its pool writes lines of text to the same logger.
-        if isinstance(record.msg, tuple) and record.thread == self._thread:
-            self._note(str(record.msg[0]))
+        Session._execute = execute  # type: ignore[method-assign]
