@@ -62,6 +62,8 @@ class Recorder:
         self.draft = draft(turn, token, request_id, client)
         self.spent: Usage | None = None
         """What the exchanges have used that have ended, in a turn of several."""
+        self.has_family = True
+        """Whether the family of the last channel can read all of the answer, in a turn of several exchanges."""
         self.answers_approvals = False
         """Calls may have left for answers to approval requests. A client that repeats these answers after a failure may
         reach another worker, which has to find how the turn ended."""
@@ -146,7 +148,7 @@ class Recorder:
                 incomplete_details=answer.incomplete_details,
                 echo=echo.row_fields(),
                 channel=selected.channel.name if selected else (turn.compaction or {}).get("channel"),
-                family=selected.channel.family if selected else None,
+                family=selected.channel.family if selected and self.has_family else None,
                 upstream_model=answer.upstream_model or (selected.model if selected else None),
                 upstream_id=answer.upstream_id,
                 attempts=tuple(self._attempts),

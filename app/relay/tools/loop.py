@@ -164,6 +164,16 @@ class ToolLoop:
         return replace(self._last, output=self.output, usage=self.usage)
 
     @property
+    def has_family(self) -> bool:
+        """Whether the last channel's family can read all of the answer. Reasoning of another one is lost to it, but a
+        compaction of its own, which stands for the history, counts for more."""
+        assert self.selected is not None
+        family = self.selected.channel.family
+        others = (item for one in self._rounds if one.family != family for item in one.items)
+        kept = any(item["type"] == "compaction" for item in self.output)
+        return kept or not any(item["type"] == "reasoning" and "encrypted_content" in item for item in others)
+
+    @property
     def _offers_tools(self) -> bool:
         return self._exchanges < MAX_ROUNDS and self._left != 0
 

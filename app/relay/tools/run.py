@@ -61,6 +61,7 @@ class ToolRun(TurnRun):
                 self._exchange(loop)
                 _exhaust(loop.run_calls())
         assert loop.selected is not None
+        self.recorder.has_family = loop.has_family
         return self.recorder.finish(loop.answer, loop.selected)
 
     def _events(self, stream_start: StreamStart) -> Iterable[bytes]:

@@ -130,6 +130,7 @@ class ToolStream(EventStream):
 
     def _answered(self) -> tuple[Answer, SelectedChannel, int]:
         assert self._loop.selected is not None
+        self._recorder.has_family = self._loop.has_family
         return self._loop.answer, self._loop.selected, self._numbers.sequence
 
     def _partial(self) -> Callable[[], Sequence[Item]]:

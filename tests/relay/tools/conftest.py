@@ -13,7 +13,7 @@ from app.settings import TRANSPORTS
 from tests.gateway import Gateway
 from tests.tool_servers import ToolServer
 from tests.upstream import STRICT, Script, ScriptedUpstream
-from tests.upstream_formats import FORMAT_SETUPS, CheckedRequests, rows_of
+from tests.upstream_formats import FORMAT_SETUPS, CheckedRequests, row_of, rows_of
 
 JSON = dict[str, Any]
 
@@ -32,6 +32,8 @@ class ToolCase(CheckedRequests):
     upstream: ScriptedUpstream
     second: ScriptedUpstream
     """Serves `model-first` when the first has failed."""
+    native: ScriptedUpstream
+    """Calls MCP servers itself, and serves `model-native` when the first has failed."""
     server: ToolServer
     model: str
     stranger: str
@@ -93,10 +95,21 @@ def _tool_cases(
 ) -> Iterator[dict[str, ToolCase]]:
     with ExitStack() as stack:
         upstreams = {name: stack.enter_context(ScriptedUpstream(dialect=STRICT)) for name in FORMAT_SETUPS}
+        native = stack.enter_context(ScriptedUpstream(dialect=STRICT))
         channels = [row for name in upstreams for row in rows_of(name, upstreams)[:2]]
+        before = {name: f"{name}-native" for name in upstreams}
+        others = [
+            row_of(name, upstreams[name], name=f"before-{before[name]}", models=[before[name]], priority=10)
+            for name in upstreams
+        ]
+        others.append(
+            native.channel(
+                "native", models=[*before.values(), "native"], mcp="native", encrypted_reasoning=True, family="native"
+            )
+        )
         directory = tmp_path_factory.mktemp("tools")
         gateway = stack.enter_context(
-            Gateway(directory, channels, table(tool_server), mover=tool_transport, worker_processes=1)
+            Gateway(directory, [*channels, *others], table(tool_server), mover=tool_transport, worker_processes=1)
         )
         gateway.token = gateway.new_token("with-tools", "--tools", "*")
         stranger = gateway.new_token("stranger", "--tools", "*")
@@ -105,6 +118,7 @@ def _tool_cases(
                 gateway,
                 upstreams[name],
                 upstreams[channels[2 * place + 1]["name"].partition("-")[0]],
+                native,
                 tool_server,
                 name,
                 stranger,

@@ -104,7 +104,9 @@ def _broken(tmp_path_factory: pytest.TempPathFactory, tool_server: ToolServer) -
         without = gateway.token
         gateway.token = gateway.new_token("with-tools", "--tools", "*")
         yield {
-            name: ToolCase(gateway, upstream, upstream, tool_server, name, without, FORMAT_SETUPS[name].dialect)
+            name: ToolCase(
+                gateway, upstream, upstream, upstream, tool_server, name, without, FORMAT_SETUPS[name].dialect
+            )
             for name, upstream in upstreams.items()
         }
 

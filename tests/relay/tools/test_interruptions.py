@@ -53,7 +53,7 @@ def _case(tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator[
         ) as gateway,
     ):
         gateway.token = gateway.new_token("with-tools", "--tools", "*")
-        yield ToolCase(gateway, upstream, upstream, server, "m", "")
+        yield ToolCase(gateway, upstream, upstream, upstream, server, "m", "")
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_a_worker_that_stops_ends_the_call_and_the_stream(tmp_path: Path) -> Non
         channels = [upstream.channel("exact", models=["m"])]
         with Gateway(tmp_path, channels, table(server), drain=1) as gateway:
             gateway.token = gateway.new_token("with-tools", "--tools", "*")
-            case = ToolCase(gateway, upstream, upstream, server, "m", "")
+            case = ToolCase(gateway, upstream, upstream, upstream, server, "m", "")
             answer = case.stream(tools=[mcp("hold")])
             call = server.wait_for_call("hold")
             os.kill(gateway.pid, signal.SIGTERM)
@@ -219,7 +219,7 @@ def test_a_background_run_that_has_called_a_tool_is_failed_and_not_run_again(tmp
         channels = [upstream.channel("exact", models=["m"])]
         with Gateway(tmp_path, channels, table(server), drain=1, lease=4, worker_processes=1) as gateway:
             gateway.token = gateway.new_token("with-tools", "--tools", "*")
-            case = ToolCase(gateway, upstream, upstream, server, "m", "")
+            case = ToolCase(gateway, upstream, upstream, upstream, server, "m", "")
             queued = case.post(background=True, tools=[mcp("hold")]).json()
             server.wait_for_call("hold")
             (worker,) = gateway.background_workers

@@ -8,7 +8,7 @@ import orjson
 import pytest
 import requests
 
-from tests.relay.tools.conftest import ASK_BOTH, ToolCase, kinds_of, mcp
+from tests.relay.tools.conftest import ASK, ASK_BOTH, ToolCase, kinds_of, mcp
 from tests.response_contract import check_error, check_stream
 from tests.upstream import Answer, Exchange, Script, failing_at_once, refusal, retold
 from tests.upstream_formats import lines
@@ -335,3 +335,28 @@ def test_a_later_exchange_may_still_move_after_the_stream_has_begun(tool_case: T
     shown = orjson.loads(tool_case.gateway.command("show", events[-1]["response"]["id"], "--json"))
     assert [attempt["error"] is None for attempt in shown["attempts"]] == [True, False, True]
     assert [(call["server"], call["tool"], call["error"]) for call in shown["tool_calls"]] == [("docs", "echo", None)]
+
+
+@either
+@pytest.mark.parametrize("tool_case", ["exact", "messages"], indirect=True)
+def test_a_channel_whose_upstream_calls_servers_takes_over_between_rounds(tool_case: ToolCase, streamed: bool) -> None:
+    """It gets functions, as the first one did, and calls nothing itself."""
+    case, before = tool_case.on(f"{tool_case.model}-native"), len(tool_case.server.calls)
+    case.native.reset()
+    case.upstream.enqueue(*case.dialect)
+    case.upstream.enqueue(failing_at_once() if streamed else refusal(500))
+    first = case.ask(streamed)
+    assert kinds_of(first) == ["mcp_list_tools", "mcp_call", "message"]
+    asked, (sent,) = case.upstream.bodies[0], case.native.bodies
+    assert named(sent["tools"]) == named(asked["tools"]) == ["echo"]
+    assert ("output", "Oslo") in lines(sent)
+    # In the next turn the call is still one that the gateway has run, and no secret of the first upstream is sent.
+    again = case.on("native").ask(streamed, previous_response_id=first["id"], input=ASK)
+    assert kinds_of(again) == ["mcp_call", "message"]
+    assert all("mcp" not in item["type"] for body in case.native.bodies for item in body["input"])
+    assert len(case.native.bodies) == 3
+    assert len(tool_case.server.calls) == before + 2
+
+
+def named(tools: list[JSON]) -> list[str]:
+    return [tool.get("function", tool)["name"] for tool in tools]
