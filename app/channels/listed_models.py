@@ -19,8 +19,8 @@ _Value = TypeVar("_Value")
 
 #: Where servers tell the window; the first that is known counts. What a server has loaded wins over what a model can
 #: do: LM Studio, llama.cpp (its list and its properties), Antiphon and Groq, vLLM and SGLang, OpenRouter and others,
-#: Mistral, Gemini, Anthropic, Novita, Cerebras, GitHub Copilot, models.dev, DeepInfra, TabbyAPI, Ollama, LiteLLM, GitHub
-#: Models, Hugging Face.
+#: Mistral, Gemini, Anthropic, Novita, Cerebras, GitHub Copilot, models.dev, DeepInfra, TabbyAPI, Ollama, LiteLLM,
+#: GitHub Models, Hugging Face.
 _WINDOW: tuple[Path, ...] = (
     ("loaded_context_length",),
     ("loaded_instances", "config", "context_length"),

@@ -179,6 +179,11 @@ def objects(data: bytes, name: str | None = None) -> Iterator[JSON]:
     except ValueError:
         if _is_bare_keep_alive(name, data.decode("utf-8", "replace")):
             return
+        if b"\n" in data:
+            # Some servers put one line end between events.
+            for line in filter(None, data.split(b"\n")):
+                yield from () if is_done(line) else objects(line, name)
+            return
         raise UpstreamBroken("The model's server sent an event that is not JSON.") from None
     if isinstance(value, list) and all(isinstance(one, dict) for one in value):
         yield from value

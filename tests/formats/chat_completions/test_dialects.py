@@ -125,6 +125,22 @@ def test_the_last_chunk_may_lack_its_blank_line_and_counts_with_its_content(end:
     assert (answer.status, texts(answer)) == ("completed", "Some and the rest")
 
 
+def test_one_line_end_between_events_is_enough() -> None:
+    chunks = (chunk(choice({"content": "one "})), chunk(choice({"content": "two"}, "stop")), DONE)
+    answer = streamed(*(part.strip() + b"\n" for part in chunks), end=b"")
+    assert (answer.status, texts(answer)) == ("completed", "one two")
+
+
+@pytest.mark.parametrize("index", ["0", 0])
+def test_a_call_whose_id_changes_with_every_delta_is_one_call(index: Any) -> None:
+    deltas = [
+        {"tool_calls": [{"index": index, "id": f"call_{at}", "function": {"name": "get_weather", "arguments": piece}}]}
+        for at, piece in enumerate(('{"city"', ': "Pa', 'ris"}'))
+    ]
+    answer = streamed(*(chunk(choice(delta)) for delta in deltas), chunk(choice({}, "tool_calls")))
+    assert calls(answer) == [("get_weather", {"city": "Paris"})]
+
+
 def test_whole_calls_without_a_reason_are_complete_with_done() -> None:
     assert calls(streamed(chunk(choice(call(PARIS))))) == [("get_weather", {"city": "Paris"})]
 
