@@ -57,6 +57,8 @@ class Table:
     """The limits of a token that states none of its own."""
     priced: Mapping[str, Sequence[Price]] = field(default_factory=dict, hash=False)
     """The prices among those facts, by the same names."""
+    price_lines: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Where these stand in the file."""
 
     def serving(self, model: str) -> list[Channel]:
         """The enabled channels that serve a model, highest priority first; equal ones in the order of the file."""
@@ -87,10 +89,18 @@ class Table:
     def prices(self, model: str) -> Sequence[Price]:
         """The dated prices of a model: its own, or those of the longest glob that matches it and has some; none if
         they are unknown."""
-        if not self.priced:
-            return ()
+        return self.priced.get(self._priced_as(model), ()) if self.priced else ()
+
+    def price_line(self, model: str) -> int | None:
+        """The line of the file where the prices of a model stand; None if they are unknown."""
+        return self.price_lines.get(self._priced_as(model))
+
+    def _priced_as(self, model: str) -> str:
+        """The name under which the table has the prices of a model; empty if it has none."""
+        if self.priced.get(model):
+            return model
         globs = (name for name in self.priced if is_glob(name) and fnmatchcase(model, name))
-        return self.priced.get(model) or self.priced.get(max(globs, key=len, default=""), ())
+        return max(globs, key=len, default="")
 
     def nearest(self, model: str) -> str | None:
         """The known name that is most similar to an unknown one."""
@@ -197,6 +207,7 @@ def _build(values: Interpolation, rows: Mapping[str, Any]) -> Table:
     channels = [_channel(values, index, row, defaults) for index, row in enumerate(rows["channels"])]
     tools = tool_servers.build(values, rows.get("tools", _NOTHING))
     alerts = _alerts(values, rows.get("alerts"))
+    priced = {name: facts["price"] for name, facts in rows.get("models", {}).items() if "price" in facts}
     return Table(
         channels=tuple(channel for channel in channels if not channel.missing_key),
         without_key=tuple(channel for channel in channels if channel.missing_key),
@@ -208,9 +219,8 @@ def _build(values: Interpolation, rows: Mapping[str, Any]) -> Table:
         limits=Limits(**rows["limits"]) if "limits" in rows else UNSTATED,
         alerts=alerts,
         compacts=any("compact_at" in facts for facts in rows.get("models", {}).values()),
-        priced=MappingProxyType(
-            {name: facts["price"] for name, facts in rows.get("models", {}).items() if "price" in facts}
-        ),
+        priced=MappingProxyType(priced),
+        price_lines={name: values.nodes["models", name, "price"].start_mark.line + 1 for name in priced},
     )
 
 

@@ -392,13 +392,19 @@ class TurnDetail:
     cached_before: str
     cache_note: str
     remedy: str
+    answered: tuple[Jump, ...]
+    """The turns that go on with results of the client's tools."""
+    answers_all: bool
+    """Each of them has as many results as the turn has calls."""
+    price: str
+    """Where the price of its model stands; empty if that is not to be shown."""
     continue_from: str | None
     may_branch: bool
     curl: str
 
 
-def turn_detail(view: TreeView, cache: CacheReport | None, url: str) -> TurnDetail | None:
-    """Of the selected turn; None if none is. `url`: of this server, for the curl."""
+def turn_detail(view: TreeView, cache: CacheReport | None, url: str, price: str = "") -> TurnDetail | None:
+    """Of the selected turn; None if none is. `url`: of this server, for the curl. `price`: see `TurnDetail`."""
     row = view.rows.get(view.at or "")
     if row is None:
         return None
@@ -406,6 +412,9 @@ def turn_detail(view: TreeView, cache: CacheReport | None, url: str) -> TurnDeta
     parent = view.rows.get(node.parent or "")
     own = view.is_own and can_continue(node)
     usage = parent.turn.usage if parent else None
+    following = [child for child in view.tree.nodes if child.parent == node.id and child.outline]
+    answering = [child for child in following if child.outline and child.outline.results and is_placed(child)]
+    calls = sum(node.outline.calls.values()) if node.outline else 0
     return TurnDetail(
         turn=node,
         name=row.name or "in flight",
@@ -421,6 +430,12 @@ def turn_detail(view: TreeView, cache: CacheReport | None, url: str) -> TurnDeta
         else "",
         cache_note=_cache_note(cache),
         remedy=_remedy(node),
+        answered=tuple(
+            Jump(view.names[child.id], view.link(child.id, view.anchor(child.id)), child.created_at)
+            for child in answering
+        ),
+        answers_all=all(child.outline is not None and child.outline.results == calls for child in answering),
+        price=price if node.usage and node.usage.cost is not None else "",
         continue_from=_tip_below(view, node) if own else None,
         may_branch=own and not row.tip,
         curl=f'curl {url}/v1/responses/{node.id} -H "Authorization: Bearer $ANTIPHON_TOKEN"'

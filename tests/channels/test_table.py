@@ -180,7 +180,7 @@ def test_compaction_and_facts_are_read(read):
 
 
 def test_prices_have_tiers_and_days(read):
-    table = read(
+    text = (
         DEMO
         + """\
 models:
@@ -193,6 +193,7 @@ models:
   free: {price: {input: 0, output: 0}}
 """
     )
+    table = read(text)
     old = Price(Rates(3_000_000, 12_000_000, cache_write=3_750_000))
     new = Price(
         Rates(2_000_000, 8_000_000, 200_000),
@@ -202,6 +203,9 @@ models:
     assert table.prices("gpt-6") == (old, new)
     assert table.prices("other") == (Price(Rates(9_000_000, 9_000_000)),)
     assert table.prices("free") == (Price(Rates(0, 0)),)
+    lines = [text.splitlines()[(table.price_line(name) or 0) - 1].strip() for name in ("gpt-6", "other", "free")]
+    assert [line[:18] for line in lines] == ["- {input: 2, outpu", '"*": {price: {inpu', "free: {price: {inp"]
+    assert read(DEMO).price_line("demo") is None
 
 
 def test_the_facts_of_a_model_are_its_own_and_then_those_of_globs_the_longest_first(read):

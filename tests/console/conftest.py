@@ -37,7 +37,8 @@ def console(tmp_path_factory: pytest.TempPathFactory, console_upstream: Scripted
         {"name": "demo", "format": "demo", "models": ["demo"]},
         console_upstream.channel(name="scripted"),
     ]
-    with Gateway(tmp_path_factory.mktemp("console"), channels) as gateway:
+    table = {"models": {"gpt-6-sol": {"price": {"input": 2, "output": 10}}}}
+    with Gateway(tmp_path_factory.mktemp("console"), channels, table) as gateway:
         yield gateway
 
 

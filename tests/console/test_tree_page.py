@@ -16,7 +16,7 @@ from app.contract.outline import outline
 from app.store.store import Store
 from app.store.tree import MOST, Node
 from tests.cli.codex import Codex
-from tests.console.conversations import BEGAN, Writer, calls, drawn, message
+from tests.console.conversations import BEGAN, Writer, calls, drawn, message, results
 from tests.console.visitors import Person
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
@@ -154,9 +154,8 @@ def test_a_conversation_with_tools(console: Gateway, owner: Person, store: Store
     assert "1 result → message" in rows[1].words
     for (_, input, output), node in zip(store.trees.contents([node.key for node in nodes]), nodes, strict=True):
         assert node.outline == outline(orjson.loads(input), orjson.loads(output))
-    assert "exec_command 1 call" in _words(owner.get(f"/console/c/{first['id']}?at={first['id']}").text).replace(
-        "exec_command1", "exec_command 1"
-    )
+    page = _words(owner.get(f"/console/c/{first['id']}?at={first['id']}").text)
+    assert "exec_command1 call, answered by the client in turn 2 Identity" in page
     assert second["id"] == rows[1].id
 
 
@@ -192,6 +191,24 @@ def test_the_selected_turn_says_what_the_store_knows(owner: Person, everything: 
     assert "azure-eu came first because it served turn 14" in page
     assert "64 012, of which cached 0" in page
     assert everything["15"] in page
+
+
+def test_an_operator_finds_the_line_of_the_price(
+    owner: Person, operator: Person, console: Gateway, everything: dict[str, str]
+) -> None:
+    path = f"/console/c/{everything['15']}"
+    (line,) = re.findall(r"price now: channels.yaml:(\d+)", operator.get(path).text)
+    assert "input: 2" in console.channels_file.read_text().splitlines()[int(line) - 1]
+    assert "price now" not in owner.get(path).text
+
+
+def test_calls_of_several_tools_are_answered_in_several_turns(owner: Person, store: Store) -> None:
+    writer = Writer(store, "ada")
+    asking = writer.turn(answers=calls("look", "look", "docs_search"))
+    for _ in range(2):
+        writer.turn(asking, says=results(2))
+    page = _words(owner.get(f"/console/c/{asking}?at={asking}").text)
+    assert "look2 callsdocs_search1 call Some of them answered by the client in turn 2, 2b." in page
 
 
 def test_any_response_shows_its_tree(owner: Person, everything: dict[str, str]) -> None:

@@ -40,7 +40,7 @@ def tree(visitor: Visitor, id_: str) -> Response:
     read = _load(visitor, id_)
     view, layout = _view(visitor, read, _asked(read, id_))
     facts, limit = _facts(visitor, layout)
-    detail = turn_detail(view, _cache(visitor, view), request.url_root.rstrip("/"))
+    detail = turn_detail(view, _cache(visitor, view), request.url_root.rstrip("/"), _price(visitor, view))
     context = curve(layout)
     drawn = drawn_curve(context, layout.names, view.at, limit) if len(context.points) > 1 else None
     return page(
@@ -197,6 +197,13 @@ def _cache(visitor: Visitor, view: TreeView) -> CacheReport | None:
     if node is None or node.usage is None:
         return None
     return explain_turn(visitor.gateway.store, node.owner, node.key, view.tree.base)
+
+
+def _price(visitor: Visitor, view: TreeView) -> str:
+    """Where an operator finds the price of the selected turn's model: `channels.yaml:31`."""
+    node, table = view.by_id.get(view.at or ""), visitor.gateway.state.table
+    line = table.current.price_line(node.model) if node and visitor.is_operator else None
+    return f"{table.path.name}:{line}" if line else ""
 
 
 def _node(read: Tree, id_: str) -> Node:
