@@ -1,5 +1,5 @@
 """Runs `antiphon` in processes that are forked from one which has imported the package. The import takes a third of a
-second, which each of a thousand commands would pay.
+second, which each of a thousand commands and hundreds of gateways would pay.
 
 A forked process has a directory, variables, arguments and an output of its own, like one that a shell starts.
 `python forked_commands.py FD` is the process that forks, and FD its end of a socket for requests.
@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -46,7 +47,7 @@ class ForkServer:
         atexit.register(self.close)
 
     def close(self) -> None:
-        """Ends the process. What it has forked goes on."""
+        """Ends the process. Those that it has forked go on."""
         atexit.unregister(self.close)
         self._requests.shutdown(socket.SHUT_RDWR)
         self._requests.close()
@@ -58,29 +59,24 @@ class ForkServer:
         """Runs `antiphon <arguments>` with `variables` beside the environment of this process. Raises TimeoutExpired
         after it has killed a command that takes longer than `timeout` seconds.
         """
-        with (
-            _memory_file() as output,
-            _memory_file() as errors,
-            os.fdopen(self._start(arguments, directory, variables, output, errors), "rb", buffering=0) as status,
-        ):
-            pid = int(status.read(_DIGITS))
-            end = select.poll()
-            end.register(status, select.POLLIN)
-            if not end.poll(timeout * 1000):
-                os.kill(pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired([*arguments], timeout)
-            code = int(status.read(_DIGITS))
+        with _memory_file() as output, _memory_file() as errors:
+            process = self.start(arguments, directory, variables, output, errors)
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                raise
             return subprocess.CompletedProcess(arguments, code, _text(output), _text(errors))
 
-    def _start(
+    def start(
         self,
         arguments: Sequence[str],
         directory: Path,
         variables: Mapping[str, str],
         output: BinaryIO,
         errors: BinaryIO,
-    ) -> int:
-        """Returns a pipe, from which the process id can be read, and the exit code when the process has ended."""
+    ) -> ForkedProcess:
+        """Starts `antiphon <arguments>` in a session of its own."""
         request = {"arguments": [*arguments], "directory": str(directory), "variables": dict(variables)}
         data = json.dumps(request).encode()
         assert len(data) <= _LARGEST_REQUEST
@@ -90,7 +86,41 @@ class ForkServer:
                 socket.send_fds(self._requests, [data], [output.fileno(), errors.fileno(), theirs])
         finally:
             os.close(theirs)
-        return status
+        return ForkedProcess(arguments, status)
+
+
+class ForkedProcess:
+    """A process that has been forked; it has the names of subprocess.Popen. `status` is the pipe from which its process
+    id can be read, and its exit code when it has ended.
+    """
+
+    def __init__(self, arguments: Sequence[str], status: int) -> None:
+        weakref.finalize(self, os.close, status)
+        self._arguments = arguments
+        self._status = status
+        self._lock = Lock()
+        self.pid = int(os.read(status, _DIGITS))
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float) -> int:
+        """Returns the exit code, or the negative number of a signal. Raises TimeoutExpired."""
+        end = select.poll()
+        end.register(self._status, select.POLLIN)
+        if not end.poll(timeout * 1000):
+            raise subprocess.TimeoutExpired([*self._arguments], timeout)
+        with self._lock:
+            if self.returncode is None:
+                self.returncode = int(os.read(self._status, _DIGITS))
+            return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Does nothing when the process has ended."""
+        if self.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
 
 
 @cache
@@ -133,7 +163,6 @@ def _fork_on_request(requests: int) -> bool:
             output, errors, status = descriptors
             os.close(output)
             os.close(errors)
-            _write(status, pid)
             ended = os.pidfd_open(pid)
             running[ended] = pid, status
             poll.register(ended, select.POLLIN)
@@ -158,7 +187,9 @@ def _write(status: int, number: int) -> None:
 
 
 def _become(request: dict[str, Any], descriptors: Sequence[int]) -> None:
-    output, errors, _ = descriptors
+    output, errors, status = descriptors
+    os.setsid()
+    _write(status, os.getpid())
     os.dup2(output, 1)
     os.dup2(errors, 2)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))

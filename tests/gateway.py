@@ -25,7 +25,7 @@ import requests
 import yaml
 
 from tests import ports
-from tests.forked_commands import fork_server
+from tests.forked_commands import ForkedProcess, ForkServer, fork_server
 
 if TYPE_CHECKING:
     import openai
@@ -73,7 +73,7 @@ class Gateway:
         self._settings = {"workers": 1, "threads": 32, "worker_processes": 0, **settings}
         self._secret = secrets.token_urlsafe(32)
         self._log_file = directory / "gateway.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ForkedProcess | subprocess.Popen[bytes] | None = None
         self._session = requests.Session()
         self._session.trust_env = False
         self._clients: weakref.WeakSet[openai.OpenAI] = weakref.WeakSet()
@@ -100,16 +100,7 @@ class Gateway:
         """Returns when `/readyz` answers 200. The first start creates the database and a token."""
         if not self.token:
             self.token = self._prepare()
-        with self._log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self.program, "serve"],
-                cwd=self.directory,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._process = self._start("serve")
         try:
             self._until(self._is_ready, START_WITHIN, "being ready")
         except BaseException:
@@ -213,12 +204,16 @@ class Gateway:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of the gateway, without the proxies and settings of the shell that runs the tests."""
-        return {**_inherited(), **self._variables}
-
-    @property
-    def _variables(self) -> dict[str, str]:
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.upper().endswith("_PROXY") and not name.startswith(("ANTIPHON_", "OPENAI_", "PYTEST_"))
+        }
         settings = {f"ANTIPHON_{name.upper()}": str(value) for name, value in self._settings.items()}
         return {
+            **inherited,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
             "ANTIPHON_CHANNELS": str(self.channels_file),
             "ANTIPHON_DATABASE_URL": self.database_url,
             "ANTIPHON_SECRET_KEY": self._secret,
@@ -232,19 +227,20 @@ class Gateway:
 
     def attempt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs `antiphon <arguments>`, with any exit code."""
-        if self.program is COMMAND:
-            server = fork_server(tuple(_inherited().items()))
-            return server.run(arguments, self.directory, self._variables, START_WITHIN)
-        return subprocess.run(
-            [*self.program, *arguments],
-            cwd=self.directory,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=START_WITHIN,
-            check=False,
-        )
+        server, variables = self._fork_server()
+        return server.run(arguments, self.directory, variables, START_WITHIN)
+
+    def _start(self, *arguments: str) -> ForkedProcess | subprocess.Popen[bytes]:
+        """Starts `antiphon <arguments>`, which writes to the log of the gateway, in a process group of its own."""
+        server, variables = self._fork_server()
+        with self._log_file.open("ab") as log:
+            return server.start(arguments, self.directory, variables, log, log)
+
+    def _fork_server(self) -> tuple[ForkServer, dict[str, str]]:
+        """What forks the processes of this gateway, and the variables that they have besides."""
+        environment = self.environment
+        variables = {name: value for name, value in environment.items() if name.startswith("ANTIPHON_")}
+        return fork_server(tuple(item for item in environment.items() if item[0] not in variables)), variables
 
     def command(self, *arguments: str, exit_code: int = 0) -> str:
         """Runs `antiphon <arguments>`, checks its exit code and returns its output."""
@@ -311,7 +307,7 @@ class Gateway:
 
     # Waiting
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self) -> ForkedProcess | subprocess.Popen[bytes]:
         assert self._process is not None, "the gateway is not running"
         return self._process
 
@@ -339,13 +335,32 @@ class Gateway:
                 raise AssertionError(f"waited {timeout} s for {what}:\n{self.log}")
 
 
-def _inherited() -> dict[str, str]:
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.upper().endswith("_PROXY") and not name.startswith(("ANTIPHON_", "OPENAI_", "PYTEST_"))
-    }
-    return {**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+class ExecutedGateway(Gateway):
+    """One whose processes each start from their program: another one than this checkout's, or for measurements."""
+
+    def attempt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.program, *arguments],
+            cwd=self.directory,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=START_WITHIN,
+            check=False,
+        )
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        with self._log_file.open("ab") as log:
+            return subprocess.Popen(
+                [*self.program, *arguments],
+                cwd=self.directory,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
 
 def _children(pid: int) -> list[int]:
@@ -373,7 +388,7 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: ForkedProcess | subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(STOP_WITHIN)

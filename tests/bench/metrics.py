@@ -16,7 +16,7 @@ from app.settings import read_settings
 from app.store.store import Store
 from tests import ports
 from tests.bench.servers import MODEL, Server, url_of
-from tests.gateway import Gateway
+from tests.gateway import ExecutedGateway, Gateway
 from tests.metrics.scrapes import Scrape, listens, scrape
 
 TOKENS, CHANNELS = 50, 20
@@ -45,7 +45,7 @@ def _measure(folder: Path, upstream: Server, models: int) -> float:
     with closing(ports.reserve()) as reserved:
         address = f"127.0.0.1:{ports.number(reserved)}"
         rows = _channels(names, upstream)
-        with Gateway(folder, rows, workers=WORKERS, worker_processes=1, metrics_bind=address) as gateway:
+        with ExecutedGateway(folder, rows, workers=WORKERS, worker_processes=1, metrics_bind=address) as gateway:
             _use(gateway, _tokens(gateway), [name for channel in names for name in channel])
             _await_counts(address)
             return statistics.median(_took(address) for _ in range(SCRAPES))

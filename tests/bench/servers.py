@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from tests.bench.processes import process
-from tests.gateway import ROOT, Gateway
+from tests.gateway import ROOT, ExecutedGateway, Gateway
 from tests.ports import closed_port
 from tests.upstream import self_signed
 
@@ -96,7 +96,7 @@ def new_gateway(
                 "ca_file": str(certificate),
             }
         )
-    return Gateway(folder, channels, table, workers=workers, threads=THREADS)
+    return ExecutedGateway(folder, channels, table, workers=workers, threads=THREADS)
 
 
 def tools_of(upstream: int) -> Mapping[str, Any]:

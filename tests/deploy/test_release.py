@@ -14,14 +14,14 @@ import pytest
 import yaml
 
 from app import __version__
-from tests.gateway import ROOT, Gateway
+from tests.gateway import ROOT, ExecutedGateway
 
 #: What work in a checkout leaves behind.
 NOT_SOURCE = (".*", "*.egg-info", "build", "dist", "__pycache__", "results")
 SHIPPED = ("README.md", "CHANGELOG.md", "channels.yaml", *(path.relative_to(ROOT) for path in ROOT.glob("deploy/**/*")))
 
 
-class InstalledGateway(Gateway):
+class InstalledGateway(ExecutedGateway):
     """A gateway of an environment that has the wheel only."""
 
     @property

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from tests.footprint import MIB, memory_of
-from tests.gateway import Gateway
+from tests.gateway import ExecutedGateway, Gateway
 from tests.relay.conftest import eventually
 from tests.upstream import ScriptedUpstream
 
@@ -33,7 +33,7 @@ SOON = 20.0
 def api(tmp_path: Path) -> Iterator[Gateway]:
     with (
         ScriptedUpstream() as upstream,
-        Gateway(tmp_path, [upstream.channel()], workers=2, threads=512, stall=5) as gateway,
+        ExecutedGateway(tmp_path, [upstream.channel()], workers=2, threads=512, stall=5) as gateway,
     ):
         eventually(lambda: gateway.log.count("streams are moved by") == 2, "both workers", SOON)
         yield gateway
