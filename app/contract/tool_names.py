@@ -1,14 +1,14 @@
 """The names under which a model sees the tools of tool servers.
 
-Every upstream takes them, no two tools of a turn share one, and a tool has the same name in every turn: a server that
-is added behind the others changes none of theirs.
+Every upstream takes them, no two tools of a turn share one, and a tool has the same name in every turn of a
+conversation: a server that is added, wherever it stands, changes no name of the others.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -22,8 +22,23 @@ _DIGITS = 8
 ServerTool = tuple[str, str]
 
 
-def exposed(tools: Sequence[ServerTool], taken: Collection[str] = ()) -> Mapping[ServerTool, str]:
-    """A name for each tool. `taken`: names that the model knows already, such as those of the client's functions."""
+def exposed(
+    tools: Sequence[ServerTool],
+    taken: Collection[str] = (),
+    listed: Callable[[], Iterable[ServerTool]] = tuple,
+) -> Mapping[ServerTool, str]:
+    """A name for each tool. `taken`: names that the model knows already, such as those of the client's functions.
+    `listed`: the tools that the conversation has had before, oldest first. They choose first where two want one name.
+    """
+    names = _named(tools, taken)
+    if all(name == next(_candidates(tool)) for tool, name in names.items()):
+        return names
+    places = {tool: place for place, tool in enumerate(dict.fromkeys(listed()))}
+    return _named(sorted(names, key=lambda tool: places.get(tool, len(places))), taken)
+
+
+def _named(tools: Iterable[ServerTool], taken: Collection[str]) -> Mapping[ServerTool, str]:
+    """The first come first."""
     names: dict[ServerTool, str] = {}
     used = set(taken)
     for tool in tools:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -39,6 +40,22 @@ def test_a_server_that_is_added_changes_no_name(tools: Sequence[ServerTool], add
     before = exposed(tools)
 
     assert {tool: name for tool, name in exposed([*tools, *added]).items() if tool in before} == before
+
+
+@given(TOOLS, TOOLS, st.randoms())
+def test_a_server_that_is_put_in_front_changes_no_name(
+    tools: Sequence[ServerTool], added: Sequence[ServerTool], random: Random
+) -> None:
+    """Once the conversation has listed the others."""
+    first, mixed = exposed(tools), [*tools, *added]
+    random.shuffle(mixed)
+    second = exposed(mixed, listed=lambda: tools)
+    listed = [*tools, *mixed]
+    random.shuffle(mixed)
+    third = exposed(mixed, listed=lambda: listed)
+
+    assert {tool: name for tool, name in second.items() if tool in first} == first
+    assert third == second
 
 
 @given(st.tuples(NAMES, NAMES), st.tuples(NAMES, NAMES))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from app.contract.items import Item, gateway_item_id
+from app.contract.tool_names import ServerTool
 from app.contract.turn import Turn
 from app.errors import ToolListFailed
 from app.relay.tools.context_items import context_items
@@ -23,6 +24,13 @@ def list_items(turn: Turn, servers: Sequence[NamedServer], toolset: Toolset) -> 
     known = {item.get("server_label") for item in context_items(turn, LIST) if not item.get("error")}
     new = [server for server in named if server.label not in known]
     return [_item(turn.id, number, server.label, toolset.tools_of(server)) for number, server in enumerate(new)]
+
+
+def listed_tools(turn: Turn) -> Iterator[ServerTool]:
+    """The tools that the items of the context list, oldest first."""
+    for item in context_items(turn, LIST):
+        for tool in item.get("tools") or ():
+            yield str(item.get("server_label")), str(tool.get("name"))
 
 
 def list_failed(turn: Turn, error: ToolListFailed) -> Item:

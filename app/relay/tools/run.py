@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from app.channels.affinity import Affinity
@@ -21,7 +21,7 @@ from app.relay.request_context import RequestContext
 from app.relay.streaming.event_stream import StreamStart
 from app.relay.tools.approvals import Approvals, answers, served
 from app.relay.tools.brought import brought_tools
-from app.relay.tools.listings import list_failed, list_items
+from app.relay.tools.listings import list_failed, list_items, listed_tools
 from app.relay.tools.loop import ToolLoop, measured
 from app.relay.tools.result_memory import ResultMemory
 from app.relay.tools.stream import ToolStream
@@ -109,7 +109,8 @@ class ToolRun(TurnRun):
     @cached_property
     def _toolset(self) -> Toolset:
         """The tools of the turn. Raises ToolListFailed, InvalidRequest and ClientGone."""
-        return Toolset.of(self.turn.request, self._servers, self._listings(), self._brought)
+        turn = self.turn
+        return Toolset.of(turn.request, self._servers, self._listings(), self._brought, partial(listed_tools, turn))
 
     def _listings(self) -> Mapping[str, Sequence[ListedTool]]:
         """The tools of each server, by its label. Raises ToolListFailed for a server that the client names."""

@@ -6,7 +6,7 @@ Only names of this map are ever run. No format learns of tool servers: a model g
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import orjson
 
 from app.contract.items import SECRETS, TOOLS, Item
 from app.contract.records import Link, Token
-from app.contract.tool_names import exposed, function_names
+from app.contract.tool_names import ServerTool, exposed, function_names
 from app.contract.tools import HOSTED_TYPES, Approval, HostedTool, ListedTool, ToolFilter, ToolServer, ToolTable
 from app.contract.turn import Turn
 from app.errors import InvalidRequest
@@ -182,13 +182,14 @@ class Toolset:
         servers: Sequence[NamedServer],
         listings: Mapping[str, Sequence[ListedTool]],
         brought: Sequence[BroughtTool] = (),
+        listed: Callable[[], Iterable[ServerTool]] = tuple,
     ) -> Toolset:
-        """The tools of a request, from the listings of its servers by their labels. A hosted tool whose server has not
-        got the tool stays as it is, as one that nothing fulfils. Raises InvalidRequest for a `tool_choice` that names
-        none of them."""
+        """The tools of a request, from the listings of its servers by their labels. `listed`: those that the context
+        has had before. A hosted tool whose server has not got the tool stays as it is, as one that nothing fulfils.
+        Raises InvalidRequest for a `tool_choice` that names none of them."""
         fulfilled = [one for one in servers if one.hosted is None or _search_tool(one, listings) is not None]
         known = [*request.get("tools", ()), *(one.tool for one in brought)]
-        toolset = Toolset(fulfilled, [*_placed(known, fulfilled, listings)], known)
+        toolset = Toolset(fulfilled, [*_placed(known, fulfilled, listings, listed)], known)
         _Choice(toolset, request.get("tool_choice"), offered=True).check()
         return toolset
 
@@ -389,7 +390,10 @@ class _Placed:
 
 
 def _placed(
-    tools: Sequence[Mapping[str, Any]], servers: Sequence[NamedServer], listings: Mapping[str, Sequence[ListedTool]]
+    tools: Sequence[Mapping[str, Any]],
+    servers: Sequence[NamedServer],
+    listings: Mapping[str, Sequence[ListedTool]],
+    listed: Callable[[], Iterable[ServerTool]],
 ) -> Iterator[_Placed]:
     """The tools of each server by their names, in the order of the servers: the same in every turn, so that prompt
     caches stay warm."""
@@ -404,6 +408,7 @@ def _placed(
     names = exposed(
         [(server.label, tool.name) for server in servers for tool in remote.get(server.position, ())],
         client | set(hosted.values()),
+        listed,
     )
     for server in servers:
         if server.hosted is None:

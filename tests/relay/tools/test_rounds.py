@@ -127,6 +127,21 @@ def test_the_next_turn_knows_the_call_and_lists_nothing_again(tool_case: ToolCas
     assert ("output", "Oslo") in lines(tool_case.upstream.bodies[-1])
 
 
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_server_that_is_put_in_front_changes_no_name(tool_case: ToolCase, stored: bool) -> None:
+    first = tool_case.create(store=stored)
+    tool_case.upstream.reset()
+    keys: JSON = {"tools": [mcp("echo", label="careful"), mcp("echo")], "store": stored}
+    history: JSON = {"previous_response_id": first["id"], "input": "And now?"}
+    if not stored:
+        history = {"input": [{"role": "user", "content": ASK}, *first["output"], {"role": "user", "content": "Ok"}]}
+    second = tool_case.create(**keys, **history)
+    assert kinds_of(second) == ["mcp_list_tools", "message"]
+    sent = tool_case.upstream.bodies[-1]
+    assert named(sent["tools"]) == ["careful__echo", "echo"]
+    assert [line[1] for line in lines(sent) if line[0] == "call"] == ["echo"]
+
+
 @either
 def test_an_unstored_turn_works_and_its_client_brings_the_history(tool_case: ToolCase, streamed: bool) -> None:
     first = tool_case.ask(streamed, store=False)
