@@ -121,7 +121,12 @@ def _findings() -> Iterator[Finding]:
 
 
 def _misconfigured(subject: str, error: ConfigurationError) -> Finding:
-    return Finding(PROBLEM, subject, error.message, error.fix, CONFIGURATION)
+    return Finding(PROBLEM, subject, error.message.rstrip("."), _clause(error.fix), CONFIGURATION)
+
+
+def _clause(sentence: str) -> str:
+    """A sentence as the second half of a line."""
+    return sentence[:1].lower() + sentence[1:].rstrip(".")
 
 
 # --- the installation and the settings ---------------------------------------------------------------------------
@@ -281,8 +286,8 @@ def _stored(settings: Settings, defaults: Limits) -> Iterator[Finding]:
         return
     for problem in stored_problems(standing, defaults):
         subject = "tokens" if problem.named else "backup"
-        fix = problem.remedy[:1].lower() + problem.remedy[1:].rstrip(".")
-        yield Finding(WARNING, subject, f"{problem.subject} {problem.text.rstrip('.')}", fix)
+        text = f"{problem.subject} {problem.text.rstrip('.')}"
+        yield Finding(WARNING, subject, text, _clause(problem.remedy))
 
 
 def _usable(settings: Settings, channel_table: Table) -> Finding:
