@@ -25,7 +25,7 @@ def healthz() -> Response:
 @public
 def readyz() -> Response:
     """200 when the database, the schema and at least one channel are usable; else 503 with the reasons. Problems of
-    background responses are warnings: a load balancer gains nothing by using another host.
+    background responses and of a new channel table are warnings: a load balancer gains nothing by using another host.
     """
     gateway = this_request().gateway
     reasons: dict[str, str] = {}
@@ -34,13 +34,17 @@ def readyz() -> Response:
         gateway.store.database.ping()
         gateway.store.schema.check_in_use()
         if waiting := gateway.store.jobs.unattended():
-            warnings["background"] = f"{waiting} background responses wait, and no worker for them runs"
+            responses = "1 background response waits" if waiting == 1 else f"{waiting} background responses wait"
+            warnings["background"] = f"{responses}, and no worker for them runs"
     except StoreUnavailable:
         reasons["database"] = "the database does not answer"
     except ConfigurationError as error:
         reasons["schema"] = f"{error.message}; {error.fix}"
     if not gateway.channels.usable():
         reasons["channels"] = "no channel is usable: all are in cooldown, full, paused or without a key"
+    if gateway.state.table.rejected is not None:
+        # Not the errors themselves: everyone may read this answer.
+        warnings["table"] = "the channel table has errors, so the one before stays in use: antiphon check"
     if gateway.drain.begun:
         reasons["worker"] = "shutting down"
     if not gateway.queue.answers():

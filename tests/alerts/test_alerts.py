@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import orjson
 import pytest
+import requests
 
 from app.alerts import webhook as webhook_module
 from app.alerts.watcher import EXPIRES_SOON, channel_conditions, token_conditions
@@ -115,6 +116,8 @@ def test_budgets_tables_and_backups_are_reported(gateway: MakeGateway, tmp_path:
     good = running.channels_file.read_text()
     running.channels_file.write_text(good + "\nunknown_key: 1\n")
     assert "unknown_key" in receiver.await_alert("table.rejected")["data"]["errors"]
+    warned = eventually(lambda: requests.get(f"{running.url}/readyz", timeout=20).json()["warnings"], "a warning")
+    assert warned == {"table": "the channel table has errors, so the one before stays in use: antiphon check"}
     running.channels_file.write_text(good)
     receiver.await_alert("table.accepted")
     assert receiver.await_alert("token.expiring")["data"]["token"] == "small"

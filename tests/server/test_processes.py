@@ -110,7 +110,7 @@ def test_responses_that_wait_without_a_worker_are_logged(gateway: MakeGateway, u
     assert readiness(alone) == {"status": "ok", "reasons": {}, "warnings": {}}
     alone.post("/responses", {"model": "m", "input": "hello", "background": True})
     warned = eventually(lambda: readiness(alone)["warnings"], "a warning", 20)
-    assert warned == {"background": "1 background responses wait, and no worker for them runs"}
+    assert warned == {"background": "1 background response waits, and no worker for them runs"}
     assert "problem  background   1 response waiting" in alone.command("doctor", exit_code=1)
     with alone.worker():
         eventually(lambda: not readiness(alone)["warnings"], "the warning to go", 20)
