@@ -294,6 +294,15 @@ def _image(part: Mapping[str, Any], images: ImageRule) -> int:
     return images.count(size or _UNKNOWN_SIZE, str(detail or "auto"))
 
 
+def _generated(part: Mapping[str, Any], images: ImageRule) -> int:
+    """An image that a model has made: its bytes stand without an address."""
+    data = part.get("result")
+    if not isinstance(data, str) or not data:
+        return 0
+    header = data[: 2 * _HEADER]
+    return _image({"image_url": header if header.startswith("data:") else f"data:;base64,{header}"}, images)
+
+
 # --- files ------------------------------------------------------------------------------------------------------
 
 _PER_PAGE = 1500
@@ -337,6 +346,7 @@ _PARTS = {
     "input_image": _image,
     "image_url": _image,
     "computer_screenshot": _image,
+    "image_generation_call": _generated,
     "input_file": _file,
     "input_audio": _audio,
 }

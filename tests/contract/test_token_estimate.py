@@ -134,6 +134,14 @@ def test_the_screenshot_of_a_computer_call_is_an_image() -> None:
     assert estimate_items([{"type": "computer_call_output", "call_id": "c", "output": screenshot}]) < 1500
 
 
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
+def test_a_generated_image_costs_its_pixels(prefix: str) -> None:
+    result = prefix + base64.b64encode(png(1024, 1024) + bytes(2_000_000)).decode()
+    item = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": result}
+    assert estimate_items([item]) == pytest.approx(765, abs=10)
+    assert estimate_items([{**item, "result": None}]) < 10
+
+
 def test_a_file_costs_its_pages_or_its_text() -> None:
     pdf = b"%PDF-1.7\n" + b"<< /Type /Pages /Kids [] >>\n" + b"<< /Type /Page >>\n" * 3 + bytes(900_000)
     assert estimate_items([part(type="input_file", file_data=data_url("pdf", pdf))]) == pytest.approx(4500, abs=10)
