@@ -86,7 +86,12 @@ _CHANGES: tuple[tuple[re.Pattern[str], Change], ...] = tuple(
     (re.compile(sentence, re.IGNORECASE), change_request)
     for sentence, change_request in (
         (r"forces tool use|expected `(?:redacted_)?thinking`", _without_thinking),
-        (r"(?:redacted_)?thinking`? blocks?\b|thinking\.signature|`signature`", _without_thinking_blocks),
+        (
+            r"(?:redacted_)?thinking`? blocks?\b|thinking\.signature|`signature`|"
+            # What follows the place or the type of a block.
+            r"\b(?:contents?|blocks?|messages)\b.{0,60}\bthinking\b",
+            _without_thinking_blocks,
+        ),
         (r"output_config\.format|output_format|strict|additionalProperties|\bschema\b|grammar", _unenforced),
     )
 )

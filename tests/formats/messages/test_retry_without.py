@@ -8,7 +8,7 @@ import pytest
 from app.contract.records import Chain
 from app.contract.remedies import apply_all
 from app.contract.turn import Turn
-from app.errors import UpstreamError, UpstreamFailed, UpstreamRefused
+from app.errors import ContextTooLong, UpstreamError, UpstreamFailed, UpstreamRefused
 from app.formats import adapted, messages, remedies_for
 from app.formats.messages import _thinking_blocks
 from app.formats.messages._errors import decode_error
@@ -26,7 +26,7 @@ BETWEEN = '"thinking.type.disabled" is not supported for this model. Send "think
 NO_ADAPTIVE = "adaptive thinking is not supported on this model"
 NO_EFFORT = "This model does not support the effort parameter."
 NO_TEMPERATURE = "`temperature` is deprecated for this model."
-TOO_LONG = UpstreamRefused("prompt is too long", code="context_length_exceeded", param="input")
+TOO_LONG = ContextTooLong("prompt is too long")
 
 
 def request_turn(**request: Any) -> Turn:
@@ -95,6 +95,10 @@ def test_thinking_gives_way_to_what_excludes_it(sentence: str) -> None:
         "messages.1.content.0: Invalid `signature` in `thinking` block. It is bound to a different conversation.",
         "messages.3.content.8: `thinking` or `redacted_thinking` blocks in the latest message cannot be modified.",
         "messages.3.content.0.thinking.signature: Field required",
+        "messages.1.content.0.type: Input tag 'thinking' found using 'type' does not match any of the expected tags",
+        "invalid params, unknown content type: thinking",
+        "Unexpected content block type thinking",
+        "messages 参数非法: thinking",
     ],
 )
 def test_thinking_that_is_not_taken_back_is_forgotten(sentence: str) -> None:
