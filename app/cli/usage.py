@@ -23,7 +23,7 @@ from app.store.usage import NEWEST
 _HEADS = ("requests", "failed", "input", "cached", "share", "cache writes", "output", "reasoning", "cost")
 _TIMES = ("first token p50", "p95", "total p50", "p95")
 _MISSES = "cache misses of late"
-_TOOL_HEADS = ("server", "tool", "calls", "failed", "ms a call", "bytes")
+_TOOL_HEADS = ("server", "tool", "calls", "failed", "ms a call", "bytes", "p50 ms", "p95 ms")
 #: Stands below a table that is not made of sums.
 _SAMPLED = f"Counted from the newest {NEWEST:,} responses: no sums have these filters."
 
@@ -115,7 +115,7 @@ def _csv(report: UsageReport | ToolReport) -> str:
 
 def _csv_heads(report: UsageReport | ToolReport) -> Sequence[str]:
     if isinstance(report, ToolReport):
-        return ("server", "tool", "calls", "failed", "ms", "bytes")
+        return ("server", "tool", "calls", "failed", "ms", "bytes", "p50_ms", "p95_ms")
     return tuple(report.total.wire(report.by))
 
 

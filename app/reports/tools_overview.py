@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import time
 from typing import Any
 from urllib.parse import urlsplit
 
 from app.contract.records import Token
 from app.contract.tools import Approval, ToolFilter, ToolServer, ToolTable
+from app.reports.usage import Percentiles, call_times
 from app.store.recent_errors import UNLISTED, RecentError
 from app.store.store import Store
 from app.store.sums import DAY_SECONDS, day_of
@@ -22,8 +23,8 @@ class ToolCalls:
     tool: str
     calls: int
     failed: int
-    milliseconds: int
-    """The mean of a call."""
+    times: Percentiles
+    """Of a call."""
     bytes: int
     """All results."""
 
@@ -39,6 +40,8 @@ class ToolServerOverview:
     """Types of hosted tools."""
     tools: Sequence[ToolCalls] = ()
     """Most calls first."""
+    times: Percentiles = field(default_factory=Percentiles)
+    """Of a call of any of them."""
     errors: Sequence[RecentError] = ()
     """Newest first."""
     tokens: Sequence[str] = ()
@@ -60,11 +63,6 @@ class ToolServerOverview:
         return newest.at if newest is not None and newest.code == UNLISTED and newest.at >= today else None
 
     @property
-    def milliseconds(self) -> int | None:
-        """The mean of a call; None without one."""
-        return round(sum(tool.milliseconds * tool.calls for tool in self.tools) / self.calls) if self.calls else None
-
-    @property
     def host(self) -> str:
         """Host and port, without a path that may hold a key."""
         return "" if self.server is None else urlsplit(self.server.url).netloc.rpartition("@")[2]
@@ -83,9 +81,9 @@ class ToolServerOverview:
 
 def tools_overview(table: ToolTable, store: Store) -> list[ToolServerOverview]:
     """For an operator. Reads the database three times."""
-    calls: dict[str, list[ToolCalls]] = {}
+    calls: dict[str, list[Mapping[str, Any]]] = {}
     for row in store.usage.tools(day_of(int(time()) // DAY_SECONDS)):
-        calls.setdefault(row["server"], []).append(_calls(row))
+        calls.setdefault(row["server"], []).append(row)
     errors = store.recent_errors.tool_servers()
     tokens = [token for token in store.tokens.all() if token.is_valid]
     labels = dict.fromkeys((*table.servers, *table.left_out, *calls))
@@ -95,7 +93,8 @@ def tools_overview(table: ToolTable, store: Store) -> list[ToolServerOverview]:
             table.servers.get(label),
             table.left_out.get(label, ""),
             _fulfils(table, label),
-            calls.get(label, ()),
+            [*map(_calls, calls.get(label, ()))],
+            call_times(calls.get(label, ())),
             errors.get(label, ()),
             sorted(token.name for token in tokens if token.may_use_tools(label)),
         )
@@ -113,8 +112,7 @@ def tools_of(table: ToolTable, token: Token) -> list[ToolServerOverview]:
 
 
 def _calls(row: Mapping[str, Any]) -> ToolCalls:
-    calls = int(row["calls"])
-    return ToolCalls(row["tool"], calls, int(row["failed"]), round(int(row["ms"]) / calls), int(row["bytes"]))
+    return ToolCalls(row["tool"], int(row["calls"]), int(row["failed"]), call_times([row]), int(row["bytes"]))
 
 
 def _fulfils(table: ToolTable, label: str) -> list[str]:

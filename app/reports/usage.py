@@ -19,6 +19,7 @@ from app.store.sums import (
     COLUMNS,
     FIRST_TOKEN_BOUNDS,
     FIRST_TOKEN_BUCKETS,
+    TOOL_BUCKETS,
     TOOL_COUNTERS,
     TOTAL_BOUNDS,
     TOTAL_BUCKETS,
@@ -111,7 +112,7 @@ class ToolReport:
 
     since: str
     rows: tuple[Mapping[str, Any], ...]
-    """server, tool, calls, failed, ms (the mean of a call), bytes (all results)."""
+    """server, tool, calls, failed, ms (the mean of a call), bytes (all results), p50_ms and p95_ms."""
 
     def wire(self) -> dict[str, Any]:
         return {"since": self.since, "by": "tool", "usage": [dict(row) for row in self.rows]}
@@ -145,7 +146,16 @@ def tool_report(store: Store, since: str) -> ToolReport:
     rows = []
     for row in store.usage.tools(since):
         counts = {counter: int(row[counter]) for counter in TOOL_COUNTERS}
-        rows.append({**row, **counts, "ms": round(counts["ms"] / counts["calls"])})
+        times = call_times([row])
+        rows.append(
+            {
+                **{name: row[name] for name in ("server", "tool")},
+                **counts,
+                "ms": round(counts["ms"] / counts["calls"]),
+                "p50_ms": times.p50,
+                "p95_ms": times.p95,
+            }
+        )
     return ToolReport(since, tuple(rows))
 
 
@@ -200,6 +210,14 @@ def _group(name: str, amounts: Sequence[int]) -> UsageGroup:
         _times(counts, FIRST_TOKEN_BUCKETS, FIRST_TOKEN_BOUNDS),
         _times(counts, TOTAL_BUCKETS, TOTAL_BOUNDS),
     )
+
+
+def call_times(rows: Iterable[Mapping[str, Any]]) -> Percentiles:
+    """How long the calls of these sums of tools took."""
+    counts = dict.fromkeys(TOOL_BUCKETS, 0)
+    for row in rows:
+        counts = {bucket: count + int(row[bucket]) for bucket, count in counts.items()}
+    return _times(counts, TOOL_BUCKETS, FIRST_TOKEN_BOUNDS)
 
 
 def _times(counts: Mapping[str, int], buckets: Sequence[str], bounds: Sequence[int]) -> Percentiles:

@@ -583,6 +583,14 @@ def m029_trees(schema: Schema) -> None:
 FILLS[m029_trees] = fill
 
 
+@step
+@additive
+def m030_times_of_tools(schema: Schema) -> None:
+    # How long calls of a tool took; see `sums.TOOL_BUCKETS`.
+    for number in range(16):
+        schema.column("usage_tool", f"took_{number}", "{int} NOT NULL DEFAULT 0")
+
+
 class Migrations:
     def __init__(self, database: Database, url: str) -> None:
         self._database = database

@@ -54,6 +54,9 @@ HOUR_COUNTERS = ("requests", "failed", "input_tokens", "cached_tokens", "output_
 HOUR_COLUMNS = (*HOUR_COUNTERS, *FIRST_TOKEN_BUCKETS)
 
 TOOL_COUNTERS = ("calls", "failed", "ms", "bytes")
+#: How long a call took: buckets with the bounds of the first token.
+TOOL_BUCKETS = tuple(f"took_{number}" for number in range(BUCKETS))
+TOOL_COLUMNS = (*TOOL_COUNTERS, *TOOL_BUCKETS)
 
 #: Where the buckets begin among the columns.
 _FIRST_TOKEN = len(COUNTERS)
@@ -96,7 +99,7 @@ class Statements:
             client=dialect.add("usage_client", ["day", "client"], COLUMNS),
             slot=dialect.add("usage_slot", ["slot", "channel"], SLOT_COUNTERS),
             hour=dialect.add("usage_hour", ["hour", "token", "model", "channel", "client"], HOUR_COLUMNS),
-            tool=dialect.add("usage_tool", ["day", "server", "tool"], TOOL_COUNTERS),
+            tool=dialect.add("usage_tool", ["day", "server", "tool"], TOOL_COLUMNS),
         )
 
 
@@ -123,8 +126,9 @@ class Sums:
         self._errors[slot, channel] += 1
 
     def add_call(self, day: str, server: str, tool: str, *, failed: bool, milliseconds: int, size: int) -> None:
-        key = (day, server, tool)
-        self._tools[key] = list(map(add, self._tools.get(key, [0] * 4), (1, int(failed), milliseconds, size)))
+        sums = self._tools.setdefault((day, server, tool), [0] * len(TOOL_COLUMNS))
+        sums[: len(TOOL_COUNTERS)] = map(add, sums, (1, int(failed), milliseconds, size))
+        sums[len(TOOL_COUNTERS) + bisect_left(FIRST_TOKEN_BOUNDS, milliseconds)] += 1
 
     def flush(self, session: Session) -> None:
         statements = self._statements

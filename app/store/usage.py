@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from app.store.database import Database, Row, Session
-from app.store.sums import COLUMNS, SLOT_COUNTERS, SLOT_SECONDS, TOOL_COUNTERS
+from app.store.sums import COLUMNS, SLOT_COUNTERS, SLOT_SECONDS, TOOL_COLUMNS
 
 #: Single responses that one report reads.
 NEWEST = 10_000
@@ -99,13 +99,13 @@ class UsageSums:
 
     def tools(self, day: str) -> list[dict[str, Any]]:
         """Calls by server and tool since a day, most calls first."""
-        sums = ", ".join(f"SUM({counter})" for counter in TOOL_COUNTERS)
+        sums = ", ".join(f"SUM({counter})" for counter in TOOL_COLUMNS)
         rows = self._rows(
             f"SELECT server, tool, {sums} FROM usage_tool WHERE day >= ? GROUP BY server, tool"
             " ORDER BY SUM(calls) DESC, server, tool",
             day,
         )
-        return [dict(zip(("server", "tool", *TOOL_COUNTERS), row, strict=True)) for row in rows]
+        return [dict(zip(("server", "tool", *TOOL_COLUMNS), row, strict=True)) for row in rows]
 
     def slots(self, since: int) -> list[dict[str, Any]]:
         """Five-minute sums by channel from a unix time on, oldest first; `slot` is the unix time divided by

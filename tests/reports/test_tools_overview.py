@@ -12,6 +12,7 @@ import pytest
 from app.contract.records import Token, ToolCall
 from app.contract.tools import Approval, HostedTool, ToolServer, ToolTable
 from app.reports.tools_overview import approval_words, tools_of, tools_overview
+from app.reports.usage import Percentiles
 from app.store.store import Store
 from tests.relay.conftest import eventually
 
@@ -39,10 +40,10 @@ def test_calls_and_failures_stand_beside_the_rows_of_the_table(store: Store) -> 
     eventually(lambda: len(store.usage.tools("2000-01-01")) == 2, "the writer")
     docs, other, waiting, gone = tools_overview(TABLE, store)
     assert [one.label for one in (docs, other, waiting, gone)] == ["docs", "other", "waiting", "gone"]
-    assert (docs.calls, docs.failed, docs.milliseconds) == (2, 1, 20)
+    assert (docs.calls, docs.failed, docs.times) == (2, 1, Percentiles(25, 48))
     assert (docs.host, docs.fulfils) == ("mcp.internal:8443", ["web_search by search"])
     assert [(error.code, error.message) for error in docs.errors] == [("http_error 502", "search")]
-    assert (other.calls, other.milliseconds, other.tokens) == (0, None, [])
+    assert (other.calls, other.times, other.tokens) == (0, Percentiles(), [])
     assert (waiting.server, waiting.left_out) == (None, "the variable X is not set")
     assert (gone.server, gone.calls) == (None, 1)
 

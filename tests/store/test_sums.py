@@ -105,6 +105,7 @@ def test_calls_of_tools_have_sums(store: Store) -> None:
     store.tool_calls.end("ada", "resp_1", ended)
     store.responses.finish(draft(), outcome())
     (row,) = store.usage.tools(DAY)
+    assert _buckets(row, "took") == {0: 2}
     assert {name: int(row[name]) for name in ("calls", "failed", "ms", "bytes")} == {
         "calls": 2,
         "failed": 1,
