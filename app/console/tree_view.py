@@ -18,6 +18,7 @@ from app.contract.records import RUNNING
 from app.reports.cache import CacheReport
 from app.reports.requests import ADVICE
 from app.reports.tree_names import is_placed
+from app.reports.trees import branch_count
 from app.store.tree import MOST, Node, Tree
 
 LAZY = 400
@@ -155,7 +156,7 @@ class TreeView:
             ("Turns", count(len(nodes)), duration(self.last_at - self.root.created_at)),
             (
                 "Branches",
-                count(self.layout.branches),
+                count(branch_count(nodes)),
                 f"tips {', '.join(side[:3])}{' …' if side[3:] else ''}" if side else "",
             ),
             ("Compactions", count(len(cuts)), f"{amount(last[0])} → {amount(last[1])}" if last else ""),

@@ -118,6 +118,16 @@ def test_a_codex_conversation_with_a_compaction(console: Gateway, owner: Person,
     assert "tip" in last
 
 
+def test_a_retry_counts_as_no_branch(console: Gateway, owner: Person, store: Store) -> None:
+    codex = Codex(console, owner.token)
+    root = codex.says("Hello")
+    codex.says("And on from there")
+    codex.retries()
+    _nodes(store, owner.owner, root, 3)
+    assert "Turns3" in (words := _words(owner.get(f"/console/c/{root}").text))
+    assert "Branches0" in words
+
+
 def test_an_sdk_conversation_with_branches(console: Gateway, owner: Person, operator: Person, store: Store) -> None:
     with console.client(owner.token) as client:
 
