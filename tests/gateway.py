@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-P", "-m", "app.cli")
-START_WITHIN = 30.0
-STOP_WITHIN = 20.0
+START_WITHIN = 90.0
+STOP_WITHIN = 60.0
 GLANCE = 0.05
 
 JSON = dict[str, Any]

@@ -257,10 +257,10 @@ def _kill_again_and_again(gateway: Gateway, acknowledged: Acknowledged, kills: i
     chance, until, killed = random.Random(SEED), time.monotonic() + ENOUGH * kills, 0
     while killed < kills and time.monotonic() < until:
         enough = len(acknowledged.parents) + chance.randrange(1, 6)
-        eventually(lambda enough=enough: len(acknowledged.parents) >= enough, "turns to complete", 20)
-        victim = chance.choice(eventually(lambda: serving(gateway), "a worker to serve", 20))
+        eventually(lambda enough=enough: len(acknowledged.parents) >= enough, "turns to complete")
+        victim = chance.choice(eventually(lambda: serving(gateway), "a worker to serve"))
         os.kill(victim, signal.SIGKILL)
-        eventually(lambda victim=victim: victim not in gateway.workers, "the master to notice", 20)
+        eventually(lambda victim=victim: victim not in gateway.workers, "the master to notice")
         killed += 1
     return killed
 

@@ -121,7 +121,7 @@ def reported(gateway: Gateway, name: str) -> tuple[JSON, JSON] | None:
 def test_an_old_worker_finds_every_member_in_a_report(mixed: Gateway, upstream: ScriptedUpstream) -> None:
     upstream.enqueue(refusal(500, "broken"))
     assert mixed.post("/responses", {"model": "broken", "input": "x"}).status_code == 502
-    new, new_server = eventually(lambda: reported(mixed, "broken"), "a report of the failure", 20)
+    new, new_server = eventually(lambda: reported(mixed, "broken"), "a report of the failure")
     (row,) = old_rows("SELECT status FROM worker")
     old = orjson.loads(row["status"])
     (tired,) = (status for status in old["channels"] if status["name"] == "tired")
@@ -146,7 +146,7 @@ def test_only_responses_of_dead_workers_are_failed(mixed: Gateway) -> None:
             (DEAD_WORKER, dead),
         )
     database.close()
-    eventually(lambda: mixed.get(f"/responses/{dead}").json()["status"] == "failed", "the failure", 30)
+    eventually(lambda: mixed.get(f"/responses/{dead}").json()["status"] == "failed", "the failure")
     assert mixed.get(f"/responses/{running}").json()["status"] == "in_progress"
 
 

@@ -59,18 +59,18 @@ def processes(gateway: Gateway) -> set[int]:
 
 def kill_all(gateway: Gateway) -> None:
     """Every process but the master; returns when each has a successor."""
-    before: set[int] = eventually(lambda: found if len(found := processes(gateway)) == 3 else None, "three", 20)
+    before: set[int] = eventually(lambda: found if len(found := processes(gateway)) == 3 else None, "three")
     for pid in before:
         os.kill(pid, signal.SIGKILL)
-    eventually(lambda: len(found := processes(gateway)) == 3 and not found & before, "their successors", 20)
+    eventually(lambda: len(found := processes(gateway)) == 3 and not found & before, "their successors")
 
 
 def check_serves(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     """With the key that is to be had nowhere but in memory, and in the background too."""
-    eventually(lambda: answers(gateway), "an answer", 20)
+    eventually(lambda: answers(gateway), "an answer")
     assert upstream.requests[-1].headers["authorization"] == f"Bearer {KEY}"
     waiting = gateway.post("/responses", {**BODY, "background": True}).json()
-    eventually(lambda: gateway.get(f"/responses/{waiting['id']}").json()["status"] == "completed", "a run", 30)
+    eventually(lambda: gateway.get(f"/responses/{waiting['id']}").json()["status"] == "completed", "a run")
     assert upstream.requests[-1].headers["authorization"] == f"Bearer {KEY}"
 
 
@@ -149,12 +149,12 @@ def test_a_table_that_was_accepted_since_the_start_is_the_last_good_one(
     three_workers: Gateway, upstream: ScriptedUpstream
 ) -> None:
     three_workers.write_channels([upstream.channel(api_key="${A_KEY}", models=["newer"])])
-    eventually(lambda: "newer" in three_workers.get("/models").text, "the new table", 20)
+    eventually(lambda: "newer" in three_workers.get("/models").text, "the new table")
     # The master looks once a second, and says nothing of it.
-    eventually(lambda: kill_and_ask(three_workers), "a successor that knows it", 30)
+    eventually(lambda: kill_and_ask(three_workers), "a successor that knows it")
     half_a_table(three_workers)
     kill_all(three_workers)
-    eventually(lambda: "newer" in models(three_workers), "the models of the last good table", 20)
+    eventually(lambda: "newer" in models(three_workers), "the models of the last good table")
     assert '"demo"' not in models(three_workers)
 
 
@@ -174,7 +174,7 @@ def test_a_successor_follows_the_file_once_it_is_mended(three_workers: Gateway, 
     half_a_table(three_workers)
     kill_all(three_workers)
     three_workers.write_channels([upstream.channel(api_key="${A_KEY}", models=["mended"])])
-    eventually(lambda: "mended" in models(three_workers), "the mended table", 20)
+    eventually(lambda: "mended" in models(three_workers), "the mended table")
 
 
 def test_a_reload_brings_new_settings_to_all_workers(three_workers: Gateway, upstream: ScriptedUpstream) -> None:
@@ -182,7 +182,7 @@ def test_a_reload_brings_new_settings_to_all_workers(three_workers: Gateway, ups
     with (three_workers.directory / ".env").open("a") as env:
         env.write("ANTIPHON_MAX_BODY=2048\n")
     os.kill(three_workers.pid, signal.SIGHUP)
-    eventually(lambda: len(found := processes(three_workers)) == 3 and not found & before, "others", 30)
+    eventually(lambda: len(found := processes(three_workers)) == 3 and not found & before, "others")
     check_serves(three_workers, upstream)
     assert three_workers.post("/responses", {**BODY, "input": "x" * 3000}).status_code == 413
 
@@ -193,7 +193,7 @@ def test_a_reload_brings_new_settings_to_all_workers(three_workers: Gateway, ups
 def test_successors_do_not_wait_for_a_write_lock(three_workers: Gateway, upstream: ScriptedUpstream) -> None:
     with outage(three_workers.database_url):
         kill_all(three_workers)
-        eventually(lambda: status(three_workers, "/healthz") == 200, "a worker", 20)
+        eventually(lambda: status(three_workers, "/healthz") == 200, "a worker")
     check_serves(three_workers, upstream)
 
 
@@ -202,7 +202,7 @@ def test_successors_wait_for_a_database_that_is_away(three_workers: Gateway, ups
     file, elsewhere = three_workers.directory / "antiphon.db", three_workers.directory / "elsewhere.db"
     file.rename(elsewhere)
     kill_all(three_workers)
-    eventually(lambda: status(three_workers, "/healthz") == 200, "a worker", 20)
+    eventually(lambda: status(three_workers, "/healthz") == 200, "a worker")
     assert "database" in readiness(three_workers)["reasons"]
     before = processes(three_workers)
     os.kill(three_workers.pid, signal.SIGHUP)
@@ -210,7 +210,7 @@ def test_successors_wait_for_a_database_that_is_away(three_workers: Gateway, ups
     assert processes(three_workers) == before
     assert not file.exists()
     elsewhere.rename(file)
-    eventually(lambda: status(three_workers, "/readyz") == 200, "the database", 20)
+    eventually(lambda: status(three_workers, "/readyz") == 200, "the database")
     check_serves(three_workers, upstream)
 
 
@@ -312,9 +312,9 @@ def test_a_new_master_that_is_refused_leaves_the_old_one_alone(
     assert before <= processes(three_workers)
     check_serves(three_workers, upstream)
     three_workers.channels_file.write_text(good)
-    eventually(lambda: another_master(three_workers), "a new master", 30)
+    eventually(lambda: another_master(three_workers), "a new master")
     os.kill(three_workers.pid, signal.SIGTERM)
-    eventually(lambda: "Master has been promoted" in three_workers.log, "the new one to take over", 40)
+    eventually(lambda: "Master has been promoted" in three_workers.log, "the new one to take over")
     check_serves(three_workers, upstream)
     three_workers.kill()
 
@@ -354,18 +354,18 @@ def test_a_successor_that_cannot_start_is_tried_again_while_the_others_serve(
         ) as master,
     ):
         try:
-            eventually(lambda: status(unstarted, "/readyz") == 200, "the first workers", 30)
-            eventually(lambda: len(booted(tmp_path)) == 2, "both", 20)
+            eventually(lambda: status(unstarted, "/readyz") == 200, "the first workers")
+            eventually(lambda: len(booted(tmp_path)) == 2, "both")
             (tmp_path / "broken").touch()
             os.kill(booted(tmp_path)[0], signal.SIGKILL)
-            eventually(lambda: "a worker could not be started" in (tmp_path / "log").read_text(), "a failure", 30)
+            eventually(lambda: "a worker could not be started" in (tmp_path / "log").read_text(), "a failure")
             assert master.poll() is None
             assert status(unstarted, "/healthz") == 200
             (tmp_path / "broken").unlink()
             tried = len(booted(tmp_path))
-            eventually(lambda: len(booted(tmp_path)) > tried, "another try", 40)
+            eventually(lambda: len(booted(tmp_path)) > tried, "another try")
             os.kill(booted(tmp_path)[1], signal.SIGKILL)
-            eventually(lambda: status(unstarted, "/healthz") == 200, "the successor to serve", 40)
+            eventually(lambda: status(unstarted, "/healthz") == 200, "the successor to serve")
         finally:
             os.killpg(master.pid, signal.SIGKILL)
 

@@ -67,7 +67,7 @@ class Receiver:
         return [alert for alert in found if alert["type"].startswith(event)]
 
     def await_alert(self, event: str, times: int = 1) -> JSON:
-        return dict(eventually(lambda: found if len(found := self.alerts(event)) >= times else None, event, 30)[-1])
+        return dict(eventually(lambda: found if len(found := self.alerts(event)) >= times else None, event)[-1])
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 GLANCE = 0.02
-STOP_WITHIN = 10.0
+STOP_WITHIN = 60.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 

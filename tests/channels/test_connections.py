@@ -35,7 +35,7 @@ from tests.upstream import (
     silent,
 )
 
-PATIENCE = 5.0
+PATIENCE = 60.0
 ANSWERS = {
     "sized": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
     "empty": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",

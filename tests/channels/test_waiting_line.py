@@ -15,7 +15,7 @@ from app.errors import ChannelsBusy
 from app.request_watch import Drain, Watch
 from tests.channels.tables import FORMATS, rows, write
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class Waiter(threading.Thread):

@@ -19,7 +19,7 @@ JSON = dict[str, Any]
 
 NOT_FOUND = 4
 #: Digests of histories that clients keep are written behind the answers.
-PATIENCE = 20.0
+PATIENCE = 60.0
 GLANCE = 0.02
 #: Retries are a share of the load.
 RETRY_EARNERS = 15

@@ -83,7 +83,7 @@ def test_a_database_that_is_away_is_a_problem(tmp_path: Path) -> None:
 def _until_known(running: Gateway) -> None:
     """A worker writes its status within a second of its start."""
     command = ("doctor", "--json")
-    eventually(lambda: "on this database" in running.attempt(*command).stdout, "the worker to be known", 30)
+    eventually(lambda: "on this database" in running.attempt(*command).stdout, "the worker to be known")
 
 
 def test_a_server_that_was_started_with_another_address_is_found(gateway: MakeGateway) -> None:
@@ -122,7 +122,7 @@ def test_options_of_the_command_line_are_shown_by_the_server(gateway: MakeGatewa
     address = f"unix:{tmp_path}/a.sock"
     with left_running([*COMMAND, "serve", "--bind", address], tmp_path, running.environment):
         command = ("doctor", "--json")
-        eventually(lambda: f"ready on {address}" in running.attempt(*command).stdout, "the server to be found", 30)
+        eventually(lambda: f"ready on {address}" in running.attempt(*command).stdout, "the server to be found")
         assert f"the server on {address} was started with another ANTIPHON_BIND or --bind" in _messages(
             _found(running), "warning"
         )

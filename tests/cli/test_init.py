@@ -130,7 +130,7 @@ def test_make_run_prints_a_request_that_can_be_pasted_and_no_step_that_it_has_ta
     assert recipe is not None
     words = recipe[1].split("antiphon ", 1)[1].split()
     with left_running([*COMMAND, *words], tmp_path, variables) as printed:
-        eventually(lambda: ready(port), "the gateway to be ready", 30)
+        eventually(lambda: ready(port), "the gateway to be ready")
         output = printed.read_text()
         curl = re.search(r"^  Try: +(curl .*\n.*\n.*\n.*)$", output, re.M)
         assert curl is not None, output

@@ -28,7 +28,7 @@ JSON = dict[str, Any]
 NOT_FOUND = 4
 DEMO = {"name": "demo", "format": "demo", "models": ["demo"]}
 #: Trees are written behind the answers.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")

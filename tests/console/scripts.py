@@ -17,7 +17,7 @@ import orjson
 
 ROOT = Path(__file__).resolve().parent
 STATIC = ROOT.parent.parent / "app" / "console" / "static"
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Scripts:

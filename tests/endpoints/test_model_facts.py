@@ -49,7 +49,7 @@ def gateway(
         anthropic.channel("anthropic", format="messages", models={"claude": None, "alias": "claude"}),
     ]
     with Gateway(tmp_path_factory.mktemp("facts"), rows, TABLE) as gateway:
-        eventually(lambda: len(_with_windows(gateway)) == 8, "what the upstreams list", 20)
+        eventually(lambda: len(_with_windows(gateway)) == 8, "what the upstreams list")
         yield gateway
 
 

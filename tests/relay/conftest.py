@@ -23,7 +23,7 @@ from tests.upstream import Answer, Exchange, ScriptedUpstream
 JSON = dict[str, Any]
 PAIR_COUNTS = {"long": 220, "short": 40}
 #: Seconds for a condition. A busy machine needs less, and every timeout of the gateway that could cause it is longer.
-PROMPTLY = 20.0
+PROMPTLY = 60.0
 GLANCE = 0.01
 LONG_TIMEOUTS = {"connect": 2, "first_byte": 40, "idle": 40, "total": 100}
 #: Short only for an upstream that sends nothing.

@@ -71,10 +71,10 @@ def test_however_a_response_ends_in_an_outage_its_row_ends_so_when_the_database_
         left = response_id_in(read_until(leaving, b"output_text.delta"))
         sock.ask()
         background = gateway.post("/responses", {**BODY, "background": True}).json()["id"]
-        eventually(lambda: len(model.bodies) == 5, "the background response to run", 20)
+        eventually(lambda: len(model.bodies) == 5, "the background response to run")
         json = Asking(gateway, BODY, KEY)
         json.start()
-        eventually(lambda: len(model.bodies) == 6, "the request to wait for its answer", 20)
+        eventually(lambda: len(model.bodies) == 6, "the request to wait for its answer")
         with outage(gateway.database_url):
             leaving.close()
             model.release(6)
@@ -84,15 +84,15 @@ def test_however_a_response_ends_in_an_outage_its_row_ends_so_when_the_database_
             gateway.wait_for_log("is stored as cancelled by a later retry")
     check_error(json.answer, 503, "storage_unavailable")
     for failed in (event["response"] for event in endings):
-        stored = eventually(lambda failed=failed: ended(gateway, failed["id"]), "the row to end", 20)
+        stored = eventually(lambda failed=failed: ended(gateway, failed["id"]), "the row to end")
         assert stored == failed
         assert text_of(stored).endswith("I have seen 1 items.")
         refused = gateway.post("/responses", {**BODY, "previous_response_id": failed["id"]})
         check_error(refused, 400, "previous_response_failed")
-    stored = eventually(lambda: ended(gateway, left), "the row of the client that left to end", 20)
+    stored = eventually(lambda: ended(gateway, left), "the row of the client that left to end")
     check_response(stored, status="cancelled")
     assert text_of(stored)
-    assert eventually(lambda: ended(gateway, background), "the background response", 20)["status"] == "completed"
+    assert eventually(lambda: ended(gateway, background), "the background response")["status"] == "completed"
     assert gateway.get(f"/conversations/{conversation}/items").json()["data"] == []
     assert gateway.post("/responses", {**BODY, "conversation": conversation}).status_code == 200
     # The request that was refused left its key free and a line of metadata.
@@ -152,10 +152,10 @@ def test_after_an_outage_the_others_have_time_to_renew_their_leases(
     renewals = "SELECT lease_until FROM worker WHERE status IS NOT NULL"
     before = eventually(lambda: rows.execute(url, renewals), "a renewal")
     with outage(url):
-        eventually(lambda: "could not be renewed" in caplog.text, "a renewal that fails", 20)
+        eventually(lambda: "could not be renewed" in caplog.text, "a renewal that fails")
     rows.execute(url, "UPDATE worker SET lease_until = 1 WHERE status IS NULL")
     for _ in range(2):
-        before = eventually(lambda last=before: (now := rows.execute(url, renewals)) != last and now, "a renewal", 20)
+        before = eventually(lambda last=before: (now := rows.execute(url, renewals)) != last and now, "a renewal")
     assert other.reaper.running() == {begun.id}
     assert other.responses.finish(begun, outcome())
     other.close()

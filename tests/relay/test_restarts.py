@@ -65,7 +65,7 @@ def test_requests_that_the_end_of_a_worker_cuts_off_get_an_error(waiting: Gatewa
     )
     with ThreadPoolExecutor(len(WAITING)) as threads:
         pending = {name: threads.submit(ask, waiting, *request) for name, request in WAITING.items()}
-        eventually(lambda: len(upstream.bodies) >= len(WAITING), "the upstream to have them all", 20)
+        eventually(lambda: len(upstream.bodies) >= len(WAITING), "the upstream to have them all")
         assert waiting.stop() == 0
         answers = {name: answer.result(20) for name, answer in pending.items()}
     for name, answer in answers.items():

@@ -45,10 +45,10 @@ def each_on_its_own(gateway: Gateway) -> bool:
 @several_cores
 def test_each_worker_keeps_to_a_core_of_its_own_and_so_does_its_successor(gateway: MakeGateway) -> None:
     running = gateway([DEMO], workers=2)
-    eventually(lambda: each_on_its_own(running), "both workers to be on one core each", 20)
+    eventually(lambda: each_on_its_own(running), "both workers to be on one core each")
     victim = running.workers[0]
     os.kill(victim, signal.SIGKILL)
-    eventually(lambda: victim not in running.workers and each_on_its_own(running), "the successor to follow", 20)
+    eventually(lambda: victim not in running.workers and each_on_its_own(running), "the successor to follow")
     assert running.post("/responses", {"model": "demo", "input": "hello"}).status_code == 200
     assert each_on_its_own(running)
 
@@ -67,10 +67,10 @@ def test_a_new_master_takes_over_and_loads_everything_again(gateway: MakeGateway
     running = gateway([DEMO], worker_processes=1)
     os.kill(running.pid, signal.SIGUSR2)
     pattern = re.compile(r"Listening at: \S+ \((\d+)\)")
-    old, new = eventually(lambda: found if len(found := pattern.findall(running.log)) == 2 else None, "another", 20)
+    old, new = eventually(lambda: found if len(found := pattern.findall(running.log)) == 2 else None, "another")
     assert running.pid == int(old)
     os.kill(int(old), signal.SIGTERM)
-    eventually(lambda: "Shutting down: Master\n" in running.log and not running.workers, "the old one to end", 20)
+    eventually(lambda: "Shutting down: Master\n" in running.log and not running.workers, "the old one to end")
     assert running.post("/responses", {"model": "demo", "input": "hello"}).status_code == 200
     assert b"-m\0gunicorn" in Path(f"/proc/{new}/cmdline").read_bytes()
     running.kill()

@@ -42,7 +42,7 @@ def is_there(pid: int) -> bool:
 def test_a_worker_that_dies_is_replaced(gateway_with_workers: Gateway) -> None:
     first, second = workers(gateway_with_workers)
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: not is_there(first), "its end", 20)
+    eventually(lambda: not is_there(first), "its end")
     assert second in workers(gateway_with_workers)
     waiting = gateway_with_workers.post("/responses", {"model": "m", "input": "hello", "background": True}).json()
     eventually(
@@ -58,11 +58,11 @@ def test_a_reload_replaces_the_workers_and_loses_no_response(
     running = gateway_with_workers.post("/responses", {"model": "m", "input": "hello", "background": True}).json()
     await_post(upstream)
     os.kill(gateway_with_workers.pid, signal.SIGHUP)
-    eventually(lambda: not any(map(is_there, before)), "their ends", 30)
+    eventually(lambda: not any(map(is_there, before)), "their ends")
     assert not set(workers(gateway_with_workers)) & set(before)
     queued = gateway_with_workers.post("/responses", {"model": "m", "input": "hello", "background": True}).json()
     for waiting in (running, queued):
-        eventually(lambda of=waiting["id"]: is_completed(gateway_with_workers, of), "an answer", 30)
+        eventually(lambda of=waiting["id"]: is_completed(gateway_with_workers, of), "an answer")
 
 
 def is_completed(gateway: Gateway, response_id: str) -> bool:
@@ -79,7 +79,7 @@ def test_workers_end_with_the_gateway(gateway_with_workers: Gateway) -> None:
 def test_workers_end_when_the_gateway_was_killed(gateway_with_workers: Gateway) -> None:
     pids = workers(gateway_with_workers)
     os.kill(gateway_with_workers.pid, signal.SIGKILL)
-    eventually(lambda: not any(is_there(pid) for pid in pids), "them to end", 20)
+    eventually(lambda: not any(is_there(pid) for pid in pids), "them to end")
 
 
 def test_nothing_listens_any_more_where_only_they_are_left(gateway_with_workers: Gateway) -> None:
@@ -88,7 +88,7 @@ def test_nothing_listens_any_more_where_only_they_are_left(gateway_with_workers:
     os.kill(first, signal.SIGSTOP)
     for pid in [gateway_with_workers.pid, second, *gateway_with_workers.workers]:
         os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not listens(gateway_with_workers), "the port to be free", 20)
+    eventually(lambda: not listens(gateway_with_workers), "the port to be free")
     assert is_there(first)
     os.kill(first, signal.SIGCONT)
 
@@ -109,11 +109,11 @@ def test_responses_that_wait_without_a_worker_are_logged(gateway: MakeGateway, u
     alone = gateway([upstream.channel()], worker_processes=0, lease=4)
     assert readiness(alone) == {"status": "ok", "reasons": {}, "warnings": {}}
     alone.post("/responses", {"model": "m", "input": "hello", "background": True})
-    warned = eventually(lambda: readiness(alone)["warnings"], "a warning", 20)
+    warned = eventually(lambda: readiness(alone)["warnings"], "a warning")
     assert warned == {"background": "1 background response waits, and no worker for them runs"}
     assert "problem  background   1 response waiting" in alone.command("doctor", exit_code=1)
     with alone.worker():
-        eventually(lambda: not readiness(alone)["warnings"], "the warning to go", 20)
+        eventually(lambda: not readiness(alone)["warnings"], "the warning to go")
     assert "background" not in alone.command("doctor")
 
 

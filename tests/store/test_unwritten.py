@@ -22,7 +22,7 @@ from tests.store import rows
 from tests.store.conftest import PEPPER
 from tests.store.turns import OWNER, draft, outcome
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 ERROR = {"code": "storage_unavailable", "message": "The response store is not available."}
 
 

@@ -31,7 +31,7 @@ from tests.tool_servers.edges import Answer, Edge
 from tests.tool_servers.seen import Seen
 from tests.tool_servers.tools import TOOLS, TestTool
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 _GLANCE = 0.002
 
 Scope = Mapping[str, Any]

@@ -15,7 +15,7 @@ from app.request_watch import Drain, Watch
 from app.tools.servers import RunningCall, ToolServers, ToolSessions
 from tests.tool_servers import ToolServer as Server
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 #: What servers may speak and how they answer, as options of a server.
 KINDS: dict[str, dict[str, Any]] = {

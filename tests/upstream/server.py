@@ -43,7 +43,7 @@ from tests.upstream.exchange import (
 )
 from tests.upstream.model import Ids, model_card
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 #: The formats of the errors of these paths. Errors of all other paths are OpenAI's.
 FORMATS = {"/v1/chat/completions": chat_completions, "/v1/messages": messages}
 

@@ -91,7 +91,7 @@ def test_a_token_that_is_revoked_ends_its_socket_at_the_next_turn(gateway: MakeG
     with Socket(api, api.new_token("short-lived")) as sock:
         sock.answer()
         api.command("tokens", "revoke", "short-lived")
-        frame = eventually(lambda: (last := sock.turn()[-1])["type"] == "error" and last, "the refusal", 20)
+        frame = eventually(lambda: (last := sock.turn()[-1])["type"] == "error" and last, "the refusal")
         assert (frame["status"], check_error_frame(frame)["code"]) == (401, "invalid_api_key")
         assert sock.ended() == ([], POLICY)
 

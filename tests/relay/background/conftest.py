@@ -72,7 +72,7 @@ class BackgroundGateway:
 
 
 def await_post(upstream: ScriptedUpstream) -> None:
-    eventually(lambda: upstream.bodies, "a request to the upstream", 20)
+    eventually(lambda: upstream.bodies, "a request to the upstream")
 
 
 @pytest.fixture(scope="session")

@@ -117,7 +117,7 @@ def test_a_worker_that_must_end_fails_runs_that_it_cannot_finish(alone: Gateway,
     waiting = alone.post("/responses", {**BODY, "input": "hello"}).json()
     with alone.worker() as first:
         await_post(upstream)
-        eventually(lambda: _stored_events(alone, waiting["id"]) > 5, "stored events", 20)
+        eventually(lambda: _stored_events(alone, waiting["id"]) > 5, "stored events")
         first.terminate()
         assert first.wait(20) == 0
     failed = alone.get(f"/responses/{waiting['id']}").json()
@@ -196,7 +196,7 @@ def test_a_store_that_is_away_for_a_while_costs_no_answer(alone: Gateway, upstre
     upstream.enqueue(stalled(after=SOME_TEXT))
     waiting = alone.post("/responses", {**BODY, "input": "hello"}).json()
     with alone.worker():
-        eventually(lambda: _stored_events(alone, waiting["id"]) > 5, "stored events", 20)
+        eventually(lambda: _stored_events(alone, waiting["id"]) > 5, "stored events")
         with outage(alone.database_url):
             upstream.release()
             alone.wait_for_log("database error")
@@ -211,7 +211,7 @@ def test_channels_that_are_busy_are_waited_for(gateway: MakeGateway, upstream: S
         first = running.post("/responses", {**BODY, "input": "hello"}).json()
         await_post(upstream)
         second = running.post("/responses", {**BODY, "input": "hello again"}).json()
-        eventually(lambda: running.get(f"/responses/{second['id']}").json()["status"] == "in_progress", "its turn", 20)
+        eventually(lambda: running.get(f"/responses/{second['id']}").json()["status"] == "in_progress", "its turn")
         upstream.release()
         assert {ended(running, each["id"])["status"] for each in (first, second)} == {"completed"}
 
@@ -334,7 +334,7 @@ def _kill_again_and_again(
             workers.append(stack.enter_context(gateway.worker()))
             killed["worker"] += 1
         else:
-            os.kill(chance.choice(eventually(lambda: gateway.workers, "a worker to serve", 20)), signal.SIGKILL)
+            os.kill(chance.choice(eventually(lambda: gateway.workers, "a worker to serve")), signal.SIGKILL)
             killed["server"] += 1
         if min(killed["worker"], killed["server"]) >= 2 and any(reader.breaks for reader in readers):
             enough.set()

@@ -25,7 +25,7 @@ def test_a_background_response_runs_its_tools_and_its_events_can_be_read_again(t
         response: JSON = tool_case.gateway.get(path).json()
         return None if response["status"] in ("queued", "in_progress") else response
 
-    response = check_response(eventually(look, "the response to end", 30.0), status="completed")
+    response = check_response(eventually(look, "the response to end"), status="completed")
     assert kinds_of(response) == ROUND
     raw = tool_case.gateway.get(f"{path}?stream=true").content
     events = check_stream(raw)
