@@ -111,16 +111,21 @@ def check_error_frame(frame: JSON) -> JSON:
 
 
 def dial(gateway: Gateway) -> socket.socket:
-    """A bare connection just after its handshake."""
+    """A bare connection just after its handshake. Raises AssertionError, and closes it, where that is refused."""
     sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=STOP_WITHIN)
-    key = b64encode(secrets.token_bytes(16)).decode()
-    head = f"GET /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {gateway.token}\r\n"
-    head += f"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
-    sock.sendall(head.encode() + b"\r\n")
-    answer = b""
-    while not answer.endswith(b"\r\n\r\n"):
-        answer += sock.recv(1)
-    assert answer.startswith(b"HTTP/1.1 101 "), answer
+    with contextlib.ExitStack() as refused:
+        refused.enter_context(sock)
+        key = b64encode(secrets.token_bytes(16)).decode()
+        head = f"GET /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {gateway.token}\r\n"
+        head += (
+            f"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+        )
+        sock.sendall(head.encode() + b"\r\n")
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            answer += _exactly(sock, 1)
+        assert answer.startswith(b"HTTP/1.1 101 "), answer
+        refused.pop_all()
     return sock
 
 
@@ -144,6 +149,6 @@ def _exactly(sock: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
         piece = sock.recv(size - len(data))
-        assert piece, "the connection ended within a frame"
+        assert piece, "the connection has ended"
         data += piece
     return data
