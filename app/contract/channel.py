@@ -113,7 +113,8 @@ class Channel:
     """Whether the upstream gets the gateway's own `prompt_cache_key` if the client gives none: `on`, `off`, or `auto`,
     as the format does by default."""
     item_ids: str = "given"
-    """`omit`: the upstream of a `responses` channel refuses the ids of items, so that they are left out."""
+    """`omit`: the upstream of a `responses` channel refuses the ids of items, so that they are left out; `made`: it
+    refuses an assistant's message without an id and a status, so that it gets them."""
     call_ids: str = "given"
     """`short`: the upstream takes ids of calls with exactly nine letters and digits."""
     call_signatures: str = "given"

@@ -16,7 +16,7 @@ from app.formats._tool_schemas import follows_strict_rules, make_plain
 #: Values that are steps of a scale, lowest first.
 SCALES = (("none", "minimal", "low", "medium", "high", "xhigh", "max"),)
 #: What replaces a value that is no step of a scale.
-_INSTEAD = {"developer": "system"}
+_INSTEAD = {"developer": "system", "system": "developer"}
 #: Members at the top that say nothing without members of their own.
 _NOTHING_ALONE = ("reasoning", "stream_options", "output_config", "text", "metadata")
 

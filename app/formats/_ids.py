@@ -77,6 +77,14 @@ class Outgoing:
         return {**item, "id": unique}
 
 
+def with_id(position: int, item: Item) -> Item:
+    """A message of the assistant with an id and a status, also where the client has left them out."""
+    if item.get("type") != "message" or item.get("role") != "assistant":
+        return item
+    own = {"id": item.get("id") or f"msg_{_digest(f'{position}')}", "status": item.get("status") or "completed"}
+    return {**item, **own}
+
+
 def without_id(item: Item) -> Item:
     """The item without its id. An encrypted item keeps it, and an id by which an output may name a call stays."""
     item_id = item.get("id")

@@ -91,6 +91,18 @@ def _one_of_two(refused: Refused) -> Sequence[Remedy]:
     return (Remedy(ROW, "sampling", "one"),) if both else ()
 
 
+def _no_system_role(refused: Refused) -> Sequence[Remedy]:
+    """Instructions in the user's message; on the Responses API, messages with the other of the two roles."""
+    if "input" not in refused.request:
+        return (Remedy(ROW, "system_messages", "user"),)
+    roles, named = (
+        refused.values("input[].role"),
+        "developer" if re.search("developer", refused.words, re.I) else "system",
+    )
+    other = "system" if named == "developer" else "developer"
+    return (Remedy(ALLOW, "input[].role", (other, "user", "assistant")),) if named in roles else ()
+
+
 def _system_role(refused: Refused) -> Sequence[Remedy]:
     """`system` in place of `developer`, which only OpenAI's own models know."""
     if "developer" not in refused.values("input[].role"):
@@ -151,7 +163,7 @@ _BY_SENTENCE: tuple[tuple[re.Pattern[str], Remedies], ...] = tuple(
             r"(?:be )?(?:supported|enabled|allowed)|n[o']t support (?:the )?['\"`]?(?:system|developer)\b|"
             r"developer instruction is not enabled|role['\"`]? does not support ['\"`](?:system|developer)|"
             r"only user.{0,30}roles are supported",
-            _row("system_messages", "user"),
+            _no_system_role,
         ),
         (
             r"system messages? (?:must|should|can only|is only|are only|has to|needs to)\b.{0,40}(?:first|begin|start)|"
@@ -188,6 +200,11 @@ _BY_SENTENCE: tuple[tuple[re.Pattern[str], Remedies], ...] = tuple(
             r"reasoning_content.{0,80}(?:passed back|must be|required|missing)|"
             r"(?:missing|without|lacks?|requires?|must (?:include|contain)).{0,60}reasoning_content",
             _row("reasoning_text", True),
+        ),
+        (
+            r"ResponseOutputMessage\w*\W+(?:id|status)\b|"
+            r"missing required parameter: ['\"`]?input\[\d+\]\.(?:id|status)\b",
+            _row("item_ids", "made"),
         ),
         (
             r"\binput\[\d+\]\.id\b|\binput\.\d+\.id\b|duplicate item found|without its required|"

@@ -150,7 +150,7 @@ class ChannelRow(DefaultsRow):
     hosted_tools = Value(table_values.one_of("drop", "refuse"))
     mcp = Value(table_values.one_of("gateway", "native"))
     cache_key = Value(table_values.one_of("auto", "on", "off"))
-    item_ids = Value(table_values.one_of("given", "omit"))
+    item_ids = Value(table_values.one_of("given", "omit", "made"))
     call_ids = Value(table_values.one_of("given", "short"))
     call_signatures = Value(table_values.one_of("given", "google", "openrouter"))
     system_messages = Value(table_values.one_of("merge", "keep", "user"))

@@ -566,6 +566,32 @@ def test_a_template_without_a_system_role_is_learnt() -> None:
     assert remedies(openai("System message must be at the beginning."), CHAT, kept) == ["system_messages: merge"]
 
 
+@pytest.mark.parametrize(
+    ("role", "sentence", "other"),
+    [
+        ("system", "System messages are not allowed", "developer"),
+        ("developer", "Developer messages are not supported", "system"),
+    ],
+)
+def test_a_refused_role_of_instructions_becomes_the_other_one(role: str, sentence: str, other: str) -> None:
+    request = {**RESPONSES, "input": [{"type": "message", "role": role, "content": "Be kind."}]}
+    assert sent({"detail": sentence}, request)["input"][0]["role"] == other
+    # Nothing was sent with this role.
+    assert remedies({"detail": sentence}, {**RESPONSES, "input": [{"role": "user", "content": "hi"}]}) == []
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "[{'type': 'missing', 'loc': ('body', 'input', 'ResponseOutputMessageParam', 'id'), 'msg': 'Field required'}]",
+        "1 validation error for ResponsesRequest\ninput.1.ResponseOutputMessageParam.status\n  Field required",
+        "Missing required parameter: 'input[1].id'.",
+    ],
+)
+def test_messages_get_the_ids_that_a_server_requires(sentence: str) -> None:
+    assert remedies(openai(sentence), RESPONSES) == ["item_ids: made"]
+
+
 # --- what stays the client's ------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ Stored items are spliced as bytes; only arrays that may hold opaque items are pa
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from app.contract.turn import Turn
 from app.formats import _conversation
 from app.formats._caching import COMPARISON, KEY, OPTIONS, key_of, options, own_key
 from app.formats._context import any_marked
-from app.formats._ids import CHAT_SECRET, MESSAGES_SECRET, Outgoing, is_native, without_id
+from app.formats._ids import CHAT_SECRET, MESSAGES_SECRET, Outgoing, is_native, with_id, without_id
 from app.formats._text_format import fitted
 from app.formats._toolbox import NO_CALLS
 from app.formats.responses import _order
@@ -204,6 +205,8 @@ def fitted_input(turn: Turn, row: Channel) -> Iterable[bytes | memoryview]:
         items = _order.strict(items)
     if row.item_ids == "omit":
         items = map(without_id, items)
+    if row.item_ids == "made":
+        items = itertools.starmap(with_id, enumerate(items))
     return map(orjson.dumps, items)
 
 

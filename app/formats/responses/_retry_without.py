@@ -90,6 +90,9 @@ def _change(turn: Turn, row: Channel, error: UpstreamError, words: str) -> Chang
     items: Sequence[Item] = orjson.loads(b"[" + b",".join(fitted_input(turn, row)) + b"]")
     of_reasoning = _concerns_reasoning(turn, row, error, words, items)
     if unreadable or (not of_reasoning and _concerns_compaction(turn, row, error, words, items)):
+        if not any(item.get("encrypted_content") for item in items):
+            # OpenAI finds reasoning unreadable, too, whose secret is missing.
+            return _without_reasoning if any(item.get("type") == "reasoning" for item in items) else None
         return _text_only if row.reasoning_text else _nothing
     return _without_reasoning if of_reasoning else None
 

@@ -178,6 +178,23 @@ def test_items_go_without_ids_where_the_row_says_so() -> None:
     assert not any("id" in item for item in sent(asked, item_ids="omit"))
 
 
+def test_messages_get_an_id_and_a_status_where_the_row_says_so() -> None:
+    bare = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hi."}]}
+    first, *_ = items = sent(turn(bare, USER, bare), item_ids="made")
+    assert [item.get("status") for item in items] == ["completed", USER.get("status"), "completed"]
+    assert first["id"].startswith("msg_")
+    assert first["id"] != items[2]["id"]
+    # The next turn begins with the same items.
+    assert sent(turn(bare, USER, bare, USER), item_ids="made")[:3] == items
+    assert sent(turn({**bare, "id": "msg_1", "status": "incomplete"}), item_ids="made")[0]["id"] == "msg_1"
+
+
+def test_reasoning_whose_secret_is_missing_is_left_out_where_it_is_unreadable() -> None:
+    again = responses.amended(turn(USER, PLAIN, ANSWER, USER), row(reasoning_text=True), UNREADABLE)
+    assert again is not None
+    assert [item["type"] for item in sent(again, reasoning_text=True)] == ["message"] * 3
+
+
 # --- compactions ------------------------------------------------------------------------------------------------
 
 
@@ -246,7 +263,10 @@ def test_a_turn_whose_encrypted_items_were_refused_is_sent_without_them(keys: An
     assert b"gAAA" not in orjson.dumps(items)
     shown = [is_note(item) if item.get("role") else item for item in items]
     assert shown == [True, False, *text, False, True, False]
-    assert responses.amended(again, row(**keys), UNREADABLE) is None
+    last = responses.amended(again, row(**keys), UNREADABLE)
+    # An upstream that finds even the text unreadable gets none.
+    assert (last is None) is not bool(text)
+    assert last is None or not any(item["type"] == "reasoning" for item in sent(last, **keys))
 
 
 def test_a_turn_without_encrypted_items_is_not_sent_again() -> None:
