@@ -40,8 +40,10 @@ class ConsoleSessions:
         self._database = database
 
     def open(self, token: Token) -> str:
-        """Returns the secret of a new session, which is not stored."""
+        """Returns the secret of a new session, which is not stored. It ends with the secret that has opened it: `token`
+        expires then."""
         secret, now = secrets.token_urlsafe(32), int(time())
+        ends_at = min(now + LIFETIME, token.expires_at or now + LIFETIME)
 
         def write(session: Session) -> None:
             session.run(
@@ -50,7 +52,7 @@ class ConsoleSessions:
             )
             session.insert(
                 "INSERT INTO console_session (hash, token, created_at, used_at, ends_at) VALUES (?, ?, ?, ?, ?)",
-                (_hash(secret), token.key, now, now, now + LIFETIME),
+                (_hash(secret), token.key, now, now, ends_at),
             )
 
         self._database.transaction(write)

@@ -54,6 +54,7 @@ _BY_HASH = (
 )
 _ALL = f"SELECT {COLUMNS} FROM token t ORDER BY t.pk"
 _BY_KEY = f"SELECT {COLUMNS} FROM token t WHERE t.pk = ?"
+_END_SESSIONS = "UPDATE console_session SET ends_at = ? WHERE token = ? AND ends_at > ? AND hash <> ?"
 _BY_NAME = f"SELECT {COLUMNS} FROM token t WHERE t.name = ? AND t.revoked_at IS NULL"
 
 # One query for all that a list shows of each token.
@@ -194,14 +195,19 @@ class Tokens:
         self._good.clear()
         return changed > 0
 
-    def rotate(self, name: str, overlap: int) -> tuple[Token, str] | None:
-        """Gives the token another secret, which is returned and not stored. Earlier secrets end after `overlap` seconds
-        at the latest. None when there is no such token."""
+    def rotate(self, name: str, overlap: int, *, by: str = "") -> tuple[Token, str] | None:
+        """Gives the token another secret, which is returned and not stored. Earlier secrets, and the console's sessions
+        that they have opened, end after `overlap` seconds at the latest. `by`: the hash of the session that asks for
+        it, which stays. None when there is no such token."""
         secret = _new_secret()
         hash, until = self._hashes(secret)[0], int(time.time()) + overlap
-        self._database.transaction(
-            lambda session: _rotate(session, self._database.dialect, name, hash, secret[:SHOWN], until)
-        )
+
+        def write(session: Session) -> None:
+            key = _rotate(session, self._database.dialect, name, hash, secret[:SHOWN], until)
+            if key is not None:
+                session.run(_END_SESSIONS, (until, key, until, by))
+
+        self._database.transaction(write)
         self._good.clear()
         self._bad.clear()
         token = self._find(self._hashes(secret))
@@ -276,16 +282,18 @@ def _new_secret() -> str:
     return PREFIX + secrets.token_urlsafe(32)
 
 
-def _rotate(session: Session, dialect: Dialect, name: str, hash: str, prefix: str, until: int) -> None:
+def _rotate(session: Session, dialect: Dialect, name: str, hash: str, prefix: str, until: int) -> int | None:
+    """Returns the key of the token; None when there is none, or it has this secret already."""
     row = session.row(f"SELECT pk, hash FROM token WHERE name = ? AND revoked_at IS NULL{dialect.hold}", (name,))
     # A retry after a commit whose answer was lost finds its own secret.
     if row is None or row[1] == hash:
-        return
+        return None
     pk, earlier = row
     session.insert("INSERT INTO former_secret (hash, token, expires_at) VALUES (?, ?, ?)", (earlier, pk, until))
     session.run("UPDATE former_secret SET expires_at = ? WHERE token = ? AND expires_at > ?", (until, pk, until))
     session.run("DELETE FROM former_secret WHERE token = ? AND expires_at <= ?", (pk, int(time.time())))
     session.run("UPDATE token SET hash = ?, prefix = ? WHERE pk = ?", (hash, prefix, pk))
+    return int(pk)
 
 
 def _until(token: Token, end: int) -> Token:

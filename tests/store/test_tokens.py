@@ -209,6 +209,24 @@ def test_a_later_rotation_never_makes_an_earlier_secret_last_longer(store: Store
     assert rows.count(database_url, "former_secret") == 0
 
 
+def test_sessions_of_the_console_end_with_the_secret_that_has_opened_them(store: Store, database_url: str) -> None:
+    token, first = store.tokens.create("laptop", "ada", console="owner")
+    other, _ = store.tokens.create("tablet", "ada", console="owner")
+    sessions = store.console_sessions
+    opened, asking, unrelated = sessions.open(token), sessions.open(token), sessions.open(other)
+    store.tokens.rotate("laptop", 3600)
+    old = store.tokens.check(first)
+    assert old is not None
+    late = sessions.open(old)
+    assert all(sessions.find(secret) for secret in (opened, asking, unrelated, late))
+    ends = [end for (end,) in rows.execute(database_url, "SELECT ends_at FROM console_session ORDER BY ends_at")]
+    assert ends[2] - time.time() <= 3600 < ends[3] - time.time()
+    found = sessions.find(asking)
+    assert found is not None
+    store.tokens.rotate("laptop", 0, by=found.hash)
+    assert [bool(sessions.find(secret)) for secret in (opened, late, asking, unrelated)] == [False, False, True, True]
+
+
 def test_an_old_secret_ends_with_its_token(store: Store) -> None:
     token, first = store.tokens.create("laptop", "ada", expires_at=int(time.time()) + 30)
     store.tokens.rotate("laptop", 3600)

@@ -129,7 +129,7 @@ def rotate(visitor: Visitor, key: int) -> Response:
     store.audit.record(
         visitor.token, "rotate token", token.name, owner=token.owner, reason=f"the old secret works for {entered}"
     )
-    rotated = store.tokens.rotate(token.name, overlap)
+    rotated = store.tokens.rotate(token.name, overlap, by=visitor.session)
     if rotated is None:
         raise _unknown()
     token, secret = rotated
