@@ -363,7 +363,10 @@ class TurnAttempts(Attempts[TurnAttempt]):
         """A retry on the same channel that mends what it refused; None when nothing can be mended."""
         if refused.selected is not self._retried:
             self._retried, self._retries, self._amended = refused.selected, 0, set()
-        if self._retries == MAX_REMEDIES or not isinstance(self.last, UpstreamError):
+        if not isinstance(self.last, UpstreamError):
+            return None
+        if self._retries == MAX_REMEDIES:
+            self._learn_progress(refused, self.last)
             return None
         self._retries += 1
         return (
@@ -371,6 +374,12 @@ class TurnAttempts(Attempts[TurnAttempt]):
             or self._with_remedies(refused, self.last)
             or self._without_tools(refused, self.last)
         )
+
+    def _learn_progress(self, refused: TurnAttempt, error: UpstreamError) -> None:
+        """Remembers the remedies of this attempt if another one would follow: the next request begins with them, or no
+        request would ever pass an upstream that refuses more."""
+        if refused.remedies and remedies_for(error, orjson.loads(refused.encoded()), refused.row):
+            refused.selected.learn(refused.remedies)
 
     def _without_refused(self, refused: TurnAttempt, error: UpstreamError) -> TurnAttempt | None:
         """A retry, once for each refusal, without a part of the conversation."""
