@@ -44,16 +44,28 @@ class ConfiguredValue:
 # --- settings ---------------------------------------------------------------------------------------------------
 
 
+#: A setting that another one switches on.
+_IMPLIED_BY = {"metrics": "metrics_bind"}
+
+
 def setting_values(
     settings: Settings, environment: Mapping[str, str], env_file: Mapping[str, str], options: Collection[str] = ()
 ) -> list[ConfiguredValue]:
     """`environment`: the variables of this process. `env_file`: those of `.env`. `options`: the settings that options
     of the command line gave."""
+
+    def origin(name: str) -> str:
+        if name in options:
+            return f"--{name}"
+        if getattr(settings, _IMPLIED_BY.get(name, ""), None):
+            return f"{variable_of(_IMPLIED_BY[name])} is set"
+        return _origin(variable_of(name), environment, env_file)
+
     return [
         ConfiguredValue(
             variable_of(field.name),
             _shown_setting(getattr(settings, field.name), is_secret=not field.repr),
-            f"--{field.name}" if field.name in options else _origin(variable_of(field.name), environment, env_file),
+            origin(field.name),
         )
         for field in dataclasses.fields(settings)
     ]
@@ -74,6 +86,9 @@ def _origin(name: str, environment: Mapping[str, str], env_file: Mapping[str, st
 def _shown_setting(value: Any, *, is_secret: bool) -> Any:
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, bool):
+        # As its variable takes it.
+        return "on" if value else "off"
     if not is_secret or not value:
         return list(value) if isinstance(value, tuple) else value
     return _without_password(value) if isinstance(value, str) and "://" in value else MASK

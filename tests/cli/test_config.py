@@ -103,6 +103,15 @@ def test_an_option_comes_before_the_environment_before_env_before_the_default(ru
     assert bind(ANTIPHON_BIND="") == ("127.0.0.1:8080", "default")
 
 
+def test_a_switch_is_shown_as_it_is_written_and_says_what_has_switched_it(run: Run) -> None:
+    def metrics(**environment: str) -> tuple[Any, str]:
+        return _by_name(run("--json", **environment), "settings")["ANTIPHON_METRICS"]
+
+    assert metrics() == ("off", "default")
+    assert metrics(ANTIPHON_METRICS="on") == ("on", "environment")
+    assert metrics(ANTIPHON_METRICS_BIND="127.0.0.1:9464") == ("on", "ANTIPHON_METRICS_BIND is set")
+
+
 @pytest.mark.parametrize(
     ("name", "given", "value"),
     [
