@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from app.contract.items import STATUSES, STREAMED_CALLS, SUMMARY_PARTS, Item, is_call, is_output
+from app.contract.items import COMPACTION_TYPES, STATUSES, STREAMED_CALLS, SUMMARY_PARTS, Item, is_call, is_output
 from app.contract.turn import Secret, Turn
 from app.errors import UpstreamBroken
 from app.formats import _ids
@@ -166,6 +166,7 @@ _CHANGES: Mapping[str, Callable[[Mapping[str, Any]], JSON]] = {
     "custom_tool_call": _custom_tool_call,
     "mcp_call": _mcp_call,
     "reasoning": _reasoning,
+    **dict.fromkeys(COMPACTION_TYPES - {"compaction"}, lambda item: {"type": "compaction"}),
 }
 
 

@@ -249,3 +249,24 @@ def test_deltas_of_an_unknown_type_alone_are_no_completed_answer() -> None:
     _, decoder = read([told], turn())
     assert decoder.answer is not None
     assert decoder.answer.status == "failed"
+
+
+@pytest.mark.parametrize("kind", ["compaction_summary", "context_compaction"])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_compaction_has_the_name_that_the_contract_gives_it(streamed: bool, kind: str) -> None:
+    item = {"type": kind, "id": "cmp_1", "encrypted_content": "gAAA"}
+    response = {"id": "resp_up", "object": "response", "status": "completed", "output": [item]}
+    if not streamed:
+        answer = responses.decode(orjson.dumps(response), turn())
+    else:
+        told = [
+            {"type": "response.created", "response": {**response, "status": "in_progress", "output": []}},
+            {"type": "response.output_item.added", "output_index": 0, "item": item},
+            {"type": "response.output_item.done", "output_index": 0, "item": item},
+            {"type": "response.completed", "response": response},
+        ]
+        out, decoder = read([stream_of(*({**event, "sequence_number": at} for at, event in enumerate(told)))], turn())
+        check_stream(framed(out, decoder, turn()))
+        assert decoder.answer is not None
+        answer = decoder.answer
+    assert answer.output == [{**item, "type": "compaction"}]
