@@ -16,6 +16,7 @@ from app.contract.channel import Channel
 from app.contract.records import Token
 from app.reports.channel_states import ChannelReport, ChannelState, all_channels, by_channel, channel_reports, state_of
 from app.reports.usage import Percentiles, percentile
+from app.store.channel_facts import ChannelFacts
 from app.store.recent_errors import RecentError
 from app.store.store import Store
 from app.store.sums import FIRST_TOKEN_BOUNDS, FIRST_TOKEN_BUCKETS, SLOT_SECONDS
@@ -70,6 +71,8 @@ class ChannelOverview:
     """Newest first."""
     row: str
     """Its row in the table, without its secrets."""
+    cooldown_ends: bool = False
+    """An operator has ended its cooldown a moment ago: a worker that still reports it has not noticed yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ def channel_overviews(table: Table, store: Store) -> list[ChannelOverview]:
     for slot in store.usage.slots((last - SLOTS + 1) * SLOT_SECONDS):
         slots.setdefault(slot["channel"], []).append(slot)
     return [
-        _overview(table, report, slots.get(report.channel.name, ()), last, facts.errors.get(report.channel.name, ()))
+        _overview(table, report, slots.get(report.channel.name, ()), last, facts)
         for report in channel_reports(table, workers, facts.remedies, facts.pauses)
     ]
 
@@ -107,7 +110,7 @@ def channel_summaries(table: Table, store: Store, token: Token, tags: Sequence[s
 
 
 def _overview(
-    table: Table, report: ChannelReport, slots: Sequence[Mapping[str, Any]], last: int, errors: Sequence[RecentError]
+    table: Table, report: ChannelReport, slots: Sequence[Mapping[str, Any]], last: int, facts: ChannelFacts
 ) -> ChannelOverview:
     channel = report.channel
     priced = any(table.prices(model) for model in channel.models)
@@ -118,8 +121,9 @@ def _overview(
         outcomes=_outcomes(slots, last),
         cost=sum(slot["cost"] for slot in slots) if priced else None,
         first_token=Percentiles(share(0.5), share(0.95)),
-        errors=_grouped(errors),
+        errors=_grouped(facts.errors.get(channel.name, ())),
         row=_row_text(channel),
+        cooldown_ends=channel.name in facts.cooldowns_ended,
     )
 
 

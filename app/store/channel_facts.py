@@ -10,14 +10,17 @@ from typing import NamedTuple
 from app.contract.pauses import Pause
 from app.contract.remedies import LIFETIME, LearntRemedy
 from app.store.database import Database, Row
-from app.store.pauses import pause_of
+from app.store.pauses import COOLDOWN_ENDED, pause_of
 from app.store.recent_errors import CHANNEL, MOST, NEWEST, RecentError
 from app.store.remedies import remedy_of
 
+#: Seconds after which every worker has noticed an order and reported its state.
+NOTICED = 4
 #: Each part: its kind, its channel, three numbers, five texts, and the key that orders its rows.
 _ALL = f"""
     SELECT 'pause', channel, began_at, ends_at, {{now}}, actor, reason, NULL, NULL, NULL, 0
-    FROM channel_pause WHERE ends_at IS NULL OR ends_at > {{now}}
+    FROM channel_pause
+    WHERE ends_at IS NULL OR ends_at > {{now}} OR (ends_at = {COOLDOWN_ENDED} AND began_at > {{now}} - {NOTICED})
     UNION ALL
     SELECT 'remedy', channel, learnt_at, NULL, NULL, model, digest, remedy, NULL, NULL, learnt_at
     FROM remedy WHERE learnt_at > ?
@@ -30,6 +33,8 @@ _ALL = f"""
 
 class ChannelFacts(NamedTuple):
     pauses: Sequence[Pause]
+    cooldowns_ended: frozenset[str]
+    """Channels whose cooldown was ended a moment ago: workers may not have reported it yet."""
     remedies: Sequence[LearntRemedy]
     """Oldest first."""
     errors: Mapping[str, Sequence[RecentError]]
@@ -50,8 +55,12 @@ class ChannelFactsStore:
             remedy_of((channel, model, digest, text, at))
             for channel, at, _, _, model, digest, text, *_ in kinds["remedy"]
         ]
+        orders = [
+            pause_of((channel, *times, by, why, now)) for channel, *times, now, by, why, _, _, _ in kinds["pause"]
+        ]
         return ChannelFacts(
-            [pause_of((channel, *times, by, why, now)) for channel, *times, now, by, why, _, _, _ in kinds["pause"]],
+            [order for order in orders if order.until != COOLDOWN_ENDED],
+            frozenset(order.channel for order in orders if order.until == COOLDOWN_ENDED),
             [learnt for learnt in remedies if learnt is not None],
             _errors(reversed(kinds["error"])),
         )

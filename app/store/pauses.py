@@ -16,12 +16,12 @@ _ORDERED = 30
 _COLUMNS = ("channel", "began_at", "ends_at", "actor", "reason")
 _IN_FORCE = "(ends_at IS NULL OR ends_at > {now})"
 #: The row of an order to end a cooldown has this end.
-_COOLDOWN_ENDED = 0
+COOLDOWN_ENDED = 0
 _SELECT = (
     f"SELECT {', '.join(_COLUMNS)}, {{now}} FROM channel_pause"
-    f" WHERE {_IN_FORCE} OR (ends_at = {_COOLDOWN_ENDED} AND began_at > {{now}} - {_ORDERED})"
+    f" WHERE {_IN_FORCE} OR (ends_at = {COOLDOWN_ENDED} AND began_at > {{now}} - {_ORDERED})"
 )
-_IS_OVER = f"ends_at <= {{now}} AND (ends_at > {_COOLDOWN_ENDED} OR began_at <= {{now}} - {_ORDERED})"
+_IS_OVER = f"ends_at <= {{now}} AND (ends_at > {COOLDOWN_ENDED} OR began_at <= {{now}} - {_ORDERED})"
 
 
 class ChannelPauses:
@@ -37,14 +37,14 @@ class ChannelPauses:
         insert = database.dialect.insert("channel_pause", _COLUMNS)
         self._pause = insert.replace("?, ?, ?", f"?, {now}, {now} + ?", 1)
         self._drain = insert.replace("?, ?, ?", f"?, {now}, NULL", 1)
-        self._end_cooldown = insert.replace("?, ?, ?", f"?, {now}, {_COOLDOWN_ENDED}", 1)
+        self._end_cooldown = insert.replace("?, ?, ?", f"?, {now}, {COOLDOWN_ENDED}", 1)
 
     def read(self) -> Orders:
         """Everything that is in force. Raises StoreUnavailable."""
         rows = self._database.read(lambda session: session.rows(self._load))
         return Orders(
-            [pause_of(row) for row in rows if row[2] != _COOLDOWN_ENDED],
-            {row[0]: int(row[1]) for row in rows if row[2] == _COOLDOWN_ENDED},
+            [pause_of(row) for row in rows if row[2] != COOLDOWN_ENDED],
+            {row[0]: int(row[1]) for row in rows if row[2] == COOLDOWN_ENDED},
         )
 
     def load(self) -> list[Pause]:

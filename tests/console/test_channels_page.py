@@ -123,7 +123,7 @@ def test_a_cooldown_is_ended(operator: Person, console: Gateway, console_upstrea
     assert [status() >= 500, status()] == [True, 503]
     eventually(shows("End cooldown"), "the report of the worker")
     answer = operator.post(f"{URL}/cooling/end-cooldown")
-    assert (answer.status_code, answer.headers["Location"]) == (303, f"{URL}?ended=cooling#cooling")
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"{URL}#cooling")
     assert status() == 200
     assert ("ops", "cooling", None) in audited(console, "end cooldown")
     operator.post(f"{URL}/cooling/drain")

@@ -135,3 +135,10 @@ def test_an_owner_sees_the_channels_of_their_models(
     token = Token(1, "t", "ada", "ap_", models=models)
     found = channel_summaries(table, store, token, tags)
     assert {one.name: list(one.models) for one in found} == names
+
+
+def test_a_cooldown_that_was_ended_a_moment_ago_is_known(table: Table, store: Store) -> None:
+    assert store.pauses.end_cooldown("a", "ada")
+    assert [overview(table, store, name).cooldown_ends for name in ("a", "b")] == [True, False]
+    store.database.transaction(lambda session: session.run("UPDATE channel_pause SET began_at = began_at - 5"))
+    assert not overview(table, store, "a").cooldown_ends

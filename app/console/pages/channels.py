@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from urllib.parse import quote
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from app.channels.watched_table import LastTable, stamp_of
 from app.console.access import Visitor, operators_only, signed_in
@@ -49,7 +49,6 @@ def channels(visitor: Visitor) -> Response:
         hour=HOUR,
         day=SLOTS,
         minutes=USUAL // 60,
-        ended=request.args.get("ended"),
         is_troubled=_is_troubled,
     )
 
@@ -106,7 +105,7 @@ def end_cooldown(visitor: Visitor, name: str) -> Response:
     visitor.gateway.store.audit.record(visitor.token, "end cooldown", name)
     if not visitor.gateway.store.pauses.end_cooldown(name, visitor.owner):
         raise InvalidRequest(f"The channel {name} is out of service: resume it first.")
-    return _noticed(visitor, name, f"?ended={quote(name)}")
+    return _noticed(visitor, name)
 
 
 @blueprint.post("/channels/<name>/forget")
@@ -152,11 +151,10 @@ def _known(visitor: Visitor, name: str) -> Channel:
     return found
 
 
-def _noticed(visitor: Visitor, name: str, query: str = "") -> Response:
-    """Back to the channel. This worker knows the change at once, the others at their next tick. `query`: of the
-    page."""
+def _noticed(visitor: Visitor, name: str) -> Response:
+    """Back to the channel. This worker knows the change at once, the others at their next tick."""
     visitor.gateway.channels.refresh()
-    return see_other(f"{URL}{query}#{quote(name)}")
+    return see_other(f"{URL}#{quote(name)}")
 
 
 def _is_troubled(channel: ChannelOverview) -> bool:
