@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.errors import UpstreamError, UpstreamRefused
@@ -271,3 +271,10 @@ def test_any_value_is_one_line_of_valid_text(value: object) -> None:
 def test_any_body_has_a_reason(body: bytes) -> None:
     assert http_error(400, {}, body).message
     assert http_error(502, {}, body).message
+
+
+@given(st.text("{}[]()'\",: 0a", max_size=40))
+@example("'input' {[]} is invalid")
+@example("{{'error': {}}}")
+def test_braces_in_a_sentence_are_read_or_left(text: str) -> None:
+    assert isinstance(_error_body.of({"error": {"message": text}}).words, str)
