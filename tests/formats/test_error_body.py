@@ -277,4 +277,4 @@ def test_any_body_has_a_reason(body: bytes) -> None:
 @example("'input' {[]} is invalid")
 @example("{{'error': {}}}")
 def test_braces_in_a_sentence_are_read_or_left(text: str) -> None:
-    assert isinstance(_error_body.of({"error": {"message": text}}).words, str)
+    assert isinstance(of({"error": {"message": text}}).words, str)
