@@ -97,7 +97,7 @@ def _content(value: object) -> Iterator[Piece]:
 
 
 def _part(part: JSON) -> Iterator[Piece]:
-    kind = part.get("type")
+    kind = str(part.get("type"))
     if kind in _THOUGHTS or part.get("thought") is True:
         yield from _texts("reasoning_text", text(part.get("thinking")) or text(part))
     elif kind == "refusal":
@@ -109,7 +109,7 @@ def _part(part: JSON) -> Iterator[Piece]:
     elif said := text(part.get("text")) or text(part.get("output_text")):
         yield Piece("output_text", said)
     elif has_content(part):
-        raise UpstreamBroken(f"The model's server sent content of an unknown type: '{str(kind)[:64]}'.")
+        raise UpstreamBroken(f"The model's server sent content of an unknown type: '{kind[:64]}'.")
 
 
 # --- images -----------------------------------------------------------------------------------------------------

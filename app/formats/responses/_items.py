@@ -171,7 +171,8 @@ _CHANGES: Mapping[str, Callable[[Mapping[str, Any]], JSON]] = {
 
 
 def _status(item: Mapping[str, Any]) -> JSON:
-    return {} if item.get("status") in STATUSES else {"status": "completed"}
+    status = item.get("status")
+    return {} if isinstance(status, str) and status in STATUSES else {"status": "completed"}
 
 
 def _named(item: Mapping[str, Any]) -> JSON:
@@ -203,7 +204,7 @@ def _message_part(part: Any) -> JSON:
     if not isinstance(part, dict):
         part = {"type": "output_text", "text": part}
     kind = part.get("type")
-    if kind is None:
+    if not isinstance(kind, str):
         kind = "refusal" if "refusal" in part else "output_text"
     if kind == "refusal":
         return _with_text(part, kind, "refusal")

@@ -411,3 +411,9 @@ def test_loose_json_is_read(value: bytes) -> None:
     assert texts(chat_completions.decode(body, ASKED)) == "ok"
     event = b'data: {"choices":[{"index":0,"delta":{"content":"ok"},"finish_reason":null}],"x":%b}\n\n' % value
     assert texts(streamed(event, chunk(STOP))) == "ok"
+
+
+@pytest.mark.parametrize("value", [[], {}, None, 1])
+def test_a_part_whose_type_is_no_word_is_text(value: Any) -> None:
+    answer = whole({"content": [{"type": value, "text": "Hi."}]})
+    assert texts(answer) == "Hi."

@@ -270,3 +270,12 @@ def test_a_compaction_has_the_name_that_the_contract_gives_it(streamed: bool, ki
         assert decoder.answer is not None
         answer = decoder.answer
     assert answer.output == [{**item, "type": "compaction"}]
+
+
+@pytest.mark.parametrize("value", [[], {}, [{}], 1])
+def test_a_status_or_a_type_that_is_no_word_counts_as_none(value: Any) -> None:
+    part = {"type": value, "text": "Hi."}
+    item = {"type": "message", "id": "msg_1", "role": "assistant", "status": value, "content": [part]}
+    answer = responses.decode(orjson.dumps({"id": "r", "status": "completed", "output": [item]}), turn())
+    assert answer.output[0]["status"] == "completed"
+    assert answer.output[0]["content"][0]["text"] == "Hi."
