@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from app.cli.context import as_json, open_store, print_json
-from app.cli.output import percent, table
+from app.cli.output import counted, percent, table
 from app.cli.parameters import Text
 from app.contract.money import shown
 from app.reports.cache import recent_misses
@@ -84,7 +84,8 @@ def _print(report: UsageReport, misses: Mapping[str, Mapping[str, int]] | None) 
         lines.append(_line(report.total, None))
     click.echo(table(heads, (line[: len(heads)] for line in lines)))
     if (unpriced := report.total.unpriced) and report.total.cost is not None:
-        click.echo(f"≥: the cost of {unpriced:,} requests is unknown, since their models have no price.", err=True)
+        lacking = counted(unpriced, "request")
+        click.echo(f"≥: the cost of {lacking} is unknown, without a price in the table.", err=True)
     if report.sampled:
         click.echo(_SAMPLED, err=True)
 

@@ -62,7 +62,9 @@ class Budget:
 
     def shown(self, amount: int) -> str:
         """An amount in the budget's unit, for a sentence: `1,500 tokens`, `12.50 USD`."""
-        return f"{money(amount)} {self.unit.upper()}" if self.in_money else f"{amount:,} tokens"
+        if self.in_money:
+            return f"{money(amount)} {self.unit.upper()}"
+        return f"{amount:,} token{'' if amount == 1 else 's'}"
 
 
 def money(micro: int) -> str:
