@@ -61,7 +61,7 @@ class Budget:
         return f"{money(self.amount)}{self.unit}/{self.period}"
 
     def shown(self, amount: int) -> str:
-        """An amount in the budget's unit, for a sentence: `1,500 tokens`, `12.50 USD`."""
+        """An amount in the budget's unit, for a sentence: `1,500 tokens`, `12.5 USD`."""
         if self.in_money:
             return f"{money(amount)} {self.unit.upper()}"
         return f"{amount:,} token{'' if amount == 1 else 's'}"

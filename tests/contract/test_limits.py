@@ -60,7 +60,7 @@ def test_the_text_of_a_budget_reads_as_the_budget(amount: int, unit: str, period
 def test_an_amount_of_a_budget_stands_in_a_sentence() -> None:
     tokens, money = Budget.of("2Mtok/day"), Budget.of("50usd/month")
     assert [tokens.shown(amount) for amount in (0, 1, 1_500)] == ["0 tokens", "1 token", "1,500 tokens"]
-    assert money.shown(12_500_000) == "12.50 USD"
+    assert money.shown(12_500_000) == "12.5 USD"
 
 
 def test_two_budgets_of_a_kind_or_in_two_currencies_are_refused() -> None:
