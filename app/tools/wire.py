@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import errno
+import select
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -238,6 +239,8 @@ class _PromptStream(httpcore2.AsyncNetworkStream):
     def __init__(self, stream: httpcore2.AsyncNetworkStream, connection: socket.socket) -> None:
         self._stream = stream
         self._socket = connection
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         return await self._stream.read(max_bytes, timeout)
@@ -257,6 +260,9 @@ class _PromptStream(httpcore2.AsyncNetworkStream):
         return _PromptStream(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._socket)
 
     def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable":
+            # The pool asks this of each idle connection with each request, and with the end of each answer.
+            return self._socket.fileno() < 0 or bool(self._poll.poll(0))
         return self._stream.get_extra_info(info)
 
 
