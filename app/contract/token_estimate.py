@@ -69,7 +69,9 @@ def _tokens(value: Any, images: ImageRule) -> Iterator[float]:
         for element in value:
             yield from _tokens(element, images)
     elif isinstance(value, dict):
-        counted = _PARTS.get(value.get("type", ""))
+        kind = value.get("type")
+        # The type in a schema may be a list.
+        counted = _PARTS.get(kind) if isinstance(kind, str) else None
         if counted is not None:
             yield counted(value, images)
         else:

@@ -134,6 +134,14 @@ def test_the_screenshot_of_a_computer_call_is_an_image() -> None:
     assert estimate_items([{"type": "computer_call_output", "call_id": "c", "output": screenshot}]) < 1500
 
 
+@pytest.mark.parametrize("kind", [["string", "null"], {"enum": ["a"]}, None, 1])
+def test_a_schema_whose_type_is_no_word_is_read_as_it_stands(kind: Any) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": kind, "description": "word " * 50}}}
+    tools = [{"type": "function", "name": "f", "parameters": schema}]
+    brought = {"type": "additional_tools", "role": "developer", "tools": tools}
+    assert 50 < estimate_items([brought]) < 90
+
+
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
 def test_a_generated_image_costs_its_pixels(prefix: str) -> None:
     result = prefix + base64.b64encode(png(1024, 1024) + bytes(2_000_000)).decode()
