@@ -103,4 +103,5 @@ def test_a_pipe_gets_no_link(tmp_path: Path) -> None:
     printed = gateway.attempt("init", "--serve")
     assert "ap_" in printed.stdout
     assert "#code=" not in printed.stdout + printed.stderr
-    assert "/console" not in printed.stdout
+    assert "Open:" not in printed.stdout
+    assert "/console/sign-in" not in printed.stdout
