@@ -71,7 +71,7 @@ def cut_off(item: Item) -> Item:
 
 def ended(item: Item, status: str) -> Item:
     """The item of a response that has ended with this status. That and whole JSON decide, not the item's own status."""
-    if item.get("status") not in _OPEN:
+    if str(item.get("status")) not in _OPEN:
         return item
     known = TYPES.get(str(item.get("type")))
     is_whole_call = known is not None and known.json_arguments and not has_half_arguments(item)
@@ -81,7 +81,8 @@ def ended(item: Item, status: str) -> Item:
 
 def says_cut(call: Mapping[str, Any]) -> bool:
     """Whether the call's own status tells the client not to run it."""
-    return is_call(call) and call.get("status") in _OPEN
+    # A client may have given its item a status that is no word.
+    return is_call(call) and str(call.get("status")) in _OPEN
 
 
 def _is_object(text: object) -> bool:

@@ -150,7 +150,7 @@ class _StepBuilder:
         answer = self._answers.get(id(item))
         if answer is not None:
             name, arguments = _CALLS[item["type"]](item, self._toolbox)
-            failed, marks = answer.get("status") in _FAILED, marks_of(item)
+            failed, marks = str(answer.get("status")) in _FAILED, marks_of(item)
             self._parts.append(Call(_call_id(item), name, arguments, result(answer), failed, marks))
 
     def _output(self, item: Item) -> Iterator[Step]:

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.contract.items import Item, is_client_side
-from app.contract.replay import abandoned, cut_off, may_be_cut, replayed, without_abandoned, without_orphans
+from app.contract.replay import (
+    abandoned,
+    cut_off,
+    ended,
+    may_be_cut,
+    replayed,
+    says_cut,
+    without_abandoned,
+    without_orphans,
+)
 
 TEXT: Item = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "hi"}]}
 THOUGHT: Item = {"type": "reasoning", "id": "rs_1", "summary": []}
@@ -96,3 +105,10 @@ def test_a_call_that_the_client_answered_stays(history: list[Item], dropped: int
 @given(st.lists(items, max_size=8))
 def test_only_calls_are_abandoned(history: list[Item]) -> None:
     assert all(item["type"] == "function_call" for item in abandoned(history))
+
+
+@pytest.mark.parametrize("status", [[], {}, 1, None])
+def test_a_status_that_is_no_word_cuts_nothing(status: Any) -> None:
+    item = call(status=status)
+    assert not says_cut(item)
+    assert ended(item, "completed") is item
