@@ -114,8 +114,10 @@ class ForkedProcess:
             return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Does nothing when the process has ended."""
-        if self.returncode is None:
+        """Does nothing when the process has ended: its id may be another's by then."""
+        try:
+            self.wait(0)
+        except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 

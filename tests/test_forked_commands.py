@@ -58,6 +58,15 @@ def test_a_command_that_does_not_end_is_killed(tmp_path: Path) -> None:
         server.close()
 
 
+def test_a_process_that_has_ended_gets_no_signal(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path, [DEMO])
+    gateway.command("init")
+    process = gateway._start("check")
+    assert process.wait(60) == 0
+    process.terminate()
+    assert process.wait(0) == 0
+
+
 def test_no_command_needs_the_imports_of_another(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-c", EACH_ALONE], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True
