@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -54,12 +53,14 @@ def store(directory: Gateway) -> Iterator[Store]:
 
 def _tree(gateway: Gateway, response_id: str, count: int) -> dict[str, JSON]:
     """The responses of a tree by id, once there are so many."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        found = orjson.loads(gateway.command("tree", response_id, "--json"))["responses"]
-        if len(found) == count:
-            return {response["id"]: response for response in found}
-        assert time.monotonic() < deadline, f"{len(found)} responses instead of {count}"
+
+    def complete() -> list[JSON]:
+        # The row of an unstored response is written a moment after the answer.
+        done = gateway.attempt("tree", response_id, "--json")
+        responses: list[JSON] = orjson.loads(done.stdout)["responses"] if done.returncode == 0 else []
+        return responses if len(responses) == count else []
+
+    return {response["id"]: response for response in eventually(complete, f"{count} responses", PATIENCE)}
 
 
 def _parents(tree: dict[str, JSON]) -> dict[str, str | None]:
