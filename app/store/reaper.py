@@ -81,31 +81,33 @@ class Reaper:
         return {response_id for (response_id,) in rows}
 
     def _fail_own(self, session: Session, response_id: str) -> int:
-        failed = session.run(self._fail, (*_end(), response_id, self._leases.name))
+        now = int(time.time())
+        failed = session.run(self._fail, (*_end(now), response_id, self._leases.name))
         if failed:
-            self._count(session, tree_sums.ending(session, "id = ?", (response_id,)))
+            self._count(session, tree_sums.ending(session, "id = ?", (response_id,)), now)
         return failed
 
-    def _count(self, session: Session, ended: Sequence[tree_sums.Ending]) -> None:
-        tree_sums.count_ends(session, self._trees, ended, "failed", int(time.time()))
+    def _count(self, session: Session, ended: Sequence[tree_sums.Ending], at: int) -> None:
+        """`at`: as the rows have it, in unix seconds."""
+        tree_sums.count_ends(session, self._trees, ended, "failed", at)
 
     def _reap(self, session: Session) -> int:
-        failed = 0
+        failed, now = 0, int(time.time())
         for (worker,) in session.rows(self._dead):
             self._jobs.take_back(session, worker)
-            self._count(session, tree_sums.ending(session, self._abandoned, (worker,)))
+            self._count(session, tree_sums.ending(session, self._abandoned, (worker,)), now)
             failed += session.run(
                 "UPDATE response SET status = 'failed', worker = NULL, completed_at = ?, error = ?"
                 " WHERE worker = ? AND status = 'in_progress'",
-                (*_end(), worker),
+                (*_end(now), worker),
             )
             end_of_worker(session, worker)
         self._leases.forget(session)
-        forget_slots(session, int(time.time()))
-        trim(session, int(time.time()))
+        forget_slots(session, now)
+        trim(session, now)
         return failed
 
 
-def _end() -> tuple[int, str]:
+def _end(at: int) -> tuple[int, str]:
     """Values of `completed_at` and `error`."""
-    return int(time.time()), orjson.dumps(INTERRUPTED).decode()
+    return at, orjson.dumps(INTERRUPTED).decode()

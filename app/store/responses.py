@@ -536,14 +536,15 @@ class Responses:
         return self._database.transaction(lambda session: self._cancel(session, owner, response_id))
 
     def _cancel(self, session: Session, owner: str, response_id: str) -> bool:
+        now = int(time.time())
         changed = session.run(
             "UPDATE response SET status = 'cancelled', worker = NULL, completed_at = ?"
             " WHERE id = ? AND owner = ? AND kept = 1 AND deleted_at IS NULL AND status IN ('queued', 'in_progress')",
-            (int(time.time()), response_id, owner),
+            (now, response_id, owner),
         )
         row = session.row(CONTENT, (response_id, owner)) if changed else None
         if row is not None:
-            self._count_end(session, row[0])
+            self._count_end(session, row[0], now)
             # Every event committed before now is seen here; later ones are refused.
             set_output(session, self._database.dialect, row[0], owner, events.finished_items(session, row[0]))
             session.run("DELETE FROM job WHERE response = ?", row[:1])
@@ -555,15 +556,18 @@ class Responses:
         return self._database.transaction(lambda session: self._delete(session, owner, response_id))
 
     def _delete(self, session: Session, owner: str, response_id: str) -> bool:
-        parameters = (int(time.time()), response_id, owner)
-        cut = session.run(f"{BURY}, status = 'cancelled' {BURIED} AND status IN ('queued', 'in_progress')", parameters)
-        buried = cut or session.run(f"{BURY} {BURIED}", parameters)
+        now = int(time.time())
+        cut = session.run(
+            f"{BURY}, status = 'cancelled', completed_at = ? {BURIED} AND status IN ('queued', 'in_progress')",
+            (now, now, response_id, owner),
+        )
+        buried = cut or session.run(f"{BURY} {BURIED}", (now, response_id, owner))
         row = session.row(CONTENT, (response_id, owner)) if buried else None
         if row is None:
             return False
         pk, settings, error, *bodies = row
         if cut:
-            self._count_end(session, pk)
+            self._count_end(session, pk, now)
         tree_sums.count_deleted(session, pk)
         session.run("DELETE FROM content WHERE response = ?", (pk,))
         session.run("DELETE FROM job WHERE response = ?", (pk,))
@@ -581,10 +585,10 @@ class Responses:
             forget_settings(session, self._database.dialect, [settings])
         return True
 
-    def _count_end(self, session: Session, pk: int) -> None:
-        """Counts a turn that was cancelled."""
+    def _count_end(self, session: Session, pk: int, at: int) -> None:
+        """Counts a turn that was cancelled. `at`: as its row has it, in unix seconds."""
         ended = tree_sums.ending(session, "pk = ?", (pk,))
-        tree_sums.count_ends(session, self._trees, ended, "cancelled", int(time.time()))
+        tree_sums.count_ends(session, self._trees, ended, "cancelled", at)
 
 
 def set_output(session: Session, dialect: Dialect, pk: int, owner: str, items: Sequence[Mapping[str, Any]]) -> None:

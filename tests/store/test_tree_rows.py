@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -340,6 +342,19 @@ def test_a_deleted_turn_is_counted_as_deleted_until_none_is_left(store: Store, d
     agree(database_url)
     assert store.responses.delete(OWNER, root)
     assert listed(store) == []
+    agree(database_url)
+
+
+def test_a_turn_ends_at_one_time_also_when_a_second_passes_meanwhile(
+    store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, gone = [draft(turn(store), streamed=True) for _ in range(2)]
+    for one in (cut, gone):
+        store.responses.begin(one)
+    seconds = itertools.count(int(time.time()))
+    monkeypatch.setattr(time, "time", lambda: float(next(seconds)))
+    assert store.responses.cancel(OWNER, cut.id)
+    assert store.responses.delete(OWNER, gone.id)
     agree(database_url)
 
 
