@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make run` and `make test`. `make bench` measures; see tests/bench/.
 #
 #   make test-quick   under a minute: the tests that start no server, for the time between two edits
-#   make test         some 12 minutes on two cores: lint and all tests, with third-party clients; gateways run on SQLite
+#   make test         some 13 minutes on two cores: lint and all tests, with third-party clients; gateways run on SQLite
 #                     and the tests of the store on both databases
 #   make test-all     under 20 minutes: the same, then the tests of the API once more, with gateways on MariaDB
 #   make faults       the long runs: the largest bodies, many at once, and hundreds of kills; no part of test-all

@@ -18,6 +18,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.deploy.conftest import Proxy, Service
 from tests.gateway import portions
+from tests.relay.conftest import eventually
 from tests.response_contract import check_error, check_response, check_stream
 from tests.sse_reader import follow
 from tests.upstream import ScriptedUpstream, silent, stalled
@@ -29,6 +30,8 @@ ASK = {"model": "m", "input": "Say something to me"}
 AT_WORK = 6
 CLIENTS = 4
 ENOUGH = 40
+#: The status for a WebSocket that finds no place.
+UPGRADE_REQUIRED = 426
 
 
 @pytest.fixture(autouse=True)
@@ -222,11 +225,21 @@ class Load:
 
 
 def _socket(service: Service, token: str | None = None) -> Socket:
+    """Waits for a place: that of an earlier client becomes free a moment after it has left."""
     context = ssl.create_default_context(cafile=service.proxy.authority)
     # The client library reads in one thread and writes in another. With TLS 1.3 session tickets arrive after the TLS
     # handshake, and the connection hangs when one thread reads a ticket while the other sends the request.
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    return Socket(service, token, ssl=context)
+
+    def admitted() -> Socket | None:
+        try:
+            return Socket(service, token, ssl=context)
+        except InvalidStatus as refused:
+            if refused.response.status_code != UPGRADE_REQUIRED:
+                raise
+            return None
+
+    return eventually(admitted, "a place for a socket")
 
 
 def _client(proxy: Proxy) -> requests.Session:

@@ -15,6 +15,7 @@ from tests.gateway import ROOT
 from tests.metrics.conftest import Measured
 from tests.metrics.prometheus import is_installed, promtool, running_prometheus
 from tests.metrics.scrapes import Scrape, await_value, scrape
+from tests.relay.conftest import eventually
 from tests.relay.tools.conftest import ASK, mcp
 from tests.upstream import refusal
 
@@ -48,7 +49,13 @@ def everything(measured: Measured) -> Scrape:
     measured.first.enqueue(refusal(401, "no such key"))
     assert gateway.post("/responses", {"model": "denied", "input": "hello"}).status_code == 502
     await_value(gateway, measured.address, 5, "antiphon_token_responses_total", token="measured")
-    return scrape(measured.address)
+    # Gauges are written apart from the counters.
+    return eventually(lambda: _with_all_names(scrape(measured.address)), "all that the queries name")
+
+
+def _with_all_names(found: Scrape) -> Scrape | None:
+    named = {match[1] for _, query in queries() for match in _SELECTOR.finditer(query)}
+    return found if named - {"up"} <= found.label_sets().keys() else None
 
 
 def queries() -> Iterator[tuple[str, str]]:

@@ -123,7 +123,7 @@ def socket_turn(api: Gateway, number: int) -> None:
 @pytest.fixture(scope="module")
 def short_stall(tmp_path_factory: pytest.TempPathFactory, module_upstream: ScriptedUpstream) -> Iterator[Gateway]:
     """A client may be silent for STALL seconds; four messages of the largest size fill the memory."""
-    settings = {"heartbeat": 1, "stall": STALL, "max_body": MAX_BODY, "memory": 4 * MAX_BODY}
+    settings = {"threads": 64, "heartbeat": 1, "stall": STALL, "max_body": MAX_BODY, "memory": 4 * MAX_BODY}
     with Gateway(tmp_path_factory.mktemp("short-stall"), [module_upstream.channel()], **settings) as gateway:
         yield gateway
 
