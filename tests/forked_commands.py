@@ -104,11 +104,14 @@ class ForkedProcess:
 
     def wait(self, timeout: float) -> int:
         """Returns the exit code, or the negative number of a signal. Raises TimeoutExpired."""
+        if self.returncode is not None:
+            return self.returncode
         end = select.poll()
         end.register(self._status, select.POLLIN)
         if not end.poll(timeout * 1000):
             raise subprocess.TimeoutExpired([*self._arguments], timeout)
         with self._lock:
+            # Another thread may have read it meanwhile.
             if self.returncode is None:
                 self.returncode = int(os.read(self._status, _DIGITS))
             return self.returncode
