@@ -152,8 +152,8 @@ class StoredPrompt:
 
     @property
     def question(self) -> bytes | None:
-        """The digest of all items before the answer; None if it is not known. Of two prompts that go on from the same
-        response, equal ones stand for the same input."""
+        """The digest of all items before the answer; None if it is not known. Two prompts that continue one response
+        have equal digests if they have the same input."""
         own = self.length - self.first
         return self.key + self.states[own] if 0 < own < len(self.states) else None
 
@@ -355,8 +355,8 @@ class PromptDigests:
         return self._database.read(lambda session: _pair(session, owner, response_id))
 
     def pair_of(self, owner: str, key: int, base: int | None) -> Pair | None:
-        """The same for a response by its key, from one query. `base`: the key of the one that its prompt goes on from,
-        where its digests say so."""
+        """The response with this key and the one before it, from one query. `base`: the key of the response that its
+        prompt continues, if its digests name one."""
         return self._database.read(lambda session: _pair_of(session, owner, key, base))
 
     def pairs(self, owner: str, keys: Sequence[int]) -> dict[int, Pair]:

@@ -166,7 +166,7 @@ class Tree:
     beginning: str | None = None
     """How the root's input begins, as JSON that may be cut; None if it is not stored."""
     base: int | None = None
-    """Key of the response that the prompt of the selected one goes on from, where its digests say so."""
+    """Key of the response that the selected prompt continues, if its digests name one."""
 
 
 class Excerpt(NamedTuple):
