@@ -98,6 +98,7 @@ class Gateway:
         self.lease_keeper.close()
         self.measures.close()
         self.alerts.close()
+        self.turns.inferred_parents.close()
         self.tool_servers.close()
         self.channels.close()
         self.store.close()

@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from queue import SimpleQueue
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from heapq import heappop, heappush
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import orjson
@@ -26,6 +29,12 @@ from app.store.store import Store
 
 #: Turns that may wait to be traced. Further turns are dropped, which leaves a gap in their trees.
 BACKLOG = 100
+
+#: Seconds after which a turn looks again for the response that its input goes on from. Another worker has answered that
+#: one, and may not have written it yet. After the last look the turn is traced without it.
+WAITS = (0.25, 0.75, 2.0)
+#: Seconds for the turns that wait to be traced when the process ends.
+_CLOSING = 5.0
 
 #: Called with the outcome of a turn.
 OnOutcome = Callable[[Outcome], None]
@@ -73,15 +82,29 @@ class _TracedTurn:
     """Milliseconds."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class _WaitingTrace:
+    """A trace that waits for the response that its input goes on from."""
+
+    due: float
+    """When to look for that response, by the monotonic clock."""
+    owner: str = field(compare=False)
+    trace: Trace = field(compare=False)
+    waits: int = field(compare=False, default=0)
+    """How many have passed."""
+
+
 class InferredParents:
     """One a process. Its thread starts with the first turn to trace."""
 
-    def __init__(self, store: Store, prompts: Prompts) -> None:
+    def __init__(self, store: Store, prompts: Prompts, waits: Sequence[float] = WAITS) -> None:
         self._store = store
         self._prompts = prompts
-        self._turns: SimpleQueue[_TracedTurn] = SimpleQueue()
+        self._waits = waits
+        self._turns: SimpleQueue[_TracedTurn | _WaitingTrace | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._closed = False
 
     def track(self, turn: Turn, token: Token, names: ThreadNames) -> OnOutcome | None:
         """Traces the turn once it has its outcome. `names`: what the client calls the thread."""
@@ -95,6 +118,15 @@ class InferredParents:
             _TracedTurn(turn.id, turn.owner, token.key, names, place, items, outcome, began, _now())
         )
 
+    def close(self) -> None:
+        """Traces the turns that wait, with the parents that are known, and ends the thread."""
+        with self._starting:
+            self._closed = True
+            thread = self._thread
+        if thread is not None and thread.is_alive():
+            self._turns.put(None)
+            thread.join(_CLOSING)
+
     def _put(self, turn: _TracedTurn) -> None:
         if self._turns.qsize() >= BACKLOG:
             return
@@ -104,17 +136,52 @@ class InferredParents:
 
     def _start(self) -> None:
         with self._starting:
-            if self._thread is None or not self._thread.is_alive():
+            if not self._closed and (self._thread is None or not self._thread.is_alive()):
                 self._thread = threading.Thread(target=self._run, name="inferred-parents", daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
-        while True:
-            turn = self._turns.get()
-            thread = turn.names.thread()
-            if thread is not None and (turn.history is None or thread.has_id):
-                traced = replace(_traced(turn, thread), began_at=turn.began_at, ended_at=turn.ended_at)
-                self._store.prefixes.trace(turn.owner, replace(traced, prompt=self._prompt(turn)))
+        waiting: list[_WaitingTrace] = []
+        while (turn := self._next(waiting)) is not None:
+            if isinstance(turn, _TracedTurn):
+                self._trace(turn)
+            elif turn.due > time.monotonic() and len(waiting) < BACKLOG:
+                heappush(waiting, turn)
+            else:
+                self._write(turn)
+        for trace in sorted(waiting):
+            self._write(trace)
+
+    def _next(self, waiting: list[_WaitingTrace]) -> _TracedTurn | _WaitingTrace | None:
+        """A turn to trace, a trace that has to wait, or the first of the waiting ones once it is due; None at the end.
+        Blocks until there is one."""
+        if not waiting:
+            return self._turns.get()
+        pause = waiting[0].due - time.monotonic()
+        if pause > 0:
+            with suppress(Empty):
+                return self._turns.get(timeout=pause)
+        return heappop(waiting)
+
+    def _trace(self, turn: _TracedTurn) -> None:
+        thread = turn.names.thread()
+        if thread is not None and (turn.history is None or thread.has_id):
+            traced = replace(_traced(turn, thread), began_at=turn.began_at, ended_at=turn.ended_at)
+            self._write(_WaitingTrace(0, turn.owner, replace(traced, prompt=self._prompt(turn))))
+
+    def _write(self, trace: _WaitingTrace) -> None:
+        """Writes a trace, unless it still has to wait."""
+        is_last = self._closed or trace.waits == len(self._waits)
+        self._store.prefixes.trace(trace.owner, trace.trace, None if is_last else partial(self._wait, trace))
+
+    def _wait(self, trace: _WaitingTrace) -> None:
+        """Called by the store's writer."""
+        due = time.monotonic() + self._waits[trace.waits]
+        later = replace(trace, due=due, waits=trace.waits + 1)
+        if self._closed:
+            self._write(later)
+        else:
+            self._turns.put(later)
 
     def _prompt(self, turn: _TracedTurn) -> Prompt | None:
         prompt = turn.outcome.prompt

@@ -6,7 +6,7 @@ do no harm except gaps in trees.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from app.contract.records import CHAINABLE, Prompt, Trace
 from app.store.database import Session
@@ -50,20 +50,37 @@ class PrefixHashes:
         self._insert = dialect.unless_there("thread_turn", _COLUMNS)
         self._pepper = pepper[: hashlib.blake2b.MAX_KEY_SIZE]
 
-    def trace(self, owner: str, trace: Trace) -> None:
+    def trace(self, owner: str, trace: Trace, on_missing: Callable[[], object] | None = None) -> None:
         """Finds and writes the parent of a response that named none, some time after the answer: the response that
         ends where this one's input began.
-        """
-        self._writer.post(lambda group: self._write(group, owner, trace))
 
-    def _write(self, group: Group, owner: str, trace: Trace) -> None:
-        """Links a response to its newest known ancestor, and stores its own hash for later responses."""
+        `on_missing`: called by the writer, and nothing is written, while no response ends at the longest start. None:
+        the longest known one counts.
+        """
+        missing = False
+
+        def write(group: Group) -> None:
+            nonlocal missing
+            nearest = self._find(group.session, trace.token, trace.starts[:1])
+            missing = nearest is None and bool(trace.starts) and on_missing is not None
+            if not missing:
+                self._write(group, owner, trace, nearest)
+
+        def look_again(error: BaseException | None) -> None:
+            if on_missing is not None and (missing or error is not None):
+                on_missing()
+
+        self._writer.post(write, None if on_missing is None else look_again)
+
+    def _write(self, group: Group, owner: str, trace: Trace, nearest: int | None) -> None:
+        """Links a response to its newest known ancestor, and stores its own hash for later responses. `nearest`: the
+        response at the longest start."""
         session = group.session
         row = session.row("SELECT pk, parent, status FROM response WHERE id = ? AND owner = ?", (trace.response, owner))
         if row is None:
             return
         pk, parent, status = row
-        found = self._find(session, trace) if parent is None else None
+        found = nearest or self._find(session, trace.token, trace.starts[1:]) if parent is None else None
         if trace.prompt is not None:
             self._write_prompt(session, owner, trace, trace.prompt, pk, found)
         if found not in (None, pk):
@@ -114,11 +131,11 @@ class PrefixHashes:
     def _in_token(self, token: int, place: bytes) -> str:
         return self._hash(b"%d " % token + place)
 
-    def _find(self, session: Session, trace: Trace) -> int | None:
-        """The response that ends at the longest known prefix."""
-        for start in range(0, len(trace.starts), CHUNK):
-            hashes = [self._hash(place) for place in trace.starts[start : start + CHUNK]]
-            known = dict(_known(session, trace.token, hashes))
+    def _find(self, session: Session, token: int, starts: Sequence[bytes]) -> int | None:
+        """The response that ends at the first known one of these prefixes."""
+        for start in range(0, len(starts), CHUNK):
+            hashes = [self._hash(place) for place in starts[start : start + CHUNK]]
+            known = dict(_known(session, token, hashes))
             for hash_ in hashes:
                 if hash_ in known:
                     return known[hash_]
