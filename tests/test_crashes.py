@@ -225,7 +225,11 @@ class Client(threading.Thread):
 
 
 @pytest.mark.parametrize(
-    "kills", [KILLS, pytest.param(MANY_KILLS, marks=[pytest.mark.faults, pytest.mark.timeout(900)])]
+    "kills",
+    [
+        pytest.param(KILLS, marks=pytest.mark.release),
+        pytest.param(MANY_KILLS, marks=[pytest.mark.faults, pytest.mark.timeout(900)]),
+    ],
 )
 def test_no_completed_response_is_lost_to_many_kills_under_load(
     gateway: MakeGateway, upstream: ScriptedUpstream, capsys: pytest.CaptureFixture[str], kills: int

@@ -14,6 +14,7 @@ from tests.bench.rows import ROWS, Measured, judge
 from tests.gateway import ROOT
 
 
+@pytest.mark.release
 @pytest.mark.skipif(compiler() is None, reason="the benchmark's programs need a C compiler")
 def test_a_short_run_fills_its_rows(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"

@@ -28,6 +28,8 @@ from tests.upstream import ScriptedUpstream
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+pytestmark = pytest.mark.release
+
 NewPerson = Callable[..., Person]
 
 #: Enough for every kind of link; the pages of a tree have a link for each turn, fold and tip.

@@ -16,6 +16,8 @@ import yaml
 from app import __version__
 from tests.gateway import ROOT, ExecutedGateway
 
+pytestmark = pytest.mark.release
+
 #: What work in a checkout leaves behind.
 NOT_SOURCE = (".*", "*.egg-info", "build", "dist", "__pycache__", "results")
 SHIPPED = ("README.md", "CHANGELOG.md", "channels.yaml", *(path.relative_to(ROOT) for path in ROOT.glob("deploy/**/*")))

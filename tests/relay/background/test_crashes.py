@@ -296,6 +296,7 @@ class Reader(threading.Thread):
         return False
 
 
+@pytest.mark.release
 def test_fifty_responses_survive_kills_at_random(gateway: MakeGateway, upstream: ScriptedUpstream) -> None:
     running = gateway([upstream.channel(cooldown={"after": 1000})], workers=2, lease=LEASE)
     watch = Watch()
