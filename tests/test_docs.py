@@ -194,6 +194,6 @@ def test_the_first_try_of_tools_answers_without_a_network(gateway: MakeGateway, 
     def asked() -> str:
         return running.post("/responses", orjson.loads(example), token=token).text
 
-    eventually(lambda: "The tool answered: (17 + 4) * 2 = 42" in asked(), "the reloaded table", within=20)
+    eventually(lambda: "The tool answered: (17 + 4) * 2 = 42" in asked(), "the reloaded table")
     output = orjson.loads(asked())["output"]
     assert [item["type"] for item in output] == ["mcp_list_tools", "mcp_call", "message"]

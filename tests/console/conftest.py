@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CHROMIUM = shutil.which("chromium")
 #: Milliseconds for what a page must show. A busy machine needs less.
-PATIENCE = 30_000
+PATIENCE = 60_000
 
 OpenPage = Callable[..., "Page"]
 

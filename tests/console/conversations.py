@@ -121,7 +121,7 @@ class Writer:
 
     def _settled(self, response_id: str) -> None:
         """Unstored rows are written behind the answer: a write of one's own comes after them."""
-        eventually(lambda: self.store.trees.load(self.owner, response_id), "the row of an unstored turn", within=20)
+        eventually(lambda: self.store.trees.load(self.owner, response_id), "the row of an unstored turn")
 
 
 FAILED_OVER = (

@@ -68,7 +68,7 @@ def _nodes(store: Store, owner: str, response_id: str, count: int) -> list[Node]
         nodes = list(tree.nodes) if tree else []
         return nodes if len(nodes) == count and all(node.parent for node in nodes[1:]) else None
 
-    return cast(list[Node], eventually(found, f"{count} turns in one tree", within=20))
+    return cast(list[Node], eventually(found, f"{count} turns in one tree"))
 
 
 def _check(person: Person, nodes: Sequence[Node]) -> list[DrawnRow]:

@@ -14,7 +14,7 @@ import pytest
 from tests.deploy.conftest import DEPLOY
 
 NAME = "antiphon.test"
-WITHIN = 20
+WITHIN = 60
 
 
 @pytest.fixture(scope="module")

@@ -36,19 +36,19 @@ def _described_path(rule: str, prefix: str) -> str:
 
 
 def test_the_description_is_served_without_a_token(api: Gateway) -> None:
-    answer = requests.get(f"{api.url}/openapi.json", timeout=10)
+    answer = requests.get(f"{api.url}/openapi.json", timeout=60)
     assert answer.status_code == 200
     openapi_spec_validator.validate(answer.json())
 
 
 def test_an_unchanged_description_is_not_sent_again(api: Gateway) -> None:
-    first = requests.get(f"{api.url}/openapi.json", timeout=10)
-    again = requests.get(f"{api.url}/openapi.json", headers={"If-None-Match": first.headers["ETag"]}, timeout=10)
+    first = requests.get(f"{api.url}/openapi.json", timeout=60)
+    again = requests.get(f"{api.url}/openapi.json", headers={"If-None-Match": first.headers["ETag"]}, timeout=60)
     assert (again.status_code, again.content) == (304, b"")
 
 
 def test_the_page_loads_its_own_files_only(api: Gateway) -> None:
-    page = requests.get(f"{api.url}/docs", timeout=10)
+    page = requests.get(f"{api.url}/docs", timeout=60)
     assert page.headers["Content-Type"].startswith("text/html")
     policy = page.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
@@ -57,4 +57,4 @@ def test_the_page_loads_its_own_files_only(api: Gateway) -> None:
     assert not [address for address in addresses if re.match(r"(?:https?:)?//", address)]
     for address in addresses:
         if not address.startswith("data:"):
-            assert requests.get(f"{api.url}/{address}", timeout=10).status_code == 200
+            assert requests.get(f"{api.url}/{address}", timeout=60).status_code == 200

@@ -116,7 +116,7 @@ def test_a_model_that_is_served_by_another_format_from_now_on_goes_on(tmp_path: 
         for number, name in enumerate([*WORLDS, WORLDS[0]]):
             if number:
                 gateway.write_channels([serving(upstream, name, number)])
-            eventually(lambda n=number: f"since-{n}" in listed_models(gateway), f"table {number}", within=20)
+            eventually(lambda n=number: f"since-{n}" in listed_models(gateway), f"table {number}")
             format_case = FormatCase(name, gateway, upstream, (), "m")
             for streamed in (False, True):
                 response = conversation.turn(format_case, streamed, message_item(f"turn {number}"))

@@ -240,8 +240,8 @@ def test_more_than_a_worker_can_hold_is_refused_at_once(tmp_path: Path, upstream
             refused = received if b" 503 " in received.split(b"\r\n")[0] else None
         assert b"retry-after: " in refused.lower()
         assert len(socks) >= 4
-        assert requests.get(f"{gateway.url}/healthz", timeout=5).status_code == 200
-        check_error(gateway.post("/responses", BODY, timeout=5), 503)
+        assert requests.get(f"{gateway.url}/healthz", timeout=60).status_code == 200
+        check_error(gateway.post("/responses", BODY), 503)
         upstream.always()
         upstream.release(len(socks))
         for sock in socks[:-1]:

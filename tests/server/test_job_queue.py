@@ -14,7 +14,7 @@ from tests.queues import redis_url
 
 __all__ = ["redis_url"]
 
-WITHIN = 10.0
+WITHIN = 60.0
 Queue = SqlQueue | RedisQueue
 
 

@@ -123,7 +123,7 @@ def test_an_erased_owner_leaves_no_failure(store: Store, owner: str) -> None:
 def test_a_failed_call_of_a_tool_is_one_of_its_server(store: Store) -> None:
     call = ToolCall("mcp_1", "docs", "search", 1_700_000_000_000, milliseconds=3, error="http_error 502")
     store.tool_calls.end(OWNER, "resp_1", [call])
-    eventually(lambda: store.recent_errors.tool_servers(), "the writer", within=30.0)
+    eventually(lambda: store.recent_errors.tool_servers(), "the writer")
     (error,) = store.recent_errors.tool_servers()["docs"]
     assert (error.code, error.message, error.status) == ("http_error 502", "search", None)
     assert store.recent_errors.channels() == {}

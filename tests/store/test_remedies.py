@@ -25,9 +25,7 @@ def stored(store: Store, *remedies: LearntRemedy) -> None:
     """Stores them and waits for the writer."""
     for one in remedies:
         store.remedies.add(one)
-    eventually(
-        lambda: {one.key for one in remedies} <= {one.key for one in store.remedies.load()}, "the writer", within=30.0
-    )
+    eventually(lambda: {one.key for one in remedies} <= {one.key for one in store.remedies.load()}, "the writer")
 
 
 def test_a_remedy_comes_back_as_it_was(store: Store) -> None:

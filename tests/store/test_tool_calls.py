@@ -29,7 +29,7 @@ def approved(item_id: str, request: str = "mcpr_1") -> ToolCall:
 def ended(store: Store, response: str, calls: Sequence[ToolCall]) -> None:
     """Writes the ends and waits for the writer."""
     store.tool_calls.end(OWNER, response, calls)
-    eventually(lambda: store.tool_calls.of_response(OWNER, response) == list(calls), "the writer", within=30.0)
+    eventually(lambda: store.tool_calls.of_response(OWNER, response) == list(calls), "the writer")
 
 
 def test_a_call_is_there_before_it_ends_and_says_how_it_ended(store: Store) -> None:
@@ -128,7 +128,7 @@ def test_results_of_unstored_responses_are_not_written(store: Store) -> None:
     store.tool_calls.begin(OWNER, "resp_1", [replace(CALL, item_id="ws_1")])
     store.tool_calls.end(OWNER, "resp_1", [replace(HOSTED, stored=False)])
     written = replace(HOSTED, result=None)
-    eventually(lambda: store.tool_calls.of_response(OWNER, "resp_1") == [written], "the writer", within=30.0)
+    eventually(lambda: store.tool_calls.of_response(OWNER, "resp_1") == [written], "the writer")
 
 
 def test_hidden_results_are_found_by_their_owner_until_the_response_is_deleted(store: Store) -> None:

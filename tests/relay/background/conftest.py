@@ -12,7 +12,7 @@ import requests
 
 from tests.gateway import Gateway
 from tests.queues import redis_url
-from tests.relay.conftest import eventually
+from tests.relay.conftest import PROMPTLY, eventually
 from tests.response_contract import check_response
 from tests.upstream import ScriptedUpstream
 
@@ -49,7 +49,7 @@ class BackgroundGateway:
     def get(self, response_id: str) -> JSON:
         return dict(self.gateway.get(f"/responses/{response_id}").json())
 
-    def ended(self, response_id: str, within: float = 20.0) -> JSON:
+    def ended(self, response_id: str, within: float = PROMPTLY) -> JSON:
         """The response once it has ended, however."""
 
         def look() -> JSON | None:
