@@ -174,7 +174,9 @@ def build(last: LastGood) -> Gateway:
     )
     queue = open_queue(settings.queue_url, store.database)
     job_seal = Seal("job", settings.keys_for("job"))
-    background = BackgroundJobs(store, turns, responses, queue, job_seal, timing, settings.events_kept, budget)
+    background = BackgroundJobs(
+        *(store, turns, responses, queue, job_seal, timing, settings.events_kept, budget), settings.worker_threads
+    )
     bodies = Bodies(settings.max_body, settings.client_write_timeout)
 
     def tidy() -> None:

@@ -63,6 +63,7 @@ class Jobs:
             f" AND NOT EXISTS (SELECT 1 FROM worker w WHERE w.background = 1 AND w.lease_until >= {now})"
         )
         self._waiting = "SELECT COUNT(*) FROM job j JOIN response r ON r.pk = j.response WHERE r.status = 'queued'"
+        self._mark_put_back = f"UPDATE job SET runs = runs - 1, rung_at = {now} WHERE response = ?"
         self._mark_requeued = f"UPDATE job SET rung_at = {now} WHERE response = ? AND rung_at = ?"
 
     def enqueue(
@@ -96,6 +97,11 @@ class Jobs:
         """Queues the response again, as if it had not started. False when it was not this worker's, and when it has
         called a tool."""
         return self._database.transaction(lambda session: self._requeue(session, response_id, add_in_transaction))
+
+    def postpone(self, response_id: str) -> bool:
+        """Makes the response queued again, as if it had not started. `requeue_waiting` queues it after as much time as
+        has passed since its creation. False as for `requeue`."""
+        return self._database.transaction(lambda session: self._put_back(session, response_id))
 
     def requeue_waiting(self, add_in_transaction: AddInTransaction) -> list[str]:
         """Queues again the responses that have waited for a lease since they were queued; their ids."""
@@ -135,11 +141,16 @@ class Jobs:
         return Job(response_id, owner, token or 0, created_at, request.encode(), last, tuple(trace))
 
     def _requeue(self, session: Session, response_id: str, add_in_transaction: AddInTransaction) -> bool:
+        put_back = self._put_back(session, response_id)
+        if put_back:
+            add_in_transaction(response_id)
+        return put_back
+
+    def _put_back(self, session: Session, response_id: str) -> bool:
         row = session.row(self._held, (response_id, self._leases.name))
         if row is None or has_calls(session, row[0]) or session.run(self._release, (*row, self._leases.name)) != 1:
             return False
-        session.run("UPDATE job SET runs = runs - 1 WHERE response = ?", row)
-        add_in_transaction(response_id)
+        session.run(self._mark_put_back, row)
         return True
 
     def _requeue_waiting(self, session: Session, add_in_transaction: AddInTransaction) -> list[str]:

@@ -110,6 +110,21 @@ def test_a_released_job_waits_as_before(store: Store, other: Store) -> None:
     assert not store.jobs.requeue(response_id, rings.append)
 
 
+def test_a_postponed_job_is_queued_again_after_its_age(store: Store, other: Store, database_url: str) -> None:
+    rings: list[str] = []
+    response_id = enqueue(store)
+    held(store, response_id)
+    assert not other.jobs.postpone(response_id)
+    assert store.jobs.postpone(response_id)
+    assert status(store, response_id) == "queued"
+    assert store.jobs.requeue_waiting(rings.append) == []
+    rows.execute(database_url, "UPDATE job SET created_at = created_at - 1000, rung_at = rung_at - 100")
+    assert store.jobs.requeue_waiting(rings.append) == []
+    rows.execute(database_url, "UPDATE job SET created_at = created_at - 1000, rung_at = rung_at - 1000")
+    assert store.jobs.requeue_waiting(rings.append) == rings == [response_id]
+    held(other, response_id)
+
+
 def test_a_job_without_events_survives_one_dead_worker(store: Store, other: Store, database_url: str) -> None:
     response_id = enqueue(store)
     held(other, response_id)

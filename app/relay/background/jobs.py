@@ -24,6 +24,7 @@ from app.limits.limiter import QUEUED
 from app.memory import Budget, Share
 from app.relay.background.event_log import BATCH_SECONDS, EventFollower
 from app.relay.background.run import Queue, Run
+from app.relay.background.waiting_places import WaitingPlaces
 from app.relay.recorder import draft
 from app.relay.request_context import RequestContext
 from app.relay.responses import StoredResponses, shown
@@ -52,9 +53,10 @@ class BackgroundJobs:
         timing: StreamTiming,
         events_ttl: int,
         budget: Budget,
+        threads: int,
     ) -> None:
         """`events_ttl`: seconds that events are stored after the end of their response. `budget`: the memory for large
-        bodies."""
+        bodies. `threads`: the runs at once of a background worker."""
         self._store = store
         self._parts = parts
         self._responses = responses
@@ -63,6 +65,7 @@ class BackgroundJobs:
         self._timing = timing
         self._events_ttl = events_ttl
         self._budget = budget
+        self._places = WaitingPlaces(threads)
         self._runs: dict[str, Run] = {}
         self._unknown: set[str] = set()
         self._lock = threading.Lock()
@@ -190,6 +193,7 @@ class BackgroundJobs:
             self._seal,
             self._ended,
             Share(self._budget),
+            self._places,
         )
         with self._lock:
             free = response_id not in self._runs and not self._ended.is_set()

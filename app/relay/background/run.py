@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Protocol, TypeVar, cast
 
 import orjson
@@ -34,6 +34,7 @@ from app.errors import (
 )
 from app.memory import Share
 from app.relay.background.event_log import EventLog
+from app.relay.background.waiting_places import WaitingPlaces
 from app.relay.lease_keeper import RunningStreams
 from app.relay.prompts import Prompts
 from app.relay.recorder import Recorder
@@ -56,6 +57,8 @@ _PAUSE, _LONGEST_PAUSE = 1.0, 5.0
 
 #: Seconds that channels may be busy before the response fails.
 _BUSY_TIMEOUT = 600.0
+#: Age in seconds after which a response is not postponed any more.
+_OLDEST = 86_400
 
 
 class Queue(Protocol):
@@ -68,6 +71,10 @@ class Queue(Protocol):
     def add_after_commit(self, response_id: str) -> None:
         """Called after that commit, for any other queue."""
         ...
+
+
+class _Postponed(Exception):
+    """The run would have to wait, and there is no place for that."""
 
 
 class CancelSocket:
@@ -108,6 +115,7 @@ class Run:
         seal: Seal,
         ended: threading.Event,
         share: Share,
+        places: WaitingPlaces,
     ) -> None:
         """`share`: the run's part of the memory for large bodies; `close` releases it."""
         self.id = response_id
@@ -119,6 +127,7 @@ class Run:
         self._queue = queue
         self._seal = seal
         self._ended = ended
+        self._places = places
         self._cancel_socket = CancelSocket()
         self._log: EventLog | None = None
         self.reason: GatewayError = EndedElsewhere()
@@ -133,6 +142,8 @@ class Run:
             turn = self._open(job, token)
             recorder = _RunRecorder(self._store, self, event_log, turn, token, self._parts.prompts)
             self._record_events(self._started(turn, token, recorder, event_log), event_log)
+        except _Postponed:
+            self._postpone(event_log)
         except ClientGone:
             recorder.cancel()
         except GatewayError as error:
@@ -165,15 +176,30 @@ class Run:
     def _started(self, turn: Turn, token: Token, recorder: Recorder, event_log: EventLog) -> Iterable[bytes]:
         """No client waits, so busy channels and limits of the token are retried for a while."""
         deadline = monotonic() + _BUSY_TIMEOUT
-        while True:
-            context = RequestContext("", self._cancel_socket.fileno(), send_early=event_log.add)
-            try:
-                return run_of(self._parts, token, turn, context, recorder).events()
-            except (ChannelsBusy, RateLimited) as error:
-                recorder.admission.settle(None)
-                if error.should_retry is False or monotonic() >= deadline:
-                    raise
-                self._cancel_socket.wait(min(error.retry_after or _PAUSE, _LONGEST_PAUSE))
+        with self._places.place(token.key) as place:
+            while True:
+                context = RequestContext("", self._cancel_socket.fileno(), send_early=event_log.add)
+                try:
+                    return run_of(self._parts, token, turn, context, recorder).events()
+                except (ChannelsBusy, RateLimited) as error:
+                    recorder.admission.settle(None)
+                    if error.should_retry is False or monotonic() >= deadline:
+                        raise
+                    if place.take():
+                        self._cancel_socket.wait(min(error.retry_after or _PAUSE, _LONGEST_PAUSE))
+                    elif time() - turn.created_at < _OLDEST:
+                        raise _Postponed from error
+                    else:
+                        raise
+
+    def _postpone(self, event_log: EventLog) -> None:
+        """Ends the run as if it had not started. The response waits in the database, and is run again later."""
+        with suppress(GatewayError):
+            event_log.flush()
+        event_log.close()
+        # Without the store, the row stays this worker's, which queues it again once it sees that nothing runs it.
+        with suppress(StoreUnavailable):
+            self.retried(lambda: self._store.jobs.postpone(self.id), _STORE_TIMEOUT)
 
     def _record_events(self, events: Iterable[bytes], event_log: EventLog) -> None:
         with closing(cast(Any, events)):
