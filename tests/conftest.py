@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 # Processes that tests start leave their bytecode to those that start later. Otherwise each would compile the package,
 # which takes longer than all that most of them do.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A shell ignores SIGINT in its background jobs. The commands that tests interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test depends on the speed of the machine: neither an example nor its making has a deadline.
 settings.register_profile("at any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
