@@ -16,6 +16,7 @@ from tests.console.routes import ROUTES, UNKNOWN, Route, console_rules, rule_of
 from tests.console.visitors import Person
 from tests.gateway import Gateway
 from tests.store import rows
+from tests.upstream import ScriptedUpstream
 
 NewPerson = Callable[..., Person]
 
@@ -24,6 +25,8 @@ _CATCH_ALL = {"GET /console/<path:rest>", "GET /console/static/<name>"}
 READS = [route for route in ROUTES if route.method == "GET"]
 CHANGES = [route for route in ROUTES if route.method == "POST"]
 GUARDED = [route for route in ROUTES if not route.is_public]
+#: A channel that no request uses: the routes take it out of service.
+SPARE = "spare"
 OTHERS_DO_NOT_SEE = [route for route in ROUTES if route.other == 404 and set(route.placeholders) & UNKNOWN.keys()]
 
 
@@ -60,7 +63,7 @@ class Team:
             "turn": lambda: self.turn,
             "fresh": self._fresh,
             "token": self._token,
-            "channel": lambda: "scripted",
+            "channel": lambda: SPARE,
             "server": lambda: "docs",
         }[name]()
 
@@ -76,6 +79,24 @@ class Team:
         )
         rows.execute(self.gateway.database_url, sql, (key, name, name))
         return str(key)
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory: pytest.TempPathFactory, console_upstream: ScriptedUpstream) -> Iterator[Gateway]:
+    channels = [
+        {"name": "demo", "format": "demo", "models": ["demo"]},
+        console_upstream.channel(name="scripted"),
+        console_upstream.channel(name=SPARE, models=["spare"]),
+    ]
+    with Gateway(tmp_path_factory.mktemp("routes"), channels) as gateway:
+        yield gateway
+
+
+@pytest.fixture(autouse=True)
+def in_service(console: Gateway) -> Iterator[None]:
+    """No test finds a channel that another one has taken out of service: which others have run, and where, varies."""
+    yield
+    rows.execute(console.database_url, "DELETE FROM channel_pause")
 
 
 @pytest.fixture(scope="module")
