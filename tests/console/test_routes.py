@@ -52,8 +52,8 @@ class Team:
     operator: Person
     revoked: Person
     turn: str
-    # Long enough to be found in a page as nothing else.
-    _keys: Iterator[int] = field(default_factory=lambda: count(7_000_000_000))
+    # Long enough to be found in a page as nothing else. A token that a page makes gets the number after the largest.
+    _keys: Iterator[int] = field(default_factory=lambda: count(7_000_000_000, 1000))
 
     def path(self, route: Route, values: Mapping[str, str] | None = None) -> str:
         return route.path.format(**{name: (values or {}).get(name) or self.thing(name) for name in route.placeholders})
