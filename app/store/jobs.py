@@ -29,6 +29,10 @@ _CLAIMED = (
     " (SELECT COALESCE(MAX(e.last), -1) FROM event e WHERE e.response = r.pk)"
     " FROM response r JOIN job j ON j.response = r.pk WHERE r.id = ?"
 )
+_QUEUED = (
+    "SELECT j.response, j.rung_at FROM job j JOIN response r ON r.pk = j.response"
+    " WHERE r.id = ? AND r.status = 'queued'"
+)
 _LEFT = (
     "SELECT r.pk, r.id, r.owner, j.runs, (SELECT COALESCE(MAX(e.last), -1) FROM event e WHERE e.response = r.pk)"
     " FROM response r JOIN job j ON j.response = r.pk WHERE r.worker = ? AND r.status = 'in_progress'"
@@ -103,6 +107,10 @@ class Jobs:
         has passed since its creation. False as for `requeue`."""
         return self._database.transaction(lambda session: self._put_back(session, response_id))
 
+    def ring(self, response_id: str, add_in_transaction: AddInTransaction) -> bool:
+        """Puts a postponed response into the queue now. False when it is not queued any more."""
+        return self._database.transaction(lambda session: self._ring(session, response_id, add_in_transaction))
+
     def requeue_waiting(self, add_in_transaction: AddInTransaction) -> list[str]:
         """Queues again the responses that have waited for a lease since they were queued; their ids."""
         return self._database.transaction(lambda session: self._requeue_waiting(session, add_in_transaction))
@@ -151,6 +159,13 @@ class Jobs:
         if row is None or has_calls(session, row[0]) or session.run(self._release, (*row, self._leases.name)) != 1:
             return False
         session.run(self._mark_put_back, row)
+        return True
+
+    def _ring(self, session: Session, response_id: str, add_in_transaction: AddInTransaction) -> bool:
+        row = session.row(_QUEUED, (response_id,))
+        if row is None or session.run(self._mark_requeued, row) != 1:
+            return False
+        add_in_transaction(response_id)
         return True
 
     def _requeue_waiting(self, session: Session, add_in_transaction: AddInTransaction) -> list[str]:

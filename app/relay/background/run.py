@@ -133,7 +133,16 @@ class Run:
         self.reason: GatewayError = EndedElsewhere()
 
     def work(self, job: Job) -> None:
-        """Returns once the row has its end, or the response is queued again."""
+        """Returns once the row has its end, or the response is queued again. Then the next one of its token is tried
+        that was postponed."""
+        try:
+            self._work(job)
+        except _Postponed:
+            self._places.postpone(job.token, self.id)
+        else:
+            self._ring_next(job.token)
+
+    def _work(self, job: Job) -> None:
         token = self._token(job)
         event_log = self._log = EventLog(self._store, job.id, job.last)
         stored = self.retried(lambda: self._responses.stored(token, job.id), float("inf"))
@@ -143,7 +152,8 @@ class Run:
             recorder = _RunRecorder(self._store, self, event_log, turn, token, self._parts.prompts)
             self._record_events(self._started(turn, token, recorder, event_log), event_log)
         except _Postponed:
-            self._postpone(event_log)
+            self._put_back(event_log)
+            raise
         except ClientGone:
             recorder.cancel()
         except GatewayError as error:
@@ -192,7 +202,7 @@ class Run:
                     else:
                         raise
 
-    def _postpone(self, event_log: EventLog) -> None:
+    def _put_back(self, event_log: EventLog) -> None:
         """Ends the run as if it had not started. The response waits in the database, and is run again later."""
         with suppress(GatewayError):
             event_log.flush()
@@ -200,6 +210,14 @@ class Run:
         # Without the store, the row stays this worker's, which queues it again once it sees that nothing runs it.
         with suppress(StoreUnavailable):
             self.retried(lambda: self._store.jobs.postpone(self.id), _STORE_TIMEOUT)
+
+    def _ring_next(self, token: int) -> None:
+        # What stays behind is queued again by `requeue_waiting`.
+        with suppress(StoreUnavailable):
+            while (response_id := self._places.next_postponed(token)) is not None:
+                if self._store.jobs.ring(response_id, self._queue.add_in_transaction):
+                    self._queue.add_after_commit(response_id)
+                    return
 
     def _record_events(self, events: Iterable[bytes], event_log: EventLog) -> None:
         with closing(cast(Any, events)):

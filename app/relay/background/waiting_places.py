@@ -1,12 +1,15 @@
 """Places for runs that wait with their thread: for a limit of their token, or for busy channels. They are few, so that
-the runs of other tokens find a thread.
+the runs of other tokens find a thread. A run without a place is postponed, and tried again when one of its token ends.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Self
+
+#: Postponed responses that a process remembers of one token. The store knows the others.
+_REMEMBERED = 10_000
 
 
 class WaitingPlaces:
@@ -16,7 +19,26 @@ class WaitingPlaces:
         self._most = threads // 2
         self._most_of_token = threads // 4
         self._taken: Counter[int] = Counter()
+        self._postponed: defaultdict[int, dict[str, None]] = defaultdict(dict)
+        """Their ids by token, the oldest first."""
         self._lock = threading.Lock()
+
+    def postpone(self, token: int, response_id: str) -> None:
+        """Remembers a response of this token that found no place."""
+        with self._lock:
+            postponed = self._postponed[token]
+            if len(postponed) < _REMEMBERED:
+                postponed[response_id] = None
+
+    def next_postponed(self, token: int) -> str | None:
+        """The response of this token that has been postponed for longest. It is forgotten here."""
+        with self._lock:
+            response_id = next(iter(self._postponed[token]), None)
+            if response_id is not None:
+                del self._postponed[token][response_id]
+            if not self._postponed[token]:
+                del self._postponed[token]
+            return response_id
 
     def place(self, token: int) -> WaitingPlace:
         """A place for a run of this token, not taken yet."""

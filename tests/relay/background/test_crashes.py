@@ -216,29 +216,6 @@ def test_channels_that_are_busy_are_waited_for(gateway: MakeGateway, upstream: S
         assert {ended(running, each["id"])["status"] for each in (first, second)} == {"completed"}
 
 
-def test_runs_that_wait_for_a_limit_leave_threads_to_other_tokens(
-    gateway: MakeGateway, upstream: ScriptedUpstream
-) -> None:
-    running = gateway([upstream.channel()], lease=LEASE, worker_processes=1, worker_threads=4)
-    limited = running.new_token("limited", "--owner", "tests", "--concurrency", "1")
-    upstream.enqueue(stalled(after=SOME_TEXT))
-    body = {**BODY, "input": "hello"}
-    waiting = [running.post("/responses", body, token=limited).json()["id"] for _ in range(6)]
-    await_post(upstream)
-    other = running.post("/responses", body).json()["id"]
-    assert ended(running, other)["status"] == "completed"
-    assert {_status(running, each) for each in waiting} == {"queued", "in_progress"}
-    assert running.post(f"/responses/{waiting[-1]}/cancel", {}).json()["status"] == "cancelled"
-    upstream.release()
-    assert {ended(running, each)["status"] for each in waiting[:-1]} == {"completed"}
-    assert _status(running, waiting[-1]) == "cancelled"
-    assert len(upstream.bodies) == len(waiting)
-
-
-def _status(gateway: Gateway, response_id: str) -> str:
-    return str(gateway.get(f"/responses/{response_id}").json()["status"])
-
-
 # --- many, at random --------------------------------------------------------------------------------------------
 
 
