@@ -20,11 +20,11 @@ test-quick: $(VENV)/.test
 	$(BIN)/pytest -n 2 -m "not server and not faults"
 
 test: packages $(VENV)/.test lint
-	$(BIN)/pytest -n 4 --dist loadgroup -m "not release and not faults"
+	$(BIN)/pytest -n 4 --dist loadfile -m "not release and not faults"
 
 test-all: test
-	$(BIN)/pytest -n 4 --dist loadgroup -m release
-	$(BIN)/pytest -n 3 --dist loadgroup --database mariadb tests/endpoints tests/every_format tests/relay
+	$(BIN)/pytest -n 4 --dist loadfile -m release
+	$(BIN)/pytest -n 3 --dist loadfile --database mariadb tests/endpoints tests/every_format tests/relay
 
 # They measure memory, so they need the machine for themselves. They take about four minutes and some 6 GiB of memory, of
 # which the gateway takes 800 MiB. FAULTS="-k memory" and other options of pytest.

@@ -29,8 +29,7 @@ OLD: JSON = orjson.loads((DATA / "running_9.json").read_bytes())
 OWNER, OLD_WORKER, DEAD_WORKER = "tests", "old:30425:d10a089e", "old:1:dead"
 BROKEN = {"after": 1, "for": "300s"}
 
-#: One gateway for all tests, in one process of a test run.
-pytestmark = [pytest.mark.sqlite, pytest.mark.xdist_group("mixed-versions")]
+pytestmark = pytest.mark.sqlite
 
 
 @pytest.fixture(scope="module")

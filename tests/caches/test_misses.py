@@ -30,8 +30,6 @@ KEEPERS = ("chain", "client", "conversation")
 COMPACTION = [{"type": "compaction", "compact_threshold": 10}]
 SESSIONS = count()
 
-pytestmark = pytest.mark.xdist_group("cached sessions")
-
 
 @dataclass
 class Talk:

@@ -20,9 +20,6 @@ TOLERANCE = 0.005
 README = read((ROOT / "README.md").read_text().split("\n### Prompt caches\n")[1].split("\n## ")[0])
 CASES = [(session, server) for server in SERVERS for session in SESSIONS]
 
-#: One process runs them all, with one gateway.
-pytestmark = pytest.mark.xdist_group("cached sessions")
-
 
 @pytest.mark.parametrize(("session", "server"), CASES)
 def test_a_session_gets_what_a_cache_can_give(running: House, store: Store, session: str, server: str) -> None:

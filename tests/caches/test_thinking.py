@@ -7,8 +7,6 @@ import pytest
 from tests.caches.share_table import House
 from tests.caches.simulator import Account
 
-pytestmark = pytest.mark.xdist_group("cached sessions")
-
 
 @pytest.mark.parametrize("server", ["marks", "marks, budget"])
 def test_every_thought_goes_back_in_every_turn(running: House, server: str) -> None:

@@ -18,8 +18,6 @@ from tests.upstream import ScriptedUpstream, stalled
 JSON = dict[str, Any]
 NewPerson = Callable[..., Person]
 
-pytestmark = pytest.mark.xdist_group("playground")
-
 URL = "/console/playground"
 MODEL = "m"
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 JSON = dict[str, Any]
 NewPerson = Callable[..., Person]
 
-pytestmark = pytest.mark.xdist_group("playground page")
-
 URL = "/console/playground"
 MODEL = "m"
 MARKUP = '<img src=x onerror="document.title=\'broken\'"><script>document.title="broken"</script><b>bold</b>'

@@ -24,8 +24,6 @@ from tests.sse_reader import follow
 from tests.upstream import ScriptedUpstream, silent, stalled
 from tests.websocket_client import Socket
 
-pytestmark = pytest.mark.xdist_group("deploy")
-
 ASK = {"model": "m", "input": "Say something to me"}
 AT_WORK = 6
 CLIENTS = 4

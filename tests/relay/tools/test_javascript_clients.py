@@ -14,11 +14,7 @@ from tests.upstream_formats import lines
 
 JSON = dict[str, Any]
 either = pytest.mark.parametrize("streamed", [False, True], ids=["json", "sse"])
-pytestmark = [
-    pytest.mark.timeout(2 * javascript.INSTALL_WITHIN + 2 * javascript.PATIENCE),
-    # The first of them installs the packages for all.
-    pytest.mark.xdist_group("javascript"),
-]
+pytestmark = pytest.mark.timeout(2 * javascript.INSTALL_WITHIN + 2 * javascript.PATIENCE)
 
 
 @pytest.fixture(scope="session")
