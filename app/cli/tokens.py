@@ -203,11 +203,10 @@ def rotate(ctx: click.Context, name: str, overlap: Stated, as_json: bool) -> Non
     seconds: int = overlap.value
     with open_ready_store() as store:
         rotated = store.tokens.rotate(name, seconds)
-        until = int(time()) + seconds
     if rotated is None:
         _unknown(ctx, name, "rotate")
         return
-    token, secret = rotated
+    token, secret, until = rotated
     if as_json:
         print_json({"token": secret, **token.wire(), "old_secret_until": until if seconds else None})
         return

@@ -69,6 +69,14 @@ _LISTED_COLUMNS = len(COLUMNS.split(","))
 Hashes = tuple[str, ...]
 
 
+class RotatedToken(NamedTuple):
+    token: Token
+    secret: str
+    """The new one."""
+    earlier_until: int
+    """When the secrets before it end at the latest."""
+
+
 class ListedToken(NamedTuple):
     token: Token
     client: str
@@ -195,7 +203,7 @@ class Tokens:
         self._good.clear()
         return changed > 0
 
-    def rotate(self, name: str, overlap: int, *, by: str = "") -> tuple[Token, str] | None:
+    def rotate(self, name: str, overlap: int, *, by: str = "") -> RotatedToken | None:
         """Gives the token another secret, which is returned and not stored. Earlier secrets, and the console's sessions
         that they have opened, end after `overlap` seconds at the latest. `by`: the hash of the session that asks for
         it, which stays. None when there is no such token."""
@@ -211,7 +219,7 @@ class Tokens:
         self._good.clear()
         self._bad.clear()
         token = self._find(self._hashes(secret))
-        return None if token is None else (token, secret)
+        return None if token is None else RotatedToken(token, secret, until)
 
     def earlier_secrets(self) -> dict[int, int]:
         """For each token whose earlier secrets still work, by its key: when the last of them ends."""

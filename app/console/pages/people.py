@@ -132,8 +132,8 @@ def rotate(visitor: Visitor, key: int) -> Response:
     rotated = store.tokens.rotate(token.name, overlap, by=visitor.session)
     if rotated is None:
         raise _unknown()
-    token, secret = rotated
-    until = int(time()) + overlap if overlap else None
+    token, secret, earlier_until = rotated
+    until = earlier_until if overlap else None
     made = Made(token, secret, "has another secret", _guides(visitor, token, secret), rotated=True, until=until)
     return _list(visitor, made=made)
 
