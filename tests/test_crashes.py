@@ -27,7 +27,7 @@ from tests.upstream import ScriptedUpstream, stalled
 JSON = dict[str, Any]
 LEASE = 4
 #: What is promised for the responses of a worker that died.
-WITHIN = LEASE + 60
+WITHIN = LEASE + 30
 KILLS = 50
 MANY_KILLS = 500
 CLIENTS = 6

@@ -83,7 +83,7 @@ def test_clients_that_do_not_close_delay_no_end(gateway: MakeGateway) -> None:
             connection = stack.enter_context(closing(_connection(running)))
             connection.connect()
             connection.sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        other = stack.enter_context(closing(http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)))
+        other = stack.enter_context(closing(http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)))
         assert _ask(other, running) == 200
 
 

@@ -12,8 +12,8 @@ from tests.relay.conftest import eventually
 from tests.store import rows
 from tests.store.conftest import PEPPER
 
-#: Two seconds are promised; a loaded machine gets more.
-REVOKED_WITHIN = 20.0
+#: Two seconds are promised; a loaded machine gets one more.
+REVOKED_WITHIN = 3.0
 
 
 def test_a_token_is_recognised_by_its_secret(store: Store) -> None:

@@ -32,7 +32,7 @@ from tests.upstream import Answer, Exchange, Pause, Piece, ScriptedUpstream, sil
 JSON = dict[str, Any]
 LEASE = 4
 #: What is promised for the responses of a worker that died, and a second run.
-WITHIN = LEASE + 60
+WITHIN = LEASE + 45
 RUNS = 50
 CLIENTS = 10
 KILLS = 20
