@@ -59,7 +59,7 @@ class Table:
     """The prices among those facts, by the same names."""
     price_lines: Mapping[str, int] = field(default_factory=dict, hash=False)
     """Where these stand in the file."""
-    _tagged: dict[Collection[str], Table] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _tagged: dict[tuple[str, ...], Table] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What `tagged` has made so far. Tokens have few different sets of tags."""
 
     def serving(self, model: str) -> list[Channel]:
@@ -73,10 +73,10 @@ class Table:
         wanted = self.limits.tags if tags is None else tags
         if not wanted:
             return self
-        seen = tuple(wanted)
-        if (found := self._tagged.get(seen)) is None:
+        key = tuple(wanted)
+        if (found := self._tagged.get(key)) is None:
             channels = tuple(one for one in self.channels if not set(wanted).isdisjoint(one.tags))
-            found = self._tagged[seen] = replace(self, channels=channels)
+            found = self._tagged[key] = replace(self, channels=channels)
         return found
 
     def names(self) -> list[str]:

@@ -30,8 +30,8 @@ from app.store.store import Store
 #: Turns that may wait to be traced. Further turns are dropped, which leaves a gap in their trees.
 BACKLOG = 100
 
-#: Seconds after which a turn looks again for the response that its input goes on from. Another worker has answered that
-#: one, and may not have written it yet. After the last look the turn is traced without it.
+#: Seconds before each further search for a turn's parent. The worker that answered the parent may not have written it
+#: yet. After the last search the nearest known ancestor becomes the parent.
 WAITS = (0.25, 0.75, 2.0)
 #: Seconds for the turns that wait to be traced when the process ends.
 _CLOSING = 5.0
@@ -84,14 +84,14 @@ class _TracedTurn:
 
 @dataclass(frozen=True, slots=True, order=True)
 class _WaitingTrace:
-    """A trace that waits for the response that its input goes on from."""
+    """A trace whose parent is not in the store yet."""
 
     due: float
-    """When to look for that response, by the monotonic clock."""
+    """When to search for the parent again, by the monotonic clock."""
     owner: str = field(compare=False)
     trace: Trace = field(compare=False)
     waits: int = field(compare=False, default=0)
-    """How many have passed."""
+    """Number of waits so far."""
 
 
 class InferredParents:
