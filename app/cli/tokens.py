@@ -200,18 +200,17 @@ def update(
 @click.pass_context
 def rotate(ctx: click.Context, name: str, overlap: Stated, as_json: bool) -> None:
     """Give the token NAME another secret. It is printed once; name, rights, limits and history stay."""
-    seconds: int = overlap.value
     with open_ready_store() as store:
-        rotated = store.tokens.rotate(name, seconds)
+        rotated = store.tokens.rotate(name, overlap.value)
     if rotated is None:
         _unknown(ctx, name, "rotate")
         return
     token, secret, until = rotated
     if as_json:
-        print_json({"token": secret, **token.wire(), "old_secret_until": until if seconds else None})
+        print_json({"token": secret, **token.wire(), "old_secret_until": until})
         return
     click.echo(secret)
-    ended = f"works until {moment(until)} UTC" if seconds else "ends within two seconds"
+    ended = f"works until {moment(until)} UTC" if until else "ends within two seconds"
     click.echo(f'new secret of token "{name}", shown once; the old one {ended}', err=True)
 
 

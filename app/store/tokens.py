@@ -73,8 +73,8 @@ class RotatedToken(NamedTuple):
     token: Token
     secret: str
     """The new one."""
-    earlier_until: int
-    """When the secrets before it end at the latest."""
+    earlier_until: int | None
+    """When the secrets before it end at the latest; None if they have ended."""
 
 
 class ListedToken(NamedTuple):
@@ -219,7 +219,7 @@ class Tokens:
         self._good.clear()
         self._bad.clear()
         token = self._find(self._hashes(secret))
-        return None if token is None else RotatedToken(token, secret, until)
+        return None if token is None else RotatedToken(token, secret, until if overlap else None)
 
     def earlier_secrets(self) -> dict[int, int]:
         """For each token whose earlier secrets still work, by its key: when the last of them ends."""

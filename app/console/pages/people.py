@@ -132,8 +132,7 @@ def rotate(visitor: Visitor, key: int) -> Response:
     rotated = store.tokens.rotate(token.name, overlap, by=visitor.session)
     if rotated is None:
         raise _unknown()
-    token, secret, earlier_until = rotated
-    until = earlier_until if overlap else None
+    token, secret, until = rotated
     made = Made(token, secret, "has another secret", _guides(visitor, token, secret), rotated=True, until=until)
     return _list(visitor, made=made)
 
