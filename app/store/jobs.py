@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from app.contract.records import LIFECYCLE_EVENTS, Draft, EventBatch, Job
 from app.store import events
-from app.store.database import Database, Session
+from app.store.database import Database, Row, Session
 from app.store.grouped_writes import Group
 from app.store.leases import HELD, Leases
 from app.store.responses import Responses, set_output
@@ -107,9 +107,14 @@ class Jobs:
         has passed since its creation. False as for `requeue`."""
         return self._database.transaction(lambda session: self._put_back(session, response_id))
 
-    def ring(self, response_id: str, add_in_transaction: AddInTransaction) -> bool:
+    def requeue_postponed(self, response_id: str, add_in_transaction: AddInTransaction) -> bool:
         """Puts a postponed response into the queue now. False when it is not queued any more."""
-        return self._database.transaction(lambda session: self._ring(session, response_id, add_in_transaction))
+
+        def write(session: Session) -> bool:
+            row = session.row(_QUEUED, (response_id,))
+            return row is not None and self._add_again(session, response_id, row, add_in_transaction)
+
+        return self._database.transaction(write)
 
     def requeue_waiting(self, add_in_transaction: AddInTransaction) -> list[str]:
         """Queues again the responses that have waited for a lease since they were queued; their ids."""
@@ -161,17 +166,17 @@ class Jobs:
         session.run(self._mark_put_back, row)
         return True
 
-    def _ring(self, session: Session, response_id: str, add_in_transaction: AddInTransaction) -> bool:
-        row = session.row(_QUEUED, (response_id,))
-        if row is None or session.run(self._mark_requeued, row) != 1:
-            return False
-        add_in_transaction(response_id)
-        return True
-
     def _requeue_waiting(self, session: Session, add_in_transaction: AddInTransaction) -> list[str]:
-        requeued = []
-        for pk, response_id, rung_at in session.rows(self._waiting_long, (self._leases.lease,)):
-            if session.run(self._mark_requeued, (pk, rung_at)) == 1:
-                add_in_transaction(response_id)
-                requeued.append(response_id)
-        return requeued
+        return [
+            response_id
+            for pk, response_id, rung_at in session.rows(self._waiting_long, (self._leases.lease,))
+            if self._add_again(session, response_id, (pk, rung_at), add_in_transaction)
+        ]
+
+    def _add_again(self, session: Session, response_id: str, row: Row, add_in_transaction: AddInTransaction) -> bool:
+        """Puts a queued response into the queue, unless another worker has just done so. `row`: the key of the job,
+        and when it was put there last."""
+        is_first = session.run(self._mark_requeued, row) == 1
+        if is_first:
+            add_in_transaction(response_id)
+        return is_first

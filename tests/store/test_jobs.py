@@ -125,16 +125,16 @@ def test_a_postponed_job_is_queued_again_after_its_age(store: Store, other: Stor
     held(other, response_id)
 
 
-def test_a_postponed_job_is_rung_while_it_is_queued(store: Store, other: Store) -> None:
+def test_a_postponed_job_is_put_into_the_queue_while_it_is_queued(store: Store, other: Store) -> None:
     rings: list[str] = []
     response_id = enqueue(store)
     held(store, response_id)
-    assert not other.jobs.ring(response_id, rings.append)
+    assert not other.jobs.requeue_postponed(response_id, rings.append)
     assert store.jobs.postpone(response_id)
-    assert other.jobs.ring(response_id, rings.append)
+    assert other.jobs.requeue_postponed(response_id, rings.append)
     assert rings == [response_id]
     assert store.responses.cancel(OWNER, response_id)
-    assert not store.jobs.ring(response_id, rings.append)
+    assert not store.jobs.requeue_postponed(response_id, rings.append)
 
 
 def test_a_job_without_events_survives_one_dead_worker(store: Store, other: Store, database_url: str) -> None:

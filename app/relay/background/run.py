@@ -140,7 +140,7 @@ class Run:
         except _Postponed:
             self._places.postpone(job.token, self.id)
         else:
-            self._ring_next(job.token)
+            self._requeue_next(job.token)
 
     def _work(self, job: Job) -> None:
         token = self._token(job)
@@ -195,12 +195,11 @@ class Run:
                     recorder.admission.settle(None)
                     if error.should_retry is False or monotonic() >= deadline:
                         raise
-                    if place.take():
-                        self._cancel_socket.wait(min(error.retry_after or _PAUSE, _LONGEST_PAUSE))
-                    elif time() - turn.created_at < _OLDEST:
+                    if not place.take():
+                        if time() - turn.created_at >= _OLDEST:
+                            raise
                         raise _Postponed from error
-                    else:
-                        raise
+                    self._cancel_socket.wait(min(error.retry_after or _PAUSE, _LONGEST_PAUSE))
 
     def _put_back(self, event_log: EventLog) -> None:
         """Ends the run as if it had not started. The response waits in the database, and is run again later."""
@@ -211,11 +210,11 @@ class Run:
         with suppress(StoreUnavailable):
             self.retried(lambda: self._store.jobs.postpone(self.id), _STORE_TIMEOUT)
 
-    def _ring_next(self, token: int) -> None:
-        # What stays behind is queued again by `requeue_waiting`.
+    def _requeue_next(self, token: int) -> None:
+        # The store queues again what stays behind.
         with suppress(StoreUnavailable):
             while (response_id := self._places.next_postponed(token)) is not None:
-                if self._store.jobs.ring(response_id, self._queue.add_in_transaction):
+                if self._store.jobs.requeue_postponed(response_id, self._queue.add_in_transaction):
                     self._queue.add_after_commit(response_id)
                     return
 

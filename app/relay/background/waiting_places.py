@@ -33,11 +33,12 @@ class WaitingPlaces:
     def next_postponed(self, token: int) -> str | None:
         """The response of this token that has been postponed for longest. It is forgotten here."""
         with self._lock:
-            response_id = next(iter(self._postponed[token]), None)
+            postponed = self._postponed.pop(token, {})
+            response_id = next(iter(postponed), None)
             if response_id is not None:
-                del self._postponed[token][response_id]
-            if not self._postponed[token]:
-                del self._postponed[token]
+                del postponed[response_id]
+            if postponed:
+                self._postponed[token] = postponed
             return response_id
 
     def place(self, token: int) -> WaitingPlace:
