@@ -140,14 +140,15 @@ def _trees(session: Session, *, keys: Sequence[int]) -> dict[int, Change]:
             turns[row.root or row.pk].append(row)
     # Trees of which all was deleted are not listed.
     left = {root: rows for root, rows in turns.items() if any(row.deleted_at is None for row in rows)}
-    return {root: _change(sorted(rows)) for root, rows in sorted(left.items())}
+    return {root: _change(root, rows) for root, rows in sorted(left.items())}
 
 
-def _change(rows: Sequence[Ended]) -> Change:
-    first = rows[0]
+def _change(root: int, rows: Sequence[Ended]) -> Change:
+    # The row of a root may be written after that of a turn below it.
+    first = next((row for row in rows if row.pk == root), min(rows))
     change = Change(first.owner, first.created_at, _newest(first), NOTHING)
     continued: set[int] = set()
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (_ended_at(row), row.pk)):
         goes_on = row.status in CHAINABLE
         is_branch = row.opens_branch or (row.inferred in continued and row.retry_of is None)
         change.add(_newest(row), _counts(row, branches=int(goes_on and bool(is_branch))))
@@ -160,8 +161,11 @@ def _change(rows: Sequence[Ended]) -> Change:
 def _newest(row: Ended) -> tuple[int, str, str | None, int | None, int]:
     after = orjson.loads(row.compaction).get("after") if row.compaction else None
     context = None if row.input_tokens is None else row.input_tokens + (row.output_tokens or 0)
-    ended_at = row.completed_at or row.created_at
-    return row.pk, row.model, row.client, after if isinstance(after, int) else context, ended_at
+    return row.pk, row.model, row.client, after if isinstance(after, int) else context, _ended_at(row)
+
+
+def _ended_at(row: Ended) -> int:
+    return row.completed_at or row.created_at
 
 
 def _counts(row: Ended, branches: int) -> tuple[int, ...]:

@@ -34,7 +34,7 @@ COUNTERS = (
 """`branches` counts the turns that continue a response which was continued before. `cost` is the sum of the known ones,
 in micro-units; `unpriced` counts the turns that used tokens and whose cost is unknown."""
 
-#: Seconds and the key of the newest turn; its model, its client and the tokens of its context.
+#: The key of the newest turn, which is the last to end; its model, its client, the tokens of its context and its end.
 NEWEST = ("newest", "model", "client", "context", "newest_at")
 COLUMNS = ("root", "owner", "first_at", *NEWEST, *COUNTERS)
 
@@ -46,14 +46,16 @@ HIGHEST = 20_000
 _PLACE = {name: position for position, name in enumerate(COUNTERS)}
 NOTHING = (0,) * len(COUNTERS)
 _READ = f"SELECT {', '.join(COLUMNS)} FROM tree WHERE root = ?"
-# MySQL assigns from the left and sees the new values, so `newest_at` is the last.
+# The last to end, also if another that ended in the same second is written later: processes commit in any order.
+_IS_NEWEST = "newest_at < ? OR (newest_at = ? AND newest <= ?)"
+# MySQL assigns from the left and sees the new values, so what the conditions read comes last.
 _UPDATE = (
     f"UPDATE tree SET {', '.join(f'{name} = {name} + ?' for name in COUNTERS)},"
-    " newest = CASE WHEN newest_at <= ? THEN ? ELSE newest END,"
-    " model = CASE WHEN newest_at <= ? THEN ? ELSE model END,"
-    " client = CASE WHEN newest_at <= ? THEN ? ELSE client END,"
-    " context = CASE WHEN newest_at <= ? THEN COALESCE(?, context) ELSE context END,"
-    " newest_at = CASE WHEN newest_at <= ? THEN ? ELSE newest_at END"
+    f" model = CASE WHEN {_IS_NEWEST} THEN ? ELSE model END,"
+    f" client = CASE WHEN {_IS_NEWEST} THEN ? ELSE client END,"
+    f" context = CASE WHEN {_IS_NEWEST} THEN COALESCE(?, context) ELSE COALESCE(context, ?) END,"
+    f" newest = CASE WHEN {_IS_NEWEST} THEN ? ELSE newest END,"
+    " newest_at = CASE WHEN newest_at < ? THEN ? ELSE newest_at END"
     " WHERE root = ?"
 )
 _UPDATE_USED = (
@@ -123,16 +125,30 @@ class Change:
 
     def add(self, newest: tuple[Any, ...], counts: Sequence[int]) -> None:
         self.counts = list(map(add, self.counts, counts))
-        if newest[-1] >= self.newest[-1]:
-            *names, context, at = newest
-            self.newest = (*names, self.newest[3] if context is None else context, at)
+        older, newer = sorted((self.newest, newest), key=_ended)
+        *names, context, at = newer
+        self.newest = (*names, older[3] if context is None else context, at)
 
     def row(self, root: int) -> tuple[Any, ...]:
         return (root, self.owner, self.first_at, *self.newest, *self.counts)
 
     def update(self, root: int) -> tuple[Any, ...]:
-        at = self.newest[-1]
-        return (*self.counts, *(value for newest in self.newest for value in (at, newest)), root)
+        newest, model, client, context, at = self.newest
+        ended = (at, at, newest)
+        return (
+            *self.counts,
+            *(*ended, model),
+            *(*ended, client),
+            *(*ended, context, context),
+            *(*ended, newest),
+            *(at, at),
+            root,
+        )
+
+
+def _ended(newest: tuple[Any, ...]) -> tuple[int, int]:
+    """The order of ends; of the same second, that of the keys."""
+    return newest[-1], newest[0]
 
 
 class TreeSums:

@@ -21,7 +21,7 @@ from app.store.copying import Copy
 from app.store.database import Database
 from app.store.store import Store
 from app.store.tree_list import TreeRow, Wanted
-from app.store.tree_sums import COLUMNS
+from app.store.tree_sums import COLUMNS, NOTHING, Change
 from tests.databases import Server
 from tests.store import rows
 from tests.store.conftest import PEPPER
@@ -112,6 +112,47 @@ def test_a_turn_that_ended_earlier_does_not_become_the_newest(store: Store, data
     row = only(store)
     assert (row.newest, row.model, row.newest_at) == (late.id, "late", 4_000_000_000)
     assert counts(store) == {"turns": 3, "branches": 1}
+    agree(database_url)
+
+
+ORDERS = list(itertools.permutations(range(3)))
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_of_turns_that_end_in_one_second_the_last_to_begin_is_the_newest(
+    store: Store, database_url: str, order: tuple[int, ...]
+) -> None:
+    """They may be written in any order: a streamed turn has its key from its beginning, and processes commit apart."""
+    root = draft(created_at=100)
+    store.responses.finish(root, outcome(completed_at=1000))
+    running = [draft(root.id, streamed=True, model=f"model-{number}") for number in range(3)]
+    for each in running:
+        store.responses.begin(each)
+    for number in order:
+        used = Usage(input_tokens=number, output_tokens=1)
+        store.responses.finish(running[number], outcome(completed_at=2000, usage=used))
+    row = only(store)
+    assert (row.newest, row.model, row.context) == (running[2].id, "model-2", 3)
+    agree(database_url)
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+def test_the_order_of_a_transaction_does_not_matter_either(order: tuple[int, ...]) -> None:
+    turns = [(1, "one", None, 10, 2000), (2, "two", None, 20, 2000), (3, "late", None, 30, 1999)]
+    first, *others = (turns[number] for number in order)
+    change = Change(OWNER, 100, first)
+    for other in others:
+        change.add(other, NOTHING)
+    assert change.newest == turns[1]
+
+
+def test_the_context_is_that_of_the_newest_turn_that_has_one(store: Store, database_url: str) -> None:
+    root = draft(created_at=100)
+    store.responses.finish(root, outcome("failed", usage=None, completed_at=1000))
+    failed, early = draft(root.id), draft(root.id)
+    store.responses.finish(failed, outcome("failed", usage=None, completed_at=3000))
+    store.responses.finish(early, outcome(usage=Usage(40, output_tokens=2), completed_at=2000))
+    assert (only(store).newest, only(store).context) == (failed.id, 42)
     agree(database_url)
 
 
