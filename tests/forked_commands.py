@@ -8,6 +8,7 @@ A forked process has a directory, variables, arguments and an output of its own,
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import json
 import os
 import select
@@ -23,6 +24,9 @@ from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
+
+#: The signal at which a forked process writes the stacks of its threads to its standard error, and words of each stack.
+STACKS, STACK = signal.SIGRTMIN, "(most recent call first)"
 
 _LARGEST_REQUEST = 64 * 1024
 #: Of a number in a status pipe: the two may be read late, one after the other.
@@ -205,6 +209,7 @@ def _become(request: dict[str, Any], descriptors: Sequence[int]) -> None:
 
 def _main() -> None:
     requests = int(sys.argv[1])
+    faulthandler.register(STACKS)
     commands = import_module("app.cli")
     for name in commands.COMMANDS:
         import_module(f"app.cli.{name}")

@@ -25,7 +25,7 @@ import requests
 import yaml
 
 from tests import ports
-from tests.forked_commands import ForkedProcess, ForkServer, fork_server
+from tests.forked_commands import STACK, STACKS, ForkedProcess, ForkServer, fork_server
 
 if TYPE_CHECKING:
     import openai
@@ -319,7 +319,7 @@ class Gateway:
     def _is_ready(self) -> bool:
         try:
             return self._session.get(f"{self.url}/readyz", timeout=5).status_code == 200
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             return False
 
     def _until(self, reached: Callable[[], bool], timeout: float, what: str) -> None:
@@ -332,7 +332,19 @@ class Gateway:
                 self._process = None
                 raise AssertionError(f"the gateway ended with {code} instead of {what}:\n{self.log}")
             if time.monotonic() > deadline:
+                self._write_stacks(process)
                 raise AssertionError(f"waited {timeout} s for {what}:\n{self.log}")
+
+    def _write_stacks(self, process: ForkedProcess | subprocess.Popen[bytes]) -> None:
+        """Lets the threads of all its processes write to the log where they are."""
+        if not isinstance(process, ForkedProcess):
+            return
+        os.killpg(process.pid, STACKS)
+        for _ in range(20):
+            if STACK in self.log:
+                break
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GLANCE)
 
 
 class ExecutedGateway(Gateway):

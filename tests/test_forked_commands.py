@@ -72,3 +72,10 @@ def test_no_command_needs_the_imports_of_another(tmp_path: Path) -> None:
         [sys.executable, "-P", "-c", EACH_ALONE], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_wait_that_ends_in_vain_shows_where_the_threads_of_the_gateway_are(tmp_path: Path) -> None:
+    with Gateway(tmp_path, [DEMO]) as gateway:
+        with pytest.raises(AssertionError, match="most recent call first"):
+            gateway.wait_for_log("what it never says", timeout=0.1)
+        assert gateway.get("/models").status_code == 200
