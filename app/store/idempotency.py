@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from contextlib import suppress
 from functools import partial
 
 from app.contract.records import Claim, Claimed
@@ -21,6 +22,8 @@ LIFETIME = 86_400
 """Seconds for which a key is remembered."""
 FORGOTTEN = 500
 """Claims that one transaction removes."""
+TRIES = 10
+"""How often a claim is read again that another request changes at the same time."""
 
 _RUNNING = frozenset({None, "queued", "in_progress"})
 _FAILED = frozenset({"failed", "cancelled"})
@@ -81,13 +84,13 @@ class IdempotencyKeys:
         self._unwritten.add(f"the key of {response_id}", write, write, 0)
 
     def _try_to_take(self, token: int, claim: Claim, response_id: str) -> Claimed | None:
-        try:
-            return self._database.transaction(lambda session: self._claim(session, token, claim, response_id))
-        except Conflict:
-            # Another request took the key at the same time and was first.
-            return self._database.transaction(lambda session: self._claim(session, token, claim, response_id))
+        for _ in range(TRIES):
+            with suppress(Conflict):
+                return self._database.transaction(lambda session: self._claim(session, token, claim, response_id))
+        raise StoreUnavailable("Too many requests use this Idempotency-Key at once. Please try again.")
 
     def _claim(self, session: Session, token: int, claim: Claim, response_id: str) -> Claimed | None:
+        """Raises Conflict if another request changes the claim at the same time."""
         key = (token, _hash(claim.key))
         worker, now = self._leases.worker(session), int(time.time())
         found = session.row(self._read, key)
@@ -105,7 +108,10 @@ class IdempotencyKeys:
             " WHERE token = ? AND hash = ? AND response = ?",
             (claim.fingerprint, response_id, worker, now, *key, earlier.response),
         )
-        return None if taken else earlier
+        if not taken:
+            # It was released, or another request took it over: what was read of it is no answer.
+            raise Conflict
+        return None
 
 
 def _release(session: Session, token: int, claim: Claim, response_id: str) -> None:

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
 
 from app import ids
-from app.contract.records import Claim
+from app.contract.records import Claim, Claimed
+from app.store import idempotency
+from app.store.database import Row
 from app.store.store import Store
+from tests.databases import Server
 from tests.store import rows
+from tests.store.conftest import PEPPER
 from tests.store.turns import draft, outcome, turn
 
 TOKEN = 7
@@ -27,6 +34,37 @@ def test_one_of_many_at_once_has_it(store: Store) -> None:
     winner = names[found.index(None)]
     assert found.count(None) == 1
     assert {claimed.response for claimed in found if claimed} == {winner}
+
+
+@pytest.mark.parametrize("change", ["released", "taken over", "taken over, then released"])
+def test_a_claim_that_changes_while_it_is_taken_over_is_read_again(
+    mariadb: Server, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite has one writer at a time. The failed response of the claim that was read is no answer to a new request."""
+    url = mariadb.new_database()
+    with closing(Store(url, peppers=[PEPPER])) as store, closing(Store(url, peppers=[PEPPER])) as elsewhere:
+        store.schema.upgrade()
+        failed, theirs = turn(store, status="cancelled"), ids.new("resp")
+        assert store.idempotency.claim(TOKEN, CLAIM, failed) is None
+        read = idempotency._claimed
+
+        def meanwhile(row: Row) -> Claimed:
+            monkeypatch.setattr(idempotency, "_claimed", read)
+            if change == "released":
+                elsewhere.idempotency.release(TOKEN, CLAIM, failed)
+            else:
+                assert elsewhere.idempotency.claim(TOKEN, CLAIM, theirs) is None
+                if change.endswith("released"):
+                    elsewhere.idempotency.release(TOKEN, CLAIM, theirs)
+            return read(row)
+
+        monkeypatch.setattr(idempotency, "_claimed", meanwhile)
+        found = store.idempotency.claim(TOKEN, CLAIM, ids.new("resp"))
+        if change == "taken over":
+            assert found is not None
+            assert (found.response, found.running) == (theirs, True)
+        else:
+            assert found is None
 
 
 def test_another_token_and_another_key_are_others(store: Store) -> None:
