@@ -7,9 +7,20 @@ from typing import Any
 
 from app.store.store import Store
 from app.store.token_counters import UNLIMITED, Admit, Amounts, Counters, Settle
+from tests.store import rows
 
 TOKEN = 7
 THREADS, TRIES = 16, 4
+NOTHING = Counters()
+#: A minute, a day and a month that do not end while a test runs.
+FAR = (4_102_444_800, 99_991_231, 999_912)
+
+
+def use_without_end(url: str, token: int, used: Counters = NOTHING) -> None:
+    """Writes the counters of a token whose minute, day and month do not end."""
+    columns = ", ".join(("token", "minute", "day", "month", *Counters._fields))
+    values = ", ".join(map(str, (token, *FAR, *used)))
+    rows.execute(url, f"INSERT INTO token_use ({columns}) VALUES ({values})")
 
 
 def admit(

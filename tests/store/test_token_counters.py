@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 
 import pytest
 
@@ -17,12 +18,31 @@ from app.store.token_counters import (
 )
 from tests.relay.conftest import eventually
 from tests.store import rows
-from tests.store.admitting import TOKEN, admit, compete, settle, settlement
+from tests.store.admitting import TOKEN, admit, compete, settle, settlement, use_without_end
 from tests.store.conftest import PEPPER
 
 processes = multiprocessing.get_context("spawn")
 
 PROCESSES = 4
+
+
+#: Seconds of a minute that are enough for a test.
+ENOUGH = 10
+
+
+@pytest.fixture
+def _endless(store: Store, database_url: str) -> None:
+    """The token's minute, day and month do not end."""
+    use_without_end(database_url, TOKEN)
+
+
+@pytest.fixture
+def _early_in_a_minute() -> None:
+    eventually(lambda: time.time() % 60 < 60 - ENOUGH, "a minute that does not end while the test runs")
+
+
+endless = pytest.mark.usefixtures("_endless")
+early_in_a_minute = pytest.mark.usefixtures("_early_in_a_minute")
 
 
 def used(store: Store) -> Counters:
@@ -34,6 +54,7 @@ def turn_back(url: str, seconds: int) -> None:
     rows.execute(url, f"UPDATE token_use SET minute = minute - {seconds}")
 
 
+@endless
 def test_a_turn_reserves_its_estimate_and_settles_what_it_has_used(store: Store) -> None:
     admission = admit(store, tokens=100, micro=30)
     assert admission.admitted
@@ -42,6 +63,7 @@ def test_a_turn_reserves_its_estimate_and_settles_what_it_has_used(store: Store)
     assert used(store) == Counters(1, 40, 40, 50, 40, 50, 0)
 
 
+@endless
 def test_an_end_counts_once(store: Store) -> None:
     first, second = admit(store, tokens=10), admit(store, tokens=10)
     for _ in range(3):
@@ -51,6 +73,7 @@ def test_an_end_counts_once(store: Store) -> None:
     assert used(store).running == 0
 
 
+@endless
 @pytest.mark.parametrize(
     ("name", "limit", "admitted"),
     [
@@ -72,12 +95,14 @@ def test_a_turn_is_refused_that_would_exceed_a_limit(store: Store, name: str, li
     assert admissions[-1].use.counters == used(store)
 
 
+@endless
 def test_only_what_a_turn_needs_has_to_fit(store: Store) -> None:
     limits = UNLIMITED._replace(day_tokens=100)
     assert admit(store, limits, tokens=500, needs=20).admitted
     assert not admit(store, limits, tokens=1).admitted
 
 
+@early_in_a_minute
 def test_a_minute_that_is_over_counts_as_empty_and_the_day_goes_on(store: Store, database_url: str) -> None:
     limits = UNLIMITED._replace(requests=1, tokens=10)
     assert admit(store, limits, tokens=10).admitted
@@ -88,6 +113,7 @@ def test_a_minute_that_is_over_counts_as_empty_and_the_day_goes_on(store: Store,
     assert used(store) == Counters(1, 10, 20, 0, 20, 0, 2)
 
 
+@early_in_a_minute
 def test_what_ends_in_a_later_minute_counts_there_above_its_estimate(store: Store, database_url: str) -> None:
     long, short = admit(store, tokens=10), admit(store, tokens=10)
     turn_back(database_url, 120)
@@ -102,6 +128,7 @@ def test_what_ends_in_a_later_minute_counts_there_above_its_estimate(store: Stor
     assert used(store) == Counters(1, 95, 107, 0, 107, 0, 1)
 
 
+@endless
 def test_a_turn_at_work_raises_what_it_has_reserved(store: Store) -> None:
     admission = admit(store, tokens=10)
     assert admission.use is not None
@@ -113,6 +140,7 @@ def test_a_turn_at_work_raises_what_it_has_reserved(store: Store) -> None:
     assert used(store) == Counters(1, 30, 30, 0, 30, 0, 0)
 
 
+@endless
 def test_the_turns_of_a_dead_worker_leave_their_places_and_their_estimates(store: Store, database_url: str) -> None:
     other = Store(database_url, peppers=[PEPPER])
     mine, lost, slow = admit(store), admit(other, tokens=10), admit(other, tokens=10)
@@ -128,6 +156,7 @@ def test_the_turns_of_a_dead_worker_leave_their_places_and_their_estimates(store
     other.close()
 
 
+@endless
 def test_an_end_that_the_database_did_not_take_follows_later(store: Store, database_url: str) -> None:
     admission = admit(store, tokens=10)
     rows.execute(database_url, "ALTER TABLE token_use RENAME TO gone")

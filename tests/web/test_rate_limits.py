@@ -16,6 +16,7 @@ from app.store.token_counters import Counters
 from tests.gateway import Gateway
 from tests.relay.conftest import eventually
 from tests.store import rows
+from tests.store.admitting import use_without_end
 from tests.upstream import ScriptedUpstream, refusal, stalled
 from tests.websocket_client import Socket
 
@@ -23,8 +24,6 @@ JSON = dict[str, Any]
 
 ENDED = ("completed", "failed", "cancelled", "incomplete")
 DURATION = re.compile(r"(?:\d+h)?(?:\d+m)?\d+s")
-#: A minute, a day and a month that do not end while a test runs.
-FAR = (4_102_444_800, 99_991_231, 999_912)
 ROW = "requests, tokens, day_tokens, day_micro, month_tokens, month_micro, running"
 numbers = count()
 
@@ -38,10 +37,7 @@ class Limited:
         made = orjson.loads(gateway.command("tokens", "create", self.name, *options, "--json"))
         self.secret: str = made["token"]
         self.key: int = made["id"]
-        values = ", ".join(map(str, (self.key, *FAR, *Counters())))
-        rows.execute(
-            gateway.database_url, f"INSERT INTO token_use (token, minute, day, month, {ROW}) VALUES ({values})"
-        )
+        use_without_end(gateway.database_url, self.key)
 
     def use(self, **counters: int) -> None:
         """Makes the counters what earlier turns have used."""

@@ -7,14 +7,14 @@ from dataclasses import replace
 import orjson
 import pytest
 
+from app.store.token_counters import Counters
 from tests.gateway import Gateway
 from tests.relay.tools.conftest import ToolCase, kinds_of
 from tests.relay.tools.test_rounds import either, forgetful, offers_none
 from tests.store import rows
+from tests.store.admitting import use_without_end
 
 LIMIT, LEFT = 1000, 200
-#: A minute, a day and a month that do not end while a test runs.
-FAR = "4102444800, 99991231, 999912"
 
 
 @pytest.fixture(scope="session")
@@ -29,11 +29,7 @@ def with_budget(_tool_cases: dict[str, ToolCase]) -> tuple[str, int]:
 def spend(gateway: Gateway, key: int, tokens: int) -> None:
     """Makes the token's counters what it has used so far."""
     rows.execute(gateway.database_url, f"DELETE FROM token_use WHERE token = {key}")
-    rows.execute(
-        gateway.database_url,
-        "INSERT INTO token_use (token, minute, day, month, requests, tokens, day_tokens, day_micro, month_tokens,"
-        f" month_micro, running) VALUES ({key}, {FAR}, 0, 0, {tokens}, 0, 0, 0, 0)",
-    )
+    use_without_end(gateway.database_url, key, Counters(day_tokens=tokens))
 
 
 @either
