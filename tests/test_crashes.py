@@ -112,6 +112,8 @@ def test_the_streams_of_a_killed_worker_have_failed_within_its_lease_and_the_oth
     for stream in killed:
         with suppress(requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
             assert b"response.completed" not in stream.rest()
+    # Otherwise one of theirs may be what is released.
+    stalling.wait_hangup(len(killed))
     stalling.release(len(others))
     for stream in others:
         assert b"response.completed" in stream.rest()

@@ -418,11 +418,11 @@ def test_a_long_silence_is_filled_with_comments_that_are_no_events(
     tape = RequestTape()
     upstream.enqueue(tape, stalled(5))
     with Gateway(tmp_path, [upstream.channel()], heartbeat=1, mover=transport) as gateway:
-        raw = b""
-        for portion in portions(gateway.stream({"model": "m", "input": "Say something"})):
-            raw += portion
-            if raw.count(b"\n:") == 2:
-                upstream.release()
+        pieces, raw = portions(gateway.stream({"model": "m", "input": "Say something"})), b""
+        while raw.count(b"\n:") < 2:
+            raw += next(pieces)
+        upstream.release()
+        raw += b"".join(pieces)
     check_relayed(raw, tape.bodies[0], status="completed")
 
 
