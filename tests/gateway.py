@@ -339,7 +339,8 @@ class Gateway:
         """Lets the threads of all its processes write to the log where they are."""
         if not isinstance(process, ForkedProcess):
             return
-        os.killpg(process.pid, STACKS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, STACKS)
         for _ in range(20):
             if STACK in self.log:
                 break

@@ -17,7 +17,7 @@ import orjson
 from app.contract.records import CHAINABLE, RUNNING
 from app.ids import is_response
 from app.store.database import Database, Session
-from app.store.tree_sums import COLUMNS, NOTHING, Change, failovers, top_of
+from app.store.tree_sums import COLUMNS, NOTHING, Change, Newest, failovers, top_of
 
 WINDOW = 500
 """Responses that are read, and at most changed, at a time."""
@@ -158,10 +158,10 @@ def _change(root: int, rows: Sequence[Ended]) -> Change:
     return change
 
 
-def _newest(row: Ended) -> tuple[int, str, str | None, int | None, int]:
+def _newest(row: Ended) -> Newest:
     after = orjson.loads(row.compaction).get("after") if row.compaction else None
     context = None if row.input_tokens is None else row.input_tokens + (row.output_tokens or 0)
-    return row.pk, row.model, row.client, after if isinstance(after, int) else context, _ended_at(row)
+    return Newest(row.pk, row.model, row.client, after if isinstance(after, int) else context, _ended_at(row))
 
 
 def _ended_at(row: Ended) -> int:

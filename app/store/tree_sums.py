@@ -34,7 +34,7 @@ COUNTERS = (
 """`branches` counts the turns that continue a response which was continued before. `cost` is the sum of the known ones,
 in micro-units; `unpriced` counts the turns that used tokens and whose cost is unknown."""
 
-#: The key of the newest turn, which is the last to end; its model, its client, the tokens of its context and its end.
+#: The columns of `Newest`.
 NEWEST = ("newest", "model", "client", "context", "newest_at")
 COLUMNS = ("root", "owner", "first_at", *NEWEST, *COUNTERS)
 
@@ -92,6 +92,22 @@ class Turn(NamedTuple):
     """By the names of `COUNTERS`."""
 
 
+class Newest(NamedTuple):
+    """The newest turn of a tree, which is the last to end."""
+
+    response: int
+    model: str
+    client: str | None
+    context: int | None
+    """Tokens of its context with its answer; while they are unknown, those of the turn before."""
+    ended_at: int
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The order of ends; of the same second, that of the keys."""
+        return self.ended_at, self.response
+
+
 @dataclass(frozen=True, slots=True)
 class Statements:
     """The SQL of the rows of trees in one dialect."""
@@ -117,38 +133,31 @@ class Change:
 
     owner: str
     first_at: int
-    newest: tuple[Any, ...]
-    """By the names of `NEWEST`."""
+    newest: Newest
     counts: Sequence[int] = NOTHING
     is_new: bool = False
     """The root is written in the same transaction."""
 
-    def add(self, newest: tuple[Any, ...], counts: Sequence[int]) -> None:
+    def add(self, newest: Newest, counts: Sequence[int]) -> None:
         self.counts = list(map(add, self.counts, counts))
-        older, newer = sorted((self.newest, newest), key=_ended)
-        *names, context, at = newer
-        self.newest = (*names, older[3] if context is None else context, at)
+        older, newer = sorted((self.newest, newest), key=lambda turn: turn.place)
+        self.newest = newer._replace(context=older.context) if newer.context is None else newer
 
     def row(self, root: int) -> tuple[Any, ...]:
         return (root, self.owner, self.first_at, *self.newest, *self.counts)
 
     def update(self, root: int) -> tuple[Any, ...]:
-        newest, model, client, context, at = self.newest
-        ended = (at, at, newest)
+        turn = self.newest
+        place = (turn.ended_at, turn.ended_at, turn.response)
         return (
             *self.counts,
-            *(*ended, model),
-            *(*ended, client),
-            *(*ended, context, context),
-            *(*ended, newest),
-            *(at, at),
+            *(*place, turn.model),
+            *(*place, turn.client),
+            *(*place, turn.context, turn.context),
+            *(*place, turn.response),
+            *(turn.ended_at, turn.ended_at),
             root,
         )
-
-
-def _ended(newest: tuple[Any, ...]) -> tuple[int, int]:
-    """The order of ends; of the same second, that of the keys."""
-    return newest[-1], newest[0]
 
 
 class TreeSums:
@@ -161,7 +170,7 @@ class TreeSums:
 
     def add(self, response: int, root: int | None, turn: Turn, branches: int = 0) -> None:
         """Counts a turn that has ended. `root`: the key of the root; None if the turn is the root itself."""
-        newest = (response, turn.model, turn.client, turn.context, turn.ended_at)
+        newest = Newest(response, turn.model, turn.client, turn.context, turn.ended_at)
         counts = (turn.counts[0], branches, *turn.counts[2:])
         key = root or response
         change = self._changes.get(key)
@@ -194,7 +203,7 @@ class TreeSums:
             return
         _, owner, first_at, *rest = row
         self._session.run("DELETE FROM tree WHERE root = ?", (root,))
-        self._merge(into, Change(owner, first_at, tuple(rest[: len(NEWEST)]), rest[len(NEWEST) :]))
+        self._merge(into, Change(owner, first_at, Newest(*rest[: len(NEWEST)]), rest[len(NEWEST) :]))
 
     def _merge(self, root: int, change: Change) -> None:
         known = self._changes.get(root)

@@ -21,7 +21,9 @@ from app.store.in_flight import InFlightResponse
 from app.store.migrations import needed
 from app.store.standing import Standing
 from app.store.store import Store
+from app.store.token_counters import Counters
 from tests.store import rows
+from tests.store.admitting import use_without_end
 
 TABLE = """
 version: 1
@@ -78,14 +80,8 @@ def test_tokens_that_expire_soon_and_budgets_that_are_used(store: Store, table: 
     store.tokens.create("fresh", "bob", limits=Limits(budgets=budgets(["20usd/month"])))
     store.tokens.create("quite soon", "bob", expires_at=int(time.time()) + 86_400)
     store.tokens.create("later", "bob", expires_at=int(time.time()) + 30 * 86_400)
-    # No day of the test is later.
-    day, month = 99991231, 999912
-    sql = (
-        "INSERT INTO token_use (token, minute, day, month, requests, tokens, day_tokens, day_micro, month_tokens,"
-        " month_micro, running) VALUES (?, 0, ?, ?, 0, 0, ?, 0, 0, ?, 0)"
-    )
-    rows.execute(database_url, sql, (spent.key, day, month, 150, 0))
-    rows.execute(database_url, sql, (warned.key, day, month, 0, 18_400_000))
+    use_without_end(database_url, spent.key, Counters(day_tokens=150))
+    use_without_end(database_url, warned.key, Counters(month_micro=18_400_000))
     found = attention_report(None, store.standing.read(None), table)
     assert [(one.grade, one.named) for one in found.problems] == [
         (PROBLEM, "spent"),

@@ -21,7 +21,7 @@ from app.store.copying import Copy
 from app.store.database import Database
 from app.store.store import Store
 from app.store.tree_list import TreeRow, Wanted
-from app.store.tree_sums import COLUMNS, NOTHING, Change
+from app.store.tree_sums import COLUMNS, NOTHING, Change, Newest
 from tests.databases import Server
 from tests.store import rows
 from tests.store.conftest import PEPPER
@@ -138,7 +138,8 @@ def test_of_turns_that_end_in_one_second_the_last_to_begin_is_the_newest(
 
 @pytest.mark.parametrize("order", ORDERS, ids=str)
 def test_the_order_of_a_transaction_does_not_matter_either(order: tuple[int, ...]) -> None:
-    turns = [(1, "one", None, 10, 2000), (2, "two", None, 20, 2000), (3, "late", None, 30, 1999)]
+    ends = [(1, "one", None, 10, 2000), (2, "two", None, 20, 2000), (3, "late", None, 30, 1999)]
+    turns = [Newest(*end) for end in ends]
     first, *others = (turns[number] for number in order)
     change = Change(OWNER, 100, first)
     for other in others:
